@@ -17,7 +17,8 @@ from dandischema.digests.dandietag import DandiETag, PartGenerator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from neuromirror.annex import etag_of, git_path, parse_key, xs3etag_key
+from neuromirror.annex import etag_of, git_path, parse_key
+from neuromirror.annex.keys import xs3etag_key
 from neuromirror.model import dandi_part_size
 from support.annex_helpers import FileServer, run
 

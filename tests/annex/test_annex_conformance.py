@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.annex import xs3etag_key
+from neuromirror.annex.keys import xs3etag_key
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import RAW, RAW_2025, SESSIONS
 from support.annex_helpers import run

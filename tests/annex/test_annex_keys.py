@@ -12,12 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import (
-    KeyParts,
     git_path,
     hash_lower,
     hash_mixed,
     key_digest,
-    key_extension,
     key_file_name,
     key_for,
     key_from_file_name,
@@ -29,8 +27,8 @@ from neuromirror.annex import (
     sha256e_key,
     url_key,
     url_log_path,
-    xs3etag_key,
 )
+from neuromirror.annex.keys import KeyParts, key_extension, xs3etag_key
 from neuromirror.model import Digest, FileRecord, Location, Retention
 from support.annex_helpers import FileServer, run, upstream_names
 

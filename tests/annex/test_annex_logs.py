@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from neuromirror.annex import (
     WEB_UUID,
-    LogLine,
     location_log,
     log_path,
     md5e_key,
@@ -27,6 +26,7 @@ from neuromirror.annex import (
     uuid_line,
     web_remote,
 )
+from neuromirror.annex.logs import LogLine
 from support.annex_helpers import TIMESTAMP, run
 
 KEY = md5e_key(4, "098f6bcd4621d373cade4e832627b4f6", b"a.nwb")

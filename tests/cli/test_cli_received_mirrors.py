@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.volume.tokens import token_variable
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror_demo import DemoArchive
 
 NAME = "demo:000002"

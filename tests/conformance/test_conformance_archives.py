@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.conformance import UnknownArchiveError, check_archive, load_report, open_archive
+from neuromirror.conformance import check_archive, load_report, open_archive
+from neuromirror.conformance.detect import UnknownArchiveError
 from neuromirror.conformance.report import InvalidReportError
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive

@@ -18,8 +18,8 @@ from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_sync_req
 from neuromirror.crawl import embargo as crawl_private
 from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionRef
 from neuromirror.sources.dandi import DandiSource
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Store
-from neuromirror.volume.tokens import token_variable
 from neuromirror_demo.records import Description
 from support.embargo_harness import (
     FOLDER,

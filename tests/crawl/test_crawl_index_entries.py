@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl import ZarrLimits, rebuild_index
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl import rebuild_index
 from neuromirror.index import FilesNotIndexedError, UnindexedFiles
 from neuromirror.model import MirrorSeen, VersionMinted
 from neuromirror.sources import KnownContent, Listing, VisitContext

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.volume.tokens import token_variable
+from neuromirror.sources.volumes.tokens import token_variable
 from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents
 from support.foreign_pushes import run_checked, run_in
 from support.keyrings import INSTANCE, store_in_keyring

@@ -16,13 +16,13 @@ from neuromirror.annex import git_path
 from neuromirror.git import (
     ObjectMissingError,
     ObjectReader,
-    PackIndexError,
     Submodule,
     git_environment,
     gitmodules_content,
     parse_tree,
     read_bundle_refs,
 )
+from neuromirror.git.errors import PackIndexError
 from neuromirror.git.pack_indexes import PackIndex, multi_pack_index_names, pack_size
 from neuromirror.model import NeuromirrorError
 

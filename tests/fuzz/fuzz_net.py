@@ -29,8 +29,8 @@ from neuromirror.net.persistent_connections import ConnectionFactory, Persistent
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
 from neuromirror.net.response_bodies import error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, _parse_fast, _parse_strict, parse_page
-from neuromirror.sources.volumes import parse_url
 from neuromirror.sources.volumes.errors import MalformedUrlError
+from neuromirror.sources.volumes.urls import parse_url
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 
 _URL = "https://bucket.example.org/"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.git import BLOB, KnownObjects, PackIndexError, PackWriter
+from neuromirror.git import BLOB, KnownObjects, PackWriter
+from neuromirror.git.errors import PackIndexError
 from neuromirror.git.pack_indexes import PackIndex, pack_size
 from support.mint_oracle import add_pack, bare_repository, pack_ids
 

@@ -12,7 +12,7 @@ from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.index.synonyms import canonical_technique
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn, LinksFound
 from neuromirror.model.volumes import VOLUME_SCHEMES
-from neuromirror.sources.volumes import SCHEMES
+from neuromirror.sources.volumes.schemes import SCHEMES
 from support.disk_journal import (
     URI,
     DiskJournal,

@@ -182,8 +182,6 @@ def test_vaults_are_added_to_and_removed_from_pins(kept: KeptDataset, locked: Lo
     # a new pin keeps the vault that repositories do not name
     locked.pin(NAME)
     assert locked.pin_of(NAME).copies == (two,)
-    assert add_vaults(locked.file, {}, [two.uuid]) == [NAME]
-    assert locked.pin_of(NAME).copies == ()
     wrong = PinnedVault("nas", kept.vault.uuid, VaultKind.DIRECTORY, "/srv/vault")
     with pytest.raises(ConfigurationError):
         add_vaults(locked.file, {NAME: [wrong]})

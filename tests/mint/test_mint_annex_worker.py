@@ -10,7 +10,8 @@ import pytest
 import zstandard
 from test_mint_snapshot_writer import many_files
 
-from neuromirror.mint import BaseManifestDamagedError, MintResult, snapshot_writer
+from neuromirror.mint import MintResult, snapshot_writer
+from neuromirror.mint.delta_writer import BaseManifestDamagedError
 from neuromirror.model import NeuromirrorError, SnapshotHeader
 from support.mint_oracle import MintedRepository, git, header, placed_files, record
 

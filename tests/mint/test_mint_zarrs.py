@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import upstream_path
-from neuromirror.crawl import RecordSpool, SpooledSnapshot, ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.components.zarr_split import (
     SplitZarr,
     insert_subdatasets,
     split_zarrs,
     zarr_ref,
 )
+from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     DatasetRef,
     Document,

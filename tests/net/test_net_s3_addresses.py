@@ -2,7 +2,8 @@
 
 import pytest
 
-from neuromirror.net import AwsHost, parse_aws_host
+from neuromirror.net import parse_aws_host
+from neuromirror.net.s3_addresses import AwsHost
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from neuromirror.annex import key_extension
+from neuromirror.annex.keys import key_extension
 from neuromirror.mint import ParentCommits, Snapshot, mint
 from neuromirror.model import (
     DatasetFacts,

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from neuromirror.model import ConfigurationError, ExcludedEntry, FileRecord
 from neuromirror.net import HttpError
 from neuromirror.sources import UnexpectedReplyError, UnreliableListingError
-from neuromirror.sources.volumes import TooManyFilesError
+from neuromirror.sources.volumes.errors import TooManyFilesError
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
 from support.boss_sources import (
     TOKEN,

@@ -13,7 +13,7 @@ from ome_zarr_models.v05 import Image
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import NetError
 from neuromirror.sources import UnreliableListingError
-from neuromirror.sources.volumes import BlockReadError, TooManyFilesError
+from neuromirror.sources.volumes.errors import BlockReadError, TooManyFilesError
 from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,

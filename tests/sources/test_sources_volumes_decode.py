@@ -14,14 +14,10 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuromirror.sources.volumes import (
-    Level,
-    Volume,
-    WrongVoxelsError,
-    blocks,
-    decode_cutout,
-    zarr_documents,
-)
+from neuromirror.sources.volumes.decode import decode_cutout
+from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.grid import Level, Volume, blocks
+from neuromirror.sources.volumes.ngff import zarr_documents
 from support.volume_service import npy
 
 _DTYPES = ["uint8", "uint16", "uint32", "uint64", "float32"]

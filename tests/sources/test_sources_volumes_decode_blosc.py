@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from neuromirror.sources.volumes import WrongVoxelsError, decode_cutout
+from neuromirror.sources.volumes.decode import decode_cutout
+from neuromirror.sources.volumes.errors import WrongVoxelsError
 
 SHAPE = (5, 7, 11)
 COUNT = 5 * 7 * 11

@@ -8,25 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromirror.model import ConfigurationError
-from neuromirror.sources.volumes import (
+from neuromirror.sources.volumes.errors import MalformedUrlError, TooManyFilesError
+from neuromirror.sources.volumes.grid import (
     Block,
-    BlockUrl,
     Level,
-    MalformedUrlError,
-    TooManyFilesError,
     Volume,
-    VolumeOptions,
-    block_at,
     blocks,
-    check_size,
+    blocks_by_number,
     choose_chunk,
-    estimate_volume,
-    is_secure,
     level_blocks,
-    parse_url,
-    plan_volume,
 )
-from neuromirror.sources.volumes.grid import blocks_by_number
+from neuromirror.sources.volumes.options import VolumeOptions
+from neuromirror.sources.volumes.planning import check_size, estimate_volume, plan_volume
+from neuromirror.sources.volumes.urls import BlockUrl, is_secure, parse_url
 
 _UNIT = (1.0, 1.0, 1.0)
 
@@ -100,14 +94,10 @@ def test_a_block_url_defines_everything_but_the_size(volume: Volume) -> None:
 
 
 @given(volumes(), st.data())
-def test_a_block_is_found_by_its_index_and_by_its_number(
-    volume: Volume, data: st.DataObject
-) -> None:
+def test_a_block_is_found_by_its_number(volume: Volume, data: st.DataObject) -> None:
     every = list(blocks(volume))
     numbers = sorted(data.draw(st.sets(st.integers(0, len(every) - 1), max_size=5)))
     assert list(blocks_by_number(volume, numbers)) == [(n, every[n]) for n in numbers]
-    for block in every:
-        assert block_at(volume, block.level, block.index) == block
 
 
 def test_paths_are_in_order_of_t_z_y_x_and_times_are_upstreams() -> None:
@@ -120,13 +110,6 @@ def test_paths_are_in_order_of_t_z_y_x_and_times_are_upstreams() -> None:
     assert found[0].url == "boss://api.bossdb.io/c/e/ch/0/0:4/0:4/1:5/5"
     assert found[-1].url == "boss://api.bossdb.io/c/e/ch/0/4:8/0:4/5:8/6?chunk=4,4,4"
     assert found[-1].index == (1, 1, 0, 1)
-
-
-def test_an_index_outside_of_the_grid_is_no_block() -> None:
-    made = volume(level())
-    for index in [(0, 0, 0, 3), (1, 0, 0, 0), (0, -1, 0, 0)]:
-        with pytest.raises(IndexError, match="level 0"):
-            block_at(made, made.levels[0], index)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,11 @@ import pytest
 import zarr
 from ome_zarr_models.v05 import Image, ImageLabel
 
-from neuromirror.sources.volumes import (
-    Level,
-    Volume,
-    VolumeOptions,
-    blocks,
-    decode_cutout,
-    plan_volume,
-    zarr_documents,
-)
+from neuromirror.sources.volumes.decode import decode_cutout
+from neuromirror.sources.volumes.grid import Level, Volume, blocks
+from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.options import VolumeOptions
+from neuromirror.sources.volumes.planning import plan_volume
 
 ANISOTROPIC = Volume(
     *("boss", "api.bossdb.io", "kasthuri/k11/em", "uint8", "nanometer"),

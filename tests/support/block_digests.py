@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from io import BytesIO
 
-from neuromirror.annex import etag_of, key_digest, parse_key, xs3etag_key
+from neuromirror.annex import etag_of, key_digest, parse_key
+from neuromirror.annex.keys import xs3etag_key
 from neuromirror.model import BlockDigests, BlockHasher, default_piece_size
 
 

@@ -14,7 +14,8 @@ from werkzeug.wrappers import Request, Response
 from neuromirror.net import RequestLimits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.boss import BossOptions, BossSource
-from neuromirror.sources.volumes import fetch_block, parse_url
+from neuromirror.sources.volumes.fetching import fetch_block
+from neuromirror.sources.volumes.urls import parse_url
 from neuromirror_demo.boss import DemoBoss
 from support.visit_context import FakeVisitContext
 

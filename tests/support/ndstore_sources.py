@@ -11,7 +11,8 @@ from neuromirror.model import ExcludedEntry, FileRecord
 from neuromirror.net import RequestLimits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.ndstore import NdstoreOptions, NdstoreSource
-from neuromirror.sources.volumes import fetch_block, parse_url
+from neuromirror.sources.volumes.fetching import fetch_block
+from neuromirror.sources.volumes.urls import parse_url
 from neuromirror_demo.ndstore import DemoNdstore
 from support.visit_context import FakeVisitContext
 

@@ -31,8 +31,8 @@ from neuromirror.annex import (
     url_log_path,
     uuid_line,
     web_remote,
-    xs3etag_key,
 )
+from neuromirror.annex.keys import xs3etag_key
 from neuromirror.lab import Outcome, get
 from support.loopback_http import HttpService, ServiceHandler, send_reply
 

@@ -10,7 +10,8 @@ import pytest
 
 from neuromirror.model import ConfigurationError, Evidence
 from neuromirror.store.block_digests import BlockDigestsFolder
-from neuromirror.transfer import NotACloneError, get
+from neuromirror.transfer import get
+from neuromirror.transfer.annex_clone import NotACloneError
 from support.block_digests import digests_of
 from support.web_clone import (
     LARGE,

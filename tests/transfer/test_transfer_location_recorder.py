@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.transfer import GitError, get
+from neuromirror.git import GitError
+from neuromirror.transfer import get
 from neuromirror.transfer.annex_branch import KeyLogs
 from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from neuromirror.annex import etag_of, md5e_key, sha256e_key, xs3etag_key
+from neuromirror.annex import etag_of, md5e_key, sha256e_key
+from neuromirror.annex.keys import xs3etag_key
 from neuromirror.vault.errors import (
     CopyMissingError,
     CopyRefusedError,

@@ -15,8 +15,8 @@ import zarr
 
 import neuromirror.volume
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError
-from neuromirror.volume.tokens import token_variable
 from support.volume_mirror import ACTIVITY, CELLS, EM, FLAT, BossMirror
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from neuromirror.sources.volumes import Volume
+from neuromirror.sources.volumes.grid import Volume
 from neuromirror.volume import BlockUnavailableError
 from neuromirror.volume.chunk_encodings import decode_voxels, unpack
 from neuromirror.volume.description import VolumeDescription, describe

@@ -24,8 +24,8 @@ from neuromirror.net import (
     RetryAfterTooLongError,
     UnreachableError,
 )
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.volume import BlockUnavailableError, VersionFiles
-from neuromirror.volume.tokens import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, chunk, url
 from support.volume_mirror import SKETCH, BossMirror

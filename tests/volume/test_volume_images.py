@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuromirror.sources.volumes import Level, Volume
+from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.volume.cutouts import MAX_READ_BYTES, MAX_VOXEL_BYTES, plan_cutout
 from neuromirror.volume.description import LevelStorage, VolumeDescription
 from neuromirror.volume.errors import CutoutTooLargeError, OutsideVolumeError, UnreadableVolumeError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.cache import ContentName, open_cache
-from neuromirror.volume.tokens import token_variable
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, chunk, url
 

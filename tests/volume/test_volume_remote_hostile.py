@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from neuromirror.volume.tokens import token_from_environment, token_variable
+from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, chunk, url
 

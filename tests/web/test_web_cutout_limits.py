@@ -13,8 +13,8 @@ import pytest
 import tifffile
 
 from neuromirror.index import VersionRow
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.volume import CUTOUT_FORMATS, middle_plane, plan_cutout
-from neuromirror.volume.tokens import token_variable
 from neuromirror.web.cutouts import (
     MAX_CONCURRENT,
     MAX_SENDING,

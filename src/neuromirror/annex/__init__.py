@@ -4,11 +4,9 @@ from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_ho
 from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.annex.keys import (
-    KeyParts,
     hash_lower,
     hash_mixed,
     key_digest,
-    key_extension,
     key_file_name,
     key_for,
     key_from_file_name,
@@ -16,14 +14,13 @@ from neuromirror.annex.keys import (
     log_path,
     md5e_key,
     parse_key,
+    record_of_key,
     sha256e_key,
     url_key,
     url_log_path,
-    xs3etag_key,
 )
 from neuromirror.annex.logs import (
     WEB_UUID,
-    LogLine,
     location_log,
     merge_location_log,
     merge_url_log,
@@ -76,8 +73,6 @@ __all__ = [
     "POINTER_PREFIX",
     "WEB_UUID",
     "EtagDigest",
-    "KeyParts",
-    "LogLine",
     "SkippedRemote",
     "UrlRemote",
     "UrlRemotes",
@@ -97,7 +92,6 @@ __all__ = [
     "is_private_host_allowed",
     "is_vault_url",
     "key_digest",
-    "key_extension",
     "key_file_name",
     "key_for",
     "key_from_file_name",
@@ -115,6 +109,7 @@ __all__ = [
     "parse_remote_log",
     "pointer_content",
     "private_vault_config",
+    "record_of_key",
     "remote_log",
     "s3_vault_config",
     "sha256e_key",
@@ -132,5 +127,4 @@ __all__ = [
     "uuid_line",
     "vault_address",
     "web_remote",
-    "xs3etag_key",
 ]

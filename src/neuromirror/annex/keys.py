@@ -10,7 +10,7 @@ import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
-from neuromirror.model import FileRecord, Retention
+from neuromirror.model import Digest, FileRecord, Retention
 
 _EXTENSION_BYTES = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum())
 _LONGEST_EXTENSION = 4
@@ -275,6 +275,40 @@ def key_digest(key: str) -> tuple[str, str] | None:
     if backend == "XS3ETAG":
         return "etag", name.rpartition("-")[0]
     return None
+
+
+def record_of_key(key: str, path: bytes, claimed_by: str = "") -> FileRecord:
+    """Return the record of a file with what its key states: the size and the digest.
+
+    Parameters
+    ----------
+    key
+        The key.
+    path
+        The path of the record.
+    claimed_by
+        The source of the claim of the digest.
+
+    Returns
+    -------
+    FileRecord
+        The record.
+
+    Raises
+    ------
+    ValueError
+        The text is not an annex key, or a key with a malformed digest.
+    """
+    size, digest = parse_key(key).size, key_digest(key)
+    if digest is None:
+        return FileRecord(path, size)
+    part_size = None
+    if digest[0] == "etag":
+        part_size_text = key.rpartition("-")[2]
+        part_size = int(part_size_text)
+        if str(part_size) != part_size_text:
+            raise ValueError(f"the key has a malformed part size: {key!r}")
+    return FileRecord(path, size, (Digest(*digest, claimed_by),), part_size=part_size)
 
 
 def key_file_name(key: str) -> bytes:

@@ -146,7 +146,7 @@ def _digest_remote(
     dry_run: bool,
 ) -> None:
     from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
-    from neuromirror.volume.tokens import token_from_environment
+    from neuromirror.sources.volumes.tokens import token_from_environment
 
     with selected_files(report.settings, target, globs) as selected:
         plan = plan_digests(selected.files, selected.folder, digests)

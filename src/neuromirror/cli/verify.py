@@ -130,8 +130,8 @@ def verify_command(
         recorder = None
         remote_options: dict[str, Any] = {}
         if mode != "local":
+            from neuromirror.sources.volumes.tokens import token_from_environment
             from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
-            from neuromirror.volume.tokens import token_from_environment
 
             store, recorder = stack.enter_context(open_results(settings))
             remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}

@@ -4,9 +4,7 @@ from neuromirror.config.mirror_files import (
     GuardSettings,
     Mirror,
     MirrorFile,
-    NetSettings,
     ScheduleSettings,
-    ZarrLimits,
     find_mirror,
     list_mirror_files,
     load_mirror,
@@ -15,19 +13,15 @@ from neuromirror.config.mirror_files import (
 from neuromirror.crawl.dataset_visit import DatasetVisit
 from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.crawl.failure_log import FailureLog
-from neuromirror.crawl.guards.difference import StateChanges, StateDifference
+from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.guards.holds import release_hold
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.plan import RELEASED, DatasetTask
 from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
 from neuromirror.crawl.recorder import JournalRecorder, Recorder, RefMove, open_recorder
 from neuromirror.crawl.results import Result
-from neuromirror.crawl.run_options import VisitSkippedError
 from neuromirror.crawl.sync import Sync, dry_run
-from neuromirror.crawl.visit.listing_reader import read_listing
-from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.crawl.visit.publisher import PublishedState, Publisher
-from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 
 __all__ = [
     "RELEASED",
@@ -38,23 +32,16 @@ __all__ = [
     "JournalRecorder",
     "Mirror",
     "MirrorFile",
-    "NetSettings",
     "PrivateStore",
     "PublishedState",
     "Publisher",
-    "RecordSpool",
     "Recorder",
     "RefMove",
     "Result",
     "ScheduleSettings",
-    "SpooledSnapshot",
-    "StateChanges",
     "StateDifference",
     "Sync",
     "SyncRequest",
-    "VisitOutcome",
-    "VisitSkippedError",
-    "ZarrLimits",
     "dry_run",
     "find_mirror",
     "list_mirror_files",
@@ -62,7 +49,6 @@ __all__ = [
     "load_mirrors",
     "open_recorder",
     "parse_sync_requests",
-    "read_listing",
     "rebuild_index",
     "release_hold",
 ]

@@ -4,13 +4,12 @@ The package does not depend on git-annex, mirrors or archives.
 """
 
 from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
-from neuromirror.git.commit_tree import CommitTree, TreeEntry
+from neuromirror.git.commit_tree import CommitTree
 from neuromirror.git.errors import (
     GitError,
     InvalidRefNameError,
     ObjectMissingError,
     ObjectsRefusedError,
-    PackIndexError,
 )
 from neuromirror.git.fsck import FSCK_OPTIONS, check_objects, check_pack
 from neuromirror.git.index_files import write_index_file
@@ -21,6 +20,8 @@ from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
 from neuromirror.git.runner import (
     MEMORY_LIMIT,
     PACK_MEMORY_OPTIONS,
+    STALL_LIMIT,
+    call_git,
     git_environment,
     run_git,
     start_git,
@@ -46,6 +47,7 @@ __all__ = [
     "MEMORY_LIMIT",
     "PACK_MEMORY_OPTIONS",
     "REGULAR_FILE_MODE",
+    "STALL_LIMIT",
     "SYMLINK_MODE",
     "TREE",
     "TREE_MODE",
@@ -59,11 +61,10 @@ __all__ = [
     "ObjectReader",
     "ObjectsRefusedError",
     "Pack",
-    "PackIndexError",
     "PackWriter",
     "Submodule",
     "TreeBuilder",
-    "TreeEntry",
+    "call_git",
     "check_objects",
     "check_pack",
     "create_bundle",

@@ -14,6 +14,9 @@ from neuromirror.model import environment_without_secrets
 MEMORY_LIMIT = {"GIT_ALLOC_LIMIT": "2g"}
 """Variables that limit a single allocation of git: a small delta may expand to any size."""
 
+STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
+"""Options that end a transfer over HTTP in which no byte arrives for a minute."""
+
 PACK_MEMORY_OPTIONS = ("-c", "core.packedGitWindowSize=1m", "-c", "core.packedGitLimit=64m")
 """Options that limit the parts of packs in memory, of a git command that reads in their order."""
 
@@ -67,26 +70,76 @@ def git_environment(
     }
 
 
+def call_git(
+    environment: Mapping[str, str],
+    *arguments: str | bytes,
+    folder: Path | None = None,
+    stdin: bytes = b"",
+    umask: int = -1,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a git command in an environment; return its exit code and output.
+
+    Parameters
+    ----------
+    environment
+        The whole environment of the command, such as that of :func:`git_environment`.
+    *arguments
+        The command and its arguments, without ``git``.
+    folder
+        The working directory; None for that of this process.
+    stdin
+        The command's input.
+    umask
+        The umask of the command; -1 keeps that of this process.
+    timeout
+        Seconds after which the command is killed; None for no limit.
+
+    Returns
+    -------
+    subprocess.CompletedProcess[bytes]
+        Exit code, standard output and standard error.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        The command took longer than ``timeout``.
+    """
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env=environment,
+        input=stdin,
+        umask=umask,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def try_git(
-    git_dir: Path,
+    git_dir: Path | None,
     *arguments: str,
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
+    credentials: bool = False,
     umask: int = -1,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a git command on a repository; return its exit code and output.
+    """Run a git command on a repository; return its exit code, and its output as text.
 
     Parameters
     ----------
     git_dir
-        The repository's own directory.
+        The repository's own directory; None as for :func:`git_environment`.
     *arguments
         The command and its arguments, without ``git``.
     stdin
         The command's input.
     environment
         Variables beside those of :func:`git_environment`.
+    credentials
+        Keep tokens and passwords in the environment.
     umask
         The umask of the command; -1 keeps that of this process.
     timeout
@@ -103,14 +156,12 @@ def try_git(
         The command took longer than ``timeout``.
     """
     # bytes: text mode would turn a carriage return in a commit message into a newline
-    done = subprocess.run(
-        ["git", *arguments],
-        env=git_environment(git_dir) | dict(environment or {}),
-        input=stdin.encode("utf-8", "surrogateescape"),
+    done = call_git(
+        git_environment(git_dir, credentials=credentials) | dict(environment or {}),
+        *arguments,
+        stdin=stdin.encode("utf-8", "surrogateescape"),
         umask=umask,
-        capture_output=True,
         timeout=timeout,
-        check=False,
     )
     return subprocess.CompletedProcess(
         done.args,

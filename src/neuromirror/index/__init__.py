@@ -33,7 +33,7 @@ from neuromirror.index.facet_values import FACETS, SIZES, canonical_value
 from neuromirror.index.lease_table import LeaseRow, LeaseTable
 from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
-from neuromirror.index.remote_index import CrawlIndex, QuerySender, RemoteIndex, answer_query
+from neuromirror.index.remote_index import CrawlIndex, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal
 from neuromirror.index.retention_queries import ContentSource, RetainedFile
 from neuromirror.index.rows import (
@@ -63,7 +63,6 @@ from neuromirror.index.rows import (
 from neuromirror.index.schedule import Schedule, TaskRow
 from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
 from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
-from neuromirror.model.object_urls import plain_url
 
 __all__ = [
     "CANNED_QUERIES",
@@ -109,7 +108,6 @@ __all__ = [
     "MirrorStatus",
     "NameMatch",
     "ProbeSummary",
-    "QuerySender",
     "QueryStoppedError",
     "RelatedVersion",
     "RemoteIndex",
@@ -133,7 +131,6 @@ __all__ = [
     "effective_entries",
     "is_checksum",
     "is_indexed",
-    "plain_url",
     "raise_if_damaged",
     "rebuild_from_journal",
     "refusal_message",

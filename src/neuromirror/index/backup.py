@@ -6,19 +6,18 @@ backup (https://www.sqlite.org/backup.html) reads it in one transaction and does
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from neuromirror.index import ledger, schedule, schema
 from neuromirror.index.connection import (
     MIN_SQLITE_VERSION,
-    READ_TIMEOUT,
+    connect,
+    fsync_path,
     translate_errors,
     write_lock,
 )
@@ -58,12 +57,12 @@ def copy_database(source: Path, target: Path) -> None:
         raise IndexMissingError(f"{source} does not exist")
     _check_regular(source)
     with translate_errors(source):
-        reading = _connect(source, "ro")
+        reading = connect(source, "ro")
         try:
             (application,) = reading.execute("PRAGMA application_id").fetchone()
             if application not in _DATABASE_KINDS:
                 raise IndexUnusableError(f"{source} is an SQLite database, but not of neuromirror")
-            writing = _connect(target, "rwc")
+            writing = connect(target, "rwc")
             try:
                 # in one step: a copy made in several restarts with every write to its source
                 reading.backup(writing)
@@ -72,11 +71,7 @@ def copy_database(source: Path, target: Path) -> None:
                 writing.close()
         finally:
             reading.close()
-    descriptor = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_path(target)
 
 
 def read_position(path: Path) -> int:
@@ -86,7 +81,7 @@ def read_position(path: Path) -> int:
     """
     _check_regular(path)
     with translate_errors(path):
-        connection = _connect(path, "ro")
+        connection = connect(path, "ro")
         try:
             if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
                 raise IndexUnusableError(f"{path} is not an index of neuromirror")
@@ -112,7 +107,7 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
     """
     check = "integrity_check" if deep else "quick_check"
     try:
-        connection = _connect(path, "ro")
+        connection = connect(path, "ro")
         try:
             return [text for (text,) in connection.execute(f"PRAGMA {check}(20)") if text != "ok"]
         finally:
@@ -162,7 +157,7 @@ def integrity_errors_by_table(
         The table and its errors; None, as the last item, for a table that exceeded the time limit.
     """
     until = time.monotonic() + seconds
-    connection = _connect(path, "ro")
+    connection = connect(path, "ro")
     try:
         connection.set_progress_handler(lambda: int(time.monotonic() > until), _STEPS)
         tables = connection.execute(
@@ -186,7 +181,7 @@ def integrity_errors_by_table(
         connection.close()
 
 
-def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_WAIT) -> int:
+def restore_copy(path: Path, source: Path, journal: Journal) -> int:
     """Replace an index by a copy in one step, and apply the rest of the journal.
 
     Readers that have the old index open keep it. The copy is not modified.
@@ -199,8 +194,6 @@ def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = 
         The copy.
     journal : Journal
         The store's journal.
-    lock_wait : float
-        Seconds to wait for another writer.
 
     Returns
     -------
@@ -215,7 +208,7 @@ def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = 
     draft = path.with_name(path.name + ".restore")
     if not path.parent.is_dir():
         raise IndexUnusableError(f"the folder of the index {path} does not exist; create it first")
-    with write_lock(path, lock_wait), translate_errors(draft):
+    with write_lock(path, LOCK_WAIT), translate_errors(draft):
         draft.unlink(missing_ok=True)
         try:
             copy_database(source, draft)
@@ -227,7 +220,7 @@ def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = 
             replace_index_file(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-    with Index.open(path, lock_wait=lock_wait) as index:
+    with Index.open(path) as index:
         return index.catch_up(journal)
 
 
@@ -251,7 +244,7 @@ def _check_schema(copy: Path, source: Path) -> None:
     A trigger or view in it would take effect on every later write or query. Raises
     IndexUnusableError naming the ``source``.
     """
-    with closing(_connect(copy, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
+    with closing(connect(copy, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
         connection.execute("PRAGMA trusted_schema = OFF")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != schema.SCHEMA:
@@ -277,11 +270,6 @@ def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str, str]]
         for kind, name, table, sql in rows
         if not str(name).startswith("sqlite_stat")
     }
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
 
 
 def missing_sqlite_features() -> tuple[str, str]:

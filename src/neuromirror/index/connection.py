@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 from neuromirror.index import schema
@@ -196,7 +196,7 @@ def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
     with translate_errors(path):
         locked = lock_wait is None or not _lacks_tables(path)
         with contextlib.nullcontext() if locked else write_lock(path, lock_wait or 0):
-            connection = _connect(path, "rwc")
+            connection = connect(path, "rwc")
             try:
                 if not _has_tables(connection, path):
                     schema.create_tables(connection)
@@ -219,7 +219,7 @@ def open_scratch(path: Path) -> sqlite3.Connection:
     """
     _check_sqlite_version()
     with translate_errors(path):
-        connection = _connect(path, "rwc")
+        connection = connect(path, "rwc")
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA cache_size = -131072")
@@ -328,18 +328,29 @@ def _flock(descriptor: int, path: Path, wait: float) -> None:
             ) from None
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str, **options: Any) -> sqlite3.Connection:
+    """Open a database with a mode of SQLite's URIs: ``ro``, ``rw`` or ``rwc``."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
+    opened: sqlite3.Connection = sqlite3.connect(
+        uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, **options
+    )
+    return opened
+
+
+def fsync_path(path: Path) -> None:
+    """Fsync a file's content, or a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connect_reader(
     path: Path, factory: type[ReadConnection], *, immutable: bool = False
 ) -> ReadConnection:
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro{'&immutable=1' if immutable else ''}"
-    made = sqlite3.connect(
-        uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, factory=factory
-    )
+    made = connect(path, "ro&immutable=1" if immutable else "ro", factory=factory)
+    assert isinstance(made, ReadConnection)
     made.is_immutable = immutable
     for limit, most in _LIMITS.items():
         made.setlimit(limit, most)
@@ -350,7 +361,7 @@ def _lacks_tables(path: Path) -> bool:
     """Return whether the file does not exist or is empty; raises IndexUnusableError."""
     if not path.exists():
         return True
-    connection = _connect(path, "rw")
+    connection = connect(path, "rw")
     try:
         return not _has_tables(connection, path)
     finally:

@@ -15,6 +15,7 @@ from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
     ReadConnection,
     file_identity,
+    fsync_path,
     is_stale,
     open_reader,
     open_scratch,
@@ -186,7 +187,7 @@ class Index(
         """
         return is_stale(self._db, self.path, self._file)
 
-    def catch_up(self, journal: Journal, progress: Progress | None = None) -> int:
+    def catch_up(self, journal: Journal) -> int:
         """Apply the journal entries after :attr:`position`; return their number.
 
         Each entry and the new position are one transaction, so an interrupted run can be repeated.
@@ -196,8 +197,6 @@ class Index(
         ----------
         journal : Journal
             The store's journal.
-        progress : callable, optional
-            Called with the number of bytes applied so far.
 
         Returns
         -------
@@ -218,7 +217,7 @@ class Index(
                 self._db.close()
                 self._db = open_writer(self.path, None)
                 self._file = file_identity(self.path)
-            return _apply_all(self._db, journal, self.position, progress, skip_damaged=True)
+            return _apply_all(self._db, journal, self.position, None, skip_damaged=True)
 
     def failures(self) -> list[FailureRow]:
         """Return all current failures: of tasks, visits, and locations that lost contents.
@@ -303,7 +302,7 @@ def rebuild_from_journal(
                 connection.execute("PRAGMA journal_mode = WAL")
             finally:
                 connection.close()
-            _fsync(scratch)
+            fsync_path(scratch)
             replace_index_file(scratch, path)
         finally:
             for name in (scratch, *_log_files(scratch)):
@@ -374,7 +373,7 @@ def replace_index_file(scratch: Path, path: Path) -> None:
     for name in _log_files(path):
         name.unlink(missing_ok=True)
     os.replace(scratch, path)
-    _fsync(path.parent)
+    fsync_path(path.parent)
 
 
 def _log_is_empty(path: Path) -> bool:
@@ -393,11 +392,3 @@ def _log_is_empty(path: Path) -> bool:
 
 def _log_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

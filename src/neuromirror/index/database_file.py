@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import quote
 
-from neuromirror.index.connection import READ_TIMEOUT, translate_errors
+from neuromirror.index.connection import connect, translate_errors
 from neuromirror.index.errors import IndexUnusableError
 
 
@@ -81,10 +80,7 @@ class DatabaseFile:
             The file is something else, or has another schema.
         """
         with translate_errors(path):
-            uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
-            connection = sqlite3.connect(
-                uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
+            connection = connect(path, "rwc", check_same_thread=False)
             try:
                 _prepare(connection, path, format)
             except BaseException:
@@ -114,6 +110,30 @@ class DatabaseFile:
             except BaseException:
                 db.execute("ROLLBACK")
                 raise
+
+
+class OpenDatabase:
+    """A database that is used through named methods; a context manager that closes it.
+
+    Attributes
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, file: DatabaseFile) -> None:
+        self.path = file.path
+        self._file = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, format: DatabaseFormat) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from neuromirror.index.database_file import DatabaseFile, DatabaseFormat
+from neuromirror.index.database_file import DatabaseFile, DatabaseFormat, OpenDatabase
 from neuromirror.index.ledger_rows import (
     HASH_METHODS,
     CheckMethod,
@@ -25,7 +25,7 @@ from neuromirror.index.ledger_tables import EventTable, WishTable, key_chunks, v
 APPLICATION_ID = 0x6E6D6C67  # "nmlg"
 SCHEMA = 1
 _CHUNK: Final = 20_000
-"""Copies that are returned at a time by default."""
+"""Copies that are returned at a time."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS vaults (
@@ -102,7 +102,7 @@ _FORMAT: Final = DatabaseFormat(
 _HASHED = ", ".join(f"'{method}'" for method in HASH_METHODS)
 
 
-class Ledger:
+class Ledger(OpenDatabase):
     """The copies, wishes and events of a store or a user. Each method is one transaction.
 
     Several threads and processes may use the file.
@@ -120,8 +120,7 @@ class Ledger:
     """
 
     def __init__(self, file: DatabaseFile, clock: Callable[[], float]) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self.clock = clock
         self.wishes = WishTable(self._file, clock)
         self.events = EventTable(self._file)
@@ -148,16 +147,6 @@ class Ledger:
             The file is not a ledger or has another schema version.
         """
         return cls(DatabaseFile.open(path, _FORMAT), clock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def add_vault(self, uuid: str, name: str, kind: str) -> None:
         """Record a vault, or its new name.
@@ -353,7 +342,7 @@ class Ledger:
         return found
 
     def copies_in(
-        self, vault: str, *, after: str = "", limit: int = _CHUNK, state: CopyState | None = None
+        self, vault: str, *, after: str = "", state: CopyState | None = None
     ) -> list[LedgerCopy]:
         """Return copies of a vault, sorted by key, for reading it in parts.
 
@@ -363,22 +352,20 @@ class Ledger:
             The UUID of the vault.
         after
             The last key of the part before; empty for the first part.
-        limit
-            Maximum number of copies.
         state
             The state of the copies; None for all.
 
         Returns
         -------
         list[LedgerCopy]
-            The copies; fewer than ``limit`` at the end.
+            The copies; none at the end.
         """
         with self._file.reading() as db:
             rows = db.execute(
                 f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
                 "WHERE v.uuid = ? AND c.key > ? AND (? IS NULL OR c.state = ?) "
                 "ORDER BY c.key LIMIT ?",
-                (vault, after, state, state, limit),
+                (vault, after, state, state, _CHUNK),
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
-from neuromirror.index.database_file import DatabaseFile, DatabaseFormat
+from neuromirror.index.database_file import DatabaseFile, DatabaseFormat, OpenDatabase
 from neuromirror.index.lease_table import LeaseTable
 
 APPLICATION_ID = 0x6E6D7363  # "nmsc"
@@ -112,7 +112,7 @@ _FREE = (
 )
 
 
-class Schedule:
+class Schedule(OpenDatabase):
     """The tasks and leases of a store, for many threads and processes of one machine.
 
     Each method is one transaction.
@@ -126,8 +126,7 @@ class Schedule:
     """
 
     def __init__(self, file: DatabaseFile) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self.leases = LeaseTable(self._file)
 
     @classmethod
@@ -150,16 +149,6 @@ class Schedule:
             The file is not a schedule or has another schema version.
         """
         return cls(DatabaseFile.open(path, _FORMAT))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def tasks(self, mirror: str | None = None) -> list[TaskRow]:
         """Return the tasks of one mirror or of all, by name.

@@ -16,6 +16,7 @@ from neuromirror.annex import SkippedRemote, initialize
 from neuromirror.git import (
     FSCK_OPTIONS,
     GITLINK_MODE,
+    STALL_LIMIT,
     GitError,
     ObjectsRefusedError,
     check_objects,
@@ -23,7 +24,7 @@ from neuromirror.git import (
 )
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS, STALL_LIMIT
+from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS
 from neuromirror.lab.work_trees import run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from neuromirror.annex import key_digest, parse_key
+from neuromirror.annex import record_of_key
 from neuromirror.crawl.guards.difference import has_different_bytes
 from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
@@ -27,7 +27,6 @@ from neuromirror.mint import LineSorter
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import (
     DatasetRef,
-    Digest,
     FileRecord,
     LinePair,
     SnapshotEntry,
@@ -468,7 +467,7 @@ def _lines_as_in_git(side: DiffSide) -> Iterator[bytes]:
                 )
             )
         elif placed.key:
-            yield dump_snapshot_entry(_placed_by_key(placed.git_path, placed.key))
+            yield dump_snapshot_entry(_entry_of_key(placed.git_path, placed.key))
 
 
 def _to_placed(one: ListedFile | ListedSubdataset) -> SnapshotEntry:
@@ -479,18 +478,12 @@ def _to_placed(one: ListedFile | ListedSubdataset) -> SnapshotEntry:
             one.dataset_id, local_id, one.commit, one.state, one.files, one.bytes
         )
         return SnapshotEntry(path, "", _empty_record(path), subdataset)
-    return _placed_by_key(path, one.key)
+    return _entry_of_key(path, one.key)
 
 
 def _empty_record(path: bytes) -> FileRecord:
     return FileRecord(path, None)
 
 
-def _placed_by_key(path: bytes, key: str) -> SnapshotEntry:
-    """Return the entry of a file whose key is the only source."""
-    parts, digest = parse_key(key), key_digest(key)
-    part_size = None
-    if digest is not None and digest[0] == "etag":
-        part_size = int(parts.name.rpartition("-")[2])
-    digests = () if digest is None else (Digest(*digest, ""),)
-    return SnapshotEntry(path, key, FileRecord(path, parts.size, digests, part_size=part_size))
+def _entry_of_key(path: bytes, key: str) -> SnapshotEntry:
+    return SnapshotEntry(path, key, record_of_key(key, path))

@@ -14,9 +14,7 @@ from neuromirror.model import ConfigurationError
 from neuromirror.store import write_atomically
 
 
-def add_vaults(
-    path: Path, vaults: Mapping[str, Sequence[PinnedVault]], removed: Sequence[str] = ()
-) -> list[str]:
+def add_vaults(path: Path, vaults: Mapping[str, Sequence[PinnedVault]]) -> list[str]:
     """Add vaults to the pins of a lock file, so that it can be restored from them alone.
 
     A vault that a pin names already is replaced: its URL may have changed. All else in the file
@@ -28,8 +26,6 @@ def add_vaults(
         The path of the lock file.
     vaults
         The vaults to add, by the name of the pinned dataset. A name without a pin is ignored.
-    removed
-        UUIDs of vaults that all pins lose.
 
     Returns
     -------
@@ -52,7 +48,7 @@ def add_vaults(
         lock = parse_lock(path, content)
         pins = []
         for pin in lock.datasets:
-            known = {one.uuid: one for one in pin.copies if one.uuid not in removed}
+            known = {one.uuid: one for one in pin.copies}
             known |= {one.uuid: one for one in vaults.get(pin.name, ())}
             copies = tuple(sorted(known.values(), key=lambda one: (one.name, one.uuid)))
             if problem := next(filter(None, (one.problem() for one in copies)), ""):
@@ -68,6 +64,3 @@ def add_vaults(
         if changed:
             write_atomically(path, dump_lock(Lock(path, tuple(pins)), content))
     return changed
-
-
-__all__ = ["add_vaults"]

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from neuromirror.annex import find_pointer_key, key_from_file_name, link_target, parse_key
+from neuromirror.annex import find_pointer_key, key_from_file_name, link_target, record_of_key
 from neuromirror.git import (
     GITLINK_MODE,
     SYMLINK_MODE,
@@ -25,23 +25,15 @@ from neuromirror.git import (
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
-    canonical_line,
 )
 from neuromirror.model import (
     DESCRIPTION_PATH,
     NeuromirrorError,
-    StateDigest,
+    manifest_digest,
     parse_description,
     path_to_text,
 )
 
-_ALGORITHMS = {
-    "SHA256E": "sha256",
-    "SHA256": "sha256",
-    "MD5E": "md5",
-    "MD5": "md5",
-    "XS3ETAG": "etag",
-}
 _FILES = (b"100644", b"100755", b"100664")
 _MAX_POINTER_BYTES = 80 << 10
 """Maximum size in bytes of a file that git-annex reads as a pointer."""
@@ -91,21 +83,6 @@ class MintedCommit:
     def manifest_only_files(self) -> int:
         """Return the number of files that are not in git."""
         return int(self.description.get("manifest-only", {}).get("files", 0))
-
-    def compute_state(self) -> str:
-        """Compute the state digest from git; for the form ``manifest``, return the recorded one.
-
-        Raises
-        ------
-        CommitUnreadableError
-            The commit cannot be read.
-        """
-        if self.form != "files":
-            return str(self.description["state"])
-        digest = StateDigest()
-        for one in self.entries():
-            digest.add(canonical_line(one))
-        return digest.value()
 
     def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
         """Yield the annexed files, from their keys, and the subdatasets, in the order of paths.
@@ -223,15 +200,7 @@ def _file(path: bytes, target: bytes) -> ListedFile:
 
 def _listed(path: bytes, key: str) -> ListedFile:
     try:
-        return ListedFile(path.decode(), key, manifest_digest_of_key(key), parse_key(key).size)
+        record = record_of_key(key, path)
+        return ListedFile(path.decode(), key, manifest_digest(record), record.size)
     except ValueError as error:
         raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
-
-
-def manifest_digest_of_key(key: str) -> str:
-    """Return the digest in a key, as in the canonical manifest, or ``none``."""
-    backend, _, name = parse_key(key)
-    algorithm = _ALGORITHMS.get(backend)
-    if algorithm is None:
-        return "none"
-    return f"{algorithm}:{name if algorithm == 'etag' else name.partition('.')[0]}"

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from neuromirror.git import (
     FSCK_OPTIONS,
+    STALL_LIMIT,
     GitError,
     ObjectsRefusedError,
     check_objects,
@@ -35,7 +36,6 @@ from neuromirror.mint.annex_worker import AnnexWorkerError
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
 
-STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 REMOTE_PROTOCOLS = "https:http:ssh"
 _LOCAL_PROTOCOLS = "file"
 _ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")

@@ -13,6 +13,7 @@ from neuromirror.git import (
     MEMORY_LIMIT,
     PACK_MEMORY_OPTIONS,
     GitError,
+    call_git,
     git_environment,
     write_index_file,
 )
@@ -54,30 +55,24 @@ def run_git(
     GitError
         The command failed.
     """
-    done = subprocess.run(
-        ["git", "-C", str(repository), *arguments],
-        env=_environment(repository, environment, credentials=credentials),
-        input=lines,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+    done = call_git(
+        _environment(environment, credentials=credentials),
+        *("-C", str(repository), *arguments),
+        stdin=lines.encode("utf-8", "surrogateescape"),
     )
     if done.returncode:
         raise _git_error(done.stderr, done.returncode)
-    return done.stdout
+    return done.stdout.decode(errors="replace")
 
 
 def _environment(
-    repository: Path, environment: Mapping[str, str] | None, *, credentials: bool = False
+    environment: Mapping[str, str] | None, *, credentials: bool = False
 ) -> dict[str, str]:
-    kept = git_environment(repository, credentials=credentials)
-    del kept["GIT_DIR"]
-    return MEMORY_LIMIT | kept | dict(environment or {})
+    return MEMORY_LIMIT | git_environment(None, credentials=credentials) | dict(environment or {})
 
 
-def _git_error(stderr: str, code: int) -> GitError:
-    messages = [line for line in stderr.splitlines() if line.strip()]
+def _git_error(stderr: bytes, code: int) -> GitError:
+    messages = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     return GitError(redact("; ".join(messages[:3]) or f"exit code {code}"))
 
 
@@ -110,12 +105,10 @@ def parallel_checkout(
     options = ("-C", str(repository), *PACK_MEMORY_OPTIONS, *_NO_ANNEX_FILTER)
     with subprocess.Popen(
         ["git", *options, "read-tree", "--reset", "-u", commit],
-        env=_environment(repository, environment) | {"GIT_INDEX_FILE": str(index.absolute())},
+        env=_environment(environment) | {"GIT_INDEX_FILE": str(index.absolute())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
     ) as process:
         try:
             yield

@@ -3,19 +3,13 @@
 from neuromirror.mint.annex_branch import REMOTE_LOG
 from neuromirror.mint.commits import MINT_SPEC, commit_bytes
 from neuromirror.mint.custody_branch import (
-    CustodyCommit,
     CustodyRemote,
     read_custody_locations,
     read_custody_remotes,
     write_custody_branch,
 )
-from neuromirror.mint.delta_writer import (
-    BaseManifestDamagedError,
-    DeltaBase,
-    UnsuitableBaseError,
-    mint_delta,
-)
-from neuromirror.mint.documents import OWN_NAMES, configuration_files, ria_url
+from neuromirror.mint.delta_writer import DeltaBase, UnsuitableBaseError, mint_delta
+from neuromirror.mint.documents import OWN_NAMES, configuration_files
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.seekable_lines import (
     SortedLines,
@@ -38,8 +32,6 @@ __all__ = [
     "MINT_SPEC",
     "OWN_NAMES",
     "REMOTE_LOG",
-    "BaseManifestDamagedError",
-    "CustodyCommit",
     "CustodyRemote",
     "DeltaBase",
     "FrameLimits",
@@ -61,7 +53,6 @@ __all__ = [
     "read_custody_remotes",
     "read_lines",
     "read_seekable_lines",
-    "ria_url",
     "write_custody_branch",
     "write_seekable_lines",
 ]

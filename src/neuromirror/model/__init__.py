@@ -27,7 +27,7 @@ from neuromirror.model.changes import (
 )
 from neuromirror.model.dandi_etag import dandi_part_size
 from neuromirror.model.description import DESCRIPTION_PATH, parse_description
-from neuromirror.model.display import UNPRINTABLE, count_of, escape_unprintable, format_bytes
+from neuromirror.model.display import count_of, escape_unprintable, format_bytes
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
@@ -132,7 +132,6 @@ __all__ = [
     "INFERRED",
     "LEAF_SIZE",
     "MAX_INTEGER",
-    "UNPRINTABLE",
     "UNREADABLE",
     "ZARR_MARKERS",
     "ZARR_METADATA",

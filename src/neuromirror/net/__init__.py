@@ -22,7 +22,6 @@ from neuromirror.net.errors import (
     TooManyRequestsError,
     UnreachableError,
     UnsafeAddressError,
-    WebPageError,
     WrongRegionError,
 )
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
@@ -37,7 +36,7 @@ from neuromirror.net.responses import (
     content_length,
     parse_http_date,
 )
-from neuromirror.net.s3_addresses import AwsHost, parse_aws_host
+from neuromirror.net.s3_addresses import parse_aws_host
 from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities, bucket_url
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
@@ -53,11 +52,10 @@ from neuromirror.net.urls import (
     permanent_refusal,
     redact,
 )
-from neuromirror.net.webhook import WebhookError, post_json, webhook_host
+from neuromirror.net.webhook import post_json, webhook_host
 
 __all__ = [
     "AccessDeniedError",
-    "AwsHost",
     "AwsSigner",
     "CircuitOpenError",
     "ConnectionFactory",
@@ -97,8 +95,6 @@ __all__ = [
     "TrafficCounter",
     "UnreachableError",
     "UnsafeAddressError",
-    "WebPageError",
-    "WebhookError",
     "WrongRegionError",
     "aws_endpoint",
     "bucket_url",

@@ -269,7 +269,7 @@ class S3Bucket:
         except HttpError as error:
             raise self.with_remedy(error, "list") from error
 
-    def list_level(self, prefix: bytes, delimiter: bytes = b"/") -> Iterator[bytes | ObjectRow]:
+    def list_level(self, prefix: bytes) -> Iterator[bytes | ObjectRow]:
         """List one level of the folder tree.
 
         Paging uses S3's continuation tokens, because only the store knows where a common prefix
@@ -278,14 +278,12 @@ class S3Bucket:
         Parameters
         ----------
         prefix
-            The prefix of the level, with its final delimiter; empty for the top.
-        delimiter
-            The separator of folders.
+            The prefix of the level, with its final slash; empty for the top.
 
         Yields
         ------
         bytes or ObjectRow
-            A common prefix (with its delimiter) or an object, in byte order within a page.
+            A common prefix (with its slash) or an object, in byte order within a page.
 
         Raises
         ------
@@ -306,7 +304,7 @@ class S3Bucket:
         token: str | None = None
         last = b""
         while True:
-            page = self.page(prefix, token=token, delimiter=delimiter, parse=parse_and_count)
+            page = self.page(prefix, token=token, delimiter=b"/", parse=parse_and_count)
             rows = {row.key: row for row in page.rows}
             names = sorted([*page.prefixes, *rows])
             if names and (not names[0].startswith(prefix) or not names[-1].startswith(prefix)):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from neuromirror.config.sibling_files import Sibling
 from neuromirror.crawl.failure_log import PUBLISH, FailureLog
-from neuromirror.git import git_environment, start_git
+from neuromirror.git import start_git, try_git
 from neuromirror.index import DatasetRow, Index, Tombstone
 from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.net import redact
@@ -364,17 +364,8 @@ class _Publisher:
     def _run_git(
         self, repository: Repository, arguments: list[str], variables: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["git", *arguments],
-            env=git_environment(repository.path, credentials=True)
-            | {"GIT_TERMINAL_PROMPT": "0"}
-            | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        variables = {"GIT_TERMINAL_PROMPT": "0"} | variables
+        return try_git(repository.path, *arguments, environment=variables, credentials=True)
 
 
 def _own_refs(repository: Repository, *, with_vaults: bool) -> dict[str, str]:

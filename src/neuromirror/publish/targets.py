@@ -14,13 +14,12 @@ from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from neuromirror.config.sibling_files import Sibling, SiblingFile
-from neuromirror.git import git_environment, run_git
+from neuromirror.git import STALL_LIMIT, git_environment, run_git
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import redact
 
 _SECONDS: Final = 60
 _REMOTE: Final = "sibling"
-_STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _GENERAL_REASONS: Final = ("unauthorized", "forbidden", "rate limit")
 """Parts of DataLad's messages about failures that are the same for all datasets."""
 
@@ -157,7 +156,7 @@ class SiblingHost:
         dict of str to str
             Variables.
         """
-        options = ["-c", "http.followRedirects=false", *_STALL_LIMIT]
+        options = ["-c", "http.followRedirects=false", *STALL_LIMIT]
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
             return options, {"GIT_SSH_COMMAND": shlex.join(_ssh_command())}

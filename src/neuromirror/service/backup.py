@@ -34,6 +34,7 @@ from neuromirror.model import (
     parse_json,
 )
 from neuromirror.store import Store, file_lock, write_atomically
+from neuromirror.store.durable_files import fsync_path
 
 DEFAULT_GENERATIONS = 7
 """Default number of generations to keep."""
@@ -132,7 +133,7 @@ def back_up(
         }
         write_atomically(draft / _METADATA_FILE, json.dumps(metadata, indent=1).encode() + b"\n")
         os.rename(draft, destination)
-        _fsync_folder(folder)
+        fsync_path(folder)
         for old in generations(folder)[max(1, keep) :]:
             expired = old.folder.with_name(f".old-{old.folder.name}")
             os.rename(old.folder, expired)
@@ -251,11 +252,3 @@ def _drop_unfinished(folder: Path) -> None:
     """Remove the remains of a killed backup; the caller holds the folder's lock."""
     for left in (*folder.glob(".new-*"), *folder.glob(".old-*")):
         shutil.rmtree(left)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl import JournalRecorder, Result, open_recorder
 from neuromirror.crawl.index_rebuild import restore_records
-from neuromirror.git import FSCK_OPTIONS, GitError, check_objects, git_environment, run_git
+from neuromirror.git import FSCK_OPTIONS, STALL_LIMIT, GitError, check_objects, run_git, try_git
 from neuromirror.index import (
     DatasetWithdrawnError,
     Index,
@@ -62,7 +61,6 @@ from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 _HEADS: Final = (MAIN_BRANCH, PUBLISHED_BRANCH, DRAFT_BRANCH, ANNEX_BRANCH)
 _ALIAS: Final = re.compile(r"[a-z0-9][A-Za-z0-9._%+-]{0,250}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _MAX_MANIFEST: Final = 1 << 36
 
 
@@ -308,16 +306,12 @@ class _OtherMirror:
         return refs
 
     def _git(self, git_dir: Path | None, *arguments: str, stdin: str = "") -> str:
-        options = (*FSCK_OPTIONS, *_STALL_LIMIT, "-c", "fetch.unpackLimit=1")
-        done = subprocess.run(
-            ["git", *options, "-c", "core.hooksPath=/dev/null", *arguments],
-            env=git_environment(git_dir)
-            | {"GIT_ALLOW_PROTOCOL": "http:https", "GIT_TERMINAL_PROMPT": "0"},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+        options = (*FSCK_OPTIONS, *STALL_LIMIT, "-c", "fetch.unpackLimit=1")
+        done = try_git(
+            git_dir,
+            *(*options, "-c", "core.hooksPath=/dev/null", *arguments),
+            stdin=stdin,
+            environment={"GIT_ALLOW_PROTOCOL": "http:https", "GIT_TERMINAL_PROMPT": "0"},
         )
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from neuromirror.net import Session, origin
+from neuromirror.net import RequestLimits, Session, TokenSource, is_local_name, origin
 
 _LITERAL: Final = re.compile(r"[^*?\[]*")
 
@@ -38,6 +38,35 @@ class SourceOptions(BaseModel):
             One text per requirement, for messages.
         """
         return ()
+
+
+def api_session(
+    api: str,
+    allow_private: bool | None,
+    token: TokenSource | None,
+    limits: RequestLimits | None = None,
+) -> Session:
+    """Return a session for an API, which sends a token only to the API's host.
+
+    Parameters
+    ----------
+    api
+        Base URL of the API.
+    allow_private
+        Whether it is on this machine or network; None to derive this from ``api``.
+    token
+        The source of the token; None for anonymous requests.
+    limits
+        Limits of requests; None for the default.
+
+    Returns
+    -------
+    Session
+        The session; close it after use.
+    """
+    private = is_local_name(origin(api)[1]) if allow_private is None else allow_private
+    tokens = {} if token is None else {api: token}
+    return Session(allow_private=private, tokens=tokens, limits=limits)
 
 
 def may_match_below(patterns: Iterable[str], prefix: str) -> bool:

@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 
 from neuromirror.annex import (
-    key_digest,
     key_for,
     key_from_file_name,
-    parse_key,
     parse_log,
+    record_of_key,
     strip_claim_prefix,
     upstream_path,
     url_log_path,
@@ -171,17 +170,10 @@ def _records_in_manifest(path: Path) -> Iterator[bytes]:
 
 
 def _record(path: bytes, key: str, values: list[str], retention: Retention) -> FileRecord:
-    parts, digest = parse_key(key), key_digest(key)
-    part_size = None
-    if digest is not None and digest[0] == "etag":
-        part_size = int(parts.name.rpartition("-")[2])
     locations = sorted(map(_location, values), key=lambda one: one.kind not in _OBJECT_KINDS)
-    return FileRecord(
-        path=upstream_path(path),
-        size=parts.size,
-        digests=() if digest is None else (Digest(*digest, _CLAIMED_BY),),
+    return msgspec.structs.replace(
+        record_of_key(key, upstream_path(path), _CLAIMED_BY),
         locations=tuple(locations),
-        part_size=part_size,
         retention=retention,
     )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from neuromirror.annex import SkippedRemote, hash_lower, hash_mixed, initialize, key_file_name
-from neuromirror.git import MEMORY_LIMIT, GitError, git_environment
+from neuromirror.git import MEMORY_LIMIT, GitError, call_git, git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.net import redact
 from neuromirror.store import refuse_symlinks
@@ -17,7 +16,7 @@ from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.config_check import check_programs
 
 BRANCH = "refs/heads/git-annex"
-_ADJUSTED = "refs/heads/adjusted/"
+_ADJUSTED = b"refs/heads/adjusted/"
 _WRITTEN_PATHS = (
     *("annex/journal", "annex/objects", "annex/othertmp", "annex/othertmp.lck", "annex/tmp"),
     *("annex/transfer/download", "neuromirror"),
@@ -54,8 +53,7 @@ def committer_environment(folder: Path) -> dict[str, str]:
     In containers and in CI git often has none. git-annex then uses an identity of its own, but not
     when it merges branches that were cloned.
     """
-    command = ["git", "-C", str(folder), "var", "GIT_COMMITTER_IDENT"]
-    done = subprocess.run(command, env=work_tree_environment(), capture_output=True, check=False)
+    done = call_git(work_tree_environment(), "-C", str(folder), "var", "GIT_COMMITTER_IDENT")
     if done.returncode == 0:
         return {}
     name, address = FALLBACK_IDENTITY
@@ -123,13 +121,8 @@ class AnnexClone:
         GitError
             git or git-annex failed.
         """
-        options = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", *options],
-            env=work_tree_environment(),
-            capture_output=True,
-            check=False,
-        )
+        options = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir")
+        done = call_git(work_tree_environment(), "-C", str(folder), "rev-parse", *options)
         if done.returncode:
             message = done.stderr.decode(errors="replace").strip()
             raise NotACloneError(
@@ -169,6 +162,11 @@ class AnnexClone:
         return clone
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a git command on the repository, without credentials."""
+        return git_environment(self.git_dir, fetch_missing=True)
+
+    @property
     def uuid(self) -> str:
         """git-annex's UUID of this clone."""
         return self.settings.get("annex.uuid")
@@ -180,25 +178,23 @@ class AnnexClone:
 
     def git(self, *arguments: str) -> bytes:
         """Run a git command, and return its output; raises GitError."""
-        return self._run(("git", *arguments), git_environment(self.git_dir, fetch_missing=True))
+        return self._run(arguments, self.environment)
 
     def git_annex(self, *arguments: str) -> None:
         """Run a git-annex command; raises GitError."""
         if shutil.which("git-annex") is None:
             raise GitError(_MISSING.format(top=self.top, command=arguments[0]))
-        self._run(("git", "annex", *arguments), self.annex_environment())
+        self._run(("annex", *arguments), self.annex_environment())
 
     def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
         """Return the environment for a git-annex command, with ``credentials`` if it downloads."""
         return work_tree_environment(credentials=credentials) | committer_environment(self.top)
 
-    def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
-        done = subprocess.run(
-            command, cwd=self.top, env=environment, capture_output=True, check=False
-        )
+    def _run(self, arguments: Sequence[str], environment: dict[str, str]) -> bytes:
+        done = call_git(environment, *arguments, folder=self.top)
         if done.returncode:
             message = redact(done.stderr.decode(errors="replace").strip())
-            raise GitError(f"{self.top}: '{' '.join(command)}' failed: {message}")
+            raise GitError(f"{self.top}: 'git {' '.join(arguments)}' failed: {message}")
         return done.stdout
 
     def annex_branch_commit(self) -> str | None:
@@ -210,12 +206,7 @@ class AnnexClone:
 
         git-annex merges them into its branch.
         """
-        done = subprocess.run(
-            ["git", "show-ref", "git-annex"],
-            env=git_environment(self.git_dir, fetch_missing=True),
-            capture_output=True,
-            check=False,
-        )
+        done = call_git(self.environment, "show-ref", "git-annex")
         found = {}
         for line in done.stdout.decode(errors="surrogateescape").splitlines():
             commit, _, name = line.partition(" ")
@@ -232,20 +223,14 @@ class AnnexClone:
                 raise GitError(_MISSING.format(top=self.top, command="init"))
             environment = self.annex_environment()
             self.skipped_remotes = initialize(
-                lambda *args: self._run(("git", *args), environment).decode(errors="replace")
+                lambda *args: self._run(args, environment).decode(errors="replace")
             )
             self.settings = AnnexSettings.load(self.git_dir)
             refs = self._refs()
         if BRANCH not in refs or self._has_unmerged_branches(refs):
             # any command that reads the branch merges fetched ones first; this one changes nothing
             self.git_annex("wanted", "here")
-        head = subprocess.run(
-            ["git", "symbolic-ref", "-q", "HEAD"],
-            env=git_environment(self.git_dir, fetch_missing=True),
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
+        head = call_git(self.environment, "symbolic-ref", "-q", "HEAD").stdout
         if head.startswith(_ADJUSTED):
             self.delegation_reason = "an adjusted branch is checked out"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Final
 
-from neuromirror.git import GitError, git_environment
+from neuromirror.git import GitError, call_git, git_environment
 
+_LIST_CONFIG: Final = ("config", "--list", "-z", "--includes")
 _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 _UNITS: Final = {"": 1, "b": 1, "byte": 1} | {
@@ -59,17 +60,22 @@ class AnnexSettings:
     @classmethod
     def load(cls, git_dir: Path) -> AnnexSettings:
         """Read the configuration of a repository with ``git config``; raises GitError."""
-        done = subprocess.run(
-            ["git", "config", "--list", "-z", "--includes"],
-            env=git_environment(git_dir, fetch_missing=True),
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            message = done.stderr.decode(errors="replace").strip()
-            raise GitError(f"git cannot read the configuration of {git_dir}: {message}")
+        environment = git_environment(git_dir, fetch_missing=True)
+        return cls._parse(call_git(environment, *_LIST_CONFIG), git_dir)
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> AnnexSettings:
+        """Read the configuration that applies in a folder, in a repository or not."""
+        listed = call_git(git_environment(None), "-C", str(folder), *_LIST_CONFIG)
+        return cls._parse(listed, folder)
+
+    @classmethod
+    def _parse(cls, listed: CompletedProcess[bytes], folder: Path) -> AnnexSettings:
+        if listed.returncode:
+            message = listed.stderr.decode(errors="replace").strip()
+            raise GitError(f"git cannot read the configuration of {folder}: {message}")
         values: dict[str, list[str]] = {}
-        for entry in done.stdout.decode("utf-8", "surrogateescape").split("\0"):
+        for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0"):
             name, equals, value = entry.partition("\n")
             if name:
                 values.setdefault(name, []).append(value if equals else "true")

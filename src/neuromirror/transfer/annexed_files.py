@@ -24,7 +24,7 @@ from neuromirror.git import (
     SYMLINK_MODE,
     BatchObjectReader,
     GitError,
-    git_environment,
+    call_git,
 )
 from neuromirror.model import ConfigurationError
 from neuromirror.transfer.annex_clone import AnnexClone
@@ -195,7 +195,7 @@ class AnnexedFileListing:
         with subprocess.Popen(
             ["git", "ls-files", "--stage", "-z"],
             cwd=self.clone.top,
-            env=git_environment(self.clone.git_dir, fetch_missing=True),
+            env=self.clone.environment,
             stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout is not None
@@ -214,12 +214,10 @@ class AnnexedFileListing:
         regular = [(name, path) for mode, name, path in self._entries() if mode in _REGULAR]
         if not regular:
             return {}
-        sizes = subprocess.run(
-            ["git", "cat-file", "--batch-check=%(objectsize)"],
-            env=git_environment(self.clone.git_dir, fetch_missing=True),
-            input=b"\n".join(name for name, _ in regular) + b"\n",
-            capture_output=True,
-            check=False,
+        sizes = call_git(
+            self.clone.environment,
+            *("cat-file", "--batch-check=%(objectsize)"),
+            stdin=b"\n".join(name for name, _ in regular) + b"\n",
         ).stdout.split(b"\n")
         small = [
             one

@@ -12,8 +12,10 @@ from typing import Final
 
 from neuromirror.annex import is_all_zeros
 from neuromirror.net import HostCircuitBreaker, OpenBody, RequestLimits
-from neuromirror.sources.volumes import PARALLEL, SCHEMES, fetch_block, parse_url
+from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
+from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
+from neuromirror.sources.volumes.urls import parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
 from neuromirror.transfer.url_sessions import UrlSessions

@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from neuromirror.git import GitError, git_environment
+from neuromirror.git import GitError, call_git, git_environment
 from neuromirror.transfer.repository_check import RepositoryRefusedError, is_hook_of_git_annex
 
 _NEVER: Final = r"(?!)"
@@ -180,13 +179,8 @@ def _runs(name: str, value: str) -> bool:
 
 def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield the repository's own settings, including included files; raises GitError."""
-    done = subprocess.run(
-        ["git", "config", "--list", "-z", "--includes", "--show-scope"],
-        cwd=git_dir,
-        env=git_environment(git_dir),
-        capture_output=True,
-        check=False,
-    )
+    options = ("--list", "-z", "--includes", "--show-scope")
+    done = call_git(git_environment(git_dir), "config", *options, folder=git_dir)
     if done.returncode:
         stderr = done.stderr.decode(errors="replace").strip()
         raise GitError(f"git cannot read the configuration of {git_dir}: {stderr}")
@@ -203,22 +197,10 @@ def _worktree_elsewhere(
     """Yield ``core.worktree`` if it names a folder that belongs to another repository."""
     if not any(name == "core.worktree" for name, _ in settings):
         return
-    done = subprocess.run(
-        ["git", "rev-parse", "--absolute-git-dir"],
-        cwd=top,
-        env=_discovering(git_dir),
-        capture_output=True,
-        check=False,
-    )
+    done = call_git(git_environment(None), "rev-parse", "--absolute-git-dir", folder=top)
     at = os.fsdecode(done.stdout.rstrip(b"\n"))
     if done.returncode or os.path.realpath(at) != os.path.realpath(git_dir):
         yield "the setting core.worktree"
-
-
-def _discovering(git_dir: Path) -> Mapping[str, str]:
-    environment = git_environment(git_dir)
-    del environment["GIT_DIR"]
-    return environment
 
 
 def _hooks(git_dir: Path) -> Iterator[Path]:

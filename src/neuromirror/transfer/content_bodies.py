@@ -14,7 +14,7 @@ from neuromirror.net import (
     OpenBody,
     UnreachableError,
 )
-from neuromirror.sources.volumes import MalformedUrlError, WrongVoxelsError
+from neuromirror.sources.volumes.errors import MalformedUrlError, WrongVoxelsError
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
 from neuromirror.transfer.fetch_connections import FetchConnections
 

@@ -134,7 +134,8 @@ class DownloadVerifier:
         session = sessions.session_for(url)
         scheme = url.partition("://")[0].lower()
         if scheme in ("boss", "ndstore"):
-            from neuromirror.sources.volumes import fetch_block, parse_url
+            from neuromirror.sources.volumes.fetching import fetch_block
+            from neuromirror.sources.volumes.urls import parse_url
 
             block = parse_url(url)
             yield from fetch_block(session, block, size=size, token=sessions.token(block.host))

@@ -19,7 +19,7 @@ from neuromirror.net import (
     RequestTimeoutError,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes import CutoutRefusedError
+from neuromirror.sources.volumes.errors import CutoutRefusedError
 from neuromirror.transfer.annex_objects import InsufficientSpaceError, TransferBusyError
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
 from neuromirror.transfer.cached_contents import CachedContents

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
+from pathlib import Path
 
-from neuromirror.git import git_environment
+from neuromirror.git import call_git, git_environment
 
 
 def disabled_filters() -> dict[str, str]:
@@ -14,13 +14,8 @@ def disabled_filters() -> dict[str, str]:
     A foreign ``.gitattributes`` could activate any filter that the user has configured (git-lfs
     would contact its server).
     """
-    done = subprocess.run(
-        ["git", "config", "-z", "--name-only", "--get-regexp", r"^filter\."],
-        cwd=os.sep,
-        env=git_environment(None),
-        capture_output=True,
-        check=False,
-    )
+    options = ("-z", "--name-only", "--get-regexp", r"^filter\.")
+    done = call_git(git_environment(None), "config", *options, folder=Path(os.sep))
     names = {os.fsdecode(name).rpartition(".")[0] for name in done.stdout.split(b"\0")[:-1]}
     off = {"clean": "", "smudge": "", "process": "", "required": "false"}
     pairs = [(f"{name}.{key}", off[key]) for name in names - {"filter.annex"} for key in off]

@@ -20,7 +20,7 @@ from neuromirror.annex import (
     strip_claim_prefix,
     url_glob,
 )
-from neuromirror.sources.volumes import VOLUME_REMOTE
+from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file_name, merge_url_log
-from neuromirror.git import BatchObjectReader, GitError, git_environment
+from neuromirror.git import BatchObjectReader, GitError
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
@@ -278,7 +278,7 @@ class LocationRecorder:
         with tempfile.TemporaryFile(prefix="neuromirror-") as errors:
             process = subprocess.Popen(
                 ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
-                env=git_environment(self._clone.git_dir, fetch_missing=True),
+                env=self._clone.environment,
                 stdin=subprocess.PIPE,
                 stderr=errors,
                 bufsize=1 << 20,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
-from neuromirror.git import git_environment
+from neuromirror.git import call_git, git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.store import SafeFolder, UnsafePathError
 
@@ -142,16 +141,12 @@ def _hooks(git_dir: SafeFolder) -> Iterator[str]:
 
 def _settings(git_dir: SafeFolder, foreign: Sequence[Path], store: Path | None) -> Iterator[str]:
     """Yield settings that are not known to run nothing."""
-    environment = git_environment(git_dir.path)
-    del environment["GIT_DIR"]
-    done = subprocess.run(
+    done = call_git(
+        git_environment(None),
         # includes are not followed
-        ["git", "config", "--file", "-", "--no-includes", "--list", "-z"],
-        cwd=os.sep,
-        env=environment,
-        input=_read_small_file(git_dir, "config"),
-        capture_output=True,
-        check=False,
+        *("config", "--file", "-", "--no-includes", "--list", "-z"),
+        folder=Path(os.sep),
+        stdin=_read_small_file(git_dir, "config"),
     )
     if done.returncode:
         yield "a configuration that git cannot read"

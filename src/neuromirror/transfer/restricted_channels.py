@@ -8,8 +8,8 @@ from typing import Final
 
 from neuromirror.net import CredentialsError, NetError
 from neuromirror.sources.api_tokens import InternToken
-from neuromirror.sources.volumes import BlockUrl
 from neuromirror.sources.volumes.tokens import token_variable
+from neuromirror.sources.volumes.urls import BlockUrl
 
 _REFUSED_STATUSES: Final = (401, 403)
 

@@ -8,16 +8,14 @@ endpoint come from the user's git and AWS configuration only. For a bucket they 
 from __future__ import annotations
 
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.annex import ALLOWED_ADDRESSES
-from neuromirror.model import NeuromirrorError, environment_without_secrets
+from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     AccessDeniedError,
     AwsSigner,
@@ -34,7 +32,6 @@ from neuromirror.net import (
 
 SCHEME: Final = "s3"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_SETTINGS: Final = r"^neuromirror\..*\.(profile|region|endpoint|requester-pays|instance)$"
 _AWS_HOST: Final = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?")
 _USUAL_REGION: Final = "us-east-1"
 
@@ -185,24 +182,3 @@ class S3Access:
         with Session(limits=self._limits) as session:
             reply = S3Bucket(session, name, region=_USUAL_REGION).head(b"")
         return reply.headers.get("x-amz-bucket-region")
-
-
-def s3_settings(git_dir: Path) -> dict[tuple[str, str], str]:
-    """Return the settings ``neuromirror.BUCKET.NAME`` in a clone's git configuration.
-
-    The keys are (bucket, name). Such a setting is, for example, the region of a bucket.
-    """
-    done = subprocess.run(
-        ["git", "--git-dir", str(git_dir), "config", "-z", "--get-regexp", _SETTINGS],
-        env=environment_without_secrets(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = {}
-    for entry in done.stdout.split("\0"):
-        name, _, value = entry.partition("\n")
-        head, _, setting = name.rpartition(".")
-        if value:
-            found[head.removeprefix("neuromirror."), setting] = value.strip()
-    return found

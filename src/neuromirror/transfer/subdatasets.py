@@ -7,19 +7,17 @@ names, and obey a ``.datalad/config`` that came with it.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.git import FSCK_OPTIONS
+from neuromirror.git import FSCK_OPTIONS, STALL_LIMIT, call_git
 from neuromirror.net import redact
 from neuromirror.transfer.annex_clone import work_tree_environment
 
 _AT_ONCE: Final = 500
 _HINT: Final = "the subdataset is not installed"
-_STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _REMOTE: Final = "https:http:ssh"
 _LOCAL: Final = f"{_REMOTE}:file"
 
@@ -49,31 +47,17 @@ def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
 
 def _update(top: Path, paths: Sequence[bytes]) -> str:
     """Clone subdatasets and check out their commits; return the last line of git's message."""
-    done = subprocess.run(
-        [
-            *(
-                "git",
-                *_STALL_LIMIT,
-                *FSCK_OPTIONS,
-                "submodule",
-                "--quiet",
-                "update",
-                "--init",
-                "--checkout",
-                "--",
-            ),
-            *paths,
-        ],
-        cwd=top,
-        env=work_tree_environment(credentials=True)
+    done = call_git(
+        work_tree_environment(credentials=True)
         | {
             "GIT_ALLOW_PROTOCOL": _allowed_protocols(top),
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_LITERAL_PATHSPECS": "1",
         },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
+        *(*STALL_LIMIT, *FSCK_OPTIONS),
+        *("submodule", "--quiet", "update", "--init", "--checkout", "--"),
+        *paths,
+        folder=top,
     )
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return redact(lines[-1]) if lines else ""
@@ -87,12 +71,8 @@ def _allowed_protocols(top: Path) -> str:
     A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path could read any
     repository.
     """
-    done = subprocess.run(
-        ["git", "-C", str(top), "config", "--get-regexp", r"^remote\..*\.url$"],
-        env=work_tree_environment(),
-        capture_output=True,
-        check=False,
-    )
+    options = ("config", "--get-regexp", r"^remote\..*\.url$")
+    done = call_git(work_tree_environment(), *options, folder=top)
     urls = [line.partition(" ")[2] for line in os.fsdecode(done.stdout).splitlines()]
     local = any(url.startswith(("/", ".")) or urlsplit(url).scheme == "file" for url in urls)
     return _LOCAL if local else _REMOTE

@@ -201,7 +201,9 @@ def _compare_reply(
 def _ask_volume(
     session: Session, url: str, known: KnownDigests, token: Callable[[str], str | None]
 ) -> ProbeResult:
-    from neuromirror.sources.volumes import Box, WrongVoxelsError, fetch_block, parse_url
+    from neuromirror.sources.volumes.errors import WrongVoxelsError
+    from neuromirror.sources.volumes.fetching import fetch_block
+    from neuromirror.sources.volumes.urls import Box, parse_url
 
     block = parse_url(url)
     dtype = block.dtype if known.size is None else block.voxel_type(known.size)

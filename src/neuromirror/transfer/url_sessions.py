@@ -6,7 +6,6 @@ As in git-annex, hosts on this machine and on private networks are refused unles
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
-from neuromirror.model import NeuromirrorError, environment_without_secrets
+from neuromirror.git import call_git, git_environment
+from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     CircuitOpenError,
     CredentialsError,
@@ -224,27 +224,10 @@ def host_tokens(settings: AnnexSettings) -> Callable[[str], TokenSource]:
     return lambda host: host_token(host, named.get((host, "instance")))
 
 
-def allowed_addresses(folder: Path) -> tuple[str, ...]:
-    """Return the values of ``annex.security.allowed-ip-addresses`` that git reads in a folder."""
-    done = subprocess.run(
-        ["git", "-C", str(folder), "config", "--get", ALLOWED_ADDRESSES],
-        env=environment_without_secrets(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return tuple(done.stdout.split())
-
-
 def setting_command(folder: Path) -> str:
     """Return the command that an error message recommends for a setting that applies in a folder.
 
     It is ``git config`` in a repository, otherwise ``git config --global``.
     """
-    done = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "--git-dir"],
-        env=environment_without_secrets(),
-        capture_output=True,
-        check=False,
-    )
+    done = call_git(git_environment(None), "-C", str(folder), "rev-parse", "--git-dir")
     return "git config" if done.returncode == 0 else "git config --global"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +24,7 @@ from neuromirror.git import (
     TREE_MODE,
     ObjectMissingError,
     ObjectReader,
+    call_git,
     git_environment,
     parse_tree,
     try_git,
@@ -210,12 +210,8 @@ class VerifiedRepository:
         ObjectDamagedError
             git cannot compare the commits.
         """
-        done = subprocess.run(
-            ["git", "diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new],
-            env=git_environment(self.git_dir),
-            capture_output=True,
-            check=False,
-        )
+        options = ("-r", "-z", "--no-renames", "--name-status")
+        done = call_git(git_environment(self.git_dir), "diff-tree", *options, old, new)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip()
             raise ObjectDamagedError(

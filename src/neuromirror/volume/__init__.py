@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuromirror.transfer.url_sessions import no_token
     from neuromirror.volume.array import OpenVolume, open, open_volume, volume_context
     from neuromirror.volume.cutouts import MAX_VOXEL_BYTES, Cutout, plan_cutout, read_voxels
     from neuromirror.volume.description import PRECOMPUTED, VolumeDescription, describe
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     )
     from neuromirror.volume.layouts import has_ome_type
     from neuromirror.volume.regions import format_box, parse_box, validate_box
-    from neuromirror.volume.tokens import no_token
     from neuromirror.volume.version_files import VersionFiles, open_version_files
 
 __all__ = [
@@ -105,7 +105,7 @@ _EXPORTS = {
     "has_ome_type": "neuromirror.volume.layouts",
     "middle_plane": "neuromirror.volume.images",
     "nested_boxes": "neuromirror.volume.images",
-    "no_token": "neuromirror.volume.tokens",
+    "no_token": "neuromirror.transfer.url_sessions",
     "open": "neuromirror.volume.array",
     "open_version_files": "neuromirror.volume.version_files",
     "open_volume": "neuromirror.volume.array",

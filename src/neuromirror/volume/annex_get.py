@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import weakref
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuromirror.annex import initialize
+from neuromirror.git import call_git
 from neuromirror.model import NeuromirrorError, is_secret
 from neuromirror.net import redact
 from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
@@ -75,20 +75,13 @@ def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
     """Initialize git-annex if necessary; its own initialization would enable foreign remotes."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = call_git(environment, "-C", str(folder), *arguments)
         if done.returncode:
-            stderr = redact(done.stderr.strip())
+            stderr = redact(done.stderr.decode(errors="replace").strip())
             raise AnnexNotInitializedError(
                 f"{folder}: 'git {' '.join(arguments)}' failed: {stderr}"
             )
-        return done.stdout
+        return done.stdout.decode(errors="replace")
 
     annexed = False
     with suppress(AnnexNotInitializedError):

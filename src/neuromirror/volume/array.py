@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuromirror.git import try_git
 from neuromirror.model import (
     DESCRIPTION_PATH,
     ConfigurationError,
-    environment_without_secrets,
     parse_description,
 )
-from neuromirror.sources.volumes import Level, Volume
+from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.volume.description import LAYER_INFO, VolumeDescription, describe
 from neuromirror.volume.errors import MissingExtraError, NotAVolumeError, UnreadableVolumeError
 from neuromirror.volume.geometry import METADATA, read_volume
@@ -294,9 +293,7 @@ def _state(folder: Path, recorded: str) -> str:
     """
     # a configuration could name a program that verifies signatures
     unsigned = ("-c", "log.showSignature=false")
-    command = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
-    environment = environment_without_secrets()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = try_git(None, "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD")
     if done.returncode:
         raise ConfigurationError(f"{folder} is not a clone: {done.stderr.strip()}")
     commit, *message = done.stdout.splitlines()

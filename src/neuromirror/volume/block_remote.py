@@ -6,11 +6,10 @@ configuration.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
@@ -19,10 +18,9 @@ from neuromirror.annex import (
     ALLOWED_ADDRESSES,
     is_all_zeros,
     is_private_host_allowed,
-    key_digest,
     parse_key,
 )
-from neuromirror.model import NeuromirrorError, environment_without_secrets
+from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     HostCircuitBreaker,
     IncompleteResponseError,
@@ -32,19 +30,16 @@ from neuromirror.net import (
     UnsafeAddressError,
     only_host_of,
 )
-from neuromirror.sources.volumes import (
-    ITEM_SIZES,
-    PARALLEL,
-    SCHEMES,
-    BlockUrl,
-    WrongVoxelsError,
-    fetch_block,
-    parse_url,
-)
+from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
+from neuromirror.sources.volumes.schemes import SCHEMES
+from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
+from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, parse_url
+from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.cached_contents import copy_cached
+from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
-from neuromirror.volume.tokens import token_from_environment, token_variable
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
 """Limits of block requests: a service may take minutes before it sends the first byte."""
@@ -77,7 +72,7 @@ class BlockRemote:
     def __init__(self, annex: Any) -> None:
         self.annex = annex
         self._sessions: dict[str | None, Session] = {}
-        self._allowed_addresses_cache: list[str] | None = None
+        self._git_settings: AnnexSettings | None = None
         self._credentials: dict[str, str] | None = None
         # kept for all requests of this process
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
@@ -130,7 +125,7 @@ class BlockRemote:
         """
         if is_all_zeros(key):
             return True
-        if key_digest(key) is None:
+        if not key_checksum(key).algorithm:
             raise RetrieveError(
                 "the block has no checksum, so the voxels of the service may differ from your copy"
                 " (drop --force drops it all the same)",
@@ -187,16 +182,20 @@ class BlockRemote:
         """Overwrite the file with the block."""
         file.seek(0)
         file.truncate()
+        self._read(url, key, file.write, self._progress_reporter())
+        file.flush()
+
+    def _progress_reporter(self) -> Callable[[int], None]:
+        """Return a function that reports a number of received bytes to git-annex, not too often."""
         last_report = time.monotonic()
 
-        def progress(done: int) -> None:
+        def report(done: int) -> None:
             nonlocal last_report
             if time.monotonic() - last_report > _PROGRESS_SECONDS:
                 last_report = time.monotonic()
                 self.annex.progress(done)
 
-        self._read(url, key, file.write, progress)
-        file.flush()
+        return report
 
     def _read(
         self,
@@ -206,16 +205,17 @@ class BlockRemote:
         progress: Callable[[int], None],
     ) -> None:
         """Read a block; raise BlockMismatchError if it differs from its key."""
-        digest = key_digest(key)
-        hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
-        for piece in self._fetch(url, parse_key(key).size, progress):
+        checksum, done = key_checksum(key), 0
+        hashing = checksum.hasher()
+        for piece in self._fetch(url, checksum.size, progress):
             take(piece)
+            done += len(piece)
             if hashing is not None:
                 hashing.update(piece)
-        if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
+        if hashing is not None and not checksum.matches(hashing.hexdigest(), done):
             channel = f"{url.scheme}://{url.host}/{url.path}"
-            found = f"{digest[0]} {hashing.hexdigest()}"
-            raise BlockMismatchError(str(url), channel, found, digest[1])
+            found = f"{checksum.algorithm} {hashing.hexdigest()}"
+            raise BlockMismatchError(str(url), channel, found, checksum.value)
 
     def _fetch(
         self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
@@ -257,27 +257,13 @@ class BlockRemote:
 
     def _may_be_private(self, host: str) -> bool:
         """Return whether git-annex's settings allow this private or local address."""
-        return is_private_host_allowed(host, self._allowed_addresses())
+        return is_private_host_allowed(host, self._settings().allowed_addresses)
 
-    def _allowed_addresses(self) -> list[str]:
-        if self._allowed_addresses_cache is None:
-            command = [
-                "git",
-                "--git-dir",
-                self.annex.getgitdir(),
-                "config",
-                "--get",
-                ALLOWED_ADDRESSES,
-            ]
-            done = subprocess.run(
-                command,
-                env=environment_without_secrets(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            self._allowed_addresses_cache = done.stdout.split()
-        return self._allowed_addresses_cache
+    def _settings(self) -> AnnexSettings:
+        """Return git's configuration of the repository that git-annex runs in."""
+        if self._git_settings is None:
+            self._git_settings = AnnexSettings.load(Path(self.annex.getgitdir()))
+        return self._git_settings
 
 
 def _ignore(piece: object) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from zarr.abc.store import ByteRequest
 
-from neuromirror.sources.volumes import Volume
+from neuromirror.sources.volumes.grid import Volume
 from neuromirror.volume.errors import BlockUnavailableError
 from neuromirror.volume.geometry import METADATA
 from neuromirror.volume.read_only_store import Content, ReadOnlyStore, byte_bounds

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from neuromirror.sources.volumes import Box
+from neuromirror.sources.volumes.urls import Box
 
 if TYPE_CHECKING:
     from neuromirror.volume.layouts import TargetFile

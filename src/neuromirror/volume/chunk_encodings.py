@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror.sources.volumes import Triple
+from neuromirror.sources.volumes.urls import Triple
 from neuromirror.volume.errors import MissingExtraError
 
 if TYPE_CHECKING:

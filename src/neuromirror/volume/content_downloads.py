@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import threading
 import time
@@ -10,16 +9,10 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
-from neuromirror.annex import (
-    ALLOWED_ADDRESSES,
-    EtagDigest,
-    is_all_zeros,
-    key_digest,
-    parse_key,
-)
+from neuromirror.annex import ALLOWED_ADDRESSES, is_all_zeros, parse_key
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     HostCircuitBreaker,
@@ -29,7 +22,11 @@ from neuromirror.net import (
     UnsafeAddressError,
     only_host_of,
 )
-from neuromirror.sources.volumes import PARALLEL, BlockUrl, WrongVoxelsError, fetch_block
+from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
+from neuromirror.sources.volumes.tokens import token_variable
+from neuromirror.sources.volumes.urls import BlockUrl
+from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.volume.errors import (
     BlockMismatchError,
     BlockUnavailableError,
@@ -39,7 +36,6 @@ from neuromirror.volume.errors import (
     failure_group,
     summarize_failures,
 )
-from neuromirror.volume.tokens import token_variable
 
 CLOSED: Final = "the volume was closed"
 _ATTEMPTS: Final = 3
@@ -212,7 +208,8 @@ class ContentDownloader:
         return self.is_closed or (self._seconds_left or 1.0) <= 0
 
     def _write(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
-        size, digest, hashing, done = parse_key(key).size, key_digest(key), _new_hash(key), 0
+        checksum = key_checksum(key)
+        size, hashing, done = checksum.size, checksum.hasher(), 0
         with closing(self._pieces(url, size)) as pieces:
             for piece in pieces:
                 if self.is_closed:
@@ -233,14 +230,14 @@ class ContentDownloader:
                 f"{url} now returns {'more' if done > size else 'fewer'} than the recorded "
                 f"{size} bytes"
             )
-        if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
+        if hashing is not None and not checksum.matches(hashing.hexdigest(), done):
             channel = str(url)
             if isinstance(url, BlockUrl):
                 channel = f"{url.scheme}://{url.host}/{url.path}"
-            found = f"{digest[0]} {hashing.hexdigest()}"
+            found = f"{checksum.algorithm} {hashing.hexdigest()}"
             if is_copy:
-                raise DamagedCopyError(str(url), f"{found}, not {digest[1]}")
-            raise BlockMismatchError(str(url), channel, found, digest[1])
+                raise DamagedCopyError(str(url), f"{found}, not {checksum.value}")
+            raise BlockMismatchError(str(url), channel, found, checksum.value)
         return ""
 
     def _pieces(
@@ -281,16 +278,6 @@ class ContentDownloader:
                 made = Session(limits=self._limits, is_private_allowed=only_host_of(origin))
                 self._private[origin] = made
             return self._private[origin]
-
-
-def _new_hash(key: str) -> Any:
-    """Return a hash object for the digest in a key; None if the key has none."""
-    digest = key_digest(key)
-    if digest is None:
-        return None
-    if digest[0] == "etag":
-        return EtagDigest(int(parse_key(key).name.rpartition("-")[2]))
-    return hashlib.new(digest[0], usedforsecurity=False)
 
 
 def _read_copy(path: Path) -> Generator[bytes, None, None]:

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror.sources.volumes import Box, Level, Volume
+from neuromirror.sources.volumes.grid import Level, Volume
+from neuromirror.sources.volumes.urls import Box
 from neuromirror.volume.description import LevelStorage, VolumeDescription
 from neuromirror.volume.errors import (
     BlockUnavailableError,

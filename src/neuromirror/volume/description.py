@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from neuromirror.sources.volumes import ITEM_SIZES, Level, Triple, Volume
+from neuromirror.sources.volumes.grid import Level, Volume
+from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
 from neuromirror.volume.chunk_encodings import ENCODINGS
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import METADATA, level_names, read_volume

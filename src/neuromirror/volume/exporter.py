@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from neuromirror.sources.volumes import Box
+from neuromirror.sources.volumes.urls import Box
 from neuromirror.store import SafeFolder, file_lock, refuse_symlinks
+from neuromirror.store.durable_files import fsync_path
 from neuromirror.volume.array import OpenVolume, volume_context
 from neuromirror.volume.box_writer import overlap, row_boxes, write_box
 from neuromirror.volume.errors import BlockUnavailableError, ExportFailedError, ExportRefusedError
@@ -319,7 +320,7 @@ class _Exporter:
         whole = [target.path for target in here if target.box[2][1] <= slab[1]]
         for target in here:
             with _explain_write_errors(self._draft(target.path)):
-                _fsync(self._draft(target.path))
+                fsync_path(self._draft(target.path))
         self._state.slabs.add(slab)
         self._publish(whole)
 
@@ -332,13 +333,13 @@ class _Exporter:
             for path in paths:
                 self._draft(path).replace(self._folder / path)
             for folder in {(self._folder / path).parent for path in paths}:
-                _fsync(folder)
+                fsync_path(folder)
 
     def _publish_document(self, path: str, content: bytes) -> None:
         draft = self._draft(path)
         with _explain_write_errors(draft):
             draft.write_bytes(content)
-            _fsync(draft)
+            fsync_path(draft)
         self._publish([path])
 
     def _report_progress(self, count: int) -> None:
@@ -399,14 +400,6 @@ def _identity(region: Region, format: str) -> dict[str, Any]:
         "time": region.time,
         "format": format,
     }
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

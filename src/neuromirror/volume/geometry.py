@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from neuromirror.sources.volumes import ITEM_SIZES, Box, Level, Triple, Volume
+from neuromirror.sources.volumes.grid import Level, Volume
+from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 
 METADATA = "zarr.json"

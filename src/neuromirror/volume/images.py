@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror.sources.volumes import Box, Level
+from neuromirror.sources.volumes.grid import Level
+from neuromirror.sources.volumes.urls import Box
 from neuromirror.volume.cutouts import Cutout, plan_cutout
 from neuromirror.volume.description import VolumeDescription
 from neuromirror.volume.errors import CutoutTooLargeError, UnreadableVolumeError

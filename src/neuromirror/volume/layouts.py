@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from neuromirror.model import Document
-from neuromirror.sources.volumes import Box, Level, Triple, Volume, choose_chunk, zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, choose_chunk
+from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.urls import Box, Triple
 from neuromirror.volume.errors import ExportRefusedError, MissingExtraError
 from neuromirror.volume.regions import format_box, split_range
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from neuromirror.sources.volumes import Box, Triple, Volume, zarr_documents
+from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.urls import Box, Triple
 from neuromirror.volume.chunk_encodings import MAX_OVERHEAD, decode_voxels, unpack
 from neuromirror.volume.description import LevelStorage
 from neuromirror.volume.errors import BlockUnavailableError

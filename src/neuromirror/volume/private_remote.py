@@ -11,9 +11,7 @@ come from an untrusted author, so it chooses neither the token nor its destinati
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -31,19 +29,19 @@ from neuromirror.net import (
     TokenSource,
     content_length,
 )
-from neuromirror.sources.api_tokens import host_token, token_scheme
-from neuromirror.sources.volumes import SCHEMES
+from neuromirror.sources.api_tokens import token_scheme
+from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.transfer.cached_contents import copy_cached
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.findings import Health
 from neuromirror.transfer.header_claims import KnownDigests, compare_headers
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object, s3_settings
+from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object
+from neuromirror.transfer.url_sessions import host_tokens
 from neuromirror.volume.block_remote import BlockRemote, RetrieveError
 
 _LIMITS = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 _GONE_STATUSES = (404, 410)
-_PROGRESS_SECONDS = 0.2
 _ASSET = re.compile(r"/assets/[0-9a-f-]{36}/download/?\Z")
 
 
@@ -69,7 +67,6 @@ class PrivateRemote(BlockRemote):
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
         self._s3: S3Access | None = None
-        self._git_settings: Mapping[tuple[str, str], str] | None = None
         self._apis: dict[str, tuple[Session, TokenSource]] = {}
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
@@ -151,7 +148,7 @@ class PrivateRemote(BlockRemote):
         file.seek(0)
         file.truncate()
         check = check_for(key)
-        reported, done = time.monotonic(), 0
+        report_progress, done = self._progress_reporter(), 0
         found = self._object(url)
         try:
             with found.session.stream(found.url) as reply:
@@ -160,9 +157,7 @@ class PrivateRemote(BlockRemote):
                     done += len(piece)
                     if check is not None:
                         check.update(piece)
-                    if time.monotonic() - reported > _PROGRESS_SECONDS:
-                        reported = time.monotonic()
-                        self.annex.progress(done)
+                    report_progress(done)
         except NeuromirrorError as error:
             raise RetrieveError(found.explain(error), final=False) from error
         file.flush()
@@ -199,21 +194,18 @@ class PrivateRemote(BlockRemote):
             if not url.startswith(f"{SCHEME}:"):
                 return self._api_file(url)
             if self._s3 is None:
-                self._s3 = S3Access(self._settings(), self._may_be_private, _LIMITS)
+                self._s3 = S3Access(
+                    self._settings().subsections("neuromirror"), self._may_be_private, _LIMITS
+                )
             return self._s3.object(url)
         except NeuromirrorError as error:
             raise RetrieveError(str(error), final=False) from error
-
-    def _settings(self) -> Mapping[tuple[str, str], str]:
-        if self._git_settings is None:
-            self._git_settings = s3_settings(Path(self.annex.getgitdir()))
-        return self._git_settings
 
     def _api_file(self, url: str) -> _ApiFile:
         """Return the file at a URL; raise CredentialsError if there is no token for its host."""
         host = urlsplit(url).netloc
         if host not in self._apis:
-            token = self._token_for(host)
+            token = host_tokens(self._settings())(host)
             if not token.read():
                 raise CredentialsError(
                     f"no token for {host}: set {token.label}", identity=token.label
@@ -232,10 +224,6 @@ class PrivateRemote(BlockRemote):
     def _is_private_address_allowed(self, name: str, port: int) -> bool:
         """Return whether git-annex may access a host, for targets of redirects too."""
         return self._may_be_private(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
-
-    def _token_for(self, host: str) -> TokenSource:
-        """Return the source of a host's token: its variable, or the archive's own client."""
-        return host_token(host, self._settings().get((host, "instance")))
 
 
 def _is_immutable(url: str) -> bool:

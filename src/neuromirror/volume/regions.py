@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from neuromirror.sources.volumes import Box, Volume
+from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.urls import Box
 from neuromirror.volume.errors import OutsideVolumeError
 
 _BOX: Final = re.compile(r"\s*,\s*".join([r"(\d{1,15}):(\d{1,15})"] * 3))

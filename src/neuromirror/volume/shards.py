@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuromirror.sources.volumes import Triple
+from neuromirror.sources.volumes.urls import Triple
 from neuromirror.volume.chunk_encodings import unpack
 
 ReadRange = Callable[[str, int, int], bytes | None]

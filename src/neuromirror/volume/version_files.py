@@ -27,11 +27,9 @@ from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import (
     RequestLimits,
 )
-from neuromirror.sources.volumes import (
-    BlockUrl,
-    Volume,
-    parse_url,
-)
+from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.tokens import token_from_environment
+from neuromirror.sources.volumes.urls import BlockUrl, parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
 from neuromirror.transfer.range_file import RangeFile
@@ -42,7 +40,6 @@ from neuromirror.volume.errors import (
     BlockUnavailableError,
 )
 from neuromirror.volume.geometry import block_box
-from neuromirror.volume.tokens import token_from_environment
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow

@@ -5,29 +5,18 @@
 by its SWHID and its state digest.
 """
 
-from neuromirror.lab.cite.errors import (
-    FormatUnsuitableError,
-    NotCitableError,
-    NothingToCiteError,
-    StateUnavailableError,
-)
-from neuromirror.lab.cite.formats import FORMATS, CitationFormat, cite, write_citation
+from neuromirror.lab.cite.errors import NothingToCiteError
+from neuromirror.lab.cite.formats import FORMATS, cite, write_citation
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
 from neuromirror.lab.cite.work_reader import read_work
 from neuromirror.lab.cite.works import CitationCollection, CitedState, CitedWork
-from neuromirror.lab.output_files import OutputUnsuitableError
 
 __all__ = [
     "FORMATS",
     "CitationCollection",
-    "CitationFormat",
     "CitedState",
     "CitedWork",
-    "FormatUnsuitableError",
-    "NotCitableError",
     "NothingToCiteError",
-    "OutputUnsuitableError",
-    "StateUnavailableError",
     "cite",
     "read_work",
     "state_of_clone",

@@ -5,13 +5,12 @@ Local content, replies of servers, or downloaded content are compared with the p
 """
 
 from neuromirror.lab.verify.verification import Mode, verify
-from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind, Health
+from neuromirror.transfer.findings import NOT_HERE, Finding, Health
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 __all__ = [
     "NOT_HERE",
     "Finding",
-    "FindingKind",
     "Health",
     "Mode",
     "NotADatasetError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.annex import key_digest, parse_key
+from neuromirror.annex import record_of_key
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     LockManifestDamagedError,
@@ -13,7 +13,7 @@ from neuromirror.lab.lock_manifests import (
     LockManifestReader,
     canonical_line,
 )
-from neuromirror.model import StateDigest, manifest_line, path_to_text
+from neuromirror.model import StateDigest, manifest_digest, manifest_line, path_to_text
 from neuromirror.transfer.findings import Finding
 
 
@@ -44,12 +44,8 @@ def annexed_file_line(path: bytes, key: str) -> bytes:
     ValueError
         The text is not an annex key.
     """
-    parts, digest = parse_key(key), key_digest(key)
-    if digest is None:
-        return manifest_line(path, "none", parts.size)
-    algorithm, value = digest
-    part_size = f"-{parts.name.rpartition('-')[2]}" if algorithm == "etag" else ""
-    return manifest_line(path, f"{algorithm}:{value}{part_size}", parts.size)
+    record = record_of_key(key, path)
+    return manifest_line(path, manifest_digest(record), record.size)
 
 
 class GitStateCheck:

@@ -245,25 +245,19 @@ def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -
     token
         As for :func:`verify`.
     """
-    from neuromirror.net import TokenSource
-    from neuromirror.sources.api_tokens import host_token
-    from neuromirror.transfer.s3_access import s3_settings
+    from neuromirror.transfer.annex_settings import AnnexSettings
     from neuromirror.transfer.url_sessions import (
         UrlSessions,
-        allowed_addresses,
+        host_tokens,
         no_token,
         setting_command,
     )
 
-    git_settings = s3_settings(folder / ".git")
-
-    def token_of(host: str) -> TokenSource:
-        return host_token(host, git_settings.get((host, "instance")))
-
+    settings = AnnexSettings.in_folder(folder)
     return UrlSessions(
-        *(allowed_addresses(folder), token or no_token),
+        *(tuple(settings.allowed_addresses), token or no_token),
         setting=setting_command(folder),
-        host_token=no_token if token is None else token_of,
+        host_token=no_token if token is None else host_tokens(settings),
     )
 
 

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes import Level, Triple, Volume, to_triple
+from neuromirror.sources.volumes.grid import Level, Volume
+from neuromirror.sources.volumes.urls import Triple, to_triple
 
 DOWNSAMPLED: Final = "DOWNSAMPLED"
 _NOT_DOWNSAMPLED: Final = "NOT_DOWNSAMPLED"

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from neuromirror.net import TokenSource
 from neuromirror.sources.api_tokens import InternToken
-from neuromirror.sources.volumes import VolumeOptions
+from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.tokens import token_variable
 
 _VERSIONS: Final = ("v1", "latest")

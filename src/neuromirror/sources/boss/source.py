@@ -25,18 +25,17 @@ from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
 from neuromirror.sources.options import may_match_below
 from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, LocatedDataset, VisitContext
-from neuromirror.sources.volumes import (
+from neuromirror.sources.volumes.channels import (
     RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
-    Volume,
-    VolumeListing,
-    estimate_volume,
     local_id_of,
-    plan_volume,
     segments_of,
-    zarr_documents,
 )
+from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.listing import VolumeListing
+from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.planning import estimate_volume, plan_volume
 
 OPENED: Final = "opened"
 """Why a public channel is unavailable in the source of the restricted ones."""

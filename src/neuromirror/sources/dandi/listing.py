@@ -20,7 +20,7 @@ from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Listing, VisitContext
-from neuromirror.sources.volumes import VOLUME_REMOTE
+from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 
 
 class DandisetListing(Listing):

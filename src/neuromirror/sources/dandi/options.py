@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from neuromirror.net import Session, TokenSource, is_local_name, origin
+from neuromirror.net import Session, TokenSource
 from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
-from neuromirror.sources.options import SourceOptions, base_address
+from neuromirror.sources.options import SourceOptions, api_session, base_address
 
 
 class DandiOptions(SourceOptions):
@@ -95,11 +95,7 @@ class DandiOptions(SourceOptions):
         Session
             The session; close it after use.
         """
-        private = self.allow_private
-        if private is None:
-            private = is_local_name(origin(self.api)[1])
-        tokens = {} if self.token is None else {self.api: self.token}
-        return Session(allow_private=private, tokens=tokens)
+        return api_session(self.api, self.allow_private, self.token)
 
     def requirements(self) -> tuple[str, ...]:
         """Return the token, if the options name one.

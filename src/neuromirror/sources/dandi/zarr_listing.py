@@ -33,7 +33,7 @@ from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.plain import PLAIN
 from neuromirror.sources.s3.row_spool import read_rows, write_row
-from neuromirror.sources.volumes import VOLUME_REMOTE
+from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 
 CHECKSUM: Final = "zarr-checksum"
 """The attribute with the checksum of the listed objects, also if the archive states none."""

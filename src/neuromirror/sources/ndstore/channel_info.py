@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes import ITEM_SIZES, Level, Volume, to_triple
+from neuromirror.sources.volumes.grid import Level, Volume
+from neuromirror.sources.volumes.urls import ITEM_SIZES, to_triple
 
 UNDER_PROPAGATION: Final = 1
 PROPAGATED: Final = 2

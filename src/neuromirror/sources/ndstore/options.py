@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from neuromirror.sources.volumes import VolumeOptions
+from neuromirror.sources.volumes.options import VolumeOptions
 
 _SAME = "/sd"
 _USUAL = "/ca"

@@ -39,18 +39,17 @@ from neuromirror.sources.ndstore.channel_info import (
 from neuromirror.sources.ndstore.documents import documents, facts, shift_levels
 from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.protocol import Estimate, Listing, LocatedDataset, VisitContext
-from neuromirror.sources.volumes import (
+from neuromirror.sources.volumes.channels import (
     RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
-    Volume,
-    VolumeListing,
-    estimate_volume,
     local_id_of,
-    plan_volume,
     segments_of,
-    zarr_documents,
 )
+from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.listing import VolumeListing
+from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.planning import estimate_volume, plan_volume
 
 REQUEST_LIMIT: Final = 256 << 20
 """Bytes of voxels per request, as in ndstore's client; the service states no limit."""

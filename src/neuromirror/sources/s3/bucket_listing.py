@@ -10,7 +10,7 @@ from neuromirror.net import S3Listing
 from neuromirror.sources.protocol import Listing, ListingEntry
 from neuromirror.sources.s3.listing_reader import ListingReader
 from neuromirror.sources.s3.memo import BucketMemo
-from neuromirror.sources.volumes import VOLUME_REMOTE
+from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 
 
 @dataclass(frozen=True, slots=True)

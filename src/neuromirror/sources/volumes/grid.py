@@ -280,35 +280,6 @@ def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
                     yield cut.block(t, z, y, x)
 
 
-def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> Block:
-    """Return the block at an index of a level's grid.
-
-    Parameters
-    ----------
-    volume
-        The volume.
-    level
-        A level of the volume.
-    index
-        Indices of time sample and block, along t, z, y, x.
-
-    Returns
-    -------
-    Block
-        The block, at the border of the level smaller than a chunk.
-
-    Raises
-    ------
-    IndexError
-        The grid has no such block.
-    """
-    x, y, z = level.grid
-    counts = 1 if volume.times is None else len(volume.times), z, y, x
-    if not all(0 <= at < count for at, count in zip(index, counts, strict=True)):
-        raise IndexError(f"{volume.path}: level {level.name} has no block {index}")
-    return _LevelBlocks(volume, level).block(*index)
-
-
 class _LevelBlocks:
     """Creates the blocks of one level, and computes their common parts once."""
 

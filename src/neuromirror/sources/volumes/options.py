@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from neuromirror.net import RequestLimits, Session, TokenSource, is_local_name, origin
-from neuromirror.sources.options import SourceOptions, base_address
+from neuromirror.net import RequestLimits, Session, TokenSource
+from neuromirror.sources.options import SourceOptions, api_session, base_address
 
 Voxels = Annotated[int, Field(ge=1, le=1 << 20)]
 Coordinate = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -129,12 +129,8 @@ class VolumeOptions(SourceOptions):
         Session
             The session; close it after use.
         """
-        private = self.allow_private
-        if private is None:
-            private = is_local_name(origin(self.api)[1])
-        tokens = {} if self.token is None else {self.api: self.token}
         limits = RequestLimits(per_host=24, read=300.0)
-        return Session(allow_private=private, tokens=tokens, limits=limits)
+        return api_session(self.api, self.allow_private, self.token, limits)
 
     def requirements(self) -> tuple[str, ...]:
         """Return the packages that read volumes, and the token, if the options name one.

@@ -13,7 +13,7 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
-from neuromirror.sources.volumes import Box
+from neuromirror.sources.volumes.urls import Box
 from neuromirror.volume import (
     CUTOUT_FORMATS,
     MAX_VOXEL_BYTES,
