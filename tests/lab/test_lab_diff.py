@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange, clone_side, diff, version_side
+from neuromirror.lab.diff import ChangeCounts, FileChange, diff
+from neuromirror.lab.diff_sides import DiffSide, clone_side, version_side
 from neuromirror.lab.verify import VerifiedRepository
 from neuromirror.model import Document
 from support.dataset_clones import clone_dataset

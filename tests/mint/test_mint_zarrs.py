@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import upstream_path
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.components.zarr_split import (
     SplitZarr,
     insert_subdatasets,

@@ -20,7 +20,6 @@ MAX_METHODS = 12
 """Public methods of a class itself, without those that it inherits."""
 
 EXEMPT = {
-    "neuromirror/net/s3_bucket.py:S3Bucket": "one method per request to a bucket",
     "neuromirror/net/session.py": "one request: its limits, retries, redirects and errors",
     "neuromirror/sources/dandi/source.py:DandiSource": "the Source protocol and its optional parts",
     "neuromirror/store/store.py:Store": "journal, records and repositories behind one object",

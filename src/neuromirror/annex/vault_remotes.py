@@ -321,17 +321,3 @@ def is_private_address(url: str) -> bool:
 
 def _is_plain_path(path: str) -> bool:
     return path.startswith("/") and path.isprintable() and ".." not in path.split("/")
-
-
-__all__ = [
-    "LONGEST_VAULT_URL",
-    "VaultAddress",
-    "VaultKind",
-    "directory_vault_config",
-    "is_private_address",
-    "is_vault_url",
-    "private_vault_config",
-    "s3_vault_config",
-    "urls_with_copies",
-    "vault_address",
-]

@@ -18,7 +18,8 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange
+    from neuromirror.lab.diff import ChangeCounts, FileChange
+    from neuromirror.lab.diff_sides import DiffSide
 
 _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
 _EXIT = 1
@@ -100,7 +101,7 @@ class _Sides:
         """Return the side of a name: the folder of a clone, or a version."""
         folder = Path(name)
         if folder.is_dir():
-            from neuromirror.lab.diff import clone_side
+            from neuromirror.lab.diff_sides import clone_side
             from neuromirror.lab.verify import VerifiedRepository
 
             with VerifiedRepository.at(folder) as clone:
@@ -114,7 +115,7 @@ class _Sides:
 
     def _version_opener(self) -> Callable[[str], DiffSide]:
         if self._version is None:
-            from neuromirror.lab.diff import version_side
+            from neuromirror.lab.diff_sides import version_side
 
             store = self._settings.store()
             index = self._stack.enter_context(self._settings.index())

@@ -1,4 +1,4 @@
-"""One line on stderr that shows the progress of all steps of a command."""
+"""The progress of a command, as one line on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from neuromirror.crawl import Result, Sync
 
 _REFRESH_SECONDS: Final = 0.1
 _TICK_SECONDS: Final = 1.0
@@ -77,3 +80,32 @@ class ProgressLine:
         """Refresh the elapsed time of long steps."""
         while not self._finished.wait(_TICK_SECONDS):
             self._bar.refresh()
+
+
+def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
+    """Yield the results; show a progress bar if stderr is a terminal."""
+    from tqdm import tqdm
+
+    finished = threading.Event()
+
+    def tick() -> None:
+        # refresh the elapsed time during long visits
+        while not finished.wait(1):
+            bar.total = run.total or None
+            bar.refresh()
+
+    shape = "{desc}{n_fmt}/{total_fmt} datasets [{elapsed}{postfix}]"
+    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="syncing ") as bar:
+        ticker = threading.Thread(target=tick, daemon=True)
+        if not bar.disable:
+            ticker.start()
+        try:
+            for result in results:
+                bar.total = run.total
+                bar.update()
+                with bar.external_write_mode(file=sys.stdout):
+                    yield result
+        finally:
+            finished.set()
+            if ticker.is_alive():
+                ticker.join()

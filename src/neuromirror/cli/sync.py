@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.config.mirror_files import Mirror
-    from neuromirror.crawl import Result, Sync
+    from neuromirror.crawl import PrivateStore, Result, Sync
     from neuromirror.crawl.planner import SyncRequest
     from neuromirror.index import Index
     from neuromirror.sources import Estimate
+    from neuromirror.store import Store
 
 
 _MAX_SHOWN = 20
@@ -138,10 +139,9 @@ def sync_command(
     Exit code: 0 success, 1 if a dataset failed (the others are done), 2 wrong usage or
     configuration, 3 if an update is held for approval, 130 or 143 interrupted by a signal.
     """
-    from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
+    from neuromirror.cli.progress_line import with_progress_bar
     from neuromirror.crawl import dry_run as dry_results
-    from neuromirror.crawl.leases import open_lease_manager
-    from neuromirror.store import Store
+    from neuromirror.crawl import parse_sync_requests
     from neuromirror.store.private_store import require_public_store
 
     private_store = private_store or private_store_folder()
@@ -155,30 +155,18 @@ def sync_command(
                 "--from cannot be used together with --dry-run, --deep or --history; leave them out"
             )
         sys.exit(_join(settings, requests, other_mirror, sample))
-    private = PrivateStore(private_store, Store(settings.store_folder.absolute()))
-    private.check_sources([request.mirror.open() for request in requests])
+    private = _check_private_store(settings, requests, private_store)
     results: Iterable[Result]
     if dry_run:
         with _index_if_any(settings) as index:
             results = dry_results(requests, index, deep=deep, history=history, private=private)
             code = _report(settings, results, count_unchanged=False)
     else:
+        options = {"deep": deep, "history": history, "jobs": jobs}
         store = settings.store(create=True)
-        index_path = settings.index_path(store)
-        with open_lease_manager(store.schedule_path, "sync") as leases:
-            run = Sync(
-                store,
-                index_path,
-                deep=deep,
-                history=history,
-                jobs=jobs,
-                private=private_store,
-                leases=leases,
-                declared_mirrors=mirrors,
-            )
-            with _exit_on_signal(run):
-                results = _with_progress(run, run.results(requests))
-                code = _report(settings, results, count_unchanged=True)
+        with _open_sync(settings, store, mirrors, private_store, **options) as run:
+            results = with_progress_bar(run, run.results(requests))
+            code = _report(settings, results, count_unchanged=True)
         if not quiet:
             _print_traffic(run)
     sys.exit(code)
@@ -222,19 +210,52 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
 
     With ``--json``, only failures are printed: the records are those of the other command.
     """
-    from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
-    from neuromirror.crawl.leases import open_lease_manager
-    from neuromirror.store import Store
+    from neuromirror.crawl import parse_sync_requests
     from neuromirror.store.private_store import require_public_store
 
     mirrors = settings.mirrors()
     requests = parse_sync_requests((name,), mirrors)
     require_public_store(settings.store_folder)
     private = private_store_folder()
-    public = Store(settings.store_folder.absolute())
-    PrivateStore(private, public).check_sources([request.mirror.open() for request in requests])
+    _check_private_store(settings, requests, private)
     with line.paused():
         store = settings.store(create=True)
+    results = []
+    with _open_sync(settings, store, mirrors, private) as run:
+        for result in run.results(requests):
+            results.append(result)
+            with line.paused():
+                if result.exit_code:
+                    settings.emit("sync", asdict(result), format_result(result))
+                else:
+                    settings.print_text(format_result(result))
+    return results
+
+
+def _check_private_store(
+    settings: Settings, requests: Sequence[SyncRequest], folder: Path | None
+) -> PrivateStore:
+    """Return the private store, after checking that the requests can use it."""
+    from neuromirror.crawl import PrivateStore
+    from neuromirror.store import Store
+
+    private = PrivateStore(folder, Store(settings.store_folder.absolute()))
+    private.check_sources([request.mirror.open() for request in requests])
+    return private
+
+
+@contextmanager
+def _open_sync(
+    settings: Settings,
+    store: Store,
+    mirrors: Mapping[str, Mirror],
+    private: Path | None,
+    **options: Any,
+) -> Iterator[Sync]:
+    """Prepare a run over mirrors with the options of :class:`Sync`; a signal ends the process."""
+    from neuromirror.crawl import Sync
+    from neuromirror.crawl.leases import open_lease_manager
+
     with open_lease_manager(store.schedule_path, "sync") as leases:
         run = Sync(
             store,
@@ -242,17 +263,10 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
             private=private,
             leases=leases,
             declared_mirrors=mirrors,
+            **options,
         )
-        results = []
         with _exit_on_signal(run):
-            for result in run.results(requests):
-                results.append(result)
-                with line.paused():
-                    if result.exit_code:
-                        settings.emit("sync", asdict(result), format_result(result))
-                    else:
-                        settings.print_text(format_result(result))
-    return results
+            yield run
 
 
 def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) -> str:
@@ -325,35 +339,6 @@ def _remaining_text(visiting: Sequence[str], unfinished: int) -> str:
     if unfinished > len(visiting):
         parts.append(f"; not visited: {unfinished - len(visiting)} datasets")
     return "".join(parts)
-
-
-def _with_progress(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
-    """Yield the results; show a progress bar if stderr is a terminal."""
-    from tqdm import tqdm
-
-    finished = threading.Event()
-
-    def tick() -> None:
-        # refresh the elapsed time during long visits
-        while not finished.wait(1):
-            bar.total = run.total or None
-            bar.refresh()
-
-    shape = "{desc}{n_fmt}/{total_fmt} datasets [{elapsed}{postfix}]"
-    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="syncing ") as bar:
-        ticker = threading.Thread(target=tick, daemon=True)
-        if not bar.disable:
-            ticker.start()
-        try:
-            for result in results:
-                bar.total = run.total
-                bar.update()
-                with bar.external_write_mode(file=sys.stdout):
-                    yield result
-        finally:
-            finished.set()
-            if ticker.is_alive():
-                ticker.join()
 
 
 def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: bool) -> int:

@@ -291,7 +291,7 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
                     text = f"{one.status:<10} {one.path}  {one.message}" if one.failed else None
                     settings.emit("vault", one.to_json(), text)
         finally:
-            # what the ledger has: also copies that an interrupted import has not published
+            # all copies in the ledger, including those that an interrupted import did not publish
             kept = contents.items.keys() - set(ledger.missing(vault.uuid, list(contents.items)))
             publish_copies(store, contents, vault, kept)
     record = {

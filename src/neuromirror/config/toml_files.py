@@ -41,7 +41,7 @@ def check_file_name(path: Path, kind: str, reserved: Collection[str] = ()) -> st
     path
         The path of the file.
     kind
-        What the file describes, for the message.
+        The kind of the file, such as ``mirror``, for the message.
     reserved
         Names that are not allowed.
 

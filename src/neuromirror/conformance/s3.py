@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from neuromirror.conformance.report import ConformanceFinding
-from neuromirror.net import HttpError, ObjectRow, ResponseHead, S3Bucket
+from neuromirror.net import HttpError, ObjectRow, ResponseHead, S3Bucket, probe_bucket
 
 _SMALL: Final = 1 << 20
 """Maximum size of an object that is downloaded."""
@@ -158,7 +158,7 @@ class BucketChecks:
 
     def versions(self) -> Iterator[ConformanceFinding]:
         """Check that object versions are listed and can be read."""
-        allowed = self._bucket.probe(self._prefix)
+        allowed = probe_bucket(self._bucket, self._prefix)
         yield self._finding(
             "versions-listed",
             allowed.versions_listable,

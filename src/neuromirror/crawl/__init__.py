@@ -1,15 +1,13 @@
 """The crawl: plan visits, read and validate listings, publish versions and record the results."""
 
 from neuromirror.config.mirror_files import (
-    GuardSettings,
     Mirror,
-    MirrorFile,
-    ScheduleSettings,
     find_mirror,
     list_mirror_files,
     load_mirror,
     load_mirrors,
 )
+from neuromirror.config.mirror_settings import GuardSettings, MirrorFile, ScheduleSettings
 from neuromirror.crawl.dataset_visit import DatasetVisit
 from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.crawl.failure_log import FailureLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.crawl.components.component_publisher import ComponentPublisher
 from neuromirror.crawl.components.component_visits import ComponentVisitor
 from neuromirror.crawl.components.linking import link_components

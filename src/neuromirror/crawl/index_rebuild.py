@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.index import VersionRow, effective_entries, is_indexed, rebuild_from_journal
 from neuromirror.model import (
     AnnexBranchMoved,

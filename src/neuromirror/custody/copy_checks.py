@@ -74,7 +74,7 @@ class Fault(NamedTuple):
     state
         The state of the copy.
     message
-        What was found.
+        The result of the check, as text.
     dataset
         The name of a dataset that has the content; None if unknown.
     """
@@ -276,7 +276,7 @@ def is_proof(presence: Presence) -> bool:
     Parameters
     ----------
     presence
-        What the vault states.
+        The statement of the vault.
 
     Returns
     -------

@@ -228,7 +228,7 @@ def run_drop(
                 try:
                     vault.remove(item.key)
                 except NeuromirrorError as error:
-                    _record_again(vault, ledger, states[item.key])
+                    _restore_record(vault, ledger, states[item.key])
                     if isinstance(error, VaultError):
                         raise
                     yield _outcome(vault, item, "error", str(error))
@@ -271,7 +271,7 @@ def _copies_in(copies: Sequence[LedgerCopy], vault: str) -> Iterator[LedgerCopy]
     return (one for one in copies if one.vault == vault)
 
 
-def _record_again(vault: Vault, ledger: Ledger, copy: LedgerCopy) -> None:
+def _restore_record(vault: Vault, ledger: Ledger, copy: LedgerCopy) -> None:
     """Record a copy that was not removed, unless the vault does not confirm it."""
     with suppress(NeuromirrorError):
         for one in vault.presence([copy.key]):

@@ -52,7 +52,7 @@ class PolicyStatus(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class PolicyProgress:
-    """What a run copied for a policy.
+    """The copies that a run made for a policy.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ from neuromirror.index.errors import IndexUnusableError
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFormat:
-    """What a kind of database contains.
+    """The format of a kind of database.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class DatabaseFile:
         path
             The file; its folder must exist.
         format
-            What it contains.
+            The format of the database.
 
         Returns
         -------

@@ -162,23 +162,12 @@ class DatasetQueries(VersionQueries):
         Tombstone | None
             The tombstone.
         """
-        mirror, _, local_id = name.partition(":")
-        row = self._row(
-            "SELECT d.withdrawn FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-            "WHERE m.name = ? AND d.local_id = ?",
-            (mirror, local_id),
-        )
-        return Tombstone(name, **json.loads(row[0])) if row and row[0] else None
+        document = self._column_of("d.withdrawn", name)
+        return Tombstone(name, **json.loads(document)) if document else None
 
     def has_only_version_ids(self, name: str) -> bool:
         """Return whether the index has nothing of a dataset but the ids of its versions."""
-        mirror, _, local_id = name.partition(":")
-        row = self._row(
-            f"SELECT {HAS_ROWS} FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-            "WHERE m.name = ? AND d.local_id = ?",
-            (mirror, local_id),
-        )
-        return row is None or not row[0]
+        return not self._column_of(HAS_ROWS, name)
 
     def exclusive_subdatasets(self, name: str) -> list[str]:
         """Return the local ids of subdatasets of any version that no other dataset ever had."""
@@ -205,13 +194,18 @@ class DatasetQueries(VersionQueries):
         list[tuple[str, str]]
             The links.
         """
+        links = self._column_of("d.links", name)
+        return [(kind, address) for kind, address in json.loads(links or "[]")]
+
+    def _column_of(self, column: str, name: str) -> Any:
+        """Return a value of a dataset, which may be withdrawn; None for an unknown dataset."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
-            "SELECT d.links FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            f"SELECT {column} FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "WHERE m.name = ? AND d.local_id = ?",
             (mirror, local_id),
         )
-        return [(kind, address) for kind, address in json.loads(row[0])] if row else []
+        return None if row is None else row[0]
 
     def names_in_other_mirrors(self, mirror: str) -> dict[str, str]:
         """Return the names of datasets with versions in other mirrors, by source URI."""

@@ -20,81 +20,24 @@ from neuromirror.index.ledger_rows import (
     LedgerVault,
     Stored,
 )
-from neuromirror.index.ledger_tables import EventTable, WishTable, key_chunks, vault_id
+from neuromirror.index.ledger_tables import (
+    LEDGER_TABLES,
+    EventTable,
+    WishTable,
+    key_chunks,
+    vault_id,
+)
 
 APPLICATION_ID = 0x6E6D6C67  # "nmlg"
 SCHEMA = 1
 _CHUNK: Final = 20_000
 """Copies that are returned at a time."""
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS vaults (
-    id INTEGER PRIMARY KEY,
-    uuid TEXT NOT NULL UNIQUE,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    checked REAL  -- the last time that the whole vault was listed
-) STRICT;
-
-CREATE TABLE IF NOT EXISTS copies (
-    vault INTEGER NOT NULL REFERENCES vaults,
-    key TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    kept REAL NOT NULL,
-    checked REAL NOT NULL,
-    hashed REAL NOT NULL,  -- the last time that all its bytes were hashed; 0: never
-    method TEXT NOT NULL,
-    state TEXT NOT NULL,
-    PRIMARY KEY (vault, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS copies_key ON copies (key);
-CREATE INDEX IF NOT EXISTS copies_checked ON copies (vault, checked);
-CREATE INDEX IF NOT EXISTS copies_hashed ON copies (vault, hashed);
-CREATE INDEX IF NOT EXISTS copies_lost ON copies (vault, state) WHERE state <> 'present';
-
-CREATE TABLE IF NOT EXISTS wishes (
-    id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    what TEXT NOT NULL,
-    vault INTEGER NOT NULL REFERENCES vaults,
-    globs TEXT NOT NULL,
-    since REAL NOT NULL,
-    UNIQUE (kind, what, vault, globs)
-) STRICT;
-
-CREATE TABLE IF NOT EXISTS wish_keys (
-    wish INTEGER NOT NULL REFERENCES wishes ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    size INTEGER,
-    PRIMARY KEY (wish, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS wish_keys_key ON wish_keys (key);
-
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY,
-    time REAL NOT NULL,
-    kind TEXT NOT NULL,
-    vault TEXT,
-    key TEXT,
-    dataset TEXT,
-    message TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS events_time ON events (time);
-
--- Contents whose missing copies were announced and are still missing.
-CREATE TABLE IF NOT EXISTS announcements (
-    policy TEXT NOT NULL,
-    key TEXT NOT NULL,
-    time REAL NOT NULL,
-    PRIMARY KEY (policy, key)
-) STRICT, WITHOUT ROWID;
-"""
-
 _FORMAT: Final = DatabaseFormat(
     kind="ledger",
     application_id=APPLICATION_ID,
     schema=SCHEMA,
-    tables=_TABLES,
+    tables=LEDGER_TABLES,
     synchronous="FULL",
     replacement="move it away and run 'neuromirror vault check' for each vault to create a new one",
 )
@@ -360,14 +303,10 @@ class Ledger(OpenDatabase):
         list[LedgerCopy]
             The copies; none at the end.
         """
-        with self._file.reading() as db:
-            rows = db.execute(
-                f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
-                "WHERE v.uuid = ? AND c.key > ? AND (? IS NULL OR c.state = ?) "
-                "ORDER BY c.key LIMIT ?",
-                (vault, after, state, state, _CHUNK),
-            ).fetchall()
-        return [LedgerCopy(*row) for row in rows]
+        return self._select(
+            "c.key > ? AND (? IS NULL OR c.state = ?) ORDER BY c.key LIMIT ?",
+            (vault, after, state, state, _CHUNK),
+        )
 
     def least_recently(
         self, check: Literal["checked", "hashed"], vault: str, limit: int, *, offset: int = 0
@@ -390,12 +329,18 @@ class Ledger(OpenDatabase):
         list[LedgerCopy]
             The copies, the one with the oldest check first.
         """
+        return self._select(
+            f"c.state = 'present' ORDER BY c.{check}, c.key LIMIT ? OFFSET ?",
+            (vault, limit, offset),
+        )
+
+    def _select(self, condition: str, parameters: tuple[object, ...]) -> list[LedgerCopy]:
+        """Return copies of the vault that the first parameter names."""
         with self._file.reading() as db:
             rows = db.execute(
                 f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
-                f"WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.{check}, c.key LIMIT ? "
-                "OFFSET ?",
-                (vault, limit, offset),
+                f"WHERE v.uuid = ? AND {condition}",
+                parameters,
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
 

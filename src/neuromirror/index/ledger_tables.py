@@ -10,6 +10,69 @@ from typing import Final
 from neuromirror.index.database_file import DatabaseFile
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
 
+LEDGER_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS vaults (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    checked REAL  -- the last time that the whole vault was listed
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS copies (
+    vault INTEGER NOT NULL REFERENCES vaults,
+    key TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    kept REAL NOT NULL,
+    checked REAL NOT NULL,
+    hashed REAL NOT NULL,  -- the last time that all its bytes were hashed; 0: never
+    method TEXT NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (vault, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS copies_key ON copies (key);
+CREATE INDEX IF NOT EXISTS copies_checked ON copies (vault, checked);
+CREATE INDEX IF NOT EXISTS copies_hashed ON copies (vault, hashed);
+CREATE INDEX IF NOT EXISTS copies_lost ON copies (vault, state) WHERE state <> 'present';
+
+CREATE TABLE IF NOT EXISTS wishes (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    what TEXT NOT NULL,
+    vault INTEGER NOT NULL REFERENCES vaults,
+    globs TEXT NOT NULL,
+    since REAL NOT NULL,
+    UNIQUE (kind, what, vault, globs)
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS wish_keys (
+    wish INTEGER NOT NULL REFERENCES wishes ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    size INTEGER,
+    PRIMARY KEY (wish, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS wish_keys_key ON wish_keys (key);
+
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    vault TEXT,
+    key TEXT,
+    dataset TEXT,
+    message TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS events_time ON events (time);
+
+-- Contents whose missing copies were announced and are still missing.
+CREATE TABLE IF NOT EXISTS announcements (
+    policy TEXT NOT NULL,
+    key TEXT NOT NULL,
+    time REAL NOT NULL,
+    PRIMARY KEY (policy, key)
+) STRICT, WITHOUT ROWID;
+"""
+
 _CHUNK: Final = 20_000
 """Keys per statement."""
 

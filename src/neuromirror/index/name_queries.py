@@ -16,7 +16,7 @@ _COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,39}\Z")
 _TREE = re.compile(r"swh:1:dir:([0-9a-f]{40})\Z")
 _STATE = re.compile(r"(?:state:)?(?:sha256:)?([0-9a-f]{64})\Z")
-_STATE_WORD = re.compile(r"\Astate:?\s+(?=sha256:)", re.IGNORECASE)
+_STATE_PREFIX = re.compile(r"\Astate:?\s+(?=sha256:)", re.IGNORECASE)
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)\Z", re.IGNORECASE)
 
 _VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
@@ -64,7 +64,7 @@ class NameQueries(DatasetQueries):
         NameMatch | None
             The object.
         """
-        text = _STATE_WORD.sub("", text.strip())
+        text = _STATE_PREFIX.sub("", text.strip())
         if not text or len(text) > MAX_QUERY_LENGTH * 4 or any(sign.isspace() for sign in text):
             return None
         text = text.encode("utf-8", "replace").decode().replace("\0", "")

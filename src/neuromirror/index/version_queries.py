@@ -101,9 +101,7 @@ class VersionQueries(TermQueries):
         list[dict[str, Any]]
             One object per item that upstream lists and that is not mirrored.
         """
-        row = self._row("SELECT exceptions FROM versions WHERE id = ?", (version.id,))
-        found: list[dict[str, Any]] = json.loads(row[0]) if row else []
-        return found
+        return list(self._json_column("exceptions", version))
 
     def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
         """Return the components of a version stored as folders of files, as in the journal.
@@ -118,9 +116,7 @@ class VersionQueries(TermQueries):
         list[dict[str, Any]]
             One object per component.
         """
-        row = self._row("SELECT inline_components FROM versions WHERE id = ?", (version.id,))
-        found: list[dict[str, Any]] = json.loads(row[0]) if row else []
-        return found
+        return list(self._json_column("inline_components", version))
 
     def attributes(self, version: VersionRow) -> dict[str, list[str]]:
         """Return the attributes of a version, values by name, both sorted.
@@ -135,9 +131,12 @@ class VersionQueries(TermQueries):
         dict[str, list[str]]
             Values by name.
         """
-        row = self._row("SELECT attributes FROM versions WHERE id = ?", (version.id,))
-        found: dict[str, list[str]] = json.loads(row[0]) if row else {}
-        return found
+        return dict(self._json_column("attributes", version))
+
+    def _json_column(self, column: str, version: VersionRow) -> Any:
+        """Return a list or object of a version; empty if the version is not in the index."""
+        row = self._row(f"SELECT {column} FROM versions WHERE id = ?", (version.id,))
+        return json.loads(row[0]) if row else ()
 
     def subdatasets(self, version: VersionRow) -> Iterator[SubdatasetRow]:
         """Yield the subdatasets in a version's tree, by path.

@@ -22,14 +22,8 @@ if TYPE_CHECKING:
         states_of_lock,
         write_citation,
     )
-    from neuromirror.lab.diff import (
-        ChangeCounts,
-        DiffSide,
-        FileChange,
-        clone_side,
-        diff,
-        version_side,
-    )
+    from neuromirror.lab.diff import ChangeCounts, FileChange, diff
+    from neuromirror.lab.diff_sides import DiffSide, clone_side, version_side
     from neuromirror.lab.exclusive_write import LockBusyError
     from neuromirror.lab.find import find_any, queries_of_file
     from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, LockManifestReader
@@ -53,7 +47,7 @@ _EXPORTS = {
     "ChangeCounts": "neuromirror.lab.diff",
     "CitationCollection": "neuromirror.lab.cite",
     "CitedWork": "neuromirror.lab.cite",
-    "DiffSide": "neuromirror.lab.diff",
+    "DiffSide": "neuromirror.lab.diff_sides",
     "FileChange": "neuromirror.lab.diff",
     "Finding": "neuromirror.lab.verify",
     "Health": "neuromirror.lab.verify",
@@ -76,7 +70,7 @@ _EXPORTS = {
     "VersionIds": "neuromirror.lab.mint_differences",
     "audit": "neuromirror.lab.audit",
     "cite": "neuromirror.lab.cite",
-    "clone_side": "neuromirror.lab.diff",
+    "clone_side": "neuromirror.lab.diff_sides",
     "diff": "neuromirror.lab.diff",
     "find_any": "neuromirror.lab.find",
     "find_outdated": "neuromirror.lab.outdated",
@@ -92,7 +86,7 @@ _EXPORTS = {
     "states_of_lock": "neuromirror.lab.cite",
     "tally": "neuromirror.transfer.outcomes",
     "verify": "neuromirror.lab.verify",
-    "version_side": "neuromirror.lab.diff",
+    "version_side": "neuromirror.lab.diff_sides",
     "write_citation": "neuromirror.lab.cite",
 }
 """The module of each name."""

@@ -118,6 +118,3 @@ def pinned_vaults(
         if vault is not None and vault.is_url:
             found[uuid] = PinnedVault(config["name"], uuid, vault.kind, vault.base)
     return tuple(sorted(found.values(), key=lambda one: (one.name, one.uuid))[:MOST_VAULTS])
-
-
-__all__ = ["MOST_VAULTS", "PinnedVault", "parse_location", "pinned_vaults"]

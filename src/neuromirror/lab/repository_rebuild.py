@@ -80,7 +80,7 @@ def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str,
             _write_commit(manifest, git_dir)
             annex, pack = worker.result()
     assert pack is not None
-    _place(pack)
+    _move_pack(pack)
     return {f"{TAG_PREFIX}{head.version}": head.commit, ANNEX_BRANCH: annex.hex()}
 
 
@@ -97,16 +97,16 @@ def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
             )
         finished = links.finish()
         if finished is not None:
-            _place(finished)
+            _move_pack(finished)
         finished = checked.finish()
         assert finished is not None
-        path = _place(finished)
+        path = _move_pack(finished)
     if _PARENT.search(head.commit_object.partition("\n\n")[0]):
         (git_dir / "shallow").write_text(f"{head.commit}\n")
     check_pack(git_dir, path)
 
 
-def _place(pack: Pack) -> Path:
+def _move_pack(pack: Pack) -> Path:
     """Move a pack to its final name; return its path."""
     path = pack.pack.with_name(f"{pack.name}.pack")
     os.replace(pack.pack, path)

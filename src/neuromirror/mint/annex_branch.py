@@ -222,13 +222,3 @@ def _group_by_leaf(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]
             group.append(line)
     if group:
         yield leaf, group
-
-
-__all__ = [
-    "REMOTE_LOG",
-    "TRUST_LOG",
-    "UUID_LOG",
-    "AnnexBranchWriter",
-    "annex_line",
-    "annex_line_from_record",
-]

@@ -253,12 +253,3 @@ def read_custody_locations(reader: ObjectReader, commit: str) -> Iterator[tuple[
             for name, (_, blob) in reader.read_tree(leaf_id).items():
                 if uuids := read_uuids(blob):
                     yield key_from_file_name(name.removesuffix(b".log")), uuids
-
-
-__all__ = [
-    "CustodyCommit",
-    "CustodyRemote",
-    "read_custody_locations",
-    "read_custody_remotes",
-    "write_custody_branch",
-]

@@ -137,6 +137,3 @@ def _group_by_key(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]
         for line in group:
             values.update(dict.fromkeys(line.split(b"\0")[1:]))
         yield path, list(values)
-
-
-__all__ = ["Entries", "LogTreeWriter"]

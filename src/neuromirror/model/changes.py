@@ -249,17 +249,3 @@ def load_changes(pairs: Iterable[LinePair]) -> Iterator[Change]:
             None if old is None else load_snapshot_entry(old),
             None if new is None else load_snapshot_entry(new),
         )
-
-
-__all__ = [
-    "Change",
-    "LinePair",
-    "compose_pairs",
-    "diff_lines",
-    "dump_pairs",
-    "line_path",
-    "load_changes",
-    "load_pairs",
-    "patch_lines",
-    "reverse_pairs",
-]

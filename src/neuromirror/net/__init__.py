@@ -37,7 +37,8 @@ from neuromirror.net.responses import (
     parse_http_date,
 )
 from neuromirror.net.s3_addresses import parse_aws_host
-from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities, bucket_url
+from neuromirror.net.s3_bucket import S3Bucket, bucket_url
+from neuromirror.net.s3_capabilities import S3Capabilities, probe_bucket, probe_version_reads
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
@@ -110,6 +111,8 @@ __all__ = [
     "parse_http_date",
     "permanent_refusal",
     "post_json",
+    "probe_bucket",
+    "probe_version_reads",
     "redact",
     "validate_contact",
     "webhook_host",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -31,7 +30,6 @@ PAGE_BYTES: Final = 16 * 2**20
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
-_PROBE_ROWS: Final = 5
 _CREDENTIAL_STATUSES: Final = frozenset({400, 401, 403})
 _RENEW: Final = "the session token has expired or is invalid; renew the credentials"
 _REFUSED_CREDENTIALS: Final[Mapping[str, str]] = {
@@ -42,31 +40,8 @@ _REFUSED_CREDENTIALS: Final[Mapping[str, str]] = {
     "SignatureDoesNotMatch": "the secret access key is wrong; check the profile",
     "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
 }
-_NOT_OFFERED: Final = frozenset({400, 401, 403, 405, 501})
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class S3Capabilities:
-    """The capabilities of a bucket for anonymous clients; None if they could not be tested.
-
-    Attributes
-    ----------
-    versions_listable
-        Whether object versions can be listed.
-    version_readable
-        Whether an object can be read by its version id; None also if the probed ones are refused.
-    checksums_returned
-        Whether HEAD returns S3's additional checksums.
-    sample_version
-        The key and version id of a readable object version.
-    """
-
-    versions_listable: bool
-    version_readable: bool | None
-    checksums_returned: bool | None
-    sample_version: tuple[bytes, str] | None = field(default=None, compare=False)
 
 
 def bucket_url(name: str, region: str, endpoint: str | None) -> str:
@@ -252,6 +227,23 @@ class S3Bucket:
         query |= {"key-marker": after, "version-id-marker": version}
         return self._request_page("versions", query, parse)
 
+    def versions_page(self, prefix: bytes) -> Page:
+        """Request the first page of object versions with a prefix.
+
+        Parameters
+        ----------
+        prefix
+            The prefix of the keys.
+
+        Returns
+        -------
+        Page
+            The page.
+        """
+        return self.fetch_page(
+            prefix, version="", parse=lambda body: parse_page(body, self.uri, versions=True)
+        )
+
     def _request_page(
         self, kind: str, query: Mapping[str, str | bytes], parse: Callable[[bytes], T]
     ) -> T:
@@ -414,15 +406,8 @@ class S3Bucket:
         ObjectRow or None
             None if it is not listed.
         """
-        if version_id is None:
-            rows = self.page(key).rows
-        else:
-            rows = self.fetch_page(
-                key,
-                version="",
-                parse=lambda body: parse_page(body, self.uri, versions=True),
-            ).rows
-        for row in rows:
+        page = self.page(key) if version_id is None else self.versions_page(key)
+        for row in page.rows:
             if row.key == key and (version_id is None or row.version_id == version_id):
                 return row
         return None
@@ -581,99 +566,6 @@ class S3Bucket:
         return AccessDeniedError(
             f"{start} for {error.url}; {remedy}", remedy=remedy, **_error_context(error)
         )
-
-    def probe(self, prefix: bytes = b"", *, checksums: bool = True) -> S3Capabilities:
-        """Test the capabilities of the bucket on the first few objects with a prefix.
-
-        Listing versions and reading a version are separate permissions.
-
-        Parameters
-        ----------
-        prefix
-            The prefix of the keys.
-        checksums
-            Whether to test additional checksums, which takes more requests.
-
-        Returns
-        -------
-        S3Capabilities
-            The capabilities.
-
-        Raises
-        ------
-        NetError
-            If the bucket cannot be listed at all.
-        """
-        rows = self.page(prefix).rows[:_PROBE_ROWS] if checksums else []
-        try:
-            versions = self.fetch_page(
-                prefix,
-                version="",
-                parse=lambda body: parse_page(body, self.uri, versions=True),
-            ).rows[:_PROBE_ROWS]
-            listable = True
-        except HttpError as error:
-            if error.status not in _NOT_OFFERED:
-                raise
-            versions, listable = [], False
-        if not (checksums or listable):
-            rows = self.page(prefix).rows[:_PROBE_ROWS]
-        readable, sample = self.test_version_reads(self._sample_versions(rows, versions))
-        return S3Capabilities(
-            listable, readable, self._returns_checksums(rows) if checksums else None, sample
-        )
-
-    def test_version_reads(
-        self, samples: Iterable[tuple[bytes, str]]
-    ) -> tuple[bool | None, tuple[bytes, str] | None]:
-        """Test whether objects can be read by version id, and return a sample that can be.
-
-        Parameters
-        ----------
-        samples
-            Keys and version ids. Those after the first conclusive one are not requested.
-
-        Returns
-        -------
-        bool or None
-            False if an object can be read without its version id only; None if no object can be
-            read, so that the permission is unknown.
-        tuple or None
-            The key and version id of a readable object version.
-        """
-        for sample in samples:
-            status = self.head(sample[0], version_id=sample[1]).status
-            if status == 200:
-                return True, sample
-            if status in _NOT_OFFERED and self.head(sample[0]).status == 200:
-                return False, None
-        return None, None
-
-    def _sample_versions(
-        self, rows: list[ObjectRow], versions: list[ObjectRow]
-    ) -> Iterator[tuple[bytes, str]]:
-        """Yield the keys and version ids of a few object versions."""
-        named = [
-            (row.key, row.version_id) for row in versions if row.version_id and not row.deleted
-        ]
-        yield from named
-        if not named:
-            # HEAD returns the version id even if versions cannot be listed.
-            for row in rows:
-                version = self.head(row.key).headers.get("x-amz-version-id", "null")
-                if version != "null":
-                    yield row.key, version
-
-    def _returns_checksums(self, rows: list[ObjectRow]) -> bool | None:
-        rows_with_checksums = [row for row in rows if row.checksum_algorithm]
-        for row in rows_with_checksums or rows[:1]:
-            reply = self.head(row.key, checksums=True)
-            if any(
-                name.lower().startswith("x-amz-checksum-") and name.lower() != "x-amz-checksum-type"
-                for name in reply.headers
-            ):
-                return True
-        return False if rows_with_checksums else None
 
 
 def _error_context(error: HttpError) -> dict[str, Any]:

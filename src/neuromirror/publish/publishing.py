@@ -269,9 +269,9 @@ class _Publisher:
         self._state = state
         self._host = SiblingHost(sibling)
         settings = sibling.settings
-        place = (settings.type, settings.api, settings.site, settings.owner, settings.access)
+        location = (settings.type, settings.api, settings.site, settings.owner, settings.access)
         self._where = hashlib.sha256(
-            repr((*place, settings.url, settings.repository)).encode()
+            repr((*location, settings.url, settings.repository)).encode()
         ).hexdigest()[:16]
         self._repositories = dict(store.aliases())
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
@@ -332,22 +333,23 @@ def _request(
     return found if isinstance(found, dict) else {}
 
 
-def _update_github(settings: SiblingFile, path: str, text: RepositoryText, token: str) -> None:
+def _update_forge(
+    settings: SiblingFile,
+    path: str,
+    text: RepositoryText,
+    token: str,
+    *,
+    repositories: str,
+    homepage: str,
+    topics: str,
+) -> None:
+    """Set the texts with an API like that of GitHub, which has other names for some fields."""
     content: dict[str, Any] = {"description": text.description, "default_branch": text.branch}
     if text.homepage:
-        content["homepage"] = text.homepage
-    where = f"repos/{quote(path)}"
+        content[homepage] = text.homepage
+    where = f"{repositories}/{quote(path)}"
     _request("PATCH", settings.api, where, token, content)
-    _request("PUT", settings.api, f"{where}/topics", token, {"names": list(text.topics)})
-
-
-def _update_gitea(settings: SiblingFile, path: str, text: RepositoryText, token: str) -> None:
-    content: dict[str, Any] = {"description": text.description, "default_branch": text.branch}
-    if text.homepage:
-        content["website"] = text.homepage
-    where = f"api/v1/repos/{quote(path)}"
-    _request("PATCH", settings.api, where, token, content)
-    _request("PUT", settings.api, f"{where}/topics", token, {"topics": list(text.topics)})
+    _request("PUT", settings.api, f"{where}/topics", token, {topics: list(text.topics)})
 
 
 def _update_gitlab(settings: SiblingFile, path: str, text: RepositoryText, _token: str) -> None:
@@ -364,8 +366,10 @@ def _update_gitlab(settings: SiblingFile, path: str, text: RepositoryText, _toke
 
 
 _UPDATES: Final[Mapping[str, Callable[[SiblingFile, str, RepositoryText, str], None]]] = {
-    "github": _update_github,
-    "gitea": _update_gitea,
+    "github": partial(_update_forge, repositories="repos", homepage="homepage", topics="names"),
+    "gitea": partial(
+        _update_forge, repositories="api/v1/repos", homepage="website", topics="topics"
+    ),
     "gitlab": _update_gitlab,
 }
 """GIN has neither topics nor homepages."""

@@ -34,7 +34,7 @@ from neuromirror.service.integrity import (
 )
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.store import Store, run_housekeeping
-from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.annex_settings import settings_in_folder
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -267,7 +267,7 @@ def audit_settings_of(store: Store, mirrors: Iterable[Mirror] = ()) -> AuditSett
     """
     usual = AuditSettings()
     connections, per_second = usual.connections, usual.per_second
-    allowed = dict.fromkeys(AnnexSettings.in_folder(store.root).allowed_addresses)
+    allowed = dict.fromkeys(settings_in_folder(store.root).allowed_addresses)
     for mirror in mirrors:
         net, options = mirror.settings.net, mirror.settings.options
         connections = min(connections, net.connections_per_host or connections)

@@ -134,10 +134,10 @@ def check_integrity(
         _persistent_state(store) as state,
     ):
         checks = StoreChecker(store, index_path, git_seconds)
-        checked_again = ["journal"]
+        subjects = ["journal"]
         if seconds is not None or selected is None:  # those of one dataset leave out the rest
-            checked_again += ["index", *["block-digests"] * (not seconds or not state.digests)]
-        for name in checked_again:
+            subjects += ["index", *["block-digests"] * (not seconds or not state.digests)]
+        for name in subjects:
             state.damage.pop(name, None)
         # a step may take long: record each result before the next step
         for checked in checks.check_journal():

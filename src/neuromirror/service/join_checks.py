@@ -274,8 +274,8 @@ def check_sample(
                 count += 1
                 if len(sample) < size:
                     sample.append(item)
-                elif (place := chosen.randrange(count)) < size:
-                    sample[place] = item
+                elif (position := chosen.randrange(count)) < size:
+                    sample[position] = item
     for one in sample:
         if urlsplit(one.urls[0]).netloc not in hosts:
             raise JoinError(
@@ -302,13 +302,3 @@ def check_sample(
             f"no file could be compared with the archive ({problem}); try later, or use --sample 0"
         )
     return checked, lost
-
-
-__all__ = [
-    "JoinError",
-    "archive_hosts",
-    "check_annex_settings",
-    "check_ids",
-    "check_sample",
-    "check_version",
-]

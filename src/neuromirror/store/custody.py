@@ -192,6 +192,3 @@ def published_vaults(store: Store, dataset: DatasetRef) -> dict[str, dict[str, s
         if len(found) == len(named):
             break
     return found
-
-
-__all__ = ["publish_locations", "published_locations", "published_remotes", "published_vaults"]

@@ -87,7 +87,7 @@ class VerifiedFile(io.RawIOBase):
         offset
             The offset in bytes.
         whence
-            What it is relative to: ``io.SEEK_SET``, ``io.SEEK_CUR`` or ``io.SEEK_END``.
+            The reference point: ``io.SEEK_SET``, ``io.SEEK_CUR`` or ``io.SEEK_END``.
 
         Returns
         -------

@@ -61,25 +61,7 @@ class AnnexSettings:
     def load(cls, git_dir: Path) -> AnnexSettings:
         """Read the configuration of a repository with ``git config``; raises GitError."""
         environment = git_environment(git_dir, fetch_missing=True)
-        return cls._parse(call_git(environment, *_LIST_CONFIG), git_dir)
-
-    @classmethod
-    def in_folder(cls, folder: Path) -> AnnexSettings:
-        """Read the configuration that applies in a folder, in a repository or not."""
-        listed = call_git(git_environment(None), "-C", str(folder), *_LIST_CONFIG)
-        return cls._parse(listed, folder)
-
-    @classmethod
-    def _parse(cls, listed: CompletedProcess[bytes], folder: Path) -> AnnexSettings:
-        if listed.returncode:
-            message = listed.stderr.decode(errors="replace").strip()
-            raise GitError(f"git cannot read the configuration of {folder}: {message}")
-        values: dict[str, list[str]] = {}
-        for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0"):
-            name, equals, value = entry.partition("\n")
-            if name:
-                values.setdefault(name, []).append(value if equals else "true")
-        return cls(values)
+        return cls(_parse_config(call_git(environment, *_LIST_CONFIG), git_dir))
 
     def get(self, name: str, default: str = "") -> str:
         """Return the effective value of a setting: the last one."""
@@ -180,6 +162,40 @@ class AnnexSettings:
         if self.get("core.sharedrepository").lower() not in _UNSHARED:
             return "core.sharedRepository is set"
         return None
+
+
+def settings_in_folder(folder: Path) -> AnnexSettings:
+    """Return the git configuration that applies in a folder, in a repository or not.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Returns
+    -------
+    AnnexSettings
+        The configuration.
+
+    Raises
+    ------
+    GitError
+        git cannot read it.
+    """
+    listed = call_git(git_environment(None), "-C", str(folder), *_LIST_CONFIG)
+    return AnnexSettings(_parse_config(listed, folder))
+
+
+def _parse_config(listed: CompletedProcess[bytes], folder: Path) -> dict[str, list[str]]:
+    if listed.returncode:
+        message = listed.stderr.decode(errors="replace").strip()
+        raise GitError(f"git cannot read the configuration of {folder}: {message}")
+    values: dict[str, list[str]] = {}
+    for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0"):
+        name, equals, value = entry.partition("\n")
+        if name:
+            values.setdefault(name, []).append(value if equals else "true")
+    return values
 
 
 def _parse_size(text: str, default: int) -> int:

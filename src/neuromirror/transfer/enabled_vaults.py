@@ -46,6 +46,3 @@ def enabled_vaults(
         if vault.is_url or vault.base in urls:
             found[uuid] = vault
     return found
-
-
-__all__ = ["enabled_vaults"]

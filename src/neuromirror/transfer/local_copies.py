@@ -60,6 +60,3 @@ def _blocks(file: FileIO) -> Generator[memoryview, None, None]:
             yield buffer[:count]
     except OSError as error:
         raise ContentMismatchError(f"the copy cannot be read: {error.strerror}") from error
-
-
-__all__ = ["open_local_copy"]

@@ -146,6 +146,3 @@ def tally(outcomes: Iterable[Outcome]) -> Tally:
     for outcome in outcomes:
         counted.add(outcome)
     return counted
-
-
-__all__ = ["FAILURES", "EvidenceStatus", "Outcome", "Status", "Tally", "tally"]

@@ -143,6 +143,3 @@ def local_hosts(hosts: Iterable[str]) -> frozenset[str]:
     """
     names = {host: urlsplit(f"//{host}").hostname for host in hosts}
     return frozenset(host for host, name in names.items() if name and is_local_name(name))
-
-
-__all__ = ["PublishedCopies", "local_hosts"]

@@ -48,7 +48,13 @@ _MAX_FAILURES: Final = 8
 
 
 def no_token(host: str) -> None:
-    """Return None for any host, so that no host receives a token; the default of ``token``."""
+    """Return None for any host, so that no host receives a token; the default of ``token``.
+
+    Parameters
+    ----------
+    host
+        The name of a host.
+    """
     return None
 
 

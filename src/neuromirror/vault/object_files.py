@@ -160,14 +160,3 @@ def make_object_folder(folder: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-__all__ = [
-    "PARTIAL_PREFIX",
-    "freeze_folder",
-    "make_object_folder",
-    "move_object",
-    "remove_object",
-    "remove_old_partials",
-    "write_all",
-]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.components.subdataset_links import PreviousState, is_split_component
 from neuromirror.crawl.components.zarr_split import insert_subdatasets, split_zarrs
 from neuromirror.crawl.guards.difference import ComponentRoots, StateChanges, StateDifference

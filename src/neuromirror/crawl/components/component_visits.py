@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.components.component_publisher import ComponentPublisher
 from neuromirror.crawl.components.failures import lost_files_message
 from neuromirror.crawl.components.subdataset_links import (

@@ -18,7 +18,7 @@ from shutil import rmtree
 import msgspec
 
 from neuromirror.annex import fits_path_limits
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.components.failures import (
     FailedComponents,
     RecordRefusal,

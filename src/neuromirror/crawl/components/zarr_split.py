@@ -25,7 +25,7 @@ from urllib.parse import quote
 import msgspec
 
 from neuromirror.annex import upstream_path
-from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     ZARR_MARKERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 
-from neuromirror.config.mirror_files import GuardSettings
+from neuromirror.config.mirror_settings import GuardSettings
 from neuromirror.crawl.guards.difference import StateChanges, StateDifference
 from neuromirror.crawl.guards.events import record_event
 from neuromirror.crawl.guards.holds import DatasetHolds

@@ -245,7 +245,7 @@ def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -
     token
         As for :func:`verify`.
     """
-    from neuromirror.transfer.annex_settings import AnnexSettings
+    from neuromirror.transfer.annex_settings import settings_in_folder
     from neuromirror.transfer.url_sessions import (
         UrlSessions,
         host_tokens,
@@ -253,7 +253,7 @@ def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -
         setting_command,
     )
 
-    settings = AnnexSettings.in_folder(folder)
+    settings = settings_in_folder(folder)
     return UrlSessions(
         *(tuple(settings.allowed_addresses), token or no_token),
         setting=setting_command(folder),

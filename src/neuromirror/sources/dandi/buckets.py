@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from neuromirror.net import S3Bucket, S3Capabilities, Session, origin, parse_aws_host
+from neuromirror.net import S3Bucket, S3Capabilities, Session, origin, parse_aws_host, probe_bucket
 
 _USUAL_REGION: Final = "us-east-1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
@@ -87,7 +87,7 @@ class BucketCache:
         with opened.lock:
             if opened.capabilities is not None:
                 return opened.capabilities
-            found = opened.bucket.probe(address.key, checksums=False)
+            found = probe_bucket(opened.bucket, address.key, checksums=False)
             if found.version_readable:
                 # a refusal may apply to the probed objects only, so it is not kept
                 opened.capabilities = replace(found, sample_version=None)

@@ -3,4 +3,4 @@
 from neuromirror.sources.s3.options import S3Options
 from neuromirror.sources.s3.source import S3Source
 
-__all__ = ["DatasetOverride", "S3Options", "S3Source"]
+__all__ = ["S3Options", "S3Source"]

@@ -28,6 +28,8 @@ from neuromirror.net import (
     S3Listing,
     Session,
     parse_aws_host,
+    probe_bucket,
+    probe_version_reads,
 )
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Listing, Source, VisitContext
@@ -229,7 +231,7 @@ class BucketSource(Source):
 
     def _probe(self, prefix: bytes) -> S3Capabilities:
         try:
-            return self.bucket.probe(prefix)
+            return probe_bucket(self.bucket, prefix)
         except InvalidListingError:
             # Some stores garble unusual keys in lists of versions but not in lists of objects.
             return S3Capabilities(False, None, None)
@@ -357,7 +359,7 @@ class BucketSource(Source):
             ][:_MAX_SAMPLES]
         except InvalidListingError:
             return False
-        readable, _ = self.bucket.test_version_reads(samples)
+        readable, _ = probe_version_reads(self.bucket, samples)
         if readable is None and samples:
             url = self.bucket.object_url(*samples[0])
             if not context.record_refusal(url):
