@@ -132,7 +132,7 @@ def read_file(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[bytes]:
 class _ServedFileSystem(NeuromirrorFileSystem):
     def __init__(self, tree: ServedTree) -> None:
         super().__init__(skip_instance_cache=True)
-        self._trees["served:1@1"] = tree, Transport(tree.access, limits=LIMITS)
+        self._opened.trees["served:1@1"] = tree, Transport(tree.access, limits=LIMITS)
 
 
 def read_file_system(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[bytes]:
@@ -142,7 +142,7 @@ def read_file_system(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[by
         paths = ["served:1@1/x.bin"] * len(ranges)
         return [*files.cat_ranges(paths, starts, stops, on_error="raise")]
     finally:
-        files._trees["served:1@1"][1].close()
+        files._opened.trees["served:1@1"][1].close()
 
 
 @pytest.mark.slow

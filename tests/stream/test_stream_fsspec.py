@@ -29,10 +29,11 @@ class ServedFileSystem(NeuromirrorFileSystem):
 
     def _locate(self, path: str) -> Any:
         address, inner = self._split(path)
-        if address not in self._trees:
+        trees = self._opened.trees
+        if address not in trees:
             from neuromirror.stream import Transport
 
-            self._trees[address] = self.tree, Transport(self.tree.access)
+            trees[address] = self.tree, Transport(self.tree.access)
         return self.tree, inner
 
 

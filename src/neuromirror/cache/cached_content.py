@@ -148,12 +148,14 @@ class CachedContent:
     def close(self) -> None:
         """Close its files."""
         with self._lock:
-            for descriptor in (self._whole, self._pieces):
-                if descriptor is not None:
-                    os.close(descriptor)
-            self._whole = self._pieces = None
+            self.__del__()
 
-    __del__ = close
+    def __del__(self) -> None:
+        # without the lock: in a forked process, a thread that it lacks may hold it for ever
+        for descriptor in (self._whole, self._pieces):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._whole = self._pieces = None
 
     @property
     def _map_offset(self) -> int:

@@ -79,6 +79,9 @@ class PieceCache:
         self._unchecked: int | None = None
         self._failed = False
 
+    def __reduce__(self) -> tuple[type[PieceCache], tuple[Path, int]]:
+        return PieceCache, (self.folder, self.limit)
+
     @property
     def has_failed(self) -> bool:
         """Whether pieces are no longer written, because the folder could not be written."""

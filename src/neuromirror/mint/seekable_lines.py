@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from io import FileIO
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, Final, cast
@@ -105,8 +106,7 @@ class SortedLines:
     Parameters
     ----------
     path
-        The file, written by :func:`write_seekable_lines`; or an open file, which is closed with the
-        object.
+        The file, written by :func:`write_seekable_lines`; or an open file, which is closed.
     key
         Returns the key of a line, by which the lines are sorted.
 
@@ -123,15 +123,16 @@ class SortedLines:
         self._lock = threading.Lock()
         self._first_keys: dict[int, bytes] = {}
         self._frames: OrderedDict[int, list[bytes]] = OrderedDict()
-        self._file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path
+        file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path
         try:
-            self._table = _read_table(self._file) or _single_frame(self._file)
+            self._table = _read_table(file) or _single_frame(file)
             if not self._table:
-                self._file = _copy_seekable(self._file)
-                self._table = _read_table(self._file) or _single_frame(self._file)
-        except BaseException:
-            self._file.close()
-            raise
+                file = _copy_seekable(file)
+                self._table = _read_table(file) or _single_frame(file)
+            # without a buffer, whose position in the file would be shared with forked processes
+            self._file = FileIO(os.dup(file.fileno()))
+        finally:
+            file.close()
 
     def __enter__(self) -> SortedLines:
         return self

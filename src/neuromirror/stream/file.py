@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from typing import Any, Final
 
+from neuromirror.stream.errors import StreamError
 from neuromirror.stream.verified_object import VerifiedObject
 
 _MAX_AHEAD: Final = 24 << 20
 """Maximum number of bytes that are requested before they are read."""
 _MIN_AHEAD: Final = 1 << 20
 _PEEK: Final = 1 << 16
+NOT_REOPENED: Final = (
+    "it was opened with an open version; open it with the address of the version instead"
+)
 
 
 class VerifiedFile(io.RawIOBase):
@@ -18,7 +24,8 @@ class VerifiedFile(io.RawIOBase):
 
     A read returns all bytes that were requested, except at the end of the file. While reads are
     sequential, increasingly many bytes are requested ahead. If the file has an open profile, its
-    ranges are requested at once.
+    ranges are requested at once. A copy by :mod:`pickle`, and a file that is used in a forked
+    process, opens its version again.
 
     Parameters
     ----------
@@ -26,6 +33,8 @@ class VerifiedFile(io.RawIOBase):
         The content.
     on_close
         Objects to close with the file.
+    reopen
+        Opens the file again; None if that is not possible.
 
     Attributes
     ----------
@@ -34,9 +43,16 @@ class VerifiedFile(io.RawIOBase):
         by an error of their own.
     """
 
-    def __init__(self, content: VerifiedObject, on_close: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        content: VerifiedObject,
+        on_close: tuple[Any, ...] = (),
+        reopen: Callable[[], Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.content = content
+        self._content = content
+        self._process = os.getpid()
+        self._reopen = reopen
         self.failure: BaseException | None = None
         self._on_close = on_close
         self._position = 0
@@ -48,6 +64,29 @@ class VerifiedFile(io.RawIOBase):
     def __repr__(self) -> str:
         mode = "" if self.content.check.is_verified else ", not verified"
         return f"<neuromirror.VerifiedFile {self.content.version} {self.content.file.path}{mode}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._reopen is None:
+            raise TypeError(f"{self!r} cannot be pickled: {NOT_REOPENED}")
+        return _reopened, (self._reopen, self._position)
+
+    @property
+    def content(self) -> VerifiedObject:
+        """The content."""
+        if self._process != os.getpid():
+            # connections and threads belong to the process that was forked
+            if self._reopen is None:
+                where = f"{self._content.version}: {self._content.file.path}"
+                raise StreamError(f"{where}: it was opened in another process; {NOT_REOPENED}")
+            other = self._reopen()
+            self._content, self._on_close, self._process = (
+                other._content,
+                other._on_close,
+                os.getpid(),
+            )
+            other._on_close = ()
+            self._ahead = self._requested = 0
+        return self._content
 
     @property
     def name(self) -> str:
@@ -190,7 +229,7 @@ class VerifiedFile(io.RawIOBase):
         """Close the file; requests in progress are cancelled."""
         if not self.closed:
             super().close()
-            for one in self._on_close:
+            for one in self._on_close if self._process == os.getpid() else ():
                 one.close()
 
     def _read_ahead(self, start: int, stop: int) -> None:
@@ -208,3 +247,9 @@ class VerifiedFile(io.RawIOBase):
             # pieces that were read would displace those that were requested ahead
             self.content.forget(start)
         self.content.prefetch(start, self._requested)
+
+
+def _reopened(reopen: Callable[[], Any], position: int) -> Any:
+    file = reopen()
+    file.seek(position)
+    return file

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,6 +31,18 @@ _OPEN_CONTENTS: Final = 8
 
 _MEMORY: Final = 16 << 20
 """Maximum size in bytes of the pieces that are kept in memory per content."""
+
+
+class _OpenVersions:
+    """The versions and contents that a file system has open in one process."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.lock = threading.RLock()
+        self.trees: dict[str, tuple[VersionTree, Transport]] = {}
+        self.contents: OrderedDict[str, VerifiedObject] = OrderedDict()
+        self.pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="neuromirror-fsspec")
+        weakref.finalize(self, _close, self.trees, self.pool, self.process)
 
 
 class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -60,11 +74,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> None:
         super().__init__(**options)
         self.store, self.verify, self.cache = store, verify, cache
-        self._opening = threading.RLock()
-        self._trees: dict[str, tuple[VersionTree, Transport]] = {}
-        self._contents: OrderedDict[str, VerifiedObject] = OrderedDict()
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="neuromirror-fsspec")
-        weakref.finalize(self, _close, self._trees, self._pool)
+        self._own = _OpenVersions()
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List a folder, or return a file as its only entry.
@@ -261,7 +271,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         document = None if tree.file(inner) is not None else tree.document(inner)
         if document is not None:
             return io.BytesIO(document)
-        return VerifiedFile(self._content(path))
+        return VerifiedFile(self._content(path), reopen=partial(self._open, path))
 
     def _read_ranges(
         self, path: str, ranges: Sequence[tuple[int | None, int | None]]
@@ -270,13 +280,14 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         document = None if tree.file(inner) is not None else tree.document(inner)
         if document is not None:
             return [document[start:end] for start, end in ranges]
-        with self._opening:
-            content = self._contents.get(path)
+        opened = self._opened
+        with opened.lock:
+            content = opened.contents.get(path)
             if content is None:
-                content = self._contents[path] = self._content(path)
-            self._contents.move_to_end(path)
-            while len(self._contents) > _OPEN_CONTENTS:
-                self._contents.popitem(last=False)
+                content = opened.contents[path] = self._content(path)
+            opened.contents.move_to_end(path)
+            while len(opened.contents) > _OPEN_CONTENTS:
+                opened.contents.popitem(last=False)
         size = content.size
         return content.read_ranges([slice(*one).indices(size)[:2] for one in ranges])
 
@@ -285,18 +296,26 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         file = tree.file(inner)
         if file is None:
             raise missing_file(tree, inner)
-        transport = self._trees[self._split(path)[0]][1]
+        transport = self._opened.trees[self._split(path)[0]][1]
         return open_object(tree, file, transport, self.verify, self.cache, memory=_MEMORY)
 
     def _locate(self, path: str) -> tuple[VersionTree, str]:
         """Return the files of the version in a path, and the path in the version."""
         address, inner = self._split(path)
-        with self._opening:
-            found = self._trees.get(address)
+        opened = self._opened
+        with opened.lock:
+            found = opened.trees.get(address)
             if found is None:
                 tree = open_tree(address, store=self.store)
-                found = self._trees[address] = tree, Transport(tree.access)
+                found = opened.trees[address] = tree, Transport(tree.access)
         return found[0], inner
+
+    @property
+    def _opened(self) -> _OpenVersions:
+        """What is open in this process: a fork has no threads and no connections."""
+        if self._own.process != os.getpid():
+            self._own = _OpenVersions()
+        return self._own
 
     def _split(self, path: str) -> tuple[str, str]:
         """Return the address of the version, and the path in it."""
@@ -320,7 +339,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001
                 return error
 
-        return list(self._pool.map(attempt, items))
+        return list(self._opened.pool.map(attempt, items))
 
 
 class LockFileSystem(NeuromirrorFileSystem):
@@ -378,8 +397,11 @@ def _raise_first(found: Iterable[Any]) -> None:
             raise one
 
 
-def _close(trees: dict[str, tuple[VersionTree, Transport]], pool: ThreadPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
-    for tree, transport in trees.values():
-        transport.close()
-        tree.close()
+def _close(
+    trees: dict[str, tuple[VersionTree, Transport]], pool: ThreadPoolExecutor, process: int
+) -> None:
+    if process == os.getpid():
+        pool.shutdown(wait=False, cancel_futures=True)
+        for tree, transport in trees.values():
+            transport.close()
+            tree.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.lab.lock_manifests import ListedFile
@@ -60,6 +63,11 @@ def open(
     UnverifiableError
         No digest is known with which parts of the file could be verified.
     """
+    reopen: Callable[[], Any] | None = None
+    if not isinstance(address, VersionTree):
+        reopen = partial(
+            open, address, path, verify=verify, store=store, cache=cache, limits=limits
+        )
     tree = open_tree(address, store=store)
     owned: tuple[VersionTree | Transport, ...] = () if tree is address else (tree,)
     try:
@@ -73,7 +81,7 @@ def open(
             return io.BytesIO(content)
         transport = Transport(tree.access, limits=limits)
         owned = (transport, *owned)
-        return VerifiedFile(open_object(tree, file, transport, verify, cache), owned)
+        return VerifiedFile(open_object(tree, file, transport, verify, cache), owned, reopen)
     except BaseException:
         for one in owned:
             one.close()

@@ -12,6 +12,8 @@ from zarr.abc.store import ByteRequest
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentError, parse_json
 from neuromirror.net import RequestLimits
 from neuromirror.stream.addresses import StrPath, open_tree
+from neuromirror.stream.errors import StreamError
+from neuromirror.stream.file import NOT_REOPENED
 from neuromirror.stream.piece_checks import Verify
 from neuromirror.stream.transport import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
@@ -62,29 +64,35 @@ class VersionStore(ReadOnlyStore):
         store: StrPath | None = None,
         limits: RequestLimits = STREAM_LIMITS,
     ) -> None:
-        super().__init__()
-        folder = path.strip("/")
+        self._folder = path.strip("/")
         self._arguments = (
             address,
-            folder,
+            self._folder,
             verify,
             None if store is None else os.fspath(store),
             limits,
         )
-        self._tree = open_tree(address, store=store)
-        self._is_owner = self._tree is not address
-        transport = Transport(self._tree.access, limits=limits, parallel=THREADS)
-        self._objects = TreeObjects(self._tree, folder, transport, verify)
-        self._verify = verify
-        self._folder = folder
+        super().__init__()
+
+    def _start(self) -> None:
+        address, folder, verify, store, limits = self._arguments
+        if self._process and isinstance(address, VersionTree):
+            raise StreamError(f"{self!r} was opened in another process; {NOT_REOPENED}")
+        tree = open_tree(address, store=store)
+        transport = Transport(tree.access, limits=limits, parallel=THREADS)
+        objects = TreeObjects(tree, folder, transport, verify)
         try:
-            self._layer = _layer_files(self._tree, folder, self._objects)
+            self._layer = _layer_files(tree, folder, objects)
         except BaseException:
-            self.close()
+            objects.close()
+            if tree is not address:
+                tree.close()
             raise
+        self._tree, self._objects = tree, objects
+        super()._start()
 
     def __repr__(self) -> str:
-        mode = ", verify='off'" if self._verify == "off" else ""
+        mode = ", verify='off'" if self._arguments[2] == "off" else ""
         return f"VersionStore({self._objects.where!r}{mode})"
 
     def __eq__(self, other: object) -> bool:
@@ -99,9 +107,10 @@ class VersionStore(ReadOnlyStore):
     def close(self) -> None:
         """Cancel the requests in progress; nothing can be read afterwards."""
         super().close()
-        self._objects.close()
-        if self._is_owner:
-            self._tree.close()
+        if self._is_own:
+            self._objects.close()
+            if self._tree is not self._arguments[0]:
+                self._tree.close()
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> Content | None:
         if self._layer is not None:

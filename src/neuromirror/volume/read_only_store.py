@@ -7,6 +7,7 @@ really has none; a file that is unavailable or differs is an error.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -42,11 +43,22 @@ class ReadOnlyStore(Store):
     supports_partial_writes = False
     supports_deletes = False
     supports_listing = True
+    _process = 0
 
     def __init__(self) -> None:
         super().__init__(read_only=True)
+        self._start()
+
+    def _start(self) -> None:
+        """Prepare the store for this process: a fork has no threads and no connections."""
+        self._process = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the store was prepared in this process."""
+        return self._process == os.getpid()
 
     @abstractmethod
     def _read(self, key: str, byte_range: ByteRequest | None) -> Content | None:
@@ -68,9 +80,10 @@ class ReadOnlyStore(Store):
 
     def close(self) -> None:
         """Close the store; nothing can be read afterwards."""
-        with self._pool_lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._is_own:
+            with self._pool_lock:
+                if self._pool is not None:
+                    self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()
 
     async def get(
@@ -133,6 +146,8 @@ class ReadOnlyStore(Store):
         return [*self._entries(folder)]
 
     async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        if not self._is_own:
+            self._start()
         with self._pool_lock:
             if self._pool is None:
                 # the default executor has few threads on a machine with few processors
