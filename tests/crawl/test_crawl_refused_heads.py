@@ -12,7 +12,7 @@ from neuromirror.index import FileRow
 from neuromirror.model import Evidence, Retention
 from neuromirror_demo import DemoBuckets
 from support.mirror_harness import MirrorHarness
-from support.quick_mirror import dataset_refs
+from support.quick_mirror import dataset_refs, quick_harness
 
 BUCKET = "demo-aind-benchmark-data"
 DATASET, ASSET = "box:asset", "asset"
@@ -127,3 +127,21 @@ def test_one_refused_sample_costs_later_syncs_no_requests(
     buckets.clear_requests()
     assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
     assert buckets.count_requests("HEAD") < 20
+
+
+@pytest.mark.parametrize("has_older", [False, True])
+def test_a_broken_list_of_versions_leaves_no_version_without_version_ids(
+    buckets: DemoBuckets, tmp_path: Path, has_older: bool
+) -> None:
+    if has_older:
+        fill_without_versions(buckets)
+    fill(buckets, ASSET)
+    undisturbed = quick_harness(buckets.mirrors, tmp_path / "undisturbed")
+    assert undisturbed.sync(DATASET)[DATASET].visit == "full"
+    mirror_harness = quick_harness(buckets.mirrors, tmp_path / "store")
+    with buckets.cut_listing(bucket=BUCKET, query="versions") as fault:
+        result = mirror_harness.sync(DATASET)[DATASET]
+        assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
+    assert dataset_refs(mirror_harness) == dataset_refs(undisturbed)

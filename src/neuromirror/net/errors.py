@@ -208,6 +208,10 @@ class InvalidListingError(NetError):
     """
 
 
+class GarbledListingError(InvalidListingError):
+    """A page of a bucket's listing was received to its end, and is malformed."""
+
+
 class ListingTooLongError(InvalidListingError):
     """A listing exceeds a limit of :class:`~neuromirror.net.ListingLimits`."""
 

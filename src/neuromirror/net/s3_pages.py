@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 import msgspec
 
-from neuromirror.net.errors import InvalidListingError
+from neuromirror.net.errors import GarbledListingError, InvalidListingError
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 20
@@ -119,6 +119,7 @@ _HEAD: Final = re.compile(
     rf"((?:<([A-Za-z]+)>{_PLAIN}*</\2>|<[A-Za-z]+/>)*)"
 )
 _SIMPLE: Final = re.compile(rf"<([A-Za-z]+)>({_PLAIN}*)</\1>")
+_END: Final = re.compile(rb"</List(?:Bucket|Versions)Result>\s*\Z")
 _SPACE: Final = " \t\r\n"
 _TAIL: Final = "</ListBucketResult>"
 
@@ -302,7 +303,8 @@ def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
         if page is None:
             raise ValueError("missing or wrong IsTruncated or KeyCount")
     except (expat.ExpatError, ValueError) as error:
-        broken = InvalidListingError(
+        is_whole = _END.search(body, max(0, len(body) - 100))
+        broken = (GarbledListingError if is_whole else InvalidListingError)(
             f"{uri} returned an invalid page of a listing: {error}; try again, and if the error"
             " persists, report it to the operator of the store",
             url=uri,

@@ -21,6 +21,7 @@ from neuromirror.model import (
 )
 from neuromirror.net import (
     AccessDeniedError,
+    GarbledListingError,
     InvalidListingError,
     ObjectRow,
     S3Bucket,
@@ -232,7 +233,7 @@ class BucketSource(Source):
     def _probe(self, prefix: bytes) -> S3Capabilities:
         try:
             return probe_bucket(self.bucket, prefix)
-        except InvalidListingError:
+        except GarbledListingError:
             # Some stores garble unusual keys in lists of versions but not in lists of objects.
             return S3Capabilities(False, None, None)
 
@@ -329,10 +330,22 @@ class BucketSource(Source):
     ) -> bool | None:
         """Return whether versions can be listed and read, so that URLs have version ids.
 
-        None if this is unknown, because the bucket has refused the prefix's objects for a day.
+        None if this is unknown, because the bucket has refused the prefix's objects, or returned
+        incomplete lists of versions, for a day.
 
         Lists of versions cannot be read in parallel, so they are requested only if they have ids.
         """
+        try:
+            return self._test_versions(prefix, memo, context)
+        except InvalidListingError as error:
+            if error.url is None or not context.record_refusal(error.url):
+                raise
+            return None
+
+    def _test_versions(
+        self, prefix: bytes, memo: BucketMemo | None, context: VisitContext
+    ) -> bool | None:
+        """Return :meth:`_lists_versions`; raise InvalidListingError for an incomplete list."""
         capabilities = self._capabilities()
         if capabilities.version_readable is None and capabilities.versions_listable:
             # The bucket's first objects have no version id; those of this prefix may have one.
@@ -357,7 +370,7 @@ class BucketSource(Source):
                 for row in islice(rows, _PROBE_LIMIT)
                 if row.version_id is not None and not row.deleted
             ][:_MAX_SAMPLES]
-        except InvalidListingError:
+        except GarbledListingError:
             return False
         readable, _ = probe_version_reads(self.bucket, samples)
         if readable is None and samples:
