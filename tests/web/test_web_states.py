@@ -71,6 +71,23 @@ def test_the_time_of_observation_is_on_the_pages_of_a_state_without_another_time
     assert [(one["time"], one["observed_at"]) for one in versions] == [(None, row.recorded_at)]
 
 
+def test_a_draft_with_the_files_of_the_published_version_is_not_called_changed(
+    box: ScriptedHarness,
+) -> None:
+    box.datasets["a"] = ScriptedDataset(
+        files("one.bin"), published_versions={"1.0": files("one.bin")}
+    )
+    for is_changed in (False, True):
+        if is_changed:
+            box.datasets["a"].files |= files("two.bin")
+        box.sync()
+        with box.index() as index:
+            kinds = [one.kind for one in index.versions("box:a")]
+        assert kinds == ["published", *["observed"] * (1 + is_changed)]
+        with run_catalogue(box.store) as site:
+            assert ("has changed since then" in site.text("/dataset/box:a")) is is_changed
+
+
 def test_a_copy_in_another_bucket_is_listed_as_such(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:

@@ -138,11 +138,16 @@ def _listed_files(index: Index, newest: VersionRow) -> list[FileRow]:
 
 
 def _newer_draft(versions: Sequence[VersionRow], newest: VersionRow | None) -> str | None:
-    """Return the label of the last observed version that follows the published one, if any."""
+    """Return the label of the last observed version, if it has other files than the published one.
+
+    A draft that was first observed after the publication follows it in the store, even if it is
+    unchanged.
+    """
     if newest is None or not _is_published(newest):
         return None
     last = max(versions, key=lambda one: one.seq)
-    return None if last.seq <= newest.seq or _is_published(last) else last.label
+    is_same = last.seq <= newest.seq or _is_published(last) or last.state == newest.state
+    return None if is_same else last.label
 
 
 def _levels_of_name(source: str) -> list[tuple[str, str]]:
