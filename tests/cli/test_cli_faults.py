@@ -36,10 +36,12 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 @contextmanager
-def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
-    """A sync that waits for a reply about 000002 after the others are finished."""
+def hanging(
+    shell: Shell, demo: DemoArchive, dandiset: str = "000002"
+) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
+    """A sync that waits for a reply about a dandiset; those before it are finished."""
     with (
-        demo.fault("hang", path="/000002/versions/", seconds=3600) as fault,
+        demo.fault("hang", path=f"/{dandiset}/versions/", seconds=3600) as fault,
         shell.start("sync", "--jobs", "1") as process,
     ):
         while not fault.struck:
@@ -75,6 +77,16 @@ def test_a_terminated_sync_exits_at_once_and_nothing_is_lost(
     assert "demo:000001" not in err
     refs(shell)
     converges(shell, tmp_path)
+
+
+def test_a_terminated_sync_counts_the_datasets_that_it_did_not_visit(
+    shell: Shell, demo: DemoArchive
+) -> None:
+    with hanging(shell, demo, "000001") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=600)
+    visited = [one for one in shell.records("sync") if one["versions"]]
+    assert f"in progress: demo:000001; not visited: {len(visited) - 1} datasets" in err
 
 
 def test_the_status_after_a_kill_says_when_the_list_was_read(

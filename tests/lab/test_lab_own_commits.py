@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
 from neuromirror.lab.restore import restore
+from neuromirror_demo import DemoBuckets
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder
-from support.mirror_harness import run_git
+from support.mirror_harness import MirrorHarness, run_git
 
 
 def datalad(folder: Path, *arguments: str) -> None:
@@ -100,6 +101,26 @@ def test_after_an_update_is_merged_the_newest_version_is_verified(
     code, files, summary = verify_clone(clone)
     assert (code, summary["version"], summary["local_changes"]) == (0, new, 2)
     assert files["analysis.py"] == ("notneeded", "local")
+
+
+def test_a_lab_with_its_own_attributes_merges_a_state_with_another_sidecar(tmp_path: Path) -> None:
+    asset = "ecephys_600000_2022-06-28_10-31-30"
+    with DemoBuckets(tmp_path / "buckets", empty=True) as buckets:
+        mirror = buckets.mirrors / "demo-aind.toml"
+        lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
+        mirror.write_text("\n".join(lines) + "\n")
+        mirror_harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
+        buckets.put(f"{asset}/data.bin", b"voltages")
+        buckets.put(f"{asset}/procedures.json", b"{}")
+        mirror_harness.sync(f"demo-aind:{asset}")
+        store = mirror_harness.folder
+        datalad(tmp_path, "clone", f"ria+file://{store}#~demo-aind--{asset}", "clone")
+        clone = tmp_path / "clone"
+        datalad(clone, "run-procedure", "cfg_text2git")
+        buckets.put(f"{asset}/subject.json", b"{}")
+        assert mirror_harness.sync(f"demo-aind:{asset}")[f"demo-aind:{asset}"].versions
+        datalad(clone, "update", "--how", "merge")
+    assert (clone / "subject.json").read_bytes() == b"{}"
 
 
 def test_own_commits_on_a_restored_dataset_are_no_failure(

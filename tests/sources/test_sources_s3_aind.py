@@ -179,6 +179,16 @@ def test_schema_2():
     assert of(found)["subject"] == ["775741"]
 
 
+def test_an_object_is_one_person_and_a_text_may_be_several():
+    people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
+    found = of(read(data_description={"investigators": people}))
+    assert found["investigator"] == [
+        "Institute of Brain, Mind and Markets",
+        "Jane Doe",
+        "John Smith",
+    ]
+
+
 def test_a_missing_sidecar_is_replaced_by_the_combined_one():
     description = {"subject_id": "1", "data_level": "raw", "schema_version": "1.0.0"}
     joined = {"name": "joined", "data_description": description, "subject": {"species": "Mouse"}}

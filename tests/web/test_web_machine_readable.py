@@ -199,6 +199,20 @@ def test_modalities_are_the_variables_of_an_aind_asset() -> None:
     assert read_aind(Asset()).variables == ("Behavior videos",)
 
 
+def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
+    people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
+
+    class Asset:
+        def parsed(self, path: str) -> dict[str, Any]:
+            return {"investigators": people} if path == DOCUMENTS[0] else {}
+
+    assert [one.full_name for one in read_aind(Asset()).authors] == [
+        "Institute of Brain, Mind and Markets",
+        "Jane Doe",
+        "John Smith",
+    ]
+
+
 def test_variables_of_a_dandiset_are_read() -> None:
     summary = {
         "variableMeasured": ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
