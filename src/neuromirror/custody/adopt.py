@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from neuromirror.custody.copy_checks import record_copies
+from neuromirror.custody.copy_batch import CopyBatch
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.keep_plan import KeepContents, KeepItem
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import DatasetRef
 from neuromirror.transfer.byte_progress import ByteProgress
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
@@ -23,8 +21,6 @@ from neuromirror.vault.errors import CopyRefusedError, VaultError
 from neuromirror.vault.protocol import Vault
 
 _BLOCK: Final = 1 << 20
-_COMMIT_COUNT: Final = 1000
-_COMMIT_SECONDS: Final = 5.0
 
 _Form = tuple[str, int]
 """Algorithm and part size of a checksum."""
@@ -135,55 +131,39 @@ def adopt_files(
     """
     vault.check_access(write=True)
     ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
-    adoption = _Adoption(folder, vault, ledger)
+    batch = CopyBatch(vault, ledger)
+    adoption = _Adoption(folder, vault, batch)
     for key in ledger.missing(vault.uuid, list(items)):
         adoption.add(items[key])
     relevant = [one for one in files if one.size in adoption.items_by_size]
-    total, done = sum(one.size for one in relevant), 0
-    failure: VaultError | None = None
-    finished: list[KeepOutcome] = []
-    try:
-        for file in relevant:
-            yield from adoption.adopt(file)
-            done += file.size
-            if progress is not None:
-                progress(done, total)
-            if adoption.is_commit_due:
-                yield from adoption.commit()
-    except VaultError as error:
-        failure = error
-    finally:
-        # also if the caller stops here: what is stored is not read once more
-        try:
-            finished = adoption.commit()
-        except VaultError as error:
-            failure = failure or error
-    yield from finished
-    if failure is not None:
-        raise failure
+    yield from batch.commit_after(adoption.adopt_all(relevant, progress or (lambda *_: None)))
 
 
 class _Adoption:
-    """The contents that are still to be found, and those that are stored and not yet recorded."""
+    """The contents that are still to be found; those that are found are added to a batch."""
 
-    def __init__(self, folder: Path, vault: Vault, ledger: Ledger) -> None:
+    def __init__(self, folder: Path, vault: Vault, batch: CopyBatch) -> None:
         self._folder = folder
         self._vault = vault
-        self._ledger = ledger
+        self._batch = batch
         self.items_by_size: dict[int, dict[str, KeepItem]] = defaultdict(dict)
-        self._stored: list[tuple[Stored, KeepOutcome]] = []
-        self._committed = time.monotonic()
-
-    @property
-    def is_commit_due(self) -> bool:
-        is_late = time.monotonic() - self._committed > _COMMIT_SECONDS
-        return is_late or len(self._stored) >= _COMMIT_COUNT
 
     def add(self, item: KeepItem) -> None:
         if item.size is not None and key_checksum(item.key).algorithm:
             self.items_by_size[item.size][item.key] = item
 
-    def adopt(self, file: FoundFile) -> Iterator[KeepOutcome]:
+    def adopt_all(
+        self, files: list[FoundFile], progress: ByteProgress
+    ) -> Generator[KeepOutcome, None, None]:
+        """Adopt files; yield outcomes for those that failed, and for copies that are recorded."""
+        total, done = sum(one.size for one in files), 0
+        for file in files:
+            yield from self._adopt(file)
+            done += file.size
+            progress(done, total)
+            yield from self._batch.commit_if_due()
+
+    def _adopt(self, file: FoundFile) -> Iterator[KeepOutcome]:
         """Store a file under the keys that it has; yield outcomes for those that failed."""
         candidates = self.items_by_size[file.size]
         if not candidates:
@@ -216,21 +196,13 @@ class _Adoption:
                     why = "the file was changed while it was read; it was not stored"
                     yield replace(outcome, status="error", message=why, checked=None)
                     return
-                self._stored.append((stored, replace(outcome, method=stored.method)))
+                self._batch.add(stored, outcome)
         except VaultError:
             raise
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
             name = self._vault.config.name
             yield KeepOutcome("keep", "error", path, why, size=file.size, vault=name)
-
-    def commit(self) -> list[KeepOutcome]:
-        """Make stored copies durable and record them; return their outcomes."""
-        self._committed = time.monotonic()
-        stored, self._stored = self._stored, []
-        if stored:
-            record_copies(self._vault, self._ledger, [one for one, _ in stored])
-        return [outcome for _, outcome in stored]
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -13,7 +13,6 @@ from neuromirror.index.ledger_rows import (
     CopyState,
     LedgerCopy,
     LedgerEvent,
-    Stored,
 )
 from neuromirror.model import NeuromirrorError
 from neuromirror.transfer.content_checks import check_for
@@ -38,30 +37,6 @@ def read_method(key: str) -> CheckMethod:
         ``full-read``, or ``size`` if the key has no checksum.
     """
     return "full-read" if key_checksum(key).algorithm else "size"
-
-
-def record_copies(vault: Vault, ledger: Ledger, stored: Sequence[Stored]) -> None:
-    """Record what a vault stored, after it has made it durable.
-
-    Parameters
-    ----------
-    vault
-        The vault.
-    ledger
-        The ledger.
-    stored
-        The contents, as the vault confirmed them.
-
-    Raises
-    ------
-    VaultError
-        The vault cannot be written; nothing is recorded.
-    """
-    # before they are recorded: a crash of the machine may lose what is not on the disk
-    vault.flush()
-    # a new copy replaces one that was damaged, which the other methods prove by themselves
-    ledger.forget(vault.uuid, [one.key for one in stored if one.method == "git-annex"])
-    ledger.record(vault.uuid, stored)
 
 
 class Fault(NamedTuple):

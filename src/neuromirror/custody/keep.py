@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from neuromirror.custody.copy_batch import CopyBatch
 from neuromirror.custody.copy_checks import (
     BadSectorError,
     Fault,
@@ -26,7 +27,6 @@ from neuromirror.custody.copy_checks import (
     is_proof,
     look_up_copies,
     read_method,
-    record_copies,
     record_faults,
 )
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, item_outcome
@@ -45,7 +45,6 @@ from neuromirror.transfer.download_pool import DownloadPool, open_buckets, open_
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import MAX_IN_MEMORY
 from neuromirror.transfer.host_errors import displayed_url
-from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.url_sessions import host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
@@ -56,8 +55,6 @@ _COPIES_PER_JOB: Final = 4
 """Copies that the vault makes itself at a time, per job: they use no bandwidth of this machine."""
 
 _DEFAULTS: Final = KeepOptions()
-_COMMIT_COUNT: Final = 1000
-_COMMIT_SECONDS: Final = 5.0
 _S3: Final = "s3://"
 _NEEDS_CREDENTIALS: Final = (
     "it can be read with credentials only, and others may read the vault; set 'private = true' in "
@@ -122,30 +119,29 @@ class _KeepRun:
         self._is_anonymous = not (options.with_credentials or vault.config.settings.private)
         self._stop = threading.Event()
         self._busy: set[str] = set()
-        self._confirmed: list[tuple[Stored, str, str | None]] = []
-        self._committed = time.monotonic()
+        self._batch = CopyBatch(vault, ledger)
 
     def outcomes(self) -> Generator[KeepOutcome, None, None]:
         failure: VaultError | None = None
-        finished: list[KeepOutcome] = []
+        try:
+            with closing(self._batch.commit_after(self._steps())) as outcomes:
+                for outcome in outcomes:
+                    self._left.pop(outcome.key or "", None)
+                    yield outcome
+        except VaultError as error:
+            failure = error
+        yield from self._await_others()
+        if self._left:
+            yield self._rest(failure)
+
+    def _steps(self) -> Generator[KeepOutcome, None, None]:
         try:
             for step in (self._look_up_recorded, self._adopt, self._copy_at_vault, self._download):
                 if self._left and not self._options.is_over:
                     yield from step()
-                    yield from self._commit()  # the next step is for what is left
-        except VaultError as error:
-            failure = error
+                    yield from self._batch.commit()  # the next step is for what is left
         finally:
             self._stop.set()
-            # also if the caller stops here: what is confirmed is not copied once more
-            try:
-                finished = self._commit()
-            except VaultError as error:
-                failure = failure or error
-        yield from finished
-        yield from self._await_others()
-        if self._left:
-            yield self._rest(failure)
 
     def _look_up_recorded(self) -> Iterator[KeepOutcome]:
         """Yield outcomes for recorded copies that the vault still has."""
@@ -167,7 +163,7 @@ class _KeepRun:
             record_faults(self._vault, self._ledger, faults, "listing")
         for key in recorded:
             if key not in lost:
-                yield item_outcome(self._name, self._left.pop(key), "notneeded", "in the vault")
+                yield item_outcome(self._name, self._left[key], "notneeded", "in the vault")
 
     def _lost(self, keys: Sequence[str]) -> dict[str, Presence]:
         """Return what the vault states about recorded copies that it lacks or that are damaged."""
@@ -212,9 +208,9 @@ class _KeepRun:
             elif problem:
                 # a download would not replace it, and be recorded nevertheless
                 why = f"the copy in the vault could not be checked: {problem}; run keep again"
-                outcome = item_outcome(self._name, self._left.pop(one.key), "error", why)
+                outcome = item_outcome(self._name, self._left[one.key], "error", why)
                 yield replace(outcome, host=self._name)
-            yield from self._commit_if_due()
+            yield from self._batch.commit_if_due()
             if self._options.is_over:
                 return
 
@@ -258,7 +254,7 @@ class _KeepRun:
             if stored is not None:
                 self._confirm(stored, "copied within the service", url)
                 self._options.report_bytes(stored.size)
-            yield from self._commit_if_due()
+            yield from self._batch.commit_if_due()
 
     def _download(self) -> Iterator[KeepOutcome]:
         options = self._options
@@ -298,7 +294,7 @@ class _KeepRun:
                     reason = None
                 reason = reason or _reason_not_to_fetch(item)
                 if reason is not None:
-                    yield item_outcome(self._name, self._left.pop(item.key), "impossible", reason)
+                    yield item_outcome(self._name, item, "impossible", reason)
                     continue
                 pool.put(FetchTask(item.key, item.size, item.urls))
                 running += 1
@@ -310,7 +306,7 @@ class _KeepRun:
                     yield from self._finish_fetch(found, sink)
                 else:
                     self._options.report_bytes(found[1])
-            yield from self._commit_if_due()
+            yield from self._batch.commit_if_due()
             if self._options.is_over and running > self._options.jobs:
                 return
 
@@ -329,7 +325,7 @@ class _KeepRun:
             self._vault.check_access(write=True)
         is_of_vault = error is not None and not isinstance(error, CopyRefusedError)
         host = self._name if is_of_vault else found.host
-        item = self._left.pop(key)
+        item = self._left[key]
         yield replace(item_outcome(self._name, item, "error", "; ".join(found.errors)), host=host)
 
     def _confirm_fetched(self, found: FetchResult, sink: AnnexObjectStore) -> None:
@@ -362,32 +358,8 @@ class _KeepRun:
             yield item_outcome(self._name, self._left.pop(key), "error", why)
 
     def _confirm(self, stored: Stored, message: str, url: str | None = None) -> None:
-        self._confirmed.append((stored, message, url))
-
-    def _commit_if_due(self) -> list[KeepOutcome]:
-        is_due = time.monotonic() - self._committed > _COMMIT_SECONDS
-        if len(self._confirmed) < _COMMIT_COUNT and not is_due:
-            return []
-        return self._commit()
-
-    def _commit(self) -> list[KeepOutcome]:
-        """Make confirmed copies durable and record them; return their outcomes."""
-        self._committed = time.monotonic()
-        confirmed, self._confirmed = self._confirmed, []
-        if not confirmed:
-            return []
-        record_copies(self._vault, self._ledger, [stored for stored, _, _ in confirmed])
-        return [
-            replace(
-                item_outcome(self._name, self._left.pop(stored.key), "ok", message),
-                size=stored.size,
-                evidence=key_checksum(stored.key).evidence,
-                checked="checked" if key_checksum(stored.key).algorithm else None,
-                method=stored.method,
-                url=url,
-            )
-            for stored, message, url in confirmed
-        ]
+        outcome = item_outcome(self._name, self._left[stored.key], "ok", message)
+        self._batch.add(stored, replace(outcome, url=url))
 
     def _rest(self, failure: VaultError | None) -> KeepOutcome:
         """Return the outcome for all contents that were not attempted."""

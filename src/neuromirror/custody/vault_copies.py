@@ -5,23 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from neuromirror.custody.copy_checks import Fault, record_copies, record_faults
+from neuromirror.custody.copy_batch import CopyBatch
+from neuromirror.custody.copy_checks import Fault, record_faults
 from neuromirror.custody.keep import run_keep
-from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, item_outcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.durable_files import make_folder
 from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
@@ -161,7 +161,7 @@ def copy_between(
     target: Vault,
     ledger: Ledger,
     options: KeepOptions,
-) -> Iterator[KeepOutcome]:
+) -> Generator[KeepOutcome, None, None]:
     """Copy contents that other vaults have into a vault.
 
     Parameters
@@ -178,13 +178,26 @@ def copy_between(
     Yields
     ------
     KeepOutcome
-        One per content that was tried; ``error`` if no vault has the right bytes.
+        One per content that was tried: ``ok`` once its copy is durable and recorded, ``error`` if
+        no vault has the right bytes.
 
     Raises
     ------
     VaultError
         The target cannot be used.
     """
+    batch = CopyBatch(target, ledger)
+    yield from batch.commit_after(_copies_between(tasks, target, ledger, options, batch))
+
+
+def _copies_between(
+    tasks: Iterable[CopyTask],
+    target: Vault,
+    ledger: Ledger,
+    options: KeepOptions,
+    batch: CopyBatch,
+) -> Generator[KeepOutcome, None, None]:
+    """Add copies to a batch; yield the outcomes of failures and of recorded copies."""
     folder = ledger.path.parent / "uploads"
     make_folder(folder, durable=False)
     _remove_old_files(folder)
@@ -219,26 +232,12 @@ def copy_between(
         return task, None, "", "; ".join(problems)
 
     for task, stored, source, problem in map_in_order(options.jobs, stop, copy, tasks):
-        item = task.item
-        outcome = KeepOutcome(
-            *("keep", "error", item.path, problem, item.dataset, item.version),
-            key=item.key,
-            size=item.size,
-            vault=target.config.name,
-        )
         if stored is not None:
-            record_copies(target, ledger, [stored])
-            yield replace(
-                outcome,
-                status="ok",
-                message=f"from {source}",
-                size=stored.size,
-                method=stored.method,
-                checked="checked" if key_checksum(stored.key).algorithm else None,
-                evidence=key_checksum(stored.key).evidence,
-            )
+            message = f"from {source}"
+            batch.add(stored, item_outcome(target.config.name, task.item, "ok", message))
         elif problem:
-            yield outcome
+            yield item_outcome(target.config.name, task.item, "error", problem)
+        yield from batch.commit_if_due()
 
 
 def _remove_old_files(folder: Path) -> None:

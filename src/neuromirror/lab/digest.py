@@ -15,7 +15,7 @@ from neuromirror.index import Index, VersionRow
 from neuromirror.lab.globs import WatchedGlobs
 from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry
 from neuromirror.lab.lockfile import Lock
-from neuromirror.lab.remint import stored_record_lines
+from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
 from neuromirror.lab.verify.verification import open_url_sessions

@@ -37,7 +37,7 @@ from neuromirror.lab.lockfile import (
     read_lock_bytes,
 )
 from neuromirror.lab.pinned_vaults import pinned_vaults
-from neuromirror.lab.remint import stored_record_lines
+from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     DESCRIPTION_PATH,
     ConfigurationError,

@@ -23,25 +23,11 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.sources import Estimate, Listing, ListingEntry, Source, VisitContext
-from neuromirror.store import Store, read_records_from_git
+from neuromirror.store import Store
 
 
 class NotMintedError(NeuromirrorError):
     """A version that must be minted again for a comparison cannot be minted."""
-
-
-def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
-    """Return the record lines of a version, from the store or, if they are missing, from git.
-
-    Raises
-    ------
-    StoreDamagedError, ObjectMissingError
-        The store or the repository cannot be read.
-    """
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-    if store.has_records(dataset.dataset_id, row.records):
-        return store.record_lines(dataset.dataset_id, row.records)
-    return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
 
 
 class SelectedVersionsSource:

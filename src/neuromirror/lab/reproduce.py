@@ -32,7 +32,8 @@ from neuromirror.lab.mint_differences import (
     VersionIds,
     find_differences,
 )
-from neuromirror.lab.remint import Reminter, SelectedVersionsSource, stored_record_lines
+from neuromirror.lab.remint import Reminter, SelectedVersionsSource
+from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     ConfigurationError,
     DatasetHint,
