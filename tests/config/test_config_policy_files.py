@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.policy_files import POLICY_FILE, Policy, load_policies
-from neuromirror.config.vault_files import load_vaults
+from neuromirror.config.policy_files import Policy, load_policies
+from neuromirror.config.vault_files import POLICY_FILE, load_vaults
 from neuromirror.model import ConfigurationError
 
 GOOD = """

@@ -11,7 +11,7 @@ import pytest
 from neuromirror import stream
 from neuromirror.annex import url_log_path
 from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.lab.remint import stored_record_lines
+from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.policy_files import POLICY_FILE, load_policies
-from neuromirror.config.vault_files import load_vaults
+from neuromirror.config.policy_files import load_policies
+from neuromirror.config.vault_files import POLICY_FILE, load_vaults
 from neuromirror.custody.announcements import Announcement
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.policies import PolicyRun

@@ -76,6 +76,20 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded & set(HEAVY) == set()
 
 
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        ("custody.keep", {"neuromirror.crawl", "neuromirror.sources.s3", "boto3"}),
+        ("lab.restore", {"neuromirror.crawl", "neuromirror.sources.s3", "pydantic"}),
+        ("vault.own_vaults", {"neuromirror.index", "pydantic"}),
+    ],
+)
+def test_a_command_does_not_load_what_it_does_not_need(module: str, unneeded: set[str]) -> None:
+    ended = run(f"import sys, neuromirror.{module}; print(*sys.modules)")
+    assert ended.returncode == 0, ended.stderr
+    assert unneeded & set(ended.stdout.split()) == set()
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_can_be_imported_without_any_extra(package: str) -> None:
     program = STANDALONE.format(names=EXTRA_PACKAGES, package=package)

@@ -13,10 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from neuromirror.config.toml_files import is_file_name, load_toml
+from neuromirror.config.vault_files import POLICY_FILE
 from neuromirror.model import ConfigurationError
-
-POLICY_FILE = "policies.toml"
-"""The name of the file; no vault can have this name."""
 
 _DATASET = re.compile(r"[a-z0-9*?-]+:\S+\Z")
 _HOURS = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)\Z")

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from neuromirror.config.policy_files import POLICY_FILE
 from neuromirror.config.toml_files import check_file_name, load_toml
 from neuromirror.model import ConfigurationError
+
+POLICY_FILE = "policies.toml"
+"""The name of the file of policies beside the vault files; no vault can have this name."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")

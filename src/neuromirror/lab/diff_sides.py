@@ -10,7 +10,7 @@ from neuromirror.annex import record_of_key
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset
 from neuromirror.lab.minted_commit import MintedCommit
-from neuromirror.lab.remint import stored_record_lines
+from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     DatasetRef,
     FileRecord,

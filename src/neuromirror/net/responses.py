@@ -15,6 +15,7 @@ from neuromirror.net.errors import WebPageError
 from neuromirror.net.urls import clean_url
 
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +131,22 @@ def parse_http_date(value: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
+    """Return whether an object's headers show an encryption with which its ETag is no MD5.
+
+    Parameters
+    ----------
+    headers
+        The headers of a response of S3, with case-insensitive names.
+
+    Returns
+    -------
+    bool
+        Whether the object is encrypted with a KMS key or with a key of the uploader.
+    """
+    return (
+        headers.get("x-amz-server-side-encryption", "") in _KMS
+        or "x-amz-server-side-encryption-customer-algorithm" in headers
+    )

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from neuromirror.annex import url_key
 from neuromirror.model import Digest, Evidence
 from neuromirror.model.object_urls import url_version_id
-from neuromirror.sources.s3.object_claims import has_encrypted_etag
+from neuromirror.net.responses import has_encrypted_etag
 from neuromirror.transfer.findings import Health
 from neuromirror.transfer.key_checksums import KeyChecksum
 

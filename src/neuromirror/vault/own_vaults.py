@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from neuromirror.annex import VaultAddress, VaultKind
-from neuromirror.config.vault_files import (
-    DirectoryVaultFile,
-    S3VaultFile,
-    VaultConfig,
-    load_vaults,
-)
-from neuromirror.vault.opening import directory_path
+
+if TYPE_CHECKING:
+    from neuromirror.config.vault_files import VaultConfig
 
 LOCAL_VAULTS: Final = Path("vaults")
 """The folder of vault files in the working directory."""
@@ -36,12 +32,19 @@ def own_vault_addresses() -> list[VaultAddress]:
         A vault file is invalid, or the folder that the variable names is missing.
     """
     named = os.environ.get("NEUROMIRROR_VAULTS")
+    if not named and not LOCAL_VAULTS.is_dir():
+        return []
+    from neuromirror.config.vault_files import load_vaults
+
     vaults = load_vaults(Path(named) if named else LOCAL_VAULTS, required=bool(named))
     found = (_address(vaults[name]) for name in sorted(vaults))
     return [one for one in found if one is not None]
 
 
 def _address(vault: VaultConfig) -> VaultAddress | None:
+    from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile
+    from neuromirror.vault.opening import directory_path
+
     settings = vault.settings
     if isinstance(settings, DirectoryVaultFile) and settings.path:
         path = str(directory_path(vault, None))

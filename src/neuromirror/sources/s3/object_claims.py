@@ -31,6 +31,7 @@ import msgspec
 
 from neuromirror.model import Digest
 from neuromirror.net import ObjectRow, ResponseHead, S3Bucket, content_length
+from neuromirror.net.responses import has_encrypted_etag
 from neuromirror.sources.errors import UnreliableListingError
 from neuromirror.sources.protocol import KnownContent
 from neuromirror.sources.s3.local_ids import display_key
@@ -43,7 +44,6 @@ _NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _MD5_OF_NOTHING: Final = Digest("md5", _NOTHING, CLAIMED_BY)
 _SERVERS_WITHOUT_SWIFT_OBJECTS: Final = ("amazons3", "minio")
 """Servers without Swift's large objects, as named in the ``Server`` header."""
-_KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
 REFUSED_STATUSES: Final = frozenset({400, 401, 403, 405})
 """400 is the status with SSE-C and SSE-KMS for a request without key or signature."""
 
@@ -323,14 +323,6 @@ class ClaimResolver:
             return False
         self.doubt(row.key)
         return True
-
-
-def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
-    """Return whether an object's headers show an encryption with which its ETag is no MD5."""
-    return (
-        headers.get("x-amz-server-side-encryption", "") in _KMS
-        or "x-amz-server-side-encryption-customer-algorithm" in headers
-    )
 
 
 def _sha256(headers: Mapping[str, str]) -> str | None:
