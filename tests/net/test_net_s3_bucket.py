@@ -136,6 +136,19 @@ def test_a_count_with_or_without_folders_is_a_whole_page(server, make_session, c
     assert len(server.requests) == 1
 
 
+def test_keys_in_another_order_are_an_error_that_no_retry_changes(server, make_session):
+    rows = (
+        f"<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        "<ETag>&quot;0cc175b9c0f1b6a831c399e269772661&quot;</ETag><Size>1</Size></Contents>"
+        for key in ("a/b", "a-b")  # as servers list that keep objects in folders
+    )
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
+    server.answers["/data/"] = responds_with(200, page.encode(), XML)
+    with pytest.raises(InvalidListingError, match="byte order"):
+        S3Bucket(make_session(), "data", endpoint=server.url).page(b"")
+    assert len(server.requests) == 1
+
+
 def test_a_continued_level_that_stands_still_is_an_error(server, make_session):
     page = (
         b"<ListBucketResult><IsTruncated>true</IsTruncated>"

@@ -284,6 +284,10 @@ def _parse_row(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> Ob
     )
 
 
+class _UnorderedKeysError(ValueError):
+    """The keys of a page are not in the order of their bytes."""
+
+
 def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
     reader = _PageReader("ListVersionsResult" if versions else "ListBucketResult")
     try:
@@ -297,20 +301,25 @@ def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
             rows = _merge_versions(rows)
         keys = list(map(attrgetter("key"), rows))
         if not all(map(le if versions else lt, keys, keys[1:])):
-            raise ValueError("keys are not in byte order")
+            raise _UnorderedKeysError("keys are not in byte order")
         prefixes = [decode_key(name, encoded=encoded) for name in reader.prefixes]
         page = _page_of(rows, prefixes, reader.fields)
         if page is None:
             raise ValueError("missing or wrong IsTruncated or KeyCount")
     except (expat.ExpatError, ValueError) as error:
         is_whole = _END.search(body, max(0, len(body) - 100))
+        is_unordered = isinstance(error, _UnorderedKeysError)
+        advice = (
+            "the server does not list as S3 does, and its buckets cannot be mirrored"
+            if is_unordered
+            else "try again, and if the error persists, report it to the operator of the store"
+        )
         broken = (GarbledListingError if is_whole else InvalidListingError)(
-            f"{uri} returned an invalid page of a listing: {error}; try again, and if the error"
-            " persists, report it to the operator of the store",
+            f"{uri} returned an invalid page of a listing: {error}; {advice}",
             url=uri,
             status=200,
         )
-        broken.transient = True
+        broken.transient = not is_unordered
         raise broken from error
     return page
 
@@ -323,7 +332,7 @@ def _merge_versions(rows: list[ObjectRow]) -> list[ObjectRow]:
     for deleted in (False, True):
         keys = [row.key for row in rows if row.deleted is deleted]
         if not all(map(le, keys, keys[1:])):
-            raise ValueError("keys are not in byte order")
+            raise _UnorderedKeysError("keys are not in byte order")
     return sorted(rows, key=lambda row: (row.key, not row.latest, -row.modified.timestamp()))
 
 
