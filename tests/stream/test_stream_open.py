@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
+import shlex
 from pathlib import Path
 
 import h5py
 import pytest
+from click.testing import CliRunner
 
 from neuromirror import stream
 from neuromirror.annex import key_digest
+from neuromirror.cli import main
 from neuromirror.stream import (
     ContentGoneError,
     FileMissingError,
@@ -21,6 +25,7 @@ from neuromirror.stream import (
     open_tree,
 )
 from support.mirror_harness import MirrorHarness
+from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
 
 NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
@@ -59,6 +64,46 @@ def test_a_path_without_a_file_is_an_error(
 ) -> None:
     with pytest.raises(error):
         stream.open("demo:000001", path, store=streamed_mirror.folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("sub-101/sub-101_ses-01_ecephy.nwb", "its folder sub-101 has sub-101_ses-01_ecephys.nwb"),
+        ("sub-11/x/y.nwb", "its top folder has .*sub-101"),
+        ("dandiset.yml", "its top folder has dandiset.yaml"),
+    ],
+)
+@pytest.mark.parametrize("form", ["store", "lock"])
+def test_the_error_for_a_missing_file_has_similar_names(
+    streamed_mirror: MirrorHarness, tmp_path: Path, path: str, names: str, form: str
+) -> None:
+    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    address = lock if form == "lock" else "demo:000001"
+    with pytest.raises(FileMissingError, match=f"has no file {path}; {names}"):
+        stream.open(address, path, store=streamed_mirror.folder)
+
+
+@pytest.mark.parametrize("form", ["store", "lock", "two pins"])
+def test_the_error_for_an_unverifiable_file_has_a_command_that_works(
+    streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", 1 << 14)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    others = ["demo:000003"] if form == "two pins" else []
+    lock = pin_latest(streamed_mirror, tmp_path / "a paper.lock", "demo:000001", *others)
+    path = "sub-101/sub-101_ses-01_ecephys.nwb"
+    address = "demo:000001" if form == "store" else lock
+    given = f"demo:000001/{path}" if others else path
+    with pytest.raises(UnverifiableError) as caught:
+        stream.open(address, given, store=streamed_mirror.folder)
+    program, *arguments = shlex.split(str(caught.value).partition("run: ")[2])
+    assert program == "neuromirror"
+    options = ["--piece-size", "16KiB", "--dry-run", "--json"]
+    done = CliRunner().invoke(main, [*arguments, *options, "--store", str(streamed_mirror.folder)])
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    read = [one["path"] for one in found if one.get("message") == "would be read"]
+    assert read == [path], found
 
 
 @pytest.fixture

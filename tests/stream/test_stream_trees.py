@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.model.errors import UnknownAddressError
+from neuromirror.model.errors import NeuromirrorError, UnknownAddressError
 from neuromirror.stream import (
     AddressUnresolvedError,
     StreamError,
@@ -120,6 +120,22 @@ def test_an_unknown_address_is_an_error(streamed_mirror: MirrorHarness, address:
     with pytest.raises((UnknownAddressError, StreamError, Exception)) as caught:
         open_tree(address, store=streamed_mirror.folder)
     assert getattr(caught.value, "exit_code", None) in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("demo:000010", "demo:000010"),
+        ("https://dandiarchive.org/dandiset/000001/draft", "dandi:000001"),
+        ("10.48324/dandi.000999/0.1", "dandi:000999"),
+    ],
+)
+def test_a_dataset_that_the_store_lacks_is_named(
+    streamed_mirror: MirrorHarness, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.delenv("NEUROMIRROR_MIRRORS", raising=False)
+    with pytest.raises(NeuromirrorError, match=message):
+        open_tree(address, store=streamed_mirror.folder)
 
 
 def test_a_missing_store_is_an_error(tmp_path: Path) -> None:

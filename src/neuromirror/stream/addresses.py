@@ -92,7 +92,7 @@ def _version_tree(text: str, store: StrPath | None) -> GitTree:
     own = store is not None or named is None or is_private_store(opened.root)
     with Index.open_readonly(opened.index_path if own else Path(named or "")) as index:
         # local mirror files are not read by default: another user may have written them
-        mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or os.devnull)
+        mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or f"{os.devnull}/none")
         return tree_of_version(opened, version_at(index, find_address(text, mirrors, index)))
 
 

@@ -72,6 +72,23 @@ class LockTree:
         """
         return path if len(self._lock.datasets) == 1 else f"{dataset}/{path}"
 
+    def pinned_path(self, path: str) -> tuple[str, str]:
+        """Return the lock file, and the path in its dataset, as commands accept them.
+
+        Parameters
+        ----------
+        path
+            The path as for :meth:`file`.
+
+        Returns
+        -------
+        tuple of (str, str)
+            The path of the lock file, and the path without the name of the dataset.
+        """
+        pins = self._lock.datasets
+        inner = [path[len(pin.name) + 1 :] for pin in pins if path.startswith(f"{pin.name}/")]
+        return str(self._lock.path), inner[0] if inner else path
+
     @property
     def access(self) -> AccessRules:
         """The rules for requests: the user's configuration of git."""

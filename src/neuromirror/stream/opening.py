@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from neuromirror.cache import PieceCache, open_cache
+from neuromirror.lab.globs import escape
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.net import RequestLimits
 from neuromirror.stream.addresses import StrPath, open_tree
+from neuromirror.stream.clone_tree import CloneTree
 from neuromirror.stream.errors import FileMissingError, NotAFileError
 from neuromirror.stream.file import VerifiedFile
+from neuromirror.stream.lock_tree import LockTree
 from neuromirror.stream.piece_checks import Verify, piece_check
 from neuromirror.stream.transport import STREAM_LIMITS, Transport
 from neuromirror.stream.trees import VersionTree
 from neuromirror.stream.verified_object import MEMORY, VerifiedObject
+
+_MAX_NAMES: Final = 10_000
+"""Number of names of a folder that are compared with the name of a missing file."""
 
 
 def open(
@@ -75,7 +84,7 @@ def open(
         if file is None:
             content = tree.document(path)
             if content is None:
-                raise missing_file(tree, path)
+                raise missing_file(tree, path, _nearest_names(tree, path))
             for one in owned:
                 one.close()
             return io.BytesIO(content)
@@ -122,7 +131,7 @@ def open_object(
         No digest is known with which parts of the file could be verified.
     """
     digests: BlockDigests | None = tree.block_digests(file) if verify != "off" else None
-    check = piece_check(file, digests, verify, tree.name)
+    check = piece_check(file, digests, verify, tree.name, digest_command(tree, file.path))
     used = open_cache() if cache is True else cache or None
     local = tree.local_content(file)
     ranges = () if digests is None else digests.open_ranges
@@ -138,7 +147,7 @@ def open_object(
     )
 
 
-def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:
+def missing_file(tree: VersionTree, path: str, hint: str = "") -> FileMissingError | NotAFileError:
     """Return, without raising it, the error for a path at which a version has no file.
 
     Parameters
@@ -147,6 +156,8 @@ def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileErr
         The files of the version.
     path
         The path.
+    hint
+        What the version has instead.
 
     Returns
     -------
@@ -155,6 +166,38 @@ def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileErr
     """
     if tree.entries(path) is not None:
         return NotAFileError(f"{tree.name}: {path or '/'} is a folder", path)
-    return FileMissingError(
-        f"{tree.name} has no file {path}; 'neuromirror files {tree.name}' lists its files", path
-    )
+    return FileMissingError(f"{tree.name} has no file {path}{hint}", path)
+
+
+def _nearest_names(tree: VersionTree, path: str) -> str:
+    """Return which names the innermost folder has that a path has in common with a version."""
+    missing = ""
+    while path:
+        path, _, missing = path.strip("/").rpartition("/")
+        if (entries := tree.entries(path)) is not None:
+            names = [one.name for one in islice(entries, _MAX_NAMES)]
+            near = get_close_matches(missing, names) or names[:3]
+            where = f"its folder {path}" if path else "its top folder"
+            return f"; {where} has {', '.join(near)}, …" if near else ""
+    return ""
+
+
+def digest_command(tree: VersionTree, path: str) -> str:
+    """Return the command after which parts of a file can be verified, quoted for a shell.
+
+    Parameters
+    ----------
+    tree
+        The files of the version.
+    path
+        The path of the file.
+
+    Returns
+    -------
+    str
+        The command. A clone lacks the content whose block digests it could compute.
+    """
+    if isinstance(tree, CloneTree):
+        return shlex.join(("neuromirror", "get", f"{tree.name}/{path}"))
+    target, inner = tree.pinned_path(path) if isinstance(tree, LockTree) else (tree.name, path)
+    return shlex.join(("neuromirror", "digest", target, escape(inner)))

@@ -165,7 +165,7 @@ class NoCheck:
 
 
 def piece_check(
-    file: ListedFile, digests: BlockDigests | None, verify: Verify, version: str
+    file: ListedFile, digests: BlockDigests | None, verify: Verify, version: str, command: str
 ) -> PieceCheck:
     """Return how to verify the pieces of a file.
 
@@ -177,8 +177,8 @@ def piece_check(
         Its block digests, if there are any.
     verify
         The mode of verification.
-    version
-        The name of the version, for messages.
+    version, command
+        The name of the version, and the command that makes the file verifiable, for messages.
 
     Returns
     -------
@@ -206,15 +206,15 @@ def piece_check(
     if not checksum.algorithm or size is None:
         raise UnverifiableError(
             f"{version}: {file.path}: no digest of its content is known, so it cannot be verified; "
-            "'neuromirror digest' computes one, and verify=\"off\" reads it without verification",
+            f'run {command}, or read it without verification with verify="off"',
             file.path,
         )
     if verify == "whole-objects" or size <= MAX_WHOLE:
         return WholeCheck(checksum, size)
     raise UnverifiableError(
         f"{version}: {file.path}: only the digest of the whole content of {size} bytes is known, "
-        f"so a part of it cannot be verified; run 'neuromirror digest {version} {file.path}', or "
-        'download it first with verify="whole-objects"',
+        f'so a part of it cannot be verified; download it first with verify="whole-objects", or '
+        f"run: {command}",
         file.path,
     )
 

@@ -18,7 +18,7 @@ from neuromirror.model import (
     text_to_path,
 )
 from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
-from neuromirror.stream.opening import open_object
+from neuromirror.stream.opening import digest_command, open_object
 from neuromirror.stream.piece_checks import NoCheck, Verify, WholeCheck
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.trees import VersionTree, content_checksum
@@ -153,8 +153,8 @@ class TreeObjects:
         ):
             raise UnverifiableError(
                 f"{self._tree.name}: {found.path}: only the digest of the whole content of "
-                f"{opened.size} bytes is known, which is too large to verify a part of it; run "
-                f"'neuromirror digest {self._tree.name} {found.path}'",
+                f"{opened.size} bytes is known, which is too large to verify a part of it; run: "
+                f"{digest_command(self._tree, found.path)}",
                 found.path,
             )
         with self._lock:
