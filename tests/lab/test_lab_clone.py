@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab.clone import CloneFailedError, clone_dataset, store_url
+from neuromirror.lab.clone import CloneFailedError, clone_dataset, remote_url, store_url
+from neuromirror.lab.restore_strategies import CloneUrlStrategy, StrategyFailedError
 from neuromirror.model import ConfigurationError
 from support.foreign_pushes import run_checked, run_in
 from support.lab_store import LabStore
 from support.mirror_harness import MirrorHarness
+from support.stub_server import StubServer, responds_with
 
 ALIAS = "demo--000002"
 
@@ -67,3 +69,16 @@ def test_a_clone_that_fails_leaves_nothing_and_a_used_folder_is_kept(
     with pytest.raises(ConfigurationError):
         clone_dataset(store_url(root, ALIAS, "draft"), tmp_path / "used")
     assert os.listdir(tmp_path / "used") == ["mine.txt"]
+
+
+def test_a_mirror_cannot_have_git_request_an_address_of_this_network(tmp_path: Path) -> None:
+    with StubServer() as inner, StubServer() as mirror:
+        target = f"{inner.url}/private?action=x"
+        mirror.answers[f"/alias/{ALIAS}/info/refs"] = responds_with(302, Location=target)
+        with pytest.raises(CloneFailedError):
+            clone_dataset(remote_url(mirror.url, ALIAS, None), tmp_path / "clone")
+        run_checked(tmp_path, "git", "init", "-q", "restored")
+        with pytest.raises(StrategyFailedError):
+            CloneUrlStrategy(f"{mirror.url}/alias/{ALIAS}").fill(tmp_path / "restored")
+        assert len(mirror.requests) >= 2
+        assert inner.requests == []

@@ -14,6 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from neuromirror.annex import VaultKind
+from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lockfile import (
     Lock,
@@ -446,6 +447,15 @@ def test_dots_in_strings_and_comments_are_no_long_keys() -> None:
     dots = "a." * 100 + "b"
     text = text_of(make_pin(paths=(dots, "c"))) + f"# {dots} = 1\n# 'x\n"
     assert read(text)[0].paths == (dots, "c")
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "0xa9fea9fe", "[fd00:ec2::254]", "metadata.google.internal"]
+)
+@pytest.mark.parametrize("scheme", ["http", "ria+https", "ssh"])
+def test_a_clone_url_does_not_lead_to_a_metadata_service(scheme: str, host: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be the clone URL"):
+        refuse_clone_url(f"{scheme}://{host}/alias/x")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from neuromirror.crawl import JournalRecorder
 from neuromirror.model import VersionMinted
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
+from support.loopback_http import serving
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import run_catalogue
+from support.stub_server import StubServer
 
 DATASET = "demo:000002"
 Serve = Callable[[Path], str]
@@ -396,6 +400,31 @@ def test_another_archive_of_the_same_name_is_refused(
 def test_only_web_servers_are_joined(mine: MirrorHarness, url: str) -> None:
     [refused] = join(mine, url, DATASET, code=2)
     assert refused["status"] == "error"
+
+
+@pytest.mark.parametrize("redirected", ["/alias/demo--000002/info/refs", "/manifests/"])
+def test_a_mirror_cannot_have_an_address_of_this_network_requested(
+    origin: Path, mine: MirrorHarness, redirected: str
+) -> None:
+    with StubServer() as inner:
+
+        class Redirecting(SimpleHTTPRequestHandler):
+            def send_head(self) -> Any:
+                if self.path.startswith(redirected):
+                    self.send_response(302)
+                    self.send_header("Location", f"{inner.url}/private?action=x")
+                    self.end_headers()
+                    return None
+                return super().send_head()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with serving(partial(Redirecting, directory=str(origin))) as url:
+            (done,) = join(mine, url, DATASET, code=1)
+    assert done["status"] == "error"
+    assert inner.requests == []
+    assert not mine.refs()
 
 
 def test_an_unreachable_mirror_is_one_error(mine: MirrorHarness) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from neuromirror.custody.copy_checks import find_fault
 from neuromirror.custody.vault_copies import DamagedCopyError, copy_content
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import CopyRefusedError
+from neuromirror.vault.errors import CopyRefusedError, VaultUnavailableError
+from neuromirror.vault.s3 import S3Vault
 from support.kept_dataset import NAME, KeptDataset
-from support.vaults import directory_vault, key_of, put
+from support.stub_server import StubServer, responds_with
+from support.vaults import VAULT_UUID, directory_vault, key_of, put, write_vault
 
 CONTENT = b"some bytes"
 
@@ -117,3 +120,35 @@ def test_a_vault_cannot_replace_a_remote_of_the_dataset(tmp_path: Path, demo_fil
         kept.publish()
     refs = kept.harness.refs()
     assert not [one for one in refs if one.endswith("custody/git-annex")]
+
+
+_KEY = key_of(CONTENT)
+_OBJECT = f"<Contents><Key>{_KEY}</Key><Size>10</Size></Contents>"
+_TOKEN = "<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>"
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        _OBJECT + _TOKEN,
+        _TOKEN,
+        _OBJECT + "<IsTruncated>true</IsTruncated>",
+        _OBJECT.replace("10", "x"),
+        _OBJECT.replace("Size", "Bytes"),
+        _OBJECT.replace("Key", "Name"),
+    ],
+    ids=["endless", "empty", "no-token", "no-number", "no-size", "no-key"],
+)
+@pytest.mark.usefixtures("aws_credentials")
+def test_a_malformed_list_of_a_bucket_is_one_error(tmp_path: Path, listed: str) -> None:
+    name = "http://s3.amazonaws.com/doc/2006-03-01/"
+    page = f'<ListBucketResult xmlns="{name}">{listed}</ListBucketResult>'.encode()
+    with StubServer() as server:
+        server.answers["/our-bucket"] = responds_with(200, page, "application/xml")
+        server.answers["/our-bucket/annex-uuid"] = responds_with(200, VAULT_UUID.encode())
+        config = write_vault(
+            tmp_path / "vaults", "cloud", kind="s3", endpoint=server.url, bucket="our-bucket"
+        )
+        vault = S3Vault(config)
+        with pytest.raises(VaultUnavailableError, match="malformed list"):
+            list(islice(vault.keys(), 10))

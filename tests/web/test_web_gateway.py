@@ -139,7 +139,7 @@ def test_names_that_move_are_cached_briefly(site: RunningCatalogue, published: s
     reply = site.get(f"/at/demo:000002@{commit}/dandiset.yaml")
     assert "immutable" in reply.headers["cache-control"]
     for query, accepted, is_fixed in (
-        ("/?format=json", "", True),
+        ("/?format=json", "", False),  # has the host of the request
         ("/", "text/html", False),  # its design may change
         ("/dandiset.yaml?format=json", "", False),  # names locations, which may change
     ):
@@ -157,6 +157,21 @@ def test_programs_may_encode_the_name(site: RunningCatalogue, published: str) ->
     assert site.get(f"/at/{published.replace('@', '%40')}/a@b").status_code == 404
     for address in ("/at/", "/at/demo:000002", "/at/demo:000002/", "/at/@", "/at/@@@@@@@@"):
         assert site.get(address).status_code == 404
+
+
+def test_no_cache_keeps_urls_with_the_host_of_a_request(
+    site: RunningCatalogue, demo_harness: MirrorHarness, published: str
+) -> None:
+    name, commit = published.partition("@")[0], site.api(f"/datasets/{published}")["commit"]
+    paths = [f"/at/{name}@{commit}/?format=json", f"/at/{name}@{commit}/dandiset.yaml?format=json"]
+    for path in paths:
+        reply = site.get(path, headers={"Host": "evil.example.org"})
+        assert "http://evil.example.org/at/" in reply.text
+        assert "max-age=0, must-revalidate" in reply.headers["cache-control"]
+    with run_catalogue(demo_harness.store, "--address", "https://mirror.example.org") as other:
+        replies = [other.get(path, headers={"Host": "evil.example.org"}) for path in paths]
+    assert not any("evil" in one.text for one in replies)
+    assert "immutable" in replies[0].headers["cache-control"]
 
 
 def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> None:

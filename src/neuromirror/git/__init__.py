@@ -20,6 +20,7 @@ from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
 from neuromirror.git.runner import (
     MEMORY_LIMIT,
     PACK_MEMORY_OPTIONS,
+    REMOTE_OPTIONS,
     STALL_LIMIT,
     call_git,
     git_environment,
@@ -47,6 +48,7 @@ __all__ = [
     "MEMORY_LIMIT",
     "PACK_MEMORY_OPTIONS",
     "REGULAR_FILE_MODE",
+    "REMOTE_OPTIONS",
     "STALL_LIMIT",
     "SYMLINK_MODE",
     "TREE",

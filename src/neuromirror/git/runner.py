@@ -17,6 +17,10 @@ MEMORY_LIMIT = {"GIT_ALLOC_LIMIT": "2g"}
 STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 """Options that end a transfer over HTTP in which no byte arrives for a minute."""
 
+REMOTE_OPTIONS = (*STALL_LIMIT, "-c", "http.followRedirects=false")
+"""Options of a git command that requests a repository of others: besides the above, a server cannot
+redirect git to an address of this network."""
+
 PACK_MEMORY_OPTIONS = ("-c", "core.packedGitWindowSize=1m", "-c", "core.packedGitLimit=64m")
 """Options that limit the parts of packs in memory, of a git command that reads in their order."""
 

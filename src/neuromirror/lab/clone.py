@@ -16,7 +16,7 @@ from neuromirror.annex import SkippedRemote, initialize
 from neuromirror.git import (
     FSCK_OPTIONS,
     GITLINK_MODE,
-    STALL_LIMIT,
+    REMOTE_OPTIONS,
     GitError,
     ObjectsRefusedError,
     check_objects,
@@ -172,7 +172,7 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
         made = scratch.path / "clone"
         run_git(
             scratch.path,
-            *(*STALL_LIMIT, *FSCK_OPTIONS, *_QUIET_OPTIONS),
+            *(*REMOTE_OPTIONS, *FSCK_OPTIONS, *_QUIET_OPTIONS),
             *(*options, "--template=", "--no-checkout", "--", url, str(made)),
             environment={"GIT_ALLOW_PROTOCOL": REMOTE_PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"},
             credentials=True,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from urllib.parse import urldefrag, urlsplit, urlunsplit
 
 from neuromirror.model import ConfigurationError, DatasetRef
-from neuromirror.net import clean_url, redact
+from neuromirror.net import clean_url, permanent_refusal, redact
 
 CLONE_SCHEMES = ("https", "http", "ria+https", "ria+http", "ssh", "ria+ssh")
 _RIA = "ria+"
@@ -39,6 +39,10 @@ def refuse_clone_url(url: str) -> None:
     if host.startswith("-"):
         raise ConfigurationError(
             f"{url!r} cannot be the clone URL of a lock file: ssh would parse its host as an option"
+        )
+    if (reason := permanent_refusal(url)) is not None:
+        raise ConfigurationError(
+            f"{redact(url)[:200]} cannot be the clone URL of a lock file: its host is {reason}"
         )
     if "@" in host:
         raise ConfigurationError(

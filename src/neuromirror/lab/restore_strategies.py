@@ -14,7 +14,7 @@ from typing import Protocol
 
 from neuromirror.git import (
     FSCK_OPTIONS,
-    STALL_LIMIT,
+    REMOTE_OPTIONS,
     GitError,
     ObjectsRefusedError,
     check_objects,
@@ -323,7 +323,7 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     run_git(
         repository,
         *(
-            *STALL_LIMIT,
+            *REMOTE_OPTIONS,
             *FSCK_OPTIONS,
             "fetch",
             "-q",

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from neuromirror.config.sibling_files import Sibling, SiblingFile
-from neuromirror.git import STALL_LIMIT, git_environment, run_git
+from neuromirror.git import REMOTE_OPTIONS, git_environment, run_git
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import redact
 
@@ -157,7 +157,7 @@ class SiblingHost:
         dict of str to str
             Variables.
         """
-        options = ["-c", "http.followRedirects=false", *STALL_LIMIT]
+        options = list(REMOTE_OPTIONS)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
             return options, {"GIT_SSH_COMMAND": shlex.join(_ssh_command())}

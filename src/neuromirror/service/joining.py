@@ -34,7 +34,7 @@ from neuromirror.model import (
     alias_of,
     current_timestamp,
 )
-from neuromirror.net import Session, redact
+from neuromirror.net import Session, only_host_of, redact
 from neuromirror.service.join_checks import (
     JoinError,
     archive_hosts,
@@ -118,7 +118,7 @@ def join(
             f"--from {settings.url}: not the URL of a mirror; write https://mirror.example.org"
         )
     source = mirror.open()
-    with Session(allow_private=True) as session:
+    with Session(is_private_allowed=only_host_of(url)) as session:
         other = OtherMirror(url, session)
         aliases = [alias_of(name) for name in names]
         if not aliases:

@@ -10,7 +10,7 @@ from typing import Final
 
 from neuromirror.git import (
     FSCK_OPTIONS,
-    STALL_LIMIT,
+    REMOTE_OPTIONS,
     GitError,
     check_objects,
     run_git,
@@ -117,7 +117,7 @@ class OtherMirror:
         return refs
 
     def _git(self, git_dir: Path | None, *arguments: str, stdin: str = "") -> str:
-        options = (*FSCK_OPTIONS, *STALL_LIMIT, "-c", "fetch.unpackLimit=1")
+        options = (*FSCK_OPTIONS, *REMOTE_OPTIONS, "-c", "fetch.unpackLimit=1")
         done = try_git(
             git_dir,
             *(*options, "-c", "core.hooksPath=/dev/null", *arguments),

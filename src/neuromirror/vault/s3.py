@@ -397,18 +397,45 @@ class S3Vault(Vault):
             client.delete_object(Bucket=self._bucket, Key=self._name(key))
 
     def keys(self) -> Iterator[tuple[str, int]]:
-        """Yield the annex key and the size in bytes of all objects that are named by one."""
-        start: dict[str, str] = {}
+        """Yield the annex key and the size in bytes of all objects that are named by one.
+
+        Raises
+        ------
+        VaultError
+            The bucket cannot be listed, or the list is malformed or repeats itself.
+        """
+        last, token = b"", ""
         while True:
+            page, following = self._list_page(token)
+            for text, size in page:
+                name = text.encode("utf-8", "surrogatepass")
+                if name <= last:
+                    raise self._malformed_list()
+                last = name
+                if _is_key(text[len(self._prefix) :]):
+                    yield text[len(self._prefix) :], size
+            if not following:
+                return
+            if following == token:
+                raise self._malformed_list()
+            token = following
+
+    def _list_page(self, token: str) -> tuple[list[tuple[str, int]], str]:
+        """Return names and sizes of some objects, and the token of the next page if any."""
+        start = {"ContinuationToken": token} if token else {}
+        try:
             with self._requests.translated() as client:
                 page = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, **start)
-            for one in page.get("Contents", ()):
-                name = one["Key"][len(self._prefix) :]
-                if _is_key(name):
-                    yield name, one["Size"]
-            if not page.get("IsTruncated"):
-                return
-            start = {"ContinuationToken": page["NextContinuationToken"]}
+            found = [(one["Key"], one["Size"]) for one in page.get("Contents", ())]
+            return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
+        except (KeyError, ValueError) as error:
+            raise self._malformed_list() from error
+
+    def _malformed_list(self) -> VaultUnavailableError:
+        return VaultUnavailableError(
+            f"vault {self.config.name}: the service returned a malformed list of bucket "
+            f"{self._bucket}; correct {self.config.path}, or try again later"
+        )
 
     def check_access(self, *, write: bool = False) -> None:
         """Raise an error that states why the vault cannot be used.

@@ -16,6 +16,8 @@ from neuromirror.web.gateway.service import Document, Folder, NamedVersion, Stor
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
 
 _PINNED: Final = PINNED.replace(", no-transform", "")
+_OF_REQUEST: Final = "public, max-age=0, must-revalidate"
+"""For URLs with the host of a request, which a cache might return to clients of another host."""
 _MOVING: Final = MOVING.replace(", no-transform", "")
 """Cache-Control of lists, which a proxy may compress."""
 _PAGE_ENTRIES: Final = 2_000
@@ -54,7 +56,9 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
         reply = await request.site.reader.run_in_thread(partial(make, request, named, folder))
     # the design of a page changes with the version of the catalogue
     is_fixed = named.is_pinned and form != "html"
-    reply.headers["cache-control"] = _PINNED if is_fixed else _MOVING
+    caching = _PINNED if is_fixed else _MOVING
+    is_of_request = form == "json" and not request.site.address
+    reply.headers["cache-control"] = _OF_REQUEST if is_of_request else caching
     reply.headers["vary"] = "Accept"
     return reply
 
@@ -86,7 +90,7 @@ async def describe_file(
         }
     reply = request.json_response(document)
     # locations and the way of delivery change
-    reply.headers["cache-control"] = _MOVING
+    reply.headers["cache-control"] = _MOVING if request.site.address else _OF_REQUEST
     return reply
 
 
