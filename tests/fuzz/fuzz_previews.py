@@ -93,14 +93,14 @@ def preview_hdf5(data: bytes) -> None:
     _preview(data, "a.h5")
 
 
-@target("open-profile", OSError, seeds=lambda: [_hdf5(nwb=False)], slow=True)
+@target("open-profile", UnreadableError, seeds=lambda: [_hdf5(nwb=False)], slow=True)
 def open_profile(data: bytes) -> None:
     """HDF5 files that are opened to record their open profile."""
-    with h5py.File(io.BytesIO(data), "r") as opened:
-        try:
+    try:
+        with h5py.File(io.BytesIO(data), "r") as opened:
             profiles._read_like_a_program(opened, "a.h5")
-        except Exception as error:
-            raise OSError from error
+    except Exception as error:
+        raise UnreadableError from error
 
 
 def _images() -> Sequence[bytes]:

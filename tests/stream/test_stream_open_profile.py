@@ -50,8 +50,12 @@ def test_ranges_of_a_profile_are_requested_at_once(isolated_home: object) -> Non
                 assert len([one.attrs["number"] for one in opened.values()]) == 20
 
 
-def test_a_file_that_is_not_hdf5_has_no_profile(isolated_home: object) -> None:
-    content = b"not HDF5" * 10_000
+# the address of a block is so large that h5py raises an OverflowError
+DAMAGED = hdf5(1)[:48] + b"\xff\xff\xc7" + b"\xff" * 5 + hdf5(1)[56:]
+
+
+@pytest.mark.parametrize("content", [b"not HDF5" * 10_000, DAMAGED])
+def test_a_file_that_is_not_hdf5_has_no_profile(isolated_home: object, content: bytes) -> None:
     with RangeServer({"/file.h5": content}) as server, closing(BlockDigestsRecorder()) as recorder:
         tree = ServedTree()
         key = tree.add("file.h5", content, f"{server.url}/file.h5", piece_size=LEAF_SIZE).key

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any, Final
 
-from neuromirror.model import NeuromirrorError
 from neuromirror.model.block_digests import LEAF_SIZE, MAX_OPEN_RANGES
 from neuromirror.stream.file import VerifiedFile
 from neuromirror.stream.opening import open_object
@@ -62,7 +61,7 @@ def record_open_profiles(
             try:
                 ranges = _read_ranges(open_object(tree, file, transport, cache=False))
                 digests.write_profile(file.key, ranges)
-            except (NeuromirrorError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - h5py raises any for a damaged file
                 yield path, f"no open profile: {error}"
             else:
                 yield path, ""
