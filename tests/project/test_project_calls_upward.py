@@ -41,6 +41,8 @@ REVIEWED = {
     "mint.mint_delta(changes)": "reads a file of changes",
     "mint.mint_delta(label)": _PURE,
     "mint.SortedLines(key)": _PURE,
+    "mint.names_in_folder(key)": _PURE,
+    "mint.names_in_folder(lines_from)": "reads lines of a file",
     "mint.run_worker(write)": "writes a pack in a worker process; mint calls nothing else",
     "net.ConnectionFactory(session_for)": _SETTING,
     "net.Session(is_private_allowed)": _SETTING,

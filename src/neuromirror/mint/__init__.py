@@ -13,6 +13,7 @@ from neuromirror.mint.documents import OWN_NAMES, configuration_files
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.seekable_lines import (
     SortedLines,
+    names_in_folder,
     read_seekable_lines,
     write_seekable_lines,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "join_lines",
     "mint",
     "mint_delta",
+    "names_in_folder",
     "next_commit_second",
     "read_custody_locations",
     "read_custody_remotes",

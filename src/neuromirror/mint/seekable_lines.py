@@ -28,6 +28,8 @@ from neuromirror.mint.zstd_lines import LONGEST_LINE, ZstdFrameError, decompress
 _FRAME_BYTES: Final = 1 << 18
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
+_SKIPPED_LINES: Final = 1000
+"""Lines of a subfolder that are read before the rest of them is skipped."""
 _HEAD = struct.Struct("<II")
 _ENTRY = struct.Struct("<II")
 _FOOT = struct.Struct("<IBI")
@@ -258,3 +260,41 @@ def _read_table(file: IO[bytes]) -> list[tuple[int, int, int]]:
     if offsets.pop() != start or not 0 < largest <= LONGEST_LINE + 1:
         raise ZstdFrameError("the seek table does not match the frames")
     return [(at, *one) for at, one in zip(offsets, entries, strict=True)]
+
+
+def names_in_folder(
+    lines_from: Callable[[bytes], Iterator[bytes]], key: Callable[[bytes], bytes], start: bytes
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the names in a folder in the order of paths, each with its line.
+
+    A subfolder has no line and is not read to its end.
+
+    Parameters
+    ----------
+    lines_from
+        Returns the lines from a path on, such as :meth:`SortedLines.lines_from`.
+    key
+        Returns the path of a line.
+    start
+        The path of the folder with a slash at its end; empty for the root.
+
+    Yields
+    ------
+    tuple of bytes and bytes or None
+        A name, and the line of the file; None for a subfolder.
+    """
+    lines = lines_from(start)
+    inner, skipped = b"", 0
+    while (line := next(lines, None)) is not None:
+        path = key(line)
+        if inner and path.startswith(inner):
+            skipped += 1
+            if skipped == _SKIPPED_LINES:
+                # "0" follows "/"
+                lines = lines_from(inner[:-1] + b"0")
+            continue
+        if not path.startswith(start):
+            return
+        name, slash, _ = path[len(start) :].partition(b"/")
+        inner, skipped = (start + name + slash, 0) if slash else (b"", 0)
+        yield name, None if slash else line

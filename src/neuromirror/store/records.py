@@ -22,6 +22,7 @@ import msgspec
 from neuromirror.mint import (
     SortedLines,
     ZstdFrameError,
+    names_in_folder,
     read_seekable_lines,
     write_seekable_lines,
 )
@@ -46,9 +47,6 @@ from neuromirror.store.errors import StoreDamagedError
 
 MAX_DELTA_DEPTH = 16
 """The length of a chain of deltas, beyond which a version is stored whole."""
-
-_SKIPPED_LINES = 1000
-"""Lines of a folder that are skipped one by one; after them its end is looked up."""
 
 
 def next_records(name: str) -> str:
@@ -276,22 +274,8 @@ class RecordLookup:
         """
         start = folder + b"/" if folder else b""
         with self._explain():
-            lines = self._lines_from(start)
-            skipped = 0
-            inner = b""
-            while (line := next(lines, None)) is not None:
-                path = line_path(line)
-                if inner and path.startswith(inner):
-                    skipped += 1
-                    if skipped == _SKIPPED_LINES:
-                        # "0" follows "/"
-                        lines = self._lines_from(inner[:-1] + b"0")
-                    continue
-                if not path.startswith(start):
-                    return
-                name, slash, _ = path[len(start) :].partition(b"/")
-                inner, skipped = (start + name + slash, 0) if slash else (b"", 0)
-                yield name, None if slash else load_snapshot_entry(line)
+            for name, line in names_in_folder(self._lines_from, line_path, start):
+                yield name, None if line is None else load_snapshot_entry(line)
 
     def _lines_from(self, start: bytes) -> Iterator[bytes]:
         lines = self._whole.lines_from(start)

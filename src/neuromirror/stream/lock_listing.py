@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -26,15 +27,14 @@ from neuromirror.lab.lock_manifests import (
     LockManifestReader,
     PlainFile,
 )
-from neuromirror.mint import SortedLines, ZstdFrameError, write_seekable_lines
+from neuromirror.mint import SortedLines, ZstdFrameError, names_in_folder, write_seekable_lines
 from neuromirror.store.regular_files import open_regular
 from neuromirror.stream.trees import FolderEntry
 
 _LARGE: Final = 1 << 20
 """Size in bytes above which a manifest is kept in the cache."""
 
-_SKIPPED_LINES: Final = 1000
-"""Lines of a folder that are skipped one by one; after them its end is looked up."""
+_HEAD: Final = b'{"listing"'
 
 _FORMAT: Final = 2
 _HEAD_KEY: Final = b"\xff"
@@ -134,26 +134,17 @@ class LockListing:
 
     def _names_below(self, below: bytes) -> Iterator[tuple[str, bytes | None]]:
         """Yield the names in a folder, each with its line; None for a folder."""
-        lines = self._lines.lines_from(below)
-        inner, skipped = b"", 0
-        while (line := next(lines, None)) is not None:
-            path = _line_key(line)
-            if inner and path.startswith(inner):
-                skipped += 1
-                if skipped == _SKIPPED_LINES:
-                    # "0" is the character after the slash
-                    lines = self._lines.lines_from(inner[:-1] + b"0")
-                continue
-            if path == _HEAD_KEY or not path.startswith(below):
-                return
-            name, slash, _ = path[len(below) :].partition(b"/")
-            inner, skipped = (below + name + slash, 0) if slash else (b"", 0)
-            yield name.decode("utf-8", "surrogateescape"), None if slash else line
+        for name, line in names_in_folder(self._file_lines, _line_key, below):
+            yield name.decode("utf-8", "surrogateescape"), line
+
+    def _file_lines(self, start: bytes) -> Iterator[bytes]:
+        """Return the lines of files from a path on."""
+        return takewhile(lambda line: not line.startswith(_HEAD), self._lines.lines_from(start))
 
 
 def _line_key(line: bytes) -> bytes:
     """Return the path of a line; that of the head follows all others."""
-    if line.startswith(b'{"listing"'):
+    if line.startswith(_HEAD):
         return _HEAD_KEY
     return _decode_path(line).path.encode("utf-8", "surrogateescape")
 
