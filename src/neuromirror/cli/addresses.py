@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from neuromirror.model.errors import UnknownAddressError
+from neuromirror.model.errors import ConfigurationError, UnknownAddressError
 
 if TYPE_CHECKING:
     from neuromirror.cli.common import Settings
@@ -77,3 +77,27 @@ def resolve_version(settings: Settings, index: Index, text: str) -> tuple[Addres
 
     address = find_address(settings, text, index)
     return address, version_at(index, address)
+
+
+def resolve_selection(
+    settings: Settings, index: Index, target: str, globs: tuple[str, ...]
+) -> tuple[VersionRow, tuple[str, ...]]:
+    """Return the version at an address, and the globs of its selected files.
+
+    The path in an address selects files as a glob does.
+
+    Raises
+    ------
+    UnknownAddressError
+        The address is not understood, or a similar version exists.
+    ConfigurationError
+        There are globs and a path.
+    """
+    from neuromirror.lab.globs import escape
+
+    address, row = resolve_version(settings, index, target)
+    if address.path is None:
+        return row, globs
+    if globs:
+        raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
+    return row, (escape(address.path),)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import HostMessages, Settings, settings_options
+from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.outcome_report import HostMessages
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.errors import NeuromirrorError
 

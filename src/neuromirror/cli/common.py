@@ -11,10 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from neuromirror.index import Index
     from neuromirror.model import Traffic
     from neuromirror.store import Store
-    from neuromirror.transfer.outcomes import Outcome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -43,28 +41,6 @@ _IN_MEMORY = 1 << 20
 """Size in bytes above which a printed document is spooled to disk."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
-
-
-@dataclass(slots=True)
-class HostMessages:
-    """Prints each message about a host once, and the number of occurrences at the end."""
-
-    action: str
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def is_first(self, outcome: Outcome) -> bool:
-        """Count an outcome and return whether its message has not been printed yet."""
-        if outcome.host is None:
-            return True
-        self.counts[outcome.host, outcome.status] += 1
-        return self.counts[outcome.host, outcome.status] == 1
-
-    def print_counts(self, settings: Settings) -> None:
-        """Print the number of files or URLs that each message applies to."""
-        for (host, status), count in self.counts.items():
-            record = {"kind": "host", "host": host, "status": status, "count": count}
-            line = f"{status:<10} {host}  {count} times in total" if count > 1 else None
-            settings.emit(self.action, record, line)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.addresses import may_be_address, resolve_version
+from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, HostMessages, Settings, settings_options
+from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.verify import open_results
 from neuromirror.model.display import count_of, format_bytes
@@ -100,7 +100,7 @@ def digest_command(
     with ExitStack() as stack:
         store, journal = stack.enter_context(open_results(settings))
         line = stack.enter_context(ProgressLine())
-        report = _Report(settings, line)
+        report = _Report("digest", settings, line)
         digests = stack.enter_context(BlockDigestsRecorder(store, journal, size, report.show_bytes))
         try:
             if Path(target).is_dir():
@@ -116,7 +116,7 @@ def digest_command(
             sys.stdout.flush()
             os._exit(INTERRUPTED)
     report.print_summary(is_dry_run=dry_run)
-    sys.exit(1 if report.failed else 0)
+    sys.exit(1 if report.failures else 0)
 
 
 def _digest_clone(
@@ -133,7 +133,7 @@ def _digest_clone(
     if dry_run:
         raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
     for outcome in digest_clone(folder, globs, digests, jobs=jobs or os.cpu_count() or 1):
-        report.add(outcome)
+        report.add_digests(outcome)
 
 
 def _digest_remote(
@@ -152,13 +152,13 @@ def _digest_remote(
         plan = plan_digests(selected.files, selected.folder, digests)
     report.small, report.total = plan.small, plan.bytes
     for outcome in plan.known:
-        report.add(outcome)
+        report.add_digests(outcome)
     if dry_run:
         for dataset, version, file in plan.files:
-            report.add(planned_outcome(dataset, version, file))
+            report.add_digests(planned_outcome(dataset, version, file))
         return
     for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
-        report.add(outcome)
+        report.add_digests(outcome)
 
 
 def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder) -> None:
@@ -227,7 +227,6 @@ def selected_files(
         Neither a lock file nor a version is at ``target``, or there are globs and a path in it.
     """
     from neuromirror.lab.digest import files_of_lock, files_of_version
-    from neuromirror.lab.globs import escape
     from neuromirror.lab.lock_block_digests import LockBlockDigests
     from neuromirror.lab.lockfile import load_lock
     from neuromirror.store.block_digests import BlockDigestsFolder
@@ -245,48 +244,28 @@ def selected_files(
             yield SelectedFiles(files_of_lock(lock, globs), folder, (*beside, user))
             return
         index = stack.enter_context(settings.index())
-        address, row = resolve_version(settings, index, target)
-        if address.path is not None:
-            if globs:
-                raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
-            globs = (escape(address.path),)
+        row, globs = resolve_selection(settings, index, target, globs)
         store = settings.store()
         files = files_of_version(store, index, row, globs)
         own = BlockDigestsFolder.of_store(store)
         yield SelectedFiles(files, store.root, (own, user))
 
 
-@dataclass(slots=True)
-class _Report:
-    """Prints outcomes, and counts them."""
+@dataclass
+class _Report(OutcomeReport):
+    """Prints outcomes and open profiles, and counts them."""
 
-    settings: Settings
-    line: ProgressLine
-    total: int = 0
     small: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
     digested: list[DigestOutcome] = field(default_factory=list)
     profiled: int = 0
-    hosts: HostMessages = field(default_factory=lambda: HostMessages("digest"))
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.counts["error"] + self.counts["impossible"])
 
     def show_bytes(self, done: int) -> None:
         self.line.show_bytes(done, max(done, self.total))
 
-    def add(self, outcome: DigestOutcome) -> None:
-        self.counts[outcome.status] += 1
-        if outcome.status == "ok":
-            self.bytes += outcome.size or 0
+    def add_digests(self, outcome: DigestOutcome) -> None:
         if outcome.root is not None:
             self.digested.append(outcome)
-        text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
-        is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
-        with self.line.paused():
-            self.settings.emit("digest", outcome.to_json(), text.rstrip() if is_shown else None)
+        self.add(outcome)
 
     def add_profile(self, outcome: DigestOutcome, why: str) -> None:
         """Count an open profile, or report ``why`` the file has none."""
@@ -305,17 +284,17 @@ class _Report:
             parts.append(f"{count_of(self.profiled, 'open profile')} recorded")
         if self.small:
             parts.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
-        if failures := self.counts["error"] + self.counts["impossible"]:
-            parts.append(f"{count_of(failures, 'problem')}")
+        if self.failures:
+            parts.append(f"{count_of(self.failures, 'problem')}")
         record = {
             "kind": "summary",
-            "status": "error" if self.failed else "ok",
+            "status": "error" if self.failures else "ok",
             "digested": 0 if is_dry_run else self.counts["ok"],
             "planned": self.counts["ok"] if is_dry_run else 0,
             "notneeded": self.counts["notneeded"],
             "small": self.small,
             "profiles": self.profiled,
-            "failed": failures,
+            "failed": self.failures,
             "bytes": self.bytes,
         }
         self.settings.emit("digest", record, "; ".join(parts))

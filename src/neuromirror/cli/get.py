@@ -13,13 +13,8 @@ import click
 
 from neuromirror.cli.addresses import may_be_address
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import (
-    HostMessages,
-    NamedPath,
-    Settings,
-    printable,
-    settings_options,
-)
+from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
+from neuromirror.cli.outcome_report import HostMessages
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.addresses import may_be_address, resolve_version
+from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, HostMessages, Settings, settings_options
+from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.vault import load_configured_vaults, store_or_none, vaults_option
 from neuromirror.model.display import count_of, format_bytes
@@ -23,7 +23,6 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.keep_outcomes import KeepOutcome
     from neuromirror.custody.keep_plan import KeepContents
     from neuromirror.index import Index
     from neuromirror.index.ledger import Ledger
@@ -108,7 +107,7 @@ def keep_command(
         failed = False
         for config in chosen:
             check_privacy(store, config)
-            report = _Report(settings, line, config.name, contents.bytes)
+            report = _Report("keep", settings, line, contents.bytes, vault=config.name)
             for finding in contents.findings:
                 report.add_finding(finding.to_json(), f"{finding.path}  {finding.message}")
             try:
@@ -128,7 +127,7 @@ def keep_command(
                 sys.stdout.flush()
                 os._exit(INTERRUPTED)
             report.print_summary(is_dry_run=dry_run)
-            failed |= report.failed
+            failed |= report.failures > 0
     sys.exit(1 if failed else 0)
 
 
@@ -138,7 +137,6 @@ def selected_contents(
 ) -> Iterator[KeepContents]:
     """Provide the contents of a lock file or of a version, for the time of the block."""
     from neuromirror.custody.keep_plan import contents_of_lock, contents_of_version
-    from neuromirror.lab.globs import escape
     from neuromirror.lab.lockfile import load_lock
 
     with ExitStack() as stack:
@@ -149,11 +147,7 @@ def selected_contents(
             yield contents_of_lock(load_lock(Path(target)), globs, store, index)
             return
         index = stack.enter_context(settings.index())
-        address, row = resolve_version(settings, index, target)
-        if address.path is not None:
-            if globs:
-                raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
-            globs = (escape(address.path),)
+        row, globs = resolve_selection(settings, index, target, globs)
         yield contents_of_version(settings.store(), index, row, globs)
 
 
@@ -240,22 +234,12 @@ class _Run:
                 name_in_lock(Path(target), self.contents, self.vault, kept)
 
 
-@dataclass(slots=True)
-class _Report:
-    """Prints outcomes, and counts them."""
+@dataclass
+class _Report(OutcomeReport):
+    """Prints the outcomes for one vault, and counts them."""
 
-    settings: Settings
-    line: ProgressLine
-    vault: str
-    total: int
+    vault: str = ""
     received: int = 0
-    bytes: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    hosts: HostMessages = field(default_factory=lambda: HostMessages("keep"))
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.counts["error"] + self.counts["impossible"])
 
     def show_bytes(self, count: int) -> None:
         self.received += count
@@ -271,33 +255,22 @@ class _Report:
         vault = self.vault
         self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
 
-    def add(self, outcome: KeepOutcome) -> None:
-        self.counts[outcome.status] += 1
-        if outcome.status == "ok":
-            self.bytes += outcome.size or 0
-        elif outcome.status == "notneeded" and not self.settings.json:
-            return
-        text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
-        is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
-        with self.line.paused():
-            self.settings.emit("keep", outcome.to_json(), text.rstrip() if is_shown else None)
-
     def print_summary(self, *, is_dry_run: bool) -> None:
         self.hosts.print_counts(self.settings)
         verb = "to copy" if is_dry_run else "copied"
         parts = [f"{count_of(self.counts['ok'], 'content')} {verb} ({format_bytes(self.bytes)})"]
         if known := self.counts["notneeded"]:
             parts.append(f"{known} in the vault before")
-        if failures := self.counts["error"] + self.counts["impossible"]:
-            parts.append(f"{count_of(failures, 'problem')}")
+        if self.failures:
+            parts.append(f"{count_of(self.failures, 'problem')}")
         record = {
             "kind": "summary",
-            "status": "error" if self.failed else "ok",
+            "status": "error" if self.failures else "ok",
             "vault": self.vault,
             "kept": 0 if is_dry_run else self.counts["ok"],
             "planned": self.counts["ok"] if is_dry_run else 0,
             "notneeded": known,
-            "failed": failures,
+            "failed": self.failures,
             "bytes": self.bytes,
         }
         self.settings.emit("keep", record, f"{self.vault}: {'; '.join(parts)}")

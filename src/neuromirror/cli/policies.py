@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, HostMessages, Settings, settings_options
+from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.outcome_report import HostMessages
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.display import count_of, format_bytes

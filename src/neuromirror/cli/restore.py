@@ -11,7 +11,8 @@ import click
 
 from neuromirror.cli.addresses import refuse_address
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.outcome_report import HostMessages
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")

@@ -16,13 +16,8 @@ import click
 
 from neuromirror.cli.addresses import refuse_address
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import (
-    INTERRUPTED,
-    HostMessages,
-    NamedPath,
-    Settings,
-    settings_options,
-)
+from neuromirror.cli.common import INTERRUPTED, NamedPath, Settings, settings_options
+from neuromirror.cli.outcome_report import HostMessages
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 
