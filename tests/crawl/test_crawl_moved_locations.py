@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from neuromirror_demo.bucket_contents import MEAREC
 from support import killed_sync
 from support.foreign_pushes import problems_of
 from support.mirror_harness import MirrorHarness, run_git
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
 NAME = f"demo-aind-benchmark:{MEAREC}"
 PATH = "mearec_NP1.h5"
@@ -202,3 +204,62 @@ def test_records_that_a_killed_sync_left_are_replaced(
     assert stated_urls(bucket_harness)["records"] == [new]
     assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.1"
     assert problems_of(bucket_harness) == []
+
+
+# --- scripted archives
+
+
+def move(dataset: ScriptedDataset, host: str, *paths: str) -> None:
+    for path in paths:
+        dataset.files[path] = replace(dataset.files[path], host=host)
+
+
+def check_records(
+    harness: ScriptedHarness, name: str, host: str, count: int, label: str = "latest"
+) -> None:
+    """Check the records of a version, the rebuilt index, and that another sync writes nothing."""
+    with harness.index() as index:
+        row = index.resolve(name, label)
+        before = list(index.dump())
+    lines = stored_record_lines(harness.store, row)
+    assert sum(host.encode() in line for line in lines) == count
+    rebuild_index(harness.store, harness.store.index_path)
+    with harness.index() as index:
+        assert list(index.dump()) == before
+    assert problems_of(harness) == []
+    files_before = harness.file_digests()
+    harness.sync(deep=True)
+    assert harness.file_digests() == files_before
+
+
+@pytest.mark.parametrize("setting", ["inline = 2", "inline = 2\nmanifest = 5"])
+@pytest.mark.parametrize("indexed", [0, 100])
+def test_chunks_of_a_zarr_have_their_new_urls(
+    tmp_path: Path, source: ScriptedSource, setting: str, indexed: int
+) -> None:
+    """Also those that are in the manifest and not in git."""
+    settings = f"[zarr]\n{setting}\nindex_entries = {indexed}\n"
+    harness = ScriptedHarness(tmp_path / "box", source, settings)
+    chunks = [f"z.zarr/{number}" for number in range(8)]
+    dataset = source.scripted_datasets["a"] = ScriptedDataset(files("z.zarr/.zarray", *chunks))
+    harness.sync()
+    for host in ("first.example.invalid", "second.example.invalid"):
+        move(dataset, host, *chunks[:4])
+        assert harness.sync(deep=True)["box:a"].versions == ()
+    check_records(harness, "box:a/z.zarr", "second.example.invalid", 4)
+
+
+def test_a_draft_before_a_published_version_has_its_new_urls(harness: ScriptedHarness) -> None:
+    """Its files are not the last ones of the dataset in the index."""
+    dataset = harness.datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
+    harness.sync()
+    dataset.published_versions["1.0"] = files("x.bin")
+    assert harness.sync()["box:a"].versions == ("1.0",)
+    move(dataset, "elsewhere.example.invalid", "x.bin", "y.bin")
+    assert harness.sync(deep=True)["box:a"].versions == ()
+    with harness.index() as index:
+        draft = next(one.label for one in index.versions("box:a") if one.kind == "observed")
+        contents = [one.content for one in index.files(index.resolve("box:a", draft))]
+        urls = [one.url for content in contents for one in index.locations(content)]
+    assert sum("elsewhere.example.invalid" in one for one in urls) == 2
+    check_records(harness, "box:a", "elsewhere.example.invalid", 2, draft)
