@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -318,7 +319,8 @@ class DandiDocuments:
         }
         if not version.assets:
             return counts
-        subjects = {parse_recipe(path).subject for path in version.assets if path.endswith(".nwb")}
+        recipes = [parse_recipe(path) for path in version.assets if path.endswith(".nwb")]
+        subjects = {recipe.subject for recipe in recipes}
         standards = []
         if subjects:
             counts["numberOfSubjects"] = len(subjects)
@@ -328,10 +330,9 @@ class DandiDocuments:
         return {
             **counts,
             "species": [_SPECIES] if subjects else [],
-            "approach": [],
             "dataStandard": standards,
             "variableMeasured": [],
-            "measurementTechnique": [],
+            **_techniques(recipe.kind for recipe in recipes),
         }
 
     def _nwb_metadata(self, asset: Asset) -> Json:
@@ -339,7 +340,6 @@ class DandiDocuments:
         seen = api_time(asset.created - timedelta(seconds=2))
         start = session_start(recipe)
         return {
-            "approach": [],
             "repository": f"{self.base}/",
             "dateModified": seen,
             "blobDateModified": seen,
@@ -360,8 +360,28 @@ class DandiDocuments:
             ],
             "wasAttributedTo": [participant(recipe.subject)],
             "variableMeasured": [],
-            "measurementTechnique": [],
+            **_techniques([recipe.kind]),
         }
+
+
+_TECHNIQUES = {
+    "behavior": ("behavioral approach", "behavioral technique"),
+    "ecephys": (
+        "electrophysiological approach",
+        "multi electrode extracellular electrophysiology recording technique",
+    ),
+}
+"""Approach and measurement technique by the kind of a recording, as dandi-cli writes them."""
+
+
+def _techniques(kinds: Iterable[str]) -> Json:
+    named = [_TECHNIQUES[kind] for kind in sorted(set(kinds).intersection(_TECHNIQUES))]
+    return {
+        "approach": [{"name": name, "schemaKey": "ApproachType"} for name, _ in named],
+        "measurementTechnique": [
+            {"name": name, "schemaKey": "MeasurementTechniqueType"} for _, name in named
+        ],
+    }
 
 
 _SPECIES = {

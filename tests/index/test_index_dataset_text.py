@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neuromirror.index import Index, rebuild_from_journal
-from neuromirror.index.synonyms import canonical_technique
+from neuromirror.index.synonyms import canonical_technique, without_general_techniques
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn, LinksFound
 from neuromirror.model.volumes import VOLUME_SCHEMES
 from neuromirror.sources.volumes.schemes import SCHEMES
@@ -118,7 +118,9 @@ def test_facets_have_one_value_for_many_names(journal: DiskJournal, index: Index
     )
     index.catch_up(journal)
     assert facet(index, "species") == {"Mus musculus": 3}
-    assert facet(index, "technique") == {"extracellular electrophysiology": 3}
+    assert facet(index, "technique") == {
+        **{"electrophysiology": 3, "extracellular electrophysiology": 3},
+    }
     assert facet(index, "license") == {"CC-BY-4.0": 4}
     assert facet(index, "status") == {"draft": 3, "published": 1}
     assert facet(index, "volume") == {"yes": 1}
@@ -133,6 +135,33 @@ def test_techniques_without_synonyms_are_counted_under_one_spelling() -> None:
     assert canonical_technique("Behavior platform") == canonical_technique("behavior")
     assert canonical_technique("Electrophysiology platform") == "electrophysiology"
     assert canonical_technique("FISH") == "FISH"
+    assert canonical_technique("electrophysiological approach") == "electrophysiology"
+    assert canonical_technique("behavioral technique") == "behavior"
+    general = ["behavior", "electrophysiology", "extracellular electrophysiology"]
+    assert without_general_techniques(general) == ["behavior", "extracellular electrophysiology"]
+    assert without_general_techniques(general[:2]) == general[:2]
+
+
+def test_recordings_of_both_archives_are_counted_under_one_technique(
+    journal: DiskJournal, index: Index
+) -> None:
+    journal.mint([placed_file("a", 1)], "000001", attributes={"modality": ["ecephys"]})
+    for local_id, approach, technique in (
+        ("000002", "electrophysiological approach", "spike sorting technique"),
+        (
+            *("000003", "electrophysiological approach"),
+            "multi electrode extracellular electrophysiology recording technique",
+        ),
+    ):
+        minted = journal.mint([placed_file(local_id, 1)], local_id)
+        summary = {"approach": [{"name": approach}], "measurementTechnique": [{"name": technique}]}
+        describe(journal, minted.commit, assetsSummary=summary)
+    index.catch_up(journal)
+    assert facet(index, "technique") == {
+        "electrophysiology": 3,
+        "extracellular electrophysiology": 2,
+        "spike sorting": 1,
+    }
 
 
 def test_properties_are_found_and_counted_as_pages_show_them(

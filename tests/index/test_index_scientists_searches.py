@@ -37,8 +37,11 @@ def _mint(journal: DiskJournal, archive: str, number: int) -> VersionMinted:
     published = archive == "dandi" and number % 4 != 0
     label = "0.240301.0900" if published else "draft"
     suffix = {"dandi": "nwb", "aind": "zarr/0", "bossdb": "json"}[archive]
+    paths = [f"sub-{number:04d}/sub-{number:04d}_ses-01.{suffix}"]
+    if (archive, number) == ("dandi", 699):
+        paths.append("sub-9001/sub-9001_probe-neuropix_ecephys.nwb")
     minted = journal.mint(
-        [placed_file(f"sub-{number:04d}/sub-{number:04d}_ses-01.{suffix}", (archive, number))],
+        [placed_file(path, (archive, number)) for path in paths],
         local_id,
         mirror=archive,
         source_uri=f"{'boss' if archive == 'bossdb' else 'https'}://x.invalid/{local_id}",
@@ -48,7 +51,10 @@ def _mint(journal: DiskJournal, archive: str, number: int) -> VersionMinted:
         attributes={},
         **(published_fields(label) if published else {}),
     )
-    journal.documents[minted.commit] = documents(archive, of, label, minted.at)
+    found = documents(archive, of, label, minted.at)
+    if (archive, number) == ("bossdb", 3):
+        found[".boss/channel.json"] = b'{"name": "cells", "type": "annotation"}'
+    journal.documents[minted.commit] = found
     return minted
 
 
@@ -91,6 +97,13 @@ SEARCHES = [
     ("Buonavntura", "dandi:000001"),
     ("zebrafsh prey captre", "dandi:000006"),
     ("sub-0423", "dandi:000423"),
+    # a volume of object ids, and names that only the paths of files have
+    ("segmentation annotation", "bossdb:collection3/experiment/channel"),
+    ("mouse segmentation", "bossdb:collection3/experiment/channel"),
+    ("electrophysiology sub-9001", "dandi:000699"),
+    ("extracellular electrophysiology sub-9001", "dandi:000699"),
+    ("ecephys sub-9001", "dandi:000699"),
+    ("neuropixels sub-9001", "dandi:000699"),
 ]
 
 

@@ -98,6 +98,35 @@ def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_inde
     assert mixed.in_paths == ("behavior",)
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("electrophysiology", "ecephys"),
+        ("ephys", "ephys"),
+        ("extracellular electrophysiology third", "ecephys"),
+        ("electrophysiology yutamouse41 third", "ecephys"),
+        ("ecephys", "ecephys"),
+        ("behaviour", "behavior"),
+    ],
+)
+def test_synonyms_match_whole_words_of_paths(searchable_index: Index, text: str, word: str) -> None:
+    page = searchable_index.find_datasets(text)
+    one = next(one for one in page.rows if one.dataset.local_id == "000003")
+    assert (one.path, page.corrected) == (_YUTA, "")
+    assert word in one.in_paths
+    label = one.version
+    assert label is not None
+    version = searchable_index.resolve(one.dataset.name, label)
+    listed = searchable_index.matching_files(version, " ".join(one.in_paths))
+    assert _YUTA in [file.path for file in listed.files]
+
+
+def test_synonyms_match_no_parts_of_words_in_paths(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed_file("item/template_system.nwb", 1)], title="Nothing")
+    index.catch_up(journal)
+    assert _found(index, "electron microscopy") == []  # its synonyms are em, sem and tem
+
+
 def test_a_mirror_and_a_page_are_chosen_and_all_mirrors_counted(searchable_index: Index) -> None:
     of_dandi = {"archive": ["dandi"]}
     page = searchable_index.find_datasets("yuta", filters=of_dandi, limit=1)

@@ -61,6 +61,23 @@ def test_a_dandiset_names_people_institutions_funders_and_what_was_measured() ->
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        (".boss/channel.json", {"name": "cells", "type": "annotation"}),
+        (".ndstore/channel.json", {"channel_type": "annotation"}),
+        ("info", {"type": "segmentation", "scales": []}),
+    ],
+)
+def test_a_volume_of_object_ids_is_a_segmentation_whatever_its_archive_calls_it(
+    path: str, document: dict[str, object]
+) -> None:
+    found = read_archive_metadata({path: _json(document)})
+    assert found.values["other"] == ("segmentation (annotation)",)
+    image = {**document, "type": "image", "channel_type": "image"}
+    assert read_archive_metadata({path: _json(image)}).values["other"] == ()
+
+
 def test_a_draft_has_its_species_and_techniques_from_its_assets() -> None:
     draft = {name: value for name, value in DANDISET.items() if name != "assetsSummary"}
     asset = {

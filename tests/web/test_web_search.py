@@ -279,12 +279,22 @@ def test_a_misspelled_search_shows_results_of_the_corrected_one(site: RunningCat
     assert "results for hippocampus" in text
 
 
-def test_a_name_that_only_paths_have_in_another_form_is_corrected(
+def test_a_name_that_only_paths_have_in_another_form_is_found(
     search_site: RunningCatalogue,
 ) -> None:
     page = search_site.page("/search?q=Neuropixels")
     assert "/dataset/box:probe-4" in links(page)
-    assert "/search?q=neuropix" in links(page)
+    assert "/search?q=neuropix" not in links(page)
+    assert "No dataset matches" not in visible_text(page)
+    assert "with “neuropix” in their paths" in visible_text(page)
+
+
+def test_a_facet_whose_only_value_divides_the_results_is_shown(
+    search_site: RunningCatalogue,
+) -> None:
+    assert "/search?subject=YutaMouse41" in links(search_site.page("/search"))
+    one = links(search_site.page("/search?q=Imaging"))
+    assert not [link for link in one if "subject=" in link]
 
 
 def test_usual_names_of_pages_lead_to_them(site: RunningCatalogue) -> None:

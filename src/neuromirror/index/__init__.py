@@ -63,6 +63,7 @@ from neuromirror.index.rows import (
 from neuromirror.index.schedule import Schedule, TaskRow
 from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
 from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
+from neuromirror.index.synonyms import without_general_techniques
 
 __all__ = [
     "CANNED_QUERIES",
@@ -135,4 +136,5 @@ __all__ = [
     "rebuild_from_journal",
     "refusal_message",
     "sqlite_damage_error",
+    "without_general_techniques",
 ]

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from neuromirror.index.synonyms import canonical_species, canonical_technique
+from neuromirror.index.synonyms import (
+    canonical_species,
+    canonical_technique,
+    with_general_techniques,
+)
 from neuromirror.model import ArchiveMetadata
 from neuromirror.model.licenses import spdx_id, without_spdx_prefix
 
@@ -67,8 +71,8 @@ def facet_values(
         "species": map(canonical_species, [*values.get("species", ()), *named.get("species", ())]),
         "subject": named.get("subject", ()),
         "brain_region": values.get("anatomy", ()),
-        "technique": map(
-            canonical_technique, [*values.get("techniques", ()), *named.get("modality", ())]
+        "technique": with_general_techniques(
+            map(canonical_technique, [*values.get("techniques", ()), *named.get("modality", ())])
         ),
         "data_type": data_types,
         "level": named.get("data-level", ()),

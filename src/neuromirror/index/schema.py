@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 14
+SCHEMA = 15
 
 LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 """SQL of the last component of a path or local id.

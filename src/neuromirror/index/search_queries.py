@@ -21,7 +21,7 @@ from neuromirror.index.search_terms import (
     path_conditions,
     split_terms,
 )
-from neuromirror.index.synonyms import synonyms_of, tokens_of
+from neuromirror.index.synonyms import tokens_of
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 SORTS: Final = ("relevance", "newest", "size", "title")
@@ -58,7 +58,7 @@ class FoundDataset:
     path
         That path; None if the search for it reached its limit.
     in_paths
-        The terms that match in a path only.
+        The terms that match in a path only, or the synonyms that the path contains instead.
     values
         The values of the dataset by facet (:data:`FACETS`).
     """
@@ -200,8 +200,8 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         """Return the datasets that match all terms and the selected values of each facet.
 
         Terms match in metadata by their stem, by a synonym or as the start of a word, then in the
-        paths of all versions. If no dataset matches, misspelled terms are corrected. Without terms,
-        all datasets match, except subdatasets.
+        paths of all versions, where synonyms match whole words. If no dataset matches, misspelled
+        terms are corrected. Without terms, all datasets match, except subdatasets.
 
         Parameters
         ----------
@@ -316,7 +316,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         if match is None:
             return FoundDataset(row, matched, None, None)
         label = row.newest if match.current else self._label(match.version)
-        return FoundDataset(row, matched, label, match.path, candidate.missing_tokens)
+        return FoundDataset(row, matched, label, match.path, candidate.words_in(match.path))
 
     def _label(self, version: int) -> str:
         row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
@@ -378,14 +378,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return self.suggest_terms(dict(list(counts.items())[:_MAX_COUNTED_TERMS]))
 
     def _near_terms(self, term: str) -> str:
-        """Return another name of a term that is in paths, or a term with its words corrected.
-
-        Each unknown word is replaced by the most similar one.
-        """
-        for name in synonyms_of(tokens_of(term)):
-            # a search finds synonyms in metadata, but not in paths
-            if self._count_term(SearchTerm(name, tuple(name.split()))):
-                return name
+        """Return a term with each unknown word replaced by the most similar one."""
         tokens = term.split()
         near = [self._near_token(token) or token for token in tokens]
         return " ".join(near) if near != tokens else term
@@ -484,8 +477,10 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
 
 def _is_sure(candidate: Candidate) -> bool:
     """Return whether a candidate needs no comparison with paths."""
-    missing = candidate.missing_tokens
-    return not missing or (len(missing) == 1 and path_terms(missing[0]) == {missing[0].lower()})
+    if len(candidate.missing) != 1:
+        return not candidate.missing
+    tokens = candidate.missing[0].tokens
+    return len(tokens) == 1 and path_terms(tokens[0]) == {tokens[0].lower()}
 
 
 def _similarity(one: str, other: str) -> float:

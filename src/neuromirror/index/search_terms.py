@@ -37,7 +37,7 @@ class SearchTerm:
     is_phrase
         Whether the term was in quotes.
     synonyms
-        Other names of the same species or technique, which match in metadata but not in paths.
+        Other names of the same species or technique; in paths, those of one word match whole words.
     """
 
     text: str
@@ -61,6 +61,42 @@ class SearchTerm:
         if self.is_phrase or not all(map(_is_one_token, self.tokens)):
             return ""
         return " AND ".join(_quoted(token) + "*" for token in self.tokens)
+
+    def path_query(self) -> str:
+        """Return a query of the table of path terms; empty if every block may match."""
+        own = path_query(self.tokens)
+        others = self.path_synonyms() if own else ()
+        return f"({' OR '.join([f'({own})', *map(_quoted, others)])})" if others else own
+
+    def path_synonyms(self) -> list[str]:
+        """Return the synonyms of one word, which are compared with whole words of a path."""
+        return [one for one in self.synonyms if path_terms(one) == {one}]
+
+    def words_in(self, path: str) -> tuple[str, ...]:
+        """Return the words of the term, or the synonym, that a path contains; empty if none."""
+        folded = path.casefold()
+        if all(token.casefold() in folded for token in self.tokens):
+            return self.tokens
+        words = path_terms(path)
+        return next(((one,) for one in self.path_synonyms() if one in words), ())
+
+    def path_condition(self, column: str) -> tuple[str, list[str]]:
+        """Return an ``AND`` condition that selects at least the paths of :meth:`words_in`.
+
+        Parameters
+        ----------
+        column
+            The SQL expression of the path.
+
+        Returns
+        -------
+        tuple[str, list[str]]
+            The condition, and the values of its parameters.
+        """
+        own, values, _ = path_conditions(self.tokens, column)
+        others = self.path_synonyms()
+        either = "".join(f" OR instr(lower({column}), ?)" for _ in others)
+        return f" AND ((1{own}){either})", [*values, *others]
 
     def __str__(self) -> str:
         """Return the term as it is typed."""

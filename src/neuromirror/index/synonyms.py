@@ -7,7 +7,7 @@ in a facet, whatever name the archive uses.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final
 
@@ -35,6 +35,7 @@ _SPECIES: Final = (
     ("Platynereis dumerilii", "platynereis"),
 )
 _TECHNIQUES: Final = (
+    ("electrophysiology", "ephys", "electrophysiological", "electrophysiological approach"),
     (
         *("extracellular electrophysiology", "ecephys", "extracellular recording"),
         *("multi electrode extracellular electrophysiology recording technique",),
@@ -62,7 +63,6 @@ _TECHNIQUES: Final = (
 )
 """Names of one technique, the first of which is shown."""
 _FIELDS: Final = (
-    ("electrophysiology", "ephys", "electrophysiological", "electrophysiological approach"),
     ("local field potential", "lfp", "local field potentials"),
     ("primary visual cortex", "visp"),
     ("primary somatosensory cortex", "barrel cortex", "ssp"),
@@ -102,6 +102,13 @@ _SPECIAL: Final = {
     **dict.fromkeys(("neuropixels", "neuropixel"), "extracellular electrophysiology"),
 }
 """Names of specialized techniques, which a search does not replace by the general one."""
+
+_GENERAL: Final = {
+    **dict.fromkeys(
+        ("extracellular electrophysiology", "intracellular electrophysiology"), "electrophysiology"
+    ),
+}
+"""Techniques, and the more general one under which they are counted too."""
 
 MAX_TOKENS: Final = 4
 """Maximum number of words of a name that a search replaces."""
@@ -164,6 +171,17 @@ def canonical_technique(value: str) -> str:
     name = re.sub(r"[\s_-]+(?:technique|approach|platform)\Z", "", value, flags=re.I)
     found = _find_canonical("technique", value) or _find_canonical("technique", name)
     return found or " ".join(map(_lower_unless_abbreviated, re.split(r"[\s_-]+", name.strip())))
+
+
+def with_general_techniques(values: Iterable[str]) -> list[str]:
+    """Return techniques and the more general ones, as :func:`canonical_technique` writes them."""
+    return [name for value in values for name in (value, _GENERAL.get(value, value))]
+
+
+def without_general_techniques(values: Sequence[str]) -> list[str]:
+    """Return techniques without those of which a more specific one is given."""
+    general = {_GENERAL[value] for value in values if value in _GENERAL}
+    return [value for value in values if value not in general]
 
 
 def _lower_unless_abbreviated(word: str) -> str:

@@ -13,7 +13,7 @@ from itertools import chain
 
 from neuromirror.index.path_terms import BLOCK_SHIFT
 from neuromirror.index.query_base import QueryBase
-from neuromirror.index.search_terms import SearchTerm, parse_terms, path_conditions, path_query
+from neuromirror.index.search_terms import SearchTerm, parse_terms
 
 MAX_BLOCKS = 400
 """Maximum number of path blocks read for a result, which limits its time."""
@@ -65,10 +65,13 @@ class Candidate:
     missing: tuple[SearchTerm, ...] = ()
     blocks: str = ""
 
-    @property
-    def missing_tokens(self) -> tuple[str, ...]:
-        """The words to find in one path."""
-        return tuple(token for term in self.missing for token in term.tokens)
+    def words_in(self, path: str | None) -> tuple[str, ...]:
+        """Return the words of the missing terms, as a path has them; None is an unknown path."""
+        return tuple(
+            word
+            for term in self.missing
+            for word in (term.tokens if path is None else term.words_in(path))
+        )
 
 
 @dataclass(slots=True)
@@ -140,7 +143,7 @@ class TermQueries(QueryBase):
         seen = complete
         for mask in [*fewest, every]:
             missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
-            query = path_query(token for term in missing for token in term.tokens)
+            query = " AND ".join(filter(None, (term.path_query() for term in missing)))
             for dataset, blocks in self._all(_BLOCKS, (query,)) if query else ():
                 if dataset not in seen and (mask | found.get(dataset, 0)) == every:
                     seen.add(dataset)
@@ -191,10 +194,12 @@ class TermQueries(QueryBase):
         )
         assert row is not None
         first, last, seq = row
-        conditions, values, fits = path_conditions(candidate.missing_tokens, "path")
+        conditions = [term.path_condition("path") for term in candidate.missing]
+        select = _IN_BLOCK + "".join(condition for condition, _ in conditions)
+        values = [value for _, some in conditions for value in some]
         given = (candidate.dataset, first, last, _MAX_SCANNED_ROWS, seq, *values)
-        for path, until in self._rows(_IN_BLOCK + conditions, given):
-            if fits(path):
+        for path, until in self._rows(select, given):
+            if all(term.words_in(path) for term in candidate.missing):
                 return PathMatch(block >> BLOCK_SHIFT, path, until is None)
         scanned = self._row(
             "SELECT count(*) FROM (SELECT 1 FROM files WHERE dataset = ? AND path >= ? "

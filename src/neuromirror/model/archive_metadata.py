@@ -2,8 +2,8 @@
 
 The documents are those that a version has in git: ``dandiset.yaml`` and the metadata of assets,
 the sidecars of aind-data-schema, the records and key–value pairs of BOSS and ndstore, the
-``provenance`` of a Precomputed layer, and a README. They are untrusted: a field may be missing or
-have a wrong type, and is then ignored.
+``info`` and ``provenance`` of a Precomputed layer, and a README. They are untrusted: a field may be
+missing or have a wrong type, and is then ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_BYTES: Final = 8 << 20
 
 _ROOT_DOCUMENTS: Final = frozenset(
     {
-        *("dandiset.yaml", "provenance"),
+        *("dandiset.yaml", "provenance", "info"),
         *("data_description.json", "subject.json", "procedures.json", "acquisition.json"),
         *("session.json", "ephys_session.json", "ophys_session.json", "metadata.nd.json"),
     }
@@ -147,6 +147,10 @@ def read_archive_metadata(documents: Mapping[str, bytes]) -> ArchiveMetadata:
             reader.add_scopes(_parse(content))
         elif path.startswith((".boss/", ".ndstore/")):
             reader.add_description(_parse(content).get("description"))
+            if path.endswith("/channel.json"):
+                reader.add_volume_type(_parse(content))
+        elif path == "info":
+            reader.add_volume_type(_parse(content))
         elif path.endswith(".jsonl"):
             if not reader.has("species"):  # the summary of a published version has them
                 reader.add_lines(content)
@@ -212,6 +216,12 @@ class _Reader:
             self.add("people", one.get("name"))
         for affiliation in _mappings(one.get("affiliation")):
             self.add("institutions", affiliation.get("name"))
+
+    def add_volume_type(self, document: Mapping[str, Any]) -> None:
+        """Add that the voxels of a volume are ids of objects, whatever the archive calls it."""
+        kinds = {str(document.get(name)) for name in ("type", "channel_type")}
+        if kinds & {"annotation", "segmentation"}:
+            self.add("other", "segmentation (annotation)")
 
     def add_lines(self, content: bytes) -> None:
         """Add the metadata of assets, one per line."""

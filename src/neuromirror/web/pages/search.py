@@ -16,6 +16,7 @@ from neuromirror.index import (
     NameMatch,
     is_checksum,
     shapes,
+    without_general_techniques,
 )
 from neuromirror.web.addresses import (
     dataset_address,
@@ -103,7 +104,7 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
             return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
             "found": [_result_context(one) for one in found.rows],
-            "facets": facet_context(request.site, query, found.facets),
+            "facets": facet_context(request.site, query, found.facets, found.total),
             "selected": [
                 (value_label(request.site, name, one.value), query.toggled(name, one.value))
                 for name, values in found.facets.items()
@@ -157,7 +158,7 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
         "facts": [
             f"{_FACTS[name]}{value}"
             for name in _FACTS
-            for value in one.values.get(name, ())[:_MAX_FACTS]
+            for value in without_general_techniques(one.values.get(name, ()))[:_MAX_FACTS]
         ],
         "state": next(iter(one.values.get("status", ())), ""),
         "title_pieces": None if title is None else _pieces(title),

@@ -123,11 +123,12 @@ class SearchQuery:
 
 
 def facet_context(
-    site: Site, query: SearchQuery, facets: Mapping[str, Sequence[FacetCount]]
+    site: Site, query: SearchQuery, facets: Mapping[str, Sequence[FacetCount]], total: int
 ) -> list[dict[str, Any]]:
     """Return the facets of a search for the template: their values, with counts and links.
 
-    The link of a value adds it to the search or removes it. Facets without values are left out.
+    The link of a value adds it to the search or removes it. A facet is left out if all its values
+    are those of every result.
 
     Parameters
     ----------
@@ -137,9 +138,12 @@ def facet_context(
         The search.
     facets
         The values with their counts, by facet.
+    total
+        The number of results.
     """
     found = []
     for name, counts in facets.items():
+        is_selected = any(one.is_selected for one in counts)
         values = [
             {
                 "label": value_label(site, name, one.value),
@@ -150,17 +154,17 @@ def facet_context(
             for position, one in enumerate(counts)
             if one.is_selected or (one.count and position < _MAX_LISTED)
         ]
-        # a single value that every result has selects nothing
-        if len(values) > 1 or any(one["selected"] for one in values) or name == "volume":
+        # a value that every result has selects nothing
+        if values and (is_selected or any(one.count < total for one in counts)):
             found.append(
                 {
                     "title": _TITLES[name],
-                    "open": name in _OPEN or any(one["selected"] for one in values),
+                    "open": name in _OPEN or is_selected,
                     "values": values[:_SHOWN],
                     "more": values[_SHOWN:],
                 }
             )
-    return [one for one in found if one["values"]]
+    return found
 
 
 def value_label(site: Site, facet: str, value: str) -> str:
