@@ -211,6 +211,13 @@ def test_paths_of_a_pin_limit_the_list(paper: LockFolder, tmp_path: Path) -> Non
 # --- Quilt and DVC
 
 
+def test_the_url_of_an_api_is_no_object_in_s3(paper: LockFolder, tmp_path: Path) -> None:
+    code, found = export(paper, "quilt", tmp_path / "manifest.jsonl")
+    (omitted,) = [one for one in found if one["kind"] == "omitted"]
+    assert (code, omitted["count"]) == (1, paper.pin_of(PUBLISHED).files)
+    assert "s3://api/" not in (tmp_path / "manifest.jsonl").read_text("utf-8")
+
+
 @pytest.fixture
 def scripted_paper(scripted_lab: LabStore, tmp_path: Path) -> LockFolder:
     return LockFolder(scripted_lab.mirror_harness, tmp_path / "paper")

@@ -6,6 +6,7 @@ is checked against the state digest of its pin.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 FOLDER_FORMATS: Final = ("bagit", "dvc")
 """The formats that are a folder."""
+_DANDISET: Final = re.compile(r"/dandisets/[0-9]{6}/?\Z")
 _OWN: Final = (".datalad/", ".neuromirror/", ".gitattributes", ".gitmodules")
 
 
@@ -204,6 +206,8 @@ def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
 
 def _bucket_url(source: str) -> str:
     """Return the URL of the bucket of a dataset whose source is the URL of a prefix."""
+    if _DANDISET.search(source):
+        return ""  # the source is an API
     parts = urlsplit(source)
     bucket = parts.path.lstrip("/").partition("/")[0]
     if parts.scheme not in ("http", "https") or not bucket:
