@@ -71,6 +71,24 @@ def test_a_path_in_an_address_is_fetched(shell: Shell, folder: Path) -> None:
     assert has_content(folder / "mine" / other, files[other])
 
 
+def test_a_file_in_git_is_already_present(shell: Shell, folder: Path) -> None:
+    cloned = shell.records("clone", NAME, "mine", "--get", "dandiset.yaml")
+    assert [(one["status"], one["path"]) for one in cloned[1:]] == [("notneeded", "dandiset.yaml")]
+    assert "in git" in cloned[1]["message"]
+    for path in ("mine/dandiset.yaml", "mine/.dandi"):
+        assert "in git" in shell.run("get", path).out
+    (folder / "mine" / "dandiset.yaml").unlink()
+    (failed,) = shell.records("get", "mine/dandiset.yaml", code=1)
+    assert (failed["status"], failed["path"]) == ("impossible", "dandiset.yaml")
+    assert "git restore" in failed["message"]
+
+
+def test_the_version_of_a_clone_is_printed(shell: Shell, folder: Path) -> None:
+    out = shell.run("clone", NAME, "mine").out
+    published = [one for one in shell.records("versions", NAME) if one["kind"] == "published"]
+    assert f"{NAME}@{published[-1]['version']}" in out
+
+
 def test_get_of_an_address_makes_plain_verified_files(
     shell: Shell, demo: DemoArchive, folder: Path
 ) -> None:

@@ -26,11 +26,12 @@ from neuromirror.lab.lock_manifests import (
     PlainFile,
 )
 from neuromirror.lab.lockfile import LockUnusableError, LockVersionError
+from neuromirror.lab.verify import verify
 from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
 from neuromirror.store import StoreDamagedError
 from neuromirror_demo.bucket_contents import RAW
 from support.lab_store import LabStore
-from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, run
+from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock, run
 from support.mirror_harness import MirrorHarness, run_git
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
@@ -90,7 +91,7 @@ def test_datasets_of_several_archives_stand_in_one_lock(
     messages = [one.message for one in outcomes]
     assert ["may delete" in one for one in messages] == [False, True, False]
     assert "30 days" in messages[1]
-    assert "mutable-bucket" in messages[2]
+    assert "mutable-bucket: content that upstream overwrites" in messages[2]
     schema = json.loads(SCHEMA.read_text("utf-8"))
     Draft202012Validator(schema).validate(tomllib.loads(lock_folder.file.read_text("utf-8")))
 
@@ -220,6 +221,31 @@ def test_globs_pin_a_part(lock_folder: LockFolder) -> None:
     assert lock_folder.pin(PUBLISHED)[0].status == "notneeded"
     lock_folder.pin(PUBLISHED, paths=())
     assert lock_folder.pin_of(PUBLISHED).files == 5
+
+
+def test_a_pin_of_files_in_git_has_no_annexed_file(lock_folder: LockFolder) -> None:
+    (done,) = lock_folder.pin(PUBLISHED, paths=("dandiset.yaml",))
+    assert "in git" in done.message
+    assert (lock_folder.pin_of(PUBLISHED).files, lock_folder.pin_of(PUBLISHED).bytes) == (0, 0)
+    into = lock_folder.folder / "data"
+    assert (
+        restore_lock(lock_folder.lock, into, lock_folder.mirror_harness.store).only().status == "ok"
+    )
+    assert (into / "demo--000002" / "dandiset.yaml").read_text("utf-8")
+    assert not any(one.failed for one in verify(lock_folder.file, within=into))
+    lock_folder.pin(PUBLISHED, paths=("dandiset.yaml", "sub-201"))
+    assert lock_folder.pin_of(PUBLISHED).files == 2
+
+
+def test_each_new_glob_must_match(lock_folder: LockFolder) -> None:
+    earlier = f"{PUBLISHED}@0.240301.1026"
+    with pytest.raises(ConfigurationError, match="no file matches sub-203;"):
+        lock_folder.pin(earlier, paths=("sub-201", "sub-203"))
+    assert lock_folder.files() == {}
+    # those of an earlier pin are kept, although the new version lacks such files
+    lock_folder.pin(earlier, paths=("sub-201", "sub-202"))
+    lock_folder.pin(PUBLISHED)
+    assert lock_folder.pin_of(PUBLISHED).paths == ("sub-201", "sub-202")
 
 
 def test_globs_that_fit_nothing_are_refused_and_leave_nothing(lock_folder: LockFolder) -> None:
@@ -520,7 +546,7 @@ def test_the_command_pins(lock_folder: LockFolder) -> None:
         ((PUBLISHED, DRAFT, "--clone", "https://mirror.example.org/x"), "{alias}"),
         ((PUBLISHED, "--clone", "/srv/store"), "clone URL"),
         ((PUBLISHED, "--path", "../x"), "glob"),
-        (("demo",), "dandi:000027@draft"),
+        (("demo",), "is a mirror"),
         (("demo:999999",), "999999"),
     ],
 )

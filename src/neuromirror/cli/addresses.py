@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from neuromirror.index import Index, VersionRow
 
 
+DEFAULT_LOCK: Final = Path("datasets.lock")
+"""The lock file that commands use by default."""
 _URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
 """The start of a URL, in which a path has one slash only."""
 _ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")

@@ -93,11 +93,12 @@ def clone_command(
         line.show(f"cloning {found.dataset}")
         message = skipped_remotes_message(clone_dataset(url, target))
         record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
+        name = f"{found.dataset}@{found.version}" if found.version else found.dataset
         with line.paused():
             settings.emit(
                 "clone",
                 record | ({"message": message} if message else {}),
-                f"ok         {target}  {found.dataset}{message and f'; {message}'}",
+                f"ok         {target}  {name}{message and f'; {message}'}",
             )
         code = 0
         if chosen:
@@ -144,7 +145,8 @@ def locate_clone(
         reasons = _sync(settings, find_address(settings, text).dataset, line)
         stored = _synced(settings, text, reasons)
     root, found, label = stored
-    return found, store_url(root, alias_of(found.dataset), label)
+    named = replace(found, version=label)
+    return named, store_url(root, alias_of(found.dataset), label)
 
 
 def _stores(settings: Settings) -> Iterator[Settings]:

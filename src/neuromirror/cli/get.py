@@ -17,7 +17,7 @@ from neuromirror.cli.common import NamedPath, Settings, printable, settings_opti
 from neuromirror.cli.outcome_report import HostMessages
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, UnknownAddressError
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally
@@ -111,16 +111,29 @@ def get_command(
         text
         for text in paths
         if not os.path.lexists(text)
-        and (needs_address or (may_be_address(text) and not _is_below_folder_of_clone(text)))
+        and (
+            needs_address
+            or (
+                (may_be_address(text) or not _is_in_repository(here))
+                and not _is_below_folder_of_clone(text)
+            )
+        )
     ]
     if addresses and len(addresses) == len(paths):
         from neuromirror.cli.clone import get_address
 
-        sys.exit(
-            max(
+        try:
+            codes = [
                 get_address(settings, text, output, jobs, overwrite=overwrite) for text in addresses
-            )
-        )
+            ]
+        except UnknownAddressError as error:
+            if needs_address or may_be_address(addresses[0]):
+                raise
+            # it may have been the path of a file in a clone
+            raise UnknownAddressError(
+                f"{here} is not inside a clone of a dataset, and {error.problem}", error.suggestions
+            ) from error
+        sys.exit(max(codes))
     if addresses and not needs_address:
         raise ConfigurationError(
             f"{addresses[0]} does not exist and looks like an address; "
@@ -171,14 +184,16 @@ def print_outcomes(
 ) -> int:
     """Print the outcomes of files, with their progress; return the exit code."""
     from neuromirror.lab import Tally
+    from neuromirror.transfer.clone_get import IN_GIT
 
     counted = Tally()
-    received = 0
+    received = in_git = 0
     hosts = HostMessages(action)
     same: Counter[str] = Counter()
     for outcome in outcomes(line.show_bytes):
         counted.add(outcome)
         received += (outcome.size or 0) * (outcome.status == "ok")
+        in_git += outcome.message == IN_GIT
         shown = outcome.status != "notneeded" and hosts.is_first(outcome)
         if outcome.failed and outcome.host is None:
             same[outcome.message] += 1
@@ -192,7 +207,7 @@ def print_outcomes(
         if count > _MAX_SHOWN:
             more = f"error      {count - _MAX_SHOWN} more files  {message}"
             click.echo(printable(more), err=True)
-    settings.print_text(_summary(counted, received))
+    settings.print_text(_summary(counted, received, in_git))
     return counted.exit_code
 
 
@@ -204,12 +219,14 @@ def _outcome_line(outcome: Outcome) -> str:
     return f"{outcome.status:<10} {outcome.path}{size}{evidence}"
 
 
-def _summary(counted: Tally, received: int) -> str:
-    fetched, present = counted.statuses["ok"], counted.statuses["notneeded"]
+def _summary(counted: Tally, received: int, in_git: int) -> str:
+    fetched, present = counted.statuses["ok"], counted.statuses["notneeded"] - in_git
     failed = counted.statuses["error"] + counted.statuses["impossible"]
     parts = [f"{fetched} fetched, {format_bytes(received)}"] if fetched else []
     if present:
         parts.append(f"{present} already present")
+    if in_git:
+        parts.append(f"{in_git} already present, in git")
     if failed:
         parts.append(f"{failed} failed")
-    return ", ".join(parts) or "no files to get"
+    return ", ".join(parts) or "no annexed files to get; files in git are in each clone"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.addresses import refuse_address, resolve_version
+from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
@@ -17,15 +17,12 @@ from neuromirror.cli.common import (
     settings_options,
 )
 from neuromirror.cli.restore import progress_line
-from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.index import Index
     from neuromirror.lab import Outcome
     from neuromirror.lab.catalogue_pins import CataloguePins
-
-DEFAULT_LOCK = Path("datasets.lock")
 
 
 @command(
@@ -189,7 +186,8 @@ def _pin_from_store(
             address.dataset, address.label, chosen, clones or None, bundle, streamable
         )
 
-    with settings.index() as index, progress_line("pinning") as progress:
+    addresses = [name for name in versions if not Path(name).is_dir()]
+    with settings.index(*addresses) as index, progress_line("pinning") as progress:
         store = settings.store()
         requests = [pin_request(name, index) for name in versions]
         return list(pin(output, requests, store, index, remove=remove, progress=progress))
@@ -261,5 +259,4 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
 
 
 def _outcome_line(outcome: Outcome) -> str:
-    size = "" if outcome.size is None else f", {format_bytes(outcome.size)}"
-    return f"{outcome.status:<10} {outcome.path}  {outcome.message}{size}"
+    return f"{outcome.status:<10} {outcome.path}  {outcome.message}"

@@ -15,7 +15,7 @@ from neuromirror.index.rows import RETENTION
 from neuromirror.lab.bundles import write_bundle
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.exclusive_write import exclusive_write
-from neuromirror.lab.globs import Globs
+from neuromirror.lab.globs import Globs, WatchedGlobs
 from neuromirror.lab.lock_block_digests import BLOCK_DIGESTS_NAME, PinnedDigests
 from neuromirror.lab.lock_manifests import (
     MANIFEST_VERSION,
@@ -49,6 +49,7 @@ from neuromirror.model import (
     load_snapshot_entry,
     parse_description,
 )
+from neuromirror.model.display import format_bytes
 from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
 from neuromirror.transfer.byte_progress import MessageCallback
 from neuromirror.transfer.outcomes import Outcome
@@ -65,7 +66,7 @@ _OWN_FILE_NAME = re.compile(
 
 _PERISHABLE = {
     Retention.DRAFT: "upstream may delete replaced files of a draft (DANDI after 30 days)",
-    Retention.MUTABLE_BUCKET: "overwritten or deleted objects of the bucket are lost at once",
+    Retention.MUTABLE_BUCKET: "content that upstream overwrites or deletes is lost at once",
 }
 
 
@@ -331,9 +332,11 @@ def pin_outcome(old: Pin | None, new: Pin, latest: str | None, digests: str = ""
     """
     requested = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
-    message = f"{new.resolved.version}{requested}, {count}"
+    message = f"{new.resolved.version}{requested}, {count}, {format_bytes(new.bytes)}"
     if old is not None and old.commit != new.commit:
         message += f", replaces {old.resolved.version}"
+    if new.paths and not new.files:
+        message += "; the paths are in git, and restored with each pin of the dataset"
     if digests:
         message += f", {digests}"
     if warning := _PERISHABLE.get(new.durability):
@@ -433,12 +436,14 @@ class _PinWriter:
         clones = () if old is None else old.clone
         if request.clones is not None:
             clones = clone_urls(request.clones, dataset)
-        globs = Globs(paths)
+        globs = WatchedGlobs(paths)
         manifest = self._write_files(row, b"", globs, bundle=bundle)
-        if paths and not self._totals.files:
+        unmatched = [glob for glob, _ in globs.unmatched()]
+        # a kept glob may have lost its files in a new version
+        if unmatched and (request.paths is not None or len(unmatched) == len(paths)):
             raise ConfigurationError(
-                f"{row.name}: no file matches {' or '.join(paths)}; 'neuromirror files {row.name}' "
-                "lists the files"
+                f"{row.name}: no file matches {' or '.join(unmatched)}; "
+                f"'neuromirror files {row.name}' lists the files"
             )
         digests = self._write_digests()
         here = self._lock.path.parent
@@ -486,7 +491,9 @@ class _PinWriter:
     def _bundle_path(self, row: VersionRow) -> Path:
         return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
 
-    def _write_files(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
+    def _write_files(
+        self, row: VersionRow, prefix: bytes, globs: WatchedGlobs, *, bundle: bool
+    ) -> Path:
         """Write the manifest of a version, and those of its subdatasets with pinned files."""
         self._progress(f"{row.name}, {row.files} files")
         target = self._folder.path / f"{row.commit}{MANIFEST_ENDING}"
@@ -507,7 +514,7 @@ class _PinWriter:
             self._new.add(path)
 
     def _write(
-        self, row: VersionRow, target: Path, prefix: bytes, globs: Globs
+        self, row: VersionRow, target: Path, prefix: bytes, globs: WatchedGlobs
     ) -> list[ListedSubdataset]:
         """Write one manifest; return the subdatasets that may have pinned files."""
         subdatasets: list[ListedSubdataset] = []
@@ -520,6 +527,8 @@ class _PinWriter:
             )
             head = _head(reader, row, dataset, description.get("form", "files"))
             with LockManifestWriter(self._folder, target.name, head) as writer:
+                for name in description["documents"]:
+                    globs.matches(prefix.decode() + name)  # in git, so part of every pin
                 for name in plain_names(description):
                     writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
                 for line in stored_record_lines(self._store, row):

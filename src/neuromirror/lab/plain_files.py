@@ -138,12 +138,9 @@ def _fetch(
     clone: Path, paths: Sequence[str], jobs: int, progress: ByteProgress | None
 ) -> Iterator[Outcome]:
     """Get files of a scratch clone; yield one outcome per file, also for those in git."""
-    in_git = dict.fromkeys(paths)
     for outcome in get(clone, [clone / one for one in paths], jobs=jobs, progress=progress):
-        in_git.pop(outcome.path, None)
-        yield outcome
-    for path in in_git:
-        yield Outcome("get", "ok", path, "from git")
+        is_new = outcome.status == "notneeded"  # in git
+        yield replace(outcome, status="ok", message="from git") if is_new else outcome
 
 
 def _moved(clone: Path, outcome: Outcome, target: Path, overwrite: bool) -> Outcome:

@@ -126,8 +126,8 @@ class AnnexClone:
         if done.returncode:
             message = done.stderr.decode(errors="replace").strip()
             raise NotACloneError(
-                f"{folder} is not inside a clone of a dataset; change to the folder of a clone "
-                f"({message})"
+                f"{folder} is not inside a clone of a dataset; change to the folder of a clone, or "
+                "specify its path" + f" ({message})" * ("not a git repository" not in message)
             )
         top, git_dir, common = (
             Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")

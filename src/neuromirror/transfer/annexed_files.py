@@ -106,6 +106,10 @@ class PathSelection:
         self._chosen[within] = True
         return True
 
+    def names(self, path: bytes) -> bool:
+        """Return whether a path itself is selected, not only a folder above it."""
+        return path in self._chosen
+
     def _within(self, folder: bytes) -> bytes | None:
         """Return the innermost selected path that is ``folder`` or above it."""
         passed = []
@@ -154,9 +158,10 @@ class AnnexedFileListing:
     pointer_keys
         Keys of all unlocked files, selected or not. Their content must also be written to the work
         tree, which only git-annex does.
-    subdatasets, unrecognized_links, foreign_links
-        Selected subdatasets, links whose key is not supported, and links into another repository;
-        filled while :meth:`files` is iterated.
+    subdatasets, unrecognized_links, foreign_links, in_git
+        Selected subdatasets, links whose key is not supported, links into another repository, and
+        files that are selected by their own path and are in git; filled while :meth:`files` is
+        iterated.
     """
 
     clone: AnnexClone
@@ -166,6 +171,7 @@ class AnnexedFileListing:
     subdatasets: list[SelectedSubdataset] = field(default_factory=list)
     unrecognized_links: list[bytes] = field(default_factory=list)
     foreign_links: list[bytes] = field(default_factory=list)
+    in_git: list[bytes] = field(default_factory=list)
 
     def files(self) -> Iterator[AnnexedFile]:
         """Yield the selected files in the order of git's index; raises GitError."""
@@ -189,6 +195,8 @@ class AnnexedFileListing:
                         yield AnnexedFile(path, key)
             elif path in unlocked:
                 yield AnnexedFile(path, unlocked[path], is_unlocked=True)
+            elif self.selection.names(path):
+                self.in_git.append(path)
 
     def _entries(self) -> Iterator[tuple[bytes, bytes, bytes]]:
         """Yield mode, object id (hexadecimal) and path of each entry of git's index."""

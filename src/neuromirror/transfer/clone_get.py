@@ -41,6 +41,9 @@ from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
 JOBS: Final = 32
 """Default number of concurrent downloads."""
 
+IN_GIT: Final = "in git, so it is in each clone"
+"""The message about a file that is not annexed."""
+
 _FIRST_BATCH: Final = 256
 _BATCH: Final = 2000
 """Files whose URLs are looked up together; the first batch is small, so that downloads start early.
@@ -173,6 +176,12 @@ class _CloneGet:
         for path in listing.foreign_links:
             why = "its link leads into another repository, whose content is not verified"
             yield self._failed("impossible", path, why)
+        for path in listing.in_git:
+            if os.path.lexists(os.path.join(os.fsencode(self._clone.top), path)):
+                yield Outcome("get", "notneeded", self._result_path(path), IN_GIT)
+            else:
+                why = "in git, but not in the work tree; 'git restore' with its path writes it"
+                yield self._failed("impossible", path, why)
         yield from self._in_subdatasets(listing.subdatasets)
         for path in self._selection.unmatched():
             yield self._failed("impossible", path, "no such file in git's index")
