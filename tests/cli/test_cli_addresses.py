@@ -74,6 +74,8 @@ def test_sync_takes_addresses(shell: Shell, demo: DemoArchive) -> None:
         (["sync", "demo:2"], NAME),
         (["sync", "dmeo:000002"], NAME),
         (["list", "hippocampus"], "'neuromirror search hippocampus'"),
+        (["list", NAME], f"'neuromirror versions {NAME}'"),
+        (["sync", "999999"], "dandi:999999"),
     ],
 )
 def test_a_mistake_has_a_suggestion(synced: Shell, arguments: list[str], suggestion: str) -> None:
@@ -118,6 +120,56 @@ def test_an_id_that_the_store_lacks_is_not_taken_for_a_name(synced: Shell) -> No
         for command in ("show", "clone", "get"):
             (failed,) = synced.records(command, text, code=2)
             assert "--store" in failed["message"]
+
+
+def test_without_a_store_the_command_that_mirrors_the_dataset_is_named(
+    synced: Shell, shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new = synced.with_changes(store=tmp_path / "store")
+    for address in (NAME, api(shared_demo, "versions/draft/"), f"{NAME}@0.1"):
+        for command in (
+            *(["show"], ["versions"], ["files"], ["cite"], ["pin"]),
+            ["diff", f"{NAME}@draft"],
+        ):
+            (failed,) = new.records(*command, address, code=2)
+            assert f"'neuromirror sync {NAME}'" in failed["message"], command
+    (failed,) = new.records("show", "demo:2", code=2)
+    assert failed["suggestions"] == [NAME]
+
+
+def test_the_url_of_a_file_names_it_if_one_dataset_has_it(synced: Shell) -> None:
+    files = {
+        name: [one for one in synced.records("files", name) if one["type"] == "file"]
+        for name in (NAME, "demo:000001")
+    }
+    shared = {one["key"] for one in files[NAME]} & {one["key"] for one in files["demo:000001"]}
+    assert shared
+    for one in files[NAME]:
+        for url in one["urls"]:
+            if one["key"] in shared:
+                (failed,) = synced.records("show", url, code=2)
+                assert failed["suggestions"] == [f"'neuromirror find {one['key']}'"]
+            elif "2024" not in one["path"] and "notes" not in one["path"]:
+                (shown,) = synced.records("show", url)
+                assert shown["dataset"] == NAME
+                assert [each["path"] for each in synced.records("files", url)] == [one["path"]]
+
+
+def test_an_incomplete_url_is_an_unknown_address(synced: Shell) -> None:
+    for command in ("show", "clone", "get", "sync"):
+        (failed,) = synced.records(command, "http://[::1", code=2)
+        assert "http://[::1" in failed["message"]
+
+
+def test_get_outside_of_a_clone_suggests_the_nearest_name(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (failed,) = synced.records("get", "999999", code=2)
+    assert "not inside a clone" in failed["message"]
+    assert failed["suggestions"] == ["dandi:999999"]
+    assert "fatal" not in synced.run("get", code=2).err
 
 
 def test_get_takes_what_is_not_a_path_for_an_address(
@@ -174,6 +226,42 @@ def test_a_missing_lock_file_or_folder_has_the_nearest_as_a_suggestion(
     assert failed["suggestions"] == ["clone1", "../datasets.lock"]
     (failed,) = synced.records("restore", "../dataset.lock", "--into", "data", code=2)
     assert failed["suggestions"] == ["../datasets.lock"]
+
+
+def test_verify_outside_of_a_clone_suggests_clones_and_lock_files(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (failed,) = synced.records("verify", code=2)
+    assert "suggestions" not in failed
+    synced.run("clone", NAME, "mine")
+    (failed,) = synced.records("verify", code=2)
+    assert failed["suggestions"] == ["mine"]
+    monkeypatch.chdir(tmp_path / "mine" / "sub-201")
+    (failed,) = synced.records("verify", code=2)
+    assert failed["suggestions"] == [".."]
+    synced.run("verify", "..", "--allow-missing")
+    synced.run("pin", NAME, "-o", str(tmp_path / "datasets.lock"))
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path / "results")
+    (failed,) = synced.records("verify", code=2)
+    assert failed["suggestions"] == ["../datasets.lock"]
+    # the folder of a lock file
+    assert "neuromirror restore" in synced.run("verify", "..", code=1).err
+    synced.run("restore", "..", "--into", "data", "--offline")
+    assert "--in data" in synced.run("verify", "../datasets.lock", "--in", ".", code=1).err
+
+
+def test_cite_uses_the_lock_file_by_default(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    synced.run("pin", NAME, "-o", str(tmp_path / "datasets.lock"))
+    monkeypatch.chdir(tmp_path / "results")
+    (failed,) = synced.records("cite", code=2)
+    assert failed["suggestions"] == ["../datasets.lock"]
+    monkeypatch.chdir(tmp_path)
+    assert synced.run("cite").out == synced.run("cite", "datasets.lock").out
 
 
 def test_a_key_with_two_slashes_is_not_another_key(

@@ -8,12 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from neuromirror.config.addresses import (
-    Address,
-    enclosing_addresses,
-    parse_addresses,
-    unknown_address,
-)
+from neuromirror.config.address_errors import unknown_address
+from neuromirror.config.addresses import Address, enclosing_addresses, parse_addresses
 from neuromirror.config.builtin_mirrors import load_known_mirrors
 from neuromirror.config.mirror_files import Mirror
 
@@ -153,6 +149,22 @@ def test_a_neuroglancer_link_names_the_layer_that_it_contains(
         ("dandi:000027@", ("dandi:000027",)),
         ("dandi:", ()),
         ("", ()),
+        ("https://dandiarchive.org/dandiset/27", ("dandi:000027",)),
+        ("https://dandiarchive.org/dandiset/27/0.210831.2033", ("dandi:000027@0.210831.2033",)),
+        ("https://doi.org/10.48324/dandi.27", ("dandi:000027",)),
+        ("dandi://dandi/27@draft/sub-1", ("dandi:000027@draft",)),
+        ("https://dandiarchive.com/dandiset/000027", ("dandi:000027",)),
+        ("DANDI:27/draft", ("dandi:000027@draft",)),
+        ("000027", ("dandi:000027",)),
+        ("2", ("demo:000002",)),
+        ("dandiset/000027", ("dandi:000027",)),
+        (f"s3://aind-opendata/{ASSET}/a", (f"aind:{ASSET}",)),
+        (f"https://aind-opendata.s3.amazonaws.com/{ASSET}/a", (f"aind:{ASSET}",)),
+        (f"precomputed://s3://bossdb-opendata/{LAYER}", (f"bossdb-open-data:{LAYER}",)),
+        ("s3://aind-open-data", ()),
+        ("gs://bucket/layer", ()),
+        ("http://[::1", ()),
+        ("10.5281/zenodo.1234567", ()),
     ],
 )
 def test_a_mistake_is_an_error_with_the_nearest_name(
@@ -162,6 +174,33 @@ def test_a_mistake_is_an_error_with_the_nearest_name(
     error = unknown_address(text, mirrors, ["demo:000002"])
     assert error.suggestions == suggestions
     assert error.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("s3://unknown/a", ("'unknown'", "'neuromirror mirrors'")),
+        ("precomputed://gs://elsewhere/layer", ("'elsewhere'", "'neuromirror mirrors'")),
+        ("https://unknown.s3.amazonaws.com/a", ("'unknown'",)),
+        ("https://openneuro.org/datasets/ds000001", ("'openneuro.org'",)),
+        ("s3://aind-open-data/", ("'aind'", "s3://aind-open-data")),
+        ("https://dandiarchive.org", ("'dandi'", "https://api.dandiarchive.org/api/")),
+        ("dandi", ("is a mirror", "'neuromirror list dandi'")),
+        ("10.5281/zenodo.1234567", ("DOI",)),
+    ],
+)
+def test_an_error_names_what_is_unknown_and_the_nearest_mirror(
+    text: str, named: tuple[str, ...], mirrors: dict[str, Mirror]
+) -> None:
+    message = str(unknown_address(text, mirrors, []))
+    assert all(one in message for one in named), message
+
+
+def test_a_part_of_a_name_has_the_names_in_the_store_as_suggestions(
+    mirrors: dict[str, Mirror],
+) -> None:
+    names = [f"aind:{ASSET}", f"aind:{ASSET}_sorted", "demo:000002"]
+    assert unknown_address("ecephys_625749", mirrors, names).suggestions == tuple(names[:2])
 
 
 def test_a_url_below_a_known_layer_names_a_path_in_it(mirrors: dict[str, Mirror]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuromirror.cli.addresses import resolve_version
+from neuromirror.cli.addresses import DEFAULT_LOCK, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
@@ -35,9 +35,8 @@ neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
 @argument(
     "what",
     nargs=-1,
-    required=True,
-    metavar="VERSION|LOCK|DIR...",
-    help="Versions, lock files (all their pins) or folders of clones.",
+    metavar="[VERSION|LOCK|DIR]...",
+    help="Versions, lock files (all their pins) or folders of clones [default: datasets.lock].",
 )
 @click.option(
     "--format",
@@ -91,7 +90,7 @@ def cite_command(
     if settings.json and output is None and FORMATS[form].lists_files and not no_files:
         raise ConfigurationError(f"{form} can be long; with --json, specify an output file with -o")
     with ExitStack() as stack:
-        collection = _collection(settings, what, stack)
+        collection = _collection(settings, what or (str(DEFAULT_LOCK),), stack)
         record: dict[str, Any] = {
             "format": form,
             "versions": [work.name for work in collection.works],
@@ -127,6 +126,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
         state_of_version,
         states_of_lock,
     )
+    from neuromirror.lab.similar_paths import similar_paths
     from neuromirror.model.errors import UnknownAddressError
     from neuromirror.store import NotAStoreError
 
@@ -149,13 +149,14 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
     if path.is_dir():
         return [state_of_clone(path)]
     try:
-        with settings.index() as index:
+        with settings.index(name) as index:
             row = resolve_version(settings, index, name)[1]
     except (UnknownAddressError, NotAStoreError, IndexMissingError) as error:
         if ":" in name:
             raise
         raise NothingToCiteError(
             f"{name!r} is not a lock file, a clone or a version; write a version as "
-            "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033"
+            "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033",
+            suggestions=[*error.suggestions, *similar_paths(path)],
         ) from error
     return [state_of_version(settings.store(), row)]

@@ -135,17 +135,38 @@ class Settings:
         )
 
     @contextmanager
-    def index(self) -> Iterator[Index]:
+    def index(self, *addresses: str) -> Iterator[Index]:
         """Open the index read-only for the duration of the block.
+
+        Parameters
+        ----------
+        addresses
+            Addresses that the block looks up. Without a store, the error suggests how to mirror
+            the first of them, or what it may mean.
 
         Raises
         ------
+        NotAStoreError
+            There is no store.
+        UnknownAddressError
+            There is no store, and the first address is not understood.
         IndexDamagedError
             Also for a value of a wrong type that the block reads from a damaged index.
         """
         from neuromirror.index import Index, raise_if_damaged
+        from neuromirror.store import NotAStoreError
 
-        index = Index.open_readonly(self.index_path(self.store()))
+        try:
+            store = self.store()
+        except NotAStoreError as error:
+            if not (addresses and error.hint):
+                raise
+            from neuromirror.lab.addresses import find_address
+
+            name = find_address(addresses[0], self.mirrors_folder).dataset
+            hint = f"'neuromirror sync {name}' creates one with this dataset"
+            raise NotAStoreError(error.problem, hint=hint) from error
+        index = Index.open_readonly(self.index_path(store))
         try:
             yield index
         except (AttributeError, TypeError, ValueError, LookupError) as error:

@@ -95,13 +95,14 @@ def list_command(
 
 @contextmanager
 def _search_suggested(word: str | None) -> Iterator[None]:
-    """Suggest a search for a word that is not the name of a mirror."""
+    """Suggest a search for a word that is not the name of a mirror, and versions of a dataset."""
     from neuromirror.index import UnknownMirrorError
 
     try:
         yield
     except UnknownMirrorError as error:
-        suggestion = f"'neuromirror search {shlex.quote(word or '')}'"
+        verb = "versions" if ":" in (word or "") else "search"
+        suggestion = f"'neuromirror {verb} {shlex.quote(word or '')}'"
         raise UnknownAddressError(str(error), [suggestion]) from error
 
 
@@ -119,7 +120,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
     from neuromirror.cli.shapes import ListedVersion
 
     rows = []
-    with settings.index() as index:
+    with settings.index(dataset) as index:
         dataset = find_address(settings, dataset, index).dataset
         for version in index.versions(dataset):
             settings.emit("versions", ListedVersion.of(version).plain())

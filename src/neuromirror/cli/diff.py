@@ -111,14 +111,14 @@ class _Sides:
                 f"{name}: no such folder; specify the folder of a clone, or a version such as "
                 "dandi:000027@draft"
             )
-        return self._version_opener()(name)
+        return self._version_opener(name)(name)
 
-    def _version_opener(self) -> Callable[[str], DiffSide]:
+    def _version_opener(self, first: str) -> Callable[[str], DiffSide]:
         if self._version is None:
             from neuromirror.lab.diff_sides import version_side
 
+            index = self._stack.enter_context(self._settings.index(first))
             store = self._settings.store()
-            index = self._stack.enter_context(self._settings.index())
             self._version = lambda name: version_side(
                 store, index, resolve_version(self._settings, index, name)[1]
             )

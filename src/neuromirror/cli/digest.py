@@ -243,7 +243,7 @@ def selected_files(
             folder = lock.path.absolute().parent
             yield SelectedFiles(files_of_lock(lock, globs), folder, (*beside, user))
             return
-        index = stack.enter_context(settings.index())
+        index = stack.enter_context(settings.index(target))
         row, globs = resolve_selection(settings, index, target, globs)
         store = settings.store()
         files = files_of_version(store, index, row, globs)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import DEFAULT_LOCK
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, print_pieces, settings_options
-from neuromirror.cli.pin import DEFAULT_LOCK
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 

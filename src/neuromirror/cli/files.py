@@ -59,7 +59,7 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
             "--format sha256sum and --json cannot be used together; --json alone prints all "
             "checksums"
         )
-    with settings.index() as index:
+    with settings.index(version) as index:
         address, row = resolve_version(settings, index, version)
         name, selected = address.dataset, _selection(address)
         # closed before the index, also if the reader of the output exits

@@ -146,7 +146,7 @@ def selected_contents(
                 index = stack.enter_context(settings.index())
             yield contents_of_lock(load_lock(Path(target)), globs, store, index)
             return
-        index = stack.enter_context(settings.index())
+        index = stack.enter_context(settings.index(target))
         row, globs = resolve_selection(settings, index, target, globs)
         yield contents_of_version(settings.store(), index, row, globs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from neuromirror.cli.addresses import refuse_address
+from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.outcome_report import HostMessages
@@ -19,7 +19,7 @@ from neuromirror.cli.outcome_report import HostMessages
 @argument(
     "lock",
     type=NamedPath(),
-    default=Path("datasets.lock"),
+    default=DEFAULT_LOCK,
     metavar="[LOCK]",
     help='A lock file written by "neuromirror pin", or its folder [default: datasets.lock].',
 )
@@ -99,7 +99,7 @@ def restore_command(
     from neuromirror.vault.own_vaults import own_vault_addresses
 
     refuse_address(lock, "a lock file", "pin")
-    found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
+    found = load_lock(lock / DEFAULT_LOCK if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
     vaults = [*(parse_location(one) for one in copies), *own_vault_addresses()]
     counted = Tally()

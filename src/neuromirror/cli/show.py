@@ -45,7 +45,7 @@ def show_command(settings: Settings, version: str) -> None:
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link
 
-    with settings.index() as index:
+    with settings.index(version) as index:
         address, row = resolve_version(settings, index, version)
         name = address.dataset
         dataset = index.dataset(name)

@@ -276,8 +276,8 @@ def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) 
         return name
     try:
         return find_address(settings, name).dataset
-    except UnknownAddressError:
-        if colon:
+    except UnknownAddressError as error:
+        if colon or error.suggestions:
             raise
         return name
 

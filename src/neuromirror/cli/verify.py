@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuromirror.cli.addresses import refuse_address
+from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import INTERRUPTED, NamedPath, Settings, settings_options
 from neuromirror.cli.outcome_report import HostMessages
@@ -42,7 +42,8 @@ neuromirror verify --remote ./clone""",
     metavar="[LOCK|DIR]",
     type=NamedPath(),
     required=False,
-    help="A lock file, or the folder of a clone [default: datasets.lock if it exists, else .].",
+    help="A lock file or its folder, or the folder of a clone "
+    "[default: datasets.lock if it exists, else .].",
 )
 @click.option(
     "--remote",
@@ -103,13 +104,15 @@ def verify_command(
     Exit code: 0 everything is as expected, 1 something differs, is missing or could not be checked,
     2 wrong usage, an invalid lock file, or a folder that is not a dataset.
     """
-    from neuromirror.lab.similar_paths import similar_paths
-    from neuromirror.lab.verify import verify
+    from neuromirror.lab.similar_paths import nearby_datasets, similar_paths
+    from neuromirror.lab.verify import NotADatasetError, verify
 
     if remote and full:
         raise ConfigurationError("--remote and --full cannot be used together; use one of them")
     if target is None:
-        target = Path("datasets.lock") if Path("datasets.lock").is_file() else Path()
+        target = DEFAULT_LOCK if DEFAULT_LOCK.is_file() else Path()
+    elif (target / DEFAULT_LOCK).is_file() and not (target / ".git").exists():
+        target = target / DEFAULT_LOCK
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
         refuse_address(target, "a lock file or the folder of a clone", "clone", "pin")
@@ -142,6 +145,8 @@ def verify_command(
             findings = record_health(findings, recorder, datetime.now(UTC))
         try:
             code = _report(settings, _with_progress(findings), mode, str(target))
+        except NotADatasetError as error:
+            raise ConfigurationError(str(error), suggestions=nearby_datasets(target)) from error
         except KeyboardInterrupt:
             # do not wait for the threads that wait for a server
             stack.close()

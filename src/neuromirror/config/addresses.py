@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from neuromirror.model import ConfigurationError
-from neuromirror.model.errors import UnknownAddressError
-
 if TYPE_CHECKING:
     from neuromirror.config.mirror_files import Mirror
-
-UNDERSTOOD: Final = (
-    "dandi:000027, dandi:000027@draft, a DOI, or a URL of the archive, its bucket (s3://…) or a "
-    "catalogue"
-)
-"""Examples of the addresses that :func:`parse_addresses` understands, for messages."""
 
 _PAGES: Final = frozenset(
     {"dataset", "file", "volume", "checksums", "cite", "badge", "cutout", "slice"}
@@ -28,21 +18,6 @@ _PAGES: Final = frozenset(
 """First components of the catalogue's pages that name a dataset or version."""
 
 _NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
-_ID_DIGITS: Final = 6
-_CHANNELS: Final = re.compile(
-    r"(?:https?://(?:www\.)?bossdb\.org/project/|bossdb://|boss://[^/]+/"
-    r"|https?://[^/]+/(?:v[0-9]+|latest)/collection/)"
-    r"([^/?#]+)(?:/(?:experiment/)?([^/?#]+))?/?(?:[?#].*)?\Z"
-)
-"""A project of BossDB, and a collection or experiment of any BOSS."""
-_NAME: Final = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*):[^:/@\s][^:@\s]*(?:@\S+)?\Z", re.IGNORECASE)
-_STATE: Final = re.compile(
-    r"(?:swh:1:(?:rev|dir):)?[0-9a-f]{40}\Z|(?:state:)?(?:sha256:)?[0-9a-f]{64}\Z", re.IGNORECASE
-)
-"""A commit id, the SWHID of a commit or tree, and a state digest."""
-_SCHEMES: Final = frozenset({"doi", "md5", "sha256", "state", "swh"})
-_MAX_NAMED: Final = 3
-"""Maximum number of suggestions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +69,11 @@ def parse_addresses(text: str, mirrors: Mapping[str, Mirror]) -> Iterator[Addres
     Address
         A name; nothing if no mirror has such addresses.
     """
-    for candidate in _unwrap(text.strip()):
+    for candidate in unwrap(text.strip()):
+        try:
+            urlsplit(candidate)
+        except ValueError:  # an incomplete IPv6 address
+            continue
         first = _catalogue_page(candidate) or _own_name(candidate, mirrors)
         located = iter([first]) if first is not None else _locate(candidate, mirrors)
         if (found := next(located, None)) is not None:
@@ -122,59 +101,6 @@ def enclosing_addresses(address: Address) -> Iterator[Address]:
     for end in range(len(names), 0, -1):
         path = "/".join([*names[end:], *filter(None, [address.path])])
         yield Address("/".join(names[:end]), address.version, path or None)
-
-
-def unknown_address(
-    text: str, mirrors: Mapping[str, Mirror], names: Iterable[str]
-) -> UnknownAddressError:
-    """Return the error for an unsupported or unknown address.
-
-    Parameters
-    ----------
-    text
-        The address.
-    mirrors
-        The known mirrors by name.
-    names
-        The names of the datasets in a store, for suggestions.
-
-    Returns
-    -------
-    UnknownAddressError
-        The error, with suggestions.
-    """
-    address, known = text.strip(), list(names)
-    if (above := _CHANNELS.match(address)) is not None:
-        return _above_channels(text, above, known)
-    suggestions = tuple(_suggestions(address, mirrors, known))
-    if _STATE.match(address):
-        return UnknownAddressError(
-            f"{address}: no version in this store has this commit or state digest; sync the "
-            "dataset by its name or URL first, or specify the store that has it with --store"
-        )
-    named = _NAME.match(address)
-    if named is not None and named[1].lower() not in {*mirrors, *_SCHEMES}:
-        return UnknownAddressError(
-            f"{text!r}: there is no mirror {named[1]!r}; 'neuromirror mirrors' lists all, and "
-            "--mirrors specifies a folder with more",
-            suggestions,
-        )
-    return UnknownAddressError(
-        f"{text!r} is not a dataset or version. Write, for example, {UNDERSTOOD}", suggestions
-    )
-
-
-def _above_channels(text: str, found: re.Match[str], known: list[str]) -> UnknownAddressError:
-    """Return the error for an address above channels, with the known channels as suggestions."""
-    start = "/".join(filter(None, found.groups())).lower() + "/"
-    names = [one for one in known if one.partition(":")[2].lower().startswith(start)]
-    kind = "a project or collection" if found[2] is None else "an experiment"
-    experiment = found[2] or "<experiment>"
-    return UnknownAddressError(
-        f"{text!r}: {kind} of a BOSS has several channels, each a dataset; specify one, such as "
-        f"bossdb://{found[1]}/{experiment}/<channel>",
-        names[:_MAX_NAMED],
-    )
 
 
 def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
@@ -236,19 +162,30 @@ def _catalogue_page(text: str) -> Address | None:
     return None if found is None else found[1]
 
 
-def _unwrap(text: str) -> Iterator[str]:
-    """Yield an address and those within it: ``precomputed://s3://…``, Neuroglancer links."""
+def unwrap(text: str) -> Iterator[str]:
+    """Yield an address and those within it: ``precomputed://s3://…``, Neuroglancer links.
+
+    Parameters
+    ----------
+    text
+        The address.
+
+    Yields
+    ------
+    str
+        An address, the outermost first.
+    """
     yield text
     for kind in _NEUROGLANCER_KINDS:
         if text.startswith(kind) and "://" in text.removeprefix(kind):
-            yield from _unwrap(text.removeprefix(kind))
+            yield from unwrap(text.removeprefix(kind))
     if text.startswith(("https://", "http://")) and "#!" in text:
         try:
             state = json.loads(unquote(text.partition("#!")[2]))
         except (ValueError, RecursionError):
             return
         for source in _layer_sources(state):
-            yield from _unwrap(source)
+            yield from unwrap(source)
 
 
 def _layer_sources(state: Any) -> Iterator[str]:
@@ -261,28 +198,3 @@ def _layer_sources(state: Any) -> Iterator[str]:
             url = one.get("url") if isinstance(one, dict) else one
             if isinstance(url, str):
                 yield re.split(r"\|", url)[0]
-
-
-def _suggestions(text: str, mirrors: Mapping[str, Mirror], known: list[str]) -> Iterator[str]:
-    name, _, label = text.partition("@")
-    mirror, colon, local_id = name.partition(":")
-    if not colon or "://" in text:
-        yield from get_close_matches(text, known, 3)
-        return
-    near = (
-        mirror
-        if mirror in mirrors
-        else next(iter(get_close_matches(mirror.lower(), list(mirrors), 1)), None)
-    )
-    if near is None:
-        yield from get_close_matches(name, known, 3)
-        return
-    source = mirrors[near].open()
-    for guess in dict.fromkeys((local_id, local_id.zfill(_ID_DIGITS))) if local_id else ():
-        try:
-            source.dataset(guess)
-        except (ValueError, ConfigurationError):
-            continue
-        yield f"{near}:{guess}" + f"@{label}" * bool(label)
-        return
-    yield from get_close_matches(f"{near}:{local_id}", known, 3)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
-from neuromirror.config.addresses import (
-    Address,
-    enclosing_addresses,
-    parse_addresses,
-    unknown_address,
-)
+from neuromirror.config.addresses import Address, enclosing_addresses, parse_addresses
 from neuromirror.index import (
     DatasetWithdrawnError,
     Index,
@@ -20,6 +17,9 @@ from neuromirror.index import (
     VersionRow,
 )
 from neuromirror.model.errors import UnknownAddressError
+
+_MAX_PLACES: Final = 1000
+"""Maximum number of places of a file that are compared."""
 
 
 def find_address(text: str, mirrors_folder: Path, index: Index | None = None) -> Address:
@@ -68,6 +68,8 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
         found = _indexed_match(index, text.strip())
     if found is None:
         names = [] if index is None else (one.name for one in index.datasets())
+        from neuromirror.config.address_errors import unknown_address
+
         raise unknown_address(text, mirrors, names)
     return found
 
@@ -136,6 +138,25 @@ def version_at(index: Index, address: Address) -> VersionRow:
 def _indexed_match(index: Index, text: str) -> Address | None:
     """Resolve a commit id, a digest, a DOI or the URL of a single file."""
     match = index.match_name(text)
-    if match is None or not match.dataset:
+    if match is None:
         return None
+    if match.key:
+        return _file_address(index, text, match.key)
     return Address(match.dataset, match.label or None)
+
+
+def _file_address(index: Index, text: str, key: str) -> Address | None:
+    """Return the dataset, newest version and path of a file; None if no version has it.
+
+    Raises
+    ------
+    UnknownAddressError
+        Several datasets have the file.
+    """
+    found = list(islice(index.find(key), _MAX_PLACES))
+    if len({one.dataset for one in found}) > 1:
+        raise UnknownAddressError(
+            f"{text} is the URL of a file in several datasets; specify one of them",
+            [f"'neuromirror find {key}'"],
+        )
+    return Address(found[-1].dataset, found[-1].last, found[-1].path) if found else None

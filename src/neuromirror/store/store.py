@@ -99,8 +99,9 @@ class Store:
             )
         if not create:
             raise NotAStoreError(
-                f"there is no store at {root.absolute()}; run 'neuromirror sync' to create one, or "
-                "choose another folder with --store"
+                f"there is no store at {root.absolute()}",
+                hint="'neuromirror sync' with the name of a dataset, such as dandi:000027, creates "
+                "one; or choose another folder with --store",
             )
         store._create(marker)
         return store

@@ -164,6 +164,8 @@ class _Verifier:
                 yield from self._of_plain_folder(scope, expected, folder)
                 return
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
+            if near := sorted(folder.parent.glob(f"*/{folder.name}")):
+                message += f", or specify --in {near[0].parent}"
             # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
             return
