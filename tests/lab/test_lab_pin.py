@@ -141,7 +141,7 @@ def test_another_version_replaces_the_previous_one(
     )
     before, files = lock_folder.file.read_text("utf-8"), set(lock_folder.files())
     (outcome,) = lock_folder.pin(PUBLISHED)
-    assert outcome.message.startswith(f"{new} (latest), 5 files, replaces {old}")
+    assert outcome.message.startswith(f"{new} (latest), 5 files, 211.1 kB, replaces {old}")
     after = lock_folder.file.read_text("utf-8")
     assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
     ids = {"commit", "annex-commit", "tree", "swhid", "state", "metadata", "manifest", "bundle"}
