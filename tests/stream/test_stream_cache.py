@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import resource
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from neuromirror import stream
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.cache.cached_content import CachedContent, Data
-from neuromirror.stream import ContentGoneError, WrongBytesError
+from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
 from neuromirror.stream.cache_filling import fill_cache
 from neuromirror.stream.trees import listed_file
 from support.block_digests import digests_of, etag_key
@@ -175,6 +177,38 @@ def test_a_content_is_read_without_a_cache_that_cannot_be_written(
         with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
             assert opened.read() == CONTENT
     assert cache.folder.read_bytes() == b"no folder"
+
+
+def test_a_content_is_read_if_the_folder_of_the_cache_is_inaccessible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # for any user: the name is too long, which is an error of the system as missing permission is
+    monkeypatch.setenv("NEUROMIRROR_CACHE", str(tmp_path / ("x" * 300) / "pieces"))
+    monkeypatch.delenv("NEUROMIRROR_CACHE_SIZE", raising=False)
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
+        with stream.open(tree, "x.bin") as opened:
+            assert opened.read() == CONTENT
+
+
+def test_a_full_disk_is_an_error_with_the_folder(
+    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("piece_checks", "verified_object"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+    tree = ServedTree()
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x")
+        with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, most))  # no file may be larger
+            try:
+                with pytest.raises(StreamError, match=f"x.bin.*{tempfile.gettempdir()}.*TMPDIR"):
+                    opened.read()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+            assert opened.read() == CONTENT
 
 
 class SlowCache(PieceCache):

@@ -107,6 +107,6 @@ def _limit(folder: Path) -> int:
         except ValueError as error:
             raise ConfigurationError(f"{SIZE_VARIABLE}: {error}") from None
     there = folder
-    while not there.exists() and there != there.parent:
+    while not os.path.exists(there) and there != there.parent:  # also without permission
         there = there.parent
     return min(_DEFAULT_SIZE, shutil.disk_usage(there).total // _PART_OF_DISK)

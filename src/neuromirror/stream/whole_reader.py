@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -14,7 +14,7 @@ from neuromirror.cache import PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher, NeuromirrorError
 from neuromirror.net import IncompleteResponseError, RequestTimeoutError
-from neuromirror.stream.errors import WrongBytesError
+from neuromirror.stream.errors import StreamError, WrongBytesError
 from neuromirror.stream.piece_checks import NoCheck, WholeCheck
 from neuromirror.stream.piece_reader import FAILURES, MAX_IDLE_ATTEMPTS, Piece, PieceReader
 from neuromirror.stream.stored_pieces import content_name
@@ -148,13 +148,20 @@ class WholeReader:
                     return os.fdopen(os.dup(cached.fileno()), "rb")
             except OSError:
                 self._cache = None  # a full disk, or no permission: read without the cache
-        file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
         try:
-            self._receive(url, file)
-        except BaseException:
-            file.close()
-            raise
-        return file
+            with ExitStack() as stack:
+                made = stack.enter_context(tempfile.TemporaryFile(prefix="neuromirror-"))
+                file = cast(BinaryIO, made)
+                self._receive(url, file)
+                stack.pop_all()
+                return file
+        except OSError as error:
+            raise StreamError(
+                f"{self._file.path}: its {self.check.size} bytes cannot be stored in "
+                f"{tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR or "
+                "NEUROMIRROR_CACHE to a folder with enough space",
+                self._file.path,
+            ) from error
 
     def _receive(self, url: str, file: BinaryIO) -> None:
         """Write the content to a file and verify it; a response that is cut off is resumed."""
