@@ -25,9 +25,9 @@ class CachedContent:
 
     Parameters
     ----------
-    whole_path
+    whole
         The path of the whole content.
-    pieces_path
+    pieces
         The path of its pieces: a sparse file with the bytes of the content in leaves of
         :data:`LEAF` bytes, followed by the map of the leaves: one byte per leaf, which is 1 if the
         file has the leaf.
@@ -35,14 +35,24 @@ class CachedContent:
         Size of the content in bytes.
     """
 
-    def __init__(self, whole_path: Path, pieces_path: Path, size: int) -> None:
-        self.whole_path = whole_path
-        self.pieces_path = pieces_path
+    def __init__(self, whole: str, pieces: str, size: int) -> None:
+        # text, because a Zarr has very many small contents
+        self._whole_name, self._pieces_name = whole, pieces
         self.size = size
         self._leaves = -(-size // LEAF)
         self._whole: int | None = None
         self._pieces: int | None = None
         self._lock = threading.Lock()
+
+    @property
+    def whole_path(self) -> Path:
+        """The path of the whole content."""
+        return Path(self._whole_name)
+
+    @property
+    def pieces_path(self) -> Path:
+        """The path of its pieces."""
+        return Path(self._pieces_name)
 
     def read(self, start: int, stop: int) -> bytearray | None:
         """Return the bytes of a range, which are not verified.
@@ -112,14 +122,14 @@ class CachedContent:
         """
         stop = start + len(data)
         with self._lock:
-            if os.path.exists(self.whole_path):
+            if os.path.exists(self._whole_name):
                 return
             if start == 0 and stop == self.size:
                 self._write_whole(data)
                 return
             if self._pieces is None:
                 self.pieces_path.parent.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
-                self._pieces = _open(self.pieces_path, os.O_RDWR | os.O_CREAT)
+                self._pieces = _open(self._pieces_name, os.O_RDWR | os.O_CREAT)
             assert self._pieces is not None
             first = -(-start // LEAF)
             last = self._leaves if stop == self.size else stop // LEAF
@@ -164,7 +174,7 @@ class CachedContent:
     def _find(self, start: int, stop: int) -> int | None:
         """Return the descriptor of the file that has a range."""
         if self._whole is None:
-            self._whole = _open(self.whole_path, os.O_RDONLY)
+            self._whole = _open(self._whole_name, os.O_RDONLY)
             if self._whole is not None and os.fstat(self._whole).st_size != self.size:
                 # cut off, for example by a loss of power
                 os.close(self._whole)
@@ -173,7 +183,7 @@ class CachedContent:
         if self._whole is not None:
             return self._whole
         if self._pieces is None:
-            self._pieces = _open(self.pieces_path, os.O_RDWR)
+            self._pieces = _open(self._pieces_name, os.O_RDWR)
         if self._pieces is None:
             return None
         first, last = start // LEAF, -(-stop // LEAF)
@@ -182,7 +192,7 @@ class CachedContent:
 
     def _write_whole(self, data: Data) -> None:
         # plain calls of os: a Zarr has very many small contents
-        folder, name = os.path.split(self.whole_path)
+        folder, name = os.path.split(self._whole_name)
         draft = f"{folder}/.{name}.{os.getpid()}.{threading.get_ident()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -197,14 +207,14 @@ class CachedContent:
                 os.close(descriptor)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), draft)
-            os.replace(draft, self.whole_path)
+            os.replace(draft, self._whole_name)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(draft)
             raise
 
 
-def _open(path: Path, flags: int) -> int | None:
+def _open(path: str, flags: int) -> int | None:
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:

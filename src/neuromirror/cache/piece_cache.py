@@ -101,8 +101,9 @@ class PieceCache:
             The content; close it after use.
         """
         below = f"{name.folder_name}/{name.file_name}"
-        whole, pieces = self.folder / _WHOLE / below, self.folder / _PIECES / below
-        return CachedContent(whole, pieces, name.size)
+        return CachedContent(
+            f"{self.folder}/{_WHOLE}/{below}", f"{self.folder}/{_PIECES}/{below}", name.size
+        )
 
     def accepts(self, size: int) -> bool:
         """Return whether contents of this size in bytes are cached: up to half of the limit."""

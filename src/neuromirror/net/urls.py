@@ -14,6 +14,9 @@ from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_ORIGINS: Final = 1024
+"""Number of origins that are parsed once."""
+
 _SECRET_PREFIXES: Final = ("x-amz-", "x-goog-", "x-oss-", "response-")
 _SECRET_NAMES: Final = frozenset(
     {
@@ -162,6 +165,15 @@ def origin(url: str) -> tuple[str, str, int]:
     ValueError
         If it is not a valid HTTP(S) URL.
     """
+    parts = urlsplit(url)
+    try:
+        return _origin_of(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        return _origin_of.__wrapped__(url)  # for the message
+
+
+@lru_cache(_ORIGINS)
+def _origin_of(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
