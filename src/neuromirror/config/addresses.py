@@ -143,7 +143,8 @@ def catalogue_page(text: str) -> tuple[str, Address] | None:
     if not text.startswith(("https://", "http://")):
         return None
     parts = urlsplit(text)
-    pieces = parts.path.split("/")
+    # without a host, the slashes at the start of the path would be read as the start of one
+    pieces = parts.path.split("/") if parts.netloc else []
     for index, piece in enumerate(pieces[:-1]):
         if piece not in _PAGES or ":" not in unquote(pieces[index + 1]):
             continue

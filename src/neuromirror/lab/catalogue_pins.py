@@ -91,7 +91,8 @@ def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> Cata
         own = () if found.path is None else (escape(found.path),)
         return CataloguePins(base, (_name(found),), own if paths is None else paths)
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.path.endswith("/lock"):
+    is_web = parts.scheme in ("http", "https") and parts.netloc
+    if not is_web or not parts.path.endswith("/lock"):
         return None
     names = tuple(parse_qs(parts.query).get("add", ()))
     base = urlunsplit((parts.scheme, parts.netloc, parts.path.removesuffix("/lock"), "", ""))

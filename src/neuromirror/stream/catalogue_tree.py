@@ -241,7 +241,7 @@ def parse_catalogue_address(text: str) -> tuple[str, str] | None:
         return None
     parts = urlsplit(text)
     above, at, rest = parts.path.partition(_AT)
-    if at:
+    if at and parts.netloc:
         dataset, sign, below = rest.replace("%40", "@").partition("@")
         if not sign or ":" not in unquote(dataset):
             return None
