@@ -245,7 +245,7 @@ class DemoArchive(Archive):
         self.mirrors.mkdir(exist_ok=True)
         target = self.mirrors / "demo.toml"
         target.write_text(
-            'source = "dandi"\ntitle = "Demo archive (loopback)"\n\n'
+            'source = "dandi"\ntitle = "Demo archive (simulated)"\n\n'
             f'[options]\napi = "{self.api_url}"\n'
         )
         self._stack.callback(target.unlink, missing_ok=True)

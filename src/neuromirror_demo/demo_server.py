@@ -76,7 +76,7 @@ class DemoServer(ABC):
         for name, (source, title, options) in self._mirror_files().items():
             target = self.mirrors / f"{name}.toml"
             target.write_text(
-                f'source = "{source}"\ntitle = "{title} (loopback)"\n\n[options]\n{options}'
+                f'source = "{source}"\ntitle = "{title} (simulated)"\n\n[options]\n{options}'
             )
             self._stack.callback(target.unlink, missing_ok=True)
 

@@ -139,7 +139,7 @@ def test_an_unknown_version_can_be_removed_from_the_list(site: RunningCatalogue)
     for bad in ("demo:999999", "demo:000001@9.9", "nowhere:1", "x"):
         page = site.page(with_basket("/lock", ONE, bad), 404)
         (address,) = [one for one in links(page) if names_in(one) == [ONE]]
-        assert "Lock file of 1 version" in site.text(address)
+        assert "Your list: 1 version" in site.text(address)
     alone = site.page(with_basket("/lock", "demo:999999"), 404)
     assert "Your list is empty" in site.text(link_to(alone, "your list without"))
 

@@ -147,5 +147,6 @@ def test_datasets_are_chosen_by_words(catalogue: RunningCatalogue) -> None:
     assert all(one.endswith("other=box:one") for one in found)
     assert "<select" in catalogue.page(found[0])
     reply = catalogue.get("/diff?dataset=nothing+has+this")
+    assert 'value="nothing has this"' in reply.text  # to be corrected
     assert reply.status_code == 404
     assert "/diff" in links(reply.text)

@@ -70,7 +70,7 @@ def test_a_file_that_a_browser_would_open_is_saved_under_its_name(
             assert reply.headers["neuromirror-verified"] == "yes"
             assert "sandbox" in reply.headers["content-security-policy"]
             page = site.page(f"/file/box:data@latest?path={quote(path)}")
-            assert "verified by this catalogue" in visible_text(page)
+            assert "This catalogue verifies the file" in visible_text(page)
             head = site.get(f"/download/box:data@latest?path={quote(path)}", stream=True)
             assert head.headers["content-length"] == str(len(content))
             head.close()

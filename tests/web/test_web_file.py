@@ -123,7 +123,7 @@ def test_breadcrumbs_lead_to_the_archive_the_dataset_the_version_and_the_folder(
     crumbs = links(page[page.index('class="crumbs"') : page.index("<h1>")])
     version = f"/dataset/box:two@{label}"
     assert crumbs == [
-        *("/", "/search?archive=box", "/dataset/box:two", version),
+        *("/search", "/search?archive=box", "/dataset/box:two", version),
         f"{version}?under=deep",
     ]
     assert all(catalogue.get(one).status_code == 200 for one in crumbs)

@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from neuromirror.index import ProbeSummary
-from neuromirror.web.filters import file_kind, format_age, pluralize, printable_lines
+from neuromirror.web.filters import (
+    FILTERS,
+    file_kind,
+    format_age,
+    pluralize,
+    printable_lines,
+)
 from neuromirror.web.pages.downloads import availability_label
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.viewers import is_public
@@ -88,3 +94,13 @@ def test_badge_of_a_version_without_probes_has_no_count_and_no_date() -> None:
 )
 def test_only_the_open_web_is_public(url: str, public: bool) -> None:
     assert is_public(url) is public
+
+
+def test_a_number_stays_on_the_line_of_its_unit() -> None:
+    assert FILTERS["format_size"](752_500) == "752.5\u00a0kB"
+
+
+def test_a_growth_chart_of_one_day_has_times() -> None:
+    drawn = growth_chart([("2024-03-01T10:00:00Z", 1, True), ("2024-03-01T11:30:00Z", 2, True)])
+    assert drawn is not None
+    assert (drawn.first, drawn.last) == ("2024-03-01 10:00 UTC", "2024-03-01 11:30 UTC")

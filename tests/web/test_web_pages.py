@@ -34,7 +34,7 @@ def test_search_leads_to_dataset_file_and_back(site: RunningCatalogue) -> None:
     text = site.text(file)
     assert "SHA-256" in text
     assert "Locations" in text
-    digest = re.search(r"SHA-256 \([^:]*, detects any change ([0-9a-f]{64})", text)
+    digest = re.search(r"SHA-256 from [^:]*: detects any change ([0-9a-f]{64})", text)
     assert digest is not None
     found = site.get(f"/?q={digest[1]}")
     assert "/find?checksum=" in found.url

@@ -106,7 +106,7 @@ def test_archives_have_their_titles(demo_harness: MirrorHarness) -> None:
     mirrors = demo_harness.mirrors
     with run_catalogue(demo_harness.store, "--mirrors", str(mirrors)) as site:
         for path in ("/", "/mirrors", "/changes", f"/dataset/{NAME}", f"/dataset/{NAME}@latest"):
-            assert "Demo archive (loopback)" in site.text(path), path
+            assert "Demo archive (simulated)" in site.text(path), path
 
 
 def test_an_unreadable_mirror_file_has_no_title(tmp_path: Path) -> None:

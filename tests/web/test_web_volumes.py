@@ -231,7 +231,7 @@ def test_a_chunk_that_a_layer_leaves_out_is_zeros(volume_site: RunningCatalogue)
 
 
 def test_a_cutout_has_the_bytes_of_the_command_on_its_page(
-    volume_site: RunningCatalogue, tmp_path: Path, isolated_home: Path
+    volume_site: RunningCatalogue, volumes: VolumeArchives, tmp_path: Path, isolated_home: Path
 ) -> None:
     page = volume_site.page(f"/volume/{EM}@latest?level=2")
     (command,) = (one for one in commands(page) if "neuromirror export" in one)
@@ -241,15 +241,31 @@ def test_a_cutout_has_the_bytes_of_the_command_on_its_page(
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "cutout").glob("*.tif")
     reply = volume_site.get(cutout_path(EM, 2, "0:75,0:65,12:82"))
-    assert reply.headers["content-disposition"] == f'attachment; filename="{made.name}"'
+    with volumes.mirror_harness.index() as index:
+        label = index.resolve(EM).label
+    name = made.name.replace(".ome.tif", f"_level-2_{label}.ome.tif")
+    assert reply.headers["content-disposition"] == f'attachment; filename="{name}"'
     assert reply.content == made.read_bytes()
+
+
+def test_a_list_with_a_volume_has_the_commands_for_the_other_datasets(
+    volume_site: RunningCatalogue,
+) -> None:
+    layer = f"demo-precomputed:{LAYER}"
+    page = volume_site.page(f"/lock?add={EM}@latest&add={layer}@latest")
+    assert f"Not possible for {EM}:" in visible_text(page)
+    (curl,) = (one for one in commands(page) if "files.curl" in one)
+    assert layer in curl
+    assert EM not in curl
+    alone = volume_site.page(f"/lock?add={EM}@latest")
+    assert not any("files.curl" in one for one in commands(alone))
 
 
 def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
     volume_site: RunningCatalogue, volumes: VolumeArchives
 ) -> None:
     one = volume_site.get(cutout_path(EM, 0, "10:200,20:210,30:31", format="png"))
-    assert one.headers["content-disposition"].endswith('_x10-200_y20-210_z30.png"')
+    assert "_x10-200_y20-210_z30_level-0_state-" in one.headers["content-disposition"]
     assert np.array_equal(
         read_image(one), expected_voxels(volumes, EM, 0, "10:200,20:210,30:31")[0]
     )

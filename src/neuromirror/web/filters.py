@@ -222,7 +222,7 @@ def checksum_source(evidence: str, checked: bool, archive: str = "the archive") 
     name, purpose = _CHECKSUM_TEXT.get(evidence, (evidence, ""))
     if not purpose:
         return name
-    return f"{name} ({'checked here' if checked else f'from {archive}'}), {purpose}"
+    return f"{name} {'checked here' if checked else f'from {archive}'}: {purpose}"
 
 
 def event_kind(kind: str) -> str:
@@ -248,7 +248,7 @@ def kind_label(kind: str, upstream: str) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "format_size": format_size,
+    "format_size": lambda count: format_size(count).replace(" ", "\u00a0"),
     "format_number": format_number,
     "pluralize": pluralize,
     "format_time": format_time,

@@ -224,10 +224,14 @@ def _within_file_limit(rows: Sequence[VersionRow]) -> list[VersionRow]:
 
 
 def _upstream(found: CitationData | None, links: Sequence[Viewer], source: str) -> str:
-    """Return the archive's page of a dataset, empty if unknown."""
+    """Return the archive's page of a dataset, empty if unknown.
+
+    The address of its data is no page: a bucket answers it with an error, an API with JSON.
+    """
     known = [found.work.address] if found is not None else []
     known += [address for kind, address in links if kind == "upstream"]
-    return next((one for one in (*known, source) if is_web(one)), "")
+    pages = (one for one in known if is_web(one) and one.rstrip("/") != source.rstrip("/"))
+    return next(pages, "")
 
 
 def _viewer_links(

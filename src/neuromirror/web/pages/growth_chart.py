@@ -25,7 +25,7 @@ class GrowthChart:
     points
         x, y and whether the version is published, per version.
     first, last
-        The days of the first and of the last version, ISO 8601.
+        The days of the first and of the last version, with their times if it is one day.
     minimum, maximum
         The smallest and the largest size in bytes.
     """
@@ -63,5 +63,6 @@ def growth_chart(sizes: Sequence[tuple[str, int, bool]]) -> GrowthChart | None:
     # a size holds until the next version
     line = f"M{points[0][0]} {points[0][1]}" + "".join(f"H{x}V{y}" for x, y, _ in points[1:])
     least = min(size for _, size, _ in samples)
-    days = f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"
+    form = "%Y-%m-%d" if first.date() != last.date() else "%Y-%m-%d %H:%M UTC"
+    days = f"{first:{form}}", f"{last:{form}}"
     return GrowthChart(_WIDTH, _HEIGHT, floor, line, points, *days, least, most)

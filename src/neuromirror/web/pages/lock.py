@@ -54,6 +54,7 @@ async def lock(request: CatalogueRequest) -> Response:
     )
     chosen = [row.name for row in rows]
     total = sum(row.files for row in rows)
+    downloads = [row for row in rows if has_downloads(row.source_uri)]
     return await request.render_page(
         "lock",
         versions=[shapes.Version.of(row).plain() for row in rows],
@@ -71,11 +72,12 @@ async def lock(request: CatalogueRequest) -> Response:
         ],
         files=total,
         folder=f"data/{alias_of(rows[0].dataset_name)}" if rows else "",
-        evidence=sum((Counter(row.evidence) for row in rows), Counter()),
+        evidence=sum((Counter(row.evidence) for row in downloads), Counter()),
         bytes=sum(row.bytes for row in rows),
         is_too_large=total > _MAX_FILES,
         maximum=_MAX_FILES,
-        downloads=bool(rows) and all(has_downloads(row.source_uri) for row in rows),
+        downloads=[row.name for row in downloads],
+        volumes=[row.dataset_name for row in rows if row not in downloads],
     )
 
 

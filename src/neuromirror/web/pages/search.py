@@ -129,6 +129,7 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
         query=query,
         terms=query.terms[:_MAX_SHOWN_TERMS],
         archive=query.archive,
+        first=(query.page - 1) * _RESULTS_PER_PAGE + 1,
         is_doi=_DOI.match(query.terms) is not None,
         has_operators=not {"OR", "NOT"}.isdisjoint(query.terms.split()),
         **context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
@@ -98,7 +99,8 @@ async def cut(request: CatalogueRequest) -> Response:
         request.site.cutouts.check_possible()
         kind = make(region.region)
         tag = _etag(row.commit, level, format_box(region.region.box), given["t"], kind.name)
-        headers = _headers(tag) | {"content-disposition": f'attachment; filename="{kind.name}"'}
+        name = _file_name(kind.name, level, row.label)
+        headers = _headers(tag) | {"content-disposition": f'attachment; filename="{name}"'}
         if request.has_etag(tag):
             return Response("", 304, headers)
         if request.is_head:
@@ -109,6 +111,13 @@ async def cut(request: CatalogueRequest) -> Response:
     except (ConfigurationError, BadRequestError) as error:
         return await _error_page(request, row, found, given, str(error), 400)
     return _CutoutResponse(request, file, headers, kind.media_type)
+
+
+def _file_name(name: str, level: str, label: str) -> str:
+    """Return the name of the file of a cutout, with the level and the version."""
+    ending = "".join(re.findall(r"(?:\.ome)?\.[a-z]+\Z", name))
+    stem = f"{name.removesuffix(ending)}_level-{level}_{label}"
+    return re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII) + ending
 
 
 async def _volume(request: CatalogueRequest) -> tuple[VersionRow, VolumeDescription]:
