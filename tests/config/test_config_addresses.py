@@ -185,6 +185,8 @@ def test_a_mistake_is_an_error_with_the_nearest_name(
         ("https://openneuro.org/datasets/ds000001", ("'openneuro.org'",)),
         ("s3://aind-open-data/", ("'aind'", "s3://aind-open-data")),
         ("https://dandiarchive.org", ("'dandi'", "https://api.dandiarchive.org/api/")),
+        ("dandi://dandi/27", ("'dandi'", "nearest mirror")),
+        ("file:///data", ("no mirror has this address",)),
         ("dandi", ("is a mirror", "'neuromirror list dandi'")),
         ("10.5281/zenodo.1234567", ("DOI",)),
     ],

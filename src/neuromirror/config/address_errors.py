@@ -109,10 +109,10 @@ def _unknown_url(url: str, mirrors: Mapping[str, Mirror], text: str) -> UnknownA
     padded = list(_with_zeros(url, mirrors))
     if not near:
         return UnknownAddressError(
-            f"{text!r}: no mirror has {place or 'this address'!r}; 'neuromirror mirrors' lists the "
-            "archives and buckets that are mirrored, and a mirror file adds one ('neuromirror "
-            "mirrors show aind' prints an example); a catalogue's address is that of the page of a "
-            "dataset (…/dataset/dandi:000027)",
+            f"{text!r}: no mirror has {repr(place) if place else 'this address'}; "
+            "'neuromirror mirrors' lists the archives and buckets that are mirrored, and a mirror "
+            "file adds one ('neuromirror mirrors show aind' prints an example); a catalogue's "
+            "address is that of the page of a dataset (…/dataset/dandi:000027)",
             padded,
         )
     name = archives[near[0]]
@@ -143,7 +143,9 @@ def _place(url: str) -> str:
 
 
 def _places(mirror: Mirror) -> Iterator[str]:
-    """Yield the bucket and the host of a mirror's archive."""
+    """Yield the bucket and the host of a mirror's archive, and its name in ``dandi://`` URLs."""
+    if mirror.settings.source == "dandi":
+        yield mirror.name
     if isinstance(bucket := mirror.settings.options.get("bucket"), str):
         yield bucket
     yield _place(mirror.open().uri)
