@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ Rule = Callable[[str, str], tuple[int, str] | None]
 
 
 class FaultyS3(Buckets):
-    """A running server; ``rule`` decides which requests fail, ``log`` has all of them."""
+    """A running server; ``rule`` decides which requests fail, ``log`` has all of them.
+
+    An ``old`` server refuses checksums in trailers, returns none, and its ETags are no MD5s.
+    """
 
     def __init__(self, endpoint: str, faults: _Faults) -> None:
         super().__init__(endpoint)
@@ -34,6 +38,15 @@ class FaultyS3(Buckets):
             self._faults.rule = None
 
     @contextmanager
+    def old(self) -> Iterator[None]:
+        """Behave as an old server during the block."""
+        self._faults.is_old = True
+        try:
+            yield
+        finally:
+            self._faults.is_old = False
+
+    @contextmanager
     def storm(self, status: int, code: str, *methods: str) -> Iterator[None]:
         """Let all requests with some methods fail during the block."""
         with self.failing(lambda method, path: (status, code) if method in methods else None):
@@ -44,14 +57,20 @@ class _Faults:
     def __init__(self, app: Any) -> None:
         self._app = app
         self.rule: Rule | None = None
+        self.is_old = False
         self.log: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.log.append(f"{method} {path}")
         found = None if self.rule is None else self.rule(method, path)
+        if found is None and self.is_old and "HTTP_X_AMZ_TRAILER" in environ:
+            found = 411, "MissingContentLength"
         if found is None:
-            result: Iterable[bytes] = self._app(environ, start_response)
+            # an upload is completed with the ETags of its parts
+            is_changed = self.is_old and "partNumber" not in environ["QUERY_STRING"]
+            reply = self._as_old(start_response) if is_changed else start_response
+            result: Iterable[bytes] = self._app(environ, reply)
             return result
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         status, code = found
@@ -59,19 +78,31 @@ class _Faults:
         start_response(f"{status} Fault", [("Content-Length", str(len(body)))])
         return [b"" if method == "HEAD" else body]
 
+    def _as_old(self, start_response: Any) -> Any:
+        def reply(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [
+                (name, '"encrypted"' if name.lower() == "etag" else value)
+                for name, value in headers
+                if not name.lower().startswith("x-amz-checksum")
+            ]
+            return start_response(status, kept, *more)
+
+        return reply
+
 
 @contextmanager
-def faulty_s3() -> Iterator[FaultyS3]:
-    """Serve moto's S3 behind faults."""
+def faulty_s3(tls: ssl.SSLContext | None = None) -> Iterator[FaultyS3]:
+    """Serve moto's S3 behind faults; with the context of a certificate of localhost, over TLS."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     faults = _Faults(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, faults, threaded=True)
+    server = make_server("127.0.0.1", 0, faults, threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield FaultyS3(f"http://127.0.0.1:{server.server_port}", faults)
+        origin = "https://localhost" if tls else "http://127.0.0.1"
+        yield FaultyS3(f"{origin}:{server.server_port}", faults)
     finally:
         server.shutdown()
         thread.join()

@@ -23,7 +23,8 @@ from neuromirror.vault.errors import (
 )
 from neuromirror.vault.s3 import S3Vault
 from neuromirror.vault.s3_sources import S3Source, find_source
-from support.faulty_s3 import FaultyS3
+from support.faulty_s3 import FaultyS3, faulty_s3
+from support.smtp_server import make_certificate
 from support.vaults import key_of, write_vault
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")
@@ -82,6 +83,23 @@ def test_a_large_content_is_uploaded_in_parts_whose_checksums_are_compared(
     assert stored.size == 11 * MIB
     assert stored.method in ("s3-sha256", "s3-etag")
     assert content_of(vault, stored.key) == content
+
+
+def test_a_large_content_is_stored_on_an_old_server_over_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.vault.s3._SINGLE", MIB)
+    monkeypatch.setattr("neuromirror.vault.s3._PART", 5 * MIB)
+    content = bytes(range(256)) * (44 * MIB // 1024)
+    (tmp_path / "large").write_bytes(content)
+    certificate, context = make_certificate(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    with faulty_s3(context) as server:
+        vault = new_vault(server, tmp_path)
+        with server.old():
+            stored = vault.store(key_of(content), tmp_path / "large")
+        assert (stored.size, stored.method) == (11 * MIB, "full-read")
+        assert content_of(vault, stored.key) == content
 
 
 def test_the_object_lock_and_the_storage_class_are_those_of_the_configuration(
