@@ -67,6 +67,23 @@ def test_a_dry_run_states_size_and_price_and_changes_nothing(lab: Path) -> None:
     assert not (lab / "cloud").exists()
 
 
+def test_a_dry_run_counts_copies_and_names_prices_that_are_known(lab: Path) -> None:
+    lines = run("policies", "--dry-run").stdout.splitlines()
+    (policy,) = of_kind(records(run("policies", "--dry-run", "--json")), "policy")
+    count = int(str(policy["planned"])) // 2
+    assert lines[0] == f"papers: 0 of {count} contents have all copies, {2 * count} to make"
+    priced = {line.partition(":")[0]: "per month" in line for line in lines[1:]}
+    assert priced == {"cloud": True, "nas": False}
+
+
+def test_a_vault_that_cannot_be_used_is_named_also_if_nothing_is_to_be_copied(lab: Path) -> None:
+    assert run("policies").exit_code == 0
+    (lab / "vault-nas").rename(lab / "unmounted")
+    for options in ([], ["--dry-run"]):
+        done = run("policies", *options)
+        assert (done.exit_code, "nas: " in done.output, "mounted" in done.output) == (1, True, True)
+
+
 def test_policies_are_run_and_their_copies_are_shown_and_protected(lab: Path) -> None:
     assert run("policies").exit_code == 0
     again = run("policies", "--json")

@@ -15,7 +15,10 @@ from neuromirror.cli import main
 from neuromirror.config.vault_files import load_vaults
 from neuromirror.custody import drill
 from neuromirror.custody.drill import run_drill
+from neuromirror.custody.drill_records import DrillRecords
+from neuromirror.index.ledger import Ledger
 from neuromirror.lab.lockfile import load_lock
+from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.loopback_http import QuietHandler, serving
@@ -87,6 +90,18 @@ def test_a_copy_that_only_upstream_still_has_makes_a_drill_fail(
         one for one in map(json.loads, status.stdout.splitlines()) if one.get("kind") == "drill"
     ]
     assert shown["status"] == "error"
+
+
+def test_a_lock_file_has_one_record_however_its_path_is_written(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "link").symlink_to(lab)
+    for path in ("datasets.lock", "vaults/../datasets.lock", "link/datasets.lock"):
+        assert CliRunner().invoke(main, ["drill", path]).exit_code == 0
+    records = DrillRecords.load(Store.open(lab / "store")).drills
+    assert list(records) == [str((lab / "datasets.lock").resolve())]
+    with Ledger.open(Store.open(lab / "store").ledger_path) as ledger:
+        assert [one.kind for one in ledger.events.latest(9)] == ["drill"] * 3
 
 
 def test_wrong_bytes_in_a_vault_make_a_drill_fail(lab: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,16 @@ def test_lock_files_of_policies_are_drilled_and_a_failed_drill_is_a_failure(
     failed, failures, page = service.run("drill")
     assert (failed, [task for task, _ in failures]) == (1, ["drill"])
     assert "neuromirror_failed_drills 1.0" in page
+
+
+def test_a_failed_drill_is_repeated_after_a_day(service: Service, tmp_path: Path) -> None:
+    service.run("policies")
+    store, lock = service.mirror.store, str(tmp_path / "locks" / "datasets.lock")
+    for hours, failed in ((20, 1), (25, 0)):
+        at = time.time() - hours * 3600
+        DrillRecords({lock: DrillResult(at, ok=False, message="vault down")}).save(store)
+        assert service.run("drill")[0] == failed
+    assert DrillRecords.load(store).drills[lock].ok
 
 
 def test_a_drill_keeps_the_results_of_other_lock_files(service: Service, tmp_path: Path) -> None:

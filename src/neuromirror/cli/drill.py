@@ -48,7 +48,7 @@ def drill_command(
     Exit code: 0 all files were restored and verified, 1 some were not, 2 wrong usage.
     """
     from neuromirror.custody.drill import run_drill
-    from neuromirror.custody.drill_records import DrillRecords
+    from neuromirror.custody.drill_records import record_drill
     from neuromirror.lab.lockfile import load_lock
 
     configured = load_configured_vaults(vaults)
@@ -59,9 +59,7 @@ def drill_command(
     store = store_or_none(settings)
     result = run_drill(lock, chosen, store, scratch=scratch)
     if store is not None:
-        records = DrillRecords.load(store)
-        records.drills[str(lock.absolute())] = result
-        records.save(store)
+        record_drill(store, lock, result)
     fields = {name: getattr(result, name) for name in result.__struct_fields__}
     record = {"status": "ok" if result.ok else "error", "lock": str(lock), **fields}
     text = f"{'ok' if result.ok else 'error':<10} {lock}  {result.message}"

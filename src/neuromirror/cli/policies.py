@@ -46,7 +46,8 @@ def policies_command(
     retention-plan.md). A service runs them every hour. Content that upstream may delete soon is
     copied first. What cannot be kept in time is an event, at least seven days before.
 
-    Exit code: 0 all contents have the required copies, 1 some do not, 2 wrong configuration.
+    Exit code: 0 all contents have the required copies, 1 some do not or a vault cannot be used, 2
+    wrong configuration.
     """
     from neuromirror.config.policy_files import load_policies
     from neuromirror.crawl import open_recorder
@@ -93,6 +94,7 @@ def policies_command(
             settings.emit("policies", record | {"horizon": str(one.horizon or "")}, one.message)
         hosts.print_counts(settings)
         code = _print_status(settings, PoliciesStatus.load(store), names)
+        code = code or int(any(one.problem for one in run.states.values()))
     sys.exit(code)
 
 
@@ -101,30 +103,32 @@ def _print_plan(settings: Settings, run: PolicyRun) -> int:
     for name, complete in run.plan.complete.items():
         planned = [one for one in run.plan.copies if one.policy.name == name]
         short = {one.content.key for one in run.plan.shortages if one.policy == name}
+        contents = complete + len({one.content.key for one in planned} | short)
         record = {
             **{"kind": "policy", "status": "ok", "policy": name, "complete": complete},
+            "contents": contents,
             **{"planned": len(planned), "bytes": sum(one.content.size for one in planned)},
             **{"urgent": sum(one.is_urgent for one in planned), "short": len(short)},
             "problems": run.problems[name],
         }
         text = (
-            f"{name}: {count_of(complete, 'content')} complete, "
-            f"{count_of(len(planned), 'file')} to copy"
+            f"{name}: {complete} of {count_of(contents, 'content')} have all copies, "
+            f"{len(planned)} to make"
         )
         if short:
             text += f", {count_of(len(short), 'content')} will lack copies"
         settings.emit("policies", record, text)
     for name, cost in sorted(run.costs.items()):
         record = {"kind": "vault", "status": "ok", "vault": name, **asdict(cost)}
-        text = (
-            f"{name}: {count_of(cost.contents, 'content')}, {format_bytes(cost.bytes)}; "
-            f"{cost.per_month:.2f} per month and {cost.once:.2f} once"
-        )
+        text = f"{name}: {count_of(cost.contents, 'content')}, {format_bytes(cost.bytes)}"
+        if cost.per_month or cost.once:
+            text += f"; {cost.per_month:.2f} per month and {cost.once:.2f} once"
         settings.emit("policies", record, text)
     for (policy, reason), detail in _reasons(run).items():
         record = {"kind": "shortage", "status": "error", "policy": policy, "reason": reason}
         settings.emit("policies", record | {"message": detail}, f"{policy}: {detail}")
     problems = [text for some in run.problems.values() for text in some]
+    problems += (f"{name}: {one.problem}" for name, one in run.states.items() if one.problem)
     for text in problems:
         settings.emit("policies", {"kind": "problem", "status": "error", "message": text}, text)
     return 1 if problems or run.plan.shortages else 0

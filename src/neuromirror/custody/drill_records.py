@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 
+from neuromirror.index.ledger_rows import LedgerEvent
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder, write_atomically
+from neuromirror.vault.opening import open_ledger
 
 _STATE: Final = "drills"
 
@@ -91,3 +94,27 @@ class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
         path = store.task_state_path(_STATE)
         make_folder(path.parent)
         write_atomically(path, msgspec.json.encode(self) + b"\n", durable=False)
+
+
+def record_drill(store: Store, lock: Path, result: DrillResult) -> None:
+    """Save the result of a drill, and record it as an event.
+
+    The results of lock files that do not exist any more are removed.
+
+    Parameters
+    ----------
+    store
+        The store.
+    lock
+        The lock file.
+    result
+        The result.
+    """
+    path = str(lock.resolve())
+    # other processes may have drilled other lock files in the meantime
+    records = DrillRecords.load(store)
+    records.drills = {one: old for one, old in records.drills.items() if Path(one).exists()}
+    records.drills[path] = result
+    records.save(store)
+    with open_ledger(store) as ledger:
+        ledger.events.add([LedgerEvent(result.at, "drill", f"{path}: {result.message}")])

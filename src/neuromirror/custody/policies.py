@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Final, Self
 
 from neuromirror.config.policy_files import Policies, Policy
-from neuromirror.config.vault_files import VaultConfig
+from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.custody.announcements import Announcement, group_announcements
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
@@ -267,7 +267,7 @@ class PolicyRun:
     def _open(self, name: str) -> VaultState:
         config = self._configs[name]
         settings = config.settings
-        problem = ""
+        problem, vault = "", None
         try:
             check_privacy(self._store, config)
             is_fixed = settings.read_only or self._dry_run
@@ -277,7 +277,10 @@ class PolicyRun:
             vault.check_access(write=not settings.read_only)
             self._vaults[name] = vault
         except (VaultError, ConfigurationError, OSError) as error:
+            # a vault that has copies, or that was opened, was made before
             is_new = self._dry_run and isinstance(error, VaultUnavailableError)
+            is_new &= vault is None and not isinstance(settings, S3VaultFile)
+            is_new &= may_create(config, self._ledger)
             problem = "" if is_new else str(error)
         return VaultState(
             problem,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,13 @@ from neuromirror.config.vault_files import VaultConfig, load_vaults
 from neuromirror.crawl import JournalRecorder
 from neuromirror.custody.announcements import record_announcements
 from neuromirror.custody.drill import DrillStoppedError, run_drill
-from neuromirror.custody.drill_records import DrillRecords
+from neuromirror.custody.drill_records import DrillRecords, record_drill
 from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerEvent
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.service.custody_status import damaged_vaults, policy_problems
 from neuromirror.store import Store
@@ -31,6 +30,8 @@ from neuromirror.vault.protocol import Vault
 _DAY = 86_400.0
 _DRILL_SECONDS = _DAY / 4
 _NAMED = 3
+_REPEAT_DAYS = 1.0
+"""Days after which a failed drill is repeated."""
 
 
 class CustodyError(NeuromirrorError):
@@ -143,7 +144,9 @@ class CustodyTasks:
         return f"{text}, {repaired} repaired" if repaired else text
 
     def run_drills(self) -> str:
-        """Drill the lock file of a policy whose last drill is oldest, if it is due.
+        """Drill the lock file of a policy that is due for the longest time.
+
+        A drill that failed is repeated after a day.
 
         Returns
         -------
@@ -153,41 +156,45 @@ class CustodyTasks:
         Raises
         ------
         CustodyError
-            The lock file could not be restored from the vaults alone.
+            A lock file could not be restored from the vaults alone, now or in its last drill.
         """
         vaults, policies = self._load()
-        locks = self._locks(policies)
-        records = DrillRecords.load(self.store)
-        limit = time.time() - policies.settings.drill_days * _DAY
-        last = {path: records.drills[path].at if path in records.drills else 0.0 for path in locks}
-        due = sorted((at, path) for path, at in last.items() if at < limit)
-        if not due or not policies.settings.drill_days:
-            return "no drill is due"
-        path = due[0][1]
-        used = {name: vaults[name] for name in locks[path]}
-        try:
-            result = run_drill(
-                *(Path(path), used, self.store),
-                seconds=_DRILL_SECONDS,
-                is_stopping=self.is_stopping,
-            )
-        except DrillStoppedError as error:
-            return str(error)
-        # other processes may have drilled other lock files in the meantime
-        records = DrillRecords.load(self.store)
-        records.drills = {
-            known: one
-            for known, one in records.drills.items()
-            if known in locks or Path(known).exists()
-        }
-        records.drills[path] = result
-        records.save(self.store)
-        with open_ledger(self.store) as ledger:
-            ledger.events.add([LedgerEvent(result.at, "drill", f"{path}: {result.message}")])
-        failed = [f"drill of {path}: {r.message}" for path, r in records.drills.items() if not r.ok]
+        locks, message = self._locks(policies), "no drill is due"
+        if policies.settings.drill_days:
+            path = self._due_drill(locks, policies.settings.drill_days)
+            if path is not None:
+                used = {name: vaults[name] for name in locks[path]}
+                try:
+                    message = self._drill(Path(path), used)
+                except DrillStoppedError as error:
+                    return str(error)
+        found = DrillRecords.load(self.store).drills
+        failed = [
+            f"drill of {path}: {found[path].message}"
+            for path in locks
+            if path in found and not found[path].ok
+        ]
         if failed:
             raise CustodyError("; ".join(failed[:_NAMED]))
-        return f"{path}: {result.message}"
+        return message
+
+    def _due_drill(self, locks: Iterable[str], days: float) -> str | None:
+        """Return the lock file whose drill is due for the longest time."""
+        known, now = DrillRecords.load(self.store).drills, time.time()
+        due: dict[str, float] = {}
+        for path in locks:
+            last = known.get(path)
+            wait = days if last is None or last.ok else min(days, _REPEAT_DAYS)
+            due[path] = 0.0 if last is None else last.at + wait * _DAY
+        first = min(due, key=lambda path: (due[path], path), default=None)
+        return first if first is not None and due[first] < now else None
+
+    def _drill(self, lock: Path, vaults: dict[str, VaultConfig]) -> str:
+        result = run_drill(
+            *(lock, vaults, self.store), seconds=_DRILL_SECONDS, is_stopping=self.is_stopping
+        )
+        record_drill(self.store, lock, result)
+        return f"{lock}: {result.message}"
 
     def _locks(self, policies: Policies) -> dict[str, set[str]]:
         """Return the lock files of the last runs of policies, with the vaults that have them."""
