@@ -12,7 +12,11 @@ import pytest
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
-from neuromirror.web.template_environment import CONTACT_VARIABLE, template_environment
+from neuromirror.web.template_environment import (
+    CONTACT_VARIABLE,
+    REPOSITORY_VARIABLE,
+    template_environment,
+)
 from support.running_catalogue import (
     RunningCatalogue,
     data_values,
@@ -180,3 +184,13 @@ def test_the_contact_of_the_operator_is_linked_if_it_is_an_address(
     monkeypatch.setenv(CONTACT_VARIABLE, contact)
     made = template_environment()
     assert (made.globals["contact"], made.globals["contact_address"]) == (contact, address)
+
+
+def test_the_help_names_a_command_that_installs_the_program(
+    site: RunningCatalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "pip install neuromirror" in visible_text(site.page("/help"))
+    monkeypatch.setenv(REPOSITORY_VARIABLE, "https://git.example.org/neuromirror")
+    made = template_environment()
+    source = "neuromirror @ git+https://git.example.org/neuromirror"
+    assert made.globals["package_source"] == source

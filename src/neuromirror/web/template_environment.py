@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
@@ -18,6 +19,8 @@ from neuromirror.web import addresses, filters
 
 CONTACT_VARIABLE = "NEUROMIRROR_CATALOGUE_CONTACT"
 """The environment variable with the operator's e-mail address or web page."""
+REPOSITORY_VARIABLE = "NEUROMIRROR_CATALOGUE_REPOSITORY"
+"""The environment variable with the URL of a git repository of neuromirror."""
 
 
 _DICT_ATTRIBUTES: Final = frozenset(dir(dict))
@@ -75,7 +78,20 @@ def template_environment() -> Environment:
     made.globals.update(addresses.TEMPLATE_GLOBALS)
     made.globals.update(contact=(contact := os.environ.get(CONTACT_VARIABLE, "").strip()))
     made.globals.update(contact_address=_address(contact))
+    made.globals.update(package_source=_package_source())
     return made
+
+
+def _package_source() -> str:
+    """Return what ``pip install`` is given: the operator's repository, or the package's name."""
+    given = os.environ.get(REPOSITORY_VARIABLE, "").strip()
+    if not given:
+        labels = ("source", "repository", "homepage")
+        urls = metadata.metadata("neuromirror").get_all("Project-URL") or []
+        pairs = [one.partition(",") for one in urls]
+        found = {label.strip().casefold(): url.strip() for label, _, url in pairs}
+        given = next((found[label] for label in labels if label in found), "")
+    return f"neuromirror @ git+{given}" if given else "neuromirror"
 
 
 def _address(contact: str) -> str:
