@@ -134,10 +134,12 @@ def serve_until_interrupted(
         }
         click.echo(json.dumps(record, ensure_ascii=False))
     else:
-        there = _PAGES.format(address=store, seen=_highlights(store, archives))
-        click.echo(f"\nThe archives: {json.dumps(archives, indent=1)}")
-        click.echo(f"\n{there if catalogue.address else f'No pages: {catalogue.error}'}")
         click.echo(_SERVED.format(address=store, folder=folder))
+        if catalogue.address:
+            click.echo(f"\nSome pages:\n\n{_highlights(store, archives)}")
+            click.secho(f"\nOpen the catalogue in a browser: {store}", bold=True)
+        else:
+            click.echo(f"\nNo pages: {catalogue.error}")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):
         if catalogue.address:
@@ -145,12 +147,8 @@ def serve_until_interrupted(
         threading.Event().wait()
 
 
-_PAGES = """Open in a browser: {address}
-
-{seen}"""
-
 _SERVED = """
-In another terminal, the same address is one to clone from:
+In another terminal, clone from the address of the catalogue:
 
     . {folder}/environment    # allows git-annex to read the archives on this machine
     datalad clone 'ria+{address}/#~demo--000002' demo-000002
