@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.web_clone import WebClone, missing
 
 PROGRAM = Path(sys.executable).with_name("neuromirror")
@@ -40,6 +42,23 @@ def test_a_failed_file_makes_it_exit_with_1(web_clone: WebClone) -> None:
     assert records["small/1.dat"]["status"] == "error"
     assert "404" in records["small/1.dat"]["message"]
     assert web_clone.files["small/1.dat"].urls[0] in done.stderr
+
+
+def test_a_refused_address_is_named_once_with_a_command_that_allows_it(
+    web_clone: WebClone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "empty-gitconfig"
+    config.touch()
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    done = run(web_clone.clone, "get", "small/1.dat", "small/2.dat")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error      127.0.0.1 is on this machine or a private network")
+    assert (first.count("127.0.0.1"), "ADDRESS" in first) == (2, False)
+    assert "failed 2 times in total" in second
+    command = first.partition("to allow that: ")[2]
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    assert run(web_clone.clone, "get", "small/1.dat", "small/2.dat").returncode == 0
 
 
 def test_outside_of_a_clone_it_exits_with_2(tmp_path: Path) -> None:

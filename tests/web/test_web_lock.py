@@ -113,3 +113,20 @@ def test_files_without_sha256_are_checked_by_their_md5(box: ScriptedHarness) -> 
         ]
         assert "files.md5" in curl
         assert "files.sha256" not in curl
+
+
+@pytest.mark.parametrize(
+    "page", [f"/lock?add={ONE}", "/dataset/demo:000002", "/dataset/demo:000002@0.240301.1055"]
+)
+def test_commands_for_files_on_this_machine_name_the_setting_that_they_need(
+    site: RunningCatalogue, page: str
+) -> None:
+    command = "git config --global annex.security.allowed-ip-addresses 127.0.0.1"
+    assert visible_text(site.page(page)).count(command) == 1
+
+
+def test_commands_for_files_on_the_internet_need_no_setting(box: ScriptedHarness) -> None:
+    box.datasets["public"] = ScriptedDataset({"a": ScriptedFile(b"a", sha256=True)})
+    box.sync()
+    with run_catalogue(box.store) as found:
+        assert "allowed-ip-addresses" not in found.page("/dataset/box:public")

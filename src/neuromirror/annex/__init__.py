@@ -1,6 +1,11 @@
 """git-annex's formats as pure functions: keys, pointers, paths, branch logs, XS3ETAG backend."""
 
-from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
+from neuromirror.annex.allowed_addresses import (
+    ALLOWED_ADDRESSES,
+    allow_command,
+    host_without_port,
+    is_private_host_allowed,
+)
 from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.annex.keys import (
@@ -78,6 +83,7 @@ __all__ = [
     "UrlRemotes",
     "VaultAddress",
     "VaultKind",
+    "allow_command",
     "directory_vault_config",
     "etag_of",
     "find_pointer_key",
@@ -85,6 +91,7 @@ __all__ = [
     "git_path",
     "hash_lower",
     "hash_mixed",
+    "host_without_port",
     "initialize",
     "is_all_zeros",
     "is_pointer",

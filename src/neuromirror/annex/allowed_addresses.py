@@ -6,7 +6,8 @@ The setting is ``all``, or a list of addresses separated by spaces, each with or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -33,9 +34,37 @@ def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
     """
     if "all" in allowed:
         return True
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    name = host_without_port(host)
     addresses = {"127.0.0.1", "::1"} if name == "localhost" else {name}
     return all(_is_listed(one, host, allowed) for one in addresses)
+
+
+def host_without_port(host: str) -> str:
+    """Return the name or address of a host as in a URL, without port and brackets."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def allow_command(hosts: Iterable[str]) -> str:
+    """Return the command that allows git-annex and neuromirror to access hosts.
+
+    Parameters
+    ----------
+    hosts
+        Hosts as in URLs. The address of a name other than ``localhost`` is left to the reader.
+
+    Returns
+    -------
+    str
+        One line for a shell.
+    """
+    named: dict[str, None] = {}
+    for name in map(host_without_port, hosts):
+        try:
+            found = ("127.0.0.1", "::1") if name == "localhost" else (str(ip_address(name)),)
+        except ValueError:
+            found = ("ADDRESS",)
+        named.update(dict.fromkeys(found))
+    return f"git config --global {ALLOWED_ADDRESSES} {shlex.quote(' '.join(named))}"
 
 
 def _is_listed(address: str, host: str, allowed: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ import click
 from neuromirror.cli.addresses import may_be_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
-from neuromirror.cli.outcome_report import HostMessages
+from neuromirror.cli.outcome_report import HostMessages, outcome_text
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError, UnknownAddressError
@@ -213,7 +213,7 @@ def print_outcomes(
 
 def _outcome_line(outcome: Outcome) -> str:
     if outcome.failed:
-        return f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
+        return f"{outcome.status:<10} {outcome_text(outcome)}"
     size = "" if outcome.size is None else f"  {format_bytes(outcome.size)}"
     evidence = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
     return f"{outcome.status:<10} {outcome.path}{size}{evidence}"

@@ -6,10 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from neuromirror.annex.allowed_addresses import host_without_port
+
 if TYPE_CHECKING:
     from neuromirror.cli.common import Settings
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.transfer.outcomes import Outcome
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return the message of an outcome, after its host or path unless it starts with the host."""
+    if outcome.host is not None and outcome.message.startswith(host_without_port(outcome.host)):
+        return outcome.message
+    return f"{outcome.host or outcome.path}  {outcome.message}"
 
 
 @dataclass(slots=True)
@@ -30,7 +39,7 @@ class HostMessages:
         """Print the number of files or URLs that each message applies to."""
         for (host, status), count in self.counts.items():
             record = {"kind": "host", "host": host, "status": status, "count": count}
-            line = f"{status:<10} {host}  {count} times in total" if count > 1 else None
+            line = f"{status:<10} {host} failed {count} times in total" if count > 1 else None
             settings.emit(self.action, record, line)
 
 
@@ -61,7 +70,7 @@ class OutcomeReport:
             self.bytes += outcome.size or 0
         elif outcome.status == "notneeded" and not self.settings.json:
             return
-        text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
+        text = f"{outcome.status:<10} {outcome_text(outcome)}"
         is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
         with self.line.paused():
             self.settings.emit(self.action, outcome.to_json(), text.rstrip() if is_shown else None)

@@ -13,7 +13,7 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
-from neuromirror.cli.outcome_report import HostMessages
+from neuromirror.cli.outcome_report import HostMessages, outcome_text
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.display import count_of, format_bytes
@@ -77,7 +77,7 @@ def policies_command(
             for outcome in run.copy(KeepOptions()):
                 done += outcome.size or 0
                 line.show_bytes(done, done)
-                text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
+                text = f"{outcome.status:<10} {outcome_text(outcome)}"
                 is_shown = outcome.failed and hosts.is_first(outcome)
                 with line.paused():
                     settings.emit("policies", outcome.to_json(), text if is_shown else None)

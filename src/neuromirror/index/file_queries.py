@@ -24,6 +24,8 @@ from neuromirror.index.urls import short_hash
 from neuromirror.model.object_urls import plain_url, url_version_id
 
 _MAX_LOCATIONS = 5
+_MAX_SAMPLED = 20
+"""Maximum number of files whose URLs stand for those of a version."""
 _CONTENT_WIDTH = 12
 FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
@@ -166,6 +168,22 @@ class FileQueries(QueryBase):
         """
         rows = self._rows(_LOCATIONS, (content, EXACT, limit))
         return [_location_row(row) for row in rows]
+
+    def sample_urls(self, version: VersionRow) -> list[str]:
+        """Return the URLs of a few files of a version, each once.
+
+        Parameters
+        ----------
+        version
+            The version.
+        """
+        rows = self._rows(
+            "SELECT DISTINCT l.url FROM (SELECT content FROM files WHERE dataset = ? "
+            "AND since <= ? AND (until IS NULL OR until > ?) LIMIT ?) f "
+            "CROSS JOIN locations l ON l.content = f.content",
+            (version.dataset, version.seq, version.seq, _MAX_SAMPLED),
+        )
+        return [url for (url,) in rows]
 
     def evidence_counts(self, version: VersionRow) -> EvidenceCounts:
         """Return how many of a version's files were checked, and their retention.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
+from neuromirror.annex import allow_command, host_without_port
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     CredentialsError,
@@ -315,11 +316,10 @@ def _add_refused_host(found: FetchResult, host: str) -> None:
 
 
 def _refused_message(hosts: Sequence[str]) -> str:
-    is_one = len(hosts) == 1
+    named = list(dict.fromkeys(map(host_without_port, hosts)))
     return (
-        f"{', '.join(hosts)} {'is' if is_one else 'are'} on this machine or a private network, and "
-        f"not allowed; list {'its address' if is_one else 'their addresses'} in git config: "
-        "git config --global annex.security.allowed-ip-addresses ADDRESS"
+        f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} on this machine or a private "
+        f"network, and not allowed; to allow that: {allow_command(hosts)}"
     )
 
 

@@ -18,6 +18,7 @@ from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.schema_org import input_addresses, linked_data, script_text
 from neuromirror.web.pages.viewers import GatewayLinks, Viewer, is_web, zarr_viewers
 from neuromirror.web.previews import PreviewService
+from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.readmes import find_readme
 from neuromirror.web.request import CatalogueRequest, view
 
@@ -119,6 +120,7 @@ def _read(
             "readme_file": find_readme(index, newest),
             "pictured": previews.find_pictured(index, newest),
             "tree": file_tree(index, newest, gateway),
+            "allow_command": allow_command_for(index, [newest]),
             "listed_files": _listed_files(index, newest),
             "attributes": index.attributes(newest),
             "is_volume": is_volume(row.source_uri, index.links(name)),

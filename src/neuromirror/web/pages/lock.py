@@ -25,6 +25,7 @@ from neuromirror.store import Store
 from neuromirror.web.addresses import lock_address
 from neuromirror.web.basket import MAX_VERSIONS
 from neuromirror.web.pages.viewers import is_web
+from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
 from neuromirror.web.version_comparison import split_version_name
@@ -49,9 +50,12 @@ LISTS: Final = {
 async def lock(request: CatalogueRequest) -> Response:
     """Show the collected versions, with their lock file and lists, and a search to add others."""
     names, terms = _names(request), request.query_parameter("q").strip()
-    rows, found = await request.query_index(
-        lambda index: (_versions(index, names), _search(index, terms))
-    )
+
+    def look(index: Index) -> tuple[list[VersionRow], list[Any], str]:
+        versions = _versions(index, names)
+        return versions, _search(index, terms), allow_command_for(index, versions)
+
+    rows, found, allow_command = await request.query_index(look)
     chosen = [row.name for row in rows]
     total = sum(row.files for row in rows)
     downloads = [row for row in rows if has_downloads(row.source_uri)]
@@ -59,6 +63,7 @@ async def lock(request: CatalogueRequest) -> Response:
         "lock",
         versions=[shapes.Version.of(row).plain() for row in rows],
         chosen=chosen,
+        allow_command=allow_command,
         without={
             row.name: request.basket.removing(name) for row, name in zip(rows, names, strict=True)
         },

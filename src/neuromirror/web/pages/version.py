@@ -15,6 +15,7 @@ from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
+from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import CatalogueRequest, view
 
 _MAX_RETENTION_FILES = 50_000
@@ -87,6 +88,7 @@ def _read(
         "files": files,
         "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
         "downloads": has_downloads(row.source_uri),
+        "allow_command": allow_command_for(index, [row]),
         "viewers": zarr_viewers(index, row, under, gateway=gateway)
         or (gateway.volume_viewers(index, row) if not under else []),
         "is_gateway_on": gateway.modes.of(row.mirror) != "off",
