@@ -45,8 +45,8 @@ def test_each_hostile_name_leads_to_its_file(session: BrowserSession) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "text"),
     [
-        (f"/dataset/{HELD}", 200, "On hold"),
-        (f"/dataset/{GONE}", 200, "Removed upstream"),
+        (f"/dataset/{HELD}", 200, "Update on hold"),
+        (f"/dataset/{GONE}", 200, "Removed from the archive"),
         (f"/dataset/{SECRET}", 410, "asked for by its owner"),
         ("/dataset/demo:999999", 404, "demo:999999"),
         (f"/dataset/{RELEASED}@9.9.9", 404, "9.9.9"),
