@@ -162,7 +162,7 @@ def test_without_the_optional_packages_the_page_has_facts_and_the_command(
         site = RunningCatalogue(process.address)
         text = site.text(f"/volume/{EM}@latest")
         assert "4 × 4 × 40 nm" in text
-        assert "pip install './neuromirror[volumes]'" in text
+        assert "pip install 'neuromirror[volumes]'" in text
         site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 501)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 501
         assert quiet_volumes.count_voxel_requests() == 0
