@@ -9,7 +9,9 @@ from neuromirror_demo.recordings import (
     TRACES,
     compressed_recording,
     document,
+    drift_map,
     image3,
+    spike_times,
     spikeinterface_folder,
 )
 from neuromirror_demo.sidecars import AssetDescription
@@ -141,7 +143,7 @@ def _sorted(demo: DemoBuckets) -> None:
         demo.put(f"{name}/curated/experiment1_recording1/units.json", units)
         spikes = bytes(range(256)) * 16
         demo.put(f"{name}/spikesorted/experiment1_recording1/spikes.npy", spikes)
-        demo.put(f"{name}/drift_maps/ProbeA.png", b"\x89PNG\r\n\x1a\n" + spikes[:200])
+        demo.put(f"{name}/drift_maps/ProbeA.png", drift_map())
         demo.put(f"{name}/output", b"nextflow log\n")
         process = name.removeprefix(f"{raw}_").partition("_")[0]
         demo.describe(
@@ -221,8 +223,8 @@ def fill_benchmark(demo: DemoBuckets) -> None:
         parts = {TRACES: 5 * MIB} if number == 0 else {}
         folder = spikeinterface_folder(seconds, 10 + number)
         demo.put_tree(session, folder, parts, bucket=bucket)
-    demo.put(f"{MEAREC}/mearec_NP1.h5", b"\x89HDF\r\n\x1a\n" + bytes(3000), bucket=bucket)
-    demo.put(f"{MEAREC}/mearec_NP2.h5", b"\x89HDF\r\n\x1a\n" + bytes(2000), bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP1.h5", spike_times(3000), bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP2.h5", spike_times(2000), bucket=bucket)
     # The history: an earlier take of the samples, deleted notes, a file that was deleted and
     # restored.
     second = SESSIONS[1]
@@ -230,7 +232,7 @@ def fill_benchmark(demo: DemoBuckets) -> None:
     demo.put(f"{second}/provenance.json", document({"take": 2}), bucket=bucket)
     demo.delete_object(f"{second}/notes.txt", bucket=bucket)
     demo.delete_object(f"{MEAREC}/mearec_NP2.h5", bucket=bucket)
-    demo.put(f"{MEAREC}/mearec_NP2.h5", b"\x89HDF\r\n\x1a\n" + bytes(2500), bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP2.h5", spike_times(2500), bucket=bucket)
 
 
 def fill_hostile(demo: DemoBuckets) -> None:

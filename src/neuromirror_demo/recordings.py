@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -242,3 +243,31 @@ def _array3(image: numpy.ndarray[tuple[int, ...], numpy.dtype[Any]]) -> Mapping[
                 chunk = image[z, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
                 entries[f"c/{z}/{y}/{x}"] = chunk.tobytes()
     return entries
+
+
+def drift_map(width: int = 96, height: int = 64) -> bytes:
+    """Return a PNG of a drift over time, uncompressed, so that its bytes are always the same."""
+    rows = (
+        b"\0" + bytes(255 - 6 * abs((y + x // 16) % height - height // 2) for x in range(width))
+        for y in range(height)
+    )
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(rows), 0)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def spike_times(count: int) -> bytes:
+    """Return an HDF5 file with the times of some spikes, in samples."""
+    import h5py
+    import numpy
+
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        file.create_dataset("spike_times", data=numpy.arange(count, dtype="int32") * 37)
+    return made.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import threading
 import xml.etree.ElementTree as ET
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
+import h5py
 import pytest
 import requests
+from PIL import Image
 
 from neuromirror_demo import DemoBuckets, DemoError
 from neuromirror_demo.bucket_contents import (
@@ -363,3 +366,14 @@ def test_missing_object_is_an_s3_error_document(buckets: DemoBuckets) -> None:
     ):
         with pytest.raises(DemoError):
             wrong()  # type: ignore[no-untyped-call]
+
+
+def test_files_have_the_form_that_their_names_state(still_buckets: DemoBuckets) -> None:
+    picture = get(still_buckets.url(f"{SORTED_1}/drift_maps/ProbeA.png")).content
+    with Image.open(io.BytesIO(picture)) as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (96, 64))
+    key = f"{MEAREC}/mearec_NP1.h5"
+    content = get(still_buckets.url(key, bucket=still_buckets.benchmark)).content
+    with h5py.File(io.BytesIO(content)) as file:
+        assert file["spike_times"].shape == (3000,)
