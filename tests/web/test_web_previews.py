@@ -121,6 +121,14 @@ def test_archive_that_fails_is_named(previews: PreviewSite, status: int, expecte
     assert previews.status("images/map.png") == expected
 
 
+def test_content_that_is_not_what_its_name_says_is_one_line_on_the_log(
+    previews: PreviewSite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert previews.status("images/broken.png") == 422
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("no preview of images/broken.png: ")
+
+
 def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
     previews.service = PreviewService(previews.harness.store, seconds=3)
     previews.archive.fault("hang", path=".", server="s3", seconds=60)

@@ -17,6 +17,7 @@ import msgspec
 
 from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.model import NeuromirrorError
+from neuromirror.model.display import escape_unprintable
 from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.previews.kinds import PreviewKind, preview_kind
 from neuromirror.previews.shapes import Preview, PreviewFailure, PreviewTask
@@ -26,6 +27,8 @@ from neuromirror.volume.errors import BlockMismatchError
 
 _MEMORY: Final = 2 << 30
 """Limit of the address space in bytes, most of which is libraries and never used."""
+_MAX_MESSAGE: Final = 200
+"""Maximum number of characters of an error on the log."""
 _MAX_FILE_BYTES: Final = 64 << 20
 """Maximum size of a temporary file."""
 _LIMITS: Final = RequestLimits(
@@ -84,19 +87,27 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
             file = cast(BinaryIO, io.BufferedReader(ranges, 1 << 16))
         return _preview(file, task.path, kind, verified=ranges is None)
     except BlockUnavailableError as error:
-        traceback.print_exc()
+        _log(task.path, error)
         return _failure(error.causes)
     except MemoryError:
         return PreviewFailure("too-large")
     except (GitError, ObjectMissingError):
         raise  # the store is damaged
-    except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - a parser of hostile bytes may raise anything
+        _log(task.path, error)
         if ranges is not None and ranges.failure is not None:
             return _failure([ranges.failure])
         return PreviewFailure("unreadable")
     finally:
         files.close()
+
+
+def _log(path: str, error: Exception) -> None:
+    """Write an error, and where it was raised, to stderr as one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    line = f"no preview of {path}: {type(error).__name__} in {where}: {str(error)[:_MAX_MESSAGE]}"
+    sys.stderr.write(f"{escape_unprintable(line)}\n")
 
 
 def _preview(file: BinaryIO, path: str, kind: PreviewKind, *, verified: bool) -> Preview:
