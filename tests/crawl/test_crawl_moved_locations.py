@@ -11,7 +11,10 @@ import pytest
 
 from neuromirror import stream
 from neuromirror.annex import url_log_path
+from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.crawl.index_rebuild import rebuild_index
+from neuromirror.crawl.takedown import take_down
+from neuromirror.index import Index
 from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     AnnexBranchMoved,
@@ -263,3 +266,38 @@ def test_a_draft_before_a_published_version_has_its_new_urls(harness: ScriptedHa
         urls = [one.url for content in contents for one in index.locations(content)]
     assert sum("elsewhere.example.invalid" in one for one in urls) == 2
     check_records(harness, "box:a", "elsewhere.example.invalid", 2, draft)
+
+
+def test_damaged_later_records_do_not_keep_other_entries_from_the_index(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets, tmp_path: Path
+) -> None:
+    store = bucket_harness.store
+    backup = tmp_path / "index.sqlite"
+    shutil.copy(store.index_path, backup)
+    write_again(buckets)
+    bucket_harness.sync(NAME)
+    (later,) = (bucket_harness.folder / "neuromirror" / "records").rglob("*.1.*.zst")
+    later.write_bytes(b"damaged")
+    shutil.copy(backup, store.index_path)
+    with Index.open(store.index_path) as index:
+        index.catch_up(store)
+        assert index.resolve(NAME).files
+        (failure,) = [one for one in index.failures() if "stated later" in one.message]
+    assert failure.dataset == NAME
+
+
+def test_an_index_backup_is_updated_after_a_takedown(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets, tmp_path: Path
+) -> None:
+    store = bucket_harness.store
+    backup = tmp_path / "index.sqlite"
+    shutil.copy(store.index_path, backup)
+    write_again(buckets)
+    bucket_harness.sync(NAME)
+    with open_recorder(store, store.index_path) as recorder:
+        mirrors = load_mirrors(bucket_harness.mirrors)
+        assert list(take_down(store, recorder, NAME, "test", "me", mirrors))
+    shutil.copy(backup, store.index_path)
+    with Index.open(store.index_path) as index:
+        index.catch_up(store)
+        assert list(index.failures()) == []

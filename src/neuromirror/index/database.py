@@ -36,7 +36,13 @@ from neuromirror.index.result_cache import ResultCache
 from neuromirror.index.retention_queries import RetentionQueries
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
-from neuromirror.model import NeuromirrorError, SnapshotEntry, VersionMinted, record_line_of
+from neuromirror.model import (
+    AnnexBranchMoved,
+    NeuromirrorError,
+    SnapshotEntry,
+    VersionMinted,
+    record_line_of,
+)
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -326,7 +332,7 @@ def _apply_all(
                 apply_entry(connection, entry, journal)
                 connection.execute("UPDATE progress SET position = ?", (end,))
         except (NeuromirrorError, ValueError) as error:  # ValueError: a malformed record line
-            if not (skip_damaged and isinstance(entry, VersionMinted)):
+            if not (skip_damaged and isinstance(entry, VersionMinted | AnnexBranchMoved)):
                 raise
             with _transaction(connection):
                 record_skipped_version(connection, entry, error)

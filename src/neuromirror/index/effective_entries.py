@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from neuromirror.model import (
+    AnnexBranchMoved,
     DatasetReinstated,
     DatasetWithdrawn,
     EventRaised,
@@ -95,6 +96,7 @@ def effective_entries(
 
 _DATASET_ENTRIES = (
     VersionMinted,
+    AnnexBranchMoved,
     VisitEnded,
     LinksFound,
     HoldPlaced,

@@ -13,6 +13,7 @@ from neuromirror.model.object_urls import plain_url
 _PendingLocation = tuple[Location, int, bool]
 """A location, the hash of its plain URL, whether a changed file has it."""
 
+_RELEARN = "UPDATE locations SET last_version = max(last_version, ?) WHERE id = ?"
 _COLUMNS = "locations (content, rank, url, kind, version_id, url_hash, last_version)"
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
@@ -86,7 +87,7 @@ class LocationWriter:
                 )
             elif changed and (found[1] != version or self._is_renewal):
                 relearned.append((version, found[0]))
-        self._db.executemany("UPDATE locations SET last_version = ? WHERE id = ?", relearned)
+        self._db.executemany(_RELEARN, relearned)
         if self._is_renewal:
             self._db.executemany(
                 "UPDATE locations SET id = (SELECT max(id) + 1 FROM locations) WHERE id = ?",

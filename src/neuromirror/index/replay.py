@@ -181,9 +181,11 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
 
 
 def record_skipped_version(
-    connection: sqlite3.Connection, entry: VersionMinted, error: NeuromirrorError | ValueError
+    connection: sqlite3.Connection,
+    entry: VersionMinted | AnnexBranchMoved,
+    error: NeuromirrorError | ValueError,
 ) -> None:
-    """Record as a failed task that a version is not in the index because its records are damaged.
+    """Record as a failed task that records are not in the index because they are damaged.
 
     The failure is removed when the journal has the version again, which the next visit of its
     dataset ensures, or when the index is rebuilt.
@@ -193,12 +195,17 @@ def record_skipped_version(
     connection
         The connection; the caller has opened a transaction.
     entry
-        The journal entry of the version.
+        The journal entry of the version, or of its later records.
     error
         The error of reading its records.
     """
+    named = (
+        f"version {entry.label} (commit {entry.commit})"
+        if isinstance(entry, VersionMinted)
+        else f"what the archive stated later about commit {entry.commit}"
+    )
     message = (
-        f"version {entry.label} (commit {entry.commit}) is not in the index: {error}. Run "
+        f"{named} is not in the index: {error}. Run "
         "'neuromirror rebuild-index', which reads missing records from git"
     )
     _apply_failure(
@@ -382,18 +389,18 @@ def _apply_new_records(
     """Write what upstream states about the files of a version since it was recorded."""
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
     found = connection.execute(
-        "SELECT id, seq, indexed FROM versions WHERE dataset = ? AND commit_id = ? "
+        "SELECT id, seq, indexed, records FROM versions WHERE dataset = ? AND commit_id = ? "
         "AND records <> ?",
         (dataset, entry.commit, entry.records),
     ).fetchone()
     if not entry.records or found is None:
         return  # only the git-annex branch changed, or the entry was appended twice
-    version, seq, indexed = found
+    version, seq, indexed, current = found
     if indexed:
         reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
         where = f"{reference.name} (commit {entry.commit})"
         changes = journal.record_changes(reference.dataset_id, entry.records)
-        if changes is None:
+        if changes is None or changes[0] != current:
             lines = journal.record_lines(reference.dataset_id, entry.records)
         else:
             lines = (dump_snapshot_entry(new) for _, new in changes[1] if new is not None)
