@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.context import BaseContext
@@ -19,6 +21,7 @@ import zarr
 
 from neuromirror import stream
 from neuromirror.stream import VersionStore, VersionTree, open_tree
+from neuromirror.stream.errors import StreamError
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
@@ -92,6 +95,33 @@ def test_a_file_is_pickled_with_its_position(
             assert copy.read() == file.read()
             with h5py.File(copy, "r") as one:
                 assert one.attrs["nwb_version"]
+
+
+def test_a_file_whose_address_names_another_version_now_is_an_error(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    store, lock = streamed_mirror.folder, tmp_path / "datasets.lock"
+    with streamed_mirror.index() as index:
+        rows = list(index.versions("demo:000002"))
+        before, after = ({one.path: one.key for one in index.files(row)} for row in rows[:2])
+        path = next(one for one in before if after.get(one, before[one]) != before[one])
+        old, new = (row.name for row in rows[:2])
+    write_lock(lock, store, old)
+    with stream.open(lock, path) as file, stream.open(old, path, store=store) as same:
+        expected = same.read()
+        pickled = pickle.dumps(file)
+        write_lock(lock, store, new)
+        found = in_fork(lambda: read_part(file, 0, 10))
+        assert found.startswith(f"StreamError: {path} has other content")
+        with pytest.raises(StreamError, match="names another version now"):
+            pickle.loads(pickled)
+        assert read_part(file, 0, len(expected)) == expected
+
+
+def write_lock(lock: Path, store: Path, version: str) -> None:
+    lock.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "neuromirror", "--store", str(store), "pin", version]
+    subprocess.run([*command, "-o", str(lock)], check=True, stdout=subprocess.DEVNULL)
 
 
 def opened(mirror: MirrorHarness, lock: Path, form: str) -> Any:

@@ -68,7 +68,7 @@ class VerifiedFile(io.RawIOBase):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
             raise TypeError(f"{self!r} cannot be pickled: {NOT_REOPENED}")
-        return _reopened, (self._reopen, self._position)
+        return _reopened, (self._reopen, self._position, self._content.file.key)
 
     @property
     def content(self) -> VerifiedObject:
@@ -78,7 +78,7 @@ class VerifiedFile(io.RawIOBase):
             if self._reopen is None:
                 where = f"{self._content.version}: {self._content.file.path}"
                 raise StreamError(f"{where}: it was opened in another process; {NOT_REOPENED}")
-            other = self._reopen()
+            other = _same_content(self._reopen(), self._content.file.key)
             self._content, self._on_close, self._process = (
                 other._content,
                 other._on_close,
@@ -249,7 +249,19 @@ class VerifiedFile(io.RawIOBase):
         self.content.prefetch(start, self._requested)
 
 
-def _reopened(reopen: Callable[[], Any], position: int) -> Any:
-    file = reopen()
+def _reopened(reopen: Callable[[], Any], position: int, key: str) -> VerifiedFile:
+    file = _same_content(reopen(), key)
     file.seek(position)
     return file
+
+
+def _same_content(file: Any, key: str) -> VerifiedFile:
+    """Return a file that another process opened; StreamError if the address has changed."""
+    if isinstance(file, VerifiedFile) and file.content.file.key == key:
+        return file
+    name = file.name if isinstance(file, VerifiedFile) else "the file"
+    file.close()
+    raise StreamError(
+        f"{name} has other content than in the process that opened it, because its address names "
+        "another version now; open it with the label of a version"
+    )

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from fsspec import AbstractFileSystem
 
 from neuromirror.stream.addresses import StrPath, open_tree
-from neuromirror.stream.errors import FileMissingError
+from neuromirror.stream.errors import FileMissingError, StreamError
 from neuromirror.stream.file import VerifiedFile
 from neuromirror.stream.opening import missing_file, open_object
 from neuromirror.stream.piece_checks import Verify
@@ -75,6 +75,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         super().__init__(**options)
         self.store, self.verify, self.cache = store, verify, cache
         self._own = _OpenVersions()
+        self._names: dict[str, str] = {}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List a folder, or return a file as its only entry.
@@ -307,6 +308,13 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
             found = opened.trees.get(address)
             if found is None:
                 tree = open_tree(address, store=self.store)
+                before = self._names.setdefault(address, tree.name)
+                if before != tree.name:
+                    tree.close()
+                    raise StreamError(
+                        f"{address} was {before} in the process that opened the file system, and "
+                        f"is {tree.name} now; use the label of a version"
+                    )
                 found = opened.trees[address] = tree, Transport(tree.access)
         return found[0], inner
 

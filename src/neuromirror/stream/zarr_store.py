@@ -72,6 +72,7 @@ class VersionStore(ReadOnlyStore):
             None if store is None else os.fspath(store),
             limits,
         )
+        self._where = ""
         super().__init__()
 
     def _start(self) -> None:
@@ -88,6 +89,15 @@ class VersionStore(ReadOnlyStore):
             if tree is not address:
                 tree.close()
             raise
+        if self._where not in ("", objects.where):
+            objects.close()
+            if tree is not address:
+                tree.close()
+            raise StreamError(
+                f"{self._where} is {objects.where} in this process, because its address names "
+                "another version now; open it with the label of a version"
+            )
+        self._where = objects.where
         self._tree, self._objects = tree, objects
         super()._start()
 
