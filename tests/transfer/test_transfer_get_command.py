@@ -59,6 +59,11 @@ def test_a_refused_address_is_named_once_with_a_command_that_allows_it(
     command = first.partition("to allow that: ")[2]
     subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
     assert run(web_clone.clone, "get", "small/1.dat", "small/2.dat").returncode == 0
+    # addresses that are allowed already stay so
+    setting = ("git", "config", "--file", str(config), "annex.security.allowed-ip-addresses")
+    subprocess.run([*setting, "192.0.2.1"], check=True)
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    assert subprocess.check_output(setting, text=True).split() == ["192.0.2.1", "127.0.0.1"]
 
 
 def test_outside_of_a_clone_it_exits_with_2(tmp_path: Path) -> None:

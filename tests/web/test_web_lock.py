@@ -121,7 +121,8 @@ def test_files_without_sha256_are_checked_by_their_md5(box: ScriptedHarness) -> 
 def test_commands_for_files_on_this_machine_name_the_setting_that_they_need(
     site: RunningCatalogue, page: str
 ) -> None:
-    command = "git config --global annex.security.allowed-ip-addresses 127.0.0.1"
+    setting = "git config --global annex.security.allowed-ip-addresses"
+    command = f'{setting} "$({setting}) 127.0.0.1"'
     assert visible_text(site.page(page)).count(command) == 1
 
 

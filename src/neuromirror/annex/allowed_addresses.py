@@ -6,7 +6,6 @@ The setting is ``all``, or a list of addresses separated by spaces, each with or
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -45,7 +44,7 @@ def host_without_port(host: str) -> str:
 
 
 def allow_command(hosts: Iterable[str]) -> str:
-    """Return the command that allows git-annex and neuromirror to access hosts.
+    """Return the command that allows git-annex and neuromirror to access further hosts.
 
     Parameters
     ----------
@@ -64,7 +63,8 @@ def allow_command(hosts: Iterable[str]) -> str:
         except ValueError:
             found = ("ADDRESS",)
         named.update(dict.fromkeys(found))
-    return f"git config --global {ALLOWED_ADDRESSES} {shlex.quote(' '.join(named))}"
+    setting = f"git config --global {ALLOWED_ADDRESSES}"
+    return f'{setting} "$({setting}) {" ".join(named)}"'
 
 
 def _is_listed(address: str, host: str, allowed: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
 from neuromirror.annex import (
-    ALLOWED_ADDRESSES,
+    allow_command,
     is_all_zeros,
     is_private_host_allowed,
     parse_key,
@@ -154,10 +154,7 @@ class BlockRemote:
             except UnsafeAddressError as error:
                 final = False
                 why = str(error).partition(";")[0]
-                message = (
-                    f"{text}: {why}; if you run this service, allow it: git config"
-                    f" {ALLOWED_ADDRESSES} ADDRESS (all, where the URL has a name)"
-                )
+                message = f"{text}: {why}; to allow that: {allow_command([host])}"
                 failures.append((failure_group(host, error), message))
             except NeuromirrorError as error:
                 gone = isinstance(error, NetError) and error.status in _GONE_STATUSES

@@ -25,6 +25,14 @@ def allow_command_for(index: Index, versions: Iterable[VersionRow]) -> str:
     str
         One line for a shell; empty if all files are at public addresses.
     """
-    hosts = {urlsplit(url).netloc for one in versions for url in index.sample_urls(one)}
+    hosts = {_host(url) for one in versions for url in index.sample_urls(one)}
     private = sorted(host for host in hosts if is_local_name(host_without_port(host)))
     return allow_command(private) if private else ""
+
+
+def _host(url: str) -> str:
+    """Return the host of a URL; empty if the URL is malformed."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""

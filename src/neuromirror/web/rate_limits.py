@@ -48,7 +48,7 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     "cutout": RequestKind("cutouts and slices", 60, 16, 16, 4),
     # PreviewService limits their concurrency
     "preview": RequestKind("previews", 120, 34, 34, 6),
-    "gateway": RequestKind("files of the gateway", 6000, 32, 256, 64),
+    "gateway": RequestKind("files of the gateway", 6000, 96, 256, 64),
     "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2),
     "search": RequestKind("searches", 120, 2, 8, 3),
     "sql": RequestKind("requests for tables", 60, 2, 8, 2),

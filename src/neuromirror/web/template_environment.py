@@ -86,7 +86,7 @@ def _package_source() -> str:
     """Return what ``pip install`` is given: the operator's repository, or the package's name."""
     given = os.environ.get(REPOSITORY_VARIABLE, "").strip()
     if not given:
-        labels = ("source", "repository", "homepage")
+        labels = ("source", "repository")
         urls = metadata.metadata("neuromirror").get_all("Project-URL") or []
         pairs = [one.partition(",") for one in urls]
         found = {label.strip().casefold(): url.strip() for label, _, url in pairs}

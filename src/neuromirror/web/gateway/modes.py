@@ -16,8 +16,8 @@ MODES: Final[tuple[GatewayMode, ...]] = get_args(GatewayMode)
 class GatewayModes:
     """The mode in which the gateway delivers files, by mirror.
 
-    ``off`` delivers nothing, ``redirect`` redirects to the archive, and ``proxy`` reads the content
-    and verifies it.
+    ``off`` delivers nothing below ``/at/``, ``redirect`` redirects to the archive, and ``proxy``
+    reads the content and verifies it.
 
     Attributes
     ----------

@@ -147,8 +147,8 @@ async def download(request: CatalogueRequest) -> Any:
     row, file, plan = looked_up
     plan = await plan_with_copy(gateway, row, file, plan)
     if plan.is_relayed:
-        found = await gateway.find_file(row, path)
         try:
+            found = await gateway.find_file(row, path)
             if found is not None:
                 return await deliver_download(request, await gateway.version(name, label), found)
         except ContentUnavailableError as error:
@@ -164,9 +164,10 @@ async def download(request: CatalogueRequest) -> Any:
     url = plan.urls[0]
     if len(plan.urls) > 1:
         # equal contents have several names; this version's is in its records
-        found = await gateway.find_file(row, path)
-        own = found.file.urls if _is_stored(found) else ()
-        url = next((one for one in own if one in plan.urls), url)
+        with suppress(ContentUnavailableError):  # the store is damaged
+            found = await gateway.find_file(row, path)
+            own = found.file.urls if _is_stored(found) else ()
+            url = next((one for one in own if one in plan.urls), url)
     return Response.redirect(quote(url, safe=_URL_SAFE))
 
 

@@ -35,6 +35,7 @@ from neuromirror.volume import (
 from neuromirror.web.addresses import cutout_address
 from neuromirror.web.cutouts import CutoutFailedError, Picture
 from neuromirror.web.pages.viewers import is_web
+from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 from neuromirror.web.volume_shapes import Volume
 
@@ -161,6 +162,7 @@ async def _page(
         return {
             "dataset": shapes.Dataset.of(index.dataset(row.dataset_name)).plain(),
             "links": [one for one in index.links(row.dataset_name) if is_web(one[1])],
+            "allow_command": allow_command_for(index, [row]),
         }
 
     shown, no_picture = _middle_plane(found)
