@@ -158,8 +158,13 @@ def test_the_url_of_a_file_names_it_if_one_dataset_has_it(synced: Shell) -> None
 
 def test_an_incomplete_url_is_an_unknown_address(synced: Shell) -> None:
     for command in ("show", "clone", "get", "sync"):
-        (failed,) = synced.records(command, "http://[::1", code=2)
-        assert "http://[::1" in failed["message"]
+        for url in (
+            "http://[::1",
+            "https://s3.amazonaws.com",
+            "https://s3.us-west-2.amazonaws.com/",
+        ):
+            (failed,) = synced.records(command, url, code=2)
+            assert url in failed["message"]
 
 
 def test_get_outside_of_a_clone_suggests_the_nearest_name(

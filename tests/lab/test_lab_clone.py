@@ -75,10 +75,10 @@ def test_a_mirror_cannot_have_git_request_an_address_of_this_network(tmp_path: P
     with StubServer() as inner, StubServer() as mirror:
         target = f"{inner.url}/private?action=x"
         mirror.answers[f"/alias/{ALIAS}/info/refs"] = responds_with(302, Location=target)
-        with pytest.raises(CloneFailedError):
+        with pytest.raises(CloneFailedError, match="error: 302; the server redirects"):
             clone_dataset(remote_url(mirror.url, ALIAS, None), tmp_path / "clone")
         run_checked(tmp_path, "git", "init", "-q", "restored")
-        with pytest.raises(StrategyFailedError):
+        with pytest.raises(StrategyFailedError, match="the server redirects"):
             CloneUrlStrategy(f"{mirror.url}/alias/{ALIAS}").fill(tmp_path / "restored")
         assert len(mirror.requests) >= 2
         assert inner.requests == []

@@ -174,5 +174,5 @@ def catalogue_command(
             processes=processes or default_processes(),
             on_ready=ready,
             heartbeat=beat or status.update,
-            on_stop=status.remove,
+            on_stop=status.remove if supervised is None else None,
         )

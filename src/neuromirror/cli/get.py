@@ -106,6 +106,7 @@ def get_command(
     from neuromirror.transfer import JOBS, get
 
     here = Path.cwd()
+    is_outside = not _is_in_repository(here) and not any(map(os.path.lexists, paths))
     needs_address = output is not None or overwrite
     addresses = [
         text
@@ -113,10 +114,7 @@ def get_command(
         if not os.path.lexists(text)
         and (
             needs_address
-            or (
-                (may_be_address(text) or not _is_in_repository(here))
-                and not _is_below_folder_of_clone(text)
-            )
+            or ((may_be_address(text) or is_outside) and not _is_below_folder_of_clone(text))
         )
     ]
     if addresses and len(addresses) == len(paths):

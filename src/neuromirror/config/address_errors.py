@@ -139,7 +139,7 @@ def _place(url: str) -> str:
     aws = parse_aws_host(parts.netloc.lower())
     if aws is None:
         return parts.netloc.lower()
-    return aws.bucket or parts.path.split("/")[1]
+    return aws.bucket or parts.path.strip("/").partition("/")[0]
 
 
 def _places(mirror: Mirror) -> Iterator[str]:

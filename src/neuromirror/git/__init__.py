@@ -10,6 +10,7 @@ from neuromirror.git.errors import (
     InvalidRefNameError,
     ObjectMissingError,
     ObjectsRefusedError,
+    with_redirect_advice,
 )
 from neuromirror.git.fsck import FSCK_OPTIONS, check_objects, check_pack
 from neuromirror.git.index_files import write_index_file
@@ -82,6 +83,7 @@ __all__ = [
     "run_git",
     "start_git",
     "try_git",
+    "with_redirect_advice",
     "write_index_file",
     "write_tree",
 ]

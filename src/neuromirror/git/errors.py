@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from neuromirror.model import NeuromirrorError
+
+_REDIRECTED: Final = re.compile(r"returned error: 30[1278]\b")
 
 
 class GitError(NeuromirrorError):
@@ -23,3 +28,19 @@ class ObjectsRefusedError(GitError):
 
 class PackIndexError(NeuromirrorError):
     """A pack index is damaged, or of a version other than 2."""
+
+
+def with_redirect_advice(message: str) -> str:
+    """Return a message of git, with what to do if the server redirects, which git must not follow.
+
+    Parameters
+    ----------
+    message
+        The message.
+    """
+    if not _REDIRECTED.search(message):
+        return message
+    return (
+        f"{message}; the server redirects to another URL, which is not followed: use that URL, "
+        "often the same with https://"
+    )

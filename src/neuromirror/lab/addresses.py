@@ -18,7 +18,7 @@ from neuromirror.index import (
 )
 from neuromirror.model.errors import UnknownAddressError
 
-_MAX_PLACES: Final = 1000
+_MAX_FILES: Final = 1000
 """Maximum number of places of a file that are compared."""
 
 
@@ -151,12 +151,13 @@ def _file_address(index: Index, text: str, key: str) -> Address | None:
     Raises
     ------
     UnknownAddressError
-        Several datasets have the file.
+        Several files have the content.
     """
-    found = list(islice(index.find(key), _MAX_PLACES))
-    if len({one.dataset for one in found}) > 1:
+    found = list(islice(index.find(key), _MAX_FILES))
+    current = [one for one in found if one.current] or found
+    if len({(one.dataset, one.path) for one in current}) > 1 or len(found) == _MAX_FILES:
         raise UnknownAddressError(
-            f"{text} is the URL of a file in several datasets; specify one of them",
+            f"{text} is the URL of several files with the same content; specify one of them",
             [f"'neuromirror find {key}'"],
         )
-    return Address(found[-1].dataset, found[-1].last, found[-1].path) if found else None
+    return Address(current[-1].dataset, current[-1].last, current[-1].path) if current else None

@@ -21,6 +21,7 @@ from neuromirror.git import (
     ObjectsRefusedError,
     check_objects,
     list_tree,
+    with_redirect_advice,
 )
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs
@@ -132,7 +133,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     except (GitError, ObjectsRefusedError) as error:
         if is_new:
             folder.rmdir()
-        message = redact(str(error))
+        message = with_redirect_advice(redact(str(error)))
         raise CloneFailedError(f"{redact(url)}: git cannot clone it: {message}") from error
 
 

@@ -20,6 +20,7 @@ from neuromirror.git import (
     check_objects,
     read_bundle_refs,
     ref_creation_commands,
+    with_redirect_advice,
 )
 from neuromirror.lab.clone_urls import subdataset_url, to_git_url
 from neuromirror.lab.lock_manifests import (
@@ -222,7 +223,7 @@ class CloneUrlStrategy:
         try:
             _fetch(repository, url, _ALL_REFS, REMOTE_PROTOCOLS)
         except GitError as error:
-            message = _ACCESS.sub("", str(error))
+            message = with_redirect_advice(_ACCESS.sub("", str(error)))
             if _UNREACHABLE.search(message):
                 raise HostUnreachableError(f"cannot be reached ({message})") from error
             raise StrategyFailedError(f"git cannot clone it ({message})") from error

@@ -23,6 +23,7 @@ _PREFIX: Final = "catalogue-"
 _SAVE_SECONDS: Final = 60.0
 """Seconds between two saved states of a catalogue."""
 _LOST_SECONDS: Final = 180.0
+_FORGOTTEN_SECONDS: Final = 7 * 86400.0
 """Seconds after its last saved state until a catalogue counts as lost."""
 _RESULTS: Final = ("document", "download", "folder", "redirect", "proxy", "bytes")
 """Results of the gateway that are no failures."""
@@ -120,7 +121,7 @@ class CatalogueStatusFile:
 
 
 def catalogue_statuses(store: Store) -> list[CatalogueStatus]:
-    """Return the status of each catalogue that was not stopped.
+    """Return the status of each catalogue that was not stopped, and that ran in the last week.
 
     Parameters
     ----------
@@ -130,7 +131,9 @@ def catalogue_statuses(store: Store) -> list[CatalogueStatus]:
     found = []
     for path in sorted(store.task_state_path(_PREFIX).parent.glob(f"{_PREFIX}*.json")):
         with suppress(OSError, msgspec.DecodeError):
-            found.append(msgspec.json.decode(path.read_bytes(), type=CatalogueStatus))
+            status = msgspec.json.decode(path.read_bytes(), type=CatalogueStatus)
+            if time.time() - status.saved_at < _FORGOTTEN_SECONDS:
+                found.append(status)
     return found
 
 

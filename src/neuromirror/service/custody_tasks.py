@@ -202,7 +202,7 @@ class CustodyTasks:
         for policy in policies.settings.keep:
             if policy.name in status.policies:
                 for path in status.policies[policy.name].locks:
-                    found.setdefault(path, set()).update(policy.vaults)
+                    found.setdefault(str(Path(path).resolve()), set()).update(policy.vaults)
         return found
 
     def _load(self) -> tuple[dict[str, VaultConfig], Policies]:

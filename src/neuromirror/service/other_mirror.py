@@ -15,6 +15,7 @@ from neuromirror.git import (
     check_objects,
     run_git,
     try_git,
+    with_redirect_advice,
 )
 from neuromirror.net import NotFoundError, Session, redact
 from neuromirror.service.join_checks import JoinError
@@ -126,7 +127,7 @@ class OtherMirror:
         )
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise JoinError(f"{redact(arguments[-1])}: {redact(reason[0])}")
+            raise JoinError(f"{redact(arguments[-1])}: {with_redirect_advice(redact(reason[0]))}")
         return done.stdout
 
 
