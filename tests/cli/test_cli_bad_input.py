@@ -31,7 +31,7 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("sync demo:000001@draft", 2, ["'demo:000001@draft'", "demo:000001"]),
         ("sync demo/000001", 2, ["'demo/000001'"]),
         ("list nope", 2, ["'nope'", "demo"]),
-        ("versions demo", 2, ["'demo'", "dandi:000027@draft"]),
+        ("versions demo", 2, ["'demo' is a mirror", "neuromirror list demo"]),
         ("versions nope:000001", 2, ["'nope:000001'"]),
         ("versions demo:000099", 2, ["'demo:000099'", "neuromirror list"]),
         ("versions ''", 2, ["''", "dandi:000027@draft"]),

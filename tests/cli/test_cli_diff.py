@@ -68,7 +68,7 @@ def test_nothing_is_written_to_the_store(synced: Shell) -> None:
         ("demo:000002@9.9", "no version '9.9'"),
         ("demo:999999", "999999"),
         ("some/folder", "some/folder"),
-        ("demo", "dandi:000027@draft"),
+        ("demo", "neuromirror list demo"),
         (".", ". is not a dataset"),
     ],
 )

@@ -112,7 +112,7 @@ def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
     [
         ("demo:000002@0.1", "no version '0.1'"),
         ("demo:999999", "999999"),
-        ("demo", "dandi:000027@draft"),
+        ("demo", "neuromirror list demo"),
     ],
 )
 def test_an_unknown_name_is_refused_before_anything_is_minted(

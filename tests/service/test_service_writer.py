@@ -25,7 +25,7 @@ from neuromirror.index import (
     Schedule,
     UnknownDatasetError,
     UnknownMirrorError,
-    database_file,
+    connection,
 )
 from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
 from neuromirror.service.job_recorder import JobRecorder
@@ -220,7 +220,7 @@ def test_no_lease_is_taken_between_its_check_and_the_write(
     store = job_harness.mirror_harness.store
     dataset = DatasetRef("demo", "000001", "https://example.org/")
     store.repository(dataset).create()
-    monkeypatch.setattr(database_file, "READ_TIMEOUT", 0.0)
+    monkeypatch.setattr(connection, "READ_TIMEOUT", 0.0)
     lease = job_harness.lease("demo:000001", seconds=-1)
     taken = []
     write = getattr(job_harness.recorder, method)

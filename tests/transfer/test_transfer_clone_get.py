@@ -102,7 +102,7 @@ def test_an_unknown_path_is_reported_and_the_rest_is_fetched(web_clone: WebClone
     got = web_clone.get("small/1.dat", "small/none.dat", "README")
     assert got["small/none.dat"].status == "impossible"
     assert got["small/1.dat"].status == "ok"
-    assert "README" not in got
+    assert got["README"].status == "notneeded"
 
 
 def test_a_file_without_a_url_names_the_repositories_that_have_it(web_clone: WebClone) -> None:

@@ -39,7 +39,18 @@ def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
 
 
 def host_without_port(host: str) -> str:
-    """Return the name or address of a host as in a URL, without port and brackets."""
+    """Return a name or address without port and brackets.
+
+    Parameters
+    ----------
+    host
+        The host as in a URL.
+
+    Returns
+    -------
+    str
+        The name, or the address.
+    """
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 

@@ -37,6 +37,11 @@ def with_redirect_advice(message: str) -> str:
     ----------
     message
         The message.
+
+    Returns
+    -------
+    str
+        The message with the advice, or unchanged.
     """
     if not _REDIRECTED.search(message):
         return message

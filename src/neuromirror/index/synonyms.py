@@ -179,7 +179,18 @@ def with_general_techniques(values: Iterable[str]) -> list[str]:
 
 
 def without_general_techniques(values: Sequence[str]) -> list[str]:
-    """Return techniques without those of which a more specific one is given."""
+    """Return techniques without those of which a more specific one is given.
+
+    Parameters
+    ----------
+    values
+        The techniques.
+
+    Returns
+    -------
+    list of str
+        The remaining techniques, in the same order.
+    """
     general = {_GENERAL[value] for value in values if value in _GENERAL}
     return [value for value in values if value not in general]
 

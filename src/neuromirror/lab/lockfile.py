@@ -38,7 +38,6 @@ from neuromirror.model import (
     check_values,
     escape_unprintable,
 )
-from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
 LOCK_VERSION = 1
 
@@ -366,6 +365,9 @@ def read_lock_bytes(path: Path) -> bytes:
     LockUnusableError
         The path is not a regular file.
     """
+    # a program that only parses lock files does not load the store
+    from neuromirror.store.regular_files import NotARegularFileError, open_regular
+
     try:
         with open_regular(path) as file:
             return file.read(_MAX_BYTES + 1)

@@ -378,6 +378,9 @@ class StoreChecker:
         )
         if same != version._replace(title=_storable_title(version.title)):
             return f"the index and the journal differ in the version {version.label}"
+        newest = [row.commit, *known.later_records(row.commit)][-1]
+        if row.records != newest and index.position >= self._store.journal_size():
+            return f"the index and the journal differ in the records of {row.label}"
         if not row.indexed:
             return ""
         records = self._store.records(known.dataset_id, row.commit)
