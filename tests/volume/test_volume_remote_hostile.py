@@ -35,7 +35,7 @@ def test_refused_loopback_names_the_git_setting(boss: DemoBoss, annex: AnnexRepo
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7")
     output = annex.run("get", "block", ok=False)
-    assert "git config annex.security.allowed-ip-addresses" in output
+    assert "git config --global annex.security.allowed-ip-addresses" in output
     assert "allow_private" not in output  # which is an operator's, of a mirror
 
 
