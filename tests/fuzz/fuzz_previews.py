@@ -18,7 +18,7 @@ from PIL import Image
 
 from neuromirror.previews import Preview, decode_outcome, preview_kind, worker
 from neuromirror.previews.zarr import preview_zarr
-from neuromirror.stream import open_profile as profiles
+from neuromirror.stream.open_profile_process import read_like_a_program
 from neuromirror.web.readmes import render
 
 _SIDE = 768
@@ -98,7 +98,7 @@ def open_profile(data: bytes) -> None:
     """HDF5 files that are opened to record their open profile."""
     try:
         with h5py.File(io.BytesIO(data), "r") as opened:
-            profiles._read_like_a_program(opened, "a.h5")
+            read_like_a_program(opened, "a.h5")
     except Exception as error:
         raise UnreadableError from error
 

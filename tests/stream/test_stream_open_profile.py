@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import resource
+import struct
 from contextlib import closing
 
 import h5py
@@ -65,6 +67,32 @@ def test_a_file_that_is_not_hdf5_has_no_profile(isolated_home: object, content: 
         found = recorder.find(key)
         assert found is not None
         assert found.open_ranges == ()
+
+
+def cyclic() -> bytes:
+    """Return an HDF5 file in which a list of free blocks leads back to its start."""
+    made = bytearray(hdf5(3))
+    heap = made.find(b"HEAP")
+    _, first, address = struct.unpack_from("<QQQ", made, heap + 8)
+    struct.pack_into("<Q", made, address + first, first)
+    return bytes(made)
+
+
+def test_a_file_that_exhausts_hdf5_is_given_up(isolated_home: object) -> None:
+    content, fine = cyclic(), hdf5(1)
+    with (
+        RangeServer({"/busy.h5": content, "/fine.h5": fine}) as server,
+        closing(BlockDigestsRecorder()) as recorder,
+    ):
+        tree = ServedTree()
+        for name, one in (("busy.h5", content), ("fine.h5", fine)):
+            key = tree.add(name, one, f"{server.url}/{name}", piece_size=LEAF_SIZE).key
+            recorder.write(key, tree.digests[name])
+        found = dict(record_open_profiles(tree, ["busy.h5", "fine.h5"], recorder, seconds=2.0))
+    assert "takes too much time or memory" in found["busy.h5"]
+    assert found["fine.h5"] == ""
+    # the memory of this process has not grown by that of HDF5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20
 
 
 @pytest.mark.parametrize("count", [1, 256, 257, 5000])

@@ -10,6 +10,7 @@ import pytest
 from neuromirror.annex import sha256e_key
 from neuromirror.lab import Outcome
 from neuromirror.transfer import get
+from support.stub_server import StubServer, responds_with
 from support.web_clone import File, WebClone, content_of, git, make_dataset
 
 
@@ -84,6 +85,41 @@ def test_a_subdataset_without_a_url_is_named_and_blocks_nothing(superdataset_clo
     got = by_path(list(get(superdataset_clone, ["lost", "there/small/1.dat"])))
     assert got["lost"].status == "impossible"
     assert got["there/small/1.dat"].status == "ok"
+
+
+def test_a_redirect_of_a_subdatasets_server_is_not_followed(superdataset_clone: Path) -> None:
+    with StubServer() as inner, StubServer() as server:
+        target = f"{inner.url}/private?action=x"
+        server.answers["/part/info/refs"] = responds_with(302, Location=target)
+        git(superdataset_clone, "config", "submodule.there.url", f"{server.url}/part")
+        got = by_path(list(get(superdataset_clone, ["there/small/1.dat", "own.dat"])))
+        assert len(server.requests) >= 1
+        assert inner.requests == []
+    assert got["there"].status == "impossible"
+    assert "the server redirects" in got["there"].message
+    assert got["own.dat"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest", "../part", "https://metadata.google.internal/x"]
+)
+def test_no_subdataset_is_cloned_from_a_metadata_service(
+    superdataset_clone: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    proxy = StubServer()
+    with proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        modules = superdataset_clone / ".gitmodules"
+        modules.unlink()  # the content of a locked file of git-annex is not writable
+        modules.write_text(f'[submodule "there"]\n\tpath = there\n\turl = {url}\n')
+        if url.startswith("."):
+            git(superdataset_clone, "config", "remote.origin.url", "http://100.100.100.200/a")
+        got = by_path(list(get(superdataset_clone, ["there/small/1.dat"])))
+        assert proxy.requests == []
+    assert got["there"].status == "impossible"
+    assert "its host is " in got["there"].message
 
 
 def test_recursive_installs_and_downloads_all_subdatasets(superdataset_clone: Path) -> None:

@@ -92,6 +92,50 @@ def test_no_redirect_has_a_credential(tmp_path: Path) -> None:
     assert described["locations"] == []
 
 
+PRIVATE = (
+    *("http://192.168.0.1/a", "http://127.1/a", "http://localhost:8080/a", "http://[::1]/a"),
+    *("http://10.1.2.3/a", "http://0x7f.1/a", "http://[::ffff:10.0.0.1]/a"),
+)
+METADATA = "http://169.254.169.254/latest/"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_no_redirect_leads_into_a_visitors_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
+) -> None:
+    settings = tmp_path / "gitconfig"
+    settings.write_text('[annex "security"]\n\tallowed-ip-addresses = 192.168.0.1\n' * allowed)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    source = ScriptedSource()
+    harness = ScriptedHarness(tmp_path / "box", source)
+    public = "https://bucket.example.org/b"
+    source.scripted_datasets["data"] = ScriptedDataset(
+        {
+            "a": ServedFile(b"a", sha256=True, urls=(*PRIVATE, METADATA)),
+            "b": ServedFile(b"b", sha256=True, urls=(*PRIVATE, METADATA, public)),
+        }
+    )
+    harness.sync()
+    usable = [PRIVATE[0]] if allowed else []
+    with run_catalogue(harness.store, "--no-cutouts") as site:
+        for form in ("/at/box:data@latest/a", "/download/box:data@latest?path=a"):
+            reply = site.get(form, allow_redirects=False)
+            assert [reply.headers.get("location")] == (usable or [None]), form
+        found = site.get("/at/box:data@latest/b", allow_redirects=False)
+        described = site.get("/at/box:data@latest/b?format=json").json()
+    assert found.headers["location"] == public
+    assert described["locations"] == [public, *usable]
+
+
+def test_an_archive_in_a_private_network_is_redirected_to(tmp_path: Path) -> None:
+    with RangeServer() as server:
+        harness = mirror_contents(tmp_path / "box", server, {"a.bin": b"a"})
+        url = f"{server.url}/a.bin"
+        with run_catalogue(harness.store) as site:
+            reply = site.get("/at/box:data@latest/a.bin", allow_redirects=False)
+    assert reply.headers["location"] == url
+
+
 def test_a_withdrawn_dataset_is_not_delivered(tmp_path: Path) -> None:
     with RangeServer() as server:
         harness = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"})

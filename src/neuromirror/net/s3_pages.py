@@ -121,6 +121,7 @@ _HEAD: Final = re.compile(
 _SIMPLE: Final = re.compile(rf"<([A-Za-z]+)>({_PLAIN}*)</\1>")
 _END: Final = re.compile(rb"</List(?:Bucket|Versions)Result>\s*\Z")
 _SPACE: Final = " \t\r\n"
+_NAMESPACE_END: Final = "}"
 _TAIL: Final = "</ListBucketResult>"
 
 
@@ -195,7 +196,8 @@ class _PageReader:
         self._text: list[str] = []
 
     def read(self, body: bytes) -> None:
-        parser = expat.ParserCreate("UTF-8")
+        # as other readers do, with namespaces: a prefix must be bound
+        parser = expat.ParserCreate("UTF-8", _NAMESPACE_END)
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -207,7 +209,7 @@ class _PageReader:
         raise ValueError("it declares a document type")
 
     def _start(self, name: str, _: object) -> None:
-        name = name.rpartition(":")[2]
+        name = name.rpartition(_NAMESPACE_END)[2]
         if not self._path and name != self.root:
             raise ValueError(f"expected {self.root}, got {name[:40]}")
         self._path.append(name)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.git import FSCK_OPTIONS, STALL_LIMIT, call_git
-from neuromirror.net import redact
+from neuromirror.git import FSCK_OPTIONS, REMOTE_OPTIONS, call_git, with_redirect_advice
+from neuromirror.net import permanent_refusal, redact
 from neuromirror.transfer.annex_clone import work_tree_environment
 
 _AT_ONCE: Final = 500
 _HINT: Final = "the subdataset is not installed"
+_PLAIN_PATHS: Final = {"GIT_LITERAL_PATHSPECS": "1"}
 _REMOTE: Final = "https:http:ssh"
 _LOCAL: Final = f"{_REMOTE}:file"
 
@@ -35,6 +36,11 @@ def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
     failed: dict[bytes, str] = {}
     for first in range(0, len(paths), _AT_ONCE):
         some = paths[first : first + _AT_ONCE]
+        refused = _refused_hosts(top, some)
+        failed.update({path: f"{_HINT}: its host is {refused[path]}" for path in refused})
+        some = [path for path in some if path not in refused]
+        if not some:
+            continue
         _update(top, some)
         for path in some:
             if not is_installed(top, path):
@@ -45,22 +51,44 @@ def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
     return failed
 
 
+def _refused_hosts(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """Return why the hosts of subdatasets are never requested, for those that are not."""
+    environment = work_tree_environment() | _PLAIN_PATHS
+    # resolves relative URLs
+    call_git(environment, "submodule", "--quiet", "init", "--", *paths, folder=top)
+    urls = _submodule_settings(top, "url")
+    found = {}
+    for name, path in _submodule_settings(top, "path", "-f", ".gitmodules").items():
+        reason = permanent_refusal(os.fsdecode(urls.get(name, b"")))
+        if path in paths and reason is not None:
+            found[path] = reason
+    return found
+
+
+def _submodule_settings(top: Path, setting: str, *options: str) -> dict[bytes, bytes]:
+    """Return a setting of submodules by their name."""
+    pattern = rf"^submodule\..*\.{setting}$"
+    listed = call_git(
+        work_tree_environment(), "config", *options, "-z", "--get-regexp", pattern, folder=top
+    )
+    pairs = (one.partition(b"\n") for one in listed.stdout.split(b"\0") if one)
+    return {name.removesuffix(setting.encode()): value for name, _, value in pairs}
+
+
 def _update(top: Path, paths: Sequence[bytes]) -> str:
     """Clone subdatasets and check out their commits; return the last line of git's message."""
     done = call_git(
         work_tree_environment(credentials=True)
-        | {
-            "GIT_ALLOW_PROTOCOL": _allowed_protocols(top),
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_LITERAL_PATHSPECS": "1",
-        },
-        *(*STALL_LIMIT, *FSCK_OPTIONS),
+        | {"GIT_ALLOW_PROTOCOL": _allowed_protocols(top), "GIT_TERMINAL_PROMPT": "0"}
+        | _PLAIN_PATHS,
+        *(*REMOTE_OPTIONS, *FSCK_OPTIONS),
         *("submodule", "--quiet", "update", "--init", "--checkout", "--"),
         *paths,
         folder=top,
     )
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return redact(lines[-1]) if lines else ""
+    advised = [one for one in map(with_redirect_advice, lines) if one not in lines]
+    return redact((advised or lines)[-1]) if lines else ""
 
 
 def _allowed_protocols(top: Path) -> str:

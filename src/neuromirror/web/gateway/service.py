@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Final, TypeVar
 
 from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
@@ -19,7 +21,7 @@ from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, Ver
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DatasetRef
 from neuromirror.model.object_urls import url_version_id
-from neuromirror.net import RequestLimits, clean_url
+from neuromirror.net import RequestLimits
 from neuromirror.store import CUSTODY_BRANCH, Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream import (
@@ -31,10 +33,12 @@ from neuromirror.stream import (
     WrongBytesError,
 )
 from neuromirror.stream.piece_checks import MAX_WHOLE
+from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError, UnknownEntryError
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.open_versions import ENCODINGS, WINDOW, OpenVersion, OpenVersions
+from neuromirror.web.gateway.visitor_urls import reachable_urls, visitor_urls
 
 LIMITS: Final = RequestLimits(
     attempts=2, wait=0.5, wait_max=2.0, retry_after_max=5.0, connect=10.0, read=20.0, per_host=16
@@ -166,6 +170,8 @@ class GatewayService:
         relays: bool = False,
     ) -> None:
         self._store, self._reader, self._relays = store, reader, relays
+        # the settings of the user
+        self._allowed = AnnexSettings.load(Path(os.devnull)).allowed_addresses
         self.modes = settings.modes
         self.counts = settings.counts
         self._seconds = settings.seconds
@@ -185,7 +191,7 @@ class GatewayService:
         """
         mode = self.modes.of(row.mirror)
         if mode != "proxy":
-            return mode == "redirect" and bool(public_urls(locations))
+            return mode == "redirect" and bool(self.visitor_urls(row, locations))
         return self.can_relay(row, file)
 
     def can_relay(self, row: VersionRow, file: FileRow) -> bool:
@@ -197,6 +203,14 @@ class GatewayService:
         if file.size is not None and file.size <= MAX_WHOLE and file.digests:
             return self._relays or self.modes.of(row.mirror) == "proxy"
         return self.modes.of(row.mirror) == "proxy" and self._digests.has(file.key)
+
+    def visitor_urls(self, row: VersionRow, locations: Iterable[LocationRow]) -> list[str]:
+        """Return the URLs of a content at the archive that a browser may be sent to.
+
+        Addresses in private networks come last.
+        """
+        found = visitor_urls(row, reachable_urls(locations), self._allowed)
+        return sorted(found, key=is_private_address)
 
     async def version(self, name: str, label: str) -> NamedVersion:
         """Return the version that dataset ``name`` has by ``label``.
@@ -288,7 +302,7 @@ class GatewayService:
                 return file.urls  # in a subdataset
             if found.key != file.key:
                 return file.urls
-            return public_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
+            return reachable_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
 
         def find_vaults() -> list[VaultAddress]:
             with self._versions.use(row) as version:
@@ -297,7 +311,7 @@ class GatewayService:
         vaults = await self._look(find_vaults)
         copies = {one.copy_url(file.key) for one in vaults}
         urls = [url for url in await self._reader.query(look) if url not in copies]
-        public = [url for url in urls if _may_redirect_to(url)]
+        public = visitor_urls(row, urls, self._allowed)
         public.sort(key=lambda url: url_version_id(url) is None)
         return sorted(urls_with_copies(file.key, public, vaults), key=is_private_address)
 
@@ -436,20 +450,3 @@ def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
         if file is not None:
             return StoredFile(path, file, encoding)
     return None
-
-
-def public_urls(locations: Iterable[LocationRow]) -> list[str]:
-    """Return the URLs that need no credentials and whose last probe did not fail.
-
-    Addresses in private networks come last.
-    """
-    found = [one.url for one in locations if one.result in (None, "ok")]
-    return sorted(filter(_may_redirect_to, found), key=is_private_address)
-
-
-def _may_redirect_to(url: str) -> bool:
-    """Whether a URL is for browsers and has no credential."""
-    try:
-        return url.startswith(("https://", "http://")) and clean_url(url) == url
-    except ValueError:
-        return False

@@ -10,7 +10,6 @@ from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import is_volume
 from neuromirror.web.addresses import gateway_address
-from neuromirror.web.gateway.service import public_urls
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.pages.file_download import (
     MAX_LOCATIONS,
@@ -58,7 +57,9 @@ async def file(request: CatalogueRequest) -> Response:
                 "has_more_locations": len(locations) > MAX_LOCATIONS,
                 "has_preview": previews.is_possible(found),
                 "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
-                "download": own if is_proxied else next(iter(public_urls(locations)), ""),
+                "download": own
+                if is_proxied
+                else next(iter(gateway.visitor_urls(row, locations)), ""),
                 "spans": list(reversed(spans)),
                 "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
                 "has_more_occurrences": more,

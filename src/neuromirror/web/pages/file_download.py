@@ -30,7 +30,7 @@ from neuromirror.model.object_urls import is_asset_download
 from neuromirror.web.gateway.content_headers import may_open_in_browser
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.pages import deliver_download, is_possible_path
-from neuromirror.web.gateway.service import Document, GatewayService, StoredFile, public_urls
+from neuromirror.web.gateway.service import Document, GatewayService, StoredFile
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 MAX_LOCATIONS: Final = 100
@@ -90,7 +90,7 @@ def plan_download(
     spans
         The contents of the path of the file by version.
     """
-    urls = public_urls(locations)
+    urls = gateway.visitor_urls(row, locations)
     is_proxy = gateway.modes.of(row.mirror) == "proxy"
     if (urls or is_proxy) and gateway.can_relay(row, file):
         return DownloadPlan(True, urls[:1])
