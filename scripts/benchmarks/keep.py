@@ -202,10 +202,10 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
     from neuromirror.vault.opening import open_vault
 
     path = folder / "bench.toml"
-    place = f'kind = "directory"\npath = "{folder}/target/vault"\n'
+    settings = f'kind = "directory"\npath = "{folder}/target/vault"\n'
     if target == "s3":
-        place = f'kind = "s3"\nbucket = "{bucket}"\nendpoint = "{case.server.endpoint}"\n'
-    path.write_text(place)
+        settings = f'kind = "s3"\nbucket = "{bucket}"\nendpoint = "{case.server.endpoint}"\n'
+    path.write_text(settings)
     items = [
         KeepItem("bench:1", "1", f"{number}.bin", key, case.size,
                  (f"{case.server.endpoint}/{case.bucket}/{number}.bin",))

@@ -140,7 +140,7 @@ def radosgw(folder: Path, memory: int = 14 << 30) -> Iterator[S3Server]:
 
 
 def _caps(*names: str) -> list[str]:
-    return [word for name in names for word in ("--cap", name, "allow *")]
+    return [argument for name in names for argument in ("--cap", name, "allow *")]
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""What a visitor takes away: a lock file of several versions, a file; and tables on a phone."""
+"""Downloads of a visitor (a lock file of several versions, a file), and tables on a phone."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def test_a_path_in_an_address_selects_files(
 def test_sync_takes_addresses(shell: Shell, demo: DemoArchive) -> None:
     (done,) = shell.records("sync", api(demo, "versions/draft/"))
     assert (done["dataset"], done["status"]) == (NAME, "ok")
-    (again,) = shell.records("sync", "DEMO:000002")
-    assert (again["dataset"], again["status"]) == (NAME, "notneeded")
+    (second,) = shell.records("sync", "DEMO:000002")
+    assert (second["dataset"], second["status"]) == (NAME, "notneeded")
 
 
 @pytest.mark.parametrize(

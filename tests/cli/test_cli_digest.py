@@ -153,12 +153,12 @@ def test_a_lock_without_a_store_is_digested_into_the_folder_of_the_user(
     paper.mkdir()
     copied.run("pin", NAME, "--path", "sub-401", "-o", str(paper / "datasets.lock"))
     monkeypatch.chdir(paper)
-    alone = copied.with_changes(store=Path("store"), mirrors=paper)
-    files, _ = split(alone.records("digest", "datasets.lock", "**/*ses-01*", *FINE))
+    without_store = copied.with_changes(store=Path("store"), mirrors=paper)
+    files, _ = split(without_store.records("digest", "datasets.lock", "**/*ses-01*", *FINE))
     assert [one["path"] for one in files] == ["sub-401/sub-401_ses-01_ecephys.nwb"]
     assert stored(BlockDigestsFolder.of_user(), files)
     assert not (paper / "store").exists()
-    _, summary = split(alone.records("digest", "datasets.lock", *FINE))
+    _, summary = split(without_store.records("digest", "datasets.lock", *FINE))
     assert (summary["digested"], summary["notneeded"]) == (1, 1)
 
 

@@ -58,8 +58,8 @@ def test_a_version_is_kept_once_and_every_copy_has_the_bytes_of_its_key(
             assert copy.read() == original.read()
         assert one["method"] == "full-read"
     before = folder_snapshot(keeper.store)
-    _, again = split(keeper.records("keep", NAME, "--in", "nas"))
-    assert (again["kept"], again["notneeded"]) == (0, 3)
+    _, second = split(keeper.records("keep", NAME, "--in", "nas"))
+    assert (second["kept"], second["notneeded"]) == (0, 3)
     after = folder_snapshot(keeper.store)
     assert {name for name in before | after if before.get(name) != after.get(name)} <= {
         "neuromirror/custody.sqlite"
@@ -85,12 +85,12 @@ def test_a_lock_is_kept_without_a_store(
     url = "https://vault.example.org/nas"
     write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "own"), url=url)
     monkeypatch.chdir(lock.parent)
-    alone = keeper.with_changes(variables={**keeper.variables, "NEUROMIRROR_STORE": ""})
-    _files, summary = split(alone.records("keep", str(lock), "--in", "nas"))
+    without_store = keeper.with_changes(variables={**keeper.variables, "NEUROMIRROR_STORE": ""})
+    _files, summary = split(without_store.records("keep", str(lock), "--in", "nas"))
     assert summary["kept"] == 3
     assert not (lock.parent / "store").exists()
     assert [[one.name for one in pin.copies] for pin in load_lock(lock).datasets] == [["nas"]]
-    assert split(alone.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
+    assert split(without_store.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
 
 
 def test_a_vault_that_was_emptied_is_filled_once_more(keeper: Shell, tmp_path: Path) -> None:

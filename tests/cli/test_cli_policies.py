@@ -86,9 +86,9 @@ def test_a_vault_that_cannot_be_used_is_named_also_if_nothing_is_to_be_copied(la
 
 def test_policies_are_run_and_their_copies_are_shown_and_protected(lab: Path) -> None:
     assert run("policies").exit_code == 0
-    again = run("policies", "--json")
-    (policy,) = of_kind(records(again), "policy")
-    assert (again.exit_code, policy["status"], policy["lacking"]) == (0, "ok", 0)
+    second = run("policies", "--json")
+    (policy,) = of_kind(records(second), "policy")
+    assert (second.exit_code, policy["status"], policy["lacking"]) == (0, "ok", 0)
     status = records(run("status", "--json"))
     (shown,) = of_kind(status, "policy")
     assert shown["contents"] == policy["contents"]

@@ -57,7 +57,7 @@ def bucket_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
     return harness
 
 
-def write_again(buckets: DemoBuckets) -> str:
+def write_same_bytes(buckets: DemoBuckets) -> str:
     """Delete the object with all its versions, write it again, and return its URL."""
     buckets.bucket(buckets.benchmark).expire(KEY.encode())
     version = buckets.put(KEY, CONTENT, bucket=buckets.benchmark).version_id
@@ -96,7 +96,7 @@ def test_index_records_and_git_annex_have_the_new_url(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     (old,) = stated_urls(bucket_harness)["records"]
-    new = write_again(buckets)
+    new = write_same_bytes(buckets)
     assert bucket_harness.sync(NAME)[NAME].versions == ()
     stated = stated_urls(bucket_harness)
     assert stated["index"] == [new, old]
@@ -108,14 +108,14 @@ def test_index_records_and_git_annex_have_the_new_url(
 def test_the_object_is_opened_by_its_new_url(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
-    write_again(buckets)
+    write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     with stream.open(NAME, PATH, store=bucket_harness.folder) as opened:
         assert opened.read() == CONTENT
 
 
 def test_only_the_new_url_is_audited(bucket_harness: MirrorHarness, buckets: DemoBuckets) -> None:
-    new = write_again(buckets)
+    new = write_same_bytes(buckets)
     with bucket_harness.index() as index:
         due = len(index.due_locations(100, "9"))
     bucket_harness.sync(NAME)
@@ -129,7 +129,7 @@ def test_a_rebuilt_index_is_the_same_and_an_unchanged_sync_writes_nothing(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     for _ in range(2):
-        write_again(buckets)
+        write_same_bytes(buckets)
         bucket_harness.sync(NAME)
     store = bucket_harness.store
     before, files = dump(bucket_harness), bucket_harness.file_digests()
@@ -144,7 +144,7 @@ def test_a_rebuilt_index_is_the_same_and_an_unchanged_sync_writes_nothing(
 def test_an_index_rebuilt_from_git_alone_has_the_new_url(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
-    new = write_again(buckets)
+    new = write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     store = bucket_harness.store
     for path in (bucket_harness.folder / "neuromirror" / "records").rglob("*.zst"):
@@ -173,7 +173,7 @@ def test_after_the_old_version_returned_its_url_comes_first(
 def test_a_killed_sync_leads_to_the_same_urls(
     bucket_harness: MirrorHarness, buckets: DemoBuckets, tmp_path: Path
 ) -> None:
-    write_again(buckets)
+    write_same_bytes(buckets)
     undisturbed = MirrorHarness(buckets.mirrors, copied(bucket_harness, tmp_path / "undisturbed"))
     steps = killed_sync.count_steps(buckets.mirrors, undisturbed.folder)
     killed = {
@@ -202,7 +202,7 @@ def test_records_that_a_killed_sync_left_are_replaced(
     lines = list(store.record_lines(dataset_id, row.records))
     for name in (f"{row.commit}.1", f"{row.commit}.2"):
         store.write_records(dataset_id, name, lines[:1])
-    new = write_again(buckets)
+    new = write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     assert stated_urls(bucket_harness)["records"] == [new]
     assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.1"
@@ -274,7 +274,7 @@ def test_damaged_later_records_do_not_keep_other_entries_from_the_index(
     store = bucket_harness.store
     backup = tmp_path / "index.sqlite"
     shutil.copy(store.index_path, backup)
-    write_again(buckets)
+    write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     (later,) = (bucket_harness.folder / "neuromirror" / "records").rglob("*.1.*.zst")
     later.write_bytes(b"damaged")
@@ -292,7 +292,7 @@ def test_an_index_backup_is_updated_after_a_takedown(
     store = bucket_harness.store
     backup = tmp_path / "index.sqlite"
     shutil.copy(store.index_path, backup)
-    write_again(buckets)
+    write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     with open_recorder(store, store.index_path) as recorder:
         mirrors = load_mirrors(bucket_harness.mirrors)

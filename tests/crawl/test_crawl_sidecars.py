@@ -160,10 +160,8 @@ def test_a_sidecar_that_is_refused_for_a_day_is_left_out_by_name_until_it_is_rea
         expected = {**attributes, UNREADABLE: ["data_description.json"]}
         assert description(mirror_harness) == (title, license_, expected)
         assert [one.kind for one in mirror_harness.entries(EventRaised)] == [UNREADABLE]
-        [standing, failure] = [
-            one for one in run(mirror_harness, "status") if one["mirror"] == AIND
-        ]
-        assert (standing["unreadable_sidecars"], standing["failing"]) == (1, 1)
+        [status, failure] = [one for one in run(mirror_harness, "status") if one["mirror"] == AIND]
+        assert (status["unreadable_sidecars"], status["failing"]) == (1, 1)
         assert (failure["task"], failure["dataset"]) == ("visit", NAME)
     assert mirror_harness.sync(NAME)[NAME].visit == "full"
     assert exceptions(mirror_harness) == []

@@ -127,10 +127,10 @@ def test_files_with_other_bytes_are_left_alone(mirrored: MirrorHarness, tmp_path
 
 def test_a_second_import_finds_nothing_new(mirrored: MirrorHarness, tmp_path: Path) -> None:
     first = import_folder(mirrored, tmp_path / "downloads")
-    again = import_folder(mirrored, tmp_path / "downloads")
+    second = import_folder(mirrored, tmp_path / "downloads")
 
     assert first["contents"] > 0
-    assert again["contents"] == 0
+    assert second["contents"] == 0
     # keep has nothing to copy
     kept = run(mirrored, "keep", DATASET, "--in", "nas")
     assert {one["status"] for one in kept if one.get("key")} == {"notneeded"}

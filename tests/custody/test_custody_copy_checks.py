@@ -14,7 +14,9 @@ from neuromirror.vault.protocol import Presence
 from support.vaults import directory_vault, key_of, put
 
 
-def test_right_and_wrong_bytes_are_told_apart_from_those_that_were_not_read(tmp_path: Path) -> None:
+def test_right_and_wrong_bytes_are_distinguished_from_those_that_were_not_read(
+    tmp_path: Path,
+) -> None:
     vault = directory_vault(tmp_path)
     key = put(vault, tmp_path, b"the content")
     assert find_fault(vault, key) is None

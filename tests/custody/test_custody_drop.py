@@ -67,14 +67,14 @@ def test_a_wanted_copy_or_the_last_one_is_never_dropped(tmp_path: Path, ledger: 
     nas, cloud = filled(tmp_path, ledger, "nas"), filled(tmp_path, ledger, "cloud", wish=False)
     plan = plan_drop(items(*KEYS), nas, [nas, cloud], ledger, None, DropRules())
     assert (plan.items, {one.status for one in plan.refused}) == ([], {"impossible"})
-    # the ledger counts a copy that the vault has lost behind our back
+    # the ledger counts a copy that the vault has lost without the knowledge of neuromirror
     lost = object_of(nas, KEYS[0])
     lost.parent.chmod(0o755)
     lost.unlink()
     plan = plan_drop(items(*KEYS), cloud, [nas, cloud], ledger, None, DropRules())
     assert [one.key for one in plan.items] == KEYS[1:]
-    alone = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules())
-    assert alone.items == []
+    without_others = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules())
+    assert without_others.items == []
     none_needed = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules(minimum_copies=0))
     assert none_needed.items == []
 

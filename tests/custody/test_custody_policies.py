@@ -435,11 +435,11 @@ def test_policies_are_not_run_during_another_run(keeper: Keeper, tmp_path: Path)
     keeper.policies(TWO)
     busy: list[bool] = []
 
-    def run_again(_: int) -> None:
+    def run_during_copy(_: int) -> None:
         with pytest.raises(StoreBusyError):
             keeper.run()
         busy.append(True)
 
-    keeper.run(report_bytes=run_again)
+    keeper.run(report_bytes=run_during_copy)
     assert busy
     assert keeper.run() == ([], [])

@@ -77,12 +77,12 @@ def lock_block_digests(data: bytes) -> None:
     path.write_bytes(data)
     try:
         with LockBlockDigests(path) as pinned:
-            again = b"".join(
+            second = b"".join(
                 encode_block_digests(key, digests)
                 for key in pinned
                 if (digests := pinned.read(key)) is not None
             )
-        check_agreement(again == data, "round trip")
+        check_agreement(second == data, "round trip")
     finally:
         path.unlink()
 

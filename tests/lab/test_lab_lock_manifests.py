@@ -281,10 +281,10 @@ def test_a_line_in_a_block_is_read_as_alone(tmp_path: Path, line: bytes) -> None
     def spaced(one: bytes) -> bytes:
         return one + b" "  # another form of the same line, which is parsed
 
-    alone = read([spaced(before), spaced(line), spaced(after)], STATE)
+    separately = read([spaced(before), spaced(line), spaced(after)], STATE)
     found = read([before, line, after], STATE)
     assert isinstance(found, str)
-    assert found == alone
+    assert found == separately
     if "have the state" in found:
         state = found.partition("have the state ")[2].partition(",")[0]
         expected = read([spaced(before), spaced(line), spaced(after)], state)

@@ -356,9 +356,7 @@ def test_missing_content_is_fetched_later(lock_template: LockFolder, tmp_path: P
     assert (found.only().status, statuses) == ("ok", {"ok": 2, "notneeded": 3})
 
 
-def test_leftovers_of_a_killed_restore_are_removed(
-    lock_template: LockFolder, tmp_path: Path
-) -> None:
+def test_files_of_a_killed_restore_are_removed(lock_template: LockFolder, tmp_path: Path) -> None:
     into = tmp_path / "data"
     left = into / ".neuromirror-restore" / lock_template.pin_of(PUBLISHED).commit
     (left / ".git").mkdir(parents=True)

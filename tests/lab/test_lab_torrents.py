@@ -97,8 +97,8 @@ def test_a_torrent_is_made_from_a_lock_without_the_store(
     digested.run("pin", NAME, "--streamable", "-o", str(lock))
     digested.run("export", NAME, "--format", "torrent", "-o", str(tmp_path / "of-store"))
     monkeypatch.chdir(lock.parent)
-    alone = digested.with_changes(store=Path("store"), mirrors=lock.parent)
-    alone.run("export", lock.name, "--format", "torrent", "-o", str(tmp_path / "of-lock"))
+    without_store = digested.with_changes(store=Path("store"), mirrors=lock.parent)
+    without_store.run("export", lock.name, "--format", "torrent", "-o", str(tmp_path / "of-lock"))
     found = {
         name: {
             str(path.relative_to(tmp_path / name)): path.read_bytes()

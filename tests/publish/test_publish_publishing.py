@@ -118,9 +118,9 @@ def test_an_unchanged_dataset_needs_no_request(publishing: Publishing, forge: Fo
     publishing.run(DATASET, "--to", "forge")
     count = len(forge.requests)
 
-    [again] = publishing.run(DATASET, "--to", "forge")
+    [second] = publishing.run(DATASET, "--to", "forge")
 
-    assert again["status"] == "notneeded"
+    assert second["status"] == "notneeded"
     assert len(forge.requests) == count
 
 
@@ -129,10 +129,10 @@ def test_an_existing_repository_is_used(publishing: Publishing, forge: Forge) ->
     publishing.run(DATASET, "--to", "forge")
     publishing.store.task_state_path("publish-forge").unlink()
 
-    [again] = publishing.run(DATASET, "--to", "forge")
+    [second] = publishing.run(DATASET, "--to", "forge")
 
-    assert again["status"] == "ok"
-    assert not again["created"]
+    assert second["status"] == "ok"
+    assert not second["created"]
     assert _refs(forge.git_dir(ALIAS)) == publishing.refs()
 
 
@@ -186,10 +186,10 @@ def test_a_repository_is_created_over_ssh(
         publishing.add("server", type="git", url=url)
 
         [done] = publishing.run(DATASET, "--to", "server")
-        [again] = publishing.run(DATASET, "--to", "server", "--check")
+        [second] = publishing.run(DATASET, "--to", "server", "--check")
 
     assert done["created"]
-    assert again["created"] is False
+    assert second["created"] is False
     assert _refs(tmp_path / "with space" / f"{ALIAS}.git") == publishing.refs()
 
 

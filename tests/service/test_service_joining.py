@@ -95,9 +95,9 @@ def test_a_repeated_join_skips_what_is_there(
     join(mine, url, DATASET)
     before = mine.file_digests()
 
-    [again] = join(mine, url, DATASET)
+    [second] = join(mine, url, DATASET)
 
-    assert again["status"] == "notneeded"
+    assert second["status"] == "notneeded"
     assert mine.file_digests() == before
 
 

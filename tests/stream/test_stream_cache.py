@@ -1,4 +1,4 @@
-"""What was read once costs no further request, and is verified again."""
+"""Pieces that were read once cost no further request, and are verified again."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def test_a_filled_cache_needs_no_archive(
     lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
     found = run(tmp_path, "cache", "add", "datasets.lock", "sub-101/")
     assert [one["status"] for one in found] == ["ok", "ok"]
-    again = run(tmp_path, "cache", "add", "datasets.lock", "sub-101/**")
-    assert [one["status"] for one in again] == ["notneeded", "notneeded"]
+    second = run(tmp_path, "cache", "add", "datasets.lock", "sub-101/**")
+    assert [one["status"] for one in second] == ["notneeded", "notneeded"]
     (shown,) = run(tmp_path, "cache")
     assert (shown["folder"], shown["contents"]) == (str(cache_folder), 2)
     assert shown["bytes"] >= 2 * 52776

@@ -181,15 +181,15 @@ def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
     assert all(trial.struck for trial in trials.values())
     pairs = [*zip(trials.values(), outcomes, strict=True)]
     for fault_of in FAULTS:
-        alone = [
+        statuses = [
             outcome
             for trial, outcome in pairs
             if trial.fault is fault_of and trial.is_permanent and not trial.has_other_location
         ]
-        assert len(alone) > 10
+        assert len(statuses) > 10
         # the bytes before an interruption, and those that did not change, are right
         if fault_of not in (newer, truncated, stalled):
-            assert alone.count("error") > 0.9 * len(alone), fault_of
+            assert statuses.count("error") > 0.9 * len(statuses), fault_of
     # a busy machine may make the other location time out, too
     others = [outcome for trial, outcome in pairs if trial.has_other_location]
     assert others.count("right") > 0.9 * len(others)

@@ -153,8 +153,8 @@ def test_errors_of_ranges_are_returned_or_raised(served: ServedFileSystem) -> No
 def test_an_instance_can_be_pickled(files: NeuromirrorFileSystem, version: str) -> None:
     import pickle
 
-    again = pickle.loads(pickle.dumps(files))
-    assert again.size(f"{version}/{NWB}") == files.size(f"{version}/{NWB}")
+    second = pickle.loads(pickle.dumps(files))
+    assert second.size(f"{version}/{NWB}") == files.size(f"{version}/{NWB}")
 
 
 def test_urls_are_opened(streamed_mirror: MirrorHarness, version: str) -> None:

@@ -79,8 +79,8 @@ def test_git_annex_gets_the_content_by_path_and_fsck_finds_nothing(tmp_path: Pat
 
 def test_the_uuid_stays_and_differs_between_vaults(tmp_path: Path) -> None:
     first = directory_vault(tmp_path, "one")
-    again = DirectoryVault(first.config, first.path, create=True)
-    assert again.uuid == first.uuid
+    second = DirectoryVault(first.config, first.path, create=True)
+    assert second.uuid == first.uuid
     assert directory_vault(tmp_path, "two").uuid != first.uuid
     assert first.remote_config()["location"] == str(first.path)
 

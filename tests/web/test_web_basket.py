@@ -140,8 +140,8 @@ def test_an_unknown_version_can_be_removed_from_the_list(site: RunningCatalogue)
         page = site.page(with_basket("/lock", ONE, bad), 404)
         (address,) = [one for one in links(page) if names_in(one) == [ONE]]
         assert "Your list: 1 version" in site.text(address)
-    alone = site.page(with_basket("/lock", "demo:999999"), 404)
-    assert "Your list is empty" in site.text(link_to(alone, "your list without"))
+    page = site.page(with_basket("/lock", "demo:999999"), 404)
+    assert "Your list is empty" in site.text(link_to(page, "your list without"))
 
 
 def test_names_in_queries_have_suggestions(site: RunningCatalogue) -> None:

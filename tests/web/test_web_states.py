@@ -1,4 +1,4 @@
-"""What the catalogue shows about a state beside its files: sidecars, times, other copies."""
+"""Details of a state besides its files in the catalogue: sidecars, times, other copies."""
 
 from __future__ import annotations
 

@@ -257,8 +257,8 @@ def test_a_list_with_a_volume_has_the_commands_for_the_other_datasets(
     (curl,) = (one for one in commands(page) if "files.curl" in one)
     assert layer in curl
     assert EM not in curl
-    alone = volume_site.page(f"/lock?add={EM}@latest")
-    assert not any("files.curl" in one for one in commands(alone))
+    page = volume_site.page(f"/lock?add={EM}@latest")
+    assert not any("files.curl" in one for one in commands(page))
 
 
 def test_one_slice_is_a_png_and_several_are_a_zip_of_them(

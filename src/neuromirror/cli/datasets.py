@@ -94,15 +94,15 @@ def list_command(
 
 
 @contextmanager
-def _search_suggested(word: str | None) -> Iterator[None]:
-    """Suggest a search for a word that is not the name of a mirror, and versions of a dataset."""
+def _search_suggested(name: str | None) -> Iterator[None]:
+    """Suggest a search for a name that is not that of a mirror, and versions of a dataset."""
     from neuromirror.index import UnknownMirrorError
 
     try:
         yield
     except UnknownMirrorError as error:
-        verb = "versions" if ":" in (word or "") else "search"
-        suggestion = f"'neuromirror {verb} {shlex.quote(word or '')}'"
+        verb = "versions" if ":" in (name or "") else "search"
+        suggestion = f"'neuromirror {verb} {shlex.quote(name or '')}'"
         raise UnknownAddressError(str(error), [suggestion]) from error
 
 

@@ -103,20 +103,22 @@ def unknown_address(
 
 def _unknown_url(url: str, mirrors: Mapping[str, Mirror], text: str) -> UnknownAddressError:
     """Return the error for a URL, with the mirror whose archive or bucket is nearest."""
-    archives = {place: name for name, one in mirrors.items() for place in _places(one)}
-    place = _place(url)
-    near = get_close_matches(place, archives, 1, _MIN_SIMILARITY)
+    archives = {
+        location: name for name, one in mirrors.items() for location in _archive_locations(one)
+    }
+    location = _location(url)
+    near = get_close_matches(location, archives, 1, _MIN_SIMILARITY)
     padded = list(_with_zeros(url, mirrors))
     if not near:
         return UnknownAddressError(
-            f"{text!r}: no mirror has {repr(place) if place else 'this address'}; "
+            f"{text!r}: no mirror has {repr(location) if location else 'this address'}; "
             "'neuromirror mirrors' lists the archives and buckets that are mirrored, and a mirror "
             "file adds one ('neuromirror mirrors show aind' prints an example); a catalogue's "
             "address is that of the page of a dataset (…/dataset/dandi:000027)",
             padded,
         )
     name = archives[near[0]]
-    corrected = next(parse_addresses(url.replace(place, near[0], 1), mirrors), None)
+    corrected = next(parse_addresses(url.replace(location, near[0], 1), mirrors), None)
     suggestions = [] if corrected is None else [_name(corrected)]
     if mirrors[name].settings.source == "dandi" and (found := _DANDISET.search(url)):
         suggestions.append(f"{name}:{found[0]}")
@@ -128,7 +130,7 @@ def _unknown_url(url: str, mirrors: Mapping[str, Mirror], text: str) -> UnknownA
     )
 
 
-def _place(url: str) -> str:
+def _location(url: str) -> str:
     """Return the bucket or host of a URL in lower case; empty if it has none."""
     from neuromirror.net import parse_aws_host
 
@@ -142,13 +144,13 @@ def _place(url: str) -> str:
     return aws.bucket or parts.path.strip("/").partition("/")[0]
 
 
-def _places(mirror: Mirror) -> Iterator[str]:
+def _archive_locations(mirror: Mirror) -> Iterator[str]:
     """Yield the bucket and the host of a mirror's archive, and its name in ``dandi://`` URLs."""
     if mirror.settings.source == "dandi":
         yield mirror.name
     if isinstance(bucket := mirror.settings.options.get("bucket"), str):
         yield bucket
-    yield _place(mirror.open().uri)
+    yield _location(mirror.open().uri)
 
 
 def _with_zeros(text: str, mirrors: Mapping[str, Mirror]) -> Iterator[str]:

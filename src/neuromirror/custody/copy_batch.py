@@ -78,8 +78,8 @@ class CopyBatch:
             # before they are recorded: a crash of the machine may lose what is not on the disk
             self._vault.flush()
             # a new copy replaces one that was damaged, which the other methods prove by themselves
-            asked = [stored.key for stored, _ in confirmed if stored.method == "git-annex"]
-            self._ledger.forget(self._vault.uuid, asked)
+            of_git_annex = [stored.key for stored, _ in confirmed if stored.method == "git-annex"]
+            self._ledger.forget(self._vault.uuid, of_git_annex)
             self._ledger.record(self._vault.uuid, [stored for stored, _ in confirmed])
         return [outcome for _, outcome in confirmed]
 
@@ -88,8 +88,8 @@ class CopyBatch:
     ) -> Generator[KeepOutcome, None, None]:
         """Yield the outcomes of steps that add copies, and at the end those of the last copies.
 
-        What was added is recorded also if the vault fails or the caller stops, so that it is not
-        copied once more.
+        The copies are recorded also if the vault fails or the caller stops, so that they are
+        not copied again.
 
         Parameters
         ----------

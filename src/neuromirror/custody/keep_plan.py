@@ -249,7 +249,7 @@ def check_privacy(store: Store | None, vault: VaultConfig) -> None:
     if store is not None and is_private_store(store.root) and not vault.settings.private:
         raise ConfigurationError(
             f"{vault.path}: the store {store.root} is private, and others may read this "
-            "vault; set 'private = true' in it if nobody else can, or choose another vault"
+            "vault; set 'private = true' in it if no one else can, or choose another vault"
         )
 
 

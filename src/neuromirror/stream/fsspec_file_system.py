@@ -320,7 +320,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @property
     def _opened(self) -> _OpenVersions:
-        """What is open in this process: a fork has no threads and no connections."""
+        """The open resources of this process: a fork has no threads and no connections."""
         if self._own.process != os.getpid():
             self._own = _OpenVersions()
         return self._own

@@ -157,7 +157,7 @@ def missing_file(tree: VersionTree, path: str, hint: str = "") -> FileMissingErr
     path
         The path.
     hint
-        What the version has instead.
+        Text to append to the message; empty for none.
 
     Returns
     -------

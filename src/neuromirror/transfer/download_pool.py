@@ -111,7 +111,7 @@ class DownloadPool:
     rate
         Limits the bytes per second of all downloads; None for no limit.
     is_anonymous
-        Whether to get only what everybody can read: without tokens for restricted channels, and
+        Whether to get only public content: without tokens for restricted channels, and
         without the contents in the user's cache.
     """
 

@@ -19,7 +19,7 @@ def parse_uuid(text: str) -> str | None:
     Parameters
     ----------
     text
-        What a vault states as its UUID.
+        The text that a vault states as its UUID.
 
     Returns
     -------
