@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,11 @@ def copied(synced: Shell, tmp_path: Path) -> Shell:
     """A writable copy of that store."""
     shutil.copytree(synced.store, tmp_path / "copy", symlinks=True)
     return synced.with_changes(store=tmp_path / "copy")
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A bound port without a listener."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

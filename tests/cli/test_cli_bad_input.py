@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -214,14 +212,6 @@ def test_one_dataset_is_not_mirrored_twice(shell: Shell) -> None:
         assert "twin:000001" in line
         assert "demo:000001" in line
     assert folder_snapshot(shell.store) == before
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A bound port without a listener."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
 
 
 def _fails(shell: Shell, *fragments: str) -> str:

@@ -14,7 +14,7 @@ from neuromirror.store import SafeFolder
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.archive_contents import ZARR, zarr_entries
 from neuromirror_demo.catalogue_process import run_catalogue
-from support.command_shell import Shell
+from support.command_shell import Shell, api_mirror_settings, write_mirror_file
 
 NAME = "demo:000002"
 
@@ -258,6 +258,22 @@ def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_
     for path in chosen:
         assert has_content(folder / "000002" / path, files[path])
     assert not user.store.exists()
+
+
+def test_a_failed_clone_leaves_no_new_store(
+    shell: Shell, folder: Path, closed_port: int, no_waits: None
+) -> None:
+    settings = api_mirror_settings(f"http://127.0.0.1:{closed_port}/api")
+    write_mirror_file(shell.mirrors, "away", settings)
+    for arguments in (["clone", "away:000001"], ["get", "away:000001"]):
+        assert "Connection refused" in shell.run(*arguments, code=1).err
+        assert not shell.store.exists()
+        assert list(folder.iterdir()) == []
+    # a store that has a dataset stays, and records the failure
+    shell.run("sync", NAME)
+    shell.run("clone", "away:000001", code=1)
+    assert "Connection refused" in shell.run("status", code=1).err
+    assert shell.records("versions", NAME)
 
 
 def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,10 @@ from neuromirror.net import (
     RetryAfterTooLongError,
     ServerError,
     TooManyRequestsError,
+    TrafficCounter,
+    UnknownHostError,
     UnreachableError,
+    count_traffic,
 )
 from support.loopback_http import send_reply
 from support.stub_server import responds_in_turn, responds_with, responds_with_json
@@ -383,6 +387,31 @@ def test_a_server_that_says_nothing_is_given_up(server, make_session):
             make_session(attempts=1, read=0.2).get_json(f"{server.url}/x")
     finally:
         gone.set()
+
+
+def test_an_unknown_host_is_requested_twice(make_session):
+    # a label of more than 63 characters fails without a DNS request
+    host = f"{'x' * 64}.invalid"
+    counter = TrafficCounter()
+    with count_traffic(counter), pytest.raises(UnknownHostError) as caught:
+        make_session(attempts=9).get_json(f"http://{host}/api")
+    assert [one.requests for one in counter.hosts().values()] == [2]
+    assert str(caught.value).startswith(f"{host} cannot be reached: unknown host name (")
+
+
+def test_a_host_that_replied_before_gets_all_attempts(server, make_session, monkeypatch):
+    server.answers["/x"] = responds_with(200, b'"fine"', Connection="close")
+    session = make_session(attempts=4)
+    assert session.get_json(f"{server.url}/x") == "fine"
+
+    def offline(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    counter = TrafficCounter()
+    with count_traffic(counter), pytest.raises(UnknownHostError, match="Temporary failure"):
+        session.get_json(f"{server.url}/x")
+    assert [one.requests for one in counter.hosts().values()] == [4]
 
 
 def test_a_refused_connection_is_unreachable(server, make_session):

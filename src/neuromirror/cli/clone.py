@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from neuromirror.cli.addresses import find_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.progress_line import ProgressLine
-from neuromirror.model.errors import ConfigurationError, UnknownAddressError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError, UnknownAddressError
 
 if TYPE_CHECKING:
     from neuromirror.config.addresses import Address
@@ -142,11 +143,27 @@ def locate_clone(
         label = None if found.label == "latest" else found.version
         return found, remote_url(base, alias_of(found.dataset), label)
     if stored is None:
-        reasons = _sync(settings, find_address(settings, text).dataset, line)
-        stored = _synced(settings, text, reasons)
+        dataset = find_address(settings, text).dataset
+        with _no_unused_store(settings):
+            reasons = _sync(settings, dataset, line)
+            stored = _synced(settings, text, reasons)
     root, found, label = stored
     named = replace(found, version=label)
     return named, store_url(root, alias_of(found.dataset), label)
+
+
+@contextmanager
+def _no_unused_store(settings: Settings) -> Iterator[None]:
+    """Remove the store if the block creates it and then fails before a dataset is mirrored."""
+    from neuromirror.store.new_store import remove_if_unused
+
+    is_new = not settings.store_folder.exists()
+    try:
+        yield
+    except (NeuromirrorError, SystemExit):
+        if is_new and settings.store_folder.exists():
+            remove_if_unused(settings.store())
+        raise
 
 
 def _stores(settings: Settings) -> Iterator[Settings]:

@@ -178,7 +178,7 @@ def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Re
     elif isinstance(error, UnreachableError):
         address = "" if is_builtin(mirror.path) else f" and the address in {mirror.path}"
         message = (
-            f"{message.removesuffix('; try again')}; check the network{address}, then run the sync "
-            "again"
+            f"{message.removesuffix('; try again')}; check the network{address}, then run the "
+            "command again"
         )
     return Result(request.name, "error", message, visit)

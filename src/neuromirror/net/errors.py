@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
@@ -51,6 +51,20 @@ class UnreachableError(NetError):
     """No complete response arrived: unknown host name, connection refused or lost, TLS failure."""
 
     transient = True
+
+
+class UnknownHostError(UnreachableError):
+    """The name of a host cannot be resolved: it is wrong, or this machine is offline.
+
+    Attributes
+    ----------
+    has_replied
+        Whether the host replied to an earlier request of the session.
+    """
+
+    def __init__(self, message: str, *, url: str, has_replied: bool) -> None:
+        super().__init__(message, url=url)
+        self.has_replied = has_replied
 
 
 class RequestTimeoutError(UnreachableError):
@@ -216,14 +230,17 @@ class ListingTooLongError(InvalidListingError):
     """A listing exceeds a limit of :class:`~neuromirror.net.ListingLimits`."""
 
 
-def root_cause_text(error: BaseException) -> str:
-    """Return the type and message of the innermost cause of an error."""
-    seen: BaseException = error
-    while True:
+def error_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes; the innermost cause is the last."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
         deeper = seen.__cause__ or seen.__context__
         reason = getattr(seen, "reason", None)
-        if isinstance(reason, BaseException) and reason is not seen:
-            deeper = reason
-        if deeper is None:
-            return f"{type(seen).__name__}: {seen}"
-        seen = deeper
+        seen = reason if isinstance(reason, BaseException) and reason is not seen else deeper
+
+
+def root_cause_text(error: BaseException) -> str:
+    """Return the type and message of the innermost cause of an error."""
+    *_, cause = error_causes(error)
+    return f"{type(cause).__name__}: {cause}"

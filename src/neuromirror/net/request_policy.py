@@ -117,9 +117,15 @@ class HostLimiter:
         Maximum number of concurrent requests.
     per_second
         Maximum number of requests per second; None for no limit.
+
+    Attributes
+    ----------
+    has_replied
+        Whether the host has replied to a request.
     """
 
     def __init__(self, connections: int, per_second: float | None) -> None:
+        self.has_replied = False
         self._slots = threading.BoundedSemaphore(connections)
         self._interval = 0.0 if per_second is None else 1.0 / per_second
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 import requests.exceptions
 import requests.utils
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception
 from urllib3.exceptions import HTTPError as TransportError
 
 from neuromirror.model import ConfigurationError, Traffic
@@ -30,8 +31,10 @@ from neuromirror.net.errors import (
     RetryAfterTooLongError,
     ServerError,
     TooManyRequestsError,
+    UnknownHostError,
     UnreachableError,
     UnsafeAddressError,
+    error_causes,
     root_cause_text,
 )
 from neuromirror.net.guarded_connections import (
@@ -67,6 +70,13 @@ T = TypeVar("T")
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, NetError) and error.transient
+
+
+def _is_offline(state: RetryCallState) -> bool:
+    """Return whether the name of a host that never replied could not be resolved twice."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    is_unknown = isinstance(error, UnknownHostError) and not error.has_replied
+    return is_unknown and state.attempt_number > 1
 
 
 class Session:
@@ -400,8 +410,9 @@ class Session:
             waited = 0.0 if state.next_action is None else state.next_action.sleep
             record_traffic(display_host(url), Traffic(retries=1, waited=waited))
 
+        most = attempts or self.limits.attempts
         retrying = Retrying(
-            stop=stop_after_attempt(attempts or self.limits.attempts),
+            stop=lambda state: state.attempt_number >= most or _is_offline(state),
             retry=retry_if_exception(_is_transient),
             wait=self._wait,
             before_sleep=count_retry,
@@ -511,8 +522,10 @@ class Session:
         bare = urlunsplit(
             (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
         )
+        limiter = self._limiter_for(url_origin)
         proxies = requests.utils.get_environ_proxies(bare)
-        if proxies.get(url_origin[0]) or proxies.get("all"):
+        is_direct = not (proxies.get(url_origin[0]) or proxies.get("all"))
+        if not is_direct:
             private = self.is_private_allowed(*url_origin[1:])
             refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
         headers = {
@@ -527,10 +540,10 @@ class Session:
                 # requests normalizes "up/../x" to "x"; in an object store these are two keys.
                 request.url = bare
             request.headers.update(self.credentials_for(method, request.url or bare, headers))
-            self._limiter_for(url_origin).check()
-            self._deadline.extend(self._limiter_for(url_origin).wait_for_rate())
+            limiter.check()
+            self._deadline.extend(limiter.wait_for_rate())
             record_traffic(display_host(bare), Traffic(requests=1))
-            return self._http.send(
+            reply = self._http.send(
                 request,
                 timeout=(self.limits.connect, self.limits.read),
                 allow_redirects=False,
@@ -540,6 +553,8 @@ class Session:
                 or os.environ.get("CURL_CA_BUNDLE")
                 or True,
             )
+            limiter.has_replied = True
+            return reply
         except UnsafeAddressError as error:
             raise UnsafeAddressError(
                 str(error), url=redacted_url, always_refused=error.always_refused
@@ -550,10 +565,23 @@ class Session:
             ) from None
         # requests parses redirect targets and may raise ValueError for an invalid one
         except (requests.exceptions.RequestException, ValueError) as error:
-            why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
-            raise UnreachableError(
-                f"{redacted_url} cannot be reached: {why}", url=redacted_url
-            ) from None
+            raise self._unreachable(error, bare, limiter, is_direct=is_direct) from None
+
+    def _unreachable(
+        self, error: Exception, url: str, limiter: HostLimiter, *, is_direct: bool
+    ) -> UnreachableError:
+        """Return the error for a request that was not sent, or got no response."""
+        redacted_url = self._redact_url(url)
+        unresolved = [one for one in error_causes(error) if isinstance(one, socket.gaierror)]
+        if unresolved and is_direct:  # a proxy resolves the names of other hosts
+            reason = unresolved[0].strerror
+            return UnknownHostError(
+                f"{display_host(url)} cannot be reached: unknown host name ({reason})",
+                url=redacted_url,
+                has_replied=limiter.has_replied,
+            )
+        why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
+        return UnreachableError(f"{redacted_url} cannot be reached: {why}", url=redacted_url)
 
     def credentials_for(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that authenticate one request.
