@@ -17,7 +17,7 @@ from neuromirror.store import Store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.open_versions import OpenVersion, OpenVersions
-from neuromirror.web.gateway.service import GatewayService, GatewaySettings
+from neuromirror.web.gateway.service import GatewayService, GatewaySettings, StoredFile
 from support.gateway_site import SHORT_LIMITS, mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 from support.scripted_source import ScriptedFile, ScriptedHarness
@@ -100,6 +100,33 @@ def test_the_limit_of_large_reads_counts_work_without_a_client(tmp_path: Path) -
 
     asyncio.run(run())
     gateway.close()
+
+
+def test_downloads_of_different_large_files_fetch_each_once(tmp_path: Path) -> None:
+    # neither fits beside the other in the memory of the version, and no part can be verified alone
+    contents = {path: path.encode() * (17 << 20) for path in "ab"}
+    with RangeServer() as server:
+        store = mirror_contents(tmp_path / "box", server, contents).store
+        gateway = GatewayService(
+            store, AsyncIndexReader(store.index_path), GatewaySettings(GatewayModes("proxy"))
+        )
+
+        async def run() -> None:
+            row = (await gateway.version("box:data", "latest")).row
+            bodies = []
+            for path in contents:
+                found = await gateway.find_file(row, path)
+                assert isinstance(found, StoredFile)
+                bodies.append(gateway.read(row, found.file, 0, 17 << 20))
+            received = [b"", b""]
+            for _ in range(17):
+                for number, body in enumerate(bodies):
+                    received[number] += await anext(body)
+            assert received == [*contents.values()]
+
+        asyncio.run(run())
+        gateway.close()
+        assert server.bytes_requested == 2 * (17 << 20)
 
 
 def test_a_version_that_opens_slowly_delays_no_other(

@@ -32,8 +32,9 @@ class RequestKind:
     """A kind of expensive request.
 
     A client may send ``per_minute`` of them, as a burst if it likes, and have ``max_per_client`` in
-    progress; both are unlimited if the rate is 0. Over all clients ``max_running`` are processed
-    and ``max_admitted`` are in progress, including those that wait.
+    progress, of which ``max_running_per_client`` are processed and the others wait; these are
+    unlimited if the rate is 0. Over all clients ``max_running`` are processed and ``max_admitted``
+    are in progress, including those that wait.
     """
 
     noun: str
@@ -41,17 +42,18 @@ class RequestKind:
     max_running: int
     max_admitted: int
     max_per_client: int
+    max_running_per_client: int
 
 
 REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     # CutoutService limits their concurrency
-    "cutout": RequestKind("cutouts and slices", 60, 16, 16, 4),
+    "cutout": RequestKind("cutouts and slices", 60, 16, 16, 4, 4),
     # PreviewService limits their concurrency
-    "preview": RequestKind("previews", 120, 34, 34, 6),
-    "gateway": RequestKind("files of the gateway", 6000, 96, 256, 64),
-    "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2),
-    "search": RequestKind("searches", 120, 2, 8, 3),
-    "sql": RequestKind("requests for tables", 60, 2, 8, 2),
+    "preview": RequestKind("previews", 120, 34, 34, 6, 6),
+    "gateway": RequestKind("files of the gateway", 6000, 96, 256, 64, 16),
+    "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2, 2),
+    "search": RequestKind("searches", 120, 2, 8, 3, 2),
+    "sql": RequestKind("requests for tables", 60, 2, 8, 2, 2),
 }
 
 MEGABYTES: Final = "gateway-mb"
@@ -176,6 +178,7 @@ class RequestLimiter:
         self._slots = {
             name: asyncio.Semaphore(kind.max_running) for name, kind in REQUEST_KINDS.items()
         }
+        self._client_slots: dict[tuple[str, str], asyncio.Semaphore] = {}
         self.refused: Counter[str] = Counter()
 
     @property
@@ -193,14 +196,18 @@ class RequestLimiter:
             raise
         held = [(name, client), (name, "")]
         self._in_progress.update(held)
+        kind = REQUEST_KINDS[name]
+        most = kind.max_running_per_client if self._per_minute[name] else kind.max_running
+        own = self._client_slots.setdefault((name, client), asyncio.Semaphore(most))
         try:
-            async with self._slots[name]:
+            async with own, self._slots[name]:
                 yield
         finally:
             self._in_progress.subtract(held)
             for one in held:
                 if not self._in_progress[one]:
                     del self._in_progress[one]
+                    self._client_slots.pop(one, None)
 
     def _admit(self, name: str, client: str) -> None:
         kind = REQUEST_KINDS[name]

@@ -6,14 +6,15 @@ import asyncio
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO, Final, TypeVar, cast
 
 from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
 from neuromirror.git import GitError, ObjectMissingError, read_refs
@@ -30,6 +31,7 @@ from neuromirror.stream import (
     LocationsFailedError,
     StreamError,
     UnverifiableError,
+    VerifiedObject,
     WrongBytesError,
 )
 from neuromirror.stream.piece_checks import MAX_WHOLE
@@ -343,26 +345,57 @@ class GatewayService:
         self, row: VersionRow, file: ListedFile, start: int, stop: int
     ) -> AsyncIterator[bytes]:
         """Yield the verified bytes of a range; raises :class:`ContentUnavailableError`."""
-        is_large = await self._run(partial(self._has_large_pieces, row, file))
+        piece_size = await self._run(partial(self._piece_size, row, file))
         while start < stop:
-            # not while a block is sent: a slow client would hold it
-            block = await self._run(
-                partial(self._read, row, file, start, stop), self._large if is_large else None
-            )
-            self.counts["bytes"] += len(block)
-            start += len(block)
-            yield block
+            if piece_size <= WINDOW:
+                block = await self._run(partial(self._read, row, file, start, stop))
+                self.counts["bytes"] += len(block)
+                start += len(block)
+                yield block
+                continue
+            # a copy for this response: other responses displace the piece from the memory of the
+            # version, and a slow client would occupy the memory, or one of the few large reads
+            end = min(stop, (start // piece_size + 1) * piece_size)
+            with await self._run(partial(self._copy, row, file, start, end), self._large) as copy:
+                while block := await self._run(partial(copy.read, _BLOCK)):
+                    self.counts["bytes"] += len(block)
+                    yield block
+            start = end
 
-    def _has_large_pieces(self, row: VersionRow, file: ListedFile) -> bool:
+    def _piece_size(self, row: VersionRow, file: ListedFile) -> int:
         with self._versions.use(row) as version:
-            return version.content(file).check.piece_size > WINDOW
+            return version.content(file).check.piece_size
 
     def _read(self, row: VersionRow, file: ListedFile, start: int, stop: int) -> bytes:
-        with self._versions.use(row) as version:
-            content = version.content(file)
+        with self._content(row, file) as content:
+            content.prefetch(start, min(stop, start + WINDOW))
+            return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
+
+    def _copy(self, row: VersionRow, file: ListedFile, start: int, stop: int) -> IO[bytes]:
+        """Return a temporary file with the verified bytes of a range, in memory if they are few."""
+        with self._content(row, file) as content:
+            data = content.read_ranges([(start, stop)])[0]
+        with ExitStack() as stack:
+            copy = stack.enter_context(SpooledTemporaryFile(_BLOCK, prefix="neuromirror-gateway-"))
             try:
-                content.prefetch(start, min(stop, start + WINDOW))
-                return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
+                copy.write(data)
+                copy.seek(0)
+            except OSError as error:
+                message = (
+                    f"{row.name}: {file.path}: {len(data)} bytes cannot be stored in "
+                    f"{gettempdir()}: {error.strerror or error}; set TMPDIR to a folder with "
+                    "enough space"
+                )
+                logging.getLogger(__name__).warning("%s", message)
+                raise StreamError(message) from error
+            stack.pop_all()
+        return cast(IO[bytes], copy)
+
+    @contextmanager
+    def _content(self, row: VersionRow, file: ListedFile) -> Iterator[VerifiedObject]:
+        with self._versions.use(row) as version:
+            try:
+                yield version.content(file)
             except StreamError:
                 version.forget(file)
                 raise
