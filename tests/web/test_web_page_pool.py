@@ -389,7 +389,10 @@ def test_limits_hold_over_all_processes(demo_harness: MirrorHarness) -> None:
         busy(site),
         ThreadPoolExecutor(8) as threads,
     ):
+        started = time.monotonic()
         replies = threads.map(lambda one: site.get(f"/search?q=word{one}"), range(24))
         statuses = Counter(one.status_code for one in replies)
-        assert statuses[200] == 3
-        assert statuses[429] == 21
+        # on a busy machine, the client may send another one after 20 seconds
+        later = int((time.monotonic() - started) / 20)
+        assert 3 <= statuses[200] <= 3 + later
+        assert statuses[200] + statuses[429] == 24

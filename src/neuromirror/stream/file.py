@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from neuromirror.stream.errors import StreamError
@@ -167,11 +168,8 @@ class VerifiedFile(io.RawIOBase):
             raise ValueError("I/O operation on closed file")
         view = memoryview(buffer).cast("B")
         self._read_ahead(self._position, min(self._position + len(view), self.size))
-        try:
+        with self._recorded_failure():
             count = self.content.read_into(self._position, view)
-        except Exception as error:
-            self.failure = error
-            raise
         self._position += count
         self._next = self._position
         return count
@@ -202,14 +200,19 @@ class VerifiedFile(io.RawIOBase):
             return bytes(data)
         # without the buffer of readinto, which would have to be copied
         self._read_ahead(self._position, stop)
-        try:
+        with self._recorded_failure():
             found = self.content.read_ranges([(self._position, stop)])[0]
-        except Exception as error:
-            self.failure = error
-            raise
         self._position += len(found)
         self._next = self._position
         return found
+
+    @contextmanager
+    def _recorded_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # any: a library such as HDF5 would replace it
+            self.failure = error
+            raise
 
     def readall(self) -> bytes:
         """Return all bytes from the position to the end.

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from neuromirror.model import NeuromirrorError
 from neuromirror.stream.addresses import StrPath, open_tree
 from neuromirror.stream.errors import FileMissingError, StreamError
 from neuromirror.stream.file import VerifiedFile
@@ -344,7 +345,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         def attempt(item: _T) -> Any:
             try:
                 return read(item)
-            except Exception as error:  # noqa: BLE001
+            except (NeuromirrorError, OSError) as error:
                 return error
 
         return list(self._opened.pool.map(attempt, items))
