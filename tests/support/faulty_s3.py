@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 from support.moto_buckets import Buckets
@@ -47,6 +50,18 @@ class FaultyS3(Buckets):
             self._faults.is_old = False
 
     @contextmanager
+    def requiring_checksums(self) -> Iterator[None]:
+        """Behave for parts as AWS does in a bucket with object lock: refuse those without an MD5.
+
+        moto itself refuses such objects, but not such parts.
+        """
+        self._faults.needs_checksums = True
+        try:
+            yield
+        finally:
+            self._faults.needs_checksums = False
+
+    @contextmanager
     def storm(self, status: int, code: str, *methods: str) -> Iterator[None]:
         """Let all requests with some methods fail during the block."""
         with self.failing(lambda method, path: (status, code) if method in methods else None):
@@ -58,6 +73,7 @@ class _Faults:
         self._app = app
         self.rule: Rule | None = None
         self.is_old = False
+        self.needs_checksums = False
         self.log: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -66,6 +82,12 @@ class _Faults:
         found = None if self.rule is None else self.rule(method, path)
         if found is None and self.is_old and "HTTP_X_AMZ_TRAILER" in environ:
             found = 411, "MissingContentLength"
+        if self.needs_checksums and method == "PUT" and "partNumber" in environ["QUERY_STRING"]:
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+            environ["wsgi.input"] = BytesIO(body)
+            if environ.get("HTTP_CONTENT_MD5") != digest:
+                found = 400, "InvalidRequest"
         if found is None:
             # an upload is completed with the ETags of its parts
             is_changed = self.is_old and "partNumber" not in environ["QUERY_STRING"]

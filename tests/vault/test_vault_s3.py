@@ -120,6 +120,27 @@ def test_the_object_lock_and_the_storage_class_are_those_of_the_configuration(
     assert (head["StorageClass"], head["ObjectLockMode"]) == ("STANDARD_IA", "GOVERNANCE")
 
 
+def test_a_bucket_with_a_default_object_lock_gets_checksums(
+    s3_server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.vault.s3._SINGLE", MIB)
+    monkeypatch.setattr("neuromirror.vault.s3._PART", 5 * MIB)
+    name = s3_server.make().name + "-locked"
+    s3_server.client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    s3_server.client.put_object_lock_configuration(
+        Bucket=name,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}},
+        },
+    )
+    (tmp_path / "large").write_bytes(content := bytes(6 * MIB))
+    with s3_server.requiring_checksums():
+        vault = new_vault(s3_server, tmp_path, bucket=name)
+        stored = vault.store(key_of(content), tmp_path / "large")
+    assert (stored.size, content_of(vault, stored.key)) == (6 * MIB, content)
+
+
 def test_git_annex_itself_gets_the_content(
     vault: S3Vault, s3_server: FaultyS3, tmp_path: Path
 ) -> None:

@@ -179,7 +179,7 @@ class S3Vault(Vault):
         transfer = TransferConfig(multipart_threshold=part, multipart_chunksize=part)
         extra = self._attributes()
         if not self._settings.endpoint:
-            # over TLS it is sent in a trailer, which other servers may refuse
+            # over TLS it is sent in a trailer, which other servers may refuse: they get MD5s
             extra["ChecksumAlgorithm"] = "SHA256"
         name = self._name(key)
         with self._requests.translated(key) as client:
@@ -224,17 +224,8 @@ class S3Vault(Vault):
             if digest is not None and digest[0] == "sha256"
             else hashlib.sha256(content).digest()
         )
-        encoded = base64.b64encode(sha256).decode()
-        with self._requests.translated(key) as client:
-            found = client.put_object(
-                Bucket=self._bucket,
-                Key=self._name(key),
-                Body=bytes(content),
-                ChecksumAlgorithm="SHA256",
-                ChecksumSHA256=encoded,
-                **self._attributes(),
-            )
-        if found.get("ChecksumSHA256") == encoded:
+        found = self._put(self._name(key), bytes(content), sha256, key, **self._attributes())
+        if found.get("ChecksumSHA256") == base64.b64encode(sha256).decode():
             return Stored(key, len(content), "s3-sha256")
         if digest is not None and digest[0] == "md5":
             md5 = digest[1]
@@ -245,6 +236,20 @@ class S3Vault(Vault):
         if found.get("ChecksumSHA256") is None and self._reads_as(key, sha256.hex()):
             return Stored(key, len(content), "full-read")
         raise self._refuse(key, "S3 has other bytes than were sent")
+
+    def _put(
+        self, name: str, content: bytes, sha256: bytes, key: str = "", **attributes: Any
+    ) -> Mapping[str, Any]:
+        """Upload an object in one request, with its sha256."""
+        with self._requests.translated(key) as client:
+            return client.put_object(
+                Bucket=self._bucket,
+                Key=name,
+                Body=content,
+                ChecksumAlgorithm="SHA256",
+                ChecksumSHA256=base64.b64encode(sha256).decode(),
+                **attributes,
+            )
 
     def can_copy(self, url: str) -> bool:
         """Return whether a URL is that of an object of the same service.
@@ -496,8 +501,8 @@ class S3Vault(Vault):
                     found = body.read(100).decode("ascii", "replace").strip()
         except CopyMissingError:
             if create:
-                with self._requests.translated() as client:
-                    client.put_object(Bucket=self._bucket, Key=name, Body=default.encode())
+                content = default.encode()
+                self._put(name, content, hashlib.sha256(content).digest())
             return default
         read = parse_uuid(found)
         if read is None:

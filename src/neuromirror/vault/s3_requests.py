@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ _ATTEMPTS: Final = 6
 _MAX_FAILURES: Final = 8
 """Consecutive requests that fail with all their retries before the vault counts as unavailable."""
 _CONNECTIONS: Final = 64
+_BLOCK: Final = 1 << 20
 _CREDENTIAL_CODES: Final = frozenset(
     {
         *("AccessDenied", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId"),
@@ -94,12 +97,15 @@ class S3Requests:
             signature_version=UNSIGNED if settings.credentials == "none" else None,
         )
         session = boto3.Session(botocore_session=self._session)
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=settings.endpoint or None,
             region_name=self._region,
             config=config,
         )
+        if settings.endpoint:
+            client.meta.events.register("before-call.s3.UploadPart", _add_md5)
+        return client
 
     @cached_property
     def _session(self) -> Any:
@@ -142,22 +148,19 @@ class S3Requests:
         except ObjectNotFoundError:
             self._reset_failures()
             raise self._missing(key) from None
-        except Exception as error:  # noqa: BLE001 - the classes of boto3 are slow to load
+        except _request_errors() as error:
             raise self._translate(error, key) from None
         self._reset_failures()
 
     def _missing(self, key: str) -> CopyMissingError:
         return CopyMissingError(f"vault {self._config.name}: no content of {key}")
 
-    def _translate(self, error: Exception, key: str) -> Exception:
-        """Return the error of a vault for an error of boto3; other errors are returned as such."""
-        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+    def _translate(self, error: Exception, key: str) -> NeuromirrorError:
+        """Return the error of a vault for an error of boto3 or of a connection."""
+        from botocore.exceptions import ClientError, ProfileNotFound
 
         if isinstance(error, ClientError):
             return self._explain(error, key)
-        if not isinstance(error, BotoCoreError | Boto3Error | OSError):
-            return error
         if isinstance(error, ProfileNotFound):
             return VaultCredentialsError(f"{self._config.path}: {error}")
         if isinstance(cause := error.__cause__ or error.__context__, ClientError):
@@ -220,3 +223,22 @@ class S3Requests:
                 "try again later"
             )
         return CopyRefusedError(f"vault {name}: {key}: {what}; try again later")
+
+
+def _request_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of requests; called for an error only, because boto3 is slow to load."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, Boto3Error, ClientError, OSError
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Add the MD5 of a part to its upload: buckets with object lock refuse parts without one."""
+    body = params["body"]
+    start = body.tell()
+    hashing = hashlib.md5(usedforsecurity=False)
+    while block := body.read(_BLOCK):
+        hashing.update(block)
+    body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(hashing.digest()).decode()
