@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,10 @@ def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
         assert one["url"] == site.address
         assert one["gateway"] == {"": "proxy", "demo": "redirect"}
         text = shell(harness).run("status").out
-        assert f"catalogue {site.address}  gateway proxy, demo redirect\n" in text
+        assert (
+            f"catalogue {site.address} on {socket.gethostname()}  gateway proxy, demo redirect\n"
+            in text
+        )
         first, *_ = start_page_processes(site.address, site.pid)
         os.kill(first, signal.SIGKILL)
         until = time.monotonic() + 60
@@ -77,7 +81,10 @@ def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
         assert one["counts"]["pages exited"] == 1
         shown = shell(harness).run("status", code=1)
         assert "1 of its processes exited" in shown.out
-        assert f"catalogue {site.address}: a process that made pages exited" in shown.err
+        assert (
+            f"catalogue {site.address} on {socket.gethostname()}: a process that made pages exited"
+            in shown.err
+        )
     assert status_of(harness, 0) == []
 
 
@@ -91,7 +98,7 @@ def test_a_catalogue_that_was_not_stopped_is_a_failure(
     assert one.url == site.address
     monkeypatch.setattr(catalogue_status, "_LOST_SECONDS", -1.0)
     (problem,) = one.problems()
-    assert f"{site.address}: not running since" in problem
+    assert f"{site.address} on {socket.gethostname()}: not running since" in problem
     assert problem in shell(harness).run("status", code=1).err
 
 
@@ -108,9 +115,23 @@ def test_failed_responses_of_the_gateway_are_shown(copied_mirror_harness: Mirror
 def test_a_damaged_status_is_ignored(copied_mirror_harness: MirrorHarness) -> None:
     store = copied_mirror_harness.store
     CatalogueStatusFile(store, "http://127.0.0.1:1", {}).update({})
-    path = store.task_state_path("catalogue-127.0.0.1-1")
+    (path,) = store.task_state_path("catalogue").parent.glob("catalogue-*.json")
     path.write_text("{")
     assert catalogue_statuses(store) == []
+
+
+def test_catalogues_on_two_hosts_with_one_address_have_a_status_each(
+    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, files = copied_mirror_harness.store, []
+    for host in ("first", "second"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        files.append(CatalogueStatusFile(store, "http://0.0.0.0:8270", {"": host}))
+        files[-1].update({})
+    found = {one.host: one.gateway[""] for one in catalogue_statuses(store)}
+    assert found == {"first": "first", "second": "second"}
+    files[0].remove()
+    assert [one.name for one in catalogue_statuses(store)] == ["http://0.0.0.0:8270 on second"]
 
 
 def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(

@@ -148,14 +148,14 @@ def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], 
 def _catalogue_line(one: CatalogueStatus) -> tuple[dict[str, object], str]:
     """Return a record and a line about a running catalogue."""
     modes = [f"{mirror} {mode}".lstrip() for mirror, mode in one.gateway.items()]
-    text = f"catalogue {one.url}  gateway {', '.join(modes)}"
+    text = f"catalogue {one.name}  gateway {', '.join(modes)}"
     failures = [f"{count} {reason}" for reason, count in one.gateway_failures.items()]
     if failures:
         text += f"; failed responses of the gateway: {', '.join(failures)}"
     if one.page_exits:
         text += f"; {one.page_exits} of its processes exited, the last at {_moment(one.exited_at)}"
     record = {
-        **{"kind": "catalogue", "url": one.url, "status": "ok"},
+        **{"kind": "catalogue", "url": one.url, "host": one.host, "status": "ok"},
         **{"gateway": one.gateway, "counts": one.counts},
         **{"exited_at": one.exited_at or None, "saved_at": one.saved_at},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -45,6 +46,8 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
         When a process that made pages exited last, in POSIX seconds; 0 if none did.
     saved_at
         When this status was saved, in POSIX seconds.
+    host
+        The host on which it runs; catalogues on several hosts may have the same URL.
     """
 
     url: str
@@ -52,6 +55,12 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
     counts: dict[str, int] = {}
     exited_at: float = 0.0
     saved_at: float = 0.0
+    host: str = ""
+
+    @property
+    def name(self) -> str:
+        """The URL and the host, for messages."""
+        return f"{self.url} on {self.host}" if self.host else self.url
 
     @property
     def page_exits(self) -> int:
@@ -73,12 +82,12 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
         now = time.time()
         if now - self.saved_at > _LOST_SECONDS:
             yield (
-                f"catalogue {self.url}: not running since {_moment(self.saved_at)}, although it "
+                f"catalogue {self.name}: not running since {_moment(self.saved_at)}, although it "
                 "was not stopped; see its log, and start it again"
             )
         elif now - self.exited_at < RECENT_SECONDS:
             yield (
-                f"catalogue {self.url}: a process that made pages exited unexpectedly at "
+                f"catalogue {self.name}: a process that made pages exited unexpectedly at "
                 f"{_moment(self.exited_at)}; it is replaced, and the log has the reason"
             )
 
@@ -97,8 +106,8 @@ class CatalogueStatusFile:
     """
 
     def __init__(self, store: Store, url: str, gateway: Mapping[str, str]) -> None:
-        self.status = CatalogueStatus(url, dict(gateway))
-        name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2])
+        self.status = CatalogueStatus(url, dict(gateway), host=socket.gethostname())
+        name = re.sub(r"[^\w.-]+", "-", f"{self.status.host}-{url.partition('://')[2]}")
         self._path = store.task_state_path(_PREFIX + name)
 
     def update(self, counts: Mapping[str, int]) -> None:
