@@ -46,6 +46,15 @@ def ledger_counts(shell: Shell) -> tuple[int, int, int]:
         return found.copies, found.damaged, found.missing
 
 
+def damage(vault: DirectoryVault, key: str) -> None:
+    """Change a byte of a copy."""
+    path = Path(os.fsdecode(vault.object_path(key)))
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def test_a_version_is_kept_once_and_every_copy_has_the_bytes_of_its_key(
     keeper: Shell, tmp_path: Path
 ) -> None:
@@ -104,6 +113,40 @@ def test_a_vault_that_was_emptied_is_filled_once_more(keeper: Shell, tmp_path: P
     assert ledger_counts(keeper) == (3, 0, 0)
 
 
+def test_what_upstream_does_not_provide_is_copied_from_another_vault_and_verified(
+    copied: Shell, shared_demo: DemoArchive, tmp_path: Path
+) -> None:
+    nas, cloud = directory_vault(tmp_path), directory_vault(tmp_path, "cloud")
+    directory_vault(tmp_path, "spare", private=True)
+    write_vault(tmp_path / "vaults", "away", kind="directory", path=str(tmp_path / "away"))
+    shell = copied.with_changes(variables={"NEUROMIRROR_VAULTS": str(tmp_path / "vaults")})
+    lock = tmp_path / "datasets.lock"
+    shell.run("pin", NAME, "--output", str(lock))
+    for vault in ("nas", "spare"):
+        files, _ = split(shell.records("keep", NAME, "--in", vault))
+    first, second, third = (one["key"] for one in files)
+    damage(nas, first)
+    nas.remove(second)
+    alone = shell.with_changes(variables={**shell.variables, "NEUROMIRROR_STORE": ""})
+    with (
+        shared_demo.fault("status", server="s3", status=403),
+        shared_demo.fault("status", status=403),
+    ):
+        files, summary = split(alone.records("keep", str(lock), "--in", "cloud", code=1))
+        messages = {one["key"]: (one["status"], one["message"]) for one in files}
+        assert messages[third] == ("ok", "from nas")
+        assert "403" in messages[first][1]
+        assert "nas: " in messages[first][1]
+        assert "away" in messages[second][1]
+        assert (summary["kept"], summary["failed"]) == (1, 2)
+        assert [key for key, _ in list(cloud.keys())] == [third]
+
+        # contents of a lock file may be private: those of a private vault are not published
+        nas.path.rename(tmp_path / "unmounted")
+        assert split(alone.records("keep", str(lock), "--in", "cloud", code=1))[1]["kept"] == 0
+    assert split(alone.records("keep", str(lock), "--in", "cloud"))[1]["kept"] == 2
+
+
 def test_an_unmounted_vault_is_one_error_and_nothing_is_created(
     keeper: Shell, tmp_path: Path
 ) -> None:
@@ -152,12 +195,8 @@ def test_damaged_bytes_of_the_right_size_are_found_by_a_full_check_and_replaced(
 ) -> None:
     keeper.run("keep", NAME, "--in", "nas")
     vault = vault_of(keeper, tmp_path)
-    key, size = next(iter(vault.keys()))
-    path = Path(os.fsdecode(vault.object_path(key)))
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[size // 2] ^= 1
-    path.write_bytes(content)
+    key, _ = next(iter(vault.keys()))
+    damage(vault, key)
     assert split(keeper.records("vault", "check", "nas"))[1]["failed"] == 0
     files, _summary = split(keeper.records("vault", "check", "nas", "--full", code=1))
     assert [one["key"] for one in files if one["status"] == "error"] == [key]

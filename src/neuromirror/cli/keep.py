@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,8 @@ def keep_command(
 
     A vault is a place where you hold copies: a folder, a bucket of S3, or a special remote of
     git-annex. It is described in a file NAME.toml in the folder of vaults (docs/reference/
-    vaults.md). What the vault has is not downloaded, whichever dataset or version it belongs to. A
+    vaults.md). What the vault has is not downloaded, whichever dataset or version it belongs to.
+    What upstream does not provide is copied from the other vaults in the folder, if they have it. A
     copy counts only after the vault confirmed it. An interrupted run can be repeated.
 
     Clones of the mirror find the copies: the repository of each dataset names the vaults. So does
@@ -116,7 +117,8 @@ def keep_command(
                 else:
                     create = may_create(config, ledger)
                     vault = stack.enter_context(closing(open_vault(config, store, create=create)))
-                    run = _Run(store, ledger, vault, contents, report)
+                    others = list(configured.vaults.values())
+                    run = _Run(store, ledger, vault, others, contents, report)
                     run.keep(target, globs, jobs, rate)
             except VaultError as error:
                 report.add_vault_error(str(error))
@@ -191,15 +193,16 @@ class _Run:
     store: Store | None
     ledger: Ledger
     vault: Vault
+    others: Sequence[VaultConfig]
     contents: KeepContents
     report: _Report
 
     def keep(
         self, target: str, globs: tuple[str, ...], jobs: int | None, rate: float | None
     ) -> None:
-        from neuromirror.custody.keep import run_keep
         from neuromirror.custody.keep_outcomes import JOBS, KeepOptions
         from neuromirror.custody.keep_plan import name_in_lock, publish_copies
+        from neuromirror.custody.vault_copies import keep_contents
         from neuromirror.index.ledger_rows import Wish
 
         options = KeepOptions(
@@ -222,7 +225,9 @@ class _Run:
             extend=bool(self.contents.findings),
         )
         try:
-            for outcome in run_keep(items.values(), self.vault, self.ledger, options):
+            for outcome in keep_contents(
+                items, self.vault, self.others, self.store, self.ledger, options
+            ):
                 self.report.add(outcome)
                 if not outcome.failed and outcome.key is not None:
                     kept.add(outcome.key)

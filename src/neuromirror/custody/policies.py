@@ -29,7 +29,7 @@ from neuromirror.custody.policy_plan import (
     plan_copies,
 )
 from neuromirror.custody.policy_status import PoliciesStatus, PolicyProgress, PolicyStatus
-from neuromirror.custody.vault_copies import CopyTask, fill_vault
+from neuromirror.custody.vault_copies import CopyTask, fill_vault, may_copy
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
@@ -322,7 +322,11 @@ class PolicyRun:
         for key in keys:
             if key not in items:
                 progress.failed[key] = "upstream", "no record states where its content is"
-        sources = {name: vault for name, vault in self._vaults.items() if vault is not target}
+        sources = {
+            name: vault
+            for name, vault in self._vaults.items()
+            if vault is not target and may_copy(vault.config, target.config, options)
+        }
         tasks = [
             CopyTask(item, [sources[name] for name in sources if name in elsewhere.get(key, ())])
             for key, item in items.items()

@@ -5,27 +5,30 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
+from neuromirror.config.vault_files import VaultConfig
 from neuromirror.custody.copy_batch import CopyBatch
-from neuromirror.custody.copy_checks import Fault, record_faults
+from neuromirror.custody.copy_checks import Fault, look_up_copies, record_faults
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, item_outcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
-from neuromirror.vault.protocol import Vault
+from neuromirror.vault.opening import open_vault
+from neuromirror.vault.protocol import Presence, Vault
 
 _BLOCK: Final = 1 << 20
 _PREFIX: Final = "copy-"
@@ -111,6 +114,107 @@ def _blocks(source: Vault, key: str) -> Iterator[bytes]:
         raise CopyRefusedError(f"{source.config.name}: {key}: {error}") from error
 
 
+def keep_contents(
+    items: Mapping[str, KeepItem],
+    target: Vault,
+    others: Sequence[VaultConfig],
+    store: Store | None,
+    ledger: Ledger,
+    options: KeepOptions,
+) -> Iterator[KeepOutcome]:
+    """Copy contents into a vault: from upstream, and what upstream does not provide from others.
+
+    Parameters
+    ----------
+    items
+        The contents by annex key, in the order in which to copy them.
+    target
+        The vault.
+    others
+        The configured vaults; each is opened only if a content could not be downloaded.
+    store
+        The store that has the folders of vaults without a path; None without a store.
+    ledger, options
+        As for :func:`copy_between`.
+
+    Yields
+    ------
+    KeepOutcome
+        Those of :func:`~neuromirror.custody.keep.run_keep`; the message also states why a content
+        could not be copied from the other vaults.
+
+    Raises
+    ------
+    VaultError
+        The target cannot be used.
+    """
+    failed: dict[str, KeepOutcome] = {}
+    is_over = False
+    for outcome in run_keep(items.values(), target, ledger, options):
+        is_over |= outcome.key is None
+        # other failures are those of the vault itself
+        if outcome.key is not None and outcome.failed and outcome.host != target.config.name:
+            failed[outcome.key] = outcome
+        else:
+            yield outcome
+    usable = [
+        one
+        for one in others
+        if one.name != target.config.name and may_copy(one, target.config, options)
+    ]
+    if not failed or is_over:
+        usable = []
+    problems: list[str] = []
+    with ExitStack() as stack:
+        sources: dict[str, list[Vault]] = {key: [] for key in failed}
+        for config in usable:
+            try:
+                vault = stack.enter_context(closing(open_vault(config, store)))
+                ledger.add_vault(vault.uuid, config.name, config.settings.kind)
+                for key, found in look_up_copies(vault, list(failed)):
+                    if isinstance(found, Presence) and found.size is not None:
+                        sources[key].append(vault)
+            except (VaultError, ConfigurationError) as error:
+                problems.append(str(error))
+        tasks = [CopyTask(items[key], some) for key, some in sources.items() if some]
+        for outcome in copy_between(tasks, target, ledger, options):
+            assert outcome.key is not None
+            if outcome.status == "ok":
+                del failed[outcome.key]
+                yield outcome
+            else:
+                failed[outcome.key] = _add_reasons(failed[outcome.key], outcome.message)
+    for outcome in failed.values():
+        yield _add_reasons(outcome, *problems)
+
+
+def may_copy(source: VaultConfig, target: VaultConfig, options: KeepOptions) -> bool:
+    """Return whether the contents of a run may be copied from a vault to another.
+
+    Parameters
+    ----------
+    source, target
+        The configured vaults.
+    options
+        The options of the run.
+
+    Returns
+    -------
+    bool
+        False if the source is private, others can read the target, and the contents may not be
+        public.
+    """
+    return target.settings.private or options.with_credentials or not source.settings.private
+
+
+def _add_reasons(outcome: KeepOutcome, *reasons: str) -> KeepOutcome:
+    """Add to a message why a content could not be copied from other vaults either."""
+    if not reasons:
+        return outcome
+    message = "; ".join((outcome.message or "from upstream", *reasons))
+    return replace(outcome, message=message, host=None)
+
+
 def fill_vault(
     tasks: Sequence[CopyTask],
     target: Vault,
@@ -150,8 +254,7 @@ def fill_vault(
         return
     for outcome in run_keep(left.values(), target, ledger, options):
         if (problem := problems.get(outcome.key)) is not None:
-            message = f"{outcome.message or 'from upstream'}; {problem}"
-            yield replace(outcome, message=message)
+            yield _add_reasons(outcome, problem)
         else:
             yield outcome
 

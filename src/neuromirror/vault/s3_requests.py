@@ -227,7 +227,7 @@ class S3Requests:
 
 def _request_errors() -> tuple[type[Exception], ...]:
     """Return the errors of requests; called for an error only, because boto3 is slow to load."""
-    from boto3.exceptions import Boto3Error
+    from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, Boto3Error, ClientError, OSError
