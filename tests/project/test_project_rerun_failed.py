@@ -1,4 +1,4 @@
-"""Failed tests run again alone, and only those that then pass do not fail the run."""
+"""Failed tests run a second time, and only those that then pass do not fail the run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def broken():
 def test_fails_teardown(broken):
     pass
 """
-SKIPPED_ALONE = """
+SKIPPED = """
 def test_fails_and_skips():
     if not beside_others:
         pytest.skip("not passed")
@@ -81,8 +81,8 @@ def test_flaky_tests_do_not_fail_the_run(tmp_path: Path) -> None:
     assert (code, counts) == (0, {"passed": 2, "flaky": 6})
 
 
-def test_tests_that_do_not_pass_alone_fail_the_run(tmp_path: Path) -> None:
-    failing = FAILS + FAILS_TEARDOWN + SKIPPED_ALONE
+def test_tests_that_do_not_pass_in_the_second_run_fail_the_run(tmp_path: Path) -> None:
+    failing = FAILS + FAILS_TEARDOWN + SKIPPED
     code, counts = run(tmp_path, failing + PASSES + FLAKY, "--rerun-failed=40", "-k", "not crash")
     assert (code, counts) == (1, {"failed": 2, "error": 1, "passed": 3, "flaky": 5})
 
@@ -92,25 +92,18 @@ def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> Non
     assert (code, counts) == (1, {"failed": 4})
 
 
-@pytest.mark.parametrize("options", [("--rerun-failed=5",), ("--rerun-failed=40", "-x")])
-def test_nothing_runs_again_beyond_the_limit_or_if_the_run_stopped(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    code, counts = run(tmp_path, FLAKY, *options)
-    assert code != 0
-    assert "flaky" not in counts
-
-
 @pytest.mark.parametrize(
-    "text",
+    ("text", "options"),
     [
-        "import no_such_module",
-        "raise KeyboardInterrupt",
-        "def pytest_generate_tests(metafunc):\n    os._exit(3)",
+        ("", ["--rerun-failed=5"]),
+        ("", ["--rerun-failed=40", "-x"]),
+        ("import no_such_module\n", ["--rerun-failed=40"]),
+        ("def pytest_generate_tests(metafunc):\n    os._exit(3)\n", ["--rerun-failed=40"]),
     ],
+    ids=["over the limit", "stopped", "collection error", "crash outside of tests"],
 )
-def test_errors_outside_of_tests_fail_the_run(tmp_path: Path, text: str) -> None:
+def test_nothing_runs_again(tmp_path: Path, text: str, options: list[str]) -> None:
     (tmp_path / "test_other.py").write_text(BESIDE_OTHERS + FLAKY, "utf-8")
-    code, counts = run(tmp_path, f"{text}\n{PASSES}", "--rerun-failed=40")
+    code, counts = run(tmp_path, text + PASSES, *options)
     assert code != 0
     assert "flaky" not in counts
