@@ -51,15 +51,26 @@ def shell(mirror_harness: MirrorHarness) -> Shell:
     return Shell(mirror_harness.mirrors, mirror_harness.folder)
 
 
-def test_one_address_gives_pages_json_feeds_and_clones(
-    mirror_harness: MirrorHarness, tmp_path: Path
+def test_one_address_gives_pages_json_feeds_and_clones_from_an_empty_store_on(
+    mirror_harness: MirrorHarness, demo: DemoArchive, tmp_path: Path
 ) -> None:
-    with running_service(
-        mirror_harness, *PAGES, "--catalogue-title", "Ours", first=SHORT_TIMEOUTS
-    ) as service:
+    listing = demo.fault("hang", path=r"/dandisets/?(\?|$)", seconds=3600)
+    visit = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
+    options = (*PAGES, "--catalogue-title", "Ours", "--workers", "1")
+    with running_service(mirror_harness, *options, first=SHORT_TIMEOUTS) as service:
         address = catalogue_url(service)
-        # from nothing: there is no dataset yet, and the pages are there
-        assert "Ours" in requests.get(address, timeout=300).text
+        service.wait(lambda: listing.struck)
+        # there is no dataset yet, and the pages are there
+        page = requests.get(address, timeout=300)
+        assert (page.status_code, "Ours" in page.text, "/dataset/" in page.text) == (
+            *(200, True),
+            False,
+        )
+        listing.clear()
+        # pages do not wait for a service that is busy
+        service.wait(lambda: visit.struck)
+        assert status(address) == 200
+        visit.clear()
         service.wait_for("superdatasets updated", outcome="changed")
         assert status(f"{address}/dataset/demo:000002") == 200
         known = requests.get(f"{address}/api/v1/datasets/demo:000002", timeout=300).json()
@@ -76,89 +87,70 @@ def test_one_address_gives_pages_json_feeds_and_clones(
         assert service.send_signal(signal.SIGTERM, 30) == 0
     service.wait_until_gone([process])
     assert service.other_lines == []
+    assert re.search(r"127\.0\.0\.1:\d+$", address)
     with pytest.raises(requests.ConnectionError):
         status(address)
-
-
-def test_pages_of_an_empty_store(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
-    fault = demo.fault("hang", path="/dandisets", seconds=3600)
-    with running_service(mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
-        address = catalogue_url(service)
-        service.wait(lambda: fault.struck)
-        page = requests.get(address, timeout=300)
-        assert (page.status_code, "/dataset/" in page.text) == (200, False)
-        fault.clear()
-        assert service.send_signal(signal.SIGTERM, 30) == 0
 
 
 def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(
     copied_mirror_harness: MirrorHarness,
 ) -> None:
+    def failing() -> list[str]:
+        with copied_mirror_harness.index() as index:
+            return [one.task for one in index.failed_tasks()]
+
+    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
+    options = (*PAGES, *limited, "--metrics", "127.0.0.1:0")
     with running_service(
-        copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
+        copied_mirror_harness, *options, first=f"{SHORT_TIMEOUTS}; c._FIRST_DELAY = 3.0"
     ) as service:
         health = service.wait_for("health server started")["message"].removesuffix("/healthz")
         address = catalogue_url(service)
+
+        def metrics() -> list[str]:
+            return requests.get(f"{health}/metrics", timeout=300).text.splitlines()
+
+        def wait_for_metric(line: str) -> None:
+            service.wait(lambda: line in metrics())
+
+        def search(number: int) -> int:
+            headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
+            url = f"{address}/search?q=word{number}"
+            return requests.get(url, headers=headers, timeout=300).status_code
+
         pages = f"{address}/dataset/demo:000002"
         assert status(pages) == 200
         assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
-        figures = requests.get(f"{health}/metrics", timeout=300).text
-        assert "\nneuromirror_catalogue_up 1.0\n" in figures
-        assert "\nneuromirror_catalogue_restarts_total 0.0\n" in figures
+        found = metrics()
+        assert "neuromirror_catalogue_up 1.0" in found
+        assert "neuromirror_catalogue_restarts_total 0.0" in found
+        assert failing() == []
+        assert [search(one) for one in range(5)] == [200, 200, 429, 429, 429]
+        wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 3.0')
+        assert status(f"{address}/at/demo:000001@latest/dandiset.yaml") == 200
+        wait_for_metric('neuromirror_catalogue_gateway_total{result="document"} 1.0')
 
         first = catalogue_pid(service)
         os.kill(first, signal.SIGKILL)
         ended = service.wait_for("catalogue exited")
         assert (ended["level"], "(SIGKILL)" in ended["message"]) == ("error", True)
-        # who asks meanwhile waits: the address is never given back
+        # the failure is on record until the catalogue responds
+        service.wait(lambda: failing() == ["catalogue"])
+        shell(copied_mirror_harness).run("status", code=1)
+        # clients wait meanwhile: the address stays bound
         assert status(pages) == 200
         assert catalogue_url(service, 2) == address
         assert catalogue_pid(service) != first
-        figures = requests.get(f"{health}/metrics", timeout=300).text
-        assert "\nneuromirror_catalogue_up 1.0\n" in figures
-        assert "\nneuromirror_catalogue_restarts_total 1.0\n" in figures
+        service.wait(lambda: failing() == [])
+        found = metrics()
+        assert "neuromirror_catalogue_up 1.0" in found
+        assert "neuromirror_catalogue_restarts_total 1.0" in found
         assert requests.get(f"{health}/healthz", timeout=300).text == "ok\n"
+        # refused requests are counted over all restarts
+        assert [search(one) for one in (0, 2)] == [200, 429]
+        wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 4.0')
         assert service.send_signal(signal.SIGTERM, 30) == 0
     assert service.other_lines == []
-
-
-def test_refused_requests_are_counted_in_the_figures_across_restarts(
-    copied_mirror_harness: MirrorHarness,
-) -> None:
-    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
-    with running_service(
-        copied_mirror_harness, *PAGES, *limited, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
-    ) as service:
-        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
-
-        def searched(address: str, number: int) -> int:
-            headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
-            url = f"{address}/search?q=word{number}"
-            return requests.get(url, headers=headers, timeout=300).status_code
-
-        def counted(count: int) -> list[str]:
-            figures = requests.get(f"{health}/metrics", timeout=300).text
-            name = "neuromirror_catalogue_refused_total"
-            return re.findall(rf'^{name}{{kind="search"}} {count}\.0$', figures, re.M)
-
-        assert [searched(catalogue_url(service), one) for one in range(5)] == [
-            200,
-            200,
-            429,
-            429,
-            429,
-        ]
-        service.wait(lambda: counted(3))
-        document = f"{catalogue_url(service)}/at/demo:000001@latest/dandiset.yaml"
-        assert requests.get(document, timeout=300).status_code == 200
-        delivered = 'neuromirror_catalogue_gateway_total{result="document"} 1.0'
-        service.wait(
-            lambda: delivered in requests.get(f"{health}/metrics", timeout=300).text.splitlines()
-        )
-        os.kill(catalogue_pid(service), signal.SIGKILL)
-        assert [searched(catalogue_url(service, 2), one) for one in (0, 2)] == [200, 429]
-        service.wait(lambda: counted(4))
-        assert service.send_signal(signal.SIGTERM, 30) == 0
 
 
 def test_readyz_reports_a_missing_catalogue_and_stays_ready(
@@ -181,26 +173,6 @@ def test_readyz_reports_a_missing_catalogue_and_stays_ready(
         assert service.send_signal(signal.SIGTERM, 15) == 0
 
 
-def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(
-    copied_mirror_harness: MirrorHarness,
-) -> None:
-    def failing() -> list[str]:
-        with copied_mirror_harness.index() as index:
-            return [one.task for one in index.failed_tasks()]
-
-    with running_service(
-        copied_mirror_harness, *PAGES, first=f"{SHORT_TIMEOUTS}; c._FIRST_DELAY = 3.0"
-    ) as service:
-        catalogue_url(service)
-        assert failing() == []
-        os.kill(catalogue_pid(service), signal.SIGKILL)
-        service.wait(lambda: failing() == ["catalogue"])
-        shell(copied_mirror_harness).run("status", code=1)
-        catalogue_url(service, 2)
-        service.wait(lambda: failing() == [])
-        assert service.send_signal(signal.SIGTERM, 30) == 0
-
-
 def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: MirrorHarness) -> None:
     impatient = f"{SHORT_TIMEOUTS}; c._HEARTBEAT_TIMEOUT = 10.0"
     with running_service(copied_mirror_harness, *PAGES, first=impatient) as service:
@@ -218,9 +190,9 @@ def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: Mirr
         assert service.send_signal(signal.SIGTERM, 30) == 0
 
 
-@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_the_service_however_that_ends(
-    copied_mirror_harness: MirrorHarness, demo: DemoArchive, first: str, second: str
+    copied_mirror_harness: MirrorHarness, number: signal.Signals
 ) -> None:
     with running_service(copied_mirror_harness, *PAGES, first="pass") as service:
         address = catalogue_url(service)
@@ -229,23 +201,11 @@ def test_it_ends_with_the_service_however_that_ends(
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(b"GET / HTTP/1.1\r\n")
-            service.process.send_signal(signal.Signals[first])
+            service.process.send_signal(number)
             service.wait_for("stopping")
-            service.send_signal(signal.Signals[second], 20)
+            service.send_signal(number, 20)
     service.wait_until_gone([process])
     assert service.other_lines == []
-
-
-def test_it_ends_with_a_service_that_is_killed(copied_mirror_harness: MirrorHarness) -> None:
-    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
-        catalogue_url(service)
-        process = catalogue_pid(service)
-        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
-        try:
-            service.wait_until_gone([process])
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
 
 
 def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
@@ -267,7 +227,13 @@ def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
         assert status(page) == 200
         assert status(f"{address}/index.json") == 200
         assert catalogue_pid(service) == process
-        assert service.send_signal(signal.SIGTERM, 30) == 0
+        # it ends with a service that is killed, too
+        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
+        try:
+            service.wait_until_gone([process])
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     assert service.other_lines == []
 
 
@@ -357,19 +323,6 @@ def test_a_missing_extra_is_reported_with_the_install_command(
         done = shell(mirror_harness).run(*arguments, code=2)
         assert "pip install 'neuromirror[web]'" in done.err
     assert not mirror_harness.folder.exists()
-
-
-def test_pages_do_not_wait_for_a_service_that_is_busy(
-    mirror_harness: MirrorHarness, demo: DemoArchive
-) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
-    with running_service(mirror_harness, *PAGES, "--workers", "1", first=SHORT_TIMEOUTS) as service:
-        address = catalogue_url(service)
-        service.wait(lambda: fault.struck)
-        assert status(address) == 200
-        fault.clear()
-        assert service.send_signal(signal.SIGTERM, 30) == 0
-    assert re.search(r"127\.0\.0\.1:\d+$", address)
 
 
 def test_output_and_exceptions_of_the_catalogue_are_events(tmp_path: Path) -> None:
