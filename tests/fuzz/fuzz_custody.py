@@ -34,10 +34,10 @@ def vault_file(data: bytes) -> None:
     path = scratch() / "nas.toml"
     path.write_bytes(data)
     vault = load_vault(path)
-    address = _address(vault)
-    if address is not None:
-        url = address.copy_url(_KEY)
-        check_agreement(url.isprintable(), url)
+    for is_named in (False, True):
+        address = _address(vault, is_named=is_named)
+        shown = address if isinstance(address, str) else address.copy_url(_KEY)
+        check_agreement(shown.isprintable(), shown)
     refuse_unsafe_vaults({vault.name: vault}, path.parent)
 
 

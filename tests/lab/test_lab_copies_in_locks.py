@@ -21,11 +21,13 @@ from neuromirror.lab.verify import verify
 from neuromirror.lab.verify.verification import Mode
 from neuromirror.model import ConfigurationError
 from neuromirror.stream import StreamError, open_tree
+from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.lock_folders import LockFolder, restore_lock
 from support.mirror_harness import run_git
-from support.vaults import OTHER_UUID, write_vault
+from support.signed_buckets import PROFILE, SignedBuckets, signing_server, write_profile
+from support.vaults import OTHER_UUID, write_special_remote, write_vault
 
 Serve = Callable[[Path], str]
 
@@ -103,6 +105,84 @@ def test_own_vault_files_are_used_without_upstream_and_mirror(
     )
     assert done.exit_code == 0, done.output
     assert kept.read_all(tmp_path / "data" / "demo--000002") == kept.contents
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[SignedBuckets]:
+    """A server of buckets that only signed requests can read."""
+    with signing_server() as running:
+        yield running
+
+
+def test_the_vault_files_of_the_user_configure_the_requests_to_a_bucket(
+    kept: KeptDataset,
+    locked: LockFolder,
+    buckets: SignedBuckets,
+    isolated_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # the bucket has an endpoint, in a private network, and credentials that only its file names
+    (isolated_home / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")
+    write_profile(isolated_home, buckets.admin)
+    found = {f"lab/{kept.paths[path]}": content for path, content in kept.contents.items()}
+    bucket = buckets.make(found)
+    settings = {"kind": "s3", "bucket": bucket, "endpoint": buckets.endpoint}
+    vaults = tmp_path / "vaults"
+    write_vault(vaults, "minio", prefix="lab/", profile=PROFILE, **settings)
+    write_vault(vaults, "a-none", prefix="open/", credentials="none", **settings)
+    locked.pin(NAME)
+    named = PinnedVault("minio", OTHER_UUID, VaultKind.S3, f"s3://{bucket}/lab/")
+    kept.stop_upstream()
+    kept.remove_store()
+    path, content = next(iter(kept.contents.items()))
+    monkeypatch.chdir(tmp_path)
+    restore = ["restore", str(locked.file), "--into", str(tmp_path / "data")]
+
+    # a folder "vaults" may be from others, who could choose where requests are signed for
+    buckets.rule()
+    done = CliRunner().invoke(main, restore)
+    assert done.exit_code == 1
+    assert "minio.toml" in done.output
+    assert "NEUROMIRROR_VAULTS" in done.output
+    assert not buckets.requests()
+
+    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(vaults))
+    with neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file:
+        assert file.read() == content
+    tree = open_tree(locked.file)
+    listed = tree.file(path)
+    assert listed is not None
+    # references for other programs do not name what only this machine finds
+    assert [one for one in listed.urls if tree.access.is_local(one)] == [
+        f"s3://{bucket}/{prefix}/{kept.paths[path]}" for prefix in ("open", "lab")
+    ]
+    add_vaults(locked.file, {NAME: [named]})
+    done = CliRunner().invoke(main, restore)
+    assert done.exit_code == 0, done.output
+    assert kept.read_all(tmp_path / "data" / "demo--000002") == kept.contents
+    sent = {(one["path"].split("/")[2], one["authorization"][:4]) for one in buckets.requests()}
+    assert sent == {("lab", "AWS4"), ("open", "")}
+
+
+def test_git_annex_finds_what_a_special_remote_has_for_a_dataset_restored_from_its_manifest(
+    kept: KeptDataset, locked: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_special_remote(tmp_path / "my vaults")
+    vault = SpecialRemoteVault(config, tmp_path / "tape.git", create=True)
+    locked.pin(NAME)
+    for path, key in kept.paths.items():
+        vault.store_bytes(key, memoryview(kept.contents[path]))
+    kept.stop_upstream()
+    kept.remove_store()
+    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(config.path.parent))
+    into = tmp_path / "data"
+    done = CliRunner().invoke(main, ["restore", str(locked.file), "--into", str(into)])
+    assert done.exit_code == 1
+    (line,) = (line for line in done.output.splitlines() if "initremote" in line)
+    (into / "demo--000002" / "run.sh").write_text(line[line.index("git annex initremote") :])
+    run_checked(into / "demo--000002", "bash", "run.sh")
+    assert kept.read_all(into / "demo--000002") == kept.contents
 
 
 def test_upstream_is_used_as_long_as_it_exists(

@@ -58,6 +58,7 @@ from neuromirror.annex.url_remotes import (
     web_remote,
 )
 from neuromirror.annex.vault_remotes import (
+    BucketAccess,
     VaultAddress,
     VaultKind,
     directory_vault_config,
@@ -77,6 +78,7 @@ __all__ = [
     "MAX_POINTER_BYTES",
     "POINTER_PREFIX",
     "WEB_UUID",
+    "BucketAccess",
     "EtagDigest",
     "SkippedRemote",
     "UrlRemote",

@@ -36,6 +36,25 @@ class VaultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BucketAccess:
+    """How to request the objects of a bucket, as its user configured.
+
+    Attributes
+    ----------
+    endpoint, region, profile
+        The URL of the server, the region, and the profile in the AWS configuration; empty for what
+        git and the AWS configuration state.
+    is_signed
+        Whether requests are signed.
+    """
+
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+    is_signed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class VaultAddress:
     """Where readers find the copies in a vault.
 
@@ -48,11 +67,15 @@ class VaultAddress:
         which the key is appended; it ends with the prefix of the object names.
     prefer
         Whether to use the copies before upstream.
+    access
+        For a bucket at ``s3://``, how to request its objects. Set it from the user's own settings
+        only: it selects credentials, and where the requests that they sign are sent.
     """
 
     kind: VaultKind
     base: str
     prefer: bool = False
+    access: BucketAccess | None = None
 
     @property
     def cost(self) -> float:

@@ -11,7 +11,7 @@ import click
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
 from neuromirror.cli.outcome_report import HostMessages
 
 
@@ -81,7 +81,8 @@ def restore_command(
     each of them, and a result that differs is rejected. The output has the number of files by
     checksum, and each file that could not be fetched with the reason. Content that upstream no
     longer has comes from the vaults that the lock file names, from your own (the vault files in
-    $NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies.
+    $NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies. Vault files with an endpoint
+    are used only in $NEUROMIRROR_VAULTS, because ./vaults may be from others.
 
     With --offline the content is neither fetched nor checked, and the exit code is 0 if all
     repositories are restored; "neuromirror get" fetches the content later.
@@ -96,12 +97,13 @@ def restore_command(
     from neuromirror.lab.pinned_vaults import parse_location
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
-    from neuromirror.vault.own_vaults import own_vault_addresses
+    from neuromirror.vault.own_vaults import own_vaults
 
     refuse_address(lock, "a lock file", "pin")
     found = load_lock(lock / DEFAULT_LOCK if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
-    vaults = [*(parse_location(one) for one in copies), *own_vault_addresses()]
+    own = own_vaults()
+    vaults = [*(parse_location(one) for one in copies), *own.addresses]
     counted = Tally()
     hosts = HostMessages("get")
     with progress_line("restoring") as progress:
@@ -122,6 +124,8 @@ def restore_command(
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}" if shown else None
             settings.emit(outcome.action, outcome.to_json(), line)
     hosts.print_counts(settings)
+    for message in own.unused if counted.exit_code else ():
+        click.echo(printable(f"neuromirror: {message}"), err=True)
     sys.exit(counted.exit_code)
 
 

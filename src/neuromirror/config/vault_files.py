@@ -300,7 +300,7 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
         if problem:
             raise ConfigurationError(
                 f"{vault.path}: {problem}. A folder {folder} may be from others; if this file is "
-                f"your own, name the folder with --vaults {folder}, or set NEUROMIRROR_VAULTS"
+                f"your own, set NEUROMIRROR_VAULTS={folder}"
             )
 
 

@@ -18,7 +18,7 @@ from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.lock_listing import LockListing
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.vault.own_vaults import own_vault_addresses
+from neuromirror.vault.own_vaults import own_vaults
 
 
 class LockTree:
@@ -42,8 +42,9 @@ class LockTree:
 
     def __init__(self, path: Path) -> None:
         self._lock: Lock = load_lock(path)
-        self._access = AccessRules(AnnexSettings.load(Path(os.devnull)))
-        self._vaults = own_vault_addresses()
+        self._vaults = own_vaults().addresses
+        settings = AnnexSettings.load(Path(os.devnull))
+        self._access = AccessRules(settings, vaults=tuple(self._vaults))
         self._digests = BlockDigestsFolder.of_user()
         self._listings: dict[str, LockListing] = {}
         self._pinned: list[LockBlockDigests] | None = None

@@ -81,6 +81,7 @@ class Transport:
             settings.subsections("neuromirror"),
             lambda host: host in hosts or is_private_host_allowed(host, allowed),
             limits,
+            access.vaults,
         )
         token: Callable[[str], str | None] = token_from_environment if has_credentials else no_token
         channels = RestrictedChannels() if has_credentials else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from neuromirror.annex import parse_key
+from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.transfer.annex_settings import AnnexSettings
@@ -47,10 +47,31 @@ class AccessRules:
     allowed_hosts
         Hosts, with their ports, to which requests are allowed even if they are in a private
         network.
+    vaults
+        The vaults of the user, which configure the requests for the copies in them.
     """
 
     settings: AnnexSettings
     allowed_hosts: frozenset[str] = frozenset()
+    vaults: tuple[VaultAddress, ...] = ()
+
+    def is_local(self, url: str) -> bool:
+        """Return whether only the settings of this machine say on which server an object is.
+
+        Parameters
+        ----------
+        url
+            The URL of a content.
+
+        Returns
+        -------
+        bool
+            Whether it is in a vault with an endpoint.
+        """
+        return any(
+            one.access is not None and one.access.endpoint and url.startswith(one.base)
+            for one in self.vaults
+        )
 
 
 @runtime_checkable

@@ -237,7 +237,12 @@ class ReferenceWalk:
         ReferencesRefusedError
             It has no URL of an object (``https``, ``http`` or ``s3``).
         """
-        found = [one for one in file.urls if one.startswith(("https://", "http://", "s3://"))]
+        found = [
+            one
+            for one in file.urls
+            if one.startswith(("https://", "http://", "s3://"))
+            and not self._tree.access.is_local(one)
+        ]
         if not found:
             raise ReferencesRefusedError(
                 f"{self._tree.name}: {file.path} has no URL of an object, so that no reference to "

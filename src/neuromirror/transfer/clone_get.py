@@ -221,7 +221,8 @@ class _CloneGet:
         recorder.recover(store, branch)
         sessions = stack.enter_context(open_sessions(clone.settings, self._options.jobs))
         jobs = self._options.jobs
-        s3 = stack.enter_context(closing(open_buckets(clone.settings, jobs)))
+        buckets = open_buckets(clone.settings, jobs, vaults=self._options.vaults)
+        s3 = stack.enter_context(closing(buckets))
         pool = DownloadPool(sessions, s3, clone.settings, store, jobs, intentions.add)
         try:
             yield from self._feed(pool, recorder, listing, branch, remotes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
-from neuromirror.annex import is_private_host_allowed
+from neuromirror.annex import VaultAddress, is_private_host_allowed
 from neuromirror.cache import open_cache
 from neuromirror.net import HostCircuitBreaker, RequestLimits, TokenSource
 from neuromirror.sources.volumes.tokens import token_from_environment
@@ -71,17 +71,21 @@ def open_sessions(
 
 
 def open_buckets(
-    settings: AnnexSettings, jobs: int, allowed_hosts: frozenset[str] = frozenset()
+    settings: AnnexSettings,
+    jobs: int,
+    allowed_hosts: frozenset[str] = frozenset(),
+    vaults: Sequence[VaultAddress] = (),
 ) -> S3Access:
     """Return access to the buckets of ``s3://`` URLs in a clone, with the user's credentials.
 
-    The parameters are those of :func:`open_sessions`.
+    The parameters are those of :func:`open_sessions` and :class:`S3Access`.
     """
     allowed = tuple(settings.allowed_addresses)
     return S3Access(
         settings.subsections("neuromirror"),
         lambda host: host in allowed_hosts or is_private_host_allowed(host, allowed),
         _limits(jobs),
+        vaults,
     )
 
 

@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import AccessDeniedError, ConnectionFactory, PersistentConnection, Session
+from neuromirror.net import (
+    AccessDeniedError,
+    ConnectionFactory,
+    PersistentConnection,
+    S3Bucket,
+    Session,
+)
 from neuromirror.transfer.s3_access import SCHEME, S3Access
 from neuromirror.transfer.url_sessions import UrlSessions
 
@@ -55,7 +61,7 @@ class FetchConnections:
         self._s3 = s3
         self._headers = headers
         self._plain = ConnectionFactory(sessions.session_for).new_connection()
-        self._buckets: dict[str, PersistentConnection] = {}
+        self._buckets: dict[S3Bucket, PersistentConnection] = {}
         self._aborted = False
 
     def target(self, url: str) -> FetchTarget:
@@ -74,11 +80,11 @@ class FetchConnections:
             session = self._sessions.session_for(url)
             return FetchTarget(self._plain, url, self._headers, str, session)
         found = self._s3.object_with_credentials(url)
-        connection = self._buckets.get(found.bucket.name)
+        connection = self._buckets.get(found.bucket)
         if connection is None:
             session = found.session
             connection = ConnectionFactory(lambda url: session).new_connection()
-            self._buckets[found.bucket.name] = connection
+            self._buckets[found.bucket] = connection
             if self._aborted:
                 connection.abort()
         return FetchTarget(connection, found.url, {}, found.explain)

@@ -2,19 +2,20 @@
 
 A dataset chooses the URL, but neither the credentials nor their destination: profile, region and
 endpoint come from the user's git and AWS configuration only. For a bucket they can be set with
-``git config neuromirror.BUCKET.profile`` (``region``, ``endpoint``, ``requester-pays``).
+``git config neuromirror.BUCKET.profile`` (``region``, ``endpoint``, ``requester-pays``); for the
+copies in a vault, in the user's vault file.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from neuromirror.annex import ALLOWED_ADDRESSES
+from neuromirror.annex import ALLOWED_ADDRESSES, BucketAccess, VaultAddress, parse_key
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     AccessDeniedError,
@@ -42,10 +43,14 @@ class MalformedS3UrlError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class S3Object:
-    """An object: its bucket, with the session for it, and its HTTP URL."""
+    """An object: its bucket, with the session for it, and its HTTP URL.
+
+    ``is_own`` is whether a vault file of the user configures the requests.
+    """
 
     bucket: S3Bucket
     url: str
+    is_own: bool = False
 
     @property
     def session(self) -> Session:
@@ -60,15 +65,18 @@ class S3Object:
         error = self.bucket.with_remedy(error, "read")
         signer = self.bucket.session.signer
         if isinstance(error, AccessDeniedError) and signer is not None:
-            pays = "" if signer.requester_pays else (
-                f", or the bucket is requester-pays: git config neuromirror.{name}.requester-pays"
-                " true"
-            )  # fmt: skip
+            remedy = f"git config neuromirror.{name}.profile sets another profile)"
+            if self.is_own:
+                remedy = '"profile" in the vault file sets another profile)'
+            elif not signer.requester_pays:
+                remedy += (
+                    f", or the bucket is requester-pays: git config neuromirror.{name}"
+                    ".requester-pays true"
+                )
             code = error.fields.get("Code", "")
             return (
                 f"s3://{name}: access denied to {error.identity} (HTTP {error.status} {code}); they"
-                f" lack the permission (git config neuromirror.{name}.profile sets another "
-                f"profile){pays}"
+                f" lack the permission ({remedy}"
             )
         return str(error)
 
@@ -84,6 +92,8 @@ class S3Access:
         Whether a host on this machine or a private network may be accessed.
     limits
         Limits per host.
+    vaults
+        The vaults of the user. The copies in them are requested as their ``access`` says.
     """
 
     def __init__(
@@ -91,10 +101,13 @@ class S3Access:
         settings: Mapping[tuple[str, str], str],
         is_private_allowed: Callable[[str], bool],
         limits: RequestLimits,
+        vaults: Iterable[VaultAddress] = (),
     ) -> None:
         self._settings = settings
         self._is_private_allowed = is_private_allowed
         self._limits = limits
+        self._own = {one.base: one.access for one in vaults if one.access is not None}
+        # by the name of the bucket, or by the address of a vault of the user
         self._buckets: dict[str, S3Bucket] = {}
         self._failures: dict[str, CredentialsError | NetError] = {}
         self._lock = threading.Lock()
@@ -112,12 +125,15 @@ class S3Access:
         parts = urlsplit(url)
         if parts.scheme != SCHEME or not _NAME.fullmatch(parts.netloc) or not parts.path[1:]:
             raise MalformedS3UrlError(f"{url[:200]!r} is not a URL like s3://bucket/key")
+        place = self._own_vault(url) or parts.netloc
         with self._lock:
-            bucket = self._buckets.get(parts.netloc)
+            bucket = self._buckets.get(place)
             if bucket is None:
-                bucket = self._buckets[parts.netloc] = self._open(parts.netloc)
+                bucket = self._open(parts.netloc, self._own.get(place))
+                self._buckets[place] = bucket
         query = f"?{parts.query}" if parts.query else ""
-        return S3Object(bucket, f"{bucket.object_url(b'')}{parts.path[1:]}{query}")
+        url = f"{bucket.object_url(b'')}{parts.path[1:]}{query}"
+        return S3Object(bucket, url, place in self._own)
 
     def object_with_credentials(self, url: str) -> S3Object:
         """Return the object at a URL; region and credentials are searched once per bucket.
@@ -131,15 +147,15 @@ class S3Access:
         MalformedS3UrlError
             If the URL is malformed.
         """
-        name = urlsplit(url).netloc
+        place = self._own_vault(url) or urlsplit(url).netloc
         try:
-            if (failure := self._failures.get(name)) is not None:
+            if (failure := self._failures.get(place)) is not None:
                 raise failure
             found = self.object(url)
             if found.session.signer is not None:
                 found.session.signer.check()
         except (CredentialsError, NetError) as error:
-            self._failures[name] = error
+            self._failures[place] = error
             raise
         return found
 
@@ -148,19 +164,33 @@ class S3Access:
         for bucket in self._buckets.values():
             bucket.session.close()
 
-    def _open(self, name: str) -> S3Bucket:
-        profile = self._settings.get((name, "profile"))
+    def _own_vault(self, url: str) -> str | None:
+        """Return the address of the user's vault that has the copy at a URL, if there is one.
+
+        An object of upstream in a bucket of the same name has no annex key as its name.
+        """
+        for base in self._own:
+            name = unquote(url[len(base) :]) if url.startswith(base) else ""
+            try:
+                parse_key(name)
+            except ValueError:
+                continue
+            return base
+        return None
+
+    def _open(self, name: str, access: BucketAccess | None) -> S3Bucket:
+        own = access or BucketAccess()
+        profile = own.profile or self._settings.get((name, "profile"))
         endpoint, region = aws_endpoint(profile)
-        endpoint = self._settings.get((name, "endpoint"), endpoint)
-        region = self._settings.get((name, "region"), region)
+        endpoint = own.endpoint or self._settings.get((name, "endpoint"), endpoint)
+        given_region = own.region or self._settings.get((name, "region"))
         if endpoint is not None and _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or ""):
             endpoint = None
-        if endpoint is None and (name, "region") not in self._settings:
+        if endpoint is None and given_region is None:
             region = self._region_of(name) or region
-        region = region or _USUAL_REGION
+        region = given_region or region or _USUAL_REGION
         base_url = bucket_url(name, region, endpoint)
-        host = urlsplit(base_url).netloc
-        allowed = self._is_private_allowed(host)
+        allowed = bool(own.endpoint) or self._is_private_allowed(urlsplit(base_url).netloc)
         signer = AwsSigner(
             base_url,
             region=region,
@@ -169,7 +199,7 @@ class S3Access:
         )
         session = Session(
             limits=self._limits,
-            signer=signer,
+            signer=signer if own.is_signed else None,
             is_private_allowed=only_host_of(base_url) if allowed else None,
             private_hint=lambda address: (
                 f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"

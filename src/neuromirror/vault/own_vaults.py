@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from neuromirror.annex import VaultAddress, VaultKind
+from neuromirror.annex import BucketAccess, VaultAddress, VaultKind
+from neuromirror.model import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
@@ -15,16 +17,32 @@ LOCAL_VAULTS: Final = Path("vaults")
 """The folder of vault files in the working directory."""
 
 
-def own_vault_addresses() -> list[VaultAddress]:
-    """Return where copies are, by the vault files of ``$NEUROMIRROR_VAULTS``, else of ``./vaults``.
+class OwnVaults(NamedTuple):
+    """The vaults of the user.
+
+    Attributes
+    ----------
+    addresses
+        Where copies are, by the names of the vaults.
+    unused
+        A message for each vault that cannot be used: why, and what to do.
+    """
+
+    addresses: list[VaultAddress]
+    unused: list[str]
+
+
+def own_vaults() -> OwnVaults:
+    """Return the vaults in the files of ``$NEUROMIRROR_VAULTS``, else of ``./vaults``.
 
     A folder ``./vaults`` may come from others. Its files are safe to use here: content is compared
-    with its key, no program is started, and buckets with an endpoint of their own are left out.
+    with its key, no program is started, and they select neither the credentials of requests nor the
+    server to which signed requests are sent. A folder that the user has named does both.
 
     Returns
     -------
-    list of VaultAddress
-        The directory vaults with a path and the buckets, by name; empty without vault files.
+    OwnVaults
+        The directory vaults with a path and the buckets; empty without vault files.
 
     Raises
     ------
@@ -33,27 +51,58 @@ def own_vault_addresses() -> list[VaultAddress]:
     """
     named = os.environ.get("NEUROMIRROR_VAULTS")
     if not named and not LOCAL_VAULTS.is_dir():
-        return []
+        return OwnVaults([], [])
     from neuromirror.config.vault_files import load_vaults
 
     vaults = load_vaults(Path(named) if named else LOCAL_VAULTS, required=bool(named))
-    found = (_address(vaults[name]) for name in sorted(vaults))
-    return [one for one in found if one is not None]
+    found: list[VaultAddress] = []
+    unused: list[str] = []
+    for _, vault in sorted(vaults.items()):
+        one = _address(vault, is_named=bool(named))
+        if isinstance(one, str):
+            unused.append(one)
+        else:
+            found.append(one)
+    return OwnVaults(found, unused)
 
 
-def _address(vault: VaultConfig) -> VaultAddress | None:
-    from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile
+def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
+    """Return the address of a vault, or why there is none."""
+    from neuromirror.config.vault_files import (
+        DirectoryVaultFile,
+        S3VaultFile,
+        SpecialRemoteVaultFile,
+        refuse_unsafe_vaults,
+    )
     from neuromirror.vault.opening import directory_path
+    from neuromirror.vault.special_remote import initremote_arguments
 
     settings = vault.settings
-    if isinstance(settings, DirectoryVaultFile) and settings.path:
+    if isinstance(settings, DirectoryVaultFile):
+        if not settings.path:
+            return f"{vault.path} is not used: its folder is in a store; set 'path'"
         path = str(directory_path(vault, None))
         return VaultAddress(VaultKind.DIRECTORY, path, settings.prefer)
-    if isinstance(settings, S3VaultFile):
-        if settings.public_url:
-            base = f"{settings.public_url.rstrip('/')}/{settings.prefix}"
-            return VaultAddress(VaultKind.S3, base, settings.prefer)
-        if not settings.endpoint:
-            base = f"s3://{settings.bucket}/{settings.prefix}"
-            return VaultAddress(VaultKind.S3, base, settings.prefer)
-    return None
+    if isinstance(settings, S3VaultFile) and settings.public_url:
+        base = f"{settings.public_url.rstrip('/')}/{settings.prefix}"
+        return VaultAddress(VaultKind.S3, base, settings.prefer)
+    if not is_named:
+        try:
+            refuse_unsafe_vaults({vault.name: vault}, vault.path.parent)
+        except ConfigurationError as error:
+            return str(error)
+    if isinstance(settings, SpecialRemoteVaultFile):
+        name, remote = shlex.quote(vault.name), shlex.join(initremote_arguments(vault))
+        return (
+            f"{vault.path} is not used: git-annex reads it. In each restored dataset, let it find "
+            f"what the vault has: git annex initremote {remote} && git annex fsck -q --fast "
+            f"--from {name} ; neuromirror get"
+        )
+    access = BucketAccess(
+        settings.endpoint,
+        settings.region,
+        settings.profile,
+        is_signed=settings.credentials != "none",
+    )
+    base = f"s3://{settings.bucket}/{settings.prefix}"
+    return VaultAddress(VaultKind.S3, base, settings.prefer, access if is_named else None)

@@ -89,14 +89,13 @@ class SpecialRemoteVault(Vault):
         self.config = config
         self._settings = config.settings
         self._folder = folder
-        self._options = {"encryption": "none", **config.settings.options}
+        self._options = _all_options(config.settings)
         if self._options["encryption"] != "none":
             raise ConfigurationError(
                 f"{config.path}: encryption: the cipher would be in this machine's private "
                 "repository only; use 'none'"
             )
-        named = json.dumps([config.settings.type, self._options], sort_keys=True)
-        self.uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"neuromirror-vault:{named}"))
+        self.uuid = _uuid_of(config.settings)
         self._lock = threading.Lock()
         self._failures = 0
         self._marker = f"neuromirror vault {self.uuid}\n".encode()
@@ -384,16 +383,13 @@ class SpecialRemoteVault(Vault):
         """Create the private repository, and set up the special remote in it."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700)
-        name, kind = self.config.name, self._settings.type
-        options = [f"{option}={value}" for option, value in self._options.items()]
         for command in (
             ("git", "init", "-q", "--bare", str(self._folder)),
             ("git", "annex", "init", "-q", "neuromirror"),
             # bytes are verified here, so that wrong ones can be reported
             ("git", "config", "annex.verify", "false"),
-            ("git", "annex", "initremote", "-q", name, f"type={kind}", *options,
-             f"uuid={self.uuid}"),
-        ):  # fmt: skip
+            ("git", "annex", "initremote", "-q", *initremote_arguments(self.config)),
+        ):
             done = self._start(command)
             if done.returncode:
                 raise self._unavailable(done.stderr)
@@ -442,6 +438,34 @@ class SpecialRemoteVault(Vault):
         return VaultUnavailableError(
             f"vault {self.config.name}: git-annex cannot use the special remote: {_one_line(why)}"
         )
+
+
+def initremote_arguments(config: VaultConfig) -> list[str]:
+    """Return the arguments of ``git annex initremote`` that set up the special remote of a vault.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+
+    Returns
+    -------
+    list of str
+        The name, the type, the options and the UUID.
+    """
+    settings = config.settings
+    assert isinstance(settings, SpecialRemoteVaultFile)
+    options = [f"{option}={value}" for option, value in _all_options(settings).items()]
+    return [config.name, f"type={settings.type}", *options, f"uuid={_uuid_of(settings)}"]
+
+
+def _all_options(settings: SpecialRemoteVaultFile) -> dict[str, str]:
+    return {"encryption": "none", **settings.options}
+
+
+def _uuid_of(settings: SpecialRemoteVaultFile) -> str:
+    named = json.dumps([settings.type, _all_options(settings)], sort_keys=True)
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"neuromirror-vault:{named}"))
 
 
 def _one_line(text: Any) -> str:
