@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder
 from support.mirror_harness import MirrorHarness, run_git
 
+Clones = Callable[..., Path]
+
 
 def datalad(folder: Path, *arguments: str) -> None:
     command = ["datalad", *arguments]
@@ -25,10 +30,28 @@ def datalad(folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def clone_version(lab: LabStore, folder: Path, label: str = "") -> Path:
-    alias = PUBLISHED.replace(":", "--") + (f"@{label}" if label else "")
-    datalad(folder, "clone", f"ria+file://{lab.mirror_harness.folder}#~{alias}", "clone")
-    return folder / "clone"
+@pytest.fixture(scope="module")
+def clones(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Clones:
+    """Copy a clone by DataLad of a version, which is made once; a label is empty for HEAD."""
+
+    @cache
+    def template(label: str) -> Path:
+        folder = tmp_path_factory.mktemp("cloned")
+        alias = PUBLISHED.replace(":", "--") + (f"@{label}" if label else "")
+        datalad(folder, "clone", f"ria+file://{still_lab.mirror_harness.folder}#~{alias}", "clone")
+        return folder / "clone"
+
+    def copy(folder: Path, label: str = "") -> Path:
+        return Path(shutil.copytree(template(label), folder / "clone", symlinks=True))
+
+    return copy
+
+
+def commit(clone: Path) -> None:
+    """Commit the work tree as ``datalad save`` does."""
+    run_git(clone, "annex", "add", "-q", ".")
+    run_git(clone, "add", "-u")
+    run_git(clone, "commit", "-q", "-m", "own work")
 
 
 def records(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
@@ -51,9 +74,9 @@ def first_file(clone: Path) -> str:
 
 
 def test_a_labs_own_files_are_listed_separately_and_cause_no_failure(
-    still_lab: LabStore, tmp_path: Path
+    still_lab: LabStore, clones: Clones, tmp_path: Path
 ) -> None:
-    clone = clone_version(still_lab, tmp_path)
+    clone = clones(tmp_path)
     _, mirrored, before = verify_clone(clone)
     (clone / "analysis.py").write_text("print(1)\n")
     (clone / "figure.bin").write_bytes(b"\0\1\2" * 999)
@@ -71,14 +94,14 @@ def test_a_labs_own_files_are_listed_separately_and_cause_no_failure(
 
 
 def test_files_of_the_mirror_that_a_lab_changed_are_named(
-    still_lab: LabStore, tmp_path: Path
+    still_lab: LabStore, clones: Clones, tmp_path: Path
 ) -> None:
-    clone = clone_version(still_lab, tmp_path)
+    clone = clones(tmp_path)
     changed, removed = run_git(clone, "ls-files", "*.nwb").splitlines()[:2]
     (clone / changed).unlink()
     (clone / changed).write_bytes(b"something else")
     run_git(clone, "rm", "-q", removed)
-    datalad(clone, "save", "-m", "own work")
+    commit(clone)
     code, files, summary = verify_clone(clone)
     assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
     assert (files[changed][1], files[removed]) == ("file", ("notneeded", "local"))
@@ -87,10 +110,10 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
 
 
 def test_after_an_update_is_merged_the_newest_version_is_verified(
-    still_lab: LabStore, tmp_path: Path
+    still_lab: LabStore, clones: Clones, tmp_path: Path
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
-    clone = clone_version(still_lab, tmp_path, old)
+    clone = clones(tmp_path, old)
     run_git(clone, "switch", "-q", "-c", "published")
     (clone / "analysis.py").write_text("print(1)\n")
     # it appends to .gitattributes, which an update must not change
@@ -134,7 +157,7 @@ def test_own_commits_on_a_restored_dataset_are_no_failure(
     ]
     clone = into / PUBLISHED.replace(":", "--")
     (clone / "analysis.py").write_text("print(1)\n")
-    datalad(clone, "save", "-m", "own work")
+    commit(clone)
     arguments = ("verify", str(paper.file), "--in", str(into), "--allow-missing")
     code, found = records(clone, *arguments)
     assert code == 0, found
@@ -152,8 +175,10 @@ def pin_clone(lab: LabStore, clone: Path, lock: Path) -> dict[str, Any]:
     return one
 
 
-def test_the_checked_out_version_is_pinned(still_lab: LabStore, tmp_path: Path) -> None:
-    clone = clone_version(still_lab, tmp_path)
+def test_the_checked_out_version_is_pinned(
+    still_lab: LabStore, clones: Clones, tmp_path: Path
+) -> None:
+    clone = clones(tmp_path)
     paper = LockFolder(still_lab.mirror_harness, tmp_path)
     record = pin_clone(still_lab, clone, paper.file)
     assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
@@ -163,10 +188,10 @@ def test_the_checked_out_version_is_pinned(still_lab: LabStore, tmp_path: Path) 
 
 @pytest.mark.parametrize("which", ["draft", "older"])
 def test_a_version_that_the_name_does_not_mean_is_pinned_with_a_warning(
-    still_lab: LabStore, tmp_path: Path, which: str
+    still_lab: LabStore, clones: Clones, tmp_path: Path, which: str
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
-    clone = clone_version(still_lab, tmp_path, "draft" if which == "draft" else old)
+    clone = clones(tmp_path, "draft" if which == "draft" else old)
     paper = LockFolder(still_lab.mirror_harness, tmp_path)
     record = pin_clone(still_lab, clone, paper.file)
     assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
@@ -177,9 +202,9 @@ def test_a_version_that_the_name_does_not_mean_is_pinned_with_a_warning(
 
 
 def test_an_adjusted_branch_pins_the_commit_that_was_adjusted(
-    still_lab: LabStore, tmp_path: Path
+    still_lab: LabStore, clones: Clones, tmp_path: Path
 ) -> None:
-    clone = clone_version(still_lab, tmp_path)
+    clone = clones(tmp_path)
     commit = run_git(clone, "rev-parse", "HEAD").strip()
     run_git(clone, "annex", "adjust", "--unlock")
     paper = LockFolder(still_lab.mirror_harness, tmp_path)
@@ -187,10 +212,10 @@ def test_an_adjusted_branch_pins_the_commit_that_was_adjusted(
     assert paper.pin_of(PUBLISHED).commit == commit != run_git(clone, "rev-parse", "HEAD").strip()
 
 
-def test_own_commits_are_not_pinned(still_lab: LabStore, tmp_path: Path) -> None:
-    clone = clone_version(still_lab, tmp_path)
+def test_own_commits_are_not_pinned(still_lab: LabStore, clones: Clones, tmp_path: Path) -> None:
+    clone = clones(tmp_path)
     (clone / "analysis.py").write_text("print(1)\n")
-    datalad(clone, "save", "-m", "own work")
+    commit(clone)
     with still_lab.mirror_harness.index() as index, pytest.raises(NotPinnedError):
         pin_request_for_clone(clone, index)
     run_git(tmp_path, "init", "-q", "other")
