@@ -31,6 +31,10 @@ def test_a_box_is_cut_out_by_a_form(
     for axis, first, last in (("x", 10, 74), ("y", 20, 70), ("z", 30, 31)):
         page.locator(f'input[name="{axis}0"]').fill(str(first))
         page.locator(f'input[name="{axis}1"]').fill(str(last))
+    # the command for an export has the same box
+    assert (
+        "--box 10:74,20:70,30:31 " in page.locator("[data-what='export commands'] pre").inner_text()
+    )
     page.get_by_role("radio", name="PNG").check()
     with page.expect_download() as coming:
         page.get_by_role("button", name="Cut out").click()

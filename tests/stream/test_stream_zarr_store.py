@@ -318,7 +318,7 @@ def test_parts_of_files_are_read(
     store.close()
 
 
-# --- 1,000 faults, seeded
+# --- 400 faults, seeded
 
 
 @pytest.mark.slow
@@ -328,7 +328,7 @@ def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path:
     chunks = [name for name in served.tree.files if name.startswith("c/")]
     counts = {"right": 0, "error": 0}
     named: set[tuple[str, str]] = set()
-    for number in range(1000):
+    for number in range(400):
         name = drawn.choice(chunks)
         row, column = (int(one) for one in name.split("/")[1:])
         content = server.contents[f"/{name}"]
@@ -355,7 +355,7 @@ def _break(
 ) -> None:
     """Corrupt, truncate, replace, remove, delay or cut off a chunk, for ever or once."""
     path = f"/{name}"
-    kind = 6 if number % 20 == 7 else number % 6
+    kind = 6 if number % 40 == 7 else number % 6
     at = drawn.randrange(len(content))
     if kind == 0:
         server.contents[path] = (

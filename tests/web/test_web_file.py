@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from neuromirror.crawl import JournalRecorder
-from neuromirror.model import FileRecord, Location, LocationsChecked
+from neuromirror.model import Digest, FileRecord, Location, LocationsChecked
 from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
 from support.scripted_source import (
     START,
@@ -43,6 +43,14 @@ def file_at(*urls: str) -> ScriptedFile:
     return found
 
 
+class FileInParts(ScriptedFile):
+    """A file whose only checksum is that of an upload in parts."""
+
+    def record(self, path: str) -> FileRecord:
+        etag = Digest("etag", f"{'0123456789abcdef' * 2}-1", "bucket")
+        return msgspec.structs.replace(super().record(path), digests=(etag,), part_size=5 << 20)
+
+
 DANDI = "https://api.dandiarchive.org/api/assets/546a7033/download/"
 OPEN = "https://bucket.example.org/some.nwb"
 
@@ -56,6 +64,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
         {"a.txt": ScriptedFile(b"first"), "same.txt": ScriptedFile(b"shared")}
     )
     source.scripted_datasets["two"] = ScriptedDataset({"deep/copy.txt": ScriptedFile(b"shared")})
+    source.scripted_datasets["parts"] = ScriptedDataset({"a.bin": FileInParts(b"in parts")})
     source.scripted_datasets["000027"] = ScriptedDataset(
         {
             "dandi.nwb": file_at(OPEN, DANDI),
@@ -216,3 +225,8 @@ def test_a_name_that_a_shell_would_read_is_quoted(box: ScriptedHarness) -> None:
         (code,) = [one for one in commands(page) if one.startswith("import urllib")]
         assert repr(name) in repr(ast.literal_eval(code.rpartition(", ")[2].rstrip(")")))
         assert not (box.folder / "owned").exists()
+
+
+def test_a_checksum_of_parts_has_their_size(catalogue: RunningCatalogue) -> None:
+    text = catalogue.text("/file/box:parts@latest?path=a.bin")
+    assert "0123456789abcdef-1 in parts of 5.2 MB (5,242,880 bytes)" in text

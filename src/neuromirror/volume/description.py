@@ -259,7 +259,10 @@ def _describe_layer(
         levels.append(level)
         storage = _level_storage(files, row, scale, level, ITEM_SIZES[dtype], info)
         if storage.sharding is not None and not (reads_shards or storage.unreadable_reason):
-            storage = replace(storage, unreadable_reason="its chunks are packed into shards")
+            storage = replace(
+                storage,
+                unreadable_reason="its chunks are in shards, which the catalogue does not read",
+            )
         stored.append(storage)
     if not levels:
         raise NotAVolumeError(f"{row.name} is not a volume: its info file has no scales")

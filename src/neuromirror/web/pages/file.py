@@ -53,6 +53,7 @@ async def file(request: CatalogueRequest) -> Response:
             {
                 "version": shapes.Version.of(row).plain(),
                 "file": shapes.File.of(found).plain(),
+                "part_size": found.part_size,
                 "locations": locations[:MAX_LOCATIONS],
                 "has_more_locations": len(locations) > MAX_LOCATIONS,
                 "has_preview": previews.is_possible(found),

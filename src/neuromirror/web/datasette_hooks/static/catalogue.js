@@ -1,4 +1,5 @@
-// Adds copy buttons to commands and loads previews; the pages work without this script.
+// Adds copy buttons to commands, loads previews, and writes the box of a cutout into the command;
+// the pages work without this script.
 "use strict";
 const previewPlace = document.querySelector("#preview[data-address]");
 if (previewPlace) {
@@ -37,4 +38,20 @@ for (const box of document.querySelectorAll(".copy")) {
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
   box.append(button);
+}
+const cutoutForm = document.querySelector("form.cut");
+if (cutoutForm) {
+  const command = document.querySelector(
+    "[data-what='export commands'] pre, [data-what='layer commands'] pre");
+  const writeBox = () => {
+    if (!cutoutForm.checkValidity()) return;
+    const ranges = ["x", "y", "z"].map(
+      (axis) => cutoutForm.elements[axis + "0"].value + ":" + cutoutForm.elements[axis + "1"].value);
+    command.textContent = command.textContent
+      .replace(/--box \S+/, "--box " + ranges.join(","))
+      .replace(/\[-?\d+:[^\]]*\]/, "[" + ranges.join(", ") + "]")
+      .replace(/--time \S+/, () => "--time " + cutoutForm.elements.t.value);
+  };
+  cutoutForm.addEventListener("input", writeBox);
+  addEventListener("pageshow", writeBox);  // browsers restore the fields of a form
 }
