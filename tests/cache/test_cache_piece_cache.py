@@ -42,6 +42,7 @@ def write(cache: PieceCache, content: bytes, *starts: int, size: int = MIB) -> N
     cached = cache.content(name_of(content))
     for start in starts:
         cache.write(cached, start, content[start : start + size])
+    cache.finish_writing()
     cached.close()
 
 
@@ -68,6 +69,7 @@ def test_all_pieces_together_are_a_whole_content(cache: PieceCache) -> None:
 def test_an_unfinished_leaf_is_not_cached(cache: PieceCache) -> None:
     cached = cache.content(name_of(CONTENT))
     cache.write(cached, 0, CONTENT[: MIB + 10])
+    cache.finish_writing()
     assert cached.read(0, MIB) == CONTENT[:MIB]
     assert cached.read(0, MIB + 10) is None
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
 import random
 import resource
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror import stream
-from neuromirror.cache import PieceCache, open_cache
+from neuromirror.cache import ContentName, PieceCache, open_cache
 from neuromirror.cache.cached_content import CachedContent, Data
 from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
 from neuromirror.stream.cache_filling import fill_cache
@@ -54,6 +60,43 @@ def test_reading_twice_costs_no_request(cache: PieceCache, piece_size: int | Non
     with stream.open(tree, "x.bin", cache=cache) as opened:  # the server is gone
         assert opened.read() == CONTENT
     assert len(web.requests) == before
+
+
+def test_a_read_does_not_wait_for_the_cache(
+    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), CachedContent.write
+
+    def write_late(self: CachedContent, start: int, data: Data) -> None:
+        assert may_write.wait(60)
+        write(self, start, data)
+
+    monkeypatch.setattr(CachedContent, "write", write_late)
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x")
+        with stream.open(tree, "x.bin", cache=cache) as opened:
+            assert opened.read() == CONTENT
+    assert not cache.folder.joinpath("whole").exists()
+    may_write.set()
+    with stream.open(tree, "x.bin", cache=cache) as opened:  # the server is gone
+        assert opened.read() == CONTENT
+
+
+def test_a_process_writes_what_it_has_read_before_it_exits(cache: PieceCache) -> None:
+    name = ContentName("sha256", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    cache.write(cache.content(name), 0, CONTENT[:MIB])  # a fork lacks the thread that writes
+    program = "import pickle, sys; cache, name, data = pickle.load(sys.stdin.buffer)\n"
+    program += "cache.write(cache.content(name), 2 << 20, data)"
+    given = pickle.dumps((cache, name, CONTENT[2 * MIB :]))
+    subprocess.run([sys.executable, "-c", program], input=given, check=True)
+    child = os.fork()
+    if child == 0:
+        cache.write(cache.content(name), MIB, CONTENT[MIB : 2 * MIB])
+        cache.finish_writing()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert cache.content(name).read(0, len(CONTENT)) == CONTENT
 
 
 @pytest.mark.parametrize("piece_size", [1 << 16, None])

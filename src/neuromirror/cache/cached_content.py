@@ -37,7 +37,7 @@ class CachedContent:
 
     def __init__(self, whole: str, pieces: str, size: int) -> None:
         # text, because a Zarr has very many small contents
-        self._whole_name, self._pieces_name = whole, pieces
+        self.whole_name, self._pieces_name = whole, pieces
         self.size = size
         self._leaves = -(-size // LEAF)
         self._whole: int | None = None
@@ -47,7 +47,7 @@ class CachedContent:
     @property
     def whole_path(self) -> Path:
         """The path of the whole content."""
-        return Path(self._whole_name)
+        return Path(self.whole_name)
 
     @property
     def pieces_path(self) -> Path:
@@ -122,7 +122,7 @@ class CachedContent:
         """
         stop = start + len(data)
         with self._lock:
-            if os.path.exists(self._whole_name):
+            if os.path.exists(self.whole_name):
                 return
             if start == 0 and stop == self.size:
                 self._write_whole(data)
@@ -174,7 +174,7 @@ class CachedContent:
     def _find(self, start: int, stop: int) -> int | None:
         """Return the descriptor of the file that has a range."""
         if self._whole is None:
-            self._whole = _open(self._whole_name, os.O_RDONLY)
+            self._whole = _open(self.whole_name, os.O_RDONLY)
             if self._whole is not None and os.fstat(self._whole).st_size != self.size:
                 # cut off, for example by a loss of power
                 os.close(self._whole)
@@ -192,7 +192,7 @@ class CachedContent:
 
     def _write_whole(self, data: Data) -> None:
         # plain calls of os: a Zarr has very many small contents
-        folder, name = os.path.split(self._whole_name)
+        folder, name = os.path.split(self.whole_name)
         draft = f"{folder}/.{name}.{os.getpid()}.{threading.get_ident()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -207,7 +207,7 @@ class CachedContent:
                 os.close(descriptor)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), draft)
-            os.replace(draft, self._whole_name)
+            os.replace(draft, self.whole_name)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(draft)

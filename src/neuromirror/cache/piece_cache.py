@@ -18,7 +18,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ _PIECES: Final = "pieces"
 _OWNER_MODE: Final = 0o700
 _KEPT: Final = 0.9
 """The part of the limit that remains filled when old contents are removed."""
+_MAX_PENDING: Final = 32 << 20
+"""Maximum size in bytes of the pieces that wait to be written; others are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class PieceCache:
         self._lock = threading.Lock()
         self._unchecked: int | None = None
         self._failed = False
+        self._writes = _BackgroundWrites(self._write)
 
     def __reduce__(self) -> tuple[type[PieceCache], tuple[Path, int]]:
         return PieceCache, (self.folder, self.limit)
@@ -101,9 +105,11 @@ class PieceCache:
             The content; close it after use.
         """
         below = f"{name.folder_name}/{name.file_name}"
-        return CachedContent(
+        found = CachedContent(
             f"{self.folder}/{_WHOLE}/{below}", f"{self.folder}/{_PIECES}/{below}", name.size
         )
+        self._background().finish(found)
+        return found
 
     def accepts(self, size: int) -> bool:
         """Return whether contents of this size in bytes are cached: up to half of the limit."""
@@ -112,7 +118,8 @@ class PieceCache:
     def write(self, content: CachedContent, start: int, data: Data) -> None:
         """Write a verified piece of a content, unless the content is larger than half the limit.
 
-        After an error, such as a full disk, this object writes no more pieces.
+        The piece is written in the background, before the process exits. After an error, such as a
+        full disk, this object writes no more pieces.
 
         Parameters
         ----------
@@ -121,10 +128,18 @@ class PieceCache:
         start
             The offset of the piece in bytes.
         data
-            The bytes.
+            The bytes, which must not change any more.
         """
         if self._failed or not self.accepts(content.size):
             return
+        if not self._background().submit(content, start, data):
+            self._write(content, start, data)
+
+    def finish_writing(self) -> None:
+        """Wait until all pieces are written that were passed to :meth:`write`."""
+        self._background().finish()
+
+    def _write(self, content: CachedContent, start: int, data: Data) -> None:
         try:
             self._prepare()
             content.write(start, data)
@@ -166,13 +181,17 @@ class PieceCache:
         self._count(name.size)
 
     def entries(self) -> Iterator[CachedEntry]:
-        """Yield all contents.
+        """Return all contents.
 
-        Yields
-        ------
-        CachedEntry
-            A content.
+        Returns
+        -------
+        iterator of CachedEntry
+            The contents.
         """
+        self.finish_writing()
+        return self._entries()
+
+    def _entries(self) -> Iterator[CachedEntry]:
         for folder in (_WHOLE, _PIECES):
             for path in _files(self.folder / folder):
                 with suppress(FileNotFoundError):
@@ -203,7 +222,7 @@ class PieceCache:
         with self._exclusive(wait=wait) as is_held:
             if not is_held:
                 return 0, 0
-            found = sorted(self.entries(), key=lambda one: one.used)
+            found = sorted(self._entries(), key=lambda one: one.used)
             total = sum(one.stored for one in found)
             for one in found:
                 if total <= (self.limit if limit is None else limit):
@@ -226,11 +245,17 @@ class PieceCache:
         OSError
             A content cannot be removed.
         """
+        self.finish_writing()
         found = self.prune(-1, wait=True)
         for name in (_WHOLE, _PIECES):
             # other processes may write there
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return found
+
+    def _background(self) -> _BackgroundWrites:
+        if self._writes.process != os.getpid():  # a fork has no threads
+            self._writes = _BackgroundWrites(self._write)
+        return self._writes
 
     def _prepare(self) -> None:
         if self._unchecked is None:
@@ -246,7 +271,7 @@ class PieceCache:
             if self._unchecked <= self.limit // 16:
                 return
             self._unchecked = 0
-        if sum(one.stored for one in self.entries()) > self.limit:
+        if sum(one.stored for one in self._entries()) > self.limit:
             self.prune(int(self.limit * _KEPT))
 
     @contextmanager
@@ -266,6 +291,48 @@ class PieceCache:
             yield is_held
         finally:
             os.close(descriptor)
+
+
+class _BackgroundWrites:
+    """Writes pieces in a thread, so that their readers need not wait. Thread-safe."""
+
+    def __init__(self, write: Callable[[CachedContent, int, Data], None]) -> None:
+        self.process = os.getpid()
+        self._write = write
+        self._lock = threading.Lock()
+        # a pool, because Python finishes its work before the process exits
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="neuromirror-cache")
+        self._last: dict[str, Future[None]] = {}
+        self._bytes = 0
+
+    def submit(self, content: CachedContent, start: int, data: Data) -> bool:
+        """Write a piece later; return False if too many wait already, or the process exits."""
+        name = content.whole_name
+        with self._lock:
+            if self._bytes + len(data) > _MAX_PENDING:
+                return False
+            try:
+                future = self._pool.submit(self._write, content, start, data)
+            except RuntimeError:  # the process exits
+                return False
+            self._bytes += len(data)
+            self._last[name] = future
+
+        def forget(_: Future[None]) -> None:
+            with self._lock:
+                self._bytes -= len(data)
+                if self._last.get(name) is future:
+                    del self._last[name]
+
+        future.add_done_callback(forget)
+        return True
+
+    def finish(self, content: CachedContent | None = None) -> None:
+        """Wait until the pieces of a content, or all of them, are written."""
+        with self._lock:
+            found = self._last.values() if content is None else [self._last.get(content.whole_name)]
+            waits = [one for one in found if one is not None]
+        wait(waits)
 
 
 def _files(folder: Path) -> Iterator[Path]:
