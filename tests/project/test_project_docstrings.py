@@ -9,6 +9,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ HELP_TEXTS = {"cli", "datalad_ext"}
 _NESTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-def _public() -> dict[str, Any]:
+@cache
+def public() -> dict[str, Any]:
     """Return what packages export, by its full name in the first package that exports it."""
     found: dict[str, Any] = {}
     for path in sorted((SRC / "neuromirror").rglob("__init__.py")):
@@ -34,15 +36,6 @@ def _public() -> dict[str, Any]:
             if not any(exported is one for one in found.values()):
                 found[f"{module.__name__}.{name}"] = exported
     return found
-
-
-PUBLIC = _public()
-FUNCTIONS = {
-    name: inspect.unwrap(one)
-    for name, one in PUBLIC.items()
-    if inspect.isfunction(inspect.unwrap(one))
-}
-CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
 
 
 COMPLETE = [
@@ -76,21 +69,28 @@ COMPLETE = [
     ["web", "server"],
 ]
 """Packages whose public classes also have documented methods and fields."""
-METHODS = {
-    f"{name}.{method}": inspect.unwrap(getattr(member, "__func__", member))
-    for name, one in CLASSES.items()
-    if name.split(".")[1:-1] in COMPLETE
-    for method, member in vars(one).items()
-    if not method.startswith("_") and inspect.isfunction(getattr(member, "__func__", member))
-}
-FIELDS = {
-    name: one
-    for name, one in CLASSES.items()
-    if name.split(".")[1:-1] in COMPLETE
-    and (dataclasses.is_dataclass(one) or issubclass(one, msgspec.Struct))
-}
-DOCUMENTED = {**FUNCTIONS, **METHODS}
 NO_RESULT = {"None", "NoReturn", "Iterator[None]"}
+
+
+def public_functions() -> dict[str, Any]:
+    """Return public functions, and the methods of public classes, by their full names."""
+    functions = {name: inspect.unwrap(one) for name, one in public().items()}
+    methods = {
+        f"{name}.{method}": inspect.unwrap(getattr(member, "__func__", member))
+        for name, one in complete_classes().items()
+        for method, member in vars(one).items()
+        if not method.startswith("_") and inspect.isfunction(getattr(member, "__func__", member))
+    }
+    return {name: one for name, one in functions.items() if inspect.isfunction(one)} | methods
+
+
+def complete_classes() -> dict[str, type]:
+    """Return the public classes of the packages in COMPLETE."""
+    return {
+        name: one
+        for name, one in public().items()
+        if inspect.isclass(one) and name.split(".")[1:-1] in COMPLETE
+    }
 
 
 def sections(function: Any) -> dict[str, list[str]]:
@@ -136,15 +136,19 @@ def undocumented(name: str, function: Any) -> Iterator[str]:
 
 
 def test_public_functions_document_their_parameters_results_and_errors() -> None:
-    assert len(FUNCTIONS) > 150
-    assert len(METHODS) > 150
-    lacking = [one for name, function in DOCUMENTED.items() for one in undocumented(name, function)]
-    assert lacking == []
+    functions = public_functions()
+    assert len(functions) > 500
+    assert [one for name in functions for one in undocumented(name, functions[name])] == []
 
 
 def test_public_records_document_their_fields() -> None:
     lacking = []
-    for name, record in FIELDS.items():
+    records = {
+        name: one
+        for name, one in complete_classes().items()
+        if dataclasses.is_dataclass(one) or issubclass(one, msgspec.Struct)
+    }
+    for name, record in records.items():
         found = sections(record)
         own = {one for one in vars(record).get("__annotations__", {}) if one[0] != "_"}
         commented = set(re.findall(r"^    (\w+): .*\n    \"\"\"", inspect.getsource(record), re.M))
@@ -154,5 +158,5 @@ def test_public_records_document_their_fields() -> None:
             for one in group.split(", ")
         }
         lacking += [f"{name}.{one}" for one in own - commented - documented]
-    assert len(FIELDS) > 100
+    assert len(records) > 100
     assert lacking == []

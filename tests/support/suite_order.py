@@ -30,7 +30,7 @@ MARKED_FILES = {
 DURATIONS: dict[str, dict[str, Any]] = json.loads(
     (ROOT / "tests" / "durations.json").read_text("utf-8")
 )
-"""Recorded by ``scripts/tests_map.py``; a test that is not in it counts as fast."""
+"""Recorded by ``scripts/durations.py``; a test that is not in it counts as fast."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     items.sort(
         key=lambda item: (
-            # # one worker runs all browser tests, so that their catalogue is created once
+            # one worker runs all browser tests, so that their catalogue is created once
             item.get_closest_marker("browser") is None,
             -seconds[item.path.parent],
             item.path.parent,
