@@ -207,6 +207,7 @@ def test_an_address_is_refused_where_a_file_or_folder_is_expected(synced: Shell)
     url = "https://mirror.example.org/dataset/demo:000002"
     for command, suggested in (
         (["verify"], "clone"),
+        (["restore"], "pin"),
         (["restore", "--into", "data"], "pin"),
         (["outdated"], "versions"),
     ):
@@ -229,7 +230,7 @@ def test_a_missing_lock_file_or_folder_has_the_nearest_as_a_suggestion(
         assert failed["suggestions"] == ["../datasets.lock"], command
     (failed,) = synced.records("verify", "clone", code=2)
     assert failed["suggestions"] == ["clone1", "../datasets.lock"]
-    (failed,) = synced.records("restore", "../dataset.lock", "--into", "data", code=2)
+    (failed,) = synced.records("restore", "../dataset.lock", code=2)
     assert failed["suggestions"] == ["../datasets.lock"]
 
 
@@ -252,7 +253,9 @@ def test_verify_outside_of_a_clone_suggests_clones_and_lock_files(
     (failed,) = synced.records("verify", code=2)
     assert failed["suggestions"] == ["../datasets.lock"]
     # the folder of a lock file
-    assert "neuromirror restore" in synced.run("verify", "..", code=1).err
+    missing = synced.run("verify", "..", code=1)
+    assert "neuromirror restore" in missing.err
+    assert "--in" not in missing.out + missing.err
     synced.run("restore", "..", "--into", "data", "--offline")
     assert "--in data" in synced.run("verify", "../datasets.lock", "--in", ".", code=1).err
 

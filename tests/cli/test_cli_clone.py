@@ -250,8 +250,16 @@ def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_
     user.mirrors.mkdir()
     with run_catalogue(folder, environment) as catalogue:
         user.run("clone", NAME, "--from", catalogue.address, "--get", "**/*.nwb")
-        missing = user.records("clone", "demo:999999", "x", "--from", catalogue.address, code=1)
-    assert [one["status"] for one in missing] == ["error"]
+        address = catalogue.address
+        for arguments, reason in (
+            (["demo:999999", "x", "--from", address], "demo:999999: there is no such dataset at"),
+            ([f"{address}/dataset/{NAME}@9.9.9", "x"], f"{NAME}: there is no version 9.9.9 at"),
+        ):
+            error = user.run("clone", *arguments, code=1).error_line
+            assert f"{reason} {address}" in error
+            assert "fatal" not in error
+    error = user.run("clone", NAME, "x", "--from", address, code=1).error_line
+    assert f"{address}/ cannot be reached: Failed to connect" in error
     files = files_of(synced)
     chosen = [path for path in files if path.endswith(".nwb")]
     assert chosen

@@ -154,6 +154,17 @@ def test_a_bad_watch_is_an_error_and_stops_no_other(
     assert invoke(lab, "status").exit_code == 0
 
 
+def test_a_watch_takes_every_address(lab: LabStore, source: ScriptedSource, run: Run) -> None:
+    rows = [json.loads(line) for line in invoke(lab, "versions", "box:one").stdout.splitlines()]
+    addresses = (f"swh:1:rev:{rows[-1]['commit']}", "https://m.example.org/dataset/box:one")
+    assert run(*addresses)[0] == 0
+    change(lab, source, b"second")
+    assert news(run(*addresses)[1]) == [("version", "box:one")] * 2
+    code, found = run("bxo:one")
+    assert (code, found[0]["status"]) == (1, "error")
+    assert "did you mean box:one?" in found[0]["message"]
+
+
 def test_a_dry_run_validates_and_changes_nothing(
     lab: LabStore, run: Run, state: Path, tmp_path: Path
 ) -> None:

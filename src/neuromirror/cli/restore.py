@@ -13,6 +13,7 @@ from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
 from neuromirror.cli.outcome_report import HostMessages
+from neuromirror.model.errors import ConfigurationError
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")
@@ -27,8 +28,7 @@ from neuromirror.cli.outcome_report import HostMessages
     "--into",
     type=NamedPath(),
     metavar="DIR",
-    required=True,
-    help="Folder for the datasets; it is created if it does not exist.",
+    help="Folder for the datasets, required; it is created if it does not exist.",
 )
 @click.option(
     "--clone",
@@ -65,7 +65,7 @@ from neuromirror.cli.outcome_report import HostMessages
 def restore_command(
     settings: Settings,
     lock: Path,
-    into: Path,
+    into: Path | None,
     clones: tuple[str, ...],
     copies: tuple[str, ...],
     jobs: int | None,
@@ -101,6 +101,10 @@ def restore_command(
 
     refuse_address(lock, "a lock file", "pin")
     found = load_lock(lock / DEFAULT_LOCK if lock.is_dir() else lock)
+    if into is None:
+        raise ConfigurationError(
+            "--into is missing: name a folder for the datasets, for example --into data"
+        )
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
     own = own_vaults()
     vaults = [*(parse_location(one) for one in copies), *own.addresses]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import find_address, may_be_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.model.errors import NeuromirrorError
 
 if TYPE_CHECKING:
+    from neuromirror.index import Index
     from neuromirror.lab.watch import Channel, Watch, WatchFile
 
 NEWS = 4
@@ -35,8 +37,9 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     required=True,
     metavar="LOCK|DATASET|KEYWORDS...",
     help="A lock file (a name that ends in .lock, or an existing file), a dataset, a version that "
-    "you use (dandi:000027@0.210831.2033), a condition ('modality=eph*'), or words to search for. "
-    "Each argument is one watch; quote words that must all match ('hippocampus sleep').",
+    "you use (dandi:000027@0.210831.2033), both also by another address, a condition "
+    "('modality=eph*'), or words to search for. Each argument is one watch; quote words that must "
+    "all match ('hippocampus sleep').",
 )
 @click.option("--mail", "mails", multiple=True, metavar="ADDRESS", help="Send news by mail.")
 @click.option(
@@ -214,8 +217,8 @@ def _check_watches(
         record = {"kind": "watch", "watch": name, "status": "error", "message": message}
         settings.emit("watch", record, f"{'error':<10} {name}  {message}")
 
-    watches = _watches(what, fail)
     with settings.index() as index:
+        watches = _watches(settings, index, what, fail)
         for watch in watches:
             try:
                 found, known = check_watch(watch, index, content.watches.get(watch.name))
@@ -238,13 +241,28 @@ def _check_watches(
     return failures, len(news)
 
 
-def _watches(what: Sequence[str], fail: Callable[[str, str], None]) -> list[Watch]:
+def _watches(
+    settings: Settings, index: Index, what: Sequence[str], fail: Callable[[str, str], None]
+) -> list[Watch]:
     from neuromirror.lab.watch import parse_watch
 
     watches: dict[str, Watch] = {}
     for text in what:
         try:
-            watches.update({one.name: one for one in parse_watch(text)})
+            found = parse_watch(_resolved(settings, index, text))
         except NeuromirrorError as error:
             fail(text, str(error))
+        else:
+            watches.update({one.name: one for one in found})
     return list(watches.values())
+
+
+def _resolved(settings: Settings, index: Index, text: str) -> str:
+    """Return the name of the dataset or version at an address; other arguments are unchanged."""
+    is_condition = "=" in text.partition("://")[0]
+    if is_condition or " " in text or text.endswith("@") or not may_be_address(text):
+        return text
+    if os.path.lexists(text):
+        return text
+    address = find_address(settings, text, index)
+    return address.dataset if address.version is None else f"{address.dataset}@{address.version}"

@@ -9,7 +9,13 @@ from typing import Final
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import Result, describe_error
 from neuromirror.index import FailureRow
-from neuromirror.model import NeuromirrorError, TaskFailed, TaskRecovered, current_timestamp
+from neuromirror.model import (
+    NeuromirrorError,
+    TaskFailed,
+    TaskRecovered,
+    current_timestamp,
+    name_from_alias,
+)
 from neuromirror.net import redact
 from neuromirror.store import HousekeepingResult, Store
 
@@ -161,14 +167,6 @@ class FailureLog:
                 self.record_failure(task, redact(str(error)), name)
             raise
         self.record_success(task, name)
-
-
-def name_from_alias(alias: str) -> str:
-    """Return the name of the dataset with an alias: ``dandi:000027`` for ``dandi--000027``.
-
-    For the alias of a mirror's superdataset it is the name of the mirror.
-    """
-    return alias.replace("--", ":", 1).replace("--", "/")
 
 
 def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from neuromirror.lab.globs import Globs
 from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS
 from neuromirror.lab.work_trees import run_git
 from neuromirror.mint.documents import OWN_NAMES
-from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.model import ConfigurationError, NeuromirrorError, name_from_alias
 from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
 from neuromirror.store import SafeFolder, refuse_relative_symlinks
@@ -39,6 +40,11 @@ from neuromirror.transfer.git_commands import disabled_filters
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
 
+_NO_REPOSITORY: Final = re.compile("repository '[^']*' not found")
+_NO_BRANCH: Final = re.compile("Remote branch .* not found in upstream")
+_NO_CONNECTION: Final = re.compile(
+    "(Could not resolve host|Failed to connect|Connection timed out|SSL)[^;\\n]*"
+)
 _QUIET_OPTIONS: Final = ("-c", "advice.detachedHead=false")
 
 
@@ -133,8 +139,23 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     except (GitError, ObjectsRefusedError) as error:
         if is_new:
             folder.rmdir()
-        message = with_redirect_advice(redact(str(error)))
-        raise CloneFailedError(f"{redact(url)}: git cannot clone it: {message}") from error
+        raise CloneFailedError(_failure_message(url, redact(str(error)))) from error
+
+
+def _failure_message(url: str, message: str) -> str:
+    """Return the reason why a mirror was not cloned, from the message of git."""
+    base, _, name = url.removeprefix("ria+").partition("#~")
+    alias, _, label = name.partition("@")
+    base, dataset = redact(base), name_from_alias(alias)
+    if _NO_REPOSITORY.search(message):
+        return f"{dataset}: there is no such dataset at {base}; check the name and the URL"
+    if _NO_BRANCH.search(message):
+        return (
+            f"{dataset}: there is no version {label} at {base}; without @{label}, it is the newest"
+        )
+    if (failed := _NO_CONNECTION.search(message)) is not None:
+        return f"{base} cannot be reached: {failed[0]}; check the network and the URL"
+    return f"{base}: git cannot clone {dataset}: {with_redirect_advice(message)}"
 
 
 def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -> None:

@@ -218,6 +218,22 @@ def alias_of(name: str) -> str:
     return name.replace(":", "--").replace("/", "--")
 
 
+def name_from_alias(alias: str) -> str:
+    """Return the name of the dataset with an alias: ``dandi:000027`` for ``dandi--000027``.
+
+    Parameters
+    ----------
+    alias
+        The alias of a dataset, or of a mirror's superdataset.
+
+    Returns
+    -------
+    str
+        The name of the dataset, or of the mirror.
+    """
+    return alias.replace("--", ":", 1).replace("--", "/")
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
     """Identifies a dataset of a mirror.

@@ -164,7 +164,9 @@ class _Verifier:
                 yield from self._of_plain_folder(scope, expected, folder)
                 return
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
-            if near := sorted(folder.parent.glob(f"*/{folder.name}")):
+            found = sorted(folder.parent.glob(f"*/{folder.name}"))
+            # the folder of the manifests has one of the same name
+            if near := [one for one in found if one not in manifest.parents]:
                 message += f", or specify --in {near[0].parent}"
             # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
