@@ -83,6 +83,12 @@ def test_a_file_in_git_is_already_present(shell: Shell, folder: Path) -> None:
     assert "git restore" in failed["message"]
 
 
+def test_a_glob_without_files_names_what_there_is(shell: Shell, folder: Path) -> None:
+    failed = shell.records("clone", NAME, "--get", "sub-20", code=1)[-1]
+    assert failed["status"] == "impossible"
+    assert "no file of the version matches; there are, for example, sub-20" in failed["message"]
+
+
 def test_the_version_of_a_clone_is_printed(shell: Shell, folder: Path) -> None:
     out = shell.run("clone", NAME, "mine").out
     published = [one for one in shell.records("versions", NAME) if one["kind"] == "published"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -285,7 +286,10 @@ def get_selected(
             chosen.append(path)
     for glob in () if failed else selection:
         if not any(map(Globs([glob]).matches, chosen)):
-            yield Outcome("get", "impossible", glob, "no file of the version matches")
+            names = sorted(one for one in os.listdir(top) if not one.startswith("."))
+            near = ", ".join(get_close_matches(glob, names) or names[:3])
+            example = f"; there are, for example, {near}" if near else ""
+            yield Outcome("get", "impossible", glob, f"no file of the version matches{example}")
     if chosen:
         yield from get(top, [top / path for path in chosen], jobs=jobs, progress=progress)
 

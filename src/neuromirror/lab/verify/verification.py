@@ -166,7 +166,8 @@ class _Verifier:
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
             found = sorted(folder.parent.glob(f"*/{folder.name}"))
             # the folder of the manifests has one of the same name
-            if near := [one for one in found if one not in manifest.parents]:
+            of_manifest = manifest.resolve().parents
+            if near := [one for one in found if one.resolve() not in of_manifest]:
                 message += f", or specify --in {near[0].parent}"
             # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
