@@ -11,7 +11,8 @@ from neuromirror.model import NeuromirrorError
 
 MAX_RANGES: Final = 16
 """Maximum number of ranges per request."""
-_RANGE: Final = re.compile(r"(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))", re.ASCII)
+_RANGE: Final = re.compile(r"(?:(\d+)-(\d+)?|-(\d+))", re.ASCII)
+_MAX_DIGITS: Final = 19
 _TAG: Final = re.compile(r'(W/)?("[^"]*")')
 
 Span = tuple[int, int]
@@ -54,14 +55,13 @@ def parse_ranges(header: str, size: int) -> list[Span] | None:
         match = _RANGE.fullmatch(one.strip())
         if match is None:
             return None
-        first, last, tail = match.groups()
-        if last is not None and int(last) < int(first):
+        first, last, tail = map(_number, match.groups())
+        if first is None:
+            span = max(0, size - (tail or 0)), size
+        elif last is not None and last < first:
             return None
-        span = (
-            (max(0, size - int(tail)), size)
-            if tail is not None
-            else (int(first), size if last is None else min(int(last) + 1, size))
-        )
+        else:
+            span = first, size if last is None else min(last + 1, size)
         if span[0] < span[1]:
             found.append(span)
         if len(found) > MAX_RANGES:
@@ -71,6 +71,14 @@ def parse_ranges(header: str, size: int) -> list[Span] | None:
     if any(one[1] > other[0] for one, other in pairwise(found)):
         raise RangeNotSatisfiableError("the ranges overlap or are not in ascending order")
     return found
+
+
+def _number(digits: str | None) -> int | None:
+    """Return the value of digits; values beyond any size of a file are all the same."""
+    significant = (digits or "").lstrip("0")
+    if len(significant) > _MAX_DIGITS:
+        return int("9" * _MAX_DIGITS)
+    return None if digits is None else int(significant or "0")
 
 
 def is_not_modified(headers: Mapping[str, str], etag: str) -> bool:
