@@ -16,12 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.lab.export_formats import LINE_FORMATS, ExportedFile, s3_address
+from neuromirror.lab.export_formats import (
+    LINE_FORMATS,
+    ExportedFile,
+    NotExportableError,
+    s3_address,
+)
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder
 from support.mirror_harness import MirrorHarness
 from support.moto_buckets import moto_server
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
+from support.stub_server import StubServer, responds_with
 
 FILE_FORMATS = ("pooch", "sha256sum", "aria2", "curl", "wget", "addurls", "quilt")
 FORMATS = (*FILE_FORMATS, "bagit", "dvc")
@@ -316,6 +322,30 @@ def test_sha256sum_reads_backslashes(tmp_path: Path) -> None:
     one = ExportedFile("a\\nb", "", len(content), ("sha256", value), ())
     (tmp_path / "list").write_text(LINE_FORMATS["sha256sum"].line(one), "utf-8")
     program("sha256sum", "--strict", "-c", "list", folder=tmp_path)
+
+
+METALINK = """<?xml version="1.0" encoding="UTF-8"?>
+<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="unlisted"><url>{}</url></file></metalink>
+"""
+
+
+@pytest.mark.parametrize("name", ["a.meta4", "a.dat", "${HOME}.dat"])
+def test_aria2_downloads_only_what_is_listed(tmp_path: Path, name: str) -> None:
+    with StubServer() as server:
+        content = METALINK.format(f"{server.url}/other").encode()
+        server.answers[f"/{name}"] = responds_with(200, content, "application/metalink4+xml")
+        server.answers["/other"] = responds_with(200, b"other")
+        digest = "sha256", hashlib.sha256(content).hexdigest()
+        one = ExportedFile(f"box/{name}", "", len(content), digest, (f"{server.url}/{name}",))
+        if "$" in name:
+            with pytest.raises(NotExportableError, match="aria2"):
+                LINE_FORMATS["aria2"].line(one)
+            return
+        (tmp_path / "list").write_text(LINE_FORMATS["aria2"].line(one), "utf-8")
+        (data := tmp_path / "data").mkdir()
+        with_aria2(tmp_path / "list", data)
+        assert [one.path for one in server.requests] == [f"/{name}"]
+    assert [one.name for one in data.rglob("*") if one.is_file()] == [name]
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,12 @@ def _checksum_line(one: ExportedFile, algorithm: str) -> str:
 def _aria2(one: ExportedFile) -> str:
     algorithm, value = one.need_digest("sha256", "md5")
     name = one.need_name()
+    if "${HOME}" in name:
+        raise NotExportableError("a name in which aria2 replaces ${HOME}")
     one.need_url()
     urls = "\t".join(quote(url, safe=_URL_SAFE) for url in one.urls)
     checksum = f"{'sha-256' if algorithm == 'sha256' else algorithm}={value}"
-    return f"{urls}\n  out={name}\n  checksum={checksum}\n"
+    return f"{urls}\n  out={name}\n  checksum={checksum}\n{_ARIA2_OPTIONS}"
 
 
 def _wget(one: ExportedFile) -> str:
@@ -204,6 +206,9 @@ def _yaml(text: str) -> str:
     # a JSON string is a YAML string
     return json.dumps(text, ensure_ascii=False)
 
+
+# aria2 would download what a pinned torrent or metalink names
+_ARIA2_OPTIONS: Final = "  follow-torrent=false\n  follow-metalink=false\n"
 
 _CURL_HEAD: Final = "fail\nlocation\ngloboff\ncreate-dirs\n"
 
