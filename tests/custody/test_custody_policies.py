@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from neuromirror.config.policy_files import load_policies
 from neuromirror.config.vault_files import POLICY_FILE, load_vaults
+from neuromirror.custody import lock_sources
 from neuromirror.custody.announcements import Announcement
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.policies import PolicyRun
@@ -277,6 +279,84 @@ def test_pins_of_all_branches_and_tags_of_a_repository_are_kept(
     keeper.policies(PINS.replace("../locks", "../paper.git").replace(', "cloud"', ""))
     datasets = {one.dataset for one in keeper.run()[0]}
     assert datasets == {"demo:000001", "demo:000002"}
+
+
+@pytest.fixture
+def paper(mirror: MirrorHarness, tmp_path: Path) -> Path:
+    """A git repository with a lock file."""
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    run_git(paper, "init", "-q")
+    pin_latest(mirror, paper / "datasets.lock", "demo:000001")
+    run_git(paper, "add", ".")
+    run_git(paper, "commit", "-qm", "first")
+    return paper
+
+
+def test_no_program_of_a_repository_of_locks_is_run(
+    keeper: Keeper, paper: Path, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    for name in ("core.fsmonitor", "filter.a.smudge", "filter.a.process", "core.sshCommand"):
+        run_git(paper, "config", name, f"touch {marks}/{name}; cat")
+    run_git(paper, "config", "remote.origin.url", f"ext::sh -c touch% {marks}/ext")
+    run_git(paper, "config", "remote.origin.promisor", "true")
+    run_git(paper, "config", "protocol.ext.allow", "always")
+    (paper / ".git" / "info" / "attributes").write_text("* filter=a export-subst\n")
+    paper.joinpath("datasets.lock").unlink()  # only the committed one
+    keeper.policies(PINS.replace("../locks", "../paper").replace(', "cloud"', ""))
+    for mark in marks.iterdir():
+        mark.unlink()
+    assert {one.dataset for one in keeper.run()[0]} == {"demo:000001"}
+    assert PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems == []
+    assert list(marks.iterdir()) == []
+
+
+def test_committed_locks_of_any_size_and_form_are_not_copied(
+    keeper: Keeper, paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = run_git(paper, "rev-parse", "HEAD:datasets.lock").strip()
+    entry = f"100644 blob {blob}\t".encode()
+    tree = make_tree(paper, entry + b"victim")
+    for number, name in enumerate((b"..", b".", b"datasets.lock.d")):
+        inner = make_tree(paper, b"40000 tree " + tree.encode() + b"\t" + name)
+        top = make_tree(
+            paper, entry + b"a.lock\0" + b"40000 tree " + inner.encode() + b"\ta.lock.d"
+        )
+        commit = run_git(paper, "commit-tree", "-m", "x", top).strip()
+        run_git(paper, "branch", f"b{number}", commit)
+    monkeypatch.setattr(lock_sources, "_MAX_BYTES", 10_000)
+    (paper / "big.lock").write_bytes(b"a" * 20_000)
+    run_git(paper, "add", ".")
+    run_git(paper, "commit", "-qm", "second")
+    run_git(paper, "rm", "-q", "--cached", "big.lock")
+    (paper / "big.lock").unlink()
+    keeper.policies(PINS.replace("../locks", "../paper").replace(', "cloud"', ""))
+    assert {one.dataset for one in keeper.run()[0]} == {"demo:000001"}
+    problems = "\n".join(PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems)
+    assert "big.lock in commit" in problems
+    assert problems.count("is damaged") == 2
+    store = keeper.mirror.store.root
+    assert len(list(store.rglob("victim"))) == 1
+    assert not list(store.rglob("big.lock"))
+
+
+def make_tree(repository: Path, entries: bytes) -> str:
+    """Write a tree that git itself would refuse; ``entries`` are as for ``git mktree``."""
+    content = b""
+    for one in entries.split(b"\0"):
+        meta, _, name = one.partition(b"\t")
+        mode, _, oid = meta.split()
+        content += mode + b" " + name + b"\0" + bytes.fromhex(oid.decode())
+    done = subprocess.run(
+        ["git", "hash-object", "-t", "tree", "-w", "--stdin", "--literally"],
+        cwd=repository,
+        input=content,
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.decode().strip()
 
 
 def test_nothing_is_copied_outside_of_the_hours_unless_it_is_urgent(

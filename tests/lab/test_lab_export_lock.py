@@ -325,7 +325,8 @@ def test_sha256sum_reads_backslashes(tmp_path: Path) -> None:
 
 
 METALINK = """<?xml version="1.0" encoding="UTF-8"?>
-<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="unlisted"><url>{}</url></file></metalink>
+<metalink xmlns="urn:ietf:params:xml:ns:metalink">
+<file name="unlisted"><url>{}</url></file></metalink>
 """
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-import tarfile
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from neuromirror.git import GitError, git_environment
+from neuromirror.git import MEMORY_LIMIT, GitError, git_environment
 from neuromirror.lab.lockfile import Lock, LockUnusableError, load_lock
 from neuromirror.model import ConfigurationError
+from neuromirror.model.display import format_bytes
 from neuromirror.store.durable_files import make_folder
+from neuromirror.store.safe_paths import SafeFolder, UnsafePathError
 
 _SUFFIX = ".lock"
 _SKIPPED = frozenset({".git", ".venv", "node_modules", "annex"})
 _MAX_DEPTH = 8
+_MAX_BYTES = 8 << 30
+"""Maximum size of a committed lock file with its manifests and bundles."""
 
 
 class LockSourceError(ConfigurationError):
@@ -96,32 +100,80 @@ def _committed_locks(repository: Path, cache: Path) -> Iterator[Lock | LockUnusa
             state = f"{meta.split()[2].decode()}-{tree.split()[2].decode() if tree else 'alone'}"
             if state not in known:
                 known.add(state)
-                yield _load(_extract(repository, commit, path, cache / state, bool(tree)))
+                found = _extract(repository, commit, path, cache / state, bool(tree))
+                yield _load(found) if isinstance(found, Path) else found
 
 
-def _extract(repository: Path, commit: str, path: str, folder: Path, manifests: bool) -> Path:
-    """Write a lock file and its manifests to a folder, unless they are there."""
-    target = folder / Path(path).name
+def _extract(
+    repository: Path, commit: str, path: str, folder: Path, manifests: bool
+) -> Path | LockUnusableError:
+    """Write a lock file and its manifests to a folder, unless they are there.
+
+    The objects are copied as they are: attributes of the commit could activate filters, which are
+    programs in the configuration of the repository.
+    """
+    top, _, name = path.rpartition("/")
+    target = folder / name
     if target.exists():
         return target
     paths = [path, f"{path}.d"] if manifests else [path]
-    content = _git(repository, "archive", "--format=tar", commit, "--", *paths)
-    make_folder(folder, durable=False)
-    top = path.rpartition("/")[0]
-    with tarfile.open(fileobj=BytesIO(content)) as archive:
-        # the lock file last: it marks the folder as complete
-        for member in sorted(archive.getmembers(), key=lambda one: one.name == path):
-            if member.isfile():
-                member.name = member.name.removeprefix(f"{top}/")
-                archive.extract(member, folder, filter="data")
+    files = list(_files(repository, commit, paths))
+    size = sum(one.size for one in files)
+    if size > _MAX_BYTES:
+        return LockUnusableError(
+            f"{repository}: {path} in commit {commit} has {format_bytes(size)} with its manifests, "
+            f"more than the {format_bytes(_MAX_BYTES)} that are read"
+        )
+    make_folder(folder.parent, durable=False)
+    try:
+        with SafeFolder.open_path(folder.absolute(), create=True) as copies:
+            # the lock file last: it marks the folder as complete
+            for one in sorted(files, key=lambda one: one.path == path):
+                *parents, last = one.path.removeprefix(f"{top}/" if top else "").split("/")
+                with copies.folder(*parents, create=True) as parent:
+                    _copy_object(repository, one.oid, parent, last)
+    except (OSError, UnsafePathError) as error:
+        return LockUnusableError(f"{repository}: {path} in commit {commit} is damaged: {error}")
     return target
 
 
-def _git(repository: Path, *arguments: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _CommittedFile:
+    oid: str
+    size: int
+    path: str
+
+
+def _files(repository: Path, commit: str, paths: Sequence[str]) -> Iterator[_CommittedFile]:
+    """Yield the plain files at paths of a commit, and below them."""
+    listed = _git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", commit, "--", *paths)
+    for line in listed.split(b"\0")[:-1]:
+        meta, _, name = line.partition(b"\t")
+        mode, kind, oid, size = meta.split()
+        if kind != b"blob":
+            continue
+        if not size.isdigit():
+            raise LockSourceError(f"{repository}: git cannot read the object {oid.decode()}")
+        if mode.startswith(b"100"):
+            path = name.decode("utf-8", "surrogateescape")
+            yield _CommittedFile(oid.decode(), int(size), path)
+
+
+def _copy_object(repository: Path, oid: str, folder: SafeFolder, name: str) -> None:
+    """Write the content of an object to a file."""
+    draft, descriptor = folder.new_file(0o666)
+    with open(descriptor, "wb") as file:
+        _git(repository, "cat-file", "blob", oid, output=file)
+    folder.replace(draft, folder, name)
+
+
+def _git(repository: Path, *arguments: str, output: BinaryIO | None = None) -> bytes:
+    """Run git in a repository; return its output, or write it to a file."""
     done = subprocess.run(
         ["git", "-C", str(repository), *arguments],
-        env=git_environment(None),
-        capture_output=True,
+        env=git_environment(None) | MEMORY_LIMIT | {"GIT_LITERAL_PATHSPECS": "1"},
+        stdout=output or subprocess.PIPE,
+        stderr=subprocess.PIPE,
         check=False,
     )
     if done.returncode:
@@ -129,4 +181,4 @@ def _git(repository: Path, *arguments: str) -> bytes:
         raise LockSourceError(
             f"{repository}: git cannot read it: {message[0] if message else done.returncode}"
         ) from GitError(" ".join(arguments[:1]))
-    return done.stdout
+    return done.stdout or b""
