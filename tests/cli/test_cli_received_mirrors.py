@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.stub_server import StubServer
 
 NAME = "demo:000002"
 
@@ -76,3 +78,25 @@ def test_a_pipe_is_no_mirror_file(mirrors: Path) -> None:
     os.mkfifo(mirrors / "x.toml")
     assert exit_code("mirrors") == 2
     assert exit_code("--mirrors", "mirrors", "check-config") == 2
+
+
+def test_no_credential_is_sent_to_a_forge_of_a_received_file(
+    shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NEUROMIRROR_SIBLINGS", raising=False)
+    mirror_harness.sync(NAME)
+    store = ("--store", str(mirror_harness.folder))
+    with StubServer() as server:
+        (siblings := tmp_path / "siblings").mkdir()
+        (siblings / "forge.toml").write_text(
+            f'type = "gitea"\napi = "{server.url}"\nowner = "lab"\ncredential = "lab-forge"\n'
+            'datasets = ["*"]\n'
+        )
+        for command in (["publish", NAME, "--to", "forge"], ["serve", "--once"]):
+            assert exit_code(*store, *command) == 2
+        assert server.requests == []
+        # the user names the folder
+        named = ("--siblings", "siblings")
+        assert exit_code(*store, "publish", NAME, "--to", "forge", *named) == 1

@@ -434,6 +434,18 @@ def test_404_and_410_are_not_found_with_the_detail_of_the_archive(server, make_s
     assert of_something_else.value.detail is None
 
 
+def test_the_detail_of_a_server_is_one_line(server, make_session):
+    forged = "no\r\nok         dandi:000027  restored\n\n\u2028error"
+    server.answers["/json"] = responds_with(404, json.dumps({"detail": forged}).encode())
+    xml = f"<Error><Code>NoSuchKey</Code><Message>{forged}</Message></Error>"
+    server.answers["/xml"] = responds_with(404, xml.encode(), "application/xml")
+    for path in ("json", "xml"):
+        with pytest.raises(NotFoundError) as caught:
+            make_session().get_json(f"{server.url}/{path}")
+        assert len(str(caught.value).splitlines()) == 1
+        assert "no ok dandi:000027 restored error" in str(caught.value)
+
+
 def test_the_message_of_a_boss_is_reported_and_that_of_a_gateway_is_not(server, make_session):
     document = b'{"status": 404, "code": 4005, "message": "em is marked for deletion"}'
     server.answers["/boss"] = responds_with(404, document)

@@ -116,10 +116,22 @@ def publish_command(
 
 
 def siblings_folder(given: Path | None) -> Path:
-    """Return the folder of sibling files; it need not exist."""
+    """Return the folder of sibling files; it need not exist.
+
+    Raises
+    ------
+    ConfigurationError
+        The user named no folder, and ./siblings would send a credential to a server of its choice.
+    """
+    from neuromirror.config.sibling_files import refuse_unbound_credentials
+
     if given is not None:
         return given
-    return Path(os.environ.get("NEUROMIRROR_SIBLINGS", _LOCAL_SIBLINGS))
+    named = os.environ.get("NEUROMIRROR_SIBLINGS")
+    if named is not None:
+        return Path(named)
+    refuse_unbound_credentials(_LOCAL_SIBLINGS)
+    return _LOCAL_SIBLINGS
 
 
 def find_sibling(given: Path | None, name: str) -> Sibling:

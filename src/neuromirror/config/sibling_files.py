@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from neuromirror.config.toml_files import check_file_name, load_toml
+from neuromirror.model.errors import ConfigurationError
 
 SiblingType = Literal["github", "gitlab", "gitea", "gin", "git"]
 
@@ -166,6 +167,35 @@ def load_siblings(folder: Path) -> dict[str, Sibling]:
         A file is invalid.
     """
     return {path.stem: load_sibling(path) for path in sorted(folder.glob("*.toml"))}
+
+
+def refuse_unbound_credentials(folder: Path) -> None:
+    """Refuse sibling files that send a credential of the user to a server of their choice.
+
+    Use it for a folder that the user did not name: it may have come with a repository of others.
+    Without ``credential``, the credential has the name of the server.
+
+    Parameters
+    ----------
+    folder
+        The folder; it may be missing.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file does this.
+    """
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            settings = load_sibling(path).settings
+        except ConfigurationError:
+            continue  # reported when it is used
+        if settings.credential and settings.api != _DEFAULT_APIS.get(settings.type):
+            raise ConfigurationError(
+                f"{path}: would send the credential {settings.credential} to {settings.api}. A "
+                f"folder {folder} may be from others; if this file is your own, set "
+                f"NEUROMIRROR_SIBLINGS={folder}"
+            )
 
 
 def _check_template(field: str, template: str) -> None:

@@ -701,7 +701,7 @@ class Session:
         except NetError:
             return None, {}
         fields = error_fields(body, reply.headers)
-        fields = {name: self.redact(text)[:_DETAIL_SHOWN] for name, text in fields.items()}
+        fields = {name: self._shown_detail(text) for name, text in fields.items()}
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
@@ -709,4 +709,8 @@ class Session:
         if isinstance(document, dict):
             # BOSS also sends a code; a message without code may come from a gateway
             document = document.get("message" if "code" in document else "detail")
-        return self.redact(document)[:_DETAIL_SHOWN] if isinstance(document, str) else None, fields
+        return self._shown_detail(document) if isinstance(document, str) else None, fields
+
+    def _shown_detail(self, text: str) -> str:
+        """Return the text of a server as one line, which cannot look like further messages."""
+        return " ".join(self.redact(text).split())[:_DETAIL_SHOWN]
