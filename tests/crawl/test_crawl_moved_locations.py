@@ -28,6 +28,7 @@ from support import killed_sync
 from support.foreign_pushes import problems_of
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_zarrs import scripted_zarr
 
 NAME = f"demo-aind-benchmark:{MEAREC}"
 PATH = "mearec_NP1.h5"
@@ -192,7 +193,7 @@ def copied(harness: MirrorHarness, to: Path) -> Path:
     return shutil.copytree(harness.folder, to, symlinks=True)
 
 
-def test_records_that_a_killed_sync_left_are_replaced(
+def test_newer_records_than_those_that_a_killed_sync_left_count(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     with bucket_harness.index() as index:
@@ -205,11 +206,73 @@ def test_records_that_a_killed_sync_left_are_replaced(
     new = write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     assert stated_urls(bucket_harness)["records"] == [new]
-    assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.1"
+    assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.3"
     assert problems_of(bucket_harness) == []
 
 
 # --- scripted archives
+
+
+def test_records_to_which_another_version_refers_stay_after_a_lost_journal_entry(
+    harness: ScriptedHarness, tmp_path: Path
+) -> None:
+    dataset = harness.datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
+    harness.sync()
+    with harness.index() as index:
+        row = index.resolve("box:a")
+    dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
+    store = harness.store
+    store.write_records(dataset_id, f"{row.commit}.1", store.record_lines(dataset_id, row.commit))
+    assert store.write_record_changes(dataset_id, "e" * 40, f"{row.commit}.1", [])
+    move(dataset, "elsewhere.example.invalid", "x.bin")
+    harness.sync(deep=True)
+    assert list(store.record_lines(dataset_id, "e" * 40))
+    with harness.index() as index:
+        assert index.resolve("box:a").records == f"{row.commit}.2"
+    check_records(harness, "box:a", "elsewhere.example.invalid", 1)
+
+
+def test_published_versions_have_their_new_urls(harness: ScriptedHarness) -> None:
+    dataset = harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    dataset.published_versions = {"1.0": files("x.bin", "y.bin"), "2.0": files("x.bin", "z.bin")}
+    harness.sync()
+    refs = published_refs(harness)
+    for number, published in enumerate(dataset.published_versions.values(), 1):
+        for path, one in published.items():
+            published[path] = replace(one, host=f"moved-{number}.example.invalid")
+    result = harness.sync(deep=True)["box:a"]
+    assert (result.exit_code, result.versions) == (0, ())
+    assert published_refs(harness) == refs
+    for number in (1, 2):
+        check_records(harness, "box:a", f"moved-{number}.example.invalid", 2, f"{number}.0")
+
+
+def published_refs(harness: ScriptedHarness) -> dict[str, str]:
+    return {one: commit for one, commit in harness.refs().items() if "git-annex" not in one}
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+@pytest.mark.parametrize(
+    "setting", ["inline_components = 4", "inline = 2", "inline_components = 9"]
+)
+def test_a_zarr_with_the_same_checksum_has_its_new_urls(
+    tmp_path: Path, source: ScriptedSource, setting: str, is_published: bool
+) -> None:
+    harness = ScriptedHarness(tmp_path / "box", source, f"[zarr]\n{setting}\nindex_entries = 100\n")
+    zarr = source.zarrs["z"] = scripted_zarr(8)
+    dataset = source.scripted_datasets["a"] = ScriptedDataset(files("x"), zarrs={"z.zarr": "z"})
+    if is_published:
+        dataset.published_versions["1.0"] = files("x")
+    harness.sync()
+    refs = published_refs(harness)
+    for host in ("first.example.invalid", "second.example.invalid"):
+        for path in ("0", "1"):
+            zarr.files[path] = replace(zarr.files[path], host=host)
+        result = harness.sync(deep=True)["box:a"]
+        assert (result.exit_code, result.versions) == (0, ()), result.message
+    assert published_refs(harness) == refs
+    name = "box:a" if setting == "inline_components = 9" else "box:zarr/z"
+    check_records(harness, name, "second.example.invalid", 2)
 
 
 def move(dataset: ScriptedDataset, host: str, *paths: str) -> None:

@@ -97,7 +97,8 @@ def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
         with_offset = "/harvest.json?since=2000-01-01T00:00:00%2B00:00"
         second = site.get(site.get(with_offset).json()["next"]).json()
         assert len(second["datasets"]) == 10
-        assert site.get("/harvest.json?since=yesterday").status_code == 400
+        for wrong in ("yesterday", "2024-02-30", "20240301T101112", "2024-03-01T25:00:00Z"):
+            assert site.get(f"/harvest.json?since={wrong}").status_code == 400
 
 
 def test_withdrawals_are_in_the_harvest_feed_and_shift_no_page(box: ScriptedHarness) -> None:

@@ -213,7 +213,9 @@ class DatasetVisit:
                     return None
                 if not self._compare_published(snapshot, row, scratch):
                     return None
-                commits = row.commit, row.annex_commit
+                if self._deep:
+                    self._component_publisher.renew(row, snapshot, scratch)
+                commits = row.commit, self._publisher.repository.refs()[ANNEX_BRANCH]
                 save_inline_components(
                     self._store, self._dataset, row.upstream, commits, snapshot.components.inline
                 )

@@ -89,12 +89,6 @@ class RecordsFolder:
             name = following
         return name
 
-    def remove_later(self, dataset_id: str, name: str) -> None:
-        """Remove the records of a version that follow those of this name."""
-        while self.has(dataset_id, name := next_records(name)):
-            for ending in ("jsonl", "delta"):
-                self._path(dataset_id, name, ending).unlink(missing_ok=True)
-
     def write(
         self, dataset_id: str, commit: str, record_lines: Iterable[bytes], scratch: Path
     ) -> None:

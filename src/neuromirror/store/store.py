@@ -427,18 +427,6 @@ class Store:
         """
         return self._records.newest(dataset_id, commit)
 
-    def remove_later_records(self, dataset_id: str, name: str) -> None:
-        """Remove the records of a version that follow those of this name.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        name
-            The name of records, as from :meth:`newest_records`.
-        """
-        self._records.remove_later(dataset_id, name)
-
     def has_records(self, dataset_id: str, commit: str) -> bool:
         """Return whether the store has a version's records.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from pathlib import Path
 
 import msgspec
 
 from neuromirror.config.mirror_settings import ZarrLimits
-from neuromirror.crawl.components.subdataset_links import PreviousState, is_split_component
-from neuromirror.crawl.components.zarr_split import insert_subdatasets, split_zarrs
+from neuromirror.crawl.components.subdataset_links import (
+    PreviousState,
+    is_split_component,
+    is_subdataset_line,
+)
+from neuromirror.crawl.components.zarr_split import SplitZarr, insert_subdatasets, split_zarrs
 from neuromirror.crawl.guards.difference import ComponentRoots, StateChanges, StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
@@ -58,6 +62,49 @@ class ComponentPublisher:
 
         A state that is already published is not written again.
         """
+
+        def publish(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
+            published = publisher.publish(component.snapshot, MAIN_BRANCH, own)
+            return Subdataset(
+                publisher.dataset.dataset_id,
+                publisher.dataset.local_id,
+                published.commit,
+                published.state,
+                component.snapshot.files,
+                component.bytes,
+            )
+
+        return self._link_zarrs(snapshot, scratch, publish)
+
+    def renew(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> None:
+        """Record what upstream states now about the files of a version, such as their URLs.
+
+        That includes the files of its large Zarrs. No version is created.
+        """
+        dataset_id = self._publisher.dataset.dataset_id
+        links = {
+            line_path(line): load_snapshot_entry(line).subdataset
+            for line in self._store.record_lines(dataset_id, row.records)
+            if is_subdataset_line(line)
+        }
+
+        def renew(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
+            link = links[component.git_path]
+            assert link is not None
+            for version in publisher.versions():
+                if version.commit == link.commit:
+                    publisher.renew(version, component.snapshot, own)
+            return link
+
+        self._publisher.renew(row, self._link_zarrs(snapshot, scratch, renew), scratch)
+
+    def _link_zarrs(
+        self,
+        snapshot: SpooledSnapshot,
+        scratch: Path,
+        process: Callable[[SplitZarr, Publisher, Path], Subdataset],
+    ) -> SpooledSnapshot:
+        """Return a state with the result of ``process`` in the place of each large Zarr."""
         rest, components = split_zarrs(snapshot, self._limits, scratch)
         links: dict[bytes, Subdataset] = {}
         for number, component in enumerate(components):
@@ -73,16 +120,8 @@ class ComponentPublisher:
                     index_entries=self._limits.index_entries,
                 )
                 publisher.catch_up()
-                published = publisher.publish(component.snapshot, MAIN_BRANCH, own)
+                links[component.git_path] = process(component, publisher, own)
                 publisher.repository.update_server_info()
-            links[component.git_path] = Subdataset(
-                dataset.dataset_id,
-                dataset.local_id,
-                published.commit,
-                published.state,
-                component.snapshot.files,
-                component.bytes,
-            )
         return insert_subdatasets(rest, links)
 
     def difference(

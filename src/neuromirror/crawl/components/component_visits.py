@@ -244,7 +244,8 @@ class _ComponentVisit:
         ) -> StateCommits | None:
             present = snapshot.header.version.upstream
             if present == row.upstream:
-                return row.commit, row.annex_commit
+                self._component_publisher.renew(row, snapshot, scratch)
+                return row.commit, self._publisher.repository.refs()[ANNEX_BRANCH]
             name = self._component.dataset.name
             self.result.change_message = f"{name} is {present} now, not {row.upstream}"
             return self._accept(listing, snapshot, scratch)

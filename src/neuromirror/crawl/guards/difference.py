@@ -204,9 +204,11 @@ class StateDifference:
 
 
 def _is_same_component(old: SnapshotEntry | None, new: SnapshotEntry | None) -> bool:
-    """Return whether two links are to the same state of a component, at any path."""
-    if old is None or new is None or old.subdataset is None or new.subdataset is None:
+    """Return whether two links are to the same state of a component, or two files the same."""
+    if old is None or new is None:
         return False
+    if old.subdataset is None or new.subdataset is None:
+        return old.key == new.key and old.subdataset is new.subdataset
     return (old.subdataset.dataset_id, old.subdataset.state) == (
         new.subdataset.dataset_id,
         new.subdataset.state,

@@ -13,7 +13,7 @@ from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder, RefMove
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.crawl.visit.version_entry import component_label, free_label, version_entry
-from neuromirror.git import ObjectReader
+from neuromirror.git import ObjectReader, try_git
 from neuromirror.index import (
     CrawlIndex,
     UnknownDatasetError,
@@ -353,10 +353,7 @@ class Publisher:
                 previous = None if last is None else states.get(last)
                 entry = self._version_entry(snapshot, minted, labels[-1], previous)
             else:
-                dataset = self.dataset
-                moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
-                commit = minted.commit if renewed else ""
-                entry = AnnexBranchMoved(*moved, current_timestamp(), commit, renewed)
+                entry = self._moved_entry(minted, renewed)
             for pack in minted.packs:
                 self.repository.add_pack(pack)
             move = RefMove({one: refs.get(one) for one in new_refs}, new_refs)
@@ -369,6 +366,48 @@ class Publisher:
             files=minted.files,
             bytes=minted.bytes,
             is_new=is_new,
+        )
+
+    def renew(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> None:
+        """Record what upstream states now about the files of any version, such as their URLs.
+
+        Nothing is recorded if the snapshot has another tree than the version.
+
+        Parameters
+        ----------
+        row
+            The version.
+        snapshot
+            The same state, as upstream lists it now.
+        scratch
+            A folder for temporary files.
+        """
+        difference = self.difference(row, snapshot, scratch)
+        if not difference.count:
+            return
+        refs = self.repository.refs()
+        is_observed = row.kind == VersionKind.OBSERVED.value
+        branch = row.commit if is_observed else self._parent(row.commit)
+        parents = ParentCommits(branch, refs.get(ANNEX_BRANCH))
+        minted = self._mint(snapshot, parents, lambda _: row.label, scratch, row, difference)
+        if minted.commit != row.commit:
+            minted.discard()
+            return
+        records = self._renew_records(row, snapshot, scratch)
+        for pack in minted.packs:
+            self.repository.add_pack(pack)
+        move = RefMove({ANNEX_BRANCH: parents.annex}, {ANNEX_BRANCH: minted.annex_commit})
+        self._recorder.publish(self.dataset, move, self._moved_entry(minted, records))
+
+    def _parent(self, commit: str) -> str | None:
+        done = try_git(self.repository.path, "rev-parse", "--verify", "--quiet", f"{commit}^")
+        return done.stdout.strip() or None
+
+    def _moved_entry(self, minted: MintResult, records: str) -> AnnexBranchMoved:
+        dataset = self.dataset
+        moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
+        return AnnexBranchMoved(
+            *moved, current_timestamp(), minted.commit if records else "", records
         )
 
     def _version_entry(
@@ -435,9 +474,9 @@ class Publisher:
         difference = self.difference(row, snapshot, scratch)
         if not difference.count:
             return ""
-        # a visit that was killed may have left records that the journal lacks
-        self._store.remove_later_records(self.dataset.dataset_id, row.records)
-        name = next_records(row.records)
+        # a killed visit, or a lost journal entry, may have left records that the journal lacks;
+        # the records of other versions may be stored as changes to them
+        name = next_records(self._store.newest_records(self.dataset.dataset_id, row.commit))
         self._store_records(name, row.files, snapshot, row, difference)
         return name
 

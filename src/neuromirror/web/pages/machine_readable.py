@@ -146,9 +146,12 @@ async def harvest(request: CatalogueRequest) -> Response:
 
 
 def _is_date(text: str) -> bool:
-    return len(text) >= 10 and all(
-        one.isascii() and (one.isdigit() or one in "-T:+Z.") for one in text
-    )
+    if set(text) - set("0123456789-T:+Z."):
+        return False
+    try:
+        return datetime.fromisoformat(text).date().isoformat() == text[:10]
+    except ValueError:
+        return False
 
 
 @view
