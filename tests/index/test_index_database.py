@@ -208,7 +208,7 @@ def test_one_opened_to_read_does_not_write(journal: DiskJournal, path: Path) -> 
 def test_memory_does_not_grow_with_the_listing(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording_module, "_BATCH", 500)
+    monkeypatch.setattr(recording_module, "_BATCH", 250)
 
     def peak(count: int) -> int:
         root = tmp_path / str(count)
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_listing(
         tracemalloc.stop()
         return most
 
-    assert peak(8000) < 1.5 * peak(2000)
+    assert peak(4000) < 1.5 * peak(1000)
 
 
 def test_progress_reports_the_bytes_applied(journal: DiskJournal, index: Index) -> None:

@@ -107,7 +107,7 @@ def _etag(part_size: int | None, digest: Digest) -> _Spec:
     ],
     4,
 )
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_changes_leave_the_rows_that_whole_versions_leave(
     versions: list[tuple[str, dict[str, _Spec], set[str], str]], batch: int
 ) -> None:
