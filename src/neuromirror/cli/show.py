@@ -238,9 +238,9 @@ def _relative_lines(
 ) -> Iterator[str]:
     """Yield one line per relative of a version, with its own relatives indented."""
     for relative in relatives[:_MAX_SHOWN]:
-        edge = relative.edge
-        yield end(edge, version or "")
-        yield from (f"  {line}" for line in _relative_lines(relative.relatives, edge.label, end))
+        yield end(relative, version or "")
+        inner = _relative_lines(relative.relatives, relative.label, end)
+        yield from (f"  {line}" for line in inner)
         if relative.is_truncated:
             yield "  …"
     if len(relatives) > _MAX_SHOWN:

@@ -130,7 +130,7 @@ class AncestryQueries(DatasetQueries):
         """Return the datasets derived from a version's dataset, recursively.
 
         Each derived dataset appears once, with its newest version derived from this version; if
-        none is, with the newest one derived from another version (``edge.own_label`` says which).
+        none is, with the newest one derived from another version (see ``own_label``).
 
         Parameters
         ----------
@@ -265,11 +265,11 @@ def _follow_edges(
     relatives = []
     for edge, is_new in zip(found, fresh, strict=True):
         more: tuple[RelatedVersion, ...] = ()
-        cut = False
+        cut, row = False, edge.row
         if edge.version is not None:
             if is_new and depth > 1:
                 more = _follow_edges(edge.version, edges, depth - 1, visited)
             else:
                 cut = bool(edges(edge.version))
-        relatives.append(RelatedVersion(edge.row, more, cut))
+        relatives.append(RelatedVersion(row.name, row.dataset, row.label, row.own_label, more, cut))
     return tuple(relatives)

@@ -543,42 +543,19 @@ class EdgeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RelatedVersion:
+class RelatedVersion(EdgeRow):
     """An edge and, up to the requested depth, the edges at its other end.
 
     Attributes
     ----------
-    edge
-        The edge.
     relatives
         The edges at its other end.
     is_truncated
         Whether further edges are omitted: too deep, or listed elsewhere.
     """
 
-    edge: EdgeRow
     relatives: tuple[RelatedVersion, ...]
     is_truncated: bool
-
-    @property
-    def name(self) -> str:
-        """The input, as upstream names it."""
-        return self.edge.name
-
-    @property
-    def dataset(self) -> str | None:
-        """The dataset at the other end."""
-        return self.edge.dataset
-
-    @property
-    def label(self) -> str | None:
-        """The label of the version at the other end."""
-        return self.edge.label
-
-    @property
-    def own_label(self) -> str | None:
-        """The label of the version at this end."""
-        return self.edge.own_label
 
 
 @dataclass(frozen=True, slots=True)

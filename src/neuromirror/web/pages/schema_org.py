@@ -46,11 +46,11 @@ def input_addresses(ancestors: Sequence[RelatedVersion], site: str) -> list[str]
         The public URL of the catalogue.
     """
     return [
-        one.edge.name
-        if not one.edge.dataset
-        else site + version_address(one.edge.dataset, one.edge.label)
-        if one.edge.label
-        else site + dataset_address(one.edge.dataset)
+        one.name
+        if not one.dataset
+        else site + version_address(one.dataset, one.label)
+        if one.label
+        else site + dataset_address(one.dataset)
         for one in ancestors
     ]
 
