@@ -55,6 +55,8 @@ class VersionStore(ReadOnlyStore):
         There is no version at the address.
     """
 
+    failure = StreamError
+
     def __init__(
         self,
         address: StrPath | VersionTree,

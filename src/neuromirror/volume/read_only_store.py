@@ -23,6 +23,9 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from neuromirror.model import NeuromirrorError
+from neuromirror.volume.zarr_codecs import names_unsafe_codec
+
 THREADS: Final = 16
 """Files of a store that are read at once; more requests per host are not allowed."""
 
@@ -43,6 +46,8 @@ class ReadOnlyStore(Store):
     supports_partial_writes = False
     supports_deletes = False
     supports_listing = True
+    failure: type[NeuromirrorError] = NeuromirrorError
+    """The error for content that is refused."""
     _process = 0
 
     def __init__(self) -> None:
@@ -91,10 +96,18 @@ class ReadOnlyStore(Store):
     ) -> Buffer | None:
         """Return the content of a file; None if the state has no such file.
 
-        Raises the errors of the class that reads.
+        Raises the errors of the class that reads, and ``failure`` for metadata with a codec that
+        executes what a chunk contains.
         """
         content = await self._call(self._read, key, byte_range)
-        return None if content is None else prototype.buffer.from_bytes(content)
+        if content is None:
+            return None
+        if names_unsafe_codec(key, content):
+            raise self.failure(
+                f"{key}: its chunks are pickles, with which their author could run any program; "
+                "they are not read"
+            )
+        return prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
         self,

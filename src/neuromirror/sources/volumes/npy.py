@@ -23,8 +23,8 @@ _FIELD: Final = re.compile(
     r"""\s*(?:
     (['"])descr\1\s*:\s*(['"])(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>[0-9]*)\2
     |(['"])fortran_order\6\s*:\s*(?P<fortran>True|False)
-    |(['"])shape\8\s*:\s*\(\s*(?P<shape>(?:[0-9]{1,15}L?\s*,\s*)*(?:[0-9]{1,15}L?\s*)?)\)
-    )\s*(?:,|(?=\}))\s*""",
+    |(['"])shape\8\s*:\s*\(\s*(?P<shape>(?:N\s*,\s*)*(?:N\s*)?)\)
+    )\s*(?:,|(?=\}))\s*""".replace("N", r"(?:0|[1-9][0-9]{0,14})L?"),
     re.VERBOSE | re.ASCII,
 )
 _NUMBER: Final = re.compile("[0-9]+")
