@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from support.quick_mirror import dataset_refs, quick_harness
 
 BLOBS, ZARRS = "000901", "000902"
 SMALL, LARGE = "sub-1/small.ome.zarr", "sub-1/large.ome.zarr"
+PARTS = "sub-1/parts.ome.zarr"
 LISTING = r"^/demo-dandiarchive/?$"
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,31 +30,67 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture
-def archive(empty_archive: DemoArchive) -> DemoArchive:
-    """A dandiset with a published version, and one with an inline and a linked Zarr."""
-    (empty_archive.mirrors / "demo.toml").write_text(
-        f'source = "dandi"\n[options]\napi = "{empty_archive.api_url}"\n'
-        "[zarr]\ninline_components = 8\n"
-    )
-    empty_archive.create_dandiset(Description("Blobs"), identifier=BLOBS)
-    for number in range(3):
-        empty_archive.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
-    empty_archive.publish(BLOBS)
-    empty_archive.add_file(BLOBS, "sub-1/3.txt", b"another")
-    empty_archive.create_dandiset(Description("Zarrs"), identifier=ZARRS)
-    empty_archive.add_file(ZARRS, "README.md", b"two Zarrs")
-    empty_archive.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
-    empty_archive.add_zarr(ZARRS, LARGE, zarr_entries())
-    return empty_archive
+@contextmanager
+def filled_archive(folder: Path) -> Iterator[DemoArchive]:
+    """A dandiset with a published version, and one with two inline Zarrs and a linked one.
+
+    An ETag of the Zarr ``PARTS`` does not identify the content.
+    """
+    with DemoArchive(folder, empty=True) as archive:
+        (archive.mirrors / "demo.toml").write_text(
+            f'source = "dandi"\n[options]\napi = "{archive.api_url}"\n'
+            "[zarr]\ninline_components = 8\n"
+        )
+        archive.create_dandiset(Description("Blobs"), identifier=BLOBS)
+        for number in range(3):
+            archive.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
+        archive.publish(BLOBS)
+        archive.add_file(BLOBS, "sub-1/3.txt", b"another")
+        archive.create_dandiset(Description("Zarrs"), identifier=ZARRS)
+        archive.add_file(ZARRS, "README.md", b"Zarrs")
+        archive.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
+        archive.add_zarr(ZARRS, LARGE, zarr_entries())
+        entries = {".zgroup": b"{}", "0/0": b"in two parts"}
+        archive.add_zarr(ZARRS, PARTS, entries, part_sizes={"0/0": 6})
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def unchanged_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoArchive]:
+    with filled_archive(tmp_path_factory.mktemp("unchanged")) as running:
+        yield running
 
 
 @pytest.fixture
-def expected_refs(archive: DemoArchive, tmp_path: Path) -> dict[str, str]:
-    """The refs of a store without faults."""
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "undisturbed")
-    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
-    return dataset_refs(mirror_harness)
+def archive(unchanged_archive: DemoArchive) -> Iterator[DemoArchive]:
+    """An archive that the tests do not change, without the faults of other tests."""
+    unchanged_archive.clear_requests()
+    yield unchanged_archive
+    unchanged_archive.clear_faults()
+
+
+@pytest.fixture
+def changing_archive(tmp_path: Path) -> Iterator[DemoArchive]:
+    """An archive of one test, which changes it."""
+    with filled_archive(tmp_path / "changing") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def refs_by_api() -> dict[str, dict[str, str]]:
+    return {}
+
+
+@pytest.fixture
+def expected_refs(
+    archive: DemoArchive, refs_by_api: dict[str, dict[str, str]], tmp_path: Path
+) -> dict[str, str]:
+    """The refs of a store without faults, which is synced once."""
+    if archive.api_url not in refs_by_api:
+        mirror_harness = quick_harness(archive.mirrors, tmp_path / "undisturbed")
+        assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+        refs_by_api[archive.api_url] = dataset_refs(mirror_harness)
+    return refs_by_api[archive.api_url]
 
 
 def check_recovers(
@@ -151,20 +190,17 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
 
 @pytest.mark.parametrize("kind", ["403", *KINDS])
 def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
-    archive: DemoArchive, tmp_path: Path, kind: str
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
 ) -> None:
     """Its ETag does not identify the content: without HEAD only the size would be known."""
-    entries = {".zgroup": b"{}", "0/0": b"in two parts"}
-    zarr = archive.add_zarr(ZARRS, "sub-1/parts.ome.zarr", entries, part_sizes={"0/0": 6})
-    other = quick_harness(archive.mirrors, tmp_path / "other")
-    assert {one.exit_code for one in other.sync().values()} == {0}
+    zarr = archive.find_zarr(ZARRS, PARTS).zarr_id
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     name, options = KINDS.get(kind, ("status", {"status": 403}))
     fault = archive.fault(name, server="s3", path=f"{zarr}/0/0", method="HEAD", **options)
     result = mirror_harness.sync()[f"demo:{ZARRS}"]
     assert fault.struck
     assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, dataset_refs(other), f"demo:{ZARRS}")
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
 
 
 @pytest.mark.parametrize("kind", ["403", *KINDS])
@@ -285,8 +321,9 @@ def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longe
 
 
 def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
-    archive: DemoArchive, tmp_path: Path
+    changing_archive: DemoArchive, tmp_path: Path
 ) -> None:
+    archive = changing_archive
     mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
     blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
     assert blob is not None
@@ -307,8 +344,11 @@ def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
     assert archive.s3_requests == []
 
 
-def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:
+def test_a_new_state_waits_for_all_of_its_zarrs(
+    changing_archive: DemoArchive, tmp_path: Path
+) -> None:
     """The previous state stays: new files with an old Zarr never existed upstream."""
+    archive = changing_archive
     disturbed = quick_harness(archive.mirrors, tmp_path / "disturbed")
     other = quick_harness(archive.mirrors, tmp_path / "other")
     disturbed.sync()
