@@ -68,7 +68,15 @@ class Picture:
         return {"viewport": DESKTOP, "color_scheme": self.scheme}
 
 
-_SHORT = {"folder": 720, "zarr": 720, "held": 760, "gone": 760, "archive": 900, "search": 900}
+_SHORT = {
+    "derived": 1200,
+    "folder": 720,
+    "zarr": 720,
+    "held": 760,
+    "gone": 760,
+    "archive": 900,
+    "search": 900,
+}
 _SINCE = {"growing": "Versions"}
 
 PICTURES = (

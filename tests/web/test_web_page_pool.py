@@ -160,19 +160,11 @@ def test_pages_are_those_of_a_single_process(
             assert body == expected.content, path
             for name in ("etag", "content-type", "content-encoding", "vary", "link", "location"):
                 assert headers.get(name) == expected.headers.get(name), (path, name)
+            if status == 200:
+                unchanged = scope(path, host=host, if_none_match=headers["etag"])
+                assert (await answer(pool, unchanged))[::2] == (304, b"")
 
     run(options_of(demo_harness, archives=archives), compare)
-
-
-def test_an_unchanged_page_is_answered_with_304(demo_harness: MirrorHarness) -> None:
-    async def check(pool: PagePool) -> None:
-        path = "/dataset/demo:000001"
-        _, headers, body = await answer(pool, scope(path))
-        status, _, empty = await answer(pool, scope(path, if_none_match=headers["etag"]))
-        assert (status, empty) == (304, b"")
-        assert body
-
-    run(options_of(demo_harness), check)
 
 
 def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> None:
@@ -230,6 +222,14 @@ def test_a_killed_process_fails_its_request_and_is_replaced(
     monkeypatch.setattr(page_pool, "_RESTART_SECONDS", 0.0)
 
     async def check(pool: PagePool) -> None:
+        for pause in (0.0, 0.001, 0.01):  # clients that leave are forgotten
+            leaving = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
+            await asyncio.sleep(pause)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
+        assert pool._in_progress == 0
+        assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
         first, second = pool._processes
         assert first is not None
         assert second is not None
@@ -252,23 +252,7 @@ def test_a_killed_process_fails_its_request_and_is_replaced(
     run(options_of(demo_harness), check)
 
 
-def test_a_hanging_process_is_stopped(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def check(pool: PagePool) -> None:
-        first = pool._processes[0]
-        assert first is not None
-        assert first._process is not None
-        os.kill(first._process.pid, signal.SIGSTOP)
-        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
-        with pytest.raises(PageProcessError):
-            await answer(pool, scope("/mirrors"))
-        assert not first.is_running
-
-    run(options_of(demo_harness), check)
-
-
-def test_a_page_that_takes_too_long_leaves_the_others(
+def test_a_page_that_takes_too_long_leaves_the_others_and_a_hanging_process_is_stopped(
     demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check(pool: PagePool) -> None:
@@ -291,6 +275,11 @@ def test_a_page_that_takes_too_long_leaves_the_others(
         assert first.pending == {}
         assert first.is_running
         assert (await first.respond(scope("/mirrors"))).status == 200
+        os.kill(first._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
+        with pytest.raises(PageProcessError):
+            await first.respond(scope("/mirrors"))
+        assert not first.is_running
 
     run(options_of(demo_harness), check)
 
@@ -325,20 +314,6 @@ def test_the_pool_is_closed_with_the_catalogue(
     monkeypatch.setattr(PagePool, "close", counted)
     asyncio.run(check())
     assert len(closed) == 1
-
-
-def test_a_client_that_left_is_forgotten(demo_harness: MirrorHarness) -> None:
-    async def check(pool: PagePool) -> None:
-        for pause in (0.0, 0.001, 0.01):
-            replying = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
-            await asyncio.sleep(pause)
-            replying.cancel()
-            await asyncio.gather(replying, return_exceptions=True)
-        assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
-        assert pool._in_progress == 0
-        assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
-
-    run(options_of(demo_harness), check)
 
 
 # --- the whole catalogue
