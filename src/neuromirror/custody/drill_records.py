@@ -8,6 +8,7 @@ from typing import Final, Self
 import msgspec
 
 from neuromirror.index.ledger_rows import LedgerEvent
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder, write_atomically
 from neuromirror.vault.opening import open_ledger
@@ -68,7 +69,9 @@ class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
             The store.
         """
         try:
-            return msgspec.json.decode(store.task_state_path(_STATE).read_bytes(), type=cls)
+            return msgspec.json.decode(
+                store.task_state_path(_STATE).read_bytes(), type=analysed_type(cls)
+            )
         except (FileNotFoundError, msgspec.DecodeError):
             return cls()
 

@@ -13,6 +13,7 @@ from neuromirror.config.policy_files import Policy
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.policy_plan import ShortageReason
 from neuromirror.model import ConfigurationError
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder, write_atomically
 
@@ -117,7 +118,9 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
             The store.
         """
         try:
-            return msgspec.json.decode(store.task_state_path("policies").read_bytes(), type=cls)
+            return msgspec.json.decode(
+                store.task_state_path("policies").read_bytes(), type=analysed_type(cls)
+            )
         except (FileNotFoundError, msgspec.DecodeError):
             return cls()
 

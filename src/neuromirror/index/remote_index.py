@@ -27,6 +27,7 @@ import msgspec
 
 from neuromirror.index.database import Index
 from neuromirror.index.errors import MalformedQueryError
+from neuromirror.model.struct_types import analysed_type
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -80,7 +81,7 @@ class _RemoteQuery(Generic[_P, _T]):
     def answer(self, index: Index, arguments: dict[str, msgspec.Raw]) -> bytes:
         """Run the query; raises msgspec.ValidationError for arguments of another type."""
         known = {
-            name: msgspec.msgpack.decode(value, type=self._types[name])
+            name: msgspec.msgpack.decode(value, type=analysed_type(self._types[name]))
             for name, value in arguments.items()
         }
         found = self._method(index, **known)  # type: ignore[call-arg]
@@ -101,7 +102,9 @@ class _RemoteQuery(Generic[_P, _T]):
     @cached_property
     def _result(self) -> msgspec.msgpack.Decoder[Any]:
         kind = self._types["return"]
-        return msgspec.msgpack.Decoder(GenericAlias(list, get_args(kind)) if self._yields else kind)
+        if self._yields:
+            kind = GenericAlias(list, get_args(kind))
+        return msgspec.msgpack.Decoder(analysed_type(kind))
 
 
 class RemoteIndex:

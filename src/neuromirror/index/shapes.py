@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Meta, field
 
+from neuromirror.model.struct_types import analysed_type
+
 if TYPE_CHECKING:
     from neuromirror.index.browse_queries import FolderEntryRow
 
@@ -42,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True):
                 cls.__struct_fields__, cls.__struct_encode_fields__, strict=True
             )
         }
-        return msgspec.convert(values, cls, from_attributes=True)
+        return msgspec.convert(values, analysed_type(cls), from_attributes=True)
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON object as a dictionary."""

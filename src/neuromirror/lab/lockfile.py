@@ -38,6 +38,7 @@ from neuromirror.model import (
     check_values,
     escape_unprintable,
 )
+from neuromirror.model.struct_types import analysed_type
 
 LOCK_VERSION = 1
 
@@ -391,7 +392,7 @@ def parse_lock(path: Path, content: bytes) -> Lock:
         )
     try:
         check_values(table, str(path))
-        pins = msgspec.convert(table, _File).dataset
+        pins = msgspec.convert(table, analysed_type(_File)).dataset
     except InvalidDocumentError as error:
         raise LockUnusableError(f"{error}; {_ADVICE}") from None
     except msgspec.ValidationError as error:

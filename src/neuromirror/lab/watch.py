@@ -18,6 +18,7 @@ import msgspec
 from neuromirror.index import Index, UnknownVersionError, VersionRow
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import ConfigurationError, NeuromirrorError, escape_unprintable
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import file_lock, write_atomically
 from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
@@ -282,7 +283,7 @@ def read_watch_file(path: Path) -> WatchFile:
             raise WatchStateError(
                 f"{path} has more than {_LONGEST_STATE} bytes; specify another file with --state"
             )
-        found = msgspec.json.decode(text, type=WatchFile)
+        found = msgspec.json.decode(text, type=analysed_type(WatchFile))
     except FileNotFoundError:
         return WatchFile()
     except (msgspec.DecodeError, IsADirectoryError, NotARegularFileError) as error:

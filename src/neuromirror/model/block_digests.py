@@ -17,6 +17,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.model.validation import (
     Count,
     InvalidDocumentError,
@@ -449,7 +450,7 @@ def decode_head(line: bytes, document: str) -> BlockDigestsHead:
         expected = f"a first line of at most {MAX_HEAD_BYTES} bytes"
         raise InvalidDocumentError(document, "", expected, "a longer one")
     try:
-        head = msgspec.json.decode(line, type=BlockDigestsHead)
+        head = msgspec.json.decode(line, type=analysed_type(BlockDigestsHead))
     except (msgspec.DecodeError, RecursionError) as error:
         raise invalid_document_error(error, document) from None
     except UnicodeDecodeError:

@@ -16,6 +16,7 @@ import msgspec
 
 from neuromirror.model.display import escape_unprintable
 from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.struct_types import analysed_type
 
 MAX_JSON_DEPTH: Final = 64
 """Maximum depth of nested lists and objects in a document."""
@@ -183,7 +184,7 @@ def convert(value: Any, kind: type[_T], document: str) -> _T:
         The document does not have the type.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, analysed_type(kind))
     except msgspec.ValidationError as error:
         raise invalid_document_error(error, document) from None
     except RecursionError:

@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import zstandard
 
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.net.errors import InvalidListingError
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
@@ -332,7 +333,7 @@ def _read_memo(memo: bytes, identity: ListingIdentity) -> _Memo | None:
     """Decode a memo; return None if it belongs to another listing."""
     try:
         packed = zstandard.ZstdDecompressor().decompress(memo, max_output_size=_MAX_MEMO_BYTES)
-        found = msgspec.msgpack.decode(packed, type=_Memo)
+        found = msgspec.msgpack.decode(packed, type=analysed_type(_Memo))
     except (zstandard.ZstdError, msgspec.MsgspecError):
         return None
     fits = found.identity == identity and len(found.digests) == 16 * len(found.starts)

@@ -22,6 +22,8 @@ from typing import IO, Final
 import msgspec
 import zstandard
 
+from neuromirror.model.struct_types import analysed_type
+
 FORMAT: Final = 1
 MAX_AGE_SECONDS: Final = 24 * 3600.0
 """Age at which stored pages expire, in seconds."""
@@ -154,14 +156,14 @@ class ListingSpool:
                 return None, 0
             try:
                 if identity is None:
-                    identity = msgspec.msgpack.decode(payload, type=ListingIdentity)
+                    identity = msgspec.msgpack.decode(payload, type=analysed_type(ListingIdentity))
                     if not self._fits(identity):
                         return None, 0
                 else:
                     (coverage_length,) = _COVERAGE_LENGTH.unpack_from(payload)
                     body = _COVERAGE_LENGTH.size + coverage_length
                     piece = msgspec.msgpack.decode(
-                        payload[_COVERAGE_LENGTH.size : body], type=PageCoverage
+                        payload[_COVERAGE_LENGTH.size : body], type=analysed_type(PageCoverage)
                     )
                     positions.append((piece, end + _HEAD.size + body, length - body))
             except (msgspec.MsgspecError, struct.error):

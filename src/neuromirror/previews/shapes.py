@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -129,6 +130,11 @@ class PreviewFailure(msgspec.Struct, frozen=True, tag="failure"):
     reason: Literal["unavailable", "changed", "refused", "unreadable", "too-large"]
 
 
+_decode: Callable[[bytes], Preview | PreviewFailure] = msgspec.json.Decoder(
+    Preview | PreviewFailure
+).decode
+
+
 def decode_outcome(data: bytes) -> Preview | PreviewFailure:
     """Decode what a preview process printed, or a file of the cache.
 
@@ -147,4 +153,4 @@ def decode_outcome(data: bytes) -> Preview | PreviewFailure:
     msgspec.DecodeError
         It has another form.
     """
-    return msgspec.json.decode(data, type=Preview | PreviewFailure)
+    return _decode(data)

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store, write_atomically
 from neuromirror.store.durable_files import make_folder
 
@@ -140,7 +141,7 @@ def catalogue_statuses(store: Store) -> list[CatalogueStatus]:
     found = []
     for path in sorted(store.task_state_path(_PREFIX).parent.glob(f"{_PREFIX}*.json")):
         with suppress(OSError, msgspec.DecodeError):
-            status = msgspec.json.decode(path.read_bytes(), type=CatalogueStatus)
+            status = msgspec.json.decode(path.read_bytes(), type=analysed_type(CatalogueStatus))
             if time.time() - status.saved_at < _FORGOTTEN_SECONDS:
                 found.append(status)
     return found

@@ -22,6 +22,7 @@ from neuromirror.config.addresses import Address, catalogue_page
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.model.block_digests import MAX_ENCODED_BYTES
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.net import NetError, NotFoundError, Response, Session, only_host_of
 from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
 from neuromirror.stream.errors import AddressUnresolvedError, StreamError
@@ -208,7 +209,7 @@ class CatalogueTree:
             document = msgspec.json.decode(content)
             if other and isinstance(document, dict) and other in document:
                 return None
-            return msgspec.convert(document, kind)
+            return msgspec.convert(document, analysed_type(kind))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamError(
                 f"{url}: not the response of a catalogue with a gateway: {error}"

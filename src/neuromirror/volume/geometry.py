@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
@@ -152,7 +153,7 @@ def _group(content: bytes | None, where: str) -> _Ome:
 
 def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Document:
     try:
-        return msgspec.json.decode(content or b"", type=kind)
+        return msgspec.json.decode(content or b"", type=analysed_type(kind))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _not_a_volume_error(where) from error
 

@@ -21,6 +21,7 @@ from neuromirror.model import (
     VersionRef,
     line_path,
 )
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.sources import ComponentEntry
 from neuromirror.store import Store
 from neuromirror.store.memos import MemoFolder, StoredMemo
@@ -132,7 +133,9 @@ class PreviousState:
         if memo is None or memo.commit != self.row.commit:
             return {}
         try:
-            found = msgspec.json.decode(memo.content, type=list[InlineComponentState])
+            found = msgspec.json.decode(
+                memo.content, type=analysed_type(list[InlineComponentState])
+            )
         except msgspec.DecodeError:
             return {}  # written by another version of neuromirror
         return {one.path: one for one in found}

@@ -15,6 +15,7 @@ import msgspec
 
 from neuromirror import __version__
 from neuromirror.model import DatasetFacts, Document, VersionRef, WebRemote
+from neuromirror.model.struct_types import analysed_type
 
 _RULES: Final = 1
 """Version of the rules that turn replies into records; increment it when they change."""
@@ -55,7 +56,9 @@ class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
 def load_memo(memo: bytes | None) -> AssetListMemo | None:
     """Return the memo from :meth:`AssetListMemo.dump`; None if it is invalid or has no pages."""
     try:
-        found = None if memo is None else msgspec.json.decode(memo, type=AssetListMemo)
+        found = (
+            None if memo is None else msgspec.json.decode(memo, type=analysed_type(AssetListMemo))
+        )
     except ValueError:
         return None
     return found if found is not None and found.pages else None

@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from neuromirror.model.struct_types import analysed_type
+
 
 class LayerMemo(msgspec.Struct, frozen=True):
     """The memo of a layer: the data by which the next visit recognizes an unchanged layer.
@@ -40,7 +42,7 @@ def load_layer_memo(memo: bytes | None, shape: str) -> tuple[LayerMemo | None, b
     """
     head, newline, pages = (memo or b"").partition(b"\n")
     try:
-        found = msgspec.json.decode(head, type=LayerMemo)
+        found = msgspec.json.decode(head, type=analysed_type(LayerMemo))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None, None
     return (found, pages) if newline and found.shape == shape else (None, None)

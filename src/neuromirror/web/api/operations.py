@@ -16,6 +16,7 @@ import msgspec
 from datasette.utils.asgi import Response
 
 from neuromirror.index.shapes import Answer
+from neuromirror.model.struct_types import analysed_type
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
 ROOT = "/api/v1"
@@ -98,7 +99,7 @@ class Arguments:
             return start
         try:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-            return msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
+            return msgspec.json.decode(urlsafe_b64decode(padded), type=analysed_type(kind))
         except (ValueError, msgspec.DecodeError):
             raise BadRequestError(
                 f"after={text[:40]!r} is invalid; copy it from 'next' of the previous page"
