@@ -85,7 +85,7 @@ class WriterPair:
         return first, second
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
 def test_a_delta_gives_the_ids_state_and_counts_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]

@@ -47,7 +47,7 @@ def read_manifest(minting: MintedRepository) -> bytes:
     return zstandard.ZstdDecompressor().stream_reader(minting.manifest.read_bytes()).read()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
 def test_changing_files_documents_and_subdatasets_match_fast_import(
     tmp_path_factory: pytest.TempPathFactory, history: list[DatasetState]

@@ -57,7 +57,7 @@ REVIEWED = {
     "transfer.RangeFile(session_for)": _SETTING,
     "transfer.S3Access(is_private_allowed)": _SETTING,
     "transfer.map_in_order(work)": "the function of a thread pool's map",
-    "transfer.fetch(fetch)": "requests a block of sources with the given token",
+    "transfer.fetch(fetch)": "requests one block of a source with the given token",
     "transfer.VerifyScope(is_selected)": _PURE,
     "transfer.VerifyScope(reaches)": _PURE,
     "web.serve_catalogue(on_ready)": _PROGRESS,
@@ -185,7 +185,7 @@ class Checker:
         return found
 
     def calls_upward(self) -> Iterator[tuple[str, str]]:
-        """Yield the parameter and the place of each call."""
+        """Yield the parameter and the location of each call."""
         for module in self._modules:
             imported = module.imported()
             for node in ast.walk(module.tree):
@@ -193,8 +193,8 @@ class Checker:
                     for callee in self._lower_callees(node, module, imported):
                         for parameter in sorted(self._own_callables(node, callee, module)):
                             name = callee.name.rpartition(".")[2]
-                            place = f"{module.path}:{node.lineno}"
-                            yield f"{callee.package}.{name}({parameter})", place
+                            location = f"{module.path}:{node.lineno}"
+                            yield f"{callee.package}.{name}({parameter})", location
 
     def _lower_callees(
         self, call: ast.Call, module: Module, imported: dict[str, str]
@@ -247,9 +247,9 @@ def test_functions_passed_to_lower_packages_were_reviewed() -> None:
     ranks = layer_ranks()
     checker = Checker(read_modules(ROOT / "src" / "neuromirror", ranks), ranks)
     found = defaultdict(list)
-    for parameter, place in checker.calls_upward():
-        found[parameter].append(place)
-    new = {name: places for name, places in found.items() if name not in REVIEWED}
+    for parameter, location in checker.calls_upward():
+        found[parameter].append(location)
+    new = {name: locations for name, locations in found.items() if name not in REVIEWED}
     assert new == {}, "move what is called into the lower package, or add the reason to REVIEWED"
     assert REVIEWED.keys() - found.keys() == set(), "these calls are gone; remove them"
 
@@ -286,7 +286,7 @@ def test_each_form_of_a_call_is_found(tmp_path: Path) -> None:
         (tmp_path / package).write_text(text)
     ranks = {"cli": 0, "model": -1}
     found = list(Checker(read_modules(tmp_path, ranks), ranks).calls_upward())
-    assert [place for _, place in found] == [f"cli/b.py:{number}" for number in range(4, 10)]
+    assert [location for _, location in found] == [f"cli/b.py:{number}" for number in range(4, 10)]
     # in the other direction, nothing is checked
     ranks = {"cli": -1, "model": 0}
     assert list(Checker(read_modules(tmp_path, ranks), ranks).calls_upward()) == []
