@@ -9,13 +9,15 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neuromirror.index import Schedule
 from neuromirror.model import VersionMinted
-from neuromirror_demo import DemoArchive
+from neuromirror_demo import DemoArchive, Description
+from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_process import environment, running_service, serve_once
 
@@ -23,6 +25,16 @@ SHORT_TIMEOUTS = (
     "import neuromirror.service.serve as s; "
     "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 6.0, 1"
 )
+
+
+@pytest.fixture
+def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+    """Serve a small archive: each dandiset has one small file."""
+    with DemoArchive(tmp_path / "demo", cache=demo_files, empty=True) as running:
+        for number in range(1, 8):
+            dandiset = running.create_dandiset(Description(f"Dandiset {number}"))
+            running.add_file(dandiset, "notes.txt", f"Notes {number}.\n")
+        yield running
 
 
 def published(mirror_harness: MirrorHarness) -> dict[str, str]:
@@ -38,11 +50,13 @@ def minted_versions(mirror_harness: MirrorHarness) -> Counter[tuple[str, str, st
 
 
 def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
-    mirror_harness: MirrorHarness, demo: DemoArchive
+    shared_demo: DemoArchive, shared_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    other = MirrorHarness(mirror_harness.mirrors, mirror_harness.folder.with_name("by-sync"))
-    other.sync()
-    fault = demo.fault("hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600)
+    other = shared_mirror_harness
+    mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
+    fault = shared_demo.fault(
+        "hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600
+    )
     with running_service(mirror_harness, "--workers", "3") as service:
         service.wait_for("visited", outcome="changed")
         service.wait(lambda: fault.struck)
@@ -112,7 +126,7 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
         row = schedule.task("demo:000002")
         assert row is not None
         assert (row.failures, row.ended) == (0, None)
-    serve_once(mirror_harness)
+    serve_once(mirror_harness, "--executor", kind)
     assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
@@ -142,7 +156,8 @@ def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: De
 def test_a_store_has_one_service(mirror_harness: MirrorHarness) -> None:
     with running_service(mirror_harness) as service:
         service.wait_for("started")
-        (result,) = serve_once(mirror_harness, code=1)
+        shell = Shell(mirror_harness.mirrors, mirror_harness.folder)
+        (result,) = shell.records("serve", "--once", code=1)
         assert str(mirror_harness.folder) in result["message"]
         # and the first one took no notice
         assert service.send_signal(signal.SIGTERM) == 0
@@ -217,8 +232,9 @@ def test_a_missing_extra_is_reported_with_the_install_command(
 
 
 def test_invalid_arguments_are_refused_before_anything_is_created(
-    mirror_harness: MirrorHarness, tmp_path: Path
+    mirror_harness: MirrorHarness,
 ) -> None:
+    shell = Shell(mirror_harness.mirrors, mirror_harness.folder)
     for arguments, expected in (
         (["demo:000001"], "'demo:000001' is a dataset"),
         (["dmeo"], "'dmeo'"),
@@ -226,12 +242,5 @@ def test_invalid_arguments_are_refused_before_anything_is_created(
         (["--worker-memory", "lots"], "'lots' is not a size"),
         (["--worker-memory", "1M"], "a worker needs at least 256MiB"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "neuromirror", "serve", *arguments],
-            env=environment(mirror_harness),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+        assert expected in shell.run("serve", *arguments, code=2).err
     assert not mirror_harness.folder.exists()
