@@ -8,21 +8,23 @@ from neuromirror.annex.allowed_addresses import (
 )
 from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
-from neuromirror.annex.keys import (
+from neuromirror.annex.key_paths import (
     hash_lower,
     hash_mixed,
-    key_digest,
     key_file_name,
-    key_for,
     key_from_file_name,
     link_target,
     log_path,
+    url_log_path,
+)
+from neuromirror.annex.keys import (
+    key_digest,
+    key_for,
     md5e_key,
     parse_key,
     record_of_key,
     sha256e_key,
     url_key,
-    url_log_path,
 )
 from neuromirror.annex.logs import (
     WEB_UUID,

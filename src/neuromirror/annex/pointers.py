@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from neuromirror.annex.keys import key_file_name, key_from_file_name, parse_key
+from neuromirror.annex.key_paths import key_file_name, key_from_file_name
+from neuromirror.annex.keys import parse_key
 
 POINTER_PREFIX: Final = b"/annex/objects/"
 """The first bytes of a pointer file."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from neuromirror.annex.keys import hash_lower, key_file_name
+from neuromirror.annex.key_paths import hash_lower, key_file_name
 
 LONGEST_VAULT_URL: Final = 2048
 
