@@ -64,12 +64,14 @@ from neuromirror.annex.vault_remotes import (
     VaultAddress,
     VaultKind,
     directory_vault_config,
+    find_local_copy,
     is_private_address,
     is_vault_url,
     private_vault_config,
     s3_vault_config,
     urls_with_copies,
     vault_address,
+    vault_addresses,
 )
 from neuromirror.annex.zeros import is_all_zeros
 
@@ -90,6 +92,7 @@ __all__ = [
     "allow_command",
     "directory_vault_config",
     "etag_of",
+    "find_local_copy",
     "find_pointer_key",
     "fits_path_limits",
     "git_path",
@@ -137,5 +140,6 @@ __all__ = [
     "urls_with_copies",
     "uuid_line",
     "vault_address",
+    "vault_addresses",
     "web_remote",
 ]

@@ -262,6 +262,42 @@ def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
     return VaultAddress(VaultKind.S3, public + prefix, prefer)
 
 
+def vault_addresses(configs: Mapping[str, Mapping[str, str]]) -> dict[str, VaultAddress]:
+    """Return the vaults among the remotes in ``remote.log``.
+
+    Parameters
+    ----------
+    configs
+        Their configurations by UUID, which may be untrusted.
+
+    Returns
+    -------
+    dict[str, VaultAddress]
+        UUID → vault.
+    """
+    found = {uuid: vault_address(config) for uuid, config in configs.items()}
+    return {uuid: vault for uuid, vault in found.items() if vault is not None}
+
+
+def find_local_copy(key: str, vaults: Iterable[VaultAddress]) -> Path | None:
+    """Return the path of a copy on this machine.
+
+    Parameters
+    ----------
+    key
+        The annex key; empty for a file without one.
+    vaults
+        The vaults that may have a copy, in the order in which to try them.
+
+    Returns
+    -------
+    Path or None
+        The path, whose bytes are not verified; None if there is none.
+    """
+    paths = (vault.copy_path(key) for vault in vaults if key)
+    return next((path for path in paths if path is not None and path.is_file()), None)
+
+
 def urls_with_copies(
     key: str, urls: Sequence[str], vaults: Iterable[VaultAddress]
 ) -> tuple[str, ...]:

@@ -338,7 +338,7 @@ def name_in_lock(
         Another process is writing it.
     """
     config, settings = vault.remote_config(), vault.config.settings
-    named = pinned_vaults([] if config is None else [(vault.uuid, config)])
+    named = pinned_vaults({} if config is None else {vault.uuid: config})
     if config is None and isinstance(settings, S3VaultFile):
         url = f"s3://{settings.bucket}/{settings.prefix}"
         named = (PinnedVault(vault.config.name, vault.uuid, VaultKind.S3, url),)

@@ -463,7 +463,7 @@ class _PinWriter:
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
             block_digests=None if digests is None else digests.relative_to(here).as_posix(),
             clone=clones,
-            copies=pinned_vaults(self._vaults.items(), () if old is None else old.copies),
+            copies=pinned_vaults(self._vaults, () if old is None else old.copies),
             files=self._totals.files,
             bytes=self._totals.bytes,
             paths=paths,

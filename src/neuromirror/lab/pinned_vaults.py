@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from neuromirror.annex import VaultAddress, VaultKind, is_vault_url, vault_address
+from neuromirror.annex import VaultAddress, VaultKind, is_vault_url, vault_addresses
 from neuromirror.model import ConfigurationError
 from neuromirror.net import redact
 
@@ -98,7 +98,7 @@ def parse_location(text: str) -> VaultAddress:
 
 
 def pinned_vaults(
-    remotes: Iterable[tuple[str, Mapping[str, str]]], before: Iterable[PinnedVault] = ()
+    remotes: Mapping[str, Mapping[str, str]], before: Iterable[PinnedVault] = ()
 ) -> tuple[PinnedVault, ...]:
     """Return the vaults that a lock file can name, sorted by name.
 
@@ -107,14 +107,13 @@ def pinned_vaults(
     Parameters
     ----------
     remotes
-        UUIDs and configurations, as in ``remote.log``.
+        The configurations of remotes in ``remote.log``, by UUID.
     before
         The vaults of an earlier pin. Those that need credentials are kept, since repositories do
         not name them.
     """
     found = {one.uuid: one for one in before if one.url.startswith("s3:")}
-    for uuid, config in remotes:
-        vault = vault_address(config)
-        if vault is not None and vault.is_url:
-            found[uuid] = PinnedVault(config["name"], uuid, vault.kind, vault.base)
+    for uuid, vault in vault_addresses(remotes).items():
+        if vault.is_url:
+            found[uuid] = PinnedVault(remotes[uuid]["name"], uuid, vault.kind, vault.base)
     return tuple(sorted(found.values(), key=lambda one: (one.name, one.uuid))[:MOST_VAULTS])

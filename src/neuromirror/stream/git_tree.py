@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import (
     VaultAddress,
+    find_local_copy,
     parse_key,
     parse_link_target,
     parse_pointer,
@@ -166,7 +167,7 @@ class GitTree:
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return the path of a copy in a vault on this machine; None without one."""
-        return self._locate(file.path)[0]._copies.local_copy(file.key)
+        return find_local_copy(file.key, self._locate(file.path)[0]._copies.vaults(file.key))
 
     def vaults(self, file: ListedFile) -> list[VaultAddress]:
         """Return the vaults that have a copy of a file, the preferred ones first.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from neuromirror.annex import VaultAddress, urls_with_copies
+from neuromirror.annex import VaultAddress, find_local_copy, urls_with_copies
 from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.lock_manifests import ListedFile, sibling_path
 from neuromirror.lab.lockfile import Lock, Pin, load_lock
@@ -140,11 +140,7 @@ class LockTree:
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return the path of a copy in one of the user's own vaults; None without one."""
-        for vault in self._vaults:
-            path = vault.copy_path(file.key) if file.key else None
-            if path is not None and path.is_file():
-                return path
-        return None
+        return find_local_copy(file.key, self._vaults)
 
     def close(self) -> None:
         """Release the listings and the block digests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from neuromirror.annex import VaultAddress, vault_address
+from neuromirror.annex import VaultAddress, vault_addresses
 from neuromirror.transfer.annex_settings import AnnexSettings
 
 
@@ -29,16 +29,13 @@ def enabled_vaults(
         UUID → vault. Remotes with ``annex-ignore`` are omitted.
     """
     found = {}
-    for uuid, config in configs.items():
-        vault = vault_address(config)
-        if vault is None:
-            continue
+    for uuid, vault in vault_addresses(configs).items():
         # git-annex sets the UUID of a new remote when it uses it first
         names = [
             name
             for name in settings.remotes()
             if settings.get(f"remote.{name}.annex-uuid", uuid) == uuid
-            and (name == config["name"] or settings.get(f"remote.{name}.url") == vault.base)
+            and (name == configs[uuid]["name"] or settings.get(f"remote.{name}.url") == vault.base)
         ]
         if any(settings.is_true(f"remote.{name}.annex-ignore") for name in names):
             continue

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.annex import VaultAddress, log_path, parse_remote_log, vault_address
+from neuromirror.annex import VaultAddress, log_path, parse_remote_log, vault_addresses
 from neuromirror.git import CommitTree, read_refs
 from neuromirror.mint import REMOTE_LOG
 from neuromirror.net import is_local_name
@@ -70,25 +69,6 @@ class PublishedCopies:
         found = [vaults[uuid] for uuid in present_values(logs) if uuid in vaults]
         return sorted(found, key=lambda one: one.cost)
 
-    def local_copy(self, key: str) -> Path | None:
-        """Return the path of a copy on this machine; None if there is none.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        Path or None
-            The path; the bytes are not verified.
-        """
-        for vault in self.vaults(key):
-            path = vault.copy_path(key)
-            if path is not None and path.is_file():
-                return path
-        return None
-
     def hosts(self) -> set[str]:
         """Return the hosts of the vaults at URLs, with their ports.
 
@@ -124,8 +104,7 @@ class PublishedCopies:
         configs = parse_remote_log(logs)
         if self._settings is not None:
             return enabled_vaults(configs, self._settings)
-        found = {uuid: vault_address(config) for uuid, config in configs.items()}
-        return {uuid: vault for uuid, vault in found.items() if vault is not None}
+        return vault_addresses(configs)
 
 
 def local_hosts(hosts: Iterable[str]) -> frozenset[str]:

@@ -17,7 +17,7 @@ from neuromirror.annex import (
     parse_remote_log,
     strip_claim_prefix,
     url_log_path,
-    vault_address,
+    vault_addresses,
 )
 from neuromirror.git import (
     MEMORY_LIMIT,
@@ -384,9 +384,8 @@ class VerifiedRepository:
             The URLs.
         """
         if self._vaults is None:
-            configs = parse_remote_log(self._log(b"remote.log"))
-            found = {uuid: vault_address(config) for uuid, config in configs.items()}
-            self._vaults = {uuid: one for uuid, one in found.items() if one and one.is_web}
+            found = vault_addresses(parse_remote_log(self._log(b"remote.log")))
+            self._vaults = {uuid: one for uuid, one in found.items() if one.is_web}
         if not self._vaults:
             return []
         present = self._log_values(log_path(key))
