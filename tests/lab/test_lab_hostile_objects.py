@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +42,17 @@ def valid_pin(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> 
     return paper.pin_of(PUBLISHED)
 
 
-@pytest.fixture
-def crafted_repository(still_lab: LabStore, valid_pin: Pin, tmp_path: Path) -> CraftedRepository:
+@pytest.fixture(scope="session")
+def description(still_lab: LabStore, valid_pin: Pin) -> dict[str, Any]:
+    """The description of the pinned dataset."""
     name = f"{valid_pin.commit}:.neuromirror/dataset.json"
-    description = json.loads(run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name))
+    text = run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@pytest.fixture
+def crafted_repository(description: dict[str, Any], tmp_path: Path) -> CraftedRepository:
     return CraftedRepository(tmp_path / "crafted.git", description)
 
 

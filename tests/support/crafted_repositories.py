@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,17 @@ class CraftedRepository:
     def __post_init__(self) -> None:
         self.git("init", "-q", "--bare", str(self.path))
 
-    def git(self, *arguments: str, content: bytes = b"") -> str:
+    def git(self, *arguments: str) -> str:
         command = ["git", f"--git-dir={self.path}", *arguments]
-        return subprocess.run(
-            command, input=content, capture_output=True, check=True
-        ).stdout.decode()
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode()
 
     def write(self, kind: str, content: bytes) -> str:
-        command = ("hash-object", "-t", kind, "-w", "--stdin", "--literally")
-        return self.git(*command, content=content).strip()
+        raw = b"%s %d\0%s" % (kind.encode(), len(content), content)
+        sha = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+        path = self.path / "objects" / sha[:2] / sha[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(zlib.compress(raw))
+        return sha
 
     def blob(self, content: bytes) -> str:
         return self.write("blob", content)
