@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from traceback import format_exception
 
 import pytest
 
@@ -114,6 +116,35 @@ def test_partial_credentials_are_an_error_before_any_request(
         session_for(servers[0]).get_json(f"{servers[0].url}/bucket/x")
     assert caught.value.cause_name == "PartialCredentialsError"
     assert servers[0].headers == []
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        f"not JSON: {SECRET}".encode(),
+        f'["{SECRET}"]'.encode(),
+        f'"{SECRET}"'.encode(),
+        f'{{"Version": 1, "SecretAccessKey": "{SECRET}"}}'.encode(),
+        f'{{"Version":1,"AccessKeyId":"a","SecretAccessKey":"{SECRET}","Expiration":"x"}}'.encode(),
+        SECRET.encode() + b"\xff",
+        None,
+    ],
+)
+def test_malformed_output_of_a_credential_process_is_an_error_without_secrets(
+    printed: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``None`` is a program that does not exist."""
+    output = tmp_path / "output"
+    if printed is not None:
+        output.write_bytes(printed)
+    program = f"{tmp_path}/missing" if printed is None else f"cat {output}"
+    config = tmp_path / "config"
+    config.write_text(f"[profile lab]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(CredentialsError) as caught:
+        AwsSigner("https://lab.example.org/", region="us-east-1", profile="lab").check()
+    assert "the AWS profile 'lab'" in str(caught.value)
+    assert SECRET not in "".join(format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
@@ -20,6 +21,9 @@ _USUAL_REGION: Final = "us-east-1"
 _UNRESERVED: Final = "-_.~"
 _OWN_MESSAGE: Final = ("PartialCredentialsError", "InvalidConfigError")
 """Errors of botocore whose message names settings, but no value."""
+
+_MALFORMED: Final = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+"""Errors that botocore does not catch, from unreadable or malformed files and program output."""
 
 
 class AwsSigner:
@@ -134,23 +138,16 @@ class AwsSigner:
 
     def _frozen_credentials(self) -> Any:
         """Return credentials that are valid now; botocore renews those that expire."""
-        try:
-            with self._lock:
-                if self._credentials is None:
-                    self._credentials = new_aws_session(self._profile).get_credentials()
-                if self._credentials is None:
-                    raise CredentialsError(
-                        f"{self.identity}: botocore finds no credentials; set AWS_PROFILE or"
-                        " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure'",
-                        identity=self.identity,
-                    )
-                return self._credentials.get_frozen_credentials()
-        except CredentialsError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # botocore raises other exceptions too, for example for malformed files; their messages
-            # may quote a secret, and so may those of their causes
-            raise _explain(self._profile, error) from None
+        with self._lock, _explained_errors(self._profile):
+            if self._credentials is None:
+                self._credentials = new_aws_session(self._profile).get_credentials()
+            if self._credentials is None:
+                raise CredentialsError(
+                    f"{self.identity}: botocore finds no credentials; set AWS_PROFILE or"
+                    " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure'",
+                    identity=self.identity,
+                )
+            return self._credentials.get_frozen_credentials()
 
 
 def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
@@ -171,7 +168,7 @@ def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
     CredentialsError
         If the configuration cannot be read.
     """
-    try:
+    with _explained_errors(profile):
         from botocore import UNSIGNED  # type: ignore[import-untyped]
         from botocore.config import Config  # type: ignore[import-untyped]
 
@@ -183,8 +180,6 @@ def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
         )
         endpoint: str | None = client.meta.endpoint_url
         region: str | None = session.get_config_variable("region")
-    except Exception as error:  # noqa: BLE001 - as in AwsSigner
-        raise _explain(profile, error) from None
     return endpoint, region
 
 
@@ -210,6 +205,23 @@ def new_aws_session(profile: str | None) -> Any:
 
 def _identity(profile: str | None) -> str:
     return "the default AWS credentials" if profile is None else f"the AWS profile '{profile}'"
+
+
+@contextmanager
+def _explained_errors(profile: str | None) -> Iterator[None]:
+    """Raise botocore's errors about credentials as CredentialsError.
+
+    Messages of botocore may quote a secret, and so may those of their causes.
+    """
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+        from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise _explain(profile, error) from None
+    try:
+        yield
+    except (BotoCoreError, ClientError, ResponseParserError, *_MALFORMED) as error:
+        raise _explain(profile, error) from None
 
 
 def _explain(profile: str | None, error: Exception) -> CredentialsError:
