@@ -137,10 +137,13 @@ class DemoBuckets(DemoServer, BucketState):
         """Return malformed ends of listing pages.
 
         ``cut``: in the middle of the document; ``early``: with the statement that nothing follows;
-        ``no-token``: with the statement that more follows, but without a token.
+        ``no-token``: with the statement that more follows, but without a token; ``objects``: a page
+        of objects instead of versions.
         """
-        if ends not in {"cut", "early", "no-token"}:
-            raise DemoError(f"a listing can end as cut, early or no-token, not as {ends!r}")
+        if ends not in {"cut", "early", "no-token", "objects"}:
+            raise DemoError(
+                f"a listing can end as cut, early, no-token or objects, not as {ends!r}"
+            )
         return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
 
     def slow_down(self, times: int | None = None, **how: Any) -> Fault:

@@ -36,7 +36,8 @@ class ListingFaults:
     """Faults of a response: omitted keys, and how it ends.
 
     ``ends`` is ``""`` (complete), ``"early"`` (claims to be the last page), ``"no-token"`` (claims
-    that more follows, without a token) or ``"cut"`` (half the document).
+    that more follows, without a token), ``"cut"`` (half the document) or ``"objects"`` (objects
+    instead of versions).
     """
 
     without: frozenset[bytes] = frozenset()
@@ -76,7 +77,7 @@ def listing_response(
         return error_response(400, "InvalidArgument")
     name = encode_name if query.get("encoding-type") == "url" else _plain
     most = min(int(number), page_size, _MAX_KEYS)
-    page = _versions_page if versions else _objects_page
+    page = _versions_page if versions and tampering.ends != "objects" else _objects_page
     try:
         text = page(bucket, query, most, name, tampering)
     except ValueError:

@@ -52,6 +52,7 @@ def test_a_bucket_that_keeps_every_rule() -> None:
     ("departure", "value", "expected"),
     [
         ("same_page", True, {"start-after": "broken", "continuation-token": "broken"}),
+        ("no_versions", True, {}),
         ("swift", True, {"sizes": "limited", "etag-md5": "limited"}),
         ("opaque", True, {"etag-md5": "limited"}),
         ("no_parts", True, {"part-heads": "limited"}),

@@ -129,9 +129,11 @@ def test_one_refused_sample_costs_later_syncs_no_requests(
     assert buckets.count_requests("HEAD") < 20
 
 
-@pytest.mark.parametrize("has_older", [False, True])
+@pytest.mark.parametrize(
+    ("has_older", "ends"), [(False, "cut"), (True, "cut"), (False, "objects"), (True, "objects")]
+)
 def test_a_broken_list_of_versions_leaves_no_version_without_version_ids(
-    buckets: DemoBuckets, tmp_path: Path, has_older: bool
+    buckets: DemoBuckets, tmp_path: Path, has_older: bool, ends: str
 ) -> None:
     if has_older:
         fill_without_versions(buckets)
@@ -139,9 +141,23 @@ def test_a_broken_list_of_versions_leaves_no_version_without_version_ids(
     undisturbed = quick_harness(buckets.mirrors, tmp_path / "undisturbed")
     assert undisturbed.sync(DATASET)[DATASET].visit == "full"
     mirror_harness = quick_harness(buckets.mirrors, tmp_path / "store")
-    with buckets.cut_listing(bucket=BUCKET, query="versions") as fault:
+    with buckets.cut_listing(ends, bucket=BUCKET, query="versions") as fault:
         result = mirror_harness.sync(DATASET)[DATASET]
         assert fault.struck
     assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
     assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
     assert dataset_refs(mirror_harness) == dataset_refs(undisturbed)
+
+
+def test_a_server_without_versions_that_lists_objects_instead_is_mirrored(
+    buckets: DemoBuckets, tmp_path: Path
+) -> None:
+    """As if it refused the request, which is sent once per bucket and dataset, without retries."""
+    buckets.bucket(BUCKET).versioned = False
+    fill(buckets, ASSET)
+    mirror_harness = quick_harness(buckets.mirrors, tmp_path / "store")
+    with buckets.cut_listing("objects", bucket=BUCKET, query="versions") as fault:
+        assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
+        assert fault.struck == 2
+        assert mirror_harness.sync(DATASET)[DATASET].status == "notneeded"
+    assert {one.retention for one in files(mirror_harness)} == {Retention.MUTABLE_BUCKET}

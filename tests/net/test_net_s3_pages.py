@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.net import InvalidListingError, ObjectRow
+from neuromirror.net import InvalidListingError, ObjectRow, VersionsIgnoredError
 from neuromirror.net.s3_pages import _parse_fast, _parse_strict, decode_key, parse_page
 from neuromirror_demo.listing_server import BigBucket
 
@@ -131,6 +131,15 @@ def test_unknown_elements_of_a_page_are_ignored():
 def test_an_inconsistent_page_is_refused(body):
     with pytest.raises(InvalidListingError):
         parse_page(body, "x")
+
+
+def test_a_list_of_objects_instead_of_versions_is_refused_at_once():
+    with pytest.raises(VersionsIgnoredError, match="ignores") as caught:
+        parse_page(page(row()), "x", versions=True)
+    assert not caught.value.transient
+    with pytest.raises(InvalidListingError) as other:
+        parse_page(page(row())[:-30], "x", versions=True)
+    assert not isinstance(other.value, VersionsIgnoredError)
 
 
 def test_an_entity_is_not_expanded():

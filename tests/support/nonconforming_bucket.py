@@ -28,7 +28,8 @@ def nonconforming_bucket(**departures: Any) -> Iterator[str]:
     ``unordered`` lists keys backwards, ``swift`` lists a large object as 173 bytes with the MD5 of
     nothing, ``no_parts``, ``no_ranges`` and ``no_conditions`` ignore the parameter or header,
     ``missing`` is the status of keys that do not exist, ``opaque`` makes ETags that are no MD5,
-    ``same_page`` ignores start-after and tokens, ``headers`` are sent with every reply.
+    ``same_page`` ignores start-after and tokens, ``no_versions`` ignores ``?versions``, ``headers``
+    are sent with every reply.
     """
     handler = type("Handler", (_Handler,), {"departures": departures})
     with serving(handler) as url:
@@ -51,7 +52,7 @@ class _Handler(QuietHandler):
         parts = urlsplit(self.path)
         query = {name: found[0] for name, found in parse_qs(parts.query, True).items()}
         key = parts.path.removeprefix("/odd/")
-        if "list-type" in query:
+        if "list-type" in query or ("versions" in query and self.departures.get("no_versions")):
             self._list(query)
         elif "versions" in query:
             self._reply(403, b"<Error><Code>AccessDenied</Code></Error>")

@@ -24,6 +24,7 @@ from neuromirror.net.errors import (
     UnknownHostError,
     UnreachableError,
     UnsafeAddressError,
+    VersionsIgnoredError,
     WrongRegionError,
 )
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
@@ -100,6 +101,7 @@ __all__ = [
     "UnknownHostError",
     "UnreachableError",
     "UnsafeAddressError",
+    "VersionsIgnoredError",
     "WrongRegionError",
     "aws_endpoint",
     "bucket_url",

@@ -226,6 +226,10 @@ class GarbledListingError(InvalidListingError):
     """A page of a bucket's listing was received to its end, and is malformed."""
 
 
+class VersionsIgnoredError(InvalidListingError):
+    """A server replied to a request for object versions with a list of objects."""
+
+
 class ListingTooLongError(InvalidListingError):
     """A listing exceeds a limit of :class:`~neuromirror.net.ListingLimits`."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from neuromirror.net.errors import HttpError
+from neuromirror.net.errors import HttpError, VersionsIgnoredError
 from neuromirror.net.s3_bucket import S3Bucket
 from neuromirror.net.s3_pages import ObjectRow
 
@@ -28,12 +28,16 @@ class S3Capabilities:
         Whether HEAD returns S3's additional checksums.
     sample_version
         The key and version id of a readable object version.
+    versions_ignored
+        Whether the server lists objects instead of versions, and the tested objects have no
+        version id.
     """
 
     versions_listable: bool
     version_readable: bool | None
     checksums_returned: bool | None
     sample_version: tuple[bytes, str] | None = field(default=None, compare=False)
+    versions_ignored: bool = False
 
 
 def probe_bucket(
@@ -61,7 +65,10 @@ def probe_bucket(
     ------
     NetError
         If the bucket cannot be listed at all.
+    VersionsIgnoredError
+        If the server lists objects instead of versions although its objects have version ids.
     """
+    ignored: VersionsIgnoredError | None = None
     rows = bucket.page(prefix).rows[:_PROBE_ROWS] if checksums else []
     try:
         versions = bucket.versions_page(prefix).rows[:_PROBE_ROWS]
@@ -70,12 +77,15 @@ def probe_bucket(
         if error.status not in _NOT_OFFERED:
             raise
         versions, listable = [], False
+    except VersionsIgnoredError as error:
+        versions, listable, ignored = [], False, error
     if not (checksums or listable):
         rows = bucket.page(prefix).rows[:_PROBE_ROWS]
     readable, sample = probe_version_reads(bucket, _sample_versions(bucket, rows, versions))
-    return S3Capabilities(
-        listable, readable, _returns_checksums(bucket, rows) if checksums else None, sample
-    )
+    if ignored is not None and sample is not None:
+        raise ignored
+    returned = _returns_checksums(bucket, rows) if checksums else None
+    return S3Capabilities(listable, readable, returned, sample, ignored is not None)
 
 
 def probe_version_reads(

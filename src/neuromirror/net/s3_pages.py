@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 import msgspec
 
-from neuromirror.net.errors import GarbledListingError, InvalidListingError
+from neuromirror.net.errors import GarbledListingError, InvalidListingError, VersionsIgnoredError
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 20
@@ -141,6 +141,8 @@ def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
     ------
     InvalidListingError
         If the body is not a complete, consistent page.
+    VersionsIgnoredError
+        If it is a list of objects instead of versions.
     """
     page = None if versions else _parse_fast(body)
     return page or _parse_strict(body, uri, versions)
@@ -181,6 +183,10 @@ def _parse_fast(body: bytes) -> Page | None:
     return _page_of(rows, [], fields)
 
 
+class _UnexpectedRootError(ValueError):
+    """The document is of another type."""
+
+
 class _PageReader:
     """Parses a page with expat; raises ValueError for anything unexpected."""
 
@@ -211,7 +217,7 @@ class _PageReader:
     def _start(self, name: str, _: object) -> None:
         name = name.rpartition(_NAMESPACE_END)[2]
         if not self._path and name != self.root:
-            raise ValueError(f"expected {self.root}, got {name[:40]}")
+            raise _UnexpectedRootError(f"expected {self.root}, got {name[:40]}")
         self._path.append(name)
         self._text.clear()
         if len(self._path) == 2:
@@ -310,6 +316,14 @@ def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
             raise ValueError("missing or wrong IsTruncated or KeyCount")
     except (expat.ExpatError, ValueError) as error:
         is_whole = _END.search(body, max(0, len(body) - 100))
+        if versions and is_whole and isinstance(error, _UnexpectedRootError):
+            raise VersionsIgnoredError(
+                f"{uri} returned a list of objects instead of object versions; the server, or a"
+                " proxy before it, ignores ?versions; try again, and if the error persists, report"
+                " it to the operator of the store",
+                url=uri,
+                status=200,
+            ) from error
         is_unordered = isinstance(error, _UnorderedKeysError)
         advice = (
             "the server does not list as S3 does, and its buckets cannot be mirrored"

@@ -331,7 +331,7 @@ class BucketSource(Source):
         """Return whether versions can be listed and read, so that URLs have version ids.
 
         None if this is unknown, because the bucket has refused the prefix's objects, or returned
-        incomplete lists of versions, for a day.
+        invalid lists of versions, for a day.
 
         Lists of versions cannot be read in parallel, so they are requested only if they have ids.
         """
@@ -345,13 +345,15 @@ class BucketSource(Source):
     def _test_versions(
         self, prefix: bytes, memo: BucketMemo | None, context: VisitContext
     ) -> bool | None:
-        """Return :meth:`_lists_versions`; raise InvalidListingError for an incomplete list."""
+        """Return :meth:`_lists_versions`; raise InvalidListingError for an invalid list."""
         capabilities = self._capabilities()
         if capabilities.version_readable is None and capabilities.versions_listable:
             # The bucket's first objects have no version id; those of this prefix may have one.
             if memo is not None:
                 return memo.versions
             return self._has_versions(prefix, context)
+        if capabilities.versions_ignored and (memo is None or memo.versions):
+            probe_bucket(self.bucket, prefix, checksums=False)  # this prefix may have version ids
         return capabilities.versions_listable and capabilities.version_readable is True
 
     def _has_versions(self, prefix: bytes, context: VisitContext) -> bool | None:
