@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from support.scripted_source import (
     ScriptedSource,
     files,
 )
+from support.stub_server import StubServer, responds_with
 
 
 class FileAtUrls(ScriptedFile):
@@ -225,6 +226,24 @@ def test_a_name_that_a_shell_would_read_is_quoted(box: ScriptedHarness) -> None:
         (code,) = [one for one in commands(page) if one.startswith("import urllib")]
         assert repr(name) in repr(ast.literal_eval(code.rpartition(", ")[2].rstrip(")")))
         assert not (box.folder / "owned").exists()
+
+
+def test_the_curl_command_requests_only_the_url_of_the_file(tmp_path: Path) -> None:
+    with StubServer() as server:
+        server.answers["/{a,b}[1-3]"] = responds_with(200, b"content")
+        source = ScriptedSource(uri=f"{server.url}/")
+        box = ScriptedHarness(tmp_path / "box", source)
+        url = f"{server.url}/{{a,b}}[1-3]"
+        source.scripted_datasets["odd"] = ScriptedDataset({"#1.txt": file_at(url)})
+        box.sync()
+        with run_catalogue(box.store, "--no-cutouts") as site:
+            page = site.page(f"/file/box:odd@latest?path={quote('#1.txt')}")
+            (command,) = [one for one in commands(page) if one.startswith("curl ")]
+        (data := tmp_path / "data").mkdir()
+        script = command.partition("\n")[0]  # the md5 is that of the harness
+        subprocess.run(["sh", "-ec", script], cwd=data, capture_output=True, check=True)
+        assert [unquote(one.path) for one in server.requests] == ["/{a,b}[1-3]"]
+    assert (data / "#1.txt").read_bytes() == b"content"
 
 
 def test_a_checksum_of_parts_has_their_size(catalogue: RunningCatalogue) -> None:
