@@ -33,7 +33,7 @@ TWO = "two/a.dat"
 
 @pytest.fixture(scope="session")
 def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file with a bundle, and its datasets restored in ``data``; to be copied."""
+    """A lock file with a bundle; to be copied."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("ready") / "paper")
     paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
     return paper
@@ -45,9 +45,12 @@ def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
 
 
 @pytest.fixture
-def restored_lock_folder(lock_folder: LockFolder) -> LockFolder:
-    """A copy of the lock file and of ``data``."""
-    assert restore_lock(lock_folder.lock, lock_folder.folder / "data").only().status == "ok"
+def restored_lock_folder(lock_template: LockFolder, lock_folder: LockFolder) -> LockFolder:
+    """A copy of the lock file, and of its datasets, which the first test restores, in ``data``."""
+    restored = lock_template.folder.with_name("restored")
+    if not restored.exists():
+        assert restore_lock(lock_template.lock, restored).only().status == "ok"
+    shutil.copytree(restored, lock_folder.folder / "data", symlinks=True)
     return lock_folder
 
 
