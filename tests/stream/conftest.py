@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import fsspec
 import pytest
 
 from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFileSystem
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
+from support.streamed_zarrs import StreamedZarrs, streamed_zarrs
 from support.synced_mirror import sync_mirror
 from support.volume_mirror import boss_mirror, shared_boss_mirror
 
@@ -49,3 +52,10 @@ def subdataset_mirror(
     mirror = MirrorHarness(mirrors, folder / "store")
     mirror.sync("demo:000005")
     return mirror
+
+
+@pytest.fixture(scope="session")
+def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
+    """Zarrs in each form, read-only."""
+    with streamed_zarrs(tmp_path_factory.mktemp("zarrs")) as found:
+        yield found

@@ -28,9 +28,9 @@ from support.volume_mirror import EM, BossMirror
 
 
 @pytest.fixture
-def zarrs(tmp_path: Path) -> Iterator[StreamedZarrs]:
-    """Zarrs in two forms, which a test may change."""
-    with streamed_zarrs(tmp_path / "zarrs", ("inline", "manifest")) as found:
+def changing_zarrs(tmp_path: Path) -> Iterator[StreamedZarrs]:
+    """Zarrs, which a test may change."""
+    with streamed_zarrs(tmp_path / "zarrs", ("inline",)) as found:
         yield found
 
 
@@ -95,15 +95,23 @@ def test_references_are_read_back(
     assert done.checksums == (chunks if kind == "icechunk" else 0)
 
 
-def test_references_after_upstream_replaced_a_chunk(zarrs: StreamedZarrs, tmp_path: Path) -> None:
+def test_references_after_upstream_replaced_a_chunk(
+    changing_zarrs: StreamedZarrs, tmp_path: Path
+) -> None:
     paths = {}
     for kind in ("kerchunk", "icechunk"):
         done = export_references(
-            zarrs.version(), tmp_path / kind, zarrs.path(3), format=kind, store=zarrs.store()
+            changing_zarrs.version(),
+            tmp_path / kind,
+            changing_zarrs.path(3),
+            format=kind,
+            store=changing_zarrs.store(),
         )
         paths[kind] = done.path
-    expected = _voxels(tmp_path / "zarr", zarrs.entries[3])["0"]
-    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/0/0", bytes(64))
+    expected = _voxels(tmp_path / "zarr", changing_zarrs.entries[3])["0"]
+    changing_zarrs.archive.change_zarr(
+        changing_zarrs.dandiset, changing_zarrs.path(3), "0/c/0/0", bytes(64)
+    )
     # kerchunk names the version of the object; Icechunk requests the ETag, and refuses another
     assert np.array_equal(_open_kerchunk(paths["kerchunk"])["0"][...], expected)
     array = _open_icechunk(paths["icechunk"])["0"]

@@ -34,17 +34,10 @@ from neuromirror_demo.layer_contents import LAYERS, layer_scales
 from support.layer_mirror import LayerMirror, layer_mirror
 from support.mirror_harness import run_git
 from support.range_server import RangeServer, ServedTree
-from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
+from support.streamed_zarrs import FORMS, StreamedZarrs, write_entries
 from support.volume_mirror import ACTIVITY, EM, BossMirror
 
 FEW_SECONDS = RequestLimits(attempts=2, wait=0.01, read=0.2)
-
-
-@pytest.fixture(scope="module")
-def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
-    """Zarrs in each form, read-only."""
-    with streamed_zarrs(tmp_path_factory.mktemp("zarrs")) as found:
-        yield found
 
 
 def _tree(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
