@@ -74,6 +74,7 @@ def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     assert (result.exit_code, result.visit) == (0, "full")
     found = files(mirror_harness)
     large = [one for path, one in found.items() if path.endswith("large.bin")]
+    assert all(one.key.startswith(f"VURL-s{len(LARGE)}--") for one in large)
     assert {(one.size, one.evidence) for one in large} == {(len(LARGE), Evidence.SIZE)}
     assert len(large) == 8
     ordinary_files = [one for path, one in found.items() if path.startswith("folder-")]
@@ -82,6 +83,8 @@ def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     repeated = mirror_harness.sync()[DATASET]
     assert (repeated.status, repeated.exit_code) == ("notneeded", 0)
     assert len(mirror_harness.entries(VersionMinted)) == 1
+    if ordinary == MANY:
+        return  # the keys have the same form: a clone gets these as well
     clone = tmp_path / "clone"
     run("datalad", "clone", f"ria+file://{mirror_harness.folder}#~swift--asset", str(clone))
     odd = [f"odd-{number}/large.bin" for number in range(len(kinds))]

@@ -171,10 +171,9 @@ def test_a_clone_of_the_mirror_reaches_dandisets_and_their_zarrs(
     assert not [line for line in listed if line.startswith(("-", "+", "U"))]
     for found, chunks in ((one, "0/c/0"), (zarrs["v2x40"], "0"), (other, "0")):
         folder = clone / found["dandiset"] / found["path"]
-        run(clone, "datalad", "get", str(folder / chunks))
-        for path in sorted(folder.rglob("*")):
-            if path.name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"):
-                run(folder, "datalad", "get", str(path))
+        metadata = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+        paths = [folder / chunks, *(one for one in folder.rglob("*") if one.name in metadata)]
+        run(clone, "datalad", "get", *map(str, paths))
         group = zarr_library.open(store=str(folder), mode="r")
         first = group["0"][0:4, 0:4]
         chunk = demo.zarrs[found["zarr"]].entries[f"{chunks}/0" if found is one else "0/0/0"]
