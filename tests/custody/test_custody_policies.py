@@ -140,6 +140,23 @@ def test_pins_are_kept_in_both_vaults_and_a_second_run_copies_nothing(
     assert len(branch.strip()) == 40
 
 
+def test_contents_that_may_be_private_are_not_copied_from_a_private_vault_to_one_for_others(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    other = MirrorHarness(mirror.mirrors, tmp_path / "other")
+    other.sync("demo:000004")
+    (tmp_path / "locks").mkdir()
+    pin_latest(other, tmp_path / "locks" / "datasets.lock", "demo:000004")
+    path = str(tmp_path / "vault-nas")
+    write_vault(keeper.vaults, "nas", kind="directory", path=path, private=True)
+    keeper.policies(PINS)
+    outcomes, _ = keeper.run()
+    assert {(one.vault, one.status, one.message) for one in outcomes} == {
+        ("nas", "ok", ""),
+        ("cloud", "ok", ""),
+    }
+
+
 def test_a_vault_that_is_down_is_announced_once_and_filled_from_the_other_one(
     keeper: Keeper, mirror: MirrorHarness, demo: DemoArchive, tmp_path: Path
 ) -> None:
