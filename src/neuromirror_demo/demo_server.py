@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from neuromirror_demo.faults import Fault, FaultInjector, Faults
@@ -63,12 +62,7 @@ class DemoServer(ABC):
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _write_mirrors(self) -> None:
@@ -125,6 +119,54 @@ class DemoServer(ABC):
         """Return the operations that HTTP can call; results that are not JSON are dropped."""
         verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in names}
         return {**verbs, **{name: _without_result(getattr(self, name)) for name in without_result}}
+
+
+def volume_faults(voxels: str) -> dict[str, dict[str, Any]]:
+    """Return the faults of a service of volumes, with the default values of their options.
+
+    ``voxels`` is the regular expression of the paths of cutouts.
+    """
+    return {
+        "status": {"path": ".", "status": 503, "retry_after": None},
+        "html": {"path": "."},
+        "hang": {"path": ".", "seconds": 30.0},
+        "slow": {"path": voxels, "delay": 0.05, "chunk": 4096},
+        "cut": {"path": voxels, "keep": 0.5, "lying": False},
+        "wrong_bytes": {"path": voxels},
+        "wrong_shape": {"path": voxels},
+        "wrong_dtype": {"path": voxels},
+        "zeros": {"path": voxels},
+    }
+
+
+class VolumeServer(DemoServer):
+    """A service of volumes, with one mirror file.
+
+    A subclass sets ``token``, the token of the owner (``Authorization: Token …``), and
+    ``mirror_name``: the name, source type and title of the mirror file.
+    """
+
+    token: ClassVar[str]
+    mirror_name: ClassVar[tuple[str, str, str]]
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:<port>``, while the server runs."""
+        return self._address
+
+    @property
+    @abstractmethod
+    def api(self) -> str:
+        """The base URL of the service in mirror files."""
+
+    def addresses(self) -> dict[str, Any]:
+        """Return what ``serve`` prints."""
+        return {"api": self.api, "token": self.token, "control": self.control_url}
+
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        name, source, title = self.mirror_name
+        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
+        return {name: (source, title, options)}
 
 
 def _without_result(verb: Callable[..., object]) -> Callable[..., object]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror_demo.boss.contents import fill
 from neuromirror_demo.boss.state import BossState
-from neuromirror_demo.demo_server import DemoServer
+from neuromirror_demo.demo_server import VolumeServer, volume_faults
 
 if TYPE_CHECKING:
     from neuromirror_demo.boss.cutouts import BossCutouts
@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 _VOXELS: Final = "/cutout/"
 
 FAULTS: Final[Mapping[str, dict[str, Any]]] = {
-    "status": {"path": ".", "status": 503, "retry_after": None},
-    "html": {"path": "."},
-    "hang": {"path": ".", "seconds": 30.0},
-    "slow": {"path": _VOXELS, "delay": 0.05, "chunk": 4096},
-    "cut": {"path": _VOXELS, "keep": 0.5, "lying": False},
-    "wrong_bytes": {"path": _VOXELS},
-    "wrong_shape": {"path": _VOXELS},
-    "wrong_dtype": {"path": _VOXELS},
-    "zeros": {"path": _VOXELS},
+    **volume_faults(_VOXELS),
     "bad_token": {"path": "."},
 }
 """Every fault with the default values of its options; ``faults.Fault`` has the common ones.
@@ -56,7 +48,7 @@ VERBS: Final = (
 """The methods that can be called with ``POST <control_url>/<verb>``."""
 
 
-class DemoBoss(DemoServer, BossState):
+class DemoBoss(VolumeServer, BossState):
     """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
     The mirror file is written to ``directory/mirrors``, and removed at the end. ``port`` 0 selects
@@ -64,8 +56,10 @@ class DemoBoss(DemoServer, BossState):
     the maximum size of the voxels in a request in bytes, by default upstream's.
     """
 
-    token: Final = "6f1d8b07c2e94a53" + "0" * 24
+    token = "6f1d8b07c2e94a53" + "0" * 24
     """The token of the owner (``Authorization: Token …``), which can read and write everything."""
+
+    mirror_name = ("demo-boss", "boss", "BOSS")
 
     public_token: Final = "public"
     """Token of the public user, which can read public data."""
@@ -93,18 +87,9 @@ class DemoBoss(DemoServer, BossState):
     # -- addresses
 
     @property
-    def url(self) -> str:
-        """``http://127.0.0.1:<port>``, while the server runs."""
-        return self._address
-
-    @property
     def api(self) -> str:
         """The base URL, to which clients append ``/v1/…``."""
         return self.url
-
-    def addresses(self) -> dict[str, Any]:
-        """Return what ``serve`` prints."""
-        return {"api": self.api, "token": self.token, "control": self.control_url}
 
     @property
     def limit(self) -> int:
@@ -134,7 +119,3 @@ class DemoBoss(DemoServer, BossState):
         verbs = self._verbs(VERBS, ("fault", "throttle"))
         app = ControlMiddleware(BossApi(self, self._cutouts, tokens), verbs, lambda: self.requests)
         self._fault_injector = BossFaultInjector(app, "boss", self._faults, None)
-
-    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
-        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
-        return {"demo-boss": ("boss", "BOSS", options)}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror_demo.demo_server import DemoServer
+from neuromirror_demo.demo_server import VolumeServer, volume_faults
 from neuromirror_demo.ndstore.state import NdstoreState
 
 if TYPE_CHECKING:
@@ -19,17 +19,7 @@ if TYPE_CHECKING:
 _SERVER: Final = "ndstore"
 _VOXELS: Final = r"/(npz|raw|zip|blosc|hdf5)/\d+/"
 
-FAULTS: Final[Mapping[str, dict[str, Any]]] = {
-    "status": {"path": ".", "status": 503, "retry_after": None},
-    "html": {"path": "."},
-    "hang": {"path": ".", "seconds": 30.0},
-    "slow": {"path": _VOXELS, "delay": 0.05, "chunk": 4096},
-    "cut": {"path": _VOXELS, "keep": 0.5, "lying": False},
-    "wrong_bytes": {"path": _VOXELS},
-    "wrong_shape": {"path": _VOXELS},
-    "wrong_dtype": {"path": _VOXELS},
-    "zeros": {"path": _VOXELS},
-}
+FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
 """Every fault with the default values of its options; ``faults.Fault`` has the common ones.
 
 ``status`` 429 states no time for a retry unless ``parse_retry_after`` is set. ``wrong_shape`` lacks
@@ -52,7 +42,7 @@ VERBS: Final = (
 """The methods that can be called with ``POST <control_url>/<verb>``."""
 
 
-class DemoNdstore(DemoServer, NdstoreState):
+class DemoNdstore(VolumeServer, NdstoreState):
     """An ndstore on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
     It replies like neurodata/ndstore below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and accepts
@@ -61,8 +51,10 @@ class DemoNdstore(DemoServer, NdstoreState):
     voxels.
     """
 
-    token: Final = "5f0c2b8e71d94a36" + "2" * 24
+    token = "5f0c2b8e71d94a36" + "2" * 24
     """The token of the owner (``Authorization: Token …``), which can read everything."""
+
+    mirror_name = ("demo-neurodata", "ndstore", "ndstore")
 
     def __init__(self, directory: Path | str, *, port: int = 0, empty: bool = False) -> None:
         super().__init__()
@@ -90,24 +82,11 @@ class DemoNdstore(DemoServer, NdstoreState):
     # -- addresses
 
     @property
-    def url(self) -> str:
-        """``http://127.0.0.1:<port>``, while the server runs."""
-        return self._address
-
-    @property
     def api(self) -> str:
         """``http://127.0.0.1:<port>/nd/ca``."""
         return f"{self.url}/nd/ca"
 
-    def addresses(self) -> dict[str, Any]:
-        """Return what ``serve`` prints."""
-        return {"api": self.api, "token": self.token, "control": self.control_url}
-
     # -- helpers
-
-    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
-        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
-        return {"demo-neurodata": ("ndstore", "ndstore", options)}
 
     def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         from werkzeug.wrappers import Request
