@@ -205,33 +205,34 @@ def test_a_clone_from_a_mirror_enables_a_vault_at_a_url_for_content_only(
         assert f"remote.{REMOTE}.{setting}" in settings
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        directory_vault_config(REMOTE, "/srv/vault"),
-        directory_vault_config(REMOTE, "http://127.0.0.1:1/vault"),
-        directory_vault_config(REMOTE, "https://user@vault.example/x"),
-        directory_vault_config(REMOTE, "https://vault.example/x") | {"cost": "1"},
-        directory_vault_config(REMOTE, "ssh://vault.example/x"),
-        directory_vault_config(REMOTE, "https://vault.example/x") | {"annex-ssh-options": "-oX"},
-        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"host": "other.example"},
-        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"signature": "v4"},
-        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"exporttree": "yes"},
-    ],
-)
 def test_other_lines_of_vaults_are_not_enabled(
-    kept: KeptDataset,
-    tmp_path: Path,
-    serve_directory: Serve,
-    config: dict[str, str],
-    isolated_home: Path,
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve, isolated_home: Path
 ) -> None:
-    kept.publish(config)
     store = serve_directory(kept.harness.folder)
-    if "127.0.0.1" in config.get("location", ""):
-        path = isolated_home / ".gitconfig"
-        port = store.rpartition(":")[2]
-        path.write_text(path.read_text().replace("127.0.0.1 ::1", f"[127.0.0.1]:{port}"))
-    (skipped,) = clone_dataset(remote_url(store, ALIAS, None), tmp_path / "clone")
-    assert skipped.name == REMOTE
-    assert REMOTE not in run_git(tmp_path / "clone", "remote").split()
+    # so that the address of another port is not allowed
+    path = isolated_home / ".gitconfig"
+    port = store.rpartition(":")[2]
+    path.write_text(path.read_text().replace("127.0.0.1 ::1", f"[127.0.0.1]:{port}"))
+    bucket = s3_vault_config(REMOTE, "https://vault.example/", "bucket")
+    folder = directory_vault_config(REMOTE, "https://vault.example/x")
+    for number, config in enumerate(
+        (
+            directory_vault_config(REMOTE, "/srv/vault"),
+            directory_vault_config(REMOTE, "http://127.0.0.1:1/vault"),
+            directory_vault_config(REMOTE, "https://user@vault.example/x"),
+            directory_vault_config(REMOTE, "ssh://vault.example/x"),
+            folder | {"cost": "1"},
+            folder | {"annex-ssh-options": "-oX"},
+            bucket | {"host": "other.example"},
+            bucket | {"signature": "v4"},
+            bucket | {"exporttree": "yes"},
+        )
+    ):
+        kept.publish(config)
+        clone = tmp_path / f"clone-{number}"
+        (skipped,) = clone_dataset(remote_url(store, ALIAS, None), clone)
+        assert skipped.name == REMOTE
+        known = run_git(clone, "cat-file", "blob", "git-annex:remote.log").splitlines()
+        (line,) = (one for one in known if f" name={REMOTE} " in one)
+        assert all(f" {name}={value} " in line for name, value in config.items()), config
+        assert REMOTE not in run_git(clone, "remote").split()
