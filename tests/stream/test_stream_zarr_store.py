@@ -311,7 +311,7 @@ def test_parts_of_files_are_read(
     store.close()
 
 
-# --- 400 faults, seeded
+# --- 1,000 faults, seeded
 
 
 @pytest.mark.slow
@@ -321,7 +321,7 @@ def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path:
     chunks = [name for name in served.tree.files if name.startswith("c/")]
     counts = {"right": 0, "error": 0}
     named: set[tuple[str, str]] = set()
-    for number in range(400):
+    for number in range(1000):
         name = drawn.choice(chunks)
         row, column = (int(one) for one in name.split("/")[1:])
         content = server.contents[f"/{name}"]
