@@ -7,7 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 
+from neuromirror.cli import main
 from neuromirror.sources.volumes.tokens import token_variable
 from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents
 from support.foreign_pushes import run_checked, run_in
@@ -100,8 +102,9 @@ def test_clone_get_and_verify_leave_no_token(
 
 
 def test_clone_and_get_mirror_an_embargoed_dandiset_into_the_private_store(
-    embargo: EmbargoHarness, tmp_path: Path
+    embargo: EmbargoHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     right = {
         **embargo.environment(),
         "NEUROMIRROR_PRIVATE_STORE": str(embargo.private),
@@ -110,9 +113,9 @@ def test_clone_and_get_mirror_an_embargoed_dandiset_into_the_private_store(
 
     def run(*command: str, code: int = 0, **changes: str) -> None:
         environment = {**right, **changes}
-        done = run_in(tmp_path, "neuromirror", *command, environment=environment)
-        embargo.output.append(done.stdout.replace(FOLDER, ""))
-        assert done.returncode == code, done.stdout
+        done = CliRunner().invoke(main, command, env=environment, catch_exceptions=False)
+        embargo.output.append((done.stdout + done.stderr).replace(FOLDER, ""))
+        assert done.exit_code == code, done.stdout + done.stderr
 
     name = f"demo:{ID}"
     run("clone", name, "refused", code=2, DEMO_TOKEN="")
