@@ -31,11 +31,12 @@ class AnnexRepository:
 
     path: Path
 
-    def run(self, *arguments: str, ok: bool = True) -> str:
+    def run(self, *arguments: str, ok: bool = True, lines: str = "") -> str:
         """Run ``git annex`` and return both output streams; check that it succeeds, or fails."""
         done = subprocess.run(
             ["git", "annex", *arguments],
             cwd=self.path,
+            input=lines,
             capture_output=True,
             text=True,
             check=False,
@@ -57,8 +58,8 @@ class AnnexRepository:
         link.symlink_to(link_target(key, name.encode()).decode())
         self.git("add", name)
         self.git("commit", "-q", "-m", f"add {name}")
-        for url in urls:
-            self.run("registerurl", key, url)
+        if urls:
+            self.run("registerurl", "--batch", lines="".join(f"{key} {url}\n" for url in urls))
         return link
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 
 import neuromirror.volume
-from neuromirror.annex import sha256e_key
 from neuromirror.lab import get
 from neuromirror.net import (
     CircuitOpenError,
@@ -74,18 +71,7 @@ def addresses(host: str, path: str = EM) -> list[str]:
 
 def put(annex: AnnexRepository, name: str, content: bytes, urls: list[str]) -> str:
     """A file of this content that is to be had from all these addresses; gives its key."""
-    annex.put(name, content)
-    key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), name)
-    lines = "".join(f"{key} {one}\n" for one in urls)
-    subprocess.run(
-        ["git", "annex", "registerurl", "--batch"],
-        cwd=annex.path,
-        input=lines,
-        text=True,
-        check=True,
-        capture_output=True,
-    )
-    return key
+    return annex.put(name, content, *urls).readlink().name
 
 
 def failures(annex: AnnexRepository, *arguments: str) -> list[dict[str, object]]:
