@@ -128,7 +128,12 @@ class CatalogueTree:
         urls = [url for url in found.locations if url.startswith(_WEB)]
         if found.delivered == "proxy":
             urls.append(self._at + quote(path, safe="/"))
-        return listed_file(path, found.key, tuple(urls))
+        try:
+            return listed_file(path, found.key, tuple(urls))
+        except ValueError as error:
+            raise StreamError(
+                f"{self._at}{quote(path, safe='/')}: not the response of a catalogue: {error}"
+            ) from error
 
     def document(self, path: str) -> bytes | None:
         """Return the content of a plain file in git; None if there is no such file."""

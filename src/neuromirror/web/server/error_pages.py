@@ -75,6 +75,8 @@ def _translate_error(exception: Exception, path: str) -> NeuromirrorError:
         return BadRequestError(
             _TIMEOUT_MESSAGE if exception.message_is_html else str(exception.message)
         )
+    if isinstance(exception, NotADirectoryError):  # an address below a static file
+        return PageNotFoundError(f"page not found: {path[:200]}")
     if isinstance(exception, Base400):
         if exception.status == 404:
             return PageNotFoundError(f"page not found: {path[:200]}")
