@@ -312,7 +312,8 @@ def _http_url(url: str) -> str:
     if not url:
         return url
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    is_web = parts.scheme in ("http", "https") and url.isprintable()
+    if not is_web or not parts.hostname or "@" in parts.netloc:
         raise ValueError(f"{url!r} is not a URL like https://data.example.org/vault")
     if parts.query or parts.fragment:
         raise ValueError(f"{url!r} has a query or a fragment; remove it")
