@@ -90,5 +90,5 @@ def test_a_folder_that_was_not_named_cannot_use_credentials_or_programs(
     tmp_path: Path, text: str
 ) -> None:
     write(tmp_path, "lab", text)
-    with pytest.raises(ConfigurationError, match="--vaults"):
+    with pytest.raises(ConfigurationError, match="NEUROMIRROR_VAULTS="):
         refuse_unsafe_vaults(load_vaults(tmp_path), tmp_path)
