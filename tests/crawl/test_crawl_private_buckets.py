@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import socket
 import sys
@@ -468,6 +469,38 @@ def test_clone_get_and_verify_of_a_bucket_that_charges_leave_no_secret(
     (lab.home / ".aws" / "credentials").unlink(missing_ok=True)
     (lab.home / ".aws" / "config").unlink(missing_ok=True)
     lab.assert_no_secret(tmp_path, lab.home, printed=(refused.stdout, *printed))
+
+
+def test_clones_request_a_bucket_as_the_mirror_file_states(
+    lab: PrivateBucket, tmp_path: Path
+) -> None:
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys)
+    lab.server.rule(payer=[lab.bucket], regions={lab.bucket: "eu-west-1"})
+    lab.write_mirror_file(
+        *('credentials = "aws"', f'profile = "{PROFILE}"'),
+        *('region = "eu-west-1"', "requester_pays = true"),
+    )
+    lab.sync()
+    # neither AWS_PROFILE nor a setting of git, also not for addresses of this machine
+    environment = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"GIT_COMMITTER_{name}": "test@example.invalid" for name in ("NAME", "EMAIL")},
+        **{f"GIT_AUTHOR_{name}": "test@example.invalid" for name in ("NAME", "EMAIL")},
+        "NEUROMIRROR_MIRRORS": str(lab.folder / "mirrors"),
+    }
+    command = ("neuromirror", "--store", str(lab.private))
+    for arguments in (("get", NAME, "--into", "plain"), ("clone", NAME, "clone", "--get", FILE)):
+        done = run_in(tmp_path, *command, *arguments, environment=environment)
+        assert done.returncode == 0, done.stdout
+    for folder in ("clone", "plain"):
+        assert (tmp_path / folder / FILE).read_bytes() == DATA
+    clone = tmp_path / "clone"
+    del environment["NEUROMIRROR_MIRRORS"]
+    done = run_in(clone, "git", "annex", "get", ".", environment=environment)
+    assert done.returncode == 0, done.stdout
+    lab.assert_no_secret(tmp_path, lab.folder)
 
 
 def test_an_overwritten_object_is_got_by_its_version(lab: PrivateBucket, clone: Path) -> None:

@@ -92,7 +92,9 @@ def clone_command(
         target = folder or Path(_last_part(found.dataset))
         chosen = [*globs, *([escape(found.path)] if found.path else [])]
         line.show(f"cloning {found.dataset}")
-        message = skipped_remotes_message(clone_dataset(url, target))
+        message = skipped_remotes_message(
+            clone_dataset(url, target, _settings_of(settings, found, url))
+        )
         record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
         name = f"{found.dataset}@{found.version}" if found.version else found.dataset
         with line.paused():
@@ -307,9 +309,21 @@ def get_address(
                 jobs=jobs or JOBS,
                 overwrite=overwrite,
                 progress=progress,
+                settings=_settings_of(settings, found, url),
             ),
             line,
         )
+
+
+def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]:
+    """Return the settings of a clone that request private content as the mirror file states.
+
+    A clone of the store of another operator gets none.
+    """
+    if not url.startswith("ria+file:"):
+        return {}
+    mirror = settings.mirrors().get(found.dataset.partition(":")[0])
+    return {} if mirror is None else mirror.clone_settings()
 
 
 def _last_part(dataset: str) -> str:

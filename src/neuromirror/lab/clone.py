@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -87,7 +87,9 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
     return f"{prefix}{base.rstrip('/')}/#~{alias}" + (f"@{label}" if label else "")
 
 
-def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
+def clone_dataset(
+    url: str, folder: Path, settings: Mapping[str, str] | None = None
+) -> list[SkippedRemote]:
     """Clone a dataset as ``datalad clone`` does, but without the start of DataLad.
 
     For the mirror of another operator, only the special remotes that neuromirror itself writes are
@@ -99,6 +101,8 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
         The URL from :func:`store_url` or :func:`remote_url`.
     folder
         The folder of the clone.
+    settings
+        Further settings of git for the clone.
 
     Returns
     -------
@@ -121,14 +125,15 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     store, _, name = url.removeprefix("ria+").partition("#~")
-    settings = (
+    given = {
         # git-annex has no objects in the store
-        "remote.origin.annex-ignore=true",
-        f"datalad.get.subdataset-source-candidate-200origin=ria+{store}#{{id}}",
-    )
+        "remote.origin.annex-ignore": "true",
+        "datalad.get.subdataset-source-candidate-200origin": f"ria+{store}#{{id}}",
+        **(settings or {}),
+    }
     label = name.partition("@")[2]
     options = (
-        *("clone", "--quiet", *(f"--config={setting}" for setting in settings)),
+        *("clone", "--quiet", *(f"--config={name}={value}" for name, value in given.items())),
         *(["--branch", label] if label else []),
     )
     if store.startswith("file://"):
@@ -295,8 +300,12 @@ def get_selected(
 
 
 @contextmanager
-def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
+def scratch_clone(
+    url: str, beside: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """Clone a dataset into a temporary folder in ``beside``; yield the path of the clone.
+
+    ``settings`` are further settings of git for the clone.
 
     The folder is removed at the end of the block.
     """
@@ -304,5 +313,5 @@ def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
         SafeFolder.open_path(beside, create=True) as folder,
         folder.scratch(prefix=".neuromirror-") as holder,
     ):
-        clone_dataset(url, holder.path / "clone")
+        clone_dataset(url, holder.path / "clone", settings)
         yield holder.path / "clone"

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,7 @@ def download(
     jobs: int,
     overwrite: bool = False,
     progress: ByteProgress | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Outcome]:
     """Put files of a version into a folder, as plain files with verified content.
 
@@ -62,6 +63,8 @@ def download(
         Whether to replace files with different content.
     progress
         Called with the bytes received and expected so far.
+    settings
+        Settings of git with which private content is requested.
 
     Yields
     ------
@@ -71,7 +74,7 @@ def download(
     own = {os.fsdecode(name) for name in OWN_NAMES}
     with_own_files = path is not None and not own.isdisjoint(path.split("/"))
     globs = Globs([] if path is None else [escape(path)])
-    with scratch_clone(url, target) as clone:
+    with scratch_clone(url, target, settings) as clone:
         missing: list[str] = []
         existing: list[str] = []
         failed = False

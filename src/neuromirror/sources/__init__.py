@@ -34,7 +34,12 @@ if TYPE_CHECKING:
         SupportsPendingCheck,
         VisitContext,
     )
-    from neuromirror.sources.registry import open_source, source_kinds, source_requirements
+    from neuromirror.sources.registry import (
+        open_source,
+        source_clone_settings,
+        source_kinds,
+        source_requirements,
+    )
 
 __all__ = [
     "EMBARGOED",
@@ -58,6 +63,7 @@ __all__ = [
     "UnreliableListingError",
     "VisitContext",
     "open_source",
+    "source_clone_settings",
     "source_kinds",
     "source_requirements",
 ]

@@ -39,6 +39,16 @@ class SourceOptions(BaseModel):
         """
         return ()
 
+    def clone_settings(self) -> dict[str, str]:
+        """Return how clones request private content, if these options state it.
+
+        Returns
+        -------
+        dict of str
+            Settings of git for a clone of a dataset of the mirror.
+        """
+        return {}
+
 
 def api_session(
     api: str,

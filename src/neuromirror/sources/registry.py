@@ -88,6 +88,28 @@ def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> t
     return checked.requirements() if isinstance(checked, SourceOptions) else ()
 
 
+def source_clone_settings(kind: str, mirror: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return how clones request private content of a mirror.
+
+    Parameters
+    ----------
+    kind, mirror, options
+        As for :func:`source_requirements`.
+
+    Returns
+    -------
+    dict of str
+        Settings of git for a clone of a dataset of the mirror.
+
+    Raises
+    ------
+    ConfigurationError
+        If the source or an option is unknown or invalid.
+    """
+    _, checked = _check_options(kind, mirror, options)
+    return checked.clone_settings() if isinstance(checked, SourceOptions) else {}
+
+
 def _check_options(
     kind: str, mirror: str, options: Mapping[str, Any]
 ) -> tuple[type[Source], BaseModel]:

@@ -89,7 +89,8 @@ class S3Access:
     settings
         The values of ``neuromirror.BUCKET.NAME`` in git's configuration, by bucket and name.
     is_private_allowed
-        Whether a host on this machine or a private network may be accessed.
+        Whether a host on this machine or a private network may be accessed, beside the endpoints
+        in ``settings``.
     limits
         Limits per host.
     vaults
@@ -190,7 +191,8 @@ class S3Access:
             region = self._region_of(name) or region
         region = given_region or region or _USUAL_REGION
         base_url = bucket_url(name, region, endpoint)
-        allowed = bool(own.endpoint) or self._is_private_allowed(urlsplit(base_url).netloc)
+        is_chosen = bool(own.endpoint) or (name, "endpoint") in self._settings
+        allowed = is_chosen or self._is_private_allowed(urlsplit(base_url).netloc)
         signer = AwsSigner(
             base_url,
             region=region,

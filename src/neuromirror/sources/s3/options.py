@@ -126,6 +126,19 @@ class BucketOptions(SourceOptions):
             return ()
         return ("AWS credentials" if self.profile is None else f"the AWS profile {self.profile}",)
 
+    def clone_settings(self) -> dict[str, str]:
+        """Return profile, region, endpoint and requester-pays of a bucket with credentials."""
+        if self.credentials is None:
+            return {}
+        is_stated = self.endpoint is not None or "region" in self.model_fields_set
+        found = {
+            "profile": self.profile,
+            "region": self.region if is_stated else None,
+            "endpoint": self.endpoint,
+            "requester-pays": "true" if self.requester_pays else None,
+        }
+        return {f"neuromirror.{self.bucket}.{name}": one for name, one in found.items() if one}
+
     def _signer(self) -> AwsSigner | None:
         if self.credentials is None:
             return None
