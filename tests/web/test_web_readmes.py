@@ -80,6 +80,14 @@ def test_markdown_is_rendered_below_the_headings_of_the_page() -> None:
     assert "<span>z</span>" in html
 
 
+def test_a_table_with_too_many_cells_is_text() -> None:
+    """A short row of a table has a cell in each column of the first row."""
+    wide = "|" + "a|" * 500 + "\n|" + "-|" * 500 + "\n"
+    assert "<table" in render("README.md", wide + "|x\n" * 10)
+    assert "<td" not in (found := render("README.md", wide + "|x\n" * 200))
+    assert "|x" in found
+
+
 def test_only_the_start_of_a_long_readme_is_rendered() -> None:
     assert len(render("README.md", "word " * 100_000)) < 80_000
 

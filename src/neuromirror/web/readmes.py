@@ -40,6 +40,8 @@ _MAX_BYTES: Final = 1 << 18
 """Size above which a README is not read."""
 _MAX_RENDERED: Final = 1 << 16
 """Number of characters that are rendered."""
+_MAX_CELLS: Final = 1 << 14
+"""Number of cells above which tables are not rendered; short rows count with all their cells."""
 _MAX_WAIT: Final = 1.0
 """Seconds that a page waits for a README that is not cached."""
 _SECONDS: Final = 15.0
@@ -160,7 +162,9 @@ def render(path: str, text: str) -> Markup:
     shown = printable_lines(text[:_MAX_RENDERED].replace("\r\n", "\n").expandtabs(4))
     if not path.lower().endswith(_MARKDOWN):
         return Markup("<pre>{}</pre>").format(shown)
-    parser = _parser()
+    lines = shown.split("\n")
+    cells = len(lines) * max(line.count("|") for line in lines)
+    parser = _parser(has_tables=cells <= _MAX_CELLS)
     tokens = parser.parse(shown)
     _restrict(tokens)
     # the parser escapes raw HTML (html=False); tokens have allowed links only
@@ -168,10 +172,11 @@ def render(path: str, text: str) -> Markup:
 
 
 @cache
-def _parser() -> MarkdownIt:
+def _parser(*, has_tables: bool) -> MarkdownIt:
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    rules = ["strikethrough", *(["table"] if has_tables else [])]
+    return MarkdownIt("commonmark", {"html": False}).enable(rules)
 
 
 def _restrict(tokens: Sequence[Token]) -> None:
