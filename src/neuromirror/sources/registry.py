@@ -136,7 +136,7 @@ def _format_errors(mirror: str, error: ValidationError) -> str:
     """Return the faults without the values, of which one may be a password in a URL."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [
-        f"option {'.'.join(map(str, fault['loc'])) or '(all)'}: "
+        (f"option {'.'.join(map(str, fault['loc']))}: " if fault["loc"] else "")
         + str(fault["msg"]).removeprefix("Value error, ")
         for fault in faults
     ]

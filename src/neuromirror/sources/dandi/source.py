@@ -132,8 +132,8 @@ class DandiSource(Source):
             otherwise = ', or write embargoed = "skip"' if options.embargoed == "private" else ""
             raise ConfigurationError(
                 f'mirror {self.mirror!r}: embargoed = "{options.embargoed}" needs a token; set '
-                f"{options.token.label if options.token else 'token_env'}{otherwise}, or sync the "
-                "other mirrors by name"
+                f"{options.token.label if options.token else 'token_env'}{otherwise}; the "
+                "other mirrors can be synced by name: neuromirror sync MIRROR"
             )
         return type(self)(self.mirror, options, self.session, is_private=True)
 
