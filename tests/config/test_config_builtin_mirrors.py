@@ -58,7 +58,7 @@ def test_an_invalid_local_file_never_falls_back_to_the_builtin_one(tmp_path: Pat
 
 def test_every_builtin_mirror_opens_and_states_what_it_needs() -> None:
     mirrors = load_known_mirrors(Path("missing"))
-    needs = {name: " ".join(one.requirements()) for name, one in mirrors.items()}
+    needs = {name: " ".join(one.options().requirements()) for name, one in mirrors.items()}
     assert "LINC_API_KEY" in needs["linc"]
     assert "neuromirror[volumes]" in needs["bossdb"]
     assert needs["dandi"] == needs["aind"] == ""

@@ -323,7 +323,7 @@ def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]
     if not url.startswith("ria+file:"):
         return {}
     mirror = settings.mirrors().get(found.dataset.partition(":")[0])
-    return {} if mirror is None else mirror.clone_settings()
+    return {} if mirror is None else mirror.options().clone_settings()
 
 
 def _last_part(dataset: str) -> str:

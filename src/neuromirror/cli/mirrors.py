@@ -77,7 +77,7 @@ def _list(settings: Settings, found: dict[str, Path]) -> int:
         record = {"mirror": name, "path": str(path), "builtin": is_builtin, "overrides": overrides}
         try:
             mirror = load_mirror(path)
-            needs = mirror.requirements()
+            needs = mirror.options().requirements()
         except ConfigurationError as error:
             code = 2
             settings.emit(

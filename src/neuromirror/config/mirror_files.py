@@ -12,12 +12,7 @@ from urllib.parse import urlsplit
 from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.config.toml_files import check_file_name, load_toml, read_toml
 from neuromirror.model import ConfigurationError, DatasetRef
-from neuromirror.sources import (
-    Source,
-    open_source,
-    source_clone_settings,
-    source_requirements,
-)
+from neuromirror.sources import Source, SourceOptions, open_source, source_options
 from neuromirror.sources.api_tokens import api_key_variable, instance_at
 from neuromirror.sources.volumes.tokens import token_variable
 
@@ -71,13 +66,13 @@ class Mirror:
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
-    def requirements(self) -> tuple[str, ...]:
-        """Return what the mirror needs in addition to a base installation.
+    def options(self) -> SourceOptions:
+        """Return the checked options of the source, without creating it.
 
         Returns
         -------
-        tuple of str
-            One text per requirement, such as a program to install.
+        SourceOptions
+            The options.
 
         Raises
         ------
@@ -85,25 +80,7 @@ class Mirror:
             If the source is unknown or an option of it is invalid.
         """
         try:
-            return source_requirements(self.settings.source, self.name, self.settings.options)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{self.path}: {error}") from error
-
-    def clone_settings(self) -> dict[str, str]:
-        """Return how clones of the mirror's datasets request private content.
-
-        Returns
-        -------
-        dict of str
-            Settings of git for a clone, such as the endpoint of a bucket.
-
-        Raises
-        ------
-        ConfigurationError
-            If the source is unknown or an option of it is invalid.
-        """
-        try:
-            return source_clone_settings(self.settings.source, self.name, self.settings.options)
+            return source_options(self.settings.source, self.name, self.settings.options)
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 

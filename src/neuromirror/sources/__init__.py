@@ -34,12 +34,7 @@ if TYPE_CHECKING:
         SupportsPendingCheck,
         VisitContext,
     )
-    from neuromirror.sources.registry import (
-        open_source,
-        source_clone_settings,
-        source_kinds,
-        source_requirements,
-    )
+    from neuromirror.sources.registry import open_source, source_kinds, source_options
 
 __all__ = [
     "EMBARGOED",
@@ -63,9 +58,8 @@ __all__ = [
     "UnreliableListingError",
     "VisitContext",
     "open_source",
-    "source_clone_settings",
     "source_kinds",
-    "source_requirements",
+    "source_options",
 ]
 
 

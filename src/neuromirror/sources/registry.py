@@ -62,8 +62,8 @@ def open_source(
     )
 
 
-def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a mirror needs beside a base installation.
+def source_options(kind: str, mirror: str, options: Mapping[str, Any]) -> SourceOptions:
+    """Return the checked options of a mirror, without its source.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> t
 
     Returns
     -------
-    tuple[str, ...]
-        One text per requirement, for messages.
+    SourceOptions
+        The options; the defaults if the options of a plug-in are of another type.
 
     Raises
     ------
@@ -85,29 +85,7 @@ def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> t
         If the source or an option is unknown or invalid.
     """
     _, checked = _check_options(kind, mirror, options)
-    return checked.requirements() if isinstance(checked, SourceOptions) else ()
-
-
-def source_clone_settings(kind: str, mirror: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """Return how clones request private content of a mirror.
-
-    Parameters
-    ----------
-    kind, mirror, options
-        As for :func:`source_requirements`.
-
-    Returns
-    -------
-    dict of str
-        Settings of git for a clone of a dataset of the mirror.
-
-    Raises
-    ------
-    ConfigurationError
-        If the source or an option is unknown or invalid.
-    """
-    _, checked = _check_options(kind, mirror, options)
-    return checked.clone_settings() if isinstance(checked, SourceOptions) else {}
+    return checked if isinstance(checked, SourceOptions) else SourceOptions()
 
 
 def _check_options(
