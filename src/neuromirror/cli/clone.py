@@ -318,9 +318,10 @@ def get_address(
 def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]:
     """Return the settings of a clone that request private content as the mirror file states.
 
-    A clone of the store of another operator gets none.
+    A clone of the store of another operator gets none, and neither does one whose mirror file is in
+    a folder that the user did not name: it may be from others.
     """
-    if not url.startswith("ria+file:"):
+    if settings.given_mirrors is None or not url.startswith("ria+file:"):
         return {}
     mirror = settings.mirrors().get(found.dataset.partition(":")[0])
     return {} if mirror is None else mirror.options().clone_settings()
