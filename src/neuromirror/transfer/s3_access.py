@@ -126,15 +126,15 @@ class S3Access:
         parts = urlsplit(url)
         if parts.scheme != SCHEME or not _NAME.fullmatch(parts.netloc) or not parts.path[1:]:
             raise MalformedS3UrlError(f"{url[:200]!r} is not a URL like s3://bucket/key")
-        place = self._own_vault(url) or parts.netloc
+        bucket_id = self._own_vault(url) or parts.netloc
         with self._lock:
-            bucket = self._buckets.get(place)
+            bucket = self._buckets.get(bucket_id)
             if bucket is None:
-                bucket = self._open(parts.netloc, self._own.get(place))
-                self._buckets[place] = bucket
+                bucket = self._open(parts.netloc, self._own.get(bucket_id))
+                self._buckets[bucket_id] = bucket
         query = f"?{parts.query}" if parts.query else ""
         url = f"{bucket.object_url(b'')}{parts.path[1:]}{query}"
-        return S3Object(bucket, url, place in self._own)
+        return S3Object(bucket, url, bucket_id in self._own)
 
     def object_with_credentials(self, url: str) -> S3Object:
         """Return the object at a URL; region and credentials are searched once per bucket.
@@ -148,15 +148,15 @@ class S3Access:
         MalformedS3UrlError
             If the URL is malformed.
         """
-        place = self._own_vault(url) or urlsplit(url).netloc
+        bucket_id = self._own_vault(url) or urlsplit(url).netloc
         try:
-            if (failure := self._failures.get(place)) is not None:
+            if (failure := self._failures.get(bucket_id)) is not None:
                 raise failure
             found = self.object(url)
             if found.session.signer is not None:
                 found.session.signer.check()
         except (CredentialsError, NetError) as error:
-            self._failures[place] = error
+            self._failures[bucket_id] = error
             raise
         return found
 
