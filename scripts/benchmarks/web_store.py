@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import click
+from msgspec.structs import replace
 
 from neuromirror.annex import key_for
 from neuromirror.crawl import PublishedState, Publisher, Recorder, RefMove

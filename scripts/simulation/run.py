@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from neuromirror.index import TaskRow
 from neuromirror.service.scheduling_policy import (

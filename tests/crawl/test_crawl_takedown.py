@@ -10,10 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
 from neuromirror.crawl.planner import Planner

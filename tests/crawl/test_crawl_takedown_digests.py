@@ -7,10 +7,10 @@ import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror.crawl import open_recorder, rebuild_index
 from neuromirror.crawl.results import Result

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import zstandard
 from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import load_mirror
 from neuromirror.model import (

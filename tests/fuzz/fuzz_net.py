@@ -11,13 +11,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from fuzz_core import check_agreement, fixed_seeds, target
+from msgspec.structs import replace
 from urllib3 import HTTPResponse
 
 from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from neuromirror.index import FilesNotIndexedError, Index, UnindexedFiles, rebuild_from_journal
 from neuromirror.model import Digest, MirrorSeen, SnapshotEntry, VersionMinted

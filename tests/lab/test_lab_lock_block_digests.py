@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror.lab.lock_block_digests import (
     BLOCK_DIGESTS_ENDING,

@@ -6,12 +6,12 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 from pytest_httpserver import HTTPServer
 
 from neuromirror.cli import main

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 from test_mint_snapshot_writer import many_files
 
 from neuromirror.mint import MintResult, snapshot_writer

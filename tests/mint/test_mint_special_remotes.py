@@ -8,10 +8,10 @@ import re
 import sys
 import uuid
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from test_mint_annex_worker import ids
 
 from neuromirror.annex import log_path, url_key, url_log_path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
 from neuromirror.mint import (
     MintResult,

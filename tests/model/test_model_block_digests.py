@@ -6,10 +6,10 @@ import hashlib
 import random
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror.model import (
     LEAF_SIZE,

@@ -122,6 +122,10 @@ class Callee:
     callables: frozenset[str]
 
 
+def _is_struct(node: ast.ClassDef) -> bool:
+    return any("Struct" in ast.unparse(base) for base in node.bases)
+
+
 class Checker:
     """Finds the calls in parsed modules."""
 
@@ -172,7 +176,7 @@ class Checker:
                 if callables:
                     found[name].append(Callee(module.package, full, positional, callables))
             for node in module.tree.body:
-                if isinstance(node, ast.ClassDef) and node.decorator_list:
+                if isinstance(node, ast.ClassDef) and (node.decorator_list or _is_struct(node)):
                     fields = {
                         one.target.id: self._takes_callable(one.annotation)
                         for one in node.body

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded

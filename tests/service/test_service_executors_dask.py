@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, EventRaised, JournalEntry

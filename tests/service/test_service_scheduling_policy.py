@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from msgspec.structs import replace
 
 from neuromirror.crawl import DatasetTask, Result, ScheduleSettings
 from neuromirror.index import LastVisit, TaskRow

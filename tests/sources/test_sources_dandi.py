@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from collections import deque
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from neuromirror.model import (

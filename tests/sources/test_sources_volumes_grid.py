@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from neuromirror.model import ConfigurationError
 from neuromirror.sources.volumes.errors import MalformedUrlError, TooManyFilesError

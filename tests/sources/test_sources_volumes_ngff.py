@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from msgspec.structs import replace
 from ome_zarr_models.v05 import Image, ImageLabel
 
 from neuromirror.sources.volumes.decode import decode_cutout

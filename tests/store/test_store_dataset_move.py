@@ -6,10 +6,10 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror.annex import directory_vault_config
 from neuromirror.git import try_git

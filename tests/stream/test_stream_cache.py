@@ -12,10 +12,10 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuromirror import stream
 from neuromirror.cache import ContentName, PieceCache, open_cache

@@ -110,9 +110,7 @@ class _ScriptedMirror(MirrorHarness):
     def _open(self, mirror: Mirror) -> Mirror:
         if mirror.name != "lab":
             return mirror
-        made = ScriptedMirror(mirror.name, mirror.path, mirror.settings)
-        object.__setattr__(made, "source", self._source)
-        return made
+        return ScriptedMirror(mirror.name, mirror.path, mirror.settings, self._source)
 
 
 def _mirror_archives(demo: DemoArchive, folder: Path, odd: bool) -> MirrorHarness:

@@ -359,10 +359,10 @@ class ScriptedSource:
         )
 
 
-class ScriptedMirror(Mirror):
+class ScriptedMirror(Mirror, frozen=True):
     """A mirror of the test's scripted source."""
 
-    source: ScriptedSource
+    source: ScriptedSource | None = None
 
     def open(self) -> Source:
         return self.source  # type: ignore[return-value]
@@ -384,9 +384,7 @@ class ScriptedHarness(MirrorHarness):
         return self.source.scripted_datasets
 
     def _open_mirror(self, mirror: Mirror) -> Mirror:
-        made = ScriptedMirror(mirror.name, mirror.path, mirror.settings)
-        object.__setattr__(made, "source", self.source)
-        return made
+        return ScriptedMirror(mirror.name, mirror.path, mirror.settings, self.source)
 
     def file_stamps(self) -> dict[str, tuple[int, int]]:
         """Return time and inode of each file except locks and files that SQLite keeps open."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from neuromirror.sources.volumes.grid import Level, Volume, blocks
 from neuromirror.sources.volumes.ngff import zarr_documents

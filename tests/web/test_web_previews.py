@@ -7,12 +7,12 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from neuromirror.crawl import load_mirrors, open_recorder

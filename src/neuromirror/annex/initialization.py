@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.annex.logs import parse_remote_log, remote_log
@@ -40,8 +41,7 @@ _TIMESTAMP: Final = re.compile(rb" timestamp=(\d{1,12})s\Z")
 _SHOWN: Final = 80
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedRemote:
+class SkippedRemote(Struct, frozen=True):
     """A special remote with ``autoenable`` that was not enabled.
 
     Attributes

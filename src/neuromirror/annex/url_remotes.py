@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from neuromirror.annex.logs import WEB_UUID, remote_log
 
@@ -139,11 +140,10 @@ def url_glob(pattern: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(pattern), re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class UrlRemote:
+class UrlRemote(Struct, frozen=True):
     """A remote other than the default web remote.
 
-    Parameters
+    Attributes
     ----------
     uuid
         The UUID.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.annex.key_paths import hash_lower, key_file_name
 
@@ -35,8 +36,7 @@ class VaultKind(StrEnum):
     S3 = "s3"
 
 
-@dataclass(frozen=True, slots=True)
-class BucketAccess:
+class BucketAccess(Struct, frozen=True):
     """How to request the objects of a bucket, as its user configured.
 
     Attributes
@@ -54,8 +54,7 @@ class BucketAccess:
     is_signed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class VaultAddress:
+class VaultAddress(Struct, frozen=True):
     """Where readers find the copies in a vault.
 
     Attributes

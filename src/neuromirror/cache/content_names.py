@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _NAME: Final = re.compile(r"[a-z0-9_]{1,16}-[0-9a-f]{16,128}(?:-[0-9]{1,18})*")
 
 
-@dataclass(frozen=True, slots=True)
-class ContentName:
+class ContentName(Struct, frozen=True):
     """The identity of a content.
 
     Attributes

@@ -21,9 +21,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct
 
 from neuromirror.cache.cached_content import CachedContent
 from neuromirror.cache.content_names import ContentName
@@ -39,8 +40,7 @@ _MAX_PENDING: Final = 32 << 20
 """Maximum size in bytes of the pieces that wait to be written; others are written at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedEntry:
+class CachedEntry(Struct, frozen=True):
     """A content in the cache.
 
     Attributes

@@ -87,7 +87,7 @@ def audit_command(
     mirrors = load_known_mirrors(settings.mirrors_folder).values()
     counts: Counter[str] = Counter()
     failed = named = 0
-    hosts = HostMessages("audit")
+    hosts = HostMessages()
     with (
         open_recorder(store, settings.index_path(store)) as recorder,
         FailureLog(recorder).watch(AUDIT),
@@ -119,7 +119,7 @@ def audit_command(
                     line = f"{finding.host}  {finding.message}"
                 line = f"{finding.status:<10} {line}"
                 settings.emit("audit", finding.to_json(), line if is_shown else None)
-    hosts.print_counts(settings)
+    hosts.print_counts("audit", settings)
     if named > _MAX_SHOWN:
         settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
     summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))

@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from msgspec.structs import replace
 
 from neuromirror.cli.addresses import find_address, resolve_version
 from neuromirror.cli.commands import argument, command

@@ -13,11 +13,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
@@ -43,8 +43,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(Struct):
     """Paths of the mirror files, the store and the index, and the output format.
 
     ``given_mirrors`` and ``given_store`` are None unless an option or a variable sets them.

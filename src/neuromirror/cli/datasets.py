@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
@@ -166,7 +166,7 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
         events = list(index.events(dataset, limit=limit))
     for event in events:
         line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
-        settings.emit("events", asdict(event), line)
+        settings.emit("events", to_builtins(event), line)
     if not events:
         settings.print_text("no events")
 

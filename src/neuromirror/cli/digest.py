@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command
@@ -182,8 +183,7 @@ def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder
                 report.add_profile(paths[path], why)
 
 
-@dataclass(frozen=True, slots=True)
-class SelectedFiles:
+class SelectedFiles(Struct, frozen=True):
     """Files of a version or a lock file.
 
     Attributes
@@ -251,7 +251,6 @@ def selected_files(
         yield SelectedFiles(files, store.root, (own, user))
 
 
-@dataclass
 class _Report(OutcomeReport):
     """Prints outcomes and open profiles, and counts them."""
 
@@ -275,7 +274,7 @@ class _Report(OutcomeReport):
         self.add(replace(outcome, status="error", message=why, root=None))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
-        self.hosts.print_counts(self.settings)
+        self.hosts.print_counts(self.action, self.settings)
         verb = "to read" if is_dry_run else "read and digested"
         parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
         if known := self.counts["notneeded"]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options
@@ -69,7 +69,12 @@ def find_command(settings: Settings, checksum: str) -> None:
         settings.emit("find", {"status": "impossible", "message": message}, message)
     for one in not_searched:
         message = _not_searched_message(one)
-        record = {"type": "not-indexed", **asdict(one), "setting": _SETTING, "message": message}
+        record = {
+            "type": "not-indexed",
+            **to_builtins(one),
+            "setting": _SETTING,
+            "message": message,
+        }
         settings.emit("find", {**record, "status": "notneeded"})
         if not settings.json:
             click.echo(printable(message), err=True)

@@ -186,7 +186,7 @@ def print_outcomes(
 
     counted = Tally()
     received = in_git = 0
-    hosts = HostMessages(action)
+    hosts = HostMessages()
     same: Counter[str] = Counter()
     for outcome in outcomes(line.show_bytes):
         counted.add(outcome)
@@ -200,7 +200,7 @@ def print_outcomes(
         with line.paused():
             settings.emit(action, record, _outcome_line(outcome) if shown else None)
     line.close()
-    hosts.print_counts(settings)
+    hosts.print_counts(action, settings)
     for message, count in same.items():
         if count > _MAX_SHOWN:
             more = f"error      {count - _MAX_SHOWN} more files  {message}"

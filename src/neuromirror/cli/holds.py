@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
@@ -23,7 +24,7 @@ def holds_command(settings: Settings) -> None:
     with settings.index() as index:
         holds = list(index.open_holds())
     for hold in holds:
-        settings.emit("holds", asdict(hold))
+        settings.emit("holds", to_builtins(hold))
     settings.print_table(
         [[h.hold, h.dataset, h.upstream, h.reason, h.placed_at] for h in holds],
         ["HOLD", "DATASET", "VERSION", "REASON", "SINCE"],

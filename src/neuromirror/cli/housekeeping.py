@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
@@ -70,7 +70,7 @@ def housekeeping_command(
             elif result.status == "error":
                 code = 1
             freed += result.bytes_before - result.bytes_after
-            settings.emit("housekeeping", {"dataset": dataset, **asdict(result)}, line)
+            settings.emit("housekeeping", {"dataset": dataset, **to_builtins(result)}, line)
     if unneeded:
         settings.print_text(f"notneeded  {unneeded} repositories need no repacking")
     if freed > 0 and not dry_run:

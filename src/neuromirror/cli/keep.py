@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command
@@ -186,8 +186,7 @@ def _plan(
         report.add(outcome)
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """The work for one vault."""
 
     store: Store | None
@@ -239,7 +238,6 @@ class _Run:
                 name_in_lock(Path(target), self.contents, self.vault, kept)
 
 
-@dataclass
 class _Report(OutcomeReport):
     """Prints the outcomes for one vault, and counts them."""
 
@@ -261,7 +259,7 @@ class _Report(OutcomeReport):
         self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
-        self.hosts.print_counts(self.settings)
+        self.hosts.print_counts(self.action, self.settings)
         verb = "to copy" if is_dry_run else "copied"
         parts = [f"{count_of(self.counts['ok'], 'content')} {verb} ({format_bytes(self.bytes)})"]
         if known := self.counts["notneeded"]:

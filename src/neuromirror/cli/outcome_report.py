@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from neuromirror.annex.allowed_addresses import host_without_port
 
@@ -21,11 +22,9 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{outcome.host or outcome.path}  {outcome.message}"
 
 
-@dataclass(slots=True)
-class HostMessages:
+class HostMessages(Struct):
     """Prints each message about a host once, and the number of occurrences at the end."""
 
-    action: str
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def is_first(self, outcome: Outcome) -> bool:
@@ -35,16 +34,15 @@ class HostMessages:
         self.counts[outcome.host, outcome.status] += 1
         return self.counts[outcome.host, outcome.status] == 1
 
-    def print_counts(self, settings: Settings) -> None:
+    def print_counts(self, action: str, settings: Settings) -> None:
         """Print the number of files or URLs that each message applies to."""
         for (host, status), count in self.counts.items():
             record = {"kind": "host", "host": host, "status": status, "count": count}
             line = f"{status:<10} {host} failed {count} times in total" if count > 1 else None
-            settings.emit(self.action, record, line)
+            settings.emit(action, record, line)
 
 
-@dataclass
-class OutcomeReport:
+class OutcomeReport(Struct):
     """Prints the outcomes of an action on contents, and counts them by status."""
 
     action: str
@@ -53,10 +51,7 @@ class OutcomeReport:
     total: int = 0
     bytes: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    hosts: HostMessages = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.hosts = HostMessages(self.action)
+    hosts: HostMessages = field(default_factory=HostMessages)
 
     @property
     def failures(self) -> int:

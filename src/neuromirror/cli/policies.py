@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
@@ -72,7 +72,7 @@ def policies_command(
         run.prepare()
         if dry_run:
             sys.exit(_print_plan(settings, run))
-        hosts, done = HostMessages("policies"), 0
+        hosts, done = HostMessages(), 0
         try:
             for outcome in run.copy(KeepOptions()):
                 done += outcome.size or 0
@@ -90,9 +90,14 @@ def policies_command(
         with open_recorder(store, settings.index_path(store)) as recorder:
             record_announcements(recorder, found)
         for one in found:
-            record = {"kind": "shortage", "status": "error", **asdict(one), "message": one.message}
+            record = {
+                "kind": "shortage",
+                "status": "error",
+                **to_builtins(one),
+                "message": one.message,
+            }
             settings.emit("policies", record | {"horizon": str(one.horizon or "")}, one.message)
-        hosts.print_counts(settings)
+        hosts.print_counts("policies", settings)
         code = _print_status(settings, PoliciesStatus.load(store), names)
         code = code or int(any(one.problem for one in run.states.values()))
     sys.exit(code)
@@ -119,7 +124,7 @@ def _print_plan(settings: Settings, run: PolicyRun) -> int:
             text += f", {count_of(len(short), 'content')} will lack copies"
         settings.emit("policies", record, text)
     for name, cost in sorted(run.costs.items()):
-        record = {"kind": "vault", "status": "ok", "vault": name, **asdict(cost)}
+        record = {"kind": "vault", "status": "ok", "vault": name, **to_builtins(cost)}
         text = f"{name}: {count_of(cost.contents, 'content')}, {format_bytes(cost.bytes)}"
         if cost.per_month or cost.once:
             text += f"; {cost.per_month:.2f} per month and {cost.once:.2f} once"

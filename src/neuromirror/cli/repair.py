@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
@@ -42,7 +42,7 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
         repaired += one.status == "ok"
         code |= one.status == "error"
         line = f"{one.status:<10} {one.dataset}  {one.message}"
-        settings.emit("repair", asdict(one), None if one.status == "notneeded" else line)
+        settings.emit("repair", to_builtins(one), None if one.status == "notneeded" else line)
     if unneeded:
         settings.print_text(f"notneeded  {unneeded} repositories have no foreign changes")
     if repaired and not dry_run:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
@@ -131,7 +131,7 @@ def _result_line(status: str, name: str, message: str) -> str:
 
 
 def _reproduction_json(found: Reproduction) -> dict[str, Any]:
-    record = asdict(found)
+    record: dict[str, Any] = to_builtins(found)
     for field in ("dataset", "label", "kind"):
         del record[field]
     return record

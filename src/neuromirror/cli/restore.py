@@ -109,7 +109,7 @@ def restore_command(
     own = own_vaults()
     vaults = [*(parse_location(one) for one in copies), *own.addresses]
     counted = Tally()
-    hosts = HostMessages("get")
+    hosts = HostMessages()
     with progress_line("restoring") as progress:
         for outcome in restore(
             found,
@@ -127,7 +127,7 @@ def restore_command(
             shown = is_new or outcome.action == "restore"
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}" if shown else None
             settings.emit(outcome.action, outcome.to_json(), line)
-    hosts.print_counts(settings)
+    hosts.print_counts("get", settings)
     for message in own.unused if counted.exit_code else ():
         click.echo(printable(f"neuromirror: {message}"), err=True)
     sys.exit(counted.exit_code)

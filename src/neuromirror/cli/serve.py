@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
@@ -343,7 +343,7 @@ def _serve_once(
         nonlocal code, has_results
         code, has_results = worst_exit_code(code, result.exit_code), True
         if (result.status, result.message) != ("notneeded", "unchanged"):
-            settings.emit("serve", asdict(result), format_result(result))
+            settings.emit("serve", to_builtins(result), format_result(result))
 
     exit_code = serve_once(store, index_path, files, options, on_result)
     if not has_results:

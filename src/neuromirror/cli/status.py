@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
@@ -76,13 +77,14 @@ def status_command(settings: Settings) -> None:
             ]
             schedule = agenda.get(one.mirror)
             record = {
-                **asdict(one),
+                **to_builtins(one),
                 "last_checked": when,
                 "location_health": location_health,
                 "taken_down": withdrawn,
             }
             settings.emit(
-                "status", {**record, "schedule": None if schedule is None else asdict(schedule)}
+                "status",
+                {**record, "schedule": None if schedule is None else to_builtins(schedule)},
             )
             code = code or (3 if one.open_holds else 0)
             shown.add(one.mirror)
@@ -102,7 +104,7 @@ def status_command(settings: Settings) -> None:
         settings.print_text("the store has no mirrors yet; run 'neuromirror sync'")
     for failure in failures:
         code = 1
-        record = {**asdict(failure), "status": "error"}
+        record = {**to_builtins(failure), "status": "error"}
         shown_text = None if failure.mirror in shown else f"failed  {_failure_text(failure)}"
         settings.emit("status", record, shown_text)
     custody, catalogues = CustodyStatus.load(store), catalogue_statuses(store)
@@ -135,7 +137,10 @@ def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], 
             )
         if vault.damaged or vault.missing:
             text += f"; {vault.damaged} damaged, {vault.missing} missing"
-        yield {**asdict(vault), "kind": "vault", "vault_kind": vault.kind, "status": "ok"}, text
+        yield (
+            {**to_builtins(vault), "kind": "vault", "vault_kind": vault.kind, "status": "ok"},
+            text,
+        )
     for path, drill in custody.drills.items():
         fields = {field: getattr(drill, field) for field in drill.__struct_fields__}
         text = f"drill {path}  {_moment(drill.at)}: {drill.message}"

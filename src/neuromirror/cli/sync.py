@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
@@ -195,7 +195,7 @@ def _join(settings: Settings, requests: Sequence[SyncRequest], url: str, sample:
             ):
                 code = worst_exit_code(code, result.exit_code)
                 with line.paused():
-                    settings.emit("sync", asdict(result), format_result(result))
+                    settings.emit("sync", to_builtins(result), format_result(result))
     return code
 
 
@@ -226,7 +226,7 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
             results.append(result)
             with line.paused():
                 if result.exit_code:
-                    settings.emit("sync", asdict(result), format_result(result))
+                    settings.emit("sync", to_builtins(result), format_result(result))
                 else:
                     settings.print_text(format_result(result))
     return results
@@ -352,7 +352,7 @@ def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: b
         if count_unchanged and (result.status, result.message) == ("notneeded", "unchanged"):
             unchanged.append(result.dataset)
             line = None
-        settings.emit("sync", asdict(result), line)
+        settings.emit("sync", to_builtins(result), line)
     if len(unchanged) == 1:
         settings.print_text(f"notneeded  {unchanged[0]}  unchanged")
     elif unchanged:

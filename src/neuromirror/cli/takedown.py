@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import getpass
 import sys
-from dataclasses import asdict
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
@@ -74,7 +74,7 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
         )
         for result in done:
             code = max(code, result.exit_code)
-            record = {**asdict(result), "exit_code": result.exit_code}
+            record = {**to_builtins(result), "exit_code": result.exit_code}
             line = f"{result.status:<10} {result.dataset}  {result.message}"
             settings.emit("takedown", record, line)
     sys.exit(code)

@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
@@ -35,8 +35,7 @@ def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@dataclass(frozen=True, slots=True)
-class ConfiguredVaults:
+class ConfiguredVaults(Struct, frozen=True):
     """The vaults of a folder.
 
     Attributes

@@ -7,12 +7,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct, field
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command
@@ -207,8 +207,7 @@ def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
             yield finding
 
 
-@dataclass(slots=True)
-class _DatasetSummary:
+class _DatasetSummary(Struct):
     """Counts of the findings in one dataset."""
 
     name: str
@@ -258,7 +257,7 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
     """Print the problems and a summary of each dataset; return the exit code."""
     code = 0
     summary: _DatasetSummary | None = None
-    hosts = HostMessages("verify")
+    hosts = HostMessages()
     for finding in findings:
         name = finding.dataset or target
         if summary is None or (summary.name, summary.version) != (name, finding.version):
@@ -274,7 +273,7 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
         settings.emit("verify", finding.to_json(), line)
     if summary is None:
         settings.print_text(f"{target}: the lock file has no pins")
-    hosts.print_counts(settings)
+    hosts.print_counts("verify", settings)
     return max(code, _print_summary(settings, summary, mode))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from neuromirror.config.mirror_files import Mirror
@@ -20,8 +21,7 @@ _PAGES: Final = frozenset(
 _NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A resolved address.
 
     Attributes

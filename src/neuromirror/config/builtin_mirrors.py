@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from glob import escape
 from importlib.resources import files
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import Mirror, list_mirror_files, load_mirror
 from neuromirror.model import ConfigurationError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.config.toml_files import check_file_name, load_toml, read_toml
@@ -28,8 +30,7 @@ _EXAMPLE = """
 """A minimal mirror file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(Struct, frozen=True):
     """A configured mirror.
 
     Attributes

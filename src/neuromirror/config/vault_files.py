@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from neuromirror.config.toml_files import check_file_name, load_toml
@@ -160,8 +160,7 @@ VAULT_FILE: TypeAdapter[DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFil
 """Validates the content of vault files, and gives their JSON Schema."""
 
 
-@dataclass(frozen=True, slots=True)
-class VaultConfig:
+class VaultConfig(Struct, frozen=True):
     """A configured vault.
 
     Attributes

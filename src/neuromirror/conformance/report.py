@@ -21,7 +21,7 @@ class InvalidReportError(NeuromirrorError):
 class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of one check.
 
-    Parameters
+    Attributes
     ----------
     rule
         The name of the check, ``<kind>.<rule>``; the same in every release.
@@ -44,7 +44,7 @@ class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The findings of an archive.
 
-    Parameters
+    Attributes
     ----------
     archive
         The name of the mirror, or the URL.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.index import VersionRow, effective_entries, is_indexed, rebuild_from_journal

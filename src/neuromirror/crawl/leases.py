@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.crawl.run_options import VisitSkippedError
 from neuromirror.index import Schedule
@@ -26,8 +27,7 @@ class LeaseLostError(NeuromirrorError):
     """Another worker has taken over the dataset; the results of this visit are discarded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """The right of one worker to visit a dataset or run a task.
 
     ``name`` and ``token`` are as in :class:`~neuromirror.index.LeaseRow`.

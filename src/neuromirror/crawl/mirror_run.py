@@ -6,7 +6,8 @@ import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.dataset_visit import DatasetVisit

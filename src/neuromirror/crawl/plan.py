@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index import LastVisit, Tombstone
 from neuromirror.model import DatasetHint
@@ -12,8 +13,7 @@ RELEASED = "released"
 """Reason for a visit: a hold on the dataset was released since its last visit."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetTask:
+class DatasetTask(Struct, frozen=True):
     """A dataset and what the run does with it.
 
     Attributes

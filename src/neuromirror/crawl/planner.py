@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from neuromirror.config.builtin_mirrors import include_named
 from neuromirror.config.mirror_files import Mirror, find_mirror
@@ -19,8 +20,7 @@ _REQUESTS_PER_DATASET: Final = 10
 """Limit of requests for an overview, per permitted dataset; the sources need one to three."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
+class SyncRequest(Struct, frozen=True):
     """A request to sync a mirror or one of its datasets.
 
     Attributes

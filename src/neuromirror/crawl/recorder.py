@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.index import CrawlIndex, Index
@@ -17,8 +18,7 @@ from neuromirror.store import Store
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class RefMove:
+class RefMove(Struct, frozen=True):
     """Refs to be moved in one step.
 
     Attributes

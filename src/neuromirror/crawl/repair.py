@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.recorder import open_recorder
@@ -32,8 +33,7 @@ _WAIT = 60.0
 """Seconds to wait for a visit that is in progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class RepairResult:
+class RepairResult(Struct, frozen=True):
     """The result for one repository, in DataLad's terms.
 
     Attributes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl.plan import pending_files_text
@@ -24,8 +25,7 @@ _HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
 """Maximum length of a failure's message, which may quote any amount of upstream text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """The result for one dataset or mirror, in DataLad's terms.
 
     Attributes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.crawl.results import Result
 from neuromirror.model import DatasetRef, NeuromirrorError
@@ -13,8 +14,7 @@ DEFAULT_JOBS = 16
 """Default number of concurrent visits: most of a visit is waiting for the archive."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """Options of a run: ``deep`` and ``history`` as in :class:`~neuromirror.crawl.Sync`.
 
     ``jobs`` is the number of concurrent visits.
@@ -47,8 +47,7 @@ def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class VisitPolicy:
+class VisitPolicy(Struct, frozen=True):
     """The store-specific treatment of some datasets.
 
     Attributes

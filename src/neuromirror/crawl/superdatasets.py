@@ -8,8 +8,9 @@ groups.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.failure_log import TOP_ALIAS
@@ -124,8 +125,7 @@ def update_mirror_superdatasets(
         _commit_members(store, recorder, top, mirror.name, members, complete=complete)
 
 
-@dataclass(frozen=True, slots=True)
-class MemberState:
+class MemberState(Struct, frozen=True):
     """The newest state of a dataset: its commit (hex) and its upstream time (Unix seconds)."""
 
     commit: str

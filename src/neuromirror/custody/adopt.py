@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.custody.copy_batch import CopyBatch
 from neuromirror.custody.keep_outcomes import KeepOutcome
@@ -26,8 +28,7 @@ _Form = tuple[str, int]
 """Algorithm and part size of a checksum."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(Struct, frozen=True):
     """A regular file of a folder.
 
     Attributes

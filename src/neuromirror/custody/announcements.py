@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.custody.policy_plan import MissingCopies, ShortageReason
@@ -17,8 +18,7 @@ SHORTAGE = "shortage"
 _MAX_KEYS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(Struct, frozen=True):
     """Contents of a dataset that a policy cannot keep in time, announced for the first time.
 
     Attributes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from neuromirror.custody.copy_checks import look_up_copies
 from neuromirror.custody.keep_outcomes import KeepOutcome

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.index.ledger import Ledger

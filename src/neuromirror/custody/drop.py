@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_mismatch
 from neuromirror.custody.keep_outcomes import KeepOutcome
@@ -27,8 +28,7 @@ class DropChangedError(ConfigurationError):
     """The copies that would be removed are not those that were listed."""
 
 
-@dataclass(frozen=True, slots=True)
-class DropRules:
+class DropRules(Struct, frozen=True):
     """The rules that protect copies.
 
     Attributes
@@ -49,8 +49,7 @@ class DropRules:
     withdrawn: Mapping[DatasetRef, Collection[str]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class DropPlan:
+class DropPlan(Struct):
     """The copies that are to be removed from a vault, from :func:`plan_drop`.
 
     Attributes

@@ -14,9 +14,10 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.custody.copy_batch import CopyBatch
 from neuromirror.custody.copy_checks import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
@@ -20,11 +21,10 @@ def _never() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class KeepOutcome(Outcome):
+class KeepOutcome(Outcome, frozen=True):
     """The outcome of ``keep`` for one content, or for the rest of a run.
 
-    Parameters
+    Attributes
     ----------
     vault
         The name of the vault.
@@ -36,8 +36,7 @@ class KeepOutcome(Outcome):
     method: CheckMethod | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeepOptions:
+class KeepOptions(Struct, frozen=True):
     """The options of a run.
 
     Attributes

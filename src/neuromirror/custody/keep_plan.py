@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from neuromirror.annex import VaultKind, parse_key
 from neuromirror.config.vault_files import S3VaultFile, SpecialRemoteVaultFile, VaultConfig
@@ -64,8 +65,7 @@ class KeepItem(NamedTuple):
     urls: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class KeepContents:
+class KeepContents(Struct):
     """The contents of versions, each once.
 
     Attributes

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from neuromirror.git import MEMORY_LIMIT, GitError, git_environment
 from neuromirror.lab.lockfile import Lock, LockUnusableError, load_lock
@@ -137,8 +138,7 @@ def _extract(
     return target
 
 
-@dataclass(frozen=True, slots=True)
-class _CommittedFile:
+class _CommittedFile(Struct, frozen=True):
     oid: str
     size: int
     path: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final, Self
+
+from msgspec.structs import replace
 
 from neuromirror.config.policy_files import Policies, Policy
 from neuromirror.config.vault_files import S3VaultFile, VaultConfig

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.config.policy_files import Policies, Policy
 from neuromirror.custody.keep_plan import (
@@ -32,8 +33,7 @@ _SAFE = frozenset({Retention.PUBLISHED, Retention.VERSIONED_BUCKET})
 """Upstream promises to keep contents with one of these."""
 
 
-@dataclass(slots=True)
-class SelectedContents:
+class SelectedContents(Struct):
     """The contents that a policy keeps.
 
     Attributes

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from neuromirror.config.policy_files import Policy
 
@@ -54,16 +55,14 @@ class RequiredContent(NamedTuple):
     horizon: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyContents:
+class PolicyContents(Struct, frozen=True):
     """A policy and the contents that it keeps."""
 
     policy: Policy
     contents: Sequence[RequiredContent]
 
 
-@dataclass(frozen=True, slots=True)
-class VaultState:
+class VaultState(Struct, frozen=True):
     """The state of a vault, for a plan.
 
     Attributes
@@ -115,8 +114,7 @@ class MissingCopies(NamedTuple):
     is_due: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CostEstimate:
+class CostEstimate(Struct, frozen=True):
     """What planned copies add to a vault.
 
     Attributes
@@ -135,8 +133,7 @@ class CostEstimate:
     once: float = 0.0
 
 
-@dataclass(slots=True)
-class CopyPlan:
+class CopyPlan(Struct):
     """The result of :func:`plan_copies`.
 
     Attributes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror.config.policy_files import Policy
 from neuromirror.custody.keep_outcomes import KeepOutcome
@@ -51,8 +51,7 @@ class PolicyStatus(msgspec.Struct, forbid_unknown_fields=True):
     locks: list[str] = []
 
 
-@dataclass(slots=True)
-class PolicyProgress:
+class PolicyProgress(Struct):
     """The copies that a run made for a policy.
 
     Attributes

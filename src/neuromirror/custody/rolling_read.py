@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.annex import parse_key
 from neuromirror.custody.copy_checks import (
@@ -38,8 +40,7 @@ _BATCH: Final = 256
 _JOBS: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
+class ReadSettings(Struct, frozen=True):
     """How a vault is read.
 
     Attributes

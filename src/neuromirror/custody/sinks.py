@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.annex import key_file_name
 from neuromirror.index.ledger_rows import Stored
@@ -44,8 +45,7 @@ class UploadSink(AnnexObjectStore):
         self.discard_partial(key)
 
 
-@dataclass(slots=True)
-class _UploadFolder:
+class _UploadFolder(Struct):
     annex_dir: Path
     disk_reserve: int = DISK_RESERVE
 

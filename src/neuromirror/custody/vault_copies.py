@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from neuromirror.config.vault_files import VaultConfig
 from neuromirror.custody.copy_batch import CopyBatch

@@ -9,11 +9,12 @@ import mmap
 import os
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from operator import le
 from pathlib import Path
 from typing import BinaryIO, Self
+
+from msgspec import Struct
 
 from neuromirror.git.errors import PackIndexError
 
@@ -28,8 +29,7 @@ _LARGE = 1 << 31
 """Bit of an offset that stands in the table of large offsets."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackSize:
+class PackSize(Struct, frozen=True):
     """A pack's name, its number of objects, and its size in bytes, index included."""
 
     name: str

@@ -9,9 +9,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct
 
 from neuromirror.git.errors import PackIndexError
 from neuromirror.git.pack_indexes import PackIndex
@@ -25,8 +26,7 @@ _MAX_BYTES: Final = 1 << 22
 _MAX_HEADER: Final = 10
 
 
-@dataclass(slots=True, eq=False)
-class _Pack:
+class _Pack(Struct, eq=False):
     """A pack with its index; the pack itself is opened for the first object that is read."""
 
     index_path: Path

@@ -16,10 +16,11 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from neuromirror.git.pack_indexes import INDEX_MAGIC, KnownObjects
 
@@ -67,8 +68,7 @@ _CACHED_HEADERS = {
 _sha1, _adler32, _crc32 = hashlib.sha1, zlib.adler32, zlib.crc32
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Struct, frozen=True):
     """A finished pack under temporary names.
 
     Rename ``pack`` first, then ``index``: git looks for an index and expects its pack.

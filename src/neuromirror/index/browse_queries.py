@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.errors import UnknownFileError
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
@@ -26,8 +27,7 @@ _PATH = 12
 """The position of the path in :data:`FILE_COLUMNS`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderEntryRow:
+class FolderEntryRow(Struct, frozen=True):
     """A file in a folder, or a subfolder with the totals of everything below it.
 
     Attributes
@@ -49,8 +49,7 @@ class FolderEntryRow:
     next: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContentSpanRow:
+class ContentSpanRow(Struct, frozen=True):
     """A range of versions in which a path had the same content.
 
     Attributes

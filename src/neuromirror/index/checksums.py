@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.urls import key_hash
@@ -22,8 +23,7 @@ _ACCEPTED_FORMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ContentLookup:
+class ContentLookup(Struct, frozen=True):
     """An SQL statement that selects ids of contents, with the values of its parameters."""
 
     sql: str

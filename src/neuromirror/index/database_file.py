@@ -6,16 +6,16 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
+
+from msgspec import Struct
 
 from neuromirror.index.connection import connect, translate_errors
 from neuromirror.index.errors import IndexUnusableError
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseFormat:
+class DatabaseFormat(Struct, frozen=True):
     """The format of a kind of database.
 
     Attributes

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from neuromirror.index.data_types import data_types
 from neuromirror.index.facet_values import facet_values
@@ -49,8 +50,7 @@ class DescribingDocuments(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Current:
+class _Current(Struct, frozen=True):
     """The data of a dataset and its current version for the search tables."""
 
     name: str

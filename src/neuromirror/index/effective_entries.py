@@ -9,8 +9,9 @@ its records are not read and need not exist.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from neuromirror.model import (
     AnnexBranchMoved,

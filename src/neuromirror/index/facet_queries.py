@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.facet_values import FACETS, SIZES, canonical_value
@@ -16,8 +17,7 @@ _MAX_VALUES = 500
 _SIZE_ORDER = {name: position for position, (name, _) in enumerate(SIZES)}
 
 
-@dataclass(frozen=True, slots=True)
-class FacetCount:
+class FacetCount(Struct, frozen=True):
     """A value of a facet.
 
     Attributes

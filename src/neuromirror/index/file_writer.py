@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
+
+from msgspec import Struct
 
 from neuromirror.index.bulk_insert import insert_rows
 from neuromirror.index.contents import ContentWriter
@@ -41,8 +42,7 @@ _File = tuple[str, int, RecordLine]
 _Pair = tuple[_Row | None, _File | None]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordCounts:
+class RecordCounts(Struct, frozen=True):
     """The results of writing one version to the index.
 
     Attributes

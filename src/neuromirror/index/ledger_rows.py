@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 CheckMethod = Literal["full-read", "s3-sha256", "s3-etag", "size", "head", "listing", "git-annex"]
 """How a copy was checked last.
@@ -23,8 +24,7 @@ CopyState = Literal["present", "damaged", "missing"]
 EventKind = Literal["kept", "missing", "damaged", "repaired", "removed", "shortage", "drill"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A content that a vault has, verified.
 
     Attributes
@@ -42,8 +42,7 @@ class Stored:
     method: CheckMethod
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerCopy:
+class LedgerCopy(Struct, frozen=True):
     """A copy: one content in one vault.
 
     Attributes
@@ -74,8 +73,7 @@ class LedgerCopy:
     state: CopyState
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerVault:
+class LedgerVault(Struct, frozen=True):
     """A vault and the totals of its copies.
 
     Attributes
@@ -107,8 +105,7 @@ class LedgerVault:
     oldest_read: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """Content to keep in a vault.
 
     Attributes
@@ -135,8 +132,7 @@ class Wish:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEvent:
+class LedgerEvent(Struct, frozen=True):
     """Something worth recording about copies.
 
     Attributes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.dataset_text import TEXT_COLUMNS
 from neuromirror.index.query_base import QueryBase
@@ -25,8 +26,7 @@ _HIGHLIGHTS = ", ".join(
 _HIGHLIGHTED = f"SELECT {_HIGHLIGHTS} FROM dataset_text WHERE dataset_text MATCH ? AND rowid = ?"
 
 
-@dataclass(frozen=True, slots=True)
-class MatchedText:
+class MatchedText(Struct, frozen=True):
     """A text of the metadata that matches a term.
 
     Attributes

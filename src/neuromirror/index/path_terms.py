@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, islice
 from unicodedata import ucd_3_2_0
+
+from msgspec import Struct
 
 from neuromirror.index.data_types import add_data_types, data_types
 
@@ -64,8 +65,7 @@ def is_single_token(term: str) -> bool:
     return all(one.isascii() or ucd_3_2_0.category(one)[0] in "LN" for one in term)
 
 
-@dataclass(frozen=True, slots=True)
-class PathBlock:
+class PathBlock(Struct, frozen=True):
     """A few hundred consecutive paths that a version added, whose terms are indexed as one unit.
 
     Attributes

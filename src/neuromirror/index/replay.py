@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from typing import Any, Final, Protocol
+
+from msgspec.structs import asdict, replace
 
 from neuromirror.index.contents import record_block_digests
 from neuromirror.index.dataset_text import (
@@ -278,7 +279,7 @@ def _insert_version(
     attributes: dict[str, list[str]],
 ) -> int:
     """Insert the row of a version and return its number."""
-    values = _fields(entry) | {
+    values = asdict(entry) | {
         "dataset": dataset,
         "seq": seq,
         "time": entry.time or "",
@@ -418,7 +419,7 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
         "INSERT INTO visits (dataset, visit, started_at, ended_at, status, fingerprint, pending, "
         "message, traffic) VALUES (:dataset, :visit, :started, :ended, :status, :fingerprint, "
         ":pending, :message, :traffic)",
-        _fields(entry) | {"dataset": dataset, "traffic": _compact_json(entry.traffic)},
+        asdict(entry) | {"dataset": dataset, "traffic": _compact_json(entry.traffic)},
     ).lastrowid
     connection.execute(
         "UPDATE datasets SET last_visit = ?, "
@@ -439,7 +440,7 @@ def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
         "INSERT INTO holds (hold, dataset, upstream, state, reason, files_removed, files_before, "
         "placed_at) SELECT :hold, :dataset, :upstream, :state, :reason, :removed, :before, :at "
         "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = :hold AND outcome IS NULL)",
-        _fields(entry) | {"dataset": dataset},
+        asdict(entry) | {"dataset": dataset},
     )
 
 
@@ -518,10 +519,6 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
         f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
     ).fetchone()
     return bool(current == version)
-
-
-def _fields(entry: JournalEntry) -> dict[str, Any]:
-    return {one.name: getattr(entry, one.name) for one in fields(entry)}
 
 
 def _storable_text(text: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import RETENTION
@@ -38,8 +39,7 @@ SELECT max(started_at) FROM visits WHERE dataset = ? AND status IN ('full', 'par
 """
 
 
-@dataclass(frozen=True, slots=True)
-class RetainedFile:
+class RetainedFile(Struct, frozen=True):
     """A file of any version of a dataset, and how long upstream keeps its content.
 
     Attributes
@@ -67,8 +67,7 @@ class RetainedFile:
     last_seen: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContentSource:
+class ContentSource(Struct, frozen=True):
     """Where a content is upstream.
 
     Attributes

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.model import Digest, Evidence, Retention, Traffic
 
@@ -21,8 +21,7 @@ RETENTION = (
 """All values, weakest first; the index stores the position in this tuple."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetRow:
+class DatasetRow(Struct, frozen=True):
     """A dataset and its status.
 
     Attributes
@@ -94,8 +93,7 @@ class DatasetRow:
         return bool(self.within)
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
+class VersionRow(Struct, frozen=True):
     """A version.
 
     Attributes
@@ -213,8 +211,7 @@ class _Content:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class FileRow(_Content):
+class FileRow(_Content, Struct, frozen=True):
     """A file of a version.
 
     Attributes
@@ -253,8 +250,7 @@ class FileRow(_Content):
     content: int
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile(_Content):
+class FoundFile(_Content, Struct, frozen=True):
     """A dataset, path and range of versions with a content.
 
     Attributes
@@ -294,8 +290,7 @@ class FoundFile(_Content):
     position: tuple[int, int, str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRow:
+class CopyRow(Struct, frozen=True):
     """Another dataset that has files of a version with stronger retention.
 
     Attributes
@@ -313,8 +308,7 @@ class CopyRow:
     files: int
 
 
-@dataclass(frozen=True, slots=True)
-class EvidenceCounts:
+class EvidenceCounts(Struct, frozen=True):
     """Counts of the files of a version; empty if they are not in the index.
 
     Attributes
@@ -329,8 +323,7 @@ class EvidenceCounts:
     retention: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeSummary:
+class ProbeSummary(Struct, frozen=True):
     """Counts of the files of a version by checksums and probe results, as known today.
 
     Attributes
@@ -354,8 +347,7 @@ class ProbeSummary:
     since: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class FailingHost:
+class FailingHost(Struct, frozen=True):
     """A host with failing locations.
 
     Attributes
@@ -377,8 +369,7 @@ class FailingHost:
     last: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class UnindexedFiles:
+class UnindexedFiles(Struct, frozen=True):
     """The Zarrs of a mirror with a version whose files are not in the index.
 
     Attributes
@@ -400,8 +391,7 @@ class UnindexedFiles:
     largest: int
 
 
-@dataclass(frozen=True, slots=True)
-class LocationRow:
+class LocationRow(Struct, frozen=True):
     """A location of a content.
 
     Attributes
@@ -421,8 +411,7 @@ class LocationRow:
     result: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DueLocation:
+class DueLocation(Struct, frozen=True):
     """A location that is due for a probe.
 
     Attributes
@@ -451,8 +440,7 @@ class DueLocation:
     is_only_location: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(Struct, frozen=True):
     """Time and reason of the withdrawal of a dataset.
 
     Attributes
@@ -471,8 +459,7 @@ class Tombstone:
     within: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SubdatasetRow:
+class SubdatasetRow(Struct, frozen=True):
     """A subdataset in a version's tree.
 
     Attributes
@@ -522,8 +509,7 @@ class EtagRow(msgspec.Struct, frozen=True, gc=False):
     sha256: Digest | None
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeRow:
+class EdgeRow(Struct, frozen=True):
     """An edge of the ancestry, seen from one end.
 
     Attributes
@@ -542,8 +528,7 @@ class EdgeRow:
     own_label: str
 
 
-@dataclass(frozen=True, slots=True)
-class RelatedVersion(EdgeRow):
+class RelatedVersion(EdgeRow, frozen=True):
     """An edge and, up to the requested depth, the edges at its other end.
 
     Attributes
@@ -558,8 +543,7 @@ class RelatedVersion(EdgeRow):
     is_truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LastVisit:
+class LastVisit(Struct, frozen=True):
     """The result of the last visit of a dataset, by which the next may be skipped.
 
     Attributes
@@ -580,8 +564,7 @@ class LastVisit:
     ended: str
 
 
-@dataclass(frozen=True, slots=True)
-class VisitRow:
+class VisitRow(Struct, frozen=True):
     """A finished visit.
 
     Attributes
@@ -609,8 +592,7 @@ class VisitRow:
     traffic: dict[str, Traffic]
 
 
-@dataclass(frozen=True, slots=True)
-class HoldRow:
+class HoldRow(Struct, frozen=True):
     """A held listing.
 
     Attributes
@@ -644,8 +626,7 @@ class HoldRow:
     released_by: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(Struct, frozen=True):
     """An event.
 
     Attributes
@@ -669,8 +650,7 @@ class EventRow:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class FailureRow:
+class FailureRow(Struct, frozen=True):
     """A failure without a later success.
 
     Attributes
@@ -696,8 +676,7 @@ class FailureRow:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorStatus:
+class MirrorStatus(Struct, frozen=True):
     """The status of a mirror.
 
     Attributes

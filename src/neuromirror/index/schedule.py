@@ -7,10 +7,11 @@ but no data: every mirror is listed again, and due tasks are determined again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from neuromirror.index.database_file import DatabaseFile, DatabaseFormat, OpenDatabase
 from neuromirror.index.lease_table import LeaseTable
@@ -59,8 +60,7 @@ _FORMAT: Final = DatabaseFormat(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow:
+class TaskRow(Struct, frozen=True):
     """A recurring task; times are POSIX seconds, spans seconds.
 
     Attributes
@@ -103,9 +103,9 @@ class TaskRow:
     message: str = ""
 
 
-_COLUMNS = ", ".join(one.name for one in fields(TaskRow))
-_MARKS = ", ".join("?" for _ in fields(TaskRow))
-_values = attrgetter(*(one.name for one in fields(TaskRow)))
+_COLUMNS = ", ".join(TaskRow.__struct_fields__)
+_MARKS = ", ".join("?" for _ in TaskRow.__struct_fields__)
+_values = attrgetter(*TaskRow.__struct_fields__)
 _FREE = (
     "NOT EXISTS (SELECT 1 FROM leases l WHERE l.name = t.name AND l.expires IS NOT NULL "
     "AND l.expires > ?)"

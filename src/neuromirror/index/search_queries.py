@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.errors import MalformedQueryError
@@ -42,8 +44,7 @@ _NEGLIGIBLE = 0.02
 _TERMS_PER_QUERY = 50
 
 
-@dataclass(frozen=True, slots=True)
-class FoundDataset:
+class FoundDataset(Struct, frozen=True):
     """A dataset that matches all terms of a search.
 
     Attributes
@@ -71,8 +72,7 @@ class FoundDataset:
     values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundDatasets:
+class FoundDatasets(Struct, frozen=True):
     """A page of search results.
 
     Attributes
@@ -100,8 +100,7 @@ class FoundDatasets:
     corrected: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Search:
+class _Search(Struct, frozen=True):
     """Terms, and the datasets that may match them."""
 
     terms: Sequence[SearchTerm]
@@ -112,8 +111,7 @@ class _Search:
     """In the keys of cached results that were made of the candidates."""
 
 
-@dataclass(frozen=True, slots=True)
-class MatchingFiles:
+class MatchingFiles(Struct, frozen=True):
     """Files of a version whose paths match.
 
     Attributes

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.path_terms import MIN_DIGITS, is_single_token, path_terms
@@ -24,8 +25,7 @@ _LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
 _NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchTerm:
+class SearchTerm(Struct, frozen=True):
     """A term of a search.
 
     Attributes

@@ -8,8 +8,9 @@ and queried term by term. For paths, full-text search returns blocks (see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import chain
+
+from msgspec import Struct, field
 
 from neuromirror.index.path_terms import BLOCK_SHIFT
 from neuromirror.index.query_base import QueryBase
@@ -47,8 +48,7 @@ SELECT path, until FROM (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A dataset that may match a search.
 
     Attributes
@@ -74,8 +74,7 @@ class Candidate:
         )
 
 
-@dataclass(slots=True)
-class TermMatches:
+class TermMatches(Struct):
     """The datasets whose metadata match one term.
 
     Attributes
@@ -93,8 +92,7 @@ class TermMatches:
         return dataset in self.stems or dataset in self.prefixes
 
 
-@dataclass(frozen=True, slots=True)
-class PathMatch:
+class PathMatch(Struct, frozen=True):
     """A path of a dataset that contains the terms that its metadata lack.
 
     Attributes

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.index import DueLocation
@@ -28,8 +30,7 @@ _BATCH = 256
 """Number of URLs that are looked up, checked and recorded together."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
+class AuditSettings(Struct, frozen=True):
     """Limits and permissions for requests to servers.
 
     Attributes
@@ -54,8 +55,7 @@ class AuditSettings:
         return UrlSessions(self.allowed, self.token, limits, setting="git config --global")
 
 
-@dataclass(frozen=True, slots=True)
-class AuditScope:
+class AuditScope(Struct, frozen=True):
     """The scope of an audit: a mirror, a dataset, or (both None) the whole store."""
 
     mirror: str | None = None

@@ -11,13 +11,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Final
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.config.addresses import Address, catalogue_page
 from neuromirror.lab.clone_urls import clone_urls
@@ -49,8 +49,7 @@ _LOCK: Final = "datasets.lock"
 _COPY_SIZE: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class CataloguePins:
+class CataloguePins(Struct, frozen=True):
     """Versions to pin from one catalogue.
 
     Attributes

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror.crawl.guards.difference import has_different_bytes
 from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
@@ -79,8 +79,7 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return self.files is not None
 
 
-@dataclass(slots=True)
-class ChangeCounts:
+class ChangeCounts(Struct):
     """Counts of files, bytes and subdatasets by kind of change.
 
     Attributes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.annex import record_of_key
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
@@ -24,8 +25,7 @@ from neuromirror.model import (
 from neuromirror.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class DiffSide:
+class DiffSide(Struct, frozen=True):
     """One of the two states that are compared.
 
     Attributes

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.lab.globs import WatchedGlobs
@@ -37,11 +38,10 @@ _RECORDED = "its block digests are recorded"
 _TOO_LARGE = f"a file of more than {MAX_CONTENT_SIZE >> 40} TiB cannot have block digests"
 
 
-@dataclass(frozen=True, slots=True)
-class DigestOutcome(Outcome):
+class DigestOutcome(Outcome, frozen=True):
     """The outcome of ``digest`` for one file or URL.
 
-    Parameters
+    Attributes
     ----------
     sha256
         The sha256 of the content in hex; None if no digests were computed.
@@ -56,8 +56,7 @@ class DigestOutcome(Outcome):
     piece_size: int | None = None
 
 
-@dataclass(slots=True)
-class DigestPlan:
+class DigestPlan(Struct):
     """The files whose block digests are to be computed, from :func:`plan_digests`.
 
     Attributes

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from neuromirror.model import Evidence, count_of
 from neuromirror.transfer.outcomes import EvidenceStatus, Outcome
 
 
-@dataclass(slots=True)
-class EvidenceSummary:
+class EvidenceSummary(Struct):
     """Counts how many files a restore fetched, by evidence, and formats the counts for the user.
 
     Attributes

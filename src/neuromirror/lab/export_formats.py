@@ -12,9 +12,10 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.net import parse_aws_host
 
@@ -31,8 +32,7 @@ class NotExportableError(Exception):
     """A file cannot be listed in the chosen format; the message is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedFile:
+class ExportedFile(Struct, frozen=True):
     """A pinned file.
 
     Attributes
@@ -76,8 +76,7 @@ class ExportedFile:
         return self.digest
 
 
-@dataclass(frozen=True, slots=True)
-class LineFormat:
+class LineFormat(Struct, frozen=True):
     """A format of ``export-lock`` that lists files in one text file.
 
     Attributes

@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.lab.export_formats import (
@@ -44,8 +45,7 @@ _DANDISET: Final = re.compile(r"/dandisets/[0-9]{6}/?\Z")
 _OWN: Final = (".datalad/", ".neuromirror/", ".gitattributes", ".gitmodules")
 
 
-@dataclass(slots=True)
-class LockExport:
+class LockExport(Struct):
     """The result of an export.
 
     Attributes

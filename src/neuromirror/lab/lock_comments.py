@@ -9,23 +9,22 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _TABLE = re.compile(r"\[\[\s*dataset\s*\]\]\s*(?:#.*)?\Z")
 _KEY = re.compile(r"([A-Za-z0-9_-]+)\s*=")
 _VALUE = re.compile(r"""(?:[^#"']|"(?:[^"\\]|\\.)*+"|'[^']*+')*+""")
 
 
-@dataclass(slots=True)
-class _Block:
+class _Block(Struct):
     """A ``[[dataset]]`` with the comments before it; ``lines`` have no newline."""
 
     name: str
     lines: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class LockBlocks:
+class LockBlocks(Struct):
     """The lines of a lock file: those before the first dataset, and those of each dataset.
 
     With them an unchanged pin keeps its comments when the file is written again.

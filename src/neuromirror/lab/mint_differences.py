@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from neuromirror.crawl import StateDifference
 from neuromirror.git import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectReader
@@ -27,8 +28,7 @@ _Entry = tuple[bytes, bytes]
 """Mode and 20-byte id of a tree entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionIds:
+class VersionIds(Struct, frozen=True):
     """The ids of a version.
 
     Attributes
@@ -46,8 +46,7 @@ class VersionIds:
     state: str
 
 
-@dataclass(slots=True)
-class PathSample:
+class PathSample(Struct):
     """A number of paths, and examples.
 
     Attributes
@@ -81,8 +80,7 @@ class PathSample:
         return ", ".join(self.first[:_MAX_SHOWN]) + more
 
 
-@dataclass(slots=True)
-class MintDifferences:
+class MintDifferences(Struct):
     """The differences between a version in the store and the same version minted again.
 
     Attributes
@@ -154,8 +152,7 @@ class MintDifferences:
         return sentences
 
 
-@dataclass(frozen=True, slots=True)
-class MintedSide:
+class MintedSide(Struct, frozen=True):
     """One side of a comparison: a bare repository, a commit, and its record lines by git path."""
 
     repository: Path

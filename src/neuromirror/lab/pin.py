@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, VersionRow
@@ -74,8 +75,7 @@ class NotPinnedError(NeuromirrorError):
     """A version cannot be pinned, for the reason in the message; the lock file is unchanged."""
 
 
-@dataclass(frozen=True, slots=True)
-class PinRequest:
+class PinRequest(Struct, frozen=True):
     """A version to pin; None keeps the value that the lock file has.
 
     Attributes
@@ -355,8 +355,7 @@ def pin_outcome(old: Pin | None, new: Pin, latest: str | None, digests: str = ""
     )
 
 
-@dataclass(slots=True)
-class _PinTotals:
+class _PinTotals(Struct):
     """Counts of the pinned files of a version."""
 
     files: int = 0

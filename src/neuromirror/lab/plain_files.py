@@ -7,9 +7,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.annex import (
     MAX_POINTER_BYTES,

@@ -7,10 +7,10 @@ index, no memos, no known URLs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from neuromirror.crawl import DatasetVisit, GuardSettings, Mirror, Recorder, release_hold

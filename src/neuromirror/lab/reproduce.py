@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.crawl import Mirror, open_recorder
 from neuromirror.crawl.embargo import private_source
@@ -52,8 +54,7 @@ _MAX_EARLIER_STATES = 8
 """Maximum number of earlier upstream states that are compared with an observed version."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubdatasetReproduction:
+class SubdatasetReproduction(Struct, frozen=True):
     """A subdataset that differs between the version in the store and the one minted again.
 
     Attributes
@@ -77,8 +78,7 @@ class SubdatasetReproduction:
     differences: MintDifferences | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reproduction:
+class Reproduction(Struct, frozen=True):
     """The result of minting a version again.
 
     Attributes
@@ -179,8 +179,7 @@ def reproduce(
     return _Reproducer(row, store, index, mirror, scratch, progress).run()
 
 
-@dataclass(slots=True)
-class _Comparison:
+class _Comparison(Struct):
     """The ids of a version, stored and minted again, and their differences."""
 
     stored: VersionIds

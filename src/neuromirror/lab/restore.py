@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.annex import (
     SkippedRemote,
@@ -71,8 +73,7 @@ class GitAnnexMissingError(ConfigurationError):
     """git-annex is not installed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _RestoreOptions:
+class _RestoreOptions(Struct, frozen=True):
     """The options of :func:`restore`."""
 
     store: Store | None
@@ -192,8 +193,7 @@ def _scratch_folder(target: SafeFolder) -> Iterator[SafeFolder]:
                 target.remove_tree(_SCRATCH)
 
 
-@dataclass(slots=True)
-class _RestoredDataset:
+class _RestoredDataset(Struct):
     """A restored dataset.
 
     Attributes

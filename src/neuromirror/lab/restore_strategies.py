@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.git import (
     FSCK_OPTIONS,
@@ -55,8 +57,7 @@ class HostUnreachableError(StrategyFailedError):
     """A strategy failed because the host of its URL cannot be reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreTarget:
+class RestoreTarget(Struct, frozen=True):
     """A pinned dataset or subdataset to restore.
 
     Attributes
@@ -170,8 +171,7 @@ def restore_strategies(
     yield ManifestStrategy(target)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStrategy:
+class StoreStrategy(Struct, frozen=True):
     """Fetches the commits from the dataset's repository in a local store.
 
     Attributes
@@ -200,8 +200,7 @@ class StoreStrategy:
         run_git(repository, "remote", "add", "origin", self.origin_url)
 
 
-@dataclass(frozen=True, slots=True)
-class CloneUrlStrategy:
+class CloneUrlStrategy(Struct, frozen=True):
     """Fetches the commits from a clone URL."""
 
     url: str
@@ -231,8 +230,7 @@ class CloneUrlStrategy:
         run_git(repository, "remote", "add", "origin", url)
 
 
-@dataclass(frozen=True, slots=True)
-class BundleStrategy:
+class BundleStrategy(Struct, frozen=True):
     """Fetches the commits from the git bundle beside the lock file.
 
     Attributes
@@ -267,8 +265,7 @@ class BundleStrategy:
         _add_unreachable_origin(repository, self.origin_url)
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestStrategy:
+class ManifestStrategy(Struct, frozen=True):
     """Rebuilds the commit from the manifest beside the lock file, without its history.
 
     Attributes

@@ -7,9 +7,10 @@ and the paths (BEP 19), but the files of an archive have addresses of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.output_files import new_folder

@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.lab.watch import News, channel_id, news_subject, news_text
 from neuromirror.model import ConfigurationError, NeuromirrorError, environment_without_secrets
@@ -184,8 +185,7 @@ class MailServer:
         server.send_message(message)
 
 
-@dataclass(frozen=True, slots=True)
-class MailChannel:
+class MailChannel(Struct, frozen=True):
     """Sends news to a mail address, through an SMTP server.
 
     Attributes

@@ -11,9 +11,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
+
+from msgspec.structs import asdict
 
 from neuromirror.annex import UrlRemote
 from neuromirror.git import KnownObjects, ObjectReader, Pack, PackWriter

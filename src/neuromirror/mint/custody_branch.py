@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.annex import (
     key_from_file_name,
@@ -43,8 +44,7 @@ _KEPT, _REMOVED = b"1", b"0"
 _CACHED_LOGS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class CustodyRemote:
+class CustodyRemote(Struct, frozen=True):
     """A vault as clones see it.
 
     Attributes
@@ -78,8 +78,7 @@ class CustodyRemote:
             raise ValueError(f"the configuration of the remote {self.name} has another name")
 
 
-@dataclass(frozen=True, slots=True)
-class CustodyCommit:
+class CustodyCommit(Struct, frozen=True):
     """A new commit of the branch, with the pack of its objects.
 
     Attributes

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.git import BLOB, REGULAR_FILE_MODE, TREE_MODE, ObjectReader, PackWriter, write_tree
 from neuromirror.mint.annex_branch import annex_line
@@ -47,8 +48,7 @@ class BaseManifestDamagedError(UnsuitableBaseError):
     """The canonical manifest of the base is missing or damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaBase:
+class DeltaBase(Struct, frozen=True):
     """The state from which a delta starts.
 
     Attributes

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.git import BLOB, REGULAR_FILE_MODE, TreeBuilder
 from neuromirror.mint.annex_branch import annex_line
@@ -29,8 +30,7 @@ _MIN_WORKER_BYTES = 8 << 20
 _AFTER_ALL_PATHS = b"\xff"  # not the first byte of any UTF-8 character
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A validated listing, ready to be committed.
 
     Attributes

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+from msgspec import Struct, field
 
 from neuromirror.model import FileTotals, SnapshotEntry, Subdataset, is_in_git, path_to_text
 
 
-@dataclass(slots=True)
-class StateCounts:
+class StateCounts(Struct):
     """Counts of a state's files, without those in subdatasets.
 
     Attributes

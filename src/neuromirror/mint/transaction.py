@@ -7,11 +7,12 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import zstandard
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.annex import (
     WEB_UUID,
@@ -57,8 +58,7 @@ longer.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ParentCommits:
+class ParentCommits(Struct, frozen=True):
     """The parent commits of a mint, as ids in hex.
 
     Attributes
@@ -106,8 +106,7 @@ def next_commit_second(repository: Path, parent: str | None) -> int:
     return int(done.stdout) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class MintResult:
+class MintResult(Struct, frozen=True):
     """The objects of a state, in packs under temporary names; ids in hex.
 
     The listing is the sum of ``files``, ``in_subdatasets``, documents and exceptions.

@@ -8,10 +8,10 @@ limits is rejected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import IO
 
 import zstandard
+from msgspec import Struct
 
 from neuromirror.model import NeuromirrorError
 
@@ -25,8 +25,7 @@ class ZstdFrameError(NeuromirrorError, ValueError):
     """A frame is damaged, truncated, or larger than its limits."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrameLimits:
+class FrameLimits(Struct, frozen=True):
     """Limits of a frame's decompressed content.
 
     Attributes

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from neuromirror.model.person_names import split_person_names, without_degrees
 from neuromirror.model.plain_text import plain_text
@@ -76,8 +77,7 @@ _KEYS: Final[Mapping[str, str]] = {
 """Keys of key–value pairs, in lower case without separators."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveMetadata:
+class ArchiveMetadata(Struct, frozen=True):
     """The texts about a dataset in its archive's documents.
 
     Attributes

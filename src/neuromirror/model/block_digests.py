@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.model.struct_types import analysed_type
 from neuromirror.model.validation import (
@@ -54,8 +54,7 @@ _PIECE_OF_LARGE: Final = 4 << 20
 Data = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class BlockDigests:
+class BlockDigests(Struct, frozen=True):
     """The digests of the blocks of one content.
 
     Attributes

@@ -7,11 +7,11 @@ rebuilds the index. Times are UTC, ISO 8601, to the second.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct, field, to_builtins
 
 from neuromirror.model.validation import Count, convert
 
@@ -22,8 +22,7 @@ RecordsText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40}(?:\.[1-9][0
 """The name of records in the store, ``<commit>`` or ``<commit>.<number>``, or an empty string."""
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorSeen:
+class MirrorSeen(Struct, frozen=True):
     """A mirror's configuration when it was first used, or after a change.
 
     Attributes
@@ -44,8 +43,7 @@ class MirrorSeen:
     index_entries: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorProbed:
+class MirrorProbed(Struct, frozen=True):
     """The capabilities of a mirror's upstream, as its source reports them.
 
     Attributes
@@ -63,8 +61,7 @@ class MirrorProbed:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class VersionMinted:
+class VersionMinted(Struct, frozen=True):
     """A version that was committed to git.
 
     Attributes
@@ -148,8 +145,7 @@ class VersionMinted:
         return self.commit
 
 
-@dataclass(frozen=True, slots=True)
-class AnnexBranchMoved:
+class AnnexBranchMoved(Struct, frozen=True):
     """Upstream states other URLs or claims for a version's files, and no new version.
 
     Attributes
@@ -175,8 +171,7 @@ class AnnexBranchMoved:
     records: RecordsText = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VisitEnded:
+class VisitEnded(Struct, frozen=True):
     """A finished visit of one dataset.
 
     Attributes
@@ -215,8 +210,7 @@ class VisitEnded:
     traffic: dict[str, dict[str, int | float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class HoldPlaced:
+class HoldPlaced(Struct, frozen=True):
     """A suspicious listing that is held until an operator releases it.
 
     Attributes
@@ -246,8 +240,7 @@ class HoldPlaced:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class HoldReleased:
+class HoldReleased(Struct, frozen=True):
     """An operator released a held listing.
 
     Attributes
@@ -265,8 +258,7 @@ class HoldReleased:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class HoldLapsed:
+class HoldLapsed(Struct, frozen=True):
     """A hold that ended without approval, because the listing is no longer suspicious.
 
     Attributes
@@ -281,8 +273,7 @@ class HoldLapsed:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class EventRaised:
+class EventRaised(Struct, frozen=True):
     """An event worth recording.
 
     Attributes
@@ -310,8 +301,7 @@ class EventRaised:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LinksFound:
+class LinksFound(Struct, frozen=True):
     """The viewer links of a dataset, which replace the earlier ones.
 
     They belong to no version, because they may change while the data stays the same.
@@ -333,8 +323,7 @@ class LinksFound:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class LocationsChecked:
+class LocationsChecked(Struct, frozen=True):
     """The result of checking whether the locations of a dataset's files are available.
 
     Attributes
@@ -354,8 +343,7 @@ class LocationsChecked:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class DigestedContent:
+class DigestedContent(Struct, frozen=True):
     """A content whose block digests are in the store.
 
     Attributes
@@ -376,8 +364,7 @@ class DigestedContent:
     root: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-@dataclass(frozen=True, slots=True)
-class ContentsDigested:
+class ContentsDigested(Struct, frozen=True):
     """Contents whose bytes were read and hashed, and whose block digests were stored.
 
     Attributes
@@ -392,8 +379,7 @@ class ContentsDigested:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetWithdrawn:
+class DatasetWithdrawn(Struct, frozen=True):
     """A dataset that the operator withdrew: hidden from the catalogue, but not deleted.
 
     A rebuilt index contains only the ids of its versions.
@@ -422,8 +408,7 @@ class DatasetWithdrawn:
     within: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetReinstated:
+class DatasetReinstated(Struct, frozen=True):
     """A withdrawn dataset that is available again.
 
     Attributes
@@ -443,8 +428,7 @@ class DatasetReinstated:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFailed:
+class TaskFailed(Struct, frozen=True):
     """A task that fails until a :class:`TaskRecovered` of the same task and object.
 
     Failed visits are recorded as :class:`VisitEnded`.
@@ -469,8 +453,7 @@ class TaskFailed:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRecovered:
+class TaskRecovered(Struct, frozen=True):
     """A task that succeeded after a failure.
 
     Attributes
@@ -553,7 +536,7 @@ def dump_entry(entry: JournalEntry) -> bytes:
     bytes
         The line.
     """
-    line = {"type": _NAMES[type(entry)], **asdict(entry)}
+    line = {"type": _NAMES[type(entry)], **to_builtins(entry)}
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -578,7 +561,7 @@ def load_entry(line: bytes) -> JournalEntry:
     try:
         got = json.loads(line)
         kind = _TYPES[got.pop("type")]
-        unknown = got.keys() - kind.__dataclass_fields__.keys()
+        unknown = got.keys() - set(kind.__struct_fields__)
         if unknown:
             raise ValueError(f"unknown field {min(unknown)!r}")
         return convert(got, kind, "entry")

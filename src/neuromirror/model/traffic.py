@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct, to_builtins
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(Struct, frozen=True):
     """The traffic with one or several hosts.
 
     Attributes
@@ -71,7 +71,7 @@ def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | floa
         Counters by name, by host.
     """
     return {
-        host: {name: count for name, count in asdict(one).items() if count}
+        host: {name: count for name, count in to_builtins(one).items() if count}
         for host, one in sorted(hosts.items())
     }
 

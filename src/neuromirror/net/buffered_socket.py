@@ -11,8 +11,9 @@ import ssl
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.net.responses import content_length
 
@@ -92,8 +93,7 @@ class BufferedSocket:
             self._sock.close()
 
 
-@dataclass(slots=True)
-class PlainResponse:
+class PlainResponse(Struct):
     """A response with a plain body of known length (not chunked or compressed).
 
     Its body starts at ``body_offset`` in the buffer of ``connection``; ``start`` is the offset of

@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.net.errors import CircuitOpenError, NetError
 
@@ -16,8 +17,7 @@ _FAILURES: Final = 8
 _SECONDS: Final = 30.0
 
 
-@dataclass(slots=True)
-class _HostFailures:
+class _HostFailures(Struct):
     since: float
     count: int = 0
     last_try: float = 0.0

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.net.errors import ListingTooLongError
 
@@ -19,11 +20,10 @@ _REMEDY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ListingLimits:
+class ListingLimits(Struct, frozen=True):
     """The limits of one listing; the defaults exceed every known listing of a real archive.
 
-    Parameters
+    Attributes
     ----------
     entries
         Maximum number of objects, object versions, folders or rows.

@@ -15,11 +15,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 import requests.utils
+from msgspec import Struct
 
 from neuromirror.model import Traffic
 from neuromirror.net.buffered_socket import (
@@ -50,8 +50,7 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 Origin = tuple[str, str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenBody:
+class OpenBody(Struct, frozen=True):
     """A response body that is being received.
 
     Attributes

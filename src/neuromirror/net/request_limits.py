@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.net.listing_limits import ListingLimits
 from neuromirror.net.responses import parse_http_date
@@ -20,13 +21,12 @@ _DAY: Final = 86400.0
 _LONGEST_SHOWN: Final = 365 * _DAY
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
+class RequestLimits(Struct, frozen=True):
     """Timeouts, retries and concurrency limits; the defaults suit an archive on the internet.
 
     Times are in seconds, sizes in bytes.
 
-    Parameters
+    Attributes
     ----------
     attempts
         Attempts per request, including the first one.

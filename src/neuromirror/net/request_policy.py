@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.net.errors import NetError
@@ -25,11 +27,10 @@ _CONTACT_CHARACTERS: Final = re.compile(r"[!#-'*-:=?-\[\]-~]+")
 _MAIL: Final = re.compile(r"mailto:[^@?]+@[^@?]+\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPolicy:
+class RequestPolicy(Struct, frozen=True):
     """The operator's settings for all requests of a mirror; None keeps the source's default.
 
-    Parameters
+    Attributes
     ----------
     contact
         The operator's contact address, sent in the User-Agent header.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import requests.structures
+from msgspec import Struct
 
 from neuromirror.net.errors import WebPageError
 from neuromirror.net.urls import clean_url
@@ -18,8 +18,7 @@ _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True):
     """The status and headers of a response without its body.
 
     Attributes
@@ -34,8 +33,7 @@ class ResponseHead:
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Response(ResponseHead):
+class Response(ResponseHead, frozen=True):
     """A complete response.
 
     Attributes
@@ -47,8 +45,7 @@ class Response(ResponseHead):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseStream:
+class ResponseStream(Struct, frozen=True):
     """An open response.
 
     Attributes

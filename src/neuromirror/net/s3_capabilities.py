@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.net.errors import HttpError, VersionsIgnoredError
 from neuromirror.net.s3_bucket import S3Bucket
@@ -14,8 +15,7 @@ _PROBE_ROWS: Final = 5
 _NOT_OFFERED: Final = frozenset({400, 401, 403, 405, 501})
 
 
-@dataclass(frozen=True, slots=True)
-class S3Capabilities:
+class S3Capabilities(Struct, frozen=True):
     """The capabilities of a bucket for anonymous clients; None if they could not be tested.
 
     Attributes
@@ -36,7 +36,7 @@ class S3Capabilities:
     versions_listable: bool
     version_readable: bool | None
     checksums_returned: bool | None
-    sample_version: tuple[bytes, str] | None = field(default=None, compare=False)
+    sample_version: tuple[bytes, str] | None = None
     versions_ignored: bool = False
 
 

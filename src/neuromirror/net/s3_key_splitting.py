@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isqrt
 from string import digits
 from typing import Final
+
+from msgspec import Struct
 
 _DIGITS: Final = 16
 _NOT_ASCII: Final = 0x80
@@ -37,8 +38,7 @@ def folder_below(key: bytes, above: bytes) -> bytes | None:
     return None if slash < 0 or not key.startswith(above) else key[: slash + 1]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInterpolator:
+class KeyInterpolator(Struct, frozen=True):
     """Estimates keys ahead in a range, by reading what follows their common prefix as numbers.
 
     Attributes

@@ -14,9 +14,10 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.net.s3_key_splitting import fit_interpolator, folder_below
 from neuromirror.net.s3_pages import ObjectRow, Page
@@ -34,8 +35,7 @@ _PAGES_PER_SPLIT: Final = 32
 """Minimum number of pages per split or list of folders, each of which costs up to one page."""
 
 
-@dataclass(eq=False, slots=True)
-class KeyRange:
+class KeyRange(Struct, eq=False):
     """A range of keys that is not listed yet, with what is known for splitting it.
 
     Attributes

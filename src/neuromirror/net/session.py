@@ -11,13 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 import requests.exceptions
 import requests.utils
-from tenacity import RetryCallState, Retrying, retry_if_exception
 from urllib3.exceptions import HTTPError as TransportError
 
 from neuromirror.model import ConfigurationError, Traffic
@@ -50,6 +49,9 @@ from neuromirror.net.responses import Response, ResponseHead, ResponseStream, ca
 from neuromirror.net.tokens import TokenSource
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
@@ -406,6 +408,9 @@ class Session:
             )
 
     def _retry(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
+        # takes as long to import as requests, and most downloads do not use it
+        from tenacity import Retrying, retry_if_exception
+
         def count_retry(state: RetryCallState) -> None:
             waited = 0.0 if state.next_action is None else state.next_action.sleep
             record_traffic(display_host(url), Traffic(retries=1, waited=waited))

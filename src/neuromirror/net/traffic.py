@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import replace
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
+
+from msgspec.structs import replace
 
 from neuromirror.model import Traffic
 

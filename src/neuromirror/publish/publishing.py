@@ -13,9 +13,10 @@ import json
 import subprocess
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from neuromirror.config.sibling_files import Sibling
 from neuromirror.crawl.failure_log import PUBLISH, FailureLog
@@ -35,11 +36,10 @@ _LONGEST_DESCRIPTION: Final = 350
 """Characters; GitHub's limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishOutcome(Outcome):
+class PublishOutcome(Outcome, frozen=True):
     """The outcome of publishing one dataset or superdataset.
 
-    Parameters
+    Attributes
     ----------
     target
         URL of the repository at the sibling.
@@ -57,8 +57,7 @@ class PublishOutcome(Outcome):
     created: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(Struct, frozen=True):
     """A repository to publish: its alias, and its dataset unless it is a superdataset."""
 
     alias: str

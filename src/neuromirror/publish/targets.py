@@ -8,11 +8,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.config.sibling_files import Sibling, SiblingFile
 from neuromirror.git import REMOTE_OPTIONS, git_environment, run_git
@@ -39,8 +40,7 @@ class SiblingError(NeuromirrorError):
         self.is_general = is_general
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A repository at a sibling.
 
     Attributes
@@ -58,8 +58,7 @@ class Target:
     created: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryText:
+class RepositoryText(Struct, frozen=True):
     """The texts that a forge shows about a repository.
 
     Attributes

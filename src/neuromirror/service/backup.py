@@ -19,9 +19,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.index import IndexUnusableError
 from neuromirror.index.backup import copy_database, integrity_errors, read_position, restore_copy
@@ -57,8 +58,7 @@ class ForeignBackupError(NeuromirrorError):
     """A backup is of another store's index, so this store's journal cannot bring it up to date."""
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Struct, frozen=True):
     """A backup: its folder, its time (ISO 8601) and its size.
 
     ``position`` is the length of the journal that its index covers, ``journal`` its digest.
@@ -71,8 +71,7 @@ class Generation:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredIndex:
+class RestoredIndex(Struct, frozen=True):
     """A restored index: its backup, and the number of journal entries applied after it.
 
     ``skipped`` has the reasons why newer backups were not usable.

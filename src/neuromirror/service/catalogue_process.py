@@ -20,12 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror.crawl import FailureLog
 from neuromirror.crawl.failure_log import CATALOGUE
@@ -64,8 +64,7 @@ _SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables that systemd sets for this process only."""
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueOptions:
+class CatalogueOptions(Struct, frozen=True):
     """Options of the catalogue.
 
     ``listen`` is the host and port to serve at; ``address`` the public URL behind a proxy, and

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field
 
 from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.custody.policy_status import PoliciesStatus
@@ -14,8 +15,7 @@ from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.store import Store
 
 
-@dataclass(slots=True)
-class CustodyStatus:
+class CustodyStatus(Struct):
     """The status of policies, vaults and drills of a store.
 
     Attributes

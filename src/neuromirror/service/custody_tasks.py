@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.config.policy_files import Policies, load_policies
 from neuromirror.config.vault_files import VaultConfig, load_vaults
@@ -38,8 +39,7 @@ class CustodyError(NeuromirrorError):
     """Contents lack copies or are damaged, or a vault cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class CustodyTasks:
+class CustodyTasks(Struct, frozen=True):
     """The tasks of a service for vaults.
 
     Attributes

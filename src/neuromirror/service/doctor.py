@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from neuromirror.conformance import check_archive, compare_reports, load_report
 from neuromirror.conformance.report import InvalidReportError
@@ -51,8 +52,7 @@ _LIMITS: Final = RequestLimits(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorCheck:
+class DoctorCheck(Struct, frozen=True):
     """The result of one check of the environment.
 
     Attributes

@@ -12,8 +12,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.failure_log import CONFIGURATION, SERVICE_TASKS, WORKERS

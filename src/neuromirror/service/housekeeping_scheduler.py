@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from neuromirror.crawl import FailureLog
 from neuromirror.index import Schedule, TaskRow

@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.config.sibling_files import load_siblings
 from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
@@ -49,8 +50,7 @@ class HousekeepingError(NeuromirrorError):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class HousekeepingTask:
+class HousekeepingTask(Struct, frozen=True):
     """A recurring task: its name, its interval in seconds, and the function that runs it.
 
     ``run`` returns a one-line summary, or raises NeuromirrorError or OSError if the task fails.
@@ -61,8 +61,7 @@ class HousekeepingTask:
     run: Callable[[], str]
 
 
-@dataclass(frozen=True, slots=True)
-class HousekeepingSettings:
+class HousekeepingSettings(Struct, frozen=True):
     """Settings of the housekeeping tasks.
 
     ``seconds`` is the time after which a task stops and continues at its next turn.

@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from neuromirror.index.backup import integrity_errors_by_table
 from neuromirror.model import parse_json
@@ -48,8 +49,7 @@ def save_progress(path: Path, progress: dict[str, Any]) -> None:
     write_atomically(path, content + b"\n", durable=False)
 
 
-@dataclass(slots=True)
-class IntegrityState:
+class IntegrityState(Struct):
     """The result of the integrity checks of a store so far, saved from one time slice to the next.
 
     ``position`` is the progress of the current pass, ``table`` the index table checked last,

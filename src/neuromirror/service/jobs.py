@@ -7,9 +7,10 @@ needs, and its report holds metadata only.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, Result, Sync, SyncRequest
 from neuromirror.crawl.failure_log import TOP_ALIAS
@@ -23,8 +24,7 @@ ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
 """The mirror of the job that updates the superdataset above all mirrors."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobContext:
+class JobContext(Struct, frozen=True):
     """The paths that a job needs.
 
     Attributes
@@ -43,8 +43,7 @@ class JobContext:
     private: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A unit of work for one worker.
 
     Attributes
@@ -72,8 +71,7 @@ class Job:
     deep: bool = False
 
 
-@dataclass(slots=True)
-class JobReport:
+class JobReport(Struct):
     """The report of a job: results by dataset, datasets due for a visit, and its duration."""
 
     results: list[Result] = field(default_factory=list)

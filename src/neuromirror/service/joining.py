@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl import JournalRecorder, Result, open_recorder
@@ -55,8 +56,7 @@ from neuromirror.store.repository import (
 from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 
 
-@dataclass(frozen=True, slots=True)
-class JoinSettings:
+class JoinSettings(Struct, frozen=True):
     """Settings of a join.
 
     Attributes

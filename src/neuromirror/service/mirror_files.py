@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.config.builtin_mirrors import builtin_mirror_files
 from neuromirror.crawl import Mirror, find_mirror, list_mirror_files, load_mirror
@@ -14,8 +15,7 @@ _Stamp = tuple[int, int, int]
 """Modification time, size and inode of a file: they change when it is written."""
 
 
-@dataclass(slots=True)
-class MirrorFileChanges:
+class MirrorFileChanges(Struct):
     """The changes of mirror files since the last time they were read.
 
     Attributes

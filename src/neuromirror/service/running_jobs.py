@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from neuromirror.crawl import DatasetTask, Result
 from neuromirror.index import TaskRow
@@ -34,8 +35,7 @@ class ServiceObserver(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class RunningJob:
+class RunningJob(Struct, eq=False):
     """A job that is running, or finished and not recorded yet.
 
     ``row`` is its task when the job started, at ``started_at`` (clock of the schedule) or
@@ -57,8 +57,7 @@ class RunningJob:
         return self.job.mirror.name
 
 
-@dataclass(frozen=True, slots=True)
-class JobResult:
+class JobResult(Struct, frozen=True):
     """Result of a finished job: its report, or in ``error`` the reason why it has no report.
 
     ``is_superseded``: another worker has taken over the task, so that nothing is recorded.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.crawl import DatasetTask, FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.failure_log import LIST, SUPERDATASETS
@@ -299,8 +301,7 @@ def _was_visited_since(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _UnvisitedDatasets:
+class _UnvisitedDatasets(Struct, frozen=True):
     """Datasets that need no visit; ``last_visits`` are by local id."""
 
     dataset_ref: Callable[[str], DatasetRef]

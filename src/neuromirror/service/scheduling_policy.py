@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.crawl import RELEASED, DatasetTask, Result, ScheduleSettings
 from neuromirror.index import TaskRow
@@ -35,8 +37,7 @@ _LIST_LATEST = 4 * _HOUR
 _MAX_JITTER = 1.1
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleBounds:
+class ScheduleBounds(Struct, frozen=True):
     """The intervals of a mirror's ``[schedule]`` settings, in seconds.
 
     ``listing`` is the interval between readings of the archive's list of datasets; ``least`` and

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from neuromirror.crawl import FailureLog, Mirror, PrivateStore, Result, open_recorder
 from neuromirror.crawl.failure_log import SERVICE
@@ -69,8 +70,7 @@ class ServiceRunningError(NeuromirrorError):
     """Another service already runs on the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(Struct, frozen=True):
     """Options of a service.
 
     Attributes
@@ -165,8 +165,7 @@ class StopSignal:
             time.sleep(_STEP)
 
 
-@dataclass(frozen=True, slots=True)
-class _RunningService:
+class _RunningService(Struct, frozen=True):
     """A service and the objects that it uses."""
 
     service: Service

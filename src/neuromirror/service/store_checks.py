@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from neuromirror.git import try_git
 from neuromirror.index import (
@@ -61,8 +62,7 @@ START_POSITION = CheckPosition()
 """The position before the first alias."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(Struct, frozen=True):
     """The result of checking one item of a store.
 
     Attributes
@@ -100,8 +100,7 @@ class _Version(NamedTuple):
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Dataset:
+class _Dataset(Struct, frozen=True):
     name: str
     dataset_id: str
     by_commit: dict[str, _Version]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
 
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.service.integrity import IntegrityState
 from neuromirror.store import Store
 
 
-@dataclass(slots=True)
-class ScheduleSummary:
+class ScheduleSummary(Struct):
     """A mirror's tasks: their number, how many are due now, and when the next one is (ISO 8601).
 
     ``in_progress`` are the tasks with a valid lease, ``disabled`` those that failed too often.

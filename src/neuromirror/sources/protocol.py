@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
+from msgspec import Struct
 from pydantic import BaseModel
 
 from neuromirror.model import (
@@ -33,8 +33,7 @@ EMBARGOED: Final = "embargoed"
 """Why a dataset that needs credentials is unavailable to everyone else."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownContent:
+class KnownContent(Struct, frozen=True):
     """Recorded properties of an object's content, found by its ETag.
 
     Attributes
@@ -306,8 +305,7 @@ class Listing(ABC):
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentEntry:
+class ComponentEntry(Struct, frozen=True):
     """An entry that is a dataset of its own, such as a Zarr asset.
 
     Attributes
@@ -327,7 +325,7 @@ class ComponentEntry:
     path: bytes
     size: int
     version: VersionRef
-    listing: Callable[[VisitContext], Listing] = field(repr=False)
+    listing: Callable[[VisitContext], Listing]
 
     @property
     def dataset(self) -> DatasetRef:
@@ -338,8 +336,7 @@ class ComponentEntry:
 ListingEntry = FileRecord | ExcludedEntry | ComponentEntry
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """The cost of mirroring a dataset for the first time.
 
     Attributes
@@ -439,8 +436,7 @@ class EmbargoAwareSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedDataset:
+class LocatedDataset(Struct, frozen=True):
     """The dataset that an address of upstream names, with version and path if it names them.
 
     Attributes

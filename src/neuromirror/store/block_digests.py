@@ -16,9 +16,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.annex.etags import S3_EMPTY_ETAG

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from neuromirror.git import ObjectReader, try_git
 from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
@@ -41,8 +42,7 @@ class ForeignCommitsError(NeuromirrorError):
     """A repository of the store has refs or commits that neuromirror did not write."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnCommit:
+class OwnCommit(Struct, frozen=True):
     """A commit that neuromirror wrote.
 
     Attributes
@@ -60,8 +60,7 @@ class OwnCommit:
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
-class CommitHistory:
+class CommitHistory(Struct, frozen=True):
     """The commits in a repository, divided by whether neuromirror wrote them.
 
     Attributes
@@ -91,8 +90,7 @@ class CommitHistory:
         return at is not None
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignRef:
+class ForeignRef(Struct, frozen=True):
     """A ref that another program moved, created or deleted.
 
     ``found`` is its object id in hex, None for a missing ref; ``expected`` is the id that it must
@@ -343,8 +341,7 @@ def find_annex_files(repository: Path) -> list[str]:
     return [*found, *(["config"] if _ANNEX_SECTION.search(config) else [])]
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryDamage:
+class RepositoryDamage(Struct, frozen=True):
     """The changes that other programs made to a repository.
 
     Attributes

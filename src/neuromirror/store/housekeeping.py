@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.git.pack_indexes import PackSize, pack_bytes, pack_size
 from neuromirror.model import NeuromirrorError
@@ -38,8 +39,7 @@ from neuromirror.store.store import Store
 _FOREIGN_SUFFIXES = (".keep", ".promisor", ".mtimes")
 
 
-@dataclass(frozen=True, slots=True)
-class HousekeepingResult:
+class HousekeepingResult(Struct, frozen=True):
     """The result for one repository, as in a DataLad result record.
 
     Attributes
@@ -71,8 +71,7 @@ class HousekeepingResult:
     deleted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _RepackPlan:
+class _RepackPlan(Struct, frozen=True):
     """The work to do in a repository: packs to consolidate, packs and files to delete.
 
     ``is_list_stale`` and ``is_index_stale``: the list of packs for plain HTTP, or the multi-pack

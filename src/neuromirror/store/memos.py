@@ -16,8 +16,9 @@ import json
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.model import parse_json
 from neuromirror.store.durable_files import make_folder, write_atomically
@@ -27,8 +28,7 @@ _MAX_IDLE_SECONDS = 24 * 3600.0
 """Seconds since the last write after which the pages of an interrupted listing are discarded."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMemo:
+class StoredMemo(Struct, frozen=True):
     """The memo of a listing, by which a source recognizes in the next visit that it is unchanged.
 
     Attributes

@@ -10,9 +10,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.git import try_git
 from neuromirror.git.pack_indexes import PackIndex, PackSize, multi_pack_index_names, pack_size
@@ -42,8 +44,7 @@ class RepackError(NeuromirrorError):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class HousekeepingPolicy:
+class HousekeepingPolicy(Struct, frozen=True):
     """When packs are consolidated, and how long retired packs stay.
 
     Attributes

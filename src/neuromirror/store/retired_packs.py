@@ -15,9 +15,10 @@ next housekeeping repeats the work, and nothing is lost.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.model import parse_json
 from neuromirror.store.durable_files import write_atomically
@@ -26,8 +27,7 @@ RECORD_NAME = "housekeeping.json"
 _FORMAT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class PackRecord:
+class PackRecord(Struct, frozen=True):
     """The packs of a repository that housekeeping has written, and those that it has retired.
 
     A retired pack was replaced by another, and stays for a while for clients that are reading it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.git import (
     BLOB,
@@ -26,8 +27,7 @@ from neuromirror.store.repository import MAIN_BRANCH
 from neuromirror.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class SuperdatasetMember:
+class SuperdatasetMember(Struct, frozen=True):
     """A subdataset of a superdataset.
 
     Attributes

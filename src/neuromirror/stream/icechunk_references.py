@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.sources.dandi.buckets import parse_object_url
@@ -26,8 +27,7 @@ _FORMAT_3: Final = "zarr.json"
 _FORMAT_2: Final = ".zarray"
 
 
-@dataclass(frozen=True, slots=True)
-class _ChunkNames:
+class _ChunkNames(Struct, frozen=True):
     """The names of the chunks of an array: prefix, separator, and number of dimensions."""
 
     prefix: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+from msgspec import Struct
 
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
@@ -52,8 +53,7 @@ class PieceCheck(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCheck:
+class LayerCheck(Struct, frozen=True):
     """Verifies the pieces of a content with its block digests.
 
     Attributes
@@ -82,8 +82,7 @@ class LayerCheck:
         return self.digests.is_piece(piece, data)
 
 
-@dataclass(frozen=True, slots=True)
-class PartCheck:
+class PartCheck(Struct, frozen=True):
     """Verifies the parts of an upload as pieces, with their MD5s, from which its ETag is computed.
 
     Attributes
@@ -110,8 +109,7 @@ class PartCheck:
         return found == self.md5s[start : start + _MD5_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
-class WholeCheck:
+class WholeCheck(Struct, frozen=True):
     """Verifies a content as one piece, with the checksum of the whole.
 
     Attributes
@@ -141,8 +139,7 @@ class WholeCheck:
         return self.checksum.matches(hasher.hexdigest(), len(data))
 
 
-@dataclass(frozen=True, slots=True)
-class NoCheck:
+class NoCheck(Struct, frozen=True):
     """Accepts any bytes: for reads without verification, or of a content that was verified before.
 
     Attributes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.lab.lock_manifests import ListedFile
@@ -14,8 +15,7 @@ from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
 
 
-@dataclass(frozen=True, slots=True)
-class FolderEntry:
+class FolderEntry(Struct, frozen=True):
     """An entry of a folder.
 
     Attributes
@@ -36,8 +36,7 @@ class FolderEntry:
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRules:
+class AccessRules(Struct, frozen=True):
     """The rules for requests to the locations of a state.
 
     Attributes

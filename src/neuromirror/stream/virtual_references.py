@@ -13,9 +13,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.annex import is_all_zeros
 from neuromirror.lab.lock_manifests import ListedFile
@@ -45,8 +46,7 @@ class ReferencesRefusedError(ConfigurationError):
     """A version cannot be written as references."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReferencesResult:
+class ReferencesResult(Struct, frozen=True):
     """The result of an export of references.
 
     Attributes
@@ -76,8 +76,7 @@ class ReferencesResult:
     checksums: int
 
 
-@dataclass(slots=True)
-class ReferenceCounts:
+class ReferenceCounts(Struct):
     """Counts so far; see :class:`ReferencesResult`."""
 
     references: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from zarr.abc.store import ByteRequest
 
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentError, parse_json
@@ -222,8 +223,7 @@ def _reopen_store(
 # --- precomputed layers
 
 
-@dataclass(frozen=True, slots=True)
-class _TreeLayer:
+class _TreeLayer(Struct, frozen=True):
     """A folder of a version as a version that may be a precomputed layer."""
 
     tree: VersionTree

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.annex import hash_lower, key_file_name, parse_log
 from neuromirror.git import BatchObjectReader, GitError
@@ -25,11 +26,10 @@ _FILE: Final = b"100644 "
 _FOLDER: Final = b"40000 "
 
 
-@dataclass(slots=True)
-class KeyLogs:
+class KeyLogs(Struct):
     """The logs on the git-annex branch about one key.
 
-    Parameters
+    Attributes
     ----------
     files
         Contents of the existing logs, by file name suffix (``LOCATIONS``, ``URLS``,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.annex import (
     MAX_POINTER_BYTES,
@@ -35,8 +36,7 @@ _TARGET: Final = b".git/annex/objects/"
 _BLOCK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class AnnexedFile:
+class AnnexedFile(Struct, frozen=True):
     """An annexed file: its path in git, its key, and whether it is a pointer file (unlocked)."""
 
     path: bytes
@@ -44,11 +44,10 @@ class AnnexedFile:
     is_unlocked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SelectedSubdataset:
+class SelectedSubdataset(Struct, frozen=True):
     """A subdataset with selected files.
 
-    Parameters
+    Attributes
     ----------
     path
         The path of the subdataset.
@@ -147,11 +146,10 @@ class PathSelection:
         ]
 
 
-@dataclass(slots=True)
-class AnnexedFileListing:
+class AnnexedFileListing(Struct):
     """The selected annexed files of a clone.
 
-    Parameters
+    Attributes
     ----------
     clone, selection, objects
         The clone, the paths, and a reader for the clone's objects.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.git import BatchObjectReader, GitError
@@ -114,8 +116,7 @@ def get(
         yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
-@dataclass(slots=True)
-class _RequestedContent:
+class _RequestedContent(Struct):
     """Requested content: the paths that have it, its size, logs and locations."""
 
     paths: list[bytes]
@@ -124,8 +125,7 @@ class _RequestedContent:
     locations: KeyLocations = field(default_factory=KeyLocations)
 
 
-@dataclass(frozen=True, slots=True)
-class _GetOptions:
+class _GetOptions(Struct, frozen=True):
     """The options of :func:`get`."""
 
     recursive: bool

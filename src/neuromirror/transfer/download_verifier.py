@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from neuromirror.model import NeuromirrorError, path_to_text
 from neuromirror.net import AccessDeniedError, IncompleteResponseError, ResponseStream, Session

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
@@ -17,8 +18,7 @@ from neuromirror.transfer.s3_access import SCHEME, S3Access
 from neuromirror.transfer.url_sessions import UrlSessions
 
 
-@dataclass(frozen=True, slots=True)
-class FetchTarget:
+class FetchTarget(Struct, frozen=True):
     """The request for a URL of a file.
 
     Attributes

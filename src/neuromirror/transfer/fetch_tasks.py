@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from neuromirror.model import default_piece_size
 from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
@@ -13,11 +14,10 @@ if TYPE_CHECKING:
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 
 
-@dataclass(frozen=True, slots=True)
-class FetchTask:
+class FetchTask(Struct, frozen=True):
     """A content to download.
 
-    Parameters
+    Attributes
     ----------
     key
         Annex key.
@@ -50,11 +50,10 @@ class FetchTask:
         return found
 
 
-@dataclass(slots=True)
-class FetchResult:
+class FetchResult(Struct):
     """The result of a download task.
 
-    Parameters
+    Attributes
     ----------
     task
         The task.

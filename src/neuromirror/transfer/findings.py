@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
+
+from msgspec.structs import replace
 
 from neuromirror.transfer.outcomes import Outcome
 
@@ -42,11 +43,10 @@ class Health(StrEnum):
     """A URL that cannot be requested: unsupported scheme, or an address that is not allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding(Outcome):
+class Finding(Outcome, frozen=True):
     """The result of verifying one object.
 
-    Parameters
+    Attributes
     ----------
     action
         The command, ``verify`` or ``audit``.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from neuromirror.model import Evidence
 from neuromirror.transfer.annex_clone import AnnexClone
@@ -19,8 +20,7 @@ _ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
 _MISSING: Final = "only git-annex can get it, and git-annex is not installed; pip install git-annex"
 
 
-@dataclass(frozen=True, slots=True)
-class DelegatedFile:
+class DelegatedFile(Struct, frozen=True):
     """A file that git-annex has to get.
 
     Attributes

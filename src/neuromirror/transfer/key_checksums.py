@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from neuromirror.annex import EtagDigest, parse_key
 from neuromirror.annex.etags import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG
@@ -55,11 +56,10 @@ _ETAG: Final = re.compile(r"([0-9a-f]{32}-[0-9]{1,5})-([1-9][0-9]{0,14})")
 _EVIDENCE: Final = {"sha256": Evidence.SHA256, "md5": Evidence.MD5, "etag": Evidence.ETAG}
 
 
-@dataclass(frozen=True, slots=True)
-class KeyChecksum:
+class KeyChecksum(Struct, frozen=True):
     """The checksum and size in a key.
 
-    Parameters
+    Attributes
     ----------
     algorithm
         ``sha256``, ``sha3_512``, ``blake2b256``, …, or ``etag``; empty if the key has no checksum.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.annex import (
     WEB_UUID,
@@ -38,11 +39,10 @@ _WEB_COST: Final = 200.0
 _LOCAL_COST: Final = 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class KeyLocations:
+class KeyLocations(Struct, frozen=True):
     """The locations of one key.
 
-    Parameters
+    Attributes
     ----------
     urls
         Supported URLs, the cheapest first, or those of a block of a volume.
@@ -71,8 +71,7 @@ class KeyLocations:
         return [url for url in self.urls if url not in self.local_urls]
 
 
-@dataclass(frozen=True, slots=True)
-class _WebRemote:
+class _WebRemote(Struct, frozen=True):
     """A web special remote: its cost, and the URLs it accepts."""
 
     cost: float

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from neuromirror.model import Evidence
 
@@ -18,11 +20,10 @@ EvidenceStatus = Literal["checked", "claimed"]
 FAILURES: frozenset[Status] = frozenset(("impossible", "error"))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The outcome of a command for one file or dataset. Fields that do not apply are None.
 
-    Parameters
+    Attributes
     ----------
     action
         The command (``get``, ``verify``, ``restore``).
@@ -81,15 +82,14 @@ class Outcome:
         dict[str, Any]
             Field → value, without fields that are None.
         """
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        found = asdict(self)
         return {name: value for name, value in found.items() if value is not None}
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """Totals over outcomes.
 
-    Parameters
+    Attributes
     ----------
     statuses
         Number of outcomes by status.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.annex import ALLOWED_ADDRESSES, BucketAccess, VaultAddress, parse_key
 from neuromirror.model import NeuromirrorError
@@ -41,8 +42,7 @@ class MalformedS3UrlError(NeuromirrorError):
     """The text is not an ``s3://bucket/key`` URL."""
 
 
-@dataclass(frozen=True, slots=True)
-class S3Object:
+class S3Object(Struct, frozen=True):
     """An object: its bucket, with the session for it, and its HTTP URL.
 
     ``is_own`` is whether a vault file of the user configures the requests.

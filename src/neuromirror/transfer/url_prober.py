@@ -9,8 +9,9 @@ voxel is read. All results are claims of the server: nothing is hashed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final, cast
+
+from msgspec.structs import replace
 
 from neuromirror.model import Digest, NeuromirrorError, path_to_text
 from neuromirror.net import (

@@ -7,9 +7,10 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+from msgspec import Struct, field
 
 from neuromirror.annex import (
     VaultAddress,
@@ -55,11 +56,10 @@ class VerifiedEntry(NamedTuple):
     sha: str
 
 
-@dataclass(frozen=True, slots=True)
-class CommitDescription:
+class CommitDescription(Struct, frozen=True):
     """A commit and its ``.neuromirror/dataset.json``, which describes the version.
 
-    Parameters
+    Attributes
     ----------
     commit, tree
         Object ids, in hexadecimal.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from neuromirror.annex import VaultAddress
 from neuromirror.transfer.findings import Finding
@@ -43,8 +44,7 @@ Item = Finding | PinnedFile
 """A finished finding, or a file whose URLs are still to be checked."""
 
 
-@dataclass(frozen=True, slots=True)
-class InspectedEntry:
+class InspectedEntry(Struct, frozen=True):
     """An entry of a commit, its annex key (None unless it is an annexed file), and its items."""
 
     entry: VerifiedEntry
@@ -66,11 +66,10 @@ def select_all(path: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyScope:
+class VerifyScope(Struct, frozen=True):
     """The part of a dataset to verify; paths are relative to the outermost dataset.
 
-    Parameters
+    Attributes
     ----------
     is_selected
         Whether a file is to be verified.

@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.git import GITLINK_MODE, SYMLINK_MODE

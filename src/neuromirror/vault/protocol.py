@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from neuromirror.config.vault_files import VaultConfig
 from neuromirror.index.ledger_rows import CheckMethod, Stored
@@ -34,8 +35,7 @@ def parse_uuid(text: str) -> str | None:
     return str(found) if found.int >> 64 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(Struct, frozen=True):
     """The statement of a vault about a content, without reading it.
 
     Attributes

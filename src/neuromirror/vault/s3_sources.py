@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.net import parse_aws_host
 
 
-@dataclass(frozen=True, slots=True)
-class S3Source:
+class S3Source(Struct, frozen=True):
     """An object.
 
     Attributes

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from neuromirror.git import try_git
 from neuromirror.model import (
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from neuromirror.volume.block_store import VolumeFiles
 
 
-@dataclass(frozen=True, slots=True)
-class OpenVolume:
+class OpenVolume(Struct, frozen=True):
     """One level of an open volume.
 
     Attributes
@@ -251,8 +251,7 @@ def _open_layer(found: VolumeDescription, level: str, objects: LayerObjects) -> 
     return OpenVolume(described.volume, found.name, found.version, found.source, found.state, files)
 
 
-@dataclass(frozen=True, slots=True)
-class _CloneVersion:
+class _CloneVersion(Struct, frozen=True):
     """The version that a clone has checked out."""
 
     dataset_name: str

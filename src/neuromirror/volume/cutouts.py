@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import Box
@@ -35,8 +36,7 @@ MAX_READ_BYTES: Final = 1_000_000_000
 _MAX_CONCURRENT: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Cutout:
+class Cutout(Struct, frozen=True):
     """A region to read, validated against the volume and the limits; from :func:`plan_cutout`.
 
     Attributes

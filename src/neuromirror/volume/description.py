@@ -10,8 +10,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
@@ -34,8 +36,7 @@ _MAX_COORDINATE: Final = 1 << 48
 _MANIFEST: Final = "its chunks are in the version's manifest, not in git"
 
 
-@dataclass(frozen=True, slots=True)
-class LevelStorage:
+class LevelStorage(Struct, frozen=True):
     """The storage of a level: its folder, and the encoding of its blocks.
 
     ``unreadable_reason`` is why they cannot be read here; empty if they can. ``block`` is the size
@@ -49,8 +50,7 @@ class LevelStorage:
     sharding: Sharding | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeDescription:
+class VolumeDescription(Struct, frozen=True):
     """A version that is a volume.
 
     Attributes
@@ -120,8 +120,7 @@ class VolumeDescription:
         return found, self.storage[number]
 
 
-@dataclass(frozen=True, slots=True)
-class LevelDescription:
+class LevelDescription(Struct, frozen=True):
     """One level of a volume, with the names that an export uses.
 
     Attributes

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from neuromirror.model import parse_json
 from neuromirror.store import write_atomically
@@ -18,8 +19,7 @@ LOCK: Final = ".neuromirror-export.lock"
 _FORMAT: Final = 1
 
 
-@dataclass(slots=True)
-class ExportState:
+class ExportState(Struct):
     """The progress of an export, from which an interrupted export continues.
 
     Attributes

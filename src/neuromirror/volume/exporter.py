@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from neuromirror.sources.volumes.urls import Box
 from neuromirror.store import SafeFolder, file_lock, refuse_symlinks
@@ -43,8 +44,7 @@ _NEW_SUFFIX: Final = ".new"
 _DISK_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportResult(Struct, frozen=True):
     """The result of an export.
 
     Attributes

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from neuromirror.volume.errors import ExportRefusedError
 from neuromirror.volume.images import color_labels, encode_png
@@ -22,8 +23,7 @@ _EXACT_DTYPES: Final = ("uint8", "uint16")
 _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
+class OutputFile(Struct, frozen=True):
     """A file of a region, to be written.
 
     Attributes

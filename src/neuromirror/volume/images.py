@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from neuromirror.sources.volumes.grid import Level
 from neuromirror.sources.volumes.urls import Box
@@ -30,8 +31,7 @@ _SPREAD: Final = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio: successive labels get distant colours."""
 
 
-@dataclass(frozen=True, slots=True)
-class MiddlePlane:
+class MiddlePlane(Struct, frozen=True):
     """The plane that represents a volume.
 
     Attributes

@@ -6,8 +6,9 @@ Each object is fetched and verified as a whole, also for a part of it.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from neuromirror.volume.errors import BlockUnavailableError
 
@@ -19,8 +20,7 @@ _MAX_SHARD: Final = 1 << 30
 """Maximum size of a shard in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionObjects:
+class VersionObjects(Struct, frozen=True):
     """The objects of a layer in a version of the store."""
 
     files: VersionFiles
@@ -45,8 +45,7 @@ class VersionObjects:
         self.files.close()
 
 
-@dataclass(frozen=True, slots=True)
-class CloneObjects:
+class CloneObjects(Struct, frozen=True):
     """The objects of a layer in a clone."""
 
     files: CloneFiles

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.model import Document
 from neuromirror.sources.volumes.grid import Level, Volume, choose_chunk
@@ -42,8 +44,7 @@ _OME_UNITS: Final = {
 _OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 
 
-@dataclass(frozen=True, slots=True)
-class TargetFile:
+class TargetFile(Struct, frozen=True):
     """A file of an export to which voxels are written.
 
     Attributes
@@ -66,8 +67,7 @@ class TargetFile:
     make: Callable[[Path], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """The files of an export: those with voxels, and documents, which are written last."""
 
     targets: tuple[TargetFile, ...]
@@ -101,8 +101,7 @@ class NamedLevel(Protocol):
         """A state digest or commit, which identifies the bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(Struct, frozen=True):
     """The exported region: a box of a volume, at one time sample if there are several."""
 
     volume: NamedLevel

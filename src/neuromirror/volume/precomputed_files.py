@@ -7,8 +7,9 @@ an object is all zeros, if the version has all objects of the layer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec.structs import replace
 
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.sources.volumes.ngff import zarr_documents

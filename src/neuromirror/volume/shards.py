@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from neuromirror.sources.volumes.urls import Triple
 from neuromirror.volume.chunk_encodings import unpack
@@ -24,8 +25,7 @@ _CODINGS: Final = {"raw": "", "gzip": "gzip"}
 _BITS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
+class Sharding(Struct, frozen=True):
     """How the chunks of a scale are distributed over shards.
 
     Attributes

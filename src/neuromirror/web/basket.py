@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
+
+from msgspec import Struct
 
 from neuromirror.web.version_comparison import split_version_name
 
@@ -35,8 +36,7 @@ _PLAIN_PATH: Final = re.compile(_PAGES.replace(r"(?=[\"?#])", r"(?=[?#]|$)"))
 _HAS_BASKET: Final = re.compile(rf"(?:[?&]|&amp;){PARAMETER}=")
 
 
-@dataclass(frozen=True, slots=True)
-class Basket:
+class Basket(Struct, frozen=True):
     """The versions in a page's URL, at most one of each dataset.
 
     Attributes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.index import VersionRow
 from neuromirror.lab import CitationCollection, CitedWork, cite, read_work, state_of_version
@@ -16,8 +17,7 @@ FORMATS = ("text", "bibtex", "csl", "cff")
 _CACHE_SIZE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class CitationData:
+class CitationData(Struct, frozen=True):
     """The citations of a version in all formats, and the metadata for its page.
 
     Attributes

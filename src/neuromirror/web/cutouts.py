@@ -13,11 +13,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final, TypeVar
+
+from msgspec import Struct
 
 from neuromirror.index import VersionRow
 from neuromirror.model import NeuromirrorError
@@ -80,8 +81,7 @@ class CutoutFailedError(NeuromirrorError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """A plane as a PNG, with a caption about its rendering."""
 
     png: bytes

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, VersionRow
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
@@ -55,8 +55,7 @@ _LASTING: Final = ("unreadable", "too-large")
 """Failures that the content itself causes, and that are cached as previews are."""
 
 
-@dataclass(frozen=True, slots=True)
-class ZarrFolder:
+class ZarrFolder(Struct, frozen=True):
     """A Zarr to preview: its path for visitors, its folder in a version, a key of its content."""
 
     path: str

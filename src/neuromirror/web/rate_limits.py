@@ -14,9 +14,10 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
+
+from msgspec import Struct
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
@@ -27,8 +28,7 @@ _BUSY_RETRY_SECONDS: Final = 10.0
 """Retry-After for requests beyond the total concurrency."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestKind:
+class RequestKind(Struct, frozen=True):
     """A kind of expensive request.
 
     A client may send ``per_minute`` of them, as a burst if it likes, and have ``max_per_client`` in

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
+from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, UnknownFileError, VersionRow
 from neuromirror.model import NeuromirrorError
@@ -58,8 +58,7 @@ _LIMITS: Final = RequestLimits(
 _SCHEMES: Final = ("https://", "http://", "mailto:")
 
 
-@dataclass(frozen=True, slots=True)
-class Readme:
+class Readme(Struct, frozen=True):
     """A README of a version.
 
     Attributes

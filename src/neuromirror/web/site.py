@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, to_builtins
 
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Struct, frozen=True):
     """The objects that all pages of the catalogue share.
 
     ``address`` is the public URL of the site, ``archives`` the titles of archives by mirror.
@@ -156,7 +156,7 @@ def catalogue_app(
         "address": address,
         "cutouts": cutouts,
         "archives": dict(archives or {}),
-        "gateway": asdict(settings.modes),
+        "gateway": to_builtins(settings.modes),
         "processes": sites,
     }
     attach_site(

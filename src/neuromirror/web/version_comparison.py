@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.model import LinePair
@@ -23,8 +25,7 @@ _CHECK_INTERVAL = 500
 """Items between two checks for cancellation."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionComparison:
+class VersionComparison(Struct, frozen=True):
     """A page of the changes between two versions.
 
     Attributes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.config.mirror_settings import ZarrLimits
 from neuromirror.crawl.components.component_publisher import ComponentPublisher
@@ -37,8 +39,7 @@ _MEMO_NAME = "component"
 """The name of a component's only memo; a component has one memo, not one per state."""
 
 
-@dataclass(slots=True)
-class ComponentVisitResult:
+class ComponentVisitResult(Struct):
     """The result of visiting a component: a Zarr or volume scale with a dataset of its own.
 
     Attributes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from heapq import merge
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.crawl.components.component_visits import ComponentVisitor, ComponentVisitResult
 from neuromirror.crawl.components.failures import (
@@ -47,8 +48,7 @@ from neuromirror.sources import ComponentEntry, ComponentUnavailableError
 _VisitResult = ComponentVisitResult | NeuromirrorError
 
 
-@dataclass(slots=True)
-class LinkingResult:
+class LinkingResult(Struct):
     """A state whose components are all mirrored or excluded.
 
     Attributes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.annex import git_path, mark_clash
 from neuromirror.crawl.index_rebuild import restore_records
@@ -31,8 +31,7 @@ _PATH_MEMBER = b',"path'
 _SUBDATASET_MEMBER = b',"subdataset":['
 
 
-@dataclass(frozen=True, slots=True)
-class SubdatasetLink:
+class SubdatasetLink(Struct, frozen=True):
     """A state of a component's own dataset, and its upstream time."""
 
     state: Subdataset

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import merge
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_settings import ZarrLimits
@@ -52,8 +53,7 @@ _LONGEST_ID = 200
 _MARKED_NAMES = tuple(name + end for name in ZARR_MARKERS for end in (b"", b"%_"))
 
 
-@dataclass(frozen=True, slots=True)
-class SplitZarr:
+class SplitZarr(Struct, frozen=True):
     """A Zarr that becomes a dataset of its own.
 
     Attributes
@@ -186,8 +186,7 @@ def insert_subdatasets(
     return replace(snapshot, spool=target)
 
 
-@dataclass(frozen=True, slots=True)
-class _Root:
+class _Root(Struct, frozen=True):
     """The git path of a Zarr, and the number of objects in it."""
 
     path: bytes

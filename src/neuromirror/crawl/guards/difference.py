@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from neuromirror.annex import git_path
 from neuromirror.model import (
@@ -22,8 +23,7 @@ _API_KINDS = ("api", "api-private")
 _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
 
-@dataclass(slots=True)
-class StateChanges:
+class StateChanges(Struct):
     """Numbers of changed files between two states.
 
     Attributes
@@ -52,8 +52,7 @@ class StateChanges:
         return not (self.added or self.removed or self.changed)
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentRoots:
+class ComponentRoots(Struct, frozen=True):
     """The upstream paths of the components in the states ``before`` and ``after``.
 
     Each component counts as one file: it is validated, and changes, as a whole.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class VisitOutcome:
+class VisitOutcome(Struct):
     """The versions that a visit published, and the problems it found.
 
     Attributes

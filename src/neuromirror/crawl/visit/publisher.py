@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
@@ -75,8 +77,7 @@ _UPSTREAM_DRAFT = "draft"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedState:
+class PublishedState(Struct, frozen=True):
     """A state in git.
 
     Attributes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror.model import (
     ExcludedEntry,
@@ -79,8 +79,7 @@ class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedComponents:
+class ResolvedComponents(Struct, frozen=True):
     """The components of a listing (Zarrs or volume scales), and how each is stored.
 
     Attributes
@@ -146,8 +145,7 @@ class ComponentResolver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SpooledSnapshot:
+class SpooledSnapshot(Struct, frozen=True):
     """A validated listing on disk.
 
     Attributes

@@ -9,8 +9,9 @@ No request is made here: the entries were read and the components resolved befor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from neuromirror.annex import find_pointer_key, key_for, mark_clash
 from neuromirror.crawl.visit.listed_entries import ListedEntries

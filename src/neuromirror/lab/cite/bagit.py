@@ -11,10 +11,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from neuromirror.lab.cite.cited_files import CitedDocument, CitedEntry, CitedFile, cited_files
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted_remarks

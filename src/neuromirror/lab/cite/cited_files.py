@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.annex import (
     hash_lower,
@@ -41,8 +42,7 @@ _UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 _OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
 
 
-@dataclass(frozen=True, slots=True)
-class CitedFile:
+class CitedFile(Struct, frozen=True):
     """A file: its path in git, size, digest and URLs, best first.
 
     ``digest`` is (algorithm, value): sha256, md5, or etag (multipart).
@@ -63,16 +63,14 @@ class CitedFile:
         return tuple(url for url in self.urls if url.startswith(("https://", "http://")))
 
 
-@dataclass(frozen=True, slots=True)
-class CitedDocument:
+class CitedDocument(Struct, frozen=True):
     """A document of upstream in a version, which is a plain file in git (not annexed)."""
 
     path: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CitedSubdataset:
+class CitedSubdataset(Struct, frozen=True):
     """A subdataset and its commit."""
 
     path: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.lab.cite.bagit import write_bag
 from neuromirror.lab.cite.bibtex import write_bibtex
@@ -22,8 +23,7 @@ from neuromirror.lab.output_files import OutputUnsuitableError, write_file
 _BAG: Final = "bagit"
 
 
-@dataclass(frozen=True, slots=True)
-class CitationFormat:
+class CitationFormat(Struct, frozen=True):
     """A format.
 
     Attributes

@@ -9,10 +9,11 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from neuromirror.git import FSCK_OPTIONS, MEMORY_LIMIT, check_objects, try_git
 from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
 from typing import Any, Final
+
+from msgspec.structs import asdict, replace
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite import aind_documents, dandi_documents, volume_documents
@@ -135,7 +136,7 @@ def _merge(
         funders=metadata.funders or tuple(Funder(one) for one in funders if one is not None),
     )
     return CitedWork(
-        **{one.name: getattr(metadata, one.name) for one in fields(metadata)},
+        **asdict(metadata),
         state=state,
         title=plain_text(description["title"]) or state.name,
         upstream=plain_text(description["version"]),

@@ -7,11 +7,12 @@ have are empty or None, and are omitted from a citation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from neuromirror.model import alias_of
 
@@ -19,16 +20,14 @@ SWHID_QUALIFIERS: Final = ("origin", "visit", "anchor", "path", "lines")
 """The qualifiers in the order of ISO/IEC 18670."""
 
 
-@dataclass(frozen=True, slots=True)
-class Organisation:
+class Organisation(Struct, frozen=True):
     """An institution, a lab or a consortium; ``ror`` is its ror.org URL."""
 
     name: str
     ror: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True):
     """A person.
 
     Attributes
@@ -55,16 +54,14 @@ class Person:
 Agent = Person | Organisation
 
 
-@dataclass(frozen=True, slots=True)
-class Funder:
+class Funder(Struct, frozen=True):
     """A funder and its award."""
 
     organisation: Organisation
     award: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class License:
+class License(Struct, frozen=True):
     """A license.
 
     Attributes
@@ -82,8 +79,7 @@ class License:
     url: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Related:
+class Related(Struct, frozen=True):
     """A resource that upstream relates to the dataset.
 
     ``relation`` is a relation type of DataCite (``IsDescribedBy``), ``kind`` is DOI or URL.
@@ -94,8 +90,7 @@ class Related:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class CitedState:
+class CitedState(Struct, frozen=True):
     """A minted commit in a local repository.
 
     Attributes
@@ -134,8 +129,7 @@ class CitedState:
     origin: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamMetadata:
+class UpstreamMetadata(Struct, frozen=True, kw_only=True):
     """The metadata in the documents of upstream.
 
     Attributes
@@ -168,8 +162,7 @@ class UpstreamMetadata:
     variables: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CitedWork(UpstreamMetadata):
+class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
     """A cited version: the metadata of upstream and the retrieved state.
 
     Attributes
@@ -282,8 +275,7 @@ class CitedWork(UpstreamMetadata):
         return self.doi_url or self.address
 
 
-@dataclass(frozen=True, slots=True)
-class CitationCollection:
+class CitationCollection(Struct, frozen=True):
     """The works of one citation file.
 
     Attributes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from neuromirror.git import GITLINK_MODE
 from neuromirror.lab.lock_manifests import sibling_path
@@ -27,11 +28,10 @@ from neuromirror.transfer.verified_repository import (
 from neuromirror.transfer.verify_items import EntryInspector, Item, VerifyScope
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedState:
+class ExpectedState(Struct, frozen=True):
     """The expected state of a dataset. Empty fields are unknown and are not compared.
 
-    Parameters
+    Attributes
     ----------
     commit, tree, state
         Commit, tree and state digest.

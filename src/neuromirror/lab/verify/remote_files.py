@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror.annex import parse_link_target, parse_pointer, strip_claim_prefix
 from neuromirror.git import GITLINK_MODE
@@ -68,8 +69,7 @@ class GitUrlCollector:
                 yield InspectedEntry(entry, key, (file,))
 
 
-@dataclass(slots=True)
-class PinnedCounts:
+class PinnedCounts(Struct):
     """Totals of pinned files, from the manifests; ``is_complete`` is False if one is unreadable."""
 
     files: int = 0

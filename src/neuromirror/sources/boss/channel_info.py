@@ -7,9 +7,10 @@ belongs to an experiment, whose coordinate frame defines the position and size o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
@@ -40,8 +41,7 @@ _SIZES: Final = (1e-15, 1e15)
 Sizes = tuple[float, float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class BossChannelInfo:
+class BossChannelInfo(Struct, frozen=True):
     """The unparsed JSON of a channel and of its collection, experiment and coordinate frame.
 
     Attributes

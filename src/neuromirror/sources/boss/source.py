@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
+
+from msgspec.structs import replace
 
 from neuromirror.model import (
     ConfigurationError,

@@ -14,9 +14,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.net import ContextThreadPool, NetError, ObjectRow, S3Bucket
 from neuromirror.sources.dandi.buckets import BucketCache, ObjectAddress, parse_object_url
@@ -41,8 +42,7 @@ _VERSION_ID: Final = 32
 """Characters of S3's version ids; blobs with other ids are requested singly."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobVersion:
+class BlobVersion(Struct, frozen=True):
     """The latest version of a blob's object; ``size`` in bytes, ``etag`` without quotes."""
 
     version_id: str
@@ -94,8 +94,7 @@ class BlobTable:
         return BlobVersion(version_id.decode("ascii"), size, etag)
 
 
-@dataclass(slots=True)
-class _BlobRoot:
+class _BlobRoot(Struct):
     """The blobs below one root of a bucket, and the cost of listing them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)

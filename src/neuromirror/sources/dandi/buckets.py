@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.net import S3Bucket, S3Capabilities, Session, origin, parse_aws_host, probe_bucket
 
@@ -14,8 +16,7 @@ _USUAL_REGION: Final = "us-east-1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectAddress:
+class ObjectAddress(Struct, frozen=True):
     """The address of an object or prefix in a bucket.
 
     Attributes
@@ -58,8 +59,7 @@ def parse_object_url(url: str) -> ObjectAddress:
     return ObjectAddress(bucket, None, f"{scheme}://{shown}{'' if usual else f':{port}'}", key)
 
 
-@dataclass(slots=True)
-class _OpenBucket:
+class _OpenBucket(Struct):
     bucket: S3Bucket
     lock: threading.Lock = field(default_factory=threading.Lock)
     capabilities: S3Capabilities | None = None

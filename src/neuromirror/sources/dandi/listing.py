@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from neuromirror.model import DatasetFacts, FileRecord, VersionRef
 from neuromirror.net import ContextThreadPool

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
+from msgspec import to_builtins
 
 from neuromirror import __version__
 from neuromirror.model import DatasetFacts, Document, VersionRef, WebRemote
@@ -79,10 +79,10 @@ def context_digest(
     parts = {
         "rules": [_RULES, __version__],
         "options": options,
-        "version": asdict(version),
-        "facts": asdict(facts),
+        "version": to_builtins(version),
+        "facts": to_builtins(facts),
         "documents": [[one.path.hex(), _digest(one.content)] for one in documents],
-        "web_remotes": [asdict(one) for one in web_remotes],
+        "web_remotes": [to_builtins(one) for one in web_remotes],
     }
     return _digest(json.dumps(parts, sort_keys=True, default=str).encode())
 

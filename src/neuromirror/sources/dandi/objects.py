@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.net import ResponseHead, Session, check_object_head, content_length
 
@@ -16,8 +17,7 @@ _MOST: Final = 50_000
 _OLDEST: Final = 6 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectReply:
+class ObjectReply(Struct, frozen=True):
     """The reply to a HEAD request for an object.
 
     Attributes

@@ -7,10 +7,10 @@ if that takes fewer requests than a visit of the dandiset.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror.model import ExcludedEntry, NeuromirrorError
 from neuromirror.net import ContextThreadPool, Session
@@ -26,8 +26,7 @@ _REQUESTS_PER_ZARR: Final = 3
 """Minimum requests per Zarr without checksum in such a visit."""
 
 
-@dataclass(slots=True)
-class PendingItems:
+class PendingItems(Struct):
     """The items of a draft that the archive has yet to complete, collected from its asset list.
 
     Attributes

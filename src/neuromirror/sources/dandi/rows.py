@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.model import Digest, ExcludedEntry, FileRecord, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
@@ -33,8 +34,7 @@ class _MalformedRowError(Exception):
     """A row is malformed; the message describes the fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRow:
+class BlobRow(Struct, frozen=True):
     """A valid row of an asset list for an asset that is a single object, a blob in DANDI's words.
 
     Attributes

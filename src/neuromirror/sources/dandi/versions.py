@@ -6,9 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from neuromirror.model import (
     DatasetFacts,
@@ -35,8 +36,7 @@ class UnderEmbargoError(NeuromirrorError):
     """The archive put a dandiset under embargo between two requests of a visit."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionInfo:
+class VersionInfo(Struct, frozen=True):
     """A version, its facts and its ``dandiset.yaml``, from one reply."""
 
     version: VersionRef

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from neuromirror.model import DatasetRef, VersionKind, VersionRef
 from neuromirror.net import AccessDeniedError, NotFoundError, ResponseHead, Session
@@ -31,8 +32,7 @@ _EXISTING_STATUSES: Final = frozenset({200, 302, 401, 403})
 """HTTP statuses of replies about a Zarr that exists."""
 
 
-@dataclass(frozen=True, slots=True)
-class ZarrState:
+class ZarrState(Struct, frozen=True):
     """A Zarr's state according to the archive; ``checksum`` is None until it is finalized."""
 
     checksum: str | None

@@ -6,7 +6,6 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.model import DatasetFacts, ExcludedEntry, FileRecord, Location, VersionRef

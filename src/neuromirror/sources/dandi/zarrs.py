@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+
+from msgspec.structs import replace
 
 from neuromirror.model import DatasetHint, DatasetRef, ExcludedEntry, VersionKind, VersionRef
 from neuromirror.net import ContextThreadPool, Session

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
@@ -37,8 +38,7 @@ _SIZES: Final = (1e-15, 1e15)
 Sizes = tuple[float, float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class NdstoreChannelInfo:
+class NdstoreChannelInfo(Struct, frozen=True):
     """The JSON that an ndstore returns for one channel of a project, unparsed.
 
     Attributes

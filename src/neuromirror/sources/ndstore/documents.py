@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from neuromirror.model import DatasetFacts, Document
 from neuromirror.sources.ndstore.channel_info import NdstoreChannelInfo, Sizes

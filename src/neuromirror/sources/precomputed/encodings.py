@@ -25,12 +25,13 @@ import zlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, ClassVar, Final
+
+from msgspec import Struct, field
 
 from neuromirror.model import Document, ExcludedEntry
 from neuromirror.net import ContextThreadPool, ObjectRow
@@ -94,8 +95,7 @@ class _Sample:
         return [row for _, _, row in self._ranked]
 
 
-@dataclass(slots=True)
-class _Folder:
+class _Folder(Struct):
     """The encodings of a folder's objects with the same number of colons in their names.
 
     Attributes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from neuromirror.model import DatasetFacts, VersionRef
 from neuromirror.net import S3Listing
@@ -13,8 +14,7 @@ from neuromirror.sources.s3.memo import BucketMemo
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 
 
-@dataclass(frozen=True, slots=True)
-class BucketReading:
+class BucketReading(Struct, frozen=True):
     """How one version of a dataset in a bucket is read; the input of :class:`BucketListing`.
 
     Attributes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.annex import find_pointer_key
 from neuromirror.model import Document, ExcludedEntry
@@ -32,8 +33,7 @@ REFUSED_DETAIL: Final = "the bucket lists the metadata file, and refuses to retu
 """Part of the format: it is committed in ``dataset.json``."""
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentReader:
+class DocumentReader(Struct, frozen=True):
     """Reads the documents of one listing. Thread-safe.
 
     Attributes
@@ -59,7 +59,7 @@ class DocumentReader:
     claim_resolver: ClaimResolver
     version_id: Callable[[ObjectRow], str | None]
     record_refusal: Callable[[str], bool]
-    _passing: list[AccessDeniedError] = field(default_factory=list, init=False)
+    _passing: list[AccessDeniedError] = field(default_factory=list)
 
     def check_refusals(self) -> None:
         """Raise AccessDeniedError if a document was refused and the refusal may be temporary.

@@ -11,11 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.model import (
     FOLDER_MARKER,
@@ -59,8 +61,7 @@ UNREADABLE: Final = "unreadable"
 """Why an object is left out that is listed but cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderRules:
+class ReaderRules(Struct, frozen=True):
     """How rows become records.
 
     Attributes
@@ -90,8 +91,7 @@ class ReaderRules:
     is_private: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingObject:
+class _PendingObject(Struct, frozen=True):
     """An object whose path or claims are still being requested."""
 
     row: ObjectRow

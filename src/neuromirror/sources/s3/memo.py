@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class BucketMemo:
+class BucketMemo(Struct, frozen=True):
     """The memo of a listing: the data by which the next visit recognizes an unchanged listing.
 
     Attributes

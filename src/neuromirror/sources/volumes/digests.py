@@ -11,9 +11,11 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 SIZE: Final = 32
 UNKNOWN: Final = 0
@@ -92,8 +94,7 @@ def load_digests(count: int, stored: bytes) -> BlockDigests:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class CheckProgress:
+class CheckProgress(Struct, frozen=True):
     """How far the repeated reading of a volume's blocks has come, kept from visit to visit.
 
     Attributes
@@ -129,7 +130,7 @@ class CheckProgress:
 
 def dump_memo(progress: CheckProgress, digests: BlockDigests) -> bytes:
     """Encode the digests of a volume's blocks and the progress of the check as a memo."""
-    head = {"format": _FORMAT, "blocks": len(digests), **asdict(progress)}
+    head = {"format": _FORMAT, "blocks": len(digests), **to_builtins(progress)}
     line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     return line + b"\n" + digests.dump()
 

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 from typing import Final
+
+from msgspec import Struct, field
 
 from neuromirror.net import (
     AccessDeniedError,
@@ -140,8 +141,7 @@ def fetch_block(
                 progress(done)
 
 
-@dataclass(frozen=True, slots=True)
-class _Service:
+class _Service(Struct, frozen=True):
     """Sends the requests for one block.
 
     ``deadline`` is a time of the monotonic clock; ``stop`` is set once the block is not needed.

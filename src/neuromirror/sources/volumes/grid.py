@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from neuromirror.sources.volumes.urls import (
     ITEM_SIZES,
@@ -32,8 +32,7 @@ REQUEST_LIMIT: Final = LARGEST_FILE
 NO_TIMES: Final = (None,)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     """One resolution of a volume. All triples are along x, y, z.
 
     Attributes
@@ -67,8 +66,7 @@ class Level:
         return x, y, z
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """The description of a channel, from which its Zarr metadata and blocks are derived.
 
     Attributes

@@ -13,9 +13,10 @@ import json
 import random
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.model import (
     CHECKED_BY_VISIT,

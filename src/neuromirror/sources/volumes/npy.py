@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.sources.volumes.errors import WrongVoxelsError
 
@@ -31,8 +32,7 @@ _NUMBER: Final = re.compile("[0-9]+")
 _KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
 
 
-@dataclass(frozen=True, slots=True)
-class NpyHeader:
+class NpyHeader(Struct, frozen=True):
     """The header of a ``.npy`` file.
 
     Attributes

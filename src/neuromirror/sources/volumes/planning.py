@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from neuromirror.model import ConfigurationError
 from neuromirror.sources.protocol import Estimate

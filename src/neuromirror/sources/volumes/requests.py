@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, Range, is_secure
@@ -17,8 +19,7 @@ BLOSC: Final = "application/blosc"
 _NPYGZ: Final = "application/npygz"
 
 
-@dataclass(frozen=True, slots=True)
-class CutoutRequest:
+class CutoutRequest(Struct, frozen=True):
     """A request for the voxels of a block.
 
     Attributes
@@ -144,8 +145,7 @@ _PART_BYTES: Final = 16 << 20
 """Maximum bytes of voxels per part, unless a cuboid has more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subrequest:
+class Subrequest(Struct, frozen=True):
     """A part of a block with a request of its own.
 
     Attributes

@@ -22,8 +22,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from neuromirror.net import clean_url, is_local_name
 from neuromirror.sources.volumes.errors import MalformedUrlError
@@ -74,8 +75,7 @@ def is_secure(host: str) -> bool:
     return not is_local_name(name.strip("[]"))
 
 
-@dataclass(frozen=True, slots=True)
-class BlockUrl:
+class BlockUrl(Struct, frozen=True):
     """The parsed URL of a block.
 
     Attributes

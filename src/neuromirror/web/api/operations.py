@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 from datasette.utils.asgi import Response
+from msgspec import Struct
 
 from neuromirror.index.shapes import Answer
 from neuromirror.model.struct_types import analysed_type
@@ -23,8 +23,7 @@ ROOT = "/api/v1"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """A query parameter of an operation.
 
     Attributes
@@ -124,8 +123,7 @@ def next_page_url(
 Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """An operation of the API.
 
     ``path`` is its template below :data:`ROOT`, ``shape`` the type of its response (see

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
+
+from msgspec import Struct, field
 
 from neuromirror.model import ConfigurationError
 
@@ -12,8 +13,7 @@ GatewayMode = Literal["off", "redirect", "proxy"]
 MODES: Final[tuple[GatewayMode, ...]] = get_args(GatewayMode)
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayModes:
+class GatewayModes(Struct, frozen=True):
     """The mode in which the gateway delivers files, by mirror.
 
     ``off`` delivers nothing below ``/at/``, ``redirect`` redirects to the archive, and ``proxy``

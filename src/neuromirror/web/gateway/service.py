@@ -9,12 +9,13 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Final, TypeVar, cast
+
+from msgspec import Struct, field
 
 from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
 from neuromirror.git import GitError, ObjectMissingError, read_refs
@@ -59,8 +60,7 @@ _MAX_LOCATIONS: Final = 20
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class GatewaySettings:
+class GatewaySettings(Struct, frozen=True):
     """Settings of the gateway.
 
     Attributes
@@ -82,8 +82,7 @@ class GatewaySettings:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class NamedVersion:
+class NamedVersion(Struct, frozen=True):
     """The version that an address names.
 
     Attributes
@@ -101,16 +100,14 @@ class NamedVersion:
     is_pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A file whose content is in git."""
 
     path: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
+class StoredFile(Struct, frozen=True):
     """A file whose content is at the archive.
 
     Attributes
@@ -129,8 +126,7 @@ class StoredFile:
     encoding: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(Struct, frozen=True):
     """A page of the entries of a folder.
 
     Attributes

@@ -6,13 +6,14 @@ Withdrawn datasets are not included.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from heapq import nlargest
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from xml.etree import ElementTree
 
 from datasette.utils.asgi import Response
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.index import (
     DatasetRow,
@@ -54,8 +55,7 @@ _SITEMAP_LIMIT = 50_000  # the limit of the protocol
 _EPOCH = "1970-01-01T00:00:00+00:00"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """An entry of a feed; ``id`` is the same in all feeds and catalogues."""
 
     id: str

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote, unquote
 
 from datasette.utils.asgi import Response
+from msgspec import Struct
 
 from neuromirror.index import (
     ContentSpanRow,
@@ -38,8 +38,7 @@ _URL_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
 """Characters of a URL that are not quoted in the header of a redirect."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadPlan:
+class DownloadPlan(Struct, frozen=True):
     """Where a browser gets a file.
 
     Attributes

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 _WIDTH, _HEIGHT = 640.0, 110.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 8.0, 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class GrowthChart:
+class GrowthChart(Struct, frozen=True):
     """A step chart of a dataset's size over time, in the units of the SVG view box.
 
     Attributes

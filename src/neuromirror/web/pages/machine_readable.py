@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
@@ -11,6 +10,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from datasette.utils.asgi import Response
+from msgspec import Struct
 
 from neuromirror.index import Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
@@ -42,8 +42,7 @@ _LINK_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
 _OPEN_SEARCH: Final = "http://a9.com/-/spec/opensearch/1.1/"
 
 
-@dataclass(frozen=True, slots=True)
-class _Harvested:
+class _Harvested(Struct, frozen=True):
     """A version in the harvest feed."""
 
     row: VersionRow

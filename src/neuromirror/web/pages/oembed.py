@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from datasette.utils.asgi import Response
+from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, VersionRow
 from neuromirror.model.volumes import is_volume
@@ -26,8 +26,7 @@ _PAGES: Final = ("/volume/", "/dataset/", "/file/", "/preview/")
 _MAX_PIXELS: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
+class _Shown(Struct, frozen=True):
     """The resource of a URL: a volume, or the preview of a file or Zarr, or neither."""
 
     row: VersionRow

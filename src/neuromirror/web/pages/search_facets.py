@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.index import FACETS, SORTS, FacetCount, canonical_value
 from neuromirror.web.addresses import search_address
@@ -43,8 +45,7 @@ _MAX_LISTED: Final = 60
 _MAX_SELECTED: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
-class SearchQuery:
+class SearchQuery(Struct, frozen=True):
     """A search, as the URL of a page of results contains it.
 
     Attributes

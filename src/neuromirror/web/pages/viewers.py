@@ -11,8 +11,9 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
+
+from msgspec import Struct
 
 from neuromirror.index import Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.model import ZARR_MARKERS
@@ -31,8 +32,7 @@ Viewer = tuple[str, str]
 """The name and the URL of a viewer."""
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayLinks:
+class GatewayLinks(Struct, frozen=True):
     """URLs of pinned files and folders for viewers, which are on other sites.
 
     ``base_url`` is that of the catalogue.

@@ -14,9 +14,10 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.server.child_processes import LENGTH, MAX_MESSAGE_BYTES, start_child
@@ -45,8 +46,7 @@ class DatasetteTimeoutError(NeuromirrorError):
     """A Datasette process took too long to respond, and was stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetteReply:
+class DatasetteReply(Struct, frozen=True):
     """A response of Datasette."""
 
     status: int

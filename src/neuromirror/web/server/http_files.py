@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from hashlib import blake2b
@@ -15,6 +14,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from neuromirror.web.gateway.byte_ranges import RangeNotSatisfiableError, has_etag, parse_ranges
 
@@ -35,8 +36,7 @@ _REPOSITORY_FILES = re.compile(
 """Files that git and DataLad need; no quarantined objects, locks, hooks or other files."""
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
+class _OpenFile(Struct, frozen=True):
     """An open file with its size, its modification time in HTTP format, and its ETag."""
 
     file: BinaryIO

@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from neuromirror.web.server.compression import accepts_gzip, is_text
 from neuromirror.web.server.http_files import Message, Send
@@ -25,8 +26,7 @@ _Respond = Callable[[Send], Awaitable[None]]
 _Key = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _CachedResponse:
+class _CachedResponse(Struct, frozen=True):
     start: Message
     body: bytes
     until: float
