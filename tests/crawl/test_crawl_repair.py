@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -171,7 +172,7 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     theirs = push_commit(unprotected_harness, HIT, tmp_path / "clones" / "one")
     (first,) = [one for one in unprotected_harness.entries(VersionMinted) if one.local_id == "a"]
     annex = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
-    wrong = replace(first, commit=theirs, label="lab", annex_commit=annex)
+    wrong = msgspec.structs.replace(first, commit=theirs, label="lab", annex_commit=annex)
     unprotected_harness.store.append_entries(
         wrong
     )  # its records do not exist, so no index can be built from it
