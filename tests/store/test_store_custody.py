@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,8 @@ from neuromirror.store import (
 )
 from neuromirror.store.custody import published_locations, published_remotes
 from neuromirror.transfer.published_copies import PublishedCopies
-from support.store_publisher import Publisher, git, git_refs, kill_steps
+from support.disk_states import disk_states
+from support.store_publisher import Publisher, git, git_refs
 from support.vaults import OTHER_UUID, VAULT_UUID
 
 LAB = CustodyRemote(
@@ -119,19 +120,15 @@ def test_a_killed_publication_is_completed_by_the_next_one(
     store: Store, publisher: Publisher
 ) -> None:
     dataset = publisher.dataset
-
-    def prepare(step: int) -> Callable[[], object]:
-        publish_locations(store, dataset, LAB, removed=KEYS[:3])
-        return lambda: publish_locations(store, dataset, LAB, KEYS[:3])
-
-    steps = 0
-    for steps in kill_steps(prepare):
+    publish_locations(store, dataset, LAB, KEYS[:3])
+    publish_locations(store, dataset, LAB, removed=KEYS[:3])
+    work = partial(publish_locations, store, dataset, LAB, KEYS[:3])
+    for steps in disk_states(store.root, work, at_least=6):
         left = locations(publisher)
         assert left in ({}, {key: [VAULT_UUID] for key in KEYS[:3]}), steps
-        publish_locations(store, dataset, LAB, KEYS[:3])
+        work()
         assert set(locations(publisher)) == set(KEYS[:3])
         git(publisher.repository.path, "fsck", "--strict", "--full")
-    assert steps > 5
     assert not list(publisher.repository.path.rglob("*.lock"))
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import pytest
 
 from neuromirror.store import HousekeepingPolicy, HousekeepingResult, Store, run_housekeeping
 from neuromirror.store.retired_packs import PackRecord, active_pack_names, pack_names
-from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, read_files
+from support.disk_states import disk_states
+from support.store_publisher import Publisher, dataset, git, git_refs, read_files
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -319,33 +319,22 @@ def test_the_multi_pack_index_names_the_packs_in_use_and_lets_git_count_by_bitma
 
 
 def test_repository_is_intact_after_a_kill_at_any_step_and_the_next_run_finishes(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
-    template = Store.open(tmp_path / "template", create=True)
-    name = history(template, 3).repository.path.relative_to(template.root)
-    before = objects(template.root / name)
-    refs = git_refs(template.root / name)
+    root = store.root
+    repository = history(store, 3).repository.path
+    before = objects(repository)
+    refs = git_refs(repository)
     first = HousekeepingPolicy(
         grace_period=timedelta(0), max_packs=0, max_bytes=1, min_bitmap_objects=1
     )
-    root = tmp_path / "store"
 
-    def prepare(step: int) -> Callable[[], object]:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(template.root, root, symlinks=True)
-        store = Store.open(root)
+    def work() -> None:
+        # the second run deletes the packs that the first retired
+        assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
+        assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
 
-        def work() -> None:
-            # the second run deletes the packs that the first retired
-            assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
-            assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
-
-        return work
-
-    steps = 0
-    for _ in kill_steps(prepare):
-        steps += 1
-        repository = root / name
+    for _ in disk_states(root, work, at_least=10):
         assert is_whole(repository)
         assert set(listed_packs(repository)) <= set(pack_names(repository))
         for _ in range(3):
@@ -363,7 +352,6 @@ def test_repository_is_intact_after_a_kill_at_any_step_and_the_next_run_finishes
         assert objects(repository) == before
         assert git_refs(repository) == refs
         assert not any((root / "neuromirror" / "tmp").iterdir())
-    assert steps > 10
 
 
 _RUN = """

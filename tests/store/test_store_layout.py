@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from neuromirror.store import (
     file_lock,
     write_atomically,
 )
+from support.disk_states import disk_states
 from support.store_publisher import (
     Publisher,
     bare_repository,
     commits,
     dataset,
     git,
-    kill_steps,
     placed_file,
     read_files,
     run_in_child,
@@ -96,16 +95,13 @@ def test_a_store_of_another_format_is_refused(store: Store, marker: str) -> None
 
 
 def test_store_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) -> None:
-    def prepare(step: int) -> Callable[[], object]:
-        return lambda: Store.open(tmp_path / f"{step}", create=True)
-
-    for step in kill_steps(prepare):
-        store = Store.open(tmp_path / f"{step}", create=True)
+    root = tmp_path / "new"
+    for _ in disk_states(root, lambda: Store.open(root, create=True), at_least=8):
+        store = Store.open(root, create=True)
         assert list(store.aliases()) == []
         assert (store.root / "ria-layout-version").read_text() == "1\n"
         store.append_entries(HoldLapsed("a", "b"))
-        Store.open(tmp_path / f"{step}")
-    assert step > 8
+        Store.open(root)
 
 
 # --- repositories and aliases
@@ -138,18 +134,14 @@ def test_repository_has_sha1_and_files_format_whatever_the_defaults_of_git(
 
 
 def test_repository_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) -> None:
-    def prepare(step: int) -> Callable[[], object]:
-        return Repository(tmp_path / f"{step}" / "r").create
-
-    for step in kill_steps(prepare):
-        repository = Repository(tmp_path / f"{step}" / "r")
+    repository = Repository(tmp_path / "r")
+    for _ in disk_states(tmp_path, repository.create, at_least=6):
         if repository.exists():
             git(repository.path, "fsck", "--strict")
         repository.create()
         (one,) = commits(repository.path, 1)
         repository.publish({MAIN_BRANCH: None}, {MAIN_BRANCH: one})
         assert [path.name for path in repository.path.parent.iterdir()] == ["r"]
-    assert step > 5
 
 
 def test_a_sync_started_from_a_git_hook_writes_to_the_store_only(
@@ -193,7 +185,7 @@ def test_aliases_point_at_repositories_and_follow_a_change(store: Store) -> None
 def test_alias_interrupted_by_a_kill_is_complete_or_absent(store: Store) -> None:
     one, two = dataset(1), dataset(2)
     store.alias(one, "demo")
-    for _ in kill_steps(lambda step: lambda: store.alias(two, "demo")):
+    for _ in disk_states(store.root, lambda: store.alias(two, "demo")):
         (name, repository), *more = store.aliases()
         assert (name, more) == ("demo", [])
         assert repository.path in (store.repository(one).path, store.repository(two).path)
@@ -232,7 +224,7 @@ def test_scratch_folders_killed_at_any_step_are_gone_after_the_next(store: Store
         with store.scratch() as scratch:
             (scratch / "file").write_text("x")
 
-    for step in kill_steps(lambda step: work):
+    for step in disk_states(store.root, work):
         with store.scratch():
             pass
         assert scratch_names(store) == [], f"step {step}"
@@ -358,14 +350,13 @@ def test_invalid_record_lines_are_reported_as_damage(store: Store) -> None:
 
 def test_records_interrupted_by_a_kill_are_complete_or_absent(store: Store) -> None:
     lines = [b"%d" % number for number in range(100)]
-    for step in kill_steps(lambda step: lambda: store.write_records(ID, f"{step}", lines)):
-        if store.has_records(ID, f"{step}"):
-            assert list(store.record_lines(ID, f"{step}")) == lines
-        store.write_records(ID, f"{step}", lines)
-        assert list(store.record_lines(ID, f"{step}")) == lines
-    kept = sorted(path.name for path in records_folder(store).iterdir())
-    assert kept == sorted(f"{number + 1}.jsonl.zst" for number in range(step))
-    assert scratch_names(store) == []
+    for _ in disk_states(store.root, lambda: store.write_records(ID, COMMIT, lines)):
+        if store.has_records(ID, COMMIT):
+            assert list(store.record_lines(ID, COMMIT)) == lines
+        store.write_records(ID, COMMIT, lines)
+        assert list(store.record_lines(ID, COMMIT)) == lines
+        assert os.listdir(records_folder(store)) == [f"{COMMIT}.jsonl.zst"]
+        assert scratch_names(store) == []
 
 
 def records_folder(store: Store) -> Path:
@@ -387,7 +378,7 @@ def test_manifests_are_kept_once_by_their_digest(store: Store, tmp_path: Path) -
 def test_small_file_is_never_incomplete(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    for _ in kill_steps(lambda step: lambda: write_atomically(path, b"new")):
+    for _ in disk_states(tmp_path, lambda: write_atomically(path, b"new")):
         assert path.read_bytes() in (b"old", b"new")
 
     def full() -> None:

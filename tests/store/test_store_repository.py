@@ -20,7 +20,8 @@ from neuromirror.store import (
     read_versions_from_git,
 )
 from neuromirror.store.write_protection import HOOKS
-from support.store_publisher import Publisher, commits, dataset, git, kill_steps
+from support.disk_states import disk_states
+from support.store_publisher import Publisher, commits, dataset, git
 
 Serve = Callable[[Path], str]
 NOW = "2024-01-01T00:00:00+00:00"
@@ -83,18 +84,12 @@ def test_killed_at_the_first_published_version_head_never_names_a_missing_branch
     repository = publisher.repository
     refs = repository.refs()
     heads = set()
-
-    def prepare(step: int) -> Callable[[], object]:
-        git(repository.path, "update-ref", "-d", PUBLISHED_BRANCH)
-        (repository.path / "HEAD").write_text(f"ref: {MAIN_BRANCH}\n")
-        new = {PUBLISHED_BRANCH: draft.commit}
-        return lambda: repository.publish({PUBLISHED_BRANCH: None}, new)
-
-    for _ in kill_steps(prepare):
+    new = {PUBLISHED_BRANCH: draft.commit}
+    for _ in disk_states(store.root, lambda: repository.publish({PUBLISHED_BRANCH: None}, new)):
         assert git(repository.path, "rev-parse", "HEAD").strip() == draft.commit
         heads.add(git(repository.path, "symbolic-ref", "HEAD").strip())
         repository.remove_stale_files()
-        repository.publish({}, {PUBLISHED_BRANCH: draft.commit})
+        repository.publish({}, new)
         assert git(repository.path, "symbolic-ref", "HEAD").strip() == PUBLISHED_BRANCH
         assert repository.refs() == refs | {PUBLISHED_BRANCH: draft.commit}
     assert heads == {MAIN_BRANCH, PUBLISHED_BRANCH}

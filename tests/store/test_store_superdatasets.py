@@ -16,7 +16,8 @@ from neuromirror.store import (
     SuperdatasetMember,
     superdataset_commit,
 )
-from support.store_publisher import Publisher, dataset, git, kill_steps, read_files
+from support.disk_states import disk_states
+from support.store_publisher import Publisher, dataset, git, read_files
 
 TOP = DatasetRef("demo", "", "https://api.example.org/api/")
 
@@ -116,12 +117,8 @@ def test_repeated_after_a_kill_at_any_step_it_converges(
     update_superdataset(store, members)
     expected = git(top(store).path, "rev-parse", "main^{tree}")
     trees = set()
-
-    def prepare(step: int) -> Callable[[], object]:
-        git(top(store).path, "update-ref", MAIN_BRANCH, before[MAIN_BRANCH])
-        return lambda: update_superdataset(store, members)
-
-    for _ in kill_steps(prepare):
+    git(top(store).path, "update-ref", MAIN_BRANCH, before[MAIN_BRANCH])
+    for _ in disk_states(store.root, lambda: update_superdataset(store, members)):
         git(top(store).path, "fsck", "--strict", "--full")
         trees.add(git(top(store).path, "rev-parse", "main^{tree}"))
         update_superdataset(store, members)

@@ -200,7 +200,7 @@ def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event in _DISK_EVENTS or (event == "open" and _writes(arguments)):
+            if is_disk_step(event, arguments):
                 count += 1
                 if count == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -220,7 +220,10 @@ def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
     return False
 
 
-def _writes(arguments: tuple[Any, ...]) -> bool:
+def is_disk_step(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether an audit event precedes a change on disk."""
+    if event != "open":
+        return event in _DISK_EVENTS
     _, mode, flags = arguments
     if isinstance(mode, str):
         return any(letter in mode for letter in "wax+")
