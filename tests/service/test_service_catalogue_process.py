@@ -201,7 +201,7 @@ def test_it_ends_with_the_service_however_that_ends(
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(b"GET / HTTP/1.1\r\n")
-            service.process.send_signal(number)
+            os.kill(service.pid, number)
             service.wait_for("stopping")
             service.send_signal(number, 20)
     service.wait_until_gone([process])

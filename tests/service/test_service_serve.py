@@ -71,7 +71,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert before
     assert before < minted_versions(other)
 
-    results = serve_once(mirror_harness)
+    results = serve_once(mirror_harness, "--workers", "2")
     assert {one["status"] for one in results} <= {"ok", "notneeded"}
     assert minted_versions(mirror_harness) == minted_versions(other)
     assert set(minted_versions(mirror_harness).values()) == {1}
@@ -126,7 +126,7 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
         row = schedule.task("demo:000002")
         assert row is not None
         assert (row.failures, row.ended) == (0, None)
-    serve_once(mirror_harness, "--executor", kind)
+    serve_once(mirror_harness, "--workers", "1", "--executor", kind)
     assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
@@ -147,14 +147,14 @@ def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: De
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with running_service(mirror_harness, "--workers", "1") as service:
         service.wait(lambda: fault.struck)
-        service.process.send_signal(signal.SIGINT)
+        os.kill(service.pid, signal.SIGINT)
         service.wait_for("stopping")
         assert service.send_signal(signal.SIGINT, 5) == 130
     fault.clear()
 
 
 def test_a_store_has_one_service(mirror_harness: MirrorHarness) -> None:
-    with running_service(mirror_harness) as service:
+    with running_service(mirror_harness, "--workers", "1") as service:
         service.wait_for("started")
         shell = Shell(mirror_harness.mirrors, mirror_harness.folder)
         (result,) = shell.records("serve", "--once", code=1)
@@ -169,7 +169,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
     file = mirror_harness.mirrors / "demo.toml"
     right = file.read_text("utf-8")
     with running_service(
-        mirror_harness, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
+        mirror_harness, "--metrics", "127.0.0.1:0", "--workers", "1", first=SHORT_TIMEOUTS
     ) as service:
         address = service.wait_for("health server started")["message"].removesuffix("/healthz")
         service.wait_for("started")

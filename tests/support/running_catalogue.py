@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import html
 import json
-import multiprocessing
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin
 
-import pytest
 import requests
 
 from neuromirror.store import Store
 from neuromirror.web.rate_limits import REQUEST_KINDS
 from neuromirror_demo.catalogue_process import first_line
+from support.forked_commands import fork_command
 
 UNLIMITED = [f"--limit={kind}=0" for kind in REQUEST_KINDS]
 
@@ -78,31 +73,17 @@ def commands(page: str) -> list[str]:
     return [html.unescape(one) for one in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
 
 
-def _start_fork_server() -> BaseContext:
-    """Start the process from which catalogues are forked, unless it runs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.catalogue_child"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        forkserver.ensure_running()
-    return context
-
-
 @contextmanager
 def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
     """Run ``neuromirror catalogue`` on a free port, in its own process."""
-    from support.catalogue_child import run_command
-
-    reader, out = multiprocessing.Pipe(duplex=False)
+    read_end, write_end = os.pipe()
     # all tests are one client; the tests of limits set their own client
     command = ["--json", "--store", str(store.root), "catalogue", "--listen", "127.0.0.1:0"]
-    with out, Connection(os.dup(2), readable=False) as err:
-        process = _start_fork_server().Process(
-            target=run_command,
-            args=([*command, *UNLIMITED, *options], dict(os.environ), out, err),
-        )
-        process.start()
-    with reader, os.fdopen(reader.fileno(), encoding="utf-8", closefd=False) as stdout:
+    try:
+        process = fork_command([*command, *UNLIMITED, *options], write_end, 2)
+    finally:
+        os.close(write_end)
+    with os.fdopen(read_end, encoding="utf-8") as stdout:
         try:
             address = json.loads(first_line(SimpleNamespace(stdout=stdout)))["url"]
             yield RunningCatalogue(address, process.pid or 0)

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, TextIO
 
+from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
-
-_PROGRAM = "import sys; {first}; from neuromirror.cli import main; sys.exit(main())"
 
 
 class ServiceProcess:
     """A running service and the events that it has logged so far."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: BaseProcess, log: TextIO) -> None:
         self.process = process
+        assert process.pid is not None
+        self.pid = process.pid
+        self._log = log
         self.events: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._log:
             try:
                 self.events.append(json.loads(line))
             except ValueError:
@@ -44,7 +45,7 @@ class ServiceProcess:
         until = time.monotonic() + seconds
         while not (answer := found()):
             assert time.monotonic() < until, (self.events, self.other_lines)
-            assert self.process.poll() is None, (self.events, self.other_lines)
+            assert self.process.is_alive(), (self.events, self.other_lines)
             time.sleep(0.05)
         return answer
 
@@ -54,10 +55,15 @@ class ServiceProcess:
 
     def send_signal(self, number: int, seconds: float = 600) -> int:
         """Send a signal and return the exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(seconds)
+        os.kill(self.pid, number)
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "the service does not exit"
+        self.join()
+        return self.process.exitcode
+
+    def join(self) -> None:
+        """Wait until everything that was logged has been read."""
         self._reading.join(600)
-        return code
 
     def wait_until_gone(self, processes: list[int], seconds: float = 600) -> None:
         """Wait until none of the processes is running."""
@@ -68,7 +74,7 @@ class ServiceProcess:
 
     def children(self) -> list[int]:
         """Return the ids of its child processes."""
-        tasks = Path("/proc", str(self.process.pid), "task").glob("*/children")
+        tasks = Path("/proc", str(self.pid), "task").glob("*/children")
         return [int(one) for path in tasks for one in path.read_text().split()]
 
 
@@ -94,31 +100,41 @@ def running_service(
     mirror_harness: MirrorHarness, *options: str, first: str = "pass"
 ) -> Iterator[ServiceProcess]:
     """Run a service during the block; ``first`` are Python statements to execute before."""
-    command = [sys.executable, "-c", _PROGRAM.format(first=first)]
-    with subprocess.Popen(
-        [*command, "serve", "--log-json", *options],
-        env=environment(mirror_harness),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        service = ServiceProcess(process)
+    read_end, write_end = os.pipe()
+    with (
+        os.fdopen(read_end, encoding="utf-8") as log,
+        open(os.devnull, "w") as nowhere,
+        os.fdopen(write_end, "w") as err,
+    ):
+        process = fork_command(
+            ["serve", "--log-json", *options],
+            nowhere.fileno(),
+            err.fileno(),
+            environment=environment(mirror_harness),
+            first=first,
+        )
+        err.close()
+        service = ServiceProcess(process, log)
         try:
             yield service
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            process.join(600)
+            service.join()
 
 
 def serve_once(mirror_harness: MirrorHarness, *options: str, code: int = 0) -> list[dict[str, Any]]:
     """Return the JSON output of ``serve --once``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neuromirror", "--json", "serve", "--once", *options],
-        env=environment(mirror_harness),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = fork_command(
+            ["--json", "serve", "--once", *options],
+            out.fileno(),
+            err.fileno(),
+            environment=environment(mirror_harness),
+        )
+        process.join(120)
+        for printed in (out, err):
+            printed.seek(0)
+        lines = out.read().splitlines()
+        assert process.exitcode == code, (process.exitcode, lines, err.read())
+    return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""The command ``catalogue`` in a child process, forked from one that has imported what it needs."""
+"""A command in a child process, forked from one that has imported what services need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from neuromirror.web.site import import_pint_without_dask
 
 import_pint_without_dask()
 for _module in (
+    "apscheduler.schedulers.background",
     "neuromirror.service.catalogue_process",
     "neuromirror.service.logs",
+    "neuromirror.service.metrics",
+    "neuromirror.service.serve",
     "neuromirror.web.datasette_hooks",
     "neuromirror.web.server.idle_timeout",
     "neuromirror.web.server.uvicorn_server",
@@ -23,11 +26,19 @@ for _module in (
 
 
 def run_command(
-    arguments: Sequence[str], environment: Mapping[str, str], out: Connection, err: Connection
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    out: Connection,
+    err: Connection,
+    first: str,
 ) -> None:
-    """Run ``neuromirror`` with these arguments, as if this process had been started for it."""
+    """Run ``neuromirror`` with these arguments, as if this process had been started for it.
+
+    ``first`` are Python statements to execute before.
+    """
     os.environ.clear()
     os.environ.update(environment)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
+    exec(first, {})
     main(arguments, prog_name="neuromirror")
