@@ -8,9 +8,11 @@ simulation.world. Each byte of a file stands for :data:`SCALE` bytes.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -266,20 +268,26 @@ class CustodySimulation:
             away.rename(path)
 
     def _flip_bits(self, chance: random.Random) -> None:
-        objects = sorted(
-            path for path in (self.folder / "data").rglob("annex/objects/**/*") if path.is_file()
-        )
-        size = sum(path.stat().st_size for path in objects) * SCALE
-        mean = size / FLIP_BYTES / 30
+        objects = [*self._objects()]
+        sizes = [size for _, size in objects]
+        mean = sum(sizes) * SCALE / FLIP_BYTES / 30
         for _ in range(int(mean) + (chance.random() < mean % 1)):
-            sizes = [path.stat().st_size for path in objects]
-            (path,) = chance.choices(objects, sizes)
+            ((path, _size),) = chance.choices(objects, sizes)
             data = bytearray(path.read_bytes())
             data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
             path.chmod(0o644)
             path.write_bytes(data)
             path.chmod(0o444)
             self.result.flips += 1
+
+    def _objects(self) -> Iterator[tuple[Path, int]]:
+        """Yield path and size of each copy in a vault, in the same order each time."""
+        for folder, folders, files in os.walk(self.folder / "data"):
+            folders.sort()
+            for name in sorted(files):
+                if name in self.contents:
+                    path = Path(folder, name)
+                    yield path, path.stat().st_size
 
     def _keep(
         self,
@@ -320,13 +328,13 @@ class CustodySimulation:
 
     def _count_losses(self) -> None:
         """Count pinned contents of which neither upstream nor a vault has the right bytes."""
-        for one in self.contents.values():
+        copies: dict[str, list[Path]] = defaultdict(list)
+        for path, _ in self._objects():
+            copies[path.name].append(path)
+        for key, one in self.contents.items():
             if one.pinned is None or one.deleted is None or one.deleted > self.now:
                 continue
-            paths = (self.folder / "data").rglob(one.key)
-            self.result.lost += not any(
-                path.is_file() and path.read_bytes() == one.data for path in paths
-            )
+            self.result.lost += not any(path.read_bytes() == one.data for path in copies[key])
 
 
 @contextmanager

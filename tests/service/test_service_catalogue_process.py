@@ -19,12 +19,8 @@ import requests
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.service_process import ServiceProcess, running_service
+from support.service_process import SHORT_TIMEOUTS, ServiceProcess, running_service
 
-SHORT_TIMEOUTS = (
-    "import neuromirror.service.serve as s, neuromirror.service.catalogue_process as c; "
-    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 9.0, 1; c._FIRST_DELAY = 0.2"
-)
 PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import queue
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from neuromirror.crawl import Mirror, MirrorFile
 from neuromirror.crawl.leases import Lease
@@ -31,6 +25,8 @@ from neuromirror.service.running_jobs import RunningJob, collect_result
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import contents
 from support.loopback_http import HttpService, send_reply
+from support.mirror_harness import MirrorHarness
+from support.service_process import SHORT_TIMEOUTS, running_service
 
 SECRET = "canary7f3a9c"
 """What those at the other end call secret; the token that is sent is the demo archive's."""
@@ -95,86 +91,32 @@ def leaking_archive(demo: DemoArchive) -> Iterator[LeakingArchive]:
         yield running
 
 
-class SystemdService:
-    """A service as systemd would start it, and all that it ever said."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.output: list[str] = []
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._systemd.bind(str(folder / "notify"))
-        command = [sys.executable, "-m", "neuromirror", "serve", "--log-json", "--workers", "2"]
-        self.process = subprocess.Popen(
-            [*command, "--metrics", "127.0.0.1:0"],
-            env={**os.environ, **environment, "NOTIFY_SOCKET": str(folder / "notify")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reading = threading.Thread(target=self._read)
-        self._reading.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line)
-            self._lines.put(line)
-
-    def wait_for(self, event: str, **fields: str) -> dict[str, Any]:
-        """The next such event in the log."""
-        until = time.monotonic() + 600
-        while True:
-            line = self._lines.get(timeout=max(0, until - time.monotonic()))
-            record: dict[str, Any] = json.loads(line)
-            about = {name: record.get(name) for name in fields}
-            if record["event"] == event and about == fields:
-                return record
-
-    def get(self, address: str, page: str) -> str:
-        connection = http.client.HTTPConnection(address, timeout=60)
-        connection.request("GET", page)
-        reply = connection.getresponse()
-        text = f"{reply.status}\n{reply.headers}\n{reply.read().decode()}"
-        connection.close()
-        self.output.append(text)
-        return text
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(600)
-        self._reading.join()
-        self._systemd.setblocking(False)
-        try:
-            while True:
-                self.output.append(self._systemd.recv(65536).decode())
-        except BlockingIOError:
-            self._systemd.close()
-
-
 @contextmanager
-def running(folder: Path, environment: dict[str, str]) -> Iterator[SystemdService]:
-    service = SystemdService(folder, environment)
-    try:
-        yield service
-    finally:
-        service.end()
+def systemd_socket(path: Path) -> Iterator[socket.socket]:
+    """A socket for notifications, as systemd opens one for a service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        opened.bind(str(path))
+        yield opened
 
 
 def test_no_token_is_in_logs_figures_health_index_or_git(
-    demo: DemoArchive, leaking_archive: LeakingArchive, tmp_path: Path
+    demo: DemoArchive,
+    leaking_archive: LeakingArchive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mirrors, store = tmp_path / "mirrors", tmp_path / "store"
     mirrors.mkdir()
     lines = ['source = "dandi"', "[options]", f'api = "http://{leaking_archive.here}/api"']
     (mirrors / "demo.toml").write_text("\n".join([*lines, 'token_env = "DEMO_WORD"', ""]))
-    environment = {
-        "NEUROMIRROR_MIRRORS": str(mirrors),
-        "NEUROMIRROR_STORE": str(store),
-        "DEMO_WORD": demo.token,
-    }
-    with running(tmp_path, environment) as service:
-        address = str(service.wait_for("health server started")["message"]).split("/")[2]
+    monkeypatch.setenv("DEMO_WORD", demo.token)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    options = ("--workers", "2", "--metrics", "127.0.0.1:0")
+    with (
+        systemd_socket(tmp_path / "notify") as systemd,
+        running_service(MirrorHarness(mirrors, store), *options, first=SHORT_TIMEOUTS) as service,
+    ):
+        address = str(service.wait_for("health server started")["message"]).removesuffix("/healthz")
         # an operator writes a token instead of its variable's name, and another into a URL
         bad = [*lines[:2], f'api = "http://someone:{SECRET}@{leaking_archive.here}/api"']
         (mirrors / "bad-address.toml").write_text("\n".join(bad))
@@ -182,20 +124,33 @@ def test_no_token_is_in_logs_figures_health_index_or_git(
             "\n".join([*lines, f'token_env = "{SECRET} {demo.token}"'])
         )
         (mirrors / "bad-option.toml").write_text("\n".join([*lines, f'token = "{SECRET}"']))
-        failed = {service.wait_for("visited", outcome="failed")["dataset"] for _ in FAILING}
-        wrong = {str(service.wait_for("mirror file invalid")["message"]) for _ in range(3)}
-        figures = service.get(address, "/metrics")
-        service.get(address, "/healthz")
-        service.get(address, "/readyz")
-        service.get(address, f"/{SECRET[:-1]}")
-    # all of it was really tried
-    assert failed == {f"demo:{name}" for name in FAILING}
+
+        def messages(event: str, field: str, **about: str) -> set[str]:
+            return {str(one[field]) for one in service.find_events(event, **about)}
+
+        def failed() -> set[str]:
+            return messages("visited", "dataset", outcome="failed")
+
+        # all of it is really tried
+        service.wait(lambda: failed() >= {f"demo:{name}" for name in FAILING})
+        service.wait(lambda: len(messages("mirror file invalid", "message")) == 3)
+        replies = [
+            requests.get(f"{address}/{page}", timeout=300)
+            for page in ("metrics", "healthz", "readyz", SECRET[:-1])
+        ]
+        assert service.send_signal(signal.SIGTERM) == 0
+        systemd.setblocking(False)
+        notifications = []
+        with suppress(BlockingIOError):
+            while True:
+                notifications.append(systemd.recv(65536).decode())
     assert leaking_archive.struck >= set(FAILING)
-    assert len(wrong) == 3
+    figures = replies[0].text
     assert 'neuromirror_jobs_total{kind="visit",mirror="demo",outcome="failed"}' in figures
-    output = "".join(service.output)
-    assert "READY=1" in output
-    assert "STOPPING=1" in output
+    assert any("READY=1" in one for one in notifications)
+    assert any("STOPPING=1" in one for one in notifications)
+    answered = [f"{one.headers}\n{one.text}" for one in replies]
+    output = "".join([*service.lines, *answered, *notifications])
     assert any(b"demo:000008" in one or b"000008" in one for one in contents(store))
 
     canaries = [SECRET.encode(), demo.token.encode()]

@@ -19,12 +19,7 @@ from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive, Description
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.service_process import environment, running_service, serve_once
-
-SHORT_TIMEOUTS = (
-    "import neuromirror.service.serve as s; "
-    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 6.0, 1"
-)
+from support.service_process import SHORT_TIMEOUTS, environment, running_service, serve_once
 
 
 @pytest.fixture
@@ -57,7 +52,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     fault = shared_demo.fault(
         "hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600
     )
-    with running_service(mirror_harness, "--workers", "3") as service:
+    with running_service(mirror_harness, "--workers", "3", first=SHORT_TIMEOUTS) as service:
         service.wait_for("visited", outcome="changed")
         service.wait(lambda: fault.struck)
         workers = service.children()
@@ -110,7 +105,9 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
 ) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with running_service(
-        mirror_harness, "--workers", "2", "--executor", kind, first=SHORT_TIMEOUTS
+        mirror_harness,
+        *("--workers", "2", "--executor", kind),
+        first=f"{SHORT_TIMEOUTS}; s._EXIT_TIMEOUT = 3.0",
     ) as service:
         service.wait(lambda: fault.struck)
         workers = service.children()

@@ -16,15 +16,30 @@ from typing import Any, TextIO
 from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
 
+SHORT_TIMEOUTS = (
+    "import neuromirror.service.catalogue_process as c, neuromirror.service.schedule_writer as w, "
+    "neuromirror.service.serve as s; "
+    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 9.0, 1; c._FIRST_DELAY = 0.2; "
+    "w._SUPERDATASET_MIN_DELAY = 0.5"
+)
+"""Statements to execute before a service, which then waits for little."""
+
+_QUICK_AUDIT = (
+    "import dataclasses, neuromirror.service.housekeeping_tasks as h; "
+    "limits = h.audit_settings_of; "
+    "h.audit_settings_of = lambda *a: dataclasses.replace(limits(*a), per_second=1000.0)"
+)
+
 
 class ServiceProcess:
-    """A running service and the events that it has logged so far."""
+    """A running service, the lines that it has printed so far and the events among them."""
 
     def __init__(self, process: BaseProcess, log: TextIO) -> None:
         self.process = process
         assert process.pid is not None
         self.pid = process.pid
         self._log = log
+        self.lines: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
         self._reading = threading.Thread(target=self._read, daemon=True)
@@ -32,6 +47,7 @@ class ServiceProcess:
 
     def _read(self) -> None:
         for line in self._log:
+            self.lines.append(line)
             try:
                 self.events.append(json.loads(line))
             except ValueError:
@@ -103,17 +119,16 @@ def running_service(
     read_end, write_end = os.pipe()
     with (
         os.fdopen(read_end, encoding="utf-8") as log,
-        open(os.devnull, "w") as nowhere,
-        os.fdopen(write_end, "w") as err,
+        os.fdopen(write_end, "w") as output,
     ):
         process = fork_command(
             ["serve", "--log-json", *options],
-            nowhere.fileno(),
-            err.fileno(),
+            output.fileno(),
+            output.fileno(),
             environment=environment(mirror_harness),
             first=first,
         )
-        err.close()
+        output.close()
         service = ServiceProcess(process, log)
         try:
             yield service
@@ -131,6 +146,7 @@ def serve_once(mirror_harness: MirrorHarness, *options: str, code: int = 0) -> l
             out.fileno(),
             err.fileno(),
             environment=environment(mirror_harness),
+            first=_QUICK_AUDIT,
         )
         process.join(120)
         for printed in (out, err):

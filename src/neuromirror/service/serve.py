@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -472,6 +473,7 @@ def _clock(
         ("status", status, _STATUS),
     ):
         clock.add_job(job, "interval", seconds=seconds, id=name)
+    clock.modify_job("tick", next_run_time=datetime.now(UTC))
     clock.start()
     try:
         yield
