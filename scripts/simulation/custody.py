@@ -14,14 +14,14 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from neuromirror.annex import sha256e_key
+from neuromirror.annex import hash_lower, sha256e_key
 from neuromirror.config.policy_files import Policies, Policy, PolicyFile
 from neuromirror.config.vault_files import VaultConfig, load_vaults
 from neuromirror.crawl import open_recorder
@@ -282,12 +282,15 @@ class CustodySimulation:
 
     def _objects(self) -> Iterator[tuple[Path, int]]:
         """Yield path and size of each copy in a vault, in the same order each time."""
-        for folder, folders, files in os.walk(self.folder / "data"):
-            folders.sort()
-            for name in sorted(files):
-                if name in self.contents:
-                    path = Path(folder, name)
-                    yield path, path.stat().st_size
+        vaults = sorted((self.folder / "data").iterdir())
+        paths = [
+            f"annex/objects/{os.fsdecode(hash_lower(key))}/{key}/{key}" for key in self.contents
+        ]
+        for vault in vaults:
+            for name in paths:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    path = f"{vault}/{name}"
+                    yield Path(path), os.stat(path).st_size
 
     def _keep(
         self,

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service import executors
 from neuromirror.service.executors import (
     JobTimeoutError,
     WorkerLostError,
@@ -25,6 +26,7 @@ from neuromirror.service.executors import (
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
 from neuromirror.service.worker import PipeChannel
+from neuromirror.service.worker_pool import WorkerPool
 from neuromirror.service.writer import Writer
 from neuromirror.service.writer_messages import job_channel
 from neuromirror_demo import DemoArchive
@@ -47,9 +49,30 @@ def writer(job_harness: JobHarness) -> Writer:
     return job_harness.writer
 
 
+class LentPool:
+    """A pool that is used by several executors, and stays when one of them is left."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.run = pool.run
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[WorkerPool]:
+    """Two worker processes for all tests that need no particular limits."""
+    pool = WorkerPool(2, seconds=120, memory=GIB)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def worker_pair(writer: Writer) -> Iterator[Executor]:
-    """Two worker processes."""
+def worker_pair(
+    writer: Writer, shared_pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Executor]:
+    """An executor with two worker processes."""
+    monkeypatch.setattr(executors, "WorkerPool", lambda *_: LentPool(shared_pool))
     with process_executor(2, writer, seconds=120, memory=GIB) as executor:
         yield executor
 
@@ -102,16 +125,14 @@ def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
     mirror_harness: MirrorHarness,
     demo: DemoArchive,
     tmp_path: Path,
-    writer: Writer,
+    worker_pair: Executor,
 ) -> None:
+    executor = worker_pair
     job = job_harness.job("visit", "demo:000001")
-    with (
-        demo.fault("hang", path="/000001/", seconds=3600) as hanging,
-        process_executor(2, writer, seconds=120, memory=GIB) as executor,
-    ):
+    with demo.fault("hang", path="/000001/", seconds=3600) as hanging:
         doomed = executor.submit(run_job, job_harness.job_context(), job)
         wait_until(lambda: hanging.struck)
-        (worker,) = set(workers()) - {executor.submit(os.getpid).result()}
+        (worker,) = set(list_workers()) - {executor.submit(os.getpid).result()}
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerLostError, match=r"demo:000001 \(visit\): .* killed \(SIGKILL\)"):
             doomed.result()
@@ -228,7 +249,7 @@ def test_the_service_may_be_killed_while_it_applies_a_result(
     assert_visited_once(mirror_harness)
 
 
-def workers() -> list[int]:
+def list_workers() -> list[int]:
     """The worker processes of this process."""
     found = [
         int(pid)
@@ -238,8 +259,19 @@ def workers() -> list[int]:
     return [pid for pid in found if b"service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.fixture
+def workers() -> Callable[[], list[int]]:
+    """Return a function that lists the worker processes that the test has started."""
+    before = list_workers()
+    return lambda: [pid for pid in list_workers() if pid not in before]
+
+
 def test_a_job_over_its_time_limit_is_killed_with_its_processes(
-    job_harness: JobHarness, mirror_harness: MirrorHarness, demo: DemoArchive, writer: Writer
+    job_harness: JobHarness,
+    mirror_harness: MirrorHarness,
+    demo: DemoArchive,
+    writer: Writer,
+    workers: Callable[[], list[int]],
 ) -> None:
     with process_executor(2, writer, seconds=3, memory=GIB) as executor:
         executor.submit(os.getpid).result()
@@ -351,7 +383,9 @@ def test_leaving_gives_running_jobs_their_time_and_cancels_the_others(writer: Wr
     assert waits.cancelled()
 
 
-def test_leaving_kills_jobs_that_do_not_finish(writer: Writer) -> None:
+def test_leaving_kills_jobs_that_do_not_finish(
+    writer: Writer, workers: Callable[[], list[int]]
+) -> None:
     with process_executor(2, writer, seconds=600, memory=GIB, grace=0.2) as executor:
         hangs = executor.submit(subprocess.run, ["sleep", "300"])
         pids = wait_until(lambda: [pid for one in workers() for pid in started_by(one)])

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from simulation.custody import CustodyResult, CustodySimulation
 from simulation.world import draw
 
 
-def simulate(folder: Path, days: float, down: float) -> CustodyResult:
-    return CustodySimulation(draw(5, 400, days, 0.0), folder, 5, down=down).run()
+def simulate(folder: Path, datasets: int, days: float, down: float) -> CustodyResult:
+    return CustodySimulation(draw(5, datasets, days, 0.0), folder, 5, down=down).run()
 
 
 def test_no_pinned_content_is_lost_and_copies_are_repaired(tmp_path: Path) -> None:
-    found = simulate(tmp_path, 90.0, 14.0)
+    found = simulate(tmp_path, 150, 120.0, 14.0)
     assert found.deleted_upstream > 10
     assert found.flips > 5
     assert found.repaired > 0
     assert (found.lost, found.late, found.unread) == (0, 0, 0)
 
 
-@pytest.mark.slow
 def test_a_vault_that_is_down_for_long_leads_to_shortages_that_are_all_announced(
     tmp_path: Path,
 ) -> None:
-    found = simulate(tmp_path, 100.0, 50.0)
+    found = simulate(tmp_path, 200, 90.0, 45.0)
     assert found.short > 0
     assert found.announced >= found.short
     assert (found.lost, found.late) == (0, 0)
