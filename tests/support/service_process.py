@@ -25,9 +25,9 @@ SHORT_TIMEOUTS = (
 """Statements to execute before a service, which then waits for little."""
 
 _QUICK_AUDIT = (
-    "import dataclasses, neuromirror.service.housekeeping_tasks as h; "
+    "import msgspec, neuromirror.service.housekeeping_tasks as h; "
     "limits = h.audit_settings_of; "
-    "h.audit_settings_of = lambda *a: dataclasses.replace(limits(*a), per_second=1000.0)"
+    "h.audit_settings_of = lambda *a: msgspec.structs.replace(limits(*a), per_second=1000.0)"
 )
 
 
