@@ -20,7 +20,7 @@ from neuromirror.annex import (
 )
 from support.annex_helpers import path_components, run, upstream_names
 
-LARGE = settings(deadline=None, max_examples=1000)
+LARGE = settings(deadline=None, max_examples=400)
 IN_GIT = settings(
     deadline=None,
     max_examples=12,
