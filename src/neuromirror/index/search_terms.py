@@ -21,8 +21,11 @@ MAX_QUERY_LENGTH = 500
 """Maximum number of characters of a search."""
 _MAX_TERMS = 40
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
-_LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
-_NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
+# the complement: a range up to U+10FFFF takes milliseconds to compile
+_TOKEN = r"[^\x00-/:-@\[-`{-\x7f]+"
+"""Letters and digits of ASCII, and all other characters beyond ASCII."""
+_LAST_TOKEN = re.compile(rf"{_TOKEN}\Z")
+_NUMBERED = re.compile(rf"({_TOKEN})-\Z")
 
 
 class SearchTerm(Struct, frozen=True):
