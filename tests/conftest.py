@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
@@ -72,8 +73,17 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory for generated NWB files, each of which is written once per session."""
-    return tmp_path_factory.mktemp("demo-files")
+    """Return a directory for generated NWB files, each of which is written once per run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("demo-files")
+    folder = tmp_path_factory.getbasetemp().parent / "demo-files"
+    with folder.with_suffix(".lock").open("w") as lock:
+        # the first worker loads pynwb, which takes seconds, and the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with DemoArchive(tmp_path_factory.mktemp("filled"), cache=folder):
+                pass
+    return folder
 
 
 @pytest.fixture
