@@ -30,6 +30,7 @@ from neuromirror.service.worker_pool import WorkerPool
 from neuromirror.service.writer import Writer
 from neuromirror.service.writer_messages import job_channel
 from neuromirror_demo import DemoArchive
+from support.forked_commands import fork_command
 from support.job_harness import JobHarness
 from support.mirror_harness import MirrorHarness
 from support.store_states import (
@@ -218,12 +219,12 @@ from neuromirror.crawl.leases import Lease
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store
 
-def die(event, arguments):
-    if event in ("os.rename", "open") and sys.argv[3] in str(arguments):
+def die(event, about):
+    if event in ("os.rename", "open") and arguments[2] in str(about):
         os.kill(os.getpid(), signal.SIGKILL)
 
-store = Store.open(Path(sys.argv[1]), create=True)
-mirror = load_mirrors(Path(sys.argv[2]))["demo"]
+store = Store.open(Path(arguments[0]), create=True)
+mirror = load_mirrors(Path(arguments[1]))["demo"]
 with (
     open_recorder(store, store.index_path) as recorder,
     Schedule.open(store.schedule_path) as schedule,
@@ -242,8 +243,9 @@ def test_the_service_may_be_killed_while_it_applies_a_result(
     mirror_harness: MirrorHarness, part: str
 ) -> None:
     arguments = [str(mirror_harness.folder), str(mirror_harness.mirrors), part]
-    killed = subprocess.run([sys.executable, "-c", _DYING_SERVICE, *arguments], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = fork_command([], 1, 2, first=f"arguments = {arguments}\n{_DYING_SERVICE}")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     # its worker exits too, and gives up the lock of the dataset
     wait_until(lambda: mirror_harness.sync("demo:000001")["demo:000001"].exit_code == 0)
     assert_visited_once(mirror_harness)
