@@ -6,6 +6,7 @@ file out differently.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -50,8 +51,7 @@ def session_start(recipe: NwbRecipe) -> datetime:
 
 def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
     """Return the bytes of the file, from ``cache`` if they were written before."""
-    made_with = [version(name) for name in ("pynwb", "hdmf", "h5py")]
-    name = repr((_LAYOUT, sorted(asdict(recipe).items()), made_with))
+    name = repr((_LAYOUT, sorted(asdict(recipe).items()), _releases()))
     kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.nwb"
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,12 @@ def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
             _write(recipe, Path(scratch, "new.nwb"))
             os.replace(Path(scratch, "new.nwb"), kept)
     return kept.read_bytes()
+
+
+@functools.cache
+def _releases() -> list[str]:
+    """Return the releases of the packages that determine the bytes."""
+    return [version(name) for name in ("pynwb", "hdmf", "h5py")]
 
 
 def _write(recipe: NwbRecipe, target: Path) -> None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, EventRaised, JournalEntry
-from neuromirror.service import dask_cluster, dask_worker
+from neuromirror.service import dask_cluster, dask_requests, dask_worker
 from neuromirror.service.dask_cluster import DaskExecutor
 from neuromirror.service.dask_worker import DaskChannel, PickledCall, run_on_worker
 from neuromirror.service.executors import (
@@ -281,6 +281,7 @@ def test_a_job_whose_service_is_gone_is_over(
 def test_a_request_that_takes_long_is_waited_for(
     job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dask_requests, "_POLL_SECONDS", 0.2)
     go = threading.Event()
     append = job_harness.recorder.append
 
