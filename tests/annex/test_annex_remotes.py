@@ -49,18 +49,22 @@ def fresh_clone(
 def test_wrong_bytes_from_the_first_location_lead_to_the_second(
     server: FileServer, fresh_clone: Path
 ) -> None:
+    # only the first location is requested while it works
+    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
+    assert server.requests == [S3]
+    run("git", "annex", "drop", "--force", "sub-1/a.nwb", cwd=fresh_clone)
+    server.requests.clear()
     server.contents[S3] = CONTENT[::-1]
+    # the plain web remote does not request the second one
+    done = run("git", "annex", "get", "--from", "web", "sub-1/a.nwb", cwd=fresh_clone, check=False)
+    assert done.returncode != 0
+    assert S3 in server.requests
+    assert API not in server.requests
+    server.requests.clear()
     run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
     assert (fresh_clone / "sub-1/a.nwb").read_bytes() == CONTENT
     assert S3 in server.requests
     assert server.requests[-1] == API
-
-
-def test_only_the_first_location_is_requested_while_it_works(
-    server: FileServer, fresh_clone: Path
-) -> None:
-    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
-    assert server.requests == [S3]
 
 
 @pytest.mark.parametrize("cost", [300, 150])
@@ -80,15 +84,6 @@ def test_the_cost_decides_and_no_location_is_tried_by_two_remotes(
     first, second = (S3, API) if cost == 300 else (API, S3)
     assert list(dict.fromkeys(server.requests)) == [first, second]
     assert server.requests == sorted(server.requests, key=[first, second].index)
-
-
-def test_the_plain_web_remote_does_not_request_the_second_location(
-    server: FileServer, fresh_clone: Path
-) -> None:
-    server.contents[S3] = CONTENT[::-1]
-    done = run("git", "annex", "get", "--from", "web", "sub-1/a.nwb", cwd=fresh_clone, check=False)
-    assert done.returncode != 0
-    assert API not in server.requests
 
 
 def test_without_a_second_remote_wrong_bytes_are_the_end(

@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_listing(
         tracemalloc.stop()
         return most
 
-    assert peak(4000) < 1.5 * peak(1000)
+    assert peak(2000) < 1.5 * peak(500)
 
 
 def test_progress_reports_the_bytes_applied(journal: DiskJournal, index: Index) -> None:
