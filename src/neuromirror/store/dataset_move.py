@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from neuromirror.git import try_git
@@ -26,7 +26,6 @@ from neuromirror.model import (
     NeuromirrorError,
     VersionMinted,
     dump_entry,
-    load_entry,
 )
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.digested_keys import digested_keys
@@ -37,16 +36,13 @@ from neuromirror.store.durable_files import (
     fsync_path,
     fsync_tree,
     make_folder,
-    write_atomically,
 )
-from neuromirror.store.locks import file_lock
 from neuromirror.store.private_store import is_private_store
 from neuromirror.store.ref_transaction import update_refs
 from neuromirror.store.repository import CUSTODY_BRANCH, TAG_PREFIX, Repository, run_git
 from neuromirror.store.store import Store
 from neuromirror.store.write_protection import protect
 
-_JOURNAL = Path("neuromirror", "journal.jsonl")
 _DATASET_FOLDERS = (Path("neuromirror", "records"), Path("neuromirror", "memos"))
 
 
@@ -147,23 +143,11 @@ def remove_from_journal(store: Store, dataset: DatasetRef) -> None:
     alias.unlink(missing_ok=True)
     fsync_path(alias.parent)
     belongs = _DatasetFilter(dataset)
-    mine: list[JournalEntry] = []
-    kept: list[bytes] = []
-    states: set[str] = set()
-    path = store.root / _JOURNAL
-    with file_lock(path.with_suffix(".lock"), "the journal", wait=60):
-        for line in _read_lines(path):
-            entry = load_entry(line)
-            if belongs(entry):
-                mine.append(entry)
-                continue
-            kept.append(line)
-            if isinstance(entry, VersionMinted):
-                states.add(entry.state)
-        for state in _states(mine) - states:
-            store.manifest_path(state).unlink(missing_ok=True)
-        if mine:
-            write_atomically(path, b"".join(kept))
+    others = [entry for _, entry in store.read_entries(0) if not belongs(entry)]
+    for state in _states(dataset_entries(store, dataset)) - _states(others):
+        store.manifest_path(state).unlink(missing_ok=True)
+    if store.journal_size():
+        store.drop_entries(_DatasetFilter(dataset))
 
 
 def remove_files(store: Store, dataset: DatasetRef) -> None:
@@ -197,18 +181,6 @@ class _DatasetFilter:
                 if belongs and isinstance(entry, HoldPlaced):
                     self._holds.add(entry.hold)
                 return belongs
-
-
-def _read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the complete lines of the journal; none where the file is missing."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
 
 
 def _states(entries: list[JournalEntry]) -> set[str]:

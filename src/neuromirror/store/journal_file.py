@@ -43,15 +43,13 @@ class JournalFile:
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
         """Remove entries and return their lines; the caller must rebuild the index."""
         with file_lock(self._path.with_suffix(".lock"), "the journal", wait=60):
-            lines = self._path.read_bytes().splitlines(keepends=True)
-            dropped = [
-                line for line in lines if line.endswith(b"\n") and should_drop(load_entry(line))
-            ]
+            dropped: list[bytes] = []
+            kept: list[bytes] = []
+            for line in self._path.read_bytes().splitlines(keepends=True):
+                is_dropped = line.endswith(b"\n") and should_drop(load_entry(line))
+                (dropped if is_dropped else kept).append(line)
             if dropped:
-                dropped_lines = set(dropped)
-                write_atomically(
-                    self._path, b"".join(one for one in lines if one not in dropped_lines)
-                )
+                write_atomically(self._path, b"".join(kept))
         return dropped
 
     def size(self) -> int:
