@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from neuromirror.annex import key_file_name
-from neuromirror.net import RequestLimits
-from neuromirror.transfer import fetcher
+from neuromirror.transfer import download_pool, fetcher
 from support.web_clone import (
     LARGE,
     Fault,
@@ -36,14 +36,8 @@ BIG = "large/1.dat"
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits between attempts."""
-    monkeypatch.setattr(RequestLimits, "__init__", _with_short_waits(RequestLimits.__init__))
-
-
-def _with_short_waits(made):  # type: ignore[no-untyped-def]
-    def init(self, **named):  # type: ignore[no-untyped-def]
-        made(self, **{"wait": 0.01, "wait_max": 0.02} | named)
-
-    return init
+    short = structs.replace(download_pool._LIMITS, wait=0.01, wait_max=0.02)
+    monkeypatch.setattr(download_pool, "_LIMITS", short)
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from neuromirror.lab import get
-from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
-from neuromirror.transfer import partial_content
+from neuromirror.net import CircuitOpenError, HostCircuitBreaker
+from neuromirror.transfer import download_pool, partial_content
 from support.web_clone import WebClone, WebHandler
 
 TWO, OTHER = "two/a.dat", "two/b.dat"
@@ -25,11 +26,10 @@ CLIENT_TIMEOUT = 36000.0
 """Seconds for which the client waits for a server in tests with long timeouts."""
 
 LONG_TIMEOUTS_CODE = f"""
-from neuromirror.transfer import partial_content
-from neuromirror.net import RequestLimits
+from msgspec import structs
+from neuromirror.transfer import download_pool, partial_content
 
-made = RequestLimits.__init__
-RequestLimits.__init__ = lambda self, **named: made(self, **({{"read": {CLIENT_TIMEOUT}}} | named))
+download_pool._LIMITS = structs.replace(download_pool._LIMITS, read={CLIENT_TIMEOUT})
 partial_content._BODY_TIMEOUT = {CLIENT_TIMEOUT}
 """
 
@@ -100,12 +100,8 @@ def stalling_server() -> Iterator[StallingServer]:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace timeouts of minutes by fractions of a second."""
-    made = RequestLimits.__init__
-
-    def init(self, **named):  # type: ignore[no-untyped-def]
-        made(self, **{"wait": 0.01, "wait_max": 0.02, "read": 0.25} | named)
-
-    monkeypatch.setattr(RequestLimits, "__init__", init)
+    short = structs.replace(download_pool._LIMITS, wait=0.01, wait_max=0.02, read=0.25)
+    monkeypatch.setattr(download_pool, "_LIMITS", short)
     monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", 0.5)
     monkeypatch.setattr(partial_content, "_MIN_BYTES_PER_SECOND", 1 << 24)
 
@@ -113,7 +109,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client wait for any server for the duration of the test."""
-    monkeypatch.setattr(RequestLimits, "__init__", RequestLimits.__init__)
+    monkeypatch.setattr(download_pool, "_LIMITS", download_pool._LIMITS)
     monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", partial_content._BODY_TIMEOUT)
     exec(LONG_TIMEOUTS_CODE, {})
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
+from msgspec import structs
+
 from neuromirror.annex import VaultAddress, is_private_host_allowed
 from neuromirror.cache import open_cache
 from neuromirror.net import HostCircuitBreaker, RequestLimits, TokenSource
@@ -26,7 +28,7 @@ from neuromirror.transfer.restricted_channels import RestrictedChannels
 from neuromirror.transfer.s3_access import S3Access
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
-_ATTEMPTS: Final = 3
+_LIMITS: Final = RequestLimits(attempts=3)
 _MIN_POLL: Final = 0.001
 _MAX_POLL: Final = 0.02
 """Maximum seconds between polls of the result queue."""
@@ -90,7 +92,7 @@ def open_buckets(
 
 
 def _limits(jobs: int) -> RequestLimits:
-    return RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
+    return structs.replace(_LIMITS, per_host=jobs)
 
 
 class DownloadPool:
