@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import PRIVATE, DemoBoss
 from support.embargo_harness import FOLDER, ID, contents, prepare_embargo
 from support.foreign_pushes import run_in
+from support.forked_commands import fork_command
 from support.private_buckets import (
     FILE,
     NAME,
@@ -28,8 +31,7 @@ from support.signed_buckets import PROFILE, signing_server, write_profile
 from support.vaults import write_vault
 
 READ = (
-    "import sys, neuromirror\n"
-    "with neuromirror.open(*sys.argv[1:]) as file: print(len(file.read()))\n"
+    "import neuromirror\nwith neuromirror.open({!r}, {!r}) as file: file.read()\nraise SystemExit"
 )
 
 
@@ -37,7 +39,7 @@ READ = (
 class PrivateContent:
     """A file of a dataset in a private store, and the credentials that read it.
 
-    ``withdraw`` removes credentials that are in files.
+    ``files`` is the folder of credentials that are in files.
     """
 
     folder: Path
@@ -48,21 +50,46 @@ class PrivateContent:
     secrets: tuple[str, ...]
     names: tuple[str, ...]
     credentials: dict[str, str] = field(default_factory=dict)
-    withdraw: Callable[[], None] = lambda: None
+    files: Path | None = None
     printed: list[str] = field(default_factory=list)
 
-    def run(self, *command: str, code: int = 0, credentials: bool = True) -> str:
-        """Run a program with or without the credentials in its environment."""
+    def run(self, *command: str, code: int = 0, credentials: bool = True, first: str = "") -> str:
+        """Run a command with or without the credentials in its environment."""
         environment = {
+            **os.environ,
             "NEUROMIRROR_STORE": str(self.store),
             "NEUROMIRROR_VAULTS": str(self.folder / "vaults"),
             "AWS_EC2_METADATA_DISABLED": "true",
             **(self.credentials if credentials else {}),
         }
-        done = run_in(self.folder, *command, environment=environment)
-        self.printed.append(done.stdout)
-        assert done.returncode == code, done.stdout
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as output:
+            process = fork_command(
+                *(command, output.fileno(), output.fileno()),
+                environment=environment,
+                first=f"import os; os.chdir({str(self.folder)!r})\n{first}",
+            )
+            process.join()
+            output.seek(0)
+            printed = output.read()
+        self.printed.append(printed)
+        assert process.exitcode == code, printed
+        return printed
+
+    def read(self, code: int = 0, *, credentials: bool = True) -> None:
+        """Read the file over the network with or without the credentials."""
+        first = READ.format(self.dataset, self.path)
+        self.run(code=code, credentials=credentials, first=first)
+
+    @contextmanager
+    def without_files(self) -> Iterator[None]:
+        """Move the credentials that are in files away during the block."""
+        if self.files is None:
+            yield
+            return
+        with tempfile.TemporaryDirectory() as away:
+            moved = self.files.rename(Path(away, self.files.name))
+            yield
+            moved.rename(self.files)
 
     def assert_no_secret(self) -> None:
         """Search stores, vaults, ledger, clones, HOME with its caches, and all output."""
@@ -85,18 +112,12 @@ def bucket(isolated_home: Path, tmp_path: Path) -> Iterator[PrivateContent]:
         lab.sync()
         setting = f"neuromirror.{lab.bucket}.requester-pays"
         run_in(tmp_path, "git", "config", "--global", setting, "true")
-        files = [lab.home / ".aws" / name for name in ("credentials", "config")]
-
-        def withdraw() -> None:
-            for one in files:
-                one.unlink(missing_ok=True)
-
         yield PrivateContent(
             *(lab.folder, lab.home, NAME, FILE, lab.private),
             secrets=(lab.keys.secret, lab.keys.token, "Signature="),
             names=(lab.bucket, FILE),
             credentials={"AWS_PROFILE": PROFILE},
-            withdraw=withdraw,
+            files=lab.home / ".aws",
         )
 
 
@@ -136,47 +157,58 @@ def channel(isolated_home: Path, tmp_path: Path) -> Iterator[PrivateContent]:
             *(folder, isolated_home, f"bossdb:{PRIVATE}", "", folder / "private"),
             secrets=(boss.token,),
             names=(PRIVATE,),
-            withdraw=lambda: intern.unlink(missing_ok=True),
+            files=intern.parent,
         )
-        command = ("neuromirror", "--mirrors", "mirrors", "--store", "public", "sync")
+        command = ("--mirrors", "mirrors", "--store", "public", "sync")
         found.run(*command, "--private-store", "private")
-        listed = found.run("neuromirror", "--json", "files", found.dataset)
+        listed = found.run("--json", "files", found.dataset)
         files = [one for one in map(json.loads, listed.splitlines()) if one["urls"]]
         found.path = files[0]["path"]
         yield found
 
 
-@pytest.mark.parametrize("kind", ["bucket", "dandiset", "channel"])
-def test_private_content_is_kept_and_streamed_without_its_credential_anywhere(
-    kind: str, request: pytest.FixtureRequest
+@pytest.fixture(params=["bucket", "dandiset", "channel"])
+def private(request: pytest.FixtureRequest) -> PrivateContent:
+    """Private content of each kind, a vault that others may read, and one that they may not."""
+    found: PrivateContent = request.getfixturevalue(request.param)
+    write_vault(found.folder / "vaults", "public")
+    safe = str(found.folder / "vault-safe")
+    write_vault(found.folder / "vaults", "safe", kind="directory", path=safe, private=True)
+    return found
+
+
+def copies(private: PrivateContent, vault: str) -> list[Path]:
+    """Return the contents in a vault."""
+    folder = private.folder / f"vault-{vault}"
+    return [one for one in folder.rglob("*") if one.is_file() and "-s" in one.name]
+
+
+def test_private_content_is_kept_and_read_with_its_credential_which_is_nowhere(
+    private: PrivateContent,
 ) -> None:
-    private: PrivateContent = request.getfixturevalue(kind)
-    vaults = private.folder / "vaults"
-    write_vault(vaults, "public")
-    write_vault(
-        vaults, "safe", kind="directory", path=str(private.folder / "vault-safe"), private=True
-    )
-    keep = ("neuromirror", "keep", private.dataset, private.path, "--in")
-    read = (sys.executable, "-c", READ, private.dataset, private.path)
+    with private.without_files():
+        assert_nothing_is_kept_or_read(private)
+    keep = ("keep", private.dataset, private.path, "--in")
     with watched_processes(*private.secrets) as shown:
         # a vault that others may read is refused, with the credential or without
         private.run(*keep, "public", code=2)
         assert not (private.folder / "vault-public").exists()
+        private.read()  # the bytes are in the user's cache
+        private.run("pin", private.dataset, "--path", private.path)
+        assert_a_lock_is_kept_in_private_vaults_only(private)
         private.run(*keep, "safe")
-        private.run(*keep, "safe")
-        private.run("neuromirror", "vault", "check", "safe", "--full")
-        private.run("neuromirror", "clone", private.dataset, "clone", "--get", private.path)
-        private.run("neuromirror", "verify", "clone", "--allow-missing")
-        private.run(*read)
-        private.run("neuromirror", "pin", private.dataset, "--path", private.path)
-        private.run("neuromirror", "restore", "--into", "restored")
+        private.run("vault", "check", "safe", "--full")
+        private.run("clone", private.dataset, "clone", "--get", private.path)
+        private.run("verify", "clone", "--allow-missing")
+        private.run("restore", "--into", "restored")
         # neither pages nor previews nor the gateway serve a private store
-        private.run("neuromirror", "catalogue", "--listen", "127.0.0.1:0", code=2)
+        private.run("catalogue", "--listen", "127.0.0.1:0", code=2)
     assert shown == []
-    private.withdraw()
+    if private.files is not None:
+        shutil.rmtree(private.files)
     # the copy in the vault needs no credential
-    private.run("neuromirror", "clone", private.dataset, "from-vault", credentials=False)
-    copy = private.run(*("neuromirror", "get", f"from-vault/{private.path}"), credentials=False)
+    private.run("clone", private.dataset, "from-vault", credentials=False)
+    copy = private.run("get", f"from-vault/{private.path}", credentials=False)
     assert private.path in copy
     private.assert_no_secret()
     # the public store names nothing of it
@@ -185,49 +217,23 @@ def test_private_content_is_kept_and_streamed_without_its_credential_anywhere(
     assert [one for one in private.names if one.encode() in text] == []
 
 
-@pytest.mark.parametrize("kind", ["bucket", "dandiset", "channel"])
-def test_a_lock_of_private_content_is_kept_in_private_vaults_only(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
-    private: PrivateContent = request.getfixturevalue(kind)
-    vaults, public = private.folder / "vaults", private.folder / "vault-public"
-    write_vault(vaults, "public", kind="directory", path=str(public))
-    safe = private.folder / "vault-safe"
-    write_vault(vaults, "safe", kind="directory", path=str(safe), private=True)
-    private.run("neuromirror", "pin", private.dataset, "--path", private.path)
-    read = (sys.executable, "-c", READ, private.dataset, private.path)
-    private.run(*read)  # the bytes are in the user's cache
-
-    # the lock file does not say that its dataset is private
-    keep = ("neuromirror", "--store", str(private.folder / "public"), "keep", "datasets.lock")
-    private.run(*keep, "--in", "public", code=1)
-    assert not [one for one in public.rglob("*") if one.is_file() and "-s" in one.name]
-    private.run(*keep, "--in", "safe")
-    assert [one for one in safe.rglob("*") if one.is_file() and "-s" in one.name]
-
-
-@pytest.mark.parametrize("kind", ["bucket", "dandiset", "channel"])
-def test_without_the_credential_nothing_is_kept_or_read(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
-    private: PrivateContent = request.getfixturevalue(kind)
-    private.withdraw()
-    vault = private.folder / "vault-safe"
-    write_vault(private.folder / "vaults", "safe", kind="directory", path=str(vault), private=True)
-    refused = private.run(
-        *("neuromirror", "--json", "keep", private.dataset, private.path, "--in", "safe"),
-        code=1,
-        credentials=False,
-    )
+def assert_nothing_is_kept_or_read(private: PrivateContent) -> None:
+    """Check that a credential that is missing is not replaced by another one."""
+    keep = ("--json", "keep", private.dataset, private.path, "--in", "safe")
+    refused = private.run(*keep, code=1, credentials=False)
     records = [json.loads(line) for line in refused.splitlines() if line.startswith("{")]
     assert [one["status"] for one in records if one.get("path") == private.path] == ["error"]
-    assert not [one for one in vault.rglob("*") if one.is_file() and "-s" in one.name]
-    read = (sys.executable, "-c", READ, private.dataset, private.path)
-    private.run(*read, code=1, credentials=False)
-    private.run(
-        *("neuromirror", "clone", private.dataset, "clone", "--get", private.path),
-        code=1,
-        credentials=False,
-    )
-    assert not os.path.exists(private.folder / "clone" / private.path)
-    private.assert_no_secret()
+    assert copies(private, "safe") == []
+    private.read(code=1, credentials=False)
+    clone = ("clone", private.dataset, "refused", "--get", private.path)
+    private.run(*clone, code=1, credentials=False)
+    assert not os.path.exists(private.folder / "refused" / private.path)
+
+
+def assert_a_lock_is_kept_in_private_vaults_only(private: PrivateContent) -> None:
+    """Keep a lock file, which does not say that its dataset is private, without its store."""
+    keep = ("--store", str(private.folder / "public"), "keep", "datasets.lock", "--in")
+    private.run(*keep, "public", code=1)
+    assert copies(private, "public") == []
+    private.run(*keep, "safe")
+    assert copies(private, "safe") != []

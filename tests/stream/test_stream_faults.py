@@ -1,4 +1,4 @@
-"""A faulty archive never makes a reader return wrong bytes: 1,000 faults at random, seeded."""
+"""A faulty archive never makes a reader return wrong bytes: faults at random, seeded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Final
 
 import pytest
 
@@ -17,12 +18,11 @@ from neuromirror.stream.fsspec_file_system import NeuromirrorFileSystem
 from support.range_server import RangeHandler, RangeRequest, RangeServer, ServedTree
 
 PIECE = 16 << 10
-PIECES = 10_000
-TRIALS = 1_000
+PIECES = 1_000
 SEED = 22
-LIMITS = RequestLimits(attempts=1, wait=0.01, wait_max=0.01, connect=1.0, read=0.3)
+LIMITS = RequestLimits(attempts=1, wait=0.01, wait_max=0.01, connect=1.0, read=0.2)
 
-# 10,000 pieces of different bytes, of which few are in memory twice
+# pieces of different bytes, of which few are in memory twice
 CONTENT = random.Random(SEED).randbytes(PIECE * PIECES + 4321)
 NEWER = CONTENT[: PIECE * 7] + CONTENT[PIECE * 7 + 1 :]
 
@@ -145,11 +145,12 @@ def read_file_system(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[by
         files._opened.trees["served:1@1"][1].close()
 
 
+READERS: Final = (read_file, read_file_system)
+TRIALS = 12 * len(READERS) * len(FAULTS)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("read", [read_file, read_file_system])
-def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
-    read: Callable[[ServedTree, list[tuple[int, int]]], list[bytes]],
-) -> None:
+def test_faults_of_one_piece_in_a_thousand_never_return_wrong_bytes() -> None:
     trials = {f"/{number}": Trial(number) for number in range(TRIALS)}
 
     def fault(handler: RangeHandler, request: RangeRequest) -> bool:
@@ -169,6 +170,7 @@ def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
             tree = ServedTree(digests=template.digests)
             tree.add("x.bin", b"", f"{web.url}/{trial.number}", *others, like=template)
             ranges = trial.ranges()
+            read = READERS[trial.number // len(FAULTS) % len(READERS)]
             try:
                 found = read(tree, ranges)
             except StreamError:
@@ -176,7 +178,7 @@ def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
             assert found == [CONTENT[start:stop] for start, stop in ranges], trial.number
             return "right"
 
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(16) as pool:
             outcomes = [*pool.map(run, trials.values())]
     assert all(trial.struck for trial in trials.values())
     pairs = [*zip(trials.values(), outcomes, strict=True)]
@@ -186,7 +188,7 @@ def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
             for trial, outcome in pairs
             if trial.fault is fault_of and trial.is_permanent and not trial.has_other_location
         ]
-        assert len(statuses) > 10
+        assert len(statuses) > 3
         # the bytes before an interruption, and those that did not change, are right
         if fault_of not in (newer, truncated, stalled):
             assert statuses.count("error") > 0.9 * len(statuses), fault_of

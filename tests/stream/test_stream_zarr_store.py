@@ -37,7 +37,7 @@ from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import FORMS, StreamedZarrs, write_entries
 from support.volume_mirror import ACTIVITY, EM, BossMirror
 
-FEW_SECONDS = RequestLimits(attempts=2, wait=0.01, read=0.2)
+FEW_SECONDS = RequestLimits(attempts=2, wait=0.01, read=0.1)
 
 
 def _tree(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def test_parts_of_files_are_read(
     store.close()
 
 
-# --- 1,000 faults, seeded
+# --- faults, seeded
 
 
 @pytest.mark.slow
@@ -321,7 +321,7 @@ def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path:
     chunks = [name for name in served.tree.files if name.startswith("c/")]
     counts = {"right": 0, "error": 0}
     named: set[tuple[str, str]] = set()
-    for number in range(1000):
+    for number in range(200):
         name = drawn.choice(chunks)
         row, column = (int(one) for one in name.split("/")[1:])
         content = server.contents[f"/{name}"]
@@ -339,7 +339,7 @@ def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path:
         server.fault = lambda handler, request: False
         server.contents[f"/{name}"] = content
         array.store.close()
-    assert min(counts.values()) > 30, counts
+    assert min(counts.values()) > 10, counts
     assert {found for found, name in named if found != name} == set()
 
 
@@ -369,7 +369,7 @@ def _break(
                 return False
             left -= 1
             if kind == 6:
-                handler.web.stopped.wait(0.5)
+                handler.web.stopped.wait(0.3)
             elif kind == 4:
                 handler.send_truncated(content, request, at)
             else:
