@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 import struct
 import time
 from contextlib import suppress
@@ -45,7 +44,7 @@ class BufferedSocket:
         self.capacity = len(buffer)
         self.filled = 0
         self._flags = 0
-        if not isinstance(sock, ssl.SSLSocket):
+        if type(sock) is socket.socket:  # not a TLS socket
             # MSG_WAITALL fills the buffer in one system call
             sock.settimeout(None)
             span = struct.pack("ll", int(wait), int(wait % 1 * 1e6))

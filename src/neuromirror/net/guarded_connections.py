@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
+import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -24,39 +24,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from neuromirror.net.errors import UnsafeAddressError
-from neuromirror.net.urls import address_refusal, host_name_refusal, is_local_name, literal_address
+from neuromirror.net.allowed_addresses import resolve_allowed_addresses
+from neuromirror.net.request_limits import Deadline
 
 _INTERIM: Final = 20
 """Maximum number of interim responses (1xx) before the final one."""
-
-
-class Deadline(threading.local):
-    """The time by which the calling thread's current request must finish.
-
-    ``expires_at`` is in seconds of ``time.monotonic``, None without a deadline.
-    """
-
-    expires_at: float | None = None
-
-    def __init__(self, aborted: threading.Event) -> None:
-        self.aborted = aborted
-        """If set, reading fails in every thread."""
-
-    @contextmanager
-    def within(self, seconds: float | None) -> Iterator[None]:
-        """Set the deadline of the requests made in this context, and restore the previous one."""
-        previous = self.expires_at
-        self.expires_at = None if seconds is None else time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self.expires_at = previous
-
-    def extend(self, seconds: float) -> None:
-        """Postpone the deadline, if there is one."""
-        if self.expires_at is not None:
-            self.expires_at += seconds
 
 
 class _TimedRaw(io.RawIOBase):
@@ -122,99 +94,6 @@ class _Response(http.client.HTTPResponse):
         return size
 
 
-def allow_private_hint(address: str) -> str:
-    """Return the end of an error message: which setting allows a refused private address."""
-    return (
-        "if this archive is on your own network, set allow_private = true in the mirror's "
-        "configuration file"
-    )
-
-
-def resolve_allowed_addresses(
-    host: str,
-    port: int,
-    *,
-    allow_private: bool,
-    private_hint: Callable[[str], str] = allow_private_hint,
-) -> list[str]:
-    """Resolve a host name and check its addresses.
-
-    Parameters
-    ----------
-    host, port
-        The host to connect to.
-    allow_private
-        Whether loopback and private addresses are allowed.
-    private_hint
-        Returns, for a refused private address, the setting that would allow it.
-
-    Returns
-    -------
-    list of str
-        The addresses, all of them allowed.
-
-    Raises
-    ------
-    socket.gaierror
-        If the name cannot be resolved.
-    UnsafeAddressError
-        If at least one address is refused: a name with both allowed and refused addresses is
-        an attack or a misconfiguration.
-    """
-    found: list[str] = []
-    if (why := host_name_refusal(host)) is not None:
-        raise UnsafeAddressError(f"{host}: refused ({why})", always_refused=True)
-    literal = literal_address(host)
-    try:
-        address_infos = socket.getaddrinfo(
-            host if literal is None else str(literal), port, type=socket.SOCK_STREAM
-        )
-    except UnicodeError as error:
-        raise socket.gaierror(socket.EAI_NONAME, "not a valid DNS name") from error
-    for *_, sockaddr in address_infos:
-        text = str(sockaddr[0])
-        address = ipaddress.ip_address(text.partition("%")[0])
-        why = address_refusal(address, allow_private=allow_private)
-        if why is not None:
-            never = address_refusal(address, allow_private=True) is not None
-            hint = "" if never else f"; {private_hint(text)}"
-            raise UnsafeAddressError(
-                f"{host}: refused, because it resolves to {text} ({why}){hint}",
-                always_refused=never,
-            )
-        if text not in found:
-            found.append(text)
-    return found
-
-
-def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) -> None:
-    """Raise UnsafeAddressError if a host must not be requested through a proxy.
-
-    The proxy resolves names, so only IP address literals and known names can be checked here.
-
-    Parameters
-    ----------
-    host
-        The host.
-    redacted_url
-        The URL for the message.
-    allow_private
-        Whether private addresses are allowed.
-    """
-    address = literal_address(host)
-    why = host_name_refusal(host)
-    never = why is not None
-    if address is not None:
-        why = address_refusal(address, allow_private=allow_private)
-        never = address_refusal(address, allow_private=True) is not None
-    elif is_local_name(host) and not allow_private:
-        why = "this machine itself"
-    if why is not None:
-        raise UnsafeAddressError(
-            f"{redacted_url}: refused ({why})", url=redacted_url, always_refused=never
-        )
-
-
 def _guarded_connection_class(
     base: type[HTTPConnection],
     is_private_allowed: Callable[[str, int], bool],
@@ -258,7 +137,7 @@ class GuardedAdapter(HTTPAdapter):
     """A requests adapter whose direct connections check the address and keep the deadline.
 
     Connections through a proxy are not checked here, since the proxy resolves the name; see
-    :func:`refuse_behind_proxy`.
+    :func:`~neuromirror.net.allowed_addresses.refuse_behind_proxy`.
 
     Parameters
     ----------
@@ -303,3 +182,28 @@ class GuardedAdapter(HTTPAdapter):
 
         pools.pool_classes_by_scheme = {"http": Plain, "https": Secure}
         self.poolmanager = pools
+
+
+def guarded_session(
+    *,
+    is_private_allowed: Callable[[str, int], bool],
+    private_hint: Callable[[str], str],
+    deadline: Deadline,
+    connections: int,
+) -> requests.Session:
+    """Return a session of requests that keeps no cookies and sends no credentials from ``.netrc``.
+
+    The parameters are those of :class:`GuardedAdapter`. Proxies are not looked up.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = GuardedAdapter(
+        is_private_allowed=is_private_allowed,
+        private_hint=private_hint,
+        deadline=deadline,
+        connections=connections,
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    return session

@@ -11,23 +11,23 @@ from __future__ import annotations
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import requests.utils
 from msgspec import Struct
 
 from neuromirror.model import Traffic
+from neuromirror.net.allowed_addresses import resolve_allowed_addresses
 from neuromirror.net.buffered_socket import (
     BufferedSocket,
     PlainResponse,
     first_byte_of,
     parse_response,
 )
+from neuromirror.net.environment import configured_ca_bundle, configured_proxies
 from neuromirror.net.errors import (
     IncompleteResponseError,
     NetError,
@@ -35,11 +35,13 @@ from neuromirror.net.errors import (
     UnreachableError,
     UnsafeAddressError,
 )
-from neuromirror.net.guarded_connections import resolve_allowed_addresses
 from neuromirror.net.responses import content_length
 from neuromirror.net.session import Session
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import display_host
+
+if TYPE_CHECKING:
+    import ssl
 
 _BUFFER: Final = 1 << 20
 _MAX_IDLE: Final = 4
@@ -103,10 +105,11 @@ class ConnectionFactory:
             name other certificates.
         """
         if self._ssl_context is None:
-            configured_path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get(
-                "CURL_CA_BUNDLE"
-            )
-            ca_path = configured_path or requests.utils.DEFAULT_CA_BUNDLE_PATH
+            import ssl
+
+            import certifi
+
+            ca_path = configured_ca_bundle() or certifi.where()
             is_directory = os.path.isdir(ca_path)
             self._ssl_context = ssl.create_default_context(
                 cafile=None if is_directory else ca_path, capath=ca_path if is_directory else None
@@ -239,8 +242,7 @@ class PersistentConnection:
             return False
         found = self._direct.get(origin)
         if found is None:
-            proxies = requests.utils.get_environ_proxies(url)
-            found = self._direct[origin] = not (proxies.get(origin[0]) or proxies.get("all"))
+            found = self._direct[origin] = not configured_proxies(url)
         return found
 
     def _send_get(
@@ -254,12 +256,11 @@ class PersistentConnection:
         host = self._hosts.get(origin)
         if host is None:
             host = self._hosts[origin] = display_host(url)
-        agent = session._http.headers["User-Agent"]
         headers = {**headers, **session.credentials_for("GET", url, headers)}
         lines = [
             f"GET {target} HTTP/1.1",
             f"Host: {parts.netloc.rpartition('@')[2]}",
-            f"User-Agent: {agent if isinstance(agent, str) else agent.decode()}",
+            f"User-Agent: {session.user_agent}",
             "Accept: */*",
             "Accept-Encoding: identity",
             *(f"{name}: {value}" for name, value in headers.items()),

@@ -1,9 +1,12 @@
-"""Limits of requests, and the waits that servers request."""
+"""Limits of requests, their deadlines, and the waits that servers request."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -65,6 +68,34 @@ class RequestLimits(Struct, frozen=True):
     per_second: float | None = None
     redirects: int = 10
     listing: ListingLimits = field(default_factory=ListingLimits)
+
+
+class Deadline(threading.local):
+    """The time by which the calling thread's current request must finish.
+
+    ``expires_at`` is in seconds of ``time.monotonic``, None without a deadline.
+    """
+
+    expires_at: float | None = None
+
+    def __init__(self, aborted: threading.Event) -> None:
+        self.aborted = aborted
+        """If set, reading fails in every thread."""
+
+    @contextmanager
+    def within(self, seconds: float | None) -> Iterator[None]:
+        """Set the deadline of the requests made in this context, and restore the previous one."""
+        previous = self.expires_at
+        self.expires_at = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.expires_at = previous
+
+    def extend(self, seconds: float) -> None:
+        """Postpone the deadline, if there is one."""
+        if self.expires_at is not None:
+            self.expires_at += seconds
 
 
 def requested_wait(headers: Mapping[str, str], detail: str | None) -> float | None:

@@ -7,11 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
-import requests
-from urllib3.exceptions import HTTPError as TransportError
-from urllib3.exceptions import ReadTimeoutError
+from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror.model import Traffic
 from neuromirror.net.errors import (
@@ -23,6 +19,9 @@ from neuromirror.net.errors import (
 from neuromirror.net.responses import content_length
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import display_host
+
+if TYPE_CHECKING:
+    import requests
 
 _CHUNK: Final = 1 << 16
 
@@ -37,6 +36,9 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
     IncompleteResponseError
         If the body ends before its stated length.
     """
+    from urllib3.exceptions import HTTPError as TransportError
+    from urllib3.exceptions import ReadTimeoutError
+
     received = 0
     try:
         while chunk := reply.raw.read(_CHUNK, decode_content=False):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-import requests.structures
 from msgspec import Struct
 
 from neuromirror.net.errors import WebPageError
@@ -65,7 +63,9 @@ class ResponseStream(Struct, frozen=True):
 
 def case_insensitive(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return a copy of response headers with case-insensitive names."""
-    return requests.structures.CaseInsensitiveDict(headers)
+    from requests.structures import CaseInsensitiveDict
+
+    return CaseInsensitiveDict(headers)
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
@@ -123,6 +123,8 @@ def parse_http_date(value: str) -> datetime | None:
     datetime | None
         The time in UTC.
     """
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

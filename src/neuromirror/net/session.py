@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-import requests
-import requests.exceptions
-import requests.utils
-from urllib3.exceptions import HTTPError as TransportError
-
 from neuromirror.model import ConfigurationError, Traffic
+from neuromirror.net.allowed_addresses import allow_private_hint, refuse_behind_proxy
 from neuromirror.net.aws_signing import AwsSigner
+from neuromirror.net.environment import configured_ca_bundle, configured_proxies
 from neuromirror.net.errors import (
     AccessDeniedError,
     HttpError,
@@ -36,13 +31,7 @@ from neuromirror.net.errors import (
     error_causes,
     root_cause_text,
 )
-from neuromirror.net.guarded_connections import (
-    Deadline,
-    GuardedAdapter,
-    allow_private_hint,
-    refuse_behind_proxy,
-)
-from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
+from neuromirror.net.request_limits import Deadline, RequestLimits, format_wait, requested_wait
 from neuromirror.net.request_policy import HostLimiter, RequestPolicy, user_agent
 from neuromirror.net.response_bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.responses import Response, ResponseHead, ResponseStream, case_insensitive
@@ -51,6 +40,7 @@ from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact
 
 if TYPE_CHECKING:
+    import requests
     from tenacity import RetryCallState
 
 _DETAIL_BYTES: Final = 1 << 16
@@ -129,18 +119,28 @@ class Session:
         self._deadline = Deadline(threading.Event())
         self._limiters: dict[tuple[str, str, int], HostLimiter] = {}
         self._limiters_lock = threading.Lock()
-        self._http = requests.Session()
-        self._http.trust_env = False  # no credentials from netrc; proxies are looked up below
-        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._http.headers["User-Agent"] = user_agent(contact)
-        adapter = GuardedAdapter(
-            is_private_allowed=self.is_private_allowed,
-            private_hint=private_hint,
-            deadline=self._deadline,
-            connections=self.limits.per_host,
-        )
-        for scheme in ("http://", "https://"):
-            self._http.mount(scheme, adapter)
+        self._http_lock = threading.Lock()
+        self._http_session: requests.Session | None = None
+
+    @property
+    def user_agent(self) -> str:
+        """The User-Agent header."""
+        return user_agent(self._contact)
+
+    def _http(self) -> requests.Session:
+        """Return the session of requests, made and imported for the first request only."""
+        with self._http_lock:
+            if self._http_session is None:
+                from neuromirror.net.guarded_connections import guarded_session
+
+                self._http_session = guarded_session(
+                    is_private_allowed=self.is_private_allowed,
+                    private_hint=self.private_hint,
+                    deadline=self._deadline,
+                    connections=self.limits.per_host,
+                )
+                self._http_session.headers["User-Agent"] = self.user_agent
+            return self._http_session
 
     def with_policy(self, policy: RequestPolicy) -> Session:
         """Return a copy of this session with the operator's request policy applied.
@@ -185,7 +185,8 @@ class Session:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._http.close()
+        if self._http_session is not None:
+            self._http_session.close()
 
     def abort(self) -> None:
         """Make requests with a deadline fail at the next read, in every thread."""
@@ -346,8 +347,10 @@ class Session:
             ):
                 if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
                     self._raise_for_status(reply, self._redact_url(reply.url))
+                from urllib3.exceptions import HTTPError
+
                 # The connection is reused only after the body was read to its end.
-                with suppress(TransportError, OSError):
+                with suppress(HTTPError, OSError):
                     reply.raw.read(1, decode_content=False)
                 return ResponseHead(reply.status_code, case_insensitive(reply.headers))
 
@@ -520,6 +523,8 @@ class Session:
         coding: str,
         extra: Mapping[str, str] | None = None,
     ) -> requests.Response:
+        import requests
+
         url_origin = self._origin_of(url)
         redacted_url = self._redact_url(url)
         parts = urlsplit(url)
@@ -528,17 +533,14 @@ class Session:
             (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
         )
         limiter = self._limiter_for(url_origin)
-        proxies = requests.utils.get_environ_proxies(bare)
-        is_direct = not (proxies.get(url_origin[0]) or proxies.get("all"))
-        if not is_direct:
+        proxies = configured_proxies(bare)
+        if proxies:
             private = self.is_private_allowed(*url_origin[1:])
             refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
-        headers = {
-            **{"Accept": accept, "Accept-Encoding": coding},
-            **(extra or {}),
-        }
+        headers = {"Accept": accept, "Accept-Encoding": coding, **(extra or {})}
+        http = self._http()
         try:
-            request = self._http.prepare_request(
+            request = http.prepare_request(
                 requests.Request(method, bare, params=dict(params or {}), headers=headers)
             )
             if not params and _PRINTABLE.fullmatch(bare):
@@ -548,15 +550,13 @@ class Session:
             limiter.check()
             self._deadline.extend(limiter.wait_for_rate())
             record_traffic(display_host(bare), Traffic(requests=1))
-            reply = self._http.send(
+            reply = http.send(
                 request,
                 timeout=(self.limits.connect, self.limits.read),
                 allow_redirects=False,
                 stream=True,
-                proxies=dict(proxies),
-                verify=os.environ.get("REQUESTS_CA_BUNDLE")
-                or os.environ.get("CURL_CA_BUNDLE")
-                or True,
+                proxies=proxies,
+                verify=configured_ca_bundle() or True,
             )
             limiter.has_replied = True
             return reply
@@ -570,7 +570,7 @@ class Session:
             ) from None
         # requests parses redirect targets and may raise ValueError for an invalid one
         except (requests.exceptions.RequestException, ValueError) as error:
-            raise self._unreachable(error, bare, limiter, is_direct=is_direct) from None
+            raise self._unreachable(error, bare, limiter, is_direct=not proxies) from None
 
     def _unreachable(
         self, error: Exception, url: str, limiter: HostLimiter, *, is_direct: bool

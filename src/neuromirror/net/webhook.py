@@ -6,11 +6,9 @@ import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import requests
-
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net.errors import UnsafeAddressError
-from neuromirror.net.guarded_connections import Deadline, GuardedAdapter
+from neuromirror.net.request_limits import Deadline
 
 _SECONDS: Final = 30.0
 
@@ -73,18 +71,19 @@ def post_json(url: str, content: Any, *, allow_private: bool) -> None:
     ConfigurationError
         The URL is invalid.
     """
+    import requests
+
+    from neuromirror.net.guarded_connections import guarded_session
+
     host = webhook_host(url)
     deadline = Deadline(threading.Event())
-    adapter = GuardedAdapter(
+    session = guarded_session(
         is_private_allowed=lambda _host, _port: allow_private,
         private_hint=lambda _address: "to allow it, use --allow-private",
         deadline=deadline,
         connections=1,
     )
-    with requests.Session() as session, deadline.within(_SECONDS):
-        session.trust_env = False  # no credentials from ~/.netrc
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, adapter)
+    with session, deadline.within(_SECONDS):
         try:
             reply = session.post(
                 url, json=content, timeout=_SECONDS, allow_redirects=False, stream=True
