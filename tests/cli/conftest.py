@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neuromirror_demo import DemoArchive
-from support.command_shell import PROGRAM, Shell
+from support.command_shell import Shell
+from support.mirror_harness import MirrorHarness
+from support.synced_mirror import copy_mirror, sync_mirror
 
 
 @pytest.fixture
@@ -22,29 +21,24 @@ def shell(demo: DemoArchive, tmp_path: Path) -> Shell:
 
 
 @pytest.fixture(scope="session")
-def still_store(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def still_mirror(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
     """A store synced from the unchanging archive."""
-    folder = tmp_path_factory.mktemp("synced")
-    subprocess.run(
-        [*PROGRAM, "--mirrors", str(shared_demo.mirrors), "--store", str(folder / "store"), "sync"],
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1"},
-        check=True,
-        capture_output=True,
-    )
-    return folder / "store"
+    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
 
 
 @pytest.fixture
-def synced(shared_demo: DemoArchive, still_store: Path) -> Shell:
+def synced(still_mirror: MirrorHarness) -> Shell:
     """The unchanging archive and its store, read-only."""
-    return Shell(shared_demo.mirrors, still_store)
+    return Shell(still_mirror.mirrors, still_mirror.folder)
 
 
 @pytest.fixture
-def copied(synced: Shell, tmp_path: Path) -> Shell:
+def copied(still_mirror: MirrorHarness, tmp_path: Path) -> Shell:
     """A writable copy of that store."""
-    shutil.copytree(synced.store, tmp_path / "copy", symlinks=True)
-    return synced.with_changes(store=tmp_path / "copy")
+    copy = copy_mirror(still_mirror, tmp_path / "copy")
+    return Shell(copy.mirrors, copy.folder)
 
 
 @pytest.fixture

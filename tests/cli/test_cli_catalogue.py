@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +15,8 @@ import requests
 
 from neuromirror.crawl import open_recorder
 from neuromirror.store import Store
-from support.command_shell import INTERRUPTIBLE, Shell
+from support.command_shell import Shell
+from support.forked_commands import ForkedCommand
 
 
 @pytest.fixture
@@ -30,21 +29,15 @@ def shell(tmp_path: Path) -> Shell:
 
 
 @contextmanager
-def shown(shell: Shell, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def shown(shell: Shell, *options: str) -> Iterator[tuple[ForkedCommand, str]]:
     """A catalogue process and its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, "--json", "catalogue", *options],
-        env={**os.environ, "NEUROMIRROR_STORE": str(shell.store)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, json.loads(process.stdout.readline())["url"]
-        finally:
-            if process.poll() is None:
-                process.kill()
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading) as output,
+        shell.start("--json", "catalogue", *options, stdout=writing) as process,
+    ):
+        os.close(writing)
+        yield process, json.loads(output.readline())["url"]
 
 
 def sitemap(address: str, **headers: str) -> str:
@@ -67,44 +60,43 @@ def test_it_exits_on_a_signal_despite_open_requests(
             # slow clients do not delay others
             assert requests.get(address, timeout=300).status_code == 200
             process.send_signal(how)
-            assert process.wait(600) == code
-        assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
-
-
-def test_it_listens_on_ipv6(shell: Shell) -> None:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with shown(shell, "--listen", "[::1]:0") as (_, address):
-        assert address.startswith("http://[::1]:")
-        assert sitemap(address) == f"{address}/sitemap.xml"
+            _, err = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in err
 
 
 def test_forwarded_headers_of_an_untrusted_proxy_are_ignored(shell: Shell) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.org"}
     with shown(shell, "--listen", "127.0.0.1:0") as (_, address):
         assert sitemap(address, **headers) == f"{address}/sitemap.xml"
-    typed = "https://mirror.example.org"
-    with shown(shell, "--listen", "127.0.0.1:0", "--address", f"{typed}/") as (_, address):
-        assert sitemap(address, **headers) == f"{typed}/sitemap.xml"
+
+
+def test_it_listens_on_ipv6_and_has_a_public_address(shell: Shell) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    public = "https://mirror.example.org"
+    options = ("--listen", "[::1]:0", "--address", f"{public}/")
+    with shown(shell, *options) as (_, address):
+        assert address.startswith("http://[::1]:")
+        assert sitemap(address) == f"{public}/sitemap.xml"
 
 
 def test_an_address_that_cannot_be_had_is_named(shell: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         here = f"127.0.0.1:{taken.getsockname()[1]}"
-        message = shell.program("catalogue", "--listen", here, code=2).error_line
+        message = shell.run("catalogue", "--listen", here, code=2).error_line
         assert f"the catalogue cannot be served at {here}: Address already in use" in message
-    message = shell.program("catalogue", "--listen", "no.such.host.invalid:1", code=2).error_line
+    message = shell.run("catalogue", "--listen", "no.such.host.invalid:1", code=2).error_line
     assert "the catalogue cannot be served at no.such.host.invalid:1" in message
     for arguments in (["--listen", "here"], ["--address", "mirror.example.org"]):
-        assert f"'{arguments[1]}'" in shell.program("catalogue", *arguments, code=2).error_line
+        assert f"'{arguments[1]}'" in shell.run("catalogue", *arguments, code=2).error_line
     assert "private" not in message
 
 
 def test_a_missing_index_is_reported_before_the_url_is_printed(tmp_path: Path) -> None:
     Store.open(tmp_path / "store", create=True)
-    ended = Shell(tmp_path, tmp_path / "store").program("catalogue", "--listen", ":0", code=1)
+    ended = Shell(tmp_path, tmp_path / "store").run("catalogue", "--listen", ":0", code=1)
     assert ended.out == ""
     assert "there is no index" in ended.error_line

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neuromirror.lab.plain_files import move_file
-from neuromirror.store import SafeFolder
+from neuromirror.store import SafeFolder, Store
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.archive_contents import ZARR, zarr_entries
-from neuromirror_demo.catalogue_process import run_catalogue
 from support.command_shell import Shell, api_mirror_settings, write_mirror_file
+from support.running_catalogue import run_catalogue
 
 NAME = "demo:000002"
 
@@ -57,42 +56,38 @@ def test_clone_mirrors_what_is_missing_and_gets_what_is_selected(
     shell.run("clone", NAME, code=2)
 
 
-def test_a_path_in_an_address_is_fetched(shell: Shell, folder: Path) -> None:
-    shell.run("sync", NAME)
-    files = files_of(shell)
+def test_a_path_in_an_address_is_fetched(copied: Shell, folder: Path) -> None:
+    files = files_of(copied)
     path = next(one for one in files if "/" in one)
-    shell.run("clone", f"https://m.example.org/file/{NAME}?path={path}", "mine")
+    copied.run("clone", f"https://m.example.org/file/{NAME}?path={path}", "mine")
     assert has_content(folder / "mine" / path, files[path])
     others = [one for one in files if one != path and (folder / "mine" / one).is_symlink()]
     assert not any((folder / "mine" / one).exists() for one in others)
     # from outside of the clone
     other = next(iter(others))
-    shell.run("get", str(Path("mine") / other))
+    copied.run("get", str(Path("mine") / other))
     assert has_content(folder / "mine" / other, files[other])
 
 
-def test_a_file_in_git_is_already_present(shell: Shell, folder: Path) -> None:
-    cloned = shell.records("clone", NAME, "mine", "--get", "dandiset.yaml")
+def test_a_file_in_git_is_already_present(copied: Shell, folder: Path) -> None:
+    cloned = copied.records("clone", NAME, "mine", "--get", "dandiset.yaml")
     assert [(one["status"], one["path"]) for one in cloned[1:]] == [("notneeded", "dandiset.yaml")]
     assert "in git" in cloned[1]["message"]
     for path in ("mine/dandiset.yaml", "mine/.dandi"):
-        assert "in git" in shell.run("get", path).out
+        assert "in git" in copied.run("get", path).out
     (folder / "mine" / "dandiset.yaml").unlink()
-    (failed,) = shell.records("get", "mine/dandiset.yaml", code=1)
+    (failed,) = copied.records("get", "mine/dandiset.yaml", code=1)
     assert (failed["status"], failed["path"]) == ("impossible", "dandiset.yaml")
     assert "git restore" in failed["message"]
 
 
-def test_a_glob_without_files_names_what_there_is(shell: Shell, folder: Path) -> None:
-    failed = shell.records("clone", NAME, "--get", "sub-20", code=1)[-1]
-    assert failed["status"] == "impossible"
-    assert "no file of the version matches; there are, for example, sub-20" in failed["message"]
-
-
-def test_the_version_of_a_clone_is_printed(shell: Shell, folder: Path) -> None:
-    out = shell.run("clone", NAME, "mine").out
-    published = [one for one in shell.records("versions", NAME) if one["kind"] == "published"]
-    assert f"{NAME}@{published[-1]['version']}" in out
+def test_a_clone_prints_its_version_and_what_there_is_for_a_glob_without_files(
+    copied: Shell, folder: Path
+) -> None:
+    cloned = copied.run("clone", NAME, "--get", "sub-20", code=1)
+    published = [one for one in copied.records("versions", NAME) if one["kind"] == "published"]
+    assert f"{NAME}@{published[-1]['version']}" in cloned.out
+    assert "no file of the version matches; there are, for example, sub-20" in cloned.err
 
 
 def test_get_of_an_address_makes_plain_verified_files(
@@ -111,12 +106,10 @@ def test_get_of_an_address_makes_plain_verified_files(
     assert not list((folder / "plain").glob(".git*"))
 
 
-def test_a_repeated_get_fetches_what_is_missing_or_different(
-    shell: Shell, demo: DemoArchive, folder: Path
-) -> None:
-    shell.run("get", NAME, "--into", "plain")
-    files = files_of(shell)
-    repeated = shell.records("get", NAME, "--into", "plain")
+def test_a_repeated_get_fetches_what_is_missing_or_different(copied: Shell, folder: Path) -> None:
+    copied.run("get", NAME, "--into", "plain")
+    files = files_of(copied)
+    repeated = copied.records("get", NAME, "--into", "plain")
     present = {one["path"]: one["status"] for one in repeated}
     assert set(present) > set(files)  # also documents of the archive, which are in git
     assert set(present.values()) == {"notneeded"}
@@ -127,28 +120,27 @@ def test_a_repeated_get_fetches_what_is_missing_or_different(
     (folder / "plain" / different).write_bytes(mine)
     (folder / "plain" / obstructed).unlink()
     (folder / "plain" / obstructed).mkdir()
-    kept = shell.records("get", NAME, "--into", "plain", code=1)
+    kept = copied.records("get", NAME, "--into", "plain", code=1)
     changed = {different: "error", missing: "ok", obstructed: "error"}
     assert {one["path"]: one["status"] for one in kept} == present | changed
     assert (folder / "plain" / different).read_bytes() == mine
     assert has_content(folder / "plain" / missing, files[missing])
 
-    replaced = shell.records("get", NAME, "--into", "plain", "--overwrite", code=1)
+    replaced = copied.records("get", NAME, "--into", "plain", "--overwrite", code=1)
     changed = {different: "ok", obstructed: "error"}
     assert {one["path"]: one["status"] for one in replaced} == present | changed
     assert has_content(folder / "plain" / different, files[different])
     assert (folder / "plain" / obstructed).is_dir()
     assert not list((folder / "plain").glob(".neuromirror-*"))
-    shell.run("get", "plain", "--overwrite", code=2)
+    copied.run("get", "plain", "--overwrite", code=2)
 
 
-def test_a_file_that_obstructs_a_folder_does_not_end_a_get(shell: Shell, folder: Path) -> None:
-    shell.run("sync", NAME)
-    files = files_of(shell)
+def test_a_file_that_obstructs_a_folder_does_not_end_a_get(copied: Shell, folder: Path) -> None:
+    files = files_of(copied)
     top = next(one for one in sorted(files) if "/" in one).split("/")[0]
     (folder / "plain").mkdir()
     (folder / "plain" / top).write_bytes(b"mine")
-    done = shell.records("get", NAME, "--into", "plain", code=1)
+    done = copied.records("get", NAME, "--into", "plain", code=1)
     statuses = {one["path"]: one["status"] for one in done}
     assert set(statuses) >= set(files)
     for path, status in statuses.items():
@@ -156,16 +148,15 @@ def test_a_file_that_obstructs_a_folder_does_not_end_a_get(shell: Shell, folder:
     assert (folder / "plain" / top).read_bytes() == b"mine"
 
 
-def test_plain_files_are_written_through_no_symlink(shell: Shell, folder: Path) -> None:
-    shell.run("sync", NAME)
-    files = files_of(shell)
+def test_plain_files_are_written_through_no_symlink(copied: Shell, folder: Path) -> None:
+    files = files_of(copied)
     top = next(one for one in sorted(files) if "/" in one).split("/")[0]
     victim = folder / "victim"
     victim.mkdir()
     (folder / "plain").mkdir()
     (folder / "plain" / top).symlink_to(victim)
     for options in ([], ["--overwrite"]):
-        done = shell.records("get", NAME, "--into", "plain", *options, code=1)
+        done = copied.records("get", NAME, "--into", "plain", *options, code=1)
         statuses = {one["path"]: one["status"] for one in done}
         assert set(statuses) >= set(files)
         for path, status in statuses.items():
@@ -174,20 +165,19 @@ def test_plain_files_are_written_through_no_symlink(shell: Shell, folder: Path) 
     (folder / "link").symlink_to(victim)
     for command in (["get", NAME, "--into"], ["clone", NAME]):
         for target in ("link", "link/new"):
-            shell.records(*command, target, code=2)
+            copied.records(*command, target, code=2)
             assert list(victim.iterdir()) == []
     # an absolute path is the user's choice
-    shell.records("get", NAME, "--into", str(folder / "link"))
+    copied.records("get", NAME, "--into", str(folder / "link"))
     assert has_content(victim / min(files), files[min(files)])
 
 
-def test_an_address_selects_files_that_the_dataset_adds(shell: Shell, folder: Path) -> None:
-    shell.run("sync", NAME)
+def test_an_address_selects_files_that_the_dataset_adds(copied: Shell, folder: Path) -> None:
     page = f"https://m.example.org/file/{NAME}?path="
-    shell.run("get", f"{page}.datalad/config", "--into", "plain")
+    copied.run("get", f"{page}.datalad/config", "--into", "plain")
     written = [one for one in (folder / "plain").rglob("*") if one.is_file()]
     assert written == [folder / "plain/.datalad/config"]
-    (missing,) = shell.records("get", f"{page}no/such/file", "--into", "plain", code=1)
+    (missing,) = copied.records("get", f"{page}no/such/file", "--into", "plain", code=1)
     assert (missing["status"], missing["path"]) == ("impossible", "no/such/file")
 
 
@@ -251,10 +241,9 @@ def test_files_of_a_subdataset_are_fetched(shell: Shell, folder: Path) -> None:
 
 
 def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "NEUROMIRROR_STORE": str(synced.store)}
     user = synced.with_changes(mirrors=tmp_path / "mirrors", store=tmp_path / "none")
     user.mirrors.mkdir()
-    with run_catalogue(folder, environment) as catalogue:
+    with run_catalogue(Store.open(synced.store)) as catalogue:
         user.run("clone", NAME, "--from", catalogue.address, "--get", "**/*.nwb")
         address = catalogue.address
         for arguments, reason in (
@@ -290,14 +279,14 @@ def test_a_failed_clone_leaves_no_new_store(
     assert shell.records("versions", NAME)
 
 
-def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:
+def test_a_wrong_url_or_address_is_refused(copied: Shell, folder: Path) -> None:
     for url in ("file:///etc", "ext::sh -c id", "ftp://example.org", "https://u:p@example.org"):
-        shell.records("clone", NAME, "--from", url, code=2)
-    shell.records("clone", "dmeo:000002", code=2)
-    shell.records("clone", f"{NAME}@9.9.9", code=2)
-    label = shell.records("versions", NAME)[0]["version"]
+        copied.records("clone", NAME, "--from", url, code=2)
+    copied.records("clone", "dmeo:000002", code=2)
+    copied.records("clone", f"{NAME}@9.9.9", code=2)
+    label = copied.records("versions", NAME)[0]["version"]
     for command in ("clone", "get"):
         for wrong, meant in (("dmeo:00002", NAME), (f"{NAME}@v{label}", f"{NAME}@{label}")):
-            failed = shell.records(command, wrong, code=2)[-1]
+            failed = copied.records(command, wrong, code=2)[-1]
             assert failed["suggestions"] == [meant]
     assert not (folder / "000002").exists()

@@ -1,9 +1,7 @@
-"""External faults during a sync: signals, a lost index, a read-only disk."""
+"""External faults during a sync: signals, other processes, a lost index, full disks."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import signal
 import subprocess
 import time
@@ -15,160 +13,178 @@ import pytest
 
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.faults import Fault
-from support.command_shell import Shell
+from support.command_shell import CommandResult, Shell
+from support.forked_commands import ForkedCommand
+from support.mirror_harness import MirrorHarness
+from support.quick_mirror import dataset_refs
 
 
-def refs(shell: Shell) -> dict[str, str]:
-    """Return the refs of all datasets except superdatasets, after git fsck."""
-    found = {}
-    for link in sorted((shell.store / "alias").glob("*--*")):
-        listed = _git(link, "for-each-ref", "--format=%(refname) %(objectname)")
-        found.update({f"{link.name} {line}": "" for line in listed.splitlines()})
-        assert _git(link, "fsck", "--strict", "--no-dangling") == ""
-    return found
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout + done.stderr
+@pytest.fixture
+def new(synced: Shell, tmp_path: Path) -> Shell:
+    """A missing store beside the unchanging archive."""
+    return synced.with_changes(store=tmp_path / "store")
 
 
 @contextmanager
 def hanging(
-    shell: Shell, demo: DemoArchive, dandiset: str = "000002"
-) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
-    """A sync that waits for a reply about a dandiset; those before it are finished."""
+    shell: Shell, demo: DemoArchive, path: str, *arguments: str
+) -> Iterator[tuple[ForkedCommand, Fault]]:
+    """A command that waits for a reply until the fault is cleared."""
     with (
-        demo.fault("hang", path=f"/{dandiset}/versions/", seconds=3600) as fault,
-        shell.start("sync", "--jobs", "1") as process,
+        demo.fault("hang", path=path, seconds=3600) as fault,
+        shell.start(*arguments) as process,
     ):
         while not fault.struck:
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        try:
-            yield process, fault
-        finally:
-            fault.clear()
-            if process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(600)
+        yield process, fault
 
 
-def converges(shell: Shell, tmp_path: Path) -> None:
+def assert_converges(shell: Shell, synced: Shell) -> None:
+    """Sync once more; the store must be that of an undisturbed sync."""
     shell.run("sync")
-    undisturbed = shell.with_changes(store=tmp_path / "undisturbed")
-    undisturbed.run("sync")
-    assert refs(shell) == refs(undisturbed)
-    assert shell.run("list").out == undisturbed.run("list").out
+    harness = MirrorHarness(shell.mirrors, shell.store)
+    harness.fsck(killed=True)
+    assert dataset_refs(harness) == dataset_refs(MirrorHarness(synced.mirrors, synced.store))
+    assert shell.run("list").out == synced.run("list").out
 
 
+# --- signals and concurrency
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_terminated_sync_exits_at_once_and_nothing_is_lost(
-    shell: Shell, demo: DemoArchive, tmp_path: Path
+    new: Shell, synced: Shell, shared_demo: DemoArchive, number: signal.Signals
 ) -> None:
-    with hanging(shell, demo) as (process, fault):
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=600)
+    arguments = ("/000002/versions/", "sync", "--jobs", "1")
+    with hanging(new, shared_demo, *arguments) as (process, fault):
+        process.send_signal(number)
+        out, err = process.communicate()
         assert not fault.finished.is_set()
-    assert process.returncode == 128 + signal.SIGTERM
-    # only datasets in progress are named
-    assert "demo:000002" in err
-    assert "demo:000001" not in err
-    refs(shell)
-    converges(shell, tmp_path)
+    assert "Traceback" not in out
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        (line,) = err.splitlines()
+        # the datasets before it are finished
+        assert "in progress: demo:000002; not visited: 5 datasets" in line
+        assert "demo:000001" not in line
+    (status,) = new.records("status")
+    assert (status["mirror"], status["last_checked"] == "never") == ("demo", False)
+    assert_converges(new, synced)
 
 
-def test_a_terminated_sync_counts_the_datasets_that_it_did_not_visit(
-    shell: Shell, demo: DemoArchive
+@pytest.mark.parametrize("arguments", [["sync"], ["sync", "--dry-run"]], ids=" ".join)
+def test_ctrl_c_during_the_listing(
+    new: Shell, shared_demo: DemoArchive, arguments: list[str]
 ) -> None:
-    with hanging(shell, demo, "000001") as (process, _):
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=600)
-    visited = [one for one in shell.records("sync") if one["versions"]]
-    assert f"in progress: demo:000001; not visited: {len(visited) - 1} datasets" in err
+    with hanging(new, shared_demo, "/dandisets/$", *arguments) as (process, _):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("neuromirror: interrupted")
+    assert len(err.splitlines()) == 1
 
 
-def test_the_status_after_a_kill_says_when_the_list_was_read(
-    shell: Shell, demo: DemoArchive
+def test_a_second_sync_of_one_dataset_says_that_it_is_in_use(
+    new: Shell, synced: Shell, shared_demo: DemoArchive
 ) -> None:
-    with hanging(shell, demo) as (process, _):
-        process.kill()
-        process.communicate(timeout=600)
-    (record,) = [json.loads(line) for line in shell.run("--json", "status").lines]
-    assert record["mirror"] == "demo"
-    assert record["last_checked"] != "never"
+    arguments = (r"/000002/versions/0\.", "sync", "demo:000002")
+    with hanging(new, shared_demo, *arguments) as (first, fault):
+        line = new.run("sync", "demo:000002", code=1).error_line
+        assert line.startswith("error      demo:000002  ")
+        assert "in use by another neuromirror process; try again" in line
+        assert "ok         demo:000001" in new.run("sync", "demo:000001").out
+        fault.clear()
+        ended = CommandResult.from_output(0, *first.communicate())
+    assert (first.returncode, ended.err) == (0, "")
+    assert "ok         demo:000002" in ended.out
+    assert_converges(new, synced)
+
+
+# --- the index
 
 
 def test_an_index_deleted_under_a_sync_comes_back_whole(
-    shell: Shell, demo: DemoArchive, tmp_path: Path
+    new: Shell, synced: Shell, shared_demo: DemoArchive
 ) -> None:
-    with hanging(shell, demo) as (process, fault):
-        for path in (shell.store / "neuromirror").glob("index.sqlite*"):
+    with hanging(new, shared_demo, "/000002/versions/", "sync", "--jobs", "1") as (process, fault):
+        for path in (new.store / "neuromirror").glob("index.sqlite*"):
             path.unlink()
         fault.clear()
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate()
     assert "Traceback" not in out + err
     assert "unexpected" not in out + err
-    converges(shell, tmp_path)
+    assert_converges(new, synced)
 
 
 def test_an_index_corrupted_during_a_sync_is_reported_with_a_remedy(
-    shell: Shell, demo: DemoArchive, tmp_path: Path
+    new: Shell, synced: Shell, shared_demo: DemoArchive
 ) -> None:
-    with hanging(shell, demo) as (process, fault):
-        path = shell.store / "neuromirror" / "index.sqlite"
+    with hanging(new, shared_demo, "/000002/versions/", "sync", "--jobs", "1") as (process, fault):
+        path = new.store / "neuromirror" / "index.sqlite"
         for beside in (path, path.with_name(path.name + "-wal")):
             size = beside.stat().st_size
             with beside.open("r+b") as file:
                 file.write(b"\xa5" * size)
         fault.clear()
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate()
     assert "Traceback" not in out + err
     assert "unexpected" not in out + err
-    refs(shell)
-    shell.run("rebuild-index")
-    converges(shell, tmp_path)
+    new.run("rebuild-index")
+    assert_converges(new, synced)
+
+
+# --- disks
+
+
+@pytest.mark.parametrize("size", [2000, 30_000, 200_000])
+def test_files_that_cannot_grow_stop_a_sync_without_harm(
+    new: Shell, synced: Shell, size: int
+) -> None:
+    limit = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({size}, {size}))"
+    ended = new.program("sync", code=1, first=limit)
+    assert "Traceback" not in ended.err
+    assert all(
+        line.startswith(("neuromirror: ", "error      demo:00000"))
+        for line in ended.err.splitlines()
+    )
+    assert_converges(new, synced)
 
 
 def test_a_disk_that_turns_read_only_stops_a_sync_without_harm(
-    shell: Shell, demo: DemoArchive, mount_disk: Callable[[str], Path], tmp_path: Path
+    synced: Shell, mount_disk: Callable[[str], Path]
 ) -> None:
     """Remount read-only, as Linux does after a disk error (``errors=remount-ro``)."""
     disk = mount_disk("64m")
-    there = shell.with_changes(store=disk / "store")
+    there = synced.with_changes(store=disk / "store")
     there.run("sync", "demo:000001")
-    before = refs(there)
+    before = MirrorHarness(there.mirrors, there.store).file_digests()
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     try:
         assert there.run("list").out.startswith("DATASET")
-        ended = there.program("sync", code=1)
+        ended = there.run("sync", code=1)
         assert str(disk / "store" / "neuromirror" / "index.sqlite") in ended.err
         assert "unexpected" not in ended.err
-        assert "Traceback" not in ended.err
-        assert refs(there) == before
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-    converges(there, tmp_path)
+    assert MirrorHarness(there.mirrors, there.store).file_digests() == before
+    assert_converges(there, synced)
 
 
-@pytest.mark.parametrize("kind", ["scratch", "lock", "pack"])
-def test_leftover_files_of_a_dead_process_block_no_command(
-    copied: Shell, demo: DemoArchive, kind: str
-) -> None:
-    before = refs(copied)
-    repository = next((copied.store / "alias").glob("*--000001")).resolve()
-    if kind == "scratch":
-        folder = copied.store / "neuromirror" / "tmp" / "dead"
-        folder.mkdir(parents=True)
-        (folder / "half.pack").write_bytes(b"PACK")
-    elif kind == "lock":
-        # the file remains after its holder dies; only the lock counts
-        locks = copied.store / "neuromirror" / "locks"
-        for path in locks.iterdir():
-            path.write_text("pid 1 on another machine\n")
-    else:
-        (repository / "objects" / "pack" / "tmp_pack_dead").write_bytes(b"PACK")
-        (repository / "objects" / "pack" / "tmp_idx_dead").write_bytes(b"\xfftOc")
+def test_leftover_files_of_a_dead_process_block_no_command(copied: Shell) -> None:
+    harness = MirrorHarness(copied.mirrors, copied.store)
+    before = dataset_refs(harness)
+    scratch = copied.store / "neuromirror" / "tmp" / "dead"
+    scratch.mkdir(parents=True)
+    (scratch / "half.pack").write_bytes(b"PACK")
+    # the file remains after its holder dies; only the lock counts
+    for path in (copied.store / "neuromirror" / "locks").iterdir():
+        path.write_text("pid 1 on another machine\n")
+    packs = harness.repository("demo:000001") / "objects" / "pack"
+    (packs / "tmp_pack_dead").write_bytes(b"PACK")
+    (packs / "tmp_idx_dead").write_bytes(b"\xfftOc")
     copied.run("sync", "--deep", "demo:000001")
-    assert refs(copied) == before
+    assert dataset_refs(harness) == before
+    harness.fsck(killed=True)

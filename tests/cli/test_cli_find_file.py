@@ -106,7 +106,7 @@ def test_sums_are_what_sha256sum_checks(
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content_of(shared_demo, "000002", path))
-    ran = synced.program("files", "demo:000002@draft", "--format", "sha256sum")
+    ran = synced.run("files", "demo:000002@draft", "--format", "sha256sum")
     assert ran.err == ""
     checked = subprocess.run(
         ["sha256sum", "-c", "--strict", "-"],
@@ -123,7 +123,7 @@ def test_sums_are_what_sha256sum_checks(
 def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_path: Path) -> None:
     demo.add_file("000008", "back\\slash\nand späce.txt", b"odd")
     shell.run("sync", "demo:000008")
-    ran = shell.program("files", "demo:000008@draft", "--format", "sha256sum")
+    ran = shell.run("files", "demo:000008@draft", "--format", "sha256sum")
     (line,) = [one for one in ran.lines if "sp" in one and "back" in one]
     digest, _, name = line.partition("  ")
     assert digest == hashlib.sha256(b"odd").hexdigest()

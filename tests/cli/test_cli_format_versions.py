@@ -1,13 +1,20 @@
-"""An older release refuses a store of a newer one and writes nothing."""
+"""Stores, indexes and backups of other releases, damaged ones, and folders that are no store."""
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from neuromirror.store import Store
-from support.command_shell import Shell, folder_snapshot
+import pytest
 
+from neuromirror.index import Schedule
+from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
+from support.command_shell import Shell, folder_snapshot
+from support.synced_mirror import dump_index
+
+READS_STORE = [["list"], ["status"], ["sync", "--dry-run"]]
 WRITES_STORE = [
     ["sync"],
     ["takedown", "demo:000001", "--reason", "x"],
@@ -44,41 +51,105 @@ def refuses(shell: Shell, command: list[str], folder: Path) -> str:
     return done.err
 
 
-def test_a_newer_store(copied: Shell, tmp_path: Path) -> None:
-    (copied.store / "neuromirror" / "store.json").write_text('{"format":99}\n')
-    for command in WRITES_STORE:
-        assert "format 99" in refuses(copied, command, tmp_path), command
+def set_version(path: Path, version: int) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+# --- stores
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [('{"format":99}\n', "format 99"), ('{"format":1}\n', "format 1"), ("{", "cannot be read")],
+)
+def test_a_store_of_another_format_is_not_changed(
+    copied: Shell, tmp_path: Path, content: str, expected: str
+) -> None:
+    (copied.store / "neuromirror" / "store.json").write_text(content)
+    for command in [*READS_STORE, *WRITES_STORE]:
+        assert expected in refuses(copied, command, tmp_path), command
+
+
+def test_a_folder_that_is_no_store_is_not_changed_and_a_missing_one_not_created(
+    shared_demo: DemoArchive, tmp_path: Path
+) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("It was a dark and stormy night.\n")
+    shell = Shell(shared_demo.mirrors, folder)
+    file = shell.with_changes(store=folder / "chapter.txt")
+    for command in (*READS_STORE, ["sync"], ["rebuild-index"]):
+        assert "not a neuromirror store" in shell.run(*command, code=2).error_line
+        assert "is a file, not a store" in file.run(*command, code=2).error_line
+    assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
+    missing = shell.with_changes(store=tmp_path / "none")
+    for command in (["list"], ["status"], ["rebuild-index"], ["find", "0" * 64], ["holds"]):
+        line = missing.run(*command, code=2).error_line
+        assert f"no store at {tmp_path}/none" in line
+        assert "neuromirror sync" in line
+    assert not missing.store.exists()
+
+
+# --- indexes
 
 
 def test_a_newer_index(copied: Shell, tmp_path: Path) -> None:
+    set_version(Store.open(copied.store).index_path, 99)
+    for command in [["list"], ["sync", "--dry-run"], *WRITES_INDEX]:
+        message = refuses(copied, command, tmp_path)
+        assert "schema 99" in message, command
+        assert "neuromirror rebuild-index" in message, command
+    copied.run("rebuild-index")
+    copied.run("sync")
+
+
+@pytest.mark.parametrize("damage", ["deleted", "torn", "no database", "corrupt"])
+def test_a_damaged_index_is_reported_with_a_remedy_that_gives_the_same_answers_back(
+    copied: Shell, tmp_path: Path, damage: str
+) -> None:
     index = Store.open(copied.store).index_path
-    with sqlite3.connect(index) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    for command in WRITES_INDEX:
-        assert "schema 99" in refuses(copied, command, tmp_path), command
+    before, content = dump_index(index), index.read_bytes()
+    damaged = {
+        "deleted": None,
+        "torn": content[:8192],
+        "no database": b"\0garbage" * 4096,
+        "corrupt": content[:16] + b"\xff" * 9000,
+    }[damage]
+    if damaged is None:
+        index.unlink()  # a sync rebuilds it
+    else:
+        index.write_bytes(damaged)
+        assert "neuromirror rebuild-index" in refuses(copied, ["sync"], tmp_path)
+    message = copied.run("list", code=1).error_line
+    assert "neuromirror rebuild-index" in message
+    assert str(index) in message
+    (record,) = copied.records("rebuild-index")
+    assert record["path"] == str(index)
+    assert dump_index(index) == before
+
+
+def test_a_database_of_another_program_is_no_index(synced: Shell, tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(other)) as connection, connection:
+        connection.execute("CREATE TABLE thesis (chapter TEXT)")
+    before = other.read_bytes()
+    for command in (["list"], ["sync"]):
+        line = synced.run(*command, "--index", str(other), code=1).error_line
+        assert "not an index of neuromirror" in line
+        assert "--index" in line
+    assert "no index at" in synced.run("list", "--index", f"{other}.not", code=1).error_line
+    assert other.read_bytes() == before
+
+
+# --- schedules and backups
 
 
 def test_a_newer_schedule(copied: Shell, tmp_path: Path) -> None:
     path = Store.open(copied.store).schedule_path
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA application_id = 0")
-    connection.close()
-    path.unlink()
-    from neuromirror.index import Schedule
-
-    with Schedule.open(path):
-        pass
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
+    Schedule.open(path).close()
+    set_version(path, 99)
     assert "schema 99" in refuses(copied, ["serve"], tmp_path)
-
-
-def test_an_older_store(copied: Shell, tmp_path: Path) -> None:
-    (copied.store / "neuromirror" / "store.json").write_text('{"format":1}\n')
-    for command in WRITES_STORE:
-        assert "format 1" in refuses(copied, command, tmp_path), command
 
 
 def test_a_backup_of_another_release(copied: Shell, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_fsck_with_a_budget_resumes(copied: Shell) -> None:
 def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     shell: Shell, demo: DemoArchive
 ) -> None:
-    shell.program("sync")
+    shell.run("sync")
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
         count = len(index.due_locations(10_000, "2000"))
     first = shell.records("audit", "--budget", "10")

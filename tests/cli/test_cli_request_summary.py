@@ -40,7 +40,7 @@ def test_the_json_of_a_sync_has_the_requests_of_each_visit(shell: Shell, demo: D
 
 
 def test_quiet_suppresses_the_request_summary(shell: Shell) -> None:
-    ended = shell.program("sync", "--quiet", "demo:000003")
+    ended = shell.run("sync", "--quiet", "demo:000003")
     assert (ended.traffic_lines, ended.err) == ((), "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from neuromirror.cli import main
+from support.forked_commands import ForkedCommand
 
 PROGRAM = [sys.executable, "-m", "neuromirror"]
 INTERRUPTIBLE = (
@@ -62,11 +64,12 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class Shell:
-    """A folder of mirror files, a store, and environment variables."""
+    """A folder of mirror files, a store, environment variables, and the encoding of the output."""
 
     mirrors: Path
     store: Path
     variables: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
 
     def with_changes(self, **changes: Any) -> Shell:
         """Return a copy with other mirror files, store or variables."""
@@ -87,7 +90,7 @@ class Shell:
 
     def run_any(self, *arguments: str) -> CommandResult:
         """Run a command in this process."""
-        done = CliRunner().invoke(
+        done = CliRunner(charset=self.encoding).invoke(
             main, arguments, env=self._environment(), prog_name="neuromirror",
             catch_exceptions=False,
         )  # fmt: skip
@@ -103,24 +106,47 @@ class Shell:
             assert isinstance(record["message"], str)
         return found
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command as a program; the caller waits for it."""
-        return subprocess.Popen(
-            [*PROGRAM, *arguments],
-            env={**os.environ, **self._environment(), **options.pop("env", {})},
-            stdin=subprocess.DEVNULL,
-            stdout=options.pop("stdout", subprocess.PIPE),
-            stderr=options.pop("stderr", subprocess.PIPE),
-            encoding=self.variables.get("PYTHONIOENCODING", "utf-8"),
-            **options,
-        )
+    def start(self, *arguments: str, **options: Any) -> ForkedCommand:
+        """Start a command in another process, with options of :class:`ForkedCommand`."""
+        environment = {**os.environ, **self._environment(), **options.pop("env", {})}
+        return ForkedCommand(arguments, environment=environment, **options)
 
     def program(self, *arguments: str, code: int = 0, **options: Any) -> CommandResult:
-        """Run a command as a program and check its exit code."""
+        """Run a command in another process and check its exit code."""
         with self.start(*arguments, **options) as process:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate()
         assert process.returncode == code, (process.returncode, out, err)
-        return CommandResult.from_output(process.returncode, out or "", err or "")
+        return CommandResult.from_output(process.returncode, out, err)
+
+    def start_program(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command as a program, as users do; the caller waits for it."""
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            env={**os.environ, **self._environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def without_root_privileges() -> None:
+    """Drop the privileges of root, so that file permissions apply, also to child processes."""
+    if os.geteuid() == 0:
+        libc, drop_from_bounding_set, dac_override, dac_read_search = ctypes.CDLL(None), 24, 1, 2
+        header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        libc.capget(header, sets)
+        for capability in (dac_override, dac_read_search):
+            libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+            for effective_or_permitted in (0, 1):
+                sets[effective_or_permitted] &= ~(1 << capability)
+        assert libc.capset(header, sets) == 0
+
+
+UNPRIVILEGED = {
+    "first": "from support import command_shell; command_shell.without_root_privileges()"
+}
+"""Options of :meth:`Shell.program` for a user to whom file permissions apply."""
 
 
 def folder_snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Self
 
 import pytest
 
@@ -43,3 +46,66 @@ def fork_command(
 def _copied(descriptor: int) -> Connection:
     """Return a copy of a file descriptor that can be sent to another process."""
     return Connection(os.dup(descriptor), readable=False)
+
+
+class ForkedCommand:
+    """A command in a child process, with the methods of a :class:`subprocess.Popen`.
+
+    Its output goes to temporary files, unless file descriptors are given.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        stdout: int | None = None,
+        stderr: int | None = None,
+        first: str = "pass",
+    ) -> None:
+        # closed at the end of the block
+        self._out = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._err = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._process = fork_command(
+            arguments,
+            self._out.fileno() if stdout is None else stdout,
+            self._err.fileno() if stderr is None else stderr,
+            environment=environment,
+            first=first,
+        )
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float = 600) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "the command does not exit"
+        return self._process.exitcode
+
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
+        """Wait for the command, and return what it wrote to stdout and stderr."""
+        self.wait(timeout)
+        self._out.seek(0)
+        self._err.seek(0)
+        return self._out.read(), self._err.read()
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        self._out.close()
+        self._err.close()

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, TextIO
 
-from support.forked_commands import fork_command
+from support.forked_commands import ForkedCommand, fork_command
 from support.mirror_harness import MirrorHarness
 
 SHORT_TIMEOUTS = (
@@ -140,17 +139,11 @@ def running_service(
 
 def serve_once(mirror_harness: MirrorHarness, *options: str, code: int = 0) -> list[dict[str, Any]]:
     """Return the JSON output of ``serve --once``."""
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-        process = fork_command(
-            ["--json", "serve", "--once", *options],
-            out.fileno(),
-            err.fileno(),
-            environment=environment(mirror_harness),
-            first=_QUICK_AUDIT,
-        )
-        process.join(120)
-        for printed in (out, err):
-            printed.seek(0)
-        lines = out.read().splitlines()
-        assert process.exitcode == code, (process.exitcode, lines, err.read())
-    return [json.loads(line) for line in lines]
+    with ForkedCommand(
+        ["--json", "serve", "--once", *options],
+        environment=environment(mirror_harness),
+        first=_QUICK_AUDIT,
+    ) as process:
+        out, err = process.communicate()
+    assert process.returncode == code, (process.returncode, out, err)
+    return [json.loads(line) for line in out.splitlines()]
