@@ -23,7 +23,7 @@ from neuromirror.model import dandi_part_size
 from support.annex_helpers import FileServer, run
 
 MIB = 1024**2
-CONTENT = random.Random(7).randbytes(20 * MIB + 12345)
+CONTENT = random.Random(7).randbytes(17 * MIB + 12345)
 PROGRAM = "git-annex-backend-XS3ETAG"
 
 
@@ -32,7 +32,7 @@ def key_of(content: bytes, part_size: int) -> str:
     return xs3etag_key(len(content), etag_of(io.BytesIO(content), part_size), part_size)
 
 
-@pytest.mark.parametrize("part_size", [5 * MIB, 8 * MIB, 16 * MIB])
+@pytest.mark.parametrize("part_size", [5 * MIB, 16 * MIB])
 def test_the_etag_is_that_of_a_real_multipart_upload(s3: tuple[Any, str], part_size: int) -> None:
     from boto3.s3.transfer import TransferConfig
 
@@ -61,7 +61,7 @@ def test_an_upload_of_nothing_in_one_part_verifies(s3: tuple[Any, str], tmp_path
     assert run_backend(f"VERIFYKEYCONTENT {key} {tmp_path}/empty") == ["VERIFYKEYCONTENT-SUCCESS"]
 
 
-@pytest.mark.parametrize("size", [0, 1, 64 * MIB, 64 * MIB + 1])
+@pytest.mark.parametrize("size", [0, 1, 64 * MIB + 1])
 def test_the_etag_is_dandis(size: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(CONTENT[:1000] * (size // 1000) + CONTENT[: size % 1000])
@@ -126,14 +126,16 @@ def run_backend(*requests: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_program_states_its_properties() -> None:
+def test_the_program_states_its_properties_and_ends_at_an_unknown_request() -> None:
     requests = ["GETVERSION", "CANVERIFY", "ISSTABLE", "ISCRYPTOGRAPHICALLYSECURE"]
-    assert run_backend(*requests) == [
+    *properties, last = run_backend(*requests, "MAKECOFFEE now", "GETVERSION")
+    assert properties == [
         "VERSION 1",
         "CANVERIFY-YES",
         "ISSTABLE-YES",
         "ISCRYPTOGRAPHICALLYSECURE-NO",
     ]
+    assert last.startswith("ERROR ")
 
 
 def test_the_program_reports_progress_and_finds_a_changed_byte(tmp_path: Path) -> None:
@@ -148,25 +150,15 @@ def test_the_program_reports_progress_and_finds_a_changed_byte(tmp_path: Path) -
     assert run_backend(ask)[-1] == "VERIFYKEYCONTENT-FAILURE"
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        key_of(CONTENT[:100], 10).replace("-10-10", "-9-10"),
-        key_of(CONTENT[:100], 10).replace("-10-10", "-10-0"),
-        key_of(CONTENT[:100], 10).replace("-10-10", "-10-11"),
-        "XS3ETAG-s100--nonsense",
-        "XS3ETAG-s100--",
-        "XS3ETAG",
-    ],
-)
-def test_a_key_that_does_not_fit_never_verifies(key: str, tmp_path: Path) -> None:
+def test_a_key_that_does_not_fit_never_verifies(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(CONTENT[:100])
     good = key_of(CONTENT[:100], 10)
-    answers = run_backend(
-        f"VERIFYKEYCONTENT {key} {tmp_path}/f", f"VERIFYKEYCONTENT {good} {tmp_path}/f"
-    )
+    parts = ("-9-10", "-10-0", "-10-11")
+    wrong = [good.replace("-10-10", one) for one in parts]
+    wrong += ["XS3ETAG-s100--nonsense", "XS3ETAG-s100--", "XS3ETAG"]
+    answers = run_backend(*(f"VERIFYKEYCONTENT {key} {tmp_path}/f" for key in [*wrong, good]))
     assert [line for line in answers if not line.startswith("DEBUG ")] == [
-        "VERIFYKEYCONTENT-FAILURE",
+        *["VERIFYKEYCONTENT-FAILURE"] * len(wrong),
         "VERIFYKEYCONTENT-SUCCESS",
     ]
 
@@ -194,10 +186,6 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     key, verified = done.stdout.decode().splitlines()
     assert key == f"GENKEY-SUCCESS {key_of(CONTENT[:100], 64 * MIB)}"
     assert verified == "VERIFYKEYCONTENT-SUCCESS"
-
-
-def test_an_unknown_request_ends_the_program() -> None:
-    assert run_backend("MAKECOFFEE now", "GETVERSION")[0].startswith("ERROR ")
 
 
 def test_the_program_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,50 +218,22 @@ def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
     return make_dataset({git_path(b"a.nwb"): (key_of(CONTENT, 8 * MIB), [server.url("/blob")])})
 
 
-def test_get_and_fsck_verify_and_a_changed_byte_is_moved_away(dataset: Path, clone: Clone) -> None:
+def test_get_and_fsck_verify_and_a_changed_byte_is_refused_or_moved_away(
+    dataset: Path, clone: Clone, server: FileServer
+) -> None:
     path = clone(dataset)
+    server.contents["/blob"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
+    assert not (path / "a.nwb").exists()
+    server.contents["/blob"] = CONTENT
     run("git", "annex", "get", "a.nwb", cwd=path)
     assert (path / "a.nwb").read_bytes() == CONTENT
     run("git", "annex", "fsck", "a.nwb", cwd=path)
     stored = (path / "a.nwb").resolve()
     stored.chmod(0o644)
     with stored.open("r+b") as stream:
-        stream.seek(17 * MIB)
-        stream.write(bytes([CONTENT[17 * MIB] ^ 1]))
-    done = run("git", "annex", "fsck", "a.nwb", cwd=path, check=False)
-    assert done.returncode != 0
+        stream.seek(9 * MIB)
+        stream.write(bytes([CONTENT[9 * MIB] ^ 1]))
+    assert run("git", "annex", "fsck", "a.nwb", cwd=path, check=False).returncode != 0
     assert not (path / "a.nwb").exists()
     assert (path / ".git/annex/bad" / stored.name).exists()
-
-
-def test_get_refuses_wrong_bytes_of_the_right_size(
-    dataset: Path, clone: Clone, server: FileServer
-) -> None:
-    server.contents["/blob"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    path = clone(dataset)
-    assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
-    assert not (path / "a.nwb").exists()
-
-
-def test_without_the_program_git_annex_gets_the_file_and_reports_it_as_unverified(
-    dataset: Path, clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    own = Path(sys.executable).parent
-    (programs / "git-annex").symlink_to(own / "git-annex")
-    # nor a program of another installation
-    others = [
-        part for part in os.environ["PATH"].split(os.pathsep) if not (Path(part) / PROGRAM).exists()
-    ]
-    monkeypatch.setenv("PATH", os.pathsep.join([str(programs), *others]))
-    path = clone(dataset)
-    done = run("git", "annex", "get", "a.nwb", cwd=path)
-    assert f"Cannot run {PROGRAM}" in done.stdout + done.stderr
-    assert (path / "a.nwb").read_bytes() == CONTENT
-    # As docs/reference/xs3etag.md warns, fsck's ok is meaningless in this case.
-    stored = (path / "a.nwb").resolve()
-    stored.chmod(0o644)
-    stored.write_bytes(CONTENT[::-1])
-    checked = run("git", "annex", "fsck", "a.nwb", cwd=path)
-    assert f"Cannot run {PROGRAM}" in checked.stdout + checked.stderr

@@ -37,7 +37,7 @@ MD5 = "098f6bcd4621d373cade4e832627b4f6"
 ETAG = "098f6bcd4621d373cade4e832627b4f6-3"
 MANY = settings(
     deadline=None,
-    max_examples=25,
+    max_examples=8,
     # examples may share the repository, which is only read
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -6,14 +6,15 @@ import gzip
 import json
 import socket
 import threading
-import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
 from neuromirror import __version__
-from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.model import ConfigurationError
 from neuromirror.net import (
     AccessDeniedError,
     HttpError,
@@ -61,28 +62,23 @@ def test_a_transient_error_is_retried(server, make_session, status):
     assert len(server.requests) == 3
 
 
-def test_a_persistent_server_error_is_reported_with_its_status(server, make_session):
-    server.answers["/x"] = responds_with(503, b"<html>down</html>", "text/html")
-    with pytest.raises(ServerError, match="503") as caught:
+@pytest.mark.parametrize(
+    ("status", "error", "requests"),
+    [
+        (503, ServerError, 3),
+        (429, TooManyRequestsError, 3),
+        (400, HttpError, 1),
+        (418, HttpError, 1),
+    ],
+)
+def test_a_persistent_error_is_reported_with_its_status_and_a_permanent_one_is_not_retried(
+    server, make_session, status, error, requests
+):
+    server.answers["/x"] = responds_with(status, b'{"detail": "Request was throttled."}')
+    with pytest.raises(error, match=rf"{status}.*throttled") as caught:
         make_session().get_json(f"{server.url}/x")
-    assert len(server.requests) == 3
-    assert caught.value.status == 503
-    assert caught.value.url == f"{server.url}/x"
-    assert isinstance(caught.value, NeuromirrorError)
-
-
-def test_too_many_requests_has_its_own_error(server, make_session):
-    server.answers["/x"] = responds_with(429, b'{"detail": "Request was throttled."}')
-    with pytest.raises(TooManyRequestsError, match="throttled"):
-        make_session().get_json(f"{server.url}/x")
-
-
-@pytest.mark.parametrize("status", [400, 418])
-def test_a_permanent_error_is_not_retried(server, make_session, status):
-    server.answers["/x"] = responds_with(status)
-    with pytest.raises(HttpError):
-        make_session().get_json(f"{server.url}/x")
-    assert len(server.requests) == 1
+    assert len(server.requests) == requests
+    assert (caught.value.status, caught.value.url) == (status, f"{server.url}/x")
 
 
 def record_waits(session, monkeypatch):
@@ -92,103 +88,66 @@ def record_waits(session, monkeypatch):
     return waits
 
 
-def test_retry_after_in_seconds_is_waited(server, make_session, monkeypatch):
+def in_40_seconds(days=0):
+    """Return a server's date, and the Retry-After header for 40 seconds later."""
+    now = datetime.now(UTC) + timedelta(days=days)
+    then = format_datetime(now + timedelta(seconds=40), usegmt=True)
+    return {"Retry_After": then, "Date": format_datetime(now, usegmt=True)}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "least", "most"),
+    [
+        ({"Retry_After": "7"}, b"", 7, 7),
+        ({}, b'{"detail": "Expected available in 7 seconds."}', 7, 7),
+        # relative to the clock of the server
+        *((in_40_seconds(days), b"", 38, 41) for days in (0, 365, -365, 1)),
+        # a useless one falls back to the usual wait
+        *(
+            ({"Retry_After": value}, b"", 0.0001, 0.02)
+            for value in ("Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", "")
+        ),
+    ],
+)
+def test_the_requested_time_is_waited(
+    server, make_session, monkeypatch, headers, body, least, most
+):
     session = make_session()
     waits = record_waits(session, monkeypatch)
-    server.answers["/x"] = responds_in_turn(
-        responds_with(429, Retry_After="7"), responds_with_json(1)
-    )
-    assert session.get_json(f"{server.url}/x") == 1
-    assert waits == [7.0]
-
-
-def test_retry_after_as_a_date_is_waited(server, make_session, monkeypatch):
-    session = make_session()
-    waits = record_waits(session, monkeypatch)
-    then = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
-    server.answers["/x"] = responds_in_turn(
-        responds_with(503, Retry_After=then), responds_with_json(1)
-    )
-    assert session.get_json(f"{server.url}/x") == 1
-    assert len(waits) == 1
-    assert 30 < waits[0] <= 40
-
-
-@pytest.mark.parametrize("days", [365, -365, 1])
-def test_retry_after_as_a_date_is_of_the_servers_clock(server, make_session, monkeypatch, days):
-    session = make_session()
-    waits = record_waits(session, monkeypatch)
-    theirs = datetime.now(UTC) + timedelta(days=days)
-    then = format_datetime(theirs + timedelta(seconds=40), usegmt=True)
 
     def busy(handler):
-        handler.date_time_string = lambda: format_datetime(theirs, usegmt=True)
-        send_reply(handler, 503, Retry_After=then)
+        handler.date_time_string = lambda: headers.get("Date", "")
+        given = {name: value for name, value in headers.items() if name != "Date"}
+        send_reply(handler, 429, body, **given)
 
     server.answers["/x"] = responds_in_turn(busy, responds_with_json(1))
     assert session.get_json(f"{server.url}/x") == 1
     assert len(waits) == 1
-    assert 38 < waits[0] <= 41
-
-
-@pytest.mark.parametrize("retry_after", ["Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", ""])
-def test_a_useless_retry_after_falls_back_to_the_usual_wait(
-    server, make_session, monkeypatch, retry_after
-):
-    session = make_session()
-    waits = record_waits(session, monkeypatch)
-    server.answers["/x"] = responds_in_turn(
-        responds_with(429, Retry_After=retry_after), responds_with_json(1)
-    )
-    assert session.get_json(f"{server.url}/x") == 1
-    assert 0 < waits[0] <= 0.02
+    assert least <= waits[0] <= most
 
 
 @pytest.mark.parametrize(
-    "retry_after",
-    ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"],
-    ids=["day", "digits", "date"],
-)
-def test_a_huge_retry_after_is_an_error_and_no_sleep(
-    server, make_session, monkeypatch, retry_after
-):
-    session = make_session()
-    waits = record_waits(session, monkeypatch)
-    server.answers["/x"] = responds_with(429, Retry_After=retry_after)
-    with pytest.raises(RetryAfterTooLongError) as caught:
-        session.get_json(f"{server.url}/x")
-    assert waits == []
-    assert caught.value.retry_after > 300
-
-
-@pytest.mark.parametrize(
-    ("body", "least", "most"),
+    ("body", "headers", "most"),
     [
-        ({"code": 3004, "message": "User is throttled. Expected available tomorrow."}, 3600, 86400),
-        ({"detail": "Request was throttled. Expected available in 7200 seconds."}, 7200, 7200),
+        (b"", {"Retry_After": "86400"}, 86400),
+        (b"", {"Retry_After": "9" * 400}, 1e18),
+        (b"", {"Retry_After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 1e12),
+        (b'{"code": 3004, "message": "Expected available tomorrow."}', {}, 86400),
+        (b'{"detail": "Expected available in 7200 seconds."}', {}, 7200),
     ],
-    ids=["boss", "django"],
+    ids=["day", "digits", "date", "boss", "django"],
 )
-def test_a_quota_stated_in_the_body_is_an_error_and_no_sleep(
-    server, make_session, monkeypatch, body, least, most
+def test_a_requested_wait_above_the_limit_is_an_error_and_no_sleep(
+    server, make_session, monkeypatch, body, headers, most
 ):
     session = make_session()
     waits = record_waits(session, monkeypatch)
-    server.answers["/x"] = responds_with(429, json.dumps(body).encode())
+    server.answers["/x"] = responds_with(429, body, **headers)
     with pytest.raises(RetryAfterTooLongError) as caught:
         session.get_json(f"{server.url}/x")
     assert waits == []
-    assert least <= caught.value.retry_after <= most
+    assert 3600 < caught.value.retry_after <= most
     assert len(server.requests) == 1
-
-
-def test_a_short_wait_stated_in_the_body_is_waited(server, make_session, monkeypatch):
-    session = make_session()
-    waits = record_waits(session, monkeypatch)
-    body = b'{"detail": "Request was throttled. Expected available in 7 seconds."}'
-    server.answers["/x"] = responds_in_turn(responds_with(429, body), responds_with_json(1))
-    assert session.get_json(f"{server.url}/x") == 1
-    assert waits == [7.0]
 
 
 def test_a_host_that_requests_a_long_wait_gets_no_further_requests(server, make_session):
@@ -214,24 +173,39 @@ def test_waits_grow_and_are_not_all_the_same(server, make_session, monkeypatch):
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, [1, 2, 4, 5, 5], strict=True))
 
 
-def test_a_login_page_with_status_200_is_rejected(server, make_session):
-    server.answers["/x"] = responds_with(200, b"<!DOCTYPE html><p>Log in", "text/html")
-    with pytest.raises(InvalidJsonError, match="web page"):
+GZIPPED = gzip.compress(json.dumps(list(range(5000))).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "error", "requests"),
+    [
+        (b"<!DOCTYPE html><p>Log in", {"kind": "text/html"}, InvalidJsonError, 1),
+        (b"\n <html></html>", {}, InvalidJsonError, 1),
+        (b"", {}, InvalidJsonError, 3),
+        (b"[" * 200_000, {}, InvalidJsonError, 1),
+        (b'{"a":' * 100_000, {}, InvalidJsonError, 1),
+        *((body, {}, InvalidJsonError, 3) for body in (b"NaN", b"[-Infinity]", b"\xff\xfe")),
+        (b"[" + b"9" * 5000 + b"]", {}, InvalidJsonError, 3),
+        (b"[]", {"Content_Encoding": "gzip, gzip"}, InvalidJsonError, 1),
+        (GZIPPED[:-20], {"Content_Encoding": "gzip"}, IncompleteResponseError, 3),
+        (b"4\r\n[1,2\r\n", {"Transfer_Encoding": "chunked"}, UnreachableError, 3),
+    ],
+    ids=[
+        *("login page", "html named json", "empty", "lists", "objects", "NaN", "Infinity"),
+        *("not UTF-8", "digits", "encoding", "cut gzip", "cut chunks"),
+    ],
+)
+def test_a_body_that_is_not_complete_json_is_an_error(
+    server, make_session, body, headers, error, requests
+):
+    def answer(handler):
+        send_reply(handler, 200, body, **headers)
+        handler.close_connection = True
+
+    server.answers["/x"] = answer
+    with pytest.raises(error):
         make_session().get_json(f"{server.url}/x")
-    assert len(server.requests) == 1
-
-
-def test_html_under_a_json_name_is_no_json(server, make_session):
-    server.answers["/x"] = responds_with(200, b"\n <html></html>")
-    with pytest.raises(InvalidJsonError, match="web page"):
-        make_session().get_json(f"{server.url}/x")
-
-
-def test_an_empty_200_is_an_error(server, make_session):
-    server.answers["/x"] = responds_with(200, b"")
-    with pytest.raises(InvalidJsonError, match="empty body"):
-        make_session().get_json(f"{server.url}/x")
-    assert len(server.requests) == 3
+    assert len(server.requests) == requests
 
 
 def test_truncated_json_is_retried(server, make_session):
@@ -239,20 +213,6 @@ def test_truncated_json_is_retried(server, make_session):
         responds_with(200, b'{"results": [1, 2'), responds_with_json([1, 2, 3])
     )
     assert make_session().get_json(f"{server.url}/x") == [1, 2, 3]
-
-
-@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000], ids=["lists", "objects"])
-def test_deep_nesting_is_an_error(server, make_session, body):
-    server.answers["/x"] = responds_with(200, body)
-    with pytest.raises(InvalidJsonError):
-        make_session().get_json(f"{server.url}/x")
-
-
-@pytest.mark.parametrize("body", [b"NaN", b"[-Infinity]", b"[" + b"9" * 5000 + b"]", b"\xff\xfe"])
-def test_nearly_valid_json_is_an_error(server, make_session, body):
-    server.answers["/x"] = responds_with(200, body)
-    with pytest.raises(InvalidJsonError):
-        make_session().get_json(f"{server.url}/x")
 
 
 def test_a_body_shorter_than_its_content_length_is_retried(server, make_session):
@@ -264,27 +224,6 @@ def test_a_body_shorter_than_its_content_length_is_retried(server, make_session)
     assert make_session().get_json(f"{server.url}/x") == "whole"
     server.answers["/x"] = short
     with pytest.raises(UnreachableError, match="8 "):
-        make_session().get_json(f"{server.url}/x")
-
-
-def test_a_chunked_body_without_its_end_is_an_error(server, make_session):
-    def short(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        handler.wfile.write(b"4\r\n[1,2\r\n")
-        handler.close_connection = True
-
-    server.answers["/x"] = short
-    with pytest.raises(UnreachableError):
-        make_session().get_json(f"{server.url}/x")
-
-
-def test_a_gzip_body_without_its_end_is_an_error(server, make_session):
-    body = gzip.compress(json.dumps(list(range(5000))).encode())[:-20]
-    server.answers["/x"] = responds_with(200, body, Content_Encoding="gzip")
-    with pytest.raises(IncompleteResponseError):
         make_session().get_json(f"{server.url}/x")
 
 
@@ -307,76 +246,51 @@ def test_a_json_bomb_is_cut_short(server, make_session):
 
 
 def test_a_gzip_bomb_is_cut_short(server, make_session):
-    body = gzip.compress(b" " * (64 << 20), 9)
+    body = gzip.compress(b" " * (16 << 20), 9)
     assert len(body) < 100_000
     server.answers["/x"] = responds_with(200, body, Content_Encoding="gzip")
     with pytest.raises(ResponseTooLargeError):
         make_session(json_bytes=1 << 20).get_json(f"{server.url}/x")
 
 
-def test_an_encoding_that_was_not_accepted_is_an_error(server, make_session):
-    server.answers["/x"] = responds_with(200, b"[]", Content_Encoding="gzip, gzip")
-    with pytest.raises(InvalidJsonError, match="encoding"):
-        make_session().get_json(f"{server.url}/x")
-
-
-@pytest.mark.parametrize("part", ["headers", "body"])
-def test_a_slow_drip_is_cut_off(server, make_session, part):
-    stop = threading.Event()
-
-    def drip(handler):
-        if part == "body":
-            handler.send_response(200)
-            handler.send_header("Content-Length", "1000000")
-            handler.end_headers()
-        else:
-            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        while not stop.wait(0.05):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-
-    server.answers["/x"] = drip
-    try:
-        with pytest.raises(RequestTimeoutError):
-            make_session(attempts=1, read=30.0, total=0.5).get_json(f"{server.url}/x")
-    finally:
-        stop.set()
-
-
-@pytest.mark.parametrize("part", ["headers", "body"])
-def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, make_session, part):
+@pytest.fixture
+def dripping(server):
+    """Let the server send one byte after the other, in ``headers`` or ``body``, to the end."""
     begun, stop = threading.Event(), threading.Event()
 
-    def drip(handler):
-        begun.set()
-        if part == "body":
-            handler.send_response(200)
-            handler.send_header("Content-Length", "1000000")
-            handler.end_headers()
-        else:
-            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        while not stop.wait(0.05):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
+    def start(part):
+        def drip(handler):
+            begun.set()
+            head = b"Content-Length: 1000000\r\n\r\n" if part == "body" else b"X: "
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + head)
+            while not stop.wait(0.05):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
 
-    server.answers["/x"] = drip
-    session, failed = make_session(attempts=1, read=36_000.0, total=36_000.0), []
+        server.answers["/x"] = drip
+        return begun
 
-    def ask():
-        try:
-            session.get_json(f"{server.url}/x")
-        except RequestTimeoutError as error:
-            failed.append(error)
+    yield start
+    stop.set()
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    try:
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_slow_drip_is_cut_off(server, make_session, dripping, part):
+    dripping(part)
+    with pytest.raises(RequestTimeoutError):
+        make_session(attempts=1, read=30.0, total=0.3).get_json(f"{server.url}/x")
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, make_session, dripping, part):
+    begun = dripping(part)
+    session = make_session(attempts=1, read=36_000.0, total=36_000.0)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(session.get_json, f"{server.url}/x")
         assert begun.wait(600)
         session.abort()
-        asking.join(600)
-        assert len(failed) == 1
-    finally:
-        stop.set()
+        with pytest.raises(RequestTimeoutError):
+            asking.result(600)
 
 
 def test_a_server_that_says_nothing_is_given_up(server, make_session):
@@ -414,24 +328,40 @@ def test_a_host_that_replied_before_gets_all_attempts(server, make_session, monk
     assert [one.requests for one in counter.hosts().values()] == [4]
 
 
-def test_a_refused_connection_is_unreachable(server, make_session):
-    port = server.port
-    server.__exit__()
-    try:
-        with pytest.raises(UnreachableError):
-            make_session().get_json(f"http://127.0.0.1:{port}/x")
-    finally:
-        server.__enter__()
+def test_a_refused_connection_is_unreachable_and_no_traceback_shows_a_signed_query(make_session):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        signed = f"http://127.0.0.1:{unused.getsockname()[1]}/x?X-Amz-Signature=5ee5ee&versionId=v1"
+        with pytest.raises(UnreachableError) as caught:
+            make_session().get_json(signed)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "5ee5ee" not in shown
+    assert "versionId=v1" in shown
 
 
-def test_404_and_410_are_not_found_with_the_detail_of_the_archive(server, make_session):
-    server.answers["/gone"] = responds_with(410, b"<html>", "text/html")
-    with pytest.raises(NotFoundError) as of_the_archive:
-        make_session().get_json(f"{server.url}/nothing")
-    assert of_the_archive.value.detail == "Not found."
-    with pytest.raises(NotFoundError) as of_something_else:
-        make_session().get_json(f"{server.url}/gone")
-    assert of_something_else.value.detail is None
+@pytest.mark.parametrize(
+    ("status", "body", "detail"),
+    [
+        (404, b'{"detail": "Not found."}', "Not found."),
+        (410, b"<html>", None),
+        (
+            404,
+            b'{"code": 4005, "message": "em is marked for deletion"}',
+            "em is marked for deletion",
+        ),
+        # of a gateway
+        (404, b'{"message": "Missing Authentication Token"}', None),
+    ],
+)
+def test_404_and_410_are_not_found_with_the_detail_of_the_archive(
+    server, make_session, status, body, detail
+):
+    server.answers["/x"] = responds_with(status, body)
+    with pytest.raises(NotFoundError) as caught:
+        make_session().get_json(f"{server.url}/x")
+    assert caught.value.detail == detail
+    with pytest.raises(NotFoundError), make_session().stream(f"{server.url}/x"):
+        pass
 
 
 def test_the_detail_of_a_server_is_one_line(server, make_session):
@@ -444,18 +374,6 @@ def test_the_detail_of_a_server_is_one_line(server, make_session):
             make_session().get_json(f"{server.url}/{path}")
         assert len(str(caught.value).splitlines()) == 1
         assert "no ok dandi:000027 restored error" in str(caught.value)
-
-
-def test_the_message_of_a_boss_is_reported_and_that_of_a_gateway_is_not(server, make_session):
-    document = b'{"status": 404, "code": 4005, "message": "em is marked for deletion"}'
-    server.answers["/boss"] = responds_with(404, document)
-    server.answers["/gateway"] = responds_with(404, b'{"message": "Missing Authentication Token"}')
-    with pytest.raises(NotFoundError, match="em is marked for deletion") as of_a_boss:
-        make_session().get_json(f"{server.url}/boss")
-    assert of_a_boss.value.detail == "em is marked for deletion"
-    with pytest.raises(NotFoundError) as of_a_gateway:
-        make_session().get_json(f"{server.url}/gateway")
-    assert of_a_gateway.value.detail is None
 
 
 def test_a_missing_token_and_a_refused_one_raise_different_messages(
@@ -515,22 +433,6 @@ def test_user_info_in_an_address_is_neither_sent_nor_shown(server, make_session)
     assert "hunter2" not in str(caught.value)
     assert caught.value.url == f"{server.url}/x?page=1"
     assert "Authorization" not in server.requests[0].headers
-
-
-def test_no_error_shows_a_signed_query_even_in_its_traceback(server, make_session):
-    import traceback
-
-    port = server.port
-    signed = f"http://127.0.0.1:{port}/x?X-Amz-Signature=5ee5ee&versionId=v1"
-    server.__exit__()
-    try:
-        with pytest.raises(UnreachableError) as caught:
-            make_session().get_json(signed)
-    finally:
-        server.__enter__()
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "5ee5ee" not in shown
-    assert "versionId=v1" in shown
 
 
 def test_redirects_end(server, make_session):
@@ -599,37 +501,6 @@ def test_a_stream_cut_short_is_an_error(server, make_session):
     server.answers["/o"] = short
     with make_session().stream(f"{server.url}/o") as got, pytest.raises(UnreachableError):
         list(got.chunks)
-
-
-def test_a_stream_of_nothing_is_not_found(server, make_session):
-    with pytest.raises(NotFoundError), make_session().stream(f"{server.url}/none"):
-        pass
-
-
-def test_few_threads_request_a_host_at_once(server, make_session):
-    now, most, lock = 0, 0, threading.Lock()
-
-    def busy(handler):
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep(0.03)
-        with lock:
-            now -= 1
-        send_reply(handler, 200, b"1")
-
-    server.answers["/x"] = busy
-    session = make_session(per_host=3)
-    threads = [
-        threading.Thread(target=session.get_json, args=(f"{server.url}/x",)) for _ in range(12)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(server.requests) == 12
-    assert 1 < most <= 3
 
 
 def _raw(*pieces):

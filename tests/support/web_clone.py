@@ -33,6 +33,7 @@ from neuromirror.annex import (
     web_remote,
 )
 from neuromirror.annex.keys import xs3etag_key
+from neuromirror.git import BatchObjectReader
 from neuromirror.lab import Outcome, get
 from support.loopback_http import HttpService, ServiceHandler, send_reply
 
@@ -375,9 +376,11 @@ def branch_logs(clone: Path) -> dict[str, list[str]]:
     """Return the lines of each file of the git-annex branch, without timestamps."""
     found = {}
     names = git(clone, "ls-tree", "-r", "--name-only", "git-annex").splitlines()
-    for name in names:
-        lines = git(clone, "cat-file", "blob", f"git-annex:{name}").splitlines()
-        found[name] = sorted(line.partition(" ")[2] for line in lines)
+    with BatchObjectReader(clone / ".git") as objects:
+        contents = objects.read([f"git-annex:{name}".encode() for name in names])
+        for name, content in zip(names, contents, strict=True):
+            lines = (content or b"").decode().splitlines()
+            found[name] = sorted(line.partition(" ")[2] for line in lines)
     return found
 
 

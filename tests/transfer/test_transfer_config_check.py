@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from neuromirror.cli import main
 from neuromirror.lab import get
 from neuromirror.store.write_protection import protect
 from neuromirror.transfer.repository_check import RepositoryRefusedError
@@ -157,35 +157,52 @@ def test_a_trusted_configuration_is_obeyed(web_clone: WebClone, tmp_path: Path, 
     assert marker.exists() or name == "core.fsmonitor"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("core.fsmonitor", "false"),
-        ("core.editor", "vim"),
-        ("alias.st", "!git status"),
-        ("filter.lfs.process", "git-lfs filter-process"),
-        ("filter.lfs.smudge", "git-lfs smudge -- %f"),
-        ("filter.lfs.clean", "git-lfs clean -- %f"),
-        ("lfs.repositoryformatversion", "0"),
-        ("diff.jupyternotebook.command", "git-nbdiffdriver diff"),
-        ("credential.helper", "cache --timeout=3600"),
-        ("annex.web-options", ""),
-        ("annex.ssh-options", "-p 2222 -i ~/.ssh/lab"),
-        ("remote.gin.url", "git@gin.g-node.org:/me/data.git"),
-        ("remote.ria.url", "ssh://me@server.example.org/store/abc/def"),
-        ("remote.disk.url", "/elsewhere/copy.git"),
-        ("remote.disk.url", "../copy.git"),
-        ("remote.disk.annex-directory", "/elsewhere/annex"),
-        ("remote.ora.annex-externaltype", "ora"),
-        ("remote.tars.annex-externaltype", "datalad-archives"),
-        ("url.git@github.com:.insteadOf", "https://github.com/"),
-        ("submodule.x.update", "checkout"),
-        ("datalad.dataset.id", "x"),
-        ("datalad.get.subdataset-source-candidate-000x", "ria+file:///store#{id}"),
-    ],
-)
-def test_common_settings_are_accepted(web_clone: WebClone, name: str, value: str) -> None:
-    git(web_clone.clone, "config", name, value)
+COMMON = """
+[core]
+    fsmonitor = false
+    editor = vim
+[alias]
+    st = !git status
+[filter "lfs"]
+    process = git-lfs filter-process
+    smudge = git-lfs smudge -- %f
+    clean = git-lfs clean -- %f
+[lfs]
+    repositoryformatversion = 0
+[diff "jupyternotebook"]
+    command = git-nbdiffdriver diff
+[credential]
+    helper = cache --timeout=3600
+[annex]
+    web-options =
+    ssh-options = -p 2222 -i ~/.ssh/lab
+[remote "gin"]
+    url = git@gin.g-node.org:/me/data.git
+[remote "ria"]
+    url = ssh://me@server.example.org/store/abc/def
+[remote "disk"]
+    url = /elsewhere/copy.git
+    annex-directory = /elsewhere/annex
+[remote "beside"]
+    url = ../copy.git
+[remote "ora"]
+    annex-externaltype = ora
+[remote "tars"]
+    annex-externaltype = datalad-archives
+[url "git@github.com:"]
+    insteadOf = https://github.com/
+[submodule "x"]
+    update = checkout
+[datalad "dataset"]
+    id = x
+[datalad "get"]
+    subdataset-source-candidate-000x = ria+file:///store#{id}
+"""
+
+
+def test_common_settings_are_accepted(web_clone: WebClone) -> None:
+    with (web_clone.clone / ".git" / "config").open("a") as file:
+        file.write(COMMON)
     assert [one.status for one in get(web_clone.clone, [FILE])] == ["ok"]
 
 
@@ -259,8 +276,9 @@ def test_a_subdataset_that_names_programs_is_refused(
     web_clone: WebClone, tmp_path: Path, arguments: tuple[tuple[str, ...], bool]
 ) -> None:
     above, marker = _with_part(web_clone, tmp_path), tmp_path / "marker"
-    git(above / "part", "config", "core.fsmonitor", f"touch {marker}; false")
     paths, recursive = arguments
+    assert [one.status for one in get(above, [f"part/{FILE}"])] == ["ok"]
+    git(above / "part", "config", "core.fsmonitor", f"touch {marker}; false")
     (found,) = get(above, paths or None, recursive=recursive)
     assert (found.status, found.path) == ("error", "part")
     assert not marker.exists()
@@ -277,26 +295,15 @@ def test_a_subdataset_s_repository_without_work_tree_is_refused_too(
     assert not marker.exists()
 
 
-def test_a_clone_with_a_subdataset_is_accepted(web_clone: WebClone, tmp_path: Path) -> None:
-    above = _with_part(web_clone, tmp_path)
-    assert [one.status for one in get(above, [f"part/{FILE}"])] == ["ok"]
-
-
 def test_the_command_refuses_in_one_line_without_trust_config(
-    web_clone: WebClone, tmp_path: Path
+    web_clone: WebClone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "marker"
     git(web_clone.clone, "config", "annex.freezecontent-command", f"touch {marker}")
-    program = Path(sys.executable).with_name("neuromirror")
-    done = subprocess.run(
-        [program, "get", FILE], cwd=web_clone.clone, capture_output=True, check=False
-    )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert b"annex.freezecontent-command" in done.stderr
+    monkeypatch.chdir(web_clone.clone)
+    done = CliRunner().invoke(main, ["get", FILE])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "annex.freezecontent-command" in done.stderr
     assert not marker.exists()
-    command = [program, "get", "--trust-config", FILE]
-    assert (
-        subprocess.run(command, cwd=web_clone.clone, capture_output=True, check=False).returncode
-        == 0
-    )
+    assert CliRunner().invoke(main, ["get", "--trust-config", FILE]).exit_code == 0
     assert marker.exists()

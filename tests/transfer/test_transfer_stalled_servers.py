@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +12,8 @@ import pytest
 from msgspec import structs
 
 from neuromirror.lab import get
-from neuromirror.net import CircuitOpenError, HostCircuitBreaker
 from neuromirror.transfer import download_pool, partial_content
+from support.forked_commands import fork_command
 from support.web_clone import WebClone, WebHandler
 
 TWO, OTHER = "two/a.dat", "two/b.dat"
@@ -153,40 +151,25 @@ def test_an_interruption_does_not_wait_for_a_server(
     assert not any((web_clone.clone / path).exists() for path in (TWO, BIG))
 
 
-@pytest.mark.parametrize("name", ["never", "stalled"])
-def test_ctrl_c_exits_immediately(
-    web_clone: WebClone, stalling_server: StallingServer, name: str
-) -> None:
-    web_clone.web.faults[web_clone.url_path(TWO)] = [getattr(stalling_server, name)]
-    program = f"{LONG_TIMEOUTS_CODE}from neuromirror.cli import main\nmain(prog_name='neuromirror')"
-    command = [sys.executable, "-c", program, "get", TWO, OTHER]
-    with subprocess.Popen(command, cwd=web_clone.clone, stderr=subprocess.PIPE, text=True) as run:
-        assert stalling_server.reached.acquire(timeout=DEADLINE)
-        until = time.monotonic() + DEADLINE
-        while not web_clone.has_content(OTHER) and time.monotonic() < until:
-            time.sleep(0.01)
-        os.kill(run.pid, signal.SIGINT)
-        try:
-            _, stderr = run.communicate(timeout=DEADLINE)
-        finally:
-            run.kill()
-    assert run.returncode == 130
-    assert "interrupted" in stderr
+def test_ctrl_c_exits_immediately(web_clone: WebClone, stalling_server: StallingServer) -> None:
+    web_clone.web.faults[web_clone.url_path(TWO)] = [stalling_server.stalled]
+    first = f"""{LONG_TIMEOUTS_CODE}
+import os, signal
+os.chdir({str(web_clone.clone)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+    reading, writing = os.pipe()
+    run = fork_command(["get", TWO, OTHER], writing, writing, first=first)
+    os.close(writing)
+    assert run.pid is not None
+    assert stalling_server.reached.acquire(timeout=DEADLINE)
+    until = time.monotonic() + DEADLINE
+    while not web_clone.has_content(OTHER) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGINT)
+    run.join(DEADLINE)
+    with open(reading) as output:
+        assert "interrupted" in output.read()
+    assert run.exitcode == 130
     assert web_clone.has_content(OTHER)
     assert web_clone.recorded_files() == {OTHER}
-
-
-def test_an_unresponsive_host_is_skipped_and_retried_occasionally() -> None:
-    here, there = "http://example.org/a", "http://example.net/a"
-    breaker = HostCircuitBreaker(seconds=0.2, retry_after=0.2)
-    for _ in range(8):
-        breaker.check(here)
-        breaker.record_failure(here)
-    time.sleep(0.25)
-    breaker.check(here)  # one request per retry interval
-    with pytest.raises(CircuitOpenError) as refused:
-        breaker.check(here)
-    assert refused.value.host == "example.org"
-    breaker.check(there)
-    breaker.record_success(here)
-    breaker.check(here)
