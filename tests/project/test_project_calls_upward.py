@@ -12,6 +12,7 @@ import configparser
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -83,28 +84,35 @@ class Module:
     path: str
     tree: ast.Module
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the tree."""
+        return list(ast.walk(self.tree))
+
     def functions(self) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
         """Yield all functions, with the name of their class or an empty string."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, (ast.Module, ast.ClassDef)):
                 owner = node.name if isinstance(node, ast.ClassDef) else ""
                 for one in node.body:
                     if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef)):
                         yield owner, one
 
+    @cached_property
     def function_names(self) -> set[str]:
-        """Return the names of all functions, also of nested ones."""
+        """The names of all functions, also of nested ones."""
         return {
             node.name
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         }
 
+    @cached_property
     def imported(self) -> dict[str, str]:
-        """Return the package of each name that is imported from another package."""
+        """The package of each name that is imported from another package."""
         return {
             alias.asname or alias.name: node.module.split(".")[1]
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if isinstance(node, ast.ImportFrom)
             and node.module is not None
             and node.module.startswith("neuromirror.")
@@ -136,7 +144,7 @@ class Checker:
         self._callees = self._find_callees()
         self._functions = defaultdict(set)
         for module in modules:
-            self._functions[module.package] |= module.function_names()
+            self._functions[module.package] |= module.function_names
 
     def _callable_types(self) -> set[str]:
         """Return the names of Callable, its aliases and all Protocols."""
@@ -191,23 +199,19 @@ class Checker:
     def calls_upward(self) -> Iterator[tuple[str, str]]:
         """Yield the parameter and the location of each call."""
         for module in self._modules:
-            imported = module.imported()
-            for node in ast.walk(module.tree):
+            for node in module.nodes:
                 if isinstance(node, ast.Call):
-                    for callee in self._lower_callees(node, module, imported):
+                    for callee in self._lower_callees(node, module):
                         for parameter in sorted(self._own_callables(node, callee, module)):
                             name = callee.name.rpartition(".")[2]
                             location = f"{module.path}:{node.lineno}"
                             yield f"{callee.package}.{name}({parameter})", location
 
-    def _lower_callees(
-        self, call: ast.Call, module: Module, imported: dict[str, str]
-    ) -> Iterator[Callee]:
+    def _lower_callees(self, call: ast.Call, module: Module) -> Iterator[Callee]:
         called = call.func
         if isinstance(called, ast.Name):
-            candidates = [
-                one for one in self._callees[called.id] if one.package == imported.get(called.id)
-            ]
+            package = module.imported.get(called.id)
+            candidates = [one for one in self._callees[called.id] if one.package == package]
         elif isinstance(called, ast.Attribute) and called.attr not in STANDARD_METHODS:
             candidates = [one for one in self._callees[called.attr] if "." in one.name]
         else:
@@ -217,9 +221,9 @@ class Checker:
                 yield one
 
     def _own_callables(self, call: ast.Call, callee: Callee, module: Module) -> Iterator[str]:
-        imported = module.imported()
+        imported = module.imported
         functions = {one for one in imported if one in self._functions[imported[one]]}
-        functions |= module.function_names() | {"self"}
+        functions |= module.function_names | {"self"}
         given = dict(zip(callee.positional, call.args, strict=False))
         given |= {one.arg: one.value for one in call.keywords if one.arg is not None}
         for name in callee.callables & given.keys():
@@ -256,41 +260,3 @@ def test_functions_passed_to_lower_packages_were_reviewed() -> None:
     new = {name: locations for name, locations in found.items() if name not in REVIEWED}
     assert new == {}, "move what is called into the lower package, or add the reason to REVIEWED"
     assert REVIEWED.keys() - found.keys() == set(), "these calls are gone; remove them"
-
-
-LOWER = """
-from typing import Protocol
-class Sender(Protocol): ...
-def fetch(url: str, send: Callable[[str], None]) -> None: ...
-class Queue:
-    def __init__(self, sender: Sender) -> None: ...
-    def put(self, item: int, *, done: Callable[[], None]) -> None: ...
-"""
-
-
-def test_each_form_of_a_call_is_found(tmp_path: Path) -> None:
-    higher = [
-        "fetch('u', lambda url: None)",
-        "fetch('u', send=own)",
-        "fetch('u', self.own)",
-        "Queue(self)",
-        "Queue(Own())",
-        "queue.put(1, done=own)",
-    ]
-    harmless = ["fetch('u', send)", "fetch('u', None)", "Queue(sender)", "queue.put(1)", "own(own)"]
-    for package, text in (
-        ("model/a.py", LOWER),
-        (
-            "cli/b.py",
-            "from neuromirror.model import Queue, fetch\ndef own(): ...\nclass Own: ...\n"
-            + "\n".join([*higher, *harmless]),
-        ),
-    ):
-        (tmp_path / package).parent.mkdir()
-        (tmp_path / package).write_text(text)
-    ranks = {"cli": 0, "model": -1}
-    found = list(Checker(read_modules(tmp_path, ranks), ranks).calls_upward())
-    assert [location for _, location in found] == [f"cli/b.py:{number}" for number in range(4, 10)]
-    # in the other direction, nothing is checked
-    ranks = {"cli": -1, "model": 0}
-    assert list(Checker(read_modules(tmp_path, ranks), ranks).calls_upward()) == []

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from test_project_tutorial import neighbouring_ports
 
 from neuromirror.cli import main
 from neuromirror.sources import source_kinds
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
+from support.command_shell import Shell
 from support.documented_commands import DOCS, blocks, not_run, run_page
 from support.forge_server import Forge
+from support.terminal import neighbouring_ports
 
 ROOT = DOCS.parent
 HOWTOS = sorted(
@@ -84,6 +84,12 @@ def checkout(archives: dict[str, str], tmp_path: Path, request: pytest.FixtureRe
     return folder
 
 
+def sync_dandiset(checkout: Path) -> Shell:
+    shell = Shell(checkout / "mirrors", checkout / "store")
+    shell.run("sync", "dandi:000002")
+    return shell
+
+
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
 def test_mirroring_a_dandiset_goes_as_its_page_says(checkout: Path) -> None:
     run_page("dandiset.md", checkout, DANDISET)
@@ -101,18 +107,7 @@ def test_mirroring_a_channel_goes_as_its_page_says(checkout: Path) -> None:
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
 def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None:
-    assert (
-        CliRunner()
-        .invoke(
-            main,
-            [
-                *("sync", "dandi:000002"),
-                *("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store"),
-            ],
-        )
-        .exit_code
-        == 0
-    )
+    sync_dandiset(checkout)
     dead_url = f"ria+http://127.0.0.1:{neighbouring_ports(1)}/"
     run_page("pin.md", checkout, {**DANDISET, "ria+https://mirror.example.org/": dead_url})
     # the reader of a paper has its repository, and no store
@@ -124,8 +119,7 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
 def test_a_papers_repository_lasts_as_the_pages_say(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store")
-    assert CliRunner().invoke(main, ["sync", "dandi:000002", *options]).exit_code == 0
+    sync_dandiset(checkout)
     run_page("paper.md", checkout, DANDISET)
     (checkout / "store").rename(checkout / "gone")
     # the files of a colleague: the same bytes, under other names
@@ -156,8 +150,7 @@ def test_a_papers_repository_lasts_as_the_pages_say(
 def test_datasets_are_published_as_the_page_says(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store")
-    assert CliRunner().invoke(main, ["sync", "dandi:000002", *options]).exit_code == 0
+    sync_dandiset(checkout)
     monkeypatch.setenv("DATALAD_CREDENTIAL_LAB__FORGE_TOKEN", "token-of-the-test")
     with Forge(tmp_path / "forge", "token-of-the-test") as forge:
         run_page("publish.md", checkout, {**DANDISET, "https://forge.example.org": forge.url})
@@ -165,29 +158,25 @@ def test_datasets_are_published_as_the_page_says(
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
-def test_pins_are_kept_and_drilled_as_the_page_says(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(checkout)
+def test_pins_are_kept_and_drilled_as_the_page_says(checkout: Path, tmp_path: Path) -> None:
+    sync_dandiset(checkout)
     (checkout / "paper").mkdir()
-    for arguments in (
-        ["sync", "dandi:000002"],
-        ["pin", "dandi:000002", "--output", "paper/datasets.lock"],
-    ):
-        done = CliRunner().invoke(main, ["--mirrors", "mirrors", "--store", "store", *arguments])
-        assert done.exit_code == 0, done.output
+    lock = checkout / "paper" / "datasets.lock"
+    Shell(checkout / "mirrors", checkout / "store").run(
+        "pin", "dandi:000002", "--output", str(lock)
+    )
     vaults = {f"/{name}/vault": f"{tmp_path}/vault-{name}" for name in ("archive", "offsite")}
     run_page("retention-plan.md", checkout, vaults)
 
 
 def test_how_tos_have_commands_that_exist_and_only_installations_are_not_run() -> None:
     for page in HOWTOS:
-        assert any(block.language == "console" for block in blocks(page)), page
+        assert any(block.language == "console" for block in blocks(f"howto/{page}")), page
         for argv in not_run(page):
             assert argv[:2] == ["pip", "install"], argv
         text = (DOCS / "howto" / page).read_text("utf-8")
         assert set(re.findall(r"`neuromirror ([a-z][a-z-]*)", text)) <= set(main.commands), page
-        for block in blocks(page):
+        for block in blocks(f"howto/{page}"):
             if block.language == "toml" and not block.mark.endswith("pyproject.toml"):
                 settings = tomllib.loads(block.body)
                 assert settings.get("source", "shelf") in {*source_kinds(), "shelf"}

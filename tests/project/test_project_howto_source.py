@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_project_tutorial import neighbouring_ports
 
 from support.documented_commands import blocks, not_run, run_page
+from support.terminal import neighbouring_ports
 
 PAGE = "source.md"
 
@@ -17,7 +17,7 @@ PAGE = "source.md"
 def test_the_example_package_is_installed_and_mirrors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for block in blocks(PAGE):
+    for block in blocks(f"howto/{PAGE}"):
         if block.mark.startswith("file: shelf/"):
             path = tmp_path / "package" / block.mark.removeprefix("file: shelf/")
             path.parent.mkdir(exist_ok=True)

@@ -17,13 +17,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
-from test_project_tutorial import Terminal, matches, neighbouring_ports
 
 from neuromirror.cli import main
 from neuromirror.crawl import load_mirror, open_recorder
@@ -31,34 +30,30 @@ from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
+from support.documented_commands import Step, blocks, check_output
+from support.terminal import Terminal, neighbouring_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operate.md"
 PORT, PAGES = 9464, 8270
 FOLDERS = ("/etc/", "/srv/", "/var/lib/", "/usr/local/")
-MARKS = {None, "needs root", "needs systemd", "needs a container engine"}
+MARKS = {"", "needs root", "needs systemd", "needs a container engine"}
 SYSTEMD = "needs systemd"
 CODES = {"neuromirror holds": 3}
-_BLOCK = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```console\n(?P<body>.*?)^```$", re.M | re.S)
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command, who types it (``#`` or ``$``), what marks its block, and what it shows."""
-
-    mark: str | None
-    prompt: str
-    command: str
-    shown: tuple[str, ...]
+def steps() -> Iterator[tuple[str, Step]]:
+    """Yield the commands of the page, each with the mark of its block."""
+    for block in blocks("operate.md"):
+        if block.language == "console":
+            for step in block.steps():
+                yield block.mark, step
 
 
-def steps() -> Iterator[Step]:
-    for block in _BLOCK.finditer(PAGE.read_text("utf-8")):
-        assert block["body"].startswith(("$ ", "# ")), block["body"]
-        parts = re.split(r"^([$#]) ", block["body"], flags=re.M)[1:]
-        for prompt, part in zip(parts[::2], parts[1::2], strict=True):
-            command, *shown = part.splitlines()
-            yield Step(block["mark"], prompt, command, tuple(shown))
+def block_of(language: str) -> str:
+    """Return the only block of the page in a language."""
+    (found,) = [one.body for one in blocks("operate.md") if one.language == language]
+    return found
 
 
 # --- what cannot be run here
@@ -128,7 +123,7 @@ def _is_nginxs_own(command: str) -> None:
     text = PAGE.read_text("utf-8")
     for file in re.findall(r"/etc/nginx/\S+available/\S+", command):
         assert f"as `{file}`" in text
-    (configuration,) = re.findall(r"^```nginx\n(.*?)^```$", text, re.M | re.S)
+    configuration = block_of("nginx")
     assert configuration.count("{") == configuration.count("}")
     unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
     (upstream,) = re.findall(r"proxy_pass http://(\S+);", configuration)
@@ -170,8 +165,8 @@ ELSEWHERE: dict[str, Callable[[str], None]] = {
 
 
 def test_what_is_not_run_is_looked_at_by_other_means() -> None:
-    left = [one for one in steps() if one.mark is not None]
-    assert {one.mark for one in steps()} == MARKS
+    left = [step for mark, step in steps() if mark]
+    assert {mark for mark, _ in steps()} == MARKS
     used = set()
     for step in left:
         if step.command.startswith("systemctl "):
@@ -271,7 +266,6 @@ class Machine:
     terminal: Terminal
     systemd: Systemd
     hold: str = "no hold yet"
-    commands: list[str] = field(default_factory=list)
 
     def mapped(self, text: str) -> str:
         """A text with the places of this machine in it."""
@@ -282,21 +276,20 @@ class Machine:
             text = text.replace(name, f"{self.folder}{name}")
         return text
 
-    def do(self, step: Step) -> None:
-        if step.mark == SYSTEMD and step.command.startswith("systemctl "):
+    def do(self, mark: str, step: Step) -> None:
+        if mark == SYSTEMD and step.command.startswith("systemctl "):
             self.systemd.control(step.command)
             return
-        if step.mark == SYSTEMD and step.command.startswith("cp "):
-            pass
-        elif step.mark is not None:
+        if mark and not (mark == SYSTEMD and step.command.startswith("cp ")):
             return
         if step.command == "neuromirror holds":
             self._lose_files()
-        command = self.mapped(step.command)
-        code = CODES.get(step.command, 0)
-        came = self.terminal.type(command if code == 0 else f"{command} || test $? = {code}")
-        shown = tuple(map(self.mapped, step.shown))
-        assert matches(shown, came), f"{step.prompt} {command}\n" + "\n".join(came)
+        check_output(
+            self.terminal,
+            self.mapped(step.command),
+            tuple(map(self.mapped, step.shown)),
+            CODES.get(step.command, 0),
+        )
 
     def _lose_files(self) -> None:
         """The archive loses more of a dandiset than the guards allow, and a sync sees it.
@@ -348,8 +341,8 @@ def machine(demo: DemoArchive, folder: Path) -> Iterator[Machine]:
 
 def test_every_command_of_the_how_to_gives_what_it_shows(demo: DemoArchive, tmp_path: Path) -> None:
     with machine(demo, tmp_path) as here:
-        for step in steps():
-            here.do(step)
+        for mark, step in steps():
+            here.do(mark, step)
         log = here.systemd.log.read_text()
     assert '"event": "started"' in log
     assert "neuromirror serve" not in log
@@ -361,17 +354,9 @@ def test_every_command_of_the_how_to_gives_what_it_shows(demo: DemoArchive, tmp_
     )
 
 
-def test_every_block_of_commands_is_seen() -> None:
-    text = PAGE.read_text("utf-8")
-    assert text.count("```console") == len(_BLOCK.findall(text))
-    ran = [one.command for one in steps() if one.mark is None]
-    assert len(ran) > 20
-
-
 def test_the_prometheus_example_scrapes_the_address_of_the_unit() -> None:
     text = PAGE.read_text("utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
-    configuration = YAML(typ="safe").load(block)
+    configuration = YAML(typ="safe").load(block_of("yaml"))
     (job,) = configuration["scrape_configs"]
     unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
     (target,) = job["static_configs"][0]["targets"]

@@ -21,13 +21,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from test_project_tutorial import Terminal, matches
+from support.terminal import Terminal, matches
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```$", re.M | re.S
 )
 _IN_ANY_ORDER = re.compile(r"neuromirror sync|git (-C \S+ )?annex get -J|xargs neuromirror")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command with the prompt before it (``$`` or ``#``) and the output shown below it."""
+
+    prompt: str
+    command: str
+    shown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,17 +47,17 @@ class Block:
     language: str
     body: str
 
-    def steps(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Commands, each with the output shown below it."""
-        assert self.body.startswith("$ "), self.body
-        for part in re.split(r"^\$ ", self.body, flags=re.M)[1:]:
+    def steps(self) -> Iterator[Step]:
+        assert self.body.startswith(("$ ", "# ")), self.body
+        parts = re.split(r"^([$#]) ", self.body, flags=re.M)[1:]
+        for prompt, part in zip(parts[::2], parts[1::2], strict=True):
             command, *shown = part.splitlines()
-            yield command, tuple(shown)
+            yield Step(prompt, command, tuple(shown))
 
 
 def blocks(page: str) -> list[Block]:
-    """Return the blocks of a page of ``docs/howto``, in order."""
-    text = (DOCS / "howto" / page).read_text("utf-8")
+    """Return the blocks of a page of ``docs``, in order."""
+    text = (DOCS / page).read_text("utf-8")
     found = [
         Block(one["mark"] or "", one["language"], one["body"]) for one in _BLOCK.finditer(text)
     ]
@@ -57,7 +66,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def run_page(page: str, folder: Path, stands_for: Mapping[str, str]) -> list[str]:
-    """Run the commands of a page in ``folder``; return them as on the page.
+    """Run the commands of a page of ``docs/howto`` in ``folder``; return them as on the page.
 
     The keys of ``stands_for`` are replaced in files, commands and output.
     """
@@ -71,7 +80,7 @@ def run_page(page: str, folder: Path, stands_for: Mapping[str, str]) -> list[str
     with ExitStack() as stack:
         terminal = Terminal(folder)
         stack.callback(terminal.close)
-        for block in blocks(page):
+        for block in blocks(f"howto/{page}"):
             if block.mark.startswith("file: "):
                 path = folder / substitute(block.mark.removeprefix("file: "))
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,19 +88,21 @@ def run_page(page: str, folder: Path, stands_for: Mapping[str, str]) -> list[str
             elif block.language != "console" or block.mark == "not run":
                 continue
             elif block.mark == "another terminal":
-                ((command, _),) = block.steps()
-                stack.callback(_started(substitute(command), folder, terminal))
-                typed.append(command)
+                (step,) = block.steps()
+                stack.callback(_started(substitute(step.command), folder, terminal))
+                typed.append(step.command)
             else:
                 code = int(block.mark.removeprefix("exit code ") or "0") if block.mark else 0
-                for command, shown in block.steps():
-                    _type(terminal, substitute(command), tuple(map(substitute, shown)), code)
-                    typed.append(command)
+                for step in block.steps():
+                    shown = tuple(map(substitute, step.shown))
+                    check_output(terminal, substitute(step.command), shown, code)
+                    typed.append(step.command)
     return typed
 
 
-def _type(terminal: Terminal, command: str, shown: tuple[str, ...], code: int) -> None:
-    came = terminal.type(command if code == 0 else f"{command} || test $? = {code}")
+def check_output(terminal: Terminal, command: str, shown: tuple[str, ...], code: int = 0) -> None:
+    """Run a command, and compare its output with the one shown."""
+    came = terminal.type(command, code)
     if _IN_ANY_ORDER.match(command):
         shown, came = tuple(sorted(shown)), sorted(came)
     assert matches(shown, came), f"$ {command}\n" + "\n".join(came)
@@ -102,6 +113,7 @@ def _started(command: str, folder: Path, terminal: Terminal) -> Callable[[], Non
     process = subprocess.Popen(
         ["bash", "-c", f"exec {command}"],
         cwd=folder,
+        env=terminal.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -117,10 +129,10 @@ def _started(command: str, folder: Path, terminal: Terminal) -> Callable[[], Non
 
 
 def not_run(page: str) -> list[list[str]]:
-    """Return the words of the commands of a page that are not run."""
+    """Return the words of the commands of a page of ``docs/howto`` that are not run."""
     return [
-        shlex.split(command)
-        for block in blocks(page)
+        shlex.split(step.command)
+        for block in blocks(f"howto/{page}")
         if block.mark == "not run" and block.language == "console"
-        for command, _ in block.steps()
+        for step in block.steps()
     ]
