@@ -32,7 +32,7 @@ from neuromirror.model import (
     load_snapshot_entry,
 )
 from neuromirror.model.changes import dump_pairs, patch_lines
-from neuromirror.store.records import RecordsFolder
+from neuromirror.store import Store
 
 _PLACED = SnapshotEntry(
     b"sub-01/a.nwb",
@@ -120,10 +120,11 @@ def _kept() -> Sequence[bytes]:
 @target("records", NeuromirrorError, seeds=_kept, kind="zstd")
 def records(data: bytes) -> None:
     """A version's records as the store keeps them."""
-    folder = scratch() / "records" / "000"
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "1" / "c.jsonl.zst").write_bytes(data)
-    for _ in RecordsFolder(folder.parent).record_lines("0001", "c"):
+    store = Store(scratch())
+    folder = store.root / "neuromirror" / "records" / "000" / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "c.jsonl.zst").write_bytes(data)
+    for _ in store.record_lines("0001", "c"):
         pass
 
 

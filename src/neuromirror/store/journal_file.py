@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from neuromirror.model import JournalEntry, dump_entry, load_entry
@@ -12,16 +12,32 @@ from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.locks import file_lock
 
 
-class JournalFile:
-    """Appends entries to the journal file and reads them; positions in it are in bytes."""
+class StoredJournal:
+    """The journal of a store; positions in it are in bytes.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A base class of :class:`~neuromirror.store.Store`.
 
-    def append(self, entries: Iterable[JournalEntry]) -> None:
-        """Append entries and fsync the file; readers see complete entries only.
+    Attributes
+    ----------
+    journal_path
+        The file, which is append-only.
+    """
 
-        Raises ValueError for an entry that could not be parsed again: it would block the store.
+    def __init__(self, journal_path: Path) -> None:
+        self.journal_path = journal_path
+
+    def append_entries(self, *entries: JournalEntry) -> None:
+        """Append entries to the journal and fsync it; readers see complete entries only.
+
+        Parameters
+        ----------
+        *entries
+            The entries, in order.
+
+        Raises
+        ------
+        ValueError
+            An entry could not be parsed again: it would block the store.
         """
         lines = [dump_entry(entry) for entry in entries]
         if not lines:
@@ -30,42 +46,74 @@ class JournalFile:
             load_entry(line)
         block = b"".join(lines)
         with (
-            file_lock(self._path.with_suffix(".lock"), "the journal", wait=60),
-            self._path.open("a+b") as file,
+            file_lock(self.journal_path.with_suffix(".lock"), "the journal", wait=60),
+            self.journal_path.open("a+b") as file,
         ):
             is_new = _drop_torn_line(file.fileno()) == 0
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
             if is_new:
-                fsync_path(self._path.parent)
+                fsync_path(self.journal_path.parent)
 
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries and return their lines; the caller must rebuild the index."""
-        with file_lock(self._path.with_suffix(".lock"), "the journal", wait=60):
+        """Remove entries from the journal; the caller must rebuild the index.
+
+        Parameters
+        ----------
+        should_drop
+            Returns whether an entry is removed.
+
+        Returns
+        -------
+        list[bytes]
+            The removed lines.
+        """
+        with file_lock(self.journal_path.with_suffix(".lock"), "the journal", wait=60):
             dropped: list[bytes] = []
             kept: list[bytes] = []
-            for line in self._path.read_bytes().splitlines(keepends=True):
+            for line in self.journal_path.read_bytes().splitlines(keepends=True):
                 is_dropped = line.endswith(b"\n") and should_drop(load_entry(line))
                 (dropped if is_dropped else kept).append(line)
             if dropped:
-                write_atomically(self._path, b"".join(kept))
+                write_atomically(self.journal_path, b"".join(kept))
         return dropped
 
-    def size(self) -> int:
-        """Return the size of the file in bytes."""
+    def journal_size(self) -> int:
+        """Return the size of the journal in bytes.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         try:
-            return self._path.stat().st_size
+            return self.journal_path.stat().st_size
         except FileNotFoundError:
             return 0
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the entries from a position on, each with the position of its end.
+        """Yield the journal entries from a byte position on, each with the position of its end.
 
         A last line without a newline is ignored: its writer was killed.
+
+        Parameters
+        ----------
+        position
+            The byte position of the start of an entry.
+
+        Yields
+        ------
+        tuple[int, JournalEntry]
+            The position of the entry's end, and the entry.
+
+        Raises
+        ------
+        StoreDamagedError
+            An entry is invalid.
         """
         try:
-            file = self._path.open("rb")
+            file = self.journal_path.open("rb")
         except FileNotFoundError:
             return
         with file:
@@ -78,8 +126,9 @@ class JournalFile:
                     yield position, load_entry(line)
                 except ValueError as error:
                     raise StoreDamagedError(
-                        f"{self._path}: invalid entry in the line that ends at byte {position}: "
-                        f"{error}. Move the file away and run 'neuromirror rebuild-index'."
+                        f"{self.journal_path}: invalid entry in the line that ends at byte "
+                        f"{position}: {error}. Move the file away and run "
+                        "'neuromirror rebuild-index'."
                     ) from error
 
 

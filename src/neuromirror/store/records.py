@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import chain, takewhile
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,7 @@ from neuromirror.mint import (
     write_seekable_lines,
 )
 from neuromirror.model import (
+    Change,
     Count,
     InvalidDocumentError,
     LinePair,
@@ -35,7 +36,9 @@ from neuromirror.model import (
     convert,
     dump_pairs,
     line_path,
+    load_changes,
     load_pairs,
+    load_snapshot_entries,
     load_snapshot_entry,
     parse_json,
     patch_lines,
@@ -66,66 +69,124 @@ def next_records(name: str) -> str:
     return f"{commit}.{int(number or 0) + 1}"
 
 
-class RecordsFolder:
-    """Reads and writes the records of all versions of all datasets, in files below one folder.
+class StoredRecords:
+    """The records of all versions of all datasets of a store, in files below one folder.
 
-    A version is stored whole, or as the changes to another version.
+    A version is stored whole, or as the changes to another version. A base class of
+    :class:`~neuromirror.store.Store`.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, folder: Path, scratch: Callable[[], AbstractContextManager[Path]]) -> None:
+        self._folder = folder
+        self._new_scratch = scratch
 
     def _path(self, dataset_id: str, commit: str, ending: str) -> Path:
-        return self._root / dataset_id[:3] / dataset_id[3:] / f"{commit}.{ending}.zst"
+        return self._folder / dataset_id[:3] / dataset_id[3:] / f"{commit}.{ending}.zst"
 
-    def has(self, dataset_id: str, commit: str) -> bool:
-        """Return whether the folder has a version's records."""
-        return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
+    def has_records(self, dataset_id: str, commit: str) -> bool:
+        """Return whether the store has a version's records.
 
-    def newest(self, dataset_id: str, commit: str) -> str:
-        """Return the name of a version's last records."""
-        name = commit
-        while self.has(dataset_id, following := next_records(name)):
-            name = following
-        return name
-
-    def write(
-        self, dataset_id: str, commit: str, record_lines: Iterable[bytes], scratch: Path
-    ) -> None:
-        """Store a version whole."""
-        if not self.has(dataset_id, commit):
-            _write(self._path(dataset_id, commit, "jsonl"), record_lines, scratch)
-
-    def lookup(self, dataset_id: str, commit: str) -> RecordLookup:
-        """Open a version's records for lookups of single paths; raise StoreDamagedError."""
-        chain = self._base_chain(dataset_id, commit) or [commit]
-        *deltas, whole = chain
-        paths = [self._path(dataset_id, one, "delta") for one in deltas]
-        return RecordLookup([*paths, self._path(dataset_id, whole, "jsonl")])
-
-    def write_changes(
-        self,
-        dataset_id: str,
-        commit: str,
-        base: str,
-        pairs: Iterable[LinePair],
-        scratch: Path,
-    ) -> bool:
-        """Store a version as its changes since ``base``.
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
 
         Returns
         -------
         bool
-            False where the chain of deltas would be too long; then nothing is stored.
+            Whether the records are stored, whole or as changes.
         """
-        if self.has(dataset_id, commit):
+        return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
+
+    def newest_records(self, dataset_id: str, commit: str) -> str:
+        """Return the name of a version's last records, which the other methods accept as a commit.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        str
+            ``<commit>``, or ``<commit>.<number>`` if upstream stated other URLs or claims later.
+        """
+        name = commit
+        while self.has_records(dataset_id, following := next_records(name)):
+            name = following
+        return name
+
+    def write_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
+        """Store a version's records.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+        lines
+            Record lines without newlines, sorted by git path.
+        """
+        self._write(dataset_id, commit, "jsonl", lines)
+
+    def record_lookup(self, dataset_id: str, commit: str) -> RecordLookup:
+        """Open a version's records for lookups of single paths.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        RecordLookup
+            The records; close them after use.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged; also raised by lookups.
+        """
+        *deltas, whole = self._base_chain(dataset_id, commit) or [commit]
+        paths = [self._path(dataset_id, one, "delta") for one in deltas]
+        return RecordLookup([*paths, self._path(dataset_id, whole, "jsonl")])
+
+    def write_record_changes(
+        self, dataset_id: str, commit: str, base: str, pairs: Iterable[LinePair]
+    ) -> bool:
+        """Store a version's records as changes since another version.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+        base
+            The commit id of the other version in hex.
+        pairs
+            The lines that differ, sorted by git path.
+
+        Returns
+        -------
+        bool
+            False if nothing was stored, because the chain of deltas would be too long: the
+            version must be stored whole.
+        """
+        if self.has_records(dataset_id, commit):
             return True
         depth = self._depth(dataset_id, base) + 1
         if depth > MAX_DELTA_DEPTH:
             return False
         head = json.dumps({"base": base, "depth": depth}, separators=(",", ":")).encode()
-        target = self._path(dataset_id, commit, "delta")
-        _write(target, _prepend(head, dump_pairs(pairs)), scratch)
+        self._write(dataset_id, commit, "delta", chain((head,), dump_pairs(pairs)))
         return True
 
     def _depth(self, dataset_id: str, commit: str) -> int:
@@ -134,22 +195,57 @@ class RecordsFolder:
             return 0
         return _read_header(_read(path), path).depth
 
-    def read_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         """Return the base of a version and the changes since; None if it is stored whole.
 
-        Raises StoreDamagedError, also while the pairs are read.
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        tuple[str, Iterator[Change]] | None
+            The commit id of the base, and the changes in path order.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are damaged; also raised while the changes are read.
         """
+        found = self._read_changes(dataset_id, commit)
+        return None if found is None else (found[0], load_changes(found[1]))
+
+    def _read_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
+        """Return the base of a version and the pairs of lines that differ from it."""
         path = self._path(dataset_id, commit, "delta")
         if not path.exists():
             return None
         record_lines = _read(path)
         return _read_header(record_lines, path).base, load_pairs(record_lines)
 
-    def pairs_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
-        """Yield the pairs of lines in which two versions differ, without reading either whole.
+    def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
+        """Return the pairs of lines in which two versions differ, without reading either whole.
 
-        Returns None if the versions' chains of deltas share no version. Raises
-        StoreDamagedError, also while the pairs are read.
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        old, new
+            The commit ids in hex.
+
+        Returns
+        -------
+        Iterator[LinePair] | None
+            The pairs; None if the versions' chains of deltas share no version, so that both must
+            be read.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged; also raised during iteration.
         """
         olds, news = (self._base_chain(dataset_id, commit) for commit in (old, new))
         shared = next((commit for commit in news if commit in olds), None)
@@ -168,7 +264,7 @@ class RecordsFolder:
         The list is empty if the last one is missing.
         """
         found = [commit]
-        while changed := self.read_changes(dataset_id, found[-1]):
+        while changed := self._read_changes(dataset_id, found[-1]):
             found.append(changed[0])
             if len(found) > MAX_DELTA_DEPTH + 1:
                 path = self._path(dataset_id, commit, "delta")
@@ -176,10 +272,10 @@ class RecordsFolder:
                     f"the records {path} have a chain of more than {MAX_DELTA_DEPTH} deltas, or a "
                     "cycle; restore the file from a backup"
                 )
-        return found if self.has(dataset_id, found[-1]) else []
+        return found if self.has_records(dataset_id, found[-1]) else []
 
     def _read_pairs(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
-        found = self.read_changes(dataset_id, commit)
+        found = self._read_changes(dataset_id, commit)
         if found is not None:
             yield from found[1]
 
@@ -195,9 +291,55 @@ class RecordsFolder:
                 f"{self._path(dataset_id, new, '*').parent} from a backup"
             ) from error
 
+    def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
+        """Yield a version's files, sorted by git path.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Yields
+        ------
+        SnapshotEntry
+            A file or subdataset.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged.
+        """
+        try:
+            yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
+        except ValueError as error:
+            raise StoreDamagedError(
+                f"the records of commit {commit} have an invalid line ({error}); restore the "
+                "store's records from a backup, or run 'neuromirror sync --deep' for the dataset"
+            ) from error
+
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Yield a version's record lines, sorted by git path; raise StoreDamagedError."""
-        found = self.read_changes(dataset_id, commit)
+        """Return a version's record lines, sorted by git path.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        Iterator[bytes]
+            The lines, without newlines.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged; also raised during iteration.
+        """
+        found = self._read_changes(dataset_id, commit)
         if found is None:
             yield from _read(self._path(dataset_id, commit, "jsonl"))
             return
@@ -210,6 +352,21 @@ class RecordsFolder:
                 f"the records of commit {commit} do not match those of {base} ({error}); restore "
                 f"{self._path(dataset_id, base, '*')} from a backup"
             ) from error
+
+    def _write(self, dataset_id: str, commit: str, ending: str, lines: Iterable[bytes]) -> None:
+        """Write a version's records, unless it has any."""
+        target = self._path(dataset_id, commit, ending)
+        make_folder(target.parent)
+        # in any case: this removes the scratch folder of a killed process
+        with self._new_scratch() as scratch:
+            if self.has_records(dataset_id, commit):
+                return
+            draft = scratch / target.name
+            with draft.open("wb") as file:
+                write_seekable_lines(file, lines)
+                finish_file(file)
+            os.replace(draft, target)
+        fsync_path(target.parent)
 
 
 class RecordLookup:
@@ -299,11 +456,6 @@ def _pair_path(line: bytes) -> bytes:
     return b"" if _is_header(line) else line_path(line[1:])
 
 
-def _prepend(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
-    yield head
-    yield from lines
-
-
 class _DeltaHeader(msgspec.Struct):
     """The first line of a version that is stored as changes."""
 
@@ -318,16 +470,6 @@ def _read_header(lines: Iterator[bytes], path: Path) -> _DeltaHeader:
         raise StoreDamagedError(
             f"{path} has no valid first line; restore it from a backup"
         ) from error
-
-
-def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
-    make_folder(target.parent)
-    draft = scratch / target.name
-    with draft.open("wb") as file:
-        write_seekable_lines(file, lines)
-        finish_file(file)
-    os.replace(draft, target)
-    fsync_path(target.parent)
 
 
 def _read(path: Path) -> Iterator[bytes]:

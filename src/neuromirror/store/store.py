@@ -18,27 +18,18 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from neuromirror.model import (
-    Change,
-    DatasetRef,
-    JournalEntry,
-    LinePair,
-    SnapshotEntry,
-    load_changes,
-    load_snapshot_entries,
-    parse_json,
-)
+from neuromirror.model import DatasetRef, parse_json
 from neuromirror.store.durable_files import fsync_path, make_folder, write_atomically
-from neuromirror.store.errors import NotAStoreError, StoreBusyError, StoreDamagedError
-from neuromirror.store.journal_file import JournalFile
+from neuromirror.store.errors import NotAStoreError, StoreBusyError
+from neuromirror.store.journal_file import StoredJournal
 from neuromirror.store.locks import file_lock
 from neuromirror.store.manifests import manifest_file
-from neuromirror.store.records import RecordLookup, RecordsFolder
+from neuromirror.store.records import StoredRecords
 from neuromirror.store.repository import Repository
 from neuromirror.store.version_documents import read_describing_documents
 from neuromirror.store.write_protection import protect, protection_digest
@@ -49,7 +40,7 @@ _FORMAT = 3
 _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
-class Store:
+class Store(StoredJournal, StoredRecords):
     """A store on a local disk: repositories, journal, records, manifests, memos and locks.
 
     Parameters
@@ -59,10 +50,10 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
+        StoredJournal.__init__(self, root / "neuromirror" / "journal.jsonl")
+        StoredRecords.__init__(self, root / "neuromirror" / "records", self.scratch)
         self.root = root
         self._own_folder = root / "neuromirror"
-        self._journal = JournalFile(self.journal_path)
-        self._records = RecordsFolder(self._own_folder / "records")
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
@@ -368,198 +359,7 @@ class Store:
         write_atomically(marker, form.encode())
         return count
 
-    # --- records and manifests
-
-    def write_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
-        """Store a version's records.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-        lines
-            Record lines without newlines, sorted by git path.
-        """
-        with self.scratch() as scratch:
-            self._records.write(dataset_id, commit, lines, scratch)
-
-    def write_record_changes(
-        self, dataset_id: str, commit: str, base: str, pairs: Iterable[LinePair]
-    ) -> bool:
-        """Store a version's records as changes since another version.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-        base
-            The commit id of the other version in hex.
-        pairs
-            The lines that differ, sorted by git path.
-
-        Returns
-        -------
-        bool
-            False if nothing was stored, because the version must be stored whole; see
-            :class:`neuromirror.store.records.RecordsFolder`.
-        """
-        with self.scratch() as scratch:
-            return self._records.write_changes(dataset_id, commit, base, pairs, scratch)
-
-    def newest_records(self, dataset_id: str, commit: str) -> str:
-        """Return the name of a version's last records, which the other methods accept as a commit.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        str
-            ``<commit>``, or ``<commit>.<number>`` if upstream stated other URLs or claims later.
-        """
-        return self._records.newest(dataset_id, commit)
-
-    def has_records(self, dataset_id: str, commit: str) -> bool:
-        """Return whether the store has a version's records.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        bool
-            Whether the records are stored, whole or as changes.
-        """
-        return self._records.has(dataset_id, commit)
-
-    def record_lookup(self, dataset_id: str, commit: str) -> RecordLookup:
-        """Open a version's records for lookups of single paths.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        RecordLookup
-            The records; close them after use.
-
-        Raises
-        ------
-        StoreDamagedError
-            The records are missing or damaged; also raised by lookups.
-        """
-        return self._records.lookup(dataset_id, commit)
-
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Return a version's record lines, sorted by git path.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        Iterator[bytes]
-            The lines, without newlines.
-
-        Raises
-        ------
-        StoreDamagedError
-            The records are missing or damaged; also raised during iteration.
-        """
-        return self._records.record_lines(dataset_id, commit)
-
-    def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
-        """Return the pairs of lines in which two versions differ.
-
-        See :meth:`neuromirror.store.records.RecordsFolder.pairs_between`.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        old, new
-            The commit ids in hex.
-
-        Returns
-        -------
-        Iterator[LinePair] | None
-            The pairs; None if both versions must be read.
-        """
-        return self._records.pairs_between(dataset_id, old, new)
-
-    def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
-        """Yield a version's files, sorted by git path.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Yields
-        ------
-        SnapshotEntry
-            A file or subdataset.
-
-        Raises
-        ------
-        StoreDamagedError
-            The records are missing or damaged.
-        """
-        try:
-            yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
-        except ValueError as error:
-            raise StoreDamagedError(
-                f"the records of commit {commit} have an invalid line ({error}); restore the "
-                "store's records from a backup, or run 'neuromirror sync --deep' for the dataset"
-            ) from error
-
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """Return the base of a version and the changes since; None if it is stored whole.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        tuple[str, Iterator[Change]] | None
-            The commit id of the base, and the changes in path order.
-
-        Raises
-        ------
-        StoreDamagedError
-            The records are damaged; also raised while the changes are read.
-        """
-        found = self._records.read_changes(dataset_id, commit)
-        if found is None:
-            return None
-        base, pairs = found
-        return base, load_changes(pairs)
+    # --- documents and manifests
 
     def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
         """Return the archive's documents about a version from its commit.
@@ -611,63 +411,6 @@ class Store:
         make_folder(target.parent)
         os.replace(draft, target)
         fsync_path(target.parent)
-
-    # --- journal
-
-    @property
-    def journal_path(self) -> Path:
-        """The journal, an append-only file."""
-        return self._own_folder / "journal.jsonl"
-
-    def append_entries(self, *entries: JournalEntry) -> None:
-        """Append entries to the journal.
-
-        Parameters
-        ----------
-        *entries
-            The entries, in order.
-        """
-        self._journal.append(entries)
-
-    def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries from the journal; the caller must rebuild the index.
-
-        Parameters
-        ----------
-        should_drop
-            Returns whether an entry is removed.
-
-        Returns
-        -------
-        list[bytes]
-            The removed lines.
-        """
-        return self._journal.drop_entries(should_drop)
-
-    def journal_size(self) -> int:
-        """Return the size of the journal in bytes.
-
-        Returns
-        -------
-        int
-            Bytes.
-        """
-        return self._journal.size()
-
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the journal entries from a byte position on, each with the position of its end.
-
-        Parameters
-        ----------
-        position
-            The byte position of the start of an entry.
-
-        Returns
-        -------
-        Iterator[tuple[int, JournalEntry]]
-            The entries with their ends.
-        """
-        return self._journal.read_entries(position)
 
 
 def _remove_if_orphaned(lock: Path) -> None:
