@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -19,11 +18,10 @@ import pytest
 import tenacity
 
 from neuromirror_demo import DemoArchive
+from support.isolated_home import isolate_home
 from support.loopback_http import serving
 
 pytest_plugins = ["support.suite_order", "support.rerun_failed"]
-
-_BIN = Path(sys.executable).parent
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -40,29 +38,14 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def isolated_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use a new HOME and git identity, and put the environment's programs first on PATH."""
-    home = next(homes)
-    home.mkdir(mode=0o700)
-    config = home / ".gitconfig"
-    config.write_text(
-        "[user]\n\tname = Test\n\temail = test@example.invalid\n"
-        "[init]\n\tdefaultBranch = main\n"
-        '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1 ::1\n'
-        "[safe]\n\tdirectory = *\n"
-    )
-    for name in list(os.environ):
-        if name.startswith(("GIT_", "DATALAD_", "DANDI_", "NEUROMIRROR_", "AWS_", "XDG_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    # the same message of git wherever the temporary folder is, also on a file system of its own
-    monkeypatch.setenv("GIT_DISCOVERY_ACROSS_FILESYSTEM", "1")
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
-    monkeypatch.setenv("DANDI_NO_ET", "1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    monkeypatch.setenv("PATH", f"{_BIN}{os.pathsep}{os.environ['PATH']}")
-    return home
+    return isolate_home(next(homes), monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_home(homes: Iterator[Path]) -> Iterator[Path]:
+    """Use a new HOME for the fixtures of a module that start before that of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield isolate_home(next(homes), patch)
 
 
 @pytest.fixture

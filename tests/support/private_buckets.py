@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from click.testing import CliRunner
@@ -54,14 +55,12 @@ class PrivateBucket:
             "NEUROMIRROR_MIRRORS": str(self.folder / "mirrors"),
             "NEUROMIRROR_STORE": str(self.public),
             "NEUROMIRROR_PRIVATE_STORE": str(self.private),
-            "AWS_EC2_METADATA_DISABLED": "true",
             **environment,
         }
-        done = CliRunner().invoke(main, arguments, env=given, catch_exceptions=False)
-        printed = done.stdout + done.stderr
-        self.output.append(printed)
-        assert done.exit_code == code, printed
-        return printed
+        done = run_here(Path.cwd(), *arguments, environment=given)
+        self.output.append(done.stdout)
+        assert done.returncode == code, done.stdout
+        return done.stdout
 
     def sync(self, *names: str, code: int = 0, **environment: str) -> list[dict[str, Any]]:
         """Sync; return the results."""
@@ -105,6 +104,16 @@ def make_private_bucket(
     return made
 
 
+def run_here(
+    folder: Path, *arguments: str, environment: Mapping[str, str]
+) -> CompletedProcess[str]:
+    """Run ``neuromirror`` in this process and a folder, whatever its exit code."""
+    given = {"AWS_EC2_METADATA_DISABLED": "true", **environment}
+    with chdir(folder):
+        done = CliRunner().invoke(main, arguments, env=given, catch_exceptions=False)
+    return CompletedProcess(arguments, done.exit_code, done.stdout + done.stderr)
+
+
 def _command_lines() -> Iterator[bytes]:
     """Yield the command line of each process of the machine."""
     for process in os.listdir("/proc"):
@@ -129,7 +138,7 @@ def watched_processes(*secrets: str) -> Iterator[list[str]]:
                 found.extend(
                     line.decode(errors="replace") for one in secrets if one.encode() in line
                 )
-            done.wait(0.005)
+            done.wait(0.02)
 
     watching = threading.Thread(target=watch)
     watching.start()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,8 @@ class SignedBuckets:
         self.admin = self._new_user("admin", [])
         self._enforce(True)
 
-    def client(self, service: str, keys: Keys | None = None) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        chosen = keys or Keys("test", "test")
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=chosen.access,
-            aws_secret_access_key=chosen.secret,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+    def client(self, service: str) -> Any:
+        return _client(self.endpoint, service)
 
     def _enforce(self, on: bool) -> None:
         count = b"0" if on else b"inf"
@@ -149,6 +139,21 @@ class SignedBuckets:
         """Return the requests for objects since the last change of a rule or a bucket."""
         found: list[dict[str, str]] = requests.get(f"{self.endpoint}/control", timeout=60).json()
         return found
+
+
+@cache
+def _client(endpoint: str, service: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 @contextmanager
