@@ -51,7 +51,7 @@ def layer_scales(layer: str) -> list[LayerScale]:
     if layer == CELLS:
         first = LayerScale(volumes.cells(_SIZE), _START, _VOXEL)
         return _pyramid(first, 2, HALVING["anisotropic"], labels=True)
-    tissue = volumes.tissue(_SIZE)
+    tissue = volumes.tissue(_SIZE).copy()
     tissue[:16, :64, :64] = 0
     return _pyramid(LayerScale(tissue, _START, _VOXEL), 3, HALVING["anisotropic"])
 

@@ -7,6 +7,7 @@ order, axes ``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are ``(
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ _PITCH: Final = 96
 _MEMBRANE: Final = 900
 
 
+@cache
 def tissue(size: XYZ = TISSUE) -> NDArray[np.uint8]:
-    """Return an image like electron microscopy: dark membranes, organelles, uneven light."""
+    """Return an image like electron microscopy: dark membranes, organelles, uneven light.
+
+    The array is shared and read-only.
+    """
     import numpy as np
 
     width, height, depth = size
@@ -47,16 +52,22 @@ def tissue(size: XYZ = TISSUE) -> NDArray[np.uint8]:
         spot = (x % 29 - 14) ** 2 + (y % 31 - 15) ** 2 + (z % 9 - 4) ** 2 * 9
         inside = np.where((spot < 60) & ((x // 29 + y // 31 + z // 9) % 3 == 0), 70, 0)
         made[z] = np.where(gap < _MEMBRANE, 30 + grain, light + owner % 5 * 6 - inside + grain)
+    made.flags.writeable = False
     return made
 
 
+@cache
 def cells(size: XYZ = TISSUE) -> NDArray[np.uint64]:
-    """Return the cell label of each voxel of :func:`tissue`; 0 on membranes."""
+    """Return the cell label of each voxel of :func:`tissue`; 0 on membranes.
+
+    The array is shared and read-only.
+    """
     import numpy as np
 
     made = np.empty(size[::-1], np.uint64)
     for z, (owner, gap) in enumerate(_sections(size)):
         made[z] = np.where(gap < _MEMBRANE, 0, owner.astype(np.uint64) + np.uint64(FIRST_CELL))
+    made.flags.writeable = False
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from neuromirror.net import CredentialsError
 from neuromirror.sources.api_tokens import INSTANCES, DandiKey
 from support.embargo_harness import NAME, EmbargoHarness, contents, refs_or_none
+from support.forked_commands import ForkedCommand
 from support.keyrings import (
     INSTANCE,
     SERVICE,
@@ -38,17 +38,11 @@ def sync(embargo: EmbargoHarness, code: int = 0, **more: str) -> str:
     """Sync in a process of its own, because a process chooses its keyring once."""
     environment = {**os.environ, **embargo.environment(""), **more}
     environment["NEUROMIRROR_PRIVATE_STORE"] = str(embargo.private)
-    done = subprocess.run(
-        [sys.executable, "-m", "neuromirror", "sync"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    embargo.output.append(done.stdout)
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    with ForkedCommand(["sync"], environment=environment) as process:
+        printed = "".join(process.communicate())
+    embargo.output.append(printed)
+    assert process.returncode == code, printed
+    return printed
 
 
 def test_the_key_is_read_from_the_keyring_entry_of_dandi(
@@ -79,8 +73,7 @@ def test_without_an_entry_the_variable_is_named(keyed: EmbargoHarness, isolated_
 
 
 def test_a_locked_keyring_is_one_message(keyed: EmbargoHarness) -> None:
-    tests = str(Path(__file__).parents[1])
-    chosen = {"PYTHON_KEYRING_BACKEND": "support.keyrings.LockedKeyring", "PYTHONPATH": tests}
+    chosen = {"PYTHON_KEYRING_BACKEND": "support.keyrings.LockedKeyring"}
     printed = sync(keyed, code=2, **chosen)
     assert printed.count(SERVICE) == 1
     assert printed.count(VARIABLE) == 1

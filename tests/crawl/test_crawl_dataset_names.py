@@ -42,10 +42,23 @@ def datalad(folder: Path, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.fixture(scope="module")
+def clones(
+    mirror_harness: MirrorHarness, module_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Clones by the part of the name after the dataset, each made by one DataLad process."""
+    folder = tmp_path_factory.mktemp("clones")
+    clones = {}
+    for label in ("", "@draft", "@0.240301.1026"):
+        url = f"ria+file://{mirror_harness.folder}#~demo--000002{label}"
+        records = datalad(folder, "clone", url, f"clone{label}")
+        assert [one["status"] for one in records] == ["ok"], records
+        clones[label] = folder / f"clone{label}"
+    return clones
+
+
 def clone_alias(mirror_harness: MirrorHarness, alias: str, folder: Path) -> Path:
-    url = f"ria+file://{mirror_harness.folder}#~{alias}"
-    records = datalad(folder, "clone", url, "clone")
-    assert [one["status"] for one in records] == ["ok"], records
+    run_git(folder, "clone", "-q", str(mirror_harness.folder / "alias" / alias), "clone")
     return folder / "clone"
 
 
@@ -58,17 +71,17 @@ def branch(repository: Path) -> str:
 
 
 def test_a_plain_clone_checks_out_what_the_name_means(
-    mirror_harness: MirrorHarness, tmp_path: Path
+    mirror_harness: MirrorHarness, clones: dict[str, Path]
 ) -> None:
     assert commit_of(mirror_harness, "latest") != commit_of(mirror_harness, "draft")
-    clone = clone_alias(mirror_harness, "demo--000002", tmp_path)
+    clone = clones[""]
     assert head(clone) == commit_of(mirror_harness, "latest")
     assert branch(clone) == "published"
 
 
 @pytest.mark.parametrize("label", ["", "@draft"])
 def test_a_clone_has_the_commit_that_show_cite_and_pin_mean(
-    mirror_harness: MirrorHarness, tmp_path: Path, label: str
+    mirror_harness: MirrorHarness, clones: dict[str, Path], tmp_path: Path, label: str
 ) -> None:
     def run(*arguments: str) -> list[dict[str, Any]]:
         common = [*arguments, "--json", "--store", str(mirror_harness.folder)]
@@ -76,7 +89,7 @@ def test_a_clone_has_the_commit_that_show_cite_and_pin_mean(
         assert done.exit_code == 0, done.output
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    commit = head(clone_alias(mirror_harness, f"demo--000002{label}", tmp_path))
+    commit = head(clones[label])
     [shown], [cited] = run("show", f"{BOTH}{label}"), run("cite", f"{BOTH}{label}")
     lock = tmp_path / "datasets.lock"
     [pinned] = run("pin", f"{BOTH}{label}", "-o", str(lock))
@@ -86,8 +99,10 @@ def test_a_clone_has_the_commit_that_show_cite_and_pin_mean(
     assert f'"{commit}"' in lock.read_text("utf-8")
 
 
-def test_the_draft_is_cloned_by_its_own_name(mirror_harness: MirrorHarness, tmp_path: Path) -> None:
-    clone = clone_alias(mirror_harness, "demo--000002@draft", tmp_path)
+def test_the_draft_is_cloned_by_its_own_name(
+    mirror_harness: MirrorHarness, clones: dict[str, Path]
+) -> None:
+    clone = clones["@draft"]
     assert (head(clone), branch(clone)) == (commit_of(mirror_harness, "draft"), "draft")
     assert run_git(clone, "rev-parse", "origin/main").strip() == commit_of(mirror_harness, "draft")
     (update,) = [
@@ -124,9 +139,9 @@ def test_the_superdataset_links_the_versions_that_the_names_mean(
 
 
 def test_a_clone_of_a_version_stays_until_its_branch_is_chosen(
-    mirror_harness: MirrorHarness, tmp_path: Path
+    mirror_harness: MirrorHarness, clones: dict[str, Path]
 ) -> None:
-    clone = clone_alias(mirror_harness, "demo--000002@0.240301.1026", tmp_path)
+    clone = clones["@0.240301.1026"]
     first = commit_of(mirror_harness, "0.240301.1026")
     assert first != commit_of(mirror_harness, "latest")
     assert datalad(clone, "update")[-1]["status"] == "ok"

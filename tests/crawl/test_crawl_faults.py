@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,30 +21,9 @@ from support.scripted_source import (
     at,
     files,
 )
+from support.shifted_sync import sync_with_shifted_clock
 
-SHIFTED_SYNC = Path(__file__).with_name("shifted_sync.py")
 DAY = 24 * 60 * 60
-
-
-def sync_with_shifted_clock(
-    mirror_harness: MirrorHarness, seconds: float, zone: str = "UTC"
-) -> datetime:
-    """Run a sync with a wrong clock; return the time that it used as the current one."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            SHIFTED_SYNC,
-            str(seconds),
-            mirror_harness.mirrors,
-            mirror_harness.folder,
-        ],
-        env={**os.environ, "TZ": zone},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return datetime.fromisoformat(done.stdout)
 
 
 # --- clocks

@@ -179,7 +179,7 @@ def test_a_killed_sync_leads_to_the_same_urls(
     steps = killed_sync.count_steps(buckets.mirrors, undisturbed.folder)
     killed = {
         copied(bucket_harness, tmp_path / f"killed-{step}"): step
-        for step in range(steps // 2, steps, 3)
+        for step in range(steps // 2, steps, 5)
     }
     killed_sync.kill_syncs(buckets.mirrors, killed)
     for store in killed:

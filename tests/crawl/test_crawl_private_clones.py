@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,90 +12,98 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.sources.volumes.tokens import token_variable
-from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents
+from neuromirror_demo import DemoArchive
+from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents, prepare_embargo
 from support.foreign_pushes import run_checked, run_in
 from support.keyrings import INSTANCE, store_in_keyring
-from support.private_buckets import watched_processes
+from support.private_buckets import run_here, watched_processes
 
 PATHS = [Path(FOLDER, "file.txt"), Path("notes.txt")]
 
 
+@pytest.fixture(scope="module")
+def shared_embargo(
+    demo_files: Path, module_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbargoHarness]:
+    """An archive and two stores that no test changes, and ``clone``, created by datalad."""
+    folder = tmp_path_factory.mktemp("embargo")
+    with DemoArchive(folder / "small", cache=demo_files, empty=True) as demo:
+        embargo = prepare_embargo(demo, folder / "stores")
+        embargo.sync()
+        address = f"ria+file://{embargo.private}#~demo--{ID}"
+        run_checked(folder, "datalad", "clone", address, str(embargo.folder / "clone"))
+        yield embargo
+
+
 @pytest.fixture
-def private_clone(embargo: EmbargoHarness, tmp_path: Path) -> Path:
-    """A clone of the embargoed dandiset, created by datalad."""
-    embargo.sync()
-    clone = tmp_path / "clone"
-    run_checked(
-        tmp_path, "datalad", "clone", f"ria+file://{embargo.private}#~demo--{ID}", str(clone)
-    )
-    return clone
+def synced_embargo(shared_embargo: EmbargoHarness) -> EmbargoHarness:
+    """The same, without the requests of other tests."""
+    shared_embargo.demo.clear_requests()
+    return shared_embargo
+
+
+@pytest.fixture
+def private_clone(synced_embargo: EmbargoHarness, tmp_path: Path) -> Path:
+    """A copy of the clone of the embargoed dandiset."""
+    return copytree(synced_embargo.folder / "clone", tmp_path / "clone", symlinks=True)
 
 
 def test_files_are_got_with_a_token_that_is_kept_nowhere(
-    embargo: EmbargoHarness, private_clone: Path
+    synced_embargo: EmbargoHarness, private_clone: Path
 ) -> None:
-    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
+    get = ("git", "annex", "get", "-J2", ".")
+    printed = []
+    for wrong in ({}, {token_variable(host): "0" * 40}):
+        refused = run_in(private_clone, *get, environment=wrong)
+        assert refused.returncode != 0
+        assert token_variable(host) in refused.stdout
+        printed.append(refused.stdout)
+
     right = {token_variable(host): token}
-
-    without = run_in(private_clone, "git", "annex", "get", "notes.txt")
-    assert without.returncode != 0
-    assert token_variable(host) in without.stdout
-    wrong = run_in(
-        private_clone,
-        *("git", "annex", "get", "notes.txt"),
-        environment={token_variable(host): "0" * 40},
-    )
-    assert wrong.returncode != 0
-    assert token_variable(host) in wrong.stdout
-
+    commands = [get, ("git", "annex", "fsck"), ("git", "annex", "drop", ".")]
     with watched_processes(token) as shown:
-        got = run_in(private_clone, "datalad", "get", ".", environment=right)
+        for command in (*commands, ("datalad", "get", ".")):
+            done = run_in(private_clone, *command, environment=right)
+            assert done.returncode == 0, done.stdout
+            printed.append(done.stdout)
+            assert all((private_clone / path).exists() is ("drop" not in command) for path in PATHS)
+        run_checked(private_clone, "git", "annex", "drop", "--force", ".")
+        got = run_here(private_clone, "get", environment=right)
     assert got.returncode == 0, got.stdout
     assert shown == []
-    fsck_records = run_in(
-        private_clone, "git", "annex", "fsck", "--json", environment=right
-    ).stdout.splitlines()
-    assert all(json.loads(line)["success"] for line in fsck_records if line.startswith("{"))
-    for path in PATHS:
-        assert (private_clone / path).exists()
-    dropped = run_in(private_clone, "datalad", "drop", ".", environment=right)
-    assert dropped.returncode == 0, dropped.stdout
-    for command in (("git", "annex", "get", "-J2", "."), ("neuromirror", "get")):
-        assert run_in(private_clone, *command, environment=right).returncode == 0
-        assert run_in(private_clone, "git", "annex", "drop", ".", environment=right).returncode == 0
-
     assert token.encode() not in b"\n".join(contents(private_clone))
-    everything = without.stdout + wrong.stdout + got.stdout + dropped.stdout
+    everything = "".join([*printed, got.stdout])
     assert token not in everything
     assert "X-Amz-" not in everything
 
 
 def test_clone_get_and_verify_leave_no_token(
-    embargo: EmbargoHarness, isolated_home: Path, tmp_path: Path
+    synced_embargo: EmbargoHarness, isolated_home: Path, tmp_path: Path
 ) -> None:
     """The stores, the clone, the plain files, HOME with its caches and all processes."""
-    embargo.sync()
-    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
     right = {token_variable(host): token}
-    command = ("neuromirror", "--store", str(embargo.private))
-    refused = run_in(tmp_path, *command, "get", f"demo:{ID}", "--into", "none")
+    command = ("--store", str(synced_embargo.private))
+    name = f"demo:{ID}"
+    refused = run_here(tmp_path, *command, "get", name, "--into", "none", environment={})
     assert refused.returncode == 1
     assert token_variable(host) in refused.stdout
     assert not list((tmp_path / "none").rglob("*.txt"))
     printed = [refused.stdout]
     with watched_processes(token) as shown:
         for arguments in (
-            ("clone", f"demo:{ID}", "clone", "--get", "**"),
+            ("clone", name, "clone", "--get", "**"),
             ("verify", "clone"),
-            ("get", f"demo:{ID}", "--into", "plain"),
+            ("get", name, "--into", "plain"),
         ):
-            done = run_in(tmp_path, *command, *arguments, environment=right)
+            done = run_here(tmp_path, *command, *arguments, environment=right)
             assert done.returncode == 0, done.stdout
             printed.append(done.stdout)
     assert shown == []
     for path in PATHS:
         assert (tmp_path / "clone" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
-    for folder in (tmp_path, embargo.public, embargo.private, isolated_home):
+    for folder in (tmp_path, synced_embargo.public, synced_embargo.private, isolated_home):
         assert token.encode() not in b"\n".join(contents(folder)), folder
     everything = "".join(printed)
     assert token not in everything
@@ -132,11 +141,11 @@ def test_clone_and_get_mirror_an_embargoed_dandiset_into_the_private_store(
 
 
 def test_files_are_got_with_the_keyring_entry_of_dandi(
-    embargo: EmbargoHarness, private_clone: Path, isolated_home: Path
+    synced_embargo: EmbargoHarness, private_clone: Path, isolated_home: Path
 ) -> None:
-    token = embargo.demo.token
+    token = synced_embargo.demo.token
     keyring = store_in_keyring(isolated_home, token)
-    host = urlsplit(embargo.demo.api_url).netloc
+    host = urlsplit(synced_embargo.demo.api_url).netloc
     run_checked(private_clone, "git", "config", f"neuromirror.{host}.instance", INSTANCE)
     got = run_in(private_clone, "git", "annex", "get", ".", environment=keyring)
     assert got.returncode == 0, got.stdout
@@ -145,16 +154,16 @@ def test_files_are_got_with_the_keyring_entry_of_dandi(
 
 
 def test_a_token_goes_only_to_its_own_host_and_over_tls(
-    embargo: EmbargoHarness, private_clone: Path
+    synced_embargo: EmbargoHarness, private_clone: Path
 ) -> None:
     """The author of a dataset chooses the URLs, but not which token is sent there."""
-    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
     elsewhere = "archive.example.org"
     key = run_checked(private_clone, "git", "annex", "lookupkey", "notes.txt").strip()
     for scheme in ("https", "http"):
         address = f"{scheme}://{elsewhere}/notes.txt"
         run_checked(private_clone, "git", "annex", "registerurl", key, address)
-    embargo.demo.clear_requests()
+    synced_embargo.demo.clear_requests()
     environment = {token_variable(elsewhere): token}
     got = run_in(private_clone, "git", "annex", "get", "notes.txt", environment=environment)
     assert got.returncode != 0
@@ -162,19 +171,20 @@ def test_a_token_goes_only_to_its_own_host_and_over_tls(
     assert token_variable(host) in got.stdout
     assert "no token for archive" not in got.stdout
     assert token not in got.stdout
-    assert embargo.demo.count_requests("download") == 0
+    assert synced_embargo.demo.count_requests("download") == 0
 
 
 def test_urls_are_verified_with_a_token_that_is_kept_nowhere(
-    embargo: EmbargoHarness, private_clone: Path
+    synced_embargo: EmbargoHarness, private_clone: Path
 ) -> None:
-    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
     for mode in ("--remote", "--full"):
-        command = ("neuromirror", "--json", "verify", mode, ".")
-        refused = run_in(private_clone, *command)
+        command = ("--json", "verify", mode, ".")
+        refused = run_here(private_clone, *command, environment={})
         assert refused.returncode == 1
         with watched_processes(token) as shown:
-            done = run_in(private_clone, *command, environment={token_variable(host): token})
+            right = {token_variable(host): token}
+            done = run_here(private_clone, *command, environment=right)
         assert (done.returncode, shown) == (0, []), done.stdout
         assert token not in done.stdout
         assert "X-Amz-" not in done.stdout
@@ -182,13 +192,15 @@ def test_urls_are_verified_with_a_token_that_is_kept_nowhere(
 
 
 def test_a_received_repository_selects_no_variable(
-    embargo: EmbargoHarness, private_clone: Path
+    synced_embargo: EmbargoHarness, private_clone: Path
 ) -> None:
     """The settings of a repository that was received as files are those of its sender."""
-    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
     run_checked(private_clone, "git", "config", f"neuromirror.{host}.instance", "other-service")
     environment = {"OTHER_SERVICE_API_KEY": token}
-    for command in (("git", "annex", "get", "notes.txt"), ("neuromirror", "verify", "--remote")):
-        done = run_in(private_clone, *command, environment=environment)
+    for done in (
+        run_in(private_clone, "git", "annex", "get", "notes.txt", environment=environment),
+        run_here(private_clone, "verify", "--remote", environment=environment),
+    ):
         assert done.returncode != 0
     assert not (private_clone / "notes.txt").exists()

@@ -7,8 +7,6 @@ import random
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,9 @@ from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.ndstore import DemoNdstore
 from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness, run_git
+from support.shifted_sync import sync_with_shifted_clock
 
-SHIFTED_SYNC = Path(__file__).with_name("shifted_sync.py")
 KILLS = 6
-SMALLER_VOLUMES = {"demo-boss": "levels = [1, 2]\n", "demo-neurodata": ""}
-"""Mirrors whose blocks are larger in these tests, with more options."""
 
 
 class ShuffledSource:
@@ -212,23 +208,12 @@ def all_mirror_files(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
         DemoBoss(folder),
         DemoNdstore(folder),
     ):
-        for name, options in SMALLER_VOLUMES.items():
+        for name in ("demo-boss", "demo-neurodata"):
             file = demo.mirrors / f"{name}.toml"
+            # fewer requests than with the blocks of the demo
             settings = file.read_text().replace("block = [64, 64, 16]", "block = [256, 256, 64]")
-            file.write_text(settings + options)
+            file.write_text(settings)
         yield demo.mirrors
-
-
-def fill_store(mirrors: Path, folder: Path, shift: int, *how: str) -> MirrorHarness:
-    """Sync a store (or run "serve") with a clock that is wrong by ``shift`` seconds."""
-    done = subprocess.run(
-        [sys.executable, str(SHIFTED_SYNC), str(shift), str(mirrors), str(folder), *how],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return MirrorHarness(mirrors, folder)
 
 
 @pytest.mark.slow
@@ -236,10 +221,9 @@ def test_stores_filled_years_apart_have_equal_refs_for_every_source(
     all_mirror_files: Path, tmp_path: Path
 ) -> None:
     # one round of the service does the same as a sync of all mirrors
-    stores = [
-        fill_store(all_mirror_files, tmp_path / "store0", 0, "serve"),
-        fill_store(all_mirror_files, tmp_path / "store1", 100_000_000),
-    ]
+    stores = [MirrorHarness(all_mirror_files, tmp_path / name) for name in ("now", "later")]
+    sync_with_shifted_clock(stores[0], 0, serve=True)
+    sync_with_shifted_clock(stores[1], 100_000_000)
     observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]
     assert max(observed[0]) < min(observed[1])
     now, later = (one.refs() for one in stores)

@@ -14,7 +14,7 @@ from neuromirror.sources.api_tokens import InternToken
 from neuromirror_demo.boss import CELLS, PRIVATE, DemoBoss
 from support.embargo_harness import contents
 from support.foreign_pushes import run_checked, run_in
-from support.private_buckets import watched_processes
+from support.private_buckets import run_here, watched_processes
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def sync(folder: Path, code: int = 0) -> str:
 def clone_of(folder: Path, store: str, channel: str) -> Path:
     clone = folder / f"clone-{store}"
     alias = f"bossdb--{channel.replace('/', '--')}"
-    run_checked(folder, "datalad", "clone", f"ria+file://{folder / store}#~{alias}", str(clone))
+    run_checked(folder, "git", "clone", "-q", str(folder / store / "alias" / alias), str(clone))
     return clone
 
 
@@ -99,16 +99,16 @@ def test_neuromirror_clones_gets_and_verifies_a_restricted_channel(
     sync(folder)
     other = clone_of(folder, "private", PRIVATE)
     block = blocks_of(other)[0]
-    name, command = f"bossdb:{PRIVATE}", ("neuromirror", "--store", str(folder / "private"))
+    name, command = f"bossdb:{PRIVATE}", ("--store", str(folder / "private"))
     with watched_processes(boss.token) as shown:
-        got = run_in(folder, *command, "clone", name, "ours", "--get", block)
-        verified = run_in(folder, *command, "verify", "--allow-missing", "ours")
+        got = run_here(folder, *command, "clone", name, "ours", "--get", block, environment={})
+        verified = run_here(folder, *command, "verify", "--allow-missing", "ours", environment={})
     assert got.returncode == 0, got.stdout
     assert verified.returncode == 0, verified.stdout
     assert shown == []
     assert (folder / "ours" / block).exists()
     (isolated_home / ".intern" / "intern.cfg").unlink()
-    refused = run_in(other, "neuromirror", "get", block)
+    refused = run_here(other, "get", block, environment={})
     assert refused.returncode == 1, refused.stdout
     for kept in (folder, isolated_home):
         assert boss.token.encode() not in b"\n".join(contents(kept)), kept

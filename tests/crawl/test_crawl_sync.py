@@ -202,14 +202,6 @@ def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
         datalad("-C", str(clone), "get", "-n", "000002")
         datalad("-C", str(clone / "000002"), "get", path)
         assert run_git(clone / "000002", "annex", "fsck", path).count("ok") >= 1
-        tagged = tmp_path / "tagged"
-        with mirror_harness.index() as index:
-            first = next(index.versions("demo:000002"))
-        datalad("clone", f"ria+{address}/#~demo--000002@{first.label}", str(tagged))
-        assert run_git(tagged, "rev-parse", "HEAD").strip() == first.commit
-        plain = tmp_path / "plain"
-        datalad("clone", f"{address}/alias/demo--000002", str(plain))
-        assert run_git(plain, "status", "--porcelain") == ""
 
 
 def datalad(*arguments: str) -> None:

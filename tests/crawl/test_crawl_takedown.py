@@ -7,9 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +15,14 @@ from msgspec.structs import replace
 from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
 from neuromirror.crawl.planner import Planner
 from neuromirror.crawl.takedown import reinstate, take_down
-from neuromirror.index import DatasetWithdrawnError, Index, UnknownDatasetError
+from neuromirror.index import DatasetWithdrawnError, UnknownDatasetError
 from neuromirror.model import ConfigurationError, VersionMinted
 from neuromirror.store import dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from neuromirror_demo import DemoArchive
 from support.block_digests import claimed_digests
+from support.killed_takedown import kill_takedown
 from support.mirror_harness import MirrorHarness, run_git
 
 NAME, REASON = "demo:000002", "the owner asked for it"
@@ -352,27 +350,22 @@ def test_a_store_on_another_disk_is_copied_before_it_is_removed(
 
 @pytest.mark.slow
 def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_path: Path) -> None:
-    program = str(Path(__file__).with_name("killed_takedown.py"))
     whole = MirrorHarness(synced_harness.mirrors, tmp_path / "whole")
     shutil.copytree(synced_harness.folder, whole.folder, symlinks=True)
     take_dataset_down(whole)
     trees = run_git(whole.repository("demo"), "rev-parse", "main^{tree}")
-    deaths = 0
     for steps in (2, 6, 9, 15, 20):
         mirror_harness = MirrorHarness(synced_harness.mirrors, tmp_path / f"killed-{steps}")
         shutil.copytree(synced_harness.folder, mirror_harness.folder, symlinks=True)
-        command = [sys.executable, program, str(mirror_harness.folder), str(mirror_harness.mirrors)]
-        done = subprocess.run([*command, "down", NAME, str(steps)], check=False)
-        assert done.returncode in (7, -signal.SIGKILL)
-        deaths += done.returncode != 7
+        place = mirror_harness.folder, mirror_harness.mirrors
+        assert kill_takedown(*place, "down", NAME, steps)
         take_dataset_down(mirror_harness)
         assert not (mirror_harness.folder / "alias" / "demo--000002").is_symlink()
         before = dump(mirror_harness)
         rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
         assert dump(mirror_harness) == before
         assert run_git(mirror_harness.repository("demo"), "rev-parse", "main^{tree}") == trees
-        undone = subprocess.run([*command, "back", NAME, str(steps)], check=False)
-        if undone.returncode != 7:
+        if kill_takedown(*place, "back", NAME, steps):
             try:
                 reinstate_dataset(mirror_harness)
             except ConfigurationError:
@@ -384,13 +377,9 @@ def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_pa
             name for name in synced_harness.refs() if name.startswith("demo--")
         }
         mirror_harness.fsck(killed=True)
-        with Index.open_readonly(mirror_harness.store.index_path) as index:
-            assert [one.name for one in index.datasets()] == [
-                one.name for one in synced_harness.index().datasets()
-            ]
-        shutil.rmtree(mirror_harness.folder)
-        shutil.rmtree(withdrawn_folder(mirror_harness.store), ignore_errors=True)
-    assert deaths == 5
+        with mirror_harness.index() as index, synced_harness.index() as expected:
+            names = [one.name for one in expected.datasets()]
+            assert [one.name for one in index.datasets()] == names
 
 
 def test_block_digests_of_its_own_contents_are_withdrawn(synced_harness: MirrorHarness) -> None:

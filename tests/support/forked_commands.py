@@ -1,17 +1,19 @@
-"""Commands in child processes, without the start of Python and the imports of each."""
+"""Commands and functions in child processes that need not import neuromirror again."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -30,17 +32,52 @@ def fork_command(
     """
     from support.command_child import run_command
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.command_child"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        forkserver.ensure_running()
+    context = _running_forkserver()
     with _copied(out) as stdout, _copied(err) as stderr:
         process = context.Process(
             target=run_command, args=(arguments, dict(environment), stdout, stderr, first)
         )
         process.start()
     return process
+
+
+def call_in_child(function: Callable[..., Any], *arguments: object) -> tuple[int | None, Any]:
+    """Call a function in a child process with this environment; return exit code and result.
+
+    The result is None if the child died.
+    """
+    context = _running_forkserver()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send_result, args=(dict(os.environ), sender, function, arguments)
+    )
+    process.start()
+    sender.close()
+    result = None
+    with receiver, suppress(EOFError):
+        result = receiver.recv()
+    process.join()
+    return process.exitcode, result
+
+
+def _send_result(
+    environment: Mapping[str, str],
+    sender: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    sender.send(function(*arguments))
+
+
+def _running_forkserver() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.command_child"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        forkserver.ensure_running()
+    return context
 
 
 def _copied(descriptor: int) -> Connection:

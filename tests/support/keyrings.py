@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked
@@ -33,16 +35,27 @@ def keyring_environment(home: Path) -> dict[str, str]:
 
 def store_in_keyring(home: Path, token: str) -> dict[str, str]:
     """Store a token as ``dandi`` does; return the variables that select the keyring."""
-    chosen = keyring_environment(home)
-    subprocess.run(
-        [sys.executable, "-c", _STORE, INSTANCE],
-        input=token,
-        env={**os.environ, **chosen},
-        text=True,
-        check=True,
-        capture_output=True,
-    )
-    return chosen
+    for name, content in _keyring_files(token).items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return keyring_environment(home)
+
+
+@cache
+def _keyring_files(token: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        subprocess.run(
+            [sys.executable, "-c", _STORE, INSTANCE],
+            input=token,
+            env={**os.environ, **keyring_environment(home)},
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+        data = (path for path in (home / "data").rglob("*") if path.is_file())
+        return {str(path.relative_to(home)): path.read_bytes() for path in data}
 
 
 class LockedKeyring(KeyringBackend):

@@ -1,0 +1,61 @@
+"""Syncs, and runs of the service, whose clock is wrong by a number of seconds.
+
+The clock of a process cannot be set from outside, so ``datetime`` is replaced in each module that
+asks for the current time, in a child process.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import os
+import sys
+import time
+from pathlib import Path
+
+from support.forked_commands import call_in_child
+from support.mirror_harness import MirrorHarness
+
+
+def sync_with_shifted_clock(
+    harness: MirrorHarness, seconds: float, zone: str = "UTC", *, serve: bool = False
+) -> datetime.datetime:
+    """Sync a store (or run "serve"); return the time that was used as the current one."""
+    code, now = call_in_child(_sync, harness.mirrors, harness.folder, seconds, zone, serve)
+    assert code == 0
+    return datetime.datetime.fromisoformat(now)
+
+
+def _sync(mirrors: Path, folder: Path, seconds: float, zone: str, serve: bool) -> str:
+    from neuromirror.cli import main
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
+    from neuromirror.model import current_timestamp
+    from neuromirror.store import Store
+
+    requests = parse_sync_requests([], load_mirrors(mirrors))  # imports the sources
+    _shift_clock(seconds, zone)
+    if serve:
+        options = ["--mirrors", str(mirrors), "--store", str(folder)]
+        main([*options, "serve", "--once", "--executor", "threads"], standalone_mode=False)
+    else:
+        store = Store.open(folder, create=True)
+        results = Sync(store, store.index_path).results(requests)
+        assert [one for one in results if one.exit_code] == []
+    return current_timestamp()
+
+
+def _shift_clock(seconds: float, zone: str) -> None:
+    os.environ["TZ"] = zone
+    time.tzset()
+    unshifted, unshifted_ns = time.time, time.time_ns
+
+    class ShiftedDatetime(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            return datetime.datetime.now(tz) + datetime.timedelta(seconds=seconds)
+
+    time.time = lambda: unshifted() + seconds
+    time.time_ns = lambda: unshifted_ns() + int(seconds * 1e9)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("neuromirror.") and "datetime.now(" in inspect.getsource(module):
+            module.datetime = ShiftedDatetime  # type: ignore[attr-defined]
