@@ -20,6 +20,7 @@ from neuromirror.sources import Listing, ListingEntry, Source
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.ndstore import DemoNdstore
+from support.command_shell import Shell
 from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness, run_git
 from support.shifted_sync import sync_with_shifted_clock
@@ -222,7 +223,7 @@ def test_stores_filled_years_apart_have_equal_refs_for_every_source(
 ) -> None:
     # one round of the service does the same as a sync of all mirrors
     stores = [MirrorHarness(all_mirror_files, tmp_path / name) for name in ("now", "later")]
-    sync_with_shifted_clock(stores[0], 0, serve=True)
+    Shell(stores[0].mirrors, stores[0].folder).run("serve", "--once", "--executor", "threads")
     sync_with_shifted_clock(stores[1], 100_000_000)
     observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]
     assert max(observed[0]) < min(observed[1])

@@ -1,4 +1,4 @@
-"""Syncs, and runs of the service, whose clock is wrong by a number of seconds.
+"""Syncs whose clock is wrong by a number of seconds.
 
 The clock of a process cannot be set from outside, so ``datetime`` is replaced in each module that
 asks for the current time, in a child process.
@@ -18,29 +18,24 @@ from support.mirror_harness import MirrorHarness
 
 
 def sync_with_shifted_clock(
-    harness: MirrorHarness, seconds: float, zone: str = "UTC", *, serve: bool = False
+    harness: MirrorHarness, seconds: float, zone: str = "UTC"
 ) -> datetime.datetime:
-    """Sync a store (or run "serve"); return the time that was used as the current one."""
-    code, now = call_in_child(_sync, harness.mirrors, harness.folder, seconds, zone, serve)
+    """Sync a store; return the time that was used as the current one."""
+    code, now = call_in_child(_sync, harness.mirrors, harness.folder, seconds, zone)
     assert code == 0
     return datetime.datetime.fromisoformat(now)
 
 
-def _sync(mirrors: Path, folder: Path, seconds: float, zone: str, serve: bool) -> str:
-    from neuromirror.cli import main
+def _sync(mirrors: Path, folder: Path, seconds: float, zone: str) -> str:
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.model import current_timestamp
     from neuromirror.store import Store
 
     requests = parse_sync_requests([], load_mirrors(mirrors))  # imports the sources
     _shift_clock(seconds, zone)
-    if serve:
-        options = ["--mirrors", str(mirrors), "--store", str(folder)]
-        main([*options, "serve", "--once", "--executor", "threads"], standalone_mode=False)
-    else:
-        store = Store.open(folder, create=True)
-        results = Sync(store, store.index_path).results(requests)
-        assert [one for one in results if one.exit_code] == []
+    store = Store.open(folder, create=True)
+    results = Sync(store, store.index_path).results(requests)
+    assert [one for one in results if one.exit_code] == []
     return current_timestamp()
 
 
