@@ -52,14 +52,19 @@ def read(address: str | Path, path: str, store: Path | None = None) -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize("address", ["path", "http"])
-def test_a_version_of_a_store_is_read_from_the_vault(
-    kept: KeptDataset, serve_directory: Serve, address: str
-) -> None:
+def publish(kept: KeptDataset, serve_directory: Serve, address: str) -> None:
+    """Name the vault in the store, at its path or at a URL."""
     if address == "path":
         kept.publish()
     else:
         kept.serve(serve_directory)
+
+
+@pytest.mark.parametrize("address", ["path", "http"])
+def test_a_version_of_a_store_is_read_from_the_vault(
+    kept: KeptDataset, serve_directory: Serve, address: str
+) -> None:
+    publish(kept, serve_directory, address)
     kept.stop_upstream()
     for path, content in kept.contents.items():
         assert read(NAME, path, kept.harness.folder) == content
@@ -70,10 +75,7 @@ def test_a_version_of_a_store_is_read_from_the_vault(
 def test_an_old_clone_is_read_from_the_vault(
     kept: KeptDataset, serve_directory: Serve, tmp_path: Path, address: str, is_initialized: bool
 ) -> None:
-    if address == "path":
-        kept.publish()
-    else:
-        kept.serve(serve_directory)
+    publish(kept, serve_directory, address)
     clone = tmp_path / "clone"
     run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
     if is_initialized:
@@ -120,14 +122,10 @@ def test_wrong_bytes_of_a_vault_are_replaced_by_those_of_upstream(
         read(NAME, path, kept.harness.folder)
 
 
-@pytest.mark.parametrize("address", ["path", "http"])
 def test_the_gateway_serves_the_pinned_bytes_without_upstream(
-    kept: KeptDataset, serve_directory: Serve, address: str
+    kept: KeptDataset, serve_directory: Serve
 ) -> None:
-    if address == "path":
-        kept.publish()
-    else:
-        kept.serve(serve_directory)
+    kept.serve(serve_directory)
     kept.stop_upstream()
     with run_catalogue(kept.harness.store, "--gateway=proxy") as site:
         for path, content in kept.contents.items():
@@ -157,10 +155,7 @@ def test_a_version_that_the_gateway_has_open_is_read_from_a_new_vault(
     async def run() -> None:
         with pytest.raises(ContentUnavailableError):
             await read()
-        if address == "path":
-            kept.publish()
-        else:
-            kept.serve(serve_directory)
+        publish(kept, serve_directory, address)
         assert await read() == content
 
     try:
@@ -206,9 +201,10 @@ def test_a_file_that_only_a_vault_has_is_downloaded_from_it(
         at = "2026-03-01T12:00:00+00:00"
         recorder.record(LocationsChecked(mirror, local_id, {"not-found": urls}, at))
     version = f"{NAME}@latest?path={quote(path)}"
-    with run_catalogue(kept.harness.store, f"--gateway={mode}") as site:
-        assert f"/download/{NAME}@" not in site.page(f"/file/{version}")
-        assert site.get(f"/download/{version}").status_code == 404
+    if mode == "redirect":
+        with run_catalogue(kept.harness.store, "--gateway=redirect") as site:
+            assert f"/download/{NAME}@" not in site.page(f"/file/{version}")
+            assert site.get(f"/download/{version}").status_code == 404
     url = kept.serve(serve_directory)
     kept.stop_upstream()
     with run_catalogue(kept.harness.store, f"--gateway={mode}") as site:
