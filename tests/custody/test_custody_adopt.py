@@ -24,7 +24,6 @@ from neuromirror.store.custody import published_locations
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.opening import open_ledger
 from neuromirror.vault.special_remote import SpecialRemoteVault
-from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.vaults import (
     CONTENTS,
@@ -39,20 +38,18 @@ DATASET = "demo:000002"
 
 
 @pytest.fixture
-def mirrored(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    """A store with one dataset, a vault file, and a folder of plain downloads."""
-    found = MirrorHarness(demo.mirrors, tmp_path / "store")
-    found.sync(DATASET)
+def mirrored(mirror: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """A store, a vault file, and a folder of plain downloads of one dataset."""
     write_vault(tmp_path / "vaults", "nas")
     done = CliRunner().invoke(
         main,
         [
             *("get", DATASET, "--into", str(tmp_path / "downloads")),
-            *("--store", str(found.folder), "--mirrors", str(found.mirrors)),
+            *("--store", str(mirror.folder), "--mirrors", str(mirror.mirrors)),
         ],
     )
     assert done.exit_code == 0, done.output
-    return found
+    return mirror
 
 
 def run(mirrored: MirrorHarness, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
@@ -79,7 +76,7 @@ def import_folder(mirrored: MirrorHarness, folder: Path, code: int = 0) -> dict[
 
 
 def test_downloads_are_stored_whatever_their_names_are(
-    mirrored: MirrorHarness, demo: DemoArchive, tmp_path: Path
+    mirrored: MirrorHarness, tmp_path: Path
 ) -> None:
     files = sorted(path for path in (tmp_path / "downloads").rglob("*.nwb"))
     for number, path in enumerate(files):
@@ -90,8 +87,7 @@ def test_downloads_are_stored_whatever_their_names_are(
 
     assert summary["contents"] == len(stored_keys(mirrored)) >= len(files)
     assert {path: path.read_bytes() for path in digests} == digests
-    # a clone gets them from the vault, although the archive is away
-    demo.__exit__(None, None, None)
+    # a clone gets them from the vault
     clone = tmp_path / "clone"
     source = str(mirrored.folder / "alias" / "demo--000002")
     subprocess.run(["datalad", "clone", source, str(clone)], check=True)

@@ -35,8 +35,7 @@ from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.loopback_http import serving
 from support.vaults import directory_vault, key_of, put
 
-COUNT = 40
-"""More contents than are looked up one by one."""
+COUNT = 4
 CONTENTS = [b"content %d" % number for number in range(COUNT)]
 KEYS = [key_of(content) for content in CONTENTS]
 
@@ -55,12 +54,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (folder / f"{number}.bin").write_bytes(content)
     with serving(partial(_Quiet, directory=str(folder))) as address:
         yield address
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "custody.sqlite") as opened:
-        yield opened
 
 
 def special_remote(folder: Path) -> SpecialRemoteVault:
@@ -103,30 +96,26 @@ def state_of(vault: Vault, ledger: Ledger, key: str) -> str | None:
     return next((one.state for one in copies if one.vault == vault.uuid), None)
 
 
-def test_a_damaged_copy_in_a_special_remote_is_replaced_among_many(
-    tmp_path: Path, ledger: Ledger, url: str
+def test_wrong_bytes_in_a_special_remote_are_replaced_among_many_contents(
+    tmp_path: Path, ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # more contents than are looked up one by one
+    monkeypatch.setattr("neuromirror.custody.keep._SAMPLE", 1)
     vault = special_remote(tmp_path)
     damaged_in(vault, ledger, tmp_path, KEYS[0])
-    assert {one.status for one in keep(vault, ledger, url)} == {"ok"}
-    assert state_of(vault, ledger, KEYS[0]) == "present"
-    assert find_fault(vault, KEYS[0]) is None
-
-
-def test_wrong_bytes_that_are_not_recorded_do_not_count_as_kept(
-    tmp_path: Path, ledger: Ledger, url: str
-) -> None:
-    vault = special_remote(tmp_path)
-    vault.store_bytes(KEYS[0], memoryview(CONTENTS[0]))
-    (stored,) = (path for path in (tmp_path / "remote").rglob(KEYS[0]) if path.is_file())
-    stored.chmod(0o644)
-    stored.write_bytes(b"wrong bytes"[: len(CONTENTS[0])])
+    # these are not recorded
     vault.store_bytes(KEYS[1], memoryview(CONTENTS[1]))
-    # more contents than are looked up one by one
-    methods = {one.key: one.method for one in keep(vault, ledger, url)}
-    assert find_fault(vault, KEYS[0]) is None
-    assert (methods[KEYS[0]], methods[KEYS[1]]) == ("git-annex", "full-read")
-    assert state_of(vault, ledger, KEYS[0]) == "present"
+    (stored,) = (path for path in (tmp_path / "remote").rglob(KEYS[1]) if path.is_file())
+    stored.chmod(0o644)
+    stored.write_bytes(b"wrong bytes"[: len(CONTENTS[1])])
+    vault.store_bytes(KEYS[2], memoryview(CONTENTS[2]))
+    found = {one.key: one for one in keep(vault, ledger, url)}
+    assert {one.status for one in found.values()} == {"ok"}
+    methods = [found[key].method for key in KEYS[:3]]
+    assert methods == ["git-annex", "git-annex", "full-read"]
+    for key in KEYS[:2]:
+        assert find_fault(vault, key) is None
+        assert state_of(vault, ledger, key) == "present"
 
 
 def test_files_of_a_lab_replace_a_damaged_copy_in_a_special_remote(

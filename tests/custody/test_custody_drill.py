@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,50 +14,29 @@ from neuromirror.cli import main
 from neuromirror.config.vault_files import load_vaults
 from neuromirror.custody import drill
 from neuromirror.custody.drill import run_drill
-from neuromirror.custody.drill_records import DrillRecords, record_drill
+from neuromirror.custody.drill_records import DrillRecords, DrillResult, record_drill
 from neuromirror.index.ledger import Ledger
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.store import Store
-from neuromirror_demo import DemoArchive
-from support.faulty_s3 import FaultyS3, faulty_s3
+from support.faulty_s3 import FaultyS3
 from support.loopback_http import QuietHandler, serving
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.vaults import write_vault
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[FaultyS3]:
-    with faulty_s3() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where the first test prepares what the others copy."""
-    return tmp_path_factory.mktemp("drills") / "lab"
-
-
 @pytest.fixture
-def lab(
-    shared_demo: DemoArchive, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def lab(mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with a mirror, a lock file, and a vault in the store with its contents."""
     monkeypatch.setattr(drill, "_POLL", 0.05)
-    if not prepared.exists():
-        prepared.mkdir()
-        mirror = MirrorHarness(shared_demo.mirrors, prepared / "store")
-        mirror.sync("demo:000001")
-        pin_latest(mirror, prepared / "datasets.lock", "demo:000001")
-        write_vault(prepared / "vaults", "nas", kind="directory")
-        monkeypatch.chdir(prepared)
-        assert CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "nas"]).exit_code == 0
-    shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
+    pin_latest(mirror, tmp_path / "datasets.lock", "demo:000001")
+    write_vault(tmp_path / "vaults", "nas", kind="directory")
     monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "nas"]).exit_code == 0
     return tmp_path
 
 
-def run(lab: Path) -> drill.DrillResult:
+def run(lab: Path) -> DrillResult:
     mirror = MirrorHarness(lab / "mirrors", lab / "store")
     return run_drill(lab / "datasets.lock", load_vaults(lab / "vaults"), mirror.store)
 
@@ -109,7 +86,7 @@ def test_a_lock_file_has_one_record_however_its_path_is_written(lab: Path) -> No
     (lab / "link").symlink_to(lab)
     store = Store.open(lab / "store")
     for path in ("datasets.lock", "vaults/../datasets.lock", "link/datasets.lock"):
-        record_drill(store, Path(path), drill.DrillResult(1.0, ok=True))
+        record_drill(store, Path(path), DrillResult(1.0, ok=True))
     assert list(DrillRecords.load(store).drills) == [str((lab / "datasets.lock").resolve())]
     with Ledger.open(store.ledger_path) as ledger:
         assert [one.kind for one in ledger.events.latest(9)] == ["drill"] * 3

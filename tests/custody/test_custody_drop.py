@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,37 +13,17 @@ from neuromirror.index.ledger_rows import CopyState, Wish
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.s3 import S3Vault
-from support.faulty_s3 import FaultyS3, faulty_s3
-from support.vaults import CONTENTS, KEYS, filled, write_vault
+from support.faulty_s3 import FaultyS3
+from support.vaults import CONTENTS, KEYS, filled
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "custody.sqlite") as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[FaultyS3]:
-    with faulty_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(
-    s3_server: FaultyS3, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> S3Vault:
+def cloud(bucket: S3Vault, ledger: Ledger) -> S3Vault:
     """A vault in S3 with all contents."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setattr("neuromirror.vault.s3_requests._ATTEMPTS", 2)
-    name = s3_server.make().name
-    settings = {"kind": "s3", "bucket": name, "endpoint": s3_server.endpoint}
-    vault = S3Vault(write_vault(tmp_path / "vaults", "cloud", **settings), create=True)
-    ledger.add_vault(vault.uuid, "cloud", "s3")
+    ledger.add_vault(bucket.uuid, "cloud", "s3")
     for content, key in zip(CONTENTS, KEYS, strict=True):
-        ledger.record(vault.uuid, [vault.store_bytes(key, memoryview(content))])
-    return vault
+        ledger.record(bucket.uuid, [bucket.store_bytes(key, memoryview(content))])
+    return bucket
 
 
 def object_of(vault: DirectoryVault, key: str) -> Path:
@@ -133,11 +112,11 @@ def test_the_last_copy_stays_if_it_is_right_again(
 
 
 def test_a_copy_that_a_vault_refuses_to_remove_still_counts(
-    tmp_path: Path, ledger: Ledger, bucket: S3Vault, s3_server: FaultyS3
+    tmp_path: Path, ledger: Ledger, cloud: S3Vault, s3_server: FaultyS3
 ) -> None:
     nas = filled(tmp_path, ledger, "nas")
-    ledger.mark(bucket.uuid, KEYS[:1], "damaged", "full-read")
-    plan = plan_drop(items(*KEYS), bucket, [nas], ledger, None, DropRules())
+    ledger.mark(cloud.uuid, KEYS[:1], "damaged", "full-read")
+    plan = plan_drop(items(*KEYS), cloud, [nas], ledger, None, DropRules())
     refused = KEYS[:2]
 
     def refuse(method: str, path: str) -> tuple[int, str] | None:
@@ -147,15 +126,15 @@ def test_a_copy_that_a_vault_refuses_to_remove_still_counts(
     with s3_server.failing(refuse):
         found = {one.key: one.status for one in run_drop(plan, ledger, None, None, plan.id)}
     assert {key for key, status in found.items() if status == "error"} == set(refused)
-    assert states(ledger, bucket.uuid) == {KEYS[0]: "damaged", KEYS[1]: "present"}
+    assert states(ledger, cloud.uuid) == {KEYS[0]: "damaged", KEYS[1]: "present"}
     assert {one.key for one in ledger.events.latest(9)} == set(KEYS[2:])
 
 
 def test_a_vault_that_fails_half_way_keeps_the_records_of_its_other_copies(
-    tmp_path: Path, ledger: Ledger, bucket: S3Vault, s3_server: FaultyS3
+    tmp_path: Path, ledger: Ledger, cloud: S3Vault, s3_server: FaultyS3
 ) -> None:
     nas = filled(tmp_path, ledger, "nas")
-    plan = plan_drop(items(*KEYS), bucket, [nas], ledger, None, DropRules())
+    plan = plan_drop(items(*KEYS), cloud, [nas], ledger, None, DropRules())
     first = plan.items[0].key
 
     def refuse(method: str, path: str) -> tuple[int, str] | None:
@@ -164,12 +143,12 @@ def test_a_vault_that_fails_half_way_keeps_the_records_of_its_other_copies(
 
     with s3_server.failing(refuse), pytest.raises(VaultError):
         list(run_drop(plan, ledger, None, None, plan.id))
-    assert states(ledger, bucket.uuid) == dict.fromkeys(set(KEYS) - {first}, "present")
+    assert states(ledger, cloud.uuid) == dict.fromkeys(set(KEYS) - {first}, "present")
     assert [one.key for one in ledger.events.latest(9)] == [first]
     # the caller stops after the first content
-    plan = plan_drop(items(*KEYS), bucket, [nas], ledger, None, DropRules())
+    plan = plan_drop(items(*KEYS), cloud, [nas], ledger, None, DropRules())
     outcomes = run_drop(plan, ledger, None, None, plan.id)
     second = next(outcomes).key
     outcomes.close()
-    assert set(states(ledger, bucket.uuid)) == set(KEYS) - {first, second}
+    assert set(states(ledger, cloud.uuid)) == set(KEYS) - {first, second}
     assert {one.key for one in ledger.events.latest(9)} == {first, second}

@@ -33,7 +33,7 @@ from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
 from neuromirror.vault.s3 import S3Vault
-from support.faulty_s3 import FaultyS3, faulty_s3
+from support.faulty_s3 import FaultyS3
 from support.loopback_http import serving
 from support.vaults import key_of, write_vault
 
@@ -69,23 +69,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (folder / f"{number}.bin").write_bytes(content_of(number))
     with serving(partial(_Quiet, directory=str(folder))) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[FaultyS3]:
-    with faulty_s3() as server:
-        yield server
-
-
-def s3_vault(server: FaultyS3, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3Vault:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setattr("neuromirror.vault.s3_requests._ATTEMPTS", 2)
-    bucket = server.make().name
-    config = write_vault(
-        *(folder / "vaults", "cloud"), kind="s3", bucket=bucket, endpoint=server.endpoint
-    )
-    return S3Vault(config, create=True)
 
 
 def keep(vault: Vault, folder: Path, url: str) -> list[KeepOutcome]:
@@ -206,23 +189,21 @@ def test_a_full_disk_is_an_error_and_the_rest_fits_later(
 
 
 def test_a_storm_of_errors_ends_the_run_with_one_message(
-    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     with s3_server.storm(503, "SlowDown", "PUT"):
-        found = keep(vault, tmp_path, url)
+        found = keep(bucket, tmp_path, url)
     assert not any(one.status == "ok" for one in found)
     (last,) = (one for one in found if one.path == ".")
     assert last.host == "cloud"
-    assert recorded(vault, tmp_path) == set()
-    assert not any(one.failed for one in keep(vault, tmp_path, url))
-    assert_complete(vault, tmp_path, url)
+    assert recorded(bucket, tmp_path) == set()
+    assert not any(one.failed for one in keep(bucket, tmp_path, url))
+    assert_complete(bucket, tmp_path, url)
 
 
 def test_credentials_that_expire_half_way_keep_what_was_stored(
-    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     stored = []
 
     def expire(method: str, path: str) -> tuple[int, str] | None:
@@ -231,33 +212,31 @@ def test_credentials_that_expire_half_way_keep_what_was_stored(
         return (400, "ExpiredToken") if len(stored) > COUNT // 2 else None
 
     with s3_server.failing(expire):
-        found = keep(vault, tmp_path, url)
+        found = keep(bucket, tmp_path, url)
     (last,) = (one for one in found if one.failed)
     assert last.path == "."
     assert "credentials" in last.message
     kept = {one.key for one in found if one.status == "ok"}
-    assert recorded(vault, tmp_path) == kept == set(dict(vault.keys()))
+    assert recorded(bucket, tmp_path) == kept == set(dict(bucket.keys()))
     assert kept
-    assert not any(one.failed for one in keep(vault, tmp_path, url))
-    assert_complete(vault, tmp_path, url)
+    assert not any(one.failed for one in keep(bucket, tmp_path, url))
+    assert_complete(bucket, tmp_path, url)
 
 
 def test_a_bucket_that_was_emptied_is_noticed_and_filled(
-    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
-    keep(vault, tmp_path, url)
-    for key, _ in list(vault.keys()):
-        s3_server.client.delete_object(Bucket=vault.config.settings.bucket, Key=key)  # type: ignore[union-attr]
-    assert {one.status for one in keep(vault, tmp_path, url)} == {"ok"}
-    assert_complete(vault, tmp_path, url)
+    keep(bucket, tmp_path, url)
+    for key, _ in list(bucket.keys()):
+        s3_server.client.delete_object(Bucket=bucket.config.settings.bucket, Key=key)  # type: ignore[union-attr]
+    assert {one.status for one in keep(bucket, tmp_path, url)} == {"ok"}
+    assert_complete(bucket, tmp_path, url)
 
 
 def test_a_copy_that_s3_refuses_to_describe_is_one_error(
-    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
-    keep(vault, tmp_path, url)
+    keep(bucket, tmp_path, url)
     (tmp_path / "custody.sqlite").unlink()
     first = items_at(url, COUNT)[0].key
 
@@ -265,17 +244,17 @@ def test_a_copy_that_s3_refuses_to_describe_is_one_error(
         return (400, "InvalidRequest") if method == "HEAD" and first in path else None
 
     with s3_server.failing(refuse):
-        found = keep(vault, tmp_path, url)
+        found = keep(bucket, tmp_path, url)
     assert {one.key for one in found if one.failed} == {first}
-    assert len(recorded(vault, tmp_path)) == COUNT - 1
-    assert not any(one.failed for one in keep(vault, tmp_path, url))
-    assert_complete(vault, tmp_path, url)
+    assert len(recorded(bucket, tmp_path)) == COUNT - 1
+    assert not any(one.failed for one in keep(bucket, tmp_path, url))
+    assert_complete(bucket, tmp_path, url)
 
 
 def test_a_file_that_s3_refuses_does_not_end_an_import(
-    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault, folder = s3_vault(s3_server, tmp_path, monkeypatch), tmp_path / "downloads"
+    folder = tmp_path / "downloads"
     folder.mkdir()
     items = {one.key: one for one in items_at(url, 3)}
     for number, item in enumerate(items.values()):
@@ -287,79 +266,75 @@ def test_a_file_that_s3_refuses_does_not_end_an_import(
         return (400, "InvalidRequest") if method == "PUT" and refused in path else None
 
     with s3_server.failing(refuse), Ledger.open(tmp_path / "custody.sqlite") as ledger:
-        found = list(adopt_files(find_files(folder), folder, items, vault, ledger))
+        found = list(adopt_files(find_files(folder), folder, items, bucket, ledger))
     assert {one.key: one.status for one in found} == {
         key: "error" if key == refused else "ok" for key in items
     }
-    assert recorded(vault, tmp_path) == items.keys() - {refused}
+    assert recorded(bucket, tmp_path) == items.keys() - {refused}
 
 
 def test_an_audit_of_some_copies_does_not_list_the_bucket(
-    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     key, count = key_of(b"present"), 310
-    vault.store_bytes(key, memoryview(b"present"))
+    bucket.store_bytes(key, memoryview(b"present"))
     with Ledger.open(tmp_path / "custody.sqlite") as ledger:
-        ledger.add_vault(vault.uuid, "cloud", "s3")
-        ledger.record(vault.uuid, [Stored(key_of(b"%d" % n), 1, "listing") for n in range(count)])
-        ledger.record(vault.uuid, [Stored(key, 7, "listing")])
+        ledger.add_vault(bucket.uuid, "cloud", "s3")
+        ledger.record(bucket.uuid, [Stored(key_of(b"%d" % n), 1, "listing") for n in range(count)])
+        ledger.record(bucket.uuid, [Stored(key, 7, "listing")])
         s3_server.log.clear()
-        found = list(audit_copies(vault, ledger, ledger.clock() + 1, count + 1))
+        found = list(audit_copies(bucket, ledger, ledger.clock() + 1, count + 1))
     assert {one.key for one in found if not one.failed} == {key}
     assert len(found) == count + 1
     assert {line.partition(" ")[0] for line in s3_server.log} == {"HEAD"}
 
 
 def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
-    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     monkeypatch.setattr("neuromirror.custody.copy_audit._BATCH", 2)
     keys = sorted(key_of(b"%d" % number) for number in range(5))
     now = [1_800_000_000.0]
     with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
-        ledger.add_vault(vault.uuid, "cloud", "s3")
+        ledger.add_vault(bucket.uuid, "cloud", "s3")
         for number in range(5):
             content = b"%d" % number
-            ledger.record(vault.uuid, [vault.store_bytes(key_of(content), memoryview(content))])
+            ledger.record(bucket.uuid, [bucket.store_bytes(key_of(content), memoryview(content))])
         now[0] += 100
 
         def refuse(method: str, path: str) -> tuple[int, str] | None:
             return (400, "InvalidRequest") if method == "HEAD" and keys[0] in path else None
 
         with s3_server.failing(refuse):
-            found = {one.key: one for one in audit_copies(vault, ledger, now[0], 100)}
+            found = {one.key: one for one in audit_copies(bucket, ledger, now[0], 100)}
         assert {key for key, one in found.items() if one.failed} == {keys[0]}
         assert found.keys() == set(keys)
         assert found[keys[0]].host == "cloud"
-        checked = {one.key: one.checked for one in ledger.copies_in(vault.uuid)}
+        checked = {one.key: one.checked for one in ledger.copies_in(bucket.uuid)}
     assert {key for key, at in checked.items() if at == now[0]} == set(keys[1:])
 
 
 def test_an_audit_that_is_stopped_records_what_it_confirmed(
-    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     now = [1_800_000_000.0]
     with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
-        ledger.add_vault(vault.uuid, "cloud", "s3")
+        ledger.add_vault(bucket.uuid, "cloud", "s3")
         for content in (b"a", b"b"):
-            ledger.record(vault.uuid, [vault.store_bytes(key_of(content), memoryview(content))])
+            ledger.record(bucket.uuid, [bucket.store_bytes(key_of(content), memoryview(content))])
         now[0] += 100
-        with closing(audit_copies(vault, ledger, now[0], 100)) as outcomes:  # type: ignore[type-var]
+        with closing(audit_copies(bucket, ledger, now[0], 100)) as outcomes:  # type: ignore[type-var]
             first = next(outcomes)
-        checked = {one.key: one.checked for one in ledger.copies_in(vault.uuid)}
+        checked = {one.key: one.checked for one in ledger.copies_in(bucket.uuid)}
     assert {key for key, at in checked.items() if at == now[0]} == {first.key}
 
 
 def test_wrong_bytes_that_s3_refuses_to_describe_are_damaged(
-    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault
 ) -> None:
-    vault = s3_vault(s3_server, tmp_path, monkeypatch)
     key = key_of(b"right")
     s3_server.client.put_object(
-        Bucket=vault.config.settings.bucket,  # type: ignore[union-attr]
+        Bucket=bucket.config.settings.bucket,  # type: ignore[union-attr]
         Key=key,
         Body=b"wrong",
     )
@@ -368,8 +343,8 @@ def test_wrong_bytes_that_s3_refuses_to_describe_are_damaged(
         return (400, "InvalidRequest") if method == "HEAD" and key in path else None
 
     with Ledger.open(tmp_path / "custody.sqlite") as ledger, s3_server.failing(refuse):
-        ledger.add_vault(vault.uuid, "cloud", "s3")
-        ledger.record(vault.uuid, [Stored(key, 5, "listing")])
-        (found,) = read_due_copies(vault, ledger, ReadSettings(0))
-        (copy,) = ledger.copies_in(vault.uuid)
+        ledger.add_vault(bucket.uuid, "cloud", "s3")
+        ledger.record(bucket.uuid, [Stored(key, 5, "listing")])
+        (found,) = read_due_copies(bucket, ledger, ReadSettings(0))
+        (copy,) = ledger.copies_in(bucket.uuid)
     assert (found.failed, found.host, copy.state) == (True, None, "damaged")

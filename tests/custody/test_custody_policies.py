@@ -27,6 +27,7 @@ from neuromirror.store.custody import published_locations
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness, run_git
 from support.pinned_locks import pin_latest
+from support.synced_mirror import copy_mirror
 from support.vaults import write_special_remote, write_vault
 
 DAY = 86_400.0
@@ -92,8 +93,11 @@ class Keeper:
 
 
 @pytest.fixture
-def mirror(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> MirrorHarness:
+    """A store; its archive is the test's own if the test changes it."""
+    if "demo" not in request.fixturenames:
+        return copy_mirror(request.getfixturevalue("still_mirror"), tmp_path / "store")
+    harness = MirrorHarness(request.getfixturevalue("demo").mirrors, tmp_path / "store")
     harness.sync("demo:000001", "demo:000002")
     return harness
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ class CountingVault(DirectoryVault):
     def flush(self) -> None:
         self.flushes += 1
         super().flush()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "custody.sqlite") as opened:
-        yield opened
 
 
 @pytest.fixture
