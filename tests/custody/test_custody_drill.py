@@ -135,7 +135,7 @@ def test_a_lock_is_restored_from_a_bucket(
     done = CliRunner().invoke(main, drilled)
     (record,) = map(json.loads, done.stdout.splitlines())
     assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
-    if not public:
+    if public:
         bucket.client.delete_object(Bucket=bucket.name, Key=copies(lab)[0].name)
         assert CliRunner().invoke(main, drilled).exit_code == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,7 @@ from neuromirror.lab.lock_manifests import LockManifestDamagedError
 from neuromirror.stream import VersionTree, lock_listing, open_tree, open_zarr
 from neuromirror.stream.lock_listing import LockListing
 from support.pinned_locks import pin_latest
-from support.streamed_zarrs import StreamedZarrs, streamed_zarrs
-
-
-@pytest.fixture(scope="module")
-def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
-    """Zarrs in two forms, read-only."""
-    with streamed_zarrs(tmp_path_factory.mktemp("zarrs"), ("inline", "manifest")) as found:
-        yield found
+from support.streamed_zarrs import StreamedZarrs
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -20,24 +18,18 @@ import pytest
 import zarr
 
 from neuromirror import stream
+from neuromirror.lab import PinRequest, pin
 from neuromirror.stream import VersionStore, VersionTree, open_tree
 from neuromirror.stream.errors import StreamError
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
-from support.streamed_zarrs import StreamedZarrs, streamed_zarrs
+from support.streamed_zarrs import StreamedZarrs
 
 NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
 SECONDS = 100
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture(scope="module")
-def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
-    """A Zarr, read-only."""
-    with streamed_zarrs(tmp_path_factory.mktemp("zarrs"), ("manifest",)) as found:
-        yield found
 
 
 @pytest.fixture
@@ -106,11 +98,11 @@ def test_a_file_whose_address_names_another_version_now_is_an_error(
         before, after = ({one.path: one.key for one in index.files(row)} for row in rows[:2])
         path = next(one for one in before if after.get(one, before[one]) != before[one])
         old, new = (row.name for row in rows[:2])
-    write_lock(lock, store, old)
+    write_lock(lock, streamed_mirror, old)
     with stream.open(lock, path) as file, stream.open(old, path, store=store) as same:
         expected = same.read()
         pickled = pickle.dumps(file)
-        write_lock(lock, store, new)
+        write_lock(lock, streamed_mirror, new)
         found = in_fork(lambda: read_part(file, 0, 10))
         assert found.startswith(f"StreamError: {path} has other content")
         with pytest.raises(StreamError, match="names another version now"):
@@ -118,10 +110,11 @@ def test_a_file_whose_address_names_another_version_now_is_an_error(
         assert read_part(file, 0, len(expected)) == expected
 
 
-def write_lock(lock: Path, store: Path, version: str) -> None:
+def write_lock(lock: Path, mirror: MirrorHarness, version: str) -> None:
     lock.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "neuromirror", "--store", str(store), "pin", version]
-    subprocess.run([*command, "-o", str(lock)], check=True, stdout=subprocess.DEVNULL)
+    with mirror.index() as index:
+        request = PinRequest(*version.split("@"))
+        assert {one.status for one in pin(lock, [request], mirror.store, index)} == {"ok"}
 
 
 def opened(mirror: MirrorHarness, lock: Path, form: str) -> Any:
@@ -194,8 +187,8 @@ def test_workers_read_one_file_in_parallel(lock: Path) -> None:
         with ThreadPoolExecutor(8) as threads:
             found = threads.map(lambda one: file.content.read_ranges([one])[0], parts)
             assert [*found] == expected
-        contexts: list[BaseContext] = [FORK, SPAWN]
-        for context in contexts:
-            with ProcessPoolExecutor(2, mp_context=context) as processes:
+        contexts: list[tuple[BaseContext, int]] = [(FORK, 2), (SPAWN, 1)]
+        for context, workers in contexts:
+            with ProcessPoolExecutor(workers, mp_context=context) as processes:
                 read = processes.map(read_part, [file] * len(parts), starts, stops, chunksize=4)
                 assert [*read] == expected

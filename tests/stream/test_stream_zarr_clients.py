@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,6 @@ from zarr.storage import FsspecStore, LocalStore
 
 from neuromirror.stream import WrongBytesError
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
-
-
-@pytest.fixture(scope="module")
-def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
-    """Zarrs in each form, read-only."""
-    with streamed_zarrs(tmp_path_factory.mktemp("zarrs")) as found:
-        yield found
 
 
 def _fsspec_store(zarrs: StreamedZarrs, zarr_format: int, form: str) -> FsspecStore:
