@@ -56,21 +56,14 @@ def copy_database(source: Path, target: Path) -> None:
     if not source.is_file():
         raise IndexMissingError(f"{source} does not exist")
     _check_regular(source)
-    with translate_errors(source):
-        reading = connect(source, "ro")
-        try:
-            (application,) = reading.execute("PRAGMA application_id").fetchone()
-            if application not in _DATABASE_KINDS:
-                raise IndexUnusableError(f"{source} is an SQLite database, but not of neuromirror")
-            writing = connect(target, "rwc")
-            try:
-                # in one step: a copy made in several restarts with every write to its source
-                reading.backup(writing)
-                writing.execute("PRAGMA journal_mode = DELETE")
-            finally:
-                writing.close()
-        finally:
-            reading.close()
+    with translate_errors(source), closing(connect(source, "ro")) as reading:
+        (application,) = reading.execute("PRAGMA application_id").fetchone()
+        if application not in _DATABASE_KINDS:
+            raise IndexUnusableError(f"{source} is an SQLite database, but not of neuromirror")
+        with closing(connect(target, "rwc")) as writing:
+            # in one step: a copy made in several restarts with every write to its source
+            reading.backup(writing)
+            writing.execute("PRAGMA journal_mode = DELETE")
     fsync_path(target)
 
 
@@ -80,14 +73,10 @@ def read_position(path: Path) -> int:
     Raises IndexUnusableError if the path is not a regular file or not an index.
     """
     _check_regular(path)
-    with translate_errors(path):
-        connection = connect(path, "ro")
-        try:
-            if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
-                raise IndexUnusableError(f"{path} is not an index of neuromirror")
-            row = connection.execute("SELECT position FROM progress").fetchone()
-        finally:
-            connection.close()
+    with translate_errors(path), closing(connect(path, "ro")) as connection:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
+            raise IndexUnusableError(f"{path} is not an index of neuromirror")
+        row = connection.execute("SELECT position FROM progress").fetchone()
     if row is None:
         raise IndexUnusableError(
             f"the index {path} lacks its position in the journal; {REBUILD_HINT}"
@@ -107,11 +96,8 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
     """
     check = "integrity_check" if deep else "quick_check"
     try:
-        connection = connect(path, "ro")
-        try:
+        with closing(connect(path, "ro")) as connection:
             return [text for (text,) in connection.execute(f"PRAGMA {check}(20)") if text != "ok"]
-        finally:
-            connection.close()
     except sqlite3.DatabaseError as error:
         return [str(error)]
 
@@ -279,11 +265,9 @@ def missing_sqlite_features() -> tuple[str, str]:
     """
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, MIN_SQLITE_VERSION))}"
-    connection = sqlite3.connect(":memory:")
     try:
-        connection.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
     except sqlite3.OperationalError:
         return sqlite3.sqlite_version, "has no full-text search (FTS5)"
-    finally:
-        connection.close()
     return sqlite3.sqlite_version, ""

@@ -127,6 +127,19 @@ class ReadConnection(sqlite3.Connection):
     is_immutable = False
 
 
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in a transaction, which an exception rolls back."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def file_identity(path: Path) -> tuple[int, ...]:
     """Return numbers that identify the state of a database file and its write-ahead log.
 
@@ -361,11 +374,8 @@ def _lacks_tables(path: Path) -> bool:
     """Return whether the file does not exist or is empty; raises IndexUnusableError."""
     if not path.exists():
         return True
-    connection = connect(path, "rw")
-    try:
+    with contextlib.closing(connect(path, "rw")) as connection:
         return not _has_tables(connection, path)
-    finally:
-        connection.close()
 
 
 def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:

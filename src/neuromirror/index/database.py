@@ -20,6 +20,7 @@ from neuromirror.index.connection import (
     open_reader,
     open_scratch,
     open_writer,
+    transaction,
     translate_errors,
     write_lock,
 )
@@ -299,15 +300,12 @@ def rebuild_from_journal(
     with write_lock(path, lock_wait), translate_errors(scratch):
         scratch.unlink(missing_ok=True)
         try:
-            connection = open_scratch(scratch)
-            try:
+            with contextlib.closing(open_scratch(scratch)) as connection:
                 entries = _apply_all(connection, journal, 0, progress)
                 connection.execute("PRAGMA locking_mode = NORMAL")
                 connection.execute("SELECT position FROM progress").fetchone()
                 connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute("PRAGMA journal_mode = WAL")
-            finally:
-                connection.close()
             fsync_path(scratch)
             replace_index_file(scratch, path)
         finally:
@@ -328,13 +326,13 @@ def _apply_all(
     entries = 0
     for end, entry in effective_entries(journal, position):
         try:
-            with _transaction(connection):
+            with transaction(connection):
                 apply_entry(connection, entry, journal)
                 connection.execute("UPDATE progress SET position = ?", (end,))
         except (NeuromirrorError, ValueError) as error:  # ValueError: a malformed record line
             if not (skip_damaged and isinstance(entry, VersionMinted | AnnexBranchMoved)):
                 raise
-            with _transaction(connection):
+            with transaction(connection):
                 record_skipped_version(connection, entry, error)
                 connection.execute("UPDATE progress SET position = ?", (end,))
         entries += 1
@@ -345,21 +343,9 @@ def _apply_all(
             metadata = read_documents(connection, dataset, journal)
         except FileNotFoundError:  # git is not installed; the next update reads them
             break
-        with _transaction(connection):
+        with transaction(connection):
             refresh_text(connection, dataset, metadata)
     return entries
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def replace_index_file(scratch: Path, path: Path) -> None:
@@ -386,13 +372,12 @@ def _log_is_empty(path: Path) -> bool:
     """Write the old index's log into its file; return False if that is impossible."""
     if not path.is_file():
         return True
-    with contextlib.suppress(sqlite3.DatabaseError):
-        connection = sqlite3.connect(path, timeout=1, isolation_level=None)
-        try:
-            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return not busy
-        finally:
-            connection.close()
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection,
+    ):
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
     return False
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from msgspec import Struct
 
-from neuromirror.index.connection import connect, translate_errors
+from neuromirror.index.connection import connect, transaction, translate_errors
 from neuromirror.index.errors import IndexUnusableError
 
 
@@ -102,14 +102,8 @@ class DatabaseFile:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection in a transaction, which an exception rolls back."""
-        with self.reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
+        with self.reading() as db, transaction(db):
+            yield db
 
 
 class OpenDatabase:

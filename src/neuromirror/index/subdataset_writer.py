@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from msgspec.structs import astuple
+
 from neuromirror.model import RecordLine
 
 _Values = tuple[str, str, str, str, int, int, bytes | None]
@@ -45,15 +47,7 @@ class SubdatasetWriter:
         """Add a subdataset of the version: new, changed or unchanged."""
         subdataset = record.subdataset
         assert subdataset is not None
-        values: _Values = (
-            subdataset.dataset_id,
-            subdataset.local_id,
-            subdataset.commit,
-            subdataset.state,
-            subdataset.files,
-            subdataset.bytes,
-            record.source_path,
-        )
+        values: _Values = (*astuple(subdataset), record.source_path)
         known = self._before.get(path)
         if known is None:
             self._added += 1

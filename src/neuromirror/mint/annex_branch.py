@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -142,13 +143,13 @@ class AnnexBranchWriter(LogTreeWriter):
         """Return the root's entries of a new branch, where there is nothing to merge."""
         root: Entries = {}
         top, folders = b"", bytearray()
-        for leaf, group in _group_by_leaf(lines):
+        for leaf, group in groupby(lines, key=lambda line: line[:7]):
             if leaf[:3] != top:
                 if folders:
                     root[top] = (TREE_MODE, self._pack.add(TREE, bytes(folders)))
                     folders.clear()
                 top = leaf[:3]
-            folders += b"40000 %s\0%s" % (leaf[4:], self._write_new_leaf(group))
+            folders += b"40000 %s\0%s" % (leaf[4:], self._write_new_leaf(list(group)))
         if folders:
             root[top] = (TREE_MODE, self._pack.add(TREE, bytes(folders)))
         return root
@@ -208,17 +209,3 @@ class AnnexBranchWriter(LogTreeWriter):
         have = self._reader.read(old[1].hex())
         merged = merge_url_log(have, [url.decode() for url in urls], self._timestamp)
         return old[1] if merged == have else self._pack.add(BLOB, merged)
-
-
-def _group_by_leaf(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield sorted lines in groups, by leaf folder (``abc/def``)."""
-    leaf, group = b"", list[bytes]()
-    for line in lines:
-        if line[:7] != leaf:
-            if group:
-                yield leaf, group
-            leaf, group = line[:7], [line]
-        else:
-            group.append(line)
-    if group:
-        yield leaf, group

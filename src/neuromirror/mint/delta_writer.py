@@ -271,27 +271,25 @@ def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Ite
         for line in piece.splitlines(True):
             path = _path_of(line)
             while edit is not None and edit[0] < path:
-                if edit[1] is not None:
-                    yield edit[1]
+                yield edit[1]
                 edit = next(pending, None)
             if edit is not None and edit[0] == path:
-                if edit[1] is not None:
-                    yield edit[1]
+                yield edit[1]
                 edit = next(pending, None)
             else:
                 yield line
     while edit is not None:
-        if edit[1] is not None:
-            yield edit[1]
+        yield edit[1]
         edit = next(pending, None)
 
 
-def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes | None]]:
+def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the path and the new line of each change; the line of a removed file is empty."""
     for old, new in changes:
         if new is not None:
             yield new.git_path, entry_line(new)
         elif old is not None:
-            yield old.git_path, None
+            yield old.git_path, b""
 
 
 def _read_pieces(manifest: Path, state: str) -> Iterator[bytes]:

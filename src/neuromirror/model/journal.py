@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Struct, field, to_builtins
@@ -22,7 +22,7 @@ RecordsText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40}(?:\.[1-9][0
 """The name of records in the store, ``<commit>`` or ``<commit>.<number>``, or an empty string."""
 
 
-class MirrorSeen(Struct, frozen=True):
+class MirrorSeen(Struct, frozen=True, tag="mirror"):
     """A mirror's configuration when it was first used, or after a change.
 
     Attributes
@@ -43,7 +43,7 @@ class MirrorSeen(Struct, frozen=True):
     index_entries: int | None = None
 
 
-class MirrorProbed(Struct, frozen=True):
+class MirrorProbed(Struct, frozen=True, tag="probe"):
     """The capabilities of a mirror's upstream, as its source reports them.
 
     Attributes
@@ -61,7 +61,7 @@ class MirrorProbed(Struct, frozen=True):
     at: str
 
 
-class VersionMinted(Struct, frozen=True):
+class VersionMinted(Struct, frozen=True, tag="version"):
     """A version that was committed to git.
 
     Attributes
@@ -145,7 +145,7 @@ class VersionMinted(Struct, frozen=True):
         return self.commit
 
 
-class AnnexBranchMoved(Struct, frozen=True):
+class AnnexBranchMoved(Struct, frozen=True, tag="annex"):
     """Upstream states other URLs or claims for a version's files, and no new version.
 
     Attributes
@@ -171,7 +171,7 @@ class AnnexBranchMoved(Struct, frozen=True):
     records: RecordsText = ""
 
 
-class VisitEnded(Struct, frozen=True):
+class VisitEnded(Struct, frozen=True, tag="visit"):
     """A finished visit of one dataset.
 
     Attributes
@@ -210,7 +210,7 @@ class VisitEnded(Struct, frozen=True):
     traffic: dict[str, dict[str, int | float]] = field(default_factory=dict)
 
 
-class HoldPlaced(Struct, frozen=True):
+class HoldPlaced(Struct, frozen=True, tag="hold"):
     """A suspicious listing that is held until an operator releases it.
 
     Attributes
@@ -240,7 +240,7 @@ class HoldPlaced(Struct, frozen=True):
     at: str
 
 
-class HoldReleased(Struct, frozen=True):
+class HoldReleased(Struct, frozen=True, tag="release"):
     """An operator released a held listing.
 
     Attributes
@@ -258,7 +258,7 @@ class HoldReleased(Struct, frozen=True):
     at: str
 
 
-class HoldLapsed(Struct, frozen=True):
+class HoldLapsed(Struct, frozen=True, tag="lapse"):
     """A hold that ended without approval, because the listing is no longer suspicious.
 
     Attributes
@@ -273,7 +273,7 @@ class HoldLapsed(Struct, frozen=True):
     at: str
 
 
-class EventRaised(Struct, frozen=True):
+class EventRaised(Struct, frozen=True, tag="event"):
     """An event worth recording.
 
     Attributes
@@ -301,7 +301,7 @@ class EventRaised(Struct, frozen=True):
     data: dict[str, Any] = field(default_factory=dict)
 
 
-class LinksFound(Struct, frozen=True):
+class LinksFound(Struct, frozen=True, tag="links"):
     """The viewer links of a dataset, which replace the earlier ones.
 
     They belong to no version, because they may change while the data stays the same.
@@ -323,7 +323,7 @@ class LinksFound(Struct, frozen=True):
     at: str
 
 
-class LocationsChecked(Struct, frozen=True):
+class LocationsChecked(Struct, frozen=True, tag="locations"):
     """The result of checking whether the locations of a dataset's files are available.
 
     Attributes
@@ -364,7 +364,7 @@ class DigestedContent(Struct, frozen=True):
     root: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class ContentsDigested(Struct, frozen=True):
+class ContentsDigested(Struct, frozen=True, tag="digested"):
     """Contents whose bytes were read and hashed, and whose block digests were stored.
 
     Attributes
@@ -379,7 +379,7 @@ class ContentsDigested(Struct, frozen=True):
     at: str
 
 
-class DatasetWithdrawn(Struct, frozen=True):
+class DatasetWithdrawn(Struct, frozen=True, tag="withdrawn"):
     """A dataset that the operator withdrew: hidden from the catalogue, but not deleted.
 
     A rebuilt index contains only the ids of its versions.
@@ -408,7 +408,7 @@ class DatasetWithdrawn(Struct, frozen=True):
     within: str = ""
 
 
-class DatasetReinstated(Struct, frozen=True):
+class DatasetReinstated(Struct, frozen=True, tag="reinstated"):
     """A withdrawn dataset that is available again.
 
     Attributes
@@ -428,7 +428,7 @@ class DatasetReinstated(Struct, frozen=True):
     at: str
 
 
-class TaskFailed(Struct, frozen=True):
+class TaskFailed(Struct, frozen=True, tag="failure"):
     """A task that fails until a :class:`TaskRecovered` of the same task and object.
 
     Failed visits are recorded as :class:`VisitEnded`.
@@ -453,7 +453,7 @@ class TaskFailed(Struct, frozen=True):
     at: str
 
 
-class TaskRecovered(Struct, frozen=True):
+class TaskRecovered(Struct, frozen=True, tag="recovery"):
     """A task that succeeded after a failure.
 
     Attributes
@@ -492,24 +492,9 @@ JournalEntry = (
 )
 
 _TYPES: dict[str, type[JournalEntry]] = {
-    "mirror": MirrorSeen,
-    "probe": MirrorProbed,
-    "version": VersionMinted,
-    "annex": AnnexBranchMoved,
-    "visit": VisitEnded,
-    "links": LinksFound,
-    "hold": HoldPlaced,
-    "release": HoldReleased,
-    "lapse": HoldLapsed,
-    "event": EventRaised,
-    "locations": LocationsChecked,
-    "digested": ContentsDigested,
-    "withdrawn": DatasetWithdrawn,
-    "reinstated": DatasetReinstated,
-    "failure": TaskFailed,
-    "recovery": TaskRecovered,
+    kind.__struct_config__.tag: kind for kind in get_args(JournalEntry)
 }
-_NAMES = {kind: name for name, kind in _TYPES.items()}
+"""The entries by the tags of their classes, which are written as their type."""
 
 
 def current_timestamp() -> str:
@@ -536,8 +521,8 @@ def dump_entry(entry: JournalEntry) -> bytes:
     bytes
         The line.
     """
-    line = {"type": _NAMES[type(entry)], **to_builtins(entry)}
-    return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+    line = json.dumps(to_builtins(entry), sort_keys=True, separators=(",", ":"))
+    return line.encode("ascii") + b"\n"
 
 
 def load_entry(line: bytes) -> JournalEntry:

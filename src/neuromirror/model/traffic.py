@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import astuple
 
 
 class Traffic(Struct, frozen=True):
@@ -32,13 +34,7 @@ class Traffic(Struct, frozen=True):
     waited: float = 0.0
 
     def __add__(self, more: Traffic) -> Traffic:
-        return Traffic(
-            self.requests + more.requests,
-            self.bytes + more.bytes,
-            self.retries + more.retries,
-            self.throttled + more.throttled,
-            self.waited + more.waited,
-        )
+        return Traffic(*map(add, astuple(self), astuple(more)))
 
 
 def total_traffic(hosts: Mapping[str, Traffic]) -> Traffic:

@@ -112,10 +112,8 @@ def parse_json(content: bytes | str, document: str) -> Any:
         value = json.loads(
             text, object_pairs_hook=_reject_repeated_members, parse_constant=_reject_constant
         )
-    except RecursionError:
-        raise InvalidDocumentError(
-            document, "", f"at most {MAX_JSON_DEPTH} levels", "more"
-        ) from None
+    except RecursionError as error:
+        raise invalid_document_error(error, document) from None
     except InvalidDocumentError as error:
         raise InvalidDocumentError(document, error.member, error.expected, error.found) from None
     except ValueError as error:
@@ -185,12 +183,8 @@ def convert(value: Any, kind: type[_T], document: str) -> _T:
     """
     try:
         return msgspec.convert(value, analysed_type(kind))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise invalid_document_error(error, document) from None
-    except RecursionError:
-        raise InvalidDocumentError(
-            document, "", f"at most {MAX_JSON_DEPTH} levels", "more"
-        ) from None
 
 
 def invalid_document_error(

@@ -51,9 +51,7 @@ class PackRecord(Struct, frozen=True):
             if any(at.tzinfo is None for at in retired_packs.values()):
                 return cls()
             return cls(frozenset(map(str, content["consolidated"])), retired_packs)
-        except FileNotFoundError:
-            return cls()
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
     def save(self, repository: Path) -> None:
