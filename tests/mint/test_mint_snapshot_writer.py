@@ -70,7 +70,7 @@ def objects_of(repository: Path) -> set[str]:
     return set(listed.split())
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
 def test_sequence_of_states_matches_fast_import(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]

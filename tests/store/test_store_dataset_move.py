@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -81,10 +82,11 @@ def public(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture
-def private(tmp_path: Path, public: Store) -> Store:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private store with two datasets that share a state."""
-    store = open_private_store(tmp_path / "private", public.root)
+    folder = tmp_path_factory.mktemp("prepared")
+    store = open_private_store(folder / "private", folder / "public")
     store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
     store.append_entries(hold(ONE, "aa"), hold(TWO, "bb"), HoldReleased("bb", "me", AT))
     for one in (ONE, TWO):
@@ -96,7 +98,13 @@ def private(tmp_path: Path, public: Store) -> Store:
     store.append_entries(
         HoldReleased("aa", "me", AT), EventRaised("demo", "000001", "incident", "m", AT)
     )
-    return store
+    return store.root
+
+
+@pytest.fixture
+def private(prepared: Path, tmp_path: Path) -> Store:
+    """A copy of the prepared store."""
+    return Store.open(shutil.copytree(prepared, tmp_path / "private", symlinks=True))
 
 
 def move(source: Store, target: Store, one: DatasetRef) -> None:

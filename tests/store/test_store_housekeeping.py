@@ -172,18 +172,18 @@ def test_few_small_packs_are_not_consolidated_and_many_are(store: Store) -> None
 
 
 def test_large_old_packs_are_not_repacked_for_small_new_ones(store: Store) -> None:
-    publisher = history(store, 2, files=300)
+    publisher = history(store, 2, files=200)
     repository = publisher.repository.path
     run(store)
     (large,) = active_pack_names(repository)
-    files = {f"sub-{number:03}/a.nwb": number for number in range(300)}
-    for version in range(12):
+    files = {f"sub-{number:03}/a.nwb": number for number in range(200)}
+    for version in range(8):
         publisher.publish(f"1.{version}", {**files, "sub-000/a.nwb": 5000 + version})
         run(store)
         if version == 0:
             assert large in active_pack_names(repository)
     sizes = sorted(_count(repository, name) for name in active_pack_names(repository))
-    assert len(sizes) <= 10
+    assert len(sizes) <= 6
     assert all(two >= 2 * one for one, two in pairwise(sizes))
     assert is_whole(repository)
 
@@ -354,10 +354,10 @@ def test_repository_is_intact_after_a_kill_at_any_step_and_the_next_run_finishes
 
 
 def test_run_after_a_kill_during_repacking_finishes(store: Store) -> None:
-    repository = history(store, 3, files=2000).repository.path
+    repository = history(store, 3, files=600).repository.path
     before = objects(repository)
     killed = 0
-    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+    for delay in (0.0, 0.02, 0.05):
         child = os.fork()
         if not child:
             try:

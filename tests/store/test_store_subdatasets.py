@@ -38,9 +38,12 @@ def zarr_of(path: str) -> DatasetRef:
     return DatasetRef("demo", f"000001/{path.replace(' ', '=20').replace('#', '=23')}", uri)
 
 
-@pytest.fixture
-def subdataset_publishers(store: Store) -> tuple[Publisher, dict[str, Publisher]]:
+@pytest.fixture(scope="module")
+def subdataset_publishers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Publisher, dict[str, Publisher]]:
     """A dataset with three states, in which a component is added, changed and removed."""
+    store = Store.open(tmp_path_factory.mktemp("subdatasets") / "store", create=True)
     whole = Publisher(store)
     parts = {path: Publisher(store, zarr_of(path)) for path in PATHS}
     one, two = (parts[path] for path in PATHS)
@@ -61,20 +64,23 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("address", ["{}/alias/demo--000001", "ria+{}#{}"])
-def test_datalad_gets_the_subdatasets_of_every_state(
-    store: Store,
+def test_datalad_gets_the_subdatasets_of_every_state_below_a_superdataset(
     subdataset_publishers: tuple[Publisher, dict[str, Publisher]],
     serve_directory: Serve,
     tmp_path: Path,
-    address: str,
 ) -> None:
     whole, parts = subdataset_publishers
-    url = address.format(serve_directory(store.root), whole.dataset.dataset_id)
-    run(tmp_path, "datalad", "clone", url, "clone")
-    clone = tmp_path / "clone"
+    store, top = whole.store, DatasetRef("demo", "", "https://api.example.org/api/")
+    newest = whole.repository.main_tip()
+    assert newest is not None
+    member = SuperdatasetMember("000001", whole.dataset, *newest, url=f"../{whole.dataset.alias}")
+    with superdataset_commit(store, top, "demo", [member]) as (tip, commit):
+        assert commit is not None
+        store.repository(top).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+    run(tmp_path, "datalad", "clone", f"ria+{serve_directory(store.root)}#~demo", "clone")
+    run(tmp_path / "clone", "datalad", "get", "-n", "-r", ".")
+    clone = tmp_path / "clone" / "000001"
     assert (clone / "s" / "my notes.json").read_text() == "[1]\n"
-    run(clone, "datalad", "get", "-n", "-r", ".")
     for path, publisher in parts.items():
         head = git(clone / path, "rev-parse", "HEAD").strip()
         assert head == publisher.minted[-1].commit
@@ -97,45 +103,17 @@ def test_datalad_gets_the_subdatasets_of_every_state(
     assert git(clone, "ls-tree", "three", PATHS[0]).split()[2] == second
 
 
-def test_subdatasets_are_found_below_a_superdataset(
-    store: Store,
-    subdataset_publishers: tuple[Publisher, dict[str, Publisher]],
-    serve_directory: Serve,
-    tmp_path: Path,
-) -> None:
-    whole, parts = subdataset_publishers
-    top = DatasetRef("demo", "", "https://api.example.org/api/")
-    newest = whole.repository.main_tip()
-    assert newest is not None
-    member = SuperdatasetMember("000001", whole.dataset, *newest, url=f"../{whole.dataset.alias}")
-    with superdataset_commit(store, top, "demo", [member]) as (tip, commit):
-        assert commit is not None
-        store.repository(top).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
-    run(tmp_path, "datalad", "clone", f"ria+{serve_directory(store.root)}#~demo", "clone")
-    run(tmp_path / "clone", "datalad", "get", "-n", "-r", ".")
-    for path, publisher in parts.items():
-        head = git(tmp_path / "clone" / "000001" / path, "rev-parse", "HEAD").strip()
-        assert head == publisher.minted[-1].commit
-
-
 def test_plain_git_gets_the_subdatasets_from_a_static_web_server(
-    store: Store,
     subdataset_publishers: tuple[Publisher, dict[str, Publisher]],
     serve_directory: Serve,
     tmp_path: Path,
 ) -> None:
     whole, parts = subdataset_publishers
     own = whole.dataset.dataset_id
+    address = serve_directory(whole.store.root)
     for number, path_on_server in enumerate(("alias/demo--000001", f"{own[:3]}/{own[3:]}")):
         name = f"clone-{number}"
-        git(
-            tmp_path,
-            "clone",
-            "-q",
-            "--recurse-submodules",
-            f"{serve_directory(store.root)}/{path_on_server}",
-            name,
-        )
+        git(tmp_path, "clone", "-q", "--recurse-submodules", f"{address}/{path_on_server}", name)
         for path, publisher in parts.items():
             head = git(tmp_path / name / path, "rev-parse", "HEAD").strip()
             assert head == publisher.minted[-1].commit
@@ -199,11 +177,14 @@ def test_version_description_is_read_from_git(
 
 
 def test_housekeeping_keeps_subdatasets_and_their_superdatasets(
-    store: Store, subdataset_publishers: tuple[Publisher, dict[str, Publisher]]
+    subdataset_publishers: tuple[Publisher, dict[str, Publisher]],
 ) -> None:
     whole, parts = subdataset_publishers
-    kept = list(run_housekeeping(store, policy=HousekeepingPolicy(max_packs=0, max_bytes=0)))
-    assert {one.status for one in kept} <= {"ok", "notneeded"}
+    publishers = (whole, *parts.values())
+    aliases = [one.dataset.alias for one in publishers]
+    policy = HousekeepingPolicy(max_packs=0, max_bytes=0)
+    kept = list(run_housekeeping(whole.store, aliases, policy))
+    assert {one.status for one in kept} == {"ok"}
     assert len(kept) == 3
-    for publisher in (whole, *parts.values()):
+    for publisher in publishers:
         assert "error" not in git(publisher.repository.path, "fsck", "--strict", "--full")
