@@ -33,7 +33,7 @@ def _lines() -> bytes:
     digest = "sha256:" + "0" * 64
     key = f"SHA256E-s5--{'0' * 64}.nwb"
     file = ListedFile("a.nwb", key, digest, 5, ("https://x.example.org/a",), True)
-    part = ListedSubdataset("b.zarr", "dandi:zarr/1", _ID, _COMMIT, _STATE, 3, 4)
+    part = ListedSubdataset("b.zarr", _ID, "dandi:zarr/1", _COMMIT, _STATE, 3, 4)
     content = canonical_line(file) + canonical_line(part)
     head = LockManifestHead(
         manifest=1,

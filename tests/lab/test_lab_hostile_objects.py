@@ -92,7 +92,7 @@ def test_a_duplicate_entry_puts_no_subdataset_outside(
     part = {"id": valid_pin.dataset_id, "local-id": "1", "state": empty, "files": 0, "bytes": 0}
     listed = [
         file_at("x"),
-        ListedSubdataset("x/sub", "demo:1", valid_pin.dataset_id, inner, empty, 0, 0),
+        ListedSubdataset("x/sub", valid_pin.dataset_id, "demo:1", inner, empty, 0, 0),
     ]
     entries = [
         (LINK, b"x", link),

@@ -172,18 +172,22 @@ def _pin_from_store(
     streamable: bool | None,
 ) -> list[Outcome]:
     """Pin versions that the store has."""
+    from msgspec.structs import replace
+
     from neuromirror.lab.globs import escape
     from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     def pin_request(name: str, index: Index) -> PinRequest:
+        chosen = globs
         if Path(name).is_dir():
-            return pin_request_for_clone(
-                *(Path(name), index, globs, clones or None, bundle, streamable)
-            )
-        address, _ = resolve_version(settings, index, name)
-        chosen = globs if address.path is None or globs is not None else (escape(address.path),)
-        return PinRequest(
-            address.dataset, address.label, chosen, clones or None, bundle, streamable
+            request = pin_request_for_clone(Path(name), index)
+        else:
+            address, _ = resolve_version(settings, index, name)
+            request = PinRequest(address.dataset, address.label)
+            if address.path is not None and globs is None:
+                chosen = (escape(address.path),)
+        return replace(
+            request, paths=chosen, clones=clones or None, bundle=bundle, streamable=streamable
         )
 
     addresses = [name for name in versions if not Path(name).is_dir()]

@@ -7,6 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from datalad.distribution.dataset import datasetmethod
+from datalad.interface.base import Interface, build_doc, eval_results
+from datalad.interface.results import get_status_dict
+from datalad.interface.utils import generic_result_renderer
+from datalad.support.constraints import EnsureChoice, EnsureNone, EnsureStr
+from datalad.support.param import Parameter
+from datalad.ui import ui
+
 from neuromirror.datalad_ext.common import (
     DATASET,
     STORE,
@@ -19,19 +27,6 @@ from neuromirror.datalad_ext.common import (
     require_installed,
     resolve_datalad_path,
     split_version,
-)
-from neuromirror.datalad_ext.datalad_api import (
-    EnsureChoice,
-    EnsureNone,
-    EnsureStr,
-    Interface,
-    Parameter,
-    build_doc,
-    datasetmethod,
-    eval_results,
-    generic_result_renderer,
-    get_status_dict,
-    ui,
 )
 from neuromirror.model import NeuromirrorError
 

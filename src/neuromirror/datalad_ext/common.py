@@ -8,16 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.datalad_ext.datalad_api import (
-    EnsureDataset,
-    EnsureInt,
-    EnsureNone,
-    EnsureStr,
-    Parameter,
-    get_status_dict,
-    require_dataset,
-    resolve_path,
-)
+from datalad.distribution.dataset import EnsureDataset, require_dataset, resolve_path
+from datalad.interface.results import get_status_dict
+from datalad.support.constraints import EnsureInt, EnsureNone, EnsureStr
+from datalad.support.param import Parameter
 
 if TYPE_CHECKING:
     from neuromirror.index import Index

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datalad.distribution.dataset import datasetmethod
+from datalad.interface.base import Interface, build_doc, eval_results
+from datalad.interface.common_opts import recursion_flag
+from datalad.support.constraints import EnsureNone, EnsureStr
+from datalad.support.param import Parameter
+
 from neuromirror.datalad_ext.common import (
     DATASET,
     JOBS,
@@ -15,16 +21,6 @@ from neuromirror.datalad_ext.common import (
     outcome_result,
     require_installed,
     resolve_datalad_path,
-)
-from neuromirror.datalad_ext.datalad_api import (
-    EnsureNone,
-    EnsureStr,
-    Interface,
-    Parameter,
-    build_doc,
-    datasetmethod,
-    eval_results,
-    recursion_flag,
 )
 from neuromirror.model import NeuromirrorError
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from datalad.distribution.dataset import datasetmethod
+from datalad.interface.base import Interface, build_doc, eval_results
+from datalad.support.constraints import EnsureNone, EnsureStr
+from datalad.support.param import Parameter
+from msgspec.structs import replace
+
 from neuromirror.datalad_ext.common import (
     DATASET,
     STORE,
@@ -18,15 +24,6 @@ from neuromirror.datalad_ext.common import (
     reference_path,
     resolve_datalad_path,
     split_version,
-)
-from neuromirror.datalad_ext.datalad_api import (
-    EnsureNone,
-    EnsureStr,
-    Interface,
-    Parameter,
-    build_doc,
-    datasetmethod,
-    eval_results,
 )
 from neuromirror.model import NeuromirrorError
 
@@ -120,14 +117,14 @@ class MirrorPin(Interface):  # type: ignore[misc]
             with open_index(opened) as index:
                 requests = []
                 for one in as_tuple(version):
-                    if (folder := resolve_datalad_path(one, dataset)).is_dir():
-                        requests.append(
-                            pin_request_for_clone(folder, index, globs, clones, bundle or None)
-                        )
+                    folder = resolve_datalad_path(one, dataset)
+                    if folder.is_dir():
+                        request = pin_request_for_clone(folder, index)
                     else:
-                        requests.append(
-                            PinRequest(*split_version(one), globs, clones, bundle or None)
-                        )
+                        request = PinRequest(*split_version(one))
+                    requests.append(
+                        replace(request, paths=globs, clones=clones, bundle=bundle or None)
+                    )
                 for outcome in pin(path, requests, opened, index, remove=as_tuple(remove)):
                     yield outcome_result(outcome, "mirror_pin", path, "file", refds)
         except NeuromirrorError as error:

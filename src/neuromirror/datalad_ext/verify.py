@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from datalad.distribution.dataset import datasetmethod
+from datalad.interface.base import Interface, build_doc, eval_results
+from datalad.support.constraints import EnsureChoice, EnsureNone, EnsureStr
+from datalad.support.param import Parameter
+
 from neuromirror.datalad_ext.common import (
     DATASET,
     JOBS,
@@ -15,16 +20,6 @@ from neuromirror.datalad_ext.common import (
     reference_path,
     require_installed,
     resolve_datalad_path,
-)
-from neuromirror.datalad_ext.datalad_api import (
-    EnsureChoice,
-    EnsureNone,
-    EnsureStr,
-    Interface,
-    Parameter,
-    build_doc,
-    datasetmethod,
-    eval_results,
 )
 from neuromirror.model import NeuromirrorError
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from neuromirror.model import Digest, Evidence, Retention, Traffic
+from neuromirror.model import DatasetRef, Digest, Evidence, Retention, Traffic
 
 PathBytes = bytes
 """The type ``bytes``, for classes with a field of that name."""
@@ -173,6 +173,11 @@ class VersionRow(Struct, frozen=True):
     def dataset_name(self) -> str:
         """``<mirror>:<local id>``."""
         return f"{self.mirror}:{self.local_id}"
+
+    @property
+    def dataset_ref(self) -> DatasetRef:
+        """The dataset."""
+        return DatasetRef(self.mirror, self.local_id, self.source_uri)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from neuromirror.git import GitError, create_bundle_of_commits, read_bundle_refs
 from neuromirror.index import VersionRow
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import NeuromirrorError
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, SafeFolder, Store
 
 _MODE = 0o644
@@ -16,18 +16,6 @@ _MODE = 0o644
 
 class BundleError(NeuromirrorError):
     """A bundle cannot be written."""
-
-
-def bundle_refs(row: VersionRow) -> dict[str, str]:
-    """Return the refs in the bundle of a version, with their commits.
-
-    They are ``main``, the version's tag and the git-annex branch.
-    """
-    return {
-        MAIN_BRANCH: row.commit,
-        f"{TAG_PREFIX}{row.label}": row.commit,
-        ANNEX_BRANCH: row.annex_commit,
-    }
 
 
 def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
@@ -51,11 +39,15 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
     UnsafePathError
         The path of the bundle is a symlink.
     """
-    refs = bundle_refs(row)
+    refs = {
+        MAIN_BRANCH: row.commit,
+        f"{TAG_PREFIX}{row.label}": row.commit,
+        ANNEX_BRANCH: row.annex_commit,
+    }
     into.refuse_symlink(name)
     if read_bundle_refs(into.path / name) == {"HEAD": row.commit, **refs}:
         return
-    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri)).path
+    repository = store.repository(row.dataset_ref).path
     with into.scratch() as folder:
         scratch = folder.path.absolute()
         draft = scratch / name

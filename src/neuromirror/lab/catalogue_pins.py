@@ -8,45 +8,44 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Final
+from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Struct
 
-from neuromirror.config.addresses import Address, catalogue_page
+from neuromirror.config.addresses import catalogue_page
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.exclusive_write import exclusive_write
 from neuromirror.lab.globs import escape
-from neuromirror.lab.lockfile import Lock, LockUnusableError, Pin, dump_lock, load_lock
+from neuromirror.lab.lockfile import Lock, LockUnusableError, Pin, load_lock
 from neuromirror.lab.pin import (
     MANIFEST_ENDING,
     NotPinnedError,
     own_folder,
     pin_outcome,
     read_lock_or_empty,
-    remove_unused,
+    remove_pins,
+    write_pins,
 )
-from neuromirror.lab.verify.dataset_walk import ExpectedState
-from neuromirror.lab.verify.remote_files import PinnedCounts, walk_manifest
+from neuromirror.lab.verify.remote_files import pinned_items
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import Session, only_host_of
-from neuromirror.store import SafeFolder, write_atomically
+from neuromirror.store import SafeFolder
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.outcomes import Outcome
-from neuromirror.transfer.verify_items import VerifyScope
 
 _MAX_BYTES: Final = 1 << 32
 """Maximum size of the downloaded lock file with its manifests."""
 _MAX_FILES: Final = 100_000
 """Maximum number of manifests."""
 _LOCK: Final = "datasets.lock"
-_COPY_SIZE: Final = 1 << 20
 
 
 class CataloguePins(Struct, frozen=True):
@@ -88,7 +87,8 @@ def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> Cata
     if page is not None:
         base, found = page
         own = () if found.path is None else (escape(found.path),)
-        return CataloguePins(base, (_name(found),), own if paths is None else paths)
+        name = found.dataset if found.version is None else f"{found.dataset}@{found.version}"
+        return CataloguePins(base, (name,), own if paths is None else paths)
     parts = urlsplit(text)
     is_web = parts.scheme in ("http", "https") and parts.netloc
     if not is_web or not parts.path.endswith("/lock"):
@@ -96,10 +96,6 @@ def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> Cata
     names = tuple(parse_qs(parts.query).get("add", ()))
     base = urlunsplit((parts.scheme, parts.netloc, parts.path.removesuffix("/lock"), "", ""))
     return CataloguePins(base, names, paths or ()) if names else None
-
-
-def _name(found: Address) -> str:
-    return found.dataset if found.version is None else f"{found.dataset}@{found.version}"
 
 
 def pin_from_catalogues(
@@ -204,21 +200,14 @@ def _unpack_members(archive: Path, folder: Path) -> None:
             target = folder.joinpath(*pieces)
             target.parent.mkdir(parents=True, exist_ok=True)
             with found.open(one) as source, target.open("xb") as file:
-                _copy(source, file)
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while piece := source.read(_COPY_SIZE):
-        target.write(piece)
+                shutil.copyfileobj(source, file)
 
 
 def _verify(lock: Lock, one: Pin, base: str) -> None:
     """Compare the manifests of a pin with its commit and state digest."""
     if one.manifest != _manifest_name(Path(_LOCK), one):
         raise NotPinnedError(f"{base}: its lock file has an unexpected manifest, {one.manifest!r}")
-    scope = VerifyScope(is_selected=one.matches, reaches=one.reaches)
-    expected = ExpectedState(one.commit, one.tree, one.state, lock.manifest_path(one))
-    for item in walk_manifest(scope, expected, PinnedCounts()):
+    for item in pinned_items(lock, one):
         if isinstance(item, Finding) and item.failed:
             raise NotPinnedError(
                 f"{base}: its manifest of {one.version} is damaged: {item.message}"
@@ -235,11 +224,7 @@ def _merge(
     """Add the fetched pins to the lock file; the caller holds the lock for writing."""
     content, lock = read_lock_or_empty(path)
     pins = {one.name: one for one in lock.datasets}
-    outcomes: list[Outcome] = []
-    for name in remove:
-        if pins.pop(name, None) is None:
-            raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
-        outcomes.append(Outcome("pin", "ok", name, "removed from the lock file", name))
+    outcomes = remove_pins(pins, remove, path)
     kept: set[Path] = set()
     changed = list(remove)
     for source in fetched:
@@ -255,11 +240,7 @@ def _merge(
             kept |= _copy_manifests(beside, lock, source, found)
             outcomes.append(pin_outcome(pins.get(new.name), new, None))
             pins[new.name] = new
-    written = dump_lock(Lock(path, tuple(pins.values())), content)
-    if written != content:
-        write_atomically(path, written)
-    for name in changed:
-        remove_unused(beside, lock, name, kept)
+    write_pins(beside, lock, content, pins, changed, kept)
     return outcomes
 
 
@@ -277,5 +258,5 @@ def _copy_manifests(beside: SafeFolder, lock: Lock, source: Lock, one: Pin) -> s
             if not target.exists():
                 descriptor = folder.open(file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
                 with file.open("rb") as content, open(descriptor, "wb") as written:
-                    _copy(content, written)
+                    shutil.copyfileobj(content, written)
     return copied

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from neuromirror.git import (
     REMOTE_OPTIONS,
     GitError,
     ObjectsRefusedError,
+    call_git,
     check_objects,
     list_tree,
     with_redirect_advice,
@@ -168,27 +168,16 @@ def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -
     """Clone ``alias@label`` from the URL of a store."""
     root = url2pathname(urlsplit(store).path)
     origin = os.path.join(root, "alias", name.partition("@")[0])
-    clone = ("git", *_QUIET_OPTIONS, *options, "--", origin, str(folder))
-    reason = _failure_of(clone, folder.parent)
-    if reason is None:
-        reason = _failure_of(("git", "-C", str(folder), "annex", "init", "--quiet"), folder.parent)
-        if reason is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-    if reason is not None:
-        raise CloneFailedError(f"{root}: {name} cannot be cloned: {reason or 'no reason'}")
-
-
-def _failure_of(command: Sequence[str], folder: Path) -> str | None:
-    """Run a program; return the last line of its messages if it failed, else None."""
-    done = subprocess.run(
-        command,
-        env=work_tree_environment(credentials=True) | committer_environment(folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return (redact(lines[-1]) if lines else "") if done.returncode else None
+    environment = work_tree_environment(credentials=True) | committer_environment(folder.parent)
+    initialization = ("-C", str(folder), "annex", "init", "--quiet")
+    for command in ((*_QUIET_OPTIONS, *options, "--", origin, str(folder)), initialization):
+        done = call_git(environment, *command)
+        if done.returncode:
+            if command is initialization:
+                shutil.rmtree(folder, ignore_errors=True)
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            reason = redact(lines[-1]) if lines else "no reason"
+            raise CloneFailedError(f"{root}: {name} cannot be cloned: {reason}")
 
 
 def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[SkippedRemote]:
@@ -217,7 +206,7 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
 
 
 def selected_paths(
-    top: Path, globs: Globs, *, with_own_files: bool = True
+    top: Path, globs: Globs, *, with_own_files: bool = True, prefix: str = ""
 ) -> Iterator[tuple[str, str]]:
     """Yield the selected files of a clone; subdatasets that contain some are installed.
 
@@ -229,6 +218,8 @@ def selected_paths(
         The selection.
     with_own_files
         Whether the files that neuromirror and DataLad add to a dataset can be selected.
+    prefix
+        The path of a subdataset of the clone, with a slash at its end; empty for the clone itself.
 
     Yields
     ------
@@ -236,12 +227,6 @@ def selected_paths(
         The path of a file from the top of the clone, and an empty text; or the path of a subdataset
         and why it cannot be installed.
     """
-    yield from _selected(top, "", globs, with_own_files)
-
-
-def _selected(
-    top: Path, prefix: str, globs: Globs, with_own_files: bool
-) -> Iterator[tuple[str, str]]:
     folder = top / prefix
     links: list[bytes] = []
     for entry in list_tree(folder / ".git", "HEAD"):
@@ -260,7 +245,7 @@ def _selected(
         if link in failed:
             yield path, failed[link]
         else:
-            yield from _selected(top, f"{path}/", globs, with_own_files)
+            yield from selected_paths(top, globs, with_own_files=with_own_files, prefix=f"{path}/")
 
 
 def get_selected(

@@ -113,7 +113,7 @@ class ChangeCounts(Struct):
 
 
 def diff(
-    old: DiffSide, new: DiffSide, scratch: Path, *, recursive: bool = False
+    old: DiffSide, new: DiffSide, scratch: Path, *, recursive: bool = False, below: str = ""
 ) -> Iterator[FileChange]:
     """Yield the changes from ``old`` to ``new`` in the order of paths, then those of documents.
 
@@ -127,6 +127,8 @@ def diff(
         A folder for temporary files, which large differences need.
     recursive
         Compare the files of changed subdatasets that are available on both sides.
+    below
+        The path of both sides in an outer dataset, with a slash at its end, to start paths with.
 
     Yields
     ------
@@ -138,12 +140,6 @@ def diff(
     StoreDamagedError, ObjectMissingError, CommitUnreadableError
         A side cannot be read.
     """
-    yield from _diff(old, new, scratch, "", recursive=recursive)
-
-
-def _diff(
-    old: DiffSide, new: DiffSide, scratch: Path, below: str, *, recursive: bool
-) -> Iterator[FileChange]:
     reduce = not (old.has_records and new.has_records)
     lines = [lines_as_in_git(side) if reduce else side.lines() for side in (old, new)]
     # the store often has the difference of two versions of one dataset
@@ -157,12 +153,7 @@ def _diff(
                 change = _at_same_path(before, after, below)
                 if change is not None:
                     _put(out, change)
-                if (
-                    before is not None
-                    and after is not None
-                    and before.subdataset
-                    and after.subdataset
-                ):
+                if before and after and before.subdataset and after.subdataset:
                     opened.append((before, after))
             else:
                 one = before or after
@@ -177,7 +168,7 @@ def _diff(
             sides = old.subdataset(before), new.subdataset(after)
             if sides[0] is not None and sides[1] is not None:
                 folder = f"{below}{path_to_text(after.git_path)}/"
-                yield from _diff(sides[0], sides[1], scratch, folder, recursive=True)
+                yield from diff(sides[0], sides[1], scratch, recursive=True, below=folder)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -213,44 +204,51 @@ def _moves(removed: Iterable[bytes], added: Iterable[bytes], below: str) -> Iter
         before = None if old is None else old.split(b"\0", 2)
         after = None if new is None else new.split(b"\0", 2)
         if before is not None and after is not None and before[0] == after[0]:
-            yield _moved_change(
-                load_snapshot_entry(before[2]), load_snapshot_entry(after[2]), below
-            )
+            path = below + path_to_text(load_snapshot_entry(before[2]).git_path)
+            entry = load_snapshot_entry(after[2])
+            yield _change("moved", entry, entry, below, before=path)
             old, new = next(olds, None), next(news, None)
         elif after is None or (before is not None and before[0] < after[0]):
             assert before is not None
-            yield _one_sided_change("removed", load_snapshot_entry(before[2]), below)
+            yield _change("removed", load_snapshot_entry(before[2]), None, below)
             old = next(olds, None)
         else:
-            yield _one_sided_change("added", load_snapshot_entry(after[2]), below)
+            yield _change("added", None, load_snapshot_entry(after[2]), below)
             new = next(news, None)
 
 
-def _one_sided_change(
-    kind: Literal["added", "removed"], one: SnapshotEntry, below: str
+def _change(
+    kind: Kind,
+    old: SnapshotEntry | None,
+    new: SnapshotEntry | None,
+    below: str,
+    *,
+    before: str | None = None,
+    message: str = "",
 ) -> FileChange:
-    digest, size, files = _digest_size_files(one)
-    path = below + path_to_text(one.git_path)
-    if kind == "added":
-        return FileChange(kind, path, new_digest=digest, new_size=size, files=files)
-    return FileChange(kind, path, old_digest=digest, old_size=size, files=files)
-
-
-def _moved_change(old: SnapshotEntry, new: SnapshotEntry, below: str) -> FileChange:
-    digest, size, _ = _digest_size_files(new)
+    one = new or old
+    assert one is not None
+    old_digest, old_size, was = _digest_size_files(old)
+    new_digest, new_size, files = _digest_size_files(new)
     return FileChange(
-        "moved",
-        below + path_to_text(new.git_path),
-        before=below + path_to_text(old.git_path),
-        old_digest=digest,
-        new_digest=digest,
-        old_size=size,
-        new_size=size,
+        kind,
+        below + path_to_text(one.git_path),
+        before,
+        old_digest=old_digest,
+        new_digest=new_digest,
+        old_size=old_size,
+        new_size=new_size,
+        files=was if files is None else files,
+        message=message,
     )
 
 
-def _digest_size_files(one: SnapshotEntry) -> tuple[str | None, int | None, int | None]:
-    """Return digest and size and, for a subdataset, the number of its files."""
+def _digest_size_files(
+    one: SnapshotEntry | None,
+) -> tuple[str | None, int | None, int | None]:
+    """Return digest and size and, for a subdataset, the number of its files; None for no entry."""
+    if one is None:
+        return None, None, None
     if one.subdataset is not None:
         return one.subdataset.state, one.subdataset.bytes, one.subdataset.files
     digest = manifest_digest(one.record)
@@ -261,11 +259,8 @@ def _at_same_path(
     old: SnapshotEntry | None, new: SnapshotEntry | None, below: str
 ) -> FileChange | None:
     """Return the change of a file or subdataset at one path, or None if it is equal."""
-    if new is None:
-        assert old is not None
-        return _one_sided_change("removed", old, below)
-    if old is None:
-        return _one_sided_change("added", new, below)
+    if old is None or new is None:
+        return _change("added" if old is None else "removed", old, new, below)
     kind: Kind = "changed"
     message = ""
     if old.subdataset is not None and new.subdataset is not None:
@@ -282,20 +277,7 @@ def _at_same_path(
         kind, message = "metadata", _changed_fields(old.record, new.record)
     elif not has_different_bytes(old.record, new.record):
         message = "no common checksum algorithm; the content may be equal"
-    (old_digest, old_size, was), (new_digest, new_size, files) = (
-        _digest_size_files(old),
-        _digest_size_files(new),
-    )
-    return FileChange(
-        kind,
-        below + path_to_text(new.git_path),
-        old_digest=old_digest,
-        new_digest=new_digest,
-        old_size=old_size,
-        new_size=new_size,
-        files=was if files is None else files,
-        message=message,
-    )
+    return _change(kind, old, new, below, message=message)
 
 
 def _same_bytes(old: FileRecord, new: FileRecord) -> bool:

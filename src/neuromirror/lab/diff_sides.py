@@ -13,7 +13,6 @@ from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset
 from neuromirror.lab.minted_commit import MintedCommit
 from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
-    DatasetRef,
     FileRecord,
     LinePair,
     SnapshotEntry,
@@ -87,7 +86,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
             return None  # withdrawn from the store
         return version_side(store, index, inner)
 
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    dataset = row.dataset_ref
     has_records = store.has_records(dataset.dataset_id, row.records)
     return DiffSide(
         row.name,
@@ -143,11 +142,7 @@ def lines_as_in_git(side: DiffSide) -> Iterator[bytes]:
         if not is_in_git(placed, side.form):
             continue
         if placed.subdataset is not None:
-            yield dump_snapshot_entry(
-                SnapshotEntry(
-                    placed.git_path, "", _empty_record(placed.git_path), placed.subdataset
-                )
-            )
+            yield dump_snapshot_entry(_entry_of_subdataset(placed.git_path, placed.subdataset))
         elif placed.key:
             yield dump_snapshot_entry(_entry_of_key(placed.git_path, placed.key))
 
@@ -159,12 +154,12 @@ def _to_placed(one: ListedFile | ListedSubdataset) -> SnapshotEntry:
         subdataset = Subdataset(
             one.dataset_id, local_id, one.commit, one.state, one.files, one.bytes
         )
-        return SnapshotEntry(path, "", _empty_record(path), subdataset)
+        return _entry_of_subdataset(path, subdataset)
     return _entry_of_key(path, one.key)
 
 
-def _empty_record(path: bytes) -> FileRecord:
-    return FileRecord(path, None)
+def _entry_of_subdataset(path: bytes, subdataset: Subdataset) -> SnapshotEntry:
+    return SnapshotEntry(path, "", FileRecord(path, None), subdataset)
 
 
 def _entry_of_key(path: bytes, key: str) -> SnapshotEntry:

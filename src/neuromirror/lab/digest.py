@@ -26,7 +26,7 @@ from neuromirror.store import Store
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.outcomes import Outcome
+from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.url_checks import check_urls
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 from neuromirror.transfer.verify_items import Item, MultipartEtag, PinnedFile, VerifyScope
@@ -108,26 +108,26 @@ def plan_digests(
             if item.failed:
                 plan.known.append(_outcome(item.for_version(dataset, label), digests))
             continue
-        path, size = path_to_text(item.path), key_checksum(item.key).size
+        size = key_checksum(item.key).size
+        status: Status = "impossible"
+        message = _TOO_LARGE
         if not digests.is_useful(item.key, size):
             plan.small += 1
-        elif size is not None and size > MAX_CONTENT_SIZE:
-            found = Finding(
-                status="impossible", path=path, key=item.key, size=size, message=_TOO_LARGE
-            )
-            plan.known.append(_outcome(found.for_version(dataset, label), digests))
-        elif item.key not in seen:
+            continue
+        if size is None or size <= MAX_CONTENT_SIZE:
+            if item.key in seen:
+                continue
             seen.add(item.key)
             if item.parts is not None:
                 digests.expect_parts(item.key, item.parts)
-            if digests.is_recorded(item.key, size):
-                found = Finding(
-                    status="notneeded", path=path, key=item.key, size=size, message=_RECORDED
-                )
-                plan.known.append(_outcome(found.for_version(dataset, label), digests))
-            else:
+            if not digests.is_recorded(item.key, size):
                 plan.files.append((dataset, label, item))
                 plan.bytes += size or 0
+                continue
+            status, message = "notneeded", _RECORDED
+        path = path_to_text(item.path)
+        found = Finding(status=status, path=path, key=item.key, size=size, message=message)
+        plan.known.append(_outcome(found.for_version(dataset, label), digests))
     return plan
 
 
@@ -386,20 +386,8 @@ def check_piece_size(text: str) -> int:
 
 def _outcome(found: Finding, digests: BlockDigestsRecorder) -> DigestOutcome:
     known = None if found.failed or found.key is None else digests.find(found.key)
-    return DigestOutcome(
-        action="digest",
-        status=found.status,
-        path=found.path,
-        message=found.message,
-        dataset=found.dataset,
-        version=found.version,
-        key=found.key,
-        size=found.size,
-        evidence=found.evidence,
-        checked=found.checked,
-        url=found.url,
-        host=found.host,
-        sha256=None if known is None else known.sha256,
-        root=None if known is None else known.root.hex(),
-        piece_size=None if known is None else known.piece_size,
-    )
+    fields = {name: getattr(found, name) for name in Outcome.__struct_fields__}
+    if known is not None:
+        fields |= {"sha256": known.sha256, "root": known.root.hex()}
+        fields["piece_size"] = known.piece_size
+    return DigestOutcome(**fields | {"action": "digest"})

@@ -40,17 +40,11 @@ class EvidenceSummary(Struct):
 
     def messages(self) -> list[str]:
         """Return the counts as text."""
-        messages = [
-            f"{count_of(self.fetched[evidence, 'checked'], 'file')} verified by {evidence.value}"
-            for evidence in Evidence
-            if self.fetched[evidence, "checked"]
-        ]
         unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
-        messages += [f"{count_of(unverified, 'file')} not verified (no checksum)"] * bool(
-            unverified
-        )
-        messages += [
-            f"{count_of(self.present, 'file')} already present, not verified again"
-        ] * bool(self.present)
-        messages += [f"{count_of(self.failed, 'file')} not available"] * bool(self.failed)
-        return messages
+        counts = [
+            *((self.fetched[one, "checked"], f"verified by {one.value}") for one in Evidence),
+            (unverified, "not verified (no checksum)"),
+            (self.present, "already present, not verified again"),
+            (self.failed, "not available"),
+        ]
+        return [f"{count_of(count, 'file')} {what}" for count, what in counts if count]

@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +27,11 @@ _AMBIGUOUS: Final = re.compile(r"\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff
 _DVC_RESERVED: Final = re.compile(
     r"(?:\A|/)(?:[^/]*\.dvc|dvc\.yaml|dvc\.lock|\.dvcignore|\.gitignore|\.git)(?:/|\Z)"
 )
+
+
+def printable_url(url: str) -> str:
+    """Escape the characters of a URL that could break a list, and no others."""
+    return quote(url, safe=_URL_SAFE)
 
 
 class NotExportableError(Exception):
@@ -60,7 +66,7 @@ class ExportedFile(Struct, frozen=True):
         """Return the best URL, printable."""
         if not self.urls:
             raise NotExportableError("no URL that other programs can download")
-        return quote(self.urls[0], safe=_URL_SAFE)
+        return printable_url(self.urls[0])
 
     def need_name(self) -> str:
         """Return the path if all line-based programs read it unchanged."""
@@ -98,15 +104,7 @@ def _pooch(one: ExportedFile) -> str:
     return f"{shlex.quote(one.need_name())} {algorithm}:{value} {shlex.quote(one.need_url())}\n"
 
 
-def _sha256sum(one: ExportedFile) -> str:
-    return _checksum_line(one, "sha256")
-
-
-def _md5sum(one: ExportedFile) -> str:
-    return _checksum_line(one, "md5")
-
-
-def _checksum_line(one: ExportedFile, algorithm: str) -> str:
+def _checksum_line(algorithm: str, one: ExportedFile) -> str:
     _, value = one.need_digest(algorithm)
     name = one.need_name()
     # as sha256sum(1) and md5sum(1) write it: a leading backslash announces escapes
@@ -121,7 +119,7 @@ def _aria2(one: ExportedFile) -> str:
     if "${HOME}" in name:
         raise NotExportableError("a name in which aria2 replaces ${HOME}")
     one.need_url()
-    urls = "\t".join(quote(url, safe=_URL_SAFE) for url in one.urls)
+    urls = "\t".join(printable_url(url) for url in one.urls)
     checksum = f"{'sha-256' if algorithm == 'sha256' else algorithm}={value}"
     return f"{urls}\n  out={name}\n  checksum={checksum}\n{_ARIA2_OPTIONS}"
 
@@ -185,7 +183,7 @@ def s3_address(url: str, store: str = "") -> str | None:
         address = f"{bucket}/{url[len(store) :].partition('?')[0]}"
     else:
         return None
-    return f"s3://{quote(address, safe=_URL_SAFE)}" + (f"?{parts.query}" if parts.query else "")
+    return f"s3://{printable_url(address)}" + (f"?{parts.query}" if parts.query else "")
 
 
 def dvc_file(one: ExportedFile) -> str:
@@ -224,8 +222,8 @@ get() {
 
 LINE_FORMATS: Final = {
     "pooch": LineFormat(_pooch),
-    "sha256sum": LineFormat(_sha256sum),
-    "md5sum": LineFormat(_md5sum),
+    "sha256sum": LineFormat(partial(_checksum_line, "sha256")),
+    "md5sum": LineFormat(partial(_checksum_line, "md5")),
     "aria2": LineFormat(_aria2),
     "curl": LineFormat(_curl, _CURL_HEAD),
     "wget": LineFormat(_wget, _WGET_HEAD, "exit $failed\n"),

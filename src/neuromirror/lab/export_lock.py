@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,11 +29,9 @@ from neuromirror.lab.lock_manifests import (
     PlainFile,
 )
 from neuromirror.lab.output_files import OutputUnsuitableError, new_folder, write_file
-from neuromirror.lab.verify.dataset_walk import ExpectedState
-from neuromirror.lab.verify.remote_files import PinnedCounts, walk_manifest
+from neuromirror.lab.verify.remote_files import pinned_items
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.verify_items import VerifyScope
 
 if TYPE_CHECKING:
     from neuromirror.lab.cite.cited_files import CitedEntry
@@ -98,14 +96,23 @@ def export_lines(lock: Lock, form: str, export: LockExport) -> Iterator[str]:
     """
     layout = LINE_FORMATS[form]
     yield layout.head
+    for _, text in _exported(lock, layout.line, export):
+        yield text
+    yield layout.tail
+
+
+def _exported(
+    lock: Lock, form: Callable[[ExportedFile], str], export: LockExport
+) -> Iterator[tuple[ExportedFile, str]]:
+    """Yield each file that a format can list with its text, and count all files."""
     for one in _exported_files(lock):
         try:
-            yield layout.line(one)
+            text = form(one)
         except NotExportableError as error:
             export.omit(one.path, str(error))
         else:
+            yield one, text
             export.add(one)
-    yield layout.tail
 
 
 def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
@@ -136,16 +143,10 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
 
 def _write_dvc(lock: Lock, target: Path, export: LockExport) -> None:
     with new_folder(target) as folder:
-        for one in _exported_files(lock):
-            try:
-                content = dvc_file(one)
-            except NotExportableError as error:
-                export.omit(one.path, str(error))
-                continue
+        for one, content in _exported(lock, dvc_file, export):
             path = folder / f"{one.path}.dvc"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, "utf-8", newline="\n")
-            export.add(one)
 
 
 def _write_bag(lock: Lock, target: Path, export: LockExport) -> None:
@@ -183,10 +184,8 @@ def _documents(lock: Lock, pin: Pin) -> Iterator[tuple[str, bytes]]:
 def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
     """Yield the pinned files of all datasets, through subdatasets."""
     for pin in lock.datasets:
-        scope = VerifyScope(is_selected=pin.matches, reaches=pin.reaches)
-        expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
         store = _bucket_url(pin.source)
-        for item in walk_manifest(scope, expected, PinnedCounts()):
+        for item in pinned_items(lock, pin):
             if isinstance(item, Finding):
                 if item.failed:
                     raise LockManifestDamagedError(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import EtagDigest, parse_link_target, parse_pointer
+from neuromirror.annex import MAX_POINTER_BYTES, EtagDigest, parse_link_target, parse_pointer
 from neuromirror.index import FoundFile, Index
 from neuromirror.model import NeuromirrorError, dandi_part_size
 from neuromirror.transfer.key_checksums import Hasher
@@ -51,10 +51,13 @@ def queries_of_file(path: Path) -> list[str]:
     OSError
         The file cannot be read.
     """
-    key = _key(path)
+    key = annexed_key(path)
     try:
         with path.open("rb", buffering=0) as file:
-            if key is not None and parse_pointer(os.pread(file.fileno(), 1 << 12, 0)) == key:
+            if (
+                key is not None
+                and parse_pointer(os.pread(file.fileno(), MAX_POINTER_BYTES, 0)) == key
+            ):
                 return [key]
             return _checksum_queries(file.fileno())
     except FileNotFoundError as error:
@@ -91,11 +94,11 @@ def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
                 yield found
 
 
-def _key(path: Path) -> str | None:
-    """Return the key of an annexed file, locked or unlocked."""
+def annexed_key(path: Path) -> str | None:
+    """Return the key of an annexed file, locked or unlocked; None for any other file."""
     if path.is_symlink():
         return parse_link_target(os.fsencode(os.readlink(path)))
-    if path.is_file() and path.stat().st_size < 1 << 12:
+    if path.is_file() and path.stat().st_size <= MAX_POINTER_BYTES:
         return parse_pointer(path.read_bytes())
     return None
 

@@ -141,17 +141,17 @@ class ListedFile(
         return Evidence.NONE if self.size is None else Evidence.SIZE
 
 
-class ListedSubdataset(msgspec.Struct, frozen=True, gc=False):
+class ListedSubdataset(msgspec.Struct, frozen=True, gc=False, rename={"dataset_id": "dataset"}):
     """A subdataset of a version, with its commit and state.
 
     Attributes
     ----------
     path
         The path in git.
-    name
-        The name of the dataset, ``<mirror>:<local id>``.
     dataset_id
         The UUID of the dataset.
+    name
+        The name of the dataset, ``<mirror>:<local id>``.
     commit
         The commit id in hex.
     state
@@ -161,12 +161,12 @@ class ListedSubdataset(msgspec.Struct, frozen=True, gc=False):
     """
 
     path: str
-    name: str
-    dataset_id: str
-    commit: str
-    state: str
-    files: int
-    bytes: int
+    dataset_id: DatasetId
+    name: DatasetName
+    commit: CommitId
+    state: StateDigestText
+    files: Count
+    bytes: Count
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -183,25 +183,8 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     checked: bool = False
     git: bool = True
     dataset: str | None = None
-    name: str = ""
-    commit: str = ""
-    state: str = ""
-    files: int = 0
-    bytes: int = 0
     content: str | None = None
     base64: str | None = None
-
-
-class _SubdatasetLine(msgspec.Struct, gc=False):
-    """The line of a subdataset, with all fields required."""
-
-    path: str
-    dataset: DatasetId
-    name: DatasetName
-    commit: CommitId
-    state: StateDigestText
-    files: Count
-    bytes: Count
 
 
 ManifestEntry = PlainFile | ListedFile | ListedSubdataset
@@ -209,7 +192,7 @@ ManifestEntry = PlainFile | ListedFile | ListedSubdataset
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Line).decode
 _decode_files = msgspec.json.Decoder(ListedFile).decode_lines
-_decode_subdataset = msgspec.json.Decoder(_SubdatasetLine).decode
+_decode_subdataset = msgspec.json.Decoder(ListedSubdataset).decode
 _decode_head = msgspec.json.Decoder(LockManifestHead).decode
 
 
@@ -224,8 +207,8 @@ def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile 
     if subdataset is not None:
         return ListedSubdataset(
             path,
-            f"{mirror}:{subdataset.local_id}",
             subdataset.dataset_id,
+            f"{mirror}:{subdataset.local_id}",
             subdataset.commit,
             subdataset.state,
             subdataset.files,
@@ -307,22 +290,9 @@ class LockManifestWriter:
     def add(self, one: ListedFile | ListedSubdataset) -> None:
         """Add the next file or subdataset, in the order of paths."""
         self._state.add(canonical_line(one))
-        if isinstance(one, ListedFile):
-            self._add(one)
-        else:
-            self._add(
-                _Line(
-                    one.path,
-                    dataset=one.dataset_id,
-                    name=one.name,
-                    commit=one.commit,
-                    state=one.state,
-                    files=one.files,
-                    bytes=one.bytes,
-                )
-            )
+        self._add(one)
 
-    def _add(self, line: _Line | ListedFile) -> None:
+    def _add(self, line: _Line | ListedFile | ListedSubdataset) -> None:
         written = _encode(line)
         if len(written) > LONGEST_LINE:
             raise LockManifestDamagedError(
@@ -557,10 +527,7 @@ def _line(content: bytes) -> ManifestEntry:
             line.path, line.key, line.digest, line.size, line.urls, line.checked, line.git
         )
     if line.dataset is not None:
-        one = _decode_subdataset(content)
-        return ListedSubdataset(
-            one.path, one.name, one.dataset, one.commit, one.state, one.files, one.bytes
-        )
+        return _decode_subdataset(content)
     if line.base64 is not None:
         return PlainFile(line.path, base64.b64decode(line.base64, validate=True))
     if line.content is None:

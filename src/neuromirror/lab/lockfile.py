@@ -447,19 +447,16 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
     before
         The old content; its comments, and the lines of unchanged pins, are kept.
     """
-    blocks = LockBlocks.parse(before.decode("utf-8")) if before else None
-    old = {pin.name: pin for pin in parse_lock(lock.path, before).datasets} if before else {}
-    head = _HEAD.format(name=lock.path.name, version=LOCK_VERSION)
-    if blocks is None:
-        written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
-    else:
-        written = blocks.render(
+    if before:
+        old = {pin.name: pin for pin in parse_lock(lock.path, before).datasets}
+        edited = LockBlocks.parse(before.decode("utf-8")).render(
             {pin.name: None if old.get(pin.name) == pin else _lines(pin) for pin in lock.datasets}
         )
-        if not _parses_to(written, lock):
-            # the old file has a layout that cannot be edited line by line
-            written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
-    return written.encode("utf-8")
+        # the old file may have a layout that cannot be edited line by line
+        if _parses_to(edited, lock):
+            return edited.encode("utf-8")
+    head = _HEAD.format(name=lock.path.name, version=LOCK_VERSION)
+    return (head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)).encode("utf-8")
 
 
 _ADVICE = (

@@ -12,7 +12,14 @@ from msgspec import Struct, field
 
 from neuromirror.crawl import StateDifference
 from neuromirror.git import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectReader
-from neuromirror.model import FileRecord, SnapshotEntry, diff_lines, parse_json, path_to_text
+from neuromirror.model import (
+    FileRecord,
+    SnapshotEntry,
+    count_of,
+    diff_lines,
+    parse_json,
+    path_to_text,
+)
 
 MAX_NAMED_PATHS = 20
 """Maximum number of paths listed per kind of difference; the others are counted."""
@@ -127,21 +134,17 @@ class MintDifferences(Struct):
             One sentence per kind of difference.
         """
         counted = [
-            (self.added, "file added", "files added"),
-            (self.removed, "file removed", "files removed"),
-            (self.other_bytes, "file with different content", "files with different content"),
-            (
-                self.other_checksums,
-                "file with other kinds of checksums",
-                "files with other kinds of checksums",
-            ),
-            (self.subdatasets, "subdataset in another state", "subdatasets in another state"),
-            (self.documents, "plain file differs", "plain files differ"),
-            (self.links, "symlink with another target", "symlinks with another target"),
+            (self.added, "file", "added"),
+            (self.removed, "file", "removed"),
+            (self.other_bytes, "file", "with different content"),
+            (self.other_checksums, "file", "with other kinds of checksums"),
+            (self.subdatasets, "subdataset", "in another state"),
+            (self.documents, "plain file", "differs" if self.documents.count == 1 else "differ"),
+            (self.links, "symlink", "with another target"),
         ]
         sentences = [
-            f"{paths.count} {one if paths.count == 1 else many} ({paths})"
-            for paths, one, many in counted
+            f"{count_of(paths.count, what)} {how} ({paths})"
+            for paths, what, how in counted
             if paths
         ]
         if self.description_fields:

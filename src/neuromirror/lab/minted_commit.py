@@ -22,10 +22,7 @@ from neuromirror.git import (
     list_tree,
     start_git,
 )
-from neuromirror.lab.lock_manifests import (
-    ListedFile,
-    ListedSubdataset,
-)
+from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset
 from neuromirror.model import (
     DESCRIPTION_PATH,
     NeuromirrorError,
@@ -152,8 +149,8 @@ class MintedCommit:
         mirror = self.description["dataset"].partition(":")[0]
         return ListedSubdataset(
             name,
-            f"{mirror}:{subdataset['local-id']}",
             subdataset["id"],
+            f"{mirror}:{subdataset['local-id']}",
             commit,
             subdataset["state"],
             subdataset["files"],

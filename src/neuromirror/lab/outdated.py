@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from neuromirror.index import (
     Index,
     UnknownDatasetError,
@@ -13,8 +11,8 @@ from neuromirror.index import (
     UnknownVersionError,
     VersionRow,
 )
-from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.transfer.outcomes import Outcome, Status
+from neuromirror.lab.lockfile import Lock
+from neuromirror.transfer.outcomes import Outcome
 
 _DRAFT = "draft"
 
@@ -43,13 +41,14 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
             newest = index.resolve(pin.name, _DRAFT if pin.requested == _DRAFT else "latest")
             pinned = index.resolve(pin.name, pin.commit)
         except (UnknownMirrorError, UnknownDatasetError, UnknownVersionError) as error:
-            yield _outcome(pin, "impossible", str(error))
+            label = pin.resolved.version
+            yield Outcome("outdated", "impossible", pin.name, str(error), pin.name, label)
             continue
         if newest.seq <= pinned.seq:
             message, label, newer = f"{pinned.label} is the newest", pinned.label, False
         else:
             message, label, newer = _message(pinned, newest), newest.label, True
-        yield replace(_outcome(pin, "ok", message), version=label, newer=newer)
+        yield Outcome("outdated", "ok", pin.name, message, pin.name, label, newer=newer)
 
 
 def _message(pinned: VersionRow, newest: VersionRow) -> str:
@@ -58,8 +57,3 @@ def _message(pinned: VersionRow, newest: VersionRow) -> str:
         what += ", different metadata"
     when = f"from {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
     return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
-
-
-def _outcome(pin: Pin, status: Status, message: str) -> Outcome:
-    version = pin.resolved.version
-    return Outcome("outdated", status, pin.name, message, dataset=pin.name, version=version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,7 +42,6 @@ from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     DESCRIPTION_PATH,
     ConfigurationError,
-    DatasetRef,
     Evidence,
     NeuromirrorError,
     Retention,
@@ -105,14 +104,7 @@ class PinRequest(Struct, frozen=True):
     is_checked_out: bool = False
 
 
-def pin_request_for_clone(
-    folder: Path,
-    index: Index,
-    paths: tuple[str, ...] | None = None,
-    clones: tuple[str, ...] | None = None,
-    bundle: bool | None = None,
-    streamable: bool | None = None,
-) -> PinRequest:
+def pin_request_for_clone(folder: Path, index: Index) -> PinRequest:
     """Return a request to pin the checked-out version of a clone.
 
     Parameters
@@ -121,8 +113,6 @@ def pin_request_for_clone(
         The folder of the clone.
     index
         The index of the store.
-    paths, clones, bundle
-        As in :class:`PinRequest`.
 
     Raises
     ------
@@ -151,9 +141,7 @@ def pin_request_for_clone(
             "your work."
         )
     row = index.resolve(description.dataset, head)
-    return PinRequest(
-        *(row.dataset_name, row.label, paths, clones, bundle, streamable), is_checked_out=True
-    )
+    return PinRequest(row.dataset_name, row.label, is_checked_out=True)
 
 
 def pin(
@@ -225,17 +213,14 @@ def _write(
 ) -> list[Outcome]:
     """Write the lock file, its manifests and bundles; the caller holds the lock for writing."""
     content, lock = read_lock_or_empty(path)
-    for name in remove:
-        if lock.pin(name) is None:
-            raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
     pins = {one.name: one for one in lock.datasets}
-    outcomes = [Outcome("pin", "ok", name, "removed from the lock file", name) for name in remove]
+    outcomes = remove_pins(pins, remove, path)
     kept: set[Path] = set()
     with ExitStack() as folders, ExitStack() as undo:
         for one, row in rows:
             old = pins.get(row.dataset_name)
             folder = folders.enter_context(own_folder(beside, lock, row.dataset_name))
-            writer = _PinWriter(lock, folder, one, row, old, store, index, progress)
+            writer = _PinWriter(path.parent, folder, one, row, old, store, index, progress)
             undo.callback(writer.undo)
             new = writer.run()
             kept |= writer.files
@@ -243,15 +228,55 @@ def _write(
             latest = _latest(index, row) if one.is_checked_out else None
             outcomes.append(pin_outcome(old, new, latest, writer.digests_summary))
         undo.pop_all()
-    for name in remove:
-        del pins[name]
-    lock = Lock(path, tuple(pins.values()))
-    written = dump_lock(lock, content)
-    if written != content:
-        write_atomically(path, written)
-    for name in (*(one.dataset for one, _ in rows), *remove):
-        remove_unused(beside, lock, name, kept)
+    changed = [*(one.dataset for one, _ in rows), *remove]
+    write_pins(beside, lock, content, pins, changed, kept)
     return outcomes
+
+
+def remove_pins(pins: dict[str, Pin], names: Iterable[str], path: Path) -> list[Outcome]:
+    """Remove pins, given by the names of their datasets; return the outcomes.
+
+    Raises
+    ------
+    ConfigurationError
+        The lock file, which is at ``path``, has no such pin.
+    """
+    outcomes = []
+    for name in names:
+        if pins.pop(name, None) is None:
+            raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
+        outcomes.append(Outcome("pin", "ok", name, "removed from the lock file", name))
+    return outcomes
+
+
+def write_pins(
+    beside: SafeFolder,
+    lock: Lock,
+    content: bytes,
+    pins: Mapping[str, Pin],
+    changed: Iterable[str],
+    kept: set[Path],
+) -> None:
+    """Write the pins of a lock file, and remove the manifests and bundles without a pin.
+
+    Parameters
+    ----------
+    beside
+        The folder of the lock file.
+    lock, content
+        The lock file as it was, and its bytes.
+    pins
+        The new pins by the names of their datasets.
+    changed
+        The names of the datasets whose pins were written or removed.
+    kept
+        The manifests and bundles of the new pins.
+    """
+    written = dump_lock(Lock(lock.path, tuple(pins.values())), content)
+    if written != content:
+        write_atomically(lock.path, written)
+    for name in changed:
+        _remove_unused(beside, lock, name, kept)
 
 
 def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
@@ -287,12 +312,8 @@ def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
-def remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
-    """Remove a dataset's manifests and bundles, except for those in ``kept``.
-
-    The dataset's folder is removed if it is empty then. The other parameters are those of
-    :func:`own_folder`.
-    """
+def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
+    """Remove a dataset's manifests and bundles except those in ``kept``, and empty folders."""
     try:
         with own_folder(beside, lock, name, create=False) as folder:
             for file in folder.names():
@@ -387,54 +408,45 @@ class _PinTotals(Struct):
         return next((one for one in RETENTION if one in self.retentions), Retention.PUBLISHED)
 
 
-class _PinWriter:
+class _PinWriter(Struct, eq=False):
     """Pins one version; ``files`` are the manifests and bundles that the pin refers to."""
 
-    def __init__(
-        self,
-        lock: Lock,
-        folder: SafeFolder,
-        request: PinRequest,
-        row: VersionRow,
-        old: Pin | None,
-        store: Store,
-        index: Index,
-        progress: MessageCallback,
-    ) -> None:
-        self._lock = lock
-        self._request = request
-        self._row = row
-        self._old = old
-        self._store = store
-        self._index = index
-        self._progress = progress
-        self._totals = _PinTotals()
-        self._folder = folder
-        streamable = request.streamable
+    lock_dir: Path
+    folder: SafeFolder
+    request: PinRequest
+    row: VersionRow
+    old: Pin | None
+    store: Store
+    index: Index
+    progress: MessageCallback
+    files: set[Path] = field(default_factory=set)
+    _new: set[Path] = field(default_factory=set)
+    _totals: _PinTotals = field(default_factory=_PinTotals)
+    _vaults: dict[str, dict[str, str]] = field(default_factory=dict)
+    _digests: PinnedDigests | None = None
+
+    def __post_init__(self) -> None:
+        streamable = self.request.streamable
         if streamable is None:
-            streamable = old is not None and old.block_digests is not None
-        self._digests = PinnedDigests(store) if streamable else None
-        self._new: set[Path] = set()
-        self._vaults: dict[str, dict[str, str]] = {}
-        self.files: set[Path] = set()
+            streamable = self.old is not None and self.old.block_digests is not None
+        self._digests = PinnedDigests(self.store) if streamable else None
 
     def undo(self) -> None:
         """Remove the files written so far."""
         for path in self._new:
-            self._folder.unlink(path.name)
+            self.folder.unlink(path.name)
 
     def run(self) -> Pin:
-        request, row, old = self._request, self._row, self._old
+        request, row, old = self.request, self.row, self.old
         paths = request.paths
         if paths is None:
             paths = () if old is None else old.paths
         bundle = request.bundle
         if bundle is None:
             bundle = old is not None and old.bundle is not None
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         clones = () if old is None else old.clone
         if request.clones is not None:
-            clones = clone_urls(request.clones, dataset)
+            clones = clone_urls(request.clones, row.dataset_ref)
         globs = WatchedGlobs(paths)
         manifest = self._write_files(row, b"", globs, bundle=bundle)
         unmatched = [glob for glob, _ in globs.unmatched()]
@@ -445,17 +457,17 @@ class _PinWriter:
                 f"'neuromirror files {row.name}' lists the files"
             )
         digests = self._write_digests()
-        here = self._lock.path.parent
+        here = self.lock_dir
         return Pin(
             name=row.dataset_name,
             requested=request.label,
             resolved=ResolvedVersion(row.label, row.doi),
-            dataset_id=dataset.dataset_id,
+            dataset_id=row.dataset_ref.dataset_id,
             source=row.source_uri,
             commit=row.commit,
             annex_commit=row.annex_commit,
             tree=row.tree,
-            swhid=f"swh:1:rev:{row.commit}",
+            swhid=row.swhid,
             state=row.state,
             metadata=row.metadata,
             manifest=manifest.relative_to(here).as_posix(),
@@ -479,31 +491,31 @@ class _PinWriter:
         """Write the block digests of the pinned files."""
         if self._digests is None:
             return None
-        self._progress(f"{self._row.name}, block digests")
-        name, is_new = self._digests.write(self._folder)
-        path = self._folder.path / name
+        self.progress(f"{self.row.name}, block digests")
+        name, is_new = self._digests.write(self.folder)
+        path = self.folder.path / name
         self.files.add(path)
         if is_new:
             self._new.add(path)
         return path
 
     def _bundle_path(self, row: VersionRow) -> Path:
-        return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
+        return self.folder.path / f"{row.commit}{BUNDLE_ENDING}"
 
     def _write_files(
         self, row: VersionRow, prefix: bytes, globs: WatchedGlobs, *, bundle: bool
     ) -> Path:
         """Write the manifest of a version, and those of its subdatasets with pinned files."""
-        self._progress(f"{row.name}, {row.files} files")
-        target = self._folder.path / f"{row.commit}{MANIFEST_ENDING}"
+        self.progress(f"{row.name}, {row.files} files")
+        target = self.folder.path / f"{row.commit}{MANIFEST_ENDING}"
         self._record_needed(target)
         subdatasets = self._write(row, target, prefix, globs)
         if bundle:
-            self._progress(f"{row.name}, bundle")
+            self.progress(f"{row.name}, bundle")
             self._record_needed(self._bundle_path(row))
-            write_bundle(self._store, row, self._folder, self._bundle_path(row).name)
+            write_bundle(self.store, row, self.folder, self._bundle_path(row).name)
         for one in subdatasets:
-            inner = self._index.resolve(one.name, one.commit)
+            inner = self.index.resolve(one.name, one.commit)
             self._write_files(inner, prefix + one.path.encode() + b"/", globs, bundle=bundle)
         return target
 
@@ -517,20 +529,20 @@ class _PinWriter:
     ) -> list[ListedSubdataset]:
         """Write one manifest; return the subdatasets that may have pinned files."""
         subdatasets: list[ListedSubdataset] = []
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        repository = self._store.repository(dataset)
-        self._vaults |= published_vaults(self._store, dataset)
+        dataset = row.dataset_ref
+        repository = self.store.repository(dataset)
+        self._vaults |= published_vaults(self.store, dataset)
         with ObjectReader(repository.path) as reader:
             description = parse_description(
                 reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
             )
-            head = _head(reader, row, dataset, description.get("form", "files"))
-            with LockManifestWriter(self._folder, target.name, head) as writer:
+            head = _head(reader, row, description.get("form", "files"))
+            with LockManifestWriter(self.folder, target.name, head) as writer:
                 for name in description["documents"]:
                     globs.matches(prefix.decode() + name)  # in git, so part of every pin
                 for name in plain_names(description):
                     writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
-                for line in stored_record_lines(self._store, row):
+                for line in stored_record_lines(self.store, row):
                     placed = load_snapshot_entry(line)
                     one = manifest_entry(placed, row.mirror, head.form)
                     writer.add(one)
@@ -546,9 +558,7 @@ class _PinWriter:
         return subdatasets
 
 
-def _head(
-    reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str
-) -> LockManifestHead:
+def _head(reader: ObjectReader, row: VersionRow, form: str) -> LockManifestHead:
     commit = reader.read(row.commit).decode("utf-8")
     if commit.partition("\n")[0] != f"tree {row.tree}":
         raise NotPinnedError(
@@ -558,7 +568,7 @@ def _head(
     return LockManifestHead(
         manifest=MANIFEST_VERSION,
         dataset=row.dataset_name,
-        dataset_id=dataset.dataset_id,
+        dataset_id=row.dataset_ref.dataset_id,
         source=row.source_uri,
         version=row.label,
         commit=row.commit,

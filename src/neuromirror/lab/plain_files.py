@@ -12,13 +12,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from neuromirror.annex import (
-    MAX_POINTER_BYTES,
-    parse_link_target,
-    parse_pointer,
-    sha256e_key,
-)
+from neuromirror.annex import sha256e_key
 from neuromirror.lab.clone import scratch_clone, selected_paths
+from neuromirror.lab.find import annexed_key
 from neuromirror.lab.globs import Globs, escape
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.store import SafeFolder, UnsafePathError, refuse_symlinks
@@ -129,13 +125,11 @@ def _compare(clone: Path, paths: Sequence[str], target: Path) -> Iterator[Outcom
 
 def _content_key(file: Path) -> str:
     """Return the key of an annexed file of a clone, or one for the content of any other file."""
-    if file.is_symlink() and (key := parse_link_target(os.fsencode(os.readlink(file)))):
-        return key
-    size = file.stat().st_size
-    if size <= MAX_POINTER_BYTES and (key := parse_pointer(file.read_bytes())):
+    if key := annexed_key(file):
         return key
     with open(file, "rb") as content:
-        return sha256e_key(size, hashlib.file_digest(content, "sha256").hexdigest(), file.name)
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return sha256e_key(os.fstat(content.fileno()).st_size, digest, file.name)
 
 
 def _fetch(

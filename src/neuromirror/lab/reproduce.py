@@ -39,12 +39,11 @@ from neuromirror.lab.stored_records import stored_record_lines
 from neuromirror.model import (
     ConfigurationError,
     DatasetHint,
-    DatasetRef,
     VersionKind,
     VersionRef,
 )
 from neuromirror.sources import DatasetNotFoundError, Source
-from neuromirror.store import TAG_PREFIX, Repository, Store
+from neuromirror.store import TAG_PREFIX, Store
 from neuromirror.store.private_store import is_private_store
 from neuromirror.transfer.byte_progress import MessageCallback
 
@@ -201,27 +200,18 @@ class _Comparison(Struct):
         return description
 
 
-class _Reproducer:
-    def __init__(
-        self,
-        row: VersionRow,
-        store: Store,
-        index: Index,
-        mirror: Mirror,
-        scratch: Path,
-        progress: MessageCallback,
-    ) -> None:
-        self._row = row
-        self._store = store
-        self._index = index
-        self._mirror = mirror
-        self._scratch = scratch
-        self._progress = progress
-        self._dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        self._within = index.dataset(row.dataset_name).within
+class _Reproducer(Struct, frozen=True):
+    """Mints one version again; the fields are the parameters of :func:`reproduce`."""
+
+    row: VersionRow
+    store: Store
+    index: Index
+    mirror: Mirror
+    scratch: Path
+    progress: MessageCallback
 
     def run(self) -> Reproduction:
-        row = self._row
+        row = self.row
         stored = self._stored_ids(row)
         whole = Reproduction(
             dataset=row.dataset_name,
@@ -232,19 +222,19 @@ class _Reproducer:
             promised=_PUBLISHED if self._is_published() else _OBSERVED,
             stored=stored,
         )
-        if self._within:
-            around = " and ".join(self._index.superdatasets(row.dataset_name)) or "other datasets"
+        if self.index.dataset(row.dataset_name).within:
+            around = " and ".join(self.index.superdatasets(row.dataset_name)) or "other datasets"
             return replace(
                 whole,
                 message=f"a subdataset of {around}; reproduce a version of that dataset instead",
             )
-        source = self._mirror.open()
+        source = self.mirror.open()
         self._check_archive(source)
-        if is_private_store(self._store.root):
+        if is_private_store(self.store.root):
             source = private_source(source) or source
         try:
-            hint = source.hint(self._dataset)
-            versions = [] if hint.unavailable else source.versions(self._dataset)
+            hint = source.hint(self.row.dataset_ref)
+            versions = [] if hint.unavailable else source.versions(self.row.dataset_ref)
         except DatasetNotFoundError as error:
             return replace(whole, message=f"upstream no longer has the dataset: {error}")
         if hint.unavailable:
@@ -254,17 +244,17 @@ class _Reproducer:
         return self._reproduce_observed(whole, source, hint, versions)
 
     def _is_published(self) -> bool:
-        return self._row.kind == VersionKind.PUBLISHED.value
+        return self.row.kind == VersionKind.PUBLISHED.value
 
     def _check_archive(self, source: Source) -> None:
         try:
-            named = source.dataset(self._row.local_id).source_uri
+            named = source.dataset(self.row.local_id).source_uri
         except ValueError:
             named = None
-        if named != self._row.source_uri:
+        if named != self.row.source_uri:
             raise ConfigurationError(
-                f"{self._mirror.path}: the archive is {source.uri}, but {self._row.dataset_name} "
-                f"in this store is {self._row.source_uri}; use the right --mirrors or --store"
+                f"{self.mirror.path}: the archive is {source.uri}, but {self.row.dataset_name} "
+                f"in this store is {self.row.source_uri}; use the right --mirrors or --store"
             )
 
     # --- published versions
@@ -272,7 +262,7 @@ class _Reproducer:
     def _reproduce_published(
         self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
     ) -> Reproduction:
-        row = self._row
+        row = self.row
         listed = [one for one in versions if one.kind is VersionKind.PUBLISHED]
         names = [one.upstream for one in listed]
         if row.upstream not in names:
@@ -280,14 +270,14 @@ class _Reproducer:
         chain = listed[: names.index(row.upstream) + 1]
         kept = [
             one
-            for one in self._index.versions(row.dataset_name)
+            for one in self.index.versions(row.dataset_name)
             if one.kind == row.kind and one.seq <= row.seq
         ]
         rows = {one.upstream: one for one in kept}
         first: tuple[str, str | _Comparison] | None = None
         with self._open_reminter("published", hint) as reminter:
             for number, version in enumerate(chain):
-                self._progress(
+                self.progress(
                     f"{row.dataset_name}@{version.upstream} ({number + 1} of {len(chain)})"
                 )
                 first = first or _history_difference(number, chain, kept)
@@ -325,7 +315,7 @@ class _Reproducer:
     def _reproduce_observed(
         self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
     ) -> Reproduction:
-        row = self._row
+        row = self.row
         observed = [one for one in versions if one.kind is VersionKind.OBSERVED]
         present = next((one for one in observed if one.upstream == row.upstream), None)
         found: tuple[_Comparison, VersionRow] | None = None
@@ -368,8 +358,8 @@ class _Reproducer:
 
     def _newer_equal_label(self, minted: VersionRow) -> str:
         """Return the newer stored version that equals the present state, or an empty text."""
-        row = self._row
-        for one in self._index.versions(row.dataset_name):
+        row = self.row
+        for one in self.index.versions(row.dataset_name):
             same = (one.kind, one.tree, one.state) == (row.kind, minted.tree, minted.state)
             if same and one.seq > row.seq:
                 return f"to {one.label}"
@@ -385,18 +375,18 @@ class _Reproducer:
     ) -> tuple[_Comparison, VersionRow]:
         """Mint an observed state; return its comparison with the version, and its row."""
         name = (upstream_version or version).upstream
-        self._progress(f"{self._row.dataset_name}, state {name}")
+        self.progress(f"{self.row.dataset_name}, state {name}")
         narrowed = SelectedVersionsSource(
             source, [version], {version.upstream: upstream_version} if upstream_version else None
         )
         with self._open_reminter(folder, hint) as reminter:
             minted = reminter.mint(narrowed, version)
-            return self._compare(self._row, minted, reminter, _OBSERVED), minted
+            return self._compare(self.row, minted, reminter, _OBSERVED), minted
 
     def _earlier_candidates(self, source: Source) -> list[VersionRef]:
         """Return the earlier upstream states that may be the version, most likely first."""
-        row = self._row
-        states = source.history(self._dataset, None)
+        row = self.row
+        states = source.history(self.row.dataset_ref, None)
         named = [one for one in states if one.upstream == row.upstream]
         if named:
             return named
@@ -413,16 +403,16 @@ class _Reproducer:
 
     @contextmanager
     def _open_reminter(self, folder: str, hint: DatasetHint) -> Iterator[Reminter]:
-        scratch = Store.open(self._scratch / folder, create=True)
+        scratch = Store.open(self.scratch / folder, create=True)
         with open_recorder(scratch, scratch.index_path) as recorder:
-            yield Reminter(self._mirror, hint, scratch, recorder)
+            yield Reminter(self.mirror, hint, scratch, recorder)
 
     def _stored_ids(self, row: VersionRow) -> VersionIds:
         """Read the ids from git; the index is only a cache of them."""
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        repository = self._store.repository(dataset)
+        repository = self.store.repository(row.dataset_ref)
         commit = repository.refs().get(TAG_PREFIX + row.label, row.commit)
-        return _read_ids(repository, commit, row.state)
+        with ObjectReader(repository.path) as reader:
+            return VersionIds(commit, reader.read_commit_tree(commit).hex(), row.state)
 
     def _compare(
         self, row: VersionRow, minted: VersionRow, reminter: Reminter, promised: Sequence[str]
@@ -439,26 +429,19 @@ class _Reproducer:
     def _differences(
         self, row: VersionRow, commit: str, minted: VersionRow, reminter: Reminter
     ) -> MintDifferences:
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        def side(store: Store, version: VersionRow, commit: str) -> MintedSide:
+            repository = store.repository(version.dataset_ref).path
+            return MintedSide(repository, commit, stored_record_lines(store, version))
+
         with reminter.store.scratch() as folder:
             return find_differences(
-                MintedSide(
-                    self._store.repository(dataset).path,
-                    commit,
-                    stored_record_lines(self._store, row),
-                ),
-                MintedSide(
-                    reminter.store.repository(dataset).path,
-                    minted.commit,
-                    stored_record_lines(reminter.store, minted),
-                ),
-                folder,
+                side(self.store, row, commit), side(reminter.store, minted, minted.commit), folder
             )
 
     def _compare_subdatasets(
         self, compared: _Comparison, row: VersionRow, minted: VersionRow, reminter: Reminter
     ) -> None:
-        olds = {one.path: one for one in self._index.subdatasets(row)}
+        olds = {one.path: one for one in self.index.subdatasets(row)}
         news = {one.path: one for one in reminter.subdatasets(minted)}
         compared.subdatasets_compared = len(olds.keys() | news.keys())
         for path in sorted(olds.keys() | news.keys()):
@@ -472,7 +455,7 @@ class _Reproducer:
     def _compare_subdataset(
         self, path: str, old: SubdatasetRow | None, new: SubdatasetRow | None, reminter: Reminter
     ) -> SubdatasetReproduction:
-        before = None if old is None else self._index.resolve(old.dataset, old.commit)
+        before = None if old is None else self.index.resolve(old.dataset, old.commit)
         after = None if new is None else reminter.version_at(new.dataset, new.commit)
         found = None
         if before is not None and after is not None and before.source_uri == after.source_uri:
@@ -486,11 +469,6 @@ class _Reproducer:
             None if after is None else VersionIds(after.commit, after.tree, after.state),
             found,
         )
-
-
-def _read_ids(repository: Repository, commit: str, state: str) -> VersionIds:
-    with ObjectReader(repository.path) as reader:
-        return VersionIds(commit, reader.read_commit_tree(commit).hex(), state)
 
 
 def _history_difference(

@@ -318,19 +318,10 @@ def _add_unreachable_origin(repository: Path, url: str | None) -> None:
 
 
 def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) -> None:
+    fetch = ("fetch", "-q", "--no-tags", "--no-auto-maintenance", "--", url, *refs)
     run_git(
         repository,
-        *(
-            *REMOTE_OPTIONS,
-            *FSCK_OPTIONS,
-            "fetch",
-            "-q",
-            "--no-tags",
-            "--no-auto-maintenance",
-            "--",
-            url,
-            *refs,
-        ),
+        *(*REMOTE_OPTIONS, *FSCK_OPTIONS, *fetch),
         environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
         credentials=True,
     )

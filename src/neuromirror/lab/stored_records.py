@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neuromirror.index import VersionRow
-from neuromirror.model import DatasetRef
 from neuromirror.store import Store, read_records_from_git
 
 
@@ -17,7 +16,7 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
     StoreDamagedError, ObjectMissingError
         The store or the repository cannot be read.
     """
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    dataset = row.dataset_ref
     if store.has_records(dataset.dataset_id, row.records):
         return store.record_lines(dataset.dataset_id, row.records)
     return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)

@@ -185,8 +185,8 @@ class SiblingHost:
         """Return the token of the credential, from DataLad's settings, environment or keyring."""
         if self._settings.type == "gitlab":
             return ""
-        from datalad import cfg  # type: ignore[import-untyped]
-        from datalad.downloaders.credentials import Token  # type: ignore[import-untyped]
+        from datalad import cfg
+        from datalad.downloaders.credentials import Token
 
         cfg.reload(force=True)  # a service runs for longer than a token is valid
         name = self._credential

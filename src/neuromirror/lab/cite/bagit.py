@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Final
-from urllib.parse import quote
 
 from msgspec.structs import replace
 
@@ -21,11 +20,11 @@ from neuromirror.lab.cite.cited_files import CitedDocument, CitedEntry, CitedFil
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted_remarks
 from neuromirror.lab.cite.text import paragraph
 from neuromirror.lab.cite.works import CitationCollection
+from neuromirror.lab.export_formats import printable_url
 from neuromirror.lab.output_files import OutputUnsuitableError, new_folder
 from neuromirror.model import escape_unprintable
 
 _OMITTED_FILE: Final = "not-in-this-bag.txt"
-_SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 # characters that programs may interpret as line breaks in the lists of a bag
 _AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029]", re.IGNORECASE)
 _NO_NAME: Final = "its name cannot be written in the lists of a bag"
@@ -93,9 +92,7 @@ class _Bag:
                 return
             algorithm, value = one.digest or ("", "")
             size = "-" if one.size is None else str(one.size)
-            self._list("fetch.txt").write(
-                f"{quote(one.web_urls[0], safe=_SAFE)} {size} data/{path}\n"
-            )
+            self._list("fetch.txt").write(f"{printable_url(one.web_urls[0])} {size} data/{path}\n")
             self._list(f"manifest-{algorithm}.txt").write(f"{value}  data/{path}\n")
             self._count(one.size)
         else:

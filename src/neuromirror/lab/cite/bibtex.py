@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.phrases import note
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 # no at sign: for BibTeX it starts an entry even in a comment
@@ -38,10 +38,6 @@ def write_bibtex(collection: CitationCollection) -> Iterator[str]:
 
 def _fields(work: CitedWork) -> Iterator[tuple[str, str]]:
     year = "" if work.citation_date is None else str(work.citation_date.year)
-    license_ = license_phrase(work)
-    note = " ".join(
-        [*([f"{license_}."] if license_ else []), *remarks(work), retrieval_phrase(work)]
-    )
     yield "author", " and ".join(map(_author, work.authors))
     # extra braces keep the case of letters
     yield "title", f"{{{_tex(work.title)}}}"
@@ -51,7 +47,7 @@ def _fields(work: CitedWork) -> Iterator[tuple[str, str]]:
     yield "doi", (work.doi or "").translate(_VERBATIM)
     yield "url", "" if work.doi else work.url.translate(_VERBATIM)
     yield "keywords", ", ".join(_tex(one.replace(",", " ")) for one in work.keywords)
-    yield "note", _tex(note)
+    yield "note", _tex(note(work))
 
 
 def _author(one: Agent) -> str:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from neuromirror.lab.cite.json_text import without_empty
-from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.json_text import distinct, without_empty
+from neuromirror.lab.cite.phrases import note
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 from neuromirror.model.licenses import SPDX
 
@@ -28,11 +28,10 @@ def write_cff(collection: CitationCollection) -> Iterator[str]:
     """Yield the text of a ``CITATION.cff`` file."""
     only = collection.single_work
     if only is not None:
-        fields = _work_fields(only)
         about = {
-            "message": " ".join([_MESSAGE, *_notes(only)]),
+            "message": f"{_MESSAGE} {_note(only)}",
             "type": "dataset",
-            **fields,
+            **_work_fields(only),
         }
     else:
         about = {
@@ -41,7 +40,7 @@ def write_cff(collection: CitationCollection) -> Iterator[str]:
             "title": collection.title,
             "authors": _authors(collection.works),
             "references": [
-                {"type": "data", **_work_fields(work), "notes": " ".join(_notes(work))}
+                {"type": "data", **_work_fields(work), "notes": _note(work)}
                 for work in collection.works
             ],
         }
@@ -52,7 +51,7 @@ def _work_fields(work: CitedWork) -> dict[str, Any]:
     """Return the fields of a work, for a file or for a reference."""
     is_doi = work.doi is not None and _DOI.match(work.doi)
     license_ = work.licenses[0] if len(work.licenses) == 1 else None
-    is_known = license_ is not None and license_.spdx in SPDX
+    is_known = _has_known_license(work)
     return without_empty(
         {
             "title": work.title,
@@ -71,14 +70,12 @@ def _work_fields(work: CitedWork) -> dict[str, Any]:
     )
 
 
-def _notes(work: CitedWork) -> list[str]:
-    license_ = license_phrase(work)
-    has_known_license = len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
-    return [
-        *([f"{license_}."] if license_ and not has_known_license else []),
-        *remarks(work),
-        retrieval_phrase(work),
-    ]
+def _has_known_license(work: CitedWork) -> bool:
+    return len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
+
+
+def _note(work: CitedWork) -> str:
+    return note(work, names_license=not _has_known_license(work))
 
 
 def _identifiers(work: CitedWork, *, named_doi: bool) -> Iterator[dict[str, str]]:
@@ -112,7 +109,7 @@ def _authors(works: list[CitedWork] | tuple[CitedWork, ...]) -> list[dict[str, s
     if not found:
         publishers = (work.publisher.name for work in works if work.publisher is not None)
         found = [{"name": name} for name in dict.fromkeys(publishers)] or [{"name": _UNKNOWN}]
-    return [one for at, one in enumerate(found) if one not in found[:at]]
+    return distinct(found)
 
 
 def _author(one: Agent) -> dict[str, str]:
@@ -125,7 +122,7 @@ def _author(one: Agent) -> dict[str, str]:
             "name-particle": one.particle,
             "name-suffix": one.suffix,
             "affiliation": "; ".join(affiliation.name for affiliation in one.affiliations),
-            "orcid": None if one.orcid is None else f"https://orcid.org/{one.orcid}",
+            "orcid": one.orcid_url,
         }
     )
 

@@ -30,6 +30,7 @@ from neuromirror.git import (
     GitError,
     ListedEntry,
     list_tree,
+    parse_tree,
 )
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedState
@@ -184,7 +185,7 @@ class _Logs:
         if state.annex is not None:
             tree = run_git(state.git_dir, "rev-parse", f"{state.annex}^{{tree}}").strip()
             (content,) = objects.read([tree])
-            self._tops = dict(_children(content))
+            self._tops = {name: sha.hex() for _, name, sha in parse_tree(content)}
 
     def urls(self, keys: list[str]) -> Iterator[tuple[str, ...]]:
         """Yield the URLs of at most 1000 keys, best first."""
@@ -217,14 +218,6 @@ def _rank(url: str) -> tuple[bool, bool, str]:
     return "versionId=" not in url.partition("?")[2], url.endswith("/"), url
 
 
-def _children(tree: bytes) -> Iterator[tuple[bytes, str]]:
-    at = 0
-    while at < len(tree):
-        end = tree.index(b"\0", at)
-        yield tree[tree.index(b" ", at) + 1 : end], tree[end + 1 : end + 21].hex()
-        at = end + 21
-
-
 def _collides(before: list[bytes], path: bytes) -> bool:
     """Return whether a path is a duplicate or below the path of a file.
 
@@ -247,4 +240,4 @@ def _folder(tree: bytes, name: bytes) -> str:
 
 def _child(tree: bytes, name: bytes) -> str:
     """Return the id of an entry of a tree, or an empty text."""
-    return next((sha for found, sha in _children(tree) if found == name), "")
+    return next((sha.hex() for _, found, sha in parse_tree(tree) if found == name), "")

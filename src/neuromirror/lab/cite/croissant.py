@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.lab.cite.cited_files import CitedFile, cited_files
-from neuromirror.lab.cite.json_text import compact_json, without_empty
+from neuromirror.lab.cite.json_text import compact_json, distinct, without_empty
 from neuromirror.lab.cite.media_types import media_type
 from neuromirror.lab.cite.person_names import family_first_name
 from neuromirror.lab.cite.phrases import (
@@ -22,47 +22,32 @@ from neuromirror.lab.cite.phrases import (
     unlisted_remarks,
 )
 from neuromirror.lab.cite.text import paragraph
-from neuromirror.lab.cite.text_values import count_of
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
+from neuromirror.model import count_of
 
-_CONTEXT: Final[dict[str, Any]] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "equivalentProperty": "cr:equivalentProperty",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
+_TERMS: Final = (
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty"),
+    *("fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField"),
+    *("path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate"),
+    *("separator", "source", "subField", "transform"),
+)
+_CONTEXT: Final[dict[str, Any]] = dict(
+    sorted(
+        {
+            **{name: f"cr:{name}" for name in _TERMS},
+            "@language": "en",
+            "@vocab": "https://schema.org/",
+            "conformsTo": "dct:conformsTo",
+            "cr": "http://mlcommons.org/croissant/",
+            "data": {"@id": "cr:data", "@type": "@json"},
+            "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+            "dct": "http://purl.org/dc/terms/",
+            "examples": {"@id": "cr:examples", "@type": "@json"},
+            "rai": "http://mlcommons.org/croissant/RAI/",
+            "sc": "https://schema.org/",
+        }.items()
+    )
+)
 """The JSON-LD context of the specification."""
 
 
@@ -73,18 +58,17 @@ def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[
     omitted = 0
     if files:
         yield ',\n"distribution": ['
-        number = 0
+        separator = ""
         for work in collection.works:
             prefix = collection.prefix(work)
             for one in cited_files(work.state):
-                if not isinstance(one, CitedFile):
-                    continue
-                entity = _file_object(one, prefix)
-                if entity is None:
-                    omitted += 1
-                    continue
-                yield f"{',' if number else ''}\n{compact_json(entity)}"
-                number += 1
+                if isinstance(one, CitedFile):
+                    entity = _file_object(one, prefix)
+                    if entity is None:
+                        omitted += 1
+                    else:
+                        yield f"{separator}\n{compact_json(entity)}"
+                        separator = ","
         yield "]"
     descriptions = [_description(work, files=files) for work in collection.works]
     if omitted:
@@ -105,8 +89,8 @@ def _about(collection: CitationCollection) -> dict[str, Any]:
         "name": works[0].title if only is not None else collection.title,
         "license": list(dict.fromkeys(licenses)),
         "url": only.url if only is not None else None,
-        "creator": _distinct(creators),
-        "publisher": _distinct(publishers),
+        "creator": distinct(creators),
+        "publisher": distinct(publishers),
         "datePublished": max(dates).isoformat(),
         "version": only.version if only is not None else None,
         "keywords": list(dict.fromkeys(keywords)),
@@ -125,12 +109,8 @@ def _description(work: CitedWork, *, files: bool) -> str:
 def _agent(one: Agent) -> dict[str, Any]:
     if not isinstance(one, Person):
         return without_empty({"@type": "sc:Organization", "name": one.name, "url": one.ror})
-    orcid = None if one.orcid is None else f"https://orcid.org/{one.orcid}"
-    return without_empty({"@type": "sc:Person", "name": family_first_name(one), "url": orcid})
-
-
-def _distinct(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for at, one in enumerate(found) if one not in found[:at]]
+    fields = {"@type": "sc:Person", "name": family_first_name(one), "url": one.orcid_url}
+    return without_empty(fields)
 
 
 def _file_object(one: CitedFile, prefix: str) -> dict[str, Any] | None:

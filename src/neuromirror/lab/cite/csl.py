@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from neuromirror.lab.cite.json_text import indented_json
-from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.phrases import note
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 
@@ -32,13 +32,7 @@ def _item(key: str, work: CitedWork) -> dict[str, Any]:
         "URL": work.url,
         "abstract": work.description,
         "keyword": ", ".join(work.keywords),
-        "note": " ".join(
-            [
-                *([f"{license_phrase(work)}."] if work.licenses else []),
-                *remarks(work),
-                retrieval_phrase(work),
-            ]
-        ),
+        "note": note(work),
     }
     return {name: value for name, value in fields.items() if value}
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from neuromirror.lab.cite.json_text import indented_json, without_empty
+from neuromirror.lab.cite.json_text import distinct, indented_json, without_empty
 from neuromirror.lab.cite.person_names import family_first_name
 from neuromirror.lab.cite.phrases import remarks, retrieval_phrase, unlisted_remarks
-from neuromirror.lab.cite.text_values import count_of
 from neuromirror.lab.cite.works import (
     Agent,
     CitationCollection,
@@ -22,6 +21,7 @@ from neuromirror.lab.cite.works import (
     Organisation,
     Person,
 )
+from neuromirror.model import count_of
 
 _UNKNOWN: Final = ":unav"
 _ROR: Final = "https://ror.org"
@@ -54,7 +54,7 @@ def _record(work: CitedWork) -> dict[str, Any]:
             "types": {"resourceTypeGeneral": "Dataset", "resourceType": "Dataset"},
             "creators": [_creator(one) for one in work.authors] or [{"name": _UNKNOWN}],
             "titles": [{"title": work.title}],
-            "publisher": _publisher(publisher),
+            "publisher": _organisation(publisher, "publisher"),
             "publicationYear": f"{year.year:04d}",
             "version": work.version,
             "subjects": [{"subject": one} for one in work.keywords],
@@ -99,15 +99,14 @@ def _creator(one: Agent) -> dict[str, Any]:
                 "nameIdentifiers": _name_identifier("ROR", _ROR, one.ror),
             }
         )
-    orcid = None if one.orcid is None else f"{_ORCID}/{one.orcid}"
     return without_empty(
         {
             "name": family_first_name(one),
             "nameType": "Personal",
             "givenName": one.given,
             "familyName": f"{one.particle} {one.family}".strip(),
-            "nameIdentifiers": _name_identifier("ORCID", _ORCID, orcid),
-            "affiliation": [_affiliation(affiliation) for affiliation in one.affiliations],
+            "nameIdentifiers": _name_identifier("ORCID", _ORCID, one.orcid_url),
+            "affiliation": [_organisation(place, "affiliation") for place in one.affiliations],
         }
     )
 
@@ -117,15 +116,9 @@ def _name_identifier(scheme: str, uri: str, value: str | None) -> list[dict[str,
     return [identifier] if value else []
 
 
-def _affiliation(organisation: Organisation) -> dict[str, str]:
-    ror = organisation.ror
-    scheme = {"affiliationIdentifierScheme": "ROR", "schemeUri": _ROR} if ror else {}
-    return without_empty({"name": organisation.name, "affiliationIdentifier": ror, **scheme})
-
-
-def _publisher(one: Organisation) -> dict[str, str]:
-    scheme = {"publisherIdentifierScheme": "ROR", "schemeUri": _ROR} if one.ror else {}
-    return without_empty({"name": one.name, "publisherIdentifier": one.ror, **scheme})
+def _organisation(one: Organisation, role: str) -> dict[str, str]:
+    scheme = {f"{role}IdentifierScheme": "ROR", "schemeUri": _ROR} if one.ror else {}
+    return without_empty({"name": one.name, f"{role}Identifier": one.ror, **scheme})
 
 
 def _funding(one: Funder) -> dict[str, str]:
@@ -140,21 +133,14 @@ def _funding(one: Funder) -> dict[str, str]:
 
 
 def _dates(work: CitedWork) -> Iterator[dict[str, str]]:
-    if work.published is not None:
-        yield {"date": work.published.isoformat(), "dateType": "Issued"}
-    if work.created is not None:
-        yield {"date": work.created.isoformat(), "dateType": "Created"}
-    if work.modified is not None:
-        yield {"date": work.modified.isoformat(), "dateType": "Updated"}
+    dates = {"Issued": work.published, "Created": work.created, "Updated": work.modified}
+    for kind, date in dates.items():
+        if date is not None:
+            yield {"date": date.isoformat(), "dateType": kind}
 
 
 def _identifiers(work: CitedWork) -> Iterator[dict[str, str]]:
-    named = [
-        ("SWHID", work.qualified_swhid),
-        ("SWHID", work.directory_swhid),
-        ("State digest", work.digest),
-    ]
-    for kind, value in dict.fromkeys([*named, *work.identifiers]):
+    for kind, value in dict.fromkeys(work.all_identifiers):
         yield {"alternateIdentifier": value, "alternateIdentifierType": kind}
 
 
@@ -172,7 +158,7 @@ def _related(work: CitedWork) -> list[dict[str, str]]:
         for one in work.related
         if one.relation in _RELATIONS
     ]
-    return [one for at, one in enumerate(found) if one not in found[:at]]
+    return distinct(found)
 
 
 def _relation(relation: str, identifier: str, kind: str) -> dict[str, str]:

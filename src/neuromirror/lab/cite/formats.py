@@ -20,8 +20,6 @@ from neuromirror.lab.cite.text import write_text
 from neuromirror.lab.cite.works import CitationCollection
 from neuromirror.lab.output_files import OutputUnsuitableError, write_file
 
-_BAG: Final = "bagit"
-
 
 class CitationFormat(Struct, frozen=True):
     """A format.
@@ -30,31 +28,26 @@ class CitationFormat(Struct, frozen=True):
     ----------
     file_name
         The default name of the output file; empty for a folder.
+    write
+        Returns the pieces of a citation; None for a folder.
     lists_files
         Whether the format has an entry per file.
     """
 
     file_name: str
+    write: Callable[..., Iterator[str]] | None
     lists_files: bool = False
 
 
 FORMATS: Final = {
-    "text": CitationFormat("citation.txt"),
-    "bibtex": CitationFormat("citation.bib"),
-    "csl": CitationFormat("citation.csl.json"),
-    "cff": CitationFormat("CITATION.cff"),
-    "datacite": CitationFormat("datacite.json"),
-    "ro-crate": CitationFormat("ro-crate-metadata.json", lists_files=True),
-    _BAG: CitationFormat("", lists_files=True),
-    "croissant": CitationFormat("croissant.json", lists_files=True),
-}
-
-_WRITERS: Final[dict[str, Callable[[CitationCollection], Iterator[str]]]] = {
-    "text": write_text,
-    "bibtex": write_bibtex,
-    "csl": write_csl,
-    "cff": write_cff,
-    "datacite": write_datacite,
+    "text": CitationFormat("citation.txt", write_text),
+    "bibtex": CitationFormat("citation.bib", write_bibtex),
+    "csl": CitationFormat("citation.csl.json", write_csl),
+    "cff": CitationFormat("CITATION.cff", write_cff),
+    "datacite": CitationFormat("datacite.json", write_datacite),
+    "ro-crate": CitationFormat("ro-crate-metadata.json", write_rocrate, lists_files=True),
+    "bagit": CitationFormat("", None, lists_files=True),
+    "croissant": CitationFormat("croissant.json", write_croissant, lists_files=True),
 }
 
 
@@ -80,15 +73,14 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
     FormatUnsuitableError
         The format is bagit, which is a folder.
     """
-    if form == _BAG:
+    layout = FORMATS[form]
+    if layout.write is None:
         raise FormatUnsuitableError(
             "bagit writes a folder; specify an empty or missing one with --output"
         )
-    if form == "ro-crate":
-        return write_rocrate(collection, files=files)
-    if form == "croissant":
-        return write_croissant(collection, files=files)
-    return _WRITERS[form](collection)
+    if layout.lists_files:
+        return layout.write(collection, files=files)
+    return layout.write(collection)
 
 
 def write_citation(
@@ -123,7 +115,7 @@ def write_citation(
     UnsafePathError
         ``target`` is a relative path, and one of its folders is a symlink.
     """
-    if form == _BAG:
+    if FORMATS[form].write is None:
         write_bag(collection, target)
         return target
     if target.is_dir():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+_Value = TypeVar("_Value")
 
 _UNSEEN: Final = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -25,6 +28,15 @@ def compact_json(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def distinct(values: Iterable[_Value]) -> list[_Value]:
+    """Return JSON values in their order, without duplicates."""
+    found: list[_Value] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def without_empty(table: dict[str, Any]) -> dict[str, Any]:

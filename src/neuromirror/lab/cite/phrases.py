@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from neuromirror.lab.cite.person_names import family_first_name
-from neuromirror.lab.cite.text_values import count_of
 from neuromirror.lab.cite.works import Agent, CitedWork, Person
+from neuromirror.model import count_of
 
 
 def listed_name(one: Agent) -> str:
@@ -24,6 +24,13 @@ def retrieval_phrase(work: CitedWork) -> str:
     It has no full stop at its end, which readers could copy with the digest.
     """
     return f"Retrieved as {work.qualified_swhid}, state {work.digest}"
+
+
+def note(work: CitedWork, *, names_license: bool = True) -> str:
+    """Return the license, the remarks and the ids of the retrieved state as one text."""
+    license_ = license_phrase(work) if names_license else ""
+    sentences = [f"{license_}."] if license_ else []
+    return " ".join([*sentences, *remarks(work), retrieval_phrase(work)])
 
 
 def remarks(work: CitedWork) -> list[str]:

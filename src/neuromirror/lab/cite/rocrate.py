@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.lab.cite.cited_files import CitedDocument, CitedEntry, CitedFile, cited_files
-from neuromirror.lab.cite.json_text import compact_json, without_empty
+from neuromirror.lab.cite.json_text import compact_json, distinct, without_empty
 from neuromirror.lab.cite.media_types import media_type
 from neuromirror.lab.cite.phrases import (
     description_or_summary,
@@ -31,13 +31,13 @@ from neuromirror.lab.cite.works import (
     License,
     Person,
 )
+from neuromirror.lab.export_formats import printable_url
 
 Entity = dict[str, Any]
 
 _SPECIFICATION: Final = "https://w3id.org/ro/crate/1.2"
 _ROOT: Final = "./"
 _DOI: Final = "https://registry.identifiers.org/registry/doi"
-_SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 
 
 def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _file(one: CitedFile, prefix: str, work: CitedWork) -> Entity:
     others = None if sha256 or one.digest is None else f"{one.digest[0]}:{one.digest[1]}"
     return without_empty(
         {
-            "@id": quote(one.urls[0], safe=_SAFE) if one.urls else f"#{quote(path)}",
+            "@id": printable_url(one.urls[0]) if one.urls else f"#{quote(path)}",
             "@type": "File",
             "name": path,
             "localPath": path,
@@ -130,7 +130,7 @@ def _file(one: CitedFile, prefix: str, work: CitedWork) -> Entity:
             "contentSize": None if one.size is None else str(one.size),
             "sha256": sha256,
             "identifier": others,
-            "contentUrl": [quote(url, safe=_SAFE) for url in one.urls[1:]],
+            "contentUrl": [printable_url(url) for url in one.urls[1:]],
             "sdDatePublished": None if work.state.time is None else work.state.time.isoformat(),
         }
     )
@@ -163,7 +163,7 @@ def _dataset(work: CitedWork, context: _Context, *, files: bool) -> Entity:
             "license": context.licenses(work),
             "author": [context.agent(one) for one in work.authors],
             "publisher": None if work.publisher is None else context.agent(work.publisher),
-            "funder": list(_distinct(context.funder(one) for one in work.funders)),
+            "funder": distinct(context.funder(one) for one in work.funders),
             "version": work.version,
             "url": work.url,
             "identifier": context.identifiers(work),
@@ -188,14 +188,6 @@ def _collection_entity(collection: CitationCollection, parts: Iterable[str]) -> 
     }
 
 
-def _distinct(entities: Iterable[Entity]) -> Iterator[Entity]:
-    seen: set[str] = set()
-    for one in entities:
-        if one["@id"] not in seen:
-            seen.add(one["@id"])
-            yield one
-
-
 class _Context:
     """The contextual entities of the crate, without duplicates."""
 
@@ -209,9 +201,8 @@ class _Context:
     def agent(self, one: Agent) -> Entity:
         """Return a reference to a person or an organisation."""
         if isinstance(one, Person):
-            identity = one.orcid and f"https://orcid.org/{one.orcid}"
             return self._add(
-                identity or f"#person-{quote(one.full_name, safe='')}",
+                one.orcid_url or f"#person-{quote(one.full_name, safe='')}",
                 {
                     "@type": "Person",
                     "name": one.full_name if not one.family else _spoken_name(one),
@@ -262,14 +253,9 @@ class _Context:
         if work.doi is not None:
             fields = {"propertyID": _DOI, "value": f"doi:{work.doi}", "url": work.doi_url}
             found.append(self._value(work.doi_url or work.doi, "DOI", fields))
-        for name, value in [
-            ("SWHID", work.qualified_swhid),
-            ("SWHID", work.directory_swhid),
-            ("State digest", work.digest),
-            *work.identifiers,
-        ]:
+        for name, value in work.all_identifiers:
             found.append(self._value(f"#{quote(value, safe=':')}", name, {"value": value}))
-        return list(_distinct(found))
+        return distinct(found)
 
     def derived_from(self, name: str) -> Entity:
         """Return a reference to an input of the dataset, by its upstream name."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 from neuromirror.git import FSCK_OPTIONS, MEMORY_LIMIT, check_objects, try_git
 from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError
 from neuromirror.lab.cite.works import CitedState
-from neuromirror.model import DatasetRef, time_of_commit
+from neuromirror.model import time_of_commit
 from neuromirror.store import ANNEX_BRANCH
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def state_of_version(store: Store, row: VersionRow) -> CitedState:
     CitedState
         The state, for :func:`read_work`.
     """
-    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repository(row.dataset_ref)
     return CitedState(
         git_dir=repository.path,
         name=row.dataset_name,
@@ -137,14 +136,8 @@ def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -
     origin = pin.clone[0] if pin.clone else None
     if not pin.paths:
         return replace(state, origin=origin)
-    return replace(
-        state,
-        origin=origin,
-        paths=pin.paths,
-        is_cited=pin.matches,
-        files=pin.files,
-        bytes=pin.bytes,
-    )
+    selected = {"paths": pin.paths, "is_cited": pin.matches}
+    return replace(state, origin=origin, files=pin.files, bytes=pin.bytes, **selected)
 
 
 def _repository_with(
@@ -159,35 +152,24 @@ def _repository_with(
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        try_git(
-            scratch,
-            *FSCK_OPTIONS,
-            "bundle",
-            "unbundle",
-            str(bundle.absolute()),
-            environment=MEMORY_LIMIT,
-        )
+        _git(scratch, *FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
             check_objects(scratch)
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
-        annex = _rebuild(manifest, scratch, None if pin.paths else pin.files)
+        from neuromirror.lab.lock_manifests import LockManifestReader
+        from neuromirror.lab.repository_rebuild import rebuild_repository
+
+        reader = LockManifestReader(manifest, None if pin.paths else pin.files)
+        refs = rebuild_repository(reader, scratch)
         check_objects(scratch)
-        return scratch, annex
+        return scratch, refs[ANNEX_BRANCH]
     raise StateUnavailableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
         f"{pin.commit}; specify the store with --store, or copy {pin.manifest} from the source of "
         "the lock file"
     )
-
-
-def _rebuild(manifest: Path, git_dir: Path, files: int | None) -> str:
-    from neuromirror.lab.lock_manifests import LockManifestReader
-    from neuromirror.lab.repository_rebuild import rebuild_repository
-
-    refs: Mapping[str, str] = rebuild_repository(LockManifestReader(manifest, files), git_dir)
-    return refs[ANNEX_BRANCH]
 
 
 def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> CitedState:
@@ -228,12 +210,8 @@ def _git_dir(folder: Path) -> Path:
 
 
 def _has(git_dir: Path, commit: str) -> bool:
-    return (
-        try_git(
-            git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=MEMORY_LIMIT
-        ).returncode
-        == 0
-    )
+    done = try_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=MEMORY_LIMIT)
+    return done.returncode == 0
 
 
 def _git(git_dir: Path, *arguments: str) -> str:

@@ -67,8 +67,3 @@ def licenses_of(value: Any) -> tuple[License, ...]:
     """Return the licenses in a list of texts, without duplicates."""
     found = map(license_of, value[:MAX_MEMBERS] if isinstance(value, list) else [value])
     return tuple(dict.fromkeys(one for one in found if one is not None))
-
-
-def count_of(number: int, thing: str) -> str:
-    """Format a count: ``1 file``, ``2 files``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

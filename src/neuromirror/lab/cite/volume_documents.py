@@ -32,17 +32,13 @@ _NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and
 def read_boss(documents: Documents) -> UpstreamMetadata:
     """Return the metadata of a BOSS channel, its experiment and its collection."""
     pairs = _by_key(documents.parsed(".boss/metadata.json"))
-    scopes = ("channel", "experiment", "collection")
-    about = [
-        plain_text(documents.parsed(f".boss/{scope}.json").get("description")) for scope in scopes
-    ]
     funders = (make_organisation(pairs.get(key)) for key in _FUNDERS)
     citation_requests = (
         plain_text(pairs[key]) for key in sorted(pairs) if any(one in key for one in _CITATION_KEYS)
     )
     return UpstreamMetadata(
         authors=_people(pairs, _AUTHORS) or _people(pairs, _INVESTIGATORS),
-        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one),
+        description=_description(documents, ".boss", "channel", "experiment", "collection"),
         funders=tuple(Funder(one) for one in funders if one is not None),
         citation_requests=tuple(dict.fromkeys(one for one in citation_requests if one)),
         variables=_voxels(documents.parsed(BOSS), "type", "datatype"),
@@ -51,12 +47,8 @@ def read_boss(documents: Documents) -> UpstreamMetadata:
 
 def read_ndstore(documents: Documents) -> UpstreamMetadata:
     """Return the metadata of an ndstore channel and its project."""
-    about = [
-        plain_text(documents.parsed(f".ndstore/{scope}.json").get("description"))
-        for scope in ("channel", "project")
-    ]
     return UpstreamMetadata(
-        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one),
+        description=_description(documents, ".ndstore", "channel", "project"),
         variables=_voxels(documents.parsed(NDSTORE), "channel_type", "datatype"),
     )
 
@@ -95,6 +87,13 @@ def _people(pairs: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Agent, ...
         if found := [one for one in map(make_person, names) if one is not None]:
             return tuple(dict.fromkeys(found))
     return ()
+
+
+def _description(documents: Documents, folder: str, *scopes: str) -> str:
+    """Return the descriptions in the documents of a channel and of what it is in, as sentences."""
+    parsed = (documents.parsed(f"{folder}/{scope}.json") for scope in scopes)
+    about = dict.fromkeys(plain_text(one.get("description")) for one in parsed)
+    return " ".join(_sentence(one) for one in about if one)
 
 
 def _sentence(text: str) -> str:

@@ -50,6 +50,11 @@ class Person(Struct, frozen=True):
     orcid: str | None = None
     affiliations: tuple[Organisation, ...] = ()
 
+    @property
+    def orcid_url(self) -> str | None:
+        """Return the URL of the ORCID."""
+        return None if self.orcid is None else f"https://orcid.org/{self.orcid}"
+
 
 Agent = Person | Organisation
 
@@ -263,6 +268,16 @@ class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
         """Return the SWHID of the root directory, with origin and anchor."""
         tree = f"swh:1:dir:{self.state.tree}"
         return qualified_swhid(tree, origin=self.state.origin, anchor=self.swhid)
+
+    @property
+    def all_identifiers(self) -> list[tuple[str, str]]:
+        """Return the identifiers of the state and those of upstream, as (kind, value)."""
+        return [
+            ("SWHID", self.qualified_swhid),
+            ("SWHID", self.directory_swhid),
+            ("State digest", self.digest),
+            *self.identifiers,
+        ]
 
     @property
     def doi_url(self) -> str | None:

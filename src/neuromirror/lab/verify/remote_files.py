@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -37,6 +38,9 @@ from neuromirror.transfer.verify_items import (
     select_all,
     unreadable_entry,
 )
+
+if TYPE_CHECKING:
+    from neuromirror.lab.lockfile import Lock, Pin
 
 
 class GitUrlCollector:
@@ -136,6 +140,19 @@ def walk_manifest(
             counts,
             below + part.path.encode() + b"/",
         )
+
+
+def pinned_items(lock: Lock, pin: Pin) -> Iterator[Item]:
+    """Yield the pinned files of a dataset, and findings, from the manifests beside a lock file.
+
+    Parameters
+    ----------
+    lock, pin
+        The lock file, and a pin of it.
+    """
+    scope = VerifyScope(is_selected=pin.matches, reaches=pin.reaches)
+    expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
+    return walk_manifest(scope, expected, PinnedCounts())
 
 
 def check_manifest(

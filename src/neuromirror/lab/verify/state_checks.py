@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from neuromirror.annex import record_of_key
 from neuromirror.lab.lock_manifests import (
@@ -15,18 +14,6 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.model import StateDigest, manifest_digest, manifest_line, path_to_text
 from neuromirror.transfer.findings import Finding
-
-
-class StateCheck(Protocol):
-    """Compares a dataset's files with its expected state, one file after the other."""
-
-    def add(self, path: bytes, line: bytes) -> None:
-        """Add the canonical line of the next file or subdataset, in order of path."""
-        ...
-
-    def finding(self) -> Finding:
-        """Return the result after the last line."""
-        ...
 
 
 def annexed_file_line(path: bytes, key: str) -> bytes:
@@ -118,3 +105,7 @@ class ManifestStateCheck:
         if message:
             return Finding(status="error", kind="state", message=message)
         return Finding(kind="state", message=self._state, checked="checked")
+
+
+StateCheck = GitStateCheck | ManifestStateCheck
+"""Compares the files of a dataset with its expected state, in the order of their paths."""

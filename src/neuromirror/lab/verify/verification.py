@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.git import GITLINK_MODE
@@ -92,7 +93,9 @@ def verify(
     LockUnusableError
         The file is not a lock file.
     """
-    verifier = _Verifier(mode, allow_missing, jobs, token, claims, digests)
+    missing_status: Status = "notneeded" if allow_missing else "impossible"
+    jobs = jobs or (_processors() if mode == "local" else _DEFAULT_REQUESTS)
+    verifier = _Verifier(mode, missing_status, jobs, token, claims, digests)
     if isinstance(target, Path):
         if target.is_dir():
             yield from verifier.dataset(target)
@@ -107,24 +110,15 @@ def verify(
             yield finding.for_version(pin.name, pin.resolved.version)
 
 
-class _Verifier:
-    """Verifies datasets in one mode; parameters as for :func:`verify`."""
+class _Verifier(Struct, frozen=True):
+    """Verifies datasets in one mode; fields as the parameters of :func:`verify`."""
 
-    def __init__(
-        self,
-        mode: Mode,
-        allow_missing: bool,
-        jobs: int | None,
-        token: Callable[[str], str | None] | None,
-        claims: ClaimLookup,
-        digests: BlockDigestsRecorder | None,
-    ) -> None:
-        self._mode = mode
-        self._missing_status: Status = "notneeded" if allow_missing else "impossible"
-        self._jobs = jobs or (_DEFAULT_REQUESTS if mode != "local" else _processors())
-        self._token = token
-        self._claims = claims
-        self._digests = digests
+    mode: Mode
+    missing_status: Status
+    jobs: int
+    token: Callable[[str], str | None] | None
+    claims: ClaimLookup
+    digests: BlockDigestsRecorder | None
 
     def dataset(self, folder: Path) -> Iterator[Finding]:
         """Yield findings for a clone, compared with its own commit."""
@@ -136,7 +130,7 @@ class _Verifier:
             except ObjectDamagedError:
                 described = CommitDescription(commit, "")  # walk() yields the error
             items = self._walk(
-                clone, VerifyScope(missing_status=self._missing_status), ExpectedState(commit)
+                clone, VerifyScope(missing_status=self.missing_status), ExpectedState(commit)
             )
             findings = separate_own_changes(self._findings(items, folder), clone, commit, head)
             for finding in findings:
@@ -147,11 +141,11 @@ class _Verifier:
         manifest = lock.manifest_path(pin)
         expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
         vaults = tuple(one.address for one in pin.copies)
-        scope = VerifyScope(missing_status=self._missing_status, vaults=vaults)
+        scope = VerifyScope(missing_status=self.missing_status, vaults=vaults)
         if pin.paths:
             scope = replace(scope, is_selected=pin.matches, reaches=pin.reaches)
         counted = PinnedCounts()
-        if self._mode != "local" and manifest.exists():
+        if self.mode != "local" and manifest.exists():
             items = walk_manifest(scope, expected, counted)
             yield from self._findings(items, manifest.parent)
             yield from _check_counts(pin, counted)
@@ -181,7 +175,7 @@ class _Verifier:
     ) -> Iterator[Finding]:
         """Yield findings for files without git, which another program downloaded."""
         items = walk_manifest(scope, expected, PinnedCounts())
-        yield from verify_plain_files(items, folder, scope.missing_status, self._jobs)
+        yield from verify_plain_files(items, folder, scope.missing_status, self.jobs)
 
     def _of_clone(
         self,
@@ -217,27 +211,27 @@ class _Verifier:
     def _walk(
         self, clone: VerifiedRepository, scope: VerifyScope, expected: ExpectedState
     ) -> Iterator[Item]:
-        if self._mode != "local":
+        if self.mode != "local":
             return walk(GitUrlCollector(scope), scope, clone, expected)
         if clone.work_tree is None:
             raise NotADatasetError(f"{clone.git_dir} is a bare repository: it has no work tree")
-        return walk(WorkTreeInspector(scope, self._jobs), scope, clone, expected)
+        return walk(WorkTreeInspector(scope, self.jobs), scope, clone, expected)
 
     def _findings(self, items: Iterable[Item], folder: Path) -> Iterator[Finding]:
         """Yield findings for items; in remote modes, check the URLs of files in threads."""
-        if self._mode == "local":
+        if self.mode == "local":
             yield from (item for item in items if isinstance(item, Finding))
             return
         # imported late: the network modules are not needed in local mode
         from neuromirror.transfer.url_checks import check_urls
 
-        full = self._mode == "full"
-        with closing(open_url_sessions(folder, self._token)) as sessions:
+        full = self.mode == "full"
+        with closing(open_url_sessions(folder, self.token)) as sessions:
             yield from check_urls(
-                *(items, sessions, self._claims),
-                jobs=self._jobs,
+                *(items, sessions, self.claims),
+                jobs=self.jobs,
                 full=full,
-                digests=self._digests if full else None,
+                digests=self.digests if full else None,
             )
 
 
