@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,16 @@ import pytest
 from neuromirror_demo import DemoArchive, DemoBuckets
 from neuromirror_demo.bucket_contents import RAW
 from support.citable_stores import CitableStore, build_odd_metadata_store, open_citable_store
+from support.kept_dataset import KeptDataset
 from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder, restore_lock
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedHarness, ScriptedSource
 from support.web_clone import web_clone, web_clone_template
 
 __all__ = ["web_clone", "web_clone_template"]
+
+UNREACHABLE_CLONE_URL = "http://127.0.0.1:9/alias/{alias}"
 
 
 @pytest.fixture
@@ -31,6 +36,43 @@ def still_lab(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
     still = LabStore(MirrorHarness(shared_demo.mirrors, folder / "store"), folder)
     still.mirror_harness.sync()
     return still
+
+
+@pytest.fixture
+def kept(tmp_path: Path, demo_files: Path) -> KeptDataset:
+    """A dataset with a vault that its repository does not name yet."""
+    return KeptDataset(tmp_path / "kept", demo_files)
+
+
+@pytest.fixture(scope="session")
+def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
+    """A lock file of a published version with a bundle and an unreachable clone URL, read-only."""
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("written"))
+    paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
+    return paper
+
+
+@pytest.fixture
+def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
+    """A writable copy of the lock file."""
+    return lock_template.copy(tmp_path / "paper")
+
+
+@pytest.fixture
+def restored_lock_folder(lock_template: LockFolder, lock_folder: LockFolder) -> LockFolder:
+    """A copy of the lock file, and of its dataset without content, in ``data``."""
+    restored = lock_template.folder.with_name("restored-without-content")
+    if not restored.exists():
+        found = restore_lock(lock_template.lock, restored, offline=True)
+        assert found.only().status == "ok"
+    shutil.copytree(restored, lock_folder.folder / "data", symlinks=True)
+    return lock_folder
+
+
+@pytest.fixture
+def new_lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
+    """A folder for a lock file of unchanging datasets."""
+    return LockFolder(still_lab.mirror_harness, tmp_path / "paper")
 
 
 @pytest.fixture

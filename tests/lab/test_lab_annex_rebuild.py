@@ -10,16 +10,14 @@ from neuromirror.lab import repository_rebuild
 from neuromirror.lab.annex_rebuild import annex_branch_worker, write_annex_branch
 from neuromirror.lab.lock_manifests import LockManifestReader
 from neuromirror.mint.annex_worker import AnnexWorkerError
-from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
 
 
 @pytest.fixture
-def lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
+def lock_folder(lock_folder: LockFolder) -> LockFolder:
     """A folder with a lock file and its manifest, without a bundle."""
-    folder = LockFolder(still_lab.mirror_harness, tmp_path / "paper")
-    folder.pin(PUBLISHED)
-    return folder
+    lock_folder.delete_files(".bundle")
+    return lock_folder
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from neuromirror_demo import DemoArchive
@@ -71,20 +71,15 @@ class ProcessRecorder:
 
     def _sample(self, pid: int, over: threading.Event) -> None:
         while not over.wait(0.02):
-            try:
-                found = psutil.Process(pid).children(recursive=True)
-            except psutil.NoSuchProcess:
-                return
-            for one in found:
-                folder = Path(f"/proc/{one.pid}")
+            for child in _descendants(pid):
                 try:
-                    line = _line(one.pid)
-                    environment = (folder / "environ").read_bytes()
+                    line = _line(child)
+                    environment = Path(f"/proc/{child}/environ").read_bytes()
                 except OSError:
                     continue
                 # before exec, a child is a copy of its parent
                 if line != self._own:
-                    self._sampled[one.pid, line] = environment
+                    self._sampled[child, line] = environment
 
     def processes(self) -> Iterator[tuple[str, bytes]]:
         """Command lines with their environments."""
@@ -103,6 +98,15 @@ class ProcessRecorder:
 
 def _line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the children of a process and theirs, as long as they run."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                yield child
+                yield from _descendants(child)
 
 
 @pytest.fixture

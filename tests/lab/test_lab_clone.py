@@ -10,7 +10,7 @@ import pytest
 from neuromirror.lab.clone import CloneFailedError, clone_dataset, remote_url, store_url
 from neuromirror.lab.restore_strategies import CloneUrlStrategy, StrategyFailedError
 from neuromirror.model import ConfigurationError
-from support.foreign_pushes import run_checked, run_in
+from support.foreign_pushes import run_checked
 from support.lab_store import LabStore
 from support.mirror_harness import MirrorHarness
 from support.stub_server import StubServer, responds_with
@@ -31,7 +31,7 @@ def described(clone: Path) -> tuple[list[str], list[str], str, set[str]]:
     )
 
 
-@pytest.mark.parametrize("label", ["", "@draft", "@published"])
+@pytest.mark.parametrize("label", ["", "@draft"])
 def test_a_clone_of_a_stored_version_is_that_of_datalad(
     still_lab: LabStore, tmp_path: Path, label: str
 ) -> None:
@@ -41,7 +41,7 @@ def test_a_clone_of_a_stored_version_is_that_of_datalad(
     assert described(tmp_path / "ours") == described(tmp_path / "theirs")
     uuid = run_checked(tmp_path / "ours", "git", "config", "annex.uuid").strip()
     assert uuid in run_checked(tmp_path / "ours", "git", "show", "git-annex:uuid.log")
-    assert run_in(tmp_path / "ours", "datalad", "get", ".").returncode == 0
+    run_checked(tmp_path / "ours", "git", "annex", "get", "-q", ".")
 
 
 def test_a_clone_knows_where_its_subdatasets_are(
@@ -51,9 +51,9 @@ def test_a_clone_knows_where_its_subdatasets_are(
     folder.mkdir()
     os.symlink(subdataset_harness.folder, folder / "store")
     clone_dataset(store_url(folder / "store", "demo--000005", "draft"), tmp_path / "clone")
-    done = run_in(tmp_path / "clone", "datalad", "-f", "json", "get", "-n", "-r", ".")
-    assert done.returncode == 0, done.stdout
     run_checked(tmp_path / "clone", "datalad", "get", "-r", ".")
+    (zarr,) = (tmp_path / "clone").rglob("*.zarr")
+    assert all(one.exists() for one in zarr.rglob("*") if one.is_symlink())
 
 
 def test_a_clone_that_fails_leaves_nothing_and_a_used_folder_is_kept(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,25 @@ from support.dataset_clones import flip_bit
 from support.foreign_pushes import run_checked, run_in
 from support.kept_dataset import ALIAS, NAME, REMOTE, KeptDataset
 from support.mirror_harness import run_git
-from support.moto_buckets import Buckets, moto_server
+from support.moto_buckets import moto_server
+from support.vaults import OTHER_UUID
 
 Serve = Callable[[Path], str]
 
 
-@pytest.fixture
-def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
-    """A dataset with a vault that its repository does not name yet."""
-    kept = KeptDataset(tmp_path / "kept", demo_files)
-    yield kept
-    kept.stop_upstream()
+pytestmark = pytest.mark.usefixtures("no_waits")
 
 
-@pytest.mark.parametrize("address", ["path", "http", "ria+http"])
+def plain_clone(kept: KeptDataset, folder: Path) -> Path:
+    """Return a new clone by git, in which git-annex is initialized."""
+    run_checked(
+        folder.parent, "git", "clone", "-q", str(kept.harness.repository(NAME)), folder.name
+    )
+    run_checked(folder, "git", "annex", "init", "-q")
+    return folder
+
+
+@pytest.mark.parametrize("address", ["path", "ria+http"])
 def test_datalad_gets_from_the_vault(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve, address: str
 ) -> None:
@@ -37,8 +42,7 @@ def test_datalad_gets_from_the_vault(
         kept.publish()
     else:
         kept.serve(serve_directory)
-        store = serve_directory(kept.harness.folder)
-        url = f"{store}/alias/{ALIAS}" if address == "http" else f"ria+{store}#~{ALIAS}"
+        url = f"ria+{serve_directory(kept.harness.folder)}#~{ALIAS}"
     run_checked(tmp_path, "datalad", "clone", url, "clone")
     kept.stop_upstream()
     kept.remove_store()
@@ -49,45 +53,35 @@ def test_datalad_gets_from_the_vault(
     assert run_in(clone, "git", "annex", "fsck", "--fast").returncode == 0
 
 
-@pytest.fixture
-def moto() -> Iterator[Buckets]:
-    """An empty S3 server."""
-    with moto_server() as running:
-        yield running
-
-
-def test_datalad_gets_from_a_public_bucket(
-    kept: KeptDataset, tmp_path: Path, moto: Buckets
+def test_clones_use_a_bucket_only_as_long_as_it_is_public(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
 ) -> None:
-    bucket = moto.make()
-    for path, key in kept.paths.items():
-        bucket.put(f"lab/{key}", kept.contents[path])
-    public = f"{moto.endpoint}/{bucket.name}/"
-    kept.publish(s3_vault_config(REMOTE, public, bucket.name, "lab/"))
-    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
-    kept.stop_upstream()
-    kept.remove_store()
-    run_checked(tmp_path / "clone", "datalad", "get", ".")
-    assert kept.read_all(tmp_path / "clone") == kept.contents
+    with moto_server() as moto:
+        bucket = moto.make()
+        for path, key in kept.paths.items():
+            bucket.put(f"lab/{key}", kept.contents[path])
+        endpoint = f"{moto.endpoint}/{bucket.name}/"
+        public = s3_vault_config(REMOTE, endpoint, bucket.name, "lab/")
+        _check_clones_of_a_bucket(kept, tmp_path, serve_directory, public)
 
 
-def test_clones_do_not_use_a_bucket_that_became_private(
-    kept: KeptDataset, tmp_path: Path, moto: Buckets, serve_directory: Serve
+def _check_clones_of_a_bucket(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve, public: dict[str, str]
 ) -> None:
-    bucket = moto.make()
-    for path, key in kept.paths.items():
-        bucket.put(f"lab/{key}", kept.contents[path])
-    public = s3_vault_config(REMOTE, f"{moto.endpoint}/{bucket.name}/", bucket.name, "lab/")
     kept.publish(public)
     run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "old")
     assert REMOTE in run_git(tmp_path / "old", "remote").split()
+    kept.stop_upstream()
+    (first, *_) = kept.paths
+    run_checked(tmp_path / "old", "datalad", "get", first)
+    assert (tmp_path / "old" / first).read_bytes() == kept.contents[first]
+    run_checked(tmp_path / "old", "git", "annex", "drop", "--force", "-q", first)
     kept.conceal()
     run_checked(tmp_path / "old", "datalad", "update")
-    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "new")
+    plain_clone(kept, tmp_path / "new")
     # nothing was left out that the mirror still announces
     address = remote_url(serve_directory(kept.harness.folder), ALIAS, None)
     assert clone_dataset(address, tmp_path / "own") == []
-    kept.stop_upstream()
     for name in ("old", "new", "own"):
         clone = tmp_path / name
         assert run_in(clone, "git", "annex", "get", ".").returncode != 0
@@ -104,8 +98,7 @@ def test_an_old_clone_finds_the_copies_after_an_update(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve
 ) -> None:
     """The first ``keep`` is later than the clone."""
-    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
-    clone = tmp_path / "clone"
+    clone = plain_clone(kept, tmp_path / "clone")
     kept.serve(serve_directory)
     run_checked(clone, "datalad", "update")
     kept.stop_upstream()
@@ -115,7 +108,7 @@ def test_an_old_clone_finds_the_copies_after_an_update(
     run_checked(clone, "git", "annex", "enableremote", REMOTE)
     run_in(clone, "git", "annex", "verifyremote", REMOTE)
     run_in(clone, "git", "annex", "verifyremote", REMOTE, "--safe", "1")
-    run_checked(clone, "datalad", "get", path)
+    run_checked(clone, "git", "annex", "get", "-q", path)
     assert set(kept.read_all(clone)) == {path}
     assert {one.status for one in get(clone, others)} == {"ok"}
     assert kept.read_all(clone) == kept.contents
@@ -124,8 +117,7 @@ def test_an_old_clone_finds_the_copies_after_an_update(
 def test_get_needs_no_enabled_remote(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve
 ) -> None:
-    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
-    clone = tmp_path / "clone"
+    clone = plain_clone(kept, tmp_path / "clone")
     url = kept.serve(serve_directory)
     run_git(clone, "fetch", "-q", "origin")
     # upstream is first as long as it has the content
@@ -215,24 +207,25 @@ def test_other_lines_of_vaults_are_not_enabled(
     path.write_text(path.read_text().replace("127.0.0.1 ::1", f"[127.0.0.1]:{port}"))
     bucket = s3_vault_config(REMOTE, "https://vault.example/", "bucket")
     folder = directory_vault_config(REMOTE, "https://vault.example/x")
-    for number, config in enumerate(
-        (
-            directory_vault_config(REMOTE, "/srv/vault"),
-            directory_vault_config(REMOTE, "http://127.0.0.1:1/vault"),
-            directory_vault_config(REMOTE, "https://user@vault.example/x"),
-            directory_vault_config(REMOTE, "ssh://vault.example/x"),
-            folder | {"cost": "1"},
-            folder | {"annex-ssh-options": "-oX"},
-            bucket | {"host": "other.example"},
-            bucket | {"signature": "v4"},
-            bucket | {"exporttree": "yes"},
-        )
-    ):
-        kept.publish(config)
-        clone = tmp_path / f"clone-{number}"
-        (skipped,) = clone_dataset(remote_url(store, ALIAS, None), clone)
-        assert skipped.name == REMOTE
-        known = run_git(clone, "cat-file", "blob", "git-annex:remote.log").splitlines()
-        (line,) = (one for one in known if f" name={REMOTE} " in one)
-        assert all(f" {name}={value} " in line for name, value in config.items()), config
-        assert REMOTE not in run_git(clone, "remote").split()
+    configs = [
+        directory_vault_config(REMOTE, "/srv/vault"),
+        directory_vault_config(REMOTE, "http://127.0.0.1:1/vault"),
+        directory_vault_config(REMOTE, "https://user@vault.example/x"),
+        directory_vault_config(REMOTE, "ssh://vault.example/x"),
+        folder | {"cost": "1"},
+        folder | {"annex-ssh-options": "-oX"},
+        bucket | {"host": "other.example"},
+        bucket | {"signature": "v4"},
+        bucket | {"exporttree": "yes"},
+    ]
+    named = {f"vault-{number}": config for number, config in enumerate(configs)}
+    for number, (name, config) in enumerate(named.items()):
+        kept.publish(config | {"name": name}, OTHER_UUID[:-1] + str(number))
+    skipped = clone_dataset(remote_url(store, ALIAS, None), tmp_path / "clone")
+    assert {one.name for one in skipped} == named.keys()
+    log = run_git(tmp_path / "clone", "cat-file", "blob", "git-annex:remote.log").splitlines()
+    for name, config in named.items():
+        (line,) = (one for one in log if f" name={name} " in one)
+        values = (config | {"name": name}).items()
+        assert all(f" {key}={value} " in line for key, value in values), config
+    assert not named.keys() & set(run_git(tmp_path / "clone", "remote").split())

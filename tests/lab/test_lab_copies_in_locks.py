@@ -32,12 +32,7 @@ from support.vaults import OTHER_UUID, write_special_remote, write_vault
 Serve = Callable[[Path], str]
 
 
-@pytest.fixture
-def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
-    """A dataset with a vault that its repository does not name yet."""
-    kept = KeptDataset(tmp_path / "kept", demo_files)
-    yield kept
-    kept.stop_upstream()
+pytestmark = pytest.mark.usefixtures("no_waits")
 
 
 @pytest.fixture
@@ -47,32 +42,22 @@ def locked(kept: KeptDataset, tmp_path: Path) -> LockFolder:
     return LockFolder(kept.harness, tmp_path / "paper")
 
 
-@pytest.mark.parametrize("bundle", [True, False], ids=["bundle", "manifest"])
-def test_a_lock_is_restored_from_a_vault_only(
-    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path, bundle: bool
+def test_a_lock_is_restored_and_opened_from_a_vault_only(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
 ) -> None:
     url = kept.serve(serve_directory)
-    locked.pin(NAME, bundle=bundle)
+    locked.pin(NAME)
     (named,) = locked.pin_of(NAME).copies
     assert named == PinnedVault(REMOTE, kept.vault.uuid, VaultKind.DIRECTORY, url)
     kept.stop_upstream()
     kept.remove_store()
     found = restore_lock(locked.lock, tmp_path / "data")
     assert found.only().status == "ok"
-    assert found.strategies(NAME)[-1] == ("the bundle" if bundle else "the manifest")
+    assert found.strategies(NAME)[-1] == "the manifest"
     assert {one.status for one in found.outcomes} == {"ok"}
     assert kept.read_all(found.folder(NAME)) == kept.contents
     # a lock file may be untrusted: it configures no remote
     assert REMOTE not in run_git(found.folder(NAME), "remote").split()
-
-
-def test_a_lock_opens_files_from_a_vault_only(
-    kept: KeptDataset, locked: LockFolder, serve_directory: Serve
-) -> None:
-    kept.serve(serve_directory)
-    locked.pin(NAME)
-    kept.stop_upstream()
-    kept.remove_store()
     for path, content in kept.contents.items():
         with neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file:
             assert file.read() == content
@@ -185,12 +170,12 @@ def test_git_annex_finds_what_a_special_remote_has_for_a_dataset_restored_from_i
     assert kept.read_all(into / "demo--000002") == kept.contents
 
 
-def test_upstream_is_used_as_long_as_it_exists(
+def test_upstream_is_used_as_long_as_it_exists_unless_only_vaults_are_requested(
     kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
 ) -> None:
     url = kept.serve(serve_directory)
     locked.pin(NAME)
-    found = restore_lock(locked.lock, tmp_path / "data")
+    found = restore_lock(locked.lock, tmp_path / "from upstream")
     got = [one for one in found.outcomes if one.action == "get"]
     assert len(got) == len(kept.paths)
     assert not [one for one in got if str(one.url).startswith(url)]
@@ -198,13 +183,6 @@ def test_upstream_is_used_as_long_as_it_exists(
     assert listed is not None
     assert [one.startswith(url) for one in listed.urls][-1]
     assert not listed.urls[0].startswith(url)
-
-
-def test_only_vaults_are_used_if_requested(
-    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
-) -> None:
-    url = kept.serve(serve_directory)
-    locked.pin(NAME)
     (gone, *others) = kept.paths
     kept.vault.remove(kept.paths[gone])
     found = restore_lock(locked.lock, tmp_path / "data", kept.harness.store, copies_only=True)

@@ -1,53 +1,27 @@
-"""The whole workflow of a lab, with one process per command."""
+"""The whole workflow of a lab."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from neuromirror.cli import main
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from support.citable_stores import ASSET, FORMATS, PUBLISHED, VOLUME
+from support.command_shell import Shell
 
 pytestmark = pytest.mark.slow
 
 NAMES = (PUBLISHED, ASSET, VOLUME)
-
-
-@dataclass(frozen=True)
-class WorkingFolder:
-    """A working folder with environment variables."""
-
-    folder: Path
-    variables: Mapping[str, str] = field(default_factory=dict)
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Run neuromirror; return its output on both streams."""
-        done = subprocess.run(
-            [sys.executable, "-m", "neuromirror", *arguments],
-            cwd=self.folder,
-            env={**os.environ, **self.variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done.stdout + done.stderr
-
-    def records(self, *arguments: str, code: int = 0) -> list[dict[str, object]]:
-        """Return the records that a command prints with --json."""
-        printed = self.run("--json", *arguments, code=code).splitlines()
-        return [json.loads(line) for line in printed if line.startswith("{")]
 
 
 @dataclass(frozen=True)
@@ -73,6 +47,19 @@ def upstream(tmp_path: Path, demo_files: Path) -> Iterator[Upstream]:
         yield Upstream(archive, mirrors)
 
 
+def read(*arguments: str, code: int = 0) -> Result:
+    """Run neuromirror without a store, as somebody who reads the paper."""
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def records(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    """Return the records that a command prints with --json."""
+    lines = read("--json", *arguments, code=code).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def clean_home_variables(folder: Path) -> dict[str, str]:
     """Environment variables with a git configuration that allows requests to the demo only."""
     folder.mkdir()
@@ -83,12 +70,12 @@ def clean_home_variables(folder: Path) -> dict[str, str]:
 
 
 def test_a_paper_is_pinned_cited_lost_restored_and_watched(
-    upstream: Upstream, tmp_path: Path
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = tmp_path / "lab"
     lab.mkdir()
-    author = WorkingFolder(lab, {"NEUROMIRROR_MIRRORS": str(upstream.mirrors)})
-    author.run("sync", *NAMES)
+    author = Shell(upstream.mirrors, lab / "store")
+    author.program("sync", *NAMES)
 
     # pin, in the repository of the paper
     paper = lab / "paper"
@@ -99,7 +86,7 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
 
     # cite
     author.run("cite", lock, "--format", "bagit", "-o", str(lab / "bag"))
-    cited = {form: author.run("cite", lock, "--format", form) for form in FORMATS}
+    cited = {form: author.run("cite", lock, "--format", form).out for form in FORMATS}
     for dataset in json.loads(cited["csl"]):
         assert dataset["title"] in cited["text"]
     swhids = {
@@ -114,35 +101,37 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     # lose the mirror: years later only the repository of the paper exists
     shutil.rmtree(lab / "store")
     shutil.rmtree(upstream.mirrors)
-    reader = WorkingFolder(tmp_path / "reader", clean_home_variables(tmp_path / "home"))
-    reader.folder.mkdir()
-    shutil.copytree(paper, reader.folder / "paper")
-    restored = reader.records("restore", "paper/datasets.lock", "--into", "data")
+    folder = tmp_path / "reader"
+    shutil.copytree(paper, folder / "paper")
+    monkeypatch.chdir(folder)
+    for name, value in clean_home_variables(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    restored = records("restore", "paper/datasets.lock", "--into", "data")
     assert {one["status"] for one in restored} == {"ok"}
     bundles = [one for one in restored if str(one["message"]).startswith("from the bundle")]
     assert [one["dataset"] for one in bundles] == list(NAMES)
     files = [one for one in restored if "evidence" in one]
     assert {one["checked"] for one in files} == {"checked"}
     here = ("verify", "paper/datasets.lock", "--in", "data")
-    local = reader.records(*here)
+    local = records(*here)
     for kind in ("commit", "state", "dataset"):
         found = [(one["dataset"], one["status"]) for one in local if one["kind"] == kind]
         assert found == [(name, "ok") for name in NAMES], kind
     # compare with the present content of upstream
-    full = reader.records(*here, "--full")
+    full = records(*here, "--full")
     assert [one["status"] for one in full if one["kind"] == "dataset"] == ["ok"] * len(NAMES)
     assert {one["checked"] for one in full if one["kind"] == "file"} == {"checked"}
-    assert {form: reader.run("cite", "paper/datasets.lock", "--format", form) for form in FORMATS}
-    reader.run("verify", "paper/datasets.lock", "--remote")
+    for form in FORMATS:
+        assert read("cite", "paper/datasets.lock", "--format", form).stdout == cited[form]
+    read("verify", "paper/datasets.lock", "--remote")
 
     # one file is altered upstream
     version = next(one["version"] for one in full if one.get("dataset") == PUBLISHED)
     path = upstream.archive.paths("000002", str(version))[0]
     upstream.archive.tamper_published("000002", str(version), path, b"other bytes")
-    found = reader.records("verify", "paper/datasets.lock", "--remote", code=1)
+    found = records("verify", "paper/datasets.lock", "--remote", code=1)
     failed = [one for one in found if one["status"] == "error" and one["kind"] != "dataset"]
     assert [(one["dataset"], one["path"]) for one in failed] == [(PUBLISHED, path)]
-    output = reader.run("verify", "paper/datasets.lock", "--remote", code=1)
-    assert path in output
+    assert path in read("verify", "paper/datasets.lock", "--remote", code=1).stderr
     # the restored files are unchanged
-    reader.run(*here)
+    read(*here)

@@ -29,8 +29,8 @@ from support.moto_buckets import moto_server
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
 from support.stub_server import StubServer, responds_with
 
-FILE_FORMATS = ("pooch", "sha256sum", "aria2", "curl", "wget", "addurls", "quilt")
-FORMATS = (*FILE_FORMATS, "bagit", "dvc")
+FORMATS = ("aria2", "bagit", "dvc")
+"""A format of lines, and those of folders, which are written differently."""
 
 
 def run(*arguments: object) -> Result:

@@ -180,10 +180,9 @@ def test_a_volumes_files_are_got_without_them(
 
 
 def test_restore_sets_up_none_and_names_them(
-    bundled_lock_folder: LockFolder, trap: Trap, tmp_path: Path
+    lock_folder: LockFolder, trap: Trap, tmp_path: Path
 ) -> None:
-    paper = bundled_lock_folder.copy(tmp_path / "paper")
-    (bundle,) = paper.folder.rglob("*.bundle")
+    (bundle,) = lock_folder.folder.rglob("*.bundle")
     refs = git(tmp_path, "bundle", "list-heads", str(bundle)).splitlines()
     repository = tmp_path / "sent.git"
     git(tmp_path, "init", "-q", "--bare", str(repository))
@@ -191,7 +190,7 @@ def test_restore_sets_up_none_and_names_them(
     add_to_annex(repository, "remote.log", trap.lines())
     bundle.unlink()
     git(repository, "bundle", "create", "-q", str(bundle), *(one.split()[1] for one in refs))
-    found = restore_lock(paper.lock, tmp_path / "data", offline=True)
+    found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
     done = found.only()
     assert (done.status, trap.executed()) == ("ok", [])
     assert remotes(found.folder(PUBLISHED)) <= {"origin", "demo-api"}
@@ -243,14 +242,6 @@ def test_a_repository_that_git_refuses_is_not_cloned(
         assert done.exit_code == 1
     assert not (tmp_path / "new").exists()
     assert list((tmp_path / "empty").iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def bundled_lock_folder(still_lab: object, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file of a published version with a bundle."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
-    paper.pin(PUBLISHED, bundle=True, clones=("http://127.0.0.1:9/alias/{alias}",))
-    return paper
 
 
 def received_with_subdataset(

@@ -23,19 +23,10 @@ from support.crafted_repositories import (
     write_lock,
 )
 from support.dataset_clones import failures, verify_all
-from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, RestoreResult, restore_lock
 from support.mirror_harness import run_git
 
 WRONG = "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="session")
-def unaltered_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A correct lock file."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
-    paper.pin(PUBLISHED, bundle=True)
-    return paper
 
 
 def restore_crafted(
@@ -63,7 +54,7 @@ def restore_crafted(
 
 @pytest.mark.parametrize("where", ["../../other/", "absolute", "other hash", "../", "below/"])
 def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
-    unaltered_lock: LockFolder, tmp_path: Path, where: str
+    lock_template: LockFolder, tmp_path: Path, where: str
 ) -> None:
     """The key's own bytes would be fetched and verified, while other bytes are read at the path."""
     target = link_target(KEY, b"x")
@@ -73,42 +64,41 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
         target = f".git/annex/objects/ab/cd/{KEY}/{KEY}".encode()
     else:
         target = where.encode() + target
-    done = restore_crafted(unaltered_lock, tmp_path, target)
+    done = restore_crafted(lock_template, tmp_path, target)
     assert done.only().status == "error", done.only().message
     assert not done.folder(PUBLISHED).exists()
 
 
-@pytest.mark.parametrize("mode", [FILE, "100755"])
 @pytest.mark.parametrize(
-    "content",
+    ("content", "mode"),
     [
-        f"/annex/objects/{KEY}\n",
-        f"/annex/objects/{KEY}",
-        f"../.git/annex/objects/a/b/{KEY}/{KEY}\r\nmore",
+        (f"/annex/objects/{KEY}\n", FILE),
+        (f"/annex/objects/{KEY}", "100755"),
+        (f"../.git/annex/objects/a/b/{KEY}/{KEY}\r\nmore", FILE),
     ],
 )
 def test_a_pointer_file_is_in_the_state(
-    unaltered_lock: LockFolder, tmp_path: Path, content: str, mode: str
+    lock_template: LockFolder, tmp_path: Path, content: str, mode: str
 ) -> None:
     """git-annex gets the content of unlocked files too."""
-    done = restore_crafted(unaltered_lock, tmp_path / "without", content.encode(), mode)
+    done = restore_crafted(lock_template, tmp_path / "without", content.encode(), mode)
     assert done.only().status == "error", done.only().message
-    done = restore_crafted(unaltered_lock, tmp_path / "with", content.encode(), mode, "x")
+    done = restore_crafted(lock_template, tmp_path / "with", content.encode(), mode, "x")
     assert done.only().status == "ok", done.only().message
 
 
 @pytest.mark.parametrize("content", ["", "/annex/objects/", "/annex/objects/no key\n", KEY])
 def test_a_file_that_is_no_pointer_is_not_in_the_state(
-    unaltered_lock: LockFolder, tmp_path: Path, content: str
+    lock_template: LockFolder, tmp_path: Path, content: str
 ) -> None:
-    done = restore_crafted(unaltered_lock, tmp_path, content.encode(), FILE)
+    done = restore_crafted(lock_template, tmp_path, content.encode(), FILE)
     assert done.only().status == "ok", done.only().message
 
 
 def test_content_in_another_repository_is_not_what_get_got(
-    unaltered_lock: LockFolder, tmp_path: Path
+    lock_template: LockFolder, tmp_path: Path
 ) -> None:
-    done = restore_crafted(unaltered_lock, tmp_path, link_target(KEY, b"x"))
+    done = restore_crafted(lock_template, tmp_path, link_target(KEY, b"x"))
     assert done.only().status == "ok", done.only().message
     folder = done.folder(PUBLISHED)
     content = folder / os.fsdecode(link_target(KEY, b"x"))
@@ -146,15 +136,15 @@ def false_claims(pin: Pin) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("what", ["metadata", "version", "doi", "no doi", "name"])
 def test_a_lock_that_contradicts_its_commit_is_refused(
-    unaltered_lock: LockFolder, tmp_path: Path, what: str
+    lock_template: LockFolder, tmp_path: Path, what: str
 ) -> None:
-    true = unaltered_lock.pin_of(PUBLISHED)
-    paper = with_changes(unaltered_lock, tmp_path / "paper", **false_claims(true)[what])
+    true = lock_template.pin_of(PUBLISHED)
+    paper = with_changes(lock_template, tmp_path / "paper", **false_claims(true)[what])
     done = restore_lock(paper.lock, tmp_path / "data", offline=True).only()
     assert done.status == "error", done.message
     assert not (tmp_path / "data" / "demo--000002").exists()
     # another strategy does not change the result
-    restored = restore_lock(unaltered_lock.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    restored = restore_lock(lock_template.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
     (false,) = paper.lock.datasets
     restored.rename(restored.with_name(false.dataset.alias))
     found = verify_all(paper.file, within=tmp_path / "data", allow_missing=True)
@@ -162,9 +152,9 @@ def test_a_lock_that_contradicts_its_commit_is_refused(
 
 
 def test_a_pipe_instead_of_a_manifest_does_not_block(
-    unaltered_lock: LockFolder, tmp_path: Path
+    lock_template: LockFolder, tmp_path: Path
 ) -> None:
-    paper = unaltered_lock.copy(tmp_path / "paper")
+    paper = lock_template.copy(tmp_path / "paper")
     manifest = paper.lock.manifest_path(paper.pin_of(PUBLISHED))
     manifest.unlink()
     os.mkfifo(manifest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,11 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.store import UnsafePathError
 from neuromirror.transfer import get
-from support.command_shell import PROGRAM
-from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock
 from support.mirror_harness import MirrorHarness
 
 _OLD = f"{'0' * 40}.bundle"
 """The name of a file that pin removes if it belongs to a lock file."""
-
-
-@pytest.fixture(scope="session")
-def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file with a bundle, read-only."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("sent"))
-    paper.pin(PUBLISHED, bundle=True)
-    return paper
-
-
-@pytest.fixture
-def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
-    """A writable copy, for symlinks."""
-    return lock_template.copy(tmp_path / "paper")
 
 
 @pytest.fixture
@@ -80,49 +63,35 @@ def test_restore_writes_through_no_symlink_that_came_with_a_lock(
     assert everything(victim) == before
 
 
-@pytest.mark.parametrize("command", ["restore", "pin", "watch"])
+@pytest.mark.timeout(60)
 def test_a_pipe_in_place_of_a_lock_or_state_blocks_no_command(
-    lock_folder: LockFolder, still_lab: LabStore, command: str
+    lock_folder: LockFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paper = lock_folder.folder
-    (paper / "data" / ".neuromirror-restore").mkdir(parents=True)
+    (lock_folder.folder / "data" / ".neuromirror-restore").mkdir(parents=True)
     pipes = ["data/.neuromirror-restore/lock", ".datasets.lock.pinning"]
     pipes += ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"]
     for name in pipes:
-        os.mkfifo(paper / name)
-    arguments = {
-        "restore": ["datasets.lock", "--into", "data"],
-        "pin": [PUBLISHED],
-        "watch": ["datasets.lock", "--once"],
-    }[command]
-    store = str(still_lab.mirror_harness.folder)
-    done = subprocess.run(
-        [*PROGRAM, "--store", store, command, *arguments],
-        cwd=paper,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-    assert "is not a regular file" in done.stderr
+        os.mkfifo(lock_folder.folder / name)
+    monkeypatch.chdir(lock_folder.folder)
+    for arguments in (
+        ("restore", "datasets.lock", "--into", "data"),
+        ("pin", PUBLISHED),
+        ("watch", "datasets.lock", "--once"),
+    ):
+        done = lock_folder.command(*arguments)
+        assert done.exit_code == 2
+        assert "is not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"])
 def test_watch_reads_and_writes_its_state_through_no_symlink(
-    lock_folder: LockFolder,
-    still_lab: LabStore,
-    victim: Path,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
+    lock_folder: LockFolder, victim: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lock_folder.folder)
     for target in ("../victim/missing", "../victim/diary", "/dev/zero"):
         (lock_folder.folder / name).symlink_to(target)
         before = everything(victim)
-        command = ["--store", str(still_lab.mirror_harness.folder), "watch", "datasets.lock"]
-        done = CliRunner().invoke(main, [*command, "--once"])
-        assert done.exit_code == 2
+        assert lock_folder.command("watch", "datasets.lock", "--once").exit_code == 2
         assert everything(victim) == before
         (lock_folder.folder / name).unlink()
 
@@ -241,9 +210,9 @@ def test_no_bag_is_written_through_a_symlink(
     ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"],
 )
 def test_get_writes_nothing_elsewhere(
-    lock_folder: LockFolder, victim: Path, tmp_path: Path, name: str
+    restored_lock_folder: LockFolder, victim: Path, name: str
 ) -> None:
-    folder = restore_lock(lock_folder.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    folder = restored_lock_folder.folder / "data" / "demo--000002"
     link_path = folder / ".git" / name
     if link_path.is_dir():
         shutil.rmtree(link_path)

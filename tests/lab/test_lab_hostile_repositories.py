@@ -8,29 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from neuromirror.cli import main
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.store import UnsafePathError
 from neuromirror.transfer.repository_check import RepositoryRefusedError
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
-
-
-@pytest.fixture(scope="session")
-def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file with its restored dataset, without content, read-only."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("light"))
-    paper.pin(PUBLISHED, bundle=True)
-    restore_lock(paper.lock, paper.folder / "data", offline=True)
-    return paper
-
-
-@pytest.fixture
-def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
-    shutil.copytree(lock_template.folder, tmp_path / "paper", symlinks=True)
-    return LockFolder(lock_template.mirror_harness, tmp_path / "paper")
 
 
 def _configured(*settings: tuple[str, str]) -> Callable[[Path, str], None]:
@@ -64,14 +47,8 @@ def _borrowing(folder: Path, program: str) -> None:
 
 def _common(folder: Path, program: str) -> None:
     shutil.copytree(folder / ".git", folder / "common", symlinks=True)
-    run(
-        folder,
-        "git",
-        f"--git-dir={folder}/common",
-        "config",
-        "annex.freezecontent-command",
-        program,
-    )
+    setting = ("annex.freezecontent-command", program)
+    run(folder, "git", f"--git-dir={folder}/common", "config", *setting)
     (folder / ".git" / "commondir").write_text("../common\n")
 
 
@@ -131,23 +108,23 @@ HOSTILE: dict[str, Callable[[Path, str], object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
-    lock_folder: LockFolder, tmp_path: Path, name: str
+    restored_lock_folder: LockFolder, tmp_path: Path, name: str
 ) -> None:
-    folder = lock_folder.folder / "data" / "demo--000002"
+    folder = restored_lock_folder.folder / "data" / "demo--000002"
     marker = tmp_path / "marker"
     HOSTILE[name](folder, f"touch {marker}; false")
-    before = sorted(lock_folder.folder.rglob("*"))
+    before = sorted(restored_lock_folder.folder.rglob("*"))
     with pytest.raises(ConfigurationError) as refused:
-        restore_lock(lock_folder.lock, lock_folder.folder / "data")
+        restore_lock(restored_lock_folder.lock, restored_lock_folder.folder / "data")
     assert not marker.exists()
-    assert sorted(lock_folder.folder.rglob("*")) == before
+    assert sorted(restored_lock_folder.folder.rglob("*")) == before
     if name != "gitfile":
         assert isinstance(refused.value, (RepositoryRefusedError, UnsafePathError))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_settings_that_run_nothing_are_the_owner_s(restored_lock_folder: LockFolder) -> None:
+    folder = restored_lock_folder.folder / "data" / "demo--000002"
+    for name, value in (
         ("user.email", "me@neuromirror.invalid"),
         ("annex.security.allowed-ip-addresses", "127.0.0.1"),
         ("remote.gin.url", "git@gin.g-node.org:/me/data.git"),
@@ -155,17 +132,10 @@ def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
         ("remote.disk.url", "/elsewhere/copy.git"),
         ("branch.main.remote", "gin"),
         ("datalad.dataset.id", "x"),
-    ],
-)
-def test_settings_that_run_nothing_are_the_owner_s(
-    lock_folder: LockFolder, name: str, value: str
-) -> None:
-    folder = lock_folder.folder / "data" / "demo--000002"
-    run(folder, "git", "config", name, value)
-    assert (
-        restore_lock(lock_folder.lock, lock_folder.folder / "data", offline=True).only().status
-        == "notneeded"
-    )
+    ):
+        run(folder, "git", "config", name, value)
+    found = restore_lock(restored_lock_folder.lock, folder.parent, offline=True)
+    assert found.only().status == "notneeded"
 
 
 def _without_objects(folder: Path, program: str) -> None:
@@ -183,29 +153,23 @@ def _without_objects(folder: Path, program: str) -> None:
     (folder / ".git" / "objects").mkdir()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("verify", "LOCK", "--in", "DATA"),
-        ("verify", "FOLDER"),
-        ("cite", "FOLDER"),
-        ("diff", "FOLDER", "FOLDER"),
-        ("pin", "-o", "new.lock", "FOLDER"),
-    ],
-)
 def test_reading_a_repository_fetches_nothing(
-    lock_folder: LockFolder, tmp_path: Path, arguments: tuple[str, ...]
+    restored_lock_folder: LockFolder, tmp_path: Path
 ) -> None:
-    folder = lock_folder.folder / "data" / "demo--000002"
+    folder = restored_lock_folder.folder / "data" / "demo--000002"
     marker = tmp_path / "marker"
     _without_objects(folder, f"touch {marker}; false")
-    names = {"LOCK": lock_folder.file, "DATA": folder.parent, "FOLDER": folder}
-    command = [str(names.get(one, one)) for one in arguments]
-    store = ["--store", str(lock_folder.mirror_harness.folder)]
-    with suppress(NeuromirrorError):
-        done = CliRunner().invoke(main, [*store, *command])
-        assert done.exit_code != 0
-    assert not marker.exists()
+    clone = str(folder)
+    for arguments in (
+        ("verify", str(restored_lock_folder.file), "--in", str(folder.parent)),
+        ("verify", clone),
+        ("cite", clone),
+        ("diff", clone, clone),
+        ("pin", "-o", "new.lock", clone),
+    ):
+        with suppress(NeuromirrorError):
+            assert restored_lock_folder.command(*arguments).exit_code != 0
+        assert not marker.exists()
 
 
 def test_a_store_beside_the_lock_is_an_origin(still_lab: LabStore, tmp_path: Path) -> None:

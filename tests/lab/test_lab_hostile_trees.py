@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
-import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,24 +20,13 @@ from support.crafted_repositories import (
     LINK,
     SUBDATASET,
     CraftedRepository,
+    deep_tree,
     file_at,
     state_of,
 )
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder
 from support.mirror_harness import run_git
-
-
-def _deep(crafted: CraftedRepository, inner: str) -> str:
-    """Create a tree of 3000 nested folders."""
-    for _ in range(3000):
-        content = b"40000 d\0" + bytes.fromhex(inner)
-        whole = b"tree %d\0%s" % (len(content), content)
-        inner = hashlib.sha1(whole, usedforsecurity=False).hexdigest()
-        object_path = crafted.path / "objects" / inner[:2] / inner[2:]
-        object_path.parent.mkdir(exist_ok=True)
-        object_path.write_bytes(zlib.compress(whole))
-    return inner
 
 
 def _tree(crafted: CraftedRepository, name: str) -> str:
@@ -69,7 +55,7 @@ def _tree(crafted: CraftedRepository, name: str) -> str:
         "odd mode": [("7", b"a", blob)],
         "link elsewhere": [(LINK, b"a", crafted.blob(b"../../../etc/passwd"))],
         "odd key": [(LINK, b"a", crafted.blob(b".git/annex/objects/aa/bb/\xff/\xff"))],
-        "deep": [(FOLDER, b"a", _deep(crafted, inner) if name == "deep" else inner)],
+        "deep": [(FOLDER, b"a", deep_tree(crafted.path, inner, 3000) if name == "deep" else inner)],
         "part without utf-8": [(SUBDATASET, b"\xff\xfe", "12" * 20)],
         "unknown part": [(SUBDATASET, b"a", "12" * 20)],
     }[name]
@@ -81,74 +67,52 @@ def _tree(crafted: CraftedRepository, name: str) -> str:
 
 NAMES = [
     *("truncated", "garbage", "file and folder", "twice", "parent", "slash", "no name"),
-    *(
-        "no utf-8",
-        "link without utf-8",
-        "blob as a folder",
-        "folder as a file",
-        "missing",
-        "missing folder",
-    ),
-    *("odd mode", "link elsewhere", "odd key", "unknown part", "part without utf-8", "deep"),
+    *("no utf-8", "link without utf-8", "blob as a folder", "folder as a file", "missing"),
+    *("missing folder", "odd mode", "link elsewhere", "odd key", "unknown part"),
+    *("part without utf-8", "deep"),
 ]
 
 
-@pytest.fixture(scope="session")
-def description(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The description of a valid dataset."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
-    paper.pin(PUBLISHED)
-    name = f"{paper.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
-    found: dict[str, Any] = json.loads(
-        run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
-    )
-    return found
+@pytest.fixture
+def crafted(still_lab: LabStore, lock_template: LockFolder, tmp_path: Path) -> CraftedRepository:
+    """An empty repository with a work tree, for a dataset with a valid description."""
+    name = f"{lock_template.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
+    text = run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
+    repository = CraftedRepository(tmp_path / "work" / ".git", json.loads(text))
+    repository.git("config", "core.bare", "false")
+    repository.git("symbolic-ref", "HEAD", "refs/heads/main")
+    return repository
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+@pytest.mark.parametrize("name", NAMES)
+def test_a_malformed_repository_is_an_error_without_traceback(
+    tmp_path: Path, crafted: CraftedRepository, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    crafted.refs(crafted.commit(_tree(crafted, name)))
+    with suppress(subprocess.CalledProcessError):
+        crafted.git("read-tree", "main")
+    folder = crafted.path.parent
+    monkeypatch.chdir(folder)
+    for arguments in (
         ("verify", "FOLDER"),
         ("cite", "FOLDER", "--format", "bagit", "-o", "BAG"),
         ("cite", "FOLDER", "--format", "ro-crate"),
         ("diff", "FOLDER", "FOLDER"),
         ("get", "FOLDER"),
-    ],
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_malformed_repository_is_an_error_without_traceback(
-    tmp_path: Path,
-    description: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    arguments: tuple[str, ...],
-) -> None:
-    crafted = CraftedRepository(tmp_path / "work" / ".git", description)
-    crafted.git("config", "core.bare", "false")
-    crafted.refs(crafted.commit(_tree(crafted, name)))
-    crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
-    with suppress(subprocess.CalledProcessError):
-        crafted.git("read-tree", "main")
-    folder = crafted.path.parent
-    monkeypatch.chdir(folder)
-    names = {"FOLDER": str(folder), "BAG": str(tmp_path / "out" / "bag")}
-    command = [names.get(one, one) for one in arguments]
-    done = CliRunner().invoke(main, ["--store", "none", *command])
-    assert done.exit_code in (0, 1, 2)
-    assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)
-    if done.exit_code and arguments[0] == "cite":
-        assert done.stdout == ""  # no partial output
-    assert {path.name for path in tmp_path.iterdir()} <= {"work", "out", "home"}
-    assert [path.name for path in folder.iterdir()] == [".git"]
+    ):
+        names = {"FOLDER": str(folder), "BAG": str(tmp_path / "out" / "bag")}
+        command = [names.get(one, one) for one in arguments]
+        done = CliRunner().invoke(main, ["--store", "none", *command])
+        assert done.exit_code in (0, 1, 2)
+        assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)
+        if done.exit_code and arguments[0] == "cite":
+            assert done.stdout == ""  # no partial output
+        assert {path.name for path in tmp_path.iterdir()} <= {"work", "out", "home"}
+        assert [path.name for path in folder.iterdir()] == [".git"]
 
 
 @pytest.mark.parametrize("name", ["file and folder", "twice"])
-def test_colliding_paths_are_not_cited(
-    tmp_path: Path, description: dict[str, Any], name: str
-) -> None:
-    crafted = CraftedRepository(tmp_path / "work" / ".git", description)
-    crafted.git("config", "core.bare", "false")
+def test_colliding_paths_are_not_cited(crafted: CraftedRepository, name: str) -> None:
     crafted.refs(crafted.commit(_tree(crafted, name)))
-    crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
     with pytest.raises(NotCitableError):
         list(cited_files(state_of_clone(crafted.path.parent)))

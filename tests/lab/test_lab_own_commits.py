@@ -16,10 +16,12 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
 from neuromirror.lab.restore import restore
-from neuromirror_demo import DemoBuckets
+from neuromirror.model import Document
+from support.dataset_clones import clone_dataset
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder
-from support.mirror_harness import MirrorHarness, run_git
+from support.mirror_harness import run_git
+from support.scripted_source import ScriptedDataset, ScriptedSource, files
 
 Clones = Callable[..., Path]
 
@@ -66,31 +68,35 @@ def verify_clone(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str
     return code, files, found[-1]
 
 
-def first_file(clone: Path) -> str:
-    return run_git(clone, "ls-files", "*.nwb").splitlines()[0]
-
-
 # --- verify
 
 
-def test_a_labs_own_files_are_listed_separately_and_cause_no_failure(
+def test_a_labs_own_files_are_listed_separately_and_an_update_is_merged(
     still_lab: LabStore, clones: Clones, tmp_path: Path
 ) -> None:
-    clone = clones(tmp_path)
+    old, new = still_lab.labels(PUBLISHED)
+    clone = clones(tmp_path, old)
     _, mirrored, before = verify_clone(clone)
+    run_git(clone, "switch", "-q", "-c", "published")
     (clone / "analysis.py").write_text("print(1)\n")
     (clone / "figure.bin").write_bytes(b"\0\1\2" * 999)
+    # it appends to .gitattributes, which an update must not change
     datalad(clone, "run-procedure", "cfg_text2git")
     datalad(clone, "save", "-m", "own work")
-    code, files, summary = verify_clone(clone)
-    own = {path for path, (_, kind) in files.items() if kind == "local"}
+    code, found, summary = verify_clone(clone)
+    own = {path for path, (_, kind) in found.items() if kind == "local"}
     assert own == {"analysis.py", "figure.bin", ".gitattributes"}
-    assert {files[path][0] for path in own} == {"notneeded"}
-    assert {path: files[path] for path in mirrored if path not in own} == {
-        path: status_and_kind for path, status_and_kind in mirrored.items() if path not in own
+    assert {found[path][0] for path in own} == {"notneeded"}
+    assert {path: one for path, one in found.items() if path not in own} == {
+        path: one for path, one in mirrored.items() if path not in own
     }
     assert (code, summary["local_changes"], summary["failed"]) == (0, 3, 0)
-    assert (summary["dataset"], summary["version"]) == (before["dataset"], before["version"])
+    assert summary["dataset"] == before["dataset"]
+    assert summary["version"] == before["version"] == old
+    datalad(clone, "update", "--how", "merge")
+    code, found, summary = verify_clone(clone)
+    assert (code, summary["version"], summary["local_changes"]) == (0, new, 3)
+    assert found["analysis.py"] == ("notneeded", "local")
 
 
 def test_files_of_the_mirror_that_a_lab_changed_are_named(
@@ -102,47 +108,27 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
     (clone / changed).write_bytes(b"something else")
     run_git(clone, "rm", "-q", removed)
     commit(clone)
-    code, files, summary = verify_clone(clone)
-    assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
-    assert (files[changed][1], files[removed]) == ("file", ("notneeded", "local"))
+    code, found, summary = verify_clone(clone)
+    assert {path for path, (status, _) in found.items() if status == "error"} == {changed}
+    assert (found[changed][1], found[removed]) == ("file", ("notneeded", "local"))
     # the other failure is the state digest
     assert (code, summary["failed"], summary["local_changes"]) == (1, 2, 1)
 
 
-def test_after_an_update_is_merged_the_newest_version_is_verified(
-    still_lab: LabStore, clones: Clones, tmp_path: Path
+def test_a_lab_with_its_own_attributes_merges_a_state_with_another_sidecar(
+    scripted_lab: LabStore, source: ScriptedSource, tmp_path: Path
 ) -> None:
-    old, new = still_lab.labels(PUBLISHED)
-    clone = clones(tmp_path, old)
-    run_git(clone, "switch", "-q", "-c", "published")
-    (clone / "analysis.py").write_text("print(1)\n")
-    # it appends to .gitattributes, which an update must not change
-    datalad(clone, "run-procedure", "cfg_text2git")
-    datalad(clone, "save", "-m", "own work")
-    assert verify_clone(clone)[2]["version"] == old
-    datalad(clone, "update", "--how", "merge")
-    code, files, summary = verify_clone(clone)
-    assert (code, summary["version"], summary["local_changes"]) == (0, new, 2)
-    assert files["analysis.py"] == ("notneeded", "local")
-
-
-def test_a_lab_with_its_own_attributes_merges_a_state_with_another_sidecar(tmp_path: Path) -> None:
-    asset = "ecephys_600000_2022-06-28_10-31-30"
-    with DemoBuckets(tmp_path / "buckets", empty=True) as buckets:
-        mirror = buckets.mirrors / "demo-aind.toml"
-        lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
-        mirror.write_text("\n".join(lines) + "\n")
-        mirror_harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
-        buckets.put(f"{asset}/data.bin", b"voltages")
-        buckets.put(f"{asset}/procedures.json", b"{}")
-        mirror_harness.sync(f"demo-aind:{asset}")
-        store = mirror_harness.folder
-        datalad(tmp_path, "clone", f"ria+file://{store}#~demo-aind--{asset}", "clone")
-        clone = tmp_path / "clone"
-        datalad(clone, "run-procedure", "cfg_text2git")
-        buckets.put(f"{asset}/subject.json", b"{}")
-        assert mirror_harness.sync(f"demo-aind:{asset}")[f"demo-aind:{asset}"].versions
-        datalad(clone, "update", "--how", "merge")
+    thing = source.scripted_datasets["a"] = ScriptedDataset(
+        files("data.bin"), [Document(b"procedures.json", b"{}")]
+    )
+    scripted_lab.mirror_harness.sync()
+    clone = clone_dataset(scripted_lab.mirror_harness, "box:a", tmp_path / "clone")
+    with (clone / ".gitattributes").open("a") as attributes:
+        attributes.write("* annex.largefiles=((mimeencoding=binary)and(largerthan=0))\n")
+    run_git(clone, "commit", "-qam", "text in git")
+    thing.documents = [*thing.documents, Document(b"subject.json", b"{}")]
+    scripted_lab.mirror_harness.sync()
+    run_git(clone, "pull", "-q", "--no-rebase", "--no-edit")
     assert (clone / "subject.json").read_bytes() == b"{}"
 
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromirror.cli import main
+from support.crafted_repositories import deep_tree
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, ZARR, LockFolder, run
 
@@ -199,13 +200,8 @@ def test_no_deep_tree_is_a_traceback(clone: Path, tmp_path: Path) -> None:
     copy = tmp_path / "clone"
     shutil.copytree(clone, copy, symlinks=True)
     tree = run(copy, "git", "rev-parse", "HEAD^{tree}").strip()
-    blob = f"040000 tree {tree}\tx"
-    for _ in range(1100):
-        done = subprocess.run(
-            ["git", "mktree"], cwd=copy, input=blob, capture_output=True, text=True, check=True
-        )
-        blob = f"040000 tree {done.stdout.strip()}\tx"
-    commit = run(copy, "git", "commit-tree", "-m", "deep", done.stdout.strip()).strip()
+    deep = deep_tree(copy / ".git", tree, 1100)
+    commit = run(copy, "git", "commit-tree", "-m", "deep", deep).strip()
     run(copy, "git", "update-ref", "HEAD", commit)
     for verb in (("verify", "clone", "--allow-missing"), ("diff", "clone", "clone")):
         assert_no_traceback(tmp_path, *verb)

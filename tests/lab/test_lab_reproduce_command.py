@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from neuromirror.cli import main
 from neuromirror_demo import DemoArchive
 from support.lab_store import LabStore
+from support.lock_folders import LockFolder
 
 
 def run(lab: LabStore, *arguments: str) -> Result:
-    common = [
-        "--mirrors",
-        str(lab.mirror_harness.mirrors),
-        "--store",
-        str(lab.mirror_harness.folder),
-    ]
-    return CliRunner().invoke(main, [*common, "reproduce", *arguments], catch_exceptions=False)
+    return LockFolder(lab.mirror_harness, lab.folder).command("reproduce", *arguments)
 
 
 def records(done: Result) -> list[dict[str, Any]]:

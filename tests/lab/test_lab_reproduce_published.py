@@ -16,6 +16,13 @@ from support.scripted_source import ScriptedDataset, ScriptedSource, files
 TWICE = "demo:000002"
 
 
+@pytest.fixture
+def synced(lab: LabStore) -> LabStore:
+    """A store with a dandiset of two published versions."""
+    lab.mirror_harness.sync(TWICE)
+    return lab
+
+
 def first_file(demo: DemoArchive, version: str) -> str:
     return demo.paths("000002", version)[0]
 
@@ -44,32 +51,28 @@ def test_the_versions_before_it_are_minted_too(still_lab: LabStore) -> None:
     assert still_lab.reproduce(f"{TWICE}@{labels[0]}").reminted_labels == (labels[0],)
 
 
-@pytest.mark.parametrize("name", ["", "@latest", "@commit", "@state:"])
-def test_a_version_is_named_as_everywhere(still_lab: LabStore, name: str) -> None:
+def test_a_version_is_named_as_everywhere(still_lab: LabStore) -> None:
     with still_lab.mirror_harness.index() as index:
         row = index.resolve(TWICE)
-    spelt = name.replace("commit", row.commit[:12])
-    if name.endswith(":"):
-        spelt += row.state.removeprefix("sha256:")[:12]
-    assert still_lab.reproduce(f"{TWICE}{spelt}").label == row.label
+    state = row.state.removeprefix("sha256:")[:12]
+    for name in ("", "@latest", f"@{row.commit[:12]}", f"@state:{state}"):
+        assert still_lab.reproduce(f"{TWICE}{name}").label == row.label
 
 
-def test_later_changes_of_the_draft_do_not_matter(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
+def test_later_changes_of_the_draft_do_not_matter(synced: LabStore, demo: DemoArchive) -> None:
     demo.set_metadata("000002", title="Another title")
     demo.add_file("000002", "new.txt", "new")
     demo.publish("000002")
-    assert lab.reproduce(TWICE).status == "ok"
+    assert synced.reproduce(TWICE).status == "ok"
 
 
 def test_other_bytes_under_a_published_file_are_found_and_named(
-    lab: LabStore, demo: DemoArchive
+    synced: LabStore, demo: DemoArchive
 ) -> None:
-    lab.mirror_harness.sync(TWICE)
-    label = lab.labels(TWICE)[0]
+    label = synced.labels(TWICE)[0]
     path = first_file(demo, label)
     demo.tamper_published("000002", label, path, quiet=True)
-    found = lab.reproduce(f"{TWICE}@{label}")
+    found = synced.reproduce(f"{TWICE}@{label}")
     assert (found.status, found.first) == ("error", label)
     assert found.minted is not None
     assert {found.minted.commit, found.minted.tree, found.minted.state}.isdisjoint(
@@ -82,9 +85,8 @@ def test_other_bytes_under_a_published_file_are_found_and_named(
     assert f"({path})" in found.message
 
 
-def test_the_first_version_that_differs_is_named(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
-    before, after = lab.labels(TWICE)
+def test_the_first_version_that_differs_is_named(synced: LabStore, demo: DemoArchive) -> None:
+    before, after = synced.labels(TWICE)
     only_after = next(
         path
         for path in demo.paths("000002", after)
@@ -92,10 +94,10 @@ def test_the_first_version_that_differs_is_named(lab: LabStore, demo: DemoArchiv
         is not demo.dandisets["000002"].version(after).assets[path]  # type: ignore[union-attr]
     )
     demo.tamper_published("000002", after, only_after)
-    assert lab.reproduce(f"{TWICE}@{before}").status == "ok"
-    assert lab.reproduce(f"{TWICE}@{after}").first == after
+    assert synced.reproduce(f"{TWICE}@{before}").status == "ok"
+    assert synced.reproduce(f"{TWICE}@{after}").first == after
     demo.tamper_published("000002", before, first_file(demo, before))
-    found = lab.reproduce(f"{TWICE}@{after}")
+    found = synced.reproduce(f"{TWICE}@{after}")
     assert found.first == before
     assert f"first in {before}" in found.message
 
@@ -146,11 +148,12 @@ def test_a_changed_description_is_reported_by_field(
     assert found.differences.description_fields == ["exceptions"]
 
 
-def test_wrong_bytes_in_the_bucket_are_for_others_to_find(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
-    label = lab.labels(TWICE)[-1]
+def test_wrong_bytes_in_the_bucket_are_for_others_to_find(
+    synced: LabStore, demo: DemoArchive
+) -> None:
+    label = synced.labels(TWICE)[-1]
     demo.corrupt_blob("000002", first_file(demo, label), label)
-    assert lab.reproduce(TWICE).status == "ok"
+    assert synced.reproduce(TWICE).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -163,12 +166,11 @@ def test_wrong_bytes_in_the_bucket_are_for_others_to_find(lab: LabStore, demo: D
     ],
 )
 def test_a_commit_made_by_other_rules_is_the_only_difference(
-    lab: LabStore, old: str, new: str, message: str
+    synced: LabStore, old: str, new: str, message: str
 ) -> None:
-    lab.mirror_harness.sync(TWICE)
-    label = lab.labels(TWICE)[-1]
-    commit = lab.rewrite(TWICE, label, old, new)
-    found = lab.reproduce(f"{TWICE}@{label}")
+    label = synced.labels(TWICE)[-1]
+    commit = synced.rewrite(TWICE, label, old, new)
+    found = synced.reproduce(f"{TWICE}@{label}")
     assert (found.status, found.first, found.stored.commit) == ("error", label, commit)
     assert found.minted is not None
     assert (found.minted.tree, found.minted.state) == (found.stored.tree, found.stored.state)
@@ -178,14 +180,13 @@ def test_a_commit_made_by_other_rules_is_the_only_difference(
 
 
 def test_a_version_that_upstream_took_back_cannot_be_minted(
-    lab: LabStore, demo: DemoArchive
+    synced: LabStore, demo: DemoArchive
 ) -> None:
-    lab.mirror_harness.sync(TWICE)
-    before, after = lab.labels(TWICE)
+    before, after = synced.labels(TWICE)
     del demo.dandisets["000002"].published[0]
-    found = lab.reproduce(f"{TWICE}@{before}")
+    found = synced.reproduce(f"{TWICE}@{before}")
     assert (found.status, found.minted) == ("impossible", None)
-    found = lab.reproduce(f"{TWICE}@{after}")
+    found = synced.reproduce(f"{TWICE}@{after}")
     assert (found.status, found.first) == ("error", before)
 
 
@@ -202,29 +203,28 @@ def test_a_version_that_upstream_put_in_between_is_named(
     assert (found.status, found.first) == ("error", "1.5")
 
 
-def test_a_removed_dataset_cannot_be_reproduced(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
+def test_a_removed_dataset_cannot_be_reproduced(synced: LabStore, demo: DemoArchive) -> None:
     demo.delete_dandiset("000002")
-    found = lab.reproduce(TWICE)
+    found = synced.reproduce(TWICE)
     assert (found.status, found.minted) == ("impossible", None)
 
 
-def test_a_dataset_that_upstream_hides_cannot_be_minted(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
+def test_a_dataset_that_upstream_hides_cannot_be_minted(
+    synced: LabStore, demo: DemoArchive
+) -> None:
     with demo.fault("status", path="/dandisets/000002/", status=403):
-        found = lab.reproduce(TWICE)
+        found = synced.reproduce(TWICE)
     assert (found.status, found.minted) == ("impossible", None)
     assert "embargoed" in found.message
 
 
-def test_records_that_are_lost_are_read_back_from_git(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
-    shutil.rmtree(lab.mirror_harness.folder / "neuromirror" / "records")
-    assert lab.reproduce(TWICE).status == "ok"
-    label = lab.labels(TWICE)[-1]
+def test_records_that_are_lost_are_read_back_from_git(synced: LabStore, demo: DemoArchive) -> None:
+    shutil.rmtree(synced.mirror_harness.folder / "neuromirror" / "records")
+    assert synced.reproduce(TWICE).status == "ok"
+    label = synced.labels(TWICE)[-1]
     path = first_file(demo, label)
     demo.tamper_published("000002", label, path)
-    found = lab.reproduce(f"{TWICE}@{label}").differences
+    found = synced.reproduce(f"{TWICE}@{label}").differences
     assert found is not None
     assert found.other_bytes.first == [path]
 
@@ -244,16 +244,14 @@ def test_an_approved_empty_version_is_reproduced(
     assert scripted_lab.reproduce("box:a@2.0").status == "ok"
 
 
-def test_upstream_that_does_not_answer_is_no_answer(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
+def test_upstream_that_does_not_answer_is_no_answer(synced: LabStore, demo: DemoArchive) -> None:
     with demo.fault("html"), pytest.raises(NeuromirrorError, match="000002"):
-        lab.reproduce(TWICE)
+        synced.reproduce(TWICE)
 
 
-def test_a_mirror_of_another_archive_is_refused(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(TWICE)
+def test_a_mirror_of_another_archive_is_refused(synced: LabStore, demo: DemoArchive) -> None:
     (demo.mirrors / "demo.toml").write_text(
         'source = "dandi"\n[options]\napi = "http://127.0.0.1:9/api"\n'
     )
     with pytest.raises(ConfigurationError, match=r"demo\.toml"):
-        lab.reproduce(TWICE)
+        synced.reproduce(TWICE)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from neuromirror.cli import main
+from neuromirror.lab.lockfile import Lock
 from neuromirror.store import StoreBusyError, file_lock
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror_demo.bucket_contents import RAW
@@ -23,25 +24,10 @@ from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock, run
 from support.mirror_harness import MirrorHarness
 
-UNREACHABLE_CLONE_URL = "http://127.0.0.1:9/alias/{alias}"
-CLONE_URL = UNREACHABLE_CLONE_URL.format(alias="demo--000002")
+CLONE_URL = "http://127.0.0.1:9/alias/demo--000002"
 STORE, BUNDLE, MANIFEST = "the store", "the bundle", "the manifest"
 BUCKET = f"demo-aind:{RAW}"
 SPLIT = "demo-aind-benchmark:ephys-compression/aind-np1/625749_2022-08-03_15-15-06_ProbeA"
-
-
-@pytest.fixture(scope="session")
-def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file of a published version with a bundle and an unreachable clone URL, read-only."""
-    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("written"))
-    paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
-    return paper
-
-
-@pytest.fixture
-def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
-    """A writable copy of the lock file."""
-    return lock_template.copy(tmp_path / "paper")
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +52,7 @@ def assert_complete(folder: Path, paper: LockFolder, name: str) -> None:
 
 
 def origin(folder: Path) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), "config", "remote.origin.url"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
+    return run(folder, "git", "config", "remote.origin.url").strip()
 
 
 # --- strategies
@@ -183,15 +163,14 @@ def test_without_any_strategy_each_failure_is_explained(
 ) -> None:
     lock_folder.delete_files(".bundle")
     lock_folder.delete_files(".zst")
-    found = restore_lock(lock_folder.lock, tmp_path / "data")
-    done = found.only()
-    assert done.status == "error"
+    into = tmp_path / "data"
+    done = command(lock_folder, "restore", str(lock_folder.file), "--into", str(into))
+    assert done.exit_code == 1
     pinned = lock_folder.pin_of(PUBLISHED)
     bundle, manifest = lock_folder.lock.bundle_path(pinned), lock_folder.lock.manifest_path(pinned)
     for cause in (pinned.commit, CLONE_URL, str(bundle), str(manifest)):
-        assert cause in done.message
-    assert not found.folder(PUBLISHED).exists()
-    assert list(found.into.iterdir()) == []
+        assert cause in done.stderr
+    assert list(into.iterdir()) == []
 
 
 def test_offline_sends_no_request(
@@ -217,12 +196,12 @@ def test_offline_sends_no_request(
 
 def test_an_unreachable_host_is_tried_once(still_lab: LabStore, tmp_path: Path) -> None:
     paper = LockFolder(still_lab.mirror_harness, tmp_path / "paper")
-    paper.pin(PUBLISHED, DRAFT, clones=(UNREACHABLE_CLONE_URL,))
+    paper.pin(PUBLISHED, DRAFT, clones=("http://127.0.0.1:9/alias/{alias}",))
     done = restore_lock(paper.lock, tmp_path / "data").datasets
     # git's message, with the port, is only in the first result
     assert "127.0.0.1 port 9" in done[PUBLISHED].message
     assert "127.0.0.1 port 9" not in done[DRAFT].message
-    assert UNREACHABLE_CLONE_URL.split("/")[2] in done[DRAFT].message
+    assert "127.0.0.1:9" in done[DRAFT].message
     assert {one.status for one in done.values()} == {"ok"}
 
 
@@ -304,20 +283,22 @@ def test_a_manifest_of_something_else_is_not_taken(lock_folder: LockFolder, tmp_
 # --- edited lock files
 
 
-@pytest.mark.parametrize("key", ["tree", "state", "files", "paths"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('\ntree = "', '\ntree = "{0}"\n#'),
+        ('\nstate = "', '\nstate = "sha256:{0}{0:.24}"\n#'),
+        ("files = 5", "files = 4"),
+        ("durability =", 'paths = ["sub-201"]\ndurability ='),
+    ],
+    ids=["tree", "state", "files", "paths"],
+)
 def test_a_lock_that_contradicts_its_dataset_is_refused(
-    lock_folder: LockFolder, tmp_path: Path, key: str
+    lock_folder: LockFolder, tmp_path: Path, old: str, new: str
 ) -> None:
-    pinned = lock_folder.pin_of(PUBLISHED)
-    if key == "tree":
-        lock_folder.edit(f'tree = "{pinned.tree}"', f'tree = "{pinned.commit}"')
-    elif key == "state":
-        lock_folder.edit(pinned.state, f"sha256:{'0' * 64}")
-    elif key == "files":
-        lock_folder.edit("files = 5", "files = 4")
+    lock_folder.edit(old, new.format("0" * 40))
+    if "files" in old:
         lock_folder.edit("claimed = 5", "claimed = 4")
-    else:
-        lock_folder.edit("durability =", 'paths = ["sub-201"]\ndurability =')
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     done = found.only()
     assert (done.status, PUBLISHED in done.message) == ("error", True)
@@ -354,32 +335,29 @@ def test_files_of_a_killed_restore_are_removed(lock_template: LockFolder, tmp_pa
     assert [path.name for path in into.iterdir()] == ["demo--000002"]
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from neuromirror.lab.lockfile import load_lock
-from neuromirror.lab.restore import restore
+def restore_killed(lock: Lock, into: Path, step: str) -> None:
+    """Restore, and be killed before a command of git with this argument is started."""
 
-lock, into, step = sys.argv[1:]
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and step in arguments[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def hook(event, arguments):
-    if event == "subprocess.Popen" and step in arguments[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(hook)
-list(restore(load_lock(Path(lock)), Path(into), offline=True))
-"""
-"""A restore that is killed before it starts a command of git with an argument."""
+    sys.addaudithook(hook)
+    restore_lock(lock, into, offline=True)
 
 
-@pytest.mark.parametrize("step", ["index-pack", "read-tree", "--reset", "annex"])
+@pytest.mark.parametrize("step", ["index-pack", "read-tree", "annex"])
 def test_a_killed_restore_from_the_manifest_leaves_nothing(
     lock_folder: LockFolder, tmp_path: Path, step: str
 ) -> None:
     lock_folder.delete_files(".bundle")
     into = tmp_path / "data"
-    command = [sys.executable, "-c", _KILLED, str(lock_folder.file), str(into), step]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(
+        target=restore_killed, args=(lock_folder.lock, into, step)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in into.iterdir()] == [".neuromirror-restore"]
     found = restore_lock(lock_folder.lock, into, offline=True)
     assert found.only().status == "ok", found.only().message
@@ -437,7 +415,7 @@ def test_only_what_is_pinned_is_got(still_lab: LabStore, tmp_path: Path) -> None
 # --- subdatasets
 
 
-@pytest.mark.parametrize("strategy", [STORE, BUNDLE, MANIFEST])
+@pytest.mark.parametrize("strategy", [STORE, MANIFEST])
 def test_a_zarr_comes_with_the_dataset_that_it_is_in(
     zarrs: LockFolder, tmp_path: Path, strategy: str
 ) -> None:
@@ -592,8 +570,7 @@ def test_git_variables_of_a_calling_hook_are_ignored(
 
 
 def command(paper: LockFolder, *arguments: str, store: Path | None = None) -> Result:
-    common = ["--store", str(store or paper.folder / "no store")]
-    return CliRunner().invoke(main, [*common, *arguments], catch_exceptions=False)
+    return paper.command(*arguments, store=store or paper.folder / "no store")
 
 
 def test_the_command_restores_and_reports(lock_template: LockFolder, tmp_path: Path) -> None:
@@ -609,32 +586,12 @@ def test_the_command_restores_and_reports(lock_template: LockFolder, tmp_path: P
     assert (records[-1]["action"], records[-1]["dataset"]) == ("restore", PUBLISHED)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "message"),
-    [
-        ("lock-version = 1", "lock-version = 9", 2, "lock-version 9"),
-        ("durability", "mine = 1\ndurability", 2, "'mine'"),
-        ("http://127.0.0.1:9", "ext::sh -c true", 2, "clone URL"),
-        ("files = 5", "files = 6", 2, "evidence"),
-        ("sha256:", "sha256:0", 2, "in state"),
-    ],
-)
-def test_the_command_refuses_an_invalid_lock(
-    lock_folder: LockFolder, tmp_path: Path, old: str, new: str, code: int, message: str
-) -> None:
-    lock_folder.edit(old, new)
-    done = command(lock_folder, "restore", str(lock_folder.file), "--into", str(tmp_path / "data"))
-    assert (done.exit_code, message in done.stderr) == (code, True), done.stderr
+def test_the_command_refuses_an_invalid_lock(lock_folder: LockFolder, tmp_path: Path) -> None:
+    lock_folder.edit("http://127.0.0.1:9", "ext::sh -c true")
+    for path, message in ((str(lock_folder.file), "clone URL"), ("no.lock", "no.lock")):
+        done = command(lock_folder, "restore", path, "--into", str(tmp_path / "data"))
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "data").exists()
-
-
-def test_a_failure_is_an_exit_code(lock_folder: LockFolder, tmp_path: Path) -> None:
-    lock_folder.delete_files(".bundle")
-    lock_folder.delete_files(".zst")
-    done = command(lock_folder, "restore", str(lock_folder.file), "--into", str(tmp_path / "data"))
-    assert (done.exit_code, CLONE_URL in done.stderr) == (1, True)
-    done = command(lock_folder, "restore", "no.lock", "--into", str(tmp_path / "data"))
-    assert (done.exit_code, "no.lock" in done.stderr) == (2, True)
 
 
 def test_datalad_accepts_a_restored_dataset(zarrs: LockFolder, tmp_path: Path) -> None:

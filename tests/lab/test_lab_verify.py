@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.annex import EtagDigest, etag_of
 from neuromirror.lab.digest import digest_clone
-from neuromirror.lab.verify import NOT_HERE, Finding, NotADatasetError, verify
+from neuromirror.lab.verify import NOT_HERE, Finding, NotADatasetError
 from neuromirror.model import LEAF_SIZE
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.key_checksums import key_checksum
@@ -74,16 +73,11 @@ def test_a_complete_clone_has_no_failures(filled_clones: Path, still_lab: LabSto
     assert whole == {"commit": row.commit, "tree": row.tree, "state": row.state}
     assert {(one.dataset, one.version) for one in found} == {(NWB, row.label)}
     assert {one.path for one in found if one.kind == "document"} >= {"dandiset.yaml"}
-    assert evidence_counts(verify_all(filled_clones / "000005")) == {
-        ("md5", "checked"): 36,
-        ("sha256", "checked"): 2,
-    }
-
-
-def test_findings_are_in_order_of_path_for_any_number_of_jobs(filled_clones: Path) -> None:
-    names = [one.path for one in verify_all(filled_clones / "000005", jobs=5) if one.path != "."]
-    assert names == sorted(names)
-    assert len(names) == len(set(names)) > 38
+    found = verify_all(filled_clones / "000005", jobs=5)
+    assert evidence_counts(found) == {("md5", "checked"): 36, ("sha256", "checked"): 2}
+    # in the order of paths, for any number of jobs
+    names = [one.path for one in found if one.path != "."]
+    assert names == sorted(set(names))
 
 
 def test_one_flipped_bit_is_found(nwb_clone: Path) -> None:
@@ -416,21 +410,6 @@ def test_a_missing_or_foreign_subdataset_is_reported(
 # --- hashing
 
 
-@pytest.mark.parametrize("part_size", [1, 7, 64, 100, 1000])
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 999])
-def test_an_etag_does_not_depend_on_chunk_sizes(part_size: int, size: int) -> None:
-    import io
-
-    content = bytes(range(256)) * 4
-    content = content[:size]
-    expected = etag_of(io.BytesIO(content), part_size)
-    for piece in (1, 10, 64, 1000):
-        hashing = EtagDigest(part_size)
-        for start in range(0, size, piece):
-            hashing.update(memoryview(content)[start : start + piece])
-        assert hashing.hexdigest() == expected
-
-
 def test_both_etags_of_empty_content_are_accepted() -> None:
     for etag in ("d41d8cd98f00b204e9800998ecf8427e-0", "59adb24ef3cdbe0297f05b395827453f-1"):
         proof = key_checksum(f"XS3ETAG-s0--{etag}-67108864")
@@ -438,18 +417,3 @@ def test_both_etags_of_empty_content_are_accepted() -> None:
         assert hashing is not None
         assert proof.matches(hashing.hexdigest(), 0)
     assert not key_checksum("XS3ETAG-s0--" + "0" * 32 + "-1-67108864").matches("x", 0)
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["XS3ETAG-s5--nonsense", "BLAKE2B999-s5--00", "XFOO-s5--00", "WORM-s5-m1--x", "URL-s5--x"],
-)
-def test_a_key_without_known_checksum_has_size_evidence(key: str) -> None:
-    proof = key_checksum(key)
-    assert (proof.hasher(), proof.size, proof.evidence) == (None, 5, "size")
-
-
-def test_verification_can_be_stopped(filled_clones: Path) -> None:
-    findings = verify(filled_clones / "000005")
-    assert next(findings).kind == "commit"
-    findings.close()  # type: ignore[attr-defined]

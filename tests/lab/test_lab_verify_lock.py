@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from neuromirror.lab.lockfile import (
-    LockInconsistentError,
-    LockMissingError,
-    LockVersionError,
-    load_lock,
-)
+from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import NOT_HERE, Finding, verify
 from neuromirror.lab.verify.verification import Mode
@@ -44,11 +39,9 @@ def restored_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
         still_lab, folder / "datasets.lock", *(PinRequest(name, "latest") for name in NAMES)
     )
     for one in load_lock(lock).datasets:
-        name = one.name
+        target = folder / one.dataset.alias
         fetch_content(
-            clone_dataset(
-                still_lab.mirror_harness, name, folder / one.dataset.alias, one.resolved.version
-            )
+            clone_dataset(still_lab.mirror_harness, one.name, target, one.resolved.version)
         )
     return lock
 
@@ -76,13 +69,8 @@ def test_restored_datasets_have_no_failures(restored_lock: Path) -> None:
     pins = {one.name: one for one in load_lock(restored_lock).datasets}
     for name in NAMES:
         whole = {one.kind: one.message for one in found if one.dataset == name and one.path == "."}
-        one = pins[name]
-        assert whole == {
-            "commit": one.commit,
-            "tree": one.tree,
-            "state": one.state,
-            "manifest": one.state,
-        }
+        expected = {kind: getattr(pins[name], kind) for kind in ("commit", "tree", "state")}
+        assert whole == {**expected, "manifest": pins[name].state}
     assert list(verify(load_lock(restored_lock))) == found
 
 
@@ -129,13 +117,12 @@ def test_another_checked_out_version_is_an_error(lock: Path) -> None:
     assert [one.kind for one in verify_all(lock) if one.failed] == ["commit"]
 
 
-@pytest.mark.parametrize("mode", ["local", "remote"])
 @pytest.mark.parametrize("field", ["state", "tree"])
-def test_an_edited_lock_is_detected(lock: Path, field: str, mode: Mode) -> None:
+def test_an_edited_lock_is_detected_without_a_clone(lock: Path, field: str) -> None:
     text = lock.read_text()
     value = getattr(load_lock(lock).datasets[0], field)
     lock.write_text(text.replace(value, value[:-4] + "0000"))
-    found = [one for one in verify_all(lock, mode=mode) if one.failed]
+    found = [one for one in verify_all(lock, mode="remote") if one.failed]
     assert {(one.dataset, one.kind) for one in found} <= {
         ("demo:000004", field),
         ("demo:000004", "manifest"),
@@ -151,18 +138,6 @@ def test_a_missing_commit_is_an_error_in_each_mode(lock: Path) -> None:
     )
     for mode in ("local", "remote"):
         assert failures(verify_all(lock, mode=mode)) == [("commit", ".", "error")]
-
-
-def test_each_kind_of_unusable_lock_has_its_own_error(lock: Path, tmp_path: Path) -> None:
-    with pytest.raises(LockMissingError, match=r"nothing\.lock"):
-        verify_all(tmp_path / "nothing.lock")
-    text = lock.read_text()
-    lock.write_text(text.replace("lock-version = 1", "lock-version = 99"))
-    with pytest.raises(LockVersionError, match="newer neuromirror"):
-        verify_all(lock)
-    lock.write_text(text.replace("swh:1:rev:", "swh:1:rev:0"))
-    with pytest.raises(LockInconsistentError):
-        verify_all(lock)
 
 
 def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:

@@ -20,7 +20,6 @@ MAX_METHODS = 12
 """Public methods of a class itself, without those that it inherits."""
 
 EXEMPT = {
-    "neuromirror/lab/pin.py": "one lock file: what it pins, its manifests, bundles and warnings",
     "neuromirror/net/session.py": "one request: its limits, retries, redirects and errors",
     "neuromirror/sources/dandi/source.py:DandiSource": "the Source protocol and its optional parts",
     "neuromirror/store/store.py:Store": "the folders, locks and repositories of a store",

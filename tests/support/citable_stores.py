@@ -71,6 +71,10 @@ class CitableStore:
         assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
         return done
 
+    def elsewhere(self, folder: Path) -> CitableStore:
+        """Return a missing store in a folder, for citations that need none."""
+        return CitableStore(MirrorHarness(self.mirror_harness.mirrors, folder))
+
     def clone(self, name: str, folder: Path, revision: str = "main") -> Path:
         """Clone a dataset, without initializing git-annex."""
         repository = self.mirror_harness.repository(name)

@@ -42,12 +42,7 @@ class CraftedRepository:
         return subprocess.run(command, capture_output=True, check=True).stdout.decode()
 
     def write(self, kind: str, content: bytes) -> str:
-        raw = b"%s %d\0%s" % (kind.encode(), len(content), content)
-        sha = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-        path = self.path / "objects" / sha[:2] / sha[2:]
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(zlib.compress(raw))
-        return sha
+        return write_object(self.path, kind, content)
 
     def blob(self, content: bytes) -> str:
         return self.write("blob", content)
@@ -86,6 +81,23 @@ class CraftedRepository:
         target.parent.mkdir(parents=True, exist_ok=True)
         refs = ("refs/heads/main", "refs/tags/1.0", "refs/heads/git-annex")
         self.git("bundle", "create", "-q", str(target.absolute()), *refs)
+
+
+def write_object(git_dir: Path, kind: str, content: bytes) -> str:
+    """Write a loose object without validation; return its id."""
+    raw = b"%s %d\0%s" % (kind.encode(), len(content), content)
+    sha = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+    path = git_dir / "objects" / sha[:2] / sha[2:]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(zlib.compress(raw))
+    return sha
+
+
+def deep_tree(git_dir: Path, inner: str, depth: int) -> str:
+    """Write a tree of nested folders around another tree; return its id."""
+    for _ in range(depth):
+        inner = write_object(git_dir, "tree", b"40000 d\0" + bytes.fromhex(inner))
+    return inner
 
 
 def state_of(*listed: ListedFile | ListedSubdataset) -> str:

@@ -19,6 +19,8 @@ def isolate_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "[user]\n\tname = Test\n\temail = test@example.invalid\n"
         "[init]\n\tdefaultBranch = main\n"
         '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1 ::1\n'
+        # DataLad has git-annex repeat a failed transfer three times
+        "[annex]\n\tretry-delay = 0\n"
         "[safe]\n\tdirectory = *\n"
     )
     for name in list(os.environ):

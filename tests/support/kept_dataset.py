@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from neuromirror.annex import directory_vault_config, parse_link_target
@@ -21,6 +24,22 @@ ALIAS = "demo--000002"
 REMOTE = "vault-nas"
 
 
+class _Template:
+    """An archive that keeps running, a store with one dandiset, and a clone with its contents."""
+
+    def __init__(self, cache: Path) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="kept-", dir=cache.parent))
+        self.archive = DemoArchive(folder / "demo", cache=cache)
+        self.archive.__enter__()
+        atexit.register(self.archive.__exit__)
+        self.harness = MirrorHarness(self.archive.mirrors, folder / "store")
+        self.harness.sync(NAME)
+        self.clone = fetch_content(clone_dataset(self.harness, NAME, folder / "clone"))
+
+
+_template = cache(_Template)
+
+
 class KeptDataset:
     """A store with one dandiset, and a directory vault that has all of its contents.
 
@@ -33,29 +52,29 @@ class KeptDataset:
     """
 
     def __init__(self, folder: Path, cache: Path) -> None:
+        template = _template(cache)
+        template.archive.clear_faults()
         self.folder = folder
-        self._upstream = ExitStack()
-        archive = self._upstream.enter_context(DemoArchive(folder / "demo", cache=cache))
-        self.harness = MirrorHarness(archive.mirrors, folder / "mirror" / "store")
-        self.harness.sync(NAME)
+        self._archive = template.archive
+        shutil.copytree(template.harness.folder, folder / "mirror" / "store", symlinks=True)
+        self.harness = MirrorHarness(template.archive.mirrors, folder / "mirror" / "store")
         self.vault = directory_vault(folder)
         self.paths: dict[str, str] = {}
         self.contents: dict[str, bytes] = {}
-        clone = fetch_content(clone_dataset(self.harness, NAME, folder / "first"))
-        for path in sorted(clone.rglob("*")):
+        for path in sorted(template.clone.rglob("*")):
             if path.is_symlink() and (key := parse_link_target(os.fsencode(os.readlink(path)))):
                 self.vault.store(key, path)
-                self.paths[path.relative_to(clone).as_posix()] = key
-                self.contents[path.relative_to(clone).as_posix()] = path.read_bytes()
+                name = path.relative_to(template.clone).as_posix()
+                self.paths[name], self.contents[name] = key, path.read_bytes()
 
     @property
     def dataset(self) -> DatasetRef:
         return dataset_ref_of(self.harness.entries(VersionMinted)[0])
 
-    def publish(self, config: Mapping[str, str] | None = None) -> None:
-        """Name the vault in the store; by default at its path."""
+    def publish(self, config: Mapping[str, str] | None = None, uuid: str = "") -> None:
+        """Name the vault in the store; by default at its path, and with its own UUID."""
         config = config or directory_vault_config(REMOTE, str(self.vault.path))
-        remote = CustodyRemote(self.vault.uuid, config["name"], config)
+        remote = CustodyRemote(uuid or self.vault.uuid, config["name"], config)
         assert publish_locations(self.harness.store, self.dataset, remote, self.paths.values())
 
     def conceal(self) -> None:
@@ -70,8 +89,9 @@ class KeptDataset:
         return url
 
     def stop_upstream(self) -> None:
-        """Stop the servers of the archive."""
-        self._upstream.close()
+        """Have the servers of the archive close all connections without a reply."""
+        for server in ("api", "s3"):
+            self._archive.fault("reset", server=server)
 
     def remove_store(self) -> None:
         """Move the store away."""

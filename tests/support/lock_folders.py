@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from neuromirror.cli import main
 from neuromirror.lab.lockfile import Lock, Pin, load_lock
 from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.restore import restore
@@ -71,6 +74,12 @@ class LockFolder:
         text = self.file.read_text("utf-8")
         assert old in text
         self.file.write_text(text.replace(old, new, 1), "utf-8")
+
+    def command(self, *arguments: str, store: Path | None = None) -> Result:
+        """Run neuromirror with the mirrors and, unless another is given, the store."""
+        mirrors, folder = self.mirror_harness.mirrors, store or self.mirror_harness.folder
+        common = ["--mirrors", str(mirrors), "--store", str(folder)]
+        return CliRunner().invoke(main, [*common, *arguments], catch_exceptions=False)
 
     def delete_files(self, ending: str) -> None:
         """Delete all files whose names have an ending: all bundles, or all manifests."""

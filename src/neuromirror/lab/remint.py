@@ -102,17 +102,7 @@ class _RenamedListing(Listing):
     """A listing of an earlier state, with the upstream name of the version in the store."""
 
     def __init__(self, listing: Listing, upstream: str) -> None:
-        super().__init__(
-            listing.version,
-            listing.facts,
-            listing.documents,
-            web_remotes=listing.web_remotes,
-            special_remotes=listing.special_remotes,
-            late_sha256=listing.late_sha256,
-            loss_hint=listing.loss_hint,
-            unversioned=listing.unversioned,
-            manifest_only=listing.manifest_only,
-        )
+        vars(self).update(vars(listing), can_find_present=False)
         self._listing = listing
         self._upstream = upstream
 

@@ -418,9 +418,7 @@ class _Reproducer(Struct, frozen=True):
         self, row: VersionRow, minted: VersionRow, reminter: Reminter, promised: Sequence[str]
     ) -> _Comparison:
         stored = self._stored_ids(row)
-        compared = _Comparison(
-            stored, VersionIds(minted.commit, minted.tree, minted.state), MintDifferences()
-        )
+        compared = _Comparison(stored, _ids_of(minted), MintDifferences())
         self._compare_subdatasets(compared, row, minted, reminter)
         if not compared.is_equal(promised):
             compared.differences = self._differences(row, stored.commit, minted, reminter)
@@ -465,10 +463,14 @@ class _Reproducer(Struct, frozen=True):
         return SubdatasetReproduction(
             path,
             one.dataset,
-            None if before is None else VersionIds(before.commit, before.tree, before.state),
-            None if after is None else VersionIds(after.commit, after.tree, after.state),
+            None if before is None else _ids_of(before),
+            None if after is None else _ids_of(after),
             found,
         )
+
+
+def _ids_of(row: VersionRow) -> VersionIds:
+    return VersionIds(row.commit, row.tree, row.state)
 
 
 def _history_difference(

@@ -224,58 +224,49 @@ class _RestoredDataset(Struct):
     skipped_remotes: list[SkippedRemote] = field(default_factory=list)
 
 
-class _DatasetRestorer:
-    """Restores the dataset of one pin."""
+class _DatasetRestorer(Struct):
+    """Restores the dataset of one pin into a folder of ``target``."""
 
-    def __init__(
-        self,
-        lock: Lock,
-        pin: Pin,
-        target: SafeFolder,
-        scratch: SafeFolder,
-        options: _RestoreOptions,
-    ) -> None:
-        self._pin = pin
-        self._options = options
-        self._target = target
-        self._root = target.path / pin.dataset.alias
-        self._scratch = scratch
-        self._lock_dir = lock.path.parent
-        more = clone_urls(options.clones, pin.dataset)
-        self._restore_target = RestoreTarget.of_pin(lock, pin, more)
-        self._problems: list[str] = []
+    lock: Lock
+    pin: Pin
+    target: SafeFolder
+    scratch: SafeFolder
+    options: _RestoreOptions
+    problems: list[str] = field(default_factory=list)
 
     def run(self) -> Iterator[Outcome]:
         """Restore the dataset and yield the outcomes; see :func:`restore`."""
-        pin, evidence, placed = self._pin, EvidenceSummary(), list[_RestoredDataset]()
+        pin, evidence, placed = self.pin, EvidenceSummary(), list[_RestoredDataset]()
+        more = clone_urls(self.options.clones, pin.dataset)
+        target = RestoreTarget.of_pin(self.lock, pin, more)
         try:
-            for one in self._restore_tree(self._restore_target, self._target, pin.dataset.alias):
+            for one in self._restore_tree(target, self.target, pin.dataset.alias):
                 placed.append(one)
-            if not self._problems:
+            if not self.problems:
                 self._check_counts(placed)
         except NeuromirrorError as error:
-            self._problems.append(str(error))
+            self.problems.append(str(error))
             # a lock file that contradicts its commit does not define the pinned files
             placed = []
-        for one in placed if not self._options.offline else ():
+        for one in placed if not self.options.offline else ():
             try:
                 for outcome in self._get_content(one):
                     evidence.add(outcome)
                     yield outcome
             except NeuromirrorError as error:
-                self._problems.append(str(error))
+                self.problems.append(str(error))
             if one.manifest_only_files != 0:
                 yield self._not_in_git_outcome(one)
         new = any(one.strategy for one in placed) or evidence.fetched.total() > 0
         status: Status = "ok" if new else "notneeded"
-        if self._problems or evidence.failed:
+        if self.problems or evidence.failed:
             status = "error"
-        elif not self._options.offline and any(one.manifest_only_files != 0 for one in placed):
+        elif not self.options.offline and any(one.manifest_only_files != 0 for one in placed):
             status = "impossible"
         yield Outcome(
             "restore",
             status,
-            str(self._root),
+            str(self.target.path / pin.dataset.alias),
             self._summary(placed, evidence),
             dataset=pin.name,
             version=pin.resolved.version,
@@ -291,7 +282,7 @@ class _DatasetRestorer:
             messages.append(f"from {first.strategy.name}" if first.strategy else "already restored")
             if len(placed) > 1:
                 messages.append(f"with {count_of(len(placed) - 1, 'subdataset')}")
-            if self._options.offline:
+            if self.options.offline:
                 pinned = count_of(sum(one.count for one in placed), "file")
                 messages.append(f"content of {pinned} not requested (offline)")
             messages += evidence.messages()
@@ -302,7 +293,7 @@ class _DatasetRestorer:
                 dict.fromkeys(out for one in placed for out in one.skipped_remotes)
             )
             messages += [shown] * bool(shown)
-        messages += self._problems
+        messages += self.problems
         return "; ".join(messages)
 
     def _restore_tree(
@@ -325,38 +316,38 @@ class _DatasetRestorer:
                         yield from self._restore_tree(target.for_subdataset(one), root, one.path)
                         register_submodule(root.path, one)
                     except NeuromirrorError as error:
-                        self._problems.append(f"{target.prefix.decode()}{one.path}: {error}")
+                        self.problems.append(f"{target.prefix.decode()}{one.path}: {error}")
 
     def _restore_one(
         self, target: RestoreTarget, parent: SafeFolder, name: str
     ) -> _RestoredDataset:
         root = parent.path / name
-        if is_restored(parent, name, target, self._lock_dir, self._options.store):
+        if is_restored(parent, name, target, self.lock.path.parent, self.options.store):
             return self._examine(target, root, root)
         refused: dict[str, str] = {}
         reached = False
         for strategy in restore_strategies(
             target,
-            self._options.store,
-            offline=self._options.offline or self._options.copies_only,
+            self.options.store,
+            offline=self.options.offline or self.options.copies_only,
         ):
-            self._options.progress(f"{target.name} from {strategy.name}")
+            self.options.progress(f"{target.name} from {strategy.name}")
             host = None if strategy.url is None else urlsplit(strategy.url).netloc
             try:
-                if host in self._options.unreachable_hosts:
+                if host in self.options.unreachable_hosts:
                     raise HostUnreachableError("its host did not respond to an earlier request")
                 placed = self._try_strategy(target, strategy, parent, name)
             except StrategyFailedError as error:
                 refused[strategy.name] = str(error)
                 if host is not None and isinstance(error, HostUnreachableError):
-                    self._options.unreachable_hosts.add(host)
+                    self.options.unreachable_hosts.add(host)
                 reached = reached or not (host is None or isinstance(error, HostUnreachableError))
                 continue
             placed.failed_strategies = refused
             return placed
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         hint = ""
-        if self._options.offline:
+        if self.options.offline:
             hint = "; the network was not used (--offline)"
         elif target.clones and not reached:
             hint = (
@@ -371,7 +362,7 @@ class _DatasetRestorer:
         self, target: RestoreTarget, strategy: RestoreStrategy, parent: SafeFolder, name: str
     ) -> _RestoredDataset:
         """Restore a dataset with one strategy, verify it, and move it to its folder atomically."""
-        with self._scratch.scratch() as scratch:
+        with self.scratch.scratch() as scratch:
             with scratch.folder(_DRAFT, create=True) as folder:
                 placed = self._fill_draft(target, strategy, folder.path, parent.path / name)
             scratch.replace(_DRAFT, parent, name)
@@ -398,14 +389,14 @@ class _DatasetRestorer:
                 lambda *args: run_git(draft, *_NO_COMMIT, *args, environment=identity)
             )
         placed.strategy = strategy
-        if not self._options.offline:
+        if not self.options.offline:
             # a command that lists remotes lets git-annex check once whether the origin has content
             run_git(draft, *_NO_COMMIT, "annex", "group", "here", environment=identity)
         return placed
 
     def _examine(self, target: RestoreTarget, repository: Path, root: Path) -> _RestoredDataset:
         """Verify the tree and the state of a dataset, and count its pinned files."""
-        pin, placed = self._pin, _RestoredDataset(target, root)
+        pin, placed = self.pin, _RestoredDataset(target, root)
         placed.files = [] if pin.paths else None
         committed = MintedCommit(repository / ".git", target.commit)
         if target.tree not in (None, committed.tree):
@@ -446,7 +437,7 @@ class _DatasetRestorer:
             for one in LockManifestReader(placed.target.manifest, placed.target.files).entries():
                 if isinstance(one, ListedSubdataset) or one.in_git:
                     continue
-                if self._pin.matches(prefix + one.path.encode()):
+                if self.pin.matches(prefix + one.path.encode()):
                     placed.manifest_only_files += 1
                     placed.bytes += one.size or 0
         except LockManifestMissingError:
@@ -456,7 +447,7 @@ class _DatasetRestorer:
         counts = [one.manifest_only_files for one in placed]
         if None in counts:
             return
-        pin = self._pin
+        pin = self.pin
         files = sum(one.count + (one.manifest_only_files or 0) for one in placed)
         size = sum(one.bytes for one in placed)
         if (files, size) != (pin.files, pin.bytes):
@@ -467,17 +458,17 @@ class _DatasetRestorer:
 
     def _get_content(self, placed: _RestoredDataset) -> Iterator[Outcome]:
         """Get the content of the pinned files of one dataset."""
-        pin = self._pin
+        pin = self.pin
         if not placed.count:
             return
-        self._options.progress(f"{placed.target.name}, content")
-        vaults = (*(one.address for one in pin.copies), *self._options.vaults)
+        self.options.progress(f"{placed.target.name}, content")
+        vaults = (*(one.address for one in pin.copies), *self.options.vaults)
         for outcome in get(
             placed.root,
             placed.files,
-            jobs=self._options.jobs,
+            jobs=self.options.jobs,
             vaults=vaults,
-            copies_only=self._options.copies_only,
+            copies_only=self.options.copies_only,
         ):
             yield replace(
                 outcome,
@@ -495,6 +486,6 @@ class _DatasetRestorer:
             str(placed.root),
             f"{count} chunks of this Zarr are not in git, so that git-annex cannot get them; the "
             f"manifest {placed.target.manifest} has their digests and URLs",
-            dataset=self._pin.name,
-            version=self._pin.resolved.version,
+            dataset=self.pin.name,
+            version=self.pin.resolved.version,
         )
