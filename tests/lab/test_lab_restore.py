@@ -237,15 +237,6 @@ def test_a_repository_without_urls_is_rejected(
     assert found.strategies(PUBLISHED)[1:] == [BUNDLE]
 
 
-def test_an_html_page_is_not_cloned(
-    lock_folder: LockFolder, tmp_path: Path, serve_directory: Callable[[Path], str]
-) -> None:
-    (tmp_path / "served").mkdir()
-    lock_folder.edit("http://127.0.0.1:9", serve_directory(tmp_path / "served"))
-    found = restore_lock(lock_folder.lock, tmp_path / "data")
-    assert (found.only().status, found.strategies(PUBLISHED)[1:]) == ("ok", [BUNDLE])
-
-
 @pytest.mark.parametrize("what", ["another", "damaged", "no bundle"])
 def test_an_invalid_bundle_is_not_restored(
     lock_folder: LockFolder, tmp_path: Path, what: str
@@ -368,18 +359,10 @@ def test_a_killed_restore_from_the_manifest_leaves_nothing(
     assert [path.name for path in (folder / ".git").glob("index*")] == ["index"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit"])
-def test_a_damaged_manifest_restores_nothing(
-    lock_folder: LockFolder, tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_manifest_restores_nothing(lock_folder: LockFolder, tmp_path: Path) -> None:
     lock_folder.delete_files(".bundle")
     path = lock_folder.lock.manifest_path(lock_folder.pin_of(PUBLISHED))
-    content = bytearray(path.read_bytes())
-    if damage == "truncated":
-        del content[-10:]
-    else:
-        content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:-10])
     found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
     assert found.only().status == "error"
     assert str(path) in found.only().message
@@ -475,20 +458,16 @@ def test_chunks_outside_git_are_reported(bucket_harness: MirrorHarness, tmp_path
     (failure,) = found.failed
     assert (failure.status, failure.path.endswith(".zarr")) == ("impossible", True)
     assert str(paper.lock.manifest_path(paper.pin_of(BUCKET)).parent) in failure.message
+    # the evidence of the files in git is reported
+    paper.pin(SPLIT)
+    found = restore_lock(paper.lock, tmp_path / "split", bucket_harness.store)
+    assert found.file_statuses() == {("ok", "md5"): 3, ("ok", "etag"): 1}
     # chunks that are not pinned are not counted
     paper.pin(BUCKET, paths=("si_*",))
     assert restore_lock(paper.lock, tmp_path / "data").only().status == "notneeded"
 
 
 # --- evidence
-
-
-def test_the_evidence_of_files_is_reported(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
-    paper = LockFolder(bucket_harness, tmp_path / "paper")
-    paper.pin(SPLIT)
-    found = restore_lock(paper.lock, tmp_path / "data", bucket_harness.store)
-    assert found.strategies(SPLIT) == [STORE]
-    assert found.file_statuses() == {("ok", "md5"): 3, ("ok", "etag"): 1}
 
 
 def test_unavailable_content_is_named(
