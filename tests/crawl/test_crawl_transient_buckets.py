@@ -16,7 +16,6 @@ from support.quick_mirror import dataset_refs, quick_harness
 ASSET = "ecephys_600000_2022-06-28_10-31-30"
 NAME = f"aind:{ASSET}"
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "500": ("status", {"status": 500}),
     "503": ("status", {"status": 503}),
     "reset": ("reset", {}),
     "timeout": ("hang", {"seconds": 30}),

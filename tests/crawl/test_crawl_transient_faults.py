@@ -23,7 +23,6 @@ PARTS = "sub-1/parts.ome.zarr"
 LISTING = r"^/demo-dandiarchive/?$"
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "500": ("status", {"status": 500}),
     "503": ("status", {"status": 503}),
     "reset": ("reset", {}),
     "timeout": ("hang", {"seconds": 30}),
