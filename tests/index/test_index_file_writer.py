@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from test_index_replay import FILES, FileSpec, file_of_spec
 
 from neuromirror.index import Index
 from neuromirror.index import file_writer as recording_module
@@ -17,57 +18,15 @@ from neuromirror.model import Change, Digest, Location, Retention, SnapshotEntry
 from support.disk_journal import DiskJournal, dump_content, placed_file, skipped_version_message
 
 _ETAG = "3" * 32 + "-2"
-_DIGESTS = [
-    (),
-    (Digest("md5", "0" * 32, "s3"),),
-    (Digest("md5", "1" * 32, "here", True),),
-    (Digest("sha256", "2" * 64, "dandi"), Digest("md5", "0" * 32, "dandi", True)),
-    (Digest("etag", _ETAG, "s3"),),
-    (Digest("etag", f"{'4' * 32}-9", "dandi", True), Digest("crc64nvme", "AAAA", "s3")),
-    (Digest("sha256", "not hex", "s3"),),
-]
-
-_Spec = tuple[int, tuple[Digest, ...], int | None, Retention, bool, int]
-
-_FILES = st.dictionaries(
-    st.sampled_from(["a", "a-b", "a/b", "b", "é", "\ue000", "\U0001f9e0/z"]),
-    st.tuples(
-        st.integers(0, 2),
-        st.sampled_from(_DIGESTS),
-        st.sampled_from([None, 64, 128]),
-        st.sampled_from([Retention.DRAFT, Retention.PUBLISHED]),
-        st.booleans(),
-        st.integers(0, 1),
-    ),
-)
 _VERSIONS = st.lists(
     st.tuples(
         st.sampled_from(["000001", "000002"]),
-        _FILES,
+        FILES,
         st.sets(st.sampled_from(["a", "a/b", "b", "é"])),  # kept as they were
         st.sampled_from(["last", "older", "whole"]),
     ),
     max_size=8,
 )
-
-
-def _file(path: str, spec: _Spec) -> SnapshotEntry:
-    content, digests, part_size, retention, renamed, url_name = spec
-    url = f"https://x.invalid/{content}"
-    return placed_file(
-        path,
-        content,
-        key=f"XTEST-s7--{content}",
-        size=7,
-        path=b"\xff" + path.encode() if renamed else path.encode(),
-        digests=digests,
-        part_size=part_size,
-        retention=retention,
-        locations=(
-            Location(f"{url}?versionId={url_name}", "s3", str(url_name)),
-            Location(url, "s3"),
-        ),
-    )
 
 
 class _ChangesOnlyJournal(DiskJournal):
@@ -85,7 +44,7 @@ def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:
         return list(index.dump())
 
 
-def _etag(part_size: int | None, digest: Digest) -> _Spec:
+def _etag(part_size: int | None, digest: Digest) -> FileSpec:
     return (0, (digest,), part_size, Retention.DRAFT, False, 0)
 
 
@@ -107,9 +66,9 @@ def _etag(part_size: int | None, digest: Digest) -> _Spec:
     ],
     4,
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_changes_leave_the_rows_that_whole_versions_leave(
-    versions: list[tuple[str, dict[str, _Spec], set[str], str]], batch: int
+    versions: list[tuple[str, dict[str, FileSpec], set[str], str]], batch: int
 ) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(recording_module, "_BATCH", batch)
@@ -119,7 +78,7 @@ def test_changes_leave_the_rows_that_whole_versions_leave(
         before: dict[str, dict[str, SnapshotEntry]] = {}
         bases: dict[str, str] = {}
         for local_id, specs, kept, how in versions:
-            files = {path: _file(path, spec) for path, spec in specs.items()}
+            files = {path: file_of_spec(path, spec) for path, spec in specs.items()}
             known = before.get(local_id, {})
             files.update((path, known[path]) for path in sorted(kept & known.keys()))
             entry = journal.mint(files.values(), local_id)

@@ -20,7 +20,6 @@ from neuromirror.index.backup import (
     copy_database,
     integrity_errors,
     integrity_errors_by_table,
-    missing_sqlite_features,
     read_position,
     restore_copy,
 )
@@ -236,9 +235,3 @@ def test_tables_are_looked_at_one_after_the_other(journal: DiskJournal, path: Pa
     path.write_bytes(damaged)
     assert [table for table, found in integrity_errors_by_table(path, "", 60) if found]
     assert integrity_errors(path)
-
-
-def test_this_python_has_what_the_index_needs() -> None:
-    version, lacking = missing_sqlite_features()
-    assert version
-    assert lacking == ""

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,14 +42,16 @@ _PATHS = ["a", "a-b", "a/b", "a/c", "b", "B/x y", "é", "e\u0301", "\ue000", "\U
 _DIGESTS = [
     (),
     (Digest("md5", "0" * 32, "s3"),),
-    (Digest("md5", "1" * 32, "s3", True),),
+    (Digest("md5", "1" * 32, "here", True),),
     (Digest("sha256", "2" * 64, "dandi"), Digest("md5", "0" * 32, "dandi", True)),
     (Digest("etag", f"{'3' * 32}-2", "s3"),),
     (Digest("etag", f"{'4' * 32}-9", "dandi", True), Digest("crc64nvme", "AAAA", "s3")),
     (Digest("sha256", "not hex", "s3"),),
 ]
 
-_FILES = st.dictionaries(
+FileSpec = tuple[int, tuple[Digest, ...], int | None, Retention, bool, int]
+
+FILES = st.dictionaries(
     st.sampled_from(_PATHS),
     st.tuples(
         st.integers(0, 3),
@@ -63,8 +64,9 @@ _FILES = st.dictionaries(
 )
 
 
-def _file(path: str, spec: tuple[Any, ...]) -> SnapshotEntry:
+def file_of_spec(path: str, spec: FileSpec) -> SnapshotEntry:
     content, digests, part_size, retention, renamed, url_name = spec
+    url = f"https://x.invalid/{content}"
     return placed_file(
         path,
         content,
@@ -75,18 +77,19 @@ def _file(path: str, spec: tuple[Any, ...]) -> SnapshotEntry:
         part_size=part_size,
         retention=retention,
         locations=(
-            Location(f"https://x.invalid/{content}?versionId={url_name}", "s3", str(url_name)),
+            Location(f"{url}?versionId={url_name}", "s3", str(url_name)),
+            Location(url, "s3"),
         ),
     )
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["000001", "000002"]), _FILES, st.booleans()), max_size=8),
+    st.lists(st.tuples(st.sampled_from(["000001", "000002"]), FILES, st.booleans()), max_size=8),
     st.integers(1, 5),
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
-    versions: list[tuple[str, dict[str, tuple[Any, ...]], bool]], batch: int
+    versions: list[tuple[str, dict[str, FileSpec], bool]], batch: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(recording_module, "_BATCH", batch)
@@ -94,7 +97,7 @@ def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
         minted = []
         with Index.open(Path(folder, "live")) as index:
             for local_id, specs, wait in versions:
-                files = [_file(name, spec) for name, spec in specs.items()]
+                files = [file_of_spec(name, spec) for name, spec in specs.items()]
                 minted.append((journal.mint(files, local_id), files))
                 if not wait:
                     index.catch_up(journal)

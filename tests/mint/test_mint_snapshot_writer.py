@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import link_target, location_log, log_path, url_log_path
-from neuromirror.mint import LineSorter, ParentCommits, Snapshot, mint, snapshot_writer
+from neuromirror.mint import LineSorter, MintResult, ParentCommits, Snapshot, mint, snapshot_writer
 from neuromirror.model import (
     FileRecord,
     SnapshotEntry,
@@ -56,6 +57,16 @@ def state(files: dict[bytes, tuple[int, tuple[int, ...]]]) -> list[SnapshotEntry
     return placed_files(records)
 
 
+def ids(minted: MintResult) -> tuple[object, ...]:
+    sums = (minted.files, minted.bytes, minted.evidence)
+    return minted.commit, minted.tree, minted.annex_commit, minted.state, sums
+
+
+def manifest_of(minting: MintedRepository) -> bytes:
+    assert minting.manifest is not None
+    return zstandard.ZstdDecompressor().stream_reader(minting.manifest.read_bytes()).read()
+
+
 def tree_ids(minting: MintedRepository) -> tuple[str, str]:
     names = ("main", "git-annex")
     return tuple(  # type: ignore[return-value]
@@ -72,15 +83,18 @@ def objects_of(repository: Path) -> set[str]:
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
-def test_sequence_of_states_matches_fast_import(
+def test_sequence_of_states_matches_fast_import_whole_and_by_deltas(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("states")
-    one = MintedRepository.create(folder / "one")
+    one, two = (MintedRepository.create(folder / name) for name in ("one", "two"))
     oracle = FastImportOracle(bare_repository(folder / "oracle"))
     for number, files in enumerate(map(state, history)):
         had = objects_of(one.repository)
         minted = one.mint(number, files)
+        delta = two.mint_delta(number, files) if number else two.mint(0, files)
+        assert ids(delta) == ids(minted)
+        assert manifest_of(two) == manifest_of(one)
         assert tree_ids(one) == oracle.trees(number, files)
         assert minted.files == len(files)
         for pack in minted.packs:
@@ -89,7 +103,8 @@ def test_sequence_of_states_matches_fast_import(
             assert len(set(written)) == len(written) == pack.objects
             assert not had & set(written)
             git(one.repository, "index-pack", "--verify", str(index.with_suffix(".pack")))
-    assert git(one.repository, "fsck", "--strict", "--full").strip() == b""
+    for repository in (one.repository, two.repository):
+        assert git(repository, "fsck", "--strict", "--full").strip() == b""
     clone = folder / "clone"
     git(folder, "clone", "-q", str(one.repository), str(clone))
     assert git(clone, "status", "--porcelain") == b""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from test_mint_annex_worker import ids
+from test_mint_snapshot_writer import ids
 
 from neuromirror.annex import log_path, url_key, url_log_path
 from neuromirror.mint import snapshot_writer

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
+from test_mint_snapshot_writer import manifest_of
 
 from neuromirror.mint import (
     MintResult,
@@ -54,11 +54,6 @@ def refuse(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
     assert not list(scratch.glob("*"))
 
 
-def read_manifest(minting: MintedRepository) -> bytes:
-    assert minting.manifest is not None
-    return zstandard.ZstdDecompressor().stream_reader(minting.manifest.read_bytes()).read()
-
-
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
 def test_changing_files_documents_and_subdatasets_match_fast_import(
@@ -72,7 +67,7 @@ def test_changing_files_documents_and_subdatasets_match_fast_import(
         expected = whole.mint(number, files, head)
         got = delta.mint_delta(number, files, head) if number else delta.mint(0, files, head)
         assert_same_result(expected, got)
-        assert read_manifest(whole) == read_manifest(delta)
+        assert manifest_of(whole) == manifest_of(delta)
         trees = tuple(
             git(delta.repository, "rev-parse", f"{branch}^{{tree}}").decode().strip()
             for branch in ("main", "git-annex")
@@ -103,7 +98,7 @@ def test_listed_files_are_committed_or_counted_as_manifest_only(tmp_path: Path) 
         b".zgroup",
         b"0/.zarray",
     ]
-    assert read_manifest(minting).count(b"\n") == 21
+    assert manifest_of(minting).count(b"\n") == 21
     logs = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").split()
     assert len([name for name in logs if name.endswith(b".web")]) == 2
     document = json.loads(git(minting.repository, "show", "main:.neuromirror/dataset.json"))
