@@ -143,7 +143,7 @@ def test_change_of_locations_only_opens_no_row(journal: DiskJournal, index: Inde
     assert "https://other.invalid/a" in {location.url for location in index.locations(row.content)}
 
 
-class _FixedChangesJournal(DiskJournal):
+class FixedChangesJournal(DiskJournal):
     """Yield the given changes, whatever the versions contain."""
 
     fixed_changes: tuple[str, list[Change]]
@@ -168,7 +168,7 @@ class _FixedChangesJournal(DiskJournal):
 def test_changes_that_do_not_fit_change_nothing(
     journal: DiskJournal, index: Index, changes: Any, files: int, message: str
 ) -> None:
-    given = _FixedChangesJournal(journal.root)
+    given = FixedChangesJournal(journal.root)
     first = given.mint([placed_file("a", 1), placed_file("b", 1)])
     given.fixed_changes = (first.commit, changes)
     index.catch_up(given)

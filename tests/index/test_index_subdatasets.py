@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_index_file_writer import FixedChangesJournal
 
 from neuromirror.index import Index, SubdatasetRow, rebuild_from_journal
 from neuromirror.model import Change, SnapshotEntry
@@ -43,7 +43,7 @@ def _file_or_subdataset(path: str, spec: tuple[bool, int, bool]) -> SnapshotEntr
 
 
 @given(_TREES)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_version_returns_its_files_and_subdatasets_whole_or_by_changes(
     versions: list[tuple[dict[str, tuple[bool, int, bool]], bool]],
 ) -> None:
@@ -132,19 +132,6 @@ def test_checksum_is_found_in_the_subdataset_which_is_no_content(
     assert sum(line.startswith("contents ") for line in index.dump()) == 1
 
 
-class _FixedChangesJournal(DiskJournal):
-    """Yield the given changes, whatever the versions contain."""
-
-    fixed_changes: tuple[str, list[Change]]
-
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        return (
-            None
-            if commit == self.fixed_changes[0]
-            else (self.fixed_changes[0], iter(self.fixed_changes[1]))
-        )
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -158,7 +145,7 @@ class _FixedChangesJournal(DiskJournal):
 def test_mismatched_subdataset_changes_change_nothing(
     journal: DiskJournal, index: Index, changes: list[Change], message: str
 ) -> None:
-    given = _FixedChangesJournal(journal.root)
+    given = FixedChangesJournal(journal.root)
     first = given.mint([placed_file("a", 1), subdataset("y.zarr", "y")])
     given.fixed_changes = (first.commit, changes)
     index.catch_up(given)

@@ -43,8 +43,9 @@ def main() -> None:
 
     whole = attempt(1 << 30)
     pack, index = whole["sizes"]  # type: ignore[misc]
-    limits = {*range(0, 2000, 37), *range(pack - 40, pack + 3), *range(index - 45, index + 3)}
-    limits |= set(range(0, pack, 701))
+    limits = {*range(0, 2000, 101), *range(pack - 40, pack + 3, 3)}
+    limits |= set(range(index - 45, index + 3, 3))
+    limits |= set(range(0, pack, 1701))
     limits.add(2 * max(pack, index))
     tries = [attempt(limit) for limit in sorted(limits)]
     sys.stdout.write(json.dumps({"whole": whole, "tries": tries}))
