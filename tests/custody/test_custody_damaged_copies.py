@@ -23,7 +23,7 @@ from neuromirror.custody.drop import DropRules, plan_drop
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.custody.rolling_read import read_due_copies, repair_copies
 from neuromirror.custody.vault_check import check_vault
 from neuromirror.custody.vault_copies import CopyTask, copy_between, fill_vault
 from neuromirror.index.ledger import Ledger
@@ -305,7 +305,7 @@ def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
     vault.key, other = sorted(KEYS[:2])
     ledger.add_vault(vault.uuid, "nas", "directory")
     ledger.record(vault.uuid, [Stored(key, 9, "listing") for key in KEYS[:2]])
-    found = [(one.key, one.status) for one in read_due_copies(vault, ledger, ReadSettings(100))]
+    found = [(one.key, one.status) for one in read_due_copies(vault, ledger, 100, KeepOptions())]
     assert found == [(vault.key, "error"), (other, "ok")]
     assert state_of(vault, ledger, vault.key) == "present"
 

@@ -26,7 +26,7 @@ from neuromirror.custody.copy_checks import find_fault
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.rolling_read import ReadSettings, read_due_copies
+from neuromirror.custody.rolling_read import read_due_copies
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored
 from neuromirror.vault.directory import DirectoryVault
@@ -345,6 +345,6 @@ def test_wrong_bytes_that_s3_refuses_to_describe_are_damaged(
     with Ledger.open(tmp_path / "custody.sqlite") as ledger, s3_server.failing(refuse):
         ledger.add_vault(bucket.uuid, "cloud", "s3")
         ledger.record(bucket.uuid, [Stored(key, 5, "listing")])
-        (found,) = read_due_copies(bucket, ledger, ReadSettings(0))
+        (found,) = read_due_copies(bucket, ledger, 0, KeepOptions())
         (copy,) = ledger.copies_in(bucket.uuid)
     assert (found.failed, found.host, copy.state) == (True, None, "damaged")

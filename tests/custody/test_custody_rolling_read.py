@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.custody.keep_outcomes import KeepOptions
-from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.custody.rolling_read import read_due_copies, repair_copies
 from neuromirror.index.ledger import Ledger
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError
@@ -55,8 +55,8 @@ def flip(path: Path) -> None:
 
 def read(vault: DirectoryVault, ledger: Ledger, days: float = 100) -> dict[str, str]:
     """Read what is due; return the status by key."""
-    settings = ReadSettings(days)
-    return {one.key or "": one.status for one in read_due_copies(vault, ledger, settings)}
+    found = read_due_copies(vault, ledger, days, KeepOptions())
+    return {one.key or "": one.status for one in found}
 
 
 def states(ledger: Ledger, vault: DirectoryVault) -> dict[str, str]:
@@ -80,8 +80,7 @@ def test_a_read_stops_in_time_and_the_next_one_continues(
 ) -> None:
     vault = filled(tmp_path, ledger, "nas")
     clock.now += 80 * DAY
-    settings = ReadSettings(100, until=0.0)
-    assert list(read_due_copies(vault, ledger, settings)) == []
+    assert list(read_due_copies(vault, ledger, 100, KeepOptions(until=0.0))) == []
     assert len(read(vault, ledger)) == len(KEYS)
 
 
@@ -157,7 +156,7 @@ def test_copies_that_were_read_before_the_vault_failed_are_recorded(
     found: list[str | None] = []
 
     def read_all() -> None:
-        for one in read_due_copies(vault, ledger, ReadSettings(100)):
+        for one in read_due_copies(vault, ledger, 100, KeepOptions()):
             found.append(one.key)
             if len(found) == len(KEYS) - 1:
                 vault.path.rename(tmp_path / "away")

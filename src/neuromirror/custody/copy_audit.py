@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from msgspec.structs import replace
 
 from neuromirror.custody.copy_checks import look_up_copies
-from neuromirror.custody.keep_outcomes import KeepOutcome
+from neuromirror.custody.keep_outcomes import KeepOutcome, copy_outcome
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
 from neuromirror.vault.errors import CopyRefusedError
@@ -43,7 +44,7 @@ def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> It
         The vault does not respond; no copy is reported as missing then.
     """
     vault.check_access()
-    unchecked = 0
+    name, unchecked = vault.config.name, 0
     while budget > 0:
         # those that could not be checked stay the oldest ones
         limit = min(budget, _BATCH)
@@ -58,11 +59,12 @@ def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> It
                 copy = due[key]
                 if isinstance(found, CopyRefusedError):
                     unchecked += 1
-                    outcome = _outcome(vault, copy, "error", f"it could not be checked: {found}")
-                    yield replace(outcome, host=vault.config.name)
+                    why = f"it could not be checked: {found}"
+                    outcome = copy_outcome("audit", name, key, copy.size, "error", why)
+                    yield replace(outcome, host=name)
                 elif found.agrees_with(copy.size):
                     confirmed.append(Stored(copy.key, copy.size, found.method))
-                    yield _outcome(vault, copy, "ok", "the vault has it")
+                    yield copy_outcome("audit", name, key, copy.size, "ok", "the vault has it")
                 else:
                     yield _lost(vault, ledger, copy, found)
         finally:
@@ -71,23 +73,12 @@ def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> It
 
 
 def _lost(vault: Vault, ledger: Ledger, copy: LedgerCopy, found: Presence) -> KeepOutcome:
-    name, now = vault.config.name, ledger.clock()
-    if found.size is None:
-        message = "the vault does not have it any more"
-        ledger.mark(vault.uuid, [copy.key], "missing", found.method)
-        ledger.events.add([LedgerEvent(now, "missing", f"{name}: {message}", name, copy.key)])
-    else:
-        message = f"the vault has {found.size} bytes, expected {copy.size}"
-        ledger.mark(vault.uuid, [copy.key], "damaged", found.method)
-        ledger.events.add([LedgerEvent(now, "damaged", f"{name}: {message}", name, copy.key)])
-    return _outcome(vault, copy, "error", message)
-
-
-def _outcome(vault: Vault, copy: LedgerCopy, status: str, message: str) -> KeepOutcome:
-    return KeepOutcome(
-        *("audit", status, "."),  # type: ignore[arg-type]
-        message=message,
-        key=copy.key,
-        size=copy.size,
-        vault=vault.config.name,
-    )
+    name = vault.config.name
+    state: Literal["missing", "damaged"] = "missing"
+    message = "the vault does not have it any more"
+    if found.size is not None:
+        state, message = "damaged", f"the vault has {found.size} bytes, expected {copy.size}"
+    ledger.mark(vault.uuid, [copy.key], state, found.method)
+    event = LedgerEvent(ledger.clock(), state, f"{name}: {message}", name, copy.key)
+    ledger.events.add([event])
+    return copy_outcome("audit", name, copy.key, copy.size, "error", message)

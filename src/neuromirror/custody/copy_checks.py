@@ -76,12 +76,8 @@ def record_faults(
     method
         How damaged copies were found; missing ones are always found by a listing.
     """
-    before = {
-        one.key: one.state
-        for copies in ledger.copies([one.key for one in faults], all_states=True).values()
-        for one in copies
-        if one.vault == vault.uuid
-    }
+    copies = copies_of(vault, ledger, [one.key for one in faults])
+    before = {key: one.state for key, one in copies.items()}
     recorded = [one for one in faults if one.key in before]
     for state, how in (("damaged", method), ("missing", "listing")):
         keys = [one.key for one in recorded if one.state == state]
@@ -92,6 +88,31 @@ def record_faults(
         for one in recorded
         if one.state != before[one.key] and one.state != "present"
     )
+
+
+def copies_of(vault: Vault, ledger: Ledger, keys: Sequence[str]) -> dict[str, LedgerCopy]:
+    """Return the recorded copies of contents in a vault, in any state, by annex key.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    ledger
+        The ledger.
+    keys
+        The annex keys.
+
+    Returns
+    -------
+    dict of str to LedgerCopy
+        The copies.
+    """
+    return {
+        one.key: one
+        for copies in ledger.copies(keys, all_states=True).values()
+        for one in copies
+        if one.vault == vault.uuid
+    }
 
 
 def recorded_copies(

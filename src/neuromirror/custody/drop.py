@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 
 from msgspec import Struct, field
 
-from neuromirror.custody.copy_checks import UncheckedCopyError, find_mismatch
-from neuromirror.custody.keep_outcomes import KeepOutcome
+from neuromirror.custody.copy_checks import UncheckedCopyError, copies_of, find_mismatch
+from neuromirror.custody.keep_outcomes import KeepOutcome, item_outcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index import Index, UnindexedFiles
 from neuromirror.index.ledger import Ledger
@@ -18,6 +18,7 @@ from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.store.custody import publish_locations
+from neuromirror.transfer.outcomes import Status
 from neuromirror.vault.errors import CopyMissingError, VaultError
 from neuromirror.vault.protocol import Vault
 
@@ -118,7 +119,7 @@ def plan_drop(
     """
     plan = DropPlan(vault, rules)
     keys = [one.key for one in items]
-    recorded = ledger.copies(keys, all_states=True)
+    recorded = copies_of(vault, ledger, keys)
     protected = ledger.wishes.needed(keys, vault.uuid, without=rules.released)
     elsewhere = _confirmed_copies(keys, vault, others, ledger)
     promised, shared = set[str](), set[str]()
@@ -130,7 +131,7 @@ def plan_drop(
         promised = {key for key, one in index.content_sources(keys).items() if one.is_promised}
     for item in items:
         copies = elsewhere.get(item.key, [])
-        own = next(_copies_in(recorded.get(item.key, ()), vault.uuid), None)
+        own = recorded.get(item.key)
         if own is None:
             plan.refused.append(_outcome(vault, item, "notneeded", "the vault does not have it"))
         elif item.key in protected:
@@ -213,11 +214,7 @@ def run_drop(
     for start in range(0, len(plan.items), _BATCH):
         batch = plan.items[start : start + _BATCH]
         keys = [one.key for one in batch]
-        states = {
-            one.key: one
-            for some in ledger.copies(keys, all_states=True).values()
-            for one in _copies_in(some, vault.uuid)
-        }
+        recorded = copies_of(vault, ledger, keys)
         _publish(store, index, plan, removed=keys)
         removed: list[LedgerEvent] = []
         try:
@@ -227,7 +224,7 @@ def run_drop(
                 try:
                     vault.remove(item.key)
                 except NeuromirrorError as error:
-                    _restore_record(vault, ledger, states[item.key])
+                    _restore_record(vault, ledger, recorded[item.key])
                     if isinstance(error, VaultError):
                         raise
                     yield _outcome(vault, item, "error", str(error))
@@ -258,16 +255,15 @@ def _confirmed_copies(
             continue
         seen.add(other.uuid)
         sizes = {
-            one.key: one.size for some in recorded.values() for one in _copies_in(some, other.uuid)
+            one.key: one.size
+            for some in recorded.values()
+            for one in some
+            if one.vault == other.uuid
         }
         for presence in other.presence(list(sizes)):
             if presence.agrees_with(sizes[presence.key]):
                 found.setdefault(presence.key, []).append(other.config.name)
     return found
-
-
-def _copies_in(copies: Sequence[LedgerCopy], vault: str) -> Iterator[LedgerCopy]:
-    return (one for one in copies if one.vault == vault)
 
 
 def _restore_record(vault: Vault, ledger: Ledger, copy: LedgerCopy) -> None:
@@ -308,10 +304,5 @@ def _publish(
             )
 
 
-def _outcome(vault: Vault, item: KeepItem, status: str, message: str) -> KeepOutcome:
-    return KeepOutcome(
-        *("drop", status, item.path, message, item.dataset, item.version),  # type: ignore[arg-type]
-        key=item.key,
-        size=item.size,
-        vault=vault.config.name,
-    )
+def _outcome(vault: Vault, item: KeepItem, status: Status, message: str) -> KeepOutcome:
+    return item_outcome(vault.config.name, item, status, message, "drop")

@@ -24,6 +24,7 @@ from neuromirror.custody.copy_checks import (
     BadSectorError,
     Fault,
     UncheckedCopyError,
+    copies_of,
     find_mismatch,
     is_proof,
     look_up_copies,
@@ -190,11 +191,8 @@ class _KeepRun:
         keys = list(self._left)
         if not self._vault.has_listing and len(keys) > _SAMPLE:
             return  # each look-up takes a request; storing a content replaces wrong bytes
-        damaged = {
-            key
-            for key, copies in self._ledger.copies(keys, all_states=True).items()
-            if any(one.vault == self._vault.uuid and one.state == "damaged" for one in copies)
-        }
+        recorded = copies_of(self._vault, self._ledger, keys)
+        damaged = {key for key, one in recorded.items() if one.state == "damaged"}
 
         def check(one: Presence) -> tuple[Presence, CheckMethod | None, str]:
             try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
@@ -72,7 +73,9 @@ class KeepOptions(Struct, frozen=True):
         return (self.until is not None and time.monotonic() >= self.until) or self.is_stopping()
 
 
-def item_outcome(name: str, item: KeepItem, status: Status, message: str) -> KeepOutcome:
+def item_outcome(
+    name: str, item: KeepItem, status: Status, message: str, action: str = "keep"
+) -> KeepOutcome:
     """Return the outcome for a content.
 
     Parameters
@@ -83,6 +86,8 @@ def item_outcome(name: str, item: KeepItem, status: Status, message: str) -> Kee
         The content.
     status, message
         The result.
+    action
+        What was done.
 
     Returns
     -------
@@ -90,11 +95,45 @@ def item_outcome(name: str, item: KeepItem, status: Status, message: str) -> Kee
         The outcome.
     """
     return KeepOutcome(
-        *("keep", status, item.path, message, item.dataset, item.version),
+        *(action, status, item.path, message, item.dataset, item.version),
         key=item.key,
         size=item.size,
         vault=name,
     )
+
+
+def copy_outcome(
+    action: str,
+    name: str,
+    key: str,
+    size: int | None,
+    status: Status,
+    message: str,
+    method: CheckMethod | None = None,
+) -> KeepOutcome:
+    """Return the outcome for a copy, of which no file is known.
+
+    Parameters
+    ----------
+    action
+        What was done.
+    name
+        The name of the vault.
+    key, size
+        The annex key, and the size in bytes.
+    status, message
+        The result.
+    method
+        How the copy was verified; None if it was not.
+
+    Returns
+    -------
+    KeepOutcome
+        The outcome.
+    """
+    found = KeepItem("", "", ".", key, size, ())
+    outcome = item_outcome(name, found, status, message, action)
+    return replace(outcome, dataset=None, version=None, method=method)
 
 
 def planned_outcomes(

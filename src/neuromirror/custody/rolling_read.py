@@ -7,12 +7,10 @@ continues where the last one stopped.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.annex import parse_key
@@ -25,12 +23,13 @@ from neuromirror.custody.copy_checks import (
     record_faults,
     recorded_copies,
 )
-from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, copy_outcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.vault_copies import CopyTask, fill_vault
 from neuromirror.index import ContentSource, Index
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CopyState, LedgerCopy, LedgerEvent, Stored
+from neuromirror.index.ledger_rows import CheckMethod, CopyState, LedgerCopy, LedgerEvent, Stored
+from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError
 from neuromirror.vault.protocol import Vault
@@ -40,30 +39,9 @@ _BATCH: Final = 256
 _JOBS: Final = 4
 
 
-class ReadSettings(Struct, frozen=True):
-    """How a vault is read.
-
-    Attributes
-    ----------
-    days
-        Every content is read within this time.
-    until
-        When to stop, as :func:`time.monotonic`; None for no limit.
-    is_stopping
-        Returns whether to stop.
-    """
-
-    days: float
-    until: float | None = None
-    is_stopping: Callable[[], bool] = lambda: False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether to stop now."""
-        return (self.until is not None and time.monotonic() >= self.until) or self.is_stopping()
-
-
-def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Iterator[KeepOutcome]:
+def read_due_copies(
+    vault: Vault, ledger: Ledger, days: float, options: KeepOptions
+) -> Iterator[KeepOutcome]:
     """Read the copies of a vault that are due, and mark those with wrong bytes as damaged.
 
     A copy is due when three quarters of the time have passed, so that a vault that is down for
@@ -75,8 +53,10 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         The vault.
     ledger
         The ledger.
-    settings
-        How to read.
+    days
+        Every content is read within this time.
+    options
+        When to stop.
 
     Yields
     ------
@@ -90,11 +70,11 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         The vault cannot be read; no copy is reported as damaged then.
     """
     vault.check_access()
-    before = ledger.clock() - 0.75 * settings.days * _DAY
+    before = ledger.clock() - 0.75 * days * _DAY
     stop = threading.Event()
 
     def check(one: LedgerCopy) -> tuple[LedgerCopy, str | None, bool]:
-        if settings.is_over:
+        if options.is_over:
             return one, None, False
         try:
             return one, find_fault(vault, one.key, stop), True
@@ -103,8 +83,14 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         except UncheckedCopyError as error:
             return one, str(error), False
 
+    def outcome(
+        one: LedgerCopy, status: Status, message: str, method: CheckMethod | None = None
+    ) -> KeepOutcome:
+        name = vault.config.name
+        return copy_outcome("read", name, one.key, one.size, status, message, method)
+
     unread = 0
-    while not settings.is_over:
+    while not options.is_over:
         # those that could not be read stay the oldest ones
         oldest = ledger.least_recently("hashed", vault.uuid, _BATCH, offset=unread)
         due = [one for one in oldest if one.hashed < before]
@@ -116,17 +102,16 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
                 if not is_read:
                     if fault is not None:
                         unread += 1
-                        outcome = _outcome(vault, one, "error", fault)
-                        yield replace(outcome, host=vault.config.name)
+                        yield replace(outcome(one, "error", fault), host=vault.config.name)
                     continue
                 if fault is None:
                     right.append(Stored(one.key, one.size, read_method(one.key)))
-                    yield _outcome(vault, one, "ok", "all bytes read")
+                    yield outcome(one, "ok", "all bytes read", read_method(one.key))
                     continue
                 # a vault that fails in the middle is no reason to distrust its copies
                 vault.check_access()
                 _record(vault, ledger, one, fault)
-                yield _outcome(vault, one, "error", fault)
+                yield outcome(one, "error", fault)
         finally:
             # also if the vault fails, or the caller stops here: what was read is not read once more
             ledger.record(vault.uuid, right)
@@ -219,14 +204,3 @@ def _record(vault: Vault, ledger: Ledger, copy: LedgerCopy, fault: str) -> None:
     is_there = isinstance(found, CopyRefusedError) or found.size is not None
     state: CopyState = "damaged" if is_there else "missing"
     record_faults(vault, ledger, [Fault(copy.key, state, fault)])
-
-
-def _outcome(vault: Vault, copy: LedgerCopy, status: str, message: str) -> KeepOutcome:
-    return KeepOutcome(
-        *("read", status, "."),  # type: ignore[arg-type]
-        message=message,
-        key=copy.key,
-        size=copy.size,
-        vault=vault.config.name,
-        method=read_method(copy.key) if status == "ok" else None,
-    )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Final
+
+from msgspec.structs import replace
 
 from neuromirror.custody.copy_checks import (
     Fault,
     UncheckedCopyError,
+    copies_of,
     find_fault,
     read_method,
     record_faults,
     recorded_copies,
 )
-from neuromirror.custody.keep_outcomes import KeepOutcome
+from neuromirror.custody.keep_outcomes import KeepOutcome, copy_outcome
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CheckMethod, CopyState, LedgerEvent, Stored
+from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
 from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError
 from neuromirror.vault.protocol import Vault
@@ -80,19 +84,14 @@ def _listed(vault: Vault, ledger: Ledger, started: float) -> Iterator[tuple[str,
 def _check_batch(
     vault: Vault, ledger: Ledger, batch: dict[str, int], *, full: bool
 ) -> Iterator[KeepOutcome]:
-    states = {
-        one.key: one.state
-        for copies in ledger.copies(list(batch), all_states=True).values()
-        for one in copies
-        if one.vault == vault.uuid
-    }
-    present = [key for key in batch if states.get(key) == "present"]
+    copies = copies_of(vault, ledger, list(batch))
+    present = [key for key in batch if key in copies and copies[key].state == "present"]
     known = [key for key in present if not full and _has_size(key, batch[key])]
     ledger.record(vault.uuid, [Stored(key, batch[key], "listing") for key in known])
     for key in known:
         yield _outcome(vault, key, batch[key], "notneeded", "in the vault")
     unknown = [key for key in batch if key not in set(known)]
-    yield from _read(vault, ledger, unknown, batch, states)
+    yield from _read(vault, ledger, unknown, batch, copies.keys())
 
 
 def _read(
@@ -100,7 +99,7 @@ def _read(
     ledger: Ledger,
     keys: list[str],
     sizes: dict[str, int],
-    states: dict[str, CopyState],
+    recorded: Collection[str],
 ) -> Iterator[KeepOutcome]:
     """Read contents; record those that are right, and what was found about recorded ones."""
     stop = threading.Event()
@@ -118,12 +117,12 @@ def _read(
     for key, fault, method in map_in_order(_JOBS, stop, check, keys):
         if fault is None and method is not None:
             confirmed.append(Stored(key, sizes[key], method))
-            yield _outcome(vault, key, sizes[key], "ok", "read", method)
+            yield replace(_outcome(vault, key, sizes[key], "ok", "read"), method=method)
             continue
         if method == "listing" and _has_size(key, sizes[key]):
             # it was listed, so that it is not missing; a damaged copy stays damaged
-            confirmed += [Stored(key, sizes[key], method)] if key in states else []
-        elif method is not None and key in states:
+            confirmed += [Stored(key, sizes[key], method)] if key in recorded else []
+        elif method is not None and key in recorded:
             damaged.append(Fault(key, "damaged", fault or ""))
         yield _outcome(vault, key, sizes[key], "error", fault or "")
     ledger.record(vault.uuid, confirmed)
@@ -134,19 +133,5 @@ def _has_size(key: str, size: int) -> bool:
     return key_checksum(key).size in (None, size)
 
 
-def _outcome(
-    vault: Vault,
-    key: str,
-    size: int | None,
-    status: str,
-    message: str,
-    method: CheckMethod | None = None,
-) -> KeepOutcome:
-    return KeepOutcome(
-        *("vault", status, "."),  # type: ignore[arg-type]
-        message=message,
-        key=key,
-        size=size,
-        vault=vault.config.name,
-        method=method,
-    )
+def _outcome(vault: Vault, key: str, size: int | None, status: Status, message: str) -> KeepOutcome:
+    return copy_outcome("vault", vault.config.name, key, size, status, message)

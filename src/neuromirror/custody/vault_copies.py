@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -28,13 +26,11 @@ from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
+from neuromirror.vault.object_files import PARTIAL_PREFIX, remove_old_partials
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Presence, Vault
 
 _BLOCK: Final = 1 << 20
-_PREFIX: Final = "copy-"
-_LEFT_AFTER: Final = 86_400
-"""Seconds after which a temporary file belongs to no running process."""
 
 
 class DamagedCopyError(NeuromirrorError):
@@ -87,18 +83,17 @@ def copy_content(
     check = check_for(key)
     if check is None:
         raise CopyRefusedError(f"{key}: the kind of the key is not supported")
-    with TemporaryDirectory(dir=folder, prefix=_PREFIX) as temporary:
-        path = Path(temporary) / "content"
-        with path.open("wb") as out:
-            for block in _blocks(source, key):
-                check.update(block)
-                if check.is_too_long:
-                    break
-                out.write(block)
-                pace(len(block))
+    with NamedTemporaryFile(dir=folder, prefix=PARTIAL_PREFIX) as out:
+        for block in _blocks(source, key):
+            check.update(block)
+            if check.is_too_long:
+                break
+            out.write(block)
+            pace(len(block))
         if (why := check.mismatch()) is not None:
             raise DamagedCopyError(f"{source.config.name}: {why}")
-        return target.store(key, path)
+        out.flush()
+        return target.store(key, Path(out.name))
 
 
 def _blocks(source: Vault, key: str) -> Iterator[bytes]:
@@ -304,7 +299,7 @@ def _copies_between(
     """Add copies to a batch; yield the outcomes of failures and of recorded copies."""
     folder = ledger.path.parent / "uploads"
     make_folder(folder, durable=False)
-    _remove_old_files(folder)
+    remove_old_partials(folder)
     stop, rate = threading.Event(), None
     if options.bytes_per_second is not None:
         rate = RateLimit(options.bytes_per_second)
@@ -342,11 +337,3 @@ def _copies_between(
         elif problem:
             yield item_outcome(target.config.name, task.item, "error", problem)
         yield from batch.commit_if_due()
-
-
-def _remove_old_files(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed."""
-    for one in folder.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            if time.time() - one.stat().st_mtime > _LEFT_AFTER:
-                shutil.rmtree(one)

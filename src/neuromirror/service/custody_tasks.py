@@ -19,7 +19,7 @@ from neuromirror.custody.drill_records import DrillRecords, record_drill
 from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
-from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.custody.rolling_read import read_due_copies, repair_copies
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import NeuromirrorError, count_of
@@ -118,12 +118,11 @@ class CustodyTasks(Struct, frozen=True):
             for number, vault in enumerate(vaults):
                 # the first vaults leave time for the others
                 share = max(0.0, until - time.monotonic()) / (len(vaults) - number)
-                settings = ReadSettings(
-                    policies.settings.full_read_days, time.monotonic() + share, self.is_stopping
-                )
+                options = KeepOptions(until=time.monotonic() + share, is_stopping=self.is_stopping)
+                days = policies.settings.full_read_days
                 try:
                     found = Counter(
-                        one.host is None for one in read_due_copies(vault, ledger, settings)
+                        one.host is None for one in read_due_copies(vault, ledger, days, options)
                     )
                     read += found[True]
                     if found[False]:
