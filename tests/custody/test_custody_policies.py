@@ -302,6 +302,31 @@ def test_pins_of_all_branches_and_tags_of_a_repository_are_kept(
     assert datasets == {"demo:000001", "demo:000002"}
 
 
+def test_the_copies_of_locks_that_no_branch_has_any_more_are_removed(
+    keeper: Keeper, paper: Path, mirror: MirrorHarness
+) -> None:
+    keeper.policies(PINS.replace("../locks", "../paper").replace(', "cloud"', ""))
+    (paper / "datasets.lock").unlink()
+    pin_latest(mirror, paper / "datasets.lock", "demo:000002")
+    run_git(paper, "add", ".")
+    run_git(paper, "commit", "-qm", "second")
+    run_git(paper, "branch", "old", "HEAD^")
+    keeper.run()
+    copies = mirror.store.journal_path.parent / "pinned-locks"
+    both = set(copies.iterdir())
+    run_git(paper, "branch", "-D", "old")
+    broken = paper / "newer.lock"
+    broken.write_text("lock-version = 99\n")
+    keeper.run()
+    # what cannot be read may be in use
+    assert set(copies.iterdir()) == both
+    broken.unlink()
+    keeper.run()
+    assert len(both) == 2
+    (left,) = copies.iterdir()
+    assert "demo:000002" in (left / "datasets.lock").read_text()
+
+
 @pytest.fixture
 def paper(mirror: MirrorHarness, tmp_path: Path) -> Path:
     """A git repository with a lock file."""

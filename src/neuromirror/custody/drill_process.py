@@ -80,8 +80,6 @@ class DrillOutcome(msgspec.Struct):
         Number and size of the restored files.
     verified
         Number of files whose bytes were hashed in the scratch folder.
-    refused
-        Hosts and paths that were refused.
     problems
         What could not be restored or verified, the first ones.
     failed
@@ -93,7 +91,6 @@ class DrillOutcome(msgspec.Struct):
     files: int = 0
     bytes: int = 0
     verified: int = 0
-    refused: list[str] = []
     problems: list[str] = []
     failed: int = 0
     seconds: float = 0.0
@@ -197,7 +194,8 @@ def run(order: DrillOrder) -> DrillOutcome:
     readable = [*order.folders, str(Path(order.lock).parent), order.into]
     if order.special_remotes:
         readable.append(order.special_remotes)
-    result = DrillOutcome(refused=block(order.hosts, blocked, readable))
+    block(order.hosts, blocked, readable)
+    result = DrillOutcome()
     lock, into = load_lock(Path(order.lock)), Path(order.into) / "datasets"
     addresses = [
         *(VaultAddress(VaultKind.DIRECTORY, one) for one in order.folders),

@@ -19,6 +19,7 @@ from neuromirror.custody.keep_plan import check_privacy, may_create, publish_cop
 from neuromirror.custody.policy_contents import (
     SelectedContents,
     locate_contents,
+    remove_unused_locks,
     select_contents,
 )
 from neuromirror.custody.policy_plan import (
@@ -228,6 +229,8 @@ class PolicyRun:
         }
         copies = self._copies(list({key for some in contents.values() for key in some}))
         self._record_wishes()
+        if self._is_complete:
+            remove_unused_locks(self._store, self._selected.values())
         is_published = not self._is_unpublished or self._publish_all()
         found: list[Announcement] = []
         status = PoliciesStatus.load(self._store)
@@ -337,10 +340,15 @@ class PolicyRun:
             yield outcome
         publish_copies(self._store, selected.contents, target, self._present(target, items))
 
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the contents of all policies are known."""
+        is_complete = len(self._selected) == len(self._policies.settings.keep)
+        return is_complete and not any(self.problems.values())
+
     def _publish_all(self) -> bool:
         """Publish the copies of the run's policies; return whether no copy is unpublished now."""
-        is_complete = len(self._selected) == len(self._policies.settings.keep)
-        is_published = is_complete and not any(self.problems.values())
+        is_published = self._is_complete
         for (policy, name), assigned in self.plan.assigned.items():
             vault = self._vaults.get(name)
             if vault is None:

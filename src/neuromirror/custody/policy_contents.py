@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -159,7 +161,7 @@ def _select_pins(
     found: SelectedContents, policies: Policies, store: Store, index: Index, horizons: _Horizons
 ) -> list[RequiredContent]:
     policy = found.required.policy
-    cache = store.journal_path.parent / "pinned-locks"
+    cache = _locks_cache(store)
     required: dict[str, RequiredContent] = {}
     for text in policy.locks:
         try:
@@ -177,6 +179,27 @@ def _select_pins(
         except LockSourceError as error:
             found.problems.append(str(error))
     return list(required.values())
+
+
+def remove_unused_locks(store: Store, selected: Iterable[SelectedContents]) -> None:
+    """Remove the copies of committed lock files that no branch or tag has any more.
+
+    Parameters
+    ----------
+    store
+        The store.
+    selected
+        The contents of all policies, whose lock files could all be read.
+    """
+    used = {lock.path.parent.name for one in selected for lock in one.locks}
+    with suppress(FileNotFoundError):
+        for copy in _locks_cache(store).iterdir():
+            if copy.name not in used:
+                shutil.rmtree(copy, ignore_errors=True)
+
+
+def _locks_cache(store: Store) -> Path:
+    return store.journal_path.parent / "pinned-locks"
 
 
 def _source(policies: Policies, text: str) -> Path:

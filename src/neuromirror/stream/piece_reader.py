@@ -59,8 +59,7 @@ class PieceReader:
     version
         The name of the version, for messages.
     stored
-        The pieces on this machine, which are tried first, and to which others are written; None
-        for none.
+        The pieces on this machine, which are tried first, and to which others are written.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class PieceReader:
         check: PieceCheck,
         transport: Transport,
         version: str,
-        stored: StoredPieces | None = None,
+        stored: StoredPieces,
     ) -> None:
         self._stored = stored
         self._file = file
@@ -99,7 +98,7 @@ class PieceReader:
         """
         missing: list[range] = []
         for number in run:
-            piece = None if self._stored is None else self._stored.read(number)
+            piece = self._stored.read(number)
             if piece is not None:
                 yield number, piece
             elif missing and missing[-1].stop == number:
@@ -109,8 +108,7 @@ class PieceReader:
         for some in missing:
             for number, piece in self._download(some):
                 yield number, piece
-                if self._stored is not None:
-                    self._stored.write(number, piece)
+                self._stored.write(number, piece)
 
     def _download(self, run: range) -> Iterator[Piece]:
         failures: list[tuple[str, NeuromirrorError]] = []

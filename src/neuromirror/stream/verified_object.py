@@ -160,12 +160,9 @@ class VerifiedObject:
         """
         numbers = self._numbers(max(0, start), min(stop, self.size))
         with self._lock:
-            missing = [
-                one for one in numbers if one not in self._pieces and one not in self._pending
-            ]
-            runs = self._runs(missing)
-            for run in runs:
-                self._pending.update({one: Future() for one in run})
+            runs = self._claim(
+                [one for one in numbers if one not in self._pieces and one not in self._pending]
+            )
         for run in runs:
             self._start(run)
 
@@ -237,9 +234,7 @@ class VerifiedObject:
                     waits[number] = self._pending[number]
                 else:
                     missing.append(number)
-            runs = self._runs(missing)
-            for run in runs:
-                self._pending.update({one: Future() for one in run})
+            runs = self._claim(missing)
             waits.update({one: self._pending[one] for one in missing})
         # the calling thread requests the last run itself, so that a single one costs no hand-over
         for run in runs[:-1]:
@@ -249,8 +244,9 @@ class VerifiedObject:
         found.update({number: future.result() for number, future in waits.items()})
         return found
 
-    def _runs(self, numbers: Sequence[int]) -> list[range]:
-        """Group consecutive pieces into requests."""
+    def _claim(self, numbers: Sequence[int]) -> list[range]:
+        """Mark pieces as requested, with the lock held; return the requests."""
+        self._pending.update({one: Future() for one in numbers})
         most = max(1, _REQUEST // self.check.piece_size)
         runs: list[range] = []
         for number in numbers:

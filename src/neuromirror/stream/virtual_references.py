@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from neuromirror.annex import is_all_zeros
 from neuromirror.lab.lock_manifests import ListedFile
@@ -146,15 +147,7 @@ def export_references(
                 write_icechunk(walk, made)
         finally:
             objects.close()
-        return ReferencesResult(
-            objects.where,
-            format,
-            made,
-            counts.references,
-            counts.included,
-            counts.unversioned,
-            counts.checksums,
-        )
+        return ReferencesResult(objects.where, format, made, *astuple(counts))
     finally:
         if tree is not address:
             tree.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -87,19 +88,16 @@ class VersionStore(ReadOnlyStore):
         objects = TreeObjects(tree, folder, transport, verify)
         try:
             self._layer = _layer_files(tree, folder, objects)
+            if self._where not in ("", objects.where):
+                raise StreamError(
+                    f"{self._where} is {objects.where} in this process, because its address names "
+                    "another version now; open it with the label of a version"
+                )
         except BaseException:
             objects.close()
             if tree is not address:
                 tree.close()
             raise
-        if self._where not in ("", objects.where):
-            objects.close()
-            if tree is not address:
-                tree.close()
-            raise StreamError(
-                f"{self._where} is {objects.where} in this process, because its address names "
-                "another version now; open it with the label of a version"
-            )
         self._where = objects.where
         self._tree, self._objects = tree, objects
         super()._start()
@@ -115,7 +113,11 @@ class VersionStore(ReadOnlyStore):
         return hash(self._objects.where)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen_store, self._arguments
+        address, folder, verify, store, limits = self._arguments
+        return (
+            partial(VersionStore, address, folder, verify=verify, store=store, limits=limits),
+            (),
+        )
 
     def close(self) -> None:
         """Cancel the requests in progress; nothing can be read afterwards."""
@@ -208,16 +210,6 @@ def open_zarr(
     except BaseException:
         opened.close()
         raise
-
-
-def _reopen_store(
-    address: StrPath | VersionTree,
-    path: str,
-    verify: Verify,
-    store: str | None,
-    limits: RequestLimits,
-) -> VersionStore:
-    return VersionStore(address, path, verify=verify, store=store, limits=limits)
 
 
 # --- precomputed layers
