@@ -14,10 +14,8 @@ from neuromirror.net import (
     ListingBudget,
     ListingLimits,
     ListingTooLongError,
-    ResponseTooLargeError,
     S3Bucket,
     Session,
-    UnreachableError,
 )
 from neuromirror.sources.dandi.paging import read_pages
 from support.loopback_http import send_reply
@@ -175,45 +173,3 @@ def test_a_list_of_rows_without_end_is_refused(
     with pytest.raises(ListingTooLongError):
         deque(rows, maxlen=0)
     assert len(server.requests) <= most
-
-
-def test_redirects_without_end_are_given_up(
-    server: StubServer, make_session: Callable[..., Session]
-) -> None:
-    hops = 0
-
-    def onward(handler: object) -> None:
-        nonlocal hops
-        hops += 1
-        server.answers[f"/{hops}"] = onward
-        send_reply(handler, 302, Location=f"{server.url}/{hops}")  # type: ignore[arg-type]
-
-    server.answers["/0"] = onward
-    session = make_session()
-    for ask in (session.get_json, lambda url: session.get_bytes(url, limit=9, parse=bytes)):
-        server.requests.clear()
-        with pytest.raises(UnreachableError):
-            ask(f"{server.url}/0")
-        assert len(server.requests) == session.limits.redirects + 1
-
-
-def test_a_json_reply_without_end_is_cut_off(
-    server: StubServer, make_session: Callable[..., Session]
-) -> None:
-    sent = 0
-
-    def forever(handler: object) -> None:
-        nonlocal sent
-        handler.send_response(200)  # type: ignore[attr-defined]
-        handler.send_header("Content-Type", "application/json")  # type: ignore[attr-defined]
-        handler.end_headers()  # type: ignore[attr-defined]
-        handler.close_connection = True  # type: ignore[attr-defined]
-        handler.wfile.write(b"[")  # type: ignore[attr-defined]
-        while sent < 2**28:
-            handler.wfile.write(b"1," * 2**15)  # type: ignore[attr-defined]
-            sent += 2**16
-
-    server.answers["/x"] = forever
-    with pytest.raises(ResponseTooLargeError):
-        make_session(json_bytes=2**20).get_json(f"{server.url}/x")
-    assert sent < 2**26

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,26 +9,9 @@ import pytest
 from neuromirror import __version__
 from neuromirror.net import RequestPolicy, validate_contact
 from support.loopback_http import send_reply
-from support.stub_server import responds_with_json
+from support.stub_server import count_concurrent_requests, responds_with_json
 
 CONTACT = "mailto:mirror@institute.example"
-
-
-def count_concurrent_requests(server, delay: float):
-    """Serve a slow response; return a list of the number of concurrent requests."""
-    lock, now, most = threading.Lock(), [0], [0]
-
-    def answer(handler) -> None:
-        with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
-        time.sleep(delay)
-        with lock:
-            now[0] -= 1
-        send_reply(handler, 200, b"1")
-
-    server.answers["/x"] = answer
-    return most
 
 
 def request_concurrently(session, url: str, times: int) -> list[object]:

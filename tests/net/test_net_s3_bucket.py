@@ -10,6 +10,7 @@ from neuromirror.net import (
     InvalidListingError,
     ObjectChangedError,
     S3Bucket,
+    ServerError,
     Session,
     WrongRegionError,
 )
@@ -92,20 +93,18 @@ def test_a_bucket_of_another_region_raises_an_error_that_names_the_region(
     assert len(server.requests) == 1
 
 
-def test_a_bucket_that_is_not_public_raises_access_denied(server, make_session):
-    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-    server.answers["/data/"] = responds_with(403, body, XML)
-    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(AccessDeniedError, match="AccessDenied"):
-        list(bucket.list_level(b""))
-
-
-def test_an_internal_error_is_retried_and_then_raised_with_its_code(server, make_session):
-    server.answers["/data/"] = responds_with(500, b"<Error><Code>InternalError</Code></Error>", XML)
-    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(Exception, match="InternalError"):
-        list(bucket.list_level(b""))
-    assert len(server.requests) == 3
+@pytest.mark.parametrize(
+    ("status", "code", "error", "requests"),
+    [(403, "AccessDenied", AccessDeniedError, 1), (500, "InternalError", ServerError, 3)],
+)
+def test_an_error_of_the_bucket_is_raised_with_its_code(
+    server, make_session, status, code, error, requests
+):
+    body = f"<Error><Code>{code}</Code></Error>".encode()
+    server.answers["/data/"] = responds_with(status, body, XML)
+    with pytest.raises(error, match=code):
+        list(S3Bucket(make_session(), "data", endpoint=server.url).list_level(b""))
+    assert len(server.requests) == requests
 
 
 def test_nothing_is_signed_and_no_dots_are_folded(server, make_session):
@@ -137,54 +136,38 @@ def test_a_count_with_or_without_folders_is_a_whole_page(server, make_session, c
 
 
 def test_keys_in_another_order_are_an_error_that_no_retry_changes(server, make_session):
-    rows = (
-        f"<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-        "<ETag>&quot;0cc175b9c0f1b6a831c399e269772661&quot;</ETag><Size>1</Size></Contents>"
-        for key in ("a/b", "a-b")  # as servers list that keep objects in folders
-    )
-    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
+    rows = "".join(map(ROW.format, ("a/b", "a-b")))  # as servers list that keep objects in folders
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
     server.answers["/data/"] = responds_with(200, page.encode(), XML)
     with pytest.raises(InvalidListingError, match="byte order"):
         S3Bucket(make_session(), "data", endpoint=server.url).page(b"")
     assert len(server.requests) == 1
 
 
-def test_a_continued_level_that_stands_still_is_an_error(server, make_session):
-    page = (
-        b"<ListBucketResult><IsTruncated>true</IsTruncated>"
-        b"<NextContinuationToken>t</NextContinuationToken>"
-        b"<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes></ListBucketResult>"
-    )
-    server.answers["/data/"] = responds_with(200, page, XML)
-    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(InvalidListingError):
-        list(bucket.list_level(b""))
+ROW = (
+    "<Contents><Key>{}</Key><Size>1</Size><ETag>e</ETag>"
+    "<LastModified>2024-01-01T00:00:00Z</LastModified></Contents>"
+)
 
 
 @pytest.mark.parametrize(
-    "page",
+    ("prefix", "page"),
     [
-        b"<IsTruncated>true</IsTruncated>",
-        b"<IsTruncated>false</IsTruncated><Contents><Key>z</Key><Size>1</Size>"
-        b"<ETag>e</ETag><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>",
+        (b"a", "<IsTruncated>true</IsTruncated>"),
+        (b"a", "<IsTruncated>false</IsTruncated>" + ROW.format("z")),
+        (b"", "<IsTruncated>true</IsTruncated>" + ROW.format("a")),
+        (
+            None,
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+            "<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>",
+        ),
     ],
-    ids=["empty-truncated", "outside-prefix"],
+    ids=["empty truncated", "outside of the prefix", "the same again", "the same level again"],
 )
-def test_a_page_that_cannot_follow_is_an_error(server, make_session, page):
-    body = b"<ListBucketResult>" + page + b"</ListBucketResult>"
+def test_a_page_that_cannot_follow_is_an_error(server, make_session, prefix, page):
+    body = f"<ListBucketResult>{page}</ListBucketResult>".encode()
     server.answers["/data/"] = responds_with(200, body, XML)
     bucket = S3Bucket(make_session(), "data", endpoint=server.url)
+    rows = bucket.list_level(b"") if prefix is None else bucket.objects(prefix).rows()
     with pytest.raises(InvalidListingError):
-        list(bucket.objects(b"a").rows())
-
-
-def test_a_page_that_begins_before_its_start_is_an_error(server, make_session):
-    page = (
-        b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>a</Key><Size>1</Size>"
-        b"<ETag>e</ETag><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>"
-        b"</ListBucketResult>"
-    )
-    server.answers["/data/"] = responds_with(200, page, XML)
-    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(InvalidListingError):
-        list(bucket.objects(b"").rows())
+        list(rows)

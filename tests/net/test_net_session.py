@@ -437,9 +437,12 @@ def test_user_info_in_an_address_is_neither_sent_nor_shown(server, make_session)
 
 def test_redirects_end(server, make_session):
     server.answers["/x"] = responds_with(302, Location="/x")
-    with pytest.raises(UnreachableError, match="10"):
-        make_session().get_json(f"{server.url}/x")
-    assert len(server.requests) == 11
+    session = make_session()
+    for ask in (session.get_json, lambda url: session.get_bytes(url, limit=9, parse=bytes)):
+        server.requests.clear()
+        with pytest.raises(UnreachableError, match="10"):
+            ask(f"{server.url}/x")
+        assert len(server.requests) == 11
 
 
 @pytest.mark.parametrize("status", [302, 404])

@@ -84,6 +84,17 @@ def annex_template(tmp_path_factory: pytest.TempPathFactory) -> AnnexRepository:
 
 
 @pytest.fixture
+def short_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits of the programs that git-annex starts."""
+    folder = tmp_path / "short-waits"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.02))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.fixture
 def annex(tmp_path: Path, annex_template: AnnexRepository) -> AnnexRepository:
     shutil.copytree(annex_template.path, tmp_path / "annex", symlinks=True)
     return AnnexRepository(tmp_path / "annex")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -54,3 +56,20 @@ def responds_in_turn(*answers: Answer) -> Answer:
         (left.pop(0) if len(left) > 1 else left[0])(handler)
 
     return answer
+
+
+def count_concurrent_requests(server: StubServer, delay: float) -> list[int]:
+    """Let ``/x`` respond slowly; return a list with the number of concurrent requests so far."""
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(delay)
+        with lock:
+            now[0] -= 1
+        send_reply(handler, 200, b"1")
+
+    server.answers["/x"] = answer
+    return most

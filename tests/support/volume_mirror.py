@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import neuromirror.volume
+from neuromirror.cli import main
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository
 
@@ -69,7 +71,9 @@ class BossMirror:
 def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
     """A BOSS whose channels were mirrored."""
     folder = tmp_path_factory.mktemp("mirrored")
-    with DemoBoss(folder / "boss") as boss:
+    with DemoBoss(folder / "boss") as boss, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("NO_PROXY", "127.0.0.1")
         boss.add_channel(FLAT, voxels=np.full(boss.voxels(EM).shape, 7, "uint8"))
         for name, hashing, include in (
             ("held", "fetch", [EM, CELLS, ACTIVITY, SKETCH, FLAT]),
@@ -79,14 +83,10 @@ def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bos
             mirrors.mkdir()
             written = _MIRROR.format(api=boss.api, hash=hashing, include=include)
             (mirrors / f"{name}.toml").write_text(written)
-            program = [sys.executable, "-m", "neuromirror", "--mirrors", str(mirrors)]
-            done = subprocess.run(
-                [*program, "--store", str(folder / name), "sync"],
-                env={"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1"},
-                check=False,
-                capture_output=True,
-            )
-            assert done.returncode == 0, done.stderr.decode()
+            options = ["--mirrors", str(mirrors), "--store", str(folder / name)]
+            done = CliRunner().invoke(main, [*options, "sync"])
+            assert done.exit_code == 0, done.stderr
+        patch.undo()
         yield BossMirror(boss, folder)
 
 

@@ -31,8 +31,8 @@ from support.volume_mirror import ACTIVITY, CELLS, EM, FIRST_Z, BossMirror, coun
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
-BOX: Box = ((70, 290), (100, 260), (30, 81))
-"""Of EM, in upstream's voxels: nine blocks in each of the slabs 30:44, 44:76 and 76:81."""
+BOX: Box = ((70, 290), (100, 160), (30, 81))
+"""Of EM, in upstream's voxels: six blocks in each of the slabs 30:44, 44:76 and 76:81."""
 
 
 def exported(held: BossMirror, folder: Path, path: str = EM, **how: Any) -> ExportResult:
@@ -142,7 +142,7 @@ def test_the_same_bytes_come_from_a_clone_and_from_the_store(
     assert count_contents(clone) == 4
 
 
-@pytest.mark.parametrize("format", ["tiff", "zarr", "npy"])
+@pytest.mark.parametrize("format", ["tiff", "npy"])
 def test_an_export_that_broke_off_goes_on(
     boss_mirror: BossMirror, tmp_path: Path, format: str
 ) -> None:
@@ -181,10 +181,9 @@ def test_voxels_that_were_changed_upstream_are_not_published(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_truncated_block_is_rewritten(boss_mirror: BossMirror, tmp_path: Path, format: str) -> None:
+def test_truncated_block_is_rewritten(boss_mirror: BossMirror, tmp_path: Path) -> None:
     fault = boss_mirror.boss.fault("cut", path="/cutout/", times=2)
-    made = exported(boss_mirror, tmp_path, box=BOX, format=format)
+    made = exported(boss_mirror, tmp_path, box=BOX, format="npy")
     assert fault.struck == 2
     assert np.array_equal(read(tmp_path, made), cut(boss_mirror))
 
@@ -207,11 +206,10 @@ def test_pieces_of_any_size_fill_the_boxes_of_a_block(size: int) -> None:
     assert np.array_equal(found, voxels)
 
 
-@pytest.mark.parametrize("format", ["tiff", "npy"])
 def test_an_export_that_was_interrupted_anywhere_comes_out_the_same(
-    boss_mirror: BossMirror, tmp_path: Path, format: str
+    boss_mirror: BossMirror, tmp_path: Path
 ) -> None:
-    exported(boss_mirror, tmp_path / "whole", box=BOX, format=format)
+    exported(boss_mirror, tmp_path / "whole", box=BOX)
 
     def interrupt(left: int) -> Any:
         def progress(done: int, whole: int) -> None:
@@ -222,12 +220,10 @@ def test_an_export_that_was_interrupted_anywhere_comes_out_the_same(
 
         return progress
 
-    for calls in (1, 9, 10, 7):
+    for calls in (1, 6, 7, 4):
         with pytest.raises(KeyboardInterrupt):
-            exported(
-                boss_mirror, tmp_path / "out", box=BOX, format=format, progress=interrupt(calls)
-            )
-    exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
+            exported(boss_mirror, tmp_path / "out", box=BOX, progress=interrupt(calls))
+    exported(boss_mirror, tmp_path / "out", box=BOX)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -250,7 +246,7 @@ def test_progress_comes_to_its_end(boss_mirror: BossMirror, tmp_path: Path) -> N
     for _ in range(2):
         reports.clear()
         made = exported(boss_mirror, tmp_path, box=BOX, progress=progress)
-        assert reports[-1] == (made.bytes, made.bytes) == (220 * 160 * 51,) * 2
+        assert reports[-1] == (made.bytes, made.bytes) == (220 * 60 * 51,) * 2
         assert reports == sorted(reports)
 
 

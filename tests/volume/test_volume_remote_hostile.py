@@ -31,14 +31,6 @@ def test_a_host_that_looks_like_another_does_not_get_its_token(
     assert token_variable("[::1]:8080") == "NEUROMIRROR_TOKEN___1__8080"
 
 
-def test_refused_loopback_names_the_git_setting(boss: DemoBoss, annex: AnnexRepository) -> None:
-    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7")
-    output = annex.run("get", "block", ok=False)
-    assert "git config --global annex.security.allowed-ip-addresses" in output
-    assert "allow_private" not in output  # which is an operator's, of a mirror
-
-
 def test_invalid_block_url_is_refused_without_requests(
     boss: DemoBoss, annex: AnnexRepository
 ) -> None:
