@@ -58,7 +58,6 @@ REVIEWED = {
     "transfer.RangeFile(session_for)": _SETTING,
     "transfer.S3Access(is_private_allowed)": _SETTING,
     "transfer.map_in_order(work)": "the function of a thread pool's map",
-    "transfer.fetch(fetch)": "requests one block of a source with the given token",
     "transfer.VerifyScope(is_selected)": _PURE,
     "transfer.VerifyScope(reaches)": _PURE,
     "web.serve_catalogue(on_ready)": _PROGRESS,

@@ -32,7 +32,6 @@ from neuromirror.net.errors import (
     IncompleteResponseError,
     NetError,
     RequestTimeoutError,
-    UnreachableError,
     UnsafeAddressError,
 )
 from neuromirror.net.responses import content_length
@@ -206,12 +205,7 @@ class PersistentConnection:
                 break
             current_url = session._redirect_target(current_url, answer)
         else:
-            redacted_url = session._redact_url(url)
-            endless = UnreachableError(
-                f"{redacted_url} redirects more than {limits.redirects} times", url=redacted_url
-            )
-            endless.transient = False
-            raise endless
+            raise session._endless_redirects(url, limits.redirects)
         self._raise_if_aborted(session, current_url)
         remaining_seconds = None if deadline is None else max(deadline - time.monotonic(), 1.0)
         # a session would also send the headers to the target of a redirect

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import zstandard
@@ -27,6 +27,9 @@ from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
 from neuromirror.net.s3_parallel import KeyRange, ParallelLister, clip_page
 from neuromirror.net.s3_spool import ListingIdentity, ListingSpool, PageCoverage, page_digest
 from neuromirror.net.traffic import ContextThreadPool
+
+if TYPE_CHECKING:
+    from neuromirror.net.s3_bucket import S3Bucket
 
 _MAX_MEMO_BYTES: Final = 2**28
 _NO_MEMO: Final = "no memo before the last row of the listing"
@@ -42,32 +45,6 @@ class _Memo(msgspec.Struct, frozen=True, array_like=True):
     def digest(self, at: int) -> bytes:
         """Return the digest of one page."""
         return self.digests[16 * at : 16 * at + 16]
-
-
-class ListableBucket(Protocol):
-    """The methods of a bucket that a listing uses."""
-
-    uri: str
-    page_size: int
-
-    def page(self, prefix: bytes, *, after: bytes = b"", delimiter: bytes = b"") -> Page:
-        """Request one page of folders and objects after a key."""
-        ...
-
-    def fetch_page(
-        self,
-        prefix: bytes,
-        *,
-        after: bytes = b"",
-        version: str | None = None,
-        parse: Callable[[bytes], T],
-    ) -> T:
-        """Request one page of objects, or of versions if ``version`` is not None."""
-        ...
-
-    def invalid_listing_error(self, what: str, after: bytes) -> InvalidListingError:
-        """Return the error for an inconsistent listing."""
-        ...
 
 
 class S3Listing:
@@ -94,7 +71,7 @@ class S3Listing:
 
     def __init__(
         self,
-        bucket: ListableBucket,
+        bucket: S3Bucket,
         prefix: bytes,
         *,
         workspace: Path | None = None,

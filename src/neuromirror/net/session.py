@@ -243,19 +243,15 @@ class Session:
             If all attempts fail.
         """
 
-        def ask() -> Any:
-            with (
-                self._deadline.within(self.limits.total),
-                self._open("GET", url, params, accept="application/json", coding="gzip") as reply,
-            ):
-                redacted_url = self._redact_url(reply.url)
-                self._raise_for_status(reply, redacted_url)
-                body = read_bounded(reply, redacted_url, self.limits.json_bytes)
+        def read(reply: requests.Response) -> Any:
+            body = self._read_body(reply, self.limits.json_bytes)
             if check_size is not None:
                 check_size(len(body))
-            return parse_json(body, reply.headers.get("Content-Type", ""), redacted_url)
+            kind = reply.headers.get("Content-Type", "")
+            return parse_json(body, kind, self._redact_url(reply.url))
 
-        return self._retry(ask, url, attempts)
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        return self._request("GET", url, read, headers, params=params, attempts=attempts)
 
     def get_bytes(
         self,
@@ -293,19 +289,11 @@ class Session:
             If all attempts fail.
         """
 
-        def ask() -> T:
-            with (
-                self._deadline.within(self.limits.total),
-                self._open(
-                    "GET", url, None, accept=accept, coding="identity", headers=headers
-                ) as reply,
-            ):
-                redacted_url = self._redact_url(reply.url)
-                self._raise_for_status(reply, redacted_url)
-                body = read_bounded(reply, redacted_url, limit)
-                return parse(Response(reply.status_code, case_insensitive(reply.headers), body))
+        def read(reply: requests.Response) -> T:
+            body = self._read_body(reply, limit)
+            return parse(Response(reply.status_code, case_insensitive(reply.headers), body))
 
-        return self._retry(ask, url)
+        return self._request("GET", url, read, {"Accept": accept, **(headers or {})})
 
     def head(
         self, url: str, *, redirects: int = 0, headers: Mapping[str, str] | None = None
@@ -334,27 +322,17 @@ class Session:
             The status and headers.
         """
 
-        def ask() -> ResponseHead:
-            with (
-                self._deadline.within(self.limits.total),
-                self._open(
-                    *("HEAD", url, None),
-                    accept="*/*",
-                    coding="identity",
-                    redirects=redirects,
-                    headers=headers,
-                ) as reply,
-            ):
-                if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
-                    self._raise_for_status(reply, self._redact_url(reply.url))
-                from urllib3.exceptions import HTTPError
+        def read(reply: requests.Response) -> ResponseHead:
+            from urllib3.exceptions import HTTPError
 
-                # The connection is reused only after the body was read to its end.
-                with suppress(HTTPError, OSError):
-                    reply.raw.read(1, decode_content=False)
-                return ResponseHead(reply.status_code, case_insensitive(reply.headers))
+            if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
+                self._raise_for_status(reply)
+            # The connection is reused only after the body was read to its end.
+            with suppress(HTTPError, OSError):
+                reply.raw.read(1, decode_content=False)
+            return ResponseHead(reply.status_code, case_insensitive(reply.headers))
 
-        return self._retry(ask, url)
+        return self._request("HEAD", url, read, headers or {}, redirects=redirects)
 
     @contextmanager
     def stream(
@@ -396,9 +374,9 @@ class Session:
 
         def ask() -> requests.Response:
             with self._deadline.within(total):
-                reply = self._follow("GET", url, None, "*/*", "identity", most, headers)
+                reply = self._follow("GET", url, most, headers or {})
                 try:
-                    self._raise_for_status(reply, self._redact_url(reply.url))
+                    self._raise_for_status(reply)
                 except NetError:
                     reply.close()
                     raise
@@ -434,23 +412,34 @@ class Session:
         seconds: float = random.uniform(most / 2, most)
         return max(seconds, getattr(error, "retry_after", None) or 0.0)
 
-    @contextmanager
-    def _open(
+    def _request(
         self,
         method: str,
         url: str,
-        params: Mapping[str, str | int] | None,
+        read: Callable[[requests.Response], T],
+        headers: Mapping[str, str],
         *,
-        accept: str,
-        coding: str,
+        params: Mapping[str, str | int] | None = None,
         redirects: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Iterator[requests.Response]:
+        attempts: int | None = None,
+    ) -> T:
+        """Return what ``read`` returns of the response to a request, which is retried with it."""
         most = self.limits.redirects if redirects is None else redirects
-        with self._slot(url):
-            reply = self._follow(method, url, params, accept, coding, most, headers)
-            with reply:
-                yield reply
+
+        def ask() -> T:
+            with (
+                self._deadline.within(self.limits.total),
+                self._slot(url),
+                self._follow(method, url, most, headers, params) as reply,
+            ):
+                return read(reply)
+
+        return self._retry(ask, url, attempts)
+
+    def _read_body(self, reply: requests.Response, limit: int) -> bytes:
+        """Return the body of a successful response."""
+        self._raise_for_status(reply)
+        return read_bounded(reply, self._redact_url(reply.url), limit)
 
     @contextmanager
     def _slot(self, url: str) -> Iterator[None]:
@@ -492,36 +481,37 @@ class Session:
         self,
         method: str,
         url: str,
-        params: Mapping[str, str | int] | None,
-        accept: str,
-        coding: str,
         most: int,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
+        params: Mapping[str, str | int] | None = None,
     ) -> requests.Response:
         """Follow redirects to the final response; each hop is checked like the first."""
-        first = self._redact_url(url)
-        for hop in range(most + 1):
-            reply = self._send_once(
-                method, url, params if hop == 0 else None, accept, coding, headers
-            )
+        first = url
+        for _ in range(most + 1):
+            reply = self._send_once(method, url, headers, params or {})
+            params = None
             target = reply.headers.get("Location")
             if reply.status_code not in _REDIRECTS or target is None or most == 0:
                 return reply
             current_url = reply.url
             reply.close()
             url = self._redirect_target(current_url, target)
-        endless = UnreachableError(f"{first} redirects more than {most} times", url=first)
-        endless.transient = False
-        raise endless
+        raise self._endless_redirects(first, most)
+
+    def _endless_redirects(self, url: str, most: int) -> UnreachableError:
+        redacted_url = self._redact_url(url)
+        error = UnreachableError(
+            f"{redacted_url} redirects more than {most} times", url=redacted_url
+        )
+        error.transient = False
+        return error
 
     def _send_once(
         self,
         method: str,
         url: str,
-        params: Mapping[str, str | int] | None,
-        accept: str,
-        coding: str,
-        extra: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
+        params: Mapping[str, str | int],
     ) -> requests.Response:
         import requests
 
@@ -537,11 +527,11 @@ class Session:
         if proxies:
             private = self.is_private_allowed(*url_origin[1:])
             refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
-        headers = {"Accept": accept, "Accept-Encoding": coding, **(extra or {})}
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
         http = self._http()
         try:
             request = http.prepare_request(
-                requests.Request(method, bare, params=dict(params or {}), headers=headers)
+                requests.Request(method, bare, params=dict(params), headers=headers)
             )
             if not params and _PRINTABLE.fullmatch(bare):
                 # requests normalizes "up/../x" to "x"; in an object store these are two keys.
@@ -634,11 +624,12 @@ class Session:
         except ValueError:
             return "<invalid URL>"
 
-    def _raise_for_status(self, reply: requests.Response, redacted_url: str) -> None:
+    def _raise_for_status(self, reply: requests.Response) -> None:
         """Raise the error for an error status; return for a 2xx."""
         status = reply.status_code
         if 200 <= status < 300:
             return
+        redacted_url = self._redact_url(reply.url)
         detail, fields = self._error_detail(reply, redacted_url)
         reason = detail or ": ".join(filter(None, map(fields.get, ("Code", "Message"))))
         reason_suffix = f": {reason}" if reason else ""

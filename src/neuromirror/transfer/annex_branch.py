@@ -93,7 +93,7 @@ class AnnexBranchReader:
                 if found := _entry(tree, _FILE, name + ending):
                     object_ids[b"%s/%s%s" % (folder, name, ending)] = found
         contents = self._contents(object_ids)
-        journal, private = _file_names(self._journal), _file_names(self._private)
+        journal, private = file_names(self._journal), file_names(self._private)
         known = {}
         for key, folder in folders.items():
             logs = KeyLogs()
@@ -170,7 +170,8 @@ def read_journal(folder: Path, name: bytes) -> bytes | None:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _file_names(folder: Path) -> frozenset[bytes]:
+def file_names(folder: Path) -> frozenset[bytes]:
+    """Return the names of the files in a folder; none if it does not exist."""
     try:
         return frozenset(os.listdir(os.fsencode(folder)))
     except FileNotFoundError:

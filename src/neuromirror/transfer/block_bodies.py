@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Final
+from typing import Any, Final
 
 from neuromirror.annex import is_all_zeros
 from neuromirror.net import HostCircuitBreaker, OpenBody, RequestLimits
@@ -17,7 +17,7 @@ from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror.sources.volumes.urls import parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
+from neuromirror.transfer.restricted_channels import RestrictedChannels
 from neuromirror.transfer.url_sessions import UrlSessions
 
 _MAX_BLOCKS: Final = 4
@@ -92,23 +92,13 @@ class BlockBodies:
             yield OpenBody(0, size, _zeros(size))
             return
         block = parse_url(url)
-        token = self._sessions.token(block.host)
-
-        def fetch(token: str | None, is_counted: bool) -> Pieces:
-            return fetch_block(
-                self._sessions.session_for(url),
-                block,
-                size=size,
-                token=token,
-                token_name=token_variable(block.host),
-                breaker=self._sessions.breaker if is_counted else None,
-                parallel=PARALLEL,
-            )
-
+        session, breaker = self._sessions.session_for(url), self._sessions.breaker
+        token, name = self._sessions.token(block.host), token_variable(block.host)
+        options: dict[str, Any] = {"size": size, "token_name": name, "breaker": breaker}
         if self._channels is None:
-            pieces = fetch(token, True)
+            pieces = fetch_block(session, block, token=token, parallel=PARALLEL, **options)
         else:
-            pieces = self._channels.fetch(block, token, fetch)
+            pieces = self._channels.fetch(session, block, token, **options)
         with self._slots, closing(pieces):
             yield OpenBody(0, size, map(memoryview, pieces))
 

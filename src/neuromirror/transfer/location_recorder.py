@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ from neuromirror.transfer.annex_branch import (
     LOCATIONS,
     AnnexBranchReader,
     KeyLogs,
+    file_names,
     journal_file,
     read_journal,
 )
@@ -209,7 +210,7 @@ class LocationRecorder:
         """
         self._refresh_logs()
         journal = self._clone.annex_dir / "journal"
-        journaled = frozenset(_file_names(journal))
+        journaled = file_names(journal)
         changed: dict[bytes, bytes] = {}
         in_journal: dict[bytes, bytes] = {}
         private: dict[bytes, bytes] = {}
@@ -319,10 +320,3 @@ def _quoted(path: bytes) -> bytes:
     if path.startswith(b'"') or b"\n" in path:
         return b'"%s"' % path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return path
-
-
-def _file_names(folder: os.PathLike[str]) -> Sequence[bytes]:
-    try:
-        return os.listdir(os.fsencode(folder))
-    except FileNotFoundError:
-        return ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
-from neuromirror.net import CredentialsError, NetError
+from neuromirror.net import CredentialsError, HostCircuitBreaker, NetError, Session
 from neuromirror.sources.api_tokens import InternToken
+from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import BlockUrl
 
@@ -15,9 +16,6 @@ _REFUSED_STATUSES: Final = (401, 403)
 
 Pieces = Generator[bytes | memoryview, None, None]
 """The bytes of a block, in parts."""
-
-BlockFetch = Callable[[str | None, bool], Pieces]
-"""Yields a block's bytes, given the token, and whether a refusal is a failure of the host."""
 
 
 class RestrictedChannels:
@@ -30,17 +28,29 @@ class RestrictedChannels:
     def __init__(self) -> None:
         self._restricted_channels: set[str] = set()
 
-    def fetch(self, url: BlockUrl, token: str | None, fetch: BlockFetch) -> Pieces:
+    def fetch(
+        self,
+        session: Session,
+        url: BlockUrl,
+        token: str | None,
+        *,
+        breaker: HostCircuitBreaker,
+        **options: Any,
+    ) -> Pieces:
         """Yield the bytes of a block.
 
         Parameters
         ----------
+        session
+            Sends the requests.
         url
             The block.
         token
             The token to use whatever the channel is; None for that of ``intern`` where required.
-        fetch
-            Requests the block.
+        breaker
+            Records failures that affect the whole host.
+        **options
+            Further arguments of :func:`~neuromirror.sources.volumes.fetching.fetch_block`.
 
         Yields
         ------
@@ -52,6 +62,14 @@ class RestrictedChannels:
         NetError
             The request failed.
         """
+
+        def fetch(token: str | None, is_counted: bool) -> Pieces:
+            # a refused anonymous request is no failure of the host if there is a token
+            counted = breaker if is_counted else None
+            return fetch_block(
+                session, url, token=token, breaker=counted, parallel=PARALLEL, **options
+            )
+
         channel = f"{url.host}/{url.path}"
         own, problem = ("", "") if token is not None else _intern_token(url)
         if own and channel in self._restricted_channels:

@@ -16,7 +16,6 @@ from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.git import call_git, git_environment
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
-    CircuitOpenError,
     CredentialsError,
     HostCircuitBreaker,
     NetError,
@@ -98,9 +97,7 @@ class UrlSessions:
         self._allowed_hosts = allowed_hosts
         self._setting = setting
         self._public = Session(limits=limits, tokens=keys, private_hint=self._hint)
-        self._private = Session(
-            limits=limits, tokens=keys, is_private_allowed=self._allows, private_hint=self._hint
-        )
+        self._private = self._new_session(limits, keys)
         self._chosen: dict[str, Session] = {}
         self._host_token = host_token
         self._authorized: dict[str, Session | None] = {}
@@ -195,9 +192,15 @@ class UrlSessions:
     def _session_with(self, host: str, token: TokenSource | None) -> Session | None:
         if token is None or not token.read():
             return None
+        return self._new_session(self.limits, {f"{token_scheme(host)}://{host}": token})
+
+    def _new_session(
+        self, limits: RequestLimits, tokens: Mapping[str, str | TokenSource]
+    ) -> Session:
+        """Return a session that may request the allowed private hosts."""
         return Session(
-            limits=self.limits,
-            tokens={f"{token_scheme(host)}://{host}": token},
+            limits=limits,
+            tokens=tokens,
             is_private_allowed=self._allows,
             private_hint=self._hint,
         )
@@ -209,7 +212,7 @@ class UrlSessions:
         """
         if failure is None:
             self.breaker.record_success(url)
-        elif not isinstance(failure, CircuitOpenError):
+        else:
             self.breaker.record_failure(url, failure if isinstance(failure, NetError) else None)
 
     def _hint(self, address: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from neuromirror.git import (
     ObjectReader,
     call_git,
     git_environment,
+    packs,
     parse_tree,
     try_git,
 )
@@ -442,6 +442,5 @@ class VerifiedRepository:
 
 
 def object_id(kind: str, content: bytes) -> str:
-    """Return the id of a git object: the sha1 of its type, length and content."""
-    head = b"%s %d\0" % (kind.encode(), len(content))
-    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+    """Return the id of a git object in hex: the sha1 of its type, length and content."""
+    return packs.object_id(kind.encode(), content).hex()

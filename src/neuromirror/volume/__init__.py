@@ -78,43 +78,25 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "BlockUnavailableError": "neuromirror.volume.errors",
-    "CUTOUT_FORMATS": "neuromirror.volume.image_files",
-    "Cutout": "neuromirror.volume.cutouts",
-    "CutoutTooLargeError": "neuromirror.volume.errors",
-    "ExportFailedError": "neuromirror.volume.errors",
-    "ExportRefusedError": "neuromirror.volume.errors",
-    "ExportResult": "neuromirror.volume.exporter",
-    "FORMATS": "neuromirror.volume.exporter",
-    "MAX_VOXEL_BYTES": "neuromirror.volume.cutouts",
-    "MiddlePlane": "neuromirror.volume.images",
-    "MissingExtraError": "neuromirror.volume.errors",
-    "NotAVolumeError": "neuromirror.volume.errors",
-    "OpenVolume": "neuromirror.volume.array",
-    "OutputFile": "neuromirror.volume.image_files",
-    "OutsideVolumeError": "neuromirror.volume.errors",
-    "PRECOMPUTED": "neuromirror.volume.description",
-    "UnknownLevelError": "neuromirror.volume.errors",
-    "UnreadableVolumeError": "neuromirror.volume.errors",
-    "VersionFiles": "neuromirror.volume.version_files",
-    "VolumeDescription": "neuromirror.volume.description",
-    "describe": "neuromirror.volume.description",
-    "encode_png": "neuromirror.volume.images",
-    "export": "neuromirror.volume.exporter",
-    "format_box": "neuromirror.volume.regions",
-    "has_ome_type": "neuromirror.volume.layouts",
-    "middle_plane": "neuromirror.volume.images",
-    "nested_boxes": "neuromirror.volume.images",
-    "no_token": "neuromirror.transfer.url_sessions",
-    "open": "neuromirror.volume.array",
-    "open_version_files": "neuromirror.volume.version_files",
-    "open_volume": "neuromirror.volume.array",
-    "parse_box": "neuromirror.volume.regions",
-    "plan_cutout": "neuromirror.volume.cutouts",
-    "read_voxels": "neuromirror.volume.cutouts",
-    "to_display": "neuromirror.volume.images",
-    "validate_box": "neuromirror.volume.regions",
-    "volume_context": "neuromirror.volume.array",
+    name: f"neuromirror.{module}"
+    for module, names in {
+        "transfer.url_sessions": "no_token",
+        "volume.array": "OpenVolume open open_volume volume_context",
+        "volume.cutouts": "Cutout MAX_VOXEL_BYTES plan_cutout read_voxels",
+        "volume.description": "PRECOMPUTED VolumeDescription describe",
+        "volume.errors": (
+            "BlockUnavailableError CutoutTooLargeError ExportFailedError "
+            "ExportRefusedError MissingExtraError NotAVolumeError OutsideVolumeError "
+            "UnknownLevelError UnreadableVolumeError"
+        ),
+        "volume.exporter": "ExportResult FORMATS export",
+        "volume.image_files": "CUTOUT_FORMATS OutputFile",
+        "volume.images": "MiddlePlane encode_png middle_plane nested_boxes to_display",
+        "volume.layouts": "has_ome_type",
+        "volume.regions": "format_box parse_box validate_box",
+        "volume.version_files": "VersionFiles open_version_files",
+    }.items()
+    for name in names.split()
 }
 
 

@@ -200,7 +200,12 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
     source = about.get("source") or name
     if (folder / METADATA).exists() or files.document(LAYER_INFO) is None:
         return _open_files(files, level, name, str(folder), source, state)
-    version = _CloneVersion(name, str(folder), source, state, about)
+    version = _CloneVersion(
+        *(name, str(folder), source, state),
+        local_id=name.partition(":")[2],
+        form=about.get("form", "files"),
+        exceptions=len(about.get("exceptions", ())),
+    )
     return _open_layer(describe(files, version, reads_shards=True), level, CloneObjects(files))
 
 
@@ -258,23 +263,10 @@ class _CloneVersion(Struct, frozen=True):
     name: str
     source_uri: str
     state: str
-    about: Mapping[str, Any]
-
-    @property
-    def local_id(self) -> str:
-        return self.dataset_name.partition(":")[2]
-
-    @property
-    def commit(self) -> str:
-        return ""
-
-    @property
-    def form(self) -> str:
-        return str(self.about.get("form", "files"))
-
-    @property
-    def exceptions(self) -> int:
-        return len(self.about.get("exceptions", ()))
+    local_id: str
+    form: str
+    exceptions: int
+    commit: str = ""
 
 
 def _read_description(content: bytes | None) -> Mapping[str, Any]:

@@ -31,14 +31,13 @@ from neuromirror.net import (
     only_host_of,
 )
 from neuromirror.sources.volumes.errors import WrongVoxelsError
-from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
 from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.cached_contents import copy_cached
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
+from neuromirror.transfer.restricted_channels import RestrictedChannels
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
@@ -220,21 +219,13 @@ class BlockRemote:
         token, name = token_from_environment(url.host), token_variable(url.host)
         if token is None and (token := self._stored_token(url.host)) is not None:
             name = f"git-annex's credentials of the remote for {url.host}"
-
-        def fetch(token: str | None, is_counted: bool) -> Pieces:
-            return fetch_block(
-                self._session(url),
-                url,
-                size=size,
-                token=token,
-                token_name=name,
-                progress=progress,
-                # a refused anonymous request is no failure of the host if there is a token
-                breaker=self._breaker if is_counted else None,
-                parallel=PARALLEL,
-            )
-
-        yield from self._channels.fetch(url, token, fetch)
+        yield from self._channels.fetch(
+            *(self._session(url), url, token),
+            size=size,
+            token_name=name,
+            progress=progress,
+            breaker=self._breaker,
+        )
 
     def _stored_token(self, host: str) -> str | None:
         """Return the token in git-annex's credentials, if it is for this host."""

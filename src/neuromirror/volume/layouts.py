@@ -10,17 +10,21 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.model import Document
-from neuromirror.sources.volumes.grid import Level, Volume, choose_chunk
+from neuromirror.sources.volumes.grid import choose_chunk
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
 from neuromirror.volume.errors import ExportRefusedError, MissingExtraError
 from neuromirror.volume.regions import format_box, split_range
+
+if TYPE_CHECKING:
+    from neuromirror.volume.array import OpenVolume
+    from neuromirror.volume.description import LevelDescription
 
 _BIGTIFF_BYTES: Final = (1 << 32) - (1 << 25)
 """Size of the voxels in bytes from which a BigTIFF (64-bit offsets) is written."""
@@ -74,37 +78,10 @@ class Layout(Struct, frozen=True):
     documents: tuple[Document, ...] = ()
 
 
-class NamedLevel(Protocol):
-    """A level of a volume, with the texts from which an export forms the names of its files.
-
-    An ``OpenVolume`` implements it.
-    """
-
-    @property
-    def volume(self) -> Volume:
-        """The position and type of the voxels."""
-
-    @property
-    def level(self) -> Level:
-        """The level."""
-
-    @property
-    def name(self) -> str:
-        """The name of the dataset or folder."""
-
-    @property
-    def source(self) -> str:
-        """The URL of the channel."""
-
-    @property
-    def state(self) -> str:
-        """A state digest or commit, which identifies the bytes."""
-
-
 class Region(Struct, frozen=True):
     """The exported region: a box of a volume, at one time sample if there are several."""
 
-    volume: NamedLevel
+    volume: OpenVolume | LevelDescription
     box: Box
     time: int | None
 
