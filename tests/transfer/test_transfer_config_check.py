@@ -158,51 +158,35 @@ def test_a_trusted_configuration_is_obeyed(web_clone: WebClone, tmp_path: Path, 
 
 
 COMMON = """
-[core]
-    fsmonitor = false
-    editor = vim
-[alias]
-    st = !git status
-[filter "lfs"]
-    process = git-lfs filter-process
-    smudge = git-lfs smudge -- %f
-    clean = git-lfs clean -- %f
-[lfs]
-    repositoryformatversion = 0
-[diff "jupyternotebook"]
-    command = git-nbdiffdriver diff
-[credential]
-    helper = cache --timeout=3600
-[annex]
-    web-options =
-    ssh-options = -p 2222 -i ~/.ssh/lab
-[remote "gin"]
-    url = git@gin.g-node.org:/me/data.git
-[remote "ria"]
-    url = ssh://me@server.example.org/store/abc/def
-[remote "disk"]
-    url = /elsewhere/copy.git
-    annex-directory = /elsewhere/annex
-[remote "beside"]
-    url = ../copy.git
-[remote "ora"]
-    annex-externaltype = ora
-[remote "tars"]
-    annex-externaltype = datalad-archives
-[url "git@github.com:"]
-    insteadOf = https://github.com/
-[submodule "x"]
-    update = checkout
-[datalad "dataset"]
-    id = x
-[datalad "get"]
-    subdataset-source-candidate-000x = ria+file:///store#{id}
+core.fsmonitor false
+core.editor vim
+alias.st !git status
+filter.lfs.process git-lfs filter-process
+filter.lfs.smudge git-lfs smudge -- %f
+filter.lfs.clean git-lfs clean -- %f
+lfs.repositoryformatversion 0
+diff.jupyternotebook.command git-nbdiffdriver diff
+credential.helper cache --timeout=3600
+annex.ssh-options -p 2222 -i ~/.ssh/lab
+remote.gin.url git@gin.g-node.org:/me/data.git
+remote.ria.url ssh://me@server.example.org/store/abc/def
+remote.disk.url /elsewhere/copy.git
+remote.disk.annex-directory /elsewhere/annex
+remote.beside.url ../copy.git
+remote.ora.annex-externaltype ora
+remote.tars.annex-externaltype datalad-archives
+url.git@github.com:.insteadOf https://github.com/
+submodule.x.update checkout
+datalad.dataset.id x
+datalad.get.subdataset-source-candidate-000x ria+file:///store#{id}
 """
 
 
 def test_common_settings_are_accepted(web_clone: WebClone) -> None:
-    with (web_clone.clone / ".git" / "config").open("a") as file:
-        file.write(COMMON)
+    git(web_clone.clone, "config", "annex.web-options", "")
+    for line in COMMON.strip().splitlines():
+        name, _, value = line.partition(" ")
+        git(web_clone.clone, "config", name, value)
     assert [one.status for one in get(web_clone.clone, [FILE])] == ["ok"]
 
 

@@ -33,21 +33,26 @@ def other_clone(world: WebClone, *paths: str) -> Path:
     return other
 
 
-def test_a_cheaper_remote_is_tried_before_the_web(web_clone: WebClone) -> None:
-    other_clone(web_clone, SMALL)
+def test_remotes_and_the_web_are_tried_in_the_order_of_their_costs(web_clone: WebClone) -> None:
+    dearer, ignored, lost = (f"small/{number}.dat" for number in (2, 3, 4))
+    other = other_clone(web_clone, SMALL, dearer, ignored, lost)
     web_clone.web.requests.clear()
     got = web_clone.get(SMALL)
     assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
     assert web_clone.web.requests == []
     assert web_clone.has_content(SMALL)
-
-
-def test_a_remote_is_tried_when_the_web_fails(web_clone: WebClone) -> None:
-    other_clone(web_clone, SMALL)
     configure(web_clone, "remote.other.annex-cost", "900")
-    web_clone.web.faults[web_clone.url_path(SMALL)] = [missing]
-    got = web_clone.get(SMALL)
-    assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
+    for path in (dearer, lost):
+        web_clone.web.faults[web_clone.url_path(path)] = [missing]
+    got = web_clone.get(dearer)
+    assert (got[dearer].status, got[dearer].message) == ("ok", "by git-annex")
+    shutil.rmtree(other / ".git")
+    message = web_clone.get(lost)[lost].message
+    assert "404" in message
+    assert "git annex get" in message
+    configure(web_clone, "remote.other.annex-cost", "100")
+    configure(web_clone, "remote.other.annex-ignore", "true")
+    assert web_clone.get(ignored)[ignored].url is not None
 
 
 def test_an_unsupported_url_scheme_is_left_to_git_annex(web_clone: WebClone) -> None:
@@ -57,41 +62,19 @@ def test_an_unsupported_url_scheme_is_left_to_git_annex(web_clone: WebClone) -> 
     assert "git annex get" in message
 
 
-def test_an_ignored_remote_is_not_used(web_clone: WebClone) -> None:
-    other_clone(web_clone, SMALL)
-    configure(web_clone, "remote.other.annex-ignore", "true")
-    assert web_clone.get(SMALL)[SMALL].url is not None
-
-
-def test_a_file_that_both_fail_to_get_has_both_reasons(web_clone: WebClone) -> None:
-    other = other_clone(web_clone, SMALL)
-    configure(web_clone, "remote.other.annex-cost", "900")
-    web_clone.web.faults[web_clone.url_path(SMALL)] = [missing]
-    shutil.rmtree(other / ".git")
-    message = web_clone.get(SMALL)[SMALL].message
-    assert "404" in message
-    assert "git annex get" in message
-
-
 def test_an_unlocked_file_gets_its_content_and_stays_unmodified(web_clone: WebClone) -> None:
-    web_clone.annex("unlock", "small/1.dat")
+    web_clone.annex("unlock", "small/1.dat", "twice.dat")
     git(web_clone.clone, "commit", "-q", "-m", "unlocked")
-    got = web_clone.get("small/1.dat", "small/2.dat")
+    # small/0.dat and twice.dat have one key
+    got = web_clone.get("small/0.dat", "small/1.dat", "small/2.dat")
     assert {path: one.message for path, one in got.items()} == {
+        "small/0.dat": "by git-annex",
         "small/1.dat": "by git-annex",
         "small/2.dat": "",
     }
-    assert web_clone.has_content("small/1.dat")
-    assert web_clone.has_content("small/2.dat")
+    assert all(map(web_clone.has_content, (*got, "twice.dat")))
     assert not (web_clone.clone / "small/1.dat").is_symlink()
     assert git(web_clone.clone, "status", "--porcelain") == ""
-
-
-def test_another_unlocked_file_of_the_same_key_gets_its_content(web_clone: WebClone) -> None:
-    web_clone.annex("unlock", "twice.dat")
-    git(web_clone.clone, "commit", "-q", "-m", "unlocked")
-    assert web_clone.get("small/0.dat")["small/0.dat"].status == "ok"
-    assert web_clone.has_content("twice.dat")
 
 
 def test_an_adjusted_branch_is_left_to_git_annex(web_clone: WebClone) -> None:
@@ -177,13 +160,9 @@ def test_unsupported_settings_leave_all_files_to_git_annex(
     assert AnnexSettings(plain).delegation_reason(tmp_path) is None
     why = AnnexSettings({**plain, name: [value]}).delegation_reason(tmp_path)
     assert why is not None
-
-
-def test_hooks_for_contents_are_left_to_git_annex(tmp_path: Path) -> None:
-    settings = AnnexSettings({"annex.version": ["10"]})
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks" / "thawcontent-annex").touch()
-    assert "thawcontent-annex" in (settings.delegation_reason(tmp_path) or "")
+    assert "thawcontent-annex" in (AnnexSettings(plain).delegation_reason(tmp_path) or "")
 
 
 REMOTE = """#!{python}

@@ -28,11 +28,11 @@ def test_a_slice_gets_its_own_blocks_which_stay(
 ) -> None:
     array = neuromirror.volume.open(clone.path)
     assert count_contents(clone) == 0
-    assert np.array_equal(array[30:34, 5, 100:150], boss_mirror.voxels()[30:34, 5, 100:150])
-    assert count_contents(clone) == 4
+    assert np.array_equal(array[30:34, 5, 100:120], boss_mirror.voxels()[30:34, 5, 100:120])
+    assert count_contents(clone) == 2
     boss_mirror.boss.fault("status", status=404, path="/cutout/")
     second = neuromirror.volume.open(str(clone.path))
-    assert np.array_equal(second[31:33, 6, 120:130], boss_mirror.voxels()[31:33, 6, 120:130])
+    assert np.array_equal(second[31:33, 6, 110:118], boss_mirror.voxels()[31:33, 6, 110:118])
 
 
 def test_partial_volume_raises_where_plain_zarr_reads_zeros(
@@ -92,8 +92,8 @@ def test_many_threads_in_a_running_event_loop_end(
 
     async def notebook() -> bool:
         with ThreadPoolExecutor(4) as pool:
-            planes = list(pool.map(lambda z: array[z, :130, :100], (0, 1, 32, 69)))
-        return np.array_equal(planes, boss_mirror.voxels()[[0, 1, 32, 69], :130, :100])
+            planes = list(pool.map(lambda z: array[z, :100, :100], (0, 1, 32, 69)))
+        return np.array_equal(planes, boss_mirror.voxels()[[0, 1, 32, 69], :100, :100])
 
     assert asyncio.run(notebook())
 

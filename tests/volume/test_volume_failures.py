@@ -95,13 +95,13 @@ def counted_urls(record: dict[str, object]) -> list[int]:
 def test_dead_host_is_contacted_once_for_all_urls(
     annex: AnnexRepository, dead: DeadService
 ) -> None:
-    for number in range(3):
+    for number in range(2):
         put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(dead.host))
     records = failures(annex)
-    assert len(records) == 3
+    assert len(records) == 2
     assert 0 < dead.connections <= RequestLimits().attempts
     assert max(map(length, records)) < 1500
-    assert [counted_urls(one) for one in records] == [[MANY]] * 3
+    assert [counted_urls(one) for one in records] == [[MANY]] * 2
 
 
 def test_an_array_does_not_request_an_unreachable_host_for_each_url(

@@ -45,7 +45,9 @@ def test_blocks_are_retrieved_checked_and_dropped(boss: DemoBoss, annex: AnnexRe
     annex.run("drop", "block")
     assert not link.exists()
     # nothing can be stored or removed
-    annex.run("copy", "--to", "neuromirror", "edge", ok=False)
+    (annex.path / "own").write_text("own")
+    annex.run("add", "own")
+    annex.run("copy", "--to", "neuromirror", "own", ok=False)
     annex.run("drop", "--from", "neuromirror", "--force", "edge", ok=False)
 
 
