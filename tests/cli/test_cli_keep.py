@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -65,7 +64,10 @@ def test_a_version_is_kept_once_and_every_copy_has_the_bytes_of_its_key(
     for one in files:
         with vault.open(one["key"]) as copy, urlopen(one["url"]) as original:
             assert copy.read() == original.read()
-        assert one["method"] == "full-read"
+        assert (one["vault"], one["method"]) == ("nas", "full-read")
+    # clones find the copies
+    repository = keeper.store / "alias" / "demo--000004"
+    assert "custody/git-annex" in (repository / "packed-refs").read_text()
     before = folder_snapshot(keeper.store)
     _, second = split(keeper.records("keep", NAME, "--in", "nas"))
     assert (second["kept"], second["notneeded"]) == (0, 3)
@@ -256,26 +258,11 @@ def test_wrong_usage_is_one_message(keeper: Shell, arguments: tuple[str, ...], n
 
 
 def test_wrong_bytes_from_upstream_are_never_stored(
-    demo: DemoArchive, shell: Shell, tmp_path: Path
+    keeper: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    shell.run("sync")
-    write_vault(tmp_path / "vaults", kind="directory")
-    keeper = shell.with_changes(variables={"NEUROMIRROR_VAULTS": str(tmp_path / "vaults")})
-    with demo.fault("wrong_bytes", server="s3"):
+    with shared_demo.fault("wrong_bytes", server="s3"):
         _files, summary = split(keeper.records("keep", NAME, "--in", "nas", code=1))
-    assert summary["kept"] == 0
-    assert summary["failed"] == 3
+    assert (summary["kept"], summary["failed"]) == (0, 3)
     assert ledger_counts(keeper) == (0, 0, 0)
     assert list(vault_of(keeper, tmp_path).keys()) == []
     assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["kept"] == 3
-
-
-def test_clones_find_the_copies(keeper: Shell) -> None:
-    keeper.run("keep", NAME, "--in", "nas")
-    repository = keeper.store / "alias" / "demo--000004"
-    assert "custody/git-annex" in (repository / "packed-refs").read_text()
-
-
-def test_json_lines_have_the_vault_and_the_method(keeper: Shell) -> None:
-    for line in keeper.run("--json", "keep", NAME, "--in", "nas").lines:
-        assert json.loads(line)["vault"] == "nas"

@@ -7,7 +7,11 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from neuromirror.index import Index, Schedule, TaskRow
+from neuromirror.lab.audit import AuditSettings
+from neuromirror.service import housekeeping_tasks
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
@@ -84,8 +88,10 @@ def test_fsck_with_a_budget_resumes(copied: Shell) -> None:
 
 
 def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
-    shell: Shell, demo: DemoArchive
+    shell: Shell, demo: DemoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
+    monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: settings)
     shell.run("sync")
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
         count = len(index.due_locations(10_000, "2000"))

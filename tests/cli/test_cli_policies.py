@@ -55,25 +55,25 @@ def of_kind(found: list[dict[str, object]], kind: str) -> list[dict[str, object]
     return [one for one in found if one.get("kind") == kind]
 
 
-def test_a_dry_run_states_size_and_price_and_changes_nothing(lab: Path) -> None:
+def keep_twice() -> None:
+    for vault in ("nas", "cloud"):
+        assert run("keep", "demo:000001", "--in", vault).exit_code == 0
+
+
+def test_a_dry_run_states_copies_size_and_price_and_changes_nothing(lab: Path) -> None:
     result = run("policies", "--dry-run", "--json")
     found = records(result)
     (policy,) = of_kind(found, "policy")
     prices = {str(one["vault"]): one for one in of_kind(found, "vault")}
-    assert result.exit_code == 0
-    assert policy["planned"] == 2 * int(str(prices["nas"]["contents"]))
+    count = int(str(prices["nas"]["contents"]))
+    assert (result.exit_code, policy["planned"]) == (0, 2 * count)
     assert prices["cloud"]["per_month"] == prices["cloud"]["bytes"] != 0
     assert prices["nas"]["per_month"] == 0
-    assert not (lab / "cloud").exists()
-
-
-def test_a_dry_run_counts_copies_and_names_prices_that_are_known(lab: Path) -> None:
     lines = run("policies", "--dry-run").stdout.splitlines()
-    (policy,) = of_kind(records(run("policies", "--dry-run", "--json")), "policy")
-    count = int(str(policy["planned"])) // 2
     assert lines[0] == f"papers: 0 of {count} contents have all copies, {2 * count} to make"
     priced = {line.partition(":")[0]: "per month" in line for line in lines[1:]}
     assert priced == {"cloud": True, "nas": False}
+    assert not (lab / "cloud").exists()
 
 
 def test_a_vault_that_cannot_be_used_is_named_also_if_nothing_is_to_be_copied(lab: Path) -> None:
@@ -103,8 +103,7 @@ def test_policies_are_run_and_their_copies_are_shown_and_protected(lab: Path) ->
 
 
 def test_copies_that_no_policy_wants_are_listed_first_and_then_dropped(lab: Path) -> None:
-    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
-    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    keep_twice()
     (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
     assert int(str(plan["contents"])) > 0
     assert run("drop", "demo:000001", "--in", "nas", "--confirm", "0" * 12).exit_code == 2
@@ -117,8 +116,7 @@ def test_copies_that_no_policy_wants_are_listed_first_and_then_dropped(lab: Path
 
 
 def test_a_keep_goes_on_if_some_of_its_copies_were_not_removed(lab: Path) -> None:
-    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
-    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    keep_twice()
     lost = next(one for one in (lab / "cloud").rglob("annex/objects/**/*") if one.is_file())
     lost.parent.chmod(0o755)
     lost.unlink()
@@ -134,8 +132,7 @@ def test_a_keep_goes_on_if_some_of_its_copies_were_not_removed(lab: Path) -> Non
 def test_a_folder_with_two_vault_files_counts_as_one_copy(lab: Path) -> None:
     (lab / "vaults" / "policies.toml").write_text("minimum_copies = 2\n")
     write_vault(lab / "vaults", "share", kind="directory", path=str(lab / "vault-nas"))
-    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
-    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    keep_twice()
     refused = run("drop", "demo:000001", "--in", "cloud", "--json")
     (plan,) = of_kind(records(refused), "plan")
     assert (refused.exit_code, plan["contents"]) == (1, 0)
@@ -182,8 +179,7 @@ def test_copies_of_a_withdrawn_dataset_are_listed_first_and_then_dropped(
 def test_nothing_is_removed_during_another_removal(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
-    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    keep_twice()
     (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
     monkeypatch.setattr(drop, "_LOCK_WAIT", 0.0)
     path = Store.open(lab / "store").ledger_path.with_name("drop.lock")

@@ -28,20 +28,13 @@ def test_a_sync_prints_a_request_summary_at_the_end(
     for url, log in ((demo.api_url, demo.requests), (demo.s3_url, demo.s3_requests)):
         assert f"{urlsplit(url).netloc} {len(log)}" in line
     assert ended.err == ""
-
-
-def test_the_json_of_a_sync_has_the_requests_of_each_visit(shell: Shell, demo: DemoArchive) -> None:
-    (result,) = shell.records("sync", "demo:000003")
-    host = urlsplit(demo.api_url).netloc
-    assert set(result["traffic"][host]) == {"requests", "bytes", "retries", "throttled", "waited"}
-    assert result["traffic"][host]["requests"] > 1
-    (unchanged,) = shell.records("sync", "demo:000003")
-    assert unchanged["traffic"] == {}
-
-
-def test_quiet_suppresses_the_request_summary(shell: Shell) -> None:
-    ended = shell.run("sync", "--quiet", "demo:000003")
-    assert (ended.traffic_lines, ended.err) == ((), "")
+    quiet = shell.run(*options, "sync", "--quiet", "--deep", "demo:000003")
+    assert (quiet.traffic_lines, quiet.err) == ((), "")
+    assert shell.run(*options, "sync", "unknown", code=2).traffic_lines == ()
+    demo.fault("status", path="/000003/versions/", status=404)
+    failed = shell.run(*options, "sync", "--deep", "demo:000003", code=1)
+    assert len(failed.traffic_lines) == 1
+    assert failed.error_line.startswith("error      demo:000003")
 
 
 def test_throttling_by_the_archive_is_reported(shell: Shell, demo: DemoArchive) -> None:
@@ -52,27 +45,19 @@ def test_throttling_by_the_archive_is_reported(shell: Shell, demo: DemoArchive) 
     assert "throttled once" in shown
 
 
-def test_a_failed_sync_prints_the_request_summary_too(shell: Shell, demo: DemoArchive) -> None:
-    demo.fault("status", path="/000003/versions/$", status=404)
-    ended = shell.run("sync", "demo:000003", code=1)
-    assert len(ended.traffic_lines) == 1
-    assert ended.error_line.startswith("error      demo:000003")
-
-
-def test_a_wrong_configuration_sends_no_request(shell: Shell) -> None:
-    ended = shell.run("sync", "unknown", code=2)
-    assert ended.traffic_lines == ()
-
-
 def test_show_prints_the_last_visit_and_its_requests(shell: Shell, demo: DemoArchive) -> None:
     (result,) = shell.records("sync", "demo:000003")
+    host = urlsplit(demo.api_url).netloc
+    assert set(result["traffic"][host]) == {"requests", "bytes", "retries", "throttled", "waited"}
+    assert result["traffic"][host]["requests"] > 1
+    (unchanged,) = shell.records("sync", "demo:000003")
+    assert unchanged["traffic"] == {}
     (record,) = shell.records("show", "demo:000003")
     visit = record["last_visit"]
     assert (visit["status"], visit["traffic"]) == ("full", result["traffic"])
     (line,) = [one for one in shell.run("show", "demo:000003").lines if "last visit" in one]
-    api = urlsplit(demo.api_url).netloc
     assert line.split()[2:4] == [visit["ended"] + ",", "full:"]
-    assert f"{api} {result['traffic'][api]['requests']}" in line
+    assert f"{host} {result['traffic'][host]['requests']}" in line
 
 
 def test_the_contact_of_the_mirror_file_is_in_the_agent_string(
@@ -95,32 +80,6 @@ def test_the_contact_of_the_mirror_file_is_in_the_agent_string(
     demo.change_file("000002", demo.paths("000002")[0])
     shell.run("sync", "--deep", "demo:000002")
     assert agents == {f"neuromirror/{__version__} (+{CONTACT})"}
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ('contact = "me"', "'net.contact': expected mailto:"),
-        ('contact = "https://x:hunter2@y.example/"', "'net.contact': it contains a secret"),
-        ('contact = "mailto:a@b.example (x)"', "'net.contact': expected printable ASCII"),
-        ("contact = 5", "'net.contact'"),
-        ("connections_per_host = 0", "'net.connections_per_host'"),
-        ("connections_per_host = 1000", "'net.connections_per_host'"),
-        ("requests_per_second = 0", "'net.requests_per_second'"),
-        ("requests_per_second = inf", "'net.requests_per_second'"),
-        ("requests_per_second = nan", "'net.requests_per_second'"),
-        ("speed = 3", "'net.speed'"),
-    ],
-)
-def test_wrong_settings_of_the_net_are_named_and_not_repeated(
-    shell: Shell, setting: str, expected: str
-) -> None:
-    (shell.mirrors / "demo.toml").write_text(
-        api_mirror_settings("https://a.example/api", "[net]", setting)
-    )
-    message = shell.run("check-config", code=2).error_line
-    assert expected in message
-    assert "hunter2" not in message
 
 
 def test_many_hosts_are_not_all_named() -> None:

@@ -53,31 +53,25 @@ def without_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: Shell
     return synced.with_changes(store=Path("store"), mirrors=folder)
 
 
-def test_an_intact_dataset_is_one_line(without_store: Shell, clone: Path) -> None:
+def test_an_intact_dataset_is_one_line_and_a_record_per_file(
+    without_store: Shell, clone: Path
+) -> None:
     ran = without_store.run("verify", str(clone))
     (line,) = ran.lines
     assert line.split()[:2] == ["ok", f"{NAME}@2024-03-01T115318Z"]
     assert "3 files hashed (2 by sha256, 1 by etag; 143.4 kB)" in line
     assert ran.err == ""
-
-
-def test_each_file_is_a_record_and_the_last_record_is_a_summary(
-    without_store: Shell, clone: Path
-) -> None:
     *found, last = without_store.records("verify", str(clone))
-    assert [one["kind"] for one in found].count("file") == 3
     assert {"commit", "tree", "state", "document", "file"} == {one["kind"] for one in found}
-    for one in found:
-        if one["kind"] == "file":
-            assert one["checked"] == "checked"
-            assert one["evidence"] in ("sha256", "etag")
-            assert one["key"].startswith(("SHA256E-", "XS3ETAG-"))
-    assert last["kind"] == "dataset"
+    files = [one for one in found if one["kind"] == "file"]
+    assert len(files) == 3
+    for one in files:
+        assert one["checked"] == "checked"
+        assert one["evidence"] in ("sha256", "etag")
+        assert one["key"].startswith(("SHA256E-", "XS3ETAG-"))
     assert last["files"] == {"checked": {"sha256": 2, "etag": 1}, "claimed": {}}
-    assert (last["dataset"], last["mode"], last["failed"], last["missing"]) == (
-        *(NAME, "local"),
-        *(0, 0),
-    )
+    about = (last["kind"], last["dataset"], last["mode"], last["failed"], last["missing"])
+    assert about == ("dataset", NAME, "local", 0, 0)
 
 
 def test_problems_are_named_on_stderr_with_exit_code_1(without_store: Shell, clone: Path) -> None:

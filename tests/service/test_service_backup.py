@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from neuromirror.service.backup import (
 )
 from neuromirror.store import StoreBusyError, file_lock
 from neuromirror.vault.opening import open_ledger
+from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import copy_mirror, dump_index, flip_bit
 from support.vaults import VAULT_UUID
@@ -209,15 +208,12 @@ def test_two_backups_do_not_meet_in_one_folder(
 
 
 _KILLED = """
-import os, signal, sys
-import os
-import sqlite3
-from contextlib import closing
+import os, signal
 from pathlib import Path
 from neuromirror.service import backup
 from neuromirror.store import Store
 real = getattr(backup.os, "rename")
-left = int(sys.argv[3])
+left = int(arguments[2])
 def rename(source, target):
     global left
     if left == 0:
@@ -225,8 +221,8 @@ def rename(source, target):
     left -= 1
     real(source, target)
 backup.os.rename = rename
-store = Store.open(Path(sys.argv[1]))
-backup.back_up(store, store.index_path, Path(sys.argv[2]), keep=1)
+store = Store.open(Path(arguments[0]))
+backup.back_up(store, store.index_path, Path(arguments[1]), keep=1)
 """
 
 
@@ -236,9 +232,10 @@ def test_a_backup_killed_at_any_step_leaves_a_sound_copy_and_the_next_one_cleans
 ) -> None:
     store, kept = copied_mirror_harness.store, tmp_path / "kept"
     back_up(store, store.index_path, kept, keep=1)
-    command = [sys.executable, "-c", _KILLED, str(store.root), str(kept), str(renames)]
-    done = subprocess.run(command, check=False, env=os.environ)
-    assert done.returncode == -signal.SIGKILL
+    arguments = [str(store.root), str(kept), str(renames)]
+    killed = fork_command([], 1, 2, first=f"arguments = {arguments}\n{_KILLED}")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert len(generations(kept)) == 1 + renames
     assert integrity_errors(generations(kept)[0].folder / "index.sqlite") == []
     last = back_up(store, store.index_path, kept, keep=1)

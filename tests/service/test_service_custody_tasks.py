@@ -20,7 +20,6 @@ from neuromirror.service.housekeeping_tasks import (
     housekeeping_tasks,
 )
 from neuromirror.service.metrics import Metrics
-from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.vaults import write_vault
@@ -36,14 +35,12 @@ vaults = ["nas"]
 
 
 @pytest.fixture
-def mirror(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    harness = MirrorHarness(demo.mirrors, tmp_path / "store")
-    harness.sync("demo:000002")
+def mirror(copied_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
     (tmp_path / "locks").mkdir()
-    pin_latest(harness, tmp_path / "locks" / "datasets.lock", "demo:000002")
+    pin_latest(copied_mirror_harness, tmp_path / "locks" / "datasets.lock", "demo:000002")
     write_vault(tmp_path / "vaults", "nas")
     (tmp_path / "vaults" / "policies.toml").write_text(POLICY)
-    return harness
+    return copied_mirror_harness
 
 
 class Service:

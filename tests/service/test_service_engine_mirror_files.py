@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.service.mirror_files import MirrorFiles
+from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_harness import HOUR, ManualExecutor, open_service_harness, write_mirror_file
 
@@ -185,15 +183,8 @@ def _untitled(content: str) -> str:
 
 def sync(mirror_harness: MirrorHarness, *names: str) -> list[dict[str, str]]:
     """Return the results of a sync in another process."""
-    program = [sys.executable, "-m", "neuromirror", "--json", "sync", *names]
-    folders = {
-        "NEUROMIRROR_MIRRORS": str(mirror_harness.mirrors),
-        "NEUROMIRROR_STORE": str(mirror_harness.folder),
-    }
-    done = subprocess.run(
-        program, env={**os.environ, **folders}, capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    shell = Shell(mirror_harness.mirrors, mirror_harness.folder)
+    return [json.loads(line) for line in shell.program("--json", "sync", *names).lines]
 
 
 def test_a_sync_leaves_a_dataset_to_the_service_that_visits_it(
@@ -201,9 +192,7 @@ def test_a_sync_leaves_a_dataset_to_the_service_that_visits_it(
 ) -> None:
     manual_executor = ManualExecutor()
     with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
-        harness.service.tick()
-        manual_executor.run("demo")
-        harness.service.tick()
+        harness.read_list()
         (name,) = manual_executor.names
         (result,) = sync(mirror_harness, name)
         assert (result["dataset"], result["status"]) == (name, "notneeded")

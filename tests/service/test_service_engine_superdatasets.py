@@ -79,11 +79,7 @@ def test_superdatasets_wait_an_hour_for_visits_that_do_not_end(
 ) -> None:
     manual_executor = ManualExecutor()
     with open_service_harness(mirror_harness, executor=manual_executor, workers=64) as harness:
-        harness.service.tick()
-        manual_executor.run("demo")
-        harness.service.tick()
-        harness.settle_writing()
-        harness.service.tick()
+        harness.read_list()
         first, *_ = [one for one in manual_executor.names if one.startswith("demo:")]
         manual_executor.run(first)
         harness.service.tick()

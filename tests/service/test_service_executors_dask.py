@@ -44,12 +44,15 @@ GIB = 1 << 30
 class Cluster:
     """A scheduler and its workers, as processes of their own; what they print is in ``folder``."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._environment = environment
         self._stack = ExitStack()
         self.workers: list[subprocess.Popen[bytes]] = []
-        scheduler_file = folder / "scheduler.json"
+        self.start_scheduler()
+
+    def start_scheduler(self) -> None:
+        scheduler_file = self.folder / "scheduler.json"
+        scheduler_file.unlink(missing_ok=True)
         self.scheduler = self._start(
             "scheduler", "--port", "0", "--scheduler-file", str(scheduler_file)
         )
@@ -65,11 +68,7 @@ class Cluster:
             ],
             stdout=log,
             stderr=log,
-            env={
-                **os.environ,
-                "DASK_TEMPORARY_DIRECTORY": str(self.folder),
-                **self._environment,
-            },
+            env={**os.environ, "DASK_TEMPORARY_DIRECTORY": str(self.folder)},
         )
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
@@ -116,6 +115,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(started: Cluster) -> Cluster:
     """A scheduler with at least one worker."""
+    if started.scheduler.poll() is not None:
+        started.start_scheduler()
     started.start_workers(1)
     return started
 
@@ -373,33 +374,29 @@ def test_workers_of_another_release_are_refused(
 
 
 def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
-    cluster = Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
-    try:
-        cluster.start_worker()
-        with dask_executor(cluster.address, writer, grace=5) as executor:
-            job = executor.submit(time.sleep, 300)
-            wait_until(lambda: job_begun(cluster))
-            cluster.kill_busy()
-            with pytest.raises(
-                WorkerLostError, match=r"the Dask worker tcp://127.0.0.1:[0-9]+ died"
-            ):
-                job.result(60)
-            cluster.start_worker()
-            job = executor.submit(time.sleep, 300)
-            wait_until(lambda: job_begun(cluster))
-            cluster.scheduler.kill()
-            with pytest.raises(WorkerLostError, match=r"the Dask scheduler at tcp://"):
-                job.result(60)
-        monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 0.5)
-        with (
-            pytest.raises(SchedulerUnavailableError),
-            dask_executor(cluster.address, writer),
-        ):
-            pass
-    finally:
-        cluster.close()
+    with dask_executor(cluster.address, writer, grace=5) as executor:
+        assert isinstance(executor, DaskExecutor)
+        # the first death of a worker counts
+        executor._client.run_on_scheduler(
+            lambda dask_scheduler: vars(dask_scheduler).update(allowed_failures=0)
+        )
+        job = executor.submit(time.sleep, 300)
+        wait_until(lambda: job_begun(cluster))
+        cluster.kill_busy()
+        with pytest.raises(WorkerLostError, match=r"the Dask worker tcp://127.0.0.1:[0-9]+ died"):
+            job.result(60)
+        cluster.start_workers(1)
+        job = executor.submit(time.sleep, 300)
+        wait_until(lambda: job_begun(cluster))
+        cluster.scheduler.kill()
+        with pytest.raises(WorkerLostError, match=r"the Dask scheduler at tcp://"):
+            job.result(60)
+    cluster.scheduler.wait()
+    monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 0.5)
+    with pytest.raises(SchedulerUnavailableError), dask_executor(cluster.address, writer):
+        pass
 
 
 def job_begun(cluster: Cluster) -> bool:

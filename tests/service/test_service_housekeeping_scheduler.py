@@ -9,7 +9,9 @@ import pytest
 
 from neuromirror.crawl import FailureLog, open_recorder, rebuild_index
 from neuromirror.index import Schedule
+from neuromirror.lab.audit import AuditSettings
 from neuromirror.model import NeuromirrorError
+from neuromirror.service import housekeeping_tasks
 from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
 from neuromirror.service.housekeeping_tasks import HousekeepingTask
 from neuromirror_demo import DemoArchive
@@ -147,8 +149,10 @@ def test_a_clock_that_was_ahead_does_not_delay_a_housekeeping_task(
 
 
 def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
-    demo: DemoArchive, tmp_path: Path
+    demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    audit_settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
+    monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: audit_settings)
     embargo = EmbargoHarness(demo, tmp_path / "stores")
     embargo.write_mirror_file()
     private = str(embargo.private)

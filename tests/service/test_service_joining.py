@@ -29,18 +29,10 @@ DATASET = "demo:000002"
 Serve = Callable[[Path], str]
 
 
-@pytest.fixture(scope="module")
-def _still_origin(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("joined") / "origin"
-    MirrorHarness(shared_demo.mirrors, folder).sync()
-    return folder
-
-
 @pytest.fixture
-def origin(_still_origin: Path, tmp_path: Path) -> Path:
-    """A copy of the store of another mirror of the demo archive."""
-    shutil.copytree(_still_origin, tmp_path / "origin", symlinks=True)
-    return tmp_path / "origin"
+def origin(copied_mirror_harness: MirrorHarness) -> Path:
+    """The store of another mirror of the demo archive."""
+    return copied_mirror_harness.folder
 
 
 @pytest.fixture
@@ -165,8 +157,33 @@ def _write(origin: Path, branch: str, path: str, content: str, mode: str = "1006
     _git(repository, "update-server-info")
 
 
-def _add_file(origin: Path) -> None:
-    _write(origin, "main", "foreign.txt", "foreign")
+FOREIGN_FILES = {
+    "file": ("main", "foreign.txt", "foreign"),
+    "procedure": ("main", ".datalad/cfg_foreign.py", "print()"),
+    "attributes": ("main", ".gitattributes", "* filter=foreign\n"),
+    "submodule": ("main", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ../x\n'),
+    "remote": (
+        "git-annex",
+        "remote.log",
+        "11111111-2222-5333-8444-555555555555 autoenable=true encryption=none externaltype=foreign "
+        "name=foreign type=external timestamp=1709288799s\n",
+    ),
+    "trust": (
+        "git-annex",
+        "trust.log",
+        "00000000-0000-0000-0000-000000000001 1 timestamp=1709288799s\n",
+    ),
+    "required content": (
+        "git-annex",
+        "required-content.log",
+        "00000000-0000-0000-0000-000000000001 anything timestamp=1709288799s\n",
+    ),
+}
+"""Branch, path and content of a file that neuromirror does not write."""
+
+
+def _write_foreign(what: str, origin: Path) -> None:
+    _write(origin, *FOREIGN_FILES[what])
 
 
 def _link_elsewhere(origin: Path) -> None:
@@ -182,36 +199,6 @@ def _add_datalad_setting(origin: Path) -> None:
     content = _git(repository, "show", "main:.datalad/config")
     setting = '[datalad "get"]\n\tsubdataset-source-candidate-000x = https://evil.example/{id}'
     _write(origin, "main", ".datalad/config", f"{content}\n{setting}\n")
-
-
-def _add_procedure(origin: Path) -> None:
-    _write(origin, "main", ".datalad/cfg_foreign.py", "print()")
-
-
-def _change_attributes(origin: Path) -> None:
-    _write(origin, "main", ".gitattributes", "* filter=foreign\n")
-
-
-def _add_submodule(origin: Path) -> None:
-    _write(origin, "main", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ../x\n')
-
-
-def _enable_foreign_remote(origin: Path) -> None:
-    line = (
-        "11111111-2222-5333-8444-555555555555 autoenable=true encryption=none externaltype=foreign "
-        "name=foreign type=external timestamp=1709288799s\n"
-    )
-    _write(origin, "git-annex", "remote.log", line)
-
-
-def _trust_web(origin: Path) -> None:
-    line = "00000000-0000-0000-0000-000000000001 1 timestamp=1709288799s\n"
-    _write(origin, "git-annex", "trust.log", line)
-
-
-def _require_contents(origin: Path) -> None:
-    line = "00000000-0000-0000-0000-000000000001 anything timestamp=1709288799s\n"
-    _write(origin, "git-annex", "required-content.log", line)
 
 
 def _commit_to(repository: Path, files: dict[str, str]) -> None:
@@ -250,15 +237,9 @@ def _rename_alias(origin: Path) -> None:
         _remove_manifests,
         _rename_alias,
         _serve_from_another_host,
-        _add_file,
         _link_elsewhere,
         _add_datalad_setting,
-        _add_procedure,
-        _change_attributes,
-        _add_submodule,
-        _enable_foreign_remote,
-        _trust_web,
-        _require_contents,
+        *(pytest.param(partial(_write_foreign, what), id=what) for what in FOREIGN_FILES),
     ],
 )
 def test_what_does_not_agree_is_refused(

@@ -13,7 +13,7 @@ import pytest
 from neuromirror.service.health import HealthServer, Heartbeat
 from neuromirror.service.pending_connections import MAX_PENDING, PendingConnections
 
-CROWD = 500
+CROWD = 200
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import urllib.request
 from collections import Counter
@@ -19,7 +18,9 @@ from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive, Description
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.service_process import SHORT_TIMEOUTS, environment, running_service, serve_once
+from support.service_process import SHORT_TIMEOUTS, running_service, serve_once
+
+THREAD = ("--workers", "1", "--executor", "threads")
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert before
     assert before < minted_versions(other)
 
-    results = serve_once(mirror_harness, "--workers", "2")
+    results = serve_once(mirror_harness, "--executor", "threads")
     assert {one["status"] for one in results} <= {"ok", "notneeded"}
     assert minted_versions(mirror_harness) == minted_versions(other)
     assert set(minted_versions(mirror_harness).values()) == {1}
@@ -123,15 +124,15 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
         row = schedule.task("demo:000002")
         assert row is not None
         assert (row.failures, row.ended) == (0, None)
-    serve_once(mirror_harness, "--workers", "1", "--executor", kind)
+    serve_once(mirror_harness, *THREAD)
     assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
 def test_sigterm_lets_a_visit_come_to_its_end(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=2, times=1)
-    with running_service(mirror_harness, "--workers", "1") as service:
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=1, times=1)
+    with running_service(mirror_harness, *THREAD) as service:
         service.wait(lambda: fault.struck)
         assert service.send_signal(signal.SIGTERM, 30) == 0
         assert service.find_events("stopped")[0]["message"] == "all jobs finished"
@@ -142,7 +143,7 @@ def test_sigterm_lets_a_visit_come_to_its_end(
 
 def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
-    with running_service(mirror_harness, "--workers", "1") as service:
+    with running_service(mirror_harness, *THREAD) as service:
         service.wait(lambda: fault.struck)
         os.kill(service.pid, signal.SIGINT)
         service.wait_for("stopping")
@@ -151,7 +152,7 @@ def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: De
 
 
 def test_a_store_has_one_service(mirror_harness: MirrorHarness) -> None:
-    with running_service(mirror_harness, "--workers", "1") as service:
+    with running_service(mirror_harness, *THREAD) as service:
         service.wait_for("started")
         shell = Shell(mirror_harness.mirrors, mirror_harness.folder)
         (result,) = shell.records("serve", "--once", code=1)
@@ -166,7 +167,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
     file = mirror_harness.mirrors / "demo.toml"
     right = file.read_text("utf-8")
     with running_service(
-        mirror_harness, "--metrics", "127.0.0.1:0", "--workers", "1", first=SHORT_TIMEOUTS
+        mirror_harness, "--metrics", "127.0.0.1:0", *THREAD, first=SHORT_TIMEOUTS
     ) as service:
         address = service.wait_for("health server started")["message"].removesuffix("/healthz")
         service.wait_for("started")
@@ -210,21 +211,12 @@ def test_once_runs_due_tasks_and_reports_like_sync(
 
 
 def test_a_missing_extra_is_reported_with_the_install_command(
-    mirror_harness: MirrorHarness,
+    mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (
-        "import sys; sys.modules['apscheduler'] = None; from neuromirror.cli import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "serve"],
-        env=environment(mirror_harness),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "needs the extra 'service'" in done.stderr
-    assert "pip install 'neuromirror[service]'" in done.stderr
+    monkeypatch.setitem(sys.modules, "apscheduler", None)
+    error = Shell(mirror_harness.mirrors, mirror_harness.folder).run("serve", code=2).err
+    assert "needs the extra 'service'" in error
+    assert "pip install 'neuromirror[service]'" in error
     assert not mirror_harness.folder.exists()
 
 

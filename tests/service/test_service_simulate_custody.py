@@ -13,9 +13,9 @@ def simulate(folder: Path, datasets: int, days: float, down: float) -> CustodyRe
 
 
 def test_no_pinned_content_is_lost_and_copies_are_repaired(tmp_path: Path) -> None:
-    found = simulate(tmp_path, 150, 120.0, 14.0)
-    assert found.deleted_upstream > 10
-    assert found.flips > 5
+    found = simulate(tmp_path, 100, 100.0, 14.0)
+    assert found.deleted_upstream > 3
+    assert found.flips > 1
     assert found.repaired > 0
     assert (found.lost, found.late, found.unread) == (0, 0, 0)
 

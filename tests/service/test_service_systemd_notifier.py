@@ -64,7 +64,7 @@ def test_the_watchdog_is_fed_while_the_loop_turns_and_starves_when_it_hangs(
 
 def _receive_all(listening: socket.socket) -> None:
     # some may have been sent already
-    listening.settimeout(1)
+    listening.settimeout(0.3)
     for _ in range(500):
         try:
             listening.recv(64)

@@ -120,6 +120,15 @@ class ServiceHarness:
             self.service.wakeup.wait(0.05)
         return [kind for kind, *_ in self.observer.jobs[before:]]
 
+    def read_list(self) -> None:
+        """Run the listing of the manual executor, write its results, and start due visits."""
+        assert isinstance(self.executor, ManualExecutor)
+        self.service.tick()
+        self.executor.run("demo")
+        self.service.tick()
+        self.settle_writing()
+        self.service.tick()
+
     def settle_writing(self) -> None:
         """Let the service write its pending data in pieces, without starting jobs."""
         while self.service._pending_writes:
