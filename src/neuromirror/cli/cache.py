@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
@@ -38,21 +38,11 @@ neuromirror cache prune --size 2GB""",
     metavar="[VERSION|LOCK|DIR]",
     help="For add: a version in the store, a lock file or the folder of a clone.",
 )
-@argument(
-    "globs",
-    nargs=-1,
-    metavar="[GLOB]...",
-    help="For add: files or folders, as for 'neuromirror pin --path' [default: all].",
-)
+@globs_argument("For add: files or folders, as for 'neuromirror pin --path' [default: all].")
 @click.option(
     "--size", metavar="SIZE", help="For prune: the cache's size afterwards [default: the limit]."
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="For add: number of files read in parallel [default: 4].",
-)
+@jobs_option("For add: number of files read in parallel [default: 4].")
 @settings_options
 def cache_command(
     settings: Settings,

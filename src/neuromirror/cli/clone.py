@@ -13,8 +13,14 @@ import click
 from msgspec.structs import replace
 
 from neuromirror.cli.addresses import find_address, resolve_version
-from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.commands import argument, command, jobs_option
+from neuromirror.cli.common import (
+    PRIVATE_STORE,
+    NamedPath,
+    Settings,
+    path_from_environment,
+    settings_options,
+)
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, UnknownAddressError
 
@@ -53,13 +59,7 @@ neuromirror clone https://data.example.org/dataset/dandi:000027""",
     metavar="URL",
     help="Clone from this catalogue or mirror; the archive and the store are not used.",
 )
-@click.option(
-    "-J",
-    "--jobs",
-    type=click.IntRange(1, 256),
-    metavar="N",
-    help="Number of files fetched in parallel [default: 32].",
-)
+@jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
 @settings_options
 def clone_command(
     settings: Settings,
@@ -170,11 +170,10 @@ def _no_unused_store(settings: Settings) -> Iterator[None]:
 
 def _stores(settings: Settings) -> Iterator[Settings]:
     """Yield the settings for the store, and for the private store if there is one."""
-    from neuromirror.cli.sync import private_store_folder
     from neuromirror.store.private_store import is_private_store
 
     yield settings
-    private = private_store_folder()
+    private = path_from_environment(PRIVATE_STORE)
     if private is not None and is_private_store(private):
         yield replace(settings, given_store=private)
 

@@ -108,6 +108,19 @@ def argument(
     return click.argument(name, cls=Argument, help=help, **attributes)
 
 
+def globs_argument(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the argument ``globs``."""
+    return argument("globs", nargs=-1, metavar="[GLOB]...", help=help)
+
+
+def jobs_option(
+    help: str, *names: str, most: int | None = 64, **attributes: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the option ``--jobs``, also with other ``names``."""
+    kind = click.IntRange(1, most)
+    return click.option(*names, "--jobs", type=kind, metavar="N", help=help, **attributes)
+
+
 class CommandGroup(click.Group):
     """The group of all commands; it turns exceptions into one message and an exit code."""
 

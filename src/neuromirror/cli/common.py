@@ -41,6 +41,8 @@ _IN_MEMORY = 1 << 20
 """Size in bytes above which a printed document is spooled to disk."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
+PRIVATE_STORE = "NEUROMIRROR_PRIVATE_STORE"
+"""The environment variable with the folder of the private store."""
 
 
 class Settings(Struct):
@@ -326,16 +328,33 @@ def settings_options(command: _F) -> _F:
     return wrapped  # type: ignore[return-value]
 
 
+def path_from_environment(name: str) -> Path | None:
+    """Return the path in an environment variable; None if the variable is unset or empty."""
+    value = os.environ.get(name)
+    return Path(value) if value else None
+
+
 def settings_from_environment() -> Settings:
     """Return the settings from the environment variables."""
-    settings = Settings()
-    if folder := os.environ.get("NEUROMIRROR_MIRRORS"):
-        settings.given_mirrors = Path(folder)
-    if folder := os.environ.get("NEUROMIRROR_STORE"):
-        settings.given_store = Path(folder)
-    if file := os.environ.get("NEUROMIRROR_INDEX"):
-        settings.index_file = Path(file)
-    return settings
+    return Settings(
+        given_mirrors=path_from_environment("NEUROMIRROR_MIRRORS"),
+        given_store=path_from_environment("NEUROMIRROR_STORE"),
+        index_file=path_from_environment("NEUROMIRROR_INDEX"),
+    )
+
+
+@contextmanager
+def exit_on_interrupt(
+    stack: ExitStack, advice: str = "; run the command again to continue"
+) -> Iterator[None]:
+    """On Ctrl-C in the block, close ``stack`` and exit, without waiting for slow servers."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stack.close()
+        click.echo(f"neuromirror: interrupted{advice}", err=True)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 def format_traffic(hosts: Mapping[str, Traffic]) -> str:

@@ -14,8 +14,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
-from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.common import Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.verify import open_results
@@ -42,12 +42,7 @@ neuromirror digest ./clone --piece-size 256KiB""",
     metavar="VERSION|LOCK|DIR",
     help="A version in the store, a lock file, or the folder of a clone, whose content is read.",
 )
-@argument(
-    "globs",
-    nargs=-1,
-    metavar="[GLOB]...",
-    help="Files or folders, as for 'neuromirror pin --path' [default: all].",
-)
+@globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
 @click.option(
     "--piece-size",
     metavar="SIZE",
@@ -55,12 +50,7 @@ neuromirror digest ./clone --piece-size 256KiB""",
     "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
     "4 GiB].",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Number of files read in parallel [default: 8; for DIR the number of processors].",
-)
+@jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
 @click.option(
     "--profile",
     is_flag=True,
@@ -103,19 +93,13 @@ def digest_command(
         line = stack.enter_context(ProgressLine())
         report = _Report("digest", settings, line)
         digests = stack.enter_context(BlockDigestsRecorder(store, journal, size, report.show_bytes))
-        try:
+        with exit_on_interrupt(stack):
             if Path(target).is_dir():
                 _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
             else:
                 _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
             if profile and not dry_run:
                 _record_profiles(report, target, digests)
-        except KeyboardInterrupt:
-            # do not wait for the threads that wait for a server
-            stack.close()
-            click.echo("neuromirror: interrupted; run the command again to continue", err=True)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
     report.print_summary(is_dry_run=dry_run)
     sys.exit(1 if report.failures else 0)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
@@ -60,8 +61,7 @@ def drill_command(
     result = run_drill(lock, chosen, store, scratch=scratch)
     if store is not None:
         record_drill(store, lock, result)
-    fields = {name: getattr(result, name) for name in result.__struct_fields__}
-    record = {"status": "ok" if result.ok else "error", "lock": str(lock), **fields}
+    record = {"status": "ok" if result.ok else "error", "lock": str(lock), **asdict(result)}
     text = f"{'ok' if result.ok else 'error':<10} {lock}  {result.message}"
     settings.emit("drill", record, text)
     for problem in result.problems:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.cli.keep import selected_contents
+from neuromirror.cli.keep import contents_arguments, selected_contents
 from neuromirror.cli.vault import load_configured_vaults, store_or_none, vaults_option
 from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
@@ -36,17 +36,7 @@ _LOCK_WAIT: Final = 60.0
 neuromirror drop dandi:000027@0.210831.2033 --in nas
 neuromirror drop dandi:000027@0.210831.2033 --in nas --confirm 3f2a9c01b7de""",
 )
-@argument(
-    "target",
-    metavar="LOCK|VERSION|DATASET",
-    help="A lock file, or a version in the store; a dataset means its latest version.",
-)
-@argument(
-    "globs",
-    nargs=-1,
-    metavar="[GLOB]...",
-    help="Files or folders, as for 'neuromirror pin --path' [default: all].",
-)
+@contents_arguments
 @click.option("--in", "name", required=True, metavar="VAULT", help="The vault.")
 @vaults_option
 @click.option("--confirm", metavar="ID", help="Remove the copies that were listed with this id.")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import count_of, format_bytes
 
 _VOXEL_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
@@ -124,7 +123,7 @@ def export_command(
 
     if inner:
         raise click.UsageError("--path is for the formats kerchunk, icechunk and torrent")
-    with _progress() as progress:
+    with ProgressLine() as line:
         made = export(
             version,
             output,
@@ -134,7 +133,7 @@ def export_command(
             time=time,
             store=settings.store_folder,
             index=settings.index_file,
-            progress=progress,
+            progress=line.show_bytes,
         )
     status = "notneeded" if made.unchanged == len(made.paths) else "ok"
     record = {
@@ -150,7 +149,7 @@ def export_command(
         "unchanged": made.unchanged,
         "bytes": made.bytes,
     }
-    files = "1 file" if len(made.paths) == 1 else f"{len(made.paths)} files"
+    files = count_of(len(made.paths), "file")
     unchanged = f", {made.unchanged} of them unchanged" if made.unchanged else ""
     summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{unchanged}"
     settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
@@ -209,17 +208,3 @@ def _export_torrents(settings: Settings, version: str, inner: str, output: Path)
     without = f"; {count_of(counts.total(), 'file')} without" if counts else ""
     settings.print_text(f"{'error' if counts else 'ok':<10} {output}  {written}{without}")
     sys.exit(1 if counts else 0)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of bytes on stderr if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, leave=False, file=sys.stderr, unit="B", unit_scale=True) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

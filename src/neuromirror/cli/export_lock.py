@@ -11,7 +11,7 @@ import click
 from neuromirror.cli.addresses import DEFAULT_LOCK
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, print_pieces, settings_options
-from neuromirror.model.display import format_bytes
+from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -127,7 +127,5 @@ def _report(settings: Settings, form: str, output: Path | None, export: LockExpo
         "bytes": export.bytes,
         "omitted": export.omitted.total(),
     }
-    files = "1 file" if export.files == 1 else f"{export.files} files"
-    settings.emit(
-        "export-lock", record, f"{'ok':<10} {output}  {files}, {format_bytes(export.bytes)}"
-    )
+    files = f"{count_of(export.files, 'file')}, {format_bytes(export.bytes)}"
+    settings.emit("export-lock", record, f"{'ok':<10} {output}  {files}")

@@ -12,6 +12,7 @@ from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options
+from neuromirror.model.display import count_of
 
 if TYPE_CHECKING:
     from neuromirror.index import Index, UnindexedFiles
@@ -99,7 +100,7 @@ def _queries(index: Index, query: str) -> list[str]:
 
 
 def _not_searched_message(one: UnindexedFiles) -> str:
-    zarrs = "1 Zarr" if one.zarrs == 1 else f"{one.zarrs} Zarrs"
+    zarrs = count_of(one.zarrs, "Zarr")
     return (
         f"not searched: {one.files} files in {zarrs} of {one.mirror}, which are not in the index. "
         f"To index them, set '{_SETTING} = {one.largest}' in {one.mirror}.toml and run "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from neuromirror.cli.addresses import may_be_address
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, command, jobs_option
 from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
 from neuromirror.cli.outcome_report import HostMessages, outcome_text
 from neuromirror.cli.progress_line import ProgressLine
@@ -41,13 +41,7 @@ neuromirror get dandi://dandi/000027@draft/sub-RAT123/ --into rats""",
     help="Files or folders of a clone [default: the current folder], or the address of a version.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Get the files of subdatasets too.")
-@click.option(
-    "-J",
-    "--jobs",
-    type=click.IntRange(1, 256),
-    metavar="N",
-    help="Number of files fetched in parallel [default: 32].",
-)
+@jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
 @click.option(
     "--into",
     "output",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
@@ -14,19 +14,25 @@ from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from neuromirror.store import Store
 
 
+def repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument ``names`` and the option ``--dry-run``."""
+    names = argument(
+        "names",
+        nargs=-1,
+        metavar="[MIRROR | DATASET]...",
+        help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+    )
+    text = "Print what would be done, and write nothing."
+    return names(click.option("--dry-run", is_flag=True, help=text)(function))
+
+
 @command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
-@argument(
-    "names",
-    nargs=-1,
-    metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
+@repository_options
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
-from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.common import Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.vault import load_configured_vaults, store_or_none, vaults_option
@@ -30,6 +29,17 @@ if TYPE_CHECKING:
     from neuromirror.vault.protocol import Vault
 
 
+def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments that select the contents of a lock file or a version."""
+    globs = globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
+    target = argument(
+        "target",
+        metavar="LOCK|VERSION|DATASET",
+        help="A lock file, or a version in the store; a dataset means its latest version.",
+    )
+    return target(globs(function))
+
+
 @command(
     "keep",
     example="""\
@@ -37,17 +47,7 @@ neuromirror keep datasets.lock --in nas
 neuromirror keep dandi:000027 'sub-01/**/*.nwb' --in nas --in cloud
 neuromirror keep dandi:000027 --in nas --dry-run""",
 )
-@argument(
-    "target",
-    metavar="LOCK|VERSION|DATASET",
-    help="A lock file, or a version in the store; a dataset means its latest version.",
-)
-@argument(
-    "globs",
-    nargs=-1,
-    metavar="[GLOB]...",
-    help="Files or folders, as for 'neuromirror pin --path' [default: all].",
-)
+@contents_arguments
 @click.option(
     "--in",
     "names",
@@ -57,12 +57,7 @@ neuromirror keep dandi:000027 --in nas --dry-run""",
     help="The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
 )
 @vaults_option
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Number of files copied in parallel [default: 8].",
-)
+@jobs_option("Number of files copied in parallel [default: 8].")
 @click.option(
     "--limit-rate", metavar="SIZE", help="Bytes per second for all downloads, such as 10MB."
 )
@@ -119,15 +114,10 @@ def keep_command(
                     vault = stack.enter_context(closing(open_vault(config, store, create=create)))
                     others = list(configured.vaults.values())
                     run = _Run(store, ledger, vault, others, contents, report)
-                    run.keep(target, globs, jobs, rate)
+                    with exit_on_interrupt(stack):
+                        run.keep(target, globs, jobs, rate)
             except VaultError as error:
                 report.add_vault_error(str(error))
-            except KeyboardInterrupt:
-                # do not wait for the threads that wait for a server
-                stack.close()
-                click.echo("neuromirror: interrupted; run the command again to continue", err=True)
-                sys.stdout.flush()
-                os._exit(INTERRUPTED)
             report.print_summary(is_dry_run=dry_run)
             failed |= report.failures > 0
     sys.exit(1 if failed else 0)

@@ -16,7 +16,7 @@ from neuromirror.cli.common import (
     printable,
     settings_options,
 )
-from neuromirror.cli.restore import progress_line
+from neuromirror.cli.progress_line import step_line
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def pin_command(
                 f"{'--bundle' if bundle else '--streamable'} needs a store with the version; "
                 "without it, the lock file has the URL of the catalogue to clone from"
             )
-        with progress_line("pinning") as progress:
+        with step_line("pinning") as progress:
             progress(f"{len(fetched)} versions of {fetched[0].base}")
             outcomes = pin_from_catalogues(output, fetched, clones=clones or None, remove=remove)
     else:
@@ -191,7 +191,7 @@ def _pin_from_store(
         )
 
     addresses = [name for name in versions if not Path(name).is_dir()]
-    with settings.index(*addresses) as index, progress_line("pinning") as progress:
+    with settings.index(*addresses) as index, step_line("pinning") as progress:
         store = settings.store()
         requests = [pin_request(name, index) for name in versions]
         return list(pin(output, requests, store, index, remove=remove, progress=progress))

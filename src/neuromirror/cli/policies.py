@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.common import Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import HostMessages, outcome_text
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
@@ -73,7 +73,7 @@ def policies_command(
         if dry_run:
             sys.exit(_print_plan(settings, run))
         hosts, done = HostMessages(), 0
-        try:
+        with exit_on_interrupt(stack):
             for outcome in run.copy(KeepOptions()):
                 done += outcome.size or 0
                 line.show_bytes(done, done)
@@ -81,11 +81,6 @@ def policies_command(
                 is_shown = outcome.failed and hosts.is_first(outcome)
                 with line.paused():
                     settings.emit("policies", outcome.to_json(), text if is_shown else None)
-        except KeyboardInterrupt:
-            stack.close()
-            click.echo("neuromirror: interrupted; run the command again to continue", err=True)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
         found = run.finish()
         with open_recorder(store, settings.index_path(store)) as recorder:
             record_announcements(recorder, found)
@@ -155,8 +150,7 @@ def _print_status(settings: Settings, status: PoliciesStatus, names: tuple[str, 
         text = f"{name}: {count_of(one.contents, 'content')}, {format_bytes(one.bytes)}"
         if one.lacking:
             text += f"; {one.lacking} lack copies ({format_bytes(one.lacking_bytes)})"
-        fields = {field: getattr(one, field) for field in one.__struct_fields__}
-        settings.emit("policies", record | fields, text)
+        settings.emit("policies", record | asdict(one), text)
         for problem in one.problems:
             settings.print_text(f"  {problem}")
     for name, problem in status.vaults.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
@@ -80,6 +80,13 @@ class ProgressLine:
         """Refresh the elapsed time of long steps."""
         while not self._finished.wait(_TICK_SECONDS):
             self._bar.refresh()
+
+
+@contextmanager
+def step_line(verb: str) -> Iterator[Callable[[str], None]]:
+    """Show a progress line; yield a function that shows ``verb`` and the object of a step."""
+    with ProgressLine() as line:
+        yield lambda what: line.show(f"{verb} {what}")
 
 
 def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:

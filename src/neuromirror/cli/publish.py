@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import NamedPath, Settings, path_from_environment, settings_options
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -125,11 +124,9 @@ def siblings_folder(given: Path | None) -> Path:
     """
     from neuromirror.config.sibling_files import refuse_unbound_credentials
 
-    if given is not None:
-        return given
-    named = os.environ.get("NEUROMIRROR_SIBLINGS")
+    named = given or path_from_environment("NEUROMIRROR_SIBLINGS")
     if named is not None:
-        return Path(named)
+        return named
     refuse_unbound_credentials(_LOCAL_SIBLINGS)
     return _LOCAL_SIBLINGS
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import sys
 
-import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.housekeeping import aliases_of, repository_options
 
 
 @command("repair", example="neuromirror repair dandi:000027 --dry-run")
-@argument(
-    "names",
-    nargs=-1,
-    metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
+@repository_options
 @settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Move changes made by other programs from the store's repositories to a quarantine.
@@ -31,7 +25,6 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
 
     Exit code: 0 success, 1 if a repository could not be repaired (the others are), 2 wrong usage.
     """
-    from neuromirror.cli.housekeeping import aliases_of
     from neuromirror.crawl.repair import repair_repositories
 
     store = settings.store()

@@ -14,7 +14,7 @@ from msgspec import to_builtins
 from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.cli.restore import progress_line
+from neuromirror.cli.progress_line import step_line
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
         for number, (row, mirror) in enumerate(rows.values()):
             folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
             try:
-                with progress_line("minting") as progress:
+                with step_line("minting") as progress:
                     found = reproduce(row, store, index, mirror, folder, progress)
             except ConfigurationError:
                 raise

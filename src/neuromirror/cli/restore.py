@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, command, jobs_option
 from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
 from neuromirror.cli.outcome_report import HostMessages
+from neuromirror.cli.progress_line import step_line
 from neuromirror.model.errors import ConfigurationError
 
 
@@ -55,12 +54,7 @@ from neuromirror.model.errors import ConfigurationError
     help="Send no request: restore the repositories from the store or the files beside the lock "
     "file, without file content.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of files fetched in parallel [default: 32].",
-)
+@jobs_option("Number of files fetched in parallel [default: 32].", most=None)
 @settings_options
 def restore_command(
     settings: Settings,
@@ -110,7 +104,7 @@ def restore_command(
     vaults = [*(parse_location(one) for one in copies), *own.addresses]
     counted = Tally()
     hosts = HostMessages()
-    with progress_line("restoring") as progress:
+    with step_line("restoring") as progress:
         for outcome in restore(
             found,
             into,
@@ -131,12 +125,3 @@ def restore_command(
     for message in own.unused if counted.exit_code else ():
         click.echo(printable(f"neuromirror: {message}"), err=True)
     sys.exit(counted.exit_code)
-
-
-@contextmanager
-def progress_line(verb: str) -> Iterator[Callable[[str], None]]:
-    """Show the current step on stderr if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format="{desc}[{elapsed}]") as bar:
-        yield lambda message: bar.set_description_str(f"{verb} {message} ")

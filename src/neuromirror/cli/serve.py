@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import (
+    PRIVATE_STORE,
+    NamedPath,
+    Settings,
+    path_from_environment,
+    settings_options,
+)
 from neuromirror.cli.publish import siblings_folder
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
@@ -104,23 +110,26 @@ neuromirror serve --once""",
 )
 @click.option(
     "--catalogue-address",
+    "address",
     metavar="URL",
     help="Public URL of the catalogue behind a reverse proxy [default: "
     "$NEUROMIRROR_CATALOGUE_ADDRESS, else taken from each request].",
 )
 @click.option(
     "--catalogue-title",
+    "title",
     metavar="TEXT",
     help="Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
 )
 @click.option(
     "--catalogue-no-cutouts",
+    "no_cutouts",
     is_flag=True,
     help="In the catalogue, show no previews of files, and offer no regions of volumes.",
 )
 @click.option(
     "--catalogue-limit",
-    "catalogue_limits",
+    "limits",
     multiple=True,
     metavar="KIND=NUMBER",
     help='Request limit, as "neuromirror catalogue --limit" [default: '
@@ -128,7 +137,7 @@ neuromirror serve --once""",
 )
 @click.option(
     "--catalogue-gateway",
-    "catalogue_gateways",
+    "gateways",
     multiple=True,
     metavar="[MIRROR=]MODE",
     help='How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
@@ -136,13 +145,15 @@ neuromirror serve --once""",
 )
 @click.option(
     "--catalogue-trusted-proxy",
-    "catalogue_proxies",
+    "proxies",
     multiple=True,
     metavar="ADDRESS",
     help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
     "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
 )
-@click.option("--catalogue-sql", is_flag=True, help="Let visitors run SQL queries at /index.")
+@click.option(
+    "--catalogue-sql", "sql", is_flag=True, help="Let visitors run SQL queries at /index."
+)
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option(
     "--private-store",
@@ -178,19 +189,13 @@ def serve_command(
     worker_memory: int,
     metrics: str | None,
     catalogue: str | None,
-    catalogue_address: str | None,
-    catalogue_title: str | None,
-    catalogue_no_cutouts: bool,
-    catalogue_limits: tuple[str, ...],
-    catalogue_gateways: tuple[str, ...],
-    catalogue_proxies: tuple[str, ...],
-    catalogue_sql: bool,
     log_json: bool,
     private_store: Path | None,
     backup: Path | None,
     siblings: Path | None,
     vaults: Path | None,
     once: bool,
+    **shown: Any,
 ) -> None:
     """Run the service that keeps mirrors up to date.
 
@@ -218,31 +223,16 @@ def serve_command(
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
-    private_store = private_store or _environment_path("NEUROMIRROR_PRIVATE_STORE")
-    backup = backup or _environment_path("NEUROMIRROR_BACKUP")
+    private_store = private_store or path_from_environment(PRIVATE_STORE)
+    backup = backup or path_from_environment("NEUROMIRROR_BACKUP")
     _reject_datasets(names)
+    catalogue_options = None
     if catalogue is not None:
-        catalogue_options = _catalogue_options(
-            catalogue,
-            catalogue_address,
-            catalogue_title,
-            once=once,
-            cutouts=not catalogue_no_cutouts,
-            limits=catalogue_limits,
-            gateways=catalogue_gateways,
-            proxies=catalogue_proxies,
-            sql=catalogue_sql,
-        )
-    elif (
-        any(one is not None for one in (catalogue_address, catalogue_title))
-        or any((catalogue_limits, catalogue_gateways, catalogue_proxies))
-        or any((catalogue_no_cutouts, catalogue_sql))
-    ):
+        catalogue_options = _catalogue_options(catalogue, once=once, **shown)
+    elif any(shown.values()):
         raise ConfigurationError(
             "options --catalogue-… require an address for the catalogue; add --catalogue HOST:PORT"
         )
-    else:
-        catalogue_options = None
     folder = settings.store_folder.absolute()
     require_public_store(folder)
     options = ServeOptions(
@@ -291,11 +281,11 @@ def _reject_datasets(names: tuple[str, ...]) -> None:
 
 def _catalogue_options(
     listen: str,
-    address: str | None,
-    title: str | None,
     *,
     once: bool,
-    cutouts: bool,
+    address: str | None,
+    title: str | None,
+    no_cutouts: bool,
     limits: tuple[str, ...],
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
@@ -322,7 +312,7 @@ def _catalogue_options(
         parse_listen_address(listen),
         parse_site_url(address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
         title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
-        cutouts=cutouts,
+        cutouts=not no_cutouts,
         limits=limits,
         gateways=gateways,
         proxies=proxies,
@@ -353,8 +343,3 @@ def _serve_once(
 
 def _environment_values(name: str) -> tuple[str, ...]:
     return tuple(os.environ.get(name, "").replace(",", " ").split())
-
-
-def _environment_path(name: str) -> Path | None:
-    path = os.environ.get(name)
-    return Path(path) if path else None

@@ -12,7 +12,7 @@ from neuromirror.cli.common import (
     settings_options,
 )
 from neuromirror.cli.datasets import format_counts
-from neuromirror.model import Retention, alias_of, format_bytes
+from neuromirror.model import Retention, alias_of, count_of, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,8 +174,7 @@ def _retention_text(retention: Mapping[str, int]) -> str:
 
 def _copy_text(copy: CopyRow) -> str:
     """Format another dataset with the same files and a stronger retention."""
-    files = f"{copy.files} file{'s' if copy.files != 1 else ''}"
-    return f"{files} in {copy.dataset} ({copy.retention.value})"
+    return f"{count_of(copy.files, 'file')} in {copy.dataset} ({copy.retention.value})"
 
 
 def _visit_text(visit: VisitRow) -> str:

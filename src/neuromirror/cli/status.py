@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
@@ -123,11 +124,10 @@ def status_command(settings: Settings) -> None:
 def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], str]]:
     """Yield a record and a line per policy, vault and drill."""
     for name, policy in custody.policies.policies.items():
-        fields = {field: getattr(policy, field) for field in policy.__struct_fields__}
         text = f"policy {name}  {policy.contents} contents, {format_bytes(policy.bytes)}"
         if policy.lacking:
             text += f"; {policy.lacking} lack copies, {policy.announced} announced"
-        yield {"kind": "policy", "policy": name, "status": "ok", **fields}, text
+        yield {"kind": "policy", "policy": name, "status": "ok", **asdict(policy)}, text
     for vault in custody.vaults:
         text = f"vault {vault.name}  {vault.copies} copies, {format_bytes(vault.bytes)}"
         if vault.oldest_check is not None and vault.oldest_read is not None:
@@ -142,12 +142,9 @@ def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], 
             text,
         )
     for path, drill in custody.drills.items():
-        fields = {field: getattr(drill, field) for field in drill.__struct_fields__}
         text = f"drill {path}  {_moment(drill.at)}: {drill.message}"
-        yield (
-            {"kind": "drill", "lock": path, "status": "ok" if drill.ok else "error", **fields},
-            text,
-        )
+        status = "ok" if drill.ok else "error"
+        yield {"kind": "drill", "lock": path, "status": status, **asdict(drill)}, text
 
 
 def _catalogue_line(one: CatalogueStatus) -> tuple[dict[str, object], str]:

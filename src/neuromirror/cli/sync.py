@@ -15,11 +15,13 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.addresses import find_address
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, command, jobs_option
 from neuromirror.cli.common import (
+    PRIVATE_STORE,
     NamedPath,
     Settings,
     format_traffic,
+    path_from_environment,
     printable,
     settings_options,
 )
@@ -66,14 +68,7 @@ neuromirror sync dandi --dry-run""",
 @click.option(
     "--history", is_flag=True, help="Mirror earlier versions too, if the archive keeps them."
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=16,
-    show_default=True,
-    metavar="N",
-    help="Number of datasets updated in parallel.",
-)
+@jobs_option("Number of datasets updated in parallel.", default=16, show_default=True)
 @click.option(
     "--private-store",
     type=NamedPath(),
@@ -144,7 +139,7 @@ def sync_command(
     from neuromirror.crawl import parse_sync_requests
     from neuromirror.store.private_store import require_public_store
 
-    private_store = private_store or private_store_folder()
+    private_store = private_store or path_from_environment(PRIVATE_STORE)
     mirrors = settings.mirrors()
     names = tuple(_dataset_name(settings, name, mirrors) for name in names)
     requests = parse_sync_requests(names, mirrors if names else settings.local_mirrors())
@@ -199,12 +194,6 @@ def _join(settings: Settings, requests: Sequence[SyncRequest], url: str, sample:
     return code
 
 
-def private_store_folder() -> Path | None:
-    """Return the folder of the private store that the environment names; None if it names none."""
-    named = os.environ.get("NEUROMIRROR_PRIVATE_STORE")
-    return Path(named) if named else None
-
-
 def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Result]:
     """Mirror a dataset for another command; print the results and return them.
 
@@ -216,7 +205,7 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
     mirrors = settings.mirrors()
     requests = parse_sync_requests((name,), mirrors)
     require_public_store(settings.store_folder)
-    private = private_store_folder()
+    private = path_from_environment(PRIVATE_STORE)
     _check_private_store(settings, requests, private)
     with line.paused():
         store = settings.store(create=True)

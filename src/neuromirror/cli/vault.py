@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -14,7 +13,7 @@ import click
 from msgspec import Struct
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import NamedPath, Settings, path_from_environment, settings_options
 from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
@@ -68,9 +67,7 @@ def load_configured_vaults(folder: Path | None) -> ConfiguredVaults:
     from neuromirror.config.vault_files import load_vaults, refuse_unsafe_vaults
     from neuromirror.vault.own_vaults import LOCAL_VAULTS
 
-    given = folder
-    if given is None and (value := os.environ.get("NEUROMIRROR_VAULTS")):
-        given = Path(value)
+    given = folder or path_from_environment("NEUROMIRROR_VAULTS")
     found = given or LOCAL_VAULTS
     vaults = load_vaults(found, required=given is not None)
     if given is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ import click
 from msgspec import Struct, field
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
-from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import INTERRUPTED, NamedPath, Settings, settings_options
+from neuromirror.cli.commands import argument, command, jobs_option
+from neuromirror.cli.common import NamedPath, Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import HostMessages
-from neuromirror.model.display import format_bytes
+from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -63,12 +62,7 @@ neuromirror verify --remote ./clone""",
     help="Folder given to 'restore --into' [default: the folder of LOCK].",
 )
 @click.option("--allow-missing", is_flag=True, help="Do not count missing content as a failure.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Number of files checked in parallel [default: number of processors; 8 for URLs].",
-)
+@jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
 @settings_options
 def verify_command(
     settings: Settings,
@@ -143,16 +137,12 @@ def verify_command(
             from neuromirror.transfer.url_health import record_health
 
             findings = record_health(findings, recorder, datetime.now(UTC))
-        try:
-            code = _report(settings, _with_progress(findings), mode, str(target))
-        except NotADatasetError as error:
-            raise ConfigurationError(str(error), suggestions=nearby_datasets(target)) from error
-        except KeyboardInterrupt:
-            # do not wait for the threads that wait for a server
-            stack.close()
-            click.echo("neuromirror: interrupted", err=True)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
+        with exit_on_interrupt(stack, advice=""):
+            try:
+                code = _report(settings, _with_progress(findings), mode, str(target))
+            except NotADatasetError as error:
+                suggestions = nearby_datasets(target)
+                raise ConfigurationError(str(error), suggestions=suggestions) from error
     sys.exit(code)
 
 
@@ -323,16 +313,15 @@ def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
     if summary.checked:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.checked.items())
         how = "downloaded and hashed" if mode == "full" else "hashed"
-        parts.append(
-            f"{_count(summary.checked, 'file')} {how} ({breakdown}; {format_bytes(summary.bytes)})"
-        )
+        files = count_of(summary.checked.total(), "file")
+        parts.append(f"{files} {how} ({breakdown}; {format_bytes(summary.bytes)})")
     if summary.claimed:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.claimed.items())
-        parts.append(f"{_count(summary.claimed, 'file')} without checksum ({breakdown})")
+        parts.append(f"{count_of(summary.claimed.total(), 'file')} without checksum ({breakdown})")
     if summary.locations:
         breakdown = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
         what = "checked" if mode == "remote" else "without the right content"
-        parts.append(f"{_count(summary.locations, 'URL')} {what}: {breakdown}")
+        parts.append(f"{count_of(summary.locations.total(), 'URL')} {what}: {breakdown}")
     if summary.stated:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.stated.items())
         parts.append(f"evidence claimed by the servers ({breakdown})")
@@ -345,8 +334,3 @@ def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
     if summary.failed:
         parts.append(f"{summary.failed} differ from the pin or are unavailable")
     return "; ".join(parts) or "no files"
-
-
-def _count(counts: Counter[str], what: str) -> str:
-    count = counts.total()
-    return f"1 {what}" if count == 1 else f"{count} {what}s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from importlib.util import find_spec
 
 from neuromirror.model import ConfigurationError
@@ -14,15 +13,11 @@ _WEB_PACKAGES = ("datasette", "uvicorn")
 
 def require_service() -> None:
     """Raise ConfigurationError if a package that the service needs is missing."""
-    for name in _SERVICE_PACKAGES:
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise _missing_error("'neuromirror serve'", "service", name) from error
+    _require(_SERVICE_PACKAGES, "'neuromirror serve'", "service")
 
 
 def require_web() -> None:
-    """Raise ConfigurationError if a package of the catalogue is missing, without importing any."""
+    """Raise ConfigurationError if a package of the catalogue is missing."""
     _require(_WEB_PACKAGES, "the catalogue", "web")
 
 
@@ -34,10 +29,7 @@ def require_json_logging() -> None:
 def _require(names: Iterable[str], what: str, extra: str) -> None:
     for name in names:
         if find_spec(name) is None:
-            raise _missing_error(what, extra, name)
-
-
-def _missing_error(what: str, extra: str, name: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{what} needs the extra '{extra}' ({name} is missing): pip install 'neuromirror[{extra}]'"
-    )
+            raise ConfigurationError(
+                f"{what} needs the extra '{extra}' ({name} is missing): pip install "
+                f"'neuromirror[{extra}]'"
+            )

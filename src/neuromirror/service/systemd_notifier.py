@@ -10,18 +10,12 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Protocol, Self
+from typing import Self
+
+from neuromirror.service.health import Heartbeat
 
 _LONGEST_STATUS = 512
 """Maximum length of a status in bytes."""
-
-
-class Liveness(Protocol):
-    """An object with a method that returns whether the service is alive."""
-
-    def is_alive(self) -> bool:
-        """Whether the last pass of the service loop is recent."""
-        ...
 
 
 class SystemdNotifier:
@@ -59,7 +53,7 @@ class SystemdNotifier:
         self._send("", status)
 
     @contextmanager
-    def feed_watchdog(self, liveness: Liveness) -> Iterator[None]:
+    def feed_watchdog(self, heartbeat: Heartbeat) -> Iterator[None]:
         """Notify the watchdog twice per timeout while the service is alive."""
         if self._name is None or self.watchdog is None:
             yield
@@ -68,7 +62,7 @@ class SystemdNotifier:
 
         def watch() -> None:
             while not stopped.is_set():
-                if liveness.is_alive():
+                if heartbeat.is_alive():
                     self._send("WATCHDOG=1")
                 stopped.wait(pause)
 
