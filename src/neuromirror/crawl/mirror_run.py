@@ -147,11 +147,8 @@ class MirrorRun:
         result = replace(result, cause=public_cause(error))
         name = request.mirror.name
         try:
-            last = None
-            if request.local_id is not None:
-                last = self._recorder.ask(lambda index: index.last_visits(name)).get(
-                    request.local_id
-                )
+            last_visits = self._recorder.ask(lambda index: index.last_visits(name))
+            last = last_visits.get(request.local_id or "")
             if last is not None and request.local_id is not None:
                 dataset = self._source.dataset(request.local_id)
                 self._visit_log.record_result(dataset, last, result)
@@ -166,23 +163,16 @@ class MirrorRun:
         self, request: SyncRequest, defer: Callable[[DatasetTask], None] | None = None
     ) -> Iterator[Result]:
         """Yield the results as datasets finish; pass due tasks to ``defer`` instead, if given."""
-        recorder, source = self._recorder, self._source
         planned = yield from self._plan(request)
         if planned is None:
             return
         tasks, vanished_ids = planned
         name = request.mirror.name
-        failed = list(
-            self._run_step(
-                PROBE, name, lambda: self._record_mirror(request.mirror, source, recorder)
-            )
-        )
+        failed = list(self._run_step(PROBE, name, lambda: self._record_mirror(request.mirror)))
         if failed:
             yield from failed
             return
-        yield from self._run_step(
-            PROBE, name, lambda: self._record_capabilities(request.mirror, source, recorder)
-        )
+        yield from self._run_step(PROBE, name, lambda: self._record_capabilities(name))
         self._add_to_total(len(tasks) + len(vanished_ids))
         yield from self._unvisited_results(tasks)
         due = [task for task in tasks if task.action == "visit"]
@@ -242,18 +232,18 @@ class MirrorRun:
         else:
             yield result
 
-    def _record_mirror(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        seen = {one.mirror: (one.source, one.uri) for one in mirror_statuses(recorder)}
-        kind = mirror.settings.source
-        if seen.get(mirror.name) != (kind, source.uri):
-            recorder.record(MirrorSeen(mirror.name, kind, source.uri, current_timestamp()))
+    def _record_mirror(self, mirror: Mirror) -> None:
+        seen = {one.mirror: (one.source, one.uri) for one in mirror_statuses(self._recorder)}
+        kind, uri = mirror.settings.source, self._source.uri
+        if seen.get(mirror.name) != (kind, uri):
+            self._recorder.record(MirrorSeen(mirror.name, kind, uri, current_timestamp()))
 
-    def _record_capabilities(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+    def _record_capabilities(self, mirror: str) -> None:
         """Record the archive's capabilities if they changed."""
         with count_traffic(self._traffic):
-            found = dict(source.capabilities())
-        if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
-            recorder.record(MirrorProbed(mirror.name, found, current_timestamp()))
+            found = dict(self._source.capabilities())
+        if self._recorder.ask(lambda index: index.capabilities(mirror)) != found:
+            self._recorder.record(MirrorProbed(mirror, found, current_timestamp()))
 
     def _visit_all(
         self, due: list[DatasetTask], mirror: Mirror, earlier_state_counts: list[int]

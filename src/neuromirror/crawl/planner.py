@@ -191,9 +191,15 @@ class Planner:
             Whatever the source raises.
         """
         self._check_archive(request.mirror, source)
-        known = self._last_visits(request.mirror.name)
-        held, released = self._held(), self._released()
-        takedowns = self._takedown_messages(request.mirror.name)
+        known: dict[str, LastVisit] = {}
+        held: frozenset[str] = frozenset()
+        released: frozenset[str] = frozenset()
+        takedowns: dict[str, str] = {}
+        if self._index is not None:
+            known = self._index.last_visits(request.mirror.name)
+            held = frozenset(one.dataset for one in self._index.open_holds())
+            released = self._index.released_datasets()
+            takedowns = takedown_messages(self._index, request.mirror.name)
         if request.local_id is not None:
             dataset = _dataset(source, request.local_id)
             if request.local_id in takedowns:
@@ -270,22 +276,9 @@ class Planner:
                 f"{dataset.name} is a component of {around}; sync that dataset instead"
             )
 
-    def _last_visits(self, mirror: str) -> dict[str, LastVisit]:
-        return {} if self._index is None else self._index.last_visits(mirror)
 
-    def _takedown_messages(self, mirror: str) -> dict[str, str]:
-        """Return the messages for the mirror's datasets that were taken down, by local id."""
-        if self._index is None:
-            return {}
-        return {
-            one.dataset.partition(":")[2]: takedown_message(one)
-            for one in self._index.tombstones(mirror)
-        }
-
-    def _held(self) -> frozenset[str]:
-        if self._index is None:
-            return frozenset()
-        return frozenset(one.dataset for one in self._index.open_holds())
-
-    def _released(self) -> frozenset[str]:
-        return frozenset() if self._index is None else self._index.released_datasets()
+def takedown_messages(index: CrawlIndex, mirror: str) -> dict[str, str]:
+    """Return the messages for the mirror's datasets that were taken down, by local id."""
+    return {
+        one.dataset.partition(":")[2]: takedown_message(one) for one in index.tombstones(mirror)
+    }

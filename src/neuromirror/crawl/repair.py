@@ -88,8 +88,7 @@ def repair_repositories(
     by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]] = {}
     for _, entry in store.read_entries(0):
         if isinstance(entry, VersionMinted | AnnexBranchMoved):
-            dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
-            by_alias.setdefault(dataset.alias, []).append(entry)
+            by_alias.setdefault(dataset_ref_of(entry).alias, []).append(entry)
     has_dropped_versions = False
     done: set[Path] = set()
     for alias, repository in store.aliases():
@@ -174,7 +173,7 @@ def _quarantine_and_restore(
     if damage.refs:
         restore_refs(repository, damage.refs)
     if entries:
-        store.append_entries(*_repair_entries(dataset_of_entry(entries[0]), damage, at))
+        store.append_entries(*_repair_entries(dataset_ref_of(entries[0]), damage, at))
     return folder
 
 
@@ -199,11 +198,6 @@ def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> l
     return [visit, event]
 
 
-def dataset_of_entry(entry: VersionMinted | AnnexBranchMoved) -> DatasetRef:
-    """Return a reference to the dataset that a journal entry is about."""
-    return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
-
-
 def _name(alias: str, by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]]) -> str:
     entries = by_alias.get(alias)
-    return dataset_of_entry(entries[0]).name if entries else alias
+    return dataset_ref_of(entries[0]).name if entries else alias

@@ -143,7 +143,7 @@ def reinstate(
     """
     require_public_store(store.root, _ONLY_PUBLIC)
     ever = {
-        DatasetRef(one.mirror, one.local_id, one.source_uri): one
+        dataset_ref_of(one): one
         for _, one in store.read_entries(0)
         if isinstance(one, DatasetWithdrawn)
     }

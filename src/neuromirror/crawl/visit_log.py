@@ -37,17 +37,15 @@ class VisitLog:
             == (result.visit, hint.fingerprint or "", pending)
         ):
             return
-        self._recorder.record(
-            _visit_ended_entry(
-                dataset,
-                started,
-                result.visit,
-                result.message,
-                title=hint.title,
-                fingerprint=hint.fingerprint or "",
-                pending=pending,
-                visit_traffic=visit_traffic,
-            )
+        self._record(
+            dataset,
+            started,
+            result.visit,
+            result.message,
+            visit_traffic,
+            title=hint.title,
+            fingerprint=hint.fingerprint or "",
+            pending=pending,
         )
 
     def record_result(
@@ -68,49 +66,47 @@ class VisitLog:
             before = self._recorder.ask(lambda index: next(index.visits(name, limit=1)))
             if before.message == result.message:
                 return
-        self._recorder.record(
-            _visit_ended_entry(
-                dataset,
-                started or current_timestamp(),
-                result.visit,
-                result.message,
-                fingerprint="" if last is None else last.fingerprint,
-                pending=0 if last is None else last.pending,
-                visit_traffic=visit_traffic or TrafficCounter(),
-            )
+        self._record(
+            dataset,
+            started or current_timestamp(),
+            result.visit,
+            result.message,
+            visit_traffic or TrafficCounter(),
+            fingerprint="" if last is None else last.fingerprint,
+            pending=0 if last is None else last.pending,
         )
 
     def record_tombstone_visit(
         self, dataset: DatasetRef, started: str, message: str, visit_traffic: TrafficCounter
     ) -> None:
         """Record a visit that found that the dataset no longer exists."""
+        self._record(dataset, started, "not_found", message, visit_traffic)
+
+    def _record(
+        self,
+        dataset: DatasetRef,
+        started: str,
+        status: str,
+        message: str,
+        visit_traffic: TrafficCounter,
+        *,
+        title: str = "",
+        fingerprint: str = "",
+        pending: int = 0,
+    ) -> None:
         self._recorder.record(
-            _visit_ended_entry(dataset, started, "not_found", message, visit_traffic=visit_traffic)
+            VisitEnded(
+                visit=f"{started}-{dataset.dataset_id[:8]}",
+                mirror=dataset.mirror,
+                local_id=dataset.local_id,
+                source_uri=dataset.source_uri,
+                title=title,
+                started=started,
+                ended=current_timestamp(),
+                status=status,
+                fingerprint=fingerprint,
+                pending=pending,
+                message=message,
+                traffic=dump_traffic(visit_traffic.hosts()),
+            )
         )
-
-
-def _visit_ended_entry(
-    dataset: DatasetRef,
-    started: str,
-    status: str,
-    message: str,
-    *,
-    title: str = "",
-    fingerprint: str = "",
-    pending: int = 0,
-    visit_traffic: TrafficCounter,
-) -> VisitEnded:
-    return VisitEnded(
-        visit=f"{started}-{dataset.dataset_id[:8]}",
-        mirror=dataset.mirror,
-        local_id=dataset.local_id,
-        source_uri=dataset.source_uri,
-        title=title,
-        started=started,
-        ended=current_timestamp(),
-        status=status,
-        fingerprint=fingerprint,
-        pending=pending,
-        message=message,
-        traffic=dump_traffic(visit_traffic.hosts()),
-    )

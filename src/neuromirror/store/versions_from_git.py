@@ -8,7 +8,9 @@ from typing import Any
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.model import (
     DESCRIPTION_PATH,
+    AnnexBranchMoved,
     DatasetRef,
+    DatasetWithdrawn,
     InvalidDocumentError,
     VersionMinted,
     parse_description,
@@ -185,13 +187,13 @@ def _entry(
     )
 
 
-def dataset_ref_of(entry: VersionMinted) -> DatasetRef:
-    """Return a reference to the dataset that a journal entry of a version is about.
+def dataset_ref_of(entry: VersionMinted | AnnexBranchMoved | DatasetWithdrawn) -> DatasetRef:
+    """Return a reference to the dataset that a journal entry is about.
 
     Parameters
     ----------
     entry
-        The journal entry of the version.
+        The journal entry.
 
     Returns
     -------
