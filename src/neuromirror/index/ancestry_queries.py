@@ -159,9 +159,8 @@ class AncestryQueries(DatasetQueries):
 
     def _inputs(self, version: _Version) -> list[_Edge]:
         edges = []
-        for (name,) in list(
-            self._rows("SELECT name FROM inputs WHERE version = ? ORDER BY name", (version.id,))
-        ):
+        names = self._all("SELECT name FROM inputs WHERE version = ? ORDER BY name", (version.id,))
+        for (name,) in names:
             target = self._input_dataset(name, version.dataset, version.mirror)
             pinned = None if target is None else self._version_at(target[0], version.time)
             dataset = None if target is None else target[1]
@@ -176,8 +175,8 @@ class AncestryQueries(DatasetQueries):
         named, like = (_EXACT_NAME, ()) if core is None else (_SIMILAR_NAME, (_escape_like(core),))
         edges = []
         targets: dict[tuple[str, int], bool] = {}
-        for name, number, label, time, dataset, mirror, full in list(
-            self._rows(_DERIVED.format(named), (version.local_id, tail, version.dataset, *like))
+        for name, number, label, time, dataset, mirror, full in self._all(
+            _DERIVED.format(named), (version.local_id, tail, version.dataset, *like)
         ):
             if (name, dataset) not in targets:
                 target = self._input_dataset(name, dataset, mirror)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from neuromirror.index.connection import translate_errors
 from neuromirror.index.contents import CHECKED_BITS, MULTIPART_ETAG
 from neuromirror.index.locations import EXACT
 from neuromirror.index.query_base import QueryBase
@@ -34,7 +33,7 @@ class LookupQueries(QueryBase):
         plain = [plain_url(url) for url in urls]
         last: dict[str, tuple[int, int, str, str | None]] = {}
         for some in _batches(list(map(short_hash, plain))):
-            for url, version_id, last_version, number in self._fetch_all(
+            for url, version_id, last_version, number in self._all(
                 "SELECT url, version_id, last_version, id FROM locations "
                 f"WHERE url_hash IN ({_placeholders(some)}) AND rank = {EXACT}",
                 some,
@@ -77,7 +76,7 @@ class LookupQueries(QueryBase):
         found: set[str] = set()
         requested = set(keys)
         for some in _batches(list(map(key_hash, keys))):
-            rows = self._fetch_all(
+            rows = self._all(
                 f"SELECT c.key FROM contents c WHERE c.key_hash IN ({_placeholders(some)}) "
                 "AND EXISTS (SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
                 "WHERE f.content = c.id AND d.withdrawn = '')",
@@ -98,23 +97,18 @@ class LookupQueries(QueryBase):
         for some in _batches([digest[:8] for digest in digests]):
             named = f"key_hash IN ({_placeholders(some)}) AND {head} = key_hash"
             others = f"{head} <> key_hash AND {head} IN ({_placeholders(some)})"
-            yield from self._fetch_all(f"{chosen} WHERE {named}", some)
-            yield from self._fetch_all(f"{chosen} WHERE {others}", some)
+            yield from self._all(f"{chosen} WHERE {named}", some)
+            yield from self._all(f"{chosen} WHERE {others}", some)
 
     def _other_digests(self, etags: list[str]) -> Iterator[tuple[Any, ...]]:
         """Yield (ETag, size, part size, sha256, its claimant, checked bits) of further ETags."""
         for some in _batches(etags):
-            yield from self._fetch_all(
+            yield from self._all(
                 "SELECT o.value, c.size, nullif(o.part_size, 0), c.sha256, c.sha256_by, c.checked "
                 "FROM other_digests o JOIN contents c ON c.id = o.content "
                 f"WHERE o.value IN ({_placeholders(some)}) AND o.algorithm = 'etag'",
                 some,
             )
-
-    def _fetch_all(self, sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        """Return all rows at once, which is faster than one by one."""
-        with translate_errors(self.path):
-            return self._db.execute(sql, values).fetchall()
 
 
 def _common_values(rows: list[tuple[Any, ...]], claimants: dict[int, str]) -> EtagRow | None:

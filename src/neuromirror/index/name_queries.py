@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
 from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.query_base import VERSION_TABLES
 from neuromirror.index.schema import LAST_COMPONENT
 from neuromirror.index.search_terms import MAX_QUERY_LENGTH
 from neuromirror.index.urls import short_hash
@@ -19,8 +21,6 @@ _TREE = re.compile(r"swh:1:dir:([0-9a-f]{40})\Z")
 _STATE = re.compile(r"(?:state:)?(?:sha256:)?([0-9a-f]{64})\Z")
 _STATE_PREFIX = re.compile(r"\Astate:?\s+(?=sha256:)", re.IGNORECASE)
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)\Z", re.IGNORECASE)
-
-_VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
 
 
 class NameMatch(Struct, frozen=True):
@@ -91,12 +91,10 @@ class NameQueries(DatasetQueries):
 
     def _match_version(self, condition: str, *values: str) -> NameMatch | None:
         """Return the one matching version; of a repeated state, the one recorded last."""
-        rows = list(
-            self._rows(
-                f"SELECT m.name || ':' || d.local_id, v.label FROM {_VERSIONS} "
-                f"WHERE {condition} AND d.withdrawn = '' ORDER BY v.id DESC",
-                values,
-            )
+        rows = self._all(
+            f"SELECT m.name || ':' || d.local_id, v.label FROM {VERSION_TABLES} "
+            f"WHERE {condition} AND d.withdrawn = '' ORDER BY v.id DESC",
+            values,
         )
         return NameMatch(*rows[0]) if len({name for name, _ in rows}) == 1 else None
 
@@ -117,15 +115,13 @@ class NameQueries(DatasetQueries):
         if form is None:
             return None
         doi = form[1].rstrip("/.").lower()
-        rows = list(
-            self._rows(
-                "SELECT m.name || ':' || d.local_id, v.label, lower(v.doi) FROM dataset_text t "
-                "JOIN datasets d ON d.id = t.rowid JOIN mirrors m ON m.id = d.mirror "
-                "JOIN versions v ON v.dataset = d.id "
-                "WHERE dataset_text MATCH ? AND d.withdrawn = '' AND v.doi IS NOT NULL "
-                "ORDER BY v.id DESC",
-                ('doi : "{}"'.format(doi.replace('"', '""')),),
-            )
+        rows = self._all(
+            "SELECT m.name || ':' || d.local_id, v.label, lower(v.doi) FROM dataset_text t "
+            "JOIN datasets d ON d.id = t.rowid JOIN mirrors m ON m.id = d.mirror "
+            "JOIN versions v ON v.dataset = d.id "
+            "WHERE dataset_text MATCH ? AND d.withdrawn = '' AND v.doi IS NOT NULL "
+            "ORDER BY v.id DESC",
+            ('doi : "{}"'.format(doi.replace('"', '""')),),
         )
         exact = {name: label for name, label, known in reversed(rows) if known == doi}
         # a dataset's own DOI is a prefix of those of its versions
@@ -184,14 +180,12 @@ class NameQueries(DatasetQueries):
 
         Without digits, the last component of an id may be a word of a title.
         """
-        whole = list(
-            self._rows(
-                "SELECT d.id, m.name || ':' || d.local_id FROM mirrors m "
-                "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ?1 "
-                "AND (?2 IS NULL OR lower(m.name) = lower(?2) OR m.source = lower(?2)) "
-                "AND d.withdrawn = ''",
-                (local_id, mirror),
-            )
+        whole = self._all(
+            "SELECT d.id, m.name || ':' || d.local_id FROM mirrors m "
+            "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ?1 "
+            "AND (?2 IS NULL OR lower(m.name) = lower(?2) OR m.source = lower(?2)) "
+            "AND d.withdrawn = ''",
+            (local_id, mirror),
         )
         if whole or not any(sign.isdigit() for sign in local_id):
             return [(number, name) for number, name in whole]
@@ -201,16 +195,14 @@ class NameQueries(DatasetQueries):
             if mirror is None or name.lower().startswith(f"{mirror.lower()}:")
         ]
 
-    def _datasets_by_tail(self, tail: str) -> list[tuple[str, int, str]]:
-        return [
-            (name, number, uri)
-            for name, number, uri in self._rows(
-                "SELECT m.name || ':' || d.local_id, d.id, coalesce(d.source_uri, '') "
-                "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-                f"WHERE {LAST_COMPONENT.format('d.local_id')} = ? AND d.withdrawn = ''",
-                (tail,),
-            )
-        ]
+    def _datasets_by_tail(self, tail: str) -> list[tuple[Any, ...]]:
+        """Return name, id and source URI of the datasets whose id has this last component."""
+        return self._all(
+            "SELECT m.name || ':' || d.local_id, d.id, coalesce(d.source_uri, '') "
+            "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            f"WHERE {LAST_COMPONENT.format('d.local_id')} = ? AND d.withdrawn = ''",
+            (tail,),
+        )
 
     def _find_label(self, dataset: int, label: str) -> str:
         """Return the label of the version with this label, upstream label or time of observation.

@@ -139,11 +139,7 @@ def dataset_json(
 
 
 def write_root_entries(
-    pack: PackWriter,
-    header: SnapshotHeader,
-    documents: Sequence[Document],
-    description: bytes,
-    sums: StateCounts,
+    pack: PackWriter, header: SnapshotHeader, description: bytes, sums: StateCounts
 ) -> dict[bytes, tuple[bytes, bytes]]:
     """Write the files at the top of every dataset, such as ``.datalad``; return their tree entries.
 
@@ -151,8 +147,8 @@ def write_root_entries(
     ----------
     pack
         Where the objects are written.
-    header, documents
-        The state, and upstream's documents sorted by path.
+    header
+        The header of the state.
     description
         The content of ``.neuromirror/dataset.json``.
     sums

@@ -294,7 +294,7 @@ class MintTransaction:
         """
         state = self.manifest.state()
         description = dataset_json(self.header, self.documents, self.within, state, sums)
-        return write_root_entries(self.pack, self.header, self.documents, description, sums)
+        return write_root_entries(self.pack, self.header, description, sums)
 
     def finish(
         self,

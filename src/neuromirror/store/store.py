@@ -23,7 +23,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from neuromirror.model import DatasetRef, parse_json
+from neuromirror.git import GitError, ObjectMissingError, ObjectReader
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    DatasetRef,
+    InvalidDocumentError,
+    describing_documents,
+    parse_description,
+    parse_json,
+)
 from neuromirror.store.durable_files import fsync_path, make_folder, write_atomically
 from neuromirror.store.errors import NotAStoreError, StoreBusyError
 from neuromirror.store.journal_file import StoredJournal
@@ -31,7 +39,6 @@ from neuromirror.store.locks import file_lock
 from neuromirror.store.manifests import manifest_file
 from neuromirror.store.records import StoredRecords
 from neuromirror.store.repository import Repository
-from neuromirror.store.version_documents import read_describing_documents
 from neuromirror.store.write_protection import protect, protection_digest
 
 _FORMAT = 3
@@ -376,8 +383,20 @@ class Store(StoredJournal, StoredRecords):
         dict[str, bytes]
             Contents by path; empty if the store does not have the commit.
         """
-        repository = Repository(self.root / dataset_id[:3] / dataset_id[3:])
-        return read_describing_documents(repository, commit)
+        repository = self.root / dataset_id[:3] / dataset_id[3:]
+        if not Repository(repository).exists():
+            return {}
+        found: dict[str, bytes] = {}
+        with ObjectReader(repository) as reader:
+            try:
+                content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+                listed = parse_description(content, DESCRIPTION_PATH)["documents"]
+            except (ObjectMissingError, InvalidDocumentError, GitError):
+                return {}
+            for path in describing_documents(listed):
+                with suppress(ObjectMissingError):
+                    found[path] = reader.read(f"{commit}:{path}")
+        return found
 
     def manifest_path(self, state: str) -> Path:
         """Return the path of the canonical manifest of a state.
