@@ -53,6 +53,15 @@ class Keeper:
     def policies(self, text: str) -> None:
         (self.vaults / POLICY_FILE).write_text(text)
 
+    def pin(self) -> Path:
+        """Pin a dataset in a new lock file of the folder of the policies."""
+        folder = self.vaults.parent / "locks"
+        folder.mkdir()
+        return pin_latest(self.mirror, folder / "datasets.lock", "demo:000001")
+
+    def saved(self) -> PoliciesStatus:
+        return PoliciesStatus.load(self.mirror.store)
+
     def clock(self) -> float:
         return datetime.now(UTC).timestamp() + self.days * DAY
 
@@ -75,7 +84,7 @@ class Keeper:
             return outcomes, run.finish()
 
     def status(self, name: str = "papers") -> tuple[int, int, int]:
-        one = PoliciesStatus.load(self.mirror.store).policies[name]
+        one = self.saved().policies[name]
         return one.contents, one.lacking, one.announced
 
     def published(self, dataset: str) -> dict[str, set[str]]:
@@ -124,8 +133,7 @@ def replace_after_pinning(mirror: MirrorHarness, demo: DemoArchive, folder: Path
 def test_pins_are_kept_in_both_vaults_and_a_second_run_copies_nothing(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    (tmp_path / "locks").mkdir()
-    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(PINS)
     outcomes, announced = keeper.run()
     assert {one.status for one in outcomes} == {"ok"}
@@ -173,7 +181,7 @@ def test_a_vault_that_is_down_is_announced_once_and_filled_from_the_other_one(
     _, announced = keeper.run()
     contents, lacking, due = keeper.status()
     assert (lacking, due, announced) == (contents, 0, [])
-    assert "cloud" in PoliciesStatus.load(mirror.store).vaults
+    assert "cloud" in keeper.saved().vaults
     assert demo.expire_blobs() > 0
     # 30 days after the replacement are 14 days from now
     keeper.days = 17
@@ -228,13 +236,12 @@ def test_only_published_files_that_match_are_kept_in_the_first_vault_that_works(
 def test_a_lock_that_cannot_be_read_is_a_problem_and_its_contents_stay_wanted(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    (tmp_path / "locks").mkdir()
-    lock = pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    lock = keeper.pin()
     keeper.policies(PINS)
     keys = [one.key or "" for one in keeper.run()[0]]
     lock.write_text("lock-version = 1\n[[dataset]]\nname = 7\n")
     keeper.run()
-    (problem,) = PoliciesStatus.load(mirror.store).policies["papers"].problems
+    (problem,) = keeper.saved().policies["papers"].problems
     assert str(lock) in problem
     shutil.rmtree(tmp_path / "locks")
     keeper.run()
@@ -254,15 +261,14 @@ def test_a_lock_of_a_newer_release_is_a_problem_and_other_files_are_not(
     (tmp_path / "locks" / "uv.lock").write_text("version = 1\n")
     keeper.policies(PINS)
     keeper.run()
-    (problem,) = PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems
+    (problem,) = keeper.saved().policies["papers"].problems
     assert str(newer) in problem
 
 
 def test_an_error_in_one_dataset_is_a_problem_and_the_run_goes_on(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    (tmp_path / "locks").mkdir()
-    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(PINS)
     busy = mirror.repository("demo:000001") / "packed-refs.lock"
     busy.write_text("git is running")
@@ -270,14 +276,14 @@ def test_an_error_in_one_dataset_is_a_problem_and_the_run_goes_on(
     assert {one.vault for one in outcomes if one.path == "."} == {"nas", "cloud"}
     contents, lacking, _ = keeper.status()
     assert (contents > 0, lacking) == (True, 0)
-    assert PoliciesStatus.load(mirror.store).policies["papers"].problems
+    assert keeper.saved().policies["papers"].problems
     with keeper.ledger() as ledger:
         keys = [one.key for one in outcomes if one.key is not None]
         assert ledger.wishes.needed(keys) == set(keys) != set()
     # the next run publishes the copies
     busy.unlink()
     assert keeper.run() == ([], [])
-    assert PoliciesStatus.load(mirror.store).policies["papers"].problems == []
+    assert keeper.saved().policies["papers"].problems == []
     assert run_git(mirror.repository("demo:000001"), "rev-parse", "custody/git-annex").strip()
 
 
@@ -355,7 +361,7 @@ def test_no_program_of_a_repository_of_locks_is_run(
     for mark in marks.iterdir():
         mark.unlink()
     assert {one.dataset for one in keeper.run()[0]} == {"demo:000001"}
-    assert PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems == []
+    assert keeper.saved().policies["papers"].problems == []
     assert list(marks.iterdir()) == []
 
 
@@ -380,7 +386,7 @@ def test_committed_locks_of_any_size_and_form_are_not_copied(
     (paper / "big.lock").unlink()
     keeper.policies(PINS.replace("../locks", "../paper").replace(', "cloud"', ""))
     assert {one.dataset for one in keeper.run()[0]} == {"demo:000001"}
-    problems = "\n".join(PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems)
+    problems = "\n".join(keeper.saved().policies["papers"].problems)
     assert "big.lock in commit" in problems
     assert problems.count("is damaged") == 2
     store = keeper.mirror.store.root
@@ -420,21 +426,19 @@ def test_nothing_is_copied_outside_of_the_hours_unless_it_is_urgent(
 def test_a_vault_whose_folder_is_gone_is_not_created_again(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    (tmp_path / "locks").mkdir()
-    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(PINS)
     keeper.run()
     (tmp_path / "vault-nas").rename(tmp_path / "unmounted")
     keeper.run()
     assert not (tmp_path / "vault-nas").exists()
-    assert "nas" in PoliciesStatus.load(mirror.store).vaults
+    assert "nas" in keeper.saved().vaults
 
 
 def test_policies_of_another_folder_do_not_end_those_of_the_store(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    (tmp_path / "locks").mkdir()
-    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(PINS.replace(', "cloud"', ""))
     keys = [one.key or "" for one in keeper.run()[0]]
     first = keeper.vaults
@@ -444,13 +448,13 @@ def test_policies_of_another_folder_do_not_end_those_of_the_store(
     keeper.policies(PINS.replace(', "cloud"', "").replace("papers", "others"))
     with pytest.raises(ConfigurationError):
         keeper.run()
-    assert set(PoliciesStatus.load(mirror.store).policies) == {"papers"}
+    assert set(keeper.saved().policies) == {"papers"}
     with keeper.ledger() as ledger:
         assert ledger.wishes.needed(keys) == set(keys) != set()
     # the folder was moved
     first.rename(tmp_path / "away")
     keeper.run()
-    assert set(PoliciesStatus.load(mirror.store).policies) == {"others"}
+    assert set(keeper.saved().policies) == {"others"}
 
 
 def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
@@ -466,11 +470,11 @@ def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
     keeper.policies('[[keep]]\nname = "papers"\nwhat = "all"\nvaults = ["tape"]\n')
     outcomes, _ = keeper.run(jobs=1, report_bytes=unmount)
     assert [one.vault for one in outcomes if one.key is None] == ["tape"]
-    assert list(PoliciesStatus.load(mirror.store).vaults) == ["tape"]
+    assert list(keeper.saved().vaults) == ["tape"]
     assert list(CustodyStatus.load(mirror.store).problems())
     unmounted.rename(remote)
     keeper.run()
-    assert not PoliciesStatus.load(mirror.store).vaults
+    assert not keeper.saved().vaults
     assert keeper.status()[1:] == (0, 0)
 
 
@@ -506,10 +510,9 @@ vaults = ["cloud"]
 """
 
 
-def unpublished(keeper: Keeper, folder: Path) -> None:
+def unpublished(keeper: Keeper) -> None:
     """Make copies for two policies that could not be published yet."""
-    (folder / "locks").mkdir()
-    pin_latest(keeper.mirror, folder / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(TWO)
     busy = keeper.mirror.repository("demo:000001") / "packed-refs.lock"
     busy.write_text("git is running")
@@ -519,21 +522,14 @@ def unpublished(keeper: Keeper, folder: Path) -> None:
     assert keeper.published("demo:000001") == {}
 
 
-def test_a_run_of_one_policy_leaves_the_copies_of_the_others_to_be_published(
-    keeper: Keeper, tmp_path: Path
-) -> None:
-    unpublished(keeper, tmp_path)
-    keeper.run("papers")
-    assert set.union(*keeper.published("demo:000001").values()) == {"nas"}
-    keeper.run()
-    assert set.union(*keeper.published("demo:000001").values()) == {"nas", "cloud"}
-
-
 def test_copies_of_an_unavailable_vault_are_published_when_it_is_back(
     keeper: Keeper, tmp_path: Path
 ) -> None:
-    unpublished(keeper, tmp_path)
+    unpublished(keeper)
     (tmp_path / "vault-cloud").rename(tmp_path / "unmounted")
+    # a run of one policy leaves the copies of the others to be published
+    keeper.run("papers")
+    assert set.union(*keeper.published("demo:000001").values()) == {"nas"}
     keeper.run()
     assert set.union(*keeper.published("demo:000001").values()) == {"nas"}
     (tmp_path / "unmounted").rename(tmp_path / "vault-cloud")
@@ -544,20 +540,19 @@ def test_copies_of_an_unavailable_vault_are_published_when_it_is_back(
 def test_a_run_of_one_policy_keeps_the_problems_of_the_vaults_of_the_others(
     keeper: Keeper, tmp_path: Path
 ) -> None:
-    unpublished(keeper, tmp_path)
+    unpublished(keeper)
     (tmp_path / "vault-cloud").rename(tmp_path / "unmounted")
     keeper.run()
     keeper.run("papers")
-    assert set(PoliciesStatus.load(keeper.mirror.store).vaults) == {"cloud"}
+    assert set(keeper.saved().vaults) == {"cloud"}
     # no policy names it any more
     keeper.policies(TWO.replace("cloud", "nas"))
     keeper.run("papers")
-    assert PoliciesStatus.load(keeper.mirror.store).vaults == {}
+    assert keeper.saved().vaults == {}
 
 
 def test_policies_are_not_run_during_another_run(keeper: Keeper, tmp_path: Path) -> None:
-    (tmp_path / "locks").mkdir()
-    pin_latest(keeper.mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.pin()
     keeper.policies(TWO)
     busy: list[bool] = []
 

@@ -27,7 +27,7 @@ from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import open_private_store
 from neuromirror.store.ref_transaction import update_refs
 from support.forge_server import OWNER, Forge
-from support.mirror_harness import MirrorHarness
+from support.mirror_harness import MirrorHarness, run_git
 from support.ssh_server import ssh_server
 from support.vaults import VAULT_UUID
 
@@ -81,6 +81,19 @@ class Publishing:
         return dict(self.store.aliases())[alias].refs()
 
 
+def _add_disk(publishing: Publishing, **settings: Any) -> None:
+    url = f"{publishing.folder.parent}/published/{{alias}}"
+    publishing.add("disk", type="git", url=url, **settings)
+
+
+def _add_own_commit(target: Path, branch: str) -> str:
+    """Add a commit to a branch at a sibling, as somebody else does."""
+    arguments = ["commit-tree", f"{branch}^{{tree}}", "-p", branch, "-m", "own"]
+    commit = run_git(target, *arguments).strip()
+    run_git(target, "update-ref", f"refs/heads/{branch}", commit)
+    return commit
+
+
 def _refs(repository: Path) -> dict[str, str]:
     return Repository(repository).refs()
 
@@ -122,24 +135,17 @@ def test_an_unchanged_dataset_needs_no_request(publishing: Publishing, forge: Fo
 
     assert second["status"] == "notneeded"
     assert len(forge.requests) == count
-
-
-def test_an_existing_repository_is_used(publishing: Publishing, forge: Forge) -> None:
-    _add_forge(publishing, forge)
-    publishing.run(DATASET, "--to", "forge")
+    # without the record of what was published, the existing repository is used
     publishing.store.task_state_path("publish-forge").unlink()
-
-    [second] = publishing.run(DATASET, "--to", "forge")
-
-    assert second["status"] == "ok"
-    assert not second["created"]
+    [third] = publishing.run(DATASET, "--to", "forge")
+    assert (third["status"], third["created"]) == ("ok", False)
     assert _refs(forge.git_dir(ALIAS)) == publishing.refs()
 
 
 def test_a_mirror_is_published_with_its_superdataset_and_subdatasets(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
 
     done = publishing.run("demo", "--to", "disk")
 
@@ -156,16 +162,10 @@ def test_a_mirror_is_published_with_its_superdataset_and_subdatasets(
 
 
 def test_a_new_version_is_pushed_without_force(publishing: Publishing, tmp_path: Path) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     publishing.run(DATASET, "--to", "disk")
     target = tmp_path / "published" / ALIAS
-    commit = subprocess.run(
-        ["git", "-C", str(target), "commit-tree", "main^{tree}", "-p", "main", "-m", "own"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    subprocess.run(["git", "-C", str(target), "update-ref", "refs/heads/main", commit], check=True)
+    _add_own_commit(target, "main")
     before = _refs(target)
 
     [refused] = publishing.run(DATASET, "--to", "disk", "--check", code=1)
@@ -227,18 +227,10 @@ def test_a_token_is_not_sent_to_the_forge_of_an_earlier_sibling_file(
 def test_a_ref_with_commits_of_others_is_not_deleted(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     publishing.run(DATASET, "--to", "disk")
     target = tmp_path / "published" / ALIAS
-    foreign = subprocess.run(
-        ["git", "-C", str(target), "commit-tree", "draft^{tree}", "-p", "draft", "-m", "own"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    subprocess.run(
-        ["git", "-C", str(target), "update-ref", "refs/heads/draft", foreign], check=True
-    )
+    foreign = _add_own_commit(target, "draft")
     repository = dict(publishing.store.aliases())[ALIAS]
     draft = repository.refs()["refs/heads/draft"]
     update_refs(repository.path, {"refs/heads/draft": draft}, {"refs/heads/draft": None})
@@ -248,15 +240,15 @@ def test_a_ref_with_commits_of_others_is_not_deleted(
     assert refused["status"] == "error"
     assert _refs(target)["refs/heads/draft"] == foreign
     # as it was pushed, it is deleted
-    subprocess.run(["git", "-C", str(target), "update-ref", "refs/heads/draft", draft], check=True)
+    run_git(target, "update-ref", "refs/heads/draft", draft)
     publishing.run(DATASET, "--to", "disk")
     assert "refs/heads/draft" not in _refs(target)
 
 
 def test_a_failure_at_one_sibling_is_not_cleared_by_another(
-    publishing: Publishing, forge: Forge, tmp_path: Path
+    publishing: Publishing, forge: Forge
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     forge.token = "another"
     _add_forge(publishing, forge)
     publishing.run(DATASET, "--to", "forge", code=1)
@@ -268,7 +260,7 @@ def test_a_failure_at_one_sibling_is_not_cleared_by_another(
 def test_a_damaged_record_of_what_was_published_is_an_error(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     publishing.run(DATASET, "--to", "disk")
     publishing.store.task_state_path("publish-disk").write_text("{")
 
@@ -333,8 +325,7 @@ def test_a_rate_limit_ends_the_run_and_the_next_run_continues(
 def test_a_large_file_in_git_is_refused_before_anything_is_pushed(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    url = f"{tmp_path}/published/{{alias}}"
-    publishing.add("disk", type="git", url=url, max_file_megabytes=0.0001)
+    _add_disk(publishing, max_file_megabytes=0.0001)
 
     [refused] = publishing.run(DATASET, "--to", "disk", code=1)
 
@@ -344,7 +335,7 @@ def test_a_large_file_in_git_is_refused_before_anything_is_pushed(
 
 def test_a_private_store_is_never_published(publishing: Publishing, tmp_path: Path) -> None:
     private = open_private_store(tmp_path / "private", publishing.store.root)
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
 
     result = CliRunner().invoke(
         main,
@@ -361,7 +352,7 @@ def test_a_private_store_is_never_published(publishing: Publishing, tmp_path: Pa
 def test_a_withdrawn_dataset_is_reported_until_it_is_forgotten(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     publishing.run("demo", "--to", "disk")
     mirrors = str(publishing.mirror_harness.mirrors)
     common = ["--store", str(publishing.store.root), "--mirrors", mirrors]
@@ -381,7 +372,7 @@ def test_a_withdrawn_dataset_is_reported_until_it_is_forgotten(
 def test_vaults_are_published_only_if_the_sibling_file_says_so(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    _add_disk(publishing)
     publishing.add("all", type="git", url=f"{tmp_path}/all/{{alias}}", vaults=True)
     store = publishing.store
     dataset = next(
@@ -445,8 +436,7 @@ def test_an_unknown_sibling_names_the_nearest(publishing: Publishing) -> None:
 def test_the_service_publishes_what_a_sibling_file_selects(
     publishing: Publishing, tmp_path: Path
 ) -> None:
-    url = f"{tmp_path}/published/{{alias}}"
-    publishing.add("disk", type="git", url=url, datasets=["demo:00000[12]"])
+    _add_disk(publishing, datasets=["demo:00000[12]"])
     publishing.add("manual", type="git", url=f"{tmp_path}/manual/{{alias}}")
     store = publishing.store
 

@@ -35,6 +35,13 @@ def cache(tmp_path: Path) -> PieceCache:
     return PieceCache(tmp_path / "pieces", 1 << 30)
 
 
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents above 1 MiB are not held in memory as a whole."""
+    for module in ("piece_checks", "verified_object"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+
+
 def flip_bits(cache: PieceCache) -> None:
     for entry in cache.entries():
         content = bytearray(entry.path.read_bytes())
@@ -144,10 +151,8 @@ def test_contents_with_other_paths_and_piece_sizes_share_the_cache(cache: PieceC
 
 
 def test_a_large_content_is_downloaded_and_verified_as_a_whole(
-    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+    cache: PieceCache, small_limit: None
 ) -> None:
-    for module in ("piece_checks", "verified_object"):
-        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
     tree = ServedTree()
     with RangeServer({"/x": CONTENT, "/wrong": CONTENT[::-1]}) as web:
         tree.add("x.bin", CONTENT, f"{web.url}/wrong", f"{web.url}/x")
@@ -173,10 +178,8 @@ def test_a_large_content_is_downloaded_and_verified_as_a_whole(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_cached_content_that_changes_after_it_was_verified_is_an_error(
-    cache: PieceCache, monkeypatch: pytest.MonkeyPatch, damage: str
+    cache: PieceCache, small_limit: None, damage: str
 ) -> None:
-    for module in ("piece_checks", "verified_object"):
-        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
     tree = ServedTree()
     with RangeServer({"/x": CONTENT}) as web:
         tree.add("x.bin", CONTENT, f"{web.url}/x")
@@ -209,10 +212,8 @@ def test_the_cache_of_the_user_is_used_by_default(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_content_is_read_without_a_cache_that_cannot_be_written(
-    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+    cache: PieceCache, small_limit: None
 ) -> None:
-    for module in ("piece_checks", "verified_object"):
-        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
     cache.folder.write_bytes(b"no folder")
     tree = ServedTree()
     with RangeServer({"/x": CONTENT}) as web:
@@ -235,11 +236,7 @@ def test_a_content_is_read_if_the_folder_of_the_cache_is_inaccessible(
             assert opened.read() == CONTENT
 
 
-def test_a_full_disk_is_an_error_with_the_folder(
-    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("piece_checks", "verified_object"):
-        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+def test_a_full_disk_is_an_error_with_the_folder(cache: PieceCache, small_limit: None) -> None:
     tree = ServedTree()
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     with RangeServer({"/x": CONTENT}) as web:

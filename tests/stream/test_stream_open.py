@@ -7,9 +7,9 @@ import io
 import json
 import random
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import pytest
 from click.testing import CliRunner
 
@@ -41,14 +41,6 @@ def test_a_file_of_a_version_has_the_bytes_of_its_key(streamed_mirror: MirrorHar
         content = opened.read()
     tree.close()
     assert ("sha256", hashlib.sha256(content).hexdigest()) == key_digest(file.key)
-
-
-def test_h5py_reads_a_file_of_a_version(streamed_mirror: MirrorHarness) -> None:
-    with (
-        stream.open("demo:000001", NWB, store=streamed_mirror.folder) as opened,
-        h5py.File(opened, "r") as file,
-    ):
-        assert file.attrs["nwb_version"]
 
 
 def test_a_document_in_git_is_opened_without_a_request(streamed_mirror: MirrorHarness) -> None:
@@ -111,59 +103,61 @@ def served() -> ServedTree:
     return ServedTree()
 
 
-def test_reads_at_any_offset_return_the_bytes_there(served: ServedTree) -> None:
+@pytest.fixture
+def web(served: ServedTree) -> Iterator[RangeServer]:
+    """A server of a content with block digests."""
+    with RangeServer({"/x": CONTENT}) as server:
+        served.add("x.bin", CONTENT, f"{server.url}/x", piece_size=1 << 16)
+        yield server
+
+
+def test_reads_at_any_offset_return_the_bytes_there(served: ServedTree, web: RangeServer) -> None:
     chance = random.Random(1)
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        with stream.open(served, "x.bin") as opened:
-            assert opened.seek(0, io.SEEK_END) == len(CONTENT)
-            for _ in range(60):
-                start, count = chance.randrange(len(CONTENT)), chance.choice([1, 100, 70000, MIB])
-                opened.seek(start)
-                assert opened.read(count) == CONTENT[start : start + count]
-            opened.seek(0)
-            assert opened.read() == CONTENT
+    with stream.open(served, "x.bin") as opened:
+        assert opened.seek(0, io.SEEK_END) == len(CONTENT)
+        for _ in range(60):
+            start, count = chance.randrange(len(CONTENT)), chance.choice([1, 100, 70000, MIB])
+            opened.seek(start)
+            assert opened.read(count) == CONTENT[start : start + count]
+        opened.seek(0)
+        assert opened.read() == CONTENT
 
 
-def test_a_sequential_reader_sends_few_requests(served: ServedTree) -> None:
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        with stream.open(served, "x.bin") as opened:
-            while opened.read(1 << 15):
-                pass
-        assert web.bytes_requested == len(CONTENT)
-        assert len(web.requests) < 15
+def test_a_sequential_reader_sends_few_requests(served: ServedTree, web: RangeServer) -> None:
+    with stream.open(served, "x.bin") as opened:
+        while opened.read(1 << 15):
+            pass
+    assert web.bytes_requested == len(CONTENT)
+    assert len(web.requests) < 15
 
 
-def test_a_random_reader_requests_only_the_pieces_it_reads(served: ServedTree) -> None:
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        with stream.open(served, "x.bin") as opened:
-            for start in (3 * MIB, MIB, 4 * MIB):
-                opened.seek(start)
-                opened.read(1 << 16)
-        assert web.bytes_requested == 3 << 16
+def test_a_random_reader_requests_only_the_pieces_it_reads(
+    served: ServedTree, web: RangeServer
+) -> None:
+    with stream.open(served, "x.bin") as opened:
+        for start in (3 * MIB, MIB, 4 * MIB):
+            opened.seek(start)
+            opened.read(1 << 16)
+    assert web.bytes_requested == 3 << 16
 
 
-def test_small_reads_inside_a_piece_request_nothing_more(served: ServedTree) -> None:
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        with stream.open(served, "x.bin") as opened:
-            opened.seek(MIB)
-            for _ in range(50):
-                opened.read(1000)
-        assert web.bytes_requested == 1 << 16
+def test_small_reads_inside_a_piece_request_nothing_more(
+    served: ServedTree, web: RangeServer
+) -> None:
+    with stream.open(served, "x.bin") as opened:
+        opened.seek(MIB)
+        for _ in range(50):
+            opened.read(1000)
+    assert web.bytes_requested == 1 << 16
 
 
-def test_ranges_are_read_together(served: ServedTree) -> None:
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        with stream.open(served, "x.bin") as opened:
-            assert isinstance(opened, stream.VerifiedFile)
-            ranges = [(0, 10), (1 << 16, (1 << 17) + 1), (4 * MIB, 4 * MIB), (5 * MIB, 6 * MIB)]
-            parts = opened.content.read_ranges(ranges)
-        assert parts == [CONTENT[start:stop] for start, stop in ranges]
-        assert len(web.requests) == 2
+def test_ranges_are_read_together(served: ServedTree, web: RangeServer) -> None:
+    with stream.open(served, "x.bin") as opened:
+        assert isinstance(opened, stream.VerifiedFile)
+        ranges = [(0, 10), (1 << 16, (1 << 17) + 1), (4 * MIB, 4 * MIB), (5 * MIB, 6 * MIB)]
+        parts = opened.content.read_ranges(ranges)
+    assert parts == [CONTENT[start:stop] for start, stop in ranges]
+    assert len(web.requests) == 2
 
 
 def test_a_server_without_ranges_serves_the_right_bytes(served: ServedTree) -> None:
@@ -243,10 +237,8 @@ def test_text_files_are_read_line_by_line(served: ServedTree) -> None:
             assert [*opened] == lines
 
 
-def test_a_closed_file_is_not_read(served: ServedTree, tmp_path: Path) -> None:
-    with RangeServer({"/x": CONTENT}) as web:
-        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
-        opened = stream.open(served, "x.bin")
-        opened.close()
-        with pytest.raises(ValueError, match="closed"):
-            opened.read(1)
+def test_a_closed_file_is_not_read(served: ServedTree, web: RangeServer) -> None:
+    opened = stream.open(served, "x.bin")
+    opened.close()
+    with pytest.raises(ValueError, match="closed"):
+        opened.read(1)

@@ -138,24 +138,35 @@ def test_after_many_failures_boto3_gets_all_requests(s3_server: FaultyS3, tmp_pa
 
 
 @contextmanager
-def closing_server(requests: list[bytes], end: bytes) -> Iterator[str]:
-    """Serve empty replies to requests with an end, and close each connection after one."""
+def raw_server(
+    requests: list[bytes], *, end: bytes = b"\r\n\r\n", replies: int = 99, keeps_open: bool = False
+) -> Iterator[str]:
+    """Serve empty replies to requests with an end: some replies, and one per connection or more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
+        def serve(connection: socket.socket) -> None:
+            request = b""
+            while data := connection.recv(65536):
+                request += data
+                if not request.endswith(end):
+                    continue
+                requests.append(request)
+                request = b""
+                if len(requests) <= replies:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                if not keeps_open:
+                    return
+
+        def accept() -> None:
             while True:
                 try:
                     connection, _ = server.accept()
                 except OSError:
                     return
                 with connection:
-                    request = b""
-                    while not request.endswith(end):
-                        request += connection.recv(65536)
-                    requests.append(request)
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    serve(connection)
 
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -170,38 +181,12 @@ def refuse() -> None:
 
 def test_a_connection_that_the_server_closed_is_replaced() -> None:
     requests: list[bytes] = []
-    with closing_server(requests, b"\r\n\r\n") as endpoint:
+    with raw_server(requests) as endpoint:
         client = S3Client(refuse, endpoint, lambda: AwsSigner(endpoint, region="us-east-1"))
         for _ in range(3):
             client.head_bucket(Bucket="b")
         client.close()
     assert len(requests) == 3
-
-
-@contextmanager
-def silent_server(requests: list[bytes], replies: int) -> Iterator[str]:
-    """Serve empty replies to the first requests, and none to the others."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    while request := connection.recv(65536):
-                        requests.append(request)
-                        if len(requests) <= replies:
-                            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 @pytest.mark.parametrize("replies", [0, 1])
@@ -210,7 +195,7 @@ def test_a_request_without_a_reply_is_not_repeated(
 ) -> None:
     monkeypatch.setattr("neuromirror.vault.s3_client._READ_SECONDS", 0.5)
     requests: list[bytes] = []
-    with silent_server(requests, replies) as endpoint:
+    with raw_server(requests, replies=replies, keeps_open=True) as endpoint:
         client = S3Client(refuse, endpoint, lambda: AwsSigner(endpoint, region="us-east-1"))
         for _ in range(replies):
             client.head_bucket(Bucket="b")
@@ -229,7 +214,7 @@ def test_the_signature_is_that_of_the_request_as_sent(
         monkeypatch.setenv("AWS_SESSION_TOKEN", token)
     requests: list[bytes] = []
     name = "pre fix/MD5E-s3--ab.tar.gz&c%=ü~"
-    with closing_server(requests, b"abc") as endpoint:
+    with raw_server(requests, end=b"abc") as endpoint:
         client = S3Client(refuse, endpoint, lambda: AwsSigner(endpoint, region="eu-west-1"))
         client.put_object(Bucket="b-1", Key=name, Body=b"abc", StorageClass="STANDARD_IA")
         client.close()

@@ -50,17 +50,6 @@ def test_a_content_is_stored_read_listed_and_removed(tmp_path: Path) -> None:
         vault.open(key)
 
 
-def test_the_uuid_is_the_same_on_every_machine(tmp_path: Path) -> None:
-    vault = new_vault(tmp_path)
-    key = key_of(b"x")
-    vault.store_bytes(key, memoryview(b"x"))
-    shutil.rmtree(tmp_path / "private")
-    elsewhere = new_vault(tmp_path)
-    assert elsewhere.uuid == vault.uuid
-    with elsewhere.open(key) as file:
-        assert file.read() == b"x"
-
-
 def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault(
     tmp_path: Path,
 ) -> None:
@@ -102,16 +91,19 @@ def test_an_unreachable_remote_says_nothing_about_its_contents(
     assert [one.size for one in vault.presence([key, other])] == [7, None]
 
 
+@pytest.mark.parametrize("kind", ["directory", "external"])
 def test_another_machine_reads_what_was_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    install_folder_remote(tmp_path / "bin", monkeypatch)
-    options = folder_remote(tmp_path / "remote", "UNKNOWN")
+    options = {}
+    if kind == "external":
+        install_folder_remote(tmp_path / "bin", monkeypatch)
+        options = folder_remote(tmp_path / "remote", "UNKNOWN")
     key = key_of(b"content")
-    vault = new_vault(tmp_path, "external", **options)
+    vault = new_vault(tmp_path, kind, **options)
     vault.store_bytes(key, memoryview(b"content"))
     shutil.rmtree(tmp_path / "private")
-    elsewhere = new_vault(tmp_path, "external", **options)
+    elsewhere = new_vault(tmp_path, kind, **options)
     assert elsewhere.uuid == vault.uuid
     with elsewhere.open(key) as file:
         assert file.read() == b"content"
@@ -145,17 +137,6 @@ def test_edited_options_are_set_up_again(tmp_path: Path) -> None:
     # without 'keep', the former options are not used with the contents of the new ones
     with pytest.raises(VaultUnavailableError, match="set up"):
         SpecialRemoteVault(first.config, tmp_path / "private" / "tape.git")
-
-
-def test_wrong_bytes_are_returned_as_they_are(tmp_path: Path) -> None:
-    vault = new_vault(tmp_path)
-    key = key_of(b"right bytes")
-    vault.store_bytes(key, memoryview(b"right bytes"))
-    (stored,) = (path for path in (tmp_path / "remote").rglob(key) if path.is_file())
-    stored.chmod(0o644)
-    stored.write_bytes(b"wrong bytes")
-    with vault.open(key) as file:
-        assert file.read() == b"wrong bytes"
 
 
 def test_a_content_that_cannot_be_copied_leaves_no_file(
