@@ -75,12 +75,18 @@ def commands(page: str) -> list[str]:
 
 @contextmanager
 def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
-    """Run ``neuromirror catalogue`` on a free port, in its own process."""
+    """Run ``neuromirror catalogue`` on a free port, in its own process.
+
+    Without another setting, it has no cache of content: in a cache that all tests share, one test
+    would have what another one read.
+    """
+    environment = {"NEUROMIRROR_CACHE": "off", **os.environ}
     read_end, write_end = os.pipe()
     # all tests are one client; the tests of limits set their own client
     command = ["--json", "--store", str(store.root), "catalogue", "--listen", "127.0.0.1:0"]
     try:
-        process = fork_command([*command, *UNLIMITED, *options], write_end, 2)
+        arguments = [*command, *UNLIMITED, *options]
+        process = fork_command(arguments, write_end, 2, environment=environment)
     finally:
         os.close(write_end)
     with os.fdopen(read_end, encoding="utf-8") as stdout:

@@ -448,7 +448,7 @@ def test_query_stops_when_its_client_disconnects(demo_harness: MirrorHarness, as
         asking = [asyncio.ensure_future(ask(reader, question(one))) for one in begun]
         while not begun[0].is_set():
             await asyncio.sleep(0.01)
-        for one in asking:
+        for one in reversed(asking):  # those that wait leave before a thread is free
             one.cancel()
         answer = ask(reader, lambda index: index.position)
         found: int = await asyncio.wait_for(answer, 60)
