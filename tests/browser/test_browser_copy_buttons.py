@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -58,21 +56,3 @@ def test_without_scripts_no_button_promises_to_copy(
     walk.open(PAGES[0])
     assert walk.page.locator(".copy pre").count() >= 6
     assert walk.page.locator("main").get_by_role("button", name="Copy").count() == 0
-
-
-def test_the_copied_clone_command_works_as_pasted(
-    start_session: SessionFactory, site: BrowserSite, tmp_path: Path, isolated_home: Path
-) -> None:
-    walk = start_session(site, **ALLOWED)
-    walk.open(f"/dataset/{RELEASED}")
-    walk.page.get_by_role("button", name="Copy: DataLad commands").click()
-    walk.page.get_by_text("Copied", exact=True).wait_for()
-    command = walk.page.evaluate("navigator.clipboard.readText()")
-    assert "datalad clone " in command
-    for pasted in (command, "cd demo--000002 && datalad get 'dataset notes.txt'"):
-        done = subprocess.run(
-            ["sh", "-c", pasted], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    notes = (tmp_path / "demo--000002" / "dataset notes.txt").read_text()
-    assert notes == "Sampled at 1 kHz.\n"

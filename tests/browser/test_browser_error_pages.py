@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
-from neuromirror.crawl import rebuild_index
 from support.browser_page_kinds import EVERY_KIND
 from support.browser_session import BrowserSession, SessionFactory
-from support.browser_site import GONE, HELD, HOSTILE, RELEASED, SECRET, BrowserSite, run_empty_site
+from support.browser_site import GONE, HELD, HOSTILE, RELEASED, SECRET, BrowserSite
 
 
 @pytest.mark.parametrize("name", [one.name for one in EVERY_KIND if one.name.startswith("odd")])
@@ -88,49 +82,3 @@ def test_an_empty_catalogue_has_no_empty_values(
         walk.open(path)
         assert walk.heading
         assert "None" not in walk.text
-
-
-@contextmanager
-def rebuilding(at: BrowserSite) -> Iterator[None]:
-    """Rebuild the index repeatedly during the block."""
-    done, made = threading.Event(), list[int]()
-
-    def work() -> None:
-        while not done.is_set():
-            made.append(rebuild_index(at.mirror_harness.store, at.mirror_harness.store.index_path))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    assert len(made) > 1
-
-
-def test_pages_work_during_a_rebuild_of_the_index(
-    session: BrowserSession, site: BrowserSite
-) -> None:
-    names = ("front", "dataset", "version", "mirrors", "front")
-    with rebuilding(site):
-        for name in names * 2:
-            (kind,) = [one for one in EVERY_KIND if one.name == name]
-            session.open(kind.path(site))
-            assert session.heading
-
-
-def test_a_missing_index_is_reported_and_recovers(
-    start_session: SessionFactory, tmp_path: Path
-) -> None:
-    with run_empty_site(tmp_path) as found:
-        walk = start_session(found)
-        path = found.mirror_harness.store.index_path
-        for one in (path, *path.parent.glob(f"{path.name}-*")):
-            one.unlink(missing_ok=True)
-        walk.open("/mirrors", 503)
-        assert "index" in walk.text
-        assert str(path.parent) not in walk.text, "a local path is shown"
-        rebuild_index(found.mirror_harness.store, path)
-        assert walk.page.reload() is not None
-        assert "lab" in walk.text

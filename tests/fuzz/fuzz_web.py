@@ -80,11 +80,12 @@ def _store() -> Store:
 @cache
 def _site() -> tuple[asyncio.AbstractEventLoop, Any]:
     from neuromirror.web.rate_limits import REQUEST_KINDS, RequestLimiter
-    from neuromirror.web.site import catalogue_app
+    from neuromirror.web.server.middleware import catalogue_app
+    from neuromirror.web.site import Site, SiteSettings
 
     store, limiter = _store(), RequestLimiter(dict.fromkeys(REQUEST_KINDS, 0))
-    site = catalogue_app(store, store.index_path, cutouts=False, limiter=limiter)
-    return asyncio.new_event_loop(), site
+    site = Site.of_catalogue(store, store.index_path, SiteSettings(cutouts=False), limiter)
+    return asyncio.new_event_loop(), catalogue_app(site)
 
 
 def _requests() -> list[bytes]:

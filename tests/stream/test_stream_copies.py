@@ -24,7 +24,7 @@ from neuromirror.transfer import published_copies
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import GatewayService, GatewaySettings, StoredFile
+from neuromirror.web.gateway.service import GatewayService, StoredFile
 from support.dataset_clones import flip_bit
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
@@ -142,8 +142,8 @@ def test_a_version_that_the_gateway_has_open_is_read_from_a_new_vault(
     kept.stop_upstream()
     path, content = next(iter(kept.contents.items()))
     store = kept.harness.store
-    settings = GatewaySettings(GatewayModes("proxy"), LIMITS)
-    gateway = GatewayService(store, AsyncIndexReader(store.index_path), settings)
+    reader = AsyncIndexReader(store.index_path)
+    gateway = GatewayService(store, reader, GatewayModes("proxy"), limits=LIMITS)
 
     async def read() -> bytes:
         row = (await gateway.version(NAME, "latest")).row

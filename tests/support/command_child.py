@@ -8,16 +8,13 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 
 from neuromirror.cli import main
-from neuromirror.web.site import import_pint_without_dask
 
-import_pint_without_dask()
 for _module in (
     "apscheduler.schedulers.background",
     "neuromirror.service.catalogue_process",
     "neuromirror.service.logs",
     "neuromirror.service.metrics",
     "neuromirror.service.serve",
-    "neuromirror.web.datasette_hooks",
     "neuromirror.web.server.idle_timeout",
     "neuromirror.web.server.uvicorn_server",
     "uvicorn",

@@ -17,10 +17,11 @@ from neuromirror.model import BlockHasher, FileRecord, Location
 from neuromirror.net import RequestLimits
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import GatewaySettings
+from neuromirror.web.gateway.service import GatewayService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
-from neuromirror.web.site import catalogue_app
+from neuromirror.web.server.middleware import catalogue_app
+from neuromirror.web.site import Site, SiteSettings
 from support.range_server import RangeServer
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
@@ -78,14 +79,12 @@ def serve_gateway(
 ) -> Iterator[str]:
     """Serve a store's catalogue with the gateway as a proxy; yield the address of its files."""
     store = harness.store
-    application = catalogue_app(
-        store,
-        store.index_path,
-        limiter=RequestLimiter(parse_limits(["gateway=0"])),
-        gateway=GatewaySettings(GatewayModes("proxy"), limits, seconds),
-    )
+    modes = GatewayModes("proxy")
+    limiter = RequestLimiter(parse_limits(["gateway=0"]))
+    site = Site.of_catalogue(store, store.index_path, SiteSettings(modes=modes), limiter)
+    site.gateway = GatewayService(store, site.reader, modes, limits=limits, seconds=seconds)
     config = uvicorn.Config(
-        application, log_config=None, access_log=False, http=IdleTimeoutProtocol, ws="none"
+        catalogue_app(site), log_config=None, access_log=False, http=IdleTimeoutProtocol, ws="none"
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_sync_requests
+from neuromirror.crawl import (
+    Mirror,
+    Result,
+    Sync,
+    load_mirrors,
+    open_recorder,
+    parse_sync_requests,
+)
+from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
 from neuromirror.store import Store
 
@@ -35,6 +43,12 @@ class MirrorHarness:
         store = self.store
         run = Sync(store, store.index_path, deep=deep, history=history)
         return {one.dataset: one for one in run.results(parse_sync_requests(names, mirrors))}
+
+    def withdraw(self, name: str, reason: str = "a test") -> None:
+        """Withdraw a dataset as ``neuromirror takedown`` does; superdatasets stay unchanged."""
+        store = self.store
+        with open_recorder(store, store.index_path) as recorder:
+            list(take_down(store, recorder, name, reason, "me", {}))
 
     def index(self) -> Index:
         return Index.open_readonly(self.store.index_path)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin
 
+import pytest
 import requests
 
 from neuromirror.store import Store
@@ -71,6 +72,13 @@ def links(page: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """Return the texts of a page's copy boxes."""
     return [html.unescape(one) for one in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+
+
+def allow_loopback(patch: pytest.MonkeyPatch) -> None:
+    """Allow requests to archives on this machine, for catalogues that live longer than a test."""
+    patch.setenv("GIT_CONFIG_COUNT", "1")
+    patch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
+    patch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1 ::1")
 
 
 @contextmanager

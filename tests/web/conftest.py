@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,26 @@ def site(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     """The catalogue of that store."""
     with run_catalogue(demo_harness.store) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def sql_catalogue(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
+    """The catalogue of that store, which runs the SQL of its visitors."""
+    with run_catalogue(demo_harness.store, "--sql") as found:
+        yield found
+
+
+@pytest.fixture
+def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """A copy of that store, for tests that change it."""
+    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
+    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
+
+
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the cache of the machine, in which contents would outlive a fault."""
+    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
 
 
 @pytest.fixture

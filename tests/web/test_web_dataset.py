@@ -150,17 +150,8 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     assert document["@type"] == "Dataset"
     assert document["name"] == "Hippocampal CA1 activity on a linear track (demo)"
     assert 50 <= len(document["description"]) <= 5000
-    assert document["creator"][0] == {
-        "@type": "Person",
-        "name": "Doe, Jane",
-        "givenName": "Jane",
-        "familyName": "Doe",
-        **(
-            {"sameAs": document["creator"][0]["sameAs"]}
-            if "sameAs" in document["creator"][0]
-            else {}
-        ),
-    }
+    creator = {"@type": "Person", "name": "Doe, Jane", "givenName": "Jane", "familyName": "Doe"}
+    assert document["creator"][0].items() >= creator.items()
     assert all(one.startswith("https://") for one in document["license"])
     assert document["isAccessibleForFree"] is True
     assert document["includedInDataCatalog"]["url"] == f"{site.address}/"
@@ -185,20 +176,16 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     assert reply.status_code == 302
 
 
-@pytest.mark.parametrize("name", ["without", "short", "long"])
-def test_a_description_is_as_long_as_search_engines_take_it(
-    catalogue: RunningCatalogue, name: str
+def test_search_engines_read_species_modality_and_a_long_description(
+    catalogue: RunningCatalogue,
 ) -> None:
-    page = catalogue.page(f"/dataset/box:{name}")
-    document = linked_data(page)
-    assert 50 <= len(document["description"]) <= 5000
-    assert document["name"] == "Scripted"
-
-
-def test_search_engines_read_species_and_modality(catalogue: RunningCatalogue) -> None:
     document = linked_data(catalogue.page("/dataset/box:linked"))
     assert document["keywords"] == ["Mus musculus", "ecephys"]
     assert document["measurementTechnique"] == ["ecephys"]
+    for name in ("without", "short", "long"):
+        document = linked_data(catalogue.page(f"/dataset/box:{name}"))
+        assert 50 <= len(document["description"]) <= 5000
+        assert document["name"] == "Scripted"
 
 
 def test_a_title_cannot_close_the_json_ld_script(catalogue: RunningCatalogue) -> None:

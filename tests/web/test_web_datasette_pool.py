@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from neuromirror.web.server import datasette_pool
-from neuromirror.web.server.datasette_pool import DatasettePool
+from neuromirror.web.server.datasette_pool import DatasettePool, DatasetteTimeoutError
 from support.mirror_harness import MirrorHarness
 
 
@@ -26,47 +27,70 @@ def scope(sql: str) -> dict[str, Any]:
     }
 
 
-async def _abandon(pool: DatasettePool) -> None:
-    assert (await pool.respond(scope("select 1"))).status == 200
-    (process,) = pool._idle
-    # it answers nothing any more, as in a function that nothing interrupts
-    os.kill(process._process.pid, signal.SIGSTOP)
-    replying = asyncio.ensure_future(pool.respond(scope("select 1")))
-    while not pool._busy or pool._idle:
-        await asyncio.sleep(0.01)
-    replying.cancel()
+async def _settle(pool: DatasettePool) -> None:
+    """Wait until no request is in progress, and until a new one is answered."""
     async with asyncio.timeout(600):
-        while pool._busy:
-            await asyncio.sleep(0.05)
+        while pool.busy:
+            await asyncio.sleep(0.01)
     assert (await pool.respond(scope("select 1"))).status == 200
+
+
+def run(harness: MirrorHarness, use: Callable[[DatasettePool], Awaitable[None]]) -> None:
+    store = harness.store
+
+    async def main() -> None:
+        pool = DatasettePool(store.root, store.index_path, title="", address="", sql=True)
+        try:
+            await use(pool)
+        finally:
+            pool.close()
+
+    asyncio.run(main())
 
 
 def test_the_process_of_a_client_that_left_is_ended(
     demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 36_000.0)
-    store = demo_harness.store
-    pool = DatasettePool(store.root, store.index_path, title="", address="", sql=True)
-    try:
-        asyncio.run(_abandon(pool))
-    finally:
-        pool.close()
 
-
-async def _cancel_at_once(pool: DatasettePool) -> None:
-    for _ in range(20):
+    async def leave(pool: DatasettePool) -> None:
+        assert (await pool.respond(scope("select 1"))).status == 200
+        (process,) = pool.idle
+        # it answers nothing any more, as in a function that nothing interrupts
+        os.kill(process.pid, signal.SIGSTOP)
         replying = asyncio.ensure_future(pool.respond(scope("select 1")))
-        await asyncio.sleep(0)
+        while not pool.busy or pool.idle:
+            await asyncio.sleep(0.01)
         replying.cancel()
-        async with asyncio.timeout(600):
-            while pool._busy:
-                await asyncio.sleep(0.01)
+        await _settle(pool)
+
+    run(demo_harness, leave)
+
+
+def test_a_function_that_nothing_interrupts_is_ended_with_its_process(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "with recursive n(i) as (select 1 union all select i+1 from n limit 40)"
+    long, half = (f"printf('%.*c',{length},'a')" for length in (900_000, 400_000))
+
+    async def block(pool: DatasettePool) -> None:
+        assert (await pool.respond(scope("select 1"))).status == 200
+        monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 1.5)
+        with pytest.raises(DatasetteTimeoutError):
+            await pool.respond(scope(f"{rows} select sum(instr({long}, {half}||i)) from n"))
+        monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 600.0)
+        await _settle(pool)
+
+    run(demo_harness, block)
 
 
 def test_cancelled_request_frees_its_slot(demo_harness: MirrorHarness) -> None:
-    store = demo_harness.store
-    pool = DatasettePool(store.root, store.index_path, title="", address="", sql=True)
-    try:
-        asyncio.run(_cancel_at_once(pool))
-    finally:
-        pool.close()
+    async def cancel_at_once(pool: DatasettePool) -> None:
+        for _ in range(20):
+            replying = asyncio.ensure_future(pool.respond(scope("select 1")))
+            await asyncio.sleep(0)
+            replying.cancel()
+            await asyncio.gather(replying, return_exceptions=True)
+        await _settle(pool)
+
+    run(demo_harness, cancel_at_once)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from typing import Any
 
+from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, visible_text
 
@@ -54,18 +53,8 @@ def test_the_command_line_lists_the_same_figures(
     site: RunningCatalogue, demo_harness: MirrorHarness
 ) -> None:
     expected = expected_figures(site)
-    command = [
-        sys.executable,
-        "-m",
-        "neuromirror",
-        "--store",
-        str(demo_harness.folder),
-        "list",
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    records = map(json.loads, done.stdout.splitlines())
+    shell = Shell(demo_harness.mirrors, demo_harness.store.root)
+    records = map(json.loads, shell.run("list", "--json").lines)
     [record] = [one for one in records if one["dataset"] == NAME]
-    assert {name: record[name] for name in ("version", "files", "bytes", "title")} == {
-        name: expected[name] for name in ("version", "files", "bytes", "title")
-    }
+    for name in ("version", "files", "bytes", "title"):
+        assert record[name] == expected[name]

@@ -16,7 +16,7 @@ from neuromirror.model.object_urls import is_asset_download
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway import service
 from neuromirror.web.gateway.modes import GatewayMode, GatewayModes
-from neuromirror.web.gateway.service import GatewayService, GatewaySettings
+from neuromirror.web.gateway.service import GatewayService
 from neuromirror.web.pages.file_download import DownloadPlan, plan_download, plan_with_copy
 from neuromirror_demo import SHARED
 from support.gateway_site import mirror_contents
@@ -24,6 +24,8 @@ from support.mirror_harness import MirrorHarness
 from support.range_server import RangeServer
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
 from support.volume_archives import EM, VolumeArchives
+
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 PUBLISHED = "demo:000002"
 TEXTS = {
@@ -34,11 +36,6 @@ TEXTS = {
     "r\u00e9sum\u00e9 1.json": b"{}\n",
 }
 MODES = ("--gateway=redirect", "--gateway=proxy", "--gateway=off")
-
-
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +117,9 @@ def test_nothing_is_read_from_archives_without_permission(demo_harness: MirrorHa
 
 def service_of(harness: MirrorHarness, mode: GatewayMode = "redirect") -> GatewayService:
     store = harness.store
-    settings = GatewaySettings(GatewayModes(mode))
-    return GatewayService(store, AsyncIndexReader(store.index_path), settings, relays=True)
+    return GatewayService(
+        store, AsyncIndexReader(store.index_path), GatewayModes(mode), relays=True
+    )
 
 
 def plan_of(index: Index, gateway: GatewayService, row: VersionRow, path: str) -> DownloadPlan:

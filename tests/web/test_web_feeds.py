@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import subprocess
-import sys
 from datetime import datetime
 from xml.etree import ElementTree
 
@@ -86,8 +84,7 @@ def test_feed_lists_removals_and_escapes_titles(box: ScriptedHarness) -> None:
     box.sync()
     del box.datasets["goes"]
     box.sync()
-    command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
-    subprocess.run([*command, "box:secret", "--reason", "asked"], check=False)
+    box.withdraw("box:secret")
     with run_catalogue(box.store) as site:
         for path in ("/feed.atom", "/feed/box.atom", "/feed/box:goes.atom"):
             page = site.page(path)
@@ -130,11 +127,13 @@ def test_a_feed_of_a_search_has_an_entry_per_dataset(box: ScriptedHarness) -> No
         assert entries("q=two") == before
 
 
-def test_an_empty_feed_is_a_feed(box: ScriptedHarness) -> None:
+def test_an_empty_catalogue_has_an_empty_feed(box: ScriptedHarness) -> None:
     box.sync()
     with run_catalogue(box.store) as site:
         assert not valid(site.page("/feed.atom")).findall(f"{_ATOM}entry")
         assert not list(ElementTree.fromstring(site.page("/sitemap.xml")))
+        assert 'href="/dataset/' not in site.page("/")
+        assert site.api("/datasets") == {"datasets": [], "next": None}
 
 
 def test_the_sitemap_names_all_datasets_and_when_they_changed(site: RunningCatalogue) -> None:
@@ -146,7 +145,8 @@ def test_the_sitemap_names_all_datasets_and_when_they_changed(site: RunningCatal
     assert all(datetime.fromisoformat(one).tzinfo is not None for one in found.values())
     robots = site.page("/robots.txt")
     assert f"Sitemap: {site.address}/sitemap.xml\n" in robots
-    assert "Disallow: /file/\n" in robots
+    for path in ("/file/", "/cutout/", "/slice/"):
+        assert f"Disallow: {path}\n" in robots
 
 
 def test_more_datasets_than_a_sitemap_holds_are_in_several(box: ScriptedHarness) -> None:

@@ -176,32 +176,6 @@ def test_viewers_get_only_public_urls_of_known_formats(catalogue: RunningCatalog
     assert address.startswith("https://neuroglancer-demo.appspot.com/#!")
 
 
-def test_private_addresses_are_the_last_to_which_a_browser_is_redirected(
-    catalogue: RunningCatalogue,
-) -> None:
-    for address in (
-        "/at/box:000027@latest/inner.nwb",
-        "/download/box:000027@latest?path=inner.nwb",
-    ):
-        reply = catalogue.get(address, allow_redirects=False)
-        assert reply.headers["location"] == "http://a.org/x"
-
-
-def test_the_curl_command_downloads_the_file_of_the_checksum(
-    site: RunningCatalogue, tmp_path: Path
-) -> None:
-    listed = site.api("/datasets/demo:000001@latest/files")["files"]
-    path = next(one["path"] for one in listed if one["path"].endswith(".nwb"))
-    found = commands(site.page(f"/file/demo:000001@latest?path={quote(path)}"))
-    (command,) = [one for one in found if one.startswith("curl ")]
-    assert "sha256sum -c" in command
-    done = subprocess.run(
-        ["sh", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, (command, done.stderr)
-    assert done.stdout == f"{Path(path).name}: OK\n"
-
-
 def test_a_name_that_a_shell_would_read_is_quoted(box: ScriptedHarness) -> None:
     name = "$(touch owned) 'x'; -y.txt"
     box.datasets["odd"] = ScriptedDataset(

@@ -9,10 +9,7 @@ import pytest
 
 from neuromirror.index import ProbeSummary
 from neuromirror.web.filters import (
-    FILTERS,
-    file_kind,
     format_age,
-    pluralize,
     printable_lines,
 )
 from neuromirror.web.pages.downloads import availability_label
@@ -30,29 +27,14 @@ from neuromirror.web.pages.viewers import is_public
         (86_400 * 15, "2 weeks ago"),
     ],
 )
-def test_recent_time_is_shown_as_age(seconds: int, text: str) -> None:
+def test_recent_time_is_shown_as_age_and_an_old_one_as_date(seconds: int, text: str) -> None:
     assert format_age(datetime.now(UTC) - timedelta(seconds=seconds)) == text
-
-
-def test_old_time_is_shown_as_date_and_none_as_never() -> None:
     assert format_age("2024-03-01T12:00:00+00:00") == "on 2024-03-01"
     assert format_age(None) == "never"
 
 
-def test_singular_and_plural_differ() -> None:
-    assert pluralize(1, "file") == "1 file"
-    assert pluralize(1200, "file") == "1,200 files"
-    assert pluralize(2, "listing is", "listings are") == "2 listings are"
-
-
 def test_lines_stay_lines_and_what_turns_text_is_escaped() -> None:
     assert printable_lines("one\ntwo\u202e\x07") == "one\ntwo\\u202e\\x07"
-
-
-def test_a_file_is_called_by_the_end_of_its_name() -> None:
-    assert file_kind("sub-1/a.NWB").startswith("NWB")
-    assert file_kind("sub-1/a.nii.gz") == "NIfTI image, compressed"
-    assert file_kind("nwb/readme") == ""
 
 
 def test_growth_chart_marks_published_and_observed() -> None:
@@ -69,6 +51,9 @@ def test_growth_chart_marks_published_and_observed() -> None:
     assert drawn.line == f"M{left} {low}H{right}V{high}"
     assert growth_chart([(first, 100, True)]) is None
     assert growth_chart([(first, 0, True), (first, 0, True)]) is not None
+    drawn = growth_chart([("2024-03-01T10:00:00Z", 1, True), ("2024-03-01T11:30:00Z", 2, True)])
+    assert drawn is not None
+    assert (drawn.first, drawn.last) == ("2024-03-01 10:00 UTC", "2024-03-01 11:30 UTC")
 
 
 def test_badge_of_a_version_without_probes_has_no_count_and_no_date() -> None:
@@ -94,13 +79,3 @@ def test_badge_of_a_version_without_probes_has_no_count_and_no_date() -> None:
 )
 def test_only_the_open_web_is_public(url: str, public: bool) -> None:
     assert is_public(url) is public
-
-
-def test_a_number_stays_on_the_line_of_its_unit() -> None:
-    assert FILTERS["format_size"](752_500) == "752.5\u00a0kB"
-
-
-def test_a_growth_chart_of_one_day_has_times() -> None:
-    drawn = growth_chart([("2024-03-01T10:00:00Z", 1, True), ("2024-03-01T11:30:00Z", 2, True)])
-    assert drawn is not None
-    assert (drawn.first, drawn.last) == ("2024-03-01 10:00 UTC", "2024-03-01 11:30 UTC")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -336,9 +335,3 @@ def test_refused_ranges(header: str) -> None:
         parse_ranges(header, 10)
     with pytest.raises(RangeNotSatisfiableError):
         parse_ranges("bytes=0-", 0)
-
-
-def test_no_page_of_the_gateway_names_a_folder_of_the_machine(
-    site: RunningCatalogue, published: str, tmp_path: Path
-) -> None:
-    assert str(tmp_path.parent) not in site.page(f"/at/{published}/")

@@ -18,7 +18,7 @@ from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import FUSION, RAW
 from support.client_programs import client_python, run_client
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import run_catalogue
+from support.running_catalogue import allow_loopback, run_catalogue
 
 RECORDING = "ecephys/ecephys_compressed/experiment1_Record Node 101#ProbeA.zarr"
 IMAGE = "fused.zarr"
@@ -55,9 +55,7 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pinned]:
                 buckets.put(f"{RAW}/{RECORDING}/{inner}", path.read_bytes())
         mirror = MirrorHarness(buckets.mirrors, folder / "store")
         mirror.sync(f"demo-aind:{RAW}", f"demo-aind:{FUSION}")
-        patch.setenv("GIT_CONFIG_COUNT", "1")
-        patch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
-        patch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1")
+        allow_loopback(patch)
         with run_catalogue(mirror.store, "--gateway=proxy") as site:
             yield Pinned(mirror, f"{site.address}/at")
 

@@ -17,6 +17,8 @@ from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 from support.scripted_source import ScriptedHarness
 
+pytestmark = pytest.mark.usefixtures("no_cache")
+
 _PIECE = 1 << 16
 _SIZE = 40 * _PIECE + 777
 CONTENT = random.Random(22).randbytes(_SIZE)
@@ -55,12 +57,6 @@ class Faults:
 
 
 KINDS = ("corrupted", "truncated", "replaced", "shorter", "gone", "delayed")
-
-
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the cache of the machine, in which pieces would outlive a fault."""
-    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +131,7 @@ def test_right_bytes_are_delivered(at: str, archive: RangeServer) -> None:
     assert archive.bytes_requested - before <= 2 * _PIECE
 
 
-@pytest.mark.slow
-def test_1000_faults_never_deliver_wrong_bytes(
+def test_faults_never_deliver_wrong_bytes(
     harness: ScriptedHarness,
     archive: RangeServer,
     faults: Faults,
@@ -159,22 +154,22 @@ def test_1000_faults_never_deliver_wrong_bytes(
         assert body == CONTENT[start:stop], (start, stop, faults.kinds)
         return "right"
 
-    for _round in range(25):
+    for _round in range(8):
         # a new site has no pieces in memory
         with serve_gateway(harness, seconds=4.0) as at, ThreadPoolExecutor(12) as pool:
             kinds = chance.choices(KINDS, weights=(6, 5, 5, 4, 4, 1), k=2)
             hit = chance.sample(range(_SIZE // _PIECE + 1), 2)
             faults.kinds = dict(zip(hit, kinds, strict=True))
             spans = []
-            for piece in chance.choices(hit, k=40):
+            for piece in chance.choices(hit, k=25):
                 start = max(0, piece * _PIECE - chance.randrange(_SIZE))
                 spans.append((start, min(_SIZE, piece * _PIECE + chance.randrange(1, 3 * _PIECE))))
             found = pool.map(lambda span: attempt(f"{at}/data.bin", *span), spans)
             for one in found:
                 outcomes[one] += 1
-    assert sum(outcomes.values()) == 1000
+    assert sum(outcomes.values()) == 200
     assert outcomes["right"] == 0  # each span has its fault, for all requests
-    assert min(outcomes["error"], outcomes["aborted"]) > 30, outcomes
+    assert min(outcomes["error"], outcomes["aborted"]) > 10, outcomes
 
 
 def test_what_was_read_once_is_not_requested_again(

@@ -12,11 +12,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 import requests
 
-from neuromirror.crawl import open_recorder
-from neuromirror.crawl.takedown import take_down
 from neuromirror.index import DatasetWithdrawnError, Index
 from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.gateway.service import GatewayService, GatewaySettings
+from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.gateway.service import GatewayService
 from support.gateway_site import ServedFile, mirror_contents, serve_gateway
 from support.range_server import RangeServer
 from support.running_catalogue import run_catalogue
@@ -141,9 +140,7 @@ def test_a_withdrawn_dataset_is_not_delivered(tmp_path: Path) -> None:
         harness = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"})
         with serve_gateway(harness) as at:
             assert requests.get(f"{at}/a.txt", timeout=60).status_code == 200
-            store = harness.store
-            with open_recorder(store, store.index_path) as recorder:
-                list(take_down(store, recorder, "box:data", "a test", "me", {}))
+            harness.withdraw("box:data")
             for path in ("a.txt", "", "a.txt?format=json", ".gitattributes"):
                 reply = requests.get(f"{at}/{path}", timeout=60)
                 assert reply.status_code == 410, path
@@ -167,15 +164,15 @@ class SlowReader(AsyncIndexReader):
 
 def test_a_version_that_is_withdrawn_during_a_query_is_not_kept(tmp_path: Path) -> None:
     with RangeServer() as server:
-        store = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"}).store
+        harness = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"})
+        store = harness.store
 
     async def find() -> None:
         reader = SlowReader(store.index_path)
-        gateway = GatewayService(store, reader, GatewaySettings())
+        gateway = GatewayService(store, reader, GatewayModes())
         early = asyncio.create_task(gateway.version("box:data", "latest"))
         await reader.answered.wait()
-        with open_recorder(store, store.index_path) as recorder:
-            list(take_down(store, recorder, "box:data", "a test", "me", {}))
+        harness.withdraw("box:data")
         for _ in range(5):  # the first connections change the files of the index
             with pytest.raises(DatasetWithdrawnError):
                 await gateway.version("box:data", "latest")

@@ -17,18 +17,15 @@ from neuromirror.store import Store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.open_versions import OpenVersion, OpenVersions
-from neuromirror.web.gateway.service import GatewayService, GatewaySettings, StoredFile
+from neuromirror.web.gateway.service import GatewayService, StoredFile
 from support.gateway_site import SHORT_LIMITS, mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 from support.scripted_source import ScriptedFile, ScriptedHarness
 
+pytestmark = pytest.mark.usefixtures("no_cache")
+
 PATHS = [f"{number}.bin" for number in range(12)]
 CONTENTS = {path: path.encode() * 100 for path in PATHS}
-
-
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
 
 
 def gateway_threads() -> set[threading.Thread]:
@@ -50,7 +47,8 @@ def test_work_of_clients_that_disconnect_is_dropped(
         gateway = GatewayService(
             store,
             AsyncIndexReader(store.index_path),
-            GatewaySettings(GatewayModes("proxy"), RequestLimits(attempts=1)),
+            GatewayModes("proxy"),
+            limits=RequestLimits(attempts=1),
         )
 
         async def read(path: str) -> bytes:
@@ -80,7 +78,7 @@ def test_work_of_clients_that_disconnect_is_dropped(
 def test_the_limit_of_large_reads_counts_work_without_a_client(tmp_path: Path) -> None:
     with RangeServer() as server:
         store = mirror_contents(tmp_path / "box", server, {"a": b"a"}).store
-    gateway = GatewayService(store, AsyncIndexReader(store.index_path), GatewaySettings())
+    gateway = GatewayService(store, AsyncIndexReader(store.index_path), GatewayModes())
     running, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -107,9 +105,7 @@ def test_downloads_of_different_large_files_fetch_each_once(tmp_path: Path) -> N
     contents = {path: path.encode() * (17 << 20) for path in "ab"}
     with RangeServer() as server:
         store = mirror_contents(tmp_path / "box", server, contents).store
-        gateway = GatewayService(
-            store, AsyncIndexReader(store.index_path), GatewaySettings(GatewayModes("proxy"))
-        )
+        gateway = GatewayService(store, AsyncIndexReader(store.index_path), GatewayModes("proxy"))
 
         async def run() -> None:
             row = (await gateway.version("box:data", "latest")).row

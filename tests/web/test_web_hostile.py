@@ -44,54 +44,29 @@ values = st.one_of(
     st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
 )
 
-_PAGES = [
-    *(
-        "/?q={}",
-        "/search?archive={}",
-        "/?q=a&page={}",
-        "/?q={}&mirror={}",
-        "/?{}={}",
-        "/{}",
-        "/{}/{}",
-    ),
-    *("/dataset/{}", "/dataset/{}@{}", "/dataset/demo:000001@{}", "/dataset/demo:{}@draft"),
-    *("/dataset/demo:000001@draft?under={}", "/dataset/demo:000001@draft?start={}"),
-    *("/dataset/demo:000001@draft?under={}&start={}", "/dataset/demo:000001@draft?q={}"),
-    *(
-        "/dataset/demo:000001?before={}",
-        "/dataset/demo:000001?page={}",
-        "/dataset/demo:000001?{}={}",
-    ),
-    *("/file/demo:000001@draft?path={}", "/file/{}@{}?path={}", "/file/demo:000001@{}?path=a"),
-    *("/checksums/{}@{}", "/checksums/demo:000001@{}"),
-    *("/cite/{}@{}", "/cite/demo:000001@draft?format={}"),
-    *("/badge/{}@{}.svg", "/badge/demo:000001@{}.svg", "/badge/demo:000001@draft.svg?show={}"),
-    *("/volume/{}@{}", "/slice/{}@{}.png", "/cutout/{}@{}", "/volume/demo:000001@draft?{}={}"),
-    *(
-        "/diff?a={}&b={}",
-        "/diff?a=demo:000001@{}&b=demo:000001@draft",
-        "/diff?a={}",
-        "/find?checksum={}",
-    ),
-    *("/diff?a=demo:000001@draft&b=demo:000002@draft&page={}", "/find?checksum=sha256:{}"),
-    *("/diff?dataset={}", "/diff?dataset=demo:000001&other={}", "/diff?a={}&b={}&under={}"),
-    *("/lock?add={}", "/lock?add=demo:000001@{}&q={}", "/lock/datasets.lock?add={}"),
-    *("/lock/datasets.lock.zip?add={}&add={}", "/lock/files.curl?add=demo:000001@draft&path={}"),
-    *("/at/{}@{}/{}", "/at/demo:000001@draft/{}", "/at/demo:000001@draft/?format={}&after={}"),
-    *("/lock/{}?add={}", "/download/{}@{}?path=a", "/download/demo:000001@draft?path={}"),
-    *("/croissant/{}@{}.json", "/harvest.json?since={}", "/harvest.json?page={}"),
-    *("/oembed?url={}", "/oembed?url=/volume/{}@{}", "/oembed?url=/dataset/demo:000001&format={}"),
-    *("/events?kind={}", "/events?mirror={}", "/events?before={}", "/mirrors?{}={}"),
-    *("/feed/{}.atom", "/feed/demo:{}.atom", "/sitemap/{}.xml", "/alias/{}/HEAD", "/alias/{}/{}"),
-    *(
-        "/manifests/00/{}",
-        "/tombstones/{}.json",
-        "/-/{}",
-        "/-/static/{}",
-        "/index/{}",
-        "/index/files/{}",
-    ),
-]
+_ADDRESSES = """
+    /?q={} /search?archive={} /?q=a&page={} /?q={}&mirror={} /?{}={} /{} /{}/{} /dataset/{}
+    /dataset/{}@{} /dataset/demo:000001@{} /dataset/demo:{}@draft
+    /dataset/demo:000001@draft?under={} /dataset/demo:000001@draft?start={}
+    /dataset/demo:000001@draft?under={}&start={} /dataset/demo:000001@draft?q={}
+    /dataset/demo:000001?before={} /dataset/demo:000001?page={} /dataset/demo:000001?{}={}
+    /file/demo:000001@draft?path={} /file/{}@{}?path={} /file/demo:000001@{}?path=a
+    /checksums/{}@{} /checksums/demo:000001@{} /cite/{}@{} /cite/demo:000001@draft?format={}
+    /badge/{}@{}.svg /badge/demo:000001@{}.svg /badge/demo:000001@draft.svg?show={} /volume/{}@{}
+    /slice/{}@{}.png /cutout/{}@{} /volume/demo:000001@draft?{}={} /diff?a={}&b={}
+    /diff?a=demo:000001@{}&b=demo:000001@draft /diff?a={} /find?checksum={}
+    /diff?a=demo:000001@draft&b=demo:000002@draft&page={} /find?checksum=sha256:{}
+    /diff?dataset={} /diff?dataset=demo:000001&other={} /diff?a={}&b={}&under={} /lock?add={}
+    /lock?add=demo:000001@{}&q={} /lock/datasets.lock?add={} /lock/datasets.lock.zip?add={}&add={}
+    /lock/files.curl?add=demo:000001@draft&path={} /at/{}@{}/{} /at/demo:000001@draft/{}
+    /at/demo:000001@draft/?format={}&after={} /lock/{}?add={} /download/{}@{}?path=a
+    /download/demo:000001@draft?path={} /croissant/{}@{}.json /harvest.json?since={}
+    /harvest.json?page={} /oembed?url={} /oembed?url=/volume/{}@{}
+    /oembed?url=/dataset/demo:000001&format={} /events?kind={} /events?mirror={} /events?before={}
+    /mirrors?{}={} /feed/{}.atom /feed/demo:{}.atom /sitemap/{}.xml /alias/{}/HEAD /alias/{}/{}
+    /manifests/00/{} /tombstones/{}.json /-/{} /-/static/{} /index/{} /index/files/{}
+"""
+_PAGES = _ADDRESSES.split()
 _APIS = [
     ROOT
     + re.sub(r"\{\w+\}", "{}", path)
@@ -145,7 +120,7 @@ def check(answer: Answer, path: str, store: Path) -> None:
 
 
 @settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     database=None,
@@ -251,7 +226,7 @@ _NAMES = [
 ]
 
 
-_DATASETS = ["o@d", "a?b/<d> #x", "é&'\"+", "{{1}}/files", "a/versions", "a/b@c/files"]
+_DATASETS = ["a?b/<d> #é&'\"+", "{{1}}/o@d/files", "a/versions"]
 
 
 @dataclass
@@ -289,7 +264,8 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileSi
         for number, name in enumerate(_NAMES)
     }
     source.scripted_datasets["odd"] = ScriptedDataset(
-        files, facts=DatasetFacts(title=f"Odd {_MARK}")
+        files,
+        facts=DatasetFacts(title=f"Odd {_MARK} & \u202e\x07 {{{{ 1234 * 5678 }}}} ' onload=x"),
     )
     for name in _DATASETS:
         source.scripted_datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
@@ -305,6 +281,8 @@ def test_every_file_that_is_shown_can_be_followed_to_its_page_and_its_checksum(
     digests = {one["path"]: one["digests"]["sha256"] for one in listed}
     assert len(digests) >= len(_NAMES) - 2
     sums = hostile_site.page("/checksums/box:odd@latest").splitlines()
+    for path in ("/", "/?q=odd", "/dataset/box:odd", "/feed.atom"):
+        check(get_unnormalized(hostile_site.address, path), path, hostile_site.folder)
     waiting, followed = ["/dataset/box:odd@latest"], []
     seen: set[str] = set()
     while waiting:

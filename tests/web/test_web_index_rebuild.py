@@ -11,19 +11,6 @@ from support.running_catalogue import RunningCatalogue, run_catalogue, visible_t
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 
-def test_a_rebuilt_index_is_shown_without_a_restart(box: ScriptedHarness) -> None:
-    box.datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
-    box.sync()
-    with run_catalogue(box.store) as site:
-        assert len(site.api("/datasets")["datasets"]) == 1
-        box.datasets["two"] = ScriptedDataset({"a.txt": ScriptedFile(b"2")})
-        box.sync()
-        rebuild_index(box.store, box.store.index_path)
-        assert len(site.api("/datasets")["datasets"]) == 2
-        tables = site.get("/index/datasets.json?_shape=array").json()
-        assert {one["local_id"] for one in tables} == {"one", "two"}
-
-
 def test_the_old_index_is_shown_during_a_rebuild(box: ScriptedHarness) -> None:
     for number in range(30):
         box.datasets[f"thing{number}"] = ScriptedDataset({"a.txt": ScriptedFile(b"%d" % number)})

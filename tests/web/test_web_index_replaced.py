@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +20,8 @@ from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 
 NAME = "demo:000002"
-_WARM = 12
+_WARM = 8
 """Requests at once, so that every thread and process has a connection."""
-
-
-@pytest.fixture
-def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
-    """A copy of the store."""
-    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
-    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
 
 
 def withdraw(harness: MirrorHarness) -> None:

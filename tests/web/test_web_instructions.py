@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.lockfile import load_lock
-from support.running_catalogue import RunningCatalogue, commands, links
+from support.running_catalogue import RunningCatalogue, allow_loopback, commands, links
 from support.volume_archives import EM, LAYER
 
 NAME = "demo:000002@0.240301.1055"
@@ -61,9 +61,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("GIT_CONFIG_GLOBAL")
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1 ::1")
+    allow_loopback(monkeypatch)
     monkeypatch.chdir(folder)
     return folder
 
@@ -109,6 +107,8 @@ def test_a_command_puts_the_files_into_an_empty_folder(
         pytest.skip(f"{PROGRAMS[what]} is not installed")
     found = boxes(site.page(PAGES[kind]))
     (box,) = [one for one in found if one.what == what]
+    if kind == "version" and box in boxes(site.page(PAGES["dataset"])):
+        return  # tried as a command of the dataset
     for one in found:
         if one.what == NEEDED.get(what):
             run("sh", "-ec", one.text)
@@ -130,12 +130,16 @@ def test_every_command_of_a_page_is_tried_above(site: RunningCatalogue, kind: st
     assert {one.what for one in boxes(site.page(PAGES[kind])) if one.is_shell} == tried
 
 
-def test_a_lock_file_without_its_manifests_is_restored(site: RunningCatalogue, empty: Path) -> None:
-    page = site.page(PAGES["version"])
+def test_a_lock_file_without_its_manifests_is_restored_and_can_be_verified_later(
+    site: RunningCatalogue, empty: Path
+) -> None:
+    page = site.page(PAGES["lock"])
     (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
     (empty / "datasets.lock").write_bytes(site.get(address).content)
     run("neuromirror", "restore", "datasets.lock", "--into", "data")
     assert (empty / "data" / ALIAS / FILE).is_file()
+    (command,) = re.findall(r"<code>(neuromirror verify [^<]*)</code>", page)
+    run("sh", "-ec", html.unescape(command))
 
 
 def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, empty: Path) -> None:
@@ -153,26 +157,19 @@ def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, em
     assert len(list((empty / "datasets.lock.d" / ALIAS).iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("url", "code"),
-    [
-        ("/dataset/demo:000002@9.9.9", 1),
-        ("/dataset/demo:999999", 1),
-        ("/lock?add=demo:000002&add=demo:999999", 1),
-        ("/dataset", 2),
-    ],
-)
-def test_a_page_that_cannot_be_pinned_changes_nothing(
-    site: RunningCatalogue, empty: Path, url: str, code: int
-) -> None:
+def test_a_page_that_cannot_be_pinned_changes_nothing(site: RunningCatalogue, empty: Path) -> None:
     run("neuromirror", "pin", f"{site.address}/dataset/{NAME}")
     before = {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()}
-    done = subprocess.run(
-        ["neuromirror", "pin", f"{site.address}{url}"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()} == before
+    for url, code in (
+        ("/dataset/demo:000002@9.9.9", 1),
+        ("/lock?add=demo:000002&add=demo:999999", 1),
+        ("/dataset", 2),
+    ):
+        command = ["neuromirror", "pin", f"{site.address}{url}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()} == before
 
 
 def test_the_python_lines_work(site: RunningCatalogue, empty: Path) -> None:
@@ -231,17 +228,6 @@ def test_the_file_in_other_languages_is_the_file(site: RunningCatalogue, start: 
     assert len(site.get(addresses[0]).content) == size
 
 
-def test_files_of_a_downloaded_lock_file_can_be_verified_later(
-    site: RunningCatalogue, empty: Path
-) -> None:
-    page = site.page(PAGES["lock"])
-    (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
-    (empty / "datasets.lock").write_bytes(site.get(address).content)
-    run("neuromirror", "restore", "datasets.lock", "--into", "data")
-    (command,) = re.findall(r"<code>(neuromirror verify [^<]*)</code>", page)
-    run("sh", "-ec", html.unescape(command))
-
-
 VOLUME_PAGES = {
     "dataset": f"/dataset/{EM}",
     "volume": f"/volume/{EM}@latest?level=2",
@@ -254,8 +240,6 @@ VOLUME_PAGES = {
     [
         ("dataset", "neuromirror get command", 42),
         ("dataset", "DataLad commands", 42),
-        ("dataset", "neuromirror clone commands", 42),
-        ("dataset", "restore command", 42),
         ("volume", "export commands", 1),
         ("layer", "layer commands", 12),
     ],

@@ -76,19 +76,13 @@ def test_a_later_version_replaces_one_of_the_same_dataset(site: RunningCatalogue
         ("?" + "&".join(f"add=demo:{number:06}" for number in range(60)), 400),
     ],
 )
-@pytest.mark.parametrize("file", ["datasets.lock", "datasets.lock.zip", "files.curl"])
 def test_what_cannot_be_locked_is_an_error_page(
-    site: RunningCatalogue, file: str, query: str, status: int
+    site: RunningCatalogue, query: str, status: int
 ) -> None:
-    page = site.page(f"/lock/{file}{query}", status)
-    assert "<script>alert" not in page
-    assert "Traceback" not in page
-
-
-def test_hostile_search_terms_are_escaped(site: RunningCatalogue) -> None:
-    page = site.page(f"/lock?add={ONE}&q={quote(HOSTILE)}")
-    assert "<script>alert" not in page
-    assert "No dataset matches." in visible_text(page)
+    for file in ("datasets.lock", "datasets.lock.zip", "files.curl"):
+        page = site.page(f"/lock/{file}{query}", status)
+        assert "<script>alert" not in page
+        assert "Traceback" not in page
 
 
 def test_paths_limit_the_lock(site: RunningCatalogue, tmp_path: Path) -> None:

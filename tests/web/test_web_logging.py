@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from neuromirror_demo.catalogue_process import first_line, run_catalogue
+from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
 
 VISITOR = "127.0.0.2"
@@ -61,30 +62,17 @@ def catalogue(
 ) -> Iterator[tuple[str, Path]]:
     """A catalogue's address, and the file that its process writes all its output to."""
     output = tmp_path / "output"
+    command = ["--json", "--store", str(demo_harness.folder), "catalogue", "--sql"]
     with output.open("wb") as file:
-        process = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "neuromirror",
-                    "--json",
-                    "--store",
-                    str(demo_harness.store.root),
-                ),
-                *("catalogue", "--sql", "--listen", "127.0.0.1:0"),
-            ],
-            stdout=file,
-            stderr=file,
-        )
+        process = fork_command([*command, "--listen", "127.0.0.1:0"], file.fileno(), file.fileno())
     try:
         while not output.read_bytes().count(b"\n"):
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.05)
         yield json.loads(output.read_bytes().splitlines()[0])["url"], output
     finally:
         process.terminate()
-        process.wait(timeout=600)
+        process.join(600)
 
 
 def test_no_address_and_no_query_is_written_down(catalogue: tuple[str, Path]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +14,6 @@ import pytest
 import requests
 from PIL import Image
 
-from neuromirror.lab.cite.aind_documents import DOCUMENTS
-from neuromirror.lab.cite.aind_documents import read as read_aind
-from neuromirror.lab.cite.dandi_documents import read
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 from support.volume_archives import EM, VolumeArchives
@@ -59,9 +54,7 @@ def test_the_header_links_to_metadata_and_items(site: RunningCatalogue, path: st
     for relation, target in found:
         if target.startswith(site.address):
             assert site.get(target).status_code == 200, (relation, target)
-
-
-def test_a_version_without_a_doi_is_cited_as_its_page(site: RunningCatalogue) -> None:
+    # without a DOI
     label = site.api("/datasets/demo:000001")["version"]
     found = typed_links(site.get("/dataset/demo:000001"))
     assert ("cite-as", f"{site.address}/dataset/demo:000001@{label}") in found
@@ -108,8 +101,7 @@ def test_withdrawals_are_in_the_harvest_feed_and_shift_no_page(box: ScriptedHarn
     with run_catalogue(box.store) as site:
         first = site.get("/harvest.json").json()
         assert first["deleted"] == []
-        command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
-        subprocess.run([*command, "box:d000", "--reason", "asked"], check=False)
+        box.withdraw("box:d000")
         second = site.get(first["next"]).json()
         assert len({one["url"] for one in first["datasets"] + second["datasets"]}) == 52
         (gone,) = site.get("/harvest.json").json()["deleted"]
@@ -189,38 +181,3 @@ def test_oembed_of_a_file_without_a_picture_is_a_link(site: RunningCatalogue) ->
     found = site.get(f"/oembed?url={page}").json()
     assert found["type"] == "link"
     assert found["title"].endswith("dataset notes.txt")
-
-
-def test_modalities_are_the_variables_of_an_aind_asset() -> None:
-    class Asset:
-        def parsed(self, path: str) -> dict[str, Any]:
-            modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
-            return {"name": "x", "modality": modalities} if path == DOCUMENTS[0] else {}
-
-    assert read_aind(Asset()).variables == ("Behavior videos",)
-
-
-def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
-    people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
-
-    class Asset:
-        def parsed(self, path: str) -> dict[str, Any]:
-            return {"investigators": people} if path == DOCUMENTS[0] else {}
-
-    assert [one.full_name for one in read_aind(Asset()).authors] == [
-        "Institute of Brain, Mind and Markets",
-        "Jane Doe",
-        "John Smith",
-    ]
-
-
-def test_variables_of_a_dandiset_are_read() -> None:
-    summary = {
-        "variableMeasured": ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
-    }
-
-    class Dandiset:
-        def parsed(self, path: str) -> dict[str, Any]:
-            return {"name": "x", "assetsSummary": summary}
-
-    assert read(Dandiset()).variables == ("ElectricalSeries", "Units")

@@ -41,7 +41,7 @@ _PATHS = [one.path for one in OPERATIONS]
 
 # the same examples on every run, none kept on disk: so that failures are reproducible
 _bounded = settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import shutil
 import signal
 import time
 from collections import Counter
@@ -21,13 +20,10 @@ import pytest
 from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.web.server import page_pool
-from neuromirror.web.server.page_pool import (
-    PageCancellation,
-    PagePool,
-    PageProcessError,
-    default_processes,
-)
-from neuromirror.web.site import catalogue_app
+from neuromirror.web.server.child_processes import Cancellation, encode
+from neuromirror.web.server.middleware import catalogue_app
+from neuromirror.web.server.page_pool import PagePool, PageProcessError, default_processes
+from neuromirror.web.site import Site, SiteSettings
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 
@@ -61,13 +57,7 @@ def options_of(harness: MirrorHarness, **changed: Any) -> dict[str, Any]:
     return {
         "store": str(harness.store.root),
         "index": str(harness.store.index_path),
-        "title": "neuromirror",
-        "address": "",
-        "cutouts": False,
-        "archives": {},
-        "gateway": {"default": "redirect", "by_mirror": {}},
-        "processes": 3,
-        **changed,
+        "settings": {"cutouts": False, "processes": 2, **changed},
     }
 
 
@@ -126,13 +116,6 @@ def run(options: Mapping[str, Any], use: Callable[[PagePool], Awaitable[None]]) 
     asyncio.run(main())
 
 
-@pytest.fixture
-def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
-    """A copy of the store."""
-    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
-    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
-
-
 @pytest.fixture(scope="module")
 def single_process(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     """A catalogue that makes all pages itself."""
@@ -144,7 +127,6 @@ def test_pages_are_those_of_a_single_process(
     demo_harness: MirrorHarness, single_process: RunningCatalogue
 ) -> None:
     host = urlsplit(single_process.address).netloc
-    archives = {"demo": "demo"}
 
     async def compare(pool: PagePool) -> None:
         for path in PATHS:
@@ -164,7 +146,7 @@ def test_pages_are_those_of_a_single_process(
                 unchanged = scope(path, host=host, if_none_match=headers["etag"])
                 assert (await answer(pool, unchanged))[::2] == (304, b"")
 
-    run(options_of(demo_harness, archives=archives), compare)
+    run(options_of(demo_harness), compare)
 
 
 def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> None:
@@ -197,25 +179,6 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
     run(options_of(harness), check)
 
 
-def test_a_replaced_index_is_read_at_once(copied_harness: MirrorHarness, tmp_path: Path) -> None:
-    path = copied_harness.store.index_path
-
-    async def check(pool: PagePool) -> None:
-        async def statuses() -> set[int]:
-            replies = await asyncio.gather(
-                *(answer(pool, scope("/dataset/demo:000001")) for _ in range(16))
-            )
-            return {status for status, _, _ in replies}
-
-        assert await statuses() == {200}
-        path.rename(tmp_path / "away")
-        assert await statuses() == {503}
-        rebuild_index(copied_harness.store, path)
-        assert await statuses() == {200}
-
-    run(options_of(copied_harness), check)
-
-
 def test_a_killed_process_fails_its_request_and_is_replaced(
     demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,13 +196,12 @@ def test_a_killed_process_fails_its_request_and_is_replaced(
         first, second = pool._processes
         assert first is not None
         assert second is not None
-        assert first._process is not None
-        os.kill(first._process.pid, signal.SIGSTOP)  # it answers nothing any more
+        os.kill(first.pid, signal.SIGSTOP)  # it answers nothing any more
         stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
         while not first.pending:
             await asyncio.sleep(0.01)
         assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
-        first._process.kill()
+        os.kill(first.pid, signal.SIGKILL)
         with pytest.raises(PageProcessError):
             await stuck
         assert (await answer(pool, scope("/mirrors")))[0] == 200
@@ -258,27 +220,26 @@ def test_a_page_that_takes_too_long_leaves_the_others_and_a_hanging_process_is_s
     async def check(pool: PagePool) -> None:
         first = pool._processes[0]
         assert first is not None
-        assert first._process is not None
-        assert first._writer is not None
-        os.kill(first._process.pid, signal.SIGSTOP)  # until it has two messages to read
-        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 5.0)
-        slow = asyncio.ensure_future(first.respond(scope("/mirrors")))
+        os.kill(first.pid, signal.SIGSTOP)  # until it has two messages to read
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 2.0)
+        slow = asyncio.ensure_future(pool._request(first, scope("/mirrors")))
         while not first.pending:
             await asyncio.sleep(0)
         # the process does not reply to it
-        first._writer.write(page_pool.encode(PageCancellation(*first.pending)))
-        os.kill(first._process.pid, signal.SIGCONT)
+        assert first._writer is not None
+        first._writer.write(encode(Cancellation(*first.pending)))
+        os.kill(first.pid, signal.SIGCONT)
         monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
-        assert (await first.respond(scope("/mirrors"))).status == 200
+        assert (await pool._request(first, scope("/mirrors"))).status == 200
         with pytest.raises(PageProcessError):
             await slow
         assert first.pending == {}
         assert first.is_running
-        assert (await first.respond(scope("/mirrors"))).status == 200
-        os.kill(first._process.pid, signal.SIGSTOP)
+        assert (await pool._request(first, scope("/mirrors"))).status == 200
+        os.kill(first.pid, signal.SIGSTOP)
         monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(PageProcessError):
-            await first.respond(scope("/mirrors"))
+            await pool._request(first, scope("/mirrors"))
         assert not first.is_running
 
     run(options_of(demo_harness), check)
@@ -289,31 +250,31 @@ def test_the_number_of_processors_is_known_everywhere(monkeypatch: pytest.Monkey
     assert 1 <= default_processes() <= page_pool.MAX_PROCESSES
 
 
-def test_the_pool_is_closed_with_the_catalogue(
+def test_the_site_is_closed_with_the_catalogue(
     demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store, closed = demo_harness.store, list[Site]()
+
+    def close(site: Site) -> None:
+        closed.append(site)
+
+    monkeypatch.setattr(Site, "close", close)
+
     async def check() -> None:
-        store = demo_harness.store
-        app = catalogue_app(store, store.index_path, processes=2)
-        received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        running = asyncio.ensure_future(app({"type": "lifespan"}, received.get, sent.put))
-        await received.put({"type": "lifespan.startup"})
-        assert (await sent.get())["type"] == "lifespan.startup.complete"
-        await received.put({"type": "lifespan.shutdown"})
-        assert (await sent.get())["type"] == "lifespan.shutdown.complete"
-        running.cancel()
+        site = Site.of_catalogue(store, store.index_path, SiteSettings())
+        messages = iter(["lifespan.startup", "lifespan.shutdown"])
+        sent = []
 
-    closed: list[PagePool] = []
-    close = PagePool.close
+        async def receive() -> dict[str, Any]:
+            return {"type": next(messages)}
 
-    def counted(pool: PagePool) -> None:
-        closed.append(pool)
-        close(pool)
+        async def send(message: dict[str, Any]) -> None:
+            sent.append((message["type"], len(closed)))
 
-    monkeypatch.setattr(PagePool, "close", counted)
+        await catalogue_app(site)({"type": "lifespan"}, receive, send)
+        assert sent == [("lifespan.startup.complete", 0), ("lifespan.shutdown.complete", 1)]
+
     asyncio.run(check())
-    assert len(closed) == 1
 
 
 # --- the whole catalogue

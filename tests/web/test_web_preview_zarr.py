@@ -20,7 +20,13 @@ from neuromirror.web.previews import PreviewService, PreviewUnavailableError, fi
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.bucket_contents import FUSION
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.running_catalogue import (
+    RunningCatalogue,
+    allow_loopback,
+    links,
+    run_catalogue,
+    visible_text,
+)
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedHarness,
@@ -46,9 +52,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory, demo_files: Path) -> Itera
 def catalogue(harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     with pytest.MonkeyPatch.context() as patch:
         # the demo's object store is another host than the archive that the operator named
-        patch.setenv("GIT_CONFIG_COUNT", "1")
-        patch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
-        patch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1")
+        allow_loopback(patch)
         with run_catalogue(harness.store) as site:
             yield site
 

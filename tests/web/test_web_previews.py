@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,14 +16,23 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from neuromirror.crawl import load_mirrors, open_recorder
-from neuromirror.crawl.takedown import take_down
 from neuromirror.index import FileRow, VersionRow
-from neuromirror.web.previews import PreviewService, PreviewUnavailableError
+from neuromirror.web.previews import (
+    MAX_QUEUED,
+    MAX_RUNNING,
+    PreviewService,
+    PreviewUnavailableError,
+)
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.running_catalogue import (
+    RunningCatalogue,
+    allow_loopback,
+    links,
+    run_catalogue,
+    visible_text,
+)
 
 NWB = "sub-1/sub-1_ses-01_ecephys.nwb"
 LARGE = "behavior/large.csv"
@@ -44,26 +54,39 @@ FILES = {
 }
 
 
-class PreviewSite:
-    """An archive, a store of it, and a service whose cache is this test's."""
+MANY = [f"many/{number}.txt" for number in range(MAX_RUNNING + MAX_QUEUED + 6)]
 
-    def __init__(self, archive: DemoArchive, root: Path) -> None:
+
+class PreviewSite:
+    """An archive, a store of it, and a service."""
+
+    def __init__(self, archive: DemoArchive, folder: Path) -> None:
         self.archive = archive
         archive.create_dandiset(Description("Previews"), identifier="000001")
         for path, content in FILES.items():
             archive.add_file("000001", path, content)
-        self.harness = MirrorHarness(archive.mirrors, root / "store")
+        for path in MANY:
+            archive.add_file("000001", path, f"text of {path}")
+        self.harness = MirrorHarness(archive.mirrors, folder)
         self.harness.sync()
-        self.service = PreviewService(self.harness.store, seconds=30)
+        self.folder = self.harness.store.root / "neuromirror" / "previews"
         with self.harness.index() as index:
-            self.row: VersionRow = index.resolve("demo:000001")
+            self.version = index.resolve("demo:000001")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all previews, and use a new service for the version."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.service = PreviewService(self.harness.store, seconds=30)
+        self.row: VersionRow = self.version
+        self.archive.clear_requests()
 
     def file(self, path: str) -> FileRow:
         with self.harness.index() as index:
             return index.file(self.row, path)
 
     def cached_files(self) -> list[Path]:
-        return list((self.harness.store.root / "neuromirror" / "previews").glob("*/*.json"))
+        return list(self.folder.glob("*/*.json"))
 
     def preview(self, *paths: str) -> list[object]:
         async def run() -> list[object]:
@@ -79,26 +102,37 @@ class PreviewSite:
         return found.status if isinstance(found, PreviewUnavailableError) else 200
 
 
+@pytest.fixture(scope="module")
+def shared_previews(
+    demo_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PreviewSite]:
+    """A site that tests do not change; beside a file, it has more than the queue takes."""
+    folder = tmp_path_factory.mktemp("previews")
+    with DemoArchive(folder / "archive", cache=demo_files, empty=True) as archive:
+        with h5py.File(folder / "large.h5", "w") as made:
+            made["voxels"] = np.random.default_rng(0).integers(0, 255, 17 << 20, np.uint8)
+        FILES["large.h5"] = (folder / "large.h5").read_bytes()
+        yield PreviewSite(archive, folder / "store")
+
+
 @pytest.fixture
-def previews(empty_archive: DemoArchive, tmp_path: Path) -> PreviewSite:
-    """A site of its own for each test."""
-    return PreviewSite(empty_archive, tmp_path)
+def previews(shared_previews: PreviewSite) -> PreviewSite:
+    """The site without any previews."""
+    shared_previews.reset()
+    return shared_previews
 
 
 def test_previews_are_made_once_per_content(previews: PreviewSite) -> None:
-    previews.archive.clear_requests()
     first, copy = previews.preview("images/map.png", "images/map.png")
     assert first == copy
     assert previews.archive.count_requests("GET") == 1
     assert previews.preview("images/copy-of-map.png") == [first]
-    later = PreviewService(previews.harness.store)
-    previews.service = later
+    previews.service = PreviewService(previews.harness.store)
     assert previews.preview("images/map.png") == [first]
     assert previews.archive.count_requests("GET") == 1
 
 
 def test_large_file_is_read_in_part_and_not_called_verified(previews: PreviewSite) -> None:
-    previews.archive.clear_requests()
     found, text = previews.preview(LARGE, "notes.txt")
     assert (found.kind, found.verified) == ("table", False)
     assert len(found.tables[0].rows) == 20
@@ -114,11 +148,14 @@ def test_wrong_bytes_have_no_preview(previews: PreviewSite) -> None:
     assert previews.status("images/map.png") == 200
 
 
-@pytest.mark.parametrize(("status", "expected"), [(403, 403), (404, 502), (500, 502)])
-def test_archive_that_fails_is_named(previews: PreviewSite, status: int, expected: int) -> None:
-    previews.archive.fault("status", path=".", status=status, server="s3")
-    previews.archive.fault("status", path=".", status=status)
-    assert previews.status("images/map.png") == expected
+def test_archive_that_fails_is_named(previews: PreviewSite) -> None:
+    for status, expected in ((403, 403), (404, 502), (500, 502)):
+        with (
+            previews.archive.fault("status", path=".", status=status, server="s3"),
+            previews.archive.fault("status", path=".", status=status),
+        ):
+            assert previews.status("images/map.png") == expected
+        previews.reset()
 
 
 def test_content_that_is_not_what_its_name_says_is_one_line_on_the_log(
@@ -131,26 +168,21 @@ def test_content_that_is_not_what_its_name_says_is_one_line_on_the_log(
 
 def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
     previews.service = PreviewService(previews.harness.store, seconds=3)
-    previews.archive.fault("hang", path=".", server="s3", seconds=60)
-    previews.archive.fault("hang", path=".", seconds=60)
-    assert previews.status("images/map.png") in (502, 504)
+    with (
+        previews.archive.fault("hang", path=".", server="s3", seconds=60),
+        previews.archive.fault("hang", path=".", seconds=60),
+    ):
+        assert previews.status("images/map.png") in (502, 504)
     assert previews.cached_files() == []  # it is not the content's fault
 
 
 def test_archive_that_fails_while_a_large_file_is_read_is_no_fault_of_the_file(
-    previews: PreviewSite, tmp_path: Path
+    previews: PreviewSite,
 ) -> None:
-    with h5py.File(tmp_path / "large.h5", "w") as made:
-        made["voxels"] = np.random.default_rng(0).integers(0, 255, 17 << 20, np.uint8)
-    content = (tmp_path / "large.h5").read_bytes()
-    previews.archive.add_file("000001", "large.h5", content)
-    previews.harness.sync()
-    with previews.harness.index() as index:
-        previews.row = index.resolve("demo:000001")
     with previews.archive.fault("status", path=".", status=404, server="s3"):
         assert previews.status("large.h5") == 502
     assert previews.cached_files() == []
-    previews.service = PreviewService(previews.harness.store)
+    previews.reset()
     [found] = previews.preview("large.h5")
     assert (found.kind, found.verified) == ("hdf5", False)
 
@@ -168,18 +200,17 @@ def git(repository: Path, *command: str, given: str = "") -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("path", ["images/map.png", LARGE])
-def test_damaged_store_is_no_fault_of_the_file(previews: PreviewSite, path: str) -> None:
-    row = previews.row
+def test_damaged_store_is_no_fault_of_the_file(previews: PreviewSite) -> None:
     repository = previews.harness.repository("demo:000001")
     folders = "".join(f"040000 tree {'1' * 40}\t{name}\n" for name in ("behavior", "images"))
     tree = git(repository, "mktree", "--missing", given=folders)
-    previews.row = replace(row, commit=git(repository, "commit-tree", "-m", "damaged", tree))
-    assert previews.status(path) == 500
+    damaged = git(repository, "commit-tree", "-m", "damaged", tree)
+    previews.row = replace(previews.version, commit=damaged)
+    for path in ("images/map.png", LARGE):
+        assert previews.status(path) == 500
     assert previews.cached_files() == []
-    previews.row = row
-    previews.service = PreviewService(previews.harness.store)
-    assert previews.status(path) == 200
+    previews.reset()
+    assert previews.status("images/map.png") == 200
 
 
 def test_package_that_cannot_be_imported_is_no_fault_of_the_file(
@@ -187,9 +218,8 @@ def test_package_that_cannot_be_imported_is_no_fault_of_the_file(
 ) -> None:
     (tmp_path / "PIL").mkdir()
     (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError")
-    with monkeypatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        assert previews.status("images/map.png") == 500
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert previews.status("images/map.png") == 500
     assert previews.cached_files() == []
 
 
@@ -201,67 +231,73 @@ def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:
     assert previews.archive.count_requests() == 0
 
 
-@pytest.mark.parametrize("printed", ["", "garbage", "{}", '{"type":"preview"}', "[" * 5000])
 def test_garbage_of_a_preview_process_is_no_internal_error(
-    previews: PreviewSite, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "broken-parser"
-    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf %s '{printed}'\n")
+    monkeypatch.setattr(sys, "executable", str(program))
+    for printed in ("", "garbage", "{}", '{"type":"preview"}', "[" * 5000):
+        program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf %s '{printed}'\n")
+        program.chmod(0o755)
+        previews.reset()
+        assert previews.status("images/map.png") == 422
+        assert previews.cached_files() == []
+
+
+def test_queue_is_bounded(
+    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "quick-parser"
+    program.write_text("#!/bin/sh\ncat > /dev/null\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    assert previews.status("images/map.png") == 422
-    assert previews.cached_files() == []
-
-
-def test_queue_is_bounded(previews: PreviewSite) -> None:
-    names = [f"many/{number}.txt" for number in range(40)]
-    for name in names:
-        previews.archive.add_file("000001", name, f"text of {name}")
-    previews.harness.sync()
-    with previews.harness.index() as index:
-        previews.row = index.resolve("demo:000001")
-    results = previews.preview(*names)
+    results = previews.preview(*MANY)
     refused = [one.status for one in results if isinstance(one, PreviewUnavailableError)]
-    assert refused == [503] * 6
+    assert (refused.count(503), refused.count(422)) == (6, len(MANY) - 6)
 
 
 def test_store_that_cannot_be_written_has_no_cache(previews: PreviewSite) -> None:
-    (previews.harness.store.root / "neuromirror" / "previews").write_bytes(b"")
-    (found,) = previews.preview("notes.txt")
-    assert found.text == "the first line\nthe second line"
-    previews.archive.clear_requests()
-    assert previews.preview("notes.txt") == [found]
-    assert previews.archive.count_requests("GET") == 1
+    previews.folder.write_bytes(b"")
+    try:
+        (found,) = previews.preview("notes.txt")
+        assert found.text == "the first line\nthe second line"
+        previews.archive.clear_requests()
+        assert previews.preview("notes.txt") == [found]
+        assert previews.archive.count_requests("GET") == 1
+    finally:
+        previews.folder.unlink()
 
 
 def test_without_permission_nothing_is_requested(previews: PreviewSite) -> None:
-    previews.archive.clear_requests()
     previews.service = PreviewService(previews.harness.store, is_allowed=False)
     assert previews.status("notes.txt") == 404
     assert previews.archive.count_requests() == 0
 
 
-def test_takedown_removes_the_cache(previews: PreviewSite) -> None:
+def test_takedown_removes_the_cache(previews: PreviewSite, tmp_path: Path) -> None:
     previews.preview("notes.txt")
-    folder = previews.harness.store.root / "neuromirror" / "previews"
-    assert list(folder.glob("*/*.json"))
-    store, mirrors = previews.harness.store, load_mirrors(previews.harness.mirrors)
-    with open_recorder(store, store.index_path) as recorder:
-        list(take_down(store, recorder, "demo:000001", "a test", "me", mirrors))
+    assert previews.cached_files()
+    shutil.copytree(previews.harness.folder, tmp_path / "store", symlinks=True)
+    harness = MirrorHarness(previews.harness.mirrors, tmp_path / "store")
+    folder = harness.folder / "neuromirror" / "previews"
+    assert folder.exists()
+    harness.withdraw("demo:000001")
     assert not folder.exists()
 
 
 # --- pages
 
 
-@pytest.fixture
-def running(previews: PreviewSite) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store."""
-    with run_catalogue(previews.harness.store) as found:
-        yield found
+@pytest.fixture(scope="module")
+def running(shared_previews: PreviewSite) -> Iterator[RunningCatalogue]:
+    """The catalogue of that store, which may read from the archive on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        allow_loopback(patch)
+        with run_catalogue(shared_previews.harness.store) as found:
+            yield found
 
 
-def test_pages_show_previews(running: RunningCatalogue, previews: PreviewSite) -> None:
+def test_pages_show_previews(running: RunningCatalogue) -> None:
     version = "demo:000001@latest"
     assert 'src="/thumbnail/demo:000001@' in running.page("/dataset/demo:000001")
     page = running.page(f"/file/{version}?path={NWB}")
@@ -277,7 +313,7 @@ def test_pages_show_previews(running: RunningCatalogue, previews: PreviewSite) -
     running.page(f"/preview/{version}?path=no/such.png", 404)
 
 
-def test_thumbnails_are_images(running: RunningCatalogue, previews: PreviewSite) -> None:
+def test_thumbnails_are_images(running: RunningCatalogue) -> None:
     for path, kind in (
         ("images/map.png", "image/png"),
         (NWB, "image/svg+xml"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -133,16 +131,20 @@ def test_a_withdrawn_dataset_has_only_a_tombstone(box: ScriptedHarness) -> None:
     box.datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
     box.sync()
     commit = box.refs()["box--secret refs/heads/main"]
-    command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
-    # no mirror file names the scripted source, so that its superdataset stays unchanged
-    subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
+    box.withdraw("box:secret", "asked by its owner")
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:secret", 410)
         assert "Reason asked by its owner" in text
         assert re.search(r"20\d\d-\d\d-\d\d", text)
         assert site.get("/dataset/box:secret@latest").status_code == 410
-        assert site.api("/datasets/box:secret", 410)["status"] == 410
-        for path in ("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"):
+        (tombstone,) = site.api("/tombstones")["tombstones"]
+        assert (tombstone["dataset"], tombstone["reason"]) == ("box:secret", "asked by its owner")
+        for rest in ("", "/versions", "@latest", "@latest/files", "@latest/file?path=a-name.txt"):
+            assert "asked by its owner" in site.api(f"/datasets/box:secret{rest}", 410)["detail"]
+        for path in (
+            *("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"),
+            *("/api/v1/datasets", "/api/v1/search?q=titled", "/api/v1/mirrors"),
+        ):
             page = site.page(path)
             assert "a-name.txt" not in page
             assert "Titled never" not in page

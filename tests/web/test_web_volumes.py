@@ -299,9 +299,3 @@ def test_voxels_without_checksums_are_not_called_verified(volume_site: RunningCa
     volume_site.get(f"/slice/plain:{SKETCH}@latest.png")
     assert 'class="soft unverified"' in volume_site.page(f"/volume/plain:{SKETCH}@latest?shown")
     assert 'class="soft verified"' in volume_site.page(f"/volume/{EM}@latest")
-
-
-def test_robots_txt_disallows_cutouts(volume_site: RunningCatalogue) -> None:
-    text = volume_site.page("/robots.txt")
-    assert "Disallow: /cutout/\n" in text
-    assert "Disallow: /slice/\n" in text

@@ -130,10 +130,9 @@ def catalogue_command(
         require_json_logging()
     from neuromirror.config.builtin_mirrors import mirror_titles
     from neuromirror.web.gateway.modes import parse_modes
-    from neuromirror.web.gateway.service import GatewaySettings
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
-    gateway = GatewaySettings(parse_modes(gateways))
+    modes = parse_modes(gateways)
     per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
     beat: Callable[[Mapping[str, int]], None] | None = None
     with ExitStack() as stack:
@@ -147,11 +146,12 @@ def catalogue_command(
             stack.enter_context(log_printed_output())
         from neuromirror.web.server.page_pool import default_processes
         from neuromirror.web.server.uvicorn_server import serve_catalogue
+        from neuromirror.web.site import SiteSettings
 
         url = f"http://{format_address(bound_address(listens))}"
 
         store = settings.store()
-        status = CatalogueStatusFile(store, url, gateway.modes.by_name)
+        status = CatalogueStatusFile(store, url, modes.by_name)
 
         def ready() -> None:
             if supervised is None:  # else the service saves its status
@@ -163,15 +163,17 @@ def catalogue_command(
             store,
             settings.index_path(store),
             listens,
-            title=title,
-            address=parse_site_url(address),
-            cutouts=cutouts,
+            SiteSettings(
+                title=title or "neuromirror",
+                address=parse_site_url(address),
+                cutouts=cutouts,
+                sql=sql,
+                archives=mirror_titles(settings.mirrors_folder),
+                modes=modes,
+                processes=processes or default_processes(),
+            ),
             per_minute=per_minute,
             proxies=trusted,
-            sql=sql,
-            archives=mirror_titles(settings.mirrors_folder),
-            gateway=gateway,
-            processes=processes or default_processes(),
             on_ready=ready,
             heartbeat=beat or status.update,
             on_stop=status.remove if supervised is None else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import sys
 import traceback
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import msgspec
 from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.model import NeuromirrorError
 from neuromirror.model.display import escape_unprintable
+from neuromirror.model.resource_limits import limit_resources
 from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.previews.kinds import PreviewKind, preview_kind
 from neuromirror.previews.shapes import Preview, PreviewFailure, PreviewTask
@@ -42,7 +42,7 @@ def main() -> None:
     # HDF5 must not load plug-ins; it reads this variable when h5py is imported
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves address space
-    _limit_resources(task.seconds)
+    limit_resources(memory=_MEMORY, file_bytes=_MAX_FILE_BYTES, seconds=int(task.seconds) + 1)
     with open(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # what libraries print is no part of the outcome
         outcome = msgspec.json.encode(_outcome(task))
@@ -50,18 +50,6 @@ def main() -> None:
             output.write(outcome)
             output.flush()
     os._exit(0)  # HDF5 may crash when objects of a failed read are cleaned up at exit
-
-
-def _limit_resources(seconds: float) -> None:
-    for kind, most in (
-        (resource.RLIMIT_AS, _MEMORY),
-        (resource.RLIMIT_CPU, int(seconds) + 1),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (allowed, allowed))
 
 
 def _outcome(task: PreviewTask) -> Preview | PreviewFailure:

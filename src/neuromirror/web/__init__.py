@@ -1,7 +1,7 @@
-"""The catalogue: a Datasette plugin that serves pages, an API and the store's files.
+"""The catalogue: an ASGI application that serves pages, an API and the store's files.
 
-The plugin, :mod:`neuromirror.web.datasette_hooks` (entry point group ``datasette``), is inactive
-until a site is attached to a Datasette instance; :func:`neuromirror.web.site.catalogue_app` does
-that. This package itself imports nothing, so that the service can check the settings of the
-catalogue without loading Datasette.
+Datasette serves the tables below ``/index`` in processes of its own, with the plugin
+:mod:`neuromirror.web.datasette_hooks` (entry point group ``datasette``), which does nothing in
+other instances of Datasette. This package itself imports nothing, so that the service can check the
+settings of the catalogue without loading a server.
 """

@@ -38,20 +38,17 @@ def version_address(
     match
         Search terms for paths: the files that match are shown instead of a folder.
     """
-    query = {"under": under, "match": match, "start": start}
-    present = {key: value for key, value in query.items() if value}
-    return f"/dataset/{_version(name, label)}" + _query(present)
+    return f"/dataset/{_version(name, label)}" + _query(under=under, match=match, start=start)
 
 
 def file_address(name: str, label: str, path: str) -> str:
     """Return the path of a file's page."""
-    return f"/file/{_version(name, label)}" + _query({"path": path})
+    return f"/file/{_version(name, label)}" + _query(path=path)
 
 
 def volume_address(name: str, label: str, level: str = "") -> str:
     """Return the path of a volume's page; with a level, its cutout form is set to that level."""
-    query = _query({"level": level}) if level else ""
-    return f"/volume/{_version(name, label)}" + query
+    return f"/volume/{_version(name, label)}" + _query(level=level)
 
 
 def slice_address(name: str, label: str) -> str:
@@ -61,12 +58,12 @@ def slice_address(name: str, label: str) -> str:
 
 def preview_address(name: str, label: str, path: str) -> str:
     """Return the path of the page with a file's preview."""
-    return f"/preview/{_version(name, label)}" + _query({"path": path})
+    return f"/preview/{_version(name, label)}" + _query(path=path)
 
 
 def thumbnail_address(name: str, label: str, path: str) -> str:
     """Return the path of the small image of a file's preview."""
-    return f"/thumbnail/{_version(name, label)}" + _query({"path": path})
+    return f"/thumbnail/{_version(name, label)}" + _query(path=path)
 
 
 def cutout_address(name: str, label: str) -> str:
@@ -92,13 +89,12 @@ def diff_address(old: str, new: str, page: int = 1, under: str = "") -> str:
 
     ``page`` is the page of a long comparison, ``under`` the folder to which it is limited.
     """
-    values = {"a": old, "b": new, "under": under, "page": str(page) if page > 1 else ""}
-    return "/diff" + _query({key: value for key, value in values.items() if value})
+    return "/diff" + _query(a=old, b=new, under=under, page=str(page) if page > 1 else "")
 
 
 def compare_address(dataset: str) -> str:
     """Return the path of the form that offers the versions of a dataset for comparison."""
-    return "/diff" + _query({"dataset": dataset})
+    return "/diff" + _query(dataset=dataset)
 
 
 def checksums_address(name: str, label: str) -> str:
@@ -108,21 +104,20 @@ def checksums_address(name: str, label: str) -> str:
 
 def download_address(name: str, label: str, path: str) -> str:
     """Return the path that redirects to the content of a file at the archive."""
-    return f"/download/{_version(name, label)}" + _query({"path": path})
+    return f"/download/{_version(name, label)}" + _query(path=path)
 
 
 def gateway_address(
     name: str, label: str, path: str = "", *, after: str = "", form: str = ""
 ) -> str:
     """Return the path of a file, or of a folder that ends with a slash, below ``/at/``."""
-    values = {"format": form, "after": after}
-    present = {key: value for key, value in values.items() if value}
-    return f"/at/{_version(name, label)}/{quote(path, safe='/:=+,')}" + _query(present)
+    query = _query(format=form, after=after)
+    return f"/at/{_version(name, label)}/{quote(path, safe='/:=+,')}" + query
 
 
 def cite_address(name: str, label: str, form: str) -> str:
     """Return the path of a version's citation as a file; ``form`` is one of its formats."""
-    return f"/cite/{_version(name, label)}" + _query({"format": form})
+    return f"/cite/{_version(name, label)}" + _query(format=form)
 
 
 def croissant_address(name: str, label: str) -> str:
@@ -136,8 +131,7 @@ def badge_address(name: str, label: str, show: str = "") -> str:
     ``show`` is ``pinned`` for the version and its state (the default), ``available``, or
     ``drill``.
     """
-    query = _query({"show": show}) if show else ""
-    return f"/badge/{_version(name, label)}.svg" + query
+    return f"/badge/{_version(name, label)}.svg" + _query(show=show)
 
 
 def manifest_address(state: str) -> str:
@@ -148,8 +142,8 @@ def manifest_address(state: str) -> str:
 
 def events_address(kind: str = "", mirror: str = "", before: int | None = None) -> str:
     """Return the path of the events, filtered by kind and mirror."""
-    present = {"kind": kind, "mirror": mirror, "before": "" if before is None else str(before)}
-    return "/events" + _query({key: value for key, value in present.items() if value})
+    since = "" if before is None else str(before)
+    return "/events" + _query(kind=kind, mirror=mirror, before=since)
 
 
 def search_address(
@@ -174,15 +168,15 @@ def search_address(
 
 def find_address(checksum: str) -> str:
     """Return the path of a search by checksum."""
-    return "/find" + _query({"checksum": checksum})
+    return "/find" + _query(checksum=checksum)
 
 
 def _adding(names: Sequence[str]) -> str:
     return _query_of_pairs((("add", one) for one in names), safe="/:@")
 
 
-def _query(values: Mapping[str, str]) -> str:
-    return _query_of_pairs(values.items())
+def _query(**values: str) -> str:
+    return _query_of_pairs((key, value) for key, value in values.items() if value)
 
 
 def _query_of_pairs(pairs: Iterable[tuple[str, str]], safe: str = "/:") -> str:
@@ -205,36 +199,15 @@ def _quoted_short(value: str, safe: str) -> str:
     return quote_plus(value, safe, None, _ERRORS)
 
 
-TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
-    "dataset_address": dataset_address,
-    "version_address": version_address,
-    "file_address": file_address,
-    "volume_address": volume_address,
-    "slice_address": slice_address,
-    "preview_address": preview_address,
-    "thumbnail_address": thumbnail_address,
-    "cutout_address": cutout_address,
-    "compare_address": compare_address,
-    "diff_address": diff_address,
-    "lock_address": lock_address,
-    "lock_address_of": lambda names: lock_address(*names),
-    "lock_file_address": lock_file_address,
-    "checksums_address": checksums_address,
-    "download_address": download_address,
-    "gateway_address": gateway_address,
-    "cite_address": cite_address,
-    "badge_address": badge_address,
-    "croissant_address": croissant_address,
-    "manifest_address": manifest_address,
-    "events_address": events_address,
-    "search_address": search_address,
-    "find_address": find_address,
-}
-
-
 def _version(name: str, label: str) -> str:
     return f"{_name(name)}@{label if _UNCHANGED(label) else quote(label, safe='')}"
 
 
 def _name(name: str) -> str:
     return name if _UNCHANGED_NAME(name) else quote(name, safe="/:")
+
+
+TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
+    name: function for name, function in globals().items() if name.endswith("_address")
+}
+"""The functions that templates use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Final
 
 from msgspec import Struct
 
@@ -12,9 +12,9 @@ from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import Agent, Person
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import Store
+from neuromirror.web.recent_results import RecentResults
 
 FORMATS = ("text", "bibtex", "csl", "cff")
-_CACHE_SIZE = 500
 
 
 class CitationData(Struct, frozen=True):
@@ -39,25 +39,20 @@ class CitationData(Struct, frozen=True):
     work: CitedWork
 
 
-class _CommitKey:
-    """Cache key of a version: equal for equal commits, on which citations depend only."""
-
-    def __init__(self, row: VersionRow) -> None:
-        self.row = row
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _CommitKey) and other.row.commit == self.row.commit
-
-    def __hash__(self) -> int:
-        return hash(self.row.commit)
+_CITATIONS: Final[RecentResults[str, CitationData]] = RecentResults(500)
+"""Citations by commit, on which they depend only."""
 
 
 def read_citation(store: Store, row: VersionRow) -> CitationData | None:
     """Return the citations of a version; None if git cannot read its commit."""
-    try:
-        return _read_citation(store, _CommitKey(row))
-    except (NeuromirrorError, OSError):
-        return None  # the page is useful without citations
+    found = _CITATIONS.get(row.commit)
+    if found is None:
+        try:
+            found = _read_citation(store, row)
+        except (NeuromirrorError, OSError):
+            return None  # the page is useful without citations
+        _CITATIONS.put(row.commit, found)
+    return found
 
 
 def format_citation(store: Store, row: VersionRow, form: str) -> str:
@@ -76,9 +71,8 @@ def format_citation(store: Store, row: VersionRow, form: str) -> str:
     return found.formats[form]
 
 
-@functools.lru_cache(maxsize=_CACHE_SIZE)
-def _read_citation(store: Store, version: _CommitKey) -> CitationData:
-    work = read_work(state_of_version(store, version.row))
+def _read_citation(store: Store, row: VersionRow) -> CitationData:
+    work = read_work(state_of_version(store, row))
     collection = CitationCollection((work,))
     return CitationData(
         {form: "".join(cite(collection, form)) for form in FORMATS},

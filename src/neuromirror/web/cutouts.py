@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,6 +39,7 @@ from neuromirror.volume import (
     to_display,
 )
 from neuromirror.volume.errors import CopyUnreadableError
+from neuromirror.web.recent_results import RecentResults, SharedWork
 
 MAX_CONCURRENT: Final = 2
 """Maximum number of concurrent cutouts, and of concurrent previews."""
@@ -104,15 +103,17 @@ class CutoutService:
         cache_bytes: int = _PICTURE_CACHE_BYTES,
     ) -> None:
         self._store = store
-        self._seconds, self._cache_bytes = seconds, cache_bytes
+        self._seconds = seconds
         self.is_allowed = is_allowed
         self._threads = ThreadPoolExecutor(2 * MAX_CONCURRENT, thread_name_prefix="cutouts")
         self._cutouts_in_progress = self._cutouts_being_sent = self._pictures_in_progress = 0
         self._drawing_slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._descriptions: OrderedDict[tuple[str, str], VolumeDescription] = OrderedDict()
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
-        self._failures: OrderedDict[str, tuple[float, CutoutFailedError]] = OrderedDict()
-        self._pending_pictures: dict[str, asyncio.Future[Picture]] = {}
+        self._descriptions: RecentResults[tuple[str, str], VolumeDescription]
+        self._descriptions = RecentResults(_MAX_DESCRIPTIONS)
+        self._pictures: RecentResults[str, Picture]
+        self._pictures = RecentResults(cache_bytes, lambda one: len(one.png))
+        self._failures: RecentResults[str, CutoutFailedError] = RecentResults(_MAX_FAILURES)
+        self._drawing: SharedWork[str, Picture] = SharedWork()
 
     @property
     def missing_package(self) -> str:
@@ -130,9 +131,8 @@ class CutoutService:
         found = self._descriptions.get(name)
         if found is None:
             with self._files(row) as files:
-                found = self._descriptions[name] = describe(files, row)
-            while len(self._descriptions) > _MAX_DESCRIPTIONS:
-                self._descriptions.popitem(last=False)
+                found = describe(files, row)
+            self._descriptions.put(name, found)
         return found
 
     # --- cutouts
@@ -186,10 +186,7 @@ class CutoutService:
 
     def cached_picture(self, commit: str) -> Picture | CutoutFailedError | None:
         """Return the cached preview of a commit, or its recent failure."""
-        at, failure = self._failures.get(commit, (0.0, None))
-        if failure is not None and time.monotonic() - at < _FAILURE_SECONDS:
-            return failure
-        return self._pictures.get(commit)
+        return self._failures.get(commit) or self._pictures.get(commit)
 
     async def picture(self, row: VersionRow, of: VolumeDescription, middle: MiddlePlane) -> Picture:
         """Return the preview of a version; raises :class:`CutoutFailedError`."""
@@ -198,14 +195,18 @@ class CutoutService:
         if isinstance(cached_picture, CutoutFailedError):
             raise cached_picture
         if cached_picture is not None:
-            self._pictures.move_to_end(row.commit)
             return cached_picture
-        waited = self._pending_pictures.get(row.commit)
-        if waited is None:
-            waited = asyncio.ensure_future(self._draw_picture(row, of, middle))
-            self._pending_pictures[row.commit] = waited
-            waited.add_done_callback(lambda done: self._cache_result(row.commit, done))
-        return await asyncio.shield(waited)
+
+        async def draw() -> Picture:
+            try:
+                picture = await self._draw_picture(row, of, middle)
+            except CutoutFailedError as error:
+                self._failures.put(row.commit, error, _FAILURE_SECONDS)
+                raise
+            self._pictures.put(row.commit, picture)
+            return picture
+
+        return await asyncio.shield(self._drawing.start(row.commit, draw))
 
     async def _draw_picture(
         self, row: VersionRow, of: VolumeDescription, middle: MiddlePlane
@@ -227,21 +228,6 @@ class CutoutService:
             return await self._run(draw, self._drawing_slots.release)
         finally:
             self._pictures_in_progress -= 1
-
-    def _cache_result(self, commit: str, done: asyncio.Future[Picture]) -> None:
-        del self._pending_pictures[commit]
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            self._failures.pop(commit, None)
-            self._pictures[commit] = done.result()
-            while sum(len(one.png) for one in self._pictures.values()) > self._cache_bytes:
-                self._pictures.popitem(last=False)
-        elif isinstance(error, CutoutFailedError):
-            self._failures[commit] = time.monotonic(), error
-            while len(self._failures) > _MAX_FAILURES:
-                self._failures.popitem(last=False)
 
     # --- both
 

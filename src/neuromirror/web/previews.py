@@ -7,8 +7,6 @@ import hashlib
 import logging
 import os
 import sys
-import time
-from collections import OrderedDict
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -31,10 +29,11 @@ from neuromirror.previews import (
 )
 from neuromirror.store import Store
 from neuromirror.store.preview_cache import preview_folder
+from neuromirror.web.recent_results import RecentResults, SharedWork
 
 MAX_RUNNING: Final = 2
 """Maximum number of preview processes."""
-_MAX_QUEUED: Final = 32
+MAX_QUEUED: Final = 32
 _SECONDS: Final = 45.0
 _MAX_OUTPUT: Final = 8 << 20
 _CACHE_BYTES: Final = 512 << 20
@@ -111,8 +110,8 @@ class PreviewService:
         self.is_allowed = is_allowed
         self._folder = preview_folder(store)
         self._slots = asyncio.Semaphore(MAX_RUNNING)
-        self._pending: dict[Path, asyncio.Future[Preview]] = {}
-        self._failures: OrderedDict[Path, tuple[float, PreviewUnavailableError]] = OrderedDict()
+        self._making: SharedWork[Path, Preview] = SharedWork()
+        self._failures: RecentResults[Path, PreviewUnavailableError] = RecentResults(_MAX_FAILURES)
         self._writes = 0
 
     def is_possible(self, file: PreviewSource) -> bool:
@@ -147,33 +146,27 @@ class PreviewService:
         path = self._path(file)
         with suppress(OSError, msgspec.DecodeError):
             return _result(decode_outcome(path.read_bytes()))
-        at, failure = self._failures.get(path, (0.0, None))
-        if failure is not None and time.monotonic() - at < _FAILURE_SECONDS:
+        if failure := self._failures.get(path):
             raise failure
-        pending = self._pending.get(path)
-        if pending is None:
-            if len(self._pending) >= MAX_RUNNING + _MAX_QUEUED:
-                raise PreviewUnavailableError(
-                    "Many previews are in progress; try again in half a minute.", 503
-                )
-            pending = asyncio.ensure_future(self._make(row, file, path))
-            self._pending[path] = pending
-            pending.add_done_callback(lambda done: self._finish(path, done))
-        return await asyncio.shield(pending)
+        if path not in self._making and len(self._making) >= MAX_RUNNING + MAX_QUEUED:
+            raise PreviewUnavailableError(
+                "Many previews are in progress; try again in half a minute.", 503
+            )
+
+        async def make() -> Preview:
+            try:
+                return await self._make(row, file, path)
+            except PreviewUnavailableError as error:
+                self._failures.put(path, error, _FAILURE_SECONDS)
+                raise
+
+        return await asyncio.shield(self._making.start(path, make))
 
     def _path(self, file: PreviewSource) -> Path:
         # the ending decides how the content is read
         ending = file.path.rpartition(".")[2].lower()
         name = hashlib.sha256(f"{FORMAT} {ending} {file.key}".encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.json"
-
-    def _finish(self, path: Path, done: asyncio.Future[Preview]) -> None:
-        del self._pending[path]
-        error = None if done.cancelled() else done.exception()
-        if isinstance(error, PreviewUnavailableError):
-            self._failures[path] = time.monotonic(), error
-            while len(self._failures) > _MAX_FAILURES:
-                self._failures.popitem(last=False)
 
     async def _make(self, row: VersionRow, file: PreviewSource, path: Path) -> Preview:
         repository = self._store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))

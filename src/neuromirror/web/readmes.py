@@ -8,8 +8,6 @@ public content is shown. Raw HTML in Markdown is escaped, not rendered; of links
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,6 +23,7 @@ from neuromirror.net import RequestLimits
 from neuromirror.store import Store
 from neuromirror.volume import no_token, open_version_files
 from neuromirror.web.filters import printable_lines
+from neuromirror.web.recent_results import RecentResults, SharedWork
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -105,26 +104,27 @@ class ReadmeService:
         threads = max(1, _THREADS // processes)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="readmes")
         self._max_pending = max(1, _MAX_PENDING // processes)
-        self._max_cached = max(1, _MAX_CACHED // processes)
-        self._cached: OrderedDict[str, tuple[float, Readme]] = OrderedDict()
-        self._pending: dict[str, asyncio.Future[Readme]] = {}
+        self._cached: RecentResults[str, Readme] = RecentResults(max(1, _MAX_CACHED // processes))
+        self._reading: SharedWork[str, Readme] = SharedWork()
 
     async def read(self, row: VersionRow, file: FileRow) -> Readme:
         """Return the README of a version, without its text if that takes longer than a second."""
-        until, known = self._cached.get(file.key, (0.0, None))
-        if known is not None and time.monotonic() < until:
-            self._cached.move_to_end(file.key)
+        known = self._cached.get(file.key)
+        if known is not None:
             return known
         if not self._is_allowed:
             return Readme(file.path, is_failed=True)
-        reading = self._pending.get(file.key)
-        if reading is None:
-            if len(self._pending) >= self._max_pending:
-                return Readme(file.path)
+        if file.key not in self._reading and len(self._reading) >= self._max_pending:
+            return Readme(file.path)
+
+        async def read() -> Readme:
             loop = asyncio.get_running_loop()
-            reading = loop.run_in_executor(self._threads, self._read, row, file)
-            self._pending[file.key] = reading
-            reading.add_done_callback(lambda done: self._keep(file.key, done))
+            found = await loop.run_in_executor(self._threads, self._read, row, file)
+            seconds = _FAILURE_SECONDS if found.is_failed else float("inf")
+            self._cached.put(file.key, found, seconds)
+            return found
+
+        reading = self._reading.start(file.key, read)
         done, _ = await asyncio.wait([reading], timeout=_MAX_WAIT)
         return reading.result() if done else Readme(file.path)
 
@@ -145,15 +145,6 @@ class ReadmeService:
             return Readme(file.path, is_failed=True)
         text = found.decode("utf-8", "replace")
         return Readme(file.path, render(file.path, text), is_cut=len(text) > _MAX_RENDERED)
-
-    def _keep(self, key: str, done: asyncio.Future[Readme]) -> None:
-        del self._pending[key]
-        if done.cancelled() or done.exception() is not None:
-            return
-        seconds = _FAILURE_SECONDS if done.result().is_failed else float("inf")
-        self._cached[key] = time.monotonic() + seconds, done.result()
-        while len(self._cached) > self._max_cached:
-            self._cached.popitem(last=False)
 
 
 def render(path: str, text: str) -> Markup:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote
 
 from datasette.utils.asgi import Request, Response
@@ -26,6 +26,7 @@ from neuromirror.index import (
     UnknownFileError,
     UnknownMirrorError,
     UnknownVersionError,
+    VersionRow,
 )
 from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
@@ -38,30 +39,13 @@ from neuromirror.web.server.datasette_pool import (
     DatasetteProcessError,
     DatasetteTimeoutError,
 )
-from neuromirror.web.site import Site, find_site
+from neuromirror.web.site import Site
 from neuromirror.web.version_comparison import split_version_name
-
-if TYPE_CHECKING:
-    from datasette.app import Datasette
 
 _NAMES = ("add", "a", "b", "dataset", "other")
 """Query parameters with the name of a version or dataset."""
 _ARCHIVES = ("archive", "mirror")
 _NOT_FOUND_ERRORS = (UnknownDatasetError, UnknownMirrorError, UnknownVersionError, UnknownFileError)
-_BAD_REQUEST_ERRORS = (
-    MalformedQueryError,
-    AmbiguousNameError,
-    FilesNotIndexedError,
-    DatasetteTimeoutError,
-)
-_UNAVAILABLE_ERRORS = (
-    IndexBusyError,
-    IndexMissingError,
-    IndexUnusableError,
-    QueryStoppedError,
-    DatasetteBusyError,
-    DatasetteProcessError,
-)
 
 _INDEX_BUSY_MESSAGE = "The index is being written or rebuilt. Try again in a moment."
 _TABLES_BUSY_MESSAGE = "Too many requests for tables are in progress. Try again in a moment."
@@ -96,8 +80,7 @@ class CatalogueRequest:
     ``headers`` have names in lower case.
     """
 
-    def __init__(self, datasette: Datasette, request: Request, site: Site) -> None:
-        self._datasette = datasette
+    def __init__(self, request: Request, site: Site) -> None:
         self._request = request
         self.site = site
         self.headers: Mapping[str, str] = request.headers
@@ -134,22 +117,28 @@ class CatalogueRequest:
         path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
         return Basket.of(names, path.partition("?")[0], self._request.query_string)
 
+    @property
+    def version_name(self) -> tuple[str, str]:
+        """Dataset and label of the version in the path; raises :class:`BadRequestError`."""
+        return self.path_parameter("name"), self.path_parameter("label")
+
+    async def resolve(self, name: str, label: str) -> VersionRow:
+        """Return a version; raises the errors of :meth:`Index.resolve`."""
+        return await self.query_index(lambda index: index.resolve(name, label))
+
     def integer_parameter(self, name: str, default: int, maximum: int) -> int:
         """Return a query parameter from 1 to ``maximum``; raises :class:`BadRequestError`."""
-        text = self.query_parameter(name, str(default))
-        is_valid = text.isascii() and text.isdecimal() and len(text) < 10
-        if not is_valid or not 1 <= int(text) <= maximum:
-            raise BadRequestError(
-                f"{name} must be a whole number from 1 to {maximum}, not {text[:40]!r}"
-            )
-        return int(text)
+        return parse_integer(name, self.query_parameter(name, str(default)), maximum)
 
     async def datasette_response(self) -> Response:
         """Return Datasette's response; raises as :meth:`DatasettePool.respond`."""
-        assert self.site.tables is not None  # the route exists only with tables
         reply = await self.site.tables.respond(self._request.scope)
-        kind = reply.headers.pop("content-type", "text/plain; charset=utf-8")
-        return Response(reply.body, reply.status, reply.headers, kind)
+        # Datasette states none for CSV and for some errors
+        headers = {"cache-control": "no-cache"} | {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in reply.headers
+        }
+        kind = headers.pop("content-type", "text/plain; charset=utf-8")
+        return Response(reply.body, reply.status, headers, kind)
 
     def has_etag(self, tag: str) -> bool:
         """Whether the client's If-None-Match contains this ETag, quotes included."""
@@ -198,16 +187,24 @@ class CatalogueRequest:
         return Response(body, status, headers, kind)
 
 
+def parse_integer(name: str, text: str, maximum: int) -> int:
+    """Return the value of a parameter from 1 to ``maximum``; raises :class:`BadRequestError`."""
+    is_valid = text.isascii() and text.isdecimal() and len(text) < 10
+    if not is_valid or not 1 <= int(text) <= maximum:
+        raise BadRequestError(
+            f"{name} must be a whole number from 1 to {maximum}, not {text[:40]!r}"
+        )
+    return int(text)
+
+
 def view(make: View) -> Any:
-    """Return a view for Datasette that calls ``make`` with the request.
+    """Return a view that calls ``make`` with the request.
 
     An error becomes an error page, or a problem document for the API.
     """
 
-    async def handle(datasette: Datasette, request: Request) -> Response:
-        site = find_site(datasette)
-        assert site is not None  # only a Datasette with a site has these routes
-        catalogue_request = CatalogueRequest(datasette, request, site)
+    async def handle(site: Site, request: Request) -> Response:
+        catalogue_request = CatalogueRequest(request, site)
         for_programs = _is_for_programs(request)
         try:
             return await make(catalogue_request)
@@ -291,22 +288,27 @@ def _public_message(error: NeuromirrorError, status: int) -> str:
     """Return the public message for a server error."""
     if status != 503:
         return _INTERNAL_ERROR_MESSAGE
-    return (
-        _TABLES_BUSY_MESSAGE
-        if isinstance(error, (DatasetteBusyError, DatasetteProcessError))
-        else _INDEX_BUSY_MESSAGE
-    )
+    is_of_tables = isinstance(error, (DatasetteBusyError, DatasetteProcessError))
+    return _TABLES_BUSY_MESSAGE if is_of_tables else _INDEX_BUSY_MESSAGE
 
 
 def _status(error: NeuromirrorError) -> int:
     if isinstance(error, ContentUnavailableError):
         return error.status
-    if isinstance(error, DatasetWithdrawnError):
-        return 410
-    if isinstance(error, (*_NOT_FOUND_ERRORS, PageNotFoundError)):
-        return 404
-    if isinstance(error, (*_BAD_REQUEST_ERRORS, BadRequestError)):
-        return 400
-    if isinstance(error, OperationDisabledError):
-        return 403
-    return 503 if isinstance(error, _UNAVAILABLE_ERRORS) else 500
+    return next((one for one, kinds in _STATUSES.items() if isinstance(error, kinds)), 500)
+
+
+_STATUSES: Final = {
+    410: (DatasetWithdrawnError,),
+    404: (*_NOT_FOUND_ERRORS, PageNotFoundError),
+    400: (
+        *(MalformedQueryError, AmbiguousNameError, FilesNotIndexedError),
+        *(DatasetteTimeoutError, BadRequestError),
+    ),
+    403: (OperationDisabledError,),
+    503: (
+        *(IndexBusyError, IndexMissingError, IndexUnusableError, QueryStoppedError),
+        *(DatasetteBusyError, DatasetteProcessError),
+    ),
+}
+"""Errors by status; others are internal errors."""

@@ -1,4 +1,4 @@
-"""Routes of the pages, the more specific first; Datasette serves its style sheets only."""
+"""Routes of the pages, the more specific first."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (r"/llms\.txt$", machine_readable.llms),
     *api.ROUTES,
     (r"/index(?:[/.].*)?$", tables.tables),
-    (r"/(?!-/|favicon\.ico$)(?P<rest>.+)$", status.not_found),
+    (r"/(?P<rest>.+)$", status.not_found),
 )
 
 PAGES_OF_INDEX: Collection[Any] = frozenset(

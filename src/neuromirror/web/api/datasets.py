@@ -7,12 +7,11 @@ The shapes are in :mod:`neuromirror.index.shapes`; operations on versions and fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 
-from neuromirror.index import SIZES, SORTS, DatasetRow, Index
+from neuromirror.index import SIZES, SORTS, Index, Tombstone
 from neuromirror.index.shapes import Link
 from neuromirror.web.addresses import dataset_address
 from neuromirror.web.api import responses
@@ -20,10 +19,10 @@ from neuromirror.web.api import versions as of_versions
 from neuromirror.web.api.openapi import openapi_document
 from neuromirror.web.api.operations import (
     ROOT,
-    Arguments,
+    Call,
     Operation,
     Parameter,
-    next_page_url,
+    of_index,
     routes,
 )
 from neuromirror.web.api.versions import AFTER, CHECKSUM, LIMIT, MAX_PAGE_SIZE, dataset_path
@@ -76,12 +75,12 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 _Start = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
 
-async def root(request: CatalogueRequest, arguments: Arguments) -> responses.RootResponse:
+async def root(call: Call) -> responses.RootResponse:
     """List the operations of the API."""
-    base = request.base_url + ROOT
+    base = call.request.base_url + ROOT
     return responses.RootResponse(
         version=1,
-        title=request.site.title,
+        title=call.request.site.title,
         description=f"{base}/openapi.json",
         addresses={
             one.handler.__name__: base + one.path + _template(one.parameters)
@@ -95,147 +94,115 @@ def _template(parameters: Sequence[Parameter]) -> str:
     return f"{{?{','.join(one.name for one in parameters)}}}" if parameters else ""
 
 
-async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetsResponse:
+@of_index
+def datasets(call: Call, index: Index) -> responses.DatasetsResponse:
     """List datasets by name: all, those of a mirror, or those that match search terms.
 
     Subdatasets are not included.
     """
-    terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
-    last = arguments.cursor(str, "")
-
-    def look(index: Index) -> list[DatasetRow]:
-        rows = index.datasets(mirror or None, text=terms or None, subdatasets=False, after=last)
-        return list(islice(rows, limit + 1))
-
-    found = await request.query_index(look)
-    more = None
-    if len(found) > limit:
-        cursor = found[limit - 1].name
-        more = next_page_url(request, "/datasets", cursor, q=terms, mirror=mirror, limit=limit)
-    return responses.DatasetsResponse.of(datasets=found[:limit], next=more)
+    terms, mirror, last = call["q"].strip(), call["mirror"], call.cursor(str, "")
+    rows = index.datasets(mirror or None, text=terms or None, subdatasets=False, after=last)
+    found, more = call.page(rows, "/datasets", lambda row: row.name, q=terms, mirror=mirror)
+    return responses.DatasetsResponse.of(datasets=found, next=more)
 
 
-async def search(request: CatalogueRequest, arguments: Arguments) -> responses.SearchResponse:
+@of_index
+def search(call: Call, index: Index) -> responses.SearchResponse:
     """Search datasets by metadata, file paths and facets.
 
     The ranking may change over time; `datasets` has a stable order.
     """
-    terms, sort, limit = arguments["q"].strip(), arguments["sort"], arguments.integer("limit")
-    filters = {one.name: arguments.all(one.name) for one in _FILTERS}
-    start = arguments.cursor(_Start, 0)
-    found = await request.query_index(
-        lambda index: index.find_datasets(
-            terms, filters=filters, sort=sort, start=start, limit=limit
-        )
-    )
+    terms, sort, limit = call["q"].strip(), call["sort"], call.limit
+    filters = {one.name: call.all(one.name) for one in _FILTERS}
+    start = call.cursor(_Start, 0)
+    found = index.find_datasets(terms, filters=filters, sort=sort, start=start, limit=limit)
     more = None
     if found.next is not None:
-        more = next_page_url(
-            request, "/search", found.next, q=terms, **filters, sort=sort, limit=limit
-        )
+        more = call.next_url("/search", found.next, q=terms, **filters, sort=sort, limit=limit)
     return responses.SearchResponse.of(
         found, found=list(found.rows), corrected=found.corrected or None, next=more
     )
 
 
-async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetResponse:
+@of_index
+def dataset(call: Call, index: Index) -> responses.DatasetResponse:
     """Return a dataset with its versions."""
-    name = arguments["name"]
-
-    def look(index: Index) -> responses.DatasetResponse:
-        row = index.dataset(name)
-        versions = list(index.versions(name, limit=MAX_PAGE_SIZE + 1))
-        more = None
-        if len(versions) > MAX_PAGE_SIZE:
-            more = next_page_url(
-                request, f"{dataset_path(name)}/versions", versions[MAX_PAGE_SIZE - 1].seq
-            )
-        return responses.DatasetResponse.of(
-            row,
-            all_versions=versions[:MAX_PAGE_SIZE],
-            more_versions=more,
-            links=[Link(*one) for one in index.links(name)],
-            within=index.superdatasets(name),
-            page=request.base_url + dataset_address(name),
-        )
-
-    return await request.query_index(look)
+    name = call["name"]
+    row = index.dataset(name)
+    versions = list(index.versions(name, limit=MAX_PAGE_SIZE + 1))
+    more = None
+    if len(versions) > MAX_PAGE_SIZE:
+        cursor = versions[MAX_PAGE_SIZE - 1].seq
+        more = call.next_url(f"{dataset_path(name)}/versions", cursor)
+    return responses.DatasetResponse.of(
+        row,
+        all_versions=versions[:MAX_PAGE_SIZE],
+        more_versions=more,
+        links=[Link(*one) for one in index.links(name)],
+        within=index.superdatasets(name),
+        page=call.request.base_url + dataset_address(name),
+    )
 
 
-async def versions(request: CatalogueRequest, arguments: Arguments) -> responses.VersionsResponse:
+@of_index
+def versions(call: Call, index: Index) -> responses.VersionsResponse:
     """List the versions of a dataset, in the order in which they were minted."""
-    name, limit = arguments["name"], arguments.integer("limit")
-    last = arguments.cursor(_Number, 0)
-    found = await request.query_index(lambda index: list(index.versions(name, last, limit + 1)))
-    more = None
-    if len(found) > limit:
-        path = f"{dataset_path(name)}/versions"
-        more = next_page_url(request, path, found[limit - 1].seq, limit=limit)
-    return responses.VersionsResponse.of(versions=found[:limit], next=more)
+    name = call["name"]
+    rows = index.versions(name, call.cursor(_Number, 0), call.limit + 1)
+    path = f"{dataset_path(name)}/versions"
+    found, more = call.page(rows, path, lambda row: row.seq)
+    return responses.VersionsResponse.of(versions=found, next=more)
 
 
-async def find(request: CatalogueRequest, arguments: Arguments) -> responses.OccurrencesResponse:
+@of_index
+def find(call: Call, index: Index) -> responses.OccurrencesResponse:
     """Find all current and past occurrences of a content."""
-    checksum, limit = arguments["checksum"].strip(), arguments.integer("limit")
-    last = arguments.cursor(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
-    found = await request.query_index(
-        lambda index: list(islice(index.find(checksum, last), limit + 1))
-    )
-    more = None
-    if len(found) > limit:
-        cursor = found[limit - 1].position
-        more = next_page_url(request, "/find", cursor, checksum=checksum, limit=limit)
-    return responses.OccurrencesResponse.of(found=found[:limit], next=more)
+    checksum = call["checksum"].strip()
+    last = call.cursor(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
+    rows = index.find(checksum, last)
+    found, more = call.page(rows, "/find", lambda row: row.position, checksum=checksum)
+    return responses.OccurrencesResponse.of(found=found, next=more)
 
 
-async def events(request: CatalogueRequest, arguments: Arguments) -> responses.EventsResponse:
+@of_index
+def events(call: Call, index: Index) -> responses.EventsResponse:
     """List events, newest first: tombstones, returns, incidents, takedowns."""
-    kind, name, mirror = arguments["kind"], arguments["dataset"], arguments["mirror"]
-    limit, last = arguments.integer("limit"), arguments.cursor(_Number, 1 << 62)
-    found = await request.query_index(
-        lambda index: list(
-            index.events(name or None, kind or None, limit + 1, mirror=mirror or None, before=last)
-        )
-    )
-    more = None
-    if len(found) > limit:
-        cursor, filters = found[limit - 1].id, {"kind": kind, "dataset": name, "mirror": mirror}
-        more = next_page_url(request, "/events", cursor, **filters, limit=limit)
-    return responses.EventsResponse.of(events=found[:limit], next=more)
+    kind, name, mirror = call["kind"], call["dataset"], call["mirror"]
+    last, most = call.cursor(_Number, 1 << 62), call.limit + 1
+    rows = index.events(name or None, kind or None, most, mirror=mirror or None, before=last)
+    filters = {"kind": kind, "dataset": name, "mirror": mirror}
+    found, more = call.page(rows, "/events", lambda row: row.id, **filters)
+    return responses.EventsResponse.of(events=found, next=more)
 
 
-async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.MirrorsResponse:
+@of_index
+def mirrors(call: Call, index: Index) -> responses.MirrorsResponse:
     """Return the status of each mirror."""
-    found, failures = await request.query_index(
-        lambda index: (list(index.mirror_status()), index.failures())
+    return responses.MirrorsResponse.of(
+        mirrors=list(index.mirror_status()), failures=index.failures()
     )
-    return responses.MirrorsResponse.of(mirrors=found, failures=failures)
 
 
-async def holds(request: CatalogueRequest, arguments: Arguments) -> responses.HoldsResponse:
+@of_index
+def holds(call: Call, index: Index) -> responses.HoldsResponse:
     """List the open holds, oldest first."""
-    name = arguments["dataset"] or None
-    found = await request.query_index(lambda index: list(index.open_holds(name)))
-    return responses.HoldsResponse.of(holds=found)
+    return responses.HoldsResponse.of(holds=list(index.open_holds(call["dataset"] or None)))
 
 
-async def tombstones(
-    request: CatalogueRequest, arguments: Arguments
-) -> responses.TombstonesResponse:
+@of_index
+def tombstones(call: Call, index: Index) -> responses.TombstonesResponse:
     """List withdrawn datasets by name, with time and reason.
 
     Datasets that the archive has removed remain visible; `events` lists their tombstones.
     """
-    mirror, limit = arguments["mirror"], arguments.integer("limit")
-    last = arguments.cursor(tuple[str, str], ("", ""))
-    rows = await request.query_index(lambda index: index.tombstones(mirror or None))
-    cursors = [tuple(one.dataset.split(":", 1)) for one in rows]
-    found = [one for one, cursor in zip(rows, cursors, strict=True) if cursor > last][: limit + 1]
-    more = None
-    if len(found) > limit:
-        cursor = found[limit - 1].dataset.split(":", 1)
-        more = next_page_url(request, "/tombstones", cursor, mirror=mirror, limit=limit)
-    return responses.TombstonesResponse.of(tombstones=found[:limit], next=more)
+    mirror, last = call["mirror"], call.cursor(tuple[str, str], ("", ""))
+
+    def cursor(row: Tombstone) -> tuple[str, ...]:
+        return tuple(row.dataset.split(":", 1))
+
+    rows = (row for row in index.tombstones(mirror or None) if cursor(row) > last)
+    found, more = call.page(rows, "/tombstones", cursor, mirror=mirror)
+    return responses.TombstonesResponse.of(tombstones=found, next=more)
 
 
 _LIST = (LIMIT, AFTER)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -15,9 +17,10 @@ import msgspec
 from datasette.utils.asgi import Response
 from msgspec import Struct
 
+from neuromirror.index import Index, VersionRow
 from neuromirror.index.shapes import Answer
 from neuromirror.model.struct_types import analysed_type
-from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.request import BadRequestError, CatalogueRequest, parse_integer, view
 
 ROOT = "/api/v1"
 _T = TypeVar("_T")
@@ -56,15 +59,8 @@ class Parameter(Struct, frozen=True):
 
     def validate(self, text: str) -> str:
         """Return a valid value; raises BadRequestError."""
-        if self.maximum and not (
-            text.isascii()
-            and text.isdecimal()
-            and len(text) < 10
-            and 1 <= int(text) <= self.maximum
-        ):
-            raise BadRequestError(
-                f"{self.name} must be a whole number from 1 to {self.maximum}, not {text[:40]!r}"
-            )
+        if self.maximum:
+            parse_integer(self.name, text, self.maximum)
         if self.choices and text not in self.choices:
             raise BadRequestError(
                 f"{self.name} must be {' or '.join(self.choices)}, not {text[:40]!r}"
@@ -74,11 +70,11 @@ class Parameter(Struct, frozen=True):
         return text
 
 
-class Arguments:
-    """The validated arguments of a request: a mapping of names to texts, with conversions."""
+class Call:
+    """A request for an operation, with its validated arguments: a mapping of names to texts."""
 
-    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
-        self._values = values
+    def __init__(self, request: CatalogueRequest, values: Mapping[str, Sequence[str]]) -> None:
+        self.request, self._values = request, values
 
     def __getitem__(self, name: str) -> str:
         return self._values[name][0]
@@ -91,8 +87,13 @@ class Arguments:
         """Return an argument as a number."""
         return int(self[name])
 
+    @property
+    def limit(self) -> int:
+        """The maximum number of items per page."""
+        return self.integer("limit")
+
     def cursor(self, kind: type[_T], start: _T) -> _T:
-        """Return the cursor that :func:`next_page_url` encoded; raises BadRequestError."""
+        """Return the cursor that :meth:`next_url` encoded; raises BadRequestError."""
         text = self["after"]
         if not text:
             return start
@@ -104,23 +105,66 @@ class Arguments:
                 f"after={text[:40]!r} is invalid; copy it from 'next' of the previous page"
             ) from None
 
+    def next_url(self, path: str, cursor: object, **values: str | int | Sequence[str]) -> str:
+        """Return the URL of the next page of the result.
 
-def next_page_url(
-    request: CatalogueRequest, path: str, cursor: object, **values: str | int | Sequence[str]
-) -> str:
-    """Return the URL of the next page of an operation's result.
+        Parameters
+        ----------
+        path
+            The path below the root of the API.
+        cursor
+            The end of this page, which :meth:`cursor` returns for the next one.
+        values
+            The other parameters; empty ones are omitted.
+        """
+        token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+        parameters = {name: value for name, value in values.items() if value != ""}
+        query = urlencode({**parameters, "after": token}, doseq=True)
+        return f"{self.request.base_url}{ROOT}{path}?{query}"
 
-    ``path`` is the path below the root of the API, ``values`` are the other arguments of the
-    request (empty ones are left out). ``cursor`` is the sort key of the last row of the page, so
-    that concurrent insertions neither duplicate nor hide rows.
-    """
-    token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
-    parameters = {name: value for name, value in values.items() if value != ""}
-    query = urlencode({**parameters, "after": token}, doseq=True)
-    return f"{request.base_url}{ROOT}{path}?{query}"
+    def page(
+        self, rows: Iterable[_T], path: str, cursor: Callable[[_T], object], **values: str
+    ) -> tuple[list[_T], str | None]:
+        """Return the rows of this page, and the URL of the next one if there are more.
+
+        Parameters
+        ----------
+        rows
+            The rows, one more than the limit if there are more.
+        path, values
+            As those of :meth:`next_url`.
+        cursor
+            Returns the cursor after a row.
+        """
+        found = list(islice(rows, self.limit + 1))
+        if len(found) <= self.limit:
+            return found, None
+        end = cursor(found[self.limit - 1])
+        return found[:-1], self.next_url(path, end, **values, limit=self.limit)
 
 
-Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def of_index(answer: Callable[[Call, Index], Answer]) -> Handler:
+    """Return a handler whose answer is made in a query of the index."""
+
+    @wraps(answer)
+    async def handler(call: Call) -> Answer:
+        return await call.request.query_index(lambda index: answer(call, index))
+
+    return handler
+
+
+def of_version(answer: Callable[[Call, Index, VersionRow], Answer]) -> Handler:
+    """Return a handler whose answer about a version is made in a query of the index."""
+
+    @of_index
+    @wraps(answer)
+    def handler(call: Call, index: Index) -> Answer:
+        return answer(call, index, index.resolve(call["name"], call["version"]))
+
+    return handler
 
 
 class Operation(Struct, frozen=True):
@@ -150,7 +194,7 @@ class Operation(Struct, frozen=True):
 
         @view
         async def respond(request: CatalogueRequest) -> Response:
-            content = await self.handler(request, self._arguments(request))
+            content = await self.handler(self._call(request))
             reply = request.json_response(content)
             if following := getattr(content, "next", None):
                 reply.headers["link"] = f'<{following}>; rel="next"'
@@ -158,7 +202,7 @@ class Operation(Struct, frozen=True):
 
         return respond
 
-    def _arguments(self, request: CatalogueRequest) -> Arguments:
+    def _call(self, request: CatalogueRequest) -> Call:
         known = {one.name: one for one in self.parameters}
         arguments = request.query_parameters()
         for name, values in arguments.items():
@@ -170,12 +214,13 @@ class Operation(Struct, frozen=True):
         for one in self.parameters:
             if one.required and one.name not in arguments:
                 raise BadRequestError(f"{one.name} is missing; expected: {one.description}")
-        return Arguments(
+        return Call(
+            request,
             {
                 name: [one.validate(text) for text in arguments.get(name, ())] or [one.default]
                 for name, one in known.items()
             }
-            | {name: [request.path_parameter(name)] for name in self.path_names}
+            | {name: [request.path_parameter(name)] for name in self.path_names},
         )
 
 

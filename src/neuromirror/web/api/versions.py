@@ -7,7 +7,6 @@ version by its commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Annotated
 from urllib.parse import quote
 
@@ -19,7 +18,13 @@ from neuromirror.model import alias_of
 from neuromirror.volume import NotAVolumeError
 from neuromirror.web.addresses import file_address, gateway_address, version_address
 from neuromirror.web.api import responses
-from neuromirror.web.api.operations import ROOT, Arguments, Operation, Parameter, next_page_url
+from neuromirror.web.api.operations import (
+    ROOT,
+    Call,
+    Operation,
+    Parameter,
+    of_version,
+)
 from neuromirror.web.citations import FORMATS, format_citation
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
@@ -75,160 +80,126 @@ def _gateway_url(request: CatalogueRequest, row: VersionRow, path: str = "") -> 
     return request.base_url + gateway_address(row.dataset_name, row.label, path)
 
 
-async def version(request: CatalogueRequest, arguments: Arguments) -> responses.VersionResponse:
+@of_version
+def version(call: Call, index: Index, row: VersionRow) -> responses.VersionResponse:
     """Return a version with its subdatasets and URLs for cloning and downloading."""
-
-    def look(index: Index) -> responses.VersionResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        page = version_address(row.dataset_name, row.label)
-        manifest = request.site.store.manifest_path(row.state)
-        kept = manifest.relative_to(request.site.store.root) if manifest.exists() else None
-        return responses.VersionResponse.of(
-            row,
-            attributes=index.attributes(row),
-            left_out=index.exceptions(row),
-            subdatasets=list(index.subdatasets(row)),
-            clone=f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
-            checksums=request.base_url + page.replace("/dataset/", "/checksums/", 1),
-            manifest=None if kept is None else f"{request.base_url}/{kept}",
-            at=_gateway_url(request, row),
-            page=request.base_url + page,
-        )
-
-    return await request.query_index(look)
+    page = version_address(row.dataset_name, row.label)
+    manifest = call.request.site.store.manifest_path(row.state)
+    kept = manifest.relative_to(call.request.site.store.root) if manifest.exists() else None
+    return responses.VersionResponse.of(
+        row,
+        attributes=index.attributes(row),
+        left_out=index.exceptions(row),
+        subdatasets=list(index.subdatasets(row)),
+        clone=f"ria+{call.request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
+        checksums=call.request.base_url + page.replace("/dataset/", "/checksums/", 1),
+        manifest=None if kept is None else f"{call.request.base_url}/{kept}",
+        at=_gateway_url(call.request, row),
+        page=call.request.base_url + page,
+    )
 
 
-async def files(request: CatalogueRequest, arguments: Arguments) -> responses.FilesResponse:
+@of_version
+def files(call: Call, index: Index, row: VersionRow) -> responses.FilesResponse:
     """List the files of a version, sorted by the bytes of their paths."""
-    under, limit = arguments["under"], arguments.integer("limit")
-    last = arguments.cursor(str, "")
-
-    def look(index: Index) -> responses.FilesResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        found = list(index.files(row, under, last, limit + 1))
-        more = None
-        if len(found) > limit:
-            path, cursor = _version_path(row, "/files"), found[limit - 1].path
-            more = next_page_url(request, path, cursor, under=under, limit=limit)
-        return responses.FilesResponse.of(version=row.name, files=found[:limit], next=more)
-
-    return await request.query_index(look)
+    under = call["under"]
+    rows = index.files(row, under, call.cursor(str, ""), call.limit + 1)
+    path = _version_path(row, "/files")
+    found, more = call.page(rows, path, lambda one: one.path, under=under)
+    return responses.FilesResponse.of(version=row.name, files=found, next=more)
 
 
-async def folder(request: CatalogueRequest, arguments: Arguments) -> responses.FolderResponse:
+@of_version
+def folder(call: Call, index: Index, row: VersionRow) -> responses.FolderResponse:
     """List the files and subfolders of a folder, with recursive counts.
 
     Subdatasets are listed by the operation `version`.
     """
-    under, limit = arguments["under"].strip("/"), arguments.integer("limit")
-    last = arguments.cursor(str, "")
-
-    def look(index: Index) -> responses.FolderResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        found = list(islice(index.folder_entries(row, under, last), limit + 1))
-        more = None
-        if len(found) > limit:
-            path, cursor = _version_path(row, "/folder"), found[limit - 1].next
-            more = next_page_url(request, path, cursor, under=under, limit=limit)
-        entries = [folder_entry(one) for one in found[:limit]]
-        return responses.FolderResponse(row.name, under, entries, more)
-
-    return await request.query_index(look)
+    under = call["under"].strip("/")
+    rows = index.folder_entries(row, under, call.cursor(str, ""))
+    path = _version_path(row, "/folder")
+    found, more = call.page(rows, path, lambda one: one.next, under=under)
+    return responses.FolderResponse(row.name, under, list(map(folder_entry, found)), more)
 
 
-async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.PathsResponse:
+@of_version
+def paths(call: Call, index: Index, row: VersionRow) -> responses.PathsResponse:
     """Search the paths of a version; at most 200 files per page."""
-    terms, start = arguments["q"], arguments.cursor(str, "")
-
-    def look(index: Index) -> responses.PathsResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        found = index.matching_files(row, terms, start)
-        more = None
-        if found.next:
-            more = next_page_url(request, _version_path(row, "/paths"), found.next, q=terms)
-        return responses.PathsResponse.of(
-            version=row.name, files=found.files, next=more, complete=found.is_complete
-        )
-
-    return await request.query_index(look)
-
-
-async def file(request: CatalogueRequest, arguments: Arguments) -> responses.FileResponse:
-    """Return a file with its locations, its history and other occurrences of its content."""
-
-    def look(index: Index) -> responses.FileResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        found = index.file(row, arguments["path"])
-        others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
-        all_occurrences = f"{request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
-        return responses.FileResponse.of(
-            found,
-            version=row.name,
-            locations=index.locations(found.content, limit=_MAX_OTHER_LOCATIONS),
-            history=index.content_spans(row, found.path),
-            other_occurrences=others,
-            other_occurrences_url=all_occurrences if more else None,
-            at=_gateway_url(request, row, found.path),
-            page=request.base_url + file_address(row.dataset_name, row.label, found.path),
-        )
-
-    return await request.query_index(look)
-
-
-async def volume(request: CatalogueRequest, arguments: Arguments) -> Volume:
-    """Describe a version as a volume, from its own metadata files."""
-    row = await request.query_index(
-        lambda index: index.resolve(arguments["name"], arguments["version"])
+    terms = call["q"]
+    found = index.matching_files(row, terms, call.cursor(str, ""))
+    more = None
+    if found.next:
+        more = call.next_url(_version_path(row, "/paths"), found.next, q=terms)
+    return responses.PathsResponse.of(
+        version=row.name, files=found.files, next=more, complete=found.is_complete
     )
+
+
+@of_version
+def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
+    """Return a file with its locations, its history and other occurrences of its content."""
+    found = index.file(row, call["path"])
+    others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
+    all_occurrences = f"{call.request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
+    return responses.FileResponse.of(
+        found,
+        version=row.name,
+        locations=index.locations(found.content, limit=_MAX_OTHER_LOCATIONS),
+        history=index.content_spans(row, found.path),
+        other_occurrences=others,
+        other_occurrences_url=all_occurrences if more else None,
+        at=_gateway_url(call.request, row, found.path),
+        page=call.request.base_url + file_address(row.dataset_name, row.label, found.path),
+    )
+
+
+async def volume(call: Call) -> Volume:
+    """Describe a version as a volume, from its own metadata files."""
+    row = await call.request.resolve(call["name"], call["version"])
+    site = call.request.site
     try:
-        found = await request.site.reader.run_in_thread(lambda: request.site.cutouts.describe(row))
+        found = await site.reader.run_in_thread(lambda: site.cutouts.describe(row))
     except NotAVolumeError as error:
         raise PageNotFoundError(str(error)) from error
     return Volume.describe(found)
 
 
-async def citation(request: CatalogueRequest, arguments: Arguments) -> responses.CitationResponse:
+async def citation(call: Call) -> responses.CitationResponse:
     """Return a citation of a version in one format."""
-    row = await request.query_index(
-        lambda index: index.resolve(arguments["name"], arguments["version"])
-    )
-    store, form = request.site.store, arguments["format"]
-    text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
+    row = await call.request.resolve(call["name"], call["version"])
+    store, form = call.request.site.store, call["format"]
+    text = await call.request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
     return responses.CitationResponse.of(version=row.name, format=form, citation=text)
 
 
-async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses.AncestryResponse:
+@of_version
+def ancestry(call: Call, index: Index, row: VersionRow) -> responses.AncestryResponse:
     """Return the ancestors of a version and the descendants of its dataset."""
-    depth = arguments.integer("depth")
-
-    def look(index: Index) -> responses.AncestryResponse:
-        row = index.resolve(arguments["name"], arguments["version"])
-        return responses.AncestryResponse.of(
-            version=row.name,
-            ancestors=index.ancestors(row, depth),
-            descendants=index.descendants(row, depth),
-        )
-
-    return await request.query_index(look)
+    depth = call.integer("depth")
+    return responses.AncestryResponse.of(
+        version=row.name,
+        ancestors=index.ancestors(row, depth),
+        descendants=index.descendants(row, depth),
+    )
 
 
-async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.DiffResponse:
+async def diff(call: Call) -> responses.DiffResponse:
     """Compare two versions by path."""
-    limit, first = arguments.integer("limit"), arguments.cursor(_Count, 0)
-    names = [_parse_version_name(arguments[one]) for one in ("a", "b")]
+    limit, first = call.limit, call.cursor(_Count, 0)
+    names = [_parse_version_name(call[one]) for one in ("a", "b")]
 
     def look(index: Index) -> responses.DiffResponse:
         old, new = (index.resolve(*one) for one in names)
-        found = compare_versions(request.site.store, index, old, new, first, limit)
+        found = compare_versions(call.request.site.store, index, old, new, first, limit)
         more = None
         if found.total > first + limit:
             a, b = (f"{row.dataset_name}@{row.commit}" for row in (old, new))
-            more = next_page_url(request, "/diff", first + limit, a=a, b=b, limit=limit)
+            more = call.next_url("/diff", first + limit, a=a, b=b, limit=limit)
         return responses.DiffResponse.of(
             found.counts, old=old.name, new=new.name, changes=found.changes, next=more
         )
 
-    return await request.site.reader.long_query(look)
+    return await call.request.site.reader.long_query(look)
 
 
 def _parse_version_name(text: str) -> tuple[str, str]:

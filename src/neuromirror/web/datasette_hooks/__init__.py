@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
 
 from neuromirror.web.server.error_pages import error_response
-from neuromirror.web.server.middleware import catalogue_middleware
-from neuromirror.web.site import find_site
+from neuromirror.web.site import Site
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
 
-@hookimpl  # type: ignore[untyped-decorator]
-def asgi_wrapper(datasette: Datasette) -> Any:
-    """Add the catalogue's pages, security headers and the store's files.
-
-    Parameters
-    ----------
-    datasette
-        The Datasette application.
-
-    Returns
-    -------
-    Any
-        The wrapper, which Datasette applies to its own application.
-    """
-    site = find_site(datasette)
-    if site is None or site.tables is None:
-        return lambda app: app
-    return lambda app: catalogue_middleware(app, datasette, site)
+SITES: weakref.WeakKeyDictionary[Datasette, Site] = weakref.WeakKeyDictionary()
+"""The site of each Datasette instance that serves the tables of a catalogue."""
 
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
@@ -53,8 +37,9 @@ def handle_exception(datasette: Datasette, request: Any, exception: Exception) -
         The generator that a wrapper of a Datasette hook must be.
     """
     outcome = yield
-    if find_site(datasette) is not None:
-        outcome.force_result([lambda: error_response(datasette, request, exception)])
+    site = SITES.get(datasette)
+    if site is not None:
+        outcome.force_result([lambda: error_response(site, request, exception)])
 
 
 @hookimpl  # type: ignore[untyped-decorator]
@@ -71,4 +56,4 @@ def skip_csrf(datasette: Datasette) -> bool:
     bool
         True.
     """
-    return find_site(datasette) is not None
+    return datasette in SITES

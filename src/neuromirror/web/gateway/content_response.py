@@ -64,7 +64,9 @@ class ContentResponse:
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
         if self._body is not None:
             try:
-                await send({"type": "http.response.body", "body": self._first, "more_body": True})
+                if self._first:
+                    start = {"type": "http.response.body", "body": self._first, "more_body": True}
+                    await send(start)
                 async for block in self._body:
                     await send({"type": "http.response.body", "body": block, "more_body": True})
             except NeuromirrorError as error:

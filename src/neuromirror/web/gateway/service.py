@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Final, TypeVar, cast
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
 from neuromirror.git import GitError, ObjectMissingError, read_refs
@@ -42,6 +42,7 @@ from neuromirror.web.gateway.errors import ContentUnavailableError, UnknownEntry
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.open_versions import ENCODINGS, WINDOW, OpenVersion, OpenVersions
 from neuromirror.web.gateway.visitor_urls import reachable_urls, visitor_urls
+from neuromirror.web.recent_results import RecentResults
 
 LIMITS: Final = RequestLimits(
     attempts=2, wait=0.5, wait_max=2.0, retry_after_max=5.0, connect=10.0, read=20.0, per_host=16
@@ -58,28 +59,6 @@ _MAX_ROWS: Final = 256
 _MAX_LOCATIONS: Final = 20
 
 T = TypeVar("T")
-
-
-class GatewaySettings(Struct, frozen=True):
-    """Settings of the gateway.
-
-    Attributes
-    ----------
-    modes
-        The mode in which files are delivered, by mirror.
-    limits
-        The limits of requests to archives.
-    seconds
-        Time limit in seconds for the next bytes of a content.
-    counts
-        Receives the number of responses by result (``document``, ``download``, ``folder``,
-        ``redirect``, ``proxy``, or an error such as ``timeout``), and of verified ``bytes``.
-    """
-
-    modes: GatewayModes = field(default_factory=GatewayModes)
-    limits: RequestLimits = LIMITS
-    seconds: float = _SECONDS
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 class NamedVersion(Struct, frozen=True):
@@ -153,32 +132,42 @@ class GatewayService:
         The store.
     reader
         Answers queries of the index.
-    settings
-        The settings.
+    modes
+        The mode in which files are delivered, by mirror.
+    limits
+        The limits of requests to archives.
+    seconds
+        Time limit in seconds for the next bytes of a content.
     relays
         Whether small files may be read from the archives for downloads in every mode.
+
+    Attributes
+    ----------
+    counts
+        The number of responses by result (``document``, ``download``, ``folder``, ``redirect``,
+        ``proxy``, or an error such as ``timeout``), and of verified ``bytes``.
     """
 
     def __init__(
         self,
         store: Store,
         reader: AsyncIndexReader,
-        settings: GatewaySettings,
+        modes: GatewayModes,
         *,
+        limits: RequestLimits = LIMITS,
+        seconds: float = _SECONDS,
         relays: bool = False,
     ) -> None:
         self._store, self._reader, self._relays = store, reader, relays
         # the settings of the user
         self._allowed = AnnexSettings.load(Path(os.devnull)).allowed_addresses
-        self.modes = settings.modes
-        self.counts = settings.counts
-        self._seconds = settings.seconds
+        self.modes, self._seconds = modes, seconds
+        self.counts: Counter[str] = Counter()
         self._digests = BlockDigestsFolder.of_store(store)
-        self._versions = OpenVersions(store, settings.limits)
+        self._versions = OpenVersions(store, limits)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway")
         self._large = asyncio.Semaphore(_MAX_LARGE)
-        self._rows: OrderedDict[tuple[str, str], NamedVersion] = OrderedDict()
-        self._revision: tuple[int, ...] = ()
+        self._rows: RecentResults[tuple[object, ...], NamedVersion] = RecentResults(_MAX_ROWS)
 
     def can_deliver(self, row: VersionRow, file: FileRow, locations: Iterable[LocationRow]) -> bool:
         """Return whether the content of a file can be delivered, for links to it on pages.
@@ -215,21 +204,15 @@ class GatewayService:
 
         Raises the errors of :meth:`Index.resolve`. Results are kept until the index changes.
         """
-        revision = self._reader.revision
-        if revision != self._revision:
-            # a name may mean another version now, or a dataset may have been withdrawn
-            self._rows.clear()
-            self._revision = revision
-        found = self._rows.get((name, label))
+        # a name may mean another version later, or a dataset may have been withdrawn
+        key = name, label, self._reader.revision
+        found = self._rows.get(key)
         if found is None:
             row = await self._reader.query(lambda index: index.resolve(name, label))
             names = row.label, row.commit, f"state:{row.state}"
             found = NamedVersion(row, label, label in names)
-            if self._reader.revision != revision or self._revision != revision:
-                return found  # of an index that has changed meanwhile
-            self._rows[name, label] = found
-            while len(self._rows) > _MAX_ROWS:
-                self._rows.popitem(last=False)
+            if self._reader.revision == key[2]:  # else it may be of either index
+                self._rows.put(key, found)
         return found
 
     async def find_file(self, row: VersionRow, path: str) -> StoredFile | Document | None:

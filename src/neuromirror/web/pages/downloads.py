@@ -26,7 +26,7 @@ async def checksums(request: CatalogueRequest) -> Any:
 
     Files without a sha256 are in comment lines.
     """
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+    name, label = request.version_name
     row = await request.query_index(lambda index: _indexed_version(index, name, label))
 
     async def write(to: Any) -> None:
@@ -85,17 +85,12 @@ def _line(file: FileRow) -> str:
 @view
 async def citation(request: CatalogueRequest) -> Response:
     """Return a citation as a file."""
-    name, label, form = (
-        request.path_parameter("name"),
-        request.path_parameter("label"),
-        request.query_parameter("format", "text"),
-    )
+    form = request.query_parameter("format", "text")
     if form not in FORMATS:
         raise BadRequestError(
             f"the format of a citation must be {', '.join(FORMATS)}, not {form[:40]!r}"
         )
-    row = await request.query_index(lambda index: index.resolve(name, label))
-    store = request.site.store
+    row, store = await request.resolve(*request.version_name), request.site.store
     text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
     return request.etag_response(text, "text/plain; charset=utf-8")
 
@@ -107,14 +102,10 @@ async def badge(request: CatalogueRequest) -> Response:
     With ``show=available`` it has the availability of the version's files instead, and with
     ``show=drill`` the result of the last drill of a lock file that pins the version.
     """
-    name, label, show = (
-        request.path_parameter("name"),
-        request.path_parameter("label"),
-        request.query_parameter("show", "pinned"),
-    )
+    show = request.query_parameter("show", "pinned")
     if show not in ("pinned", "available", "drill"):
         raise BadRequestError(f"show must be pinned, available or drill, not {show[:40]!r}")
-    row = await request.query_index(lambda index: index.resolve(name, label))
+    row = await request.resolve(*request.version_name)
     if show == "pinned":
         labels = "version", f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
     elif show == "drill":
@@ -125,7 +116,7 @@ async def badge(request: CatalogueRequest) -> Response:
         found = None
         if row.indexed and row.files <= _MAX_PROBED_FILES:
             found = await request.query_index(
-                lambda index: index.probe_summary(index.resolve(name, row.commit))
+                lambda index: index.probe_summary(index.resolve(row.dataset_name, row.commit))
             )
         labels = "available", availability_label(found)
     text = await request.render_template("badge.svg", left=labels[0], right=labels[1])

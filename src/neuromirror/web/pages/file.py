@@ -26,11 +26,7 @@ _MAX_OTHER_LOCATIONS = 100
 @view
 async def file(request: CatalogueRequest) -> Response:
     """Show a file with its checksums, locations, history and other occurrences."""
-    name, label, path = (
-        request.path_parameter("name"),
-        request.path_parameter("label"),
-        request.query_parameter("path"),
-    )
+    (name, label), path = request.version_name, request.query_parameter("path")
 
     previews, gateway = request.site.previews, request.site.gateway
     links = GatewayLinks(request.base_url, gateway.modes)

@@ -123,11 +123,7 @@ def _is_stored(found: StoredFile | Document | None) -> TypeGuard[StoredFile]:
 @view
 async def download(request: CatalogueRequest) -> Any:
     """Deliver a file for saving, or redirect to its content."""
-    name, label, path = (
-        request.path_parameter("name"),
-        request.path_parameter("label"),
-        request.query_parameter("path"),
-    )
+    (name, label), path = request.version_name, request.query_parameter("path")
     gateway = request.site.gateway
 
     def look(index: Index) -> tuple[VersionRow, FileRow, DownloadPlan] | UnknownFileError:

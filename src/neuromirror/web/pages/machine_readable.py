@@ -54,9 +54,7 @@ class _Harvested(Struct, frozen=True):
 @view
 async def croissant(request: CatalogueRequest) -> Response:
     """Return the Croissant metadata of a version, with its files unless there are too many."""
-    name, label = request.path_parameter("name"), request.path_parameter("label")
-    row = await request.query_index(lambda index: index.resolve(name, label))
-    store = request.site.store
+    row, store = await request.resolve(*request.version_name), request.site.store
 
     def write() -> IO[bytes]:
         found = read_citation(store, row)

@@ -52,8 +52,7 @@ async def thumbnail(request: CatalogueRequest) -> Response:
 
 async def _file(request: CatalogueRequest) -> tuple[VersionRow, VersionRow, PreviewSource]:
     """Return the version of the page, the one with the file, and the file or Zarr."""
-    name, label = request.path_parameter("name"), request.path_parameter("label")
-    path = request.query_parameter("path")
+    (name, label), path = request.version_name, request.query_parameter("path")
 
     def look(index: Index) -> tuple[VersionRow, VersionRow, PreviewSource]:
         row = index.resolve(name, label)

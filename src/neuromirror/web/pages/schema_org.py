@@ -177,36 +177,33 @@ def _day(value: Any) -> str | None:
 def _distributions(
     work: CitedWork, alias: str, site: str, *, has_checksums: bool
 ) -> Iterator[dict[str, str]]:
-    scheme = site.partition("://")[0]
-    yield {
-        "@type": "DataDownload",
-        "name": "Git repository (a DataLad dataset)",
-        "contentUrl": f"{site}/alias/{alias}",
+    state = work.state
+    text = "text/plain"
+    found = [
         # the encoding format of a repository in MLCommons Croissant
-        "encodingFormat": f"git+{scheme}",
-    }
-    yield {
-        "@type": "DataDownload",
-        "name": "Manifest: every file with its size and checksum",
-        "contentUrl": site + manifest_address(work.digest),
-        "encodingFormat": "application/zstd",
-    }
-    yield {
-        "@type": "DataDownload",
-        "name": "Lock file of this version",
-        "contentUrl": site + lock_file_address("datasets.lock", [work.name]),
-        "encodingFormat": "text/plain",
-    }
-    yield {
-        "@type": "DataDownload",
-        "name": "Croissant metadata of every file",
-        "contentUrl": site + croissant_address(work.state.name, work.state.label),
-        "encodingFormat": "application/ld+json",
-    }
+        (
+            "Git repository (a DataLad dataset)",
+            f"/alias/{alias}",
+            f"git+{site.partition('://')[0]}",
+        ),
+        (
+            "Manifest: every file with its size and checksum",
+            manifest_address(work.digest),
+            "application/zstd",
+        ),
+        ("Lock file of this version", lock_file_address("datasets.lock", [work.name]), text),
+        (
+            "Croissant metadata of every file",
+            croissant_address(state.name, state.label),
+            "application/ld+json",
+        ),
+    ]
     if has_checksums:
+        found.append(("SHA-256 of every file", checksums_address(state.name, state.label), text))
+    for name, address, form in found:
         yield {
             "@type": "DataDownload",
-            "name": "SHA-256 of every file",
-            "contentUrl": site + checksums_address(work.state.name, work.state.label),
-            "encodingFormat": "text/plain",
+            "name": name,
+            "contentUrl": site + address,
+            "encodingFormat": form,
         }

@@ -28,7 +28,7 @@ _MAX_EXCEPTIONS = 200
 @view
 async def version(request: CatalogueRequest) -> Response:
     """Show a version and the files of one folder."""
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+    name, label = request.version_name
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, VersionRow, shapes
-from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
+from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.sources.volumes.urls import Box
 from neuromirror.volume import (
     CUTOUT_FORMATS,
@@ -37,13 +36,13 @@ from neuromirror.web.cutouts import CutoutFailedError, Picture
 from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.spooled_response import FileResponse
 from neuromirror.web.volume_shapes import Volume
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
 _MAX_DIGITS: Final = 16
 """Maximum number of digits in a form field."""
 _SEND_SECONDS: Final = 600.0
-_CHUNK_SIZE: Final = 1 << 18
 _FORMAT_VERSION: Final = "1"
 """Part of ETags: increment it when the same voxels are encoded differently."""
 _CACHE_CONTROL: Final = "public, max-age=0, must-revalidate"
@@ -111,7 +110,15 @@ async def cut(request: CatalogueRequest) -> Response:
         return await _error_page(request, row, found, given, str(error), error.status)
     except (ConfigurationError, BadRequestError) as error:
         return await _error_page(request, row, found, given, str(error), 400)
-    return _CutoutResponse(request, file, headers, kind.media_type)
+    headers["content-length"] = str(os.fstat(file.fileno()).st_size)
+    return FileResponse(
+        request,
+        file,
+        headers,
+        kind.media_type,
+        seconds=_SEND_SECONDS,
+        on_sent=request.site.cutouts.finish_sending,
+    )
 
 
 def _file_name(name: str, level: str, label: str) -> str:
@@ -122,8 +129,7 @@ def _file_name(name: str, level: str, label: str) -> str:
 
 
 async def _volume(request: CatalogueRequest) -> tuple[VersionRow, VolumeDescription]:
-    name, label = request.path_parameter("name"), request.path_parameter("label")
-    row = await request.query_index(lambda index: index.resolve(name, label))
+    row = await request.resolve(*request.version_name)
     try:
         return row, await request.site.reader.run_in_thread(
             lambda: request.site.cutouts.describe(row)
@@ -308,38 +314,3 @@ async def _error_image(request: CatalogueRequest, why: str, status: int) -> Resp
     if status == 503:
         headers["retry-after"] = "30"
     return Response(text, status, headers, "image/svg+xml; charset=utf-8")
-
-
-class _CutoutResponse(Response):  # type: ignore[misc,unused-ignore]
-    """Streams a temporary file with a time limit, and closes it."""
-
-    def __init__(
-        self, request: CatalogueRequest, file: BinaryIO, headers: dict[str, str], media_type: str
-    ) -> None:
-        size = os.fstat(file.fileno()).st_size
-        super().__init__("", 200, {**headers, "content-length": str(size)}, media_type)
-        self._catalogue_request, self._file = request, file
-
-    async def asgi_send(self, send: Any) -> None:
-        """Send the file."""
-        named = {**self.headers, "content-type": self.content_type}
-        raw = [[name.encode(), value.encode()] for name, value in named.items()]
-        try:
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send({"type": "http.response.start", "status": 200, "headers": raw})
-                while piece := await self._catalogue_request.site.reader.run_in_thread(
-                    lambda: self._file.read(_CHUNK_SIZE)
-                ):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-        except TimeoutError as error:
-            raise _SlowClientError(
-                "a client read a cutout too slowly and was disconnected"
-            ) from error
-        finally:
-            self._file.close()
-            self._catalogue_request.site.cutouts.finish_sending()
-
-
-class _SlowClientError(NeuromirrorError):
-    """A client reads a response too slowly."""

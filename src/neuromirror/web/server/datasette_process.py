@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import ctypes
 import json
 import re
 import resource
-import socket
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
+
 from neuromirror.index import CANNED_QUERIES, SandboxIndex
-from neuromirror.web.server.datasette_pool import receive, send
+from neuromirror.model.resource_limits import limit_resources
+from neuromirror.store import Store
+from neuromirror.web.server.child_processes import (
+    Reply,
+    Request,
+    connect_to_parent,
+    encode,
+    receive,
+    reply_to,
+)
+from neuromirror.web.server.interpreter import limit_arenas
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -30,8 +41,6 @@ _RESTART_BYTES = 400 << 20
 _MAX_FILE_BYTES = 64 << 20
 """Maximum size of a written file: SQLite's shared memory file, which is small."""
 _MAX_REPLY_BYTES = 16 << 20
-_ONE_ARENA = -8, 1
-"""M_ARENA_MAX of mallopt(3)."""
 
 _SETTINGS = {
     "sql_time_limit_ms": 1000,
@@ -60,9 +69,8 @@ _CELL_WITHIN: Final = re.compile(rf"([;\t][\s\"]*)(?=[{re.escape(''.join(_FORMUL
 def main() -> None:
     """Run a Datasette process: serve requests from a socket until its other end is closed."""
     options = json.loads(sys.argv[1])
-    _set_resource_limits()
-    connection = socket.socket(fileno=options["socket"])
-    connection.set_inheritable(False)
+    limit_arenas(1)
+    limit_resources(memory=MEMORY, file_bytes=_MAX_FILE_BYTES)
     application = datasette_app(
         Path(options["store"]),
         Path(options["index"]),
@@ -71,38 +79,21 @@ def main() -> None:
         sql=options["sql"],
     )
     try:
-        send(connection, b"ready")
-        asyncio.run(_serve_requests(application, connection))
+        asyncio.run(_serve_requests(application, options))
     except (EOFError, OSError):
         return  # the parent closed the socket
 
 
-def _set_resource_limits() -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(*_ONE_ARENA)
-    for kind, most in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (allowed, allowed))
-
-
 def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sql: bool) -> Any:
     """Return Datasette for the index at a path, as an ASGI application."""
-    from neuromirror.store import Store
-    from neuromirror.web.site import attach_site, import_pint_without_dask
-
-    import_pint_without_dask()
+    _import_pint_without_dask()
     from datasette.app import Datasette
     from datasette.plugins import pm
 
     from neuromirror.web import datasette_hooks
+    from neuromirror.web.site import Site, SiteSettings
 
-    if not pm.is_registered(datasette_hooks):
+    if not pm.is_registered(datasette_hooks):  # if its entry point is not installed
         pm.register(datasette_hooks)
     _escape_csv_formulas()
     _refuse_failed_csv()
@@ -111,9 +102,25 @@ def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sq
         metadata={"title": title, "databases": {"index": {"queries": CANNED_QUERIES}}},
         settings={**_SETTINGS, "default_allow_sql": sql},
     )
-    attach_site(datasette, Store.open(store), index_path, title=title, address=address)
+    settings = SiteSettings(title=title, address=address, cutouts=False)
+    datasette_hooks.SITES[datasette] = Site(Store.open(store), index_path, settings)
     _add_database(datasette, index_path)
     return datasette.app()
+
+
+def _import_pint_without_dask() -> None:
+    """Import Datasette's copy of Pint without the optional ``dask.array``.
+
+    Where dask is installed, Pint imports it with all of SciPy, for nothing that Datasette uses:
+    most of the start of a process, and 30 MB in each.
+    """
+    if "dask" in sys.modules:
+        return
+    sys.modules["dask"] = None  # type: ignore[assignment]  # the import statement then fails
+    try:
+        import_module("datasette.vendored.pint")
+    finally:
+        del sys.modules["dask"]
 
 
 def _add_database(datasette: Datasette, index_path: Path) -> None:
@@ -179,15 +186,15 @@ def escape_cell(value: Any) -> Any:
     return f"'{first}{rest}" if first else rest
 
 
-async def _serve_requests(application: Any, connection: socket.socket) -> None:
-    is_reusable = True
-    while is_reusable:
-        request = json.loads(receive(connection))
-        status, headers, body = await _respond(application, request)
-        is_reusable = _memory() < _RESTART_BYTES
-        head = {"status": status, "headers": headers, "is_reusable": is_reusable}
-        send(connection, json.dumps(head).encode())
-        send(connection, body)
+async def _serve_requests(application: Any, options: dict[str, Any]) -> None:
+    reader, writer = await connect_to_parent(options)
+    decoder = msgspec.msgpack.Decoder(Request)
+    is_last = False
+    while not is_last:
+        reply = await _respond(application, decoder.decode(await receive(reader)))
+        is_last = _memory() >= _RESTART_BYTES
+        writer.write(encode(msgspec.structs.replace(reply, is_last=is_last)))
+        await writer.drain()
 
 
 def _memory() -> int:
@@ -201,46 +208,17 @@ def _memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-async def _respond(application: Any, request: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of the reply to a request."""
-    path = request["path"]
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": request["method"],
-        "scheme": request["scheme"],
-        "path": path,
-        "raw_path": path.encode("latin-1"),
-        "query_string": request["query"].encode("latin-1"),
-        "root_path": "",
-        "headers": [(b"host", request["host"].encode("latin-1"))],
-    }
-    status, headers, body = 500, {}, bytearray()
-
-    async def nothing() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def sent(message: dict[str, Any]) -> None:
-        nonlocal status, headers
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            headers = {
-                name.decode("latin-1").lower(): value.decode("latin-1")
-                for name, value in message["headers"]
-            }
-        elif len(body) <= _MAX_REPLY_BYTES:
-            body.extend(message.get("body", b""))
-
+async def _respond(application: Any, request: Request) -> Reply:
     try:
-        await application(scope, nothing, sent)
-        whole = len(body) <= _MAX_REPLY_BYTES
+        reply = await reply_to(application, request, _MAX_REPLY_BYTES)
     except MemoryError:
-        whole = False
-    if not whole:
-        body.clear()
-        return 400, {"content-type": "text/plain; charset=utf-8"}, _TOO_LONG
-    return status, headers, bytes(body)
+        reply = _TOO_LONG
+    return reply if len(reply.body) <= _MAX_REPLY_BYTES else _TOO_LONG
 
 
-_TOO_LONG = b"The response would be too large: select fewer rows or columns.\n"
+_TOO_LONG: Final = Reply(
+    1,
+    400,
+    [(b"content-type", b"text/plain; charset=utf-8")],
+    b"The response would be too large: select fewer rows or columns.\n",
+)

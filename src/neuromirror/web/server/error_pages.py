@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from datasette.database import QueryInterrupted
 from datasette.utils.asgi import Base400, Forbidden, Request, Response
@@ -22,9 +22,7 @@ from neuromirror.web.request import (
     PageNotFoundError,
     view,
 )
-
-if TYPE_CHECKING:
-    from datasette.app import Datasette
+from neuromirror.web.site import Site
 
 _SQL_DISABLED_MESSAGE = (
     "this catalogue does not run SQL of visitors; use the queries on /index, the filters of the "
@@ -37,9 +35,7 @@ class _InternalError(NeuromirrorError):
     """An unexpected error, whose details are not public."""
 
 
-def error_response(
-    datasette: Datasette, request: Request, exception: Exception
-) -> Awaitable[Response]:
+def error_response(site: Site, request: Request, exception: Exception) -> Awaitable[Response]:
     """Return the response to a request for which Datasette raised ``exception``.
 
     It shows no local paths and no variables.
@@ -56,7 +52,7 @@ def error_response(
             return Response(json.dumps(document), status, {}, "application/json; charset=utf-8")
         raise error from exception
 
-    return cast("Awaitable[Response]", render_error(datasette, request))
+    return cast("Awaitable[Response]", render_error(site, request))
 
 
 def _translate_error(exception: Exception, path: str) -> NeuromirrorError:

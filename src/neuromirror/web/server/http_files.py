@@ -1,23 +1,33 @@
-"""Static serving of the store's public files to git and DataLad, with ranges and ETags."""
+"""Files of the store for git and DataLad, and files that pages load, with ranges and ETags."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from hashlib import blake2b
+from mimetypes import guess_type
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
+import datasette
 from msgspec import Struct
 
-from neuromirror.web.gateway.byte_ranges import RangeNotSatisfiableError, has_etag, parse_ranges
+from neuromirror.model import NeuromirrorError
+from neuromirror.web.gateway.content_response import content_response
 
 if TYPE_CHECKING:
     from neuromirror.web.site import Site
@@ -36,71 +46,126 @@ _REPOSITORY_FILES = re.compile(
 """Files that git and DataLad need; no quarantined objects, locks, hooks or other files."""
 
 
+_STATIC_FOLDERS = {
+    b"/-/static-plugins/neuromirror/": Path(__file__).parents[1] / "datasette_hooks" / "static",
+    b"/-/static/": Path(datasette.__file__).parent / "static",
+}
+"""Folders of the files that pages load, of the catalogue and of Datasette."""
+
+
 class _OpenFile(Struct, frozen=True):
     """An open file with its size, its modification time in HTTP format, and its ETag."""
 
     file: BinaryIO
     size: int
-    modified: bytes
-    etag: bytes
+    modified: str
+    etag: str
 
 
-async def serve_file(scope: Mapping[str, Any], receive: Receive, send: Send, site: Site) -> None:
+async def serve_store_file(
+    scope: Mapping[str, Any], receive: Receive, send: Send, site: Site
+) -> None:
     """Serve a public file of the store; never one outside of it, not even through a symlink."""
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
-    found = await site.reader.run_file_read(lambda: _open_file(site.store.root, path))
+    root = site.store.root
+    found = await site.reader.run_file_read(lambda: _open_file(root, path[1:], _is_public))
+    await _send_file(scope, receive, send, site, found, "application/octet-stream")
+
+
+async def serve_static_file(
+    scope: Mapping[str, Any], receive: Receive, send: Send, site: Site
+) -> None:
+    """Serve a file that pages load."""
+    path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+    if path == b"/favicon.ico":
+        path = b"/-/static/favicon.png"
+    start = next(filter(path.startswith, _STATIC_FOLDERS), None)
+    found = None
+    if start is not None:
+        folder, name = _STATIC_FOLDERS[start], path.removeprefix(start)
+        found = await site.reader.run_file_read(lambda: _open_file(folder, name))
+    kind = guess_type(path.decode("latin-1"))[0] or "application/octet-stream"
+    await _send_file(scope, receive, send, site, found, kind)
+
+
+async def _send_file(
+    scope: Mapping[str, Any],
+    receive: Receive,
+    send: Send,
+    site: Site,
+    found: _OpenFile | None,
+    kind: str,
+) -> None:
     if found is None:
-        await send_text(send, 404, "The store has no such file.")
+        await send_text(send, 404, "File not found.")
         return
+
+    async def read(start: int, stop: int) -> AsyncIterator[bytes]:
+        while start < stop:
+            size = min(_CHUNK_SIZE, stop - start)
+            block = await site.reader.run_file_read(partial(os.pread, descriptor, size, start))
+            if not block:  # the client notices that the body is too short
+                raise _TruncatedFileError("the file was truncated while it was sent")
+            start += len(block)
+            yield block
+
     with found.file:
-        headers = dict(scope["headers"])
-        response_headers: list[Header] = [
-            (b"etag", found.etag),
-            (b"last-modified", found.modified),
-            (b"accept-ranges", b"bytes"),
-            (b"cache-control", b"no-cache"),
-        ]
-        if _is_not_modified(headers, found):
-            await send({"type": "http.response.start", "status": 304, "headers": response_headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        first, last, status = _requested_range(headers, found)
-        if status == 416:
-            of_all = (b"content-range", b"bytes */%d" % found.size)
-            await send_text(send, 416, "Range beyond the end of the file.", of_all)
-            return
-        if status == 206:
-            response_headers.append(
-                (b"content-range", b"bytes %d-%d/%d" % (first, last, found.size))
-            )
-        response_headers.append((b"content-type", b"application/octet-stream"))
-        response_headers.append((b"content-length", b"%d" % (last + 1 - first)))
-        await send({"type": "http.response.start", "status": status, "headers": response_headers})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await _send_range(receive, send, site, found.file, first, last + 1)
+        descriptor = found.file.fileno()
+        headers = {
+            "etag": found.etag,
+            "last-modified": found.modified,
+            "accept-ranges": "bytes",
+            "cache-control": "no-cache",
+            "content-type": kind,
+            "content-length": str(found.size),
+        }
+        reply = content_response(
+            _request_headers(scope, found),
+            headers,
+            found.size,
+            read,
+            is_head=scope["method"] == "HEAD",
+            name=scope["path"],
+        )
+        await run_while_connected(receive, reply.asgi_send(send))
 
 
-def _open_file(root: Path, path: bytes) -> _OpenFile | None:
-    """Open the file that a path names; None if it does not exist or is not public."""
+class _TruncatedFileError(NeuromirrorError):
+    """A file has fewer bytes than it had when its response started."""
+
+
+def _request_headers(scope: Mapping[str, Any], found: _OpenFile) -> dict[str, str]:
+    """Return the headers of a request, with the ETag of the file where they have its time."""
+    headers = {name.decode("latin-1"): one.decode("latin-1") for name, one in scope["headers"]}
+    if "," in headers.get("range", ""):
+        del headers["range"]  # several ranges get the whole file
+    if headers.get("if-range") == found.modified:
+        headers["if-range"] = found.etag
+    if headers.get("if-modified-since") == found.modified:
+        headers.setdefault("if-none-match", found.etag)
+    return headers
+
+
+def _open_file(
+    root: Path, path: bytes, is_public: Callable[[Path], bool] = lambda inside: True
+) -> _OpenFile | None:
+    """Open the file that a quoted path names; None if it does not exist or is not public."""
     try:
-        named = unquote_to_bytes(path[1:]).decode()
-        resolved = (root / named).resolve(strict=True)
+        resolved = (root / unquote_to_bytes(path).decode()).resolve(strict=True)
         inside = resolved.relative_to(root.resolve())
         # non-blocking: opening a pipe would block this thread
         descriptor = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError, RuntimeError):
         return None
     stats = os.fstat(descriptor)
-    if not _is_public(inside) or not S_ISREG(stats.st_mode):
+    if not S_ISREG(stats.st_mode) or not is_public(inside):
         os.close(descriptor)
         return None
     # the inode distinguishes files replaced within one clock tick; it is hashed, not published
     same = blake2b(f"{stats.st_ino} {stats.st_mtime_ns}".encode(), digest_size=8).hexdigest()
     etag = f'"{same}-{stats.st_size:x}"'
     modified = formatdate(stats.st_mtime, usegmt=True)
-    return _OpenFile(os.fdopen(descriptor, "rb"), stats.st_size, modified.encode(), etag.encode())
+    return _OpenFile(os.fdopen(descriptor, "rb"), stats.st_size, modified, etag)
 
 
 def _is_public(inside: Path) -> bool:
@@ -109,48 +174,6 @@ def _is_public(inside: Path) -> bool:
     if first in ("manifests", "block-digests", "tombstones", "ria-layout-version"):
         return True
     return first != "neuromirror" and bool(_REPOSITORY_FILES.fullmatch("/".join(rest[1:])))
-
-
-def _is_not_modified(headers: Mapping[bytes, bytes], found: _OpenFile) -> bool:
-    """Whether the client has the current file (RFC 9110, section 13.2.2)."""
-    tags = headers.get(b"if-none-match")
-    if tags is not None:
-        return has_etag(tags.decode("latin-1"), found.etag.decode())
-    return headers.get(b"if-modified-since") == found.modified
-
-
-def _requested_range(headers: Mapping[bytes, bytes], found: _OpenFile) -> tuple[int, int, int]:
-    """Return first and last byte and the status; multiple ranges get the whole file."""
-    whole = 0, found.size - 1, 200
-    header = headers.get(b"range", b"").replace(b" ", b"").decode("latin-1")
-    if "," in header or headers.get(b"if-range", found.etag) not in (found.etag, found.modified):
-        return whole
-    try:
-        spans = parse_ranges(header, found.size)
-    except RangeNotSatisfiableError:
-        return 0, 0, 416
-    return whole if spans is None else (spans[0][0], spans[0][1] - 1, 206)
-
-
-async def _send_range(
-    receive: Receive, send: Send, site: Site, file: BinaryIO, first: int, end: int
-) -> None:
-    """Send a byte range until it is complete or the client disconnects.
-
-    If the file is truncated meanwhile, the body is too short, which the client notices.
-    """
-    gone = asyncio.ensure_future(_wait_for_disconnect(receive))
-    block = b"."
-    try:
-        while first < end and block and not gone.done():
-            read = partial(os.pread, file.fileno(), min(_CHUNK_SIZE, end - first), first)
-            block = await site.reader.run_file_read(read)
-            first += len(block)
-            await send({"type": "http.response.body", "body": block, "more_body": True})
-        if first >= end:
-            await send({"type": "http.response.body", "body": b""})
-    finally:
-        gone.cancel()
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuromirror.web.gateway.content_headers import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
 from neuromirror.web.rate_limits import RequestLimitError, client_key, request_kind
 from neuromirror.web.request import problem_response
 from neuromirror.web.server.compression import compressing_send
-from neuromirror.web.server.dispatch import App, dispatch_middleware
+from neuromirror.web.server.dispatch import App, page_app
 from neuromirror.web.server.http_files import (
     Message,
     Receive,
     Send,
     run_while_connected,
     send_text,
-    serve_file,
+    serve_static_file,
+    serve_store_file,
 )
 from neuromirror.web.server.response_cache import ResponseCache, cache_key
 from neuromirror.web.site import Site
-
-if TYPE_CHECKING:
-    from datasette.app import Datasette
 
 _SECURITY_HEADERS = (
     (
@@ -71,25 +69,14 @@ _PREFLIGHT_HEADERS = (
 )
 """Headers of the response to a CORS preflight request of the API."""
 
-_STATIC_PATHS = re.compile(rb"/-/static(?:-plugins)?/[\w./-]{1,200}\Z")
-"""Static files of Datasette; its other internal pages reveal local paths."""
 
-
-def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
-    """Return Datasette wrapped with the catalogue's pages, headers and store files."""
-    pages, remembered = dispatch_middleware(app, datasette), ResponseCache()
+def catalogue_app(site: Site) -> App:
+    """Return the catalogue as an ASGI application: pages, headers, limits and store files."""
+    pages, remembered = page_app(site), ResponseCache()
 
     async def asgi(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-
-            async def send_closed(message: Message) -> None:
-                if message["type"] == "lifespan.shutdown.complete":
-                    site.gateway.close()
-                    if site.pages is not None:
-                        site.pages.close()
-                await send(message)
-
-            await app(scope, receive, send_closed)
+        if scope["type"] == "lifespan":
+            await _live(site, receive, send)
             return
 
         closing = ((b"connection", b"close"),) if _has_body(scope) else ()
@@ -118,9 +105,9 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
                 (b"allow", _ALLOWED_METHODS),
             )
         elif _STORE_PATHS.fullmatch(path):
-            await serve_file(scope, receive, send_secured, site)
-        elif path.startswith(b"/-/") and not _STATIC_PATHS.match(path):
-            await send_text(send_secured, 404, "Page not found.")
+            await serve_store_file(scope, receive, send_secured, site)
+        elif path.startswith(b"/-/") or path == b"/favicon.ico":
+            await serve_static_file(scope, receive, send_secured, site)
         else:
 
             async def ask(to: Send) -> None:
@@ -132,6 +119,14 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
             await run_while_connected(receive, answer)
 
     return asgi
+
+
+async def _live(site: Site, receive: Receive, send: Send) -> None:
+    """Close the site when the server stops."""
+    while (kind := (await receive())["type"]) != "lifespan.shutdown":
+        await send({"type": f"{kind}.complete"})
+    site.close()
+    await send({"type": f"{kind}.complete"})
 
 
 def _secured_headers(given: Iterable[Any], *, is_gateway: bool) -> list[Any]:

@@ -8,56 +8,23 @@ to these processes, several at a time, over one socket each.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
-
 from neuromirror.model import NeuromirrorError, environment_without_secrets
-from neuromirror.web.server.child_processes import LENGTH, MAX_MESSAGE_BYTES, start_child
-from neuromirror.web.server.http_files import Header, Send
+from neuromirror.web.server.child_processes import ChildProcess, Reply
+from neuromirror.web.server.http_files import Send
 
 MAX_PROCESSES: Final = 4
 """Default maximum number of processes."""
-READY: Final = 0
-"""The number of the reply that a process sends when it has started."""
 _TIMEOUT_SECONDS: Final = 90.0
 """Time limit of a page; queries have shorter limits of their own."""
 _RESTART_SECONDS: Final = 10.0
 """Minimum time between two starts of a process."""
 _MODULE: Final = "neuromirror.web.server.page_process"
-
-
-class PageRequest(msgspec.Struct, frozen=True, tag=True):
-    """A request for a page, with the parts of its ASGI scope; replies have its number."""
-
-    number: int
-    method: str
-    scheme: str
-    path: bytes
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-
-
-class PageCancellation(msgspec.Struct, frozen=True, tag=True):
-    """The client of a request has disconnected, or the page has taken too long."""
-
-    number: int
-
-
-class PageReply(msgspec.Struct, frozen=True):
-    """The response to a request."""
-
-    number: int
-    status: int = 0
-    headers: list[tuple[bytes, bytes]] = []
-    body: bytes = b""
 
 
 class PageProcessError(NeuromirrorError):
@@ -75,111 +42,6 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def encode(message: msgspec.Struct) -> bytes:
-    """Return a message for the other end of a socket, preceded by its length."""
-    body = msgspec.msgpack.encode(message)
-    return LENGTH.pack(len(body)) + body
-
-
-async def receive(reader: asyncio.StreamReader) -> bytes:
-    """Return the next message; raises EOFError if the other end is closed."""
-    try:
-        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        if length > MAX_MESSAGE_BYTES:
-            raise EOFError
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, OSError):
-        raise EOFError from None
-
-
-class _PageProcess:
-    """A process and the requests that it is answering; for one event loop."""
-
-    def __init__(self, options: Mapping[str, Any], on_exit: Callable[[], None]) -> None:
-        self._on_exit = on_exit
-        self.is_ready = False
-        self.is_running = True
-        self.started_at = self._replied_at = time.monotonic()
-        self.pending: dict[int, asyncio.Future[PageReply]] = {}
-        self._last_number = READY
-        self._options = options
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._serving = asyncio.ensure_future(self._serve())
-
-    async def _serve(self) -> None:
-        """Start the process, and pass on its replies until it exits."""
-        try:
-            environment = environment_without_secrets()
-            self._process, ours = await asyncio.to_thread(
-                start_child, _MODULE, self._options, environment
-            )
-            reader, self._writer = await asyncio.open_connection(sock=ours)
-            decoder = msgspec.msgpack.Decoder(PageReply)
-            while True:
-                reply = decoder.decode(await receive(reader))
-                self._replied_at = time.monotonic()
-                if reply.number == READY:
-                    self.is_ready = True
-                replying = self.pending.pop(reply.number, None)
-                if replying is not None and not replying.done():
-                    replying.set_result(reply)
-        except (EOFError, OSError, msgspec.DecodeError) as error:
-            if self.is_running:  # it was not stopped
-                logging.getLogger(__name__).warning("a process that makes pages exited: %r", error)
-                self._on_exit()
-        finally:
-            self.stop()
-
-    async def respond(self, scope: Mapping[str, Any]) -> PageReply:
-        """Return the process's reply to a request; raises PageProcessError."""
-        assert self._writer is not None  # it is ready
-        number = self._last_number = self._last_number + 1
-        request = PageRequest(
-            number,
-            scope["method"],
-            scope["scheme"],
-            scope.get("raw_path", scope["path"].encode()),
-            scope["query_string"],
-            list(scope["headers"]),
-        )
-        started = time.monotonic()
-        replying = self.pending[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._writer.write(encode(request))
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                reply: PageReply = await replying
-                return reply
-        except TimeoutError:
-            self._cancel(number)
-            if self._replied_at <= started and self.is_running:
-                self.stop()  # queries stop earlier: the process hangs
-                self._on_exit()
-            raise PageProcessError(f"a page took more than {_TIMEOUT_SECONDS:g} s") from None
-        except asyncio.CancelledError:
-            self._cancel(number)
-            raise
-
-    def _cancel(self, number: int) -> None:
-        """Give up a request, so that the process does not make its page."""
-        if self.pending.pop(number, None) is not None and self.is_running:
-            assert self._writer is not None
-            self._writer.write(encode(PageCancellation(number)))
-
-    def stop(self) -> None:
-        """Kill the process; its requests fail."""
-        self.is_ready = self.is_running = False
-        if self._writer is not None:
-            self._writer.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        pending, self.pending = self.pending, {}
-        for replying in pending.values():
-            if not replying.done():
-                replying.set_exception(PageProcessError("the process that made a page exited"))
-
-
 class PagePool:
     """The processes of one site that make pages; for one event loop.
 
@@ -192,18 +54,18 @@ class PagePool:
         The number of processes.
     options
         Their options: see :func:`neuromirror.web.server.page_process.main`.
-    on_exit
-        Called when a process exited unexpectedly or was stopped because it hung.
+
+    Attributes
+    ----------
+    exits
+        The number of processes that exited unexpectedly or were stopped because they hung, as
+        ``pages exited``.
     """
 
-    def __init__(
-        self,
-        count: int,
-        options: Mapping[str, Any],
-        on_exit: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._options, self._on_exit = options, on_exit
-        self._processes: list[_PageProcess | None] = [None] * count
+    def __init__(self, count: int, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self.exits: Counter[str] = Counter()
+        self._processes: list[ChildProcess | None] = [None] * count
         self._in_progress = 0
 
     async def respond(
@@ -224,21 +86,38 @@ class PagePool:
             if process is None:
                 await make()
                 return
-            reply = await process.respond(scope)
+            reply = await self._request(process, scope)
         finally:
             self._in_progress -= 1
-        headers: list[Header] = reply.headers
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        start = {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+        await send(start)
         await send({"type": "http.response.body", "body": reply.body})
+
+    async def _request(self, process: ChildProcess, scope: Mapping[str, Any]) -> Reply:
+        started = time.monotonic()
+        try:
+            return await process.request(scope, _TIMEOUT_SECONDS)
+        except TimeoutError:
+            if process.replied_at <= started and process.is_running:
+                process.stop()  # queries stop earlier: the process hangs
+                self._count_exit()
+            raise PageProcessError(f"a page took more than {_TIMEOUT_SECONDS:g} s") from None
+        except EOFError:
+            raise PageProcessError("the process that made a page exited") from None
+
+    def _count_exit(self) -> None:
+        self.exits["pages exited"] += 1
 
     def _start_missing(self) -> None:
         for position, process in enumerate(self._processes):
             if process is None or (
                 not process.is_running and time.monotonic() - process.started_at > _RESTART_SECONDS
             ):
-                self._processes[position] = _PageProcess(self._options, self._on_exit)
+                self._processes[position] = ChildProcess(
+                    _MODULE, self._options, environment_without_secrets(), self._count_exit
+                )
 
-    def _least_busy(self) -> _PageProcess | None:
+    def _least_busy(self) -> ChildProcess | None:
         ready = [one for one in self._processes if one is not None and one.is_ready]
         return min(ready, key=lambda one: len(one.pending), default=None)
 
@@ -246,6 +125,5 @@ class PagePool:
         """Stop all processes."""
         for process in self._processes:
             if process is not None:
-                with suppress(OSError):
-                    process.stop()
+                process.close()
         self._processes = []

@@ -6,95 +6,61 @@ import asyncio
 import json
 import logging
 import signal
-import socket
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from neuromirror.store import Store
-from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import GatewaySettings
-from neuromirror.web.server.interpreter import prepare_interpreter
-from neuromirror.web.server.page_pool import (
-    READY,
-    PageCancellation,
-    PageReply,
-    PageRequest,
+from neuromirror.web.server.child_processes import (
+    Cancellation,
+    Reply,
+    Request,
+    connect_to_parent,
     encode,
     receive,
+    reply_to,
 )
+from neuromirror.web.server.interpreter import prepare_interpreter
+from neuromirror.web.site import Site, SiteSettings
 
 
 def main() -> None:
     """Make pages until the other end of the socket is closed.
 
-    The options are ``socket``, ``store`` and ``index`` (paths), ``title``, ``address``,
-    ``archives`` and ``cutouts`` as those of :func:`~neuromirror.web.site.catalogue_app`,
-    ``gateway`` with the modes, and ``processes``, among which limits are divided.
+    The options are ``socket``, ``store`` and ``index`` (paths), and ``settings``, those of the
+    site.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         # sent to all processes of a service or terminal: the catalogue finishes its requests first
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     options = json.loads(sys.argv[1])
-    connection = socket.socket(fileno=options["socket"])
-    connection.set_inheritable(False)
-    application = _page_app(options)
-    prepare_interpreter()
-    asyncio.run(_serve(application, connection))
-
-
-def _page_app(options: dict[str, Any]) -> Any:
-    """Return the pages as an ASGI application."""
-    from neuromirror.web.site import import_pint_without_dask
-
-    import_pint_without_dask()
-    from datasette.app import Datasette
 
     from neuromirror.web.server.compression import compressing_send
-    from neuromirror.web.server.dispatch import dispatch_middleware
-    from neuromirror.web.server.http_files import send_text
-    from neuromirror.web.site import attach_site, find_site
+    from neuromirror.web.server.dispatch import page_app
 
-    datasette = Datasette([], metadata={"title": options["title"]})
-    attach_site(
-        datasette,
-        Store.open(Path(options["store"])),
-        Path(options["index"]),
-        title=options["title"],
-        address=options["address"],
-        cutouts=options["cutouts"],
-        archives=options["archives"],
-        gateway=GatewaySettings(msgspec.convert(options["gateway"], GatewayModes)),
-        processes=options["processes"],
-    )
-    site = find_site(datasette)
-    assert site is not None  # attached
-
-    async def unknown(_: Any, receive: Any, send: Any) -> None:
-        await send_text(send, 404, "Page not found.")
-
-    pages = dispatch_middleware(unknown, datasette)
+    settings = msgspec.convert(options["settings"], SiteSettings)
+    site = Site(Store.open(Path(options["store"])), Path(options["index"]), settings)
+    pages = page_app(site)
 
     async def compressed(scope: Any, receive: Any, send: Any) -> None:
         await pages(scope, receive, compressing_send(send, scope, site))
 
-    return compressed
+    prepare_interpreter()
+    asyncio.run(_serve(compressed, options))
 
 
-async def _serve(application: Any, connection: socket.socket) -> None:
-    reader, writer = await asyncio.open_connection(sock=connection)
-    decoder = msgspec.msgpack.Decoder(PageRequest | PageCancellation)
+async def _serve(application: Any, options: dict[str, Any]) -> None:
+    reader, writer = await connect_to_parent(options)
+    decoder = msgspec.msgpack.Decoder(Request | Cancellation)
     making: dict[int, asyncio.Task[None]] = {}
-    writer.write(encode(PageReply(READY)))
     try:
         while True:
             message = decoder.decode(await receive(reader))
-            if isinstance(message, PageCancellation):
+            if isinstance(message, Cancellation):
                 if (task := making.pop(message.number, None)) is not None:
                     task.cancel()
                 continue
@@ -112,35 +78,13 @@ def _forget(making: dict[int, asyncio.Task[None]], number: int, _: object) -> No
     making.pop(number, None)
 
 
-async def _reply(application: Any, request: PageRequest, writer: asyncio.StreamWriter) -> None:
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": request.method,
-        "scheme": request.scheme,
-        "path": unquote_to_bytes(request.path).decode("utf-8", "replace"),
-        "raw_path": request.path,
-        "query_string": request.query,
-        "root_path": "",
-        "headers": request.headers,
-    }
-    status, headers, body = 500, list[tuple[bytes, bytes]](), bytearray()
-
-    async def nothing() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def sent(message: dict[str, Any]) -> None:
-        nonlocal status, headers
-        if message["type"] == "http.response.start":
-            status, headers = message["status"], list(message["headers"])
-        else:
-            body.extend(message.get("body", b""))
-
+async def _reply(application: Any, request: Request, writer: asyncio.StreamWriter) -> None:
     try:
-        await application(scope, nothing, sent)
+        reply = await reply_to(application, request)
     except Exception:
-        # a defect; the 500 that the application sent is the reply
-        logging.getLogger(__name__).exception("%s", scope["path"])
-    writer.write(encode(PageReply(request.number, status, headers, bytes(body))))
+        # a defect
+        logging.getLogger(__name__).exception("%s", request.path.decode("latin-1"))
+        body = b"Internal server error.\n"
+        reply = Reply(request.number, 500, [(b"content-type", b"text/plain; charset=utf-8")], body)
+    writer.write(encode(reply))
     await writer.drain()

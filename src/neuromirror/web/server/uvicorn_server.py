@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neuromirror.store import Store
-from neuromirror.web.gateway.service import GatewaySettings
 from neuromirror.web.rate_limits import RequestLimiter
 from neuromirror.web.server.interpreter import prepare_interpreter
-from neuromirror.web.site import catalogue_app
+from neuromirror.web.server.middleware import catalogue_app
+from neuromirror.web.site import Site, SiteSettings
 
 _HEARTBEAT_SECONDS = 2
 """Seconds between two heartbeats."""
@@ -24,16 +23,10 @@ def serve_catalogue(
     store: Store,
     index_path: Path,
     listener: socket.socket,
+    settings: SiteSettings,
     *,
-    title: str = "",
-    address: str = "",
-    cutouts: bool = True,
     per_minute: Mapping[str, int],
     proxies: Sequence[str] = (),
-    sql: bool = False,
-    archives: Mapping[str, str] | None = None,
-    gateway: GatewaySettings | None = None,
-    processes: int = 1,
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
     on_stop: Callable[[], None] | None = None,
@@ -46,23 +39,13 @@ def serve_catalogue(
         The store and its index.
     listener
         The listening socket, closed on return.
-    title, address
-        Title and public URL of the site.
-    cutouts
-        Whether visitors may request voxels from upstream.
+    settings
+        The settings of the site.
     per_minute
         Rate limits by kind; see :func:`~neuromirror.web.rate_limits.parse_limits`.
     proxies
         Networks of trusted proxies, whose X-Forwarded-For names the client; see
         :func:`~neuromirror.web.rate_limits.parse_proxies`.
-    sql
-        Whether visitors may write SQL statements.
-    archives
-        Titles of archives by the name of their mirror.
-    gateway
-        How the content of files is delivered; by default by redirects.
-    processes
-        The number of processes that make pages; 1 for this process alone.
     on_ready
         Called once before the first request.
     heartbeat
@@ -75,23 +58,11 @@ def serve_catalogue(
     Raises
     ------
     ConfigurationError, IndexMissingError
-        As :func:`~neuromirror.web.site.catalogue_app`.
+        As :meth:`~neuromirror.web.site.Site.of_catalogue`.
     """
-    limiter, settings = RequestLimiter(per_minute), gateway or GatewaySettings()
-    exits: Counter[str] = Counter()
-    application = catalogue_app(
-        store,
-        index_path,
-        title=title,
-        address=address,
-        cutouts=cutouts,
-        sql=sql,
-        limiter=limiter,
-        archives=archives,
-        gateway=settings,
-        processes=processes,
-        on_page_exit=lambda: exits.update(["pages exited"]),
-    )
+    limiter = RequestLimiter(per_minute)
+    site = Site.of_catalogue(store, index_path, settings, limiter)
+    application = catalogue_app(site)
     import uvicorn
 
     from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
@@ -100,10 +71,9 @@ def serve_catalogue(
 
     async def beating() -> None:
         if heartbeat is not None:
-            counts = settings.counts.items()
-            heartbeat(
-                {**limiter.refused, **exits, **{f"gateway {name}": count for name, count in counts}}
-            )
+            exits = {} if site.pages is None else site.pages.exits
+            counts = {f"gateway {name}": count for name, count in site.gateway.counts.items()}
+            heartbeat({**limiter.refused, **exits, **counts})
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

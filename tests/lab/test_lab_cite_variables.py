@@ -1,0 +1,39 @@
+"""What metadata documents call the variables and the investigators of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuromirror.lab.cite.aind_documents import DOCUMENTS
+from neuromirror.lab.cite.aind_documents import read as read_aind
+from neuromirror.lab.cite.dandi_documents import read as read_dandi
+
+
+class Documents:
+    """Metadata in one document."""
+
+    def __init__(self, path: str, **fields: Any) -> None:
+        self.documents = {path: fields}
+
+    def parsed(self, path: str) -> dict[str, Any]:
+        return self.documents.get(path, {})
+
+
+def test_modalities_are_the_variables_of_an_aind_asset() -> None:
+    modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
+    found = read_aind(Documents(DOCUMENTS[0], name="x", modality=modalities))
+    assert found.variables == ("Behavior videos",)
+
+
+def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
+    people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
+    found = read_aind(Documents(DOCUMENTS[0], investigators=people))
+    names = ["Institute of Brain, Mind and Markets", "Jane Doe", "John Smith"]
+    assert [one.full_name for one in found.authors] == names
+
+
+def test_variables_of_a_dandiset_are_read() -> None:
+    variables = ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
+    summary = {"variableMeasured": variables}
+    found = read_dandi(Documents("dandiset.yaml", name="x", assetsSummary=summary))
+    assert found.variables == ("ElectricalSeries", "Units")
