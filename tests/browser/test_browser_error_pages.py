@@ -6,7 +6,7 @@ import pytest
 
 from support.browser_page_kinds import EVERY_KIND
 from support.browser_session import BrowserSession, SessionFactory
-from support.browser_site import GONE, HELD, HOSTILE, RELEASED, SECRET, BrowserSite
+from support.browser_site import HOSTILE, RELEASED, BrowserSite
 
 
 @pytest.mark.parametrize("name", [one.name for one in EVERY_KIND if one.name.startswith("odd")])
@@ -36,26 +36,6 @@ def test_each_hostile_name_leads_to_its_file(session: BrowserSession) -> None:
         assert "sha256" in session.text.lower() or "md5" in session.text.lower(), path
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "text"),
-    [
-        (f"/dataset/{HELD}", 200, "Update on hold"),
-        (f"/dataset/{GONE}", 200, "Removed from the archive"),
-        (f"/dataset/{SECRET}", 410, "asked for by its owner"),
-        ("/dataset/demo:999999", 404, "demo:999999"),
-        (f"/dataset/{RELEASED}@9.9.9", 404, "9.9.9"),
-        ("/no/such/page", 404, "/"),
-        ("/find?checksum=xyz", 400, "checksum"),
-        ("/events", 200, GONE),
-        ("/mirrors", 200, HELD),
-    ],
-)
-def test_page_shows_the_error(session: BrowserSession, path: str, status: int, text: str) -> None:
-    session.open(path, status)
-    assert text in session.text
-    assert session.heading
-
-
 def test_from_an_error_one_can_search_on(session: BrowserSession) -> None:
     session.open("/dataset/demo:999999", 404)
     assert session.page.locator("main code").count() == 0
@@ -65,13 +45,6 @@ def test_from_an_error_one_can_search_on(session: BrowserSession) -> None:
     with session.page.expect_navigation():
         search.press("Enter")
     assert RELEASED in session.text
-
-
-def test_withdrawn_dataset_is_not_found(session: BrowserSession) -> None:
-    for path in ("/?q=sleep+learning", "/?q=secret", "/search?archive=lab"):
-        session.open(path)
-        assert "Sleep after learning" not in session.page.content()
-        assert session.page.locator(f'main a[href^="/dataset/{SECRET}"]').count() == 0
 
 
 def test_an_empty_catalogue_has_no_empty_values(

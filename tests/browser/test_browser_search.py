@@ -45,13 +45,6 @@ def test_facets_of_a_phone_are_reached_by_a_link(
     assert 0 <= top["y"] < PHONE["height"]
 
 
-def test_no_result_leads_to_one(session: BrowserSession) -> None:
-    page = session.open("/search?q=ripples+qqqqq")
-    assert _count(page) == 0
-    session.follow(page.get_by_role("main").get_by_role("link", name="ripples", exact=True))
-    assert _count(page) > 0
-
-
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_preview_is_on_the_page_of_its_file(
     start_session: SessionFactory, site: BrowserSite, scripts: bool

@@ -66,29 +66,6 @@ def test_walk_works_with_the_keyboard_only(session: BrowserSession, site: Browse
     assert session.path.startswith(f"/file/{SHARING}@")
 
 
-def test_checksum_can_be_searched(session: BrowserSession, site: BrowserSite) -> None:
-    files = site.site.api(f"/datasets/{RELEASED}@draft/files")["files"]
-    (digest,) = [one["digests"]["sha256"] for one in files if one["path"] == SHARED]
-    session.open("/")
-    session.page.get_by_role("searchbox").first.fill(digest)
-    with session.page.expect_navigation():
-        session.page.get_by_role("searchbox").first.press("Enter")
-    for one in ("demo:000001", RELEASED, SHARING):
-        assert one in session.text
-
-
-def test_version_diff_is_requested_on_the_page(session: BrowserSession, site: BrowserSite) -> None:
-    first, second, *_ = labels(site, RELEASED)
-    session.open(f"/dataset/{RELEASED}")
-    session.follow(
-        session.page.locator(f'main a[href*="/diff?a="][href*="{first}"][href*="{second}"]').first
-    )
-    assert first in session.text
-    assert second in session.text
-    for path in ("sub-201_ses-02", "sub-203_ses-01", "sub-202_ses-01"):
-        assert path in session.text
-
-
 def test_a_citation_is_there_in_every_format(session: BrowserSession, site: BrowserSite) -> None:
     newest = labels(site, RELEASED)[-1]
     session.open(f"/dataset/{RELEASED}@{newest}")

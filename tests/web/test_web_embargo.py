@@ -49,18 +49,23 @@ def secrets_of(embargo: EmbargoHarness) -> list[str]:
     return found
 
 
-@pytest.fixture
-def embargo_site(empty_archive: DemoArchive, tmp_path: Path) -> Iterator[EmbargoSite]:
-    embargo = prepare_embargo(empty_archive, tmp_path / "stores")
-    embargo.sync()
-    # failures, a hold and an open dandiset with the same bytes
-    empty_archive.add_file("000001", "same.txt", "open too\n")
-    empty_archive.add_file(ID, "later.txt", "not yet public either\n")
-    with empty_archive.fault("status", path=rf"{ID}/versions/draft/assets/", status=403):
-        embargo.sync(code=1)
-    embargo.sync()
-    with run_catalogue(Store.open(embargo.public)) as site:
-        yield EmbargoSite(site, embargo, secrets_of(embargo))
+@pytest.fixture(scope="module")
+def embargo_site(
+    demo_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbargoSite]:
+    """The catalogue of a public store, which tests only look at."""
+    folder = tmp_path_factory.mktemp("embargo")
+    with DemoArchive(folder / "archive", cache=demo_files, empty=True) as archive:
+        embargo = prepare_embargo(archive, folder / "stores")
+        embargo.sync()
+        # failures, a hold and an open dandiset with the same bytes
+        archive.add_file("000001", "same.txt", "open too\n")
+        archive.add_file(ID, "later.txt", "not yet public either\n")
+        with archive.fault("status", path=rf"{ID}/versions/draft/assets/", status=403):
+            embargo.sync(code=1)
+        embargo.sync()
+        with run_catalogue(Store.open(embargo.public)) as site:
+            yield EmbargoSite(site, embargo, secrets_of(embargo))
 
 
 def replies(beside: EmbargoSite, name: str, local_id: str, terms: list[str]) -> dict[str, Answer]:
@@ -103,7 +108,11 @@ def test_the_catalogue_never_looks_at_the_private_store(embargo_site: EmbargoSit
     with_it = replies(embargo_site, NAME, ID, [])
     opened = [path.resolve() for path in Path(f"/proc/{embargo_site.site.pid}/fd").iterdir()]
     assert not [one for one in opened if one.is_relative_to(embargo_site.embargo.private)]
-    embargo_site.embargo.private.rename(embargo_site.embargo.private.with_name("elsewhere"))
-    without = replies(embargo_site, NAME, ID, [])
+    private = embargo_site.embargo.private
+    away = private.rename(private.with_name("elsewhere"))
+    try:
+        without = replies(embargo_site, NAME, ID, [])
+    finally:
+        away.rename(private)
     for path, answer in with_it.items():
         assert normalized(answer) == normalized(without[path]), path

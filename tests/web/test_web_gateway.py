@@ -13,7 +13,6 @@ import requests
 from neuromirror.web.gateway.byte_ranges import MAX_RANGES, RangeNotSatisfiableError, parse_ranges
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
 
 @pytest.fixture(scope="session")
@@ -199,24 +198,6 @@ def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> N
         names += [one["name"] for one in page["entries"]]
         address = page["next"] and page["next"] + "&limit=1"
     assert names == list(entries)
-
-
-def test_breadcrumbs_lead_to_the_archive_the_dataset_the_version_and_the_folders(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["data"] = ScriptedDataset(files("a b/c/d/e.txt"))
-    box.sync()
-    with box.index() as index:
-        name = index.resolve("box:data").name
-    with run_catalogue(box.store) as site:
-        shown = site.get(f"/at/{name}/a%20b/c/d/", headers={"Accept": "text/html"}).text
-        crumbs = links(shown[shown.index('class="crumbs"') : shown.index("<h1>")])
-        assert crumbs == [
-            *("/search", "/search?archive=box", "/dataset/box:data", f"/dataset/{name}"),
-            *(f"/at/{name}/", f"/at/{name}/a%20b/", f"/at/{name}/a%20b/c/"),
-        ]
-        for one in crumbs:
-            assert site.get(one, headers={"Accept": "text/html"}).status_code == 200
 
 
 def test_a_folder_without_slash_is_redirected_unless_a_range_is_requested(

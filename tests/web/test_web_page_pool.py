@@ -21,9 +21,7 @@ from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.web.server import page_pool
 from neuromirror.web.server.child_processes import Cancellation, encode
-from neuromirror.web.server.middleware import catalogue_app
 from neuromirror.web.server.page_pool import PagePool, PageProcessError, default_processes
-from neuromirror.web.site import Site, SiteSettings
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 
@@ -248,33 +246,6 @@ def test_a_page_that_takes_too_long_leaves_the_others_and_a_hanging_process_is_s
 def test_the_number_of_processors_is_known_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert 1 <= default_processes() <= page_pool.MAX_PROCESSES
-
-
-def test_the_site_is_closed_with_the_catalogue(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, closed = demo_harness.store, list[Site]()
-
-    def close(site: Site) -> None:
-        closed.append(site)
-
-    monkeypatch.setattr(Site, "close", close)
-
-    async def check() -> None:
-        site = Site.of_catalogue(store, store.index_path, SiteSettings())
-        messages = iter(["lifespan.startup", "lifespan.shutdown"])
-        sent = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": next(messages)}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append((message["type"], len(closed)))
-
-        await catalogue_app(site)({"type": "lifespan"}, receive, send)
-        assert sent == [("lifespan.startup.complete", 0), ("lifespan.shutdown.complete", 1)]
-
-    asyncio.run(check())
 
 
 # --- the whole catalogue

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
-from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-import msgspec
 import pytest
 import zstandard
 
-from neuromirror.annex import git_path
 from neuromirror.crawl import JournalRecorder
 from neuromirror.custody.drill_records import DrillRecords, DrillResult
-from neuromirror.model import FileRecord, Location, LocationsChecked
+from neuromirror.model import LocationsChecked
 from support.running_catalogue import (
     RunningCatalogue,
     commands,
@@ -37,16 +33,6 @@ from support.scripted_source import (
     files,
 )
 
-HOSTILE = ("new\nline.txt", "back\\slash.txt", "-begins.txt", "# comment.txt", "sp ace é.txt")
-
-
-class FileAtOneUrl(ScriptedFile):
-    """A file whose name is no part of an address as it stands."""
-
-    def record(self, path: str) -> FileRecord:
-        location = Location(f"https://bucket.example.invalid/{quote(path)}?versionId=1", "s3", "1")
-        return msgspec.structs.replace(super().record(path), locations=(location,))
-
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
@@ -56,12 +42,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
     many = [f"deep/{number:04}/x.txt" for number in range(450)]
     source.scripted_datasets["large"] = ScriptedDataset(
         {name: ScriptedFile(name.encode()) for name in many}
-    )
-    source.scripted_datasets["hostile"] = ScriptedDataset(
-        {
-            **{name: FileAtOneUrl(name.encode(), sha256=True) for name in HOSTILE},
-            "without.bin": ScriptedFile(b"no sha256"),
-        }
     )
     source.scripted_datasets["long"] = ScriptedDataset(
         files(*(f"{number}.txt" for number in range(5100)))
@@ -82,17 +62,6 @@ def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
         yield site
 
 
-def test_a_folder_of_many_files_comes_in_pages(catalogue: RunningCatalogue) -> None:
-    path, found = "/dataset/box:large@latest?under=deep", set()
-    for _ in range(3):
-        page = catalogue.page(path)
-        found |= {visible_text(one) for one in re.findall(r">(\d{4}/)</a>", page)}
-        more = [one for one in links(page) if "start=" in one]
-        path = more[0] if more else ""
-    assert path == ""
-    assert found == {f"{number:04}/" for number in range(450)}
-
-
 def test_filter_finds_files_in_all_folders(catalogue: RunningCatalogue) -> None:
     page = catalogue.page("/dataset/box:large@latest?match=012+X.TXT")
     found = re.findall(r">(deep/\d{4}/x\.txt)</a>", page)
@@ -104,29 +73,6 @@ def test_filter_finds_files_in_all_folders(catalogue: RunningCatalogue) -> None:
         path = next((one for one in links(page) if "start=" in one), "")
     assert len(seen) == 450
     assert "No file with “nowhere”" in catalogue.text("/dataset/box:large@latest?match=nowhere")
-
-
-def test_sha256sum_takes_the_list_of_checksums_whatever_the_names(
-    catalogue: RunningCatalogue, tmp_path: Path
-) -> None:
-    response = catalogue.get("/checksums/box:hostile@latest")
-    assert response.headers["content-type"].startswith("text/plain")
-    for name in HOSTILE:
-        (tmp_path / git_path(name.encode()).decode()).write_bytes(name.encode())
-    command = ["sha256sum", "--check", "--strict"]
-    done = subprocess.run(
-        command, cwd=tmp_path, input=response.content, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b": OK") == len(HOSTILE)
-    assert b"WARNING" not in done.stderr
-    assert re.search(r"^# no sha256, md5:[0-9a-f]{32}: without\.bin$", response.text, re.M)
-    assert "# not listed: 1 file without a sha256" in response.text
-    (tmp_path / "-begins.txt").write_bytes(b"other")
-    result = subprocess.run(
-        command, cwd=tmp_path, input=response.content, capture_output=True, check=False
-    )
-    assert result.returncode == 1
 
 
 def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> None:

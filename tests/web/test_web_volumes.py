@@ -44,20 +44,11 @@ def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
     volume = volume_site.api(f"/datasets/{EM}@latest/volume")
     assert (volume["kind"], volume["data_type"], volume["unit"]) == ("image", "uint8", "nanometer")
     assert volume["frame"]["name"] == "demo_sections"
-    assert volume["levels"][2] == {
-        "level": "2",
-        "folder": "2",
-        "start": [0, 0, 12],
-        "stop": [75, 65, 82],
-        "extent": [75, 65, 70],
-        "voxel_size": [16.0, 16.0, 40.0],
-        "block": [75, 65, 32],
-        "block_bytes": 75 * 65 * 32,
-        "blocks": 3,
-        "bytes": 75 * 65 * 70,
-        "encoding": "raw voxels",
-        "unreadable_reason": None,
-    }
+    level = volume["levels"][2]
+    assert (level["start"], level["stop"]) == ([0, 0, 12], [75, 65, 82])
+    assert (level["voxel_size"], level["block"]) == ([16.0, 16.0, 40.0], [75, 65, 32])
+    assert (level["blocks"], level["bytes"]) == (3, 75 * 65 * 70)
+    assert (level["encoding"], level["unreadable_reason"]) == ("raw voxels", None)
     series = volume_site.api(f"/datasets/b:{ACTIVITY}@latest/volume")["times"]
     assert series == {"first": 0, "last": 2, "step": 50.0, "unit": "millisecond"}
     assert volume_site.api(f"/datasets/b:{CELLS}@latest/volume")["kind"] == "annotation"
