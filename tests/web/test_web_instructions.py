@@ -262,16 +262,17 @@ def test_a_command_for_a_volume_works_in_an_empty_folder(
     assert len(files) == made
 
 
-@pytest.mark.parametrize(("kind", "count"), [("dataset", 5), ("volume", 1), ("layer", 1)])
+@pytest.mark.parametrize("kind", VOLUME_PAGES)
 def test_every_command_for_a_volume_is_tried_above(
-    volume_site: RunningCatalogue, kind: str, count: int
+    volume_site: RunningCatalogue, kind: str
 ) -> None:
     marks = test_a_command_for_a_volume_works_in_an_empty_folder.pytestmark  # type: ignore[attr-defined]
     tried = {what for page, what, _ in marks[0].args[1] if page == kind}
-    tried |= {NEEDED[what] for what in tried & NEEDED.keys()}
-    shown = {one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell}
-    assert shown == tried
-    assert len(shown) == count
+    if kind == "dataset":  # tried with datasets of files
+        tried |= {"neuromirror clone commands", "pin command", "restore command"}
+    assert {
+        one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell
+    } == tried
 
 
 def test_the_python_lines_of_the_api_page_list_all_datasets(

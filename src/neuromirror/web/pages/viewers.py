@@ -11,11 +11,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from urllib.parse import quote, urlencode, urlsplit
 
 from msgspec import Struct
 
-from neuromirror.index import Index, LocationRow, UnknownFileError, VersionRow
+from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.model import ZARR_MARKERS
 from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.web.addresses import gateway_address
@@ -118,22 +119,19 @@ def _is_zarr(index: Index, row: VersionRow, under: str, label: str) -> bool:
     """Whether a folder is a Zarr: by its files, or by its name if they are not in the index."""
     if not row.indexed:
         return label.lower().endswith(".zarr")
-    for marker in ZARR_MARKERS:
-        try:
-            index.file(row, f"{under}/{marker.decode()}" if under else marker.decode())
-        except UnknownFileError:
-            continue
-        return True
-    return False
+    return any(True for _ in _markers(index, row, under))
+
+
+def _markers(index: Index, row: VersionRow, under: str) -> Iterator[tuple[str, FileRow]]:
+    """Yield the files of a folder that mark it as a Zarr, with their names."""
+    for marker in sorted(one.decode() for one in ZARR_MARKERS):
+        with suppress(UnknownFileError):
+            yield marker, index.file(row, f"{under}/{marker}" if under else marker)
 
 
 def _zarr_urls(index: Index, row: VersionRow, under: str) -> Iterator[str]:
     """Yield public URLs of the folder with the file that marks it as a Zarr."""
-    for marker in sorted(one.decode() for one in ZARR_MARKERS):
-        try:
-            file = index.file(row, f"{under}/{marker}" if under else marker)
-        except UnknownFileError:
-            continue
+    for marker, file in _markers(index, row, under):
         for location in index.locations(file.content, limit=_MAX_LOCATIONS):
             url = location.url.partition("?")[0]
             if is_public(url) and url.endswith(f"/{marker}"):

@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from neuromirror.web.server.http_files import Header, Message, Send
+from neuromirror.web.server.http_files import Message, Send
 from neuromirror.web.site import Site
 
 _TEXT = re.compile(rb"text/|image/svg\+xml|application/(?:[a-z.]+\+)?(?:json|xml|javascript)")
-_REPLACED_HEADERS = (b"content-length", b"vary")
 _MIN_COMPRESSED_SIZE = 1000
 """Minimum size of a compressed response; a smaller one fits a packet in any case."""
 _LEVEL = 4
@@ -38,29 +37,29 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
     async def sending(message: Message) -> None:
         nonlocal start
         if message["type"] == "http.response.start":
-            if is_text(message) and not _is_exact(message):
+            if is_text(message) and b"no-transform" not in _headers(message).get(
+                b"cache-control", b""
+            ):
                 start = message
                 return
-            await send(message)
-            return
-        if start is not None:
-            headers = _without(start, *_REPLACED_HEADERS)
-            body = message.get("body", b"")
-            vary = [value for name, value in start["headers"] if name.lower() == b"vary"]
-            # a page of another process has it
-            varies = vary if b"Accept-Encoding" in vary else [*vary, b"Accept-Encoding"]
-            headers.append((b"vary", b", ".join(varies)))
+        elif start is not None:
+            headers, body = _headers(start), message.get("body", b"")
+            varies = headers.get(b"vary", b"")
+            if b"Accept-Encoding" not in varies:  # a page of another process has it
+                headers[b"vary"] = b", ".join(filter(None, (varies, b"Accept-Encoding")))
+            headers.pop(b"content-length", None)
             if not message.get("more_body", False):
-                if accepted and len(body) >= _MIN_COMPRESSED_SIZE and _is_uncompressed(start):
+                is_plain = start["status"] == 200 and b"content-encoding" not in headers
+                if accepted and is_plain and len(body) >= _MIN_COMPRESSED_SIZE:
                     whole = bytes(body)
                     body = await site.reader.run_in_thread(
                         lambda: gzip.compress(whole, _LEVEL, mtime=0)
                     )
-                    headers.append((b"content-encoding", b"gzip"))
+                    headers[b"content-encoding"] = b"gzip"
                 if start["status"] != 304:
-                    headers.append((b"content-length", b"%d" % len(body)))
+                    headers[b"content-length"] = b"%d" % len(body)
             message = {**message, "body": body}
-            await send({**start, "headers": headers})
+            await send({**start, "headers": list(headers.items())})
             start = None
         await send(message)
 
@@ -80,22 +79,9 @@ def accepts_gzip(scope: Mapping[str, Any]) -> bool:
 
 def is_text(start: Message) -> bool:
     """Return whether the headers in an ASGI start message are those of a text response."""
-    headers = {name.lower(): value for name, value in start["headers"]}
-    return _TEXT.match(headers.get(b"content-type", b"")) is not None
+    return _TEXT.match(_headers(start).get(b"content-type", b"")) is not None
 
 
-def _is_exact(start: Message) -> bool:
-    """Whether a response must not be transformed: its ranges and its ETag are those of a file."""
-    return any(
-        name.lower() == b"cache-control" and b"no-transform" in value
-        for name, value in start["headers"]
-    )
-
-
-def _is_uncompressed(start: Message) -> bool:
-    names = {name.lower() for name, _ in start["headers"]}
-    return start["status"] == 200 and b"content-encoding" not in names
-
-
-def _without(start: Message, *names: bytes) -> list[Header]:
-    return [(name, value) for name, value in start["headers"] if name.lower() not in names]
+def _headers(start: Message) -> dict[bytes, bytes]:
+    """Return the headers of a response; each is sent once."""
+    return {name.lower(): value for name, value in start["headers"]}

@@ -16,7 +16,7 @@ from datasette.utils.asgi import Request
 
 from neuromirror.web.request import problem_response
 from neuromirror.web.routes import PAGES_OF_INDEX, ROUTES
-from neuromirror.web.server.http_files import Message, Receive, Send, send_text
+from neuromirror.web.server.http_files import Receive, Send, send_text
 from neuromirror.web.server.page_pool import PagePool, PageProcessError
 from neuromirror.web.site import Site
 
@@ -58,18 +58,9 @@ async def _send_from_pool(
 
 
 async def _send_response(site: Site, request: Request, make: Any, send: Send) -> None:
-    started = done = False
-
-    async def sending(message: Message) -> None:
-        nonlocal started
-        started = True
-        await send(message)
-
     try:
         reply = await make(site, request)
-        await reply.asgi_send(sending)
-        done = True
-    finally:
-        if not done and not started:
-            # a defect; the server logs the exception
-            await send_text(send, 500, "Internal server error.")
+    except Exception:
+        await send_text(send, 500, "Internal server error.")
+        raise  # a defect; the server logs it
+    await reply.asgi_send(send)
