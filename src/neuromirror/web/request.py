@@ -77,13 +77,14 @@ class PageNotFoundError(NeuromirrorError):
 class CatalogueRequest:
     """A request to the catalogue: its parameters, and queries of the index for it.
 
-    ``headers`` have names in lower case.
+    ``headers`` have names in lower case; ``scope`` is that of ASGI.
     """
 
     def __init__(self, request: Request, site: Site) -> None:
         self._request = request
         self.site = site
         self.headers: Mapping[str, str] = request.headers
+        self.scope: Mapping[str, Any] = request.scope
         self.is_head: bool = request.method == "HEAD"
         self.query_index = site.reader.query
 
@@ -113,8 +114,8 @@ class CatalogueRequest:
             names = self.query_parameters().get(PARAMETER, ())
         except BadRequestError:
             return Basket()
-        scope = self._request.scope
-        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        raw = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
+        path = raw.decode("latin-1")
         return Basket.of(names, path.partition("?")[0], self._request.query_string)
 
     @property
@@ -122,23 +123,9 @@ class CatalogueRequest:
         """Dataset and label of the version in the path; raises :class:`BadRequestError`."""
         return self.path_parameter("name"), self.path_parameter("label")
 
-    async def resolve(self, name: str, label: str) -> VersionRow:
-        """Return a version; raises the errors of :meth:`Index.resolve`."""
-        return await self.query_index(lambda index: index.resolve(name, label))
-
     def integer_parameter(self, name: str, default: int, maximum: int) -> int:
         """Return a query parameter from 1 to ``maximum``; raises :class:`BadRequestError`."""
         return parse_integer(name, self.query_parameter(name, str(default)), maximum)
-
-    async def datasette_response(self) -> Response:
-        """Return Datasette's response; raises as :meth:`DatasettePool.respond`."""
-        reply = await self.site.tables.respond(self._request.scope)
-        # Datasette states none for CSV and for some errors
-        headers = {"cache-control": "no-cache"} | {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in reply.headers
-        }
-        kind = headers.pop("content-type", "text/plain; charset=utf-8")
-        return Response(reply.body, reply.status, headers, kind)
 
     def has_etag(self, tag: str) -> bool:
         """Whether the client's If-None-Match contains this ETag, quotes included."""
@@ -185,6 +172,11 @@ class CatalogueRequest:
         if status == 200 and self.has_etag(tag):
             return Response("", 304, headers, kind)
         return Response(body, status, headers, kind)
+
+
+async def resolve_version(request: CatalogueRequest, name: str, label: str) -> VersionRow:
+    """Return a version; raises the errors of :meth:`Index.resolve`."""
+    return await request.query_index(lambda index: index.resolve(name, label))
 
 
 def parse_integer(name: str, text: str, maximum: int) -> int:

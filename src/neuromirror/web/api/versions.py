@@ -27,7 +27,12 @@ from neuromirror.web.api.operations import (
 )
 from neuromirror.web.citations import FORMATS, format_citation
 from neuromirror.web.occurrences import other_occurrences
-from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
+from neuromirror.web.request import (
+    BadRequestError,
+    CatalogueRequest,
+    PageNotFoundError,
+    resolve_version,
+)
 from neuromirror.web.version_comparison import compare_versions, split_version_name
 from neuromirror.web.volume_shapes import Volume
 
@@ -155,7 +160,7 @@ def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
 
 async def volume(call: Call) -> Volume:
     """Describe a version as a volume, from its own metadata files."""
-    row = await call.request.resolve(call["name"], call["version"])
+    row = await resolve_version(call.request, call["name"], call["version"])
     site = call.request.site
     try:
         found = await site.reader.run_in_thread(lambda: site.cutouts.describe(row))
@@ -166,7 +171,7 @@ async def volume(call: Call) -> Volume:
 
 async def citation(call: Call) -> responses.CitationResponse:
     """Return a citation of a version in one format."""
-    row = await call.request.resolve(call["name"], call["version"])
+    row = await resolve_version(call.request, call["name"], call["version"])
     store, form = call.request.site.store, call["format"]
     text = await call.request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
     return responses.CitationResponse.of(version=row.name, format=form, citation=text)

@@ -12,7 +12,12 @@ from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.index import FileRow, FilesNotIndexedError, Index, ProbeSummary, VersionRow
 from neuromirror.web.citations import FORMATS, format_citation
 from neuromirror.web.filters import pluralize
-from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.request import (
+    BadRequestError,
+    CatalogueRequest,
+    resolve_version,
+    view,
+)
 
 _BATCH_SIZE = 5000
 """Files per query and chunk of a checksum list."""
@@ -90,7 +95,7 @@ async def citation(request: CatalogueRequest) -> Response:
         raise BadRequestError(
             f"the format of a citation must be {', '.join(FORMATS)}, not {form[:40]!r}"
         )
-    row, store = await request.resolve(*request.version_name), request.site.store
+    row, store = await resolve_version(request, *request.version_name), request.site.store
     text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
     return request.etag_response(text, "text/plain; charset=utf-8")
 
@@ -105,7 +110,7 @@ async def badge(request: CatalogueRequest) -> Response:
     show = request.query_parameter("show", "pinned")
     if show not in ("pinned", "available", "drill"):
         raise BadRequestError(f"show must be pinned, available or drill, not {show[:40]!r}")
-    row = await request.resolve(*request.version_name)
+    row = await resolve_version(request, *request.version_name)
     if show == "pinned":
         labels = "version", f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
     elif show == "drill":

@@ -28,7 +28,12 @@ from neuromirror.web.addresses import (
 )
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.schema_org import input_addresses, linked_data
-from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.request import (
+    BadRequestError,
+    CatalogueRequest,
+    resolve_version,
+    view,
+)
 from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
 
 _MAX_CROISSANT_FILES: Final = 200_000
@@ -54,7 +59,7 @@ class _Harvested(Struct, frozen=True):
 @view
 async def croissant(request: CatalogueRequest) -> Response:
     """Return the Croissant metadata of a version, with its files unless there are too many."""
-    row, store = await request.resolve(*request.version_name), request.site.store
+    row, store = await resolve_version(request, *request.version_name), request.site.store
 
     def write() -> IO[bytes]:
         found = read_citation(store, row)

@@ -18,7 +18,13 @@ async def tables(request: CatalogueRequest) -> Response:
         if name == "_through" or name.startswith("_facet"):
             for value in values:
                 _check_filter(name, value)
-    return await request.datasette_response()
+    reply = await request.site.tables.respond(request.scope)
+    # Datasette states none for CSV and for some errors
+    headers = {"cache-control": "no-cache"} | {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in reply.headers
+    }
+    kind = headers.pop("content-type", "text/plain; charset=utf-8")
+    return Response(reply.body, reply.status, headers, kind)
 
 
 def _check_filter(name: str, value: str) -> None:

@@ -35,7 +35,13 @@ from neuromirror.web.addresses import cutout_address
 from neuromirror.web.cutouts import CutoutFailedError, Picture
 from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.private_hosts import allow_command_for
-from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import (
+    BadRequestError,
+    CatalogueRequest,
+    PageNotFoundError,
+    resolve_version,
+    view,
+)
 from neuromirror.web.spooled_response import FileResponse
 from neuromirror.web.volume_shapes import Volume
 
@@ -129,7 +135,7 @@ def _file_name(name: str, level: str, label: str) -> str:
 
 
 async def _volume(request: CatalogueRequest) -> tuple[VersionRow, VolumeDescription]:
-    row = await request.resolve(*request.version_name)
+    row = await resolve_version(request, *request.version_name)
     try:
         return row, await request.site.reader.run_in_thread(
             lambda: request.site.cutouts.describe(row)
