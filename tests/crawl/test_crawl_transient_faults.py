@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -106,34 +106,65 @@ def check_recovers(
     mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_zarr_whose_listing_fails_is_not_left_out(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
-) -> None:
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    name, options = KINDS[kind]
-    fault = archive.fault(name, server="s3", path=LISTING, method="GET", **options)
-    result = mirror_harness.sync()[f"demo:{ZARRS}"]
-    assert fault.struck
-    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+KINDS_AND_REFUSAL = ["403", *KINDS]
+# dataset, kinds of faults, and where: the id of a Zarr and the key of the blob are filled in
+PARTS_OF_A_VISIT: dict[str, tuple[str, Iterable[str], dict[str, str]]] = {
+    "assets": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/[^/]+/assets/$"}),
+    "versions": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/$"}),
+    "info": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/.*/info/$"}),
+    "blob": (
+        BLOBS,
+        KINDS_AND_REFUSAL,
+        {"server": "s3", "path": "{blob}", "method": "HEAD"},
+    ),
+    "all Zarrs": (ZARRS, KINDS, {"server": "s3", "path": LISTING, "method": "GET"}),
+    "small Zarr": (
+        ZARRS,
+        KINDS_AND_REFUSAL,
+        {"server": "s3", "path": LISTING, "query": f"{{{SMALL}}}"},
+    ),
+    "large Zarr": (
+        ZARRS,
+        KINDS_AND_REFUSAL,
+        {"server": "s3", "path": LISTING, "query": f"{{{LARGE}}}"},
+    ),
+    "object versions": (ZARRS, KINDS, {"server": "s3", "path": LISTING, "query": "^versions"}),
+    # its ETag does not identify the content: without HEAD only the size would be known
+    "object of a Zarr": (
+        ZARRS,
+        KINDS_AND_REFUSAL,
+        {"server": "s3", "path": f"{{{PARTS}}}/0/0", "method": "HEAD"},
+    ),
+}
 
 
-@pytest.mark.parametrize("path", [SMALL, LARGE])
-@pytest.mark.parametrize("kind", ["403", *KINDS])
-def test_one_zarr_of_several_that_fails_is_not_left_out(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str, path: str
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [(part, kind) for part, (_, kinds, _) in PARTS_OF_A_VISIT.items() for kind in kinds],
+)
+def test_a_part_that_fails_is_not_left_out_and_mints_no_version(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, part: str, kind: str
 ) -> None:
-    """The archive's list of its files fails, or its objects are refused."""
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    zarr = archive.find_zarr(ZARRS, path).zarr_id
+    dandiset, _, where = PARTS_OF_A_VISIT[part]
+    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+    assert blob is not None
+    named = {
+        f"{{{path}}}": archive.find_zarr(ZARRS, path).zarr_id for path in (SMALL, LARGE, PARTS)
+    }
+    named["{blob}"] = blob.key
+    for text, value in named.items():
+        where = {option: one.replace(text, value) for option, one in where.items()}
     name, options = KINDS.get(kind, ("status", {"status": 403}))
-    fault = archive.fault(name, server="s3", path=LISTING, query=zarr, **options)
-    result = mirror_harness.sync()[f"demo:{ZARRS}"]
+    fault = archive.fault(name, **where, **options)
+    result = mirror_harness.sync()[f"demo:{dandiset}"]
     assert fault.struck
     assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    assert f"demo:zarr/{zarr}" in result.message
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+    if part in ("small Zarr", "large Zarr"):
+        assert f"demo:zarr/{where['query']}" in result.message
+    if part == "blob":
+        assert "demo-dandiarchive" in result.message
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{dandiset}")
 
 
 @pytest.mark.parametrize("server", ["api", "s3"])
@@ -187,37 +218,6 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
     mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
-@pytest.mark.parametrize("kind", ["403", *KINDS])
-def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
-) -> None:
-    """Its ETag does not identify the content: without HEAD only the size would be known."""
-    zarr = archive.find_zarr(ZARRS, PARTS).zarr_id
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    name, options = KINDS.get(kind, ("status", {"status": 403}))
-    fault = archive.fault(name, server="s3", path=f"{zarr}/0/0", method="HEAD", **options)
-    result = mirror_harness.sync()[f"demo:{ZARRS}"]
-    assert fault.struck
-    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
-
-
-@pytest.mark.parametrize("kind", ["403", *KINDS])
-def test_a_blob_whose_object_does_not_answer_mints_no_version(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
-) -> None:
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    name, options = KINDS.get(kind, ("status", {"status": 403}))
-    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
-    assert blob is not None
-    fault = archive.fault(name, server="s3", path=blob.key, method="HEAD", **options)
-    result = mirror_harness.sync()[f"demo:{BLOBS}"]
-    assert fault.struck
-    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    assert "demo-dandiarchive" in result.message
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
-
-
 def test_a_web_page_instead_of_objects_mints_no_version(
     archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path
 ) -> None:
@@ -228,41 +228,6 @@ def test_a_web_page_instead_of_objects_mints_no_version(
     assert fault.struck
     assert {one.visit for one in results.values()} == {"failed"}
     check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        rf"/{BLOBS}/versions/[^/]+/assets/$",
-        rf"/{BLOBS}/versions/$",
-        rf"/{BLOBS}/versions/.*/info/$",
-    ],
-    ids=["assets", "versions", "info"],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_page_that_fails_mints_no_version(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str, path: str
-) -> None:
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    name, options = KINDS[kind]
-    fault = archive.fault(name, path=path, **options)
-    result = mirror_harness.sync()[f"demo:{BLOBS}"]
-    assert fault.struck
-    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_list_of_object_versions_that_fails_makes_no_state_without_version_ids(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
-) -> None:
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    name, options = KINDS[kind]
-    fault = archive.fault(name, server="s3", path=LISTING, query="^versions", **options)
-    result = mirror_harness.sync()[f"demo:{ZARRS}"]
-    assert fault.struck
-    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
 
 
 def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
