@@ -30,7 +30,7 @@ from benchmarks.big_documents import LABEL, BigDocuments
 from benchmarks.big_keys import BUCKET, LAST_MODIFIED
 from benchmarks.big_plan import ArchivePlan, DandisetPlan
 from benchmarks.big_zarrs import BigZarr, ReadableZarr
-from neuromirror_demo.raw_server import RawServer
+from benchmarks.raw_server import RawServer
 
 _MAX_PAGE_SIZE: Final = 1000
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"

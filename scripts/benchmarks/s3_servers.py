@@ -18,7 +18,7 @@ def serve_listing(count: int, zarrs: int) -> None:
 
     All pages are cached, also for a lister that requests other pages than the previous one.
     """
-    from neuromirror_demo.listing_server import BigBucket
+    from benchmarks.listing_server import BigBucket
 
     ready = 3 * count // 1000 + 1000
     with BigBucket(count, prefixes=zarrs or 8, zarrs=zarrs > 0, ready=ready) as bucket:

@@ -24,6 +24,7 @@ import click
 
 from benchmarks.common import commit, machine, write_section
 from benchmarks.servers import expect
+from benchmarks.synthetic_metadata import FAMILY_NAMES, REGIONS, TOPICS
 from benchmarks.web_extras import DOWN_KBITS, LATENCY_MS, largest_paints, search_bytes
 from benchmarks.web_store import TERMS, Made, Sizes, ready
 from neuromirror.index import Index
@@ -37,7 +38,6 @@ from neuromirror.web.addresses import (
     version_address,
 )
 from neuromirror_demo.catalogue_process import first_line
-from neuromirror_demo.synthetic_metadata import FAMILY_NAMES, REGIONS, TOPICS
 
 CLIENTS = 8
 WARM_UP = 2000

@@ -24,6 +24,8 @@ from typing import TypeVar
 import click
 from msgspec.structs import replace
 
+from benchmarks import synthetic_metadata
+from benchmarks.synthetic_metadata import documents, study
 from neuromirror.annex import key_for
 from neuromirror.crawl import PublishedState, Publisher, Recorder, RefMove
 from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
@@ -52,8 +54,6 @@ from neuromirror.model import (
     dump_snapshot_entry,
 )
 from neuromirror.store import MAIN_BRANCH, PUBLISHED_BRANCH, Store
-from neuromirror_demo import synthetic_metadata
-from neuromirror_demo.synthetic_metadata import documents, study
 
 _T = TypeVar("_T")
 START = datetime(2024, 3, 1, tzinfo=UTC)

@@ -130,7 +130,7 @@ class ArchiveState:
             kept = Blob(self._uuid("blob"), data, content_type, sha256_known, embargoed=embargoed)
             self.blobs[kept.sha256] = kept
         if objects and kept.version_id is None:
-            kept.version_id = self.bucket.put(
+            kept.version_id = self.bucket.store(
                 kept.key,
                 data,
                 etag=kept.etag,

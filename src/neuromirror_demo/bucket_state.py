@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuromirror_demo.archive import DemoError
+from neuromirror_demo.object_bucket import ObjectBucket, ObjectVersion, key_bytes
 from neuromirror_demo.records import ArchiveClock
 from neuromirror_demo.sidecars import AssetDescription, record, sidecars
-
-if TYPE_CHECKING:
-    from neuromirror_demo.object_bucket import ObjectBucket, ObjectVersion
 
 OPEN_DATA = "demo-aind-open-data"
 BENCHMARK = "demo-aind-benchmark-data"
@@ -38,15 +36,13 @@ class BucketState:
     precomputed = PRECOMPUTED
 
     def __init__(self, clock: ArchiveClock | None = None, *, layers: bool = False) -> None:
-        from neuromirror_demo.object_bucket import ObjectBucket
-
         first = datetime(2025, 6, 10, 8, 0, 0, tzinfo=UTC)
         self.clock = ArchiveClock(first, timedelta(seconds=1)) if clock is None else clock
         self.lock = threading.RLock()
         self.records: dict[str, dict[str, Any]] = {}
         """Documents of the document database, by asset."""
         self._descriptions: dict[str, AssetDescription] = {}
-        self._removed: dict[tuple[str, str], list[tuple[ObjectVersion, bytes]]] = {}
+        self._removed: dict[tuple[str, str], list[ObjectVersion]] = {}
         self._buckets = {
             name: ObjectBucket(
                 name,
@@ -57,11 +53,6 @@ class BucketState:
             )
             for name in (OPEN_DATA, BENCHMARK, HOSTILE, *([PRECOMPUTED] if layers else []))
         }
-
-    def close(self) -> None:
-        """Drop all objects."""
-        for bucket in self._buckets.values():
-            bucket.close()
 
     # -- queries
 
@@ -74,10 +65,7 @@ class BucketState:
 
     def head(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> ObjectVersion:
         """Return the current version of an object."""
-        found = self.bucket(bucket).current(key_bytes(key))
-        if found is None:
-            raise DemoError(f"the bucket {bucket} holds no {key_bytes(key)!r}")
-        return found
+        return self.bucket(bucket).head(key)
 
     def data(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> bytes:
         """Return the bytes of an object."""
@@ -89,7 +77,7 @@ class BucketState:
 
     def versions(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> list[ObjectVersion]:
         """Return all versions of an object and its delete markers, newest first."""
-        return list(self.bucket(bucket).versions(key_bytes(key)))
+        return list(self.bucket(bucket).versions(key))
 
     def assets(self) -> list[str]:
         """Return the first components of the open-data bucket's keys."""
@@ -103,27 +91,11 @@ class BucketState:
         content: bytes | str,
         *,
         bucket: str = OPEN_DATA,
-        part_size: int | Sequence[int] | None = None,
-        content_type: str = "binary/octet-stream",
-        encoding: str = "",
-        checksum: str | None = None,
-        kms: bool = False,
+        **about: Any,
     ) -> ObjectVersion:
-        """Upload an object, in parts if ``part_size`` (bytes, at least 5 MiB) is given.
-
-        A list of sizes gives parts of these sizes, the last of which applies to all further parts.
-        ``encoding`` is the Content-Encoding; the content is stored as given.
-        """
+        """Upload an object; ``about`` are the options of :meth:`ObjectBucket.put`."""
         with self.lock:
-            return self.bucket(bucket).put(
-                key_bytes(key),
-                content.encode() if isinstance(content, str) else content,
-                part_size=part_size,
-                content_type=content_type,
-                encoding=encoding,
-                checksum=checksum,
-                kms=kms,
-            )
+            return self.bucket(bucket).put(key, content, **about)
 
     def put_large_swift(
         self,
@@ -141,10 +113,7 @@ class BucketState:
         by default with the same ETag.
         """
         listed = 0 if dynamic else 173, MD5_OF_NOTHING
-        with self.lock:
-            return self.bucket(bucket).put(
-                key_bytes(key), content, etag=etag or MD5_OF_NOTHING, listed=listed
-            )
+        return self.put(key, content, bucket=bucket, etag=etag or MD5_OF_NOTHING, listed=listed)
 
     def put_tree(
         self,
@@ -180,20 +149,13 @@ class BucketState:
         before = self.head(key, bucket=bucket)
         if content is None:
             content = bytes(byte ^ 0x5A for byte in before.data[:64]) + before.data[64:]
-        return self.put(
-            key,
-            content,
-            bucket=bucket,
-            part_size=before.parts[:-1] or before.parts or None,
-            content_type=before.content_type,
-            encoding=before.encoding,
-        )
+        return self._put_like(before, content, bucket)
 
     def delete_object(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> None:
         """Delete an object; in the benchmark bucket a delete marker hides it."""
         with self.lock:
             self._later()
-            self.bucket(bucket).delete(key_bytes(key))
+            self.bucket(bucket).delete(key)
 
     def make_many(self, asset: str, count: int, *, bucket: str = OPEN_DATA) -> None:
         """Add ``count`` small objects to an asset: ``many/000/000000`` and so on."""
@@ -259,16 +221,12 @@ class BucketState:
         """Delete all objects of an asset, but not its record; return their number."""
         with self.lock:
             kept = self.bucket(bucket)
-            now = [
-                self.head(key, bucket=bucket) for key in self.present(f"{asset}/", bucket=bucket)
-            ]
-            # In a bucket without versions the bytes are lost with the object.
-            gone = [(one, one.data) for one in now]
+            gone = [kept.head(key) for key in self.present(f"{asset}/", bucket=bucket)]
             if not gone:
                 raise DemoError(f"the bucket {bucket} holds nothing of {asset}")
             self._later()
             self._removed[bucket, asset] = gone
-            for one in now:
+            for one in gone:
                 kept.delete(one.key)
             return len(gone)
 
@@ -278,15 +236,8 @@ class BucketState:
         gone = self._removed.pop((bucket, asset), None)
         if gone is None:
             raise DemoError(f"nothing of {asset} was removed from {bucket}")
-        for one, data in gone:
-            self.put(
-                one.key,
-                data,
-                bucket=bucket,
-                part_size=one.parts[:-1] or one.parts or None,
-                content_type=one.content_type,
-                encoding=one.encoding,
-            )
+        for one in gone:
+            self._put_like(one, one.data, bucket)
         return len(gone)
 
     def grant(
@@ -307,6 +258,17 @@ class BucketState:
             raise DemoError(f"no bucket {name!r}: there are {', '.join(self._buckets)}")
         return self._buckets[name]
 
+    def _put_like(self, before: ObjectVersion, content: bytes | str, bucket: str) -> ObjectVersion:
+        """Upload other content with the properties of an earlier version."""
+        return self.put(
+            before.key,
+            content,
+            bucket=bucket,
+            part_size=before.parts[:-1] or before.parts or None,
+            content_type=before.content_type,
+            encoding=before.encoding,
+        )
+
     def _later(self) -> None:
         self.clock.now += timedelta(hours=1)
 
@@ -320,11 +282,6 @@ class BucketState:
         self.put(key, _text(body), content_type="application/json")
         if docdb:
             self.records[asset] = body
-
-
-def key_bytes(key: bytes | str) -> bytes:
-    """Return a key as stored by S3; text may contain surrogates for bytes that are not UTF-8."""
-    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
 
 
 def _text(body: object) -> bytes:

@@ -10,17 +10,18 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from werkzeug.wrappers import Request, Response
+
+from neuromirror_demo.object_bucket import ObjectBucket, ObjectVersion
 from neuromirror_demo.records import ArchiveClock
+from neuromirror_demo.s3_listing_responses import listing_faults, listing_response
 from neuromirror_demo.s3_object_responses import error_response, object_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-    from werkzeug.wrappers import Request, Response
-
-    from neuromirror_demo.object_bucket import ObjectVersion
 
 BUCKET = "demo-dandiarchive"
 """The name of the bucket in public URLs."""
@@ -31,69 +32,39 @@ _DATE = "%Y%m%dT%H%M%SZ"
 _EXPIRES = timedelta(hours=6)
 
 
-class DandiBucket:
+class DandiBucket(ObjectBucket):
     """The bucket, and the WSGI application that serves it with path-style URLs.
 
     Signed URLs expire by ``clock``, which the archive sets to its own.
     """
 
     def __init__(self, page_size: int = 1000) -> None:
-        from neuromirror_demo.object_bucket import ObjectBucket
-
-        self.page_size = page_size
-        self.clock = ArchiveClock()
-        self._objects = ObjectBucket(
+        super().__init__(
             BUCKET, ArchiveClock(), versioned=True, list_versions=True, read_versions=True
         )
+        self.page_size = page_size
+        self.clock = ArchiveClock()
         self._tagged: set[str] = set()
 
-    def put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        etag: str,
-        content_type: str,
-        modified: datetime,
-        parts: tuple[int, ...] = (),
-        embargoed: bool = False,
-    ) -> str:
-        """Store an object with this ETag (and parts of these sizes); return its version id."""
-        made = self._objects.put(
-            key.encode(), data, content_type=content_type, modified=modified, etag=etag, parts=parts
-        )
-        assert made.version_id is not None
+    def store(self, key: str, data: bytes, *, embargoed: bool = False, **about: Any) -> str:
+        """Put an object; return its version id."""
+        version_id = self.put(key, data, **about).version_id
+        assert version_id is not None
         if embargoed:
-            self._tagged.add(made.version_id)
-        return made.version_id
-
-    def overwrite(self, key: str, version_id: str, data: bytes) -> None:
-        """Replace the bytes of a version; its ETag, id and time stay the same."""
-        for one in self._objects.versions(key.encode()):
-            if one.version_id == version_id:
-                self._objects.overwrite(one, data)
-
-    def delete(self, key: str, modified: datetime) -> None:
-        """Hide the object behind a delete marker; its versions stay readable."""
-        self._objects.delete(key.encode(), modified)
-
-    def expire(self, key: str) -> None:
-        """Delete all versions of an object permanently."""
-        self._objects.expire(key.encode())
-
-    def versions(self, key: str) -> list[ObjectVersion]:
-        """All versions of an object and its delete markers, newest first."""
-        return list(self._objects.versions(key.encode()))
+            self._tagged.add(version_id)
+        return version_id
 
     def untag(self, key: str) -> None:
         """Make the current version of the object public, but not its earlier versions."""
-        current = self._objects.current(key.encode())
+        current = self.current(key)
         if current is not None and current.version_id is not None:
             self._tagged.discard(current.version_id)
 
-    def close(self) -> None:
-        """Drop all objects."""
-        self._objects.close()
+    def overwrite(self, key: str, version_id: str, data: bytes) -> None:
+        """Replace the bytes of a version; its ETag, id and time stay the same."""
+        for one in self.versions(key):
+            if one.version_id == version_id:
+                one.data = data
 
     def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
         """Return the query of a signed URL that is valid for six hours, for this method only."""
@@ -110,13 +81,9 @@ class DandiBucket:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        from werkzeug.wrappers import Request
-
         return self._answer(Request(environ), environ)(environ, start_response)
 
     def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
-        from neuromirror_demo.s3_listing_responses import listing_faults, listing_response
-
         raw, _, text = environ["REQUEST_URI"].partition("?")
         query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
         name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
@@ -125,7 +92,7 @@ class DandiBucket:
         if request.method not in {"GET", "HEAD"}:
             return error_response(403, "AccessDenied")
         if not key:
-            return listing_response(self._objects, query, self.page_size, listing_faults(environ))
+            return listing_response(self, query, self.page_size, listing_faults(environ))
         signed = _SIGNATURE in query
         if signed:
             if "Authorization" in request.headers:
@@ -137,7 +104,7 @@ class DandiBucket:
         def refuses(found: ObjectVersion) -> bool:
             return not signed and found.version_id in self._tagged
 
-        return object_response(self._objects, key, query, request, refuses)
+        return object_response(self, key, query, request, refuses)
 
     def _refusal(self, method: str, key: bytes, query: Mapping[str, str]) -> Response | None:
         """Return S3's response to an invalid or expired signed URL, if it is one."""

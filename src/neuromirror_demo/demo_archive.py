@@ -106,7 +106,6 @@ class DemoArchive(Archive):
         self._empty = empty
         self._with_zarrs = zarrs
         self._stack = ExitStack()
-        self._stack.callback(bucket.close)
         self._faults = Faults(self)
         self._s3_fault_injector = FaultInjector(bucket, "s3", self._faults, self)
         self._api_fault_injector: FaultInjector = self._s3_fault_injector

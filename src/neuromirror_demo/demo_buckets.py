@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from neuromirror_demo.archive import DemoError
-from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
+from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState
 from neuromirror_demo.demo_server import DemoServer
+from neuromirror_demo.object_bucket import key_bytes
 from neuromirror_demo.records import ArchiveClock
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ class DemoBuckets(DemoServer, BucketState):
         self.page_size = page_size
         self.docdb_most = docdb_most
         self._empty = empty
-        self._stack.callback(self.close)
         self._fault_injector = self._make_fault_injector()
 
     def _make_fault_injector(self) -> FaultInjector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from neuromirror_demo import volumes
@@ -43,6 +44,7 @@ _START: Final[XYZ] = (0, 0, 12)
 _VOXEL: Final[XYZ] = (4, 4, 40)
 
 
+@cache
 def layer_scales(layer: str) -> list[LayerScale]:
     """Return the voxels of a layer at every scale, finest first."""
     if layer == GCAMP:
@@ -73,34 +75,37 @@ def fill_precomputed(demo: DemoBuckets) -> None:
     """Create the layers, and the objects beside them."""
     bucket = demo.precomputed
     demo.put("README.md", b"# Volumes (demo)\n", bucket=bucket)
-    _put(
-        demo,
-        GCAMP,
-        layer_objects(layer_scales(GCAMP), sharded=True, about={"description": "Glow (demo)"}),
-    )
-    about = {
-        "description": "Cells (demo)",
-        "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
-    }
-    more = {"mesh": "mesh", "skeletons": "skeletons"}
-    cells = layer_objects(
-        layer_scales(CELLS), kind="segmentation", encoding="gzip", about=about, more=more
-    )
-    cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
-    cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
-    _put(demo, CELLS, cells)
-    tissue = layer_objects(layer_scales(EM), encoding="br", about={"description": "Tissue (demo)"})
-    _put(demo, EM, tissue)
+    for folder, objects in _layers(bucket).items():
+        for name in sorted(objects):
+            stored = objects[name]
+            demo.put(f"{folder}/{name}", stored.data, bucket=bucket, encoding=stored.encoding)
     points = {"@type": "neuroglancer_annotations_v1", "annotation_type": "POINT"}
     demo.put(f"{POINTS}/info", json.dumps(points).encode(), bucket=bucket)
     demo.put(f"{POINTS}/spatial0/0_0_0", bytes(8), bucket=bucket)
     demo.put(f"{DRAFT}/4_4_40/0-64_0-64_0-16", bytes(64), bucket=bucket)
 
 
-def _put(demo: DemoBuckets, folder: str, objects: Mapping[str, EncodedObject]) -> None:
-    for name in sorted(objects):
-        stored = objects[name]
-        demo.put(f"{folder}/{name}", stored.data, bucket=demo.precomputed, encoding=stored.encoding)
+@cache
+def _layers(bucket: str) -> Mapping[str, Mapping[str, EncodedObject]]:
+    """Return the objects of each layer, by name."""
+    cells = layer_objects(
+        layer_scales(CELLS),
+        kind="segmentation",
+        encoding="gzip",
+        about={
+            "description": "Cells (demo)",
+            "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
+        },
+        more={"mesh": "mesh", "skeletons": "skeletons"},
+    )
+    cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
+    cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
+    glow, tissue = {"description": "Glow (demo)"}, {"description": "Tissue (demo)"}
+    return {
+        GCAMP: layer_objects(layer_scales(GCAMP), sharded=True, about=glow),
+        CELLS: cells,
+        EM: layer_objects(layer_scales(EM), encoding="br", about=tissue),
+    }
 
 
 _BOXES: Final[Mapping[int, tuple[Point, Point]]] = {

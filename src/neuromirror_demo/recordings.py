@@ -50,6 +50,7 @@ def traces(samples: int, seed: int) -> bytes:
     return noise.tobytes()
 
 
+@cache
 def spikeinterface_folder(seconds: float, seed: int) -> dict[str, bytes]:
     """Return the files that SpikeInterface's ``recording.save(format="binary")`` writes, by path.
 
@@ -142,6 +143,7 @@ def _probe() -> dict[str, object]:
     }
 
 
+@cache
 def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
     """Return a recording in SpikeInterface's Zarr format 2: a group with a chunked array.
 
@@ -192,6 +194,7 @@ def _array2(shape: list[int], chunks: list[int], dtype: str, fill: object) -> di
     }
 
 
+@cache
 def image3() -> dict[str, bytes]:
     """Return a small OME-Zarr 0.5 (Zarr format 3, no compression): two levels of a gradient.
 
@@ -245,6 +248,7 @@ def _array3(image: numpy.ndarray[tuple[int, ...], numpy.dtype[Any]]) -> Mapping[
     return entries
 
 
+@cache
 def drift_map(width: int = 96, height: int = 64) -> bytes:
     """Return a PNG of a drift over time, uncompressed, so that its bytes are always the same."""
     rows = (
@@ -262,6 +266,7 @@ def drift_map(width: int = 96, height: int = 64) -> bytes:
     )
 
 
+@cache
 def spike_times(count: int) -> bytes:
     """Return an HDF5 file with the times of some spikes, in samples."""
     import h5py

@@ -100,7 +100,7 @@ _OVERRIDES = {
 
 def _found(bucket: ObjectBucket, key: bytes, version: str | None) -> ObjectVersion | Response:
     if version is None:
-        newest = next(bucket.versions(key), None)
+        newest = next(iter(bucket.versions(key)), None)
         if newest is None or newest.deleted:
             marker = {}
             if newest is not None:

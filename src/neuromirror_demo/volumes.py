@@ -71,6 +71,7 @@ def cells(size: XYZ = TISSUE) -> NDArray[np.uint64]:
     return made
 
 
+@cache
 def activity(size: XYZ = ACTIVITY, samples: int = 3) -> NDArray[np.uint16]:
     """Return bright cells on a dim background, whose brightness changes from sample to sample."""
     import numpy as np

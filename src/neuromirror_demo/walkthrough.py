@@ -277,7 +277,7 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 def _need_programs() -> None:
     missing = [name for name in ("git", "git-annex", "datalad") if not _found(name)]
-    for name in ("flask", "moto", "pynwb"):
+    for name in ("pynwb", "werkzeug"):
         try:
             import_module(name)
         except ImportError as error:

@@ -141,7 +141,7 @@ class ZarrVerbs(ArchiveState):
     ) -> None:
         data = data.encode() if isinstance(data, str) else data
         etag, parts = multipart_etag(data, part_size)
-        version_id = self.bucket.put(
+        version_id = self.bucket.store(
             zarr.key(name),
             data,
             etag=etag,

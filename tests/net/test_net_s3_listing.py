@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks.listing_server import BigBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from neuromirror.net import (
     s3_parallel,
     s3_spool,
 )
-from neuromirror_demo.listing_server import BigBucket
 
 KEY_PARTS = [
     "a",

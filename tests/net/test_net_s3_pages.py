@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from benchmarks.listing_server import BigBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromirror.net import InvalidListingError, ObjectRow, VersionsIgnoredError
 from neuromirror.net.s3_pages import _parse_fast, _parse_strict, decode_key, parse_page
-from neuromirror_demo.listing_server import BigBucket
 
 HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import zarr
@@ -154,39 +153,22 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         file_of(body, ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8")
 
 
-@pytest.mark.parametrize("encoding", ["npygz", "npy", "raw", "hdf5"])
-def test_a_body_that_is_cut_anywhere_is_refused(encoding: str, tmp_path: Path) -> None:
+def test_a_body_that_is_cut_anywhere_is_refused() -> None:
     array = some((3, 8, 16), "uint16")
-    body = encoded(array, encoding, tmp_path)
-    assert file_of(body, box_of(array), (16, 8, 4), "uint16", encoding)[:768] == array.tobytes()
+    body = zlib.compress(npy(array))
+    assert file_of(body, box_of(array), (16, 8, 4), "uint16")[:768] == array.tobytes()
     for cut in {0, 1, 9, 100, 130, len(body) // 2, len(body) - 5, len(body) - 1}:
-        if cut < len(body):
-            with pytest.raises(WrongVoxelsError) as caught:
-                file_of(body[:cut], box_of(array), (16, 8, 4), "uint16", encoding)
-            assert caught.value.transient
-            assert "boss://h/x" in str(caught.value)
+        with pytest.raises(WrongVoxelsError) as caught:
+            file_of(body[:cut], box_of(array), (16, 8, 4), "uint16")
+        assert caught.value.transient
+        assert "boss://h/x" in str(caught.value)
 
 
-def encoded(array: Any, encoding: str, folder: Path) -> bytes:
-    if encoding == "hdf5":
-        with h5py.File(folder / "cutout.h5", "w") as file:
-            file.create_dataset("image/CUTOUT", data=array[np.newaxis], chunks=(1, 2, 8, 16))
-            file.create_dataset("image/CHANNELTYPE", data=["image"])
-        return (folder / "cutout.h5").read_bytes()
-    if encoding == "raw":
-        return array.tobytes()  # type: ignore[no-any-return]
-    return zlib.compress(npy(array)) if encoding == "npygz" else npy(array)
-
-
-@pytest.mark.parametrize("encoding", ["npygz", "npy", "raw"])
-def test_a_body_that_goes_on_after_its_voxels_is_refused(encoding: str, tmp_path: Path) -> None:
+def test_a_body_that_goes_on_after_its_voxels_is_refused() -> None:
     array = some((3, 8, 16), "uint16")
-    body = encoded(array, encoding, tmp_path) + b"\0"
-    with pytest.raises(WrongVoxelsError, match="more"):
-        file_of(body, box_of(array), (16, 8, 4), "uint16", encoding)
-    longer = zlib.compress(npy(array) + b"\0\0")
-    with pytest.raises(WrongVoxelsError, match="more"):
-        file_of(longer, box_of(array), (16, 8, 4), "uint16")
+    for body in (zlib.compress(npy(array)) + b"\0", zlib.compress(npy(array) + b"\0\0")):
+        with pytest.raises(WrongVoxelsError, match="more"):
+            file_of(body, box_of(array), (16, 8, 4), "uint16")
 
 
 def test_a_decompression_bomb_is_refused() -> None:
@@ -219,7 +201,8 @@ def test_an_endless_stream_without_content_is_refused() -> None:
 
 
 def head(text: str) -> bytes:
-    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode() + bytes(24)
+    made = b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode() + bytes(24)
+    return zlib.compress(made)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +216,7 @@ def head(text: str) -> bytes:
 )
 def test_headers_of_old_and_new_numpy_are_read(text: str) -> None:
     box = ((0, 4), (0, 3), (0, 2))
-    assert file_of(head(text), box, (4, 3, 2), "uint8", "npy") == bytes(24)
+    assert file_of(head(text), box, (4, 3, 2), "uint8") == bytes(24)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +239,7 @@ def test_headers_of_old_and_new_numpy_are_read(text: str) -> None:
 )
 def test_a_malformed_header_is_refused(text: str) -> None:
     with pytest.raises(WrongVoxelsError, match="header"):
-        file_of(head(text), ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8", "npy")
+        file_of(head(text), ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8")
 
 
 def test_pickled_arrays_and_other_things_are_refused() -> None:
@@ -272,49 +255,4 @@ def test_pickled_arrays_and_other_things_are_refused() -> None:
         file_of(b"", box, (1, 1, 1), "uint8", "blosc-python")
     long = b"\x93NUMPY\x02\0" + struct.pack("<I", 1 << 30)
     with pytest.raises(WrongVoxelsError, match="1073741824 bytes"):
-        file_of(long, box, (1, 1, 1), "uint8", "npy")
-
-
-# --- HDF5
-
-
-@pytest.mark.parametrize("dtype", ["uint8", ">u2", "uint64", "float32"])
-@pytest.mark.parametrize("packed", [None, "gzip"])
-def test_hdf5_gives_the_same_chunk_file(dtype: str, packed: str | None, tmp_path: Path) -> None:
-    array = some((7, 9, 11)).astype(dtype)
-    path = tmp_path / "cutout.h5"
-    with h5py.File(path, "w") as file:
-        file.create_dataset("em/CUTOUT", data=array, compression=packed)
-    expected = np.zeros((8, 10, 12), array.dtype.newbyteorder("<"))
-    expected[:7, :9, :11] = array
-    name = array.dtype.name
-    assert file_of(path.read_bytes(), box_of(array), (12, 10, 8), name, "hdf5") == (
-        expected.tobytes()
-    )
-
-
-def test_hdf5_with_external_data_is_refused(tmp_path: Path) -> None:
-    array = some((2, 3, 4))
-    secret = tmp_path / "secret.raw"
-    secret.write_bytes(array.tobytes())
-    path = tmp_path / "cutout.h5"
-    box, chunk = box_of(array), (4, 3, 2)
-    with h5py.File(path, "w") as file:
-        outside = [(str(secret), 0, 24)]
-        file.create_dataset("em/CUTOUT", shape=array.shape, dtype="uint8", external=outside)
-    with pytest.raises(WrongVoxelsError, match="CUTOUT"):
-        file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file.create_dataset("CUTOUT", data=array)
-    with h5py.File(path, "w") as file:
-        file["CUTOUT"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "CUTOUT")
-    with pytest.raises(WrongVoxelsError, match="0 datasets"):
-        file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
-    with h5py.File(path, "w") as file:
-        layout = h5py.VirtualLayout(shape=array.shape, dtype="uint8")
-        layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "CUTOUT", shape=array.shape)
-        file.create_virtual_dataset("em/CUTOUT", layout)
-    with pytest.raises(WrongVoxelsError, match="CUTOUT"):
-        file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
-    with pytest.raises(WrongVoxelsError, match="HDF5"):
-        file_of(b"no such thing", box, chunk, "uint8", "hdf5")
+        file_of(zlib.compress(long), box, (1, 1, 1), "uint8")

@@ -56,13 +56,6 @@ def unpacked(body: bytes) -> np.ndarray[Any, Any]:
     return found
 
 
-def packed(voxels: np.ndarray[Any, Any]) -> bytes:
-    """Return an npygz body."""
-    file = io.BytesIO()
-    np.save(file, voxels)
-    return zlib.compress(file.getvalue())
-
-
 def error_of(reply: requests.Response) -> tuple[int, int]:
     """Return the status and code of an error reply; its JSON must repeat the status."""
     body = reply.json()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.wrappers import Request, Response
 
-from neuromirror_demo.boss.documents import OWNER, Json, isotropic_level, levels_document
-from neuromirror_demo.boss.encodings import BossCutoutRequest, accepted_type, decode, encode
+from neuromirror_demo.boss.documents import OWNER, Json, levels_document
+from neuromirror_demo.boss.encodings import BossCutoutRequest, accepted_type, encode
 from neuromirror_demo.boss.errors import BossError, Code, UpstreamDefectError
 from neuromirror_demo.boss.records import (
     DOWNSAMPLED,
-    NOT_DOWNSAMPLED,
     BossChannel,
     BossExperiment,
     Resource,
@@ -37,42 +36,15 @@ class BossCutouts:
         self._turn = itertools.count()
 
     def cutout(self, request: Request, user: str, **names: str) -> Response:
-        """Read or write a box."""
+        """Return the voxels of a box."""
         cutout_request = self._parse_request(request, user, names)
-        if request.method == "POST":
-            self._store_upload(decode(request, cutout_request), cutout_request)
-            return Response(status=201)
         accepted = accepted_type(request)
-        voxels = _apply_faults(
-            self._voxels(cutout_request, request.args.get("filter")), active_faults(request)
-        )
+        voxels = _apply_faults(self._voxels(cutout_request), active_faults(request))
         return Response(encode(voxels, accepted, next(self._turn)), content_type=accepted)
 
-    def to_black(self, request: Request, user: str, **names: str) -> Response:
-        """Write zeros to a box; zeros in an upload are ignored."""
-        import numpy as np
-
-        cutout_request = self._parse_request(request, user, names)
-        depth, height, width = cutout_request.shape[-3:]
-        for sample in cutout_request.samples:
-            self._write(
-                cutout_request,
-                sample,
-                np.zeros((depth, height, width), cutout_request.channel.datatype),
-            )
-        return Response(status=200)
-
-    def levels(self, request: Request, user: str, **names: str) -> Json | Response:
-        """Describe the downsampling status and the levels; POST downsamples immediately."""
-        experiment, channel = self._channel(request, user, names)
-        if request.method == "POST":
-            if channel.downsample_status == DOWNSAMPLED:
-                what = "Channel is already downsampled. Invalid Request."
-                raise BossError(what, Code.INVALID_STATE)
-            self._state.downsample("/".join(names.values()))
-            return Response(status=201)
-        iso = request.args.get("iso", "").lower() == "true"
-        return levels_document(experiment, channel, iso=iso)
+    def levels(self, request: Request, user: str, **names: str) -> Json:
+        """Describe the downsampling status and the levels."""
+        return levels_document(*self._channel(request, user, names))
 
     # -- request parsing
 
@@ -83,8 +55,7 @@ class BossCutouts:
         _, experiment, channel = locate(self._state, where)
         assert isinstance(experiment, BossExperiment)
         assert isinstance(channel, BossChannel)
-        if not channel.public or request.method != "GET":
-            check(request, user == OWNER)
+        check(request, channel.public or user == OWNER)
         return experiment, channel
 
     def _parse_request(
@@ -110,15 +81,12 @@ class BossCutouts:
         if cutout_request.size > self.max_bytes * (4 if channel.datatype == "uint64" else 1):
             what = "Cutout request is over 500MB when uncompressed. Reduce cutout dimensions."
             raise BossError(what, Code.REQUEST_TOO_LARGE)
-        iso = request.args.get("iso", "").lower() == "true" and experiment.method == "anisotropic"
-        if iso and level > isotropic_level(experiment):
-            raise BossError("This demo keeps no isotropic levels.", Code.INVALID_CUTOUT_ARGS)
         return cutout_request
 
     # -- reading and writing
 
-    def _voxels(self, cutout_request: BossCutoutRequest, only: str | None) -> Voxels:
-        """Return the voxels in the requested shape; ids that are not in ``only`` become 0."""
+    def _voxels(self, cutout_request: BossCutoutRequest) -> Voxels:
+        """Return the voxels in the requested shape."""
         import numpy as np
 
         experiment, channel = cutout_request.experiment, cutout_request.channel
@@ -143,41 +111,7 @@ class BossCutouts:
                 read(cutout_request.level, one, cutout_request.start, cutout_request.stop)
                 for one in cutout_request.samples
             ]
-        voxels: Voxels = np.stack(found) if cutout_request.with_time else found[0]
-        if only is not None:
-            if not channel.labels:
-                what = f"The channel in request has type {channel.kind}. Filter is only valid for "
-                raise BossError(f"{what}annotation channels", Code.DATATYPE_NOT_SUPPORTED)
-            voxels[~np.isin(voxels, np.array(only.split(","), np.uint64))] = 0
-        return voxels
-
-    def _store_upload(self, voxels: Voxels, cutout_request: BossCutoutRequest) -> None:
-        with self._state.lock:
-            self._state.fill(cutout_request.experiment, cutout_request.channel)
-            given = voxels if cutout_request.with_time else [voxels]
-            for sample, one in zip(cutout_request.samples, given, strict=True):
-                there = cutout_request.channel.cuboids.read(
-                    cutout_request.level, sample, cutout_request.start, cutout_request.stop
-                )
-                # Upstream does not overwrite voxels with zeros (spdb: Cube.overwrite).
-                there[one != 0] = one[one != 0]
-                self._write(cutout_request, sample, there)
-
-    def _write(self, cutout_request: BossCutoutRequest, sample: int, voxels: Voxels) -> None:
-        channel = cutout_request.channel
-        if cutout_request.level - channel.base_resolution not in {0, 1}:
-            raise BossError(
-                "Error during write_cuboid: You can only write data to a channel's base "
-                "resolution or one resolution above it. Base Resolution: "
-                f"{channel.base_resolution}, Request Resolution: {cutout_request.level}",
-                Code.BOSS_SYSTEM_ERROR,
-            )
-        with self._state.lock:
-            if channel.storage_type == "spdb":
-                self._state.fill(cutout_request.experiment, channel)
-                channel.cuboids.write(cutout_request.level, sample, cutout_request.start, voxels)
-            if channel.downsample_status == DOWNSAMPLED:
-                channel.downsample_status = NOT_DOWNSAMPLED
+        return np.stack(found) if cutout_request.with_time else found[0]
 
 
 def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:

@@ -13,7 +13,7 @@ from neuromirror_demo.boss.records import (
     BossExperiment,
     CoordinateFrame,
 )
-from neuromirror_demo.volumes import HALVING, coarser_box
+from neuromirror_demo.volumes import coarser_box
 
 Json = dict[str, Any]
 
@@ -105,19 +105,24 @@ def channel_document(experiment: BossExperiment, one: BossChannel) -> Json:
     }
 
 
-def levels_document(experiment: BossExperiment, channel: BossChannel, *, iso: bool) -> Json:
+def levels_document(experiment: BossExperiment, channel: BossChannel) -> Json:
     """Return the levels of a channel (spdb/project/resource.py).
 
-    The extent is halved from the frame's stop alone, as if the frame started at 0. With ``iso`` an
-    anisotropic experiment halves ``z`` too, after the level at which its voxels are cubes.
+    Extents are halved from the frame's stop, and rounded up. Upstream refuses frames whose voxels
+    are not square, because it also looks for the level at which they are nearest to cubes.
     """
-    square = isotropic_level(experiment)
+    x, y, _ = experiment.frame.voxel
+    if experiment.method == "anisotropic" and x != y:
+        raise BossError(
+            "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
+            "Currently unable to determine isotropic level",
+            Code.BOSS_SYSTEM_ERROR,
+        )
     voxel, extent = list(experiment.frame.voxel), experiment.frame.stop
     voxels, extents = {"0": [float(one) for one in voxel]}, {"0": list(extent)}
     for level in range(1, experiment.levels):
-        factor = HALVING["isotropic"] if iso and level > square else experiment.factor
-        voxel = [one * by for one, by in zip(voxel, factor, strict=True)]
-        _, extent = coarser_box((0, 0, 0), extent, factor)
+        voxel = [one * by for one, by in zip(voxel, experiment.factor, strict=True)]
+        _, extent = coarser_box((0, 0, 0), extent, experiment.factor)
         voxels[str(level)], extents[str(level)] = [float(one) for one in voxel], list(extent)
     return {
         "status": channel.downsample_status,
@@ -126,20 +131,3 @@ def levels_document(experiment: BossExperiment, channel: BossChannel, *, iso: bo
         "extent": extents,
         "cuboid_size": {str(level): list(SIZE) for level in range(experiment.levels)},
     }
-
-
-def isotropic_level(experiment: BossExperiment) -> int:
-    """Return the level at which voxels are nearest to cubes; 0 for isotropic experiments.
-
-    Like upstream, raises Refused if the voxels of an anisotropic experiment are not square.
-    """
-    x, y, z = experiment.frame.voxel
-    if experiment.method == "isotropic":
-        return 0
-    if x != y:
-        raise BossError(
-            "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
-            "Currently unable to determine isotropic level",
-            Code.BOSS_SYSTEM_ERROR,
-        )
-    return min(range(30), key=lambda level: abs(z / (x * 2**level) - 1))

@@ -16,10 +16,6 @@ DOWNSAMPLED = "DOWNSAMPLED"
 NOT_DOWNSAMPLED = "NOT_DOWNSAMPLED"
 STATUSES = (NOT_DOWNSAMPLED, "QUEUED", "IN_PROGRESS", DOWNSAMPLED, "FAILED")
 
-UNITS = ("nanometers", "micrometers", "millimeters", "centimeters")
-TIME_UNITS = ("nanoseconds", "microseconds", "milliseconds", "seconds")
-KINDS = ("image", "annotation")
-DATATYPES = ("uint8", "uint16", "uint32", "uint64")
 STORAGE = ("spdb", "cloudvol")
 
 

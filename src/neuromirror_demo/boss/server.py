@@ -79,7 +79,7 @@ class DemoBoss(VolumeServer, BossState):
         self._make_fault_injector()
 
     def _prepare(self) -> None:
-        for name in ("blosc", "numpy", "PIL"):
+        for name in ("blosc", "numpy"):
             import_module(name)  # fail here rather than in a request
         if not self._empty and not self.collections:
             fill(self)

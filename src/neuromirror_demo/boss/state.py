@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from neuromirror_demo.archive_state import DemoError
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """``((x0, x1), (y0, y1), (z0, z1))``, half-open, in the coordinates of a level."""
+
+
+_FILLED: dict[tuple[Any, ...], Cuboids] = {}
+"""The filled cuboids of channels whose voxels :mod:`~neuromirror_demo.volumes` computes."""
 
 
 class BossState:
@@ -264,13 +269,24 @@ class BossState:
         """Compute the voxels of a channel that were deferred."""
         if channel.pending is None:
             return
-        voxels, channel.pending = channel.pending(), None
+        source, channel.pending = channel.pending, None
         base = channel.base_resolution
+        is_downsampled = channel.downsample_status == DOWNSAMPLED
+        name = (
+            *(source, experiment.box(base), base, experiment.factor, experiment.levels),
+            *(channel.datatype, channel.labels, is_downsampled),
+        )
+        if name in _FILLED:
+            channel.cuboids = deepcopy(_FILLED[name])
+            return
+        voxels = source()
         start, stop = experiment.box(base)
         for sample, one in enumerate(voxels if voxels.ndim == 4 else [voxels]):
             channel.cuboids.write(base, sample, start, one)
-            if channel.downsample_status == DOWNSAMPLED:
+            if is_downsampled:
                 self.coarsen(experiment, channel, base, sample, start, stop)
+        if hasattr(source, "cache_info"):
+            _FILLED[name] = deepcopy(channel.cuboids)
 
     def coarsen(
         self,

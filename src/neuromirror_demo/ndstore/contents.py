@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from typing import Final
 
 from neuromirror_demo import volumes
-from neuromirror_demo.ndstore.ramon import SEGMENT, SYNAPSE, Annotation
 from neuromirror_demo.ndstore.records import (
     ANNOTATION,
     IMAGE,
@@ -30,7 +30,7 @@ CALCIUM: Final = "democube/calcium"
 """uint16 images, three levels halved along all axes, samples 5, 6 and 7; with an offset."""
 
 SYNAPSES: Final = "demo15_ramon/synapses"
-"""uint32 labels that were uploaded at resolution 1, with RAMON objects."""
+"""uint32 labels that were uploaded at resolution 1."""
 
 SINGLE_12: Final = "demo12/image"
 """uint8 images that were never propagated; its extent is a multiple of the cuboid size."""
@@ -44,8 +44,13 @@ PAINTED: Final = Space("demo15", (150, 120, 20), (0, 0, 1), (6.0, 6.0, 5.0), 3, 
 SINGLE: Final = Space("demo12", (256, 128, 32), (0, 0, 0), (4.0, 4.0, 40.0), 3, "zslices")
 
 
-def projects() -> Iterator[Project]:
-    """Yield new instances of the projects."""
+def projects() -> list[Project]:
+    """Return new instances of the projects."""
+    return deepcopy(_projects())
+
+
+@cache
+def _projects() -> list[Project]:
     tissue = volumes.tissue(SECTIONS.image_size)[None]
     sections = Project("demo11", SECTIONS, description="Tissue in sections (demo)")
     sections.lims = {"species": "none", "subvolumes": []}
@@ -57,7 +62,6 @@ def projects() -> Iterator[Project]:
         sections,
         NdstoreChannel("membranes", IMAGE, "float32", {0: (tissue / 255).astype("float32")}),
     )
-    yield sections
 
     annotated = Project("demo11_anno", SECTIONS, description="Cells (demo)")
     cells = volumes.cells(SECTIONS.image_size)[None]
@@ -65,7 +69,6 @@ def projects() -> Iterator[Project]:
         annotated,
         NdstoreChannel("cells", ANNOTATION, "uint64", {0: cells}, readonly=0, exceptions=1),
     )
-    yield annotated
 
     cube = Project("democube", CUBE, description="Cells that glow (demo)")
     calcium = NdstoreChannel(
@@ -73,25 +76,22 @@ def projects() -> Iterator[Project]:
     )
     calcium.timerange, calcium.windowrange = (5, 8), (300, 60000)
     _add(cube, calcium)
-    yield cube
 
     painted = Project("demo15_ramon", PAINTED, description="Annotations (demo)")
     _add(painted, _synapses())
-    yield painted
 
     single = Project("demo12", SINGLE, description="Never propagated (demo)")
     single.channels["image"] = NdstoreChannel(
         *("image", IMAGE, "uint8", {0: volumes.tissue(SINGLE.image_size)[None]}),
         propagate=NOT_PROPAGATED,
     )
-    yield single
 
     private = Project("demo13_private", PAINTED, description="Private (demo)", private=True)
     _add(
         private,
         NdstoreChannel("image", IMAGE, "uint8", {0: volumes.tissue(PAINTED.image_size)[None]}),
     )
-    yield private
+    return [sections, annotated, cube, painted, single, private]
 
 
 def _add(project: Project, channel: NdstoreChannel) -> None:
@@ -105,10 +105,4 @@ def _synapses() -> NdstoreChannel:
     owners = volumes.cells(PAINTED.image_size)[:, ::2, ::2]
     numbers = np.where(owners > 0, owners - np.uint64(volumes.FIRST_CELL) + np.uint64(1), 0)
     painted = numbers.astype(np.uint32)[None]
-    made = NdstoreChannel("synapses", ANNOTATION, "uint32", {1: painted}, resolution=1, readonly=0)
-    for number in np.unique(painted[painted > 0]).tolist():
-        fields = {"seg_class": 0, "seg_parentseed": 0, "seg_neuron": 0}
-        made.annotations[number] = Annotation(number, SEGMENT, "demo", fields=fields)
-    links = {"syn_weight": 0.5, "syn_type": 1, "syn_segments": [1, 2], "syn_centroid": "[]"}
-    made.annotations[1000] = Annotation(1000, SYNAPSE, "demo", confidence=0.9, fields=links)
-    return made
+    return NdstoreChannel("synapses", ANNOTATION, "uint32", {1: painted}, resolution=1, readonly=0)

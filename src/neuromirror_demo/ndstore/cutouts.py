@@ -34,11 +34,10 @@ _ARGUMENTS: Final = re.compile(
     r"([0-9]+)/([0-9]+),([0-9]+)/([0-9]+),([0-9]+)/([0-9]+),([0-9]+)(.*)?$"
 )
 _TIMES: Final = re.compile(r"/(\d+),(\d+)/")
-_FILTER: Final = re.compile(r"/filter/([\d/,]+)/")
 
 
 class NdstoreError(Exception):
-    """An error that ndstore returns as 404; ``said`` is the body."""
+    """An error that ndstore returns as 404; ``body`` is its text."""
 
     def __init__(self, body: str, *, wrapped: int = 0) -> None:
         for _ in range(wrapped):
@@ -58,8 +57,6 @@ class NdstoreCutoutRequest:
     corner: XYZ
     size: XYZ
     times: tuple[int, int] | None
-    neariso: bool
-    ids: tuple[int, ...] | None
 
 
 def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
@@ -78,34 +75,24 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
     start = space.offset_at(level)
     low = (x0 - start[0], y0 - start[1], z0 - start[2])
     high = (x1 - start[0], y1 - start[1], z1 - start[2])
-    neariso = "/neariso/" in rest
-    whole = space.neariso_size_at(level) if neariso else space.size_at(level)
+    whole = space.size_at(level)
     if not all(0 <= a < b <= n for a, b, n in zip(low, high, whole, strict=True)):
-        which = "Neariso Image" if neariso else "Image"
-        message = f"Illegal range. {which} size: {list(whole)} at offset {list(start)}"
+        message = f"Illegal range. Image size: {list(whole)} at offset {list(start)}"
         failed = f"Illegal arguments to cutout. Check cube failed {message!r}"
         raise NdstoreError(failed, wrapped=1)
-    times, ids = _TIMES.match(rest), _FILTER.search(rest)
+    times = _TIMES.match(rest)
     return NdstoreCutoutRequest(
         level,
         low,
         (high[0] - low[0], high[1] - low[1], high[2] - low[2]),
         None if times is None else (int(times[1]), int(times[2])),
-        neariso,
-        None if ids is None else tuple(map(int, ids[1].strip("/,").split(","))),
     )
 
 
 def cut_out(project: Project, channel: NdstoreChannel, request: NdstoreCutoutRequest) -> Voxels:
     """Return the voxels in (z, y, x), or (time, z, y, x) if times were requested."""
-    import numpy as np
-
     times = request.times or (channel.timerange[0], channel.timerange[0] + 1)
     voxels = _cube(project.space, channel, request, times)
-    if request.ids is not None:
-        if channel.kind != ANNOTATION:
-            raise NdstoreError("Filter only possible for Annotation Channels")
-        voxels = np.where(np.isin(voxels, request.ids), voxels, 0).astype(voxels.dtype)
     return voxels if request.times is not None else voxels[0]
 
 
@@ -118,7 +105,7 @@ def _cube(
     if base > level:
         cuboid = space.cuboid_at(base)
         corner, size = _finer(request.corner, request.size, by)
-        voxels = _read_cuboids(channel, base, cuboid, corner, size, times, None)
+        voxels = _read_cuboids(channel, base, cuboid, corner, size, times)
         voxels = voxels.repeat(by, axis=2).repeat(by, axis=3)
         x, y, z = request.corner
         # spdb adds the remainder of a division a second time
@@ -128,15 +115,14 @@ def _cube(
         cuboid = space.cuboid_at(base)
         (x, y, z), (width, height, depth) = request.corner, request.size
         corner, size = (x * by, y * by, z), (width * by, height * by, depth)
-        voxels = _read_cuboids(channel, base, cuboid, corner, size, times, None)
+        voxels = _read_cuboids(channel, base, cuboid, corner, size, times)
         if channel.kind == ANNOTATION:
             voxels = voxels[:, :, ::by, ::by]
             start = (x % (cuboid[0] // by), y % (cuboid[1] // by), z % cuboid[2])
             return _trim(voxels, start, request.size)
     else:
         cuboid = space.cuboid_at(level)
-        slices = space.neariso_scaledown(level) if request.neariso else None
-        voxels = _read_cuboids(channel, level, cuboid, request.corner, request.size, times, slices)
+        voxels = _read_cuboids(channel, level, cuboid, request.corner, request.size, times)
     start = (
         request.corner[0] % cuboid[0],
         request.corner[1] % cuboid[1],
@@ -162,12 +148,8 @@ def _read_cuboids(
     corner: XYZ,
     size: XYZ,
     times: tuple[int, int],
-    slices: int | None,
 ) -> Voxels:
-    """Return the whole cuboids around a region; voxels that were never written are zero.
-
-    ``slices`` are combined if there are several (neariso).
-    """
+    """Return the whole cuboids around a region; voxels that were never written are zero."""
     import numpy as np
 
     table = channel.tables.get(level)
@@ -177,8 +159,6 @@ def _read_cuboids(
     made = np.zeros((times[1] - times[0], *sides[::-1]), np.dtype(channel.datatype))
     if table is None:
         return made
-    if slices is not None and slices > 1:
-        table = table[:, : table.shape[1] // slices * slices : slices]
     for number, time in enumerate(range(*times)):
         sample = time - channel.timerange[0]
         if 0 <= sample < len(table):

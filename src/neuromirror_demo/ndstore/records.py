@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from neuromirror_demo.volumes import HALVING, XYZ, coarser
 
 if TYPE_CHECKING:
-    from neuromirror_demo.ndstore.ramon import Annotation
     from neuromirror_demo.volumes import Voxels
 
 NOT_PROPAGATED, UNDER_PROPAGATION, PROPAGATED = 0, 1, 2
@@ -104,7 +103,6 @@ class NdstoreChannel:
     timerange: tuple[int, int] = (0, 1)
     windowrange: tuple[int, int] = (0, 0)
     description: str = ""
-    annotations: dict[int, Annotation] = field(default_factory=dict)
 
     @property
     def is_timeseries(self) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
 _SERVER: Final = "ndstore"
-_VOXELS: Final = r"/(npz|raw|zip|blosc|hdf5)/\d+/"
+_VOXELS: Final = r"/npz/\d+/"
 
 FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
 """Every fault with the default values of its options; ``faults.Fault`` has the common ones.

@@ -14,19 +14,16 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from neuromirror.sources.volumes.decode_blosc import blosc_voxels
-from neuromirror.sources.volumes.decode_hdf5 import hdf5_voxels
 from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.npy import MAX_HEADER_BYTES, NpyHeader, read_header
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
-from neuromirror.sources.volumes.voxel_checks import check_dtype, check_shape
-
-ENCODINGS: Final = ("blosc", "npygz", "npz", "npy", "raw", "hdf5")
 
 _PIECE: Final = 1 << 20
 _ZEROS: Final = bytes(_PIECE)
 Piece = bytes | memoryview
 """A part of the bytes of a chunk file."""
 
+_UNSIGNED: Final = ("uint8", "uint16", "uint32", "uint64")
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -47,7 +44,7 @@ def decode_cutout(
         The body, in pieces. Its array may have axes of length one before z.
     encoding
         ``blosc`` (one frame of little-endian voxels), ``npygz`` or ``npz`` (both a zlib stream of a
-        ``.npy`` file), ``npy``, ``raw`` (little-endian voxels) or ``hdf5`` (ndstore's ``CUTOUT``).
+        ``.npy`` file).
     box
         The requested ranges along x, y, z.
     chunk
@@ -70,22 +67,15 @@ def decode_cutout(
         For an unknown encoding.
     """
     shape = tuple(stop - start for start, stop in reversed(box))
-    if encoding == "hdf5":
-        with hdf5_voxels(body, shape, dtype, where) as (found, pieces):
-            yield from _chunk_file(pieces, shape, chunk, found, where)
-    elif encoding == "blosc":
+    if encoding == "blosc":
         voxels, found = blosc_voxels(body, math.prod(shape), dtype, where)
         yield from _chunk_file([voxels], shape, chunk, found, where)
-    elif encoding == "raw":
-        if dtype is None:
-            raise ValueError("raw voxels require a dtype")
-        yield from _chunk_file(body, shape, chunk, dtype, where)
-    elif encoding in ENCODINGS:
+    elif encoding in ("npygz", "npz"):
         most = MAX_HEADER_BYTES + math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
-        pieces = iter(body) if encoding == "npy" else _decompress(body, most, where)
+        pieces = _decompress(body, most, where)
         head, start = read_header(pieces, where)
-        found = check_dtype(head.dtype, dtype, where)
-        check_shape(head.shape, shape, where)
+        found = _check_dtype(head.dtype, dtype, where)
+        _check_shape(head.shape, shape, where)
         ordered = _reorder(_prepend(start, pieces), head, shape, where)
         yield from _chunk_file(ordered, shape, chunk, found, where)
     else:
@@ -97,6 +87,35 @@ def _chunk_file(
 ) -> Iterator[Piece]:
     item = ITEM_SIZES[dtype]
     return _pad(_check_length(pieces, math.prod(shape) * item, where), shape, chunk, item)
+
+
+def _check_dtype(found: str, expected: str | None, where: str) -> str:
+    """Return the type of the voxels; raise WrongVoxelsError if it is not the expected one.
+
+    If ``expected`` is None, any unsigned integer type is accepted. ``where`` is the origin of the
+    voxels, for the message.
+    """
+    if found != expected if expected is not None else found not in _UNSIGNED:
+        raise WrongVoxelsError(
+            f"{where} returned voxels of type {found}, not {expected or 'an unsigned integer'}"
+        )
+    return found
+
+
+def _check_shape(found: tuple[int, ...], shape: tuple[int, ...], where: str) -> None:
+    """Raise WrongVoxelsError unless an array has the expected shape (z, y, x).
+
+    Parameters
+    ----------
+    found
+        The shape of the array; it may have axes of length one before z.
+    shape
+        The expected shape.
+    where
+        The origin of the array, for the message.
+    """
+    if found[-3:] != shape or any(size != 1 for size in found[:-3]):
+        raise WrongVoxelsError(f"{where} returned an array of shape {found}, not {shape} (z, y, x)")
 
 
 def _prepend(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -2,18 +2,14 @@
 
 For tests and benchmarks of listings: it supports ListObjectsV2, and GET and HEAD of its objects,
 and nothing more. Keys and contents are functions of their numbers, so that a million objects take
-no memory. As a program it prints one JSON line with its address and serves until interrupted.
+no memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import hashlib
-import json
-import os
-import signal
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -21,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, overload
 from urllib.parse import parse_qs, quote_plus, unquote_to_bytes
 
-from neuromirror_demo.raw_server import LAST, RawServer
+from benchmarks.raw_server import LAST, RawServer
 
 _MODIFIED: Final = "2023-04-05T06:07:08.000Z"
 _HTTP_DATE: Final = "Wed, 05 Apr 2023 06:07:08 GMT"
@@ -302,28 +298,3 @@ def _error(status: int, code: str, *, body: bool = True) -> bytes:
     text = f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message></Error>" if body else ""
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\n"
     return f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve one bucket until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=200_000)
-    parser.add_argument("--prefixes", type=int, default=8)
-    parser.add_argument("--multipart", type=float, default=0.0, help="share of the objects")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds per page")
-    parser.add_argument("--port", type=int, default=0)
-    given = parser.parse_args(arguments)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with BigBucket(
-        given.objects, prefixes=given.prefixes, multipart=given.multipart, port=given.port
-    ) as bucket:
-        bucket.delay = given.delay
-        line = {"endpoint": bucket.endpoint, "bucket": bucket.name, "objects": given.objects}
-        print(json.dumps({**line, "pid": os.getpid()}), flush=True)  # noqa: T201
-        ended.wait()
-
-
-if __name__ == "__main__":
-    main()
