@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -43,7 +43,7 @@ _ZARR_DOWNLOAD = (
     "Please browse the zarr files directly to do so."
 )
 
-Handler = Callable[..., "Response | Json | list[str]"]
+Handler = Callable[..., "Response | Json"]
 
 
 class DandiApi:
@@ -58,21 +58,15 @@ class DandiApi:
             (re.compile(pattern), answer)
             for pattern, answer in (
                 (r"/api/info/", self._info),
-                (r"/api/stats/", self._stats),
-                (r"/api/schemas/available/", self._schemas),
                 (r"/api/auth/token/", self._own_token),
-                (r"/api/blobs/digest/", self._blob_digest),
                 (r"/api/dandisets/", self._dandisets),
                 (_DANDISET + "/", self._dandiset),
-                (_DANDISET + "/users/", self._users),
                 (_DANDISET + "/versions/", self._versions),
                 (_VERSION + "/", self._version),
                 (_VERSION + "/info/", self._version_info),
                 (_VERSION + "/assets/", self._assets),
-                (_VERSION + "/assets/paths/", self._asset_paths),
                 (_ASSET + "/", self._asset),
                 (_ASSET + "/info/", self._asset_info),
-                (_ASSET + "/validation/", self._asset_validation),
                 (_ASSET + "/download/", self._asset_download),
                 (r"/api/zarr/", self._zarrs),
                 (_ZARR + "/", self._zarr),
@@ -105,7 +99,7 @@ class DandiApi:
                 token = self._token(request)
                 if token is None and self._archive.members_only:
                     raise _anonymous()
-                if request.method not in _allowed(answer):
+                if request.method not in {"GET", "HEAD", "OPTIONS"}:
                     if token is None:
                         raise _anonymous()
                     raise ApiError(405, {"detail": f'Method "{request.method}" not allowed.'})
@@ -170,34 +164,11 @@ class DandiApi:
     def _info(self, request: Request) -> Json:
         return self._documents.info()
 
-    def _stats(self, request: Request) -> Json:
-        return self._documents.stats()
-
-    def _schemas(self, request: Request) -> list[str]:
-        return ["Dandiset", "Asset", "PublishedDandiset", "PublishedAsset"]
-
     def _own_token(self, request: Request) -> Response:
         token = self._token(request)
         if token is None:
             raise _anonymous()
         return json_response(token)
-
-    def _blob_digest(self, request: Request) -> Json:
-        digest = request.get_json(force=True, silent=True) or {}
-        if "algorithm" not in digest or "value" not in digest:
-            raise ApiError(400, {"value": ["This field is required."]})
-        for blob in self._archive.blobs.values():
-            by = {"dandi:dandi-etag": blob.etag}
-            if blob.sha256_known:
-                by["dandi:sha2-256"] = blob.sha256
-            if by.get(digest["algorithm"]) == digest["value"]:
-                return {
-                    "blob_id": blob.blob_id,
-                    "etag": blob.etag,
-                    "sha256": blob.sha256 if blob.sha256_known else None,
-                    "size": blob.size,
-                }
-        raise not_found()
 
     # -- dandisets and versions
 
@@ -208,14 +179,12 @@ class DandiApi:
         if embargoed and token is None:
             raise ApiError(401, _EMBARGOED_ANONYMOUS)
         drafts, empty = flag(args, "draft", True), flag(args, "empty", True)
-        terms = _search_terms(args.get("search", ""))
         rows = [
             one
             for one in self._archive.dandisets.values()
             if (not one.embargoed or (embargoed and token == self._owner))
             and (drafts or one.published)
             and (empty or one.draft.assets)
-            and all(term in _text(one) for term in terms)
         ]
         order = args.get("ordering", "id")
         rows.sort(key=_ORDERINGS.get(order.removeprefix("-"), _ORDERINGS["id"]))
@@ -229,10 +198,6 @@ class DandiApi:
 
     def _dandiset(self, request: Request, dandiset: str) -> Json:
         return self._documents.dandiset(self._find_dandiset(request, dandiset))
-
-    def _users(self, request: Request, dandiset: str) -> Response:
-        self._find_dandiset(request, dandiset)
-        return json_response([{"username": "owner", "name": "Jane Doe", "email": None}])
 
     def _versions(self, request: Request, dandiset: str) -> Json:
         found = self._find_dandiset(request, dandiset)
@@ -281,42 +246,11 @@ class DandiApi:
             lazy=True,
         )
 
-    def _asset_paths(self, request: Request, dandiset: str, version: str) -> Json:
-        _, found = self._find_version(request, dandiset, version)
-        path_prefix = request.args.get("path_prefix", "")
-        prefix = path_prefix.strip("/")
-        if prefix in found.assets:
-            rows: list[tuple[str, list[Asset]]] = []
-        else:
-            rows = sorted(_children(found.assets, prefix).items())
-            if (path_prefix and not rows) or path_prefix == "/":
-                raise ApiError(404, {"detail": "Specified path not found."})
-        number = int(dandiset) * 100 + self._archive.dandisets[dandiset].versions.index(found)
-
-        def row(child: tuple[str, list[Asset]]) -> Json:
-            path, inside = child
-            own = found.assets.get(path)
-            return {
-                "path": path,
-                "version": number,
-                "aggregate_files": len(inside),
-                "aggregate_size": sum(one.size for one in inside),
-                "asset": None
-                if own is None
-                else {"asset_id": own.asset_id, "url": self._documents.content_url(own)},
-            }
-
-        return page(rows, row, request.args, self._url(request))
-
     def _asset(self, request: Request, asset: str, **_: str) -> Json:
         return self._documents.asset_metadata(self._find_asset(request, asset))
 
     def _asset_info(self, request: Request, asset: str, **_: str) -> Json:
         return self._documents.asset_row(self._find_asset(request, asset), metadata=True)
-
-    def _asset_validation(self, request: Request, asset: str, **_: str) -> Json:
-        self._find_asset(request, asset)
-        return {"status": "Valid", "validation_errors": []}
 
     def _asset_download(self, request: Request, asset: str, **_: str) -> Response:
         found = self._find_asset(request, asset)
@@ -388,10 +322,6 @@ _ORDERINGS: Mapping[str, Callable[[Dandiset], Any]] = {
 }
 
 
-def _allowed(answer: Handler) -> set[str]:
-    return {"POST"} if answer.__name__ == "_blob_digest" else {"GET", "HEAD", "OPTIONS"}
-
-
 def _anonymous() -> ApiError:
     return ApiError(401, {"detail": "Authentication credentials were not provided."})
 
@@ -404,36 +334,3 @@ def _choice(args: Mapping[str, str], choices: tuple[str, ...]) -> tuple[str, boo
         detail = f"Select a valid choice. {order} is not one of the available choices."
         raise ApiError(400, {"order": [detail]})
     return order.removeprefix("-"), order.startswith("-")
-
-
-def _search_terms(search: str) -> list[str]:
-    for term in search.split():
-        operator, colon, _ = term.partition(":")
-        if colon and not term.startswith('"'):
-            detail = (
-                f'Unknown search operator "{operator}". Wrap the term in double quotes '
-                '(e.g. "foo:bar") to search for it as text.'
-            )
-            raise ApiError(400, {"search": detail})
-    return [term.strip('"').lower() for term in search.split()]
-
-
-def _text(dandiset: Dandiset) -> str:
-    about = dandiset.draft.description
-    people = (name for name, _ in about.contributors)
-    return " ".join([about.title, about.text, *about.keywords, *people]).lower()
-
-
-def _children(assets: Mapping[str, Asset], prefix: str) -> dict[str, list[Asset]]:
-    """Return the direct children of a folder, each with the assets in it."""
-    children: dict[str, list[Asset]] = {}
-    for path, asset in _inside(assets, prefix):
-        name = path[len(prefix) + 1 if prefix else 0 :].partition("/")[0]
-        children.setdefault(f"{prefix}/{name}" if prefix else name, []).append(asset)
-    return children
-
-
-def _inside(assets: Mapping[str, Asset], prefix: str) -> Iterator[tuple[str, Asset]]:
-    for path, asset in assets.items():
-        if not prefix or path.startswith(f"{prefix}/"):
-            yield path, asset

@@ -1,6 +1,6 @@
 """A simulation of the REST endpoint of AIND's document database.
 
-``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&sort=&limit=&skip=`` returns
+``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&limit=&skip=`` returns
 a JSON list of records. Like the real one, it silently returns fewer than ``limit`` records if they
 would exceed a size in bytes.
 """
@@ -35,78 +35,36 @@ def find(records: Iterable[Record], query: Mapping[str, str], most: int) -> Resp
     try:
         filters = json.loads(query.get("filter") or "{}")
         shown = json.loads(query.get("projection") or "{}")
-        order = json.loads(query.get("sort") or "{}")
         limit, skip = int(query.get("limit") or 0), int(query.get("skip") or 0)
-        found = [one for one in records if _matches(one, filters)]
+        found = [
+            one
+            for one in records
+            if all(_matches(one.get(name), condition) for name, condition in filters.items())
+        ][skip:]
     except (ValueError, TypeError, AttributeError, re.error) as error:
         return json_response({"message": f"Bad Request: {error}"}, 400)
-    for name, direction in reversed(list(order.items())):
-        found.sort(key=_by(name), reverse=direction == -1)
-    found = found[skip:]
-    return json_response([_project(one, shown) for one in found[: min(limit or most, most)]])
+    names = {"_id", *shown}
+    return json_response(
+        [
+            {name: value for name, value in one.items() if not shown or name in names}
+            for one in found[: min(limit or most, most)]
+        ]
+    )
 
 
-def _field(record: Record, name: str) -> Any:
-    value: Any = record
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _by(name: str) -> Callable[[Record], str]:
-    return lambda one: str(_field(one, name))
-
-
-def _matches(record: Record, filters: Mapping[str, Any]) -> bool:
-    for name, condition in filters.items():
-        if name in {"$and", "$or"}:
-            joined = all if name == "$and" else any
-            if not joined(_matches(record, one) for one in condition):
-                return False
-            continue
-        value = _field(record, name)
-        if isinstance(condition, dict):
-            if not all(_compares(value, how, other) for how, other in condition.items()):
-                return False
-        elif value != condition:
+def _matches(value: Any, condition: Any) -> bool:
+    if not isinstance(condition, dict):
+        return bool(value == condition)
+    for how, other in condition.items():
+        if how not in _OPERATORS:
+            raise ValueError(f"unknown operator {how}")
+        if not _OPERATORS[how](value, other):
             return False
     return True
 
 
-def _compares(value: Any, how: str, other: Any) -> bool:
-    match how:
-        case "$gt":
-            return value is not None and bool(value > other)
-        case "$gte":
-            return value is not None and bool(value >= other)
-        case "$lt":
-            return value is not None and bool(value < other)
-        case "$lte":
-            return value is not None and bool(value <= other)
-        case "$in":
-            return value in other
-        case "$ne":
-            return bool(value != other)
-        case "$exists":
-            return (value is not None) == bool(other)
-        case "$regex":
-            return isinstance(value, str) and re.search(other, value) is not None
-    raise ValueError(f"unknown operator {how}")
-
-
-def _project(record: Record, shown: Mapping[str, Any]) -> Record:
-    if not shown:
-        return record
-    if any(not value for name, value in shown.items() if name != "_id"):
-        return {name: value for name, value in record.items() if shown.get(name, 1)}
-    kept: Record = {}
-    for name in [*(["_id"] if shown.get("_id", 1) else []), *shown]:
-        value = _field(record, name)
-        if value is None or not shown.get(name, 1):
-            continue
-        target = kept
-        *outer, last = name.split(".")
-        for part in outer:
-            target = target.setdefault(part, {})
-        target[last] = value
-    return kept
+_OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "$in": lambda value, other: value in other,
+    "$regex": lambda value, other: isinstance(value, str) and bool(re.search(other, value)),
+}
+"""The operators that clients of the project use."""

@@ -74,18 +74,6 @@ class DandiDocuments:
             "cli-bad-versions": [],
         }
 
-    def stats(self) -> Json:
-        """Return ``/stats/``."""
-        everything = self.archive.dandisets.values()
-        stored = sum(blob.size for blob in self.archive.blobs.values())
-        stored += sum(zarr.size for zarr in self.archive.zarrs.values())
-        return {
-            "dandiset_count": len(everything),
-            "published_dandiset_count": sum(bool(one.published) for one in everything),
-            "user_count": 2,
-            "size": stored,
-        }
-
     # -- dandisets and versions
 
     def summary(self, dandiset: Dandiset, version: DandisetVersion) -> VersionSummary:

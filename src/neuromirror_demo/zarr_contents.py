@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from neuromirror_demo.records import Description
@@ -91,6 +92,7 @@ def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
     return made
 
 
+@cache
 def image_entries(zarr_format: int, count: int, seed: int = 1) -> dict[str, bytes]:
     """Return an OME-Zarr group with ``count`` (40 or 1,200) entries; equal seeds give equal bytes.
 
@@ -144,6 +146,7 @@ def array_entries(
     return entries
 
 
+@cache
 def nested_entries() -> dict[str, bytes]:
     """Return groups ``1`` and ``10`` in each other, so that the prefix ``1`` matches both."""
     entries = group_entries(2, {})
@@ -154,6 +157,7 @@ def nested_entries() -> dict[str, bytes]:
     return entries
 
 
+@cache
 def large_entries() -> dict[str, bytes]:
     """Return an array of 7 MiB in two chunks of 6 MiB, for uploads in parts of 5 MiB."""
     entries = group_entries(2, {})
@@ -164,6 +168,7 @@ def large_entries() -> dict[str, bytes]:
     return entries
 
 
+@cache
 def odd_entries() -> dict[str, bytes]:
     """Return arrays with names that must be escaped, and two names that differ in case only."""
     entries = group_entries(2, {})

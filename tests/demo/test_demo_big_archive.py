@@ -108,7 +108,7 @@ def test_at_scale_one_it_has_the_sizes_of_the_dandi_archive() -> None:
     assert sum(one > 100_000 for one in entries) == 1401
 
 
-@pytest.mark.parametrize("scale", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("scale", [0.001, 0.01])
 def test_a_smaller_one_has_the_same_shape(scale: float) -> None:
     plan = ArchivePlan.at_scale(scale)
     assert plan.assets == round(600_000 * scale)
@@ -208,7 +208,7 @@ def test_a_stated_zarr_checksum_is_that_of_what_the_bucket_lists(big: BigArchive
         assert [one["Key"] for one in listed] == sorted({one["Key"] for one in listed})
 
 
-@pytest.mark.parametrize("entries", [4, 5, 43, 44, 45, 147, 1003, 1004, 1005, 12_010])
+@pytest.mark.parametrize("entries", [4, 5, 43, 44, 45, 147, 1004])
 def test_checksums_are_right_at_every_edge(entries: int) -> None:
     from zarr_checksum.tree import ZarrChecksumTree
 
@@ -275,62 +275,30 @@ def test_what_it_does_not_offer_is_refused_and_what_is_not_there_is_404(big: Big
     assert (past["count"], past["results"]) == (None, [])
 
 
-CLIENT = """
-import json, sys
-from dandi.dandiapi import DandiAPIClient
-with DandiAPIClient(sys.argv[1]) as client:
-    results = {}
-    for dandiset in client.get_dandisets():
-        for version in dandiset.get_versions():
-            listed = client.get_dandiset(dandiset.identifier, version.identifier)
-            names = [one.path for one in listed.get_assets(order="path")]
-            results[f"{dandiset.identifier}/{version.identifier}"] = names
-    print(json.dumps(results))
-"""
+def test_another_process_lists_the_same(big: BigArchive, tmp_path: Path) -> None:
+    def listings(api: str, endpoint: str) -> tuple[str, list[Any]]:
+        listing = get(f"{endpoint}/{BUCKET}?versions&prefix=blobs/")
+        query = "versions/draft/assets/?page_size=1000&metadata=true"
+        rows = [
+            row | {"metadata": row["metadata"]["digest"]}
+            for number in range(1, len(big.plan.dandisets) + 1)
+            for row in get(f"{api}/dandisets/{number:06d}/{query}").json()["results"]
+        ]
+        return hashlib.sha256(listing.content).hexdigest(), rows
 
-
-def test_two_processes_give_the_dandi_client_equal_listings(tmp_path: Path) -> None:
-    outputs = []
-    for number in range(2):
-        folder = tmp_path / str(number)
-        warm = ["--warm"] * number
-        with process("--scale", str(SCALE), "--dir", str(folder), *warm) as (running, line):
-            mirror = Path(line["mirror"])
-            assert line["dandi"]["api"] in mirror.read_text()
-            done = subprocess.run(
-                [sys.executable, "-c", CLIENT, line["dandi"]["api"]],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            listing = f"{line['s3']['endpoint']}/{BUCKET}?versions&prefix=blobs/"
-            digest = hashlib.sha256(get(listing).content).hexdigest()
-            rows = [
-                get(f"{line['dandi']['api']}{row}").json()["results"]
-                for row in (
-                    f"/dandisets/{number:06d}/versions/draft/assets/?page_size=1000&metadata=true"
-                    for number in range(1, line["dandisets"] + 1)
-                )
-            ]
-            checksums = [
-                row["metadata"]["digest"]["dandi:dandi-zarr-checksum"]
-                for page in rows
-                for row in page
-                if row["zarr"]
-            ]
-            assert len(checksums) == line["zarrs"]
-            outputs.append((json.loads(done.stdout), digest, checksums))
-            running.send_signal(signal.SIGTERM)
-            assert running.wait(timeout=30) == 0
-        assert not mirror.exists()
-    assert outputs[0] == outputs[1]
-    assert sum(map(len, outputs[0][0].values())) == line["listed"]
+    with process("--scale", str(SCALE), "--dir", str(tmp_path), "--warm") as (running, line):
+        mirror = Path(line["mirror"])
+        assert line["dandi"]["api"] in mirror.read_text()
+        found = listings(line["dandi"]["api"], line["s3"]["endpoint"])
+        assert found == listings(big.api_url, big.about()["s3"]["endpoint"])
+        assert sum(row["zarr"] is not None for row in found[1]) == line["zarrs"]
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=30) == 0
+    assert not mirror.exists()
 
 
 def test_requests_are_counted_and_memory_stays_flat() -> None:
-    with process("--scale", "0.01") as (_, line):
+    with process("--scale", "0.004") as (_, line):
         api, control = line["dandi"]["api"], line["control"]
 
         def count() -> Any:
@@ -350,7 +318,7 @@ def test_requests_are_counted_and_memory_stays_flat() -> None:
         last = count()
         assert last["asked"]["api assets"] == line["dandisets"]
         assert last["asked"]["s3 versions"] == 32
-        # All Zarrs of some pages were gone through for their checksums: 3.6 million entries.
+        # All Zarrs of some pages were read for their checksums: more than a million entries.
         assert last["peak_bytes"] - first["peak_bytes"] < 60 * 2**20
         get(f"{control}/clear_requests")
         assert count()["asked"] == {}

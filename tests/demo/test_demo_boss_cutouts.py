@@ -16,7 +16,7 @@ CORNER: Box = ((200, 300), (100, 260), (70, 82))
 
 
 @pytest.mark.parametrize("path", [TISSUE, CELLS, ACTIVITY])
-@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("level", [1, 2])
 def test_a_level_is_what_was_made_of_the_finer_one(
     still_boss: DemoBoss, path: str, level: int
 ) -> None:

@@ -221,16 +221,14 @@ def test_document_database_limits_its_records(buckets: DemoBuckets) -> None:
 
 
 def test_the_document_database_filters_and_projects(buckets: DemoBuckets) -> None:
-    shown = {"name": 1, "_last_modified": 1, "data_description.project_name": 1, "_id": 0}
+    shown = {"name": 1, "_last_modified": 1}
     (found,) = records(buckets, filter={"name": RAW}, projection=shown)
-    assert found.keys() == {"name", "_last_modified", "data_description"}
-    assert found["data_description"].keys() == {"project_name"}
+    assert found.keys() == {"_id", "name", "_last_modified"}
     where = {"location": {"$regex": f"^s3://{buckets.open_data}/{RAW}_"}}
     assert len(records(buckets, filter=where)) == 2
-    since = {"_last_modified": {"$gt": found["_last_modified"]}}
-    assert RAW not in {one["name"] for one in every(buckets, filter=since)}
-    bad = requests.get(buckets.docdb_url(), params={"filter": "{"}, timeout=300)
-    assert bad.status_code == 400
+    for wrong in ("{", '{"name": {"$nor": 1}}'):
+        bad = requests.get(buckets.docdb_url(), params={"filter": wrong}, timeout=300)
+        assert bad.status_code == 400
 
 
 def test_the_document_database_may_know_more_or_less_than_the_bucket(buckets: DemoBuckets) -> None:

@@ -45,17 +45,19 @@ def test_two_starts_give_the_same_ids_times_and_bytes(
 
 def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, parse_recipe;"
-        "sys.stdout.buffer.write(nwb_bytes(parse_recipe(sys.argv[1]), pathlib.Path(sys.argv[2])))"
+        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, parse_recipe\n"
+        "for one in sys.argv[2:]:\n"
+        "    sys.stdout.buffer.write(nwb_bytes(parse_recipe(one), pathlib.Path(sys.argv[1])))"
     )
-    for path in (SHARED, "sub-1/sub-1_ses-1_behavior.nwb"):
-        other = subprocess.run(
-            [sys.executable, "-c", code, path, str(tmp_path / "a")],
-            capture_output=True,
-            check=True,
-            timeout=120,
-        )
-        assert other.stdout == nwb_bytes(parse_recipe(path), tmp_path / "b")
+    paths = (SHARED, "sub-1/sub-1_ses-1_behavior.nwb")
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a"), *paths],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    own = [nwb_bytes(parse_recipe(path), tmp_path / "b") for path in paths]
+    assert other.stdout == b"".join(own)
 
 
 def test_every_nwb_file_opens_in_pynwb(demo: DemoArchive) -> None:

@@ -324,10 +324,10 @@ def boss_names(data: bytes) -> None:
     document = _json(data)
     client = _boss_client()
     with (
-        patch.object(client._intern, "_fetch_json", lambda _: document),
+        patch.object(client, "_fetch_json", lambda _: document),
         patch.object(client, "_json", lambda _: document),
     ):
-        client._intern._remote = None
+        client._remote = None
         for ask in (
             client.collections,
             lambda: client.experiments("c"),
@@ -378,7 +378,7 @@ def ndstore(data: bytes) -> None:
         ndstore_documents(found)
         ndstore_facts(found, "https://example.org/nd/sd")
         volume, _ = ndstore_volume(
-            found, host="example.org", prefix="nd/sd", secure=True, unit="nanometer"
+            found, host="example.org", prefix="nd/sd/", secure=True, unit="nanometer"
         )
         level_shifts(found)
         _plan(volume)

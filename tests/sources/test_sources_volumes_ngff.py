@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from neuromirror.sources.volumes.grid import Level, Volume, blocks
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.planning import plan_volume
+from support.volume_service import npy
 
 ANISOTROPIC = Volume(
     *("boss", "api.bossdb.io", "kasthuri/k11/em", "uint8", "nanometer"),
@@ -84,7 +86,8 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
         part = arrays[block.level.name][block.index[0], z0:z1, y0:y1, x0:x1]
         path = folder / block.path.decode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        pieces = decode_cutout([part.tobytes()], "raw", block.box, block.level.chunk, "uint16")
+        body = zlib.compress(npy(part), 0)
+        pieces = decode_cutout([body], "npz", block.box, block.level.chunk, "uint16")
         path.write_bytes(b"".join(pieces))
     group = zarr.open_group(folder, mode="r")
     for name, array in arrays.items():

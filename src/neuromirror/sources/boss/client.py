@@ -34,7 +34,7 @@ class WrongTokenError(NetError):
     """The BOSS does not accept the configured token."""
 
 
-class BossClient:
+class BossClient(InternClient):
     """Reads the description of channels from a BOSS. Thread-safe.
 
     Every method raises :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for
@@ -51,46 +51,37 @@ class BossClient:
     """
 
     def __init__(self, session: Session, api: str, token: TokenSource | None) -> None:
+        super().__init__(self._json, api)
         self._session = session
-        self._api = api
         self._token = token
-        self._intern = InternClient(self._json, api)
 
     @property
     def has_token(self) -> bool:
         """Whether there is a token now."""
         return self._token is not None and bool(self._token.read())
 
-    def collections(self) -> list[str]:
-        """Return the names of all collections, sorted."""
-        return self._intern.collections()
-
-    def experiments(self, collection: str) -> list[str]:
-        """Return the names of a collection's experiments, sorted."""
-        return self._intern.experiments(collection)
-
-    def channels(self, collection: str, experiment: str) -> list[str]:
-        """Return the names of an experiment's channels, sorted."""
-        return self._intern.channels(collection, experiment)
-
-    def collection(self, name: str) -> dict[str, Any] | None:
+    def readable_collection(self, name: str) -> dict[str, Any] | None:
         """Return a collection; None if it may not be read, although parts of it may."""
         try:
-            return self._intern.collection(name)
+            return self.collection(name)
         except AccessDeniedError:
             return None
 
-    def frame(self, name: str) -> dict[str, Any]:
-        """Return a coordinate frame."""
-        return self._intern.frame(name)
-
-    def metadata(self, names: Sequence[str]) -> dict[str, str] | None:
+    def readable_metadata(self, names: Sequence[str]) -> dict[str, str] | None:
         """Return the metadata of a collection, experiment or channel; None if refused.
 
-        The metadata of a public channel may be private.
+        Parameters
+        ----------
+        names
+            One to three names.
+
+        Returns
+        -------
+        dict[str, str] or None
+            Values by key.
         """
         try:
-            return self._intern.metadata(names)
+            return self.metadata(names)
         except AccessDeniedError:
             return None
 

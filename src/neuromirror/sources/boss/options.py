@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from neuromirror.net import TokenSource
 from neuromirror.sources.api_tokens import InternToken
@@ -46,19 +45,3 @@ class BossOptions(VolumeOptions):
     def base(self) -> str:
         """The base URL with the API's version."""
         return self.api if self.service != self.api else f"{self.api}/{_VERSIONS[0]}"
-
-    @property
-    def host(self) -> str:
-        """The host, with its port if it has one."""
-        return urlsplit(self.service).netloc
-
-    @property
-    def prefix(self) -> str:
-        """The path between host and names, empty or ending with a slash."""
-        path = urlsplit(self.service).path.strip("/")
-        return f"{path}/" if path else ""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether requests use HTTPS."""
-        return urlsplit(self.service).scheme == "https"

@@ -31,7 +31,7 @@ from neuromirror.sources.protocol import Listing, VisitContext
 from neuromirror.sources.s3.history import moment_of, state_at
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
-from neuromirror.sources.s3.plain import PLAIN
+from neuromirror.sources.s3.profile import PLAIN
 from neuromirror.sources.s3.row_spool import read_rows, write_row
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 

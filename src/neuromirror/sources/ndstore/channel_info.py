@@ -138,8 +138,7 @@ def volume_of(
     host
         The service's host, with its port.
     prefix
-        The path in URLs between the host and the project's token, without slashes at its ends; may
-        be empty.
+        The path in URLs between the host and the project's token, empty or ending with a slash.
     secure
         Whether requests use HTTPS.
     unit
@@ -166,7 +165,7 @@ def volume_of(
     return Volume(
         scheme="ndstore",
         host=host,
-        path=f"{prefix}/{names}" if prefix else names,
+        path=prefix + names,
         dtype=dtype,
         unit=unit,
         levels=tuple(levels),

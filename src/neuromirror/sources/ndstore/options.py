@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -38,21 +37,6 @@ class NdstoreOptions(VolumeOptions):
     @classmethod
     def _one_name(cls, api: str) -> str:
         return api.removesuffix(_SAME) + _USUAL if api.endswith(_SAME) else api
-
-    @property
-    def host(self) -> str:
-        """The host, with its port if it has one."""
-        return urlsplit(self.api).netloc
-
-    @property
-    def prefix(self) -> str:
-        """The path between host and token, without slashes at its ends."""
-        return urlsplit(self.api).path.strip("/")
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether requests use HTTPS."""
-        return urlsplit(self.api).scheme == "https"
 
     def may_include(self, token: str) -> bool:
         """Return whether the options can include a channel of a project.

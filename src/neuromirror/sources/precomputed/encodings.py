@@ -37,7 +37,7 @@ from neuromirror.model import Document, ExcludedEntry
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.precomputed.memo import LayerMemo
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.s3.file_naming import PathOrException, RequestHeaders
+from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders
 from neuromirror.sources.s3.row_spool import read_rows, write_row
 
 DOCUMENT_PATH: Final = b".precomputed/encodings.json"
@@ -132,7 +132,7 @@ class _Folder(Struct):
         return [*self.older.rows(), *self.fresh.rows()]
 
 
-class EncodingNaming:
+class EncodingNaming(FileNaming):
     """Assigns paths to a layer's objects: their keys, with a suffix such as ``.gz`` if encoded.
 
     Implements :class:`~neuromirror.sources.s3.file_naming.FileNaming`.

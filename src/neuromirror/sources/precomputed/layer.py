@@ -84,7 +84,6 @@ def layer_profile(
 
     return Profile(
         is_document=lambda path: _DOCUMENT.fullmatch(path) is not None,
-        normalize=lambda _path, content: content,
         facts=facts,
     )
 

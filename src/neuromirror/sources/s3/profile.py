@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -23,6 +24,12 @@ class Profile(Struct, frozen=True):
         paths of listed sidecars that could not be read.
     """
 
-    is_document: Callable[[bytes], bool]
-    normalize: Callable[[bytes, bytes], bytes]
-    facts: Callable[[str, Sequence[Document], Sequence[bytes]], DatasetFacts]
+    is_document: Callable[[bytes], bool] = lambda path: False
+    normalize: Callable[[bytes, bytes], bytes] = lambda path, content: content
+    facts: Callable[[str, Sequence[Document], Sequence[bytes]], DatasetFacts] = (
+        lambda name, documents, refused: DatasetFacts(title=name)
+    )
+
+
+PLAIN: Final = Profile()
+"""The profile of a bucket without known sidecars."""

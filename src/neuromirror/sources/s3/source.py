@@ -15,8 +15,7 @@ from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.bucket_source import BucketSource
 from neuromirror.sources.s3.discovery import DatasetLayout, Segments, UnassignedObjects, find_roots
 from neuromirror.sources.s3.options import S3Options
-from neuromirror.sources.s3.plain import PLAIN
-from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.profile import PLAIN, Profile
 
 _PROFILES: Final[Mapping[str, Profile]] = {"plain": PLAIN, "aind": AIND}
 _SHOWN: Final = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -96,6 +97,27 @@ class VolumeOptions(SourceOptions):
         """The number of blocks that each visit reads again in the rolling pass."""
         usual = _ROLLING if self.hash == "fetch" else 0
         return usual if self.rolling is None else self.rolling
+
+    @property
+    def service(self) -> str:
+        """The base URL of the service."""
+        return self.api
+
+    @property
+    def host(self) -> str:
+        """The host, with its port if it has one."""
+        return urlsplit(self.service).netloc
+
+    @property
+    def prefix(self) -> str:
+        """The path between host and names, empty or ending with a slash."""
+        path = urlsplit(self.service).path.strip("/")
+        return f"{path}/" if path else ""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether requests use HTTPS."""
+        return urlsplit(self.service).scheme == "https"
 
     def includes(self, local_id: str) -> bool:
         """Return whether the dataset with this local id is mirrored.
