@@ -254,27 +254,6 @@ def test_objects_and_versions_are_listed_alike_from_any_key_on(big: BigArchive) 
     assert head["ETag"] == f'"{zarr.facts(start)[1]}"'
 
 
-def test_what_it_does_not_offer_is_refused_and_what_is_not_there_is_404(big: BigArchive) -> None:
-    bucket = f"{big.about()['s3']['endpoint']}/{BUCKET}"
-    unknown_id = "00000000-0000-4000-8000-000000000000"
-    statuses = [
-        get(url).status_code
-        for url in (
-            f"{bucket}?versions",
-            f"{bucket}?list-type=2&prefix=blobs/&delimiter=/",
-            f"{big.about()['s3']['endpoint']}/other?versions",
-            f"{big.api_url}/dandisets/999999/",
-            f"{big.api_url}/dandisets/?page=9",
-            f"{big.api_url}/zarr/{unknown_id}/",
-            f"{big.api_url}/nonsense/",
-        )
-    ]
-    assert statuses == [501, 501, 404, 404, 404, 404, 404]
-    assert versions(big, f"zarr/{unknown_id}/") == []
-    past = get(f"{big.api_url}/dandisets/000001/versions/draft/assets/", page=99).json()
-    assert (past["count"], past["results"]) == (None, [])
-
-
 def test_another_process_lists_the_same(big: BigArchive, tmp_path: Path) -> None:
     def listings(api: str, endpoint: str) -> tuple[str, list[Any]]:
         listing = get(f"{endpoint}/{BUCKET}?versions&prefix=blobs/")

@@ -14,7 +14,7 @@ import requests
 
 from neuromirror_demo import DemoError, volumes
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, Box, DemoBoss
-from support.boss_client import NPYGZ, address, ask, cut, error_of, unpacked
+from support.boss_client import address, ask, cut, error_of
 
 BOX: Box = ((10, 20), (30, 36), (40, 44))
 WHERE = address(TISSUE, 0, BOX)
@@ -110,75 +110,7 @@ def test_descriptions_change_and_channels_come_and_go(boss: DemoBoss) -> None:
         boss.add_channel(TISSUE)
 
 
-# -- faults
-
-
-def test_throttling_has_no_retry_after(boss: DemoBoss) -> None:
-    with boss.throttle(times=2) as fault:
-        reply = ask(boss, WHERE)
-        assert error_of(reply) == (429, 3004)
-        assert "Retry-After" not in reply.headers
-        assert [ask(boss, WHERE).status_code for _ in range(2)] == [429, 200]
-    assert fault.struck == 2
-
-
-def test_a_storm_of_errors_is_of_pages(boss: DemoBoss) -> None:
-    for status in (500, 502, 503, 504):
-        with boss.fault("status", status=status, path="/cutout/"):
-            reply = ask(boss, WHERE)
-            assert ask(boss, "collection/").status_code == 200
-        assert reply.status_code == status
-        assert reply.headers["Content-Type"].startswith("text/html")
-    assert ask(boss, WHERE).status_code == 200
-
-
-def test_bodies_are_cut_spoilt_or_of_another_shape_or_type(boss: DemoBoss) -> None:
-    accept = {"headers": {"Accept": NPYGZ}}
-    whole = ask(boss, WHERE, **accept).content
-    truth = unpacked(whole)
-    with boss.fault("cut"):
-        assert ask(boss, WHERE, **accept).content == whole[: len(whole) // 2]
-    with boss.fault("cut", lying=True), pytest.raises(requests.RequestException):
-        ask(boss, WHERE, **accept)
-    with boss.fault("wrong_bytes"):
-        spoilt = ask(boss, WHERE, **accept).content
-    assert len(spoilt) == len(whole)
-    assert spoilt != whole
-    with boss.fault("wrong_shape"):
-        assert cut(boss, TISSUE, 0, BOX).shape == (4, 5, 10)
-    with boss.fault("wrong_dtype"):
-        found = cut(boss, TISSUE, 0, BOX)
-    assert (found.dtype, found.shape) == (np.dtype("u2"), truth.shape)
-    with boss.fault("zeros"):
-        assert not cut(boss, TISSUE, 0, BOX).any()
-    assert np.array_equal(cut(boss, TISSUE, 0, BOX), truth)
-
-
-def test_a_slow_body_comes_whole(boss: DemoBoss) -> None:
-    with boss.fault("slow", chunk=200, delay=0.001):
-        assert np.array_equal(cut(boss, TISSUE, 0, BOX), cut(boss, TISSUE, 0, BOX))
-
-
-def test_every_token_can_be_wrong(boss: DemoBoss) -> None:
-    with boss.fault("bad_token"):
-        assert ask(boss, "collection/").status_code == 401
-        assert ask(boss, WHERE).status_code == 500
-        assert ask(boss, WHERE, token=None).status_code == 200
-    assert ask(boss, WHERE).status_code == 200
-    with pytest.raises(DemoError, match="no fault"):
-        boss.fault("nonsense")
-
-
 # -- the running thing
-
-
-def test_requests_are_counted(boss: DemoBoss) -> None:
-    ask(boss, "collection/", version="latest")
-    ask(boss, WHERE)
-    assert boss.requests == ["GET /latest/collection/", f"GET /v1/{WHERE}"]
-    assert boss.count_requests("/cutout/") == 1
-    boss.clear_requests()
-    assert boss.requests == []
 
 
 def test_it_is_controlled_over_http(boss: DemoBoss) -> None:
@@ -199,22 +131,6 @@ def test_it_is_controlled_over_http(boss: DemoBoss) -> None:
     assert log == boss.requests
     assert post("edit", path="none", box=BOX).status_code == 400
     assert post("stop").status_code == 400
-
-
-def test_many_may_ask_at_once(boss: DemoBoss) -> None:
-    found: list[bool] = []
-
-    def work(number: int) -> None:
-        box: Box = ((number, 300), (0, 200), (12, 40))
-        found.append(np.array_equal(cut(boss, TISSUE, 0, box), truth[:28, :200, number:]))
-
-    truth = volumes.tissue()
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [True] * 6
 
 
 def test_it_comes_back_as_it_was_left(tmp_path: Path) -> None:

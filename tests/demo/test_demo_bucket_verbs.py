@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import requests
-from botocore.exceptions import ClientError
 
 from neuromirror_demo import DemoArchive, DemoBuckets
 from neuromirror_demo.bucket_contents import (
@@ -122,71 +121,6 @@ def test_asset_gains_and_loses_files(buckets: DemoBuckets) -> None:
     buckets.make_many(CCF, 1200)
     assert len(buckets.present(f"{CCF}/many/")) == 1200
     assert sum(key.startswith(f"{CCF}/many/") for key in listed(buckets, buckets.open_data)) == 1200
-
-
-# -- faults
-
-
-def test_a_key_can_be_dropped_from_listings_and_still_be_read(buckets: DemoBuckets) -> None:
-    whole = listed(buckets, buckets.open_data)
-    key = f"{BEHAVIOR}/behavior/trials.csv"
-    with buckets.drop_key_from_listing(key):
-        assert [one for one in whole if one != key] == listed(buckets, buckets.open_data, 10)
-        assert requests.head(buckets.url(key), timeout=300).status_code == 200
-    with buckets.drop_key_from_listing(key, tail=True):
-        assert listed(buckets, buckets.open_data, 10) == [one for one in whole if one < key]
-    assert listed(buckets, buckets.open_data) == whole
-    gone = f"{SESSIONS[1]}/binary.json"
-    for tail in (False, True):
-        with buckets.drop_key_from_listing(gone, bucket=buckets.benchmark, tail=tail):
-            rows = anonymous(buckets).list_object_versions(Bucket=buckets.benchmark)["Versions"]
-            assert gone not in {row["Key"] for row in rows}
-            assert any(row["Key"] > gone for row in rows) is not tail
-
-
-def test_listing_can_be_truncated_in_three_forms(buckets: DemoBuckets) -> None:
-    whole = listed(buckets, buckets.open_data)
-    with buckets.cut_listing(times=1), pytest.raises(ClientError):
-        listed(buckets, buckets.open_data)
-    with buckets.cut_listing("early", times=1, skip=1):
-        assert listed(buckets, buckets.open_data, 50) == whole[:100]
-    client = anonymous(buckets)
-    with buckets.cut_listing("no-token", bucket=buckets.open_data):
-        page = client.list_objects_v2(Bucket=buckets.open_data, MaxKeys=5)
-        assert page["IsTruncated"] is True
-        assert "NextContinuationToken" not in page
-        assert listed(buckets, buckets.hostile)
-    assert listed(buckets, buckets.open_data, 50) == whole
-
-
-def test_slow_down_is_returned_the_requested_number_of_times(buckets: DemoBuckets) -> None:
-    client = anonymous(buckets)
-    buckets.slow_down(2, retry_after=1)
-    for _ in range(2):
-        with pytest.raises(ClientError) as refused:
-            client.list_objects_v2(Bucket=buckets.open_data)
-        assert refused.value.response["Error"]["Code"] == "SlowDown"
-        metadata = refused.value.response["ResponseMetadata"]
-        assert metadata["HTTPHeaders"]["retry-after"] == "1"
-    assert client.list_objects_v2(Bucket=buckets.open_data)["KeyCount"] > 0
-
-
-def test_wrong_and_truncated_bytes_follow_the_fault(buckets: DemoBuckets) -> None:
-    url = buckets.url(f"{CCF}/notes.txt")
-    good = requests.get(url, timeout=300).content
-    with buckets.fault("wrong_bytes", path="notes"):
-        bad = requests.get(url, timeout=300).content
-        assert (len(bad), bad != good) == (len(good), True)
-    with buckets.fault("cut", path="notes"):
-        assert len(requests.get(url, timeout=300).content) < len(good)
-    assert requests.get(url, timeout=300).content == good
-
-
-def test_requests_are_remembered(buckets: DemoBuckets) -> None:
-    listed(buckets, buckets.open_data, 50)
-    assert buckets.count_requests(r"list-type=2") == len(buckets.requests) == 4
-    buckets.clear_requests()
-    assert buckets.requests == []
 
 
 # -- the document database

@@ -263,30 +263,6 @@ def test_it_is_controlled_over_http(ndstore: DemoNdstore) -> None:
         assert refused.json()["detail"]
 
 
-def test_faults_strike_and_pass(ndstore: DemoNdstore) -> None:
-    where = f"{IMAGE_11}/npz/0/0,64/0,64/1,17/"
-    with ndstore.throttle(times=1):
-        throttled = get(ndstore, where)
-        assert throttled.status_code == 429
-        assert "Retry-After" not in throttled.headers
-        assert get(ndstore, where).status_code == 200
-    whole = get(ndstore, where).content
-    with ndstore.fault("cut"):
-        assert get(ndstore, where).content == whole[: len(whole) // 2]
-        assert get(ndstore, "demo11/info/").json()
-    with ndstore.fault("wrong_shape"):
-        assert cut(ndstore, IMAGE_11, "0/0,64/0,64/1,17/").shape == (1, 16, 63, 64)
-    with ndstore.fault("wrong_dtype"):
-        assert cut(ndstore, IMAGE_11, "0/0,64/0,64/1,17/").dtype == np.uint16
-    with ndstore.fault("zeros"):
-        assert not cut(ndstore, IMAGE_11, "0/0,64/0,64/1,17/").any()
-    assert get(ndstore, where).content == whole
-    ndstore.clear_requests()
-    get(ndstore, where)
-    assert ndstore.requests == [f"GET /nd/ca/{where}"]
-    assert ndstore.count_requests("npz") == 1
-
-
 def test_nothing_is_left_when_it_stops(tmp_path: Path) -> None:
     threads = set(threading.enumerate())
     with DemoNdstore(tmp_path) as running:

@@ -224,14 +224,3 @@ def test_what_is_not_there_is_named(demo: DemoArchive) -> None:
     with pytest.raises(DemoError):
         demo.remove_file(LIVING, "no.txt")
     assert draft(demo)["modified"] == modified
-
-
-def test_requests_are_logged_counted_and_forgotten(demo: DemoArchive) -> None:
-    get(demo, "/dandisets/?page_size=2")
-    served(demo, rows(demo)[NOTES])
-    assert demo.requests[0] == "GET /api/dandisets/?page_size=2"
-    assert demo.s3_requests[0].startswith("GET /demo-dandiarchive/blobs/")
-    assert demo.count_requests(r"^GET /api/dandisets/000008") == 1
-    assert demo.count_requests() == 3
-    demo.clear_requests()
-    assert demo.count_requests() == 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
-from neuromirror.conformance.report import ConformanceFinding
+from neuromirror.conformance.report import Check, ConformanceFinding, name_checks
 from neuromirror.net import HttpError
 from neuromirror.sources.boss import BossSource
 from neuromirror.sources.boss.client import BossClient, url_path
@@ -17,14 +17,11 @@ _MOST: Final = 1 << 20
 _TRIED: Final = 5
 """Maximum number of collections, and of experiments, searched for a channel."""
 
-Check = Callable[[], Iterator[ConformanceFinding]]
-
 
 def checks(source: BossSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check of a BOSS, in the order in which they run."""
-    service_checks = BossChecks(source)
-    for check in (service_checks.lists, service_checks.documents, service_checks.cutouts):
-        yield f"boss.{check.__name__}", check
+    """Return the name and the function of each check of a BOSS, in the order in which they run."""
+    made = BossChecks(source)
+    return name_checks("boss", made.lists, made.documents, made.cutouts)
 
 
 class BossChecks:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from typing import Any, Final
 
 from neuromirror.conformance import s3
-from neuromirror.conformance.report import ConformanceFinding
+from neuromirror.conformance.report import Check, ConformanceFinding, name_checks
 from neuromirror.net import HttpError, Session
 from neuromirror.sources.dandi import DandiSource
 from neuromirror.sources.dandi.buckets import BucketCache, parse_object_url
@@ -17,22 +17,15 @@ _DANDISETS: Final = 5
 _ASSETS: Final = 3
 _ROWS: Final = 100
 
-Check = Callable[[], Iterator[ConformanceFinding]]
 Json = Mapping[str, Any]
 
 
 def checks(source: DandiSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check of a DANDI archive, in the order they run."""
-    api_checks = DandiChecks(source.session, source.options.api)
-    for check in (
-        api_checks.info,
-        api_checks.lists,
-        api_checks.errors,
-        api_checks.assets,
-        api_checks.downloads,
-    ):
-        yield f"dandi.{check.__name__}", check
-    yield "dandi.bucket", api_checks.bucket
+    """Return the name and the function of each check of a DANDI archive, in the order they run."""
+    made = DandiChecks(source.session, source.options.api)
+    return name_checks(
+        *("dandi", made.info, made.lists, made.errors, made.assets, made.downloads, made.bucket)
+    )
 
 
 class DandiChecks:

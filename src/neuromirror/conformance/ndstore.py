@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
-from neuromirror.conformance.report import ConformanceFinding
+from neuromirror.conformance.report import Check, ConformanceFinding, name_checks
 from neuromirror.net import HttpError
 from neuromirror.sources.ndstore import NdstoreSource
 
 _TRIED: Final = 3
 
-Check = Callable[[], Iterator[ConformanceFinding]]
-
 
 def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check of an ndstore, in the order they run."""
+    """Return the name and the function of each check of an ndstore, in the order they run."""
 
     def lists() -> Iterator[ConformanceFinding]:
         """Check that public tokens are listed and describe their channels."""
@@ -48,5 +46,4 @@ def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
             f"HTTP {status} for an unknown token",
         )
 
-    yield "ndstore.lists", lists
-    yield "ndstore.errors", errors
+    return name_checks("ndstore", lists, errors)

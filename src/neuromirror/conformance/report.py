@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -39,6 +39,29 @@ class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     status: Status
     observed: str
     consequence: str = ""
+
+
+Check = Callable[[], Iterator[ConformanceFinding]]
+"""Yields the findings of one check."""
+
+
+def name_checks(kind: str, *checks: Check) -> Iterator[tuple[str, Check]]:
+    """Yield checks with their names.
+
+    Parameters
+    ----------
+    kind
+        The start of the names.
+    checks
+        The checks, in the order in which they run.
+
+    Yields
+    ------
+    tuple[str, Check]
+        The name and the function.
+    """
+    for check in checks:
+        yield f"{kind}.{check.__name__}", check
 
 
 class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

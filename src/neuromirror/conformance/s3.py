@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
-from neuromirror.conformance.report import ConformanceFinding
+from neuromirror.conformance.report import Check, ConformanceFinding, name_checks
 from neuromirror.net import HttpError, ObjectRow, ResponseHead, S3Bucket, probe_bucket
 
 _SMALL: Final = 1 << 20
@@ -19,8 +19,6 @@ _PAGES: Final = 5
 """Maximum number of pages searched for a multipart object."""
 _EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _RATE_HEADERS: Final = ("retry-after", "ratelimit", "x-ratelimit", "x-rate-limit")
-
-Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[str, Check]]:
@@ -35,21 +33,11 @@ def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[
     kind
         The prefix of the rule names.
     """
-    bucket_checks = BucketChecks(bucket, prefix, kind)
-    for check in (
-        bucket_checks.listing,
-        bucket_checks.paging,
-        bucket_checks.versions,
-        bucket_checks.sizes,
-        bucket_checks.digests,
-        bucket_checks.checksums,
-        bucket_checks.parts,
-        bucket_checks.ranges,
-        bucket_checks.conditions,
-        bucket_checks.missing,
-        bucket_checks.rates,
-    ):
-        yield f"{kind}.{check.__name__}", check
+    made = BucketChecks(bucket, prefix, kind)
+    return name_checks(
+        *(kind, made.listing, made.paging, made.versions, made.sizes, made.digests),
+        *(made.checksums, made.parts, made.ranges, made.conditions, made.missing, made.rates),
+    )
 
 
 class BucketChecks:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from neuromirror.conformance import boss, dandi, ndstore, s3
-from neuromirror.conformance.report import ConformanceFinding, ConformanceReport
+from neuromirror.conformance.report import Check, ConformanceFinding, ConformanceReport
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
 from neuromirror.net import NetError, TrafficCounter, count_traffic
 from neuromirror.sources import Source
@@ -37,9 +37,6 @@ class _RequestBudget(TrafficCounter):
     @property
     def requests(self) -> int:
         return total_traffic(self.hosts()).requests
-
-
-Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def check_archive(
