@@ -58,6 +58,7 @@ REVIEWED = {
     "transfer.RangeFile(session_for)": _SETTING,
     "transfer.S3Access(is_private_allowed)": _SETTING,
     "transfer.map_in_order(work)": "the function of a thread pool's map",
+    "volume.export(progress)": _PROGRESS,
     "transfer.VerifyScope(is_selected)": _PURE,
     "transfer.VerifyScope(reaches)": _PURE,
     "web.serve_catalogue(on_ready)": _PROGRESS,
