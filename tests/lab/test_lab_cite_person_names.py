@@ -128,18 +128,9 @@ def test_a_day_that_is_none_is_not_made_up() -> None:
 
 
 def test_the_qualifiers_of_a_swhid_stand_in_the_standards_order() -> None:
-    made = qualified_swhid(
-        "swh:1:cnt:00",
-        lines="1-2",
-        path="/a b;c%.txt",
-        origin="https://example.org/x",
-        anchor="swh:1:rev:11",
-        visit=None,
-    )
-    assert made == (
-        "swh:1:cnt:00;origin=https://example.org/x;anchor=swh:1:rev:11"
-        ";path=/a%20b%3Bc%25.txt;lines=1-2"
-    )
+    made = qualified_swhid("swh:1:dir:00", "https://example.org/a b;c%", "swh:1:rev:11")
+    assert made == "swh:1:dir:00;origin=https://example.org/a%20b%3Bc%25;anchor=swh:1:rev:11"
+    assert qualified_swhid("swh:1:rev:11", None) == "swh:1:rev:11"
 
 
 def test_mark_up_of_any_length_is_read_once() -> None:

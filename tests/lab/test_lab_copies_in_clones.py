@@ -34,20 +34,21 @@ def plain_clone(kept: KeptDataset, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("address", ["path", "ria+http"])
-def test_datalad_gets_from_the_vault(
+def test_git_annex_and_datalad_get_from_the_vault(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve, address: str
 ) -> None:
-    url = str(kept.harness.repository(NAME))
+    clone = tmp_path / "clone"
     if address == "path":
         kept.publish()
+        plain_clone(kept, clone)
     else:
         kept.serve(serve_directory)
         url = f"ria+{serve_directory(kept.harness.folder)}#~{ALIAS}"
-    run_checked(tmp_path, "datalad", "clone", url, "clone")
+        run_checked(tmp_path, "datalad", "clone", url, "clone")
     kept.stop_upstream()
     kept.remove_store()
-    clone = tmp_path / "clone"
-    run_checked(clone, "datalad", "get", ".")
+    program = ("git", "annex") if address == "path" else ("datalad",)
+    run_checked(clone, *program, "get", ".")
     assert kept.read_all(clone) == kept.contents
     assert run_git(clone, "remote").split().count(REMOTE) == 1
     assert run_in(clone, "git", "annex", "fsck", "--fast").returncode == 0

@@ -55,7 +55,7 @@ def _tree(crafted: CraftedRepository, name: str) -> str:
         "odd mode": [("7", b"a", blob)],
         "link elsewhere": [(LINK, b"a", crafted.blob(b"../../../etc/passwd"))],
         "odd key": [(LINK, b"a", crafted.blob(b".git/annex/objects/aa/bb/\xff/\xff"))],
-        "deep": [(FOLDER, b"a", deep_tree(crafted.path, inner, 3000) if name == "deep" else inner)],
+        "deep": [(FOLDER, b"a", deep_tree(crafted.path, inner, 1500) if name == "deep" else inner)],
         "part without utf-8": [(SUBDATASET, b"\xff\xfe", "12" * 20)],
         "unknown part": [(SUBDATASET, b"a", "12" * 20)],
     }[name]

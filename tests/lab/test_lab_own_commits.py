@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
+from neuromirror.lab.clone import clone_dataset as clone_stored_dataset
+from neuromirror.lab.clone import store_url
 from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
 from neuromirror.lab.restore import restore
 from neuromirror.model import Document
@@ -34,14 +36,14 @@ def datalad(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def clones(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Clones:
-    """Copy a clone by DataLad of a version, which is made once; a label is empty for HEAD."""
+    """Copy a clone of a version, which is made once; a label is empty for HEAD."""
 
     @cache
     def template(label: str) -> Path:
-        folder = tmp_path_factory.mktemp("cloned")
-        alias = PUBLISHED.replace(":", "--") + (f"@{label}" if label else "")
-        datalad(folder, "clone", f"ria+file://{still_lab.mirror_harness.folder}#~{alias}", "clone")
-        return folder / "clone"
+        folder = tmp_path_factory.mktemp("cloned") / "clone"
+        url = store_url(still_lab.mirror_harness.folder, PUBLISHED.replace(":", "--"), label)
+        clone_stored_dataset(url, folder)
+        return folder
 
     def copy(folder: Path, label: str = "") -> Path:
         return Path(shutil.copytree(template(label), folder / "clone", symlinks=True))

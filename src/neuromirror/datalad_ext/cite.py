@@ -14,6 +14,7 @@ from datalad.interface.utils import generic_result_renderer
 from datalad.support.constraints import EnsureChoice, EnsureNone, EnsureStr
 from datalad.support.param import Parameter
 from datalad.ui import ui
+from msgspec.structs import replace
 
 from neuromirror.datalad_ext.common import (
     DATASET,
@@ -23,6 +24,7 @@ from neuromirror.datalad_ext.common import (
     failure_result,
     open_index,
     open_store,
+    path_option,
     reference_path,
     require_installed,
     resolve_datalad_path,
@@ -57,23 +59,19 @@ class MirrorCite(Interface):  # type: ignore[misc]
             constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
-        "lock": Parameter(
-            args=("--lock",),
-            metavar="PATH",
+        "lock": path_option(
+            "--lock",
             doc="""a lock file written by mirror-pin, whose pins are all cited in one file""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "format": Parameter(
             args=("--format",),
             doc="""a paragraph (text), or a machine-readable format""",
             constraints=EnsureChoice(*_FORMATS),
         ),
-        "output": Parameter(
-            args=("-o", "--output"),
-            metavar="PATH",
+        "output": path_option(
+            *("-o", "--output"),
             doc="""a file, or a folder to write the file to; for bagit an empty or new folder. By
             default the citation is printed""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "store": STORE,
     }
@@ -100,10 +98,8 @@ class MirrorCite(Interface):  # type: ignore[misc]
         from neuromirror.lab import CitationCollection, cite, read_work, write_citation
 
         refds = reference_path(dataset)
-        names, file = (
-            as_tuple(version),
-            None if lock is None else resolve_datalad_path(lock, dataset),
-        )
+        names = as_tuple(version)
+        file = None if lock is None else resolve_datalad_path(lock, dataset)
         if file is None and not names:
             refds = str(require_installed(dataset, "cite it").path)
         cited = file or Path(refds or Path.cwd())
@@ -111,10 +107,9 @@ class MirrorCite(Interface):  # type: ignore[misc]
         try:
             with ExitStack() as stack:
                 works = tuple(map(read_work, _states(names, file, cited, store, stack)))
-                title = "" if file is None else f"Datasets pinned in {file.name}"
-                collection = (
-                    CitationCollection(works, title) if title else CitationCollection(works)
-                )
+                collection = CitationCollection(works)
+                if file is not None:
+                    collection = replace(collection, title=f"Datasets pinned in {file.name}")
                 result["swhids"] = [work.swhid for work in works]
                 if output is None:
                     result["citation"] = "".join(cite(collection, format))

@@ -28,12 +28,17 @@ DATASET = Parameter(
     doc="""the dataset. By default the one that contains the current directory""",
     constraints=EnsureDataset() | EnsureNone(),
 )
-STORE = Parameter(
-    args=("--store",),
-    metavar="PATH",
+
+
+def path_option(*names: str, doc: str) -> Parameter:
+    """Return an option that takes a path; by default None."""
+    return Parameter(args=names, metavar="PATH", doc=doc, constraints=EnsureStr() | EnsureNone())
+
+
+STORE = path_option(
+    "--store",
     doc="""the mirror store, created by 'neuromirror sync'. By default the environment variable
     NEUROMIRROR_STORE, or 'store' in the current directory""",
-    constraints=EnsureStr() | EnsureNone(),
 )
 JOBS = Parameter(
     args=("-J", "--jobs"),

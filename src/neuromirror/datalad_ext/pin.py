@@ -21,6 +21,7 @@ from neuromirror.datalad_ext.common import (
     open_index,
     open_store,
     outcome_result,
+    path_option,
     reference_path,
     resolve_datalad_path,
     split_version,
@@ -51,12 +52,10 @@ class MirrorPin(Interface):  # type: ignore[misc]
             constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
-        "lock": Parameter(
-            args=("--lock",),
-            metavar="PATH",
+        "lock": path_option(
+            "--lock",
             doc="""the lock file, created if it does not exist. By default datasets.lock in the
             dataset given by --dataset, or in the current directory""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "glob": Parameter(
             args=("--glob",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datalad.distribution.dataset import datasetmethod
 from datalad.interface.base import Interface, build_doc, eval_results
-from datalad.support.constraints import EnsureChoice, EnsureNone, EnsureStr
+from datalad.support.constraints import EnsureChoice
 from datalad.support.param import Parameter
 
 from neuromirror.datalad_ext.common import (
@@ -17,6 +17,7 @@ from neuromirror.datalad_ext.common import (
     ResultRecord,
     failure_result,
     outcome_result,
+    path_option,
     reference_path,
     require_installed,
     resolve_datalad_path,
@@ -44,17 +45,12 @@ class MirrorVerify(Interface):  # type: ignore[misc]
 
     _params_: ClassVar[dict[str, Any]] = {
         "dataset": DATASET,
-        "lock": Parameter(
-            args=("--lock",),
-            metavar="PATH",
-            doc="""a lock file written by mirror-pin, whose datasets are verified""",
-            constraints=EnsureStr() | EnsureNone(),
+        "lock": path_option(
+            "--lock", doc="""a lock file written by mirror-pin, whose datasets are verified"""
         ),
-        "within": Parameter(
-            args=("--within",),
-            metavar="PATH",
+        "within": path_option(
+            "--within",
             doc="""where the datasets of the lock file were restored. By default its folder""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "what": Parameter(
             args=("--what",),

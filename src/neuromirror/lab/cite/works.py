@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Final
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from neuromirror.model import alias_of
-
-SWHID_QUALIFIERS: Final = ("origin", "visit", "anchor", "path", "lines")
-"""The qualifiers in the order of ISO/IEC 18670."""
 
 
 class Organisation(Struct, frozen=True):
@@ -261,13 +257,13 @@ class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
     @property
     def qualified_swhid(self) -> str:
         """Return the SWHID of the commit, with the origin if known."""
-        return qualified_swhid(self.swhid, origin=self.state.origin)
+        return qualified_swhid(self.swhid, self.state.origin)
 
     @property
     def directory_swhid(self) -> str:
         """Return the SWHID of the root directory, with origin and anchor."""
         tree = f"swh:1:dir:{self.state.tree}"
-        return qualified_swhid(tree, origin=self.state.origin, anchor=self.swhid)
+        return qualified_swhid(tree, self.state.origin, self.swhid)
 
     @property
     def all_identifiers(self) -> list[tuple[str, str]]:
@@ -350,14 +346,14 @@ class CitationCollection(Struct, frozen=True):
         return f"{work.alias}/" if len(same) == 1 else f"{work.alias}@{work.state.label}/"
 
 
-def qualified_swhid(swhid: str, **qualifiers: str | None) -> str:
-    """Return a SWHID with qualifiers, in the order of the standard; None values are omitted.
+def qualified_swhid(swhid: str, origin: str | None, anchor: str | None = None) -> str:
+    """Return a SWHID with qualifiers, in the order of ISO/IEC 18670; None values are omitted.
 
     In values, ``;``, ``%``, spaces and non-ASCII characters are percent-encoded.
     """
     suffixes = [
         f";{name}={quote(value, safe='/:@?#&=+,~()!$*')}"
-        for name in SWHID_QUALIFIERS
-        if (value := qualifiers.get(name)) is not None
+        for name, value in (("origin", origin), ("anchor", anchor))
+        if value is not None
     ]
     return swhid + "".join(suffixes)
