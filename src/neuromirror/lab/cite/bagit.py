@@ -28,6 +28,9 @@ _OMITTED_FILE: Final = "not-in-this-bag.txt"
 # characters that programs may interpret as line breaks in the lists of a bag
 _AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029]", re.IGNORECASE)
 _NO_NAME: Final = "its name cannot be written in the lists of a bag"
+# writing and removing nested folders is recursive
+_MAX_FOLDERS: Final = 200
+_TOO_DEEP: Final = f"it is in more than {_MAX_FOLDERS} nested folders"
 
 
 def write_bag(
@@ -83,6 +86,8 @@ class _Bag:
         if isinstance(one, CitedDocument):
             if _AMBIGUOUS.search(path):
                 self._omit(path, _NO_NAME)
+            elif path.count("/") > _MAX_FOLDERS:
+                self._omit(path, _TOO_DEEP)
             else:
                 self._write_document(path, one.content)
         elif isinstance(one, CitedFile):
