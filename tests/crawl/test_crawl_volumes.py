@@ -59,7 +59,7 @@ def clone_with_content(mirror_harness: MirrorHarness, channel: str, target: Path
     run_git(
         target.parent, "clone", "-q", str(mirror_harness.repository(f"b:{channel}")), target.name
     )
-    run_git(target, "annex", "get", "-q", "-J2")
+    run_git(target, "annex", "get", "-q")
     return target
 
 
