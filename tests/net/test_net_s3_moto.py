@@ -81,7 +81,7 @@ def open_bucket(moto: str, name: str, **more: object) -> S3Bucket:
     return S3Bucket(Session(allow_private=True, limits=limits), name, endpoint=moto, **more)
 
 
-@pytest.mark.parametrize("page_size", [1, 3, 1000])
+@pytest.mark.parametrize("page_size", [2, 1000])
 def test_every_hostile_key_is_listed_as_it_is(moto, moto_bucket, page_size):
     for key in HOSTILE:
         moto_bucket.put(key, key.encode())
@@ -104,7 +104,7 @@ def test_every_hostile_key_that_moto_serves_is_read_by_its_url(moto, moto_bucket
         assert bucket.read(key.encode(), limit=1000) == key.encode(), key
 
 
-@pytest.mark.parametrize("page_size", [1, 4, 1000])
+@pytest.mark.parametrize("page_size", [1, 4])
 def test_a_level_has_folders_and_the_objects_beside_them(moto, moto_bucket, page_size):
     for key in ("a/x", "a/y/z", "b", "c/", "d e/f", "d+e/f", "z"):
         moto_bucket.put(key, b"x")
@@ -119,7 +119,7 @@ def test_a_level_has_folders_and_the_objects_beside_them(moto, moto_bucket, page
     assert names(b"nothing/") == []
 
 
-@pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("page_size", [1, 3])
 def test_versions_and_delete_markers_are_all_listed(moto, moto_bucket, page_size):
     moto_bucket.put("before", b"1")
     moto_bucket.keep_versions()
