@@ -30,7 +30,7 @@ from neuromirror.custody.keep_plan import KeepContents, KeepItem
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_contents import SelectedContents, deletion_horizon
 from neuromirror.custody.policy_plan import PolicyContents, RequiredContent
-from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.custody.rolling_read import read_due_copies, repair_copies
 from neuromirror.index import Index, RetainedFile
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import Retention
@@ -312,9 +312,8 @@ class CustodySimulation:
                     self.result.announced += 1
         with ExitStack() as stack:
             vaults = [*self._open_vaults(stack, configs, store)]
-            settings = ReadSettings(self.full_read_days)
             for vault in vaults:
-                for _ in read_due_copies(vault, ledger, settings):
+                for _ in read_due_copies(vault, ledger, self.full_read_days, KeepOptions()):
                     pass
                 for outcome in repair_copies(vault, vaults, ledger, None, KeepOptions()):
                     self.result.repaired += outcome.status == "ok"

@@ -64,7 +64,7 @@ class DandiBucket(ObjectBucket):
         """Replace the bytes of a version; its ETag, id and time stay the same."""
         for one in self.versions(key):
             if one.version_id == version_id:
-                one.data = data
+                one.data, one.size = data, len(data)
 
     def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
         """Return the query of a signed URL that is valid for six hours, for this method only."""

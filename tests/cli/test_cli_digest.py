@@ -268,7 +268,7 @@ def test_an_interrupt_leaves_complete_digests_only(
 ) -> None:
     shell.run("sync", NAME)
     with shell.start("digest", NAME, *FINE) as process:
-        time.sleep(0.2)
+        time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     shell.run("fsck")

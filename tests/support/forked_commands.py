@@ -131,8 +131,10 @@ class ForkedCommand:
         return self._out.read(), self._err.read()
 
     def send_signal(self, number: int) -> None:
+        """Send a signal, unless the command has exited."""
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
