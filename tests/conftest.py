@@ -35,6 +35,13 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return (folder / str(number) for number in itertools.count())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_home(homes: Iterator[Path]) -> Iterator[Path]:
+    """Use a HOME without settings for what lives longer than a test or a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield isolate_home(next(homes), patch, may_use_loopback=False)
+
+
 @pytest.fixture(autouse=True)
 def isolated_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use a new HOME and git identity, and put the environment's programs first on PATH."""

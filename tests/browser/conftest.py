@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,20 @@ from playwright.sync_api import Browser
 
 from support.browser_session import DESKTOP, BrowserSession, SessionFactory, found_browser, launched
 from support.browser_site import BrowserSite, run_empty_site, run_full_site
+from support.isolated_home import isolate_home
 
 _PORTS = (8281, 8282, 8283, 8284, 8280)
 """Where pictures are kept: ports are in addresses, and those in hashes."""
 
 
 @contextmanager
-def _home(folder: Path) -> Iterator[None]:
-    """A home and programs as each test has them, for what lives longer than one."""
-    settings = '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n'
-    (folder / ".gitconfig").write_text(settings)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("GIT_", "DATALAD_", "DANDI_", "NEUROMIRROR_", "AWS_", "XDG_")):
-                patch.delenv(name)
-        patch.setenv("HOME", str(folder))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        yield
+def _started(site: AbstractContextManager[BrowserSite], folder: Path) -> Iterator[BrowserSite]:
+    """Start a site with the HOME that each test has; it keeps that one, later fixtures do not."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            isolate_home(folder / "home", patch)
+            found = stack.enter_context(site)
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +43,7 @@ def site(
     folder = tmp_path_factory.mktemp("browser-site")
     kept = "PICTURES" in os.environ
     ports = _PORTS if kept else (0, 0, 0, 0, 0)
-    with _home(folder), run_full_site(folder, demo_files, ports, odd=not kept) as found:
+    with _started(run_full_site(folder, demo_files, ports, odd=not kept), folder) as found:
         yield found
 
 
@@ -59,7 +53,7 @@ def empty_site(
 ) -> Iterator[BrowserSite]:
     """The catalogue of a store without datasets."""
     folder = tmp_path_factory.mktemp("browser-empty")
-    with _home(folder), run_empty_site(folder) as found:
+    with _started(run_empty_site(folder), folder) as found:
         yield found
 
 
@@ -67,7 +61,7 @@ def empty_site(
 def browser(browser_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The browser; no longer than a module's tests, since an event loop comes with it."""
     folder = tmp_path_factory.mktemp("browser-home")
-    with _home(folder), launched(browser_program, folder) as found:
+    with launched(browser_program, folder) as found:
         yield found
 
 

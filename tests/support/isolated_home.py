@@ -11,14 +11,19 @@ import pytest
 _BIN = Path(sys.executable).parent
 
 
-def isolate_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a HOME and a git identity, and put the environment's programs first on PATH."""
+def isolate_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch, *, may_use_loopback: bool = True
+) -> Path:
+    """Create a HOME and a git identity, and put the environment's programs first on PATH.
+
+    ``may_use_loopback`` tells git-annex and neuromirror that archives may be on this machine.
+    """
     home.mkdir(mode=0o700)
     config = home / ".gitconfig"
     config.write_text(
         "[user]\n\tname = Test\n\temail = test@example.invalid\n"
         "[init]\n\tdefaultBranch = main\n"
-        '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1 ::1\n'
+        f'[annex "security"]\n\tallowed-ip-addresses = {"127.0.0.1 ::1" * may_use_loopback}\n'
         # DataLad has git-annex repeat a failed transfer three times
         "[annex]\n\tretry-delay = 0\n"
         "[safe]\n\tdirectory = *\n"
