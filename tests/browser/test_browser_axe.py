@@ -44,10 +44,16 @@ def in_every_light(walk: BrowserSession) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=lambda kind: kind.name)
-def test_axe_finds_nothing_on_any_page(
+def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_the_screen(
     shared_session: BrowserSession, site: BrowserSite, kind: PageKind
 ) -> None:
-    shared_session.open(kind.path(site), kind.status)
+    page = shared_session.page
+    # a phone, and a screen of 1280 pixels where the page is made four times as large
+    for size in (PHONE, {"width": 320, "height": 256}, DESKTOP):
+        page.set_viewport_size(size)
+        if size == PHONE:
+            shared_session.open(kind.path(site), kind.status)
+        assert shared_session.elements_beyond_width() == []
     assert in_every_light(shared_session) == []
 
 

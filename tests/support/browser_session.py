@@ -154,6 +154,14 @@ class BrowserSession:
         found: dict[str, Any] = self.page.evaluate(_FOCUSED)
         return found
 
+    def elements_beyond_width(self) -> list[str]:
+        """Return elements that do not fit the width of the page."""
+        found: list[str] = self.page.evaluate(_BEYOND_WIDTH)
+        # a phone shows a page that is too wide as a whole, and smaller: innerWidth is as wide then
+        page = "document.documentElement"
+        wider = self.page.evaluate(f"{page}.scrollWidth - {page}.clientWidth")
+        return [f"{self.path}: {one}" for one in found] + [self.path] * (wider > 0)
+
     def tab_to(self, target: Locator, most: int = 200) -> None:
         """Press Tab until this element has the focus, which must be visible at each step."""
         for _ in range(most):
@@ -209,3 +217,12 @@ _FOCUSED = """() => {
     return {tag: one.tagName.toLowerCase(), name: words.trim().replace(/\\s+/g, ' '),
             seen: inside && (outlined || style.boxShadow !== 'none')};
 }"""
+
+_BEYOND_WIDTH = """() => [...document.querySelectorAll('body *')].filter(one => {
+    const box = one.getBoundingClientRect(), wide = document.documentElement.clientWidth;
+    if (!box.width || !box.height || box.right <= wide + 1) return false;
+    for (let up = one.parentElement; up; up = up.parentElement)
+        if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(up).overflowX)) return false;
+    return true;
+}).slice(0, 3).map(one => one.outerHTML.slice(0, 200))"""
+"""Elements that exceed the right edge outside of scrollable boxes."""
