@@ -33,7 +33,7 @@ def plain_clone(kept: KeptDataset, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("address", ["path", "ria+http"])
+@pytest.mark.parametrize("address", ["path", "http", "ria+http"])
 def test_git_annex_and_datalad_get_from_the_vault(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve, address: str
 ) -> None:
@@ -43,7 +43,8 @@ def test_git_annex_and_datalad_get_from_the_vault(
         plain_clone(kept, clone)
     else:
         kept.serve(serve_directory)
-        url = f"ria+{serve_directory(kept.harness.folder)}#~{ALIAS}"
+        store = serve_directory(kept.harness.folder)
+        url = f"{store}/alias/{ALIAS}" if address == "http" else f"ria+{store}#~{ALIAS}"
         run_checked(tmp_path, "datalad", "clone", url, "clone")
     kept.stop_upstream()
     kept.remove_store()
