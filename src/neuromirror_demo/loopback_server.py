@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -30,9 +33,7 @@ class LoopbackServer:
         # Shutdown waits for requests in progress.
         self._server.daemon_threads = False
         self._server.block_on_close = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     @property
@@ -42,6 +43,17 @@ class LoopbackServer:
 
     def stop(self) -> None:
         """Stop accepting requests, finish those in progress, and free the port."""
-        self._server.shutdown()
+        stop_serving(self._server)
         self._thread.join()
         self._server.server_close()
+
+
+def stop_serving(server: TCPServer) -> None:
+    """End ``serve_forever`` of a server in another thread, without waiting until it polls."""
+    stopping = threading.Thread(target=server.shutdown)
+    stopping.start()
+    while stopping.is_alive():
+        # a connection wakes the server
+        with suppress(OSError):
+            socket.create_connection(server.socket.getsockname()[:2], timeout=1).close()
+        stopping.join(0.02)

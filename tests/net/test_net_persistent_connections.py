@@ -32,6 +32,7 @@ from neuromirror.net import (
     UnsafeAddressError,
     count_traffic,
 )
+from neuromirror_demo.loopback_server import stop_serving
 from support.loopback_http import QuietHandler, send_reply
 from support.stub_server import (
     StubServer,
@@ -292,10 +293,10 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.daemon_threads = True
         httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         yield f"https://127.0.0.1:{httpd.server_address[1]}/x", shown
-        httpd.shutdown()
+        stop_serving(httpd)
         thread.join()
 
 

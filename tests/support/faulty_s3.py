@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
+from neuromirror_demo.loopback_server import stop_serving
 from support.moto_buckets import Buckets
 
 Rule = Callable[[str, str], tuple[int, str] | None]
@@ -126,6 +127,6 @@ def faulty_s3(tls: ssl.SSLContext | None = None) -> Iterator[FaultyS3]:
         origin = "https://localhost" if tls else "http://127.0.0.1"
         yield FaultyS3(f"{origin}:{server.server_port}", faults)
     finally:
-        server.shutdown()
+        stop_serving(server)
         thread.join()
         server.server_close()

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from neuromirror_demo.loopback_server import stop_serving
+
 
 class QuietHandler(BaseHTTPRequestHandler):
     """Keeps connections open, answers HEAD like GET, and logs nothing."""
@@ -67,12 +69,12 @@ def serving(
 ) -> Iterator[str]:
     """Serve on a free port; yields the URL, without a final slash."""
     with ThreadingHTTPServer((interface, 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
             yield f"http://{interface}:{server.server_port}"
         finally:
-            server.shutdown()
+            stop_serving(server)
             thread.join()
 
 

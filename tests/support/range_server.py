@@ -18,6 +18,7 @@ from neuromirror.lab import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror_demo.loopback_server import stop_serving
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -45,14 +46,14 @@ class RangeServer:
         handler = type("Bound", (RangeHandler,), {"web": self})
         self._server = _QuietServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
-        self._server.shutdown()
+        stop_serving(self._server)
         self._server.server_close()
         self._thread.join()
 

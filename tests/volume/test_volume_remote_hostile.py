@@ -10,6 +10,7 @@ import pytest
 
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.loopback_server import stop_serving
 from support.annex_with_boss import AnnexRepository, chunk, url
 
 EM = "demo_cortex/sections/em"
@@ -62,14 +63,14 @@ def leads_to() -> Iterator[Callable[[str], str]]:
                 pass
 
         server = HTTPServer(("127.0.0.1", 0), Away)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         running.append((server, thread))
         return f"127.0.0.1:{server.server_address[1]}"
 
     yield start
     for server, thread in running:
-        server.shutdown()
+        stop_serving(server)
         server.server_close()
         thread.join()
 
