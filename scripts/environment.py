@@ -13,22 +13,26 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 PIP_OPTIONS = ("--quiet", "--no-user", "--no-compile")
+UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
+"""The variables of uv for settings of pip."""
 STAMP = VENV / "neuromirror-made-of.json"
 UNFINISHED = VENV / "neuromirror-unfinished"
 INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
@@ -78,7 +82,10 @@ def give_up(text: str) -> NoReturn:
 
 
 def start(
-    command: Sequence[str | os.PathLike[str]], printed: IO[bytes], seconds: float | None = None
+    command: Sequence[str | os.PathLike[str]],
+    printed: IO[bytes],
+    seconds: float | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run a program, for at most ``seconds``, with its output in a file; return its exit code."""
     surroundings = {name: value for name, value in os.environ.items() if name not in MISLEADING}
@@ -90,11 +97,9 @@ def start(
         "PIP_ROOT_USER_ACTION": "ignore",
         "PYTHONNOUSERSITE": "1",
     }
-    if "PIP_INDEX_URL" in surroundings:
-        surroundings.setdefault("UV_DEFAULT_INDEX", surroundings["PIP_INDEX_URL"])
     return subprocess.run(
         command,
-        env=surroundings,
+        env=surroundings | dict(variables),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=printed,
@@ -118,11 +123,25 @@ def run(command: Sequence[str | os.PathLike[str]], what: str, seconds: float | N
             give_up(f"{what} failed (see above)")
 
 
-def succeeds(command: Sequence[str | os.PathLike[str]], seconds: float | None = None) -> bool:
+def succeeds(
+    command: Sequence[str | os.PathLike[str]],
+    seconds: float | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> bool:
     """Run a program without showing its output; return whether it succeeded in time."""
     with tempfile.TemporaryFile() as printed, suppress(subprocess.TimeoutExpired):
-        return start(command, printed, seconds) == 0
+        return start(command, printed, seconds, variables) == 0
     return False
+
+
+def uv_variables() -> dict[str, str]:
+    """Return pip's index, certificates and proxy as variables of uv, which does not read them."""
+    listed = subprocess.run(
+        [PYTHON, "-I", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    # a line of pip: global.index-url='https://…'; later ones take precedence
+    found = re.findall(r"(?m)^\S+\.(index-url|cert|proxy)='(.*)'$", listed)
+    return {UV_VARIABLES[name]: value for name, value in found}
 
 
 def install_packages(
@@ -133,11 +152,10 @@ def install_packages(
 ) -> None:
     """Install packages into an environment, without compiling them.
 
-    uv takes a quarter of pip's time. It does not read pip's configuration, which may name another
-    index or certificates; if it fails, pip installs the packages or reports the error.
+    uv takes a quarter of pip's time. If it fails, pip installs the packages or reports the error.
     """
     uv = [PYTHON, "-I", "-m", "uv", "pip", "install", "--quiet", "--python", python]
-    if not succeeds([*uv, *packages], seconds):
+    if not succeeds([*uv, *packages], seconds, uv_variables()):
         pip = [PYTHON, "-I", "-m", "pip", "--python", python, "install", *PIP_OPTIONS]
         run([*pip, *packages], f"installing {what}", seconds)
 

@@ -96,3 +96,19 @@ def test_a_program_that_hangs_is_stopped(environment: ModuleType) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     with pytest.raises(SystemExit):
         environment.run(command, "waiting", 0.5)
+
+
+def test_uv_uses_the_index_and_certificates_of_pip(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "pip.conf"
+    config.write_text("[global]\nindex-url = https://packages.example/simple\n", "utf-8")
+    for name in ("PIP_INDEX_URL", "PIP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.setenv("PIP_CERT", "/certificates.pem")
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    assert environment.uv_variables() == {
+        "UV_DEFAULT_INDEX": "https://packages.example/simple",
+        "SSL_CERT_FILE": "/certificates.pem",
+    }

@@ -32,7 +32,12 @@ class Evidence(StrEnum):
 
 
 class Retention(StrEnum):
-    """How long upstream promises to keep the bytes of a file."""
+    """How long upstream promises to keep the bytes of a file.
+
+    ``PUBLISHED``: as long as the archive exists. ``VERSIONED_BUCKET``: old object versions stay
+    readable. ``MUTABLE_BUCKET``, also for a web server: bytes are lost when they are replaced or
+    deleted. ``DRAFT``: upstream may delete replaced bytes, and never has others at the same URL.
+    """
 
     PUBLISHED = "published"
     """In a published version: kept as long as the archive exists."""
