@@ -133,6 +133,9 @@ QUERIES: dict[str, Callable[[Index | RemoteIndex], Any]] = {
     "last_version": lambda index: index.last_version("demo:000001", kind="published"),
     "last_visits": lambda index: index.last_visits("demo"),
     "links": lambda index: index.links("demo:000001"),
+    "local_ids_with_versions": lambda index: index.local_ids_with_versions(
+        "demo", [one.dataset_id for one in index.datasets("demo")]
+    ),
     "mirror_status": lambda index: list(index.mirror_status()),
     "names_in_other_mirrors": lambda index: index.names_in_other_mirrors("other"),
     "open_holds": lambda index: list(index.open_holds()),

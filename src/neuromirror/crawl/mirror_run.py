@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ from neuromirror.crawl.dataset_visit import DatasetVisit
 from neuromirror.crawl.failure_log import LIST, PROBE, FailureLog, run_step
 from neuromirror.crawl.guards.events import record_return, record_tombstone
 from neuromirror.crawl.plan import DatasetTask, takedown_message
-from neuromirror.crawl.planner import Planner, SyncRequest
+from neuromirror.crawl.planner import Planner, SyncRequest, resolve_vanished
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import (
     Result,
@@ -196,6 +197,8 @@ class MirrorRun:
         for task in tasks:
             if task.action == "unavailable":
                 yield from self._report_unavailable(task.hint.dataset, task.reason, task.last_visit)
+            elif task.action == "refused":
+                yield self._record_failed(task.hint.dataset, task.last_visit, task.reason)
             elif task.action == "held":
                 yield Result(task.hint.dataset.name, "impossible", task.reason, "held")
             elif task.action != "visit":
@@ -208,7 +211,12 @@ class MirrorRun:
         if vanished_ids:
             known = self._recorder.ask(lambda index: index.last_visits(request.mirror.name))
         for local_id in vanished_ids:
-            yield from self._check_vanished(self._source.dataset(local_id), known.get(local_id))
+            dataset, refusal = self._recorder.ask(partial(resolve_vanished, self._source, local_id))
+            last = known.get(local_id)
+            if refusal:
+                yield self._record_failed(dataset, last, refusal)
+            else:
+                yield from self._check_vanished(dataset, last)
 
     def _report_unavailable(
         self, dataset: DatasetRef, reason: str, last: LastVisit | None
@@ -354,31 +362,31 @@ class MirrorRun:
                 message, status = describe_error(failure, self._store), "error"
             yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
         except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-            yield self._vanished_check_failed(
-                dataset, started, last, describe_error(error, self._store), visit_traffic
-            )
+            message = describe_error(error, self._store)
+            yield self._record_failed(dataset, last, message, started, visit_traffic)
         else:
             if hint.unavailable is not None:
                 yield from self._report_unavailable(dataset, hint.unavailable, last)
                 return
             message = "missing in the archive's list, but still available; try again"
-            yield self._vanished_check_failed(dataset, started, last, message, visit_traffic)
+            yield self._record_failed(dataset, last, message, started, visit_traffic)
 
     def _has_published(self, dataset: DatasetRef) -> bool:
         """Return whether the store has a version that upstream published."""
         kind, name = VersionKind.PUBLISHED.value, dataset.name
         return self._recorder.ask(lambda index: index.last_version(name, kind)) is not None
 
-    def _vanished_check_failed(
+    def _record_failed(
         self,
         dataset: DatasetRef,
-        started: str,
         last: LastVisit | None,
         message: str,
-        visit_traffic: TrafficCounter,
+        started: str | None = None,
+        visit_traffic: TrafficCounter | None = None,
     ) -> Result:
-        """Record that the check of an unlisted dataset failed, and return that as a result."""
-        result = Result(dataset.name, "error", message, "failed", traffic=visit_traffic.hosts())
+        """Record that a dataset could not be visited or checked, and return that as a result."""
+        traffic = {} if visit_traffic is None else visit_traffic.hosts()
+        result = Result(dataset.name, "error", message, "failed", traffic=traffic)
         try:
             self._visit_log.record_result(dataset, last, result, started, visit_traffic)
         except (NeuromirrorError, OSError) as error:

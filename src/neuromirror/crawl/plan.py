@@ -21,7 +21,7 @@ class DatasetTask(Struct, frozen=True):
     hint
         The dataset's entry in the overview, which is the archive's list of its datasets.
     action
-        ``visit``, ``skip``, ``held`` or ``unavailable``.
+        ``visit``, ``skip``, ``held``, ``unavailable`` or ``refused``.
     reason
         The reason for the action, as text for people.
     last_visit

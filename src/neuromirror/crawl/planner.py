@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.config.builtin_mirrors import include_named
 from neuromirror.config.mirror_files import Mirror, find_mirror
@@ -228,11 +229,23 @@ class Planner:
             else DatasetTask(hint, "skip", takedowns[local_id], known.get(local_id))
             for local_id, hint in hints.items()
         ]
+        tasks = self._refuse_shared_ids(request.mirror.name, tasks)
         vanished_ids = vanished_datasets(hints, known) if request.local_id is None else []
         vanished_ids = [one for one in vanished_ids if one not in takedowns]
         if isinstance(source, PartiallyListedSource):
-            vanished_ids = [one for one in vanished_ids if source.is_listed(source.dataset(one))]
+            vanished = [self.resolve_vanished(source, one) for one in vanished_ids]
+            vanished_ids = [
+                dataset.local_id
+                for dataset, refusal in vanished
+                if refusal or source.is_listed(dataset)
+            ]
         return tasks, vanished_ids
+
+    def resolve_vanished(self, source: Source, local_id: str) -> tuple[DatasetRef, str]:
+        """Return an unlisted dataset of the index; see :func:`resolve_vanished`."""
+        if self._index is None:
+            return source.dataset(local_id), ""
+        return resolve_vanished(source, local_id, self._index)
 
     def _check_archive(self, mirror: Mirror, source: Source) -> None:
         """Raise ConfigurationError if the mirror's name belongs to another archive in this store.
@@ -262,6 +275,29 @@ class Planner:
                     "for it"
                 )
 
+    def _refuse_shared_ids(self, mirror: str, tasks: list[DatasetTask]) -> list[DatasetTask]:
+        """Refuse datasets whose dataset id belongs to another local id, also a withdrawn one.
+
+        Both would write to the same repository.
+        """
+        ids = [task.hint.dataset.dataset_id for task in tasks]
+        owners = {} if self._index is None else self._index.local_ids_with_versions(mirror, ids)
+        checked = []
+        for planned, dataset_id in zip(tasks, ids, strict=True):
+            task, dataset = planned, planned.hint.dataset
+            if task.action == "visit":
+                owner = owners.setdefault(dataset_id, dataset.local_id)
+                if owner != dataset.local_id:
+                    reason = (
+                        f"its source URI {dataset.source_uri} is that of {mirror}:{owner}, so that "
+                        "both would have one repository; the source must return another source_uri "
+                        f"for each dataset. 'neuromirror takedown {dataset.name} --reason TEXT' "
+                        "hides this one"
+                    )
+                    task = replace(task, action="refused", reason=reason)
+            checked.append(task)
+        return checked
+
     def _check_standalone(self, dataset: DatasetRef) -> None:
         if self._index is None:
             return
@@ -275,6 +311,22 @@ class Planner:
             raise ConfigurationError(
                 f"{dataset.name} is a component of {around}; sync that dataset instead"
             )
+
+
+def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[DatasetRef, str]:
+    """Return an unlisted dataset of the index, and why the source refuses its local id.
+
+    The reason is empty if the source accepts the local id.
+    """
+    try:
+        return source.dataset(local_id), ""
+    except ValueError as error:
+        row = index.dataset(f"{source.mirror}:{local_id}")
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        return dataset, (
+            f"the source refuses the id: {error}. The mirrored copy is kept; correct the source, "
+            f"or withdraw the dataset with 'neuromirror takedown {row.name} --reason TEXT'"
+        )
 
 
 def takedown_messages(index: CrawlIndex, mirror: str) -> dict[str, str]:

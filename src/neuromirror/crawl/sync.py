@@ -104,14 +104,20 @@ def _dry_run_request(
             yield _with_estimate(
                 Result(name, "ok", f"{start}would visit: {task.reason}"), task, source
             )
+        elif task.action == "refused":
+            yield Result(name, "error", f"{start}{task.reason}", "failed")
         elif task.action == "held":
             yield Result(name, "impossible", f"{start}{task.reason}", "held")
         elif task.action != "unavailable" or not concealing:
             yield Result(name, "notneeded", f"{start}{task.reason}")
         embargo |= task.reason == EMBARGOED
     for local_id in vanished_ids:
-        name = f"{request.mirror.name}:{local_id}"
-        yield Result(name, "ok", f"{start}would be checked: the archive no longer lists it")
+        dataset, refusal = planner.resolve_vanished(source, local_id)
+        if refusal:
+            yield Result(dataset.name, "error", f"{start}{refusal}", "failed")
+        else:
+            message = f"{start}would be checked: the archive no longer lists it"
+            yield Result(dataset.name, "ok", message)
     return embargo
 
 

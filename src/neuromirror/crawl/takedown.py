@@ -35,6 +35,7 @@ from neuromirror.store.digested_keys import digested_keys, keys_of_version
 from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (
+    find_other_owner,
     find_withdrawn_datasets,
     find_withdrawn_folder,
     finish_reinstatement,
@@ -97,6 +98,8 @@ def take_down(
             recorder.record(*_digest_entries(store, kept))
             moved = withdraw_dataset(store, entry, sorted(digested.keys - kept))
         message = f"taken down: {entry.reason}"
+        if other := find_other_owner(store, dataset):
+            message += f" (hidden only: {other} has the same dataset id, and keeps the repository)"
         yield Result(dataset.name, "ok" if moved else "notneeded", message)
         for name_of_other, problem in unknown.items():
             message = (
@@ -156,7 +159,11 @@ def reinstate(
     if not back:
         raise ConfigurationError(f"{name} is not taken down; nothing to undo")
     for one in back:
-        if find_withdrawn_folder(store, one) is None and not store.repository(one).exists():
+        if (
+            find_withdrawn_folder(store, one) is None
+            and not find_other_owner(store, one)
+            and not store.repository(one).exists()
+        ):
             raise ConfigurationError(
                 f"{one.name}: {one.dataset_id} is missing in {withdrawn_folder(store)}; restore it "
                 "there from a backup, or leave the dataset taken down"

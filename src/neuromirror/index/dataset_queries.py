@@ -216,6 +216,16 @@ class DatasetQueries(VersionQueries):
         )
         return dict(rows)
 
+    def local_ids_with_versions(self, mirror: str, dataset_ids: Sequence[str]) -> dict[str, str]:
+        """Return the local id that has versions, by dataset id; the oldest if several have some."""
+        rows = self._rows(
+            "SELECT d.dataset_id, d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "WHERE d.dataset_id IN (SELECT value FROM json_each(?)) AND m.name = ? "
+            "AND d.newest_version IS NOT NULL ORDER BY d.id DESC",
+            (json.dumps(list(dataset_ids)), mirror),
+        )
+        return dict(rows)
+
     def superdatasets(self, name: str) -> list[str]:
         """Return the names of the datasets whose newest version has this one as a subdataset.
 

@@ -126,6 +126,7 @@ class RemoteIndex:
     last_version = _RemoteQuery(Index.last_version)
     last_visits = _RemoteQuery(Index.last_visits)
     links = _RemoteQuery(Index.links)
+    local_ids_with_versions = _RemoteQuery(Index.local_ids_with_versions)
     mirror_status = _RemoteQuery(Index.mirror_status)
     names_in_other_mirrors = _RemoteQuery(Index.names_in_other_mirrors)
     open_holds = _RemoteQuery(Index.open_holds)

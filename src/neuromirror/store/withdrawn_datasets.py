@@ -20,7 +20,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from neuromirror.model import DatasetRef, DatasetReinstated, DatasetWithdrawn, VersionMinted
+from neuromirror.model import (
+    DatasetRef,
+    DatasetReinstated,
+    DatasetWithdrawn,
+    VersionMinted,
+    VisitEnded,
+)
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.digested_keys import digested_keys
 from neuromirror.store.durable_files import (
@@ -60,11 +66,36 @@ def find_withdrawn_folder(store: Store, dataset: DatasetRef) -> Path | None:
     If the move was interrupted, the folder has only a part of the dataset.
     """
     folder = withdrawn_folder(store) / dataset.dataset_id
-    return folder if (folder / _TAKEDOWN_FILE).exists() else None
+    try:
+        content = json.loads((folder / _TAKEDOWN_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return folder if content["dataset"] == dataset.name else None
+
+
+def find_other_owner(store: Store, dataset: DatasetRef) -> str:
+    """Return the name of another dataset that owns the files; empty if this dataset owns them.
+
+    Datasets with one source URI have one dataset id. The files belong to the one that has versions;
+    if several have some, to those that are not withdrawn.
+    """
+    named: set[DatasetRef] = set()
+    minted: set[DatasetRef] = set()
+    for _, entry in store.read_entries(0):
+        match entry:
+            case VersionMinted():
+                minted.add(_dataset_ref(entry))
+            case VisitEnded() | DatasetWithdrawn():
+                named.add(_dataset_ref(entry))
+    others = minted - find_withdrawn_datasets(store).keys() if dataset in minted else minted | named
+    names = (one.name for one in others if one.source_uri == dataset.source_uri)
+    return min((name for name in names if name != dataset.name), default="")
 
 
 def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] = ()) -> bool:
-    """Move a dataset out of the served store; return whether anything had to be moved.
+    """Move a dataset out of the served store; return whether anything had to be done.
+
+    Files that belong to another dataset with the same id stay; see :func:`find_other_owner`.
 
     ``keys`` are the annex keys whose block digests are moved, too. The alias is removed first, then
     the block digests are moved, then the repository, then everything else. The caller holds the
@@ -75,19 +106,22 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] 
     dataset = _dataset_ref(entry)
     folder = _open_withdrawn_folder(store) / dataset.dataset_id
     tombstone = {"dataset": dataset.name, "at": entry.at, "reason": entry.reason}
-    if not (folder / _TAKEDOWN_FILE).exists():
+    is_owner = not find_other_owner(store, dataset)
+    if is_owner and not (folder / _TAKEDOWN_FILE).exists():
         folder.mkdir(_OWNER_MODE, exist_ok=True)
         content = {**tombstone, "source": entry.source_uri}
         write_atomically(folder / _TAKEDOWN_FILE, json.dumps(content, indent=1).encode() + b"\n")
     tombstone_path = _tombstone_path(store, dataset)
     make_folder(tombstone_path.parent)
+    moved = not tombstone_path.exists()
     write_atomically(tombstone_path, json.dumps(tombstone, sort_keys=True).encode() + b"\n")
-    moved = False
     alias = store.root / "alias" / dataset.alias
     if alias.is_symlink():
         alias.unlink()
         fsync_path(alias.parent)
         moved = True
+    if not is_owner:
+        return moved
     # first: after a crash, the keys are read again from the repository or the records
     digests = list(_digests_pairs(store, folder, keys))
     for served_path, withdrawn_path in (*digests, *_path_pairs(store, dataset, folder)):
@@ -100,6 +134,8 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
 
     The caller holds the dataset's lock, and calls :func:`finish_reinstatement` at the end.
     """
+    if find_withdrawn_folder(store, dataset) is None and find_other_owner(store, dataset):
+        return
     folder = withdrawn_folder(store) / dataset.dataset_id
     path_pairs = [*_path_pairs(store, dataset, folder), *_digests_pairs(store, folder)]
     with store.scratch() as scratch:
@@ -122,13 +158,16 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
 def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
     """Create the alias of a reinstated dataset, and remove its tombstone and empty folder."""
     repository = store.repository(dataset)
+    is_owner = not find_other_owner(store, dataset)
     if repository.exists():
         repository.update_server_info()
-        if repository.refs():
+        if is_owner and repository.refs():
             store.alias(dataset)
     _tombstone_path(store, dataset).unlink(missing_ok=True)
-    folder = withdrawn_folder(store) / dataset.dataset_id
-    if folder.is_dir():
+    folder = find_withdrawn_folder(store, dataset)
+    if folder is None and is_owner:
+        folder = withdrawn_folder(store) / dataset.dataset_id
+    if folder is not None and folder.is_dir():
         (folder / _TAKEDOWN_FILE).unlink(missing_ok=True)
         if not any(path.is_file() for path in folder.rglob("*")):
             shutil.rmtree(folder)
@@ -229,5 +268,7 @@ def _tombstone_path(store: Store, dataset: DatasetRef) -> Path:
     return store.root / "tombstones" / f"{dataset.alias}.json"
 
 
-def _dataset_ref(entry: DatasetWithdrawn | DatasetReinstated) -> DatasetRef:
+def _dataset_ref(
+    entry: DatasetWithdrawn | DatasetReinstated | VersionMinted | VisitEnded,
+) -> DatasetRef:
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
