@@ -20,10 +20,16 @@ from neuromirror.model import (
     ExcludedEntry,
     FileRecord,
     FileTotals,
+    Location,
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import Listing, ListingEntry, UnreliableListingError
+from neuromirror.sources import (
+    Listing,
+    ListingEntry,
+    UnexpectedReplyError,
+    UnreliableListingError,
+)
 
 DATASET = DatasetRef("box", "a", "https://bucket.example.invalid/a/")
 TIME = datetime(2024, 3, 1, tzinfo=UTC)
@@ -117,3 +123,78 @@ def test_totals_that_differ_from_the_summary_are_refused(
         with pytest.raises(UnreliableListingError, match="box:a current"):
             check_summary(listed, before, after)
         check_summary(listed, version(FileTotals(1, 6)), version(FileTotals(1, 6)))
+
+
+MULTIPART = "0" * 32 + "-2"
+
+
+def record(
+    digests: tuple[Digest, ...] = (),
+    locations: tuple[Location, ...] = (),
+    part_size: int | None = None,
+) -> FileRecord:
+    return FileRecord(b"sub-01/x", 1, digests, locations, part_size)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            record((Digest("sha256", "A" * 64, "s"),)),
+            f"the sha256 '{'A' * 64}' is not 64 lower-case hexadecimal digits",
+        ),
+        (
+            record((Digest("md5", "0" * 32, "s"), Digest("sha256", "abc", "s"))),
+            "the sha256 'abc' is not 64 lower-case hexadecimal digits",
+        ),
+        (record((Digest("md5", "0" * 32 + "\n", "s"),)), "is not 32 lower-case"),
+        (record((Digest("md5", b"0" * 32, "s"),)), "is not 32 lower-case"),  # type: ignore[arg-type]
+        (
+            record((Digest("sha512", "0" * 128, "s"),)),
+            "the digest algorithm 'sha512' is not one of sha256, md5, etag",
+        ),
+        (
+            record((Digest("etag", "", "s"),)),
+            "the etag '' is not <32 lower-case hexadecimal digits>-<parts>, or without a",
+        ),
+        (
+            record((Digest("etag", "opaque", "s"),), part_size=1),
+            "the etag 'opaque' is not <32 lower-case hexadecimal digits>-<parts>, or with",
+        ),
+        (
+            record((), (Location("https://a.example.invalid/x", "http"),)),
+            "the location kind 'http' is not one of s3, s3-private, api, api-private, boss, ndst",
+        ),
+        (
+            record((), (Location("sub-01/x", "api"),)),
+            "the URL 'sub-01/x' of the kind 'api' does not start with https:// or http://",
+        ),
+        (record((), (Location(None, "api"),)), "the URL None of the kind"),  # type: ignore[arg-type]
+        (record((), ("https://a.example.invalid/x",)), "is not a Location"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_malformed_digest_or_location_refuses_the_listing(
+    tmp_path: Path, entry: FileRecord, message: str
+) -> None:
+    with pytest.raises(UnexpectedReplyError) as refused:
+        snapshot_of(tmp_path, file(b"a"), entry)
+    assert str(refused.value).startswith("box:a current: 'sub-01/x': ")
+    assert message in str(refused.value)
+    assert "nothing was changed" in str(refused.value)
+
+
+def test_every_kind_of_digest_and_location_is_accepted(tmp_path: Path) -> None:
+    digests = (
+        Digest("sha256", "0" * 64, "s"),
+        Digest("md5", "f" * 32, "s"),
+        Digest("etag", MULTIPART, "s"),
+    )
+    locations = (
+        *(Location("https://a.example.invalid/x", kind) for kind in ("s3", "api", "api-private")),
+        Location("http://127.0.0.1/x", "api"),
+        *(Location(f"{one}://a/x", one) for one in ("boss", "ndstore")),
+        Location("s3://bucket/x", "s3-private"),
+    )
+    opaque = FileRecord(b"b", 1, (Digest("etag", "CJ+W= /1", "s"),), locations[:1])
+    entries = (record(digests, locations, 1), opaque, FileRecord(b"c", None, (), locations[1:2]))
+    assert snapshot_of(tmp_path, *entries).files == 3

@@ -8,6 +8,7 @@ from typing import Final
 
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import Result, describe_error
+from neuromirror.crawl.unexpected_errors import PluginSource
 from neuromirror.index import FailureRow
 from neuromirror.model import (
     NeuromirrorError,
@@ -178,7 +179,12 @@ def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
 
 
 def run_step(
-    task: str, name: str, store: Store, log: FailureLog, step: Callable[[], object]
+    task: str,
+    name: str,
+    store: Store,
+    log: FailureLog,
+    step: Callable[[], object],
+    plugin: PluginSource | None = None,
 ) -> Iterator[Result]:
     """Call a function; record its failure and yield it as a result, so that the run can continue.
 
@@ -196,12 +202,14 @@ def run_step(
         Records failure or success.
     step
         The function.
+    plugin
+        The plugin that the function uses as the source, for messages about unexpected errors.
     """
     mirror = "" if name == TOP_ALIAS else name
     try:
         step()
     except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-        message = describe_error(error, store)
+        message = describe_error(error, store, plugin)
         yield Result(
             name, "error", message + _try_record_failure(log, task, message, mirror), "failed"
         )

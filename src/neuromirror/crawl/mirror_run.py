@@ -25,6 +25,7 @@ from neuromirror.crawl.results import (
     unplanned_result,
 )
 from neuromirror.crawl.run_options import RunOptions, VisitPolicy, VisitSkippedError
+from neuromirror.crawl.unexpected_errors import PluginSource, describe_unexpected
 from neuromirror.crawl.visit_log import VisitLog
 from neuromirror.index import CrawlIndex, LastVisit, MirrorStatus
 from neuromirror.model import (
@@ -76,6 +77,8 @@ class MirrorRun:
         Called with the number of datasets as they are planned.
     traffic
         Counts all requests of the run, in visits and outside them.
+    plugin
+        The plugin of the source; None for one of neuromirror's own sources.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class MirrorRun:
         policy: VisitPolicy,
         add_to_total: Callable[[int], None],
         traffic: TrafficCounter,
+        plugin: PluginSource | None,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -95,6 +99,7 @@ class MirrorRun:
         self._policy = policy
         self._add_to_total = add_to_total
         self._traffic = traffic
+        self._plugin = plugin
         self._log = FailureLog(recorder)
         self._visit_log = VisitLog(recorder)
 
@@ -130,7 +135,7 @@ class MirrorRun:
         try:
             self._record_overview(request)
         except (NeuromirrorError, OSError) as error:
-            yield Result(request.name, "error", describe_error(error, self._store), "failed")
+            yield Result(request.name, "error", self._describe(error), "failed")
             return None
         return [
             task for task in tasks if not self._policy.is_excluded(task.hint.dataset)
@@ -144,7 +149,7 @@ class MirrorRun:
 
     def _record_unplanned(self, request: SyncRequest, error: Exception) -> Result:
         """Record that the overview could not be read, and return that as a result."""
-        result = unplanned_result(request, error, describe_error(error, self._store))
+        result = unplanned_result(request, error, self._describe(error))
         result = replace(result, cause=public_cause(error))
         name = request.mirror.name
         try:
@@ -190,7 +195,11 @@ class MirrorRun:
         yield from self._check_all_vanished(vanished_ids, request)
 
     def _run_step(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
-        return run_step(task, name, self._store, self._log, step)
+        return run_step(task, name, self._store, self._log, step, self._plugin)
+
+    def _describe(self, error: Exception) -> str:
+        """Return an error as one line for a message."""
+        return describe_error(error, self._store, self._plugin)
 
     def _unvisited_results(self, tasks: Iterable[DatasetTask]) -> Iterator[Result]:
         """Yield the results of datasets that are not visited."""
@@ -234,7 +243,7 @@ class MirrorRun:
                 ended = Result(dataset.name, "notneeded", reason, "unavailable")
                 self._visit_log.record_result(dataset, last, ended)
         except (NeuromirrorError, OSError) as error:
-            result = Result(dataset.name, "error", describe_error(error, self._store), "failed")
+            result = Result(dataset.name, "error", self._describe(error), "failed")
         if result is None:
             self._add_to_total(-1)
         else:
@@ -278,7 +287,7 @@ class MirrorRun:
                         yield Result(
                             running[future].hint.dataset.name,
                             "error",
-                            f"unexpected {type(failure).__name__}: {failure}; please report this",
+                            describe_unexpected(failure, self._plugin),
                             "failed",
                         )
             finally:
@@ -326,7 +335,7 @@ class MirrorRun:
             return Result(dataset.name, "notneeded", str(error))
         except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
             status = "partial" if visit.outcome.new_labels else "failed"
-            message = describe_error(error, self._store)
+            message = self._describe(error)
             result = Result(dataset.name, "error", message, status, tuple(visit.outcome.new_labels))
             result = replace(result, cause=public_cause(error))
         else:
@@ -340,7 +349,7 @@ class MirrorRun:
             pending = max(visit.outcome.pending_files, len(visit.outcome.unfinished_components))
             self._visit_log.record_visit(task, started, result, pending, visit_traffic)
         except (NeuromirrorError, OSError) as error:
-            return Result(dataset.name, "error", describe_error(error, self._store), "failed")
+            return Result(dataset.name, "error", self._describe(error), "failed")
         return result
 
     def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
@@ -359,10 +368,10 @@ class MirrorRun:
                 if last is None or last.status != "not_found":
                     self._visit_log.record_tombstone_visit(dataset, started, message, visit_traffic)
             except (NeuromirrorError, OSError) as failure:
-                message, status = describe_error(failure, self._store), "error"
+                message, status = self._describe(failure), "error"
             yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
         except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-            message = describe_error(error, self._store)
+            message = self._describe(error)
             yield self._record_failed(dataset, last, message, started, visit_traffic)
         else:
             if hint.unavailable is not None:

@@ -11,10 +11,11 @@ from msgspec import Struct, field
 from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl.plan import pending_files_text
 from neuromirror.crawl.planner import SyncRequest
+from neuromirror.crawl.unexpected_errors import PluginSource, describe_unexpected
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
 from neuromirror.model.programs import install_advice
-from neuromirror.net import CredentialsError, HttpError, NetError, UnreachableError, redact
+from neuromirror.net import CredentialsError, HttpError, NetError, UnreachableError
 from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
 
@@ -136,18 +137,19 @@ def public_cause(error: BaseException) -> str:
     return ", ".join(facts)
 
 
-def describe_error(error: Exception, store: Store) -> str:
+def describe_error(error: Exception, store: Store, plugin: PluginSource | None = None) -> str:
     """Return an error as one line for a message; a long one is cut in the middle.
 
-    ``store`` is the store that the message names if its disk is full or a file is not named.
+    ``store`` is the store that the message names if its disk is full or a file is not named;
+    ``plugin`` is the plugin that the message names if the error is unexpected.
     """
-    description = _describe_fully(error, store)
+    description = _describe_fully(error, store, plugin)
     if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
         return description
     return f"{description[:_HEAD_LENGTH]} … {description[-_TAIL_LENGTH:]}"
 
 
-def _describe_fully(error: Exception, store: Store) -> str:
+def _describe_fully(error: Exception, store: Store, plugin: PluginSource | None) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of the store {store.root} is full; free some space and run the sync again "
@@ -159,8 +161,7 @@ def _describe_fully(error: Exception, store: Store) -> str:
         return f"{error.strerror}: {error.filename or store.root}"
     if isinstance(error, NeuromirrorError):
         return str(error)
-    # the text is arbitrary and goes into the journal
-    return redact(f"unexpected {type(error).__name__}: {error}; please report this")
+    return describe_unexpected(error, plugin)
 
 
 def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:

@@ -34,6 +34,7 @@ from neuromirror.crawl.run_options import (
     VisitSkippedError,
 )
 from neuromirror.crawl.superdatasets import SuperdatasetWriter
+from neuromirror.crawl.unexpected_errors import find_plugin
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import TrafficCounter
@@ -240,7 +241,8 @@ class Sync:
             supers = SuperdatasetWriter(self._store, recorder)
             for name, (mirror, source) in mirrors.items():
                 step = partial(supers.update, mirror, source, failed=name in failed)
-                for result in run_step(SUPERDATASETS, name, self._store, log, step):
+                plugin = find_plugin(mirror.settings.source, source)
+                for result in run_step(SUPERDATASETS, name, self._store, log, step, plugin):
                     failed.add(name)
                     yield result
             yield from run_step(
@@ -314,7 +316,8 @@ class Sync:
             supers = SuperdatasetWriter(self._store, recorder)
             step = partial(supers.update, mirror, source, failed=False, wait=wait)
             log = FailureLog(recorder)
-            yield from run_step(SUPERDATASETS, mirror.name, self._store, log, step)
+            plugin = find_plugin(mirror.settings.source, source)
+            yield from run_step(SUPERDATASETS, mirror.name, self._store, log, step, plugin)
 
     def update_top_superdataset(self, *, wait: bool = True) -> Iterator[Result]:
         """Update the superdataset above all mirrors.
@@ -425,7 +428,14 @@ class Sync:
         policy = VisitPolicy(private_datasets, prepare, unavailable_result, claim=self._claim)
         traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
         return MirrorRun(
-            self._store, recorder, source, self._options, policy, self._add_to_total, traffic
+            self._store,
+            recorder,
+            source,
+            self._options,
+            policy,
+            self._add_to_total,
+            traffic,
+            find_plugin(request.mirror.settings.source, source),
         )
 
     def _sync_private(self, request: SyncRequest, view: Source) -> Iterator[Result]:
@@ -439,6 +449,7 @@ class Sync:
             with self._private.open() as (store, recorder):
                 store.protect_repositories()
                 private_traffic = TrafficCounter()  # confidential: it reveals the number of files
+                plugin = find_plugin(request.mirror.settings.source, view)
                 run = MirrorRun(
                     store,
                     recorder,
@@ -447,6 +458,7 @@ class Sync:
                     policy,
                     self._add_to_total,
                     private_traffic,
+                    plugin,
                 )
                 failed = False
                 for result in run.results(request):
@@ -455,7 +467,7 @@ class Sync:
                 supers = SuperdatasetWriter(store, recorder)
                 step = partial(supers.update, request.mirror, view, failed=failed)
                 log, name = FailureLog(recorder), request.mirror.name
-                for result in run_step(SUPERDATASETS, name, store, log, step):
+                for result in run_step(SUPERDATASETS, name, store, log, step, plugin):
                     yield conceal_result(result, store, recorder)
         except ConfigurationError:
             raise

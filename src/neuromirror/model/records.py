@@ -67,7 +67,8 @@ class Digest(Struct, frozen=True, array_like=True, gc=False):
         ``sha256``, ``md5`` or ``etag`` (S3's multipart ETag).
     value
         Lower-case hex; for ``etag`` ``<md5 of the concatenated part md5s>-<parts>``. The part
-        size is the ``part_size`` of the record.
+        size is the ``part_size`` of the record. Without a part size, an ``etag`` may be any other
+        text.
     claimed_by
         The source of the claim.
     checked
@@ -86,7 +87,7 @@ class Location(Struct, frozen=True, array_like=True, gc=False):
     Attributes
     ----------
     url
-        The URL, without credentials.
+        The absolute URL, without credentials.
     kind
         ``s3`` (an object; a specific version if ``version_id`` is given, which is then also in
         the URL), ``s3-private`` (the same at ``s3://bucket/key``, which a special remote downloads

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from neuromirror.crawl import FailureLog
+from neuromirror.crawl.unexpected_errors import describe_unexpected
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import redact
 from neuromirror.service.housekeeping_tasks import HousekeepingError, HousekeepingTask
 from neuromirror.service.logs import log_event
 from neuromirror.service.running_jobs import ServiceObserver
@@ -80,7 +80,7 @@ class HousekeepingScheduler:
         except (NeuromirrorError, OSError) as error:
             message, done, failed = str(error), False, str(error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
-            failed = redact(f"unexpected {type(error).__name__}: {error}; please report this")
+            failed = describe_unexpected(error)
             message, done = failed, False
         try:
             if failed:

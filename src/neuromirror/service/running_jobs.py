@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from neuromirror.crawl import DatasetTask, Result
+from neuromirror.crawl.unexpected_errors import describe_unexpected
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.net import redact
@@ -84,7 +85,4 @@ def collect_result(running_job: RunningJob) -> JobResult:
         return JobResult(report.results, report.due)
     if isinstance(error, NeuromirrorError | OSError):
         return JobResult(error=redact(str(error)) or type(error).__name__)
-    # the text of an unexpected error may contain secrets, and it goes into the journal
-    return JobResult(
-        error=redact(f"unexpected {type(error).__name__}: {error}; please report this")
-    )
+    return JobResult(error=describe_unexpected(error))

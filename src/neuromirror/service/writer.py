@@ -12,9 +12,9 @@ import msgspec
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.crawl.leases import Lease, LeaseLostError
+from neuromirror.crawl.unexpected_errors import describe_unexpected
 from neuromirror.index import Schedule, answer_query
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import redact
 from neuromirror.service.jobs import Job
 from neuromirror.service.logs import log_event
 from neuromirror.service.writer_messages import (
@@ -128,7 +128,7 @@ class JobWriter:
             except (NeuromirrorError, OSError) as error:
                 return failed_reply(error)
             except Exception as error:  # noqa: BLE001 - the job must get a reply
-                reason = redact(f"unexpected {type(error).__name__}: {error}; please report this")
+                reason = describe_unexpected(error)
                 name = self._lease.name
                 log_event("request failed", reason, level=logging.ERROR, dataset=name)
                 return failed_reply(NeuromirrorError(f"{name}: {reason}"))

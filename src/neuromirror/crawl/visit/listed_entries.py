@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from neuromirror.annex import fits_path_limits, git_path, key_for
+from neuromirror.crawl.visit.record_checks import check_record
 from neuromirror.crawl.visit.snapshot import ResolvedEntry
 from neuromirror.mint import LineSorter
 from neuromirror.model import (
@@ -62,7 +63,15 @@ class ListedEntries:
         self.exceptions: list[ExcludedEntry] = []
 
     def add(self, entry: FileRecord | ExcludedEntry | ComponentEntry) -> None:
-        """Add an entry of the listing; raise ListingTooLongError beyond the limits."""
+        """Add an entry of the listing.
+
+        Raises
+        ------
+        ListingTooLongError
+            Beyond the limits.
+        UnexpectedReplyError
+            If a digest or location of a file breaks the rules of its type.
+        """
         self.count += 1
         self.bytes += entry.size or 0
         if isinstance(entry, ComponentEntry):
@@ -70,6 +79,8 @@ class ListedEntries:
             self._check_count("components", self.components, _MAX_COMPONENTS)
             self.pending += entry.version.claimed_totals is None
             return
+        if isinstance(entry, FileRecord):
+            check_record(entry, self.version)
         git_entry = _assign_git_path(entry)
         if isinstance(git_entry, ExcludedEntry):
             self._exclude(git_entry)

@@ -39,7 +39,7 @@ def read_listing(
     Raises
     ------
     UnreliableListingError
-        If the listing is not whole.
+        If the listing is not whole, or a record is malformed.
     ListingTooLongError
         If it has too many components or exceptions.
     NeuromirrorError
