@@ -39,7 +39,6 @@ class ProcessRecorder:
         self._log.mkdir(parents=True)
         self._bin.mkdir()
         self._sampled: dict[tuple[int, str], bytes] = {}
-        self._own = ""
         for name in ("git", "git-annex", "datalad"):
             program = shutil.which(name)
             assert program is not None
@@ -59,7 +58,6 @@ class ProcessRecorder:
             stderr=subprocess.STDOUT,
             text=True,
         ) as process:
-            self._own = _line(process.pid)
             over = threading.Event()
             sampling = threading.Thread(target=self._sample, args=(process.pid, over))
             sampling.start()
@@ -73,12 +71,12 @@ class ProcessRecorder:
         while not over.wait(0.02):
             for child in _descendants(pid):
                 try:
-                    line = _line(child)
+                    line, own = _line(child), _line(pid)
                     environment = Path(f"/proc/{child}/environ").read_bytes()
                 except OSError:
                     continue
                 # before exec, a child is a copy of its parent
-                if line != self._own:
+                if line != own:
                     self._sampled[child, line] = environment
 
     def processes(self) -> Iterator[tuple[str, bytes]]:

@@ -29,7 +29,6 @@ SECRETS = (
     "https://user:password@bucket.example.org/a",
     "https://bucket.example.org/a?X-Amz-Signature=0&X-Amz-Credential=0",
     "https://bucket.example.org/a?token=secret",
-    "s3://bucket/a",
 )
 
 
