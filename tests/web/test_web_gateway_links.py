@@ -45,7 +45,7 @@ def test_viewers_get_no_address_that_they_cannot_read(volumes: VolumeArchives) -
 def test_viewers_get_no_address_that_redirects_nowhere(tmp_path: Path) -> None:
     source = ScriptedSource()
     harness = ScriptedHarness(tmp_path / "box", source)
-    private, public = "https://user:password@bucket.example.org/a", "https://bucket.example.org/b"
+    private, public = "http://10.1.2.3/a", "https://bucket.example.org/b"
     source.scripted_datasets["data"] = ScriptedDataset(
         {
             "private.nwb": ServedFile(b"a", sha256=True, urls=(private,)),
