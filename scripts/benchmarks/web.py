@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import click
 
@@ -177,14 +177,8 @@ def kinds(made: Made) -> dict[str, list[str]]:
             if (at := versions[name].index(label)) and name != made.large
         ]
     found = {
-        "front": [
-            "/",
-            *(
-                f"/?{urlencode({'mirror': m, 'page': p})}"
-                for m in ("dandi", "aind")
-                for p in (1, 2, 3)
-            ),
-        ],
+        "front": ["/"],
+        "changes": ["/changes"],
         "search, words": [
             search_address(f"{one} {other}") for one in TERMS for other in TERMS if one != other
         ],
