@@ -5,6 +5,7 @@ The package does not depend on git-annex, mirrors or archives.
 
 from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
 from neuromirror.git.commit_tree import CommitTree
+from neuromirror.git.commits import Commit, parse_commit
 from neuromirror.git.errors import (
     GitError,
     InvalidRefNameError,
@@ -55,6 +56,7 @@ __all__ = [
     "TREE",
     "TREE_MODE",
     "BatchObjectReader",
+    "Commit",
     "CommitTree",
     "GitError",
     "InvalidRefNameError",
@@ -76,6 +78,7 @@ __all__ = [
     "gitmodules_content",
     "is_ref_name",
     "list_tree",
+    "parse_commit",
     "parse_tree",
     "read_bundle_refs",
     "read_refs",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from neuromirror.git.commits import parse_commit
 from neuromirror.git.errors import GitError, ObjectMissingError
 from neuromirror.git.packed_objects import PackedObjects
 from neuromirror.git.runner import git_environment
@@ -119,8 +120,7 @@ class ObjectReader:
         bytes
             The tree's 20-byte id.
         """
-        first = self.read(commit).split(b"\n", 1)[0]
-        return bytes.fromhex(first.removeprefix(b"tree ").decode())
+        return bytes.fromhex(parse_commit(self.read(commit)).tree)
 
 
 class BatchObjectReader:

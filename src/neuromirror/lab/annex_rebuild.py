@@ -6,7 +6,6 @@ rebuilds the commit.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from neuromirror.lab.lock_manifests import (
 from neuromirror.mint import MINT_SPEC, LineSorter, commit_bytes
 from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
 from neuromirror.mint.annex_worker import AnnexWorker, run_worker
-
-_COMMITTER_TIME = re.compile(r"^committer .* ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
 
 
 def annex_branch_worker(manifest: LockManifestReader, git_dir: Path) -> AnnexWorker:
@@ -60,12 +57,7 @@ def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[byt
 def _write_branch(
     pack: PackWriter, reader: ObjectReader, head: LockManifestHead, logs: Iterable[bytes]
 ) -> bytes:
-    found = _COMMITTER_TIME.search(head.commit_object)
-    if found is None:
-        raise LockManifestDamagedError(
-            f"the manifest of {head.dataset} has a commit without a date"
-        )
-    stamp = int(found[1])
+    stamp = head.parse_commit().committed_at
     holders = [
         UrlRemote(
             uuid,

@@ -23,7 +23,7 @@ import msgspec
 import zstandard
 
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
-from neuromirror.git import is_ref_name
+from neuromirror.git import Commit, is_ref_name, parse_commit
 from neuromirror.lab.manifest_lines import file_lines
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
 from neuromirror.model import (
@@ -92,6 +92,15 @@ class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"
     remotes: str = ""
     names: str = ""
     trust: str = ""
+
+    def parse_commit(self) -> Commit:
+        """Return the headers and the message of the commit; raises LockManifestDamagedError."""
+        try:
+            return parse_commit(self.commit_object.encode())
+        except ValueError as error:
+            raise LockManifestDamagedError(
+                f"the manifest of {self.dataset}@{self.version}: {error}"
+            ) from error
 
 
 class PlainFile(msgspec.Struct, frozen=True, gc=False):

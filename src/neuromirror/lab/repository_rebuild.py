@@ -8,7 +8,6 @@ manifest.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from heapq import merge
@@ -42,7 +41,6 @@ from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX
 
 _MIN_WORKER_BYTES = 4 << 20
 """Minimum size in bytes of a manifest for which a worker process is started."""
-_PARENT = re.compile(r"^parent ", re.MULTILINE)
 
 
 class _Entry(NamedTuple):
@@ -101,7 +99,7 @@ def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
         finished = checked.finish()
         assert finished is not None
         path = _move_pack(finished)
-    if _PARENT.search(head.commit_object.partition("\n\n")[0]):
+    if head.parse_commit().parents:
         (git_dir / "shallow").write_text(f"{head.commit}\n")
     check_pack(git_dir, path)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from neuromirror.git import ObjectReader, try_git
+from neuromirror.git import ObjectReader, parse_commit, try_git
 from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.repository import (
@@ -262,12 +262,12 @@ def is_own_commit(repository: Path, commit: str) -> bool:
         The repository does not have the commit.
     """
     with ObjectReader(repository) as reader:
-        headers = reader.read(commit).partition(b"\n\n")[0].decode(errors="replace")
-    roles = dict(line.partition(" ")[::2] for line in headers.splitlines())
-    return all(
-        _OWN_IDENTITY.fullmatch(roles.get(role, "").rpartition(">")[0] + ">")
-        for role in ("author", "committer")
-    )
+        content = reader.read(commit)
+    try:
+        parsed = parse_commit(content)
+    except ValueError:
+        return False
+    return all(map(_OWN_IDENTITY.fullmatch, (parsed.author, parsed.committer)))
 
 
 def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:

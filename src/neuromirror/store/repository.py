@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuromirror import git
-from neuromirror.git import GitError, Pack, read_refs
+from neuromirror.git import (
+    GitError,
+    ObjectMissingError,
+    ObjectReader,
+    Pack,
+    parse_commit,
+    read_refs,
+)
 from neuromirror.git.refs import info_refs_content, read_loose_ref, read_packed_refs
 from neuromirror.store.durable_files import (
     FILE_MODE,
@@ -145,7 +152,13 @@ class Repository:
         commit = self.ref(MAIN_BRANCH)
         if commit is None:
             return None
-        return commit, int(run_git(self.path, "show", "-s", "--format=%ct", commit))
+        try:
+            with ObjectReader(self.path) as reader:
+                return commit, parse_commit(reader.read(commit)).committed_at
+        except (ObjectMissingError, ValueError) as error:
+            raise StoreDamagedError(
+                f"{self.path}: {MAIN_BRANCH}: {error}; restore the repository from a backup"
+            ) from error
 
     def add_pack(self, pack: Pack) -> None:
         """Rename a finished pack into the repository, and fsync the folder.

@@ -27,6 +27,7 @@ from neuromirror.git import (
     call_git,
     git_environment,
     packs,
+    parse_commit,
     parse_tree,
     try_git,
 )
@@ -283,18 +284,19 @@ class VerifiedRepository:
         CommitDescription
             The commit and its description.
         """
-        headers, _, message = self.read("commit", commit).partition(b"\n\n")
-        tree = headers.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
-        plain = CommitDescription(commit, tree)
+        try:
+            parsed = parse_commit(self.read("commit", commit))
+        except ValueError as error:
+            raise ObjectDamagedError(f"{self.git_dir}: commit {commit}: {error}") from error
+        plain = CommitDescription(commit, parsed.tree)
         try:
             with self._lock:
                 content = self._reader.read(f"{commit}:{DESCRIPTION_PATH}")
             document = parse_description(content, DESCRIPTION_PATH)
-            title = message.split(b"\n", 1)[0].decode("utf-8", "replace")
             return CommitDescription(
                 commit,
-                tree,
-                label=title.removeprefix(f"{document['dataset']} ").partition(" ")[0],
+                parsed.tree,
+                label=parsed.subject.removeprefix(f"{document['dataset']} ").partition(" ")[0],
                 dataset=document["dataset"],
                 state=document["state"],
                 form=document.get("form", "files"),

@@ -27,14 +27,15 @@ from neuromirror.git import (
     GITLINK_MODE,
     SYMLINK_MODE,
     BatchObjectReader,
+    Commit,
     GitError,
     ListedEntry,
     list_tree,
+    parse_commit,
     parse_tree,
 )
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedState
-from neuromirror.store import run_git
 
 _BATCH: Final = 1000
 """Number of entries that are read at once."""
@@ -166,6 +167,14 @@ class _ObjectReader:
                 )
             yield content
 
+    def read_commit(self, commit: str) -> Commit:
+        """Return a commit."""
+        (content,) = self.read([commit])
+        try:
+            return parse_commit(content)
+        except ValueError as error:
+            raise NotCitableError(f"{self._git_dir}: commit {commit}: {error}") from error
+
 
 class _Logs:
     """The URL logs of the git-annex branch, as they were when the version was minted.
@@ -177,14 +186,11 @@ class _Logs:
 
     def __init__(self, objects: _ObjectReader, state: CitedState) -> None:
         self._objects = objects
-        # the configuration could name a program that verifies signatures
-        shown = ("-c", "log.showSignature=false", "show", "-s")
-        self._until = int(run_git(state.git_dir, *shown, "--format=%ct", state.commit))
+        self._until = objects.read_commit(state.commit).committed_at
         self._folders: dict[bytes, bytes] = {}
         self._tops: dict[bytes, str] = {}
         if state.annex is not None:
-            tree = run_git(state.git_dir, "rev-parse", f"{state.annex}^{{tree}}").strip()
-            (content,) = objects.read([tree])
+            (content,) = objects.read([objects.read_commit(state.annex).tree])
             self._tops = {name: sha.hex() for _, name, sha in parse_tree(content)}
 
     def urls(self, keys: list[str]) -> Iterator[tuple[str, ...]]:

@@ -235,11 +235,12 @@ def _check_head(
         yield Finding(status="error", path=where, kind="commit", message=message)
     else:
         yield Finding(path=where, kind="commit", message=commit, checked="checked")
-    tree = head.commit_object.partition("\n")[0].removeprefix("tree ")
+    described = head.parse_commit()
+    tree = described.tree
     if expected.tree and tree != expected.tree:
         message = f"the commit has tree {tree}, expected {expected.tree}"
         yield Finding(status="error", path=where, kind="tree", message=message)
-    if head.state != expected.state or f"\nState: {head.state}\n" not in head.commit_object:
+    if head.state != expected.state or f"\nState: {head.state}\n" not in described.message:
         message = f"the manifest has state {head.state}, expected {expected.state}"
         if head.state == expected.state:
             message = f"the commit does not have state {head.state}"
