@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
-from neuromirror.index import Index
-from neuromirror.lab import PinRequest, pin
-from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.documented_commands import DOCS, run_page
+from support.terminal import ForkedProgram
 
 NOTEBOOK = DOCS / "notebooks" / "pinned-version.ipynb"
 VERSION = "demo:000002@0.240301.1055"
@@ -37,49 +35,45 @@ def pictures(notebook: Any) -> int:
     return sum("image/png" in one.get("data", {}) for one in outputs)
 
 
-@pytest.fixture
-def paper(shared_demo: DemoArchive, tmp_path: Path) -> Path:
-    """A lock with a bundle beside it, whose store is gone."""
-    store = Store.open(tmp_path / "gone", create=True)
-    requests = parse_sync_requests(["demo:000002"], load_mirrors(shared_demo.mirrors))
-    assert {one.status for one in Sync(store, store.index_path).results(requests)} == {"ok"}
-    folder = tmp_path / "paper"
-    folder.mkdir()
-    with Index.open_readonly(store.index_path) as index:
-        pin_requests = [PinRequest("demo:000002", "0.240301.1055", bundle=True)]
-        assert {
-            one.status for one in pin(folder / "datasets.lock", pin_requests, store, index)
-        } == {"ok"}
-    return folder
-
-
-def test_the_notebook_opens_a_version_from_nothing_but_its_name(
-    shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_notebook_pins_a_version_by_name_and_opens_its_lock_as_the_how_to_says(
+    shared_demo: DemoArchive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("PINNED_VERSION", VERSION)
-    monkeypatch.setenv("PINNED_API", shared_demo.api_url)
-    ran = read()
-    NotebookClient(
-        ran, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    # without a lock: the cells before the first download, as one program
+    named, paper = tmp_path / "named", tmp_path / "paper"
+    named.mkdir()
+    paper.mkdir()
+    program = ForkedProgram()
+    with closing(program), monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{program.path}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PINNED_VERSION", VERSION)
+        patch.setenv("PINNED_API", shared_demo.api_url)
+        patch.chdir(named)
+        code = [cell.source for cell in read().cells if cell.cell_type == "code"]
+        exec("\n".join(itertools.takewhile(lambda one: "restore(" not in one, code)), {})
+    output = capsys.readouterr().out
+    assert f"{VERSION}: 5 files, 211,122 bytes, swh:1:rev:" in output
+    assert "_ecephys.nwb: 52,776 bytes, sha256:" in output
+
+    # the reader of a paper has its lock, and no store
+    for path in (named / "datasets.lock", named / "datasets.lock.d"):
+        path.rename(paper / path.name)
+    named.rename(tmp_path / "gone")
+    (paper / NOTEBOOK.name).write_bytes(NOTEBOOK.read_bytes())
+    run_page(
+        "notebook.md", paper, {"sub-RAT123/sub-RAT123.nwb": "sub-201/sub-201_ses-01_ecephys.nwb"}
+    )
+    ran = nbformat.read(paper / "result.ipynb", as_version=4)
     output = printed(ran)
     assert f"{VERSION}: 5 files, 211,122 bytes, swh:1:rev:" in output
+    assert "sub-201/sub-201_ses-01_ecephys.nwb: 52,776 bytes, sha256:" in output
     assert "sha256 holds: " in output
     for line in ("commit: 1 ok", "state: 1 ok", "file: 1 ok", "file: 4 notneeded"):
         assert f"{line}\n" in output
     assert "Series, (500, " in output
     assert "(Version 0.240301.1055) [Data set]. DANDI Archive." in output
-    assert pictures(ran) == 1
-
-
-def test_a_lock_is_opened_as_the_how_to_says(paper: Path) -> None:
-    copy = paper / "pinned-version.ipynb"
-    copy.write_bytes(NOTEBOOK.read_bytes())
-    run_page(
-        "notebook.md", paper, {"sub-RAT123/sub-RAT123.nwb": "sub-201/sub-201_ses-01_ecephys.nwb"}
-    )
-    ran = nbformat.read(paper / "result.ipynb", as_version=4)
-    assert "sub-201/sub-201_ses-01_ecephys.nwb: 52,776 bytes, sha256:" in printed(ran)
     assert pictures(ran) == 1
     assert not (paper / "store").exists()
 

@@ -7,7 +7,6 @@ package installed, a user made, a container run) is listed, each with what is lo
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -15,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +184,9 @@ def test_what_is_not_run_is_looked_at_by_other_means() -> None:
 class Systemd:
     """Does with the unit what systemd does, as far as the how-to has it do anything."""
 
-    def __init__(self, unit: Path, folder: Path) -> None:
+    def __init__(self, unit: Path, folder: Path, environment: Mapping[str, str]) -> None:
         self._unit = unit
+        self._environment = environment
         self._socket = folder / "notify"
         self._listening: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -226,13 +226,13 @@ class Systemd:
         self._socket.unlink(missing_ok=True)
         self._listening.bind(str(self._socket))
         program, *arguments = shlex.split(command)
-        found = shutil.which(Path(program).name)
+        found = shutil.which(Path(program).name, path=self._environment["PATH"])
         assert found is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [found, *arguments],
                 env={
-                    **os.environ,
+                    **self._environment,
                     **dict(line.split("=", 1) for line in lines),
                     "NOTIFY_SOCKET": str(self._socket),
                     "WATCHDOG_USEC": str(int(watchdog.removesuffix("min")) * 60_000_000),
@@ -320,7 +320,8 @@ def machine(demo: DemoArchive, folder: Path) -> Iterator[Machine]:
     port = neighbouring_ports(2)
     unit = folder / "etc/systemd/system/neuromirror.service"
     terminal = Terminal(checkout)
-    made = Machine(demo, folder, port, port + 1, terminal, Systemd(unit, folder))
+    systemd = Systemd(unit, folder, terminal.environment)
+    made = Machine(demo, folder, port, port + 1, terminal, systemd)
     for path in [
         *(ROOT / "scripts" / "systemd").iterdir(),
         ROOT / "scripts" / "cron" / "neuromirror",
@@ -335,8 +336,8 @@ def machine(demo: DemoArchive, folder: Path) -> Iterator[Machine]:
     try:
         yield made
     finally:
+        systemd.stop()
         terminal.close()
-        made.systemd.stop()
 
 
 def test_every_command_of_the_how_to_gives_what_it_shows(demo: DemoArchive, tmp_path: Path) -> None:

@@ -11,12 +11,18 @@ from neuromirror.cli import main
 
 for _module in (
     "apscheduler.schedulers.background",
+    "neuromirror.crawl",
+    "neuromirror.lab",
+    "neuromirror.net",
     "neuromirror.service.catalogue_process",
     "neuromirror.service.logs",
     "neuromirror.service.metrics",
     "neuromirror.service.serve",
+    "neuromirror.sources",
     "neuromirror.web.server.idle_timeout",
     "neuromirror.web.server.uvicorn_server",
+    "requests",
+    "tqdm",
     "uvicorn",
 ):
     importlib.import_module(_module)

@@ -73,7 +73,10 @@ class ForkedProgram:
             arguments,
             *descriptors,
             environment=environment,
-            first=f"import os\nos.chdir({folder!r})",
+            first=(
+                f"import os, sys; os.chdir({folder!r})\n"
+                "sys.path[:0] = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))"
+            ),
         )
         for descriptor in descriptors:
             os.close(descriptor)
@@ -90,14 +93,16 @@ class ForkedProgram:
 class Terminal:
     """A shell in a folder that keeps its variables and its place, as a person's does.
 
-    Its ``neuromirror`` is a :class:`ForkedProgram`, unless packages of their own are on the path.
+    Its ``neuromirror`` is a :class:`ForkedProgram`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._program = ForkedProgram()
-        self.environment = {**os.environ, "DATALAD_UI_PROGRESSBAR": "none"}
-        if "PYTHONPATH" not in os.environ:
-            self.environment["PATH"] = f"{self._program.path}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {
+            **os.environ,
+            "DATALAD_UI_PROGRESSBAR": "none",
+            "PATH": f"{self._program.path}{os.pathsep}{os.environ['PATH']}",
+        }
         self._process = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
