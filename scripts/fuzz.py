@@ -156,12 +156,15 @@ def _watch(name: str, seconds: float, seed: int, folder: Path) -> dict[str, Any]
     state.write_bytes(bytes(_SHARED))
     before = {path.stem for path in (folder / "findings").glob("*.txt")}
     shared, started, spent = Shared(state), time.monotonic(), 0.0
-    while (left := seconds - (time.monotonic() - started)) > 1:
+    left = seconds
+    while True:
         code, cpu = _one_process(name, left, seed, folder, shared)
         spent += cpu
         seed += 1
         if code:
             _keep_crash(folder, shared.get()[1], code)
+        if (left := seconds - (time.monotonic() - started)) < 1:
+            break
     findings = {path.stem for path in (folder / "findings").glob("*.txt")} - before
     return {
         "target": name,

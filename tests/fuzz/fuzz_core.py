@@ -60,6 +60,14 @@ class Target:
         ]
         return [*self.seeds(), *stored]
 
+    def accepts(self, data: bytes) -> bool:
+        """Run the target; return whether it raised none of its declared exceptions."""
+        try:
+            self.run(data)
+        except self.declared_errors:
+            return False
+        return True
+
 
 TARGETS: dict[str, Target] = {}
 
