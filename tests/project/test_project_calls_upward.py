@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import ast
 import configparser
+import gc
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,6 +254,15 @@ def read_modules(folder: Path, ranks: dict[str, int]) -> list[Module]:
     ]
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Do not search the trees, which all stay in memory, for garbage again and again."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_functions_passed_to_lower_packages_were_reviewed() -> None:
     ranks = layer_ranks()
     checker = Checker(read_modules(ROOT / "src" / "neuromirror", ranks), ranks)

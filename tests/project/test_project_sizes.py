@@ -61,10 +61,18 @@ def _too_long(
             yield f"{path}:{node.name}"
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all statements in a module or statement, without the expressions in them."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for one in getattr(node, block, ()):
+            yield one
+            yield from _statements(one)
+
+
 def too_large(text: str, path: str) -> Iterator[str]:
     """Yield the names of a file and of what it defines that exceed a limit."""
     tree = ast.parse(text)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (*_FUNCTIONS, ast.ClassDef))]
+    nodes = [node for node in _statements(tree) if isinstance(node, (*_FUNCTIONS, ast.ClassDef))]
     functions = [
         (node, range(node.body[0].lineno, (node.end_lineno or 0) + 1))
         for node in nodes
