@@ -7,6 +7,7 @@ as in a checkout. In the site the project's own pages are at the top, and other 
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +34,15 @@ def _linked(page: Path) -> dict[str, str]:
 
 def _pages() -> list[Path]:
     return [*sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in PAGES)]
+
+
+def on_pre_build(*, config: Any) -> None:
+    """Collect no garbage: griffe's tree of the code stays in memory until the end of the build."""
+    gc.disable()
+
+
+def on_post_build(*, config: Any) -> None:
+    gc.enable()
 
 
 def on_files(files: Files, *, config: Any) -> Files:
