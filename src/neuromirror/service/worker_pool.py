@@ -70,8 +70,9 @@ def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
 
 
 class WorkerPool:
-    """A pool of ``workers`` processes; each job may take ``seconds`` and ``memory`` bytes.
+    """A pool of at most ``workers`` processes; each job may take ``seconds`` and ``memory`` bytes.
 
+    A process starts when a job finds no idle one, so that a service with little to do has few.
     The memory limit is enforced on Linux only: the private memory of a worker (without mapped
     files) is checked several times per second, and the kernel enforces a slightly higher limit for
     each process. A worker that still holds more than half of the limit after a job is replaced.
@@ -79,7 +80,8 @@ class WorkerPool:
 
     def __init__(self, workers: int, seconds: float, memory: int) -> None:
         self._slots = [_Slot(seconds, memory) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        # the slot that was used last, whose process has started, is the first to be used again
+        self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
         for slot in self._slots:
             self._idle.put(slot)
 
@@ -105,14 +107,14 @@ class WorkerPool:
 
 
 class _Slot:
-    """A slot of the pool: fixed limits, and a new process whenever one is lost."""
+    """A slot of the pool: fixed limits, and a process from the first job on, replaced if lost."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds = seconds
         self._memory = memory
         self._lock = threading.Lock()
         self._closed = False
-        self._process: _Process | None = _Process(memory)
+        self._process: _Process | None = None
 
     def run(self, call: Call, what: str, channel: Channel) -> Any:
         try:
@@ -138,7 +140,9 @@ class _Slot:
         raise self._memory_error(what) if isinstance(result, MemoryError) else result
 
     def _submit(self, request: bytes, what: str) -> _Process:
-        """Send a job to the process, replacing it if it died while idle."""
+        """Send a job to the process; start it first, or replace it if it died while idle."""
+        if self._process is None:
+            self._replace_process()
         for _ in range(2):
             process = self._process
             if process is not None:
