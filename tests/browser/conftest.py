@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
 
-from support.browser_session import DESKTOP, BrowserSession, SessionFactory, found_browser, launched
+from support.browser_session import (
+    BrowserSession,
+    SessionFactory,
+    SharedBrowser,
+    found_browser,
+)
 from support.browser_site import BrowserSite, run_empty_site, run_full_site
 from support.isolated_home import isolate_home
 
 _PORTS = (8281, 8282, 8283, 8284, 8280)
 """Where pictures are kept: ports are in addresses, and those in hashes."""
+
+_BROWSER = pytest.StashKey[SharedBrowser]()
 
 
 @contextmanager
@@ -57,46 +63,42 @@ def empty_site(
         yield found
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Stop the browser after the last test of this folder, since an event loop comes with it."""
+    try:
+        return (yield)
+    finally:
+        last = nextitem is None or nextitem.path.parent != item.path.parent
+        if last and _BROWSER in item.config.stash:
+            item.config.stash[_BROWSER].close()
+            del item.config.stash[_BROWSER]
+
+
 @pytest.fixture(scope="module")
-def browser(browser_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The browser; no longer than a module's tests, since an event loop comes with it."""
-    folder = tmp_path_factory.mktemp("browser-home")
-    with launched(browser_program, folder) as found:
-        yield found
+def shared_browser(
+    browser_program: str, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> SharedBrowser:
+    """The browser of all tests of this folder."""
+    if _BROWSER not in pytestconfig.stash:
+        home = tmp_path_factory.mktemp("browser-home")
+        pytestconfig.stash[_BROWSER] = SharedBrowser(browser_program, home)
+    return pytestconfig.stash[_BROWSER]
 
 
 @pytest.fixture
-def start_session(browser: Browser) -> Iterator[SessionFactory]:
+def start_session(shared_browser: SharedBrowser) -> Iterator[SessionFactory]:
     """Starts walks; at the end nothing may have gone wrong on any."""
-    walks: list[BrowserSession] = []
+    shared_browser.take_errors()  # of a test that failed before its end
 
     def start(at: BrowserSite, **options: Any) -> BrowserSession:
-        context = browser.new_context(**{"viewport": DESKTOP, **options})
-        walks.append(BrowserSession(context, at.address))
-        return walks[-1]
+        return shared_browser.session(at.address, **options)
 
     yield start
-    for one in walks:
-        one.context.close()
-    assert [wrong for one in walks for wrong in one.errors] == []
+    assert shared_browser.take_errors() == []
 
 
 @pytest.fixture
 def session(start_session: SessionFactory, site: BrowserSite) -> BrowserSession:
     """A browser session on a desktop screen."""
     return start_session(site)
-
-
-@pytest.fixture(scope="module")
-def _shared_page(browser: Browser, site: BrowserSite) -> Iterator[BrowserSession]:
-    context = browser.new_context(viewport=DESKTOP)
-    yield BrowserSession(context, site.address)
-    context.close()
-
-
-@pytest.fixture
-def shared_session(_shared_page: BrowserSession) -> Iterator[BrowserSession]:
-    """A person who looks at page after page, in test after test."""
-    yield _shared_page
-    wrong, _shared_page.errors = _shared_page.errors, []
-    assert wrong == []

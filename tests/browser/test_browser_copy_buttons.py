@@ -10,14 +10,13 @@ from support.browser_session import PLAIN_NAME, SessionFactory
 from support.browser_site import RELEASED, BrowserSite
 
 PAGES = (f"/dataset/{RELEASED}", f"/dataset/{RELEASED}@latest")
-ALLOWED = {"permissions": ["clipboard-read", "clipboard-write"]}
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_each_button_copies_what_stands_beside_it(
     start_session: SessionFactory, site: BrowserSite, path: str
 ) -> None:
-    walk = start_session(site, **ALLOWED)
+    walk = start_session(site)
     walk.open(path)
     walk.unfold()
     boxes = walk.page.locator(".copy")

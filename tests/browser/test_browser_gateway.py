@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Error, Page
 
-from support.browser_session import launched
+from support.browser_session import SharedBrowser
 from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeServer
 
@@ -40,11 +39,11 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield found
 
 
-@pytest.fixture
-def page(browser_program: str, tmp_path: Path) -> Iterator[Page]:
-    """An empty page of a browser."""
-    with launched(browser_program, tmp_path) as browser:
-        yield browser.new_page()
+@pytest.fixture(scope="module")
+def page(shared_browser: SharedBrowser) -> Iterator[Page]:
+    """A page that reports no errors."""
+    with shared_browser.browser.new_page() as page:
+        yield page
 
 
 def test_a_page_of_an_archive_runs_no_script(at: str, page: Page) -> None:

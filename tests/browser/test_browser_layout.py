@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.browser_page_kinds import EVERY_KIND, PageKind
-from support.browser_session import PHONE, SessionFactory
+from support.browser_session import PHONE_DEVICE, SessionFactory
 from support.browser_site import RELEASED, BrowserSite
 
 _COLOURS = """() => ['body', 'h1', 'main a', 'pre', 'button', 'footer'].map(where => {
@@ -32,7 +32,7 @@ _MOVES = """() => [...document.querySelectorAll('*')].filter(one => {
 def test_a_phone_shows_a_page_at_its_width(
     start_session: SessionFactory, site: BrowserSite, kind: PageKind
 ) -> None:
-    walk = start_session(site, viewport=PHONE, is_mobile=True, has_touch=True)
+    walk = start_session(site, **PHONE_DEVICE)
     walk.open(kind.path(site), kind.status)
     wide = walk.elements_beyond_width()
     # as a page of 1280 pixels is where it is made four times as large
@@ -52,7 +52,7 @@ def test_a_zoomed_page_has_everything_that_the_page_has(
     start_session: SessionFactory, site: BrowserSite
 ) -> None:
     path, texts = f"/dataset/{RELEASED}", []
-    for how in ({}, {"viewport": {"width": 600, "height": 400}, "device_scale_factor": 2}):
+    for how in ({}, {"viewport": {"width": 600, "height": 400}}):
         walk = start_session(site, **how)
         walk.open(path)
         texts.append({one for one in walk.page.locator("a:visible").all_inner_texts() if one})

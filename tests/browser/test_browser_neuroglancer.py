@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 
 from neuromirror.lab.plain_files import download
 from neuromirror_demo.bucket_contents import FUSION
-from support.browser_session import launched
+from support.browser_session import SharedBrowser, launched
 from support.client_programs import client_command
 from support.command_shell import Shell
 from support.loopback_http import serving
@@ -56,12 +56,14 @@ class Viewer:
 
 
 @pytest.fixture(scope="module")
-def viewer(browser_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
+def viewer(
+    browser_program: str, shared_browser: SharedBrowser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Viewer]:
     """Neuroglancer and a browser."""
     folder = tmp_path_factory.mktemp("neuroglancer")
     command = client_command("neuroglancer", "neuroglancer_viewer")
     with (
-        launched(browser_program, folder, *_WEBGL) as browser,
+        launched(shared_browser.driver, browser_program, folder, *_WEBGL) as browser,
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process,

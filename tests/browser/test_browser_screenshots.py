@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from support.browser_page_kinds import KINDS
-from support.browser_session import DESKTOP, PHONE, BrowserSession, SessionFactory
+from support.browser_session import DESKTOP, PHONE_DEVICE, BrowserSession, SessionFactory
 from support.browser_site import BrowserSite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ class Picture:
     def how(self) -> dict[str, Any]:
         """The browser's settings."""
         if self.screen == "phone":
-            return {"viewport": PHONE, "is_mobile": True, "has_touch": True}
+            return PHONE_DEVICE
         return {"viewport": DESKTOP, "color_scheme": self.scheme}
 
 

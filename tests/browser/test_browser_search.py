@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page
 
 from neuromirror_demo import SHARED
-from support.browser_session import PHONE, BrowserSession, SessionFactory
+from support.browser_session import PHONE, PHONE_DEVICE, BrowserSession, SessionFactory
 from support.browser_site import IMAGES, RELEASED, VOLUME, BrowserSite
 
 _LOADED = "one => one.decode().then(() => one.naturalWidth)"
@@ -37,7 +37,7 @@ def test_a_facet_narrows_and_widens_without_scripts(
 def test_facets_of_a_phone_are_reached_by_a_link(
     start_session: SessionFactory, site: BrowserSite
 ) -> None:
-    walk = start_session(site, viewport=PHONE, is_mobile=True, has_touch=True)
+    walk = start_session(site, **PHONE_DEVICE)
     page = walk.open("/search?q=ecephys")
     page.get_by_role("link", name="Filter").click()
     top = page.locator("#facets").bounding_box()

@@ -13,7 +13,7 @@ from neuromirror.lab.lockfile import load_lock
 from neuromirror_demo import SHARED
 from neuromirror_demo.bucket_contents import CCF, SORTED_0
 from support.browser_page_kinds import labels
-from support.browser_session import PHONE, BrowserSession, SessionFactory
+from support.browser_session import PHONE, PHONE_DEVICE, BrowserSession, SessionFactory
 from support.browser_site import ASSET, GROWING, IMAGES, RELEASED, BrowserSite
 from support.running_catalogue import run_catalogue
 
@@ -30,7 +30,7 @@ _LABELLED = """() => [...document.querySelectorAll('table.cards td[data-label]')
 def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
     start_session: SessionFactory, site: BrowserSite, tmp_path: Path
 ) -> None:
-    walk = start_session(site, java_script_enabled=False, accept_downloads=True)
+    walk = start_session(site, java_script_enabled=False)
     page = walk.open(f"/dataset/{RELEASED}@latest")
     walk.follow(page.get_by_role("link", name="Add to your list").first)
     assert walk.path.startswith(f"/dataset/{RELEASED}@latest?")
@@ -61,7 +61,7 @@ def test_a_file_is_saved_under_its_name(
 ) -> None:
     store = site.mirror_harness.store
     with run_catalogue(store, f"--gateway={mode}") as running:
-        walk = start_session(BrowserSite(running, site.mirror_harness), accept_downloads=True)
+        walk = start_session(BrowserSite(running, site.mirror_harness))
         for name, path in _DOWNLOADED:
             page = walk.open(f"/file/{name}@latest?path={quote(path)}")
             assert "This catalogue verifies the file" in walk.text
@@ -85,7 +85,7 @@ def test_a_file_of_an_archive_that_names_it_is_saved_under_its_name(
     start_session: SessionFactory, site: BrowserSite
 ) -> None:
     with run_catalogue(site.mirror_harness.store, "--no-cutouts") as running:
-        walk = start_session(BrowserSite(running, site.mirror_harness), accept_downloads=True)
+        walk = start_session(BrowserSite(running, site.mirror_harness))
         page = walk.open(f"/file/{RELEASED}@latest?path={quote(SHARED)}")
         with page.expect_download() as waiting:
             page.get_by_role("link", name=re.compile("^Download [0-9]")).click()
@@ -108,7 +108,7 @@ def test_versions_are_picked_from_lists(session: BrowserSession, site: BrowserSi
 
 
 def test_tables_are_cards_on_a_phone(start_session: SessionFactory, site: BrowserSite) -> None:
-    walk = start_session(site, viewport=PHONE, is_mobile=True, has_touch=True)
+    walk = start_session(site, **PHONE_DEVICE)
     for path in (f"/dataset/{RELEASED}@latest", f"/lock?add={RELEASED}@latest", "/events"):
         page = walk.open(path)
         cell = page.locator("table.cards td").first

@@ -10,7 +10,7 @@ from playwright.sync_api import Locator
 
 from neuromirror_demo import SHARED
 from support.browser_page_kinds import labels
-from support.browser_session import PHONE, BrowserSession, SessionFactory
+from support.browser_session import PHONE_DEVICE, BrowserSession, SessionFactory
 from support.browser_site import RELEASED, SHARING, BrowserSite
 
 FOLDER = SHARED.rpartition("/")[0]
@@ -32,7 +32,7 @@ def journey_links(walk: BrowserSession, site: BrowserSite) -> Iterator[Locator]:
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"viewport": PHONE, "has_touch": True}, {"java_script_enabled": False}],
+    [{}, PHONE_DEVICE, {"java_script_enabled": False}],
     ids=["desktop", "phone", "without-scripts"],
 )
 def test_search_leads_to_dataset_version_file_and_occurrences(
