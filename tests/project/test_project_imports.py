@@ -106,12 +106,12 @@ def test_the_catalogue_loads_no_tables_and_those_no_dask(tmp_path: Path) -> None
         "from pathlib import Path\n"
         "from neuromirror.store import Store\n"
         "from neuromirror.web.server import datasette_process, middleware, page_process\n"
-        "assert 'datasette.app' not in sys.modules\n"
+        "assert sys.modules.keys().isdisjoint({'datasette.app', 'pydantic'})\n"
         "store = Store.open(Path(sys.argv[1]), create=True)\n"
         "options = {'title': '', 'address': '', 'sql': False}\n"
         "datasette_process.datasette_app(store.root, store.index_path, **options)\n"
         "assert 'datasette.app' in sys.modules\n"
-        "assert 'dask' not in sys.modules\n"
+        "assert sys.modules.keys().isdisjoint({'dask', 'httpx', 'numpy', 'pydantic'})\n"
         "import dask.array\n"
     )
     ended = run(program, str(tmp_path / "store"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,7 +37,7 @@ def of_family(pid: int) -> list[int]:
 
 
 class MemoryMonitor:
-    """The most memory that a family of processes had while the block lasted."""
+    """The peaks of a family of processes, together, while the block lasted."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.memory = pid, 0
@@ -52,21 +53,22 @@ class MemoryMonitor:
         self._thread.join()
 
     def _look(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
-        while not self._over.wait(0.02):
-            total = 0
-            try:
-                for one in of_family(self.pid):
-                    total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * page
-            except (OSError, IndexError, ValueError):
-                continue
-            self.memory = max(self.memory, total)
+        while not self._over.wait(0.1):
+            with suppress(OSError):  # one has ended
+                total = sum(map(peak_memory, of_family(self.pid)))
+                self.memory = max(self.memory, total)
+
+
+def peak_memory(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 0 if found is None else int(found[1]) << 10  # it is ending
 
 
 BIG = "printf('%.*c',900000,'x')"
 COUNT = "with recursive n(i) as (select 1 union all select i+1 from n limit {})"
 ATTACKS = {
-    "printf": "select printf('%.*c',900000000,'x')",
+    "printf": "select printf('%.*c',20000000,'x')",
     "format": "select format('%900000000d', 1)",
     "group_concat": f"{COUNT.format(10**6)} select group_concat({BIG}) from n",
     "json_group_array": f"{COUNT.format(10**5)} select json_group_array({BIG}) from n",
@@ -109,15 +111,14 @@ ATTACKS = {
     + "'",
     "scans": f"{COUNT.format(10**6)} select instr({BIG}, 'xy'), instr({BIG}, 'xz') from n",
 }
-BOTH_FORMS = ("rows", "columns", "group_concat", "json_group_array", "names", "escapes")
+BOTH_FORMS = ("rows", "columns", "names", "escapes")
 """Attacks whose rows or cells are large, and which each form of reply copies in its own way."""
 
 TABLES = [
     "/index/files.json?_size=max&_facet=path&_facet=content&_facet=since&_facet_size=max",
     "/index/files.csv?_size=max&_stream=on",
     "/index/files.csv?_size=max",
-    "/index/files?_size=max&_labels=on&_sort=content&"
-    + "&".join("_facet=path" for _ in range(300)),
+    "/index/files?_size=max&_labels=on&_sort=content&" + "&".join("_facet=path" for _ in range(60)),
     "/index/files?_sort=nothing",
     "/index/files.json?_where=" + quote("path in (select group_concat(path) from files)"),
     "/index/files.json?_where=" + quote(f"{BIG} || path = 'x'") + "&_size=max",

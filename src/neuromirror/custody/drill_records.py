@@ -11,7 +11,6 @@ from neuromirror.index.ledger_rows import LedgerEvent
 from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder, write_atomically
-from neuromirror.vault.opening import open_ledger
 
 _STATE: Final = "drills"
 
@@ -113,6 +112,9 @@ def record_drill(store: Store, lock: Path, result: DrillResult) -> None:
     result
         The result.
     """
+    # it loads pydantic, which pages that show a result do not need
+    from neuromirror.vault.opening import open_ledger
+
     path = str(lock.resolve())
     # other processes may have drilled other lock files in the meantime
     records = DrillRecords.load(store)

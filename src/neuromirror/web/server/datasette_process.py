@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -86,7 +86,7 @@ def main() -> None:
 
 def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sql: bool) -> Any:
     """Return Datasette for the index at a path, as an ASGI application."""
-    _import_pint_without_dask()
+    _import_datasette()
     from datasette.app import Datasette
     from datasette.plugins import pm
 
@@ -108,19 +108,22 @@ def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sq
     return datasette.app()
 
 
-def _import_pint_without_dask() -> None:
-    """Import Datasette's copy of Pint without the optional ``dask.array``.
+def _import_datasette() -> None:
+    """Import Datasette without Pint and httpx.
 
-    Where dask is installed, Pint imports it with all of SciPy, for nothing that Datasette uses:
-    most of the start of a process, and 30 MB in each.
+    Its pages use neither: Pint is for columns with units, httpx for plugins that send requests to
+    Datasette. They would be half of the start of a process; where dask is installed, Pint would
+    import it with all of SciPy.
     """
-    if "dask" in sys.modules:
-        return
-    sys.modules["dask"] = None  # type: ignore[assignment]  # the import statement then fails
+    pint, httpx = ModuleType("datasette.vendored.pint"), ModuleType("httpx")
+    pint.UnitRegistry = SimpleNamespace  # type: ignore[attr-defined]
+    replaced = {one.__name__: one for one in (pint, httpx) if one.__name__ not in sys.modules}
+    sys.modules.update(replaced)
     try:
-        import_module("datasette.vendored.pint")
+        import_module("datasette.app")
     finally:
-        del sys.modules["dask"]
+        for name in replaced:
+            del sys.modules[name]
 
 
 def _add_database(datasette: Datasette, index_path: Path) -> None:
