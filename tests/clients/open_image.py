@@ -1,4 +1,4 @@
-"""Open an OME-Zarr at a URL, and write its levels: ``napari URL NPZ`` or ``ome-zarr URL NPZ``."""
+"""Open OME-Zarrs with napari and with ome-zarr, and write their levels: ``URL NPZ URL NPZ ...``."""
 
 import sys
 from collections.abc import Iterable
@@ -31,5 +31,10 @@ def ome_zarr(address: str) -> Iterable[Any]:
 
 
 if __name__ == "__main__":
-    found = {"napari": napari, "ome-zarr": ome_zarr}[sys.argv[1]](sys.argv[2])
-    np.savez(sys.argv[3], **{f"level{number}": np.asarray(one) for number, one in enumerate(found)})
+    for address, result in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        found = {
+            f"{reader.__name__}{number}": np.asarray(level)
+            for reader in (napari, ome_zarr)
+            for number, level in enumerate(reader(address))
+        }
+        np.savez(result, **found)

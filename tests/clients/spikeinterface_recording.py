@@ -1,4 +1,4 @@
-"""Write a recording with SpikeInterface, or read one: ``write FOLDER`` or ``read URL NPZ``."""
+"""Write a recording with SpikeInterface, or read some: ``write FOLDER``, ``read URL NPZ ...``."""
 
 import sys
 
@@ -35,4 +35,8 @@ def read(address: str, result: str) -> None:
 
 
 if __name__ == "__main__":
-    {"write": write, "read": read}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "write":
+        write(sys.argv[2])
+    else:
+        for address, result in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+            read(address, result)

@@ -26,7 +26,7 @@ def client_python(name: str) -> Path:
 def client_command(name: str, program: str, *arguments: str | Path) -> list[str]:
     """Return the command that starts a program of ``tests/clients`` in an environment."""
     script = ROOT / "tests" / "clients" / f"{program}.py"
-    return [str(client_python(name)), "-IB", str(script), *map(str, arguments)]
+    return [str(client_python(name)), "-I", str(script), *map(str, arguments)]
 
 
 def run_client(name: str, program: str, *arguments: str | Path) -> None:

@@ -68,14 +68,20 @@ def embargo_site(
             yield EmbargoSite(site, embargo, secrets_of(embargo))
 
 
-def replies(beside: EmbargoSite, name: str, local_id: str, terms: list[str]) -> dict[str, Answer]:
-    """Return the responses of all URLs that name the dataset or a part of it."""
+def replies(beside: EmbargoSite, name: str, local_id: str) -> dict[str, Answer]:
+    """Return the responses of all URLs that name the dataset."""
     found = {}
     for template in [*_PAGES, *_APIS]:
-        for term in [name, local_id, *terms]:
+        for term in [name, local_id]:
             path = template.replace("{}", quote(term, safe=":"))
             found[path] = beside.get(path)
     return found
+
+
+@pytest.fixture(scope="module")
+def private(embargo_site: EmbargoSite) -> dict[str, Answer]:
+    """The responses of the URLs of the dandiset under embargo."""
+    return replies(embargo_site, NAME, ID)
 
 
 def normalized(answer: Answer, *terms: str) -> tuple[int, str, str]:
@@ -86,33 +92,33 @@ def normalized(answer: Answer, *terms: str) -> tuple[int, str, str]:
     return answer.status, answer.kind, re.sub(r"\d+", "0", text)
 
 
-def test_no_reply_holds_anything_of_the_private_store(embargo_site: EmbargoSite) -> None:
-    answers = {path: embargo_site.get(path) for path in PAGES}
-    answers |= replies(embargo_site, NAME, ID, [])
-    for path, answer in answers.items():
+def test_no_reply_holds_anything_of_the_private_store(
+    embargo_site: EmbargoSite, private: dict[str, Answer]
+) -> None:
+    for path, answer in ({path: embargo_site.get(path) for path in PAGES} | private).items():
         assert answer.status < 500, path
         held = [one for one in embargo_site.secrets if one.encode().lower() in answer.body.lower()]
         assert [one for one in held if one.lower() not in path.lower()] == [], path
 
 
 def test_what_is_under_embargo_is_answered_like_what_is_not_there(
-    embargo_site: EmbargoSite,
+    embargo_site: EmbargoSite, private: dict[str, Answer]
 ) -> None:
-    private = replies(embargo_site, NAME, ID, [])
-    unknown = replies(embargo_site, UNKNOWN, UNKNOWN_ID, [])
+    unknown = replies(embargo_site, UNKNOWN, UNKNOWN_ID)
     for (path, one), other in zip(private.items(), unknown.values(), strict=True):
         assert normalized(one, NAME, ID) == normalized(other, UNKNOWN, UNKNOWN_ID), path
 
 
-def test_the_catalogue_never_looks_at_the_private_store(embargo_site: EmbargoSite) -> None:
-    with_it = replies(embargo_site, NAME, ID, [])
+def test_the_catalogue_never_looks_at_the_private_store(
+    embargo_site: EmbargoSite, private: dict[str, Answer]
+) -> None:
     opened = [path.resolve() for path in Path(f"/proc/{embargo_site.site.pid}/fd").iterdir()]
     assert not [one for one in opened if one.is_relative_to(embargo_site.embargo.private)]
-    private = embargo_site.embargo.private
-    away = private.rename(private.with_name("elsewhere"))
+    store = embargo_site.embargo.private
+    away = store.rename(store.with_name("elsewhere"))
     try:
-        without = replies(embargo_site, NAME, ID, [])
+        without = replies(embargo_site, NAME, ID)
     finally:
-        away.rename(private)
-    for path, answer in with_it.items():
+        away.rename(store)
+    for path, answer in private.items():
         assert normalized(answer) == normalized(without[path]), path

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from neuromirror.cli import main
 from neuromirror.lab.lockfile import load_lock
 from support.running_catalogue import RunningCatalogue, allow_loopback, commands, links
 from support.volume_archives import EM, LAYER
@@ -70,6 +72,12 @@ def run(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (argv, done.stdout + done.stderr)
     return done.stdout
+
+
+def call(*arguments: str, code: int = 0) -> None:
+    """Run neuromirror in this process."""
+    done = CliRunner().invoke(main, arguments, prog_name="neuromirror", catch_exceptions=False)
+    assert done.exit_code == code, done.output
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_a_lock_file_without_its_manifests_is_restored_and_can_be_verified_later
     page = site.page(PAGES["lock"])
     (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
     (empty / "datasets.lock").write_bytes(site.get(address).content)
-    run("neuromirror", "restore", "datasets.lock", "--into", "data")
+    call("restore", "datasets.lock", "--into", "data")
     assert (empty / "data" / ALIAS / FILE).is_file()
     (command,) = re.findall(r"<code>(neuromirror verify [^<]*)</code>", page)
     run("sh", "-ec", html.unescape(command))
@@ -144,31 +152,28 @@ def test_a_lock_file_without_its_manifests_is_restored_and_can_be_verified_later
 
 def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, empty: Path) -> None:
     first, other = (f"{site.address}/dataset/{one}" for one in (NAME, "demo:000001"))
-    run("neuromirror", "pin", first)
+    call("pin", first)
     before = (empty / "datasets.lock").read_bytes()
-    run("neuromirror", "pin", first)
+    call("pin", first)
     assert (empty / "datasets.lock").read_bytes() == before
-    run("neuromirror", "pin", other, "--path", "sub-101")
+    call("pin", other, "--path", "sub-101")
     lock = load_lock(empty / "datasets.lock")
     assert [one.name for one in lock.datasets] == ["demo:000002", "demo:000001"]
     assert lock.datasets[1].paths == ("sub-101",)
     assert all(lock.manifest_path(one).is_file() for one in lock.datasets)
-    run("neuromirror", "pin", f"{site.address}/dataset/demo:000002@0.240301.1026")
+    call("pin", f"{site.address}/dataset/demo:000002@0.240301.1026")
     assert len(list((empty / "datasets.lock.d" / ALIAS).iterdir())) == 1
 
 
 def test_a_page_that_cannot_be_pinned_changes_nothing(site: RunningCatalogue, empty: Path) -> None:
-    run("neuromirror", "pin", f"{site.address}/dataset/{NAME}")
+    call("pin", f"{site.address}/dataset/{NAME}")
     before = {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()}
     for url, code in (
         ("/dataset/demo:000002@9.9.9", 1),
         ("/lock?add=demo:000002&add=demo:999999", 1),
         ("/dataset", 2),
     ):
-        command = ["neuromirror", "pin", f"{site.address}{url}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
+        call("pin", f"{site.address}{url}", code=code)
         assert {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()} == before
 
 
@@ -240,7 +245,6 @@ VOLUME_PAGES = {
     [
         ("dataset", "neuromirror get command", 42),
         ("dataset", "DataLad commands", 42),
-        ("volume", "export commands", 1),
         ("layer", "layer commands", 12),
     ],
 )
@@ -253,10 +257,9 @@ def test_a_command_for_a_volume_works_in_an_empty_folder(
             run("sh", "-ec", one.text)
     (box,) = [one for one in found if one.what == what]
     run("sh", "-ec", box.text)
-    suffixes = {"volume": "*.tif", "layer": "8_8_40/*"}
     files = [
         one
-        for one in empty.rglob(suffixes.get(kind, "[0-9]/c/*/*/*"))
+        for one in empty.rglob("8_8_40/*" if kind == "layer" else "[0-9]/c/*/*/*")
         if one.is_file() and ".git" not in one.relative_to(empty).parts
     ]
     assert len(files) == made
@@ -270,6 +273,8 @@ def test_every_command_for_a_volume_is_tried_above(
     tried = {what for page, what, _ in marks[0].args[1] if page == kind}
     if kind == "dataset":  # tried with datasets of files
         tried |= {"neuromirror clone commands", "pin command", "restore command"}
+    if kind == "volume":  # tried in test_web_volumes, where its file is that of the page
+        tried |= {"export commands"}
     assert {
         one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell
     } == tried

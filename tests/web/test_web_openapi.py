@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from neuromirror.web.api.datasets import OPERATIONS
-from neuromirror_demo import DemoBuckets
-from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.running_catalogue import RunningCatalogue
 
 _CHECKS = [
     not_a_server_error,
@@ -41,7 +39,7 @@ _PATHS = [one.path for one in OPERATIONS]
 
 # the same examples on every run, none kept on disk: so that failures are reproducible
 _bounded = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,
@@ -111,20 +109,6 @@ def known_values(site: RunningCatalogue) -> KnownValues:
     return KnownValues(site)
 
 
-@pytest.fixture(scope="module")
-def layer_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatalogue]:
-    """The catalogue of a store of volumes."""
-    folder = tmp_path_factory.mktemp("layers")
-    with DemoBuckets(folder / "buckets", layers=True) as buckets:
-        mirror = folder / "mirrors" / "demo-precomputed.toml"
-        mirror.parent.mkdir()
-        mirror.write_text((buckets.mirrors / mirror.name).read_text())
-        mirror_harness = MirrorHarness(mirror.parent, folder / "store")
-        mirror_harness.sync()
-        with run_catalogue(mirror_harness.store) as found:
-            yield found
-
-
 @pytest.mark.parametrize("path", [one for one in _PATHS if not one.endswith("/volume")])
 def test_each_operation_returns_its_documented_schema(
     site: RunningCatalogue, openapi_schema: Any, known_values: KnownValues, path: str
@@ -133,12 +117,12 @@ def test_each_operation_returns_its_documented_schema(
 
 
 def test_volume_response_matches_its_schema(
-    layer_catalogue: RunningCatalogue, openapi_schema: Any
+    volume_site: RunningCatalogue, openapi_schema: Any
 ) -> None:
     _compare(
-        layer_catalogue,
+        volume_site,
         openapi_schema["/datasets/{name}@{version}/volume"]["GET"],
-        KnownValues(layer_catalogue),
+        KnownValues(volume_site),
     )
 
 
@@ -205,9 +189,9 @@ _EXAMPLES = re.findall(r"^\| `(/api/v1[^`]*)` \|", _DOCS, flags=re.MULTILINE)
 
 @pytest.mark.parametrize("address", _EXAMPLES)
 def test_an_example_of_the_docs_is_answered(
-    site: RunningCatalogue, layer_catalogue: RunningCatalogue, address: str
+    site: RunningCatalogue, volume_site: RunningCatalogue, address: str
 ) -> None:
-    catalogue = layer_catalogue if "demo-precomputed" in address else site
+    catalogue = volume_site if "demo-precomputed" in address else site
     assert catalogue.get(address).status_code == 200
 
 

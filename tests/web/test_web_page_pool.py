@@ -161,7 +161,7 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
             # several times, so that every thread of both processes has a connection
             found = set()
             for path in paths:
-                replies = await asyncio.gather(*(answer(pool, scope(path)) for _ in range(16)))
+                replies = await asyncio.gather(*(answer(pool, scope(path)) for _ in range(8)))
                 found |= {path for _, _, body in replies if title in body}
             return found
 
