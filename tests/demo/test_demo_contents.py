@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import subprocess
@@ -14,7 +13,6 @@ import requests
 
 from neuromirror_demo import LATE, SHARED, ZARR, DemoArchive
 from neuromirror_demo.checksums import dandi_etag, zarr_checksum
-from neuromirror_demo.nwb import nwb_bytes, parse_recipe
 
 
 def everything(demo: DemoArchive) -> dict[str, Any]:
@@ -43,43 +41,52 @@ def test_two_starts_give_the_same_ids_times_and_bytes(
         assert everything(second) == everything(demo)
 
 
-def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, parse_recipe\n"
-        "for one in sys.argv[2:]:\n"
-        "    sys.stdout.buffer.write(nwb_bytes(parse_recipe(one), pathlib.Path(sys.argv[1])))"
-    )
-    paths = (SHARED, "sub-1/sub-1_ses-1_behavior.nwb")
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a"), *paths],
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    own = [nwb_bytes(parse_recipe(path), tmp_path / "b") for path in paths]
-    assert other.stdout == b"".join(own)
+_OTHER_PROCESS = """
+import json, sys
+from pathlib import Path
+from pynwb import NWBHDF5IO
+from neuromirror_demo.nwb import nwb_bytes, parse_recipe
+folder, read = Path(sys.argv[1]), {}
+for path in folder.iterdir():
+    with NWBHDF5IO(path, mode="r") as reader:
+        nwb = reader.read()
+        (series,) = nwb.acquisition.values()
+        read[path.name] = len(series.data), nwb.subject.subject_id
+for number, path in enumerate(sys.argv[2:]):
+    (folder / f"written-{number}").write_bytes(nwb_bytes(parse_recipe(path), folder / "cache"))
+print(json.dumps(read))
+"""
 
 
-def test_every_nwb_file_opens_in_pynwb(demo: DemoArchive) -> None:
-    import h5py
-    from pynwb import NWBHDF5IO
-
-    seen = 0
-    for asset in demo.assets.values():
-        if not asset.path.endswith(".nwb"):
-            continue
+def test_nwb_files_open_in_pynwb_and_are_written_with_the_same_bytes_by_another_process(
+    demo: DemoArchive, tmp_path: Path
+) -> None:
+    assets = {one.asset_id: one for one in demo.assets.values() if one.path.endswith(".nwb")}
+    files = tmp_path / "files"
+    files.mkdir()
+    for identifier, asset in assets.items():
         assert asset.blob is not None
         assert 20_000 < asset.blob.size < 100_000
-        with (
-            h5py.File(io.BytesIO(asset.blob.data), "r") as file,
-            NWBHDF5IO(file=file, mode="r") as reader,
-        ):
-            nwb = reader.read()
-            (series,) = nwb.acquisition.values()
-            assert len(series.data) in {500, 2000}
-            assert nwb.subject.subject_id in asset.path
-        seen += 1
-    assert seen == len([one for one in demo.assets.values() if one.path.endswith(".nwb")]) > 15
+        (files / identifier).write_bytes(asset.blob.data)
+    first = {one.path: one.blob for one in demo.dandisets["000002"].published[0].assets.values()}
+    paths = (SHARED, "sub-202/sub-202_ses-01_behavior.nwb")
+    other = subprocess.run(
+        [sys.executable, "-c", _OTHER_PROCESS, files, *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    read = json.loads(other.stdout)
+    assert read.keys() == assets.keys()
+    assert len(read) > 15
+    for identifier, (count, subject) in read.items():
+        assert count in {500, 2000}
+        assert subject in assets[identifier].path
+    for number, path in enumerate(paths):
+        blob = first[path]
+        assert blob is not None
+        assert (files / f"written-{number}").read_bytes() == blob.data
 
 
 def test_the_zarr_opens_in_zarr_and_has_the_checksum_that_dandi_computes(

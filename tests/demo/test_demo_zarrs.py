@@ -425,23 +425,6 @@ def test_the_bucket_can_leave_versions_out_of_its_lists(zarrs: tuple[DemoArchive
     assert count() == 40
 
 
-def test_the_dandi_client_downloads_a_zarr(still: tuple[DemoArchive, Made], tmp_path: Path) -> None:
-    demo, made = still
-    small = made["v2x40"]
-    url = f"{demo.api_url}/dandisets/{small['dandiset']}/versions/draft/assets/?path="
-    done = subprocess.run(
-        ["dandi", "download", "-o", str(tmp_path), f"{url}{small['path']}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    (root,) = tmp_path.rglob("*.zarr")
-    for name, entry in demo.zarrs[small["zarr"]].entries.items():
-        assert (root / name).read_bytes() == entry.data
-
-
 def test_the_zarrs_are_added_and_changed_over_http(demo: DemoArchive) -> None:
     def post(verb: str, **given: object) -> Any:
         return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=300).json()
