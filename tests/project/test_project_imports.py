@@ -102,7 +102,7 @@ def test_packages_can_be_imported_without_any_extra() -> None:
 
 def test_the_catalogue_loads_no_tables_and_those_no_dask(tmp_path: Path) -> None:
     program = (
-        "import sys\n"
+        "import importlib.util, sys\n"
         "from pathlib import Path\n"
         "from neuromirror.store import Store\n"
         "from neuromirror.web.server import datasette_process, middleware, page_process\n"
@@ -112,7 +112,7 @@ def test_the_catalogue_loads_no_tables_and_those_no_dask(tmp_path: Path) -> None
         "datasette_process.datasette_app(store.root, store.index_path, **options)\n"
         "assert 'datasette.app' in sys.modules\n"
         "assert sys.modules.keys().isdisjoint({'dask', 'httpx', 'numpy', 'pydantic'})\n"
-        "import dask.array\n"
+        "assert importlib.util.find_spec('dask.array')\n"
     )
     ended = run(program, str(tmp_path / "store"))
     assert ended.returncode == 0, ended.stderr
