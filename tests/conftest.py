@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tenacity
 
 from neuromirror_demo import DemoArchive
 from support.isolated_home import isolate_home
@@ -58,7 +57,8 @@ def module_home(homes: Iterator[Path]) -> Iterator[Path]:
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat failed requests at once, with the limits that users have."""
-    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
+    quick = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr("neuromirror.net.session.time", quick)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_a_persistent_error_is_reported_with_its_status_and_a_permanent_one_is_n
 def record_waits(session, monkeypatch):
     """Record the waits between attempts instead of sleeping."""
     waits: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    monkeypatch.setattr("neuromirror.net.session.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 

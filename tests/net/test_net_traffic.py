@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -59,7 +60,7 @@ def test_each_step_of_a_redirect_counts_where_it_goes(server, other_server, make
 
 def test_retries_and_their_waits_are_counted(server, make_session, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    monkeypatch.setattr("neuromirror.net.session.time", SimpleNamespace(sleep=waits.append))
     server.answers["/x"] = responds_in_turn(
         responds_with(429, Retry_After="7"), responds_with(502), responds_with_json(1)
     )

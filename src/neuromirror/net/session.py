@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -41,7 +42,6 @@ from neuromirror.net.urls import clean_url, display_host, origin, redact
 
 if TYPE_CHECKING:
     import requests
-    from tenacity import RetryCallState
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
@@ -58,17 +58,6 @@ _SLOW_DOWN: Final = "SlowDown"
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 
 T = TypeVar("T")
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, NetError) and error.transient
-
-
-def _is_offline(state: RetryCallState) -> bool:
-    """Return whether the name of a host that never replied could not be resolved twice."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    is_unknown = isinstance(error, UnknownHostError) and not error.has_replied
-    return is_unknown and state.attempt_number > 1
 
 
 class Session:
@@ -389,28 +378,25 @@ class Session:
             )
 
     def _retry(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
-        # takes as long to import as requests, and most downloads do not use it
-        from tenacity import Retrying, retry_if_exception
+        """Return the result of ``ask``, which is retried while its errors are transient.
 
-        def count_retry(state: RetryCallState) -> None:
-            waited = 0.0 if state.next_action is None else state.next_action.sleep
-            record_traffic(display_host(url), Traffic(retries=1, waited=waited))
-
+        The name of a host that never replied is resolved at most twice.
+        """
         most = attempts or self.limits.attempts
-        retrying = Retrying(
-            stop=lambda state: state.attempt_number >= most or _is_offline(state),
-            retry=retry_if_exception(_is_transient),
-            wait=self._wait,
-            before_sleep=count_retry,
-            reraise=True,
-        )
-        return retrying(ask)
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
-        most = min(self.limits.wait_max, self.limits.wait * 2 ** (state.attempt_number - 1))
-        seconds: float = random.uniform(most / 2, most)
-        return max(seconds, getattr(error, "retry_after", None) or 0.0)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return ask()
+            except NetError as error:
+                is_offline = isinstance(error, UnknownHostError) and not error.has_replied
+                if not error.transient or attempt >= (min(most, 2) if is_offline else most):
+                    raise
+                wait = min(self.limits.wait_max, self.limits.wait * 2 ** (attempt - 1))
+                asked = getattr(error, "retry_after", None) or 0.0
+                seconds = max(random.uniform(wait / 2, wait), asked)
+            record_traffic(display_host(url), Traffic(retries=1, waited=seconds))
+            time.sleep(seconds)
 
     def _request(
         self,
