@@ -16,6 +16,7 @@ import pytest
 
 from neuromirror.annex import link_target, sha256e_key
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.volume.private_remote import PrivateRemote
 from neuromirror_demo.boss import DemoBoss
 
 
@@ -83,15 +84,44 @@ def annex_template(tmp_path_factory: pytest.TempPathFactory) -> AnnexRepository:
     return made
 
 
+class RemoteInProcess:
+    """The special remote in this process, with the replies that git-annex gives it.
+
+    Each object is what a new process of the program would be; ``folder`` has the repository.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = AnnexRepository(folder)
+        self.repository.git("init", "-q")
+        self.repository.git("config", "annex.security.allowed-ip-addresses", "127.0.0.1")
+        self.remote = PrivateRemote(self)
+        self._urls: list[str] = []
+
+    def get(self, content: bytes, *urls: str) -> bytes:
+        """Retrieve a content that has these URLs; raises RemoteError."""
+        self._urls = list(urls)
+        target = self.folder / "retrieved"
+        key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), "block")
+        self.remote.transfer_retrieve(key, str(target))
+        return target.read_bytes()
+
+    def geturls(self, key: str, prefix: str) -> list[str]:
+        return [one for one in self._urls if one.startswith(prefix)]
+
+    def getgitdir(self) -> str:
+        return str(self.folder / ".git")
+
+    def getcreds(self, setting: str) -> dict[str, str]:
+        return {"user": "", "password": ""}
+
+    def progress(self, done: int) -> None:
+        pass
+
+
 @pytest.fixture
-def short_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits of the programs that git-annex starts."""
-    folder = tmp_path / "short-waits"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.02))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+def remote(tmp_path: Path) -> RemoteInProcess:
+    return RemoteInProcess(tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Fixtures of the volumes' tests."""
 
-from support.annex_with_boss import annex, annex_template, boss, short_waits
+from support.annex_with_boss import annex, annex_template, boss, remote
 from support.volume_mirror import boss_mirror, clone, clone_template, shared_boss_mirror
 
 __all__ = [
@@ -10,6 +10,6 @@ __all__ = [
     "boss_mirror",
     "clone",
     "clone_template",
+    "remote",
     "shared_boss_mirror",
-    "short_waits",
 ]

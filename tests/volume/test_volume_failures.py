@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annexremote import RemoteError
 
 import neuromirror.volume
 from neuromirror.lab import get
@@ -24,11 +24,12 @@ from neuromirror.net import (
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.volume import BlockUnavailableError, VersionFiles
 from neuromirror_demo.boss import DemoBoss
-from support.annex_with_boss import AnnexRepository, chunk, url
+from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 from support.volume_mirror import SKETCH, BossMirror
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))
+SIZE = 64 * 64 * 16
 MANY = 60
 """Addresses of one key, as blocks of zeros have them."""
 
@@ -69,39 +70,29 @@ def addresses(host: str, path: str = EM) -> list[str]:
     return [f"boss://{host}/{path}/0/{x}:{x + 64}/0:64/12:28" for x in range(0, 64 * MANY, 64)]
 
 
-def put(annex: AnnexRepository, name: str, content: bytes, urls: list[str]) -> str:
-    """A file of this content that is to be had from all these addresses; gives its key."""
-    return annex.put(name, content, *urls).readlink().name
+def failures(remote: RemoteInProcess, urls: list[str], count: int = 3) -> list[str]:
+    """Get blocks that each have all these URLs; return the message of each failure."""
+    messages = []
+    for number in range(count):
+        with pytest.raises(RemoteError) as caught:
+            remote.get(b"%d" % number * SIZE, *urls)
+        messages.append(str(caught.value))
+    assert max(map(len, messages)) < 1000
+    return messages
 
 
-def failures(annex: AnnexRepository, *arguments: str) -> list[dict[str, object]]:
-    """The records of a get that fails."""
-    output = annex.run("get", "--json", "--json-error-messages", *arguments, ok=False)
-    records = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    assert not any(record["success"] for record in records)
-    return records
+def counted_urls(message: str) -> list[int]:
+    """How many addresses each part of a message stands for."""
+    return [1 + int(one) for one in re.findall(r"\((\d+) more ", message)]
 
 
-def length(record: dict[str, object]) -> int:
-    return len(json.dumps(record["error-messages"])) + len(str(record.get("note")))
-
-
-def counted_urls(record: dict[str, object]) -> list[int]:
-    """How many addresses each message of a record stands for."""
-    return [1 + int(one) for one in re.findall(r"\((\d+) more ", str(record["error-messages"]))]
-
-
-@pytest.mark.usefixtures("short_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_dead_host_is_contacted_once_for_all_urls(
-    annex: AnnexRepository, dead: DeadService
+    remote: RemoteInProcess, dead: DeadService
 ) -> None:
-    for number in range(2):
-        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(dead.host))
-    records = failures(annex)
-    assert len(records) == 2
+    messages = failures(remote, addresses(dead.host))
     assert 0 < dead.connections <= RequestLimits().attempts
-    assert max(map(length, records)) < 1500
-    assert [counted_urls(one) for one in records] == [[MANY]] * 2
+    assert [counted_urls(one) for one in messages] == [[MANY]] * 3
 
 
 def test_an_array_does_not_request_an_unreachable_host_for_each_url(
@@ -120,32 +111,27 @@ def test_an_array_does_not_request_an_unreachable_host_for_each_url(
 
 
 def test_a_service_that_refuses_is_contacted_once_for_all_urls(
-    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch
+    boss: DemoBoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anonymous access, a token and a quota until tomorrow."""
-    for number in range(3):
-        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(boss.host))
     boss.set_public(EM, False)
-    assert refusals(boss, annex) == 1
+    assert refusals(boss, tmp_path) == 1
     boss.set_public(EM, True)
     monkeypatch.setenv(token_variable(boss.host), "0123456789abcdef-secret")
     # the block, and, since a BOSS answers 500 to a wrong token, whether that is why
-    assert refusals(boss, annex, token_variable(boss.host)) == 2
+    assert refusals(boss, tmp_path, token_variable(boss.host)) == 2
     monkeypatch.delenv(token_variable(boss.host))
     boss.fault("status", status=429)
-    assert refusals(boss, annex, "tomorrow") == 1
+    assert refusals(boss, tmp_path, "tomorrow") == 1
 
 
-def refusals(boss: DemoBoss, annex: AnnexRepository, reason: str = "") -> int:
-    """Return the number of requests of a get whose three records each name the reason."""
+def refusals(boss: DemoBoss, folder: Path, reason: str = "") -> int:
+    """Return the number of requests of a new process whose messages each name the reason."""
     boss.clear_requests()
-    records = failures(annex)
-    assert len(records) == 3
-    for record in records:
-        assert reason in str(record["error-messages"])
-        assert "0123456789abcdef" not in str(record)
-        assert length(record) < 1500
-        assert counted_urls(record) == [MANY]
+    for message in failures(RemoteInProcess(folder), addresses(boss.host)):
+        assert reason in message
+        assert "0123456789abcdef" not in message
+        assert counted_urls(message) == [MANY]
     return len(boss.requests)
 
 
@@ -177,29 +163,27 @@ def test_an_export_requests_a_service_that_refuses_once(
     assert private_em.boss.count_requests("/cutout/") == 1
 
 
-@pytest.mark.usefixtures("short_waits")
+@pytest.mark.usefixtures("no_waits")
 def test_one_block_that_a_service_cannot_cut_does_not_stop_the_others(
-    boss: DemoBoss, annex: AnnexRepository
+    boss: DemoBoss, remote: RemoteInProcess
 ) -> None:
-    other = ((64, 128), (64, 128), (12, 28))
-    annex.put("a-broken", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    link = annex.put("b-whole", chunk(boss, EM, other), url(boss, EM, other))
     boss.fault("status", status=500, path="/cutout/.*/0:64/64:128/")
-    annex.run("get", ok=False)
-    assert link.read_bytes() == chunk(boss, EM, other)
+    with pytest.raises(RemoteError):
+        remote.get(chunk(boss, EM, BOX), url(boss, EM, BOX))
+    other = ((64, 128), (64, 128), (12, 28))
+    whole = chunk(boss, EM, other)
+    assert remote.get(whole, url(boss, EM, other)) == whole
 
 
 def test_zeros_are_made_without_the_network(annex: AnnexRepository, dead: DeadService) -> None:
-    size = 64 * 64 * 16
-    put(annex, "block", bytes(size), addresses(dead.host))
-    put(annex, "short", bytes(size - 1), addresses(dead.host)[:1])  # no block has this size
-    annex.run("get")
-    assert (annex.path / "block").read_bytes() == bytes(size)
-    assert (annex.path / "short").read_bytes() == bytes(size - 1)
+    annex.put("block", bytes(SIZE), *addresses(dead.host))
+    annex.put("short", bytes(SIZE - 1), addresses(dead.host)[0])  # no block has this size
+    annex.run("get", "block")
+    assert {outcome.status for outcome in get(annex.path)} == {"ok", "notneeded"}
+    assert (annex.path / "block").read_bytes() == bytes(SIZE)
+    assert (annex.path / "short").read_bytes() == bytes(SIZE - 1)
     annex.run("drop")  # the remote still has them
     assert not (annex.path / "block").exists()
-    assert {outcome.status for outcome in get(annex.path)} == {"ok"}
-    assert (annex.path / "block").read_bytes() == bytes(size)
     assert dead.connections == 0
 
 
@@ -218,17 +202,13 @@ def test_arrays_and_exports_make_zeros_without_the_network(
 
 
 def test_changed_voxels_are_reported_once_for_a_dataset(
-    boss: DemoBoss, annex: AnnexRepository
+    boss: DemoBoss, remote: RemoteInProcess
 ) -> None:
     within = [one for one in addresses(boss.host) if int(one.split("/")[7].split(":")[1]) <= 256]
-    for number in range(3):
-        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, within)
-    records = failures(annex)
-    digests = [str(record["error-messages"]).count("sha256 ") for record in records]
-    assert digests == [1, 0, 0]
+    messages = failures(remote, within)
+    assert [one.count("sha256 ") for one in messages] == [1, 0, 0]
     # each message is for all addresses
-    assert {one for record in records for one in counted_urls(record)} == {len(within)}
-    assert max(map(length, records)) < 1500
+    assert {count for one in messages for count in counted_urls(one)} == {len(within)}
 
 
 def test_an_array_says_until_when_a_quota_is_used_up(boss_mirror: BossMirror) -> None:

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from annexremote import RemoteError
 
 from neuromirror.cache import ContentName, open_cache
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror_demo.boss import DemoBoss
-from support.annex_with_boss import AnnexRepository, chunk, url
+from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 
 EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
 Box = tuple[tuple[int, int], ...]
@@ -80,15 +81,14 @@ def test_voxels_that_were_changed_upstream_are_refused_and_the_last_copy_stays(
     assert cached.read_bytes() == bytes_there
 
 
-@pytest.mark.usefixtures("short_waits")
-def test_temporary_failures_are_retried(boss: DemoBoss, annex: AnnexRepository) -> None:
-    link, cut = put_block(annex, boss, "block"), put_block(annex, boss, "cut", OTHER)
+@pytest.mark.usefixtures("no_waits")
+def test_temporary_failures_are_retried(boss: DemoBoss, remote: RemoteInProcess) -> None:
     busy = boss.fault("status", status=429, path="/cutout/.*/0:64/64:128/", times=2, retry_after=1)
     once = boss.fault("cut", path="/cutout/.*/64:128/64:128/", times=1)
-    annex.run("get")
+    for box in (BOX, OTHER):
+        content = chunk(boss, EM, box)
+        assert remote.get(content, url(boss, EM, box)) == content
     assert (busy.struck, once.struck) == (2, 1)
-    assert link.exists()
-    assert cut.exists()
 
 
 def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:
@@ -107,27 +107,24 @@ def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:
     assert not {"requests", "urllib3", "numpy", "msgspec"} & set(modules.split())
 
 
-@pytest.mark.usefixtures("short_waits")
-def test_always_truncated_body_is_reported_and_leaves_nothing(
-    boss: DemoBoss, annex: AnnexRepository
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("lying", [False, True])
+def test_always_truncated_body_is_reported(
+    boss: DemoBoss, remote: RemoteInProcess, lying: bool
 ) -> None:
-    links = put_block(annex, boss, "block"), put_block(annex, boss, "lying", OTHER)
-    boss.fault("cut", path="/cutout/.*/0:64/64:128/")
-    boss.fault("cut", path="/cutout/.*/64:128/64:128/", lying=True)
-    output = annex.run("get", ok=False)
-    assert f"{EM}/0/0:64/64:128/12:28" in output
-    assert f"{EM}/0/64:128/64:128/12:28" in output
-    assert not any(link.exists() for link in links)
+    boss.fault("cut", path="/cutout/", lying=lying)
+    with pytest.raises(RemoteError, match=f"{EM}/0/0:64/64:128/12:28"):
+        remote.get(chunk(boss, EM, BOX), url(boss, EM, BOX))
 
 
-@pytest.mark.usefixtures("short_waits")
 def test_token_is_sent_only_to_its_host_and_not_shown(
-    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch
+    boss: DemoBoss, annex: AnnexRepository, remote: RemoteInProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = put_block(annex, boss, "block")
+    link, content = put_block(annex, boss, "block"), chunk(boss, EM, BOX)
     boss.set_public(EM, False)
     monkeypatch.setenv("NEUROMIRROR_TOKEN_API_BOSSDB_IO", boss.token)
-    annex.run("get", "block", ok=False)
+    with pytest.raises(RemoteError):
+        remote.get(content, url(boss, EM, BOX))
     monkeypatch.setenv(token_variable(boss.host), "0123456789abcdef-secret")
     output = annex.run("get", "block", ok=False)
     assert "token" in output
@@ -137,22 +134,23 @@ def test_token_is_sent_only_to_its_host_and_not_shown(
     assert link.exists()
     written = [one for one in annex.path.rglob("*") if one.is_file() and not one.is_symlink()]
     assert not [one for one in written if boss.token.encode() in one.read_bytes()]
-    put_block(annex, boss, "gone", OTHER)
     boss.soft_delete(EM)
-    assert "marked for deletion" in annex.run("get", "gone", ok=False)
+    with pytest.raises(RemoteError, match="marked for deletion"):
+        RemoteInProcess(remote.folder).get(content, url(boss, EM, BOX))
 
 
-def test_loopback_needs_git_annex_permission(boss: DemoBoss, annex: AnnexRepository) -> None:
-    put_block(annex, boss, "block")
-    annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
-    output = annex.run("get", "block", ok=False)
-    assert "127.0.0.1" in output
-    assert "git config --global annex.security.allowed-ip-addresses" in output
-    assert "allow_private" not in output  # which is an operator's, of a mirror
+def test_loopback_needs_git_annex_permission(boss: DemoBoss, remote: RemoteInProcess) -> None:
+    content, git = chunk(boss, EM, BOX), remote.repository.git
+    git("config", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
+    with pytest.raises(RemoteError, match=r"127\.0\.0\.1") as refused:
+        remote.get(content, url(boss, EM, BOX))
+    assert "git config --global annex.security.allowed-ip-addresses" in str(refused.value)
+    assert "allow_private" not in str(refused.value)  # which is an operator's, of a mirror
     assert boss.count_requests("/cutout/") == 0
+    allowed = RemoteInProcess(remote.folder)
     port = boss.host.rpartition(":")[2]
-    annex.git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
-    annex.run("get", "block")
+    git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
+    assert allowed.get(content, url(boss, EM, BOX)) == content
 
 
 def test_without_the_program_git_annex_says_which_one_it_lacks(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from annexremote import RemoteError
 
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.loopback_server import stop_serving
-from support.annex_with_boss import AnnexRepository, chunk, url
+from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))
@@ -33,16 +34,18 @@ def test_a_host_that_looks_like_another_does_not_get_its_token(
 
 
 def test_invalid_block_url_is_refused_without_requests(
-    boss: DemoBoss, annex: AnnexRepository
+    boss: DemoBoss, annex: AnnexRepository, remote: RemoteInProcess
 ) -> None:
     one = url(boss, EM, ((0, 1), (64, 65), (12, 13)))
-    for address in (f"{one}?chunk=1000000000000,1,1", one.replace("://", "://me:word@")):
-        output = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
-        assert not (annex.path / "odd").is_symlink()
-        assert "word" not in output.replace(address, "")
-    link = annex.put("block", b"x" * 100, f"{one}?chunk=1000000000000,1,1")
-    annex.run("get", "block", ok=False)
-    assert not link.exists()
+    address = one.replace("://", "://me:word@")
+    output = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
+    assert not (annex.path / "odd").is_symlink()
+    assert "word" not in output.replace(address, "")
+    huge = f"{one}?chunk=1000000000000,1,1"
+    with pytest.raises(RemoteError):
+        remote.remote.checkurl(huge)
+    with pytest.raises(RemoteError):
+        remote.get(b"x" * 100, huge)
     assert boss.count_requests("/cutout/") == 0
 
 
@@ -76,11 +79,14 @@ def leads_to() -> Iterator[Callable[[str], str]]:
 
 
 def test_allowed_loopback_service_cannot_redirect_to_others(
-    boss: DemoBoss, annex: AnnexRepository, leads_to: Callable[[str], str]
+    boss: DemoBoss, remote: RemoteInProcess, leads_to: Callable[[str], str]
 ) -> None:
     host = leads_to(f"http://{boss.host}")
-    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX).replace(boss.host, host))
-    output = annex.run("get", "block", ok=False)
+    remote.repository.git(
+        "config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{host.rpartition(':')[2]}"
+    )
+    with pytest.raises(RemoteError) as refused:
+        remote.get(chunk(boss, EM, BOX), url(boss, EM, BOX).replace(boss.host, host))
+    output = str(refused.value)
     assert f"127.0.0.1:{boss.host.rpartition(':')[2]}" in output or "this machine itself" in output
-    assert not link.exists()
     assert boss.count_requests("/cutout/") == 0
