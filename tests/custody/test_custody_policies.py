@@ -467,7 +467,9 @@ def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
         if remote.exists():
             remote.rename(unmounted)
 
-    keeper.policies('[[keep]]\nname = "papers"\nwhat = "all"\nvaults = ["tape"]\n')
+    keeper.policies(
+        '[[keep]]\nname = "papers"\nwhat = "all"\ndatasets = ["demo:000002"]\nvaults = ["tape"]\n'
+    )
     outcomes, _ = keeper.run(jobs=1, report_bytes=unmount)
     assert [one.vault for one in outcomes if one.key is None] == ["tape"]
     assert list(keeper.saved().vaults) == ["tape"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,8 +168,13 @@ def channel(isolated_home: Path, tmp_path: Path) -> Iterator[PrivateContent]:
 
 @pytest.fixture(params=["bucket", "dandiset", "channel"])
 def private(request: pytest.FixtureRequest) -> PrivateContent:
-    """Private content of each kind, a vault that others may read, and one that they may not."""
+    """Private content of each kind, with vaults."""
     found: PrivateContent = request.getfixturevalue(request.param)
+    return with_vaults(found)
+
+
+def with_vaults(found: PrivateContent) -> PrivateContent:
+    """Configure a vault that others may read, and one that they may not."""
     write_vault(found.folder / "vaults", "public")
     safe = str(found.folder / "vault-safe")
     write_vault(found.folder / "vaults", "safe", kind="directory", path=safe, private=True)
@@ -188,6 +192,25 @@ def test_private_content_is_kept_and_read_with_its_credential_which_is_nowhere(
 ) -> None:
     with private.without_files():
         assert_nothing_is_kept_or_read(private)
+    with watched_processes(*private.secrets) as shown:
+        private.read()  # the bytes are in the user's cache
+        private.run("pin", private.dataset, "--path", private.path)
+        private.run("keep", private.dataset, private.path, "--in", "safe")
+        private.run("restore", "--into", "restored")
+    assert shown == []
+    assert copies(private, "safe") != []
+    with private.without_files():
+        private.assert_no_secret()
+    # the public store names nothing of it
+    public = private.folder / "public"
+    text = b"\n".join(contents(public)) if public.exists() else b""
+    assert [one for one in private.names if one.encode() in text] == []
+
+
+def test_private_content_is_kept_in_private_vaults_only_and_read_from_them_without_a_credential(
+    dandiset: PrivateContent,
+) -> None:
+    private = with_vaults(dandiset)
     keep = ("keep", private.dataset, private.path, "--in")
     with watched_processes(*private.secrets) as shown:
         # a vault that others may read is refused, with the credential or without
@@ -198,23 +221,14 @@ def test_private_content_is_kept_and_read_with_its_credential_which_is_nowhere(
         assert_a_lock_is_kept_in_private_vaults_only(private)
         private.run(*keep, "safe")
         private.run("vault", "check", "safe", "--full")
-        private.run("clone", private.dataset, "clone", "--get", private.path)
-        private.run("verify", "clone", "--allow-missing")
-        private.run("restore", "--into", "restored")
         # neither pages nor previews nor the gateway serve a private store
         private.run("catalogue", "--listen", "127.0.0.1:0", code=2)
     assert shown == []
-    if private.files is not None:
-        shutil.rmtree(private.files)
-    # the copy in the vault needs no credential
     private.run("clone", private.dataset, "from-vault", credentials=False)
     copy = private.run("get", f"from-vault/{private.path}", credentials=False)
     assert private.path in copy
+    private.run("verify", "from-vault", "--allow-missing", credentials=False)
     private.assert_no_secret()
-    # the public store names nothing of it
-    public = private.folder / "public"
-    text = b"\n".join(contents(public)) if public.exists() else b""
-    assert [one for one in private.names if one.encode() in text] == []
 
 
 def assert_nothing_is_kept_or_read(private: PrivateContent) -> None:

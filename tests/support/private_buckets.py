@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,27 +114,33 @@ def run_here(
     return CompletedProcess(arguments, done.exit_code, done.stdout + done.stderr)
 
 
-def _command_lines() -> Iterator[bytes]:
-    """Yield the command line of each process of the machine."""
-    for process in os.listdir("/proc"):
-        with suppress(OSError, ValueError):
-            yield Path("/proc", str(int(process)), "cmdline").read_bytes()
+def _processes() -> set[str]:
+    """Return the ids of all processes of the machine."""
+    return {one for one in os.listdir("/proc") if one.isdigit()}
+
+
+def _command_lines(processes: Iterable[str]) -> Iterator[bytes]:
+    """Yield the command lines of those processes that still run."""
+    for process in processes:
+        with suppress(OSError):
+            yield Path("/proc", process, "cmdline").read_bytes()
 
 
 @contextmanager
 def watched_processes(*secrets: str) -> Iterator[list[str]]:
-    """Yield the new command lines that contained a secret while the context was open.
+    """Yield the command lines with a secret of processes that start while the context is open.
 
-    Command lines that were already there, and copies of them (a shell that forks), are
-    not of the program under test: a shell that runs this test may quote anything.
+    Copies of command lines that were already there (a shell that forks) are not of the program
+    under test: a shell that runs this test may quote anything.
     """
     found: list[str] = []
-    before = set(_command_lines())
+    old = _processes()
+    before = set(_command_lines(old))
     done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            for line in set(_command_lines()) - before:
+            for line in set(_command_lines(_processes() - old)) - before:
                 found.extend(
                     line.decode(errors="replace") for one in secrets if one.encode() in line
                 )

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-_PROGRAM = """#!{python}
-import os, shutil, sys
-
-def send(*words):
-    print(*words, flush=True)
-
-def config(name):
-    send("GETCONFIG", name)
-    return sys.stdin.readline().rstrip("\\n").removeprefix("VALUE ")
-
-send("VERSION 1")
-for line in sys.stdin:
-    request, *words = line.rstrip("\\n").split(" ", 3)
-    if request in ("INITREMOTE", "PREPARE"):
-        folder, unreachable = config("folder"), config("unreachable")
-        send(request + "-SUCCESS")
-    elif request == "TRANSFER":
-        direction, key, path = words
-        stored = os.path.join(folder, key)
-        try:
-            shutil.copyfile(*((path, stored) if direction == "STORE" else (stored, path)))
-            send("TRANSFER-SUCCESS", direction, key)
-        except OSError as error:
-            send("TRANSFER-FAILURE", direction, key, error.strerror)
-    elif request == "CHECKPRESENT":
-        if os.path.exists(os.path.join(folder, words[0])):
-            send("CHECKPRESENT-SUCCESS", words[0])
-        elif os.path.isdir(folder):
-            send("CHECKPRESENT-FAILURE", words[0])
-        else:
-            send("CHECKPRESENT-" + unreachable, words[0], *["no server"][unreachable == "FAILURE":])
-    elif request == "REMOVE":
-        try:
-            os.unlink(os.path.join(folder, words[0]))
-        except FileNotFoundError:
-            pass
-        send("REMOVE-SUCCESS", words[0])
-    else:
-        send("UNSUPPORTED-REQUEST")
+_PROGRAM = r"""#!/bin/sh
+# a shell, because git-annex starts this program for each command, several times
+echo VERSION 1
+while read -r request word key path; do
+    case $request in
+    INITREMOTE | PREPARE)
+        echo GETCONFIG folder
+        read -r _ folder
+        echo "$request-SUCCESS" ;;
+    TRANSFER)
+        set -- "$folder/$key" "$path"
+        if [ "$word" = STORE ]; then set -- "$path" "$folder/$key"; fi
+        if [ ! -d "$folder/$key" ] && cp "$1" "$2"; then
+            echo TRANSFER-SUCCESS "$word" "$key"
+        else
+            echo TRANSFER-FAILURE "$word" "$key" failed
+        fi ;;
+    CHECKPRESENT)
+        if [ -e "$folder/$word" ]; then echo CHECKPRESENT-SUCCESS "$word"
+        elif [ -d "$folder" ]; then echo CHECKPRESENT-FAILURE "$word"
+        elif [ -e "$folder.unknown" ]; then echo CHECKPRESENT-UNKNOWN "$word" no server
+        else echo CHECKPRESENT-FAILURE "$word"
+        fi ;;
+    REMOVE)
+        rm -f "$folder/$word"
+        echo REMOVE-SUCCESS "$word" ;;
+    *) echo UNSUPPORTED-REQUEST ;;
+    esac
+done
 """
 
 
@@ -55,20 +43,15 @@ def install_folder_remote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Put the program ``git-annex-remote-folder`` on the PATH."""
     folder.mkdir()
     path = folder / "git-annex-remote-folder"
-    path.write_text(_PROGRAM.format(python=sys.executable))
+    path.write_text(_PROGRAM)
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def folder_remote(folder: Path, unreachable: Literal["FAILURE", "UNKNOWN"]) -> dict[str, str]:
-    """Return the options of a special remote.
+def folder_remote(folder: Path) -> dict[str, str]:
+    """Return the options of a special remote that keeps contents in a folder.
 
-    Parameters
-    ----------
-    folder
-        Where it keeps contents.
-    unreachable
-        What it replies about any content if the folder is missing: FAILURE (the content is missing)
-        as rsync does, UNKNOWN as WebDAV and rclone do.
+    If the folder is missing, the remote replies about any content that it is missing, as rsync
+    does; if there is a file ``<folder>.unknown``, that it cannot know it, as WebDAV and rclone do.
     """
-    return {"externaltype": "folder", "folder": str(folder), "unreachable": unreachable}
+    return {"externaltype": "folder", "folder": str(folder)}

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -64,20 +63,22 @@ def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault(
     assert errors == [CopyRefusedError] * 3 + [VaultUnavailableError]
 
 
-@pytest.mark.parametrize("reply", ["FAILURE", "UNKNOWN"])
 def test_an_unreachable_remote_says_nothing_about_its_contents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Literal["FAILURE", "UNKNOWN"]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_folder_remote(tmp_path / "bin", monkeypatch)
-    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote", reply))
+    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
     key, other = key_of(b"content"), key_of(b"other")
     vault.store_bytes(key, memoryview(b"content"))
     assert [one.size for one in vault.presence([key, other])] == [7, None]
     vault.check_access()
     shutil.move(tmp_path / "remote", tmp_path / "unmounted")
-    for mounted in (False, True):
-        if mounted:
-            (tmp_path / "remote").mkdir()
+    for prepare in (
+        lambda: None,
+        (tmp_path / "remote.unknown").touch,
+        (tmp_path / "remote").mkdir,  # another disk is mounted
+    ):
+        prepare()
         for request in (
             lambda: list(vault.presence([key])),
             lambda: vault.open(key),
@@ -98,7 +99,7 @@ def test_another_machine_reads_what_was_stored(
     options = {}
     if kind == "external":
         install_folder_remote(tmp_path / "bin", monkeypatch)
-        options = folder_remote(tmp_path / "remote", "UNKNOWN")
+        options = folder_remote(tmp_path / "remote")
     key = key_of(b"content")
     vault = new_vault(tmp_path, kind, **options)
     vault.store_bytes(key, memoryview(b"content"))
@@ -170,7 +171,7 @@ def test_failures_between_which_a_content_is_read_are_not_those_of_the_vault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_folder_remote(tmp_path / "bin", monkeypatch)
-    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote", "UNKNOWN"))
+    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
     good, bad = key_of(b"good"), key_of(b"bad")
     vault.store_bytes(good, memoryview(b"good"))
     # neither written nor read as a file
