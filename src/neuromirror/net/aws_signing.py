@@ -8,9 +8,11 @@ and computes the signature (Signature Version 4). The requests are sent by
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
@@ -200,7 +202,17 @@ def new_aws_session(profile: str | None) -> Any:
 
     # At the level DEBUG botocore logs signed headers and the replies of credential services.
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    return Session(profile=profile)
+    session = Session(profile=profile)
+    session.register_component("data_loader", _data_loader(os.environ.get("AWS_DATA_PATH")))
+    return session
+
+
+@cache
+def _data_loader(path: str | None) -> Any:
+    """Return a loader of botocore's data for all sessions, each of which would parse them again."""
+    from botocore.loaders import create_loader  # type: ignore[import-untyped]
+
+    return create_loader(path)
 
 
 def _identity(profile: str | None) -> str:
