@@ -46,7 +46,7 @@ def test_states_without_a_time_are_the_same_from_every_writer(
     whole, delta, second = (
         MintedRepository.create(tmp_path / name) for name in ("whole", "delta", "second")
     )
-    first, other = many_files(6), many_files(7)
+    first, other = many_files(6)[:300], many_files(7)[:300]
     expected = [
         whole.mint(number, files, undated(number))
         for number, files in enumerate((first, other, first))
@@ -99,7 +99,7 @@ def test_manifest_of_another_state_is_never_a_base(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     minting = MintedRepository.create(tmp_path / "m")
-    files = many_files(8)
+    files = many_files(8)[:300]
     minting.mint(0, files)
     assert minting.manifest is not None
     whole = minting.manifest.read_bytes()
