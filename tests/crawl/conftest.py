@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 from support.embargo_harness import EmbargoHarness, prepare_embargo
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedHarness, ScriptedSource
@@ -32,6 +33,18 @@ def empty_archive(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
     """A demo archive without dandisets."""
     with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running:
         yield running
+
+
+@pytest.fixture
+def two_dandisets(empty_archive: DemoArchive) -> DemoArchive:
+    """An archive of a dandiset with a published version, and of one with a Zarr."""
+    for number in (1, 2):
+        dandiset = empty_archive.create_dandiset(Description(f"Number {number}"))
+        empty_archive.add_file(dandiset, "a.txt", "a")
+    empty_archive.publish("000001")
+    empty_archive.add_file("000001", "b.txt", "b")
+    empty_archive.add_zarr("000002", "z.zarr", {".zgroup": b"{}", "0/0": b"chunk"})
+    return empty_archive
 
 
 @pytest.fixture

@@ -46,10 +46,10 @@ def datalad(folder: Path, *arguments: str) -> list[dict[str, object]]:
 def clones(
     mirror_harness: MirrorHarness, module_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Clones by the part of the name after the dataset, each made by one DataLad process."""
+    """Clones by the part of the name after the dataset, of versions by DataLad."""
     folder = tmp_path_factory.mktemp("clones")
-    clones = {}
-    for label in ("", "@draft", "@0.240301.1026"):
+    clones = {"": clone_alias(mirror_harness, "demo--000002", folder)}
+    for label in ("@draft", "@0.240301.1026"):
         url = f"ria+file://{mirror_harness.folder}#~demo--000002{label}"
         records = datalad(folder, "clone", url, f"clone{label}")
         assert [one["status"] for one in records] == ["ok"], records

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,10 +33,11 @@ from support.embargo_harness import (
     refs_or_none,
 )
 from support.foreign_pushes import run_in
+from support.killed_move import kill_move
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
-KILLED_MOVE = Path(__file__).parents[1] / "support" / "killed_move.py"
+KILLED_EVERY = 25
 
 
 # --- the embargo ends
@@ -284,42 +285,49 @@ def test_components_are_dropped_even_after_an_interrupted_move(
 # --- killed during a move
 
 
-def test_a_killed_move_is_completed_by_the_next_sync(embargo: EmbargoHarness) -> None:
+def store_state(folder: Path) -> dict[str, Any]:
+    """Return the versions in the journal and the refs, by dataset."""
+    store = Store.open(folder)
+    versions: dict[str, list[str]] = {}
+    for _, entry in store.read_entries(0):
+        if hasattr(entry, "commit"):
+            versions.setdefault(f"{entry.mirror}:{entry.local_id}", []).append(entry.commit)
+    # a superdataset may be outdated after a kill
+    refs = {alias: one.refs() for alias, one in store.aliases() if "--" in alias}
+    return {"versions": versions, "refs": refs}
+
+
+def test_a_killed_move_is_completed_by_the_next_sync(
+    embargo: EmbargoHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills at each step of the functions that move are tested in tests/store."""
     closed = embargo.demo.create_dandiset(
         Description("Stays closed: Othercanary"), identifier="000009", embargoed=True
     )
     embargo.demo.add_file(closed, "othercanary/file.txt", "still closed\n")
     embargo.sync()
-    expected = embargo.commits(embargo.private)
+    expected = set(embargo.commits(embargo.private).values())
     embargo.demo.unembargo(ID)
-    environment = {**os.environ, **embargo.environment()}
-    done = subprocess.run(
-        [
-            *(sys.executable, str(KILLED_MOVE), str(embargo.demo.mirrors)),
-            *(str(embargo.public), str(embargo.private), "10"),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tries = [json.loads(line) for line in done.stdout.splitlines()]
-    killed = [one for one in tries if one["killed"]]
-    assert len(killed) > 5, [one["step"] for one in tries]
-    final = tries[-1]["ended"]
-    assert set(expected.values()) < set(final["public"]["versions"][NAME])
-    for one in killed:
+    monkeypatch.setenv("DEMO_TOKEN", embargo.demo.token)
+    finals, killed = [], True
+    while killed:
+        step = 1 + len(finals) * KILLED_EVERY
+        copy = replace(embargo, folder=tmp_path / f"killed-{step}")
+        copytree(embargo.folder, copy.folder, symlinks=True)
+        killed = kill_move(embargo.demo.mirrors, copy.public, copy.private, step)
         # at any time, one of the stores has the whole history
-        kept = [one["after"][name]["versions"].get(NAME, []) for name in ("private", "public")]
-        assert any(set(expected.values()) <= set(versions) for versions in kept), one["step"]
-        assert one["ended"] == final, one["step"]
-    copy = embargo.public.with_name("public-copy")
-    assert not any(b"othercanary" in content.lower() for content in contents(copy))
+        kept = [store_state(one)["versions"] for one in (copy.private, copy.public)]
+        assert any(expected <= set(versions.get(NAME, [])) for versions in kept), step
+        copy.sync()
+        finals.append([store_state(one) for one in (copy.private, copy.public)])
+    assert len(finals) > 4
+    for private, public in finals:
+        assert [private, public] == finals[-1]
+        assert NAME not in private["versions"]
+        assert "demo:000009" in private["versions"]
+        assert expected < set(public["versions"][NAME])
+    assert not any(b"othercanary" in content.lower() for content in contents(copy.public))
     assert any(b"othercanary" in one.lower() for one in contents(embargo.private))
-    assert embargo.demo.token not in done.stdout + done.stderr
-    assert NAME not in final["private"]["versions"]
-    assert "demo:000009" in final["private"]["versions"]
 
 
 # --- clones

@@ -124,17 +124,16 @@ def test_a_listing_that_cannot_be_whole_changes_nothing(
 ) -> None:
     mirror = demo.mirrors / "demo.toml"
     mirror.write_text(mirror.read_text() + "page_size = 2\n")
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000001")
     refs, files = mirror_harness.refs(), files_of(mirror_harness)
     demo.add_file("000001", "new.txt", b"new")
     with demo.fault(fault, **options):
-        results = mirror_harness.sync()
-    assert results["demo:000001"].status == "error"
-    assert results["demo:000001"].visit == "failed"
-    assert "\n" not in results["demo:000001"].message
+        result = mirror_harness.sync("demo:000001")["demo:000001"]
+    assert (result.status, result.visit) == ("error", "failed")
+    assert "\n" not in result.message
     assert mirror_harness.refs() == refs
     assert files_of(mirror_harness) == files
-    assert mirror_harness.sync()["demo:000001"].status == "ok"
+    assert mirror_harness.sync("demo:000001")["demo:000001"].status == "ok"
 
 
 def test_a_listing_during_which_files_change_is_repeated(

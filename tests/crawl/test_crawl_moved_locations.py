@@ -34,6 +34,7 @@ NAME = f"demo-aind-benchmark:{MEAREC}"
 PATH = "mearec_NP1.h5"
 KEY = f"{MEAREC}/{PATH}"
 CONTENT = b"the same bytes"
+KILLS = 4
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_a_killed_sync_leads_to_the_same_urls(
     steps = killed_sync.count_steps(buckets.mirrors, undisturbed.folder)
     killed = {
         copied(bucket_harness, tmp_path / f"killed-{step}"): step
-        for step in range(steps // 2, steps, 5)
+        for step in range(steps // 2, steps, steps // KILLS // 2)
     }
     killed_sync.kill_syncs(buckets.mirrors, killed)
     for store in killed:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.net import CredentialsError
 from neuromirror.sources.api_tokens import InternToken
-from neuromirror_demo.boss import CELLS, PRIVATE, DemoBoss
+from neuromirror_demo.boss import ACTIVITY, PRIVATE, DemoBoss
 from support.embargo_harness import contents
 from support.foreign_pushes import run_checked, run_in
 from support.private_buckets import run_here, watched_processes
@@ -29,7 +29,7 @@ def folder(boss: DemoBoss, tmp_path: Path) -> Path:
     mirrors = tmp_path / "mirrors"
     mirrors.mkdir()
     lines = ['source = "boss"', "[options]", f'api = "{boss.api}"', 'restricted = "private"']
-    lines += [f'include = ["{CELLS}", "{PRIVATE}"]', "block = [128, 128, 32]"]
+    lines += [f'include = ["{ACTIVITY}", "{PRIVATE}"]', "block = [128, 128, 32]"]
     (mirrors / "bossdb.toml").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -77,7 +77,7 @@ def test_a_restricted_channel_is_mirrored_privately_and_got(
     assert (folder / "private" / "alias" / f"bossdb--{PRIVATE.replace('/', '--')}").exists()
     public = b"\n".join(contents(folder / "public"))
     assert PRIVATE.encode() not in public
-    assert CELLS.encode() in public
+    assert ACTIVITY.encode() in public
     clone = clone_of(folder, "private", PRIVATE)
     names = blocks_of(clone)
     with watched_processes(boss.token) as shown:
@@ -131,7 +131,7 @@ def test_public_channels_do_not_depend_on_the_file(
     mirror = folder / "mirrors" / "bossdb.toml"
     mirror.write_text(mirror.read_text().replace('restricted = "private"\n', ""))
     sync(folder)
-    clone = clone_of(folder, "public", CELLS)
+    clone = clone_of(folder, "public", ACTIVITY)
     first, second = blocks_of(clone)
     assert run_in(clone, "git", "annex", "get", first).returncode == 0
     # a token that has expired

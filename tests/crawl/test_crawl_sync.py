@@ -182,7 +182,7 @@ def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
 ) -> None:
     from neuromirror_demo.walkthrough import serve_folder
 
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000002")
     with mirror_harness.index() as index:
         path = demo.paths("000002", index.resolve("demo:000002").label)[-1]
     with serve_folder(mirror_harness.folder) as address:

@@ -41,8 +41,9 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
         yield running
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "part"), [*((kind, "sidecar") for kind in KINDS), ("503", "object"), ("503", "page")]
+)
 def test_a_bucket_that_does_not_answer_mints_no_version(
     buckets: DemoBuckets, tmp_path: Path, kind: str, part: str
 ) -> None:

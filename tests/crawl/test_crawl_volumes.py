@@ -17,7 +17,9 @@ from neuromirror.crawl import rebuild_index
 from neuromirror.index import Index
 from neuromirror.model import LinksFound
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
+from support.dataset_clones import clone_dataset
 from support.mirror_harness import MirrorHarness, run_git
+from support.private_buckets import run_here
 
 MIRROR_FILE = """
 source = "boss"
@@ -69,11 +71,26 @@ def test_every_kind_of_channel_is_restored_at_every_level(
 ) -> None:
     import zarr
 
-    mirror_harness = create_boss_harness(TISSUE, CELLS, ACTIVITY)
+    boss.add_frame("small", start=(0, 0, 12), stop=(147, 135, 50), voxel=(4, 4, 40))
+    for name, samples in (("volume", 1), ("series", 2)):
+        boss.add_experiment(f"demo_cortex/{name}", "small", levels=3, samples=samples)
+    shape = (38, 135, 147)
+    tissue = np.arange(np.prod(shape)).reshape(shape)
+    channels = "demo_cortex/volume/em", "demo_cortex/volume/cells", "demo_cortex/series/gcamp"
+    boss.add_channel(channels[0], voxels=(tissue % 251).astype("uint8"))
+    cells = (tissue // 1000 + (1 << 60)).astype("uint64")
+    boss.add_channel(channels[1], "uint64", "annotation", voxels=cells)
+    boss.add_channel(channels[2], "uint16", voxels=np.stack([tissue, -tissue]).astype("uint16"))
+    mirror_harness = create_boss_harness(*channels)
     assert {one.status for one in mirror_harness.sync().values()} == {"ok"}
     mirror_harness.fsck()
-    for number, channel in enumerate((TISSUE, CELLS, ACTIVITY)):
-        clone = clone_with_content(mirror_harness, channel, tmp_path / f"clone{number}")
+    for number, channel in enumerate(channels):
+        clone = tmp_path / f"clone{number}"
+        if channel == channels[-1]:
+            clone_with_content(mirror_harness, channel, clone)
+        else:  # without a process per channel
+            clone_dataset(mirror_harness, f"b:{channel}", clone)
+            assert run_here(clone, "get", environment={}).returncode == 0
         group = zarr.open_group(str(clone), mode="r")
         levels = [one["path"] for one in group.attrs["ome"]["multiscales"][0]["datasets"]]
         assert levels == ["0", "1", "2"]
