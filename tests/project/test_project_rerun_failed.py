@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE_OTHERS = """
-import os, pytest
-beside_others = "PYTEST_XDIST_WORKER" in os.environ
+import os, sys, pytest
+beside_others = not any(one.startswith("--passed-to=") for one in sys.argv)
 """
 FLAKY = """
 @pytest.mark.parametrize("name", ["a b", "a::b[", "\\u00e9"])
@@ -53,6 +53,9 @@ CRASHES = "def test_fails():\n    os._exit(3)\n"
 PASSES = "def test_passes():\n    pass\n"
 
 
+IN_WORKERS = ("-p", "xdist", "-n", "1", "--dist", "worksteal", "--rerun-failed=40")
+
+
 def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
     """Run ``text`` as a test file, and return the exit code and the counts of the last line."""
     (folder / "test_it.py").write_text(BESIDE_OTHERS + text, "utf-8")
@@ -61,9 +64,8 @@ def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
     )
     environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
     environment |= {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1"]
     done = subprocess.run(
-        [*command, "--dist", "worksteal", *options],
+        [sys.executable, "-m", "pytest", *options],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -77,28 +79,29 @@ def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
 
 def test_flaky_tests_do_not_fail_the_run(tmp_path: Path) -> None:
     # The two tests of which only the teardown failed count as passed as well, as pytest does
-    code, counts = run(tmp_path, FLAKY + PASSES, "--rerun-failed=40")
+    code, counts = run(tmp_path, FLAKY + PASSES, *IN_WORKERS)
     assert (code, counts) == (0, {"passed": 2, "flaky": 6})
 
 
 def test_tests_that_do_not_pass_in_the_second_run_fail_the_run(tmp_path: Path) -> None:
     failing = FAILS + FAILS_TEARDOWN + SKIPPED
-    code, counts = run(tmp_path, failing + PASSES + FLAKY, "--rerun-failed=40", "-k", "not crash")
+    code, counts = run(tmp_path, failing + PASSES + FLAKY, *IN_WORKERS, "-k", "not crash")
     assert (code, counts) == (1, {"failed": 2, "error": 1, "passed": 3, "flaky": 5})
 
 
 def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> None:
-    code, counts = run(tmp_path, FLAKY + CRASHES, "--rerun-failed=40", "-k", "call or fails")
+    code, counts = run(tmp_path, FLAKY + CRASHES, *IN_WORKERS, "-k", "call or fails")
     assert (code, counts) == (1, {"failed": 4})
 
 
 @pytest.mark.parametrize(
     ("text", "options"),
     [
-        ("", ["--rerun-failed=5"]),
-        ("", ["--rerun-failed=40", "-x"]),
-        ("import no_such_module\n", ["--rerun-failed=40"]),
-        ("def pytest_generate_tests(metafunc):\n    os._exit(3)\n", ["--rerun-failed=40"]),
+        # without workers, which take half of the CPU time of a run
+        ("", ["--rerun-failed=4", "-k", "not crash"]),
+        ("", [*IN_WORKERS, "-x"]),
+        ("import no_such_module\n", IN_WORKERS),
+        ("def pytest_generate_tests(metafunc):\n    os._exit(3)\n", IN_WORKERS),
     ],
     ids=["over the limit", "stopped", "collection error", "crash outside of tests"],
 )
