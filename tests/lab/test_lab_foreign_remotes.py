@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,17 @@ def test_get_sets_up_none_of_a_senders_remotes(
     assert (trap.executed(), remotes(clone)) == ([], {"origin"})
 
 
+def test_get_sets_up_none_that_only_the_journal_names(
+    web_clone: WebClone, trap: Trap, tmp_path: Path
+) -> None:
+    clone = clone_to(copy_of(web_clone, tmp_path), tmp_path / "got")
+    journal = clone / ".git" / "annex" / "journal"
+    journal.mkdir(parents=True)
+    (journal / "remote.log").write_text(trap.lines())
+    found = statuses(list(get(clone, ["small/1.dat"])))
+    assert (trap.executed(), found) == ([], {"small/1.dat": "ok"})
+
+
 def test_skipped_remotes_are_named_and_own_remotes_are_enabled(
     web_clone: WebClone, trap: Trap, tmp_path: Path
 ) -> None:
@@ -233,6 +245,7 @@ def test_a_repository_that_git_refuses_is_not_cloned(
     crafted = CraftedRepository(tmp_path / "site" / "alias" / "demo--1")
     inner = crafted.tree((FILE, b"config", crafted.blob(b"[core]")))
     crafted.refs(crafted.commit(crafted.tree((FOLDER, b".git", inner))))
+    crafted.git("update-server-info")
     address = serve_directory(tmp_path / "site")
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
@@ -244,15 +257,16 @@ def test_a_repository_that_git_refuses_is_not_cloned(
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def received_with_subdataset(
-    world: WebClone, folder: Path, module: str, settings: str = ""
+def received_with_subdatasets(
+    world: WebClone, folder: Path, module: str, settings: str = "", names: Sequence[str] = ("part",)
 ) -> Path:
-    """A clone with a subdataset ``part``, all of whose files a sender wrote."""
+    """A clone with subdatasets, all of whose files a sender wrote."""
     commit = git(world.clone, "rev-parse", "HEAD").strip()
     more = {".gitmodules": ("100644", module.encode()), ".datalad/config": ("100644", b"")}
     more[".datalad/config"] = ("100644", settings.encode())
     clone = clone_to(make_dataset(folder / "above", [], more), folder / "super")
-    git(clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},part")
+    entries = (("--cacheinfo", f"160000,{commit},{name}") for name in names)
+    git(clone, "update-index", "--add", *chain.from_iterable(entries))
     git(clone, "commit", "-q", "-m", "part")
     return clone
 
@@ -263,37 +277,35 @@ def test_remotes_of_a_subdataset_are_not_enabled(
     repository = copy_of(web_clone, tmp_path)
     add_to_annex(repository, "remote.log", trap.lines())
     module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
-    clone = received_with_subdataset(web_clone, tmp_path, module)
+    clone = received_with_subdatasets(web_clone, tmp_path, module)
     found = statuses(list(get(clone, ["part/small/1.dat"])))
     assert trap.executed() == []
     assert found == {"part/small/1.dat": "ok"}
     assert remotes(clone / "part") == {"origin"}
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "url = ext::sh -c touch% {marks}/ext",
-        "url = ssh://-oProxyCommand=touch%20{marks}/ssh/x",
-        "url = -u./{marks}",
-        "url = ria+ssh://-oProxyCommand=touch%20{marks}/ria/x",
-        "url = {repository}\n\tupdate = !touch {marks}/update",
-        "url = ./nothing\n\tdatalad-url = ext::sh -c touch% {marks}/url",
-    ],
-)
-def test_no_gitmodules_runs_a_program(
-    web_clone: WebClone, trap: Trap, tmp_path: Path, fields: str
-) -> None:
+def test_no_gitmodules_runs_a_program(web_clone: WebClone, trap: Trap, tmp_path: Path) -> None:
     repository = copy_of(web_clone, tmp_path)
-    fields = fields.format(marks=trap.marks, repository=repository)
+    fields = {
+        "ext": f"url = ext::sh -c touch% {trap.marks}/ext",
+        "ssh": f"url = ssh://-oProxyCommand=touch%20{trap.marks}/ssh/x",
+        "option": f"url = -u./{trap.marks}",
+        "ria": f"url = ria+ssh://-oProxyCommand=touch%20{trap.marks}/ria/x",
+        "update": f"url = {repository}\n\tupdate = !touch {trap.marks}/update",
+        "datalad": f"url = ./nothing\n\tdatalad-url = ext::sh -c touch% {trap.marks}/url",
+    }
     settings = (
         '[datalad "get"]\n\tsubdataset-source-candidate-000evil = "ext::sh -c touch% '
         f'{trap.marks}/candidate"\n[protocol "ext"]\n\tallow = always\n'
     )
-    module = f'[submodule "part"]\n\tpath = part\n\t{fields}\n'
-    clone = received_with_subdataset(web_clone, tmp_path, module, settings)
-    list(get(clone, ["part/small/1.dat"]))
+    module = "".join(
+        f'[submodule "{name}"]\n\tpath = {name}\n\t{lines}\n' for name, lines in fields.items()
+    )
+    clone = received_with_subdatasets(web_clone, tmp_path, module, settings, names=[*fields])
+    found = statuses(list(get(clone, [f"{name}/small/1.dat" for name in fields])))
     assert trap.executed() == []
+    # each of them was tried
+    assert {name.partition("/")[0] for name in found} == fields.keys()
 
 
 def test_a_dataset_from_elsewhere_gets_no_repository_of_this_machine(
@@ -301,7 +313,7 @@ def test_a_dataset_from_elsewhere_gets_no_repository_of_this_machine(
 ) -> None:
     repository = copy_of(web_clone, tmp_path)
     module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
-    clone = received_with_subdataset(web_clone, tmp_path, module)
+    clone = received_with_subdatasets(web_clone, tmp_path, module)
     git(clone, "remote", "set-url", "origin", "http://127.0.0.1:9/dataset")
     assert statuses(list(get(clone, ["part/small/1.dat"]))) == {"part": "impossible"}
     assert not (clone / "part/small").exists()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,13 +63,15 @@ class SkippedRemote(Struct, frozen=True):
         return f"{self.name} ({self.kind})"
 
 
-def initialize(git: RunGit) -> list[SkippedRemote]:
+def initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
     """Initialize git-annex in a clone, and enable only the special remotes that a mirror writes.
 
     Parameters
     ----------
     git
         Runs git in the clone.
+    is_new
+        Whether git-annex has no files in the repository: its journal could name further remotes.
 
     Returns
     -------
@@ -80,20 +83,36 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
     NeuromirrorError
         If git-annex cannot be initialized.
     """
-    git("annex", "init", "-q", "--no-autoenable")
-    allowed = git("config", "--default", "", "--get", ALLOWED_ADDRESSES).split()
     skipped: list[SkippedRemote] = []
     lines = _remote_lines(git, skipped)
     # git-annex looks up names before UUIDs, and merges the remote.log of several branches
     names_by_uuid = {
         uuid: {_name_of(one) for one in log_lines} for uuid, log_lines in lines.items()
     }
+    settings = _settings(git)
     uses = Counter(
         [
-            *git("remote").split("\n"),
+            *{name[7:].rpartition(".")[0] for name in settings if name.startswith("remote.")},
             *(name for log_lines in names_by_uuid.values() for name in log_lines),
         ]
     )
+    are_unique = all(len(names) == 1 == uses[min(names)] for names in names_by_uuid.values())
+    if (
+        is_new
+        and not skipped
+        and are_unique
+        and all(map(is_own_remote, chain.from_iterable(lines.values())))
+    ):
+        # one process of git-annex, instead of one for each remote
+        git("annex", "init", "-q")
+        settings = _settings(git)
+        return [
+            _skipped_remote(uuid, parse_remote_log(b"\n".join(log_lines))[uuid])
+            for uuid, log_lines in lines.items()
+            if f"remote.{min(names_by_uuid[uuid])}.annex-uuid" not in settings
+        ]
+    git("annex", "init", "-q", "--no-autoenable")
+    allowed = settings.get(ALLOWED_ADDRESSES, "").split()
     for uuid, log_lines in lines.items():
         config = parse_remote_log(b"\n".join(log_lines)).get(uuid, {})
         (name, *others) = names_by_uuid[uuid]
@@ -109,6 +128,12 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
         elif not _is_private_vault(config) and any(b"autoenable=" in one for one in log_lines):
             skipped.append(_skipped_remote(uuid, config))
     return skipped
+
+
+def _settings(git: RunGit) -> dict[str, str]:
+    """Return the git configuration of a clone."""
+    entries = git("config", "--list", "-z").split("\0")
+    return {name: value for name, _, value in (one.partition("\n") for one in entries)}
 
 
 def _enable(git: RunGit, name: str) -> None:
@@ -200,14 +225,14 @@ def is_own_remote(line: bytes) -> bool:
 def _remote_lines(git: RunGit, skipped: list[SkippedRemote]) -> dict[str, list[bytes]]:
     """Return the lines of ``remote.log`` in all branches that git-annex merges, by UUID."""
     found: dict[str, list[bytes]] = {}
-    for ref in git("show-ref", "git-annex").splitlines():
-        entry = git("ls-tree", "-l", ref.partition(" ")[0], "remote.log").split()
-        if len(entry) < 4 or entry[1] != "blob":
-            continue
-        if int(entry[3]) > _LONGEST:
-            skipped.append(SkippedRemote("", "all", f"remote.log has {entry[3]} bytes"))
+    commits = git("for-each-ref", "--format=%(objectname)", "refs/**/git-annex").split()
+    trees = [git("ls-tree", "-l", one, "remote.log").split() for one in dict.fromkeys(commits)]
+    blobs = {one[2]: one[3] for one in trees if len(one) >= 4 and one[1] == "blob"}
+    for blob, size in blobs.items():
+        if int(size) > _LONGEST:
+            skipped.append(SkippedRemote("", "all", f"remote.log has {size} bytes"))
             return {}
-        content = git("cat-file", "blob", entry[2]).encode("utf-8", "surrogateescape")
+        content = git("cat-file", "blob", blob).encode("utf-8", "surrogateescape")
         for line in filter(bytes.strip, content.split(b"\n")):
             uuid = line.partition(b" ")[0].decode("utf-8", "surrogateescape")
             found.setdefault(uuid, []).append(line)

@@ -198,7 +198,7 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
         unfiltered = disabled_filters()
         run_git(made, "checkout", "-q", environment=unfiltered)
         identity = committer_environment(made) | unfiltered
-        skipped = initialize(lambda *args: run_git(made, *args, environment=identity))
+        skipped = initialize(lambda *args: run_git(made, *args, environment=identity), is_new=True)
         with scratch.folder("clone") as clone:
             for one in clone.names():
                 clone.replace(one, target, one)

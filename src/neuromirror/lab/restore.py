@@ -37,8 +37,9 @@ from neuromirror.lab.restore_strategies import (
     restore_strategies,
 )
 from neuromirror.lab.work_trees import (
-    has_annex,
+    find_annex_commit,
     has_commit,
+    is_origin_checked,
     parallel_checkout,
     register_submodule,
     run_git,
@@ -58,6 +59,8 @@ _DRAFT = "dataset"
 _NO_COMMIT = ("-c", "annex.alwayscommit=false")
 """Options of git with which git-annex keeps its records in its journal, where all its commands read
 them. Its next command commits them, for which git needs 0.9 GB with a million files."""
+_NO_ORIGIN = ("-c", "remote.origin.annex-ignore=true")
+"""Options of git with which git-annex does not contact the origin."""
 _EDITED_HINT = "if the lock file was edited, restore it from git or pin the dataset again"
 
 
@@ -376,20 +379,23 @@ class _DatasetRestorer(Struct):
         strategy.fill(draft)
         if not has_commit(draft, target.commit):
             raise StrategyFailedError(f"it lacks the commit {target.commit}")
-        if not has_annex(draft):
+        annex_commit = find_annex_commit(draft)
+        if annex_commit is None:
             raise StrategyFailedError(
                 "it lacks the git-annex branch, which has the URLs of the content"
             )
         unfiltered = disabled_filters()
         identity = committer_environment(draft) | unfiltered
+        options = (*_NO_COMMIT, *(_NO_ORIGIN if self.options.offline else ()))
         with parallel_checkout(draft, target.commit, unfiltered):
             placed = self._examine(target, draft, root)
-            write_annex_index(draft)
+            write_annex_index(draft, annex_commit)
             placed.skipped_remotes = initialize(
-                lambda *args: run_git(draft, *_NO_COMMIT, *args, environment=identity)
+                lambda *args: run_git(draft, *options, *args, environment=identity),
+                is_new=True,
             )
         placed.strategy = strategy
-        if not self.options.offline:
+        if not self.options.offline and not is_origin_checked(draft):
             # a command that lists remotes lets git-annex check once whether the origin has content
             run_git(draft, *_NO_COMMIT, "annex", "group", "here", environment=identity)
         return placed

@@ -121,7 +121,7 @@ def parallel_checkout(
     run_git(repository, "update-ref", "--no-deref", "HEAD", commit)
 
 
-def write_annex_index(repository: Path) -> None:
+def write_annex_index(repository: Path, commit: str) -> None:
     """Create the git-annex branch of a clone from that of its origin, and git-annex's index of it.
 
     git-annex would write and compare the index with git, which needs 1 GB of memory with a million
@@ -131,6 +131,8 @@ def write_annex_index(repository: Path) -> None:
     ----------
     repository
         The top folder of the work tree, in which git-annex is not initialized.
+    commit
+        The commit of the branch.
 
     Raises
     ------
@@ -138,8 +140,6 @@ def write_annex_index(repository: Path) -> None:
         git cannot list the branch.
     """
     git_dir = repository / ".git"
-    listed = run_git(repository, "for-each-ref", "--format=%(objectname)", *_ANNEX_REFS)
-    commit = listed.split()[0]
     run_git(repository, "update-ref", _ANNEX_REFS[0], commit)
     annex = git_dir / "annex"
     annex.mkdir()
@@ -157,9 +157,19 @@ def has_commit(repository: Path, commit: str) -> bool:
     return True
 
 
-def has_annex(repository: Path) -> bool:
-    """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
-    return bool(run_git(repository, "for-each-ref", *_ANNEX_REFS).strip())
+def find_annex_commit(repository: Path) -> str | None:
+    """Return the commit of a branch ``git-annex``, or else ``origin/git-annex``; None without."""
+    listed = run_git(repository, "for-each-ref", "--format=%(objectname)", *_ANNEX_REFS)
+    return next(iter(listed.split()), None)
+
+
+def is_origin_checked(repository: Path) -> bool:
+    """Return whether git-annex has recorded whether the origin has content."""
+    settings = set(run_git(repository, "config", "--list", "--name-only").splitlines())
+    found = {"ignore", "ignore-auto", "uuid"} & {
+        name.removeprefix("remote.origin.annex-") for name in settings
+    }
+    return found in ({"ignore"}, {"uuid"})
 
 
 def register_submodule(root: Path, one: ListedSubdataset) -> None:

@@ -88,6 +88,8 @@ class AnnexClone:
     ----------
     annex_dir
         git-annex's directory, ``.git/annex``.
+    opened_commit
+        The commit of the git-annex branch when the clone was opened; None without such a branch.
     is_annexed
         False if neither the clone nor its remotes have a git-annex branch.
     skipped_remotes
@@ -102,6 +104,7 @@ class AnnexClone:
         self.annex_dir = git_dir / "annex"
         self.settings = settings
         self.delegation_reason = delegation_reason
+        self.opened_commit: str | None = None
         self.is_annexed = True
         self.skipped_remotes: list[SkippedRemote] = []
         self._objects = os.fsencode(self.annex_dir / "objects")
@@ -132,9 +135,9 @@ class AnnexClone:
         top, git_dir, common = (
             Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")
         )
-        if not trust_config:
-            check_programs(top, git_dir)
         settings = AnnexSettings.load(git_dir)
+        if not trust_config:
+            check_programs(top, git_dir, settings)
         delegation_reason = settings.delegation_reason(git_dir)
         if (folder / common).resolve() != git_dir.resolve():
             delegation_reason = "this is one of several work trees of a repository"
@@ -223,13 +226,16 @@ class AnnexClone:
                 raise GitError(_MISSING.format(top=self.top, command="init"))
             environment = self.annex_environment()
             self.skipped_remotes = initialize(
-                lambda *args: self._run(args, environment).decode(errors="replace")
+                lambda *args: self._run(args, environment).decode(errors="replace"),
+                is_new=self.delegation_reason is None and not os.path.lexists(self.annex_dir),
             )
             self.settings = AnnexSettings.load(self.git_dir)
             refs = self._refs()
         if BRANCH not in refs or self._has_unmerged_branches(refs):
             # any command that reads the branch merges fetched ones first; this one changes nothing
             self.git_annex("wanted", "here")
+            refs = self._refs()
+        self.opened_commit = refs.get(BRANCH)
         head = call_git(self.environment, "symbolic-ref", "-q", "HEAD").stdout
         if head.startswith(_ADJUSTED):
             self.delegation_reason = "an adjusted branch is checked out"

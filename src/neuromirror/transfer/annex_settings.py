@@ -10,7 +10,7 @@ from typing import Final
 
 from neuromirror.git import GitError, call_git, git_environment
 
-_LIST_CONFIG: Final = ("config", "--list", "-z", "--includes")
+_LIST_CONFIG: Final = ("config", "--list", "-z", "--includes", "--show-scope")
 _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 _UNITS: Final = {"": 1, "b": 1, "byte": 1} | {
@@ -52,16 +52,26 @@ class AnnexSettings:
     """The git configuration of a clone, as far as git-annex obeys it when it gets files.
 
     As in git, names are lower case except for a subsection.
+
+    Parameters
+    ----------
+    values
+        The values of each setting, the effective one last.
+    own
+        Names and values of the settings of the repository itself, including included files.
     """
 
-    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, values: Mapping[str, Sequence[str]], own: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._values = values
+        self.own = own
 
     @classmethod
     def load(cls, git_dir: Path) -> AnnexSettings:
         """Read the configuration of a repository with ``git config``; raises GitError."""
         environment = git_environment(git_dir, fetch_missing=True)
-        return cls(_parse_config(call_git(environment, *_LIST_CONFIG), git_dir))
+        return _parse_config(call_git(environment, *_LIST_CONFIG), git_dir)
 
     def get(self, name: str, default: str = "") -> str:
         """Return the effective value of a setting: the last one."""
@@ -183,19 +193,23 @@ def settings_in_folder(folder: Path) -> AnnexSettings:
         git cannot read it.
     """
     listed = call_git(git_environment(None), "-C", str(folder), *_LIST_CONFIG)
-    return AnnexSettings(_parse_config(listed, folder))
+    return _parse_config(listed, folder)
 
 
-def _parse_config(listed: CompletedProcess[bytes], folder: Path) -> dict[str, list[str]]:
+def _parse_config(listed: CompletedProcess[bytes], folder: Path) -> AnnexSettings:
     if listed.returncode:
         message = listed.stderr.decode(errors="replace").strip()
         raise GitError(f"git cannot read the configuration of {folder}: {message}")
     values: dict[str, list[str]] = {}
-    for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0"):
+    own: list[tuple[str, str]] = []
+    fields = listed.stdout.decode("utf-8", "surrogateescape").split("\0")
+    for scope, entry in zip(fields[::2], fields[1::2], strict=False):
         name, equals, value = entry.partition("\n")
-        if name:
-            values.setdefault(name, []).append(value if equals else "true")
-    return values
+        value = value if equals else "true"
+        values.setdefault(name, []).append(value)
+        if scope in ("local", "worktree"):
+            own.append((name, value))
+    return AnnexSettings(values, own)
 
 
 def _parse_size(text: str, default: int) -> int:

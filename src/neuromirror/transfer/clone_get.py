@@ -208,7 +208,7 @@ class _CloneGet:
     ) -> Iterator[Outcome]:
         """Download what this package can; collect the other files in ``_delegated``."""
         clone = self._clone
-        commit = clone.annex_branch_commit()
+        commit = clone.opened_commit
         if commit is None:
             raise GitError(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
         branch = AnnexBranchReader(objects, commit, clone.annex_dir)

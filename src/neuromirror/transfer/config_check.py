@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from neuromirror.git import GitError, call_git, git_environment
+from neuromirror.git import call_git, git_environment
+from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.repository_check import RepositoryRefusedError, is_hook_of_git_annex
 
 _NEVER: Final = r"(?!)"
@@ -94,7 +95,7 @@ _LONGEST: Final = 1 << 16
 _SHOWN: Final = 5
 
 
-def check_programs(top: Path, git_dir: Path) -> None:
+def check_programs(top: Path, git_dir: Path, settings: AnnexSettings) -> None:
     """Check that a repository, and each local repository it fetches from, names no programs.
 
     Nothing from the repository is run.
@@ -105,18 +106,22 @@ def check_programs(top: Path, git_dir: Path) -> None:
         The top folder of the work tree.
     git_dir
         The repository's own folder.
+    settings
+        The repository's configuration.
 
     Raises
     ------
     RepositoryRefusedError
         A setting or hook names a program; the message lists them.
     """
-    settings = list(_settings(git_dir))
     found = [
-        *dict.fromkeys(f"the setting {name}" for name, value in settings if _runs(name, value)),
-        *_worktree_elsewhere(top, git_dir, settings),
-        *(f"the hook {path}" for path in _hooks(git_dir)),
-        *(f"{what} of the remote at {at}" for at in _remotes(top, settings) for what in _own(at)),
+        *_own(git_dir, settings),
+        *_worktree_elsewhere(top, git_dir, settings.own),
+        *(
+            f"{what} of the remote at {at}"
+            for at in _remotes(top, settings.own)
+            for what in _own(at, AnnexSettings.load(at))
+        ),
     ]
     if found:
         raise _refused(top, found)
@@ -143,7 +148,7 @@ def check_absorbed(top: Path, git_dir: Path) -> None:
     for folder, folders, files in os.walk(git_dir / "modules"):
         if "HEAD" in files and "objects" in folders:
             inner = Path(folder)
-            found += [f"{what} of {inner}" for what in _own(inner)]
+            found += [f"{what} of {inner}" for what in _own(inner, AnnexSettings.load(inner))]
             folders[:] = [name for name in folders if name == "modules"]
     if found:
         raise _refused(top, found)
@@ -159,9 +164,9 @@ def _refused(top: Path, found: Sequence[str]) -> RepositoryRefusedError:
     )
 
 
-def _own(git_dir: Path) -> Iterator[str]:
+def _own(git_dir: Path, settings: AnnexSettings) -> Iterator[str]:
     yield from dict.fromkeys(
-        f"the setting {name}" for name, value in _settings(git_dir) if _runs(name, value)
+        f"the setting {name}" for name, value in settings.own if _runs(name, value)
     )
     for path in _hooks(git_dir):
         yield f"the hook {path}"
@@ -175,20 +180,6 @@ def _runs(name: str, value: str) -> bool:
         rule.fullmatch(name) is not None and accepted.fullmatch(value) is None
         for rule, accepted in _RULES
     )
-
-
-def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
-    """Yield the repository's own settings, including included files; raises GitError."""
-    options = ("--list", "-z", "--includes", "--show-scope")
-    done = call_git(git_environment(git_dir), "config", *options, folder=git_dir)
-    if done.returncode:
-        stderr = done.stderr.decode(errors="replace").strip()
-        raise GitError(f"git cannot read the configuration of {git_dir}: {stderr}")
-    fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
-    for scope, entry in zip(fields[::2], fields[1::2], strict=False):
-        name, equals, value = entry.partition("\n")
-        if scope in ("local", "worktree"):
-            yield name, value if equals else "true"
 
 
 def _worktree_elsewhere(

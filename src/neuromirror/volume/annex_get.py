@@ -91,7 +91,7 @@ def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
         git("show-ref", "git-annex")
         annexed = True
     if annexed:
-        initialize(git)
+        initialize(git, is_new=False)
 
 
 class _AnnexGetProcess:

@@ -84,17 +84,19 @@ def state_of_clone(folder: Path) -> CitedState:
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
         raise NotCitableError(f"{folder} has no commit; specify the clone of a dataset")
-    headers, _, message = _git(git_dir, "cat-file", "commit", commit).partition("\n\n")
+    content = _git(git_dir, "cat-file", "commit", commit)
+    headers, _, message = content.partition("\n\n")
     parent = _PARENT.search(headers)
     if message.startswith(_ADJUSTED) and parent is not None:
         # adjusted branch of git-annex, with unlocked files or for file systems without symlinks
         commit = parent[1]
-    if _MINTED.search(_git(git_dir, "cat-file", "commit", commit)) is None:
+        content = _git(git_dir, "cat-file", "commit", commit)
+    if _MINTED.search(content) is None:
         raise NotCitableError(
             f"{folder}: the checked-out commit {commit[:12]} was not created by a mirror; check "
             f"out a version, for example by its tag, or cite the version by its name"
         )
-    return _minted_state(git_dir, commit)
+    return _minted_state(git_dir, commit, content, _annex(git_dir))
 
 
 def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[CitedState]:
@@ -127,7 +129,8 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
 def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> CitedState:
     git_dir, annex = _repository_with(lock, pin, store, stack)
-    state = _minted_state(git_dir, pin.commit, annex)
+    content = _git(git_dir, "cat-file", "commit", pin.commit)
+    state = _minted_state(git_dir, pin.commit, content, annex or _annex(git_dir))
     if (state.name, state.label) != (pin.name, pin.resolved.version):
         raise NotCitableError(
             f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
@@ -172,8 +175,8 @@ def _repository_with(
     )
 
 
-def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> CitedState:
-    content = _git(git_dir, "cat-file", "commit", commit)
+def _minted_state(git_dir: Path, commit: str, content: str, annex: str | None) -> CitedState:
+    """Return the state of a commit object, given its content."""
     headers, _, message = content.partition("\n\n")
     tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
     name, _, label = message.partition("\n")[0].partition(" ")
@@ -185,7 +188,7 @@ def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> Cited
             f"commit {commit} of {git_dir} was not created by neuromirror, or git cannot read it"
         )
     time = time_of_commit(int(committer[1]))
-    return CitedState(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
+    return CitedState(git_dir, name, label, commit, tree[1], time, annex)
 
 
 def _annex(git_dir: Path) -> str | None:
