@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from dandischema.digests.dandietag import DandiETag, PartGenerator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from neuromirror.annex import etag_of, git_path, parse_key
+from neuromirror.annex import etag_of, parse_key
 from neuromirror.annex.keys import xs3etag_key
 from neuromirror.model import dandi_part_size
-from support.annex_helpers import FileServer, run
+from support.annex_helpers import run
 
 MIB = 1024**2
 CONTENT = random.Random(7).randbytes(17 * MIB + 12345)
@@ -30,19 +29,6 @@ PROGRAM = "git-annex-backend-XS3ETAG"
 def key_of(content: bytes, part_size: int) -> str:
     """Return the key of content uploaded in parts of a given size."""
     return xs3etag_key(len(content), etag_of(io.BytesIO(content), part_size), part_size)
-
-
-@pytest.mark.parametrize("part_size", [5 * MIB, 16 * MIB])
-def test_the_etag_is_that_of_a_real_multipart_upload(s3: tuple[Any, str], part_size: int) -> None:
-    from boto3.s3.transfer import TransferConfig
-
-    client, name = s3[0], "parts"
-    config = TransferConfig(multipart_threshold=1, multipart_chunksize=part_size, use_threads=False)
-    client.upload_fileobj(io.BytesIO(CONTENT), name, "object", Config=config)
-    head = client.head_object(Bucket=name, Key="object")
-    etag = head["ETag"].strip('"')
-    assert etag.endswith(f"-{-(-len(CONTENT) // part_size)}")
-    assert etag_of(io.BytesIO(CONTENT), part_size) == etag
 
 
 def test_an_upload_of_nothing_in_one_part_verifies(s3: tuple[Any, str], tmp_path: Path) -> None:
@@ -206,34 +192,3 @@ def test_git_annex_makes_dandis_key_of_a_file(tmp_path: Path) -> None:
     assert key == key_of(CONTENT, 64 * MIB)
     etag = DandiETag.from_file(tmp_path / "f.nwb").as_str()
     assert parse_key(key).name == f"{etag}-{64 * MIB}"
-
-
-Clone = Callable[[Path], Path]
-
-
-@pytest.fixture
-def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
-    """A dataset with one file that was uploaded in three parts."""
-    server.contents["/blob"] = CONTENT
-    return make_dataset({git_path(b"a.nwb"): (key_of(CONTENT, 8 * MIB), [server.url("/blob")])})
-
-
-def test_get_and_fsck_verify_and_a_changed_byte_is_refused_or_moved_away(
-    dataset: Path, clone: Clone, server: FileServer
-) -> None:
-    path = clone(dataset)
-    server.contents["/blob"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
-    assert not (path / "a.nwb").exists()
-    server.contents["/blob"] = CONTENT
-    run("git", "annex", "get", "a.nwb", cwd=path)
-    assert (path / "a.nwb").read_bytes() == CONTENT
-    run("git", "annex", "fsck", "a.nwb", cwd=path)
-    stored = (path / "a.nwb").resolve()
-    stored.chmod(0o644)
-    with stored.open("r+b") as stream:
-        stream.seek(9 * MIB)
-        stream.write(bytes([CONTENT[9 * MIB] ^ 1]))
-    assert run("git", "annex", "fsck", "a.nwb", cwd=path, check=False).returncode != 0
-    assert not (path / "a.nwb").exists()
-    assert (path / ".git/annex/bad" / stored.name).exists()

@@ -137,7 +137,8 @@ def test_of_a_restore_only_what_fetches_has_credentials(
     process_recorder.run("restore", paper.file, "--into", "data", cwd=paper.folder)
     for line in process_recorder.holding(CANARY):
         assert any(
-            command in line for command in (" fetch ", "upload-pack", "index-pack", "unpack")
+            command in line
+            for command in (" fetch ", "upload-pack", "index-pack", "unpack", " rev-list ")
         )
 
 

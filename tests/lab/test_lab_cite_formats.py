@@ -229,6 +229,25 @@ def context() -> dict[str, Any]:
     return terms
 
 
+@pytest.fixture
+def queries_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rdflib parse each query of the shapes once, which takes most of a validation."""
+    from rdflib.plugins.sparql import processor
+
+    parse, translate = processor.parseQuery, processor.translateQuery
+    translated: dict[tuple[str, str | None, str], Any] = {}
+
+    def translate_once(text: str, base: str | None, prefixes: dict[str, Any]) -> Any:
+        key = (text, base, str(prefixes))
+        if key not in translated:
+            translated[key] = translate(parse(text), base, prefixes)
+        return translated[key]
+
+    monkeypatch.setattr(processor, "parseQuery", lambda text: text)
+    monkeypatch.setattr(processor, "translateQuery", translate_once)
+
+
+@pytest.mark.usefixtures("queries_parsed_once")
 def test_crates_have_what_ro_crate_demands(format_citation: Callable[..., str]) -> None:
     import pyshacl
     from rdflib import Graph

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror_demo import DemoArchive
-from neuromirror_demo.boss import DemoBoss
-from support.citable_stores import ASSET, FORMATS, PUBLISHED, VOLUME
+from support.citable_stores import ASSET, FORMATS, PUBLISHED, VOLUME, CitableStore
 from support.command_shell import Shell
 
 pytestmark = pytest.mark.slow
 
 NAMES = (PUBLISHED, ASSET, VOLUME)
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """The archives and the folder of their mirror files."""
-
-    archive: DemoArchive
-    mirrors: Path
-
-
-@pytest.fixture
-def upstream(tmp_path: Path, demo_files: Path) -> Iterator[Upstream]:
-    with ExitStack() as stack:
-        archive = stack.enter_context(
-            DemoArchive(tmp_path / "demo", cache=demo_files, buckets=True)
-        )
-        boss = stack.enter_context(DemoBoss(tmp_path / "boss"))
-        mirrors = tmp_path / "mirrors"
-        mirrors.mkdir()
-        for folder in (archive.mirrors, boss.mirrors):
-            for path in folder.iterdir():
-                shutil.copy(path, mirrors)
-        yield Upstream(archive, mirrors)
 
 
 def read(*arguments: str, code: int = 0) -> Result:
@@ -70,12 +42,12 @@ def clean_home_variables(folder: Path) -> dict[str, str]:
 
 
 def test_a_paper_is_pinned_cited_lost_restored_and_watched(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    citable_store: CitableStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = tmp_path / "lab"
-    lab.mkdir()
-    author = Shell(upstream.mirrors, lab / "store")
-    author.program("sync", *NAMES)
+    shutil.copytree(citable_store.mirror_harness.folder, lab / "store", symlinks=True)
+    shutil.copytree(citable_store.mirror_harness.mirrors, lab / "mirrors")
+    author = Shell(lab / "mirrors", lab / "store")
 
     # pin, in the repository of the paper
     paper = lab / "paper"
@@ -99,10 +71,9 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
         assert all(swhid in text for swhid in swhids), form
 
     # lose the mirror: years later only the repository of the paper exists
-    shutil.rmtree(lab / "store")
-    shutil.rmtree(upstream.mirrors)
     folder = tmp_path / "reader"
     shutil.copytree(paper, folder / "paper")
+    shutil.rmtree(lab)
     monkeypatch.chdir(folder)
     for name, value in clean_home_variables(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
@@ -124,12 +95,13 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     assert read("cite", "paper/datasets.lock", "--format", "cff").stdout == cited["cff"]
     read("verify", "paper/datasets.lock", "--remote")
 
-    # one file is altered upstream
-    version = next(one["version"] for one in full if one.get("dataset") == PUBLISHED)
-    path = upstream.archive.paths("000002", str(version))[0]
-    upstream.archive.tamper_published("000002", str(version), path, b"other bytes")
-    found = records("verify", "paper/datasets.lock", "--remote", code=1)
+    # one dataset is lost upstream
+    assert citable_store.archive is not None
+    with citable_store.archive.fault("status", server="s3", path="/blobs/", status=404):
+        found = records("verify", "paper/datasets.lock", "--remote", code=1)
     failed = [one for one in found if one["status"] == "error" and one["kind"] != "dataset"]
-    assert [(one["dataset"], one["path"]) for one in failed] == [(PUBLISHED, path)]
+    assert {one["dataset"] for one in failed} == {PUBLISHED}
+    lost = {one["path"] for one in full if one["kind"] == "file" and one["dataset"] == PUBLISHED}
+    assert {one["path"] for one in failed} == lost
     # the restored files are unchanged
     read(*here)

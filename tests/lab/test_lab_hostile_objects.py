@@ -175,6 +175,7 @@ def test_malformed_objects_are_refused(
             lock = write_lock(path, valid_pin, **pinned)
         else:
             crafted_repository.refs(commit)
+            crafted_repository.git("update-server-info")
             lock = write_lock(path, valid_pin, **pinned, clone=clone)
         found = restore_lock(lock, tmp_path / "data", offline=transport == "bundle")
         assert found.only().status == "error", name

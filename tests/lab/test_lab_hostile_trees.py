@@ -78,10 +78,7 @@ def crafted(still_lab: LabStore, lock_template: LockFolder, tmp_path: Path) -> C
     """An empty repository with a work tree, for a dataset with a valid description."""
     name = f"{lock_template.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
     text = run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
-    repository = CraftedRepository(tmp_path / "work" / ".git", json.loads(text))
-    repository.git("config", "core.bare", "false")
-    repository.git("symbolic-ref", "HEAD", "refs/heads/main")
-    return repository
+    return CraftedRepository(tmp_path / "work" / ".git", json.loads(text))
 
 
 @pytest.mark.parametrize("name", NAMES)

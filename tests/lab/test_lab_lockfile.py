@@ -485,9 +485,9 @@ def test_many_pins_are_read_in_one_pass() -> None:
     text = text_of(make_pin())
     table = text.partition("lock-version = 1\n")[2]
     source = "https://api.example.org/dandi:000027/"
-    pins = [table.replace('"dandi:000027"', f'"dandi:{number}"') for number in range(2000)]
+    pins = [table.replace('"dandi:000027"', f'"dandi:{number}"') for number in range(300)]
     assert source in text
-    assert len(read(HEAD + "".join(pins))) == 2000
+    assert len(read(HEAD + "".join(pins))) == 300
 
 
 @pytest.mark.parametrize("key", ["files", "bytes"])

@@ -106,9 +106,9 @@ def test_equal_pins_give_equal_bytes_wherever_they_are_made(
 def test_repeated_pinning_changes_nothing_and_nothing_is_written_to_the_store(
     new_lock_folder: LockFolder, still_lab: LabStore
 ) -> None:
-    store = still_lab.digests()
+    store = still_lab.file_states()
     new_lock_folder.pin(PUBLISHED, DRAFT, bundle=True)
-    assert still_lab.digests() == store
+    assert still_lab.file_states() == store
     before = {path: path.stat().st_mtime_ns for path in new_lock_folder.folder.rglob("*.*")}
     assert {one.status for one in new_lock_folder.pin(PUBLISHED, DRAFT)} == {"notneeded"}
     after = {path: path.stat().st_mtime_ns for path in new_lock_folder.folder.rglob("*.*")}

@@ -96,9 +96,9 @@ def test_keep_retains_the_new_commits(still_lab: LabStore, tmp_path: Path) -> No
 
 
 def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
-    before = still_lab.digests()
+    before = still_lab.file_states()
     done = run(still_lab, "--keep", str(still_lab.mirror_harness.folder), "demo:000002")
-    assert (done.exit_code, still_lab.digests()) == (2, before)
+    assert (done.exit_code, still_lab.file_states()) == (2, before)
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,6 @@ def test_every_published_version_of_the_demo_archive_is_reproduced(still_lab: La
         assert (found.first, found.differences) == (None, None)
 
 
-def test_a_version_is_named_as_everywhere(still_lab: LabStore) -> None:
-    with still_lab.mirror_harness.index() as index:
-        row = index.resolve(TWICE)
-    state = row.state.removeprefix("sha256:")[:12]
-    for name in ("", "@latest", f"@{row.commit[:12]}", f"@state:{state}"):
-        assert still_lab.reproduce(f"{TWICE}{name}").label == row.label
-
-
 def test_later_changes_of_the_draft_do_not_matter(synced: LabStore, demo: DemoArchive) -> None:
     demo.set_metadata("000002", title="Another title")
     demo.add_file("000002", "new.txt", "new")

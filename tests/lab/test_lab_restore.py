@@ -69,6 +69,14 @@ def test_the_store_comes_first(lock_template: LockFolder, tmp_path: Path) -> Non
     # the path of the local store is not written to the dataset
     assert origin(folder) == CLONE_URL
     assert sorted(path.name for path in found.into.iterdir()) == ["demo--000002"]
+    # its files can be unlocked
+    name = run(folder, "git", "annex", "find").splitlines()[0]
+    run(folder, "git", "annex", "unlock", name)
+    assert not (folder / name).is_symlink()
+    with (folder / name).open("ab") as file:
+        file.write(b"more")
+    run(folder, "git", "annex", "lock", "--force", name)
+    assert_complete(folder, lock_template, PUBLISHED)
 
 
 def test_then_clone_urls_those_of_the_lock_first(
@@ -105,20 +113,6 @@ def test_git_annex_reads_no_index_of_all_files(
     run(folder, "git", "annex", "describe", "here", "changed")
     assert "uuid.log" in run(folder, "git", "diff", "--name-only", "git-annex~1", "git-annex")
     assert run(folder, "git", "ls-tree", "-r", "--name-only", "git-annex") == files
-
-
-def test_files_of_a_restored_dataset_can_be_unlocked(
-    lock_template: LockFolder, tmp_path: Path
-) -> None:
-    found = restore_lock(lock_template.lock, tmp_path / "data", lock_template.mirror_harness.store)
-    folder = found.folder(PUBLISHED)
-    name = run(folder, "git", "annex", "find").splitlines()[0]
-    run(folder, "git", "annex", "unlock", name)
-    assert not (folder / name).is_symlink()
-    with (folder / name).open("ab") as file:
-        file.write(b"more")
-    run(folder, "git", "annex", "lock", "--force", name)
-    assert_complete(folder, lock_template, PUBLISHED)
 
 
 def test_then_the_bundle(lock_template: LockFolder, tmp_path: Path) -> None:

@@ -17,9 +17,7 @@ def repository(tmp_path: Path) -> CraftedRepository:
     """A new repository with a work tree, and without files."""
     folder = tmp_path / "repository"
     folder.mkdir()
-    repository = CraftedRepository(folder / ".git")
-    repository.git("config", "core.bare", "false")
-    return repository
+    return CraftedRepository(folder / ".git")
 
 
 def _commit(repository: CraftedRepository) -> str:

@@ -48,6 +48,8 @@ class CitableStore:
     """A store, and the datasets to cite."""
 
     mirror_harness: MirrorHarness
+    archive: DemoArchive | None = None
+    """The archive of its dandisets, if it is running."""
 
     def work(self, name: str) -> CitedWork:
         dataset, _, label = name.partition("@")
@@ -95,7 +97,7 @@ def open_citable_store(folder: Path, cache: Path) -> Iterator[CitableStore]:
         for mirrors_dir in (archive.mirrors, boss.mirrors, folder / "ndstore" / "mirrors"):
             for path in mirrors_dir.iterdir():
                 shutil.copy(path, mirrors)
-        store = CitableStore(MirrorHarness(mirrors, folder / "store"))
+        store = CitableStore(MirrorHarness(mirrors, folder / "store"), archive)
         done = store.mirror_harness.sync(*ALL)
         assert {one.status for one in done.values()} == {"ok"}, done
         yield store

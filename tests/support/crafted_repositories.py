@@ -21,6 +21,7 @@ SHA = hashlib.sha256(b"x").hexdigest()
 KEY = f"SHA256E-s1--{SHA}"
 LINK, FILE, FOLDER, SUBDATASET = "120000", "100644", "40000", "160000"
 WHO = "A <a@neuromirror.invalid> 1700000000 +0000"
+_REFS = ("refs/heads/main", "refs/tags/1.0", "refs/heads/git-annex")
 
 Entry = tuple[str, bytes, str]
 """Mode, name and id of an entry of a tree."""
@@ -28,14 +29,20 @@ Entry = tuple[str, bytes, str]
 
 @dataclass
 class CraftedRepository:
-    """A bare repository that accepts any object."""
+    """A repository that accepts any object; bare unless it is named ``.git``."""
 
     path: Path
     description: dict[str, Any] = field(default_factory=dict)
     """A dataset's description, without its state and components."""
 
     def __post_init__(self) -> None:
-        self.git("init", "-q", "--bare", str(self.path))
+        # as git init does, without its process
+        for name in ("objects", "refs/heads", "refs/tags"):
+            (self.path / name).mkdir(parents=True)
+        (self.path / "HEAD").write_text("ref: refs/heads/main\n")
+        bare = "false" if self.path.name == ".git" else "true"
+        text = f"[core]\n\trepositoryformatversion = 0\n\tbare = {bare}\n"
+        (self.path / "config").write_text(text)
 
     def git(self, *arguments: str) -> str:
         command = ["git", f"--git-dir={self.path}", *arguments]
@@ -70,17 +77,14 @@ class CraftedRepository:
     def refs(self, commit: str) -> None:
         """Write a ref for a commit, and an empty git-annex branch."""
         annex = self.commit(self.tree())
-        self.git("update-ref", "refs/heads/main", commit)
-        self.git("update-ref", "refs/tags/1.0", commit)
-        self.git("update-ref", "refs/heads/git-annex", annex)
-        self.git("update-server-info")
+        for name, one in zip(_REFS, (commit, commit, annex), strict=True):
+            (self.path / name).write_text(f"{one}\n")
 
     def bundle(self, target: Path, commit: str) -> None:
         """Write a bundle like ``pin``."""
         self.refs(commit)
         target.parent.mkdir(parents=True, exist_ok=True)
-        refs = ("refs/heads/main", "refs/tags/1.0", "refs/heads/git-annex")
-        self.git("bundle", "create", "-q", str(target.absolute()), *refs)
+        self.git("bundle", "create", "-q", str(target.absolute()), *_REFS)
 
 
 def write_object(git_dir: Path, kind: str, content: bytes) -> str:
