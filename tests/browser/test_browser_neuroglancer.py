@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -12,21 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Page
 
 from neuromirror.lab.plain_files import download
+from neuromirror_demo import layer_contents
 from neuromirror_demo.bucket_contents import FUSION
 from support.browser_session import SharedBrowser, launched
+from support.browser_site import VOLUME, BrowserSite
 from support.client_programs import client_command
 from support.command_shell import Shell
 from support.loopback_http import serving
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import run_catalogue
-from support.volume_archives import EM, LAYER, VolumeArchives, volumes
 
-__all__ = ["volumes"]
-
-CELLS = LAYER.replace("/em", "/cells")
+LAYER, CELLS = f"demo-precomputed:{layer_contents.EM}", f"demo-precomputed:{layer_contents.CELLS}"
 ZARR = f"demo-aind:{FUSION}"
 
 _WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -35,22 +34,20 @@ _WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftsha
 
 @dataclass
 class Viewer:
-    """Neuroglancer's Python package, and the browser that shows its viewers."""
+    """Neuroglancer's Python package, and the page that shows its viewers."""
 
     process: subprocess.Popen[str]
-    browser: Browser
+    page: Page
     folder: Path
 
-    def draw(self, kind: str, source: str, name: str) -> np.ndarray:
-        """Return the pixels of a layer when all its parts are drawn."""
+    def draw(self, layers: Sequence[tuple[str, str]], name: str) -> np.ndarray:
+        """Return the pixels of layers when all their parts are drawn."""
         picture = self.folder / f"{name}.png"
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([kind, source, str(picture)]), file=self.process.stdin, flush=True)
-        page = self.browser.new_page(viewport={"width": 400, "height": 300})
-        page.goto(self.process.stdout.readline().strip())
+        print(json.dumps([layers, str(picture)]), file=self.process.stdin, flush=True)
+        self.page.goto(self.process.stdout.readline().strip())
         assert self.process.stdout.readline().strip() == str(picture)
-        page.close()
         with Image.open(picture) as image:
             return np.asarray(image.convert("RGB"))
 
@@ -68,19 +65,17 @@ def viewer(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process,
     ):
-        yield Viewer(process, browser, folder)
+        page = browser.new_page(viewport={"width": 400, "height": 300})
+        yield Viewer(process, page, folder)
         assert process.stdin is not None
         process.stdin.close()
 
 
 @pytest.fixture(scope="module")
-def mirror(volumes: VolumeArchives) -> MirrorHarness:
-    """A store with a volume of a BOSS, precomputed layers and a Zarr."""
-    found = volumes.mirror_harness
-    name = "demo-aind.toml"
-    (found.mirrors / name).write_text((volumes.buckets.mirrors / name).read_text("utf-8"))
-    found.sync(ZARR)
-    return found
+def proxy(site: BrowserSite) -> Iterator[str]:
+    """The address of a gateway that delivers files itself."""
+    with run_catalogue(site.mirror_harness.store, "--gateway=proxy") as running:
+        yield f"{running.address}/at"
 
 
 class _Files(SimpleHTTPRequestHandler):
@@ -106,37 +101,49 @@ class _Files(SimpleHTTPRequestHandler):
         pass
 
 
+def _download(mirror: MirrorHarness, name: str, target: Path) -> None:
+    """Export a volume of a BOSS, or download a dataset."""
+    if name != VOLUME:
+        url = f"ria+{mirror.folder.as_uri()}#~{name.replace(':', '--').replace('/', '--')}"
+        assert {one.status for one in download(url, None, target, jobs=2)} == {"ok"}
+        return
+    shell = Shell(mirror.mirrors, mirror.folder)
+    shell.run("export", name, "--format", "zarr", "-o", str(target))
+    # the archive's other levels are not in the export
+    next(target.glob("*.zarr/0")).rename(target / "0")
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "source", "colors"),
+    "layers",
     [
-        (ZARR, "image", "zarr://{}/fused.zarr/", 20),
-        (EM, "image", "zarr://{}/0/", 20),
-        (f"demo-precomputed:{LAYER}", "image", "precomputed://{}", 20),
-        (f"demo-precomputed:{CELLS}", "segmentation", "precomputed://{}", 4),
+        [("image", "zarr", ZARR, "fused.zarr/")],
+        [("image", "zarr", VOLUME, "0/")],
+        [("image", "precomputed", LAYER, ""), ("segmentation", "precomputed", CELLS, "")],
     ],
-    ids=["zarr", "boss", "precomputed", "segmentation"],
+    ids=["zarr", "boss", "precomputed"],
 )
 def test_neuroglancer_draws_what_a_download_has(
-    mirror: MirrorHarness,
+    site: BrowserSite,
     viewer: Viewer,
+    proxy: str,
     tmp_path: Path,
-    name: str,
-    kind: str,
-    source: str,
-    colors: int,
+    layers: list[tuple[str, str, str, str]],
 ) -> None:
-    folder = tmp_path / "download"
-    if name == EM:
-        shell = Shell(mirror.mirrors, mirror.folder)
-        shell.run("export", name, "--format", "zarr", "-o", str(folder))
-        # the archive's other levels are not in the export
-        next(folder.glob("*.zarr/0")).rename(folder / "0")
-    else:
-        url = f"ria+{mirror.folder.as_uri()}#~{name.replace(':', '--').replace('/', '--')}"
-        assert {one.status for one in download(url, None, folder, jobs=2)} == {"ok"}
-    with serving(lambda *a: _Files(*a, directory=str(folder))) as plain:
-        expected = viewer.draw(kind, source.format(plain), "download")
-    with run_catalogue(mirror.store, "--gateway=proxy") as site:
-        found = viewer.draw(kind, source.format(f"{site.address}/at/{name}@latest"), "gateway")
-    assert len(np.unique(found.reshape(-1, 3), axis=0)) > colors
+    for number, (_, _, name, _) in enumerate(layers):
+        _download(site.mirror_harness, name, tmp_path / str(number))
+    with serving(lambda *a: _Files(*a, directory=str(tmp_path))) as plain:
+        downloaded = [
+            (kind, f"{scheme}://{plain}/{number}/{path}")
+            for number, (kind, scheme, _, path) in enumerate(layers)
+        ]
+        expected = viewer.draw(downloaded, "download")
+    pinned = [
+        (kind, f"{scheme}://{proxy}/{name}@latest/{path}") for kind, scheme, name, path in layers
+    ]
+    found = viewer.draw(pinned, "gateway")
+    colours = np.unique(found.reshape(-1, 3), axis=0)
+    grey = (colours == colours[:, :1]).all(axis=1)
+    assert grey.sum() > 20, "no image"
+    # three axes are drawn over any image
+    assert (int((~grey).sum()) > 10) is any(kind == "segmentation" for kind, *_ in layers)
     assert np.array_equal(found, expected)

@@ -1,7 +1,8 @@
 """Show layers in Neuroglancer, drawn by a browser that another process controls.
 
-Each line of the input is a JSON list: the kind of a layer, its source, and the path of a PNG. The
-address of a viewer is printed, which a browser has to open; then the path, when the PNG is written.
+Each line of the input is a JSON list: the layers, each with its kind and its source, and the path
+of a PNG. The address of a viewer is printed, which a browser has to open; then the path, when the
+PNG is written.
 """
 
 import json
@@ -19,10 +20,11 @@ def main() -> None:
     """Serve viewers until the end of the input."""
     neuroglancer.set_server_bind_address("127.0.0.1")
     for line in sys.stdin:
-        kind, source, picture = json.loads(line)
+        layers, picture = json.loads(line)
         viewer = neuroglancer.Viewer()
         with viewer.txn() as state:
-            state.layers.append(name="layer", layer=KINDS[kind](source=source))
+            for kind, source in layers:
+                state.layers.append(name=kind, layer=KINDS[kind](source=source))
             state.layout = "xy"
         with viewer.config_state.txn() as config:
             config.viewer_size = (300, 200)

@@ -63,7 +63,7 @@ def run_full_site(
     """Run the catalogue of a store with all kinds of pages, and its archives.
 
     ``ports`` are the ports of the archives and of the catalogue; 0 selects a free one. Without
-    ``odd``, hostile names are left out.
+    ``odd``, hostile names and precomputed layers are left out.
     """
     with ExitStack() as stack:
         api, s3, buckets, boss, own = ports
@@ -75,6 +75,7 @@ def run_full_site(
                 cache=files,
                 buckets=True,
                 buckets_port=buckets,
+                layers=odd,
             )
         )
         volumes = stack.enter_context(DemoBoss(folder / "demo", port=boss))
