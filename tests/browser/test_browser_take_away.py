@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-
 from neuromirror.lab.lockfile import load_lock
 from neuromirror_demo import SHARED
 from neuromirror_demo.bucket_contents import CCF, SORTED_0
@@ -55,30 +53,26 @@ def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
     assert walk.path.count("add=") == 2
 
 
-@pytest.mark.parametrize("mode", ["redirect", "proxy", "off"])
 def test_a_file_is_saved_under_its_name(
-    start_session: SessionFactory, site: BrowserSite, tmp_path: Path, mode: str
+    session: BrowserSession, site: BrowserSite, tmp_path: Path
 ) -> None:
-    store = site.mirror_harness.store
-    with run_catalogue(store, f"--gateway={mode}") as running:
-        walk = start_session(BrowserSite(running, site.mirror_harness))
-        for name, path in _DOWNLOADED:
-            page = walk.open(f"/file/{name}@latest?path={quote(path)}")
-            assert "This catalogue verifies the file" in walk.text
-            with page.expect_download() as waiting:
-                page.get_by_role("link", name=re.compile("^Download [0-9]")).click()
-            assert waiting.value.suggested_filename == path.rpartition("/")[2]
-            waiting.value.save_as(tmp_path / "file")
-            content = (tmp_path / "file").read_bytes()
-            digests = running.api(f"/datasets/{name}@latest/file?path={quote(path)}")["digests"]
-            expected = digests.get("sha256") or digests["md5"]
-            algorithm = "sha256" if "sha256" in digests else "md5"
-            assert hashlib.new(algorithm, content).hexdigest() == expected
-        # from the list of files of the version
-        page = walk.open(f"/dataset/{RELEASED}@latest?under={SHARED.rpartition('/')[0]}")
+    for name, path in _DOWNLOADED:
+        page = session.open(f"/file/{name}@latest?path={quote(path)}")
+        assert "This catalogue verifies the file" in session.text
         with page.expect_download() as waiting:
-            page.get_by_role("link", name="Download").first.click()
-        assert waiting.value.suggested_filename.endswith(".nwb")
+            page.get_by_role("link", name=re.compile("^Download [0-9]")).click()
+        assert waiting.value.suggested_filename == path.rpartition("/")[2]
+        waiting.value.save_as(tmp_path / "file")
+        content = (tmp_path / "file").read_bytes()
+        digests = site.site.api(f"/datasets/{name}@latest/file?path={quote(path)}")["digests"]
+        expected = digests.get("sha256") or digests["md5"]
+        algorithm = "sha256" if "sha256" in digests else "md5"
+        assert hashlib.new(algorithm, content).hexdigest() == expected
+    # from the list of files of the version
+    page = session.open(f"/dataset/{RELEASED}@latest?under={SHARED.rpartition('/')[0]}")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download").first.click()
+    assert waiting.value.suggested_filename.endswith(".nwb")
 
 
 def test_a_file_of_an_archive_that_names_it_is_saved_under_its_name(
