@@ -106,33 +106,34 @@ def check_recovers(
     mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
-KINDS_AND_REFUSAL = ["403", *KINDS]
+# each kind for a request of the API, of an object and of a list of objects
+ONE_AND_REFUSAL = ["403", "503"]
 # dataset, kinds of faults, and where: the id of a Zarr and the key of the blob are filled in
 PARTS_OF_A_VISIT: dict[str, tuple[str, Iterable[str], dict[str, str]]] = {
     "assets": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/[^/]+/assets/$"}),
-    "versions": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/$"}),
-    "info": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/.*/info/$"}),
+    "versions": (BLOBS, ["503"], {"path": rf"/{BLOBS}/versions/$"}),
+    "info": (BLOBS, ["503"], {"path": rf"/{BLOBS}/versions/.*/info/$"}),
     "blob": (
         BLOBS,
-        KINDS_AND_REFUSAL,
+        ["403", *KINDS],
         {"server": "s3", "path": "{blob}", "method": "HEAD"},
     ),
     "all Zarrs": (ZARRS, KINDS, {"server": "s3", "path": LISTING, "method": "GET"}),
     "small Zarr": (
         ZARRS,
-        KINDS_AND_REFUSAL,
+        ONE_AND_REFUSAL,
         {"server": "s3", "path": LISTING, "query": f"{{{SMALL}}}"},
     ),
     "large Zarr": (
         ZARRS,
-        KINDS_AND_REFUSAL,
+        ONE_AND_REFUSAL,
         {"server": "s3", "path": LISTING, "query": f"{{{LARGE}}}"},
     ),
-    "object versions": (ZARRS, KINDS, {"server": "s3", "path": LISTING, "query": "^versions"}),
+    "object versions": (ZARRS, ["503"], {"server": "s3", "path": LISTING, "query": "^versions"}),
     # its ETag does not identify the content: without HEAD only the size would be known
     "object of a Zarr": (
         ZARRS,
-        KINDS_AND_REFUSAL,
+        ONE_AND_REFUSAL,
         {"server": "s3", "path": f"{{{PARTS}}}/0/0", "method": "HEAD"},
     ),
 }

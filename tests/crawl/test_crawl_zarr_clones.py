@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness, run_git
 
-KILLS = 5
+KILLS = 4
 Zarrs = dict[str, dict[str, str]]
 
 
@@ -43,12 +40,6 @@ def newest(
         files = {one.source_path.decode() for one in index.files(row)}
         exceptions = {one["path"]: one["reason"] for one in index.exceptions(row)}
     return parts, files, exceptions
-
-
-def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_every_zarr_is_mirrored_or_a_named_exception(
@@ -138,50 +129,6 @@ def test_states_missed_between_visits_are_added(
     assert (repeated.exit_code, repeated.versions) == (0, ())
     assert demo.count_requests(zarr["zarr"]) > 0
     mirror_harness.fsck()
-
-
-def test_a_clone_of_the_mirror_reaches_dandisets_and_their_zarrs(
-    demo: DemoArchive,
-    mirror_harness: MirrorHarness,
-    zarrs: Zarrs,
-    serve_directory: Callable[[Path], str],
-    tmp_path: Path,
-) -> None:
-    import zarr as zarr_library
-
-    write_mirror_file(mirror_harness.mirrors, demo, "[zarr]\ninline_components = 30\n")
-    one, other = zarrs["v3x1200"], zarrs["shared"]
-    for dandiset in (one["dandiset"], other["dandiset"]):
-        assert mirror_harness.sync(f"demo:{dandiset}")[f"demo:{dandiset}"].exit_code == 0
-    shared = [
-        e for e in mirror_harness.entries(VersionMinted) if e.local_id == f"zarr/{other['zarr']}"
-    ]
-    assert len(shared) == 1
-    run(
-        tmp_path,
-        "datalad",
-        "clone",
-        f"{serve_directory(mirror_harness.folder)}/alias/demo",
-        "clone",
-    )
-    clone = tmp_path / "clone"
-    run(clone, "datalad", "get", "-n", "-r", ".")
-    listed = run_git(clone, "submodule", "status", "--recursive").splitlines()
-    assert len(listed) > 5
-    assert not [line for line in listed if line.startswith(("-", "+", "U"))]
-    metadata = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
-    first_chunks = ((one, "0/c/0"), (zarrs["v2x40"], "0"), (other, "0"))
-    paths = []
-    for found, chunks in first_chunks:
-        folder = clone / found["dandiset"] / found["path"]
-        paths += [folder / chunks, *(path for path in folder.rglob("*") if path.name in metadata)]
-    run(clone, "datalad", "get", *map(str, paths))
-    for found, chunks in first_chunks:
-        folder = clone / found["dandiset"] / found["path"]
-        group = zarr_library.open(store=str(folder), mode="r")
-        first = group["0"][0:4, 0:4]
-        chunk = demo.zarrs[found["zarr"]].entries[f"{chunks}/0" if found is one else "0/0/0"]
-        assert first.tobytes() == chunk.data
 
 
 @pytest.mark.slow
