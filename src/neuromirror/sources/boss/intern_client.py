@@ -13,6 +13,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import quote
 
@@ -20,7 +21,6 @@ import requests
 from requests.adapters import BaseAdapter
 
 from neuromirror.model import ConfigurationError
-from neuromirror.model.partial_imports import import_without
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.volumes.requests import PUBLIC_TOKEN
 
@@ -176,8 +176,7 @@ def _resources() -> Any:
 
 def _import_from_intern(module: str) -> Any:
     try:
-        # it takes half of the time, and is for volumes in buckets
-        return import_without(module, {"cloudvolume": ("CloudVolume", "Vec")})
+        return import_module(module)
     except ImportError as error:
         raise ConfigurationError(
             f"a mirror of a BOSS needs the package intern ({error}): "

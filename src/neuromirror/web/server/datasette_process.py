@@ -9,14 +9,14 @@ import re
 import resource
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from neuromirror.index import CANNED_QUERIES, SandboxIndex
-from neuromirror.model.partial_imports import import_without
 from neuromirror.model.resource_limits import limit_resources
 from neuromirror.store import Store
 from neuromirror.web.server.child_processes import (
@@ -65,12 +65,6 @@ _FORMULA_PREFIXES = (
 _CELL_WITHIN: Final = re.compile(rf"([;\t][\s\"]*)(?=[{re.escape(''.join(_FORMULA_PREFIXES))}])")
 """The start of a formula after a character that a spreadsheet may take as a separator."""
 
-_UNNEEDED: Final = {"datasette.vendored.pint": ("UnitRegistry",), "httpx": ()}
-"""Half of the start of a process, for columns with units and plugins that request pages.
-
-Where dask is installed, Pint would import it with all of SciPy.
-"""
-
 
 def main() -> None:
     """Run a Datasette process: serve requests from a socket until its other end is closed."""
@@ -92,7 +86,7 @@ def main() -> None:
 
 def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sql: bool) -> Any:
     """Return Datasette for the index at a path, as an ASGI application."""
-    import_without("datasette.app", _UNNEEDED)
+    _import_datasette()
     from datasette.app import Datasette
     from datasette.plugins import pm
 
@@ -112,6 +106,24 @@ def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sq
     datasette_hooks.SITES[datasette] = Site(Store.open(store), index_path, settings)
     _add_database(datasette, index_path)
     return datasette.app()
+
+
+def _import_datasette() -> None:
+    """Import Datasette without Pint and httpx.
+
+    Its pages use neither: Pint is for columns with units, httpx for plugins that send requests to
+    Datasette. They would be half of the start of a process; where dask is installed, Pint would
+    import it with all of SciPy.
+    """
+    pint, httpx = ModuleType("datasette.vendored.pint"), ModuleType("httpx")
+    pint.UnitRegistry = SimpleNamespace  # type: ignore[attr-defined]
+    replaced = {one.__name__: one for one in (pint, httpx) if one.__name__ not in sys.modules}
+    sys.modules.update(replaced)
+    try:
+        import_module("datasette.app")
+    finally:
+        for name in replaced:
+            del sys.modules[name]
 
 
 def _add_database(datasette: Datasette, index_path: Path) -> None:
