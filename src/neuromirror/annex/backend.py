@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from neuromirror.annex.etags import etag_of, ignore_progress
+from neuromirror.model.dandi_etag import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
 # S3's ETag of an upload with a single empty part.
@@ -98,9 +99,6 @@ def _progress_reporter(send: Callable[[bytes], None]) -> Callable[[int], None]:
 
 def _generate(path: bytes, send: Callable[[bytes], None]) -> bytes:
     """Generate a key with the part size that an upload to DANDI would use."""
-    # git-annex starts this program often, and seldom for a new key
-    from neuromirror.model.dandi_etag import dandi_part_size
-
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
