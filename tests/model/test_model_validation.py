@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromirror.model import (
@@ -73,6 +73,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(JSON)
 def test_json_survives_a_round_trip(value: Any) -> None:
     assert parse_json(json.dumps(value).encode(), "it") == value
