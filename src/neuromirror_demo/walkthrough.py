@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,11 +277,8 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 def _need_programs() -> None:
     missing = [name for name in ("git", "git-annex", "datalad") if not _found(name)]
-    for name in ("pynwb", "werkzeug"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            missing.append(error.name or name)
+    # pynwb is slow to import, and is needed only for files that are not cached
+    missing += [name for name in ("pynwb", "werkzeug") if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"the demo needs {', '.join(missing)}; install them with "

@@ -284,10 +284,8 @@ def test_one_dandiset_in_trouble_is_one_line_and_the_others_go_on(
 
 
 def test_the_demo_without_its_extras_says_what_to_install(tmp_path: Path) -> None:
-    for name in ("pynwb", "werkzeug"):
-        (tmp_path / f"{name}.py").write_text(
-            f"raise ModuleNotFoundError('not there', name={name!r})\n"
-        )
+    missing_modules = "import sys; sys.modules.update(pynwb=None, werkzeug=None)\n"
+    (tmp_path / "sitecustomize.py").write_text(missing_modules)
     for missing, *arguments in (
         ("pynwb, werkzeug", "neuromirror", "demo", "--no-input"),
         ("werkzeug", "neuromirror_demo", "serve", "--dir", str(tmp_path / "demo")),

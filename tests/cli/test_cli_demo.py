@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,8 +64,13 @@ def served_demo(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, 
                 process.terminate()
 
 
-def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -> None:
+def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(
+    tmp_path: Path, demo_files: Path
+) -> None:
     kept = tmp_path / "kept"
+    # the folder of a demo that was only served
+    shutil.copytree(demo_files, kept / "cache")
+    (kept / ".neuromirror-demo").touch()
     shell = Shell(tmp_path / "none", kept / "store")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
