@@ -80,7 +80,7 @@ def test_a_permission_error_is_named_once_and_nothing_is_lost(
     # at most the dataset and its superdataset
     assert 0 < len(lines) == len({line.split(":")[-1] for line in lines}) <= 2
     assert "Traceback" not in ran.out + ran.err
-    own.program("sync", **UNPRIVILEGED)
+    own.run("sync")
     assert refs(own) == refs(own.with_changes(store=prepared[1].folder))
     own.run("status")
     own.run("fsck", DATASET)
