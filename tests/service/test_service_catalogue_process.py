@@ -185,7 +185,7 @@ def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: Mirr
     assert service.other_lines == []
 
 
-def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
+def test_changes_of_the_index_show_without_a_restart_and_a_broken_one_is_logged(
     copied_mirror_harness: MirrorHarness,
 ) -> None:
     with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
@@ -204,7 +204,27 @@ def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
         assert status(page) == 200
         assert status(f"{address}/index.json") == 200
         assert catalogue_pid(service) == process
+
+        index = copied_mirror_harness.store.index_path
+        away = index.with_name("away")
+        index.rename(away)
+        # one that is missing would be made again
+        index.write_bytes(b"no database" * 1000)
+        os.kill(process, signal.SIGKILL)
+        failed = service.wait_for("catalogue failed")
+        assert failed["level"] == "error"
+        assert str(index) in failed["message"]
+        assert service.wait(
+            lambda: [
+                one for one in service.find_events("catalogue exited") if "code 1" in one["message"]
+            ]
+        )
+        away.replace(index)
+        # as soon as there is an index again there are pages
+        assert catalogue_url(service, 2) == address
+        assert status(page) == 200
         # it ends with a service that is killed, too
+        process = catalogue_pid(service)
         assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
         try:
             service.wait_until_gone([process])
@@ -242,32 +262,6 @@ def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
         assert demo.token.encode() not in given
         assert b"DANDI_API_KEY" not in given
         assert service.send_signal(signal.SIGTERM, 30) == 0
-
-
-def test_its_log_is_the_services(copied_mirror_harness: MirrorHarness) -> None:
-    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
-        address = catalogue_url(service)
-        process = catalogue_pid(service)
-        index = copied_mirror_harness.store.index_path
-        away = index.with_name("away")
-        index.rename(away)
-        # one that is missing would be made again
-        index.write_bytes(b"no database" * 1000)
-        os.kill(process, signal.SIGKILL)
-        failed = service.wait_for("catalogue failed")
-        assert failed["level"] == "error"
-        assert str(index) in failed["message"]
-        assert service.wait(
-            lambda: [
-                one for one in service.find_events("catalogue exited") if "code 1" in one["message"]
-            ]
-        )
-        away.replace(index)
-        # as soon as there is an index again there are pages
-        assert catalogue_url(service, 2) == address
-        assert status(address) == 200
-        assert service.send_signal(signal.SIGTERM, 30) == 0
-    assert service.other_lines == []
 
 
 def test_invalid_options_are_refused_before_anything_is_created(

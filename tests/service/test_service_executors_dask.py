@@ -81,6 +81,8 @@ class Cluster:
     def start_workers(self, count: int) -> None:
         """Starts workers until there are this many."""
         self.workers = [one for one in self.workers if one.poll() is None]
+        if len(self.workers) >= count:
+            return
         while len(self.workers) < count:
             self.start_worker()
         import distributed
@@ -116,6 +118,9 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster(started: Cluster) -> Cluster:
     """A scheduler with at least one worker."""
     if started.scheduler.poll() is not None:
+        for worker in started.workers:  # they have no scheduler any more
+            worker.kill()
+            worker.wait()
         started.start_scheduler()
     started.start_workers(1)
     return started
