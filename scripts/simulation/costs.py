@@ -72,12 +72,12 @@ COSTS = {
 def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
     """Crawl the demo archives: requests and seconds of lists and visits, first and unchanged.
 
-    ``cache`` is the folder of their NWB files.
+    ``cache`` is the folder of their NWB files. The BOSS has images only.
     """
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
     from neuromirror_demo import DemoArchive
-    from neuromirror_demo.boss import DemoBoss
+    from neuromirror_demo.boss import CELLS, SKETCH, DemoBoss
 
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     with tempfile.TemporaryDirectory(prefix="simulate-") as name, ExitStack() as stack:
@@ -85,6 +85,9 @@ def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
         archive = DemoArchive(folder / "demo", buckets=True, layers=True, cache=cache)
         for demo in (archive, DemoBoss(folder / "boss")):
             stack.enter_context(demo)
+            if isinstance(demo, DemoBoss):
+                for path in (CELLS, SKETCH):
+                    demo.soft_delete(path)
             mirrors = load_mirrors(demo.mirrors)
             store = Store.open(folder / "store", create=True)
             for mirror in mirrors.values():
