@@ -321,7 +321,7 @@ def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path:
     chunks = [name for name in served.tree.files if name.startswith("c/")]
     counts = {"right": 0, "error": 0}
     named: set[tuple[str, str]] = set()
-    for number in range(200):
+    for number in range(100):
         name = drawn.choice(chunks)
         row, column = (int(one) for one in name.split("/")[1:])
         content = server.contents[f"/{name}"]

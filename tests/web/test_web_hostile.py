@@ -120,7 +120,7 @@ def check(answer: Answer, path: str, store: Path) -> None:
 
 
 @settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,
