@@ -70,7 +70,7 @@ COUNT = "with recursive n(i) as (select 1 union all select i+1 from n limit {})"
 ATTACKS = {
     "printf": "select printf('%.*c',20000000,'x')",
     "format": "select format('%900000000d', 1)",
-    "group_concat": f"{COUNT.format(10**6)} select group_concat({BIG}) from n",
+    "group_concat": f"{COUNT.format(10**3)} select group_concat({BIG}) from n",
     "json_group_array": f"{COUNT.format(10**5)} select json_group_array({BIG}) from n",
     "replace": f"select replace({BIG}, 'x', {BIG})",
     "replace twice": f"select replace(replace({BIG},'x',{BIG}),'x','xx')",
@@ -88,7 +88,6 @@ ATTACKS = {
     "select count(*) from n",
     "materialised": f"with r as materialized ({COUNT.format(10**6)} select i, {BIG} x from n) "
     "select a.i from r a, r b order by a.x, b.x",
-    "joins": "select count(*) from files a, files b, files c, files d, files e",
     "like": f"select {BIG} like '{'%x' * 90}y'",
     "long like": f"select {BIG} like '%{'x' * 400}y'",
     "glob": f"select {BIG} glob '{'*x' * 90}y'",
@@ -98,7 +97,7 @@ ATTACKS = {
     "compound": " union all ".join(["select 1"] * 400),
     "json bomb": f"select count(*) from json_each('[' || replace({BIG}, 'x', '1,') || '1]')",
     "json depth": "select json(printf('%.*c', 900000, '['))",
-    "json_tree": f"{COUNT.format(10**6)} select count(*) from n, json_tree('[[[[1]]]]') a, files",
+    "json_tree": f"{COUNT.format(10**4)} select count(*) from n, json_tree('[[[[1]]]]') a, files",
     "names": 'select *, 1 as "' + "n" * 20000 + f'" from ({COUNT.format(1000)} select i from n)',
     "star": "select * from " + ", ".join(f'(select 1 as "{"n" * 300}{i}")' for i in range(64)),
     "char": f"select {'||'.join(['hex(' + BIG + ')'] * 20)}",
