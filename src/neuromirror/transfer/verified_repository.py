@@ -283,6 +283,11 @@ class VerifiedRepository:
         -------
         CommitDescription
             The commit and its description.
+
+        Raises
+        ------
+        ObjectDamagedError
+            If the commit cannot be parsed.
         """
         try:
             parsed = parse_commit(self.read("commit", commit))
