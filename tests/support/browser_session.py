@@ -178,11 +178,8 @@ class BrowserSession:
 
     def elements_beyond_width(self) -> list[str]:
         """Return elements that do not fit the width of the page."""
-        found: list[str] = self.page.evaluate(_BEYOND_WIDTH)
-        # a phone shows a page that is too wide as a whole, and smaller: innerWidth is as wide then
-        page = "document.documentElement"
-        wider = self.page.evaluate(f"{page}.scrollWidth - {page}.clientWidth")
-        return [f"{self.path}: {one}" for one in found] + [self.path] * (wider > 0)
+        found, is_wide = self.page.evaluate(_BEYOND_WIDTH)
+        return [f"{self.path}: {one}" for one in found] + [self.path] * is_wide
 
     def tab_to(self, target: Locator, most: int = 200) -> None:
         """Press Tab until this element has the focus, which must be visible at each step."""
@@ -292,11 +289,17 @@ _FOCUSED = """() => {
             at: [...document.querySelectorAll('*')].indexOf(one)};
 }"""
 
-_BEYOND_WIDTH = """() => [...document.querySelectorAll('body *')].filter(one => {
-    const box = one.getBoundingClientRect(), wide = document.documentElement.clientWidth;
-    if (!box.width || !box.height || box.right <= wide + 1) return false;
-    for (let up = one.parentElement; up; up = up.parentElement)
-        if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(up).overflowX)) return false;
-    return true;
-}).slice(0, 3).map(one => one.outerHTML.slice(0, 200))"""
-"""Elements that exceed the right edge outside of scrollable boxes."""
+_BEYOND_WIDTH = """() => {
+    // a phone shows a page that is too wide as a whole, and smaller: innerWidth is as wide then
+    const wide = document.documentElement.clientWidth;
+    const clips = one => ['auto', 'scroll', 'hidden'].includes(getComputedStyle(one).overflowX);
+    const found = [...document.querySelectorAll('body *')].filter(one => {
+        const box = one.getBoundingClientRect();
+        if (!box.width || !box.height || box.right <= wide + 1) return false;
+        for (let up = one.parentElement; up; up = up.parentElement) if (clips(up)) return false;
+        return true;
+    });
+    return [found.slice(0, 3).map(one => one.outerHTML.slice(0, 200)),
+            document.documentElement.scrollWidth > wide];
+}"""
+"""Elements that exceed the right edge outside of scrollable boxes, and whether the page does."""
