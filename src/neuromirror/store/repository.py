@@ -148,6 +148,11 @@ class Repository:
         -------
         tuple[str, int] | None
             The commit id in hex and the date, or None without a commit.
+
+        Raises
+        ------
+        StoreDamagedError
+            If the commit is missing or cannot be parsed.
         """
         commit = self.ref(MAIN_BRANCH)
         if commit is None:
