@@ -15,12 +15,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from neuromirror_demo import DemoArchive
 from support.isolated_home import isolate_home
 from support.loopback_http import serving
 
 pytest_plugins = ["support.suite_order", "support.rerun_failed"]
+
+# A busy machine is not a failure
+settings.register_profile(
+    "neuromirror", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("neuromirror")
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -55,7 +55,7 @@ def test_the_etag_is_dandis(size: int, tmp_path: Path) -> None:
         assert etag_of(stream, dandi_part_size(size)) == DandiETag.from_file(path).as_str()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 5 * 1024**4))
 @example(1)
 @example(64 * MIB * 9999)

@@ -36,7 +36,6 @@ SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 MD5 = "098f6bcd4621d373cade4e832627b4f6"
 ETAG = "098f6bcd4621d373cade4e832627b4f6-3"
 MANY = settings(
-    deadline=None,
     max_examples=8,
     # examples may share the repository, which is only read
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -20,9 +20,8 @@ from neuromirror.annex import (
 )
 from support.annex_helpers import path_components, run, upstream_names
 
-LARGE = settings(deadline=None, max_examples=60)
+LARGE = settings(max_examples=60)
 IN_GIT = settings(
-    deadline=None,
     max_examples=5,
     # examples may share the repository, to which only trees are added
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -163,7 +162,7 @@ def test_git_refuses_the_unescaped_names(repo: Path) -> None:
     assert fsck_complaints(repo, trees) == set(trees)
 
 
-@settings(deadline=None, max_examples=2)
+@settings(max_examples=2)
 @given(st.lists(upstream_names, min_size=30, max_size=120, unique=True))
 def test_git_takes_the_paths_into_an_index_and_checks_them_out(
     tmp_path_factory: pytest.TempPathFactory, some: list[bytes]

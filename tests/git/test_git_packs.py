@@ -71,7 +71,7 @@ def test_objects_of_all_sizes_come_back_as_they_were(tmp_path: Path) -> None:
 additions = st.lists(st.sampled_from(SIZES[:8]) | st.integers(0, 40), max_size=40)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(sizes=additions)
 def test_an_object_added_twice_is_in_the_pack_once(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
@@ -191,7 +191,7 @@ components = st.sampled_from([b"a", b"a.b", b"a-b", b"a0", b"a!", b"b", b"A", b"
 paths = st.lists(components, min_size=1, max_size=4).map(b"/".join)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(chosen=st.lists(paths, unique=True, min_size=1, max_size=25))
 def test_trees_from_sorted_paths_match_mktree(
     tmp_path_factory: pytest.TempPathFactory, chosen: list[bytes]
@@ -232,7 +232,7 @@ def mktree(repository: Path, files: list[bytes], blob: bytes) -> str:
     return git(repository, "mktree", "-z", stdin=b"\0".join(entries) + b"\0").decode().strip()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     lines=st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=60),
     limit=st.sampled_from([1, 60, 200, 1 << 20]),

@@ -241,7 +241,7 @@ _NAMES = st.sampled_from(["a", "b", "x/a", "x/b", "c"])
         max_size=9,
     )
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
     versions: list[tuple[str, int, list[str], bool]],
 ) -> None:

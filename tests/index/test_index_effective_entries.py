@@ -61,7 +61,7 @@ def _rebuilt(path: Path, journal: DiskJournal) -> list[str]:
 
 
 @given(_VERSIONS)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_versions_come_and_go_with_and_without_their_files(
     versions: list[tuple[str, dict[str, int], bool, bool, bool]],
 ) -> None:

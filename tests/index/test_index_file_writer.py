@@ -66,7 +66,7 @@ def _etag(part_size: int | None, digest: Digest) -> FileSpec:
     ],
     4,
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_changes_leave_the_rows_that_whole_versions_leave(
     versions: list[tuple[str, dict[str, FileSpec], set[str], str]], batch: int
 ) -> None:

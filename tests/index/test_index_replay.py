@@ -87,7 +87,7 @@ def file_of_spec(path: str, spec: FileSpec) -> SnapshotEntry:
     st.lists(st.tuples(st.sampled_from(["000001", "000002"]), FILES, st.booleans()), max_size=8),
     st.integers(1, 5),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
     versions: list[tuple[str, dict[str, FileSpec], bool]], batch: int
 ) -> None:

@@ -284,7 +284,7 @@ _NAMES = st.text("ab1-_. /É", min_size=1, max_size=8).filter(
     st.lists(st.dictionaries(_NAMES, st.integers(0, 1), min_size=1, max_size=6), max_size=4),
     st.integers(1, 3),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_every_term_of_every_path_finds_its_dataset(
     tmp_path_factory: pytest.TempPathFactory, versions: list[dict[str, int]], block: int
 ) -> None:

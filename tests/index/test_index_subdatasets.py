@@ -43,7 +43,7 @@ def _file_or_subdataset(path: str, spec: tuple[bool, int, bool]) -> SnapshotEntr
 
 
 @given(_TREES)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 def test_every_version_returns_its_files_and_subdatasets_whole_or_by_changes(
     versions: list[tuple[dict[str, tuple[bool, int, bool]], bool]],
 ) -> None:

@@ -6,7 +6,7 @@ import re
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromirror.annex import url_glob
@@ -65,7 +65,6 @@ NAME = st.text("ab", min_size=1, max_size=6)
 PATH = st.lists(NAME, min_size=1, max_size=6).map("/".join)
 
 
-@settings(deadline=None)
 @given(st.lists(GLOB, min_size=1, max_size=3), PATH)
 def test_globs_match_as_their_definition_says(globs: list[str], path: str) -> None:
     found = Globs(globs)
@@ -75,7 +74,6 @@ def test_globs_match_as_their_definition_says(globs: list[str], path: str) -> No
         assert all(found.reaches(folder) for folder in folders)
 
 
-@settings(deadline=None)
 @given(st.lists(PATH, min_size=1, max_size=5), PATH)
 def test_plain_paths_are_looked_up(globs: list[str], path: str) -> None:
     below = [one for one in globs if one == path or one.startswith(f"{path}/")]

@@ -131,7 +131,7 @@ def assert_no_traceback(folder: Path, *command: str) -> None:
         assert done.output.strip(), command
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 10)
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 10)
 @given(seed=st.integers(0, 1 << 40), of_lock=st.booleans())
 def test_no_change_of_a_lock_or_its_manifests_is_a_traceback(
     lock_folder: LockFolder, seed: int, of_lock: bool
@@ -172,7 +172,7 @@ def commit_description(clone: Path, content: bytes) -> None:
     run(clone, "git", "update-ref", "HEAD", made.strip())
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 10)
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 10)
 @given(seed=st.integers(0, 1 << 40))
 def test_no_description_of_a_clone_is_a_traceback(
     lock_folder: LockFolder, clone: Path, seed: int

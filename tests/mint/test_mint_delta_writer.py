@@ -48,7 +48,7 @@ def test_no_change_gives_the_parents_and_no_pack(tmp_path: Path) -> None:
     assert second.packs == ()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(history=histories)
 def test_differences_patch_a_state_into_the_next(
     history: list[dict[bytes, tuple[int, tuple[int]]]],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import link_target, location_log, log_path, url_log_path
@@ -81,7 +81,7 @@ def objects_of(repository: Path) -> set[str]:
     return set(listed.split())
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6)
 @given(history=histories)
 def test_sequence_of_states_matches_fast_import_whole_and_by_deltas(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from msgspec.structs import replace
 from test_mint_snapshot_writer import manifest_of
 
@@ -54,7 +54,7 @@ def refuse(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
     assert not list(scratch.glob("*"))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(history=histories)
 def test_changing_files_documents_and_subdatasets_match_fast_import(
     tmp_path_factory: pytest.TempPathFactory, history: list[DatasetState]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -216,7 +216,7 @@ def _folder_of_marker(name: bytes) -> bytes | None:
     return folder + slash
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(names=st.sets(_names, max_size=25), inline=st.integers(0, 4))
 def test_every_file_is_in_its_outermost_large_zarr_or_in_the_rest(
     tmp_path_factory: pytest.TempPathFactory, names: set[bytes], inline: int

@@ -73,7 +73,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(JSON)
 def test_json_survives_a_round_trip(value: Any) -> None:
     assert parse_json(json.dumps(value).encode(), "it") == value

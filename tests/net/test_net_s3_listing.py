@@ -59,7 +59,7 @@ def keys_of(listing) -> list[bytes]:
     return sorted(row.key for row in listing.rows())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sets(KEYS, max_size=150),
     st.integers(1, 12),

@@ -178,7 +178,7 @@ def test_versions_and_delete_markers_come_in_one_order_though_listed_apart():
 NAMES = st.binary(min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(NAMES, min_size=1, max_size=20))
 def test_fast_and_strict_parsing_agree_on_any_names(names):
     bucket = BigBucket(keys=names)
@@ -189,7 +189,7 @@ def test_fast_and_strict_parsing_agree_on_any_names(names):
     assert [one.key for one in fast.rows] == sorted(names)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_page_is_refused_or_reads_as_xml_does(data):
     body = bytearray(page(row("a"), row("b"), row("c")))

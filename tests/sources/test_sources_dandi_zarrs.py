@@ -177,7 +177,7 @@ NAMES = st.text(st.sampled_from("ab.-0/1é "), min_size=1, max_size=6).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(NAMES, st.integers(0, 10**12), max_size=12), st.sampled_from([1, 100, 1 << 24])
 )

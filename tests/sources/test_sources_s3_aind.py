@@ -234,7 +234,7 @@ JSON = st.recursive(
 STEMS = ("data_description", "subject", "processing", "metadata.nd")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(name=st.text(max_size=60), sidecars=st.dictionaries(st.sampled_from(STEMS), JSON))
 @example(name=DERIVED, sidecars={"data_description": {"name": "\ud800", "source_data": ["\udfff"]}})
 def test_facts_of_any_json_are_sound(name, sidecars):

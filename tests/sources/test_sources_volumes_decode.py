@@ -52,9 +52,7 @@ def write(volume: Volume, folder: Path) -> None:
         path.write_bytes(document.content)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_chunk_files_are_byte_for_byte_what_zarr_writes(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -107,7 +107,7 @@ def test_a_truncated_frame_is_a_transient_error(codec: str) -> None:
 
 FRAMES = [blosc.compress(voxels(), typesize=1, cname=codec) for codec in CODECS]
 FRAMES += [blosc.compress(voxels(noise=True), typesize=8)]
-fuzzed = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 
 
 @fuzzed

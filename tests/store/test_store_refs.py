@@ -271,7 +271,7 @@ NAMES = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(NAMES)
 def test_ref_names_are_those_that_git_takes(name: str) -> None:
     for full in (f"refs/tags/{name}", f"refs/{name}", name):

@@ -121,7 +121,6 @@ def check(answer: Answer, path: str, store: Path) -> None:
 
 @settings(
     max_examples=100,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -40,7 +40,6 @@ _PATHS = [one.path for one in OPERATIONS]
 # the same examples on every run, none kept on disk: so that failures are reproducible
 _bounded = settings(
     max_examples=6,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],
