@@ -61,8 +61,8 @@ def test_a_commit_without_a_header_is_refused(missing: str) -> None:
         parse_commit("\n".join([*headers, "", "message\n"]).encode())
 
 
-@pytest.mark.parametrize("committer", ["C <c@d>", "C <c@d> now +0000", f"C <c@d> {'9' * 30} +0000"])
+@pytest.mark.parametrize("committer", ["C <c@d>", "C <c@d> now +0000", f"C <c@d> {10**11} +0000"])
 def test_a_commit_without_a_valid_date_is_refused(committer: str) -> None:
     data = HEADERS.replace("C <c@d> 2 +0000", committer)
-    with pytest.raises(ValueError, match="without a date"):
+    with pytest.raises(ValueError, match="no valid date"):
         parse_commit(f"{data}\n\nmessage\n".encode())

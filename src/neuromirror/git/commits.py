@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_SIGNATURE: Final = re.compile(r"(.*> ?)(-?[0-9]{1,18}) [+-][0-9]{4}", re.DOTALL)
+_SIGNATURE: Final = re.compile(r"(.*> ?)(-?[0-9]{1,11}) [+-][0-9]{4}", re.DOTALL)
+"""Name, address and date; with more digits it would be after the year 5138."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def parse_commit(data: bytes) -> Commit:
         raise ValueError(f"a commit has no {missing[0]}")
     committer = _SIGNATURE.fullmatch(first["committer"])
     if committer is None:
-        raise ValueError(f"a commit has a committer without a date: {first['committer'][:200]!r}")
+        raise ValueError(f"a commit has no valid date: {first['committer'][:200]!r}")
     author = _SIGNATURE.fullmatch(first["author"])
     return Commit(
         first["tree"],

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from neuromirror.git import FSCK_OPTIONS, MEMORY_LIMIT, check_objects, try_git
+from neuromirror.git import (
+    FSCK_OPTIONS,
+    MEMORY_LIMIT,
+    Commit,
+    check_objects,
+    parse_commit,
+    try_git,
+)
 from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError
 from neuromirror.lab.cite.works import CitedState
 from neuromirror.model import time_of_commit
@@ -26,9 +33,6 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 _MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
-_COMMITTER: Final = re.compile(r"^committer .* ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
-_TREE: Final = re.compile(r"^tree ([0-9a-f]{40})$", re.MULTILINE)
-_PARENT: Final = re.compile(r"^parent ([0-9a-f]{40})$", re.MULTILINE)
 _ADJUSTED: Final = "git-annex adjusted branch"
 _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 
@@ -84,19 +88,17 @@ def state_of_clone(folder: Path) -> CitedState:
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
         raise NotCitableError(f"{folder} has no commit; specify the clone of a dataset")
-    content = _git(git_dir, "cat-file", "commit", commit)
-    headers, _, message = content.partition("\n\n")
-    parent = _PARENT.search(headers)
-    if message.startswith(_ADJUSTED) and parent is not None:
+    parsed = _read_commit(git_dir, commit)
+    if parsed.message.startswith(_ADJUSTED) and parsed.parents:
         # adjusted branch of git-annex, with unlocked files or for file systems without symlinks
-        commit = parent[1]
-        content = _git(git_dir, "cat-file", "commit", commit)
-    if _MINTED.search(content) is None:
+        commit = parsed.parents[0]
+        parsed = _read_commit(git_dir, commit)
+    if _MINTED.search(parsed.message) is None:
         raise NotCitableError(
             f"{folder}: the checked-out commit {commit[:12]} was not created by a mirror; check "
             f"out a version, for example by its tag, or cite the version by its name"
         )
-    return _minted_state(git_dir, commit, content, _annex(git_dir))
+    return _minted_state(git_dir, commit, parsed, _annex(git_dir))
 
 
 def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[CitedState]:
@@ -129,8 +131,8 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
 def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> CitedState:
     git_dir, annex = _repository_with(lock, pin, store, stack)
-    content = _git(git_dir, "cat-file", "commit", pin.commit)
-    state = _minted_state(git_dir, pin.commit, content, annex or _annex(git_dir))
+    parsed = _read_commit(git_dir, pin.commit)
+    state = _minted_state(git_dir, pin.commit, parsed, annex or _annex(git_dir))
     if (state.name, state.label) != (pin.name, pin.resolved.version):
         raise NotCitableError(
             f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
@@ -175,20 +177,24 @@ def _repository_with(
     )
 
 
-def _minted_state(git_dir: Path, commit: str, content: str, annex: str | None) -> CitedState:
-    """Return the state of a commit object, given its content."""
-    headers, _, message = content.partition("\n\n")
-    tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
-    name, _, label = message.partition("\n")[0].partition(" ")
+def _read_commit(git_dir: Path, commit: str) -> Commit:
+    """Return a commit; raises NotCitableError."""
+    done = try_git(git_dir, "cat-file", "commit", commit, environment=MEMORY_LIMIT)
+    try:
+        return parse_commit(done.stdout.encode(errors="replace"))
+    except ValueError as error:
+        raise NotCitableError(f"git cannot read commit {commit} of {git_dir}") from error
+
+
+def _minted_state(git_dir: Path, commit: str, parsed: Commit, annex: str | None) -> CitedState:
+    """Return the state of a commit."""
+    name, _, label = parsed.subject.partition(" ")
     if name.endswith(":"):
         raise NotCitableError(f"{git_dir} is a superdataset; cite its subdatasets instead")
-    minted = _MINTED.search(message) and ":" in name and label
-    if not minted or tree is None or committer is None:
-        raise NotCitableError(
-            f"commit {commit} of {git_dir} was not created by neuromirror, or git cannot read it"
-        )
-    time = time_of_commit(int(committer[1]))
-    return CitedState(git_dir, name, label, commit, tree[1], time, annex)
+    if not (_MINTED.search(parsed.message) and ":" in name and label):
+        raise NotCitableError(f"commit {commit} of {git_dir} was not created by neuromirror")
+    time = time_of_commit(parsed.committed_at)
+    return CitedState(git_dir, name, label, commit, parsed.tree, time, annex)
 
 
 def _annex(git_dir: Path) -> str | None:
