@@ -43,7 +43,7 @@ CLIENT_VENVS = ROOT / ".venv-clients"
 CLIENT_SECONDS = 900.0
 """Time limit of an installation, so that CI does not wait for a package that does not come."""
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 """Programs that the browser tests can use; the first one that is installed is used."""
 
 # Settings of pip that would change what is installed or where. Settings of the source of packages
@@ -264,7 +264,7 @@ def lacking_in_ci() -> list[str]:
     if not shutil.which("systemd-analyze"):
         packages.append("systemd")
     if not any(map(shutil.which, BROWSERS)):
-        packages += ["chromium", "fonts-dejavu-core"]
+        packages += ["chromium-headless-shell", "fonts-dejavu-core"]
     if not shutil.which("wget"):
         packages.append("wget")
     if not shutil.which("aria2c"):

@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Final
 
-PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome")
+PROGRAMS: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SCREENS: Final = {"phone": (390, 844), "desktop": (1280, 800)}
 LATENCY_MS: Final = 150
 DOWN_KBITS: Final = 1600

@@ -106,11 +106,12 @@ def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: De
         assert len(odd.run("list").lines) == 2
 
 
-def test_without_git_a_sync_says_so(shell: Shell, tmp_path: Path) -> None:
-    ended = shell.program("sync", "demo:000001", code=1, env={"PATH": str(tmp_path)})
-    assert "git is not on PATH" in ended.error_line
-    # the remaining work is done at the next run
-    shell.run("sync", "demo:000001")
+def test_a_sync_needs_no_git_and_what_needs_it_says_so(shell: Shell, tmp_path: Path) -> None:
+    without_git = {"PATH": str(tmp_path)}
+    shell.program("sync", "demo:000001", env=without_git)
     assert (shell.store / "alias" / "neuromirror").exists()
     [found] = shell.records("search", "hippocampus")
     assert found["dataset"]["name"] == "demo:000001"
+    ended = shell.program("fsck", code=1, env=without_git)
+    assert "git is not on PATH" in ended.error_line
+    shell.run("fsck")

@@ -15,7 +15,7 @@ import pytest
 
 from neuromirror_demo import DemoArchive
 from support.lock_folders import PUBLISHED, LockFolder
-from support.mirror_harness import MirrorHarness
+from support.mirror_harness import MirrorHarness, run_git
 from support.web_clone import WebClone
 
 LOGIN = "ARCHIVE_LOGIN"
@@ -46,7 +46,7 @@ class ProcessRecorder:
             script.write_text(RECORDING.format(log=self._log, program=program))
             script.chmod(0o755)
 
-    def run(self, *arguments: str | Path, cwd: Path, **environment: str) -> str:
+    def run(self, *arguments: str | Path, cwd: Path, code: int = 0, **environment: str) -> str:
         """Run neuromirror, and record the processes below it."""
         program = Path(sys.executable).with_name("neuromirror")
         path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
@@ -64,7 +64,7 @@ class ProcessRecorder:
             printed, _ = process.communicate(timeout=600)
             over.set()
             sampling.join()
-        assert process.returncode == 0, printed
+        assert process.returncode == code, printed
         return printed
 
     def _sample(self, pid: int, over: threading.Event) -> None:
@@ -123,6 +123,10 @@ def test_no_child_of_a_sync_has_a_credential(
     store = tmp_path / "store"
     named = ("--mirrors", demo.mirrors, "--store", store)
     process_recorder.run(*named, "sync", "demo:000002", cwd=tmp_path, **{LOGIN: demo.token})
+    # git walks the history only if there is a ref that the journal does not have
+    run_git(store / "alias" / "demo--000002", "update-ref", "refs/heads/other", "main")
+    demo.change_file("000002", demo.paths("000002")[0])
+    process_recorder.run(*named, "sync", "demo:000002", cwd=tmp_path, code=1, **{LOGIN: demo.token})
     assert process_recorder.holding(demo.token) == set()
     assert process_recorder.holding(CANARY) == set()
 

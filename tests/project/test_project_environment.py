@@ -26,8 +26,8 @@ def environment() -> ModuleType:
 @pytest.mark.parametrize(
     ("there", "lacking"),
     [
-        ((), ["systemd", "chromium", "fonts-dejavu-core", "wget", "aria2"]),
-        (("systemd-analyze", "aria2c"), ["chromium", "fonts-dejavu-core", "wget"]),
+        ((), ["systemd", "chromium-headless-shell", "fonts-dejavu-core", "wget", "aria2"]),
+        (("systemd-analyze", "aria2c"), ["chromium-headless-shell", "fonts-dejavu-core", "wget"]),
         (("chromium", "wget", "aria2c"), ["systemd"]),
         (("google-chrome", "systemd-analyze", "wget"), ["aria2"]),
     ],

@@ -66,7 +66,9 @@ def found_browser() -> str:
     for name in PROGRAMS:
         if program := shutil.which(name):
             return program
-    missing = f"no browser: none of {', '.join(PROGRAMS)} is on PATH (Debian: chromium)"
+    missing = (
+        f"no browser: none of {', '.join(PROGRAMS)} is on PATH (Debian: chromium-headless-shell)"
+    )
     if in_ci():
         pytest.fail(missing)
     pytest.skip(missing)

@@ -20,6 +20,7 @@ from neuromirror.cli.common import (
     settings_from_environment,
 )
 from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.programs import missing_program_message
 
 _COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
 """Options that every command has; its help shows them last."""
@@ -196,6 +197,8 @@ class CommandGroup(click.Group):
 
 def _os_error_message(error: OSError, settings: Settings) -> str:
     """Return the path, the error of the operating system, and advice."""
+    if missing := missing_program_message(error):
+        return missing
     path, reason = error.filename or settings.store_folder, error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0)
     return f"{path}: {reason}" + (f". {advice}" if advice else "")

@@ -14,7 +14,7 @@ from neuromirror.crawl.planner import SyncRequest
 from neuromirror.crawl.unexpected_errors import PluginSource, describe_unexpected
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
-from neuromirror.model.programs import install_advice
+from neuromirror.model.programs import missing_program_message
 from neuromirror.net import CredentialsError, HttpError, NetError, UnreachableError
 from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
@@ -155,10 +155,9 @@ def _describe_fully(error: Exception, store: Store, plugin: PluginSource | None)
             f"the disk of the store {store.root} is full; free some space and run the sync again "
             "(published versions are intact)"
         )
-    if isinstance(error, FileNotFoundError) and error.filename == "git":
-        return f"git is not on PATH; install it and run the sync again: {install_advice('git')}"
     if isinstance(error, OSError):
-        return f"{error.strerror}: {error.filename or store.root}"
+        reason = f"{error.strerror}: {error.filename or store.root}"
+        return missing_program_message(error) or reason
     if isinstance(error, NeuromirrorError):
         return str(error)
     return describe_unexpected(error, plugin)

@@ -33,3 +33,10 @@ def install_advice(program: Program) -> str:
     wheels = [_WHEELS[program]] if program in _WHEELS else []
     commands = wheels + found[:1]
     return ", or ".join(commands) or f"install the package {program} of your system"
+
+
+def missing_program_message(error: OSError) -> str:
+    """Return what is missing and how to install it, if git could not be started; else empty."""
+    if not isinstance(error, FileNotFoundError) or error.filename != "git":
+        return ""
+    return f"git is not on PATH; install it and run the command again: {install_advice('git')}"
