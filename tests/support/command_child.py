@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ for _module in (
     "uvicorn",
 ):
     importlib.import_module(_module)
+# Commands do not copy the pages of these modules to collect garbage
+gc.freeze()
 
 
 def run_command(

@@ -63,6 +63,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt modules and tests from garbage collection, which would walk all of them each time."""
+    """Exempt modules and tests from garbage collection, and collect less often.
+
+    Walking all objects each time takes 5 % of the processor time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
