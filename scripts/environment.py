@@ -365,7 +365,9 @@ def compile_packages() -> None:
 
     As with pip, files that cannot be compiled (templates, other syntax) are passed over.
     """
-    command = [PYTHON, "-I", "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", VENV / "lib"]
+    # newer versions of Python warn about the escape sequences of packages
+    python = [PYTHON, "-I", "-W", "ignore", "-m", "compileall"]
+    command = [*python, "-qq", "-j", "0", "-x", "/tests?/", VENV / "lib"]
     subprocess.run(command, stdout=subprocess.DEVNULL, close_fds=False, check=False)
 
 
