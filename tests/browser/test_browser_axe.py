@@ -56,7 +56,7 @@ ZOOMED: ViewportSize = {"width": 320, "height": 256}
 """A screen of 1280 pixels where the page is made four times as large."""
 
 _SIZES = ("target-size", "scrollable-region-focusable", "link-name", "region")
-"""What a page can break on a phone only: sizes, and links that are hidden on a desktop."""
+"""Rules that depend on the width: sizes, and links that are hidden on a desktop."""
 
 
 def violations(session: BrowserSession, checked_styles: set[str]) -> list[str]:

@@ -106,7 +106,9 @@ def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: De
         assert len(odd.run("list").lines) == 2
 
 
-def test_a_sync_needs_no_git_and_what_needs_it_says_so(shell: Shell, tmp_path: Path) -> None:
+def test_a_sync_needs_no_git_and_fsck_reports_that_git_is_missing(
+    shell: Shell, tmp_path: Path
+) -> None:
     without_git = {"PATH": str(tmp_path)}
     shell.program("sync", "demo:000001", env=without_git)
     assert (shell.store / "alias" / "neuromirror").exists()

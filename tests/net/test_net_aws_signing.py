@@ -8,6 +8,7 @@ from pathlib import Path
 from traceback import format_exception
 
 import pytest
+from botocore.exceptions import ProfileNotFound
 
 from neuromirror.net import (
     AccessDeniedError,
@@ -17,6 +18,7 @@ from neuromirror.net import (
     RequestPolicy,
     Session,
 )
+from neuromirror.net.aws_signing import new_aws_session
 from support.loopback_http import HttpService, send_reply
 
 SECRET = "canarysecretcanarysecretcanarysecret0000"
@@ -209,3 +211,19 @@ def test_the_signed_request_is_that_of_botocore(endpoint: str | None) -> None:
             assert canonical(_canonical_url(url)) == canonical(sent[-1]), key
             # the server decodes the path that is sent to the same key
             assert unquote_to_bytes(urlsplit(url).path) == f"{start}{key}".encode()
+
+
+def test_sessions_share_the_data_that_the_configuration_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ndata_path = {tmp_path}/default\n[profile other]\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    first, second, other = (
+        new_aws_session(profile).get_component("data_loader") for profile in (None, None, "other")
+    )
+    assert first is second
+    assert first is not other
+    assert f"{tmp_path}/default" in first.search_paths
+    with pytest.raises(ProfileNotFound):
+        new_aws_session("missing").get_credentials()

@@ -8,10 +8,9 @@ and computes the signature (Signature Version 4). The requests are sent by
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
@@ -198,12 +197,16 @@ def new_aws_session(profile: str | None) -> Any:
     botocore.session.Session
         The session.
     """
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
     from botocore.session import Session  # type: ignore[import-untyped]
 
     # At the level DEBUG botocore logs signed headers and the replies of credential services.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     session = Session(profile=profile)
-    session.register_component("data_loader", _data_loader(os.environ.get("AWS_DATA_PATH")))
+    # a missing profile is reported when the credentials are read
+    with suppress(BotoCoreError):
+        path = session.get_config_variable("data_path")
+        session.register_component("data_loader", _data_loader(path))
     return session
 
 
@@ -226,7 +229,7 @@ def _explained_errors(profile: str | None) -> Iterator[None]:
     Messages of botocore may quote a secret, and so may those of their causes.
     """
     try:
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
     except ImportError as error:
         raise _explain(profile, error) from None

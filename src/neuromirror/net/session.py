@@ -393,8 +393,8 @@ class Session:
                 if not error.transient or attempt >= (min(most, 2) if is_offline else most):
                     raise
                 wait = min(self.limits.wait_max, self.limits.wait * 2 ** (attempt - 1))
-                asked = getattr(error, "retry_after", None) or 0.0
-                seconds = max(random.uniform(wait / 2, wait), asked)
+                retry_after = getattr(error, "retry_after", None) or 0.0
+                seconds = max(random.uniform(wait / 2, wait), retry_after)
             record_traffic(display_host(url), Traffic(retries=1, waited=seconds))
             time.sleep(seconds)
 
