@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 
 from neuromirror.cli import main
+from neuromirror.web.template_environment import template_environment
 
 for _module in (
     "apscheduler.schedulers.background",
@@ -22,11 +23,14 @@ for _module in (
     "neuromirror.sources",
     "neuromirror.web.server.idle_timeout",
     "neuromirror.web.server.uvicorn_server",
+    "markdown_it",
     "requests",
     "tqdm",
     "uvicorn",
 ):
     importlib.import_module(_module)
+for _name in template_environment().list_templates():
+    template_environment().get_template(_name)
 # Commands do not copy the pages of these modules to collect garbage
 gc.freeze()
 

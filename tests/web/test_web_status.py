@@ -13,7 +13,7 @@ from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
 from neuromirror.web.template_environment import (
     CONTACT_VARIABLE,
     REPOSITORY_VARIABLE,
-    template_environment,
+    operator_variables,
 )
 from support.running_catalogue import (
     RunningCatalogue,
@@ -184,8 +184,8 @@ def test_the_contact_of_the_operator_is_linked_if_it_is_an_address(
     monkeypatch: pytest.MonkeyPatch, contact: str, address: str
 ) -> None:
     monkeypatch.setenv(CONTACT_VARIABLE, contact)
-    made = template_environment()
-    assert (made.globals["contact"], made.globals["contact_address"]) == (contact, address)
+    made = operator_variables()
+    assert (made["contact"], made["contact_address"]) == (contact, address)
 
 
 def test_the_help_names_a_command_that_installs_the_program(
@@ -193,6 +193,5 @@ def test_the_help_names_a_command_that_installs_the_program(
 ) -> None:
     assert "pip install neuromirror" in visible_text(site.page("/help"))
     monkeypatch.setenv(REPOSITORY_VARIABLE, "https://git.example.org/neuromirror")
-    made = template_environment()
     source = "neuromirror @ git+https://git.example.org/neuromirror"
-    assert made.globals["package_source"] == source
+    assert operator_variables()["package_source"] == source

@@ -40,6 +40,7 @@ from neuromirror.web.server.datasette_pool import (
     DatasetteTimeoutError,
 )
 from neuromirror.web.site import Site
+from neuromirror.web.template_environment import template_environment
 from neuromirror.web.version_comparison import split_version_name
 
 _NAMES = ("add", "a", "b", "dataset", "other")
@@ -149,8 +150,13 @@ class CatalogueRequest:
 
     async def render_template(self, template: str, **context: Any) -> str:
         """Render a template in a thread."""
-        found = self.site.templates.get_template(f"neuromirror_{template}")
-        variables = {"site": self.site, "own_address": self.base_url, **context}
+        found = template_environment().get_template(f"neuromirror_{template}")
+        variables = {
+            "site": self.site,
+            "own_address": self.base_url,
+            **self.site.operator_variables,
+            **context,
+        }
         return await self.site.reader.run_in_thread(lambda: found.render(variables))
 
     def json_response(self, content: Mapping[str, Any] | Answer) -> Response:

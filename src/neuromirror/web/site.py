@@ -20,7 +20,7 @@ from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
 from neuromirror.web.server.datasette_pool import DatasettePool
 from neuromirror.web.server.page_pool import PagePool
-from neuromirror.web.template_environment import template_environment
+from neuromirror.web.template_environment import operator_variables
 
 
 class SiteSettings(Struct, frozen=True):
@@ -81,7 +81,7 @@ class Site:
         self.cutouts = CutoutService(store, is_allowed=settings.cutouts)
         self.previews = PreviewService(store, is_allowed=settings.cutouts)
         self.limiter = limiter or RequestLimiter(parse_limits(()))
-        self.templates = template_environment()
+        self.operator_variables = operator_variables()
         # the processes that make pages, and the catalogue's own
         sites = settings.processes + 1 if settings.processes > 1 else 1
         self.readmes = ReadmeService(store, is_allowed=settings.cutouts, processes=sites)

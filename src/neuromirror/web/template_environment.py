@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
@@ -67,6 +68,7 @@ class _FastEnvironment(Environment):
         return super().getattr(obj, attribute)
 
 
+@cache
 def template_environment() -> Environment:
     """Return the environment with filters and URL functions; output is HTML-escaped."""
     made = _FastEnvironment(
@@ -76,10 +78,17 @@ def template_environment() -> Environment:
     )
     made.filters.update(filters.FILTERS)
     made.globals.update(addresses.TEMPLATE_GLOBALS)
-    made.globals.update(contact=(contact := os.environ.get(CONTACT_VARIABLE, "").strip()))
-    made.globals.update(contact_address=_address(contact))
-    made.globals.update(package_source=_package_source())
     return made
+
+
+def operator_variables() -> dict[str, str]:
+    """Return the variables of templates that the operator sets in the process's environment."""
+    contact = os.environ.get(CONTACT_VARIABLE, "").strip()
+    return {
+        "contact": contact,
+        "contact_address": _address(contact),
+        "package_source": _package_source(),
+    }
 
 
 def _package_source() -> str:
