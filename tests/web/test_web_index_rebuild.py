@@ -12,7 +12,7 @@ from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarne
 
 
 def test_the_old_index_is_shown_during_a_rebuild(box: ScriptedHarness) -> None:
-    for number in range(30):
+    for number in range(12):
         box.datasets[f"thing{number}"] = ScriptedDataset({"a.txt": ScriptedFile(b"%d" % number)})
     box.sync()
     with run_catalogue(box.store) as site:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,9 @@ import pytest
 import requests
 from PIL import Image
 
+from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedHarness, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 from support.volume_archives import EM, VolumeArchives
 
 NAME = "demo:000002@0.240301.1055"
@@ -70,18 +72,24 @@ def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness) -> None:
     assert not [target for _, target in found if target.startswith("https://evil")]
 
 
-def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
-    names = [f"d{number:03}" for number in range(60)]
-    for name in names:
-        box.datasets[name] = ScriptedDataset(files("a.txt"))
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
+    """A store of more datasets than a page of the harvest feed has, to read only."""
+    source = ScriptedSource()
+    source.scripted_datasets = {f"d{one:03}": ScriptedDataset(files("a.txt")) for one in range(60)}
+    box = ScriptedHarness(tmp_path_factory.mktemp("many") / "box", source)
     box.sync()
-    with run_catalogue(box.store) as site:
+    return box
+
+
+def test_the_harvest_feed_has_every_dataset_once(many: ScriptedHarness) -> None:
+    with run_catalogue(many.store) as site:
         found, following = [], "/harvest.json"
         while following:
             page = site.get(following).json()
             found += page["datasets"]
             following = page["next"]
-        assert sorted(one["url"].rpartition(":")[2] for one in found) == names
+        assert sorted(one["url"].rpartition(":")[2] for one in found) == sorted(many.datasets)
         assert all(one["@type"] == "Dataset" and one["sdDatePublished"] for one in found)
         assert site.get("/harvest.json?since=2999-01-01").json()["datasets"] == []
         first = site.get("/harvest.json?since=2000-01-01").json()
@@ -94,16 +102,17 @@ def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
             assert site.get(f"/harvest.json?since={wrong}").status_code == 400
 
 
-def test_withdrawals_are_in_the_harvest_feed_and_shift_no_page(box: ScriptedHarness) -> None:
-    for number in range(52):
-        box.datasets[f"d{number:03}"] = ScriptedDataset(files("a.txt"))
-    box.sync()
+def test_withdrawals_are_in_the_harvest_feed_and_shift_no_page(
+    many: ScriptedHarness, tmp_path: Path
+) -> None:
+    shutil.copytree(many.folder, tmp_path / "store", symlinks=True)
+    box = MirrorHarness(many.mirrors, tmp_path / "store")
     with run_catalogue(box.store) as site:
         first = site.get("/harvest.json").json()
         assert first["deleted"] == []
         box.withdraw("box:d000")
         second = site.get(first["next"]).json()
-        assert len({one["url"] for one in first["datasets"] + second["datasets"]}) == 52
+        assert len({one["url"] for one in first["datasets"] + second["datasets"]}) == 60
         (gone,) = site.get("/harvest.json").json()["deleted"]
         assert gone["url"] == f"{site.address}/dataset/box:d000"
         since = quote(gone["dateDeleted"])
