@@ -12,9 +12,6 @@ import numpy as np
 import pypdfium2
 import pytest
 from PIL import Image, UnidentifiedImageError
-from pynwb import NWBHDF5IO, NWBFile, TimeSeries
-from pynwb.ecephys import ElectricalSeries
-from pynwb.file import Subject
 
 from neuromirror.previews import preview_kind
 from neuromirror.previews.hdf5 import preview_hdf5
@@ -24,6 +21,10 @@ from neuromirror.previews.traces import draw_traces
 
 
 def _nwb(path: Path) -> Path:
+    from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+    from pynwb.ecephys import ElectricalSeries
+    from pynwb.file import Subject
+
     nwb = NWBFile(
         session_description="Rat on a linear track",
         identifier="one",

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from ome_zarr_models.v05 import Image
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import NetError
@@ -55,6 +54,8 @@ def shared_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNds
 def test_every_level_opens_as_the_array_that_the_service_holds(
     shared_ndstore: DemoNdstore, tmp_path: Path, path: str
 ) -> None:
+    from ome_zarr_models.v05 import Image
+
     source = make_source(shared_ndstore)
     opened = zarr.open_group(fetch_dataset(source, listing_of(source, path), tmp_path), mode="r")
     token, _, name = path.partition("/")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import zarr
 from msgspec.structs import replace
-from ome_zarr_models.v05 import Image, ImageLabel
 
 from neuromirror.sources.volumes.decode import decode_cutout
 from neuromirror.sources.volumes.grid import Level, Volume, blocks
@@ -54,6 +53,8 @@ def transformations(volume: Volume, level: str) -> tuple[list[float], list[float
 def test_an_independent_validator_accepts_an_image(
     dtype: str, times: tuple[int, ...] | None, tmp_path: Path
 ) -> None:
+    from ome_zarr_models.v05 import Image
+
     made = replace(ANISOTROPIC, dtype=dtype, times=times, time_step=0.5, time_unit="second")
     image = Image.from_zarr(zarr.open_group(written(made, tmp_path), mode="r"))
     [multiscale] = image.ome_attributes.multiscales
@@ -64,6 +65,8 @@ def test_an_independent_validator_accepts_an_image(
 
 
 def test_an_independent_validator_accepts_labels(tmp_path: Path) -> None:
+    from ome_zarr_models.v05 import ImageLabel
+
     made = replace(ANISOTROPIC, dtype="uint64", labels=True)
     folder = written(made, tmp_path)
     label = ImageLabel.from_zarr(zarr.open_group(folder, mode="r"))

@@ -9,8 +9,6 @@ from pathlib import Path
 import fsspec
 import h5py
 import numpy as np
-import pandas as pd
-import pynwb
 import pytest
 import tifffile
 
@@ -86,6 +84,8 @@ def test_h5py_reads_what_a_download_has(
 
 
 def test_pynwb_reads_from_a_lock_file(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
+    import pynwb
+
     local = downloaded(streamed_mirror, "demo:000001", NWB, tmp_path / "download")
     lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
     with (
@@ -102,6 +102,8 @@ def test_pynwb_reads_from_a_lock_file(streamed_mirror: MirrorHarness, tmp_path: 
 
 
 def test_pandas_reads_a_table(bucket_mirror: MirrorHarness, tmp_path: Path) -> None:
+    import pandas as pd
+
     dataset = f"demo-aind:{BEHAVIOR}"
     expected = pd.read_csv(downloaded(bucket_mirror, dataset, CSV, tmp_path / "download"))
     lock = pin_latest(bucket_mirror, tmp_path / "datasets.lock", dataset)

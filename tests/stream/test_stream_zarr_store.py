@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask.array
 import numpy as np
 import pytest
 import zarr
@@ -88,6 +87,8 @@ def test_store_lists_what_the_zarr_has(zarrs: StreamedZarrs, form: str) -> None:
 
 
 def test_store_is_pickled_and_read_by_dask(zarrs: StreamedZarrs) -> None:
+    import dask.array
+
     store = VersionStore(zarrs.version(), zarrs.path(3), store=zarrs.store("manifest"))
     copy = pickle.loads(pickle.dumps(store))
     assert copy == store

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import asyncssh
+if TYPE_CHECKING:
+    import asyncssh
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class SshServer:
 @contextmanager
 def ssh_server(folder: Path) -> Iterator[SshServer]:
     """Serve on a free port; ``command`` is a value for GIT_SSH_COMMAND."""
+    import asyncssh
+
     folder.mkdir()
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(str(folder / "key"))

@@ -6,6 +6,7 @@ import gc
 import json
 from collections import defaultdict
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for file, recorded in DURATIONS.items():
         seconds[ROOT / file] = recorded["seconds"]
         seconds[(ROOT / file).parent] += recorded["seconds"]
+    order: dict[Path, tuple[Any, ...]] = {}
+    for path in {item.path for item in items}:
+        order[path] = (-seconds[path.parent], path.parent, -seconds[path], path)
     for item in items:
         file, _, name = item.nodeid.partition("::")
-        for marker, patterns in MARKED_FILES.items():
-            if any(fnmatch(file, pattern) for pattern in patterns):
-                item.add_marker(marker)
+        for marker in _markers_of_file(file):
+            item.add_marker(marker)
         if name.partition("[")[0] in DURATIONS.get(file, {}).get("slow", ()):
             item.add_marker("slow")
-    items.sort(
-        key=lambda item: (
-            # one worker runs all browser tests, so that their catalogue is created once
-            item.get_closest_marker("browser") is None,
-            -seconds[item.path.parent],
-            item.path.parent,
-            -seconds[item.path],
-            item.path,
-        )
-    )
+    # one worker runs all browser tests, so that their catalogue is created once
+    items.sort(key=lambda item: (item.get_closest_marker("browser") is None, order[item.path]))
+
+
+@cache
+def _markers_of_file(file: str) -> list[str]:
+    return [
+        marker
+        for marker, patterns in MARKED_FILES.items()
+        if any(fnmatch(file, pattern) for pattern in patterns)
+    ]
+
+
+def pytest_configure() -> None:
+    """Collect no garbage while tests are collected, which only adds objects."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
@@ -67,6 +76,7 @@ def pytest_collection_finish() -> None:
 
     Walking all objects each time takes 5 % of the processor time.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

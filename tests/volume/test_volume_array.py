@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import dask.array
 import numpy as np
 import pytest
 import zarr
@@ -118,6 +117,8 @@ def test_threads_share_what_one_of_them_fetched(boss_mirror: BossMirror) -> None
 
 
 def test_dask_reads_the_array(boss_mirror: BossMirror) -> None:
+    import dask.array
+
     lazy = dask.array.from_zarr(boss_mirror.open(level=1))
     assert int(lazy.max().compute()) == boss_mirror.voxels(level=1).max()
 

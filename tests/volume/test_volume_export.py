@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from ome_zarr_models.v05.image import Image
 
 from neuromirror.store import UnsafePathError
 from neuromirror.volume import (
@@ -121,6 +120,8 @@ def test_ome_tiff_records_the_voxel_size(boss_mirror: BossMirror, tmp_path: Path
 def test_an_exported_zarr_lies_where_the_volume_does(
     boss_mirror: BossMirror, tmp_path: Path
 ) -> None:
+    from ome_zarr_models.v05.image import Image
+
     box = ((70, 140), (10, 90), (30, 40))
     exported(boss_mirror, tmp_path, format="zarr", level=1, box=box)
     (root,) = tmp_path.glob("*.ome.zarr")
