@@ -48,6 +48,12 @@ def two_dandisets(empty_archive: DemoArchive) -> DemoArchive:
 
 
 @pytest.fixture
+def small_archive_harness(empty_archive: DemoArchive, tmp_path: Path) -> MirrorHarness:
+    """An empty store for a small archive."""
+    return MirrorHarness(empty_archive.mirrors, tmp_path / "here")
+
+
+@pytest.fixture
 def source() -> ScriptedSource:
     """A scripted source without datasets."""
     return ScriptedSource()

@@ -12,7 +12,7 @@ from support.mirror_harness import MirrorHarness, run_git
 
 
 def test_all_published_versions_and_the_draft_are_mirrored(mirror_harness: MirrorHarness) -> None:
-    results = mirror_harness.sync()
+    results = mirror_harness.sync("demo:000002")
     assert results["demo:000002"].status == "ok"
     repository = mirror_harness.repository("demo:000002")
     with mirror_harness.index() as index:
@@ -49,54 +49,46 @@ def test_a_second_sync_makes_no_commit_and_writes_nothing(
     assert demo.requests == ["GET /api/dandisets/?ordering=id&page=1&page_size=1000"] or all(
         "/versions/" not in one for one in demo.requests
     )
-
-
-def test_a_deep_sync_of_unchanged_datasets_writes_nothing_either(
-    mirror_harness: MirrorHarness,
-) -> None:
-    mirror_harness.sync()
-    before = mirror_harness.file_digests()
     results = mirror_harness.sync(deep=True)
     assert {one.status for one in results.values()} == {"notneeded"}
     assert mirror_harness.file_digests() == before
 
 
 def test_one_changed_dandiset_gets_commits_and_no_other(
-    mirror_harness: MirrorHarness, demo: DemoArchive
+    two_dandisets: DemoArchive, small_archive_harness: MirrorHarness
 ) -> None:
-    mirror_harness.sync()
-    before = mirror_harness.refs()
-    path = demo.paths("000008")[0]
-    demo.change_file("000008", path)
-    label = demo.publish("000008")
-    mirror_harness.sync()
-    after = mirror_harness.refs()
+    small_archive_harness.sync()
+    before = small_archive_harness.refs()
+    two_dandisets.change_file("000001", "a.txt")
+    label = two_dandisets.publish("000001")
+    small_archive_harness.sync()
+    after = small_archive_harness.refs()
     moved = {name.split()[0] for name in after if after[name] != before.get(name)}
-    assert moved == {"demo--000008", "demo", "neuromirror"}
-    with mirror_harness.index() as index:
-        digest = demo.sha256("000008", path)
+    assert moved == {"demo--000001", "demo", "neuromirror"}
+    with small_archive_harness.index() as index:
+        digest = two_dandisets.sha256("000001", "a.txt")
         found = list(index.find(f"sha256:{digest}"))
         assert [(one.dataset, one.path, one.first) for one in found] == [
-            ("demo:000008", path, label)
+            ("demo:000001", "a.txt", label)
         ]
-        assert any(row.label == label for row in index.versions("demo:000008"))
+        assert any(row.label == label for row in index.versions("demo:000001"))
 
 
 def test_a_validated_draft_makes_no_new_state(
-    mirror_harness: MirrorHarness, demo: DemoArchive
+    two_dandisets: DemoArchive, small_archive_harness: MirrorHarness
 ) -> None:
-    mirror_harness.sync()
-    before = mirror_harness.refs()
-    demo.touch("000001")
-    result = mirror_harness.sync()["demo:000001"]
+    small_archive_harness.sync()
+    before = small_archive_harness.refs()
+    two_dandisets.touch("000001")
+    result = small_archive_harness.sync()["demo:000001"]
     assert (result.status, result.visit) == ("notneeded", "full")
-    assert mirror_harness.refs() == before
+    assert small_archive_harness.refs() == before
 
 
 def test_a_late_sha256_is_recorded_as_an_upgrade(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000004")
     with mirror_harness.index() as index:
         (late,) = [
             one for one in index.files(index.resolve("demo:000004", "draft")) if one.path == LATE
@@ -107,12 +99,12 @@ def test_a_late_sha256_is_recorded_as_an_upgrade(
         ]
         assert others
         assert all(one.key.startswith("SHA256E-") for one in others)
-    assert mirror_harness.sync()["demo:000004"].status == "notneeded"
+    assert mirror_harness.sync("demo:000004")["demo:000004"].status == "notneeded"
     draft = demo.dandisets["000004"].draft
     times = (draft.assets[LATE].modified, draft.modified)
     demo.reveal_sha256("000004", LATE)
     assert (draft.assets[LATE].modified, draft.modified) == times
-    assert mirror_harness.sync()["demo:000004"].status == "ok"
+    assert mirror_harness.sync("demo:000004")["demo:000004"].status == "ok"
     with mirror_harness.index() as index:
         first, second = (one.label for one in index.versions("demo:000004"))
         assert second.startswith(first)
@@ -127,7 +119,7 @@ def test_zarr_assets_that_are_disabled_are_named_exceptions(
 ) -> None:
     with (demo.mirrors / "demo.toml").open("a") as file:
         file.write("zarrs = false\n")
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000005")
     with mirror_harness.index() as index:
         row = index.resolve("demo:000005", "draft")
         exceptions = index.exceptions(row)
@@ -167,13 +159,13 @@ def test_a_renamed_file_keeps_its_content_and_needs_no_bytes(
 
 
 def test_a_vanished_dandiset_with_a_published_version_is_an_error(
-    mirror_harness: MirrorHarness, demo: DemoArchive
+    two_dandisets: DemoArchive, small_archive_harness: MirrorHarness
 ) -> None:
     """An owner may delete a draft, but not a published version."""
-    mirror_harness.sync()
-    assert demo.dandisets["000002"].versions
-    demo.delete_dandiset("000002")
-    result = mirror_harness.sync()["demo:000002"]
+    small_archive_harness.sync()
+    assert two_dandisets.dandisets["000001"].versions
+    two_dandisets.delete_dandiset("000001")
+    result = small_archive_harness.sync()["demo:000001"]
     assert (result.status, result.visit, result.exit_code) == ("error", "not_found", 1)
 
 
@@ -188,8 +180,7 @@ def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
     with serve_folder(mirror_harness.folder) as address:
         clone = tmp_path / "clone"
         datalad("clone", f"ria+{address}/#~demo", str(clone))
-        datalad("-C", str(clone), "get", "-n", "000002")
-        datalad("-C", str(clone / "000002"), "get", path)
+        datalad("-C", str(clone), "get", f"000002/{path}")
         assert run_git(clone / "000002", "annex", "fsck", path).count("ok") >= 1
 
 
@@ -200,5 +191,5 @@ def datalad(*arguments: str) -> None:
 
 def test_a_run_leaves_the_garbage_collector_as_it_was(mirror_harness: MirrorHarness) -> None:
     before = gc.get_threshold()
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000001")
     assert gc.get_threshold() == before
