@@ -8,9 +8,7 @@ from shutil import copytree
 from urllib.parse import urlsplit
 
 import pytest
-from click.testing import CliRunner
 
-from neuromirror.cli import main
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents, prepare_embargo
@@ -25,13 +23,14 @@ PATHS = [Path(FOLDER, "file.txt"), Path("notes.txt")]
 def shared_embargo(
     demo_files: Path, module_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbargoHarness]:
-    """An archive and two stores that no test changes, and ``clone``, created by datalad."""
+    """An archive and two stores that no test changes, and ``clone``, a clone of the dandiset."""
     folder = tmp_path_factory.mktemp("embargo")
     with DemoArchive(folder / "small", cache=demo_files, empty=True) as demo:
         embargo = prepare_embargo(demo, folder / "stores")
         embargo.sync()
-        address = f"ria+file://{embargo.private}#~demo--{ID}"
-        run_checked(folder, "datalad", "clone", address, str(embargo.folder / "clone"))
+        alias = embargo.private / "alias" / f"demo--{ID}"
+        run_checked(embargo.folder, "git", "clone", "-q", str(alias), "clone")
+        run_checked(embargo.folder / "clone", "git", "annex", "init", "-q")
         yield embargo
 
 
@@ -52,15 +51,13 @@ def test_files_are_got_with_a_token_that_is_kept_nowhere(
     synced_embargo: EmbargoHarness, private_clone: Path
 ) -> None:
     host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
-    get = ("git", "annex", "get", "-J2", ".")
-    printed = []
-    for wrong in ({}, {token_variable(host): "0" * 40}):
-        command = ("git", "annex", "get", "notes.txt")
-        refused = run_in(private_clone, *command, environment=wrong)
-        assert refused.returncode != 0
-        assert token_variable(host) in refused.stdout
-        printed.append(refused.stdout)
+    get = ("git", "annex", "get", ".")
+    wrong = {token_variable(host): "0" * 40}
+    refused = run_in(private_clone, "git", "annex", "get", "notes.txt", environment=wrong)
+    assert refused.returncode != 0
+    assert token_variable(host) in refused.stdout
 
+    printed = [refused.stdout]
     right = {token_variable(host): token}
     with watched_processes(token) as shown:
         for command in (get, ("git", "annex", "fsck"), ("git", "annex", "drop", ".")):
@@ -77,66 +74,46 @@ def test_files_are_got_with_a_token_that_is_kept_nowhere(
     assert "X-Amz-" not in everything
 
 
-def test_clone_get_and_verify_leave_no_token(
-    synced_embargo: EmbargoHarness, isolated_home: Path, tmp_path: Path
+def test_clone_get_and_verify_mirror_an_embargoed_dandiset_and_leave_no_token(
+    embargo: EmbargoHarness, isolated_home: Path, tmp_path: Path
 ) -> None:
     """The stores, the clone, the plain files, HOME with its caches and all processes."""
-    host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
-    right = {token_variable(host): token}
-    command = ("--store", str(synced_embargo.private))
-    name = f"demo:{ID}"
-    refused = run_here(tmp_path, *command, "get", name, "--into", "none", environment={})
-    assert refused.returncode == 1
-    assert token_variable(host) in refused.stdout
-    assert not list((tmp_path / "none").rglob("*.txt"))
-    printed = [refused.stdout]
-    with watched_processes(token) as shown:
-        for arguments in (
-            ("clone", name, "clone", "--get", "**"),
-            ("verify", "clone"),
-            ("get", name, "--into", "plain"),
-        ):
-            done = run_here(tmp_path, *command, *arguments, environment=right)
-            assert done.returncode == 0, done.stdout
-            printed.append(done.stdout)
-    assert shown == []
-    for path in PATHS:
-        assert (tmp_path / "clone" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
-    for folder in (tmp_path, synced_embargo.public, synced_embargo.private, isolated_home):
-        assert token.encode() not in b"\n".join(contents(folder)), folder
-    everything = "".join(printed)
-    assert token not in everything
-    assert "X-Amz-" not in everything
-
-
-def test_clone_and_get_mirror_an_embargoed_dandiset_into_the_private_store(
-    embargo: EmbargoHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+    token = embargo.demo.token
+    variable = token_variable(urlsplit(embargo.demo.api_url).netloc)
     right = {
         **embargo.environment(),
         "NEUROMIRROR_PRIVATE_STORE": str(embargo.private),
-        token_variable(urlsplit(embargo.demo.api_url).netloc): embargo.demo.token,
+        variable: token,
     }
 
-    def run(*command: str, code: int = 0, **changes: str) -> None:
-        environment = {**right, **changes}
-        done = CliRunner().invoke(main, command, env=environment, catch_exceptions=False)
-        embargo.output.append((done.stdout + done.stderr).replace(FOLDER, ""))
-        assert done.exit_code == code, done.stdout + done.stderr
+    def run(*command: str, code: int = 0, **changes: str) -> str:
+        done = run_here(folder, *command, environment={**right, **changes})
+        embargo.output.append(done.stdout.replace(FOLDER, ""))
+        assert done.returncode == code, done.stdout
+        return done.stdout
 
+    folder = tmp_path / "work"
+    folder.mkdir()
     name = f"demo:{ID}"
-    run("clone", name, "refused", code=2, DEMO_TOKEN="")
-    run("clone", name, "refused", code=2, NEUROMIRROR_PRIVATE_STORE="")
-    assert not embargo.private.exists()
-    run("clone", name, "clone", "--get", "**")
-    run("get", name, "--into", "plain")
+    with watched_processes(token) as shown:
+        run("clone", name, "refused", code=2, DEMO_TOKEN="")
+        run("clone", name, "refused", code=2, NEUROMIRROR_PRIVATE_STORE="")
+        assert not embargo.private.exists()
+        run("clone", name, "clone", "--get", "**")
+        run("verify", "clone")
+        private = "--store", str(embargo.private)
+        assert variable in run(*private, "get", name, "--into", "none", code=1, **{variable: ""})
+        run("get", name, "--into", "plain")
+    assert shown == []
+    assert not list((folder / "none").rglob("*.txt"))
     for path in PATHS:
-        assert (tmp_path / "clone" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
-    embargo.assert_no_canary_outside()
+        assert (folder / "clone" / path).read_bytes() == (folder / "plain" / path).read_bytes()
+    embargo.assert_no_canary_outside()  # in the public store and the output
+    for kept in (folder, embargo.private, isolated_home):
+        assert token.encode() not in b"\n".join(contents(kept)), kept
     embargo.write_mirror_file(private=False)
     run("clone", name, "refused", code=1, NEUROMIRROR_PRIVATE_STORE="")
-    assert not (tmp_path / "refused").exists()
+    assert not (folder / "refused").exists()
 
 
 def test_files_are_got_with_the_keyring_entry_of_dandi(
