@@ -205,18 +205,21 @@ def test_records_that_were_lost_are_read_back_from_git(
 def all_mirror_files(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
     """Mirror files for all kinds of archives: DANDI, buckets, layers, BOSS and ndstore."""
     folder = tmp_path / "whole"
+    # some datasets of each archive, and fewer requests than with the blocks of the demo
+    selections = {
+        "demo-aind": 'exclude = ["746346_*", "behavior_*"]\n',
+        "demo-boss": f'include = ["{ACTIVITY}"]\n',
+        "demo-neurodata": 'include = ["demo11/image", "demo11_anno/cells"]\n',
+    }
     with (
         DemoArchive(folder, cache=demo_files, buckets=True, layers=True) as demo,
         DemoBoss(folder),
         DemoNdstore(folder),
     ):
-        for name in ("demo-boss", "demo-neurodata"):
+        for name, selection in selections.items():
             file = demo.mirrors / f"{name}.toml"
-            # fewer requests than with the blocks of the demo
             settings = file.read_text().replace("block = [64, 64, 16]", "block = [256, 256, 64]")
-            if name == "demo-boss":  # the smallest channel
-                settings += f'include = ["{ACTIVITY}"]\n'
-            file.write_text(settings)
+            file.write_text(settings + selection)
         yield demo.mirrors
 
 
