@@ -322,7 +322,8 @@ def bring_up_to_date(extra: str) -> None:
     group = ["--group", "test"] if extra == "test" else []
     packages = ["--no-build-isolation", "--editable", ".[all]", *group]
     install_packages(PYTHON, [*constraints, *packages], "neuromirror")
-    compile_packages()
+    if extra == "all":
+        compile_packages()
     start_git_annex_directly()
     STAMP.write_text(json.dumps(describe(extra, version)))
     UNFINISHED.unlink()
@@ -363,7 +364,8 @@ def make_client_environment(pinned: Path) -> None:
 def compile_packages() -> None:
     """Compile the installed packages, in one process per core.
 
-    As with pip, files that cannot be compiled (templates, other syntax) are passed over.
+    As with pip, files that cannot be compiled (templates, other syntax) are passed over. The tests
+    import half of their packages, and compile these themselves.
     """
     # newer versions of Python warn about the escape sequences of packages
     python = [PYTHON, "-I", "-W", "ignore", "-m", "compileall"]
