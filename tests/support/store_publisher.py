@@ -77,6 +77,16 @@ def git_refs(repository: Path) -> dict[str, str]:
     return dict(line.split(" ") for line in lines)
 
 
+def packed_objects(repository: Path) -> list[bytes]:
+    """Return the ids of the objects in all packs, from the packs' indexes (version 2)."""
+    ids = []
+    for path in (repository / "objects" / "pack").glob("*.idx"):
+        index, names = path.read_bytes(), 8 + 256 * 4
+        count = int.from_bytes(index[names - 4 : names], "big")
+        ids += [index[names + 20 * n : names + 20 * (n + 1)] for n in range(count)]
+    return sorted(ids)
+
+
 def commits(repository: Path, count: int) -> list[str]:
     """Create distinct commits of the empty tree."""
     tree = git(repository, "mktree").strip()
@@ -246,8 +256,11 @@ def kill_steps(prepare: Callable[[int], Callable[[], object]]) -> Iterator[int]:
 
 def read_files(folder: Path) -> dict[str, bytes]:
     """Return the content of all files in a folder, by path."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, folder)] = file.read()
+    return found
