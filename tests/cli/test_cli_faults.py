@@ -17,6 +17,25 @@ from support.command_shell import CommandResult, Shell
 from support.forked_commands import ForkedCommand
 from support.mirror_harness import MirrorHarness
 from support.quick_mirror import dataset_refs
+from support.synced_mirror import serve_few_dandisets, sync_mirror
+
+
+@pytest.fixture(scope="module")
+def shared_demo(
+    tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[DemoArchive]:
+    """An unchanging archive of three dandisets."""
+    folder = tmp_path_factory.mktemp("faults")
+    with serve_few_dandisets(folder, demo_files, "000001", "000002", "000003") as demo:
+        yield demo
+
+
+@pytest.fixture(scope="module")
+def still_mirror(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
+    """A store synced from that archive."""
+    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
 
 
 @pytest.fixture
@@ -68,7 +87,7 @@ def test_a_terminated_sync_exits_at_once_and_nothing_is_lost(
         assert process.returncode == 128 + number
         (line,) = err.splitlines()
         # the datasets before it are finished
-        assert "in progress: demo:000002; not visited: 5 datasets" in line
+        assert "in progress: demo:000002; not visited: 1 dataset" in line
         assert "demo:000001" not in line
     (status,) = new.records("status")
     assert (status["mirror"], status["last_checked"] == "never") == ("demo", False)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror_demo import DemoArchive
 from support.command_shell import UNPRIVILEGED, Shell, folder_snapshot
 from support.mirror_harness import MirrorHarness
-from support.synced_mirror import copy_mirror, sync_mirror
+from support.synced_mirror import copy_mirror, serve_few_dandisets, sync_mirror
 
 DATASET = "demo:000002"
 CLOSED = {
@@ -52,7 +51,7 @@ def prepared(
 ) -> Iterator[tuple[MirrorHarness, MirrorHarness]]:
     """A store of an archive in which a dandiset has changed since, and the same one after that."""
     folder = tmp_path_factory.mktemp("permissions")
-    with DemoArchive(folder / "demo", cache=demo_files) as demo:
+    with serve_few_dandisets(folder, demo_files, "000002", "000003") as demo:
         before = sync_mirror(demo, folder)
         demo.add_file("000002", "new.txt", "new\n")
         after = copy_mirror(before, folder / "after")

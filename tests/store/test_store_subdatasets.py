@@ -64,22 +64,32 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_datalad_gets_the_subdatasets_of_every_state_below_a_superdataset(
+def add_superdataset(
+    store: Store, dataset: DatasetRef, alias: str, path: str, member: DatasetRef, url: str
+) -> None:
+    """Publish a superdataset whose only member is another dataset of the store."""
+    newest = store.repository(member).main_tip()
+    assert newest is not None
+    members = [SuperdatasetMember(path, member, *newest, url)]
+    with superdataset_commit(store, dataset, alias, members) as (tip, commit):
+        assert commit is not None
+        store.repository(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+
+
+def test_datalad_gets_the_subdatasets_of_every_state_below_superdatasets(
     subdataset_publishers: tuple[Publisher, dict[str, Publisher]],
     serve_directory: Serve,
     tmp_path: Path,
 ) -> None:
     whole, parts = subdataset_publishers
     store, top = whole.store, DatasetRef("demo", "", "https://api.example.org/api/")
-    newest = whole.repository.main_tip()
-    assert newest is not None
-    member = SuperdatasetMember("000001", whole.dataset, *newest, url=f"../{whole.dataset.alias}")
-    with superdataset_commit(store, top, "demo", [member]) as (tip, commit):
-        assert commit is not None
-        store.repository(top).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
-    run(tmp_path, "datalad", "clone", f"ria+{serve_directory(store.root)}#~demo", "clone")
+    add_superdataset(store, top, "demo", "000001", whole.dataset, f"../{whole.dataset.alias}")
+    everything = DatasetRef("all", "", "https://example.org/all")
+    add_superdataset(store, everything, "all", "demo", top, "../demo")
+    run(tmp_path, "datalad", "clone", f"{serve_directory(store.root)}/alias/all", "clone")
     run(tmp_path / "clone", "datalad", "get", "-n", "-r", ".")
-    clone = tmp_path / "clone" / "000001"
+    assert git(tmp_path / "clone", "status", "--porcelain") == ""
+    clone = tmp_path / "clone" / "demo" / "000001"
     assert (clone / "s" / "my notes.json").read_text() == "[1]\n"
     for path, publisher in parts.items():
         head = git(clone / path, "rev-parse", "HEAD").strip()

@@ -1,10 +1,6 @@
-"""Superdatasets in clones by git and DataLad."""
+"""Superdatasets: their members, commits and repetition after a kill."""
 
 from __future__ import annotations
-
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -124,31 +120,3 @@ def test_repeated_after_a_kill_at_any_step_it_converges(
         update_superdataset(store, members)
         assert git(top(store).path, "rev-parse", "main^{tree}") == expected
     assert len(trees) == 2
-
-
-def datalad(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        ["datalad", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_datalad_gets_members_of_members_over_http(
-    store: Store,
-    publishers: list[Publisher],
-    serve_directory: Callable[[Path], str],
-    tmp_path: Path,
-) -> None:
-    update_superdataset(store, [member(one) for one in publishers])
-    everything = DatasetRef("all", "", "https://example.org/all")
-    newest = top(store).main_tip()
-    assert newest is not None
-    members = [SuperdatasetMember("demo", TOP, *newest, url="../demo")]
-    update_superdataset(store, members, everything, "all")
-    datalad(tmp_path, "clone", f"{serve_directory(store.root)}/alias/all", "clone")
-    datalad(tmp_path / "clone", "get", "-n", "-r", ".")
-    for one in publishers:
-        path = tmp_path / "clone" / "demo" / one.dataset.local_id
-        assert git(path, "rev-parse", "HEAD").strip() == one.minted[-1].commit
-        assert (path / "a").is_symlink()
-    assert git(tmp_path / "clone", "status", "--porcelain") == ""

@@ -1,7 +1,8 @@
-"""A command in a child process, forked from one that has imported what services need."""
+"""A command in a child process, forked from one that has imported what commands need."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import os
@@ -15,12 +16,12 @@ for _module in (
     "apscheduler.schedulers.background",
     "neuromirror.crawl",
     "neuromirror.lab",
-    "neuromirror.net",
+    "neuromirror.net.guarded_connections",
     "neuromirror.service.catalogue_process",
     "neuromirror.service.logs",
     "neuromirror.service.metrics",
     "neuromirror.service.serve",
-    "neuromirror.sources",
+    "neuromirror.sources.dandi.source",
     "neuromirror.web.server.idle_timeout",
     "neuromirror.web.server.uvicorn_server",
     "markdown_it",
@@ -52,3 +53,16 @@ def run_command(
     os.dup2(err.fileno(), 2)
     exec(first, {})
     main(arguments, prog_name="neuromirror")
+
+
+def drop_root_privileges() -> None:
+    """Drop the privileges of root, so that file permissions apply, also to child processes."""
+    if os.geteuid() == 0:
+        libc, drop_from_bounding_set, dac_override, dac_read_search = ctypes.CDLL(None), 24, 1, 2
+        header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        libc.capget(header, sets)
+        for capability in (dac_override, dac_read_search):
+            libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+            for effective_or_permitted in (0, 1):
+                sets[effective_or_permitted] &= ~(1 << capability)
+        assert libc.capset(header, sets) == 0

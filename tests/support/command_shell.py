@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -130,22 +129,7 @@ class Shell:
         )
 
 
-def without_root_privileges() -> None:
-    """Drop the privileges of root, so that file permissions apply, also to child processes."""
-    if os.geteuid() == 0:
-        libc, drop_from_bounding_set, dac_override, dac_read_search = ctypes.CDLL(None), 24, 1, 2
-        header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-        libc.capget(header, sets)
-        for capability in (dac_override, dac_read_search):
-            libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
-            for effective_or_permitted in (0, 1):
-                sets[effective_or_permitted] &= ~(1 << capability)
-        assert libc.capset(header, sets) == 0
-
-
-UNPRIVILEGED = {
-    "first": "from support import command_shell; command_shell.without_root_privileges()"
-}
+UNPRIVILEGED = {"first": "from support import command_child; command_child.drop_root_privileges()"}
 """Options of :meth:`Shell.program` for a user to whom file permissions apply."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from neuromirror.index import Index
@@ -14,6 +16,15 @@ def sync_mirror(demo: DemoArchive, folder: Path) -> MirrorHarness:
     mirror_harness = MirrorHarness(demo.mirrors, folder / "store")
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
     return mirror_harness
+
+
+@contextmanager
+def serve_few_dandisets(folder: Path, files: Path, *kept: str) -> Iterator[DemoArchive]:
+    """Serve a demo archive without dandisets other than these; ``files`` is the cache."""
+    with DemoArchive(folder / "demo", cache=files) as demo:
+        for dandiset in demo.dandisets.keys() - set(kept):
+            demo.delete_dandiset(dandiset)
+        yield demo
 
 
 def copy_mirror(mirror_harness: MirrorHarness, folder: Path) -> MirrorHarness:
