@@ -1,4 +1,4 @@
-"""Fixtures: a store with a demo archive, and a writer for jobs."""
+"""Fixtures: a store with a small demo archive, and a writer for jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,28 @@ import pytest
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness, open_job_harness
 from support.mirror_harness import MirrorHarness
+from support.small_archive import small_archive
 from support.synced_mirror import copy_mirror, sync_mirror
+
+
+@pytest.fixture
+def dandisets() -> int:
+    """The number of dandisets of the small archive."""
+    return 3
+
+
+@pytest.fixture
+def demo(tmp_path: Path, dandisets: int) -> Iterator[DemoArchive]:
+    """A new archive of small dandisets; see ``full_demo`` for one with all kinds of files."""
+    with small_archive(tmp_path / "demo", dandisets) as running:
+        yield running
+
+
+@pytest.fixture
+def full_demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+    """A new archive with the dandisets of the demonstration."""
+    with DemoArchive(tmp_path / "full", cache=demo_files) as running:
+        yield running
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,19 +10,17 @@ import pytest
 from msgspec.structs import replace
 
 from neuromirror.store import Store
-from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness, run_git
 from support.service_harness import ManualExecutor, ServiceHarness, open_service_harness
+from support.small_archive import small_archive
 
 
 @pytest.fixture
-def several(tmp_path: Path, demo_files: Path) -> Iterator[MirrorHarness]:
-    """An empty place for a store, beside archives of several mirrors."""
-    with DemoArchive(tmp_path / "demo", cache=demo_files, buckets=True) as demo:
-        names = {path.stem for path in demo.mirrors.glob("*.toml")}
-        for name in sorted(names - {"demo"})[1:]:
-            (demo.mirrors / f"{name}.toml").unlink()
-        yield MirrorHarness(demo.mirrors, tmp_path / "store")
+def several(mirror_harness: MirrorHarness, tmp_path: Path) -> Iterator[MirrorHarness]:
+    """An empty place for a store, beside archives of two mirrors."""
+    with small_archive(tmp_path / "second") as second:
+        shutil.copy(second.mirrors / "demo.toml", mirror_harness.mirrors / "second.toml")
+        yield mirror_harness
 
 
 def commits(mirror_harness: MirrorHarness, alias: str) -> list[str]:

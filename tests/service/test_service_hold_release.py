@@ -16,8 +16,9 @@ GUARDS = "[guards]\nmax_removed_percent = 0\nmax_removed_files = 0\n"
 
 
 @pytest.fixture
-def guarded(mirror_harness: MirrorHarness) -> MirrorHarness:
+def guarded(mirror_harness: MirrorHarness, demo: DemoArchive) -> MirrorHarness:
     """A mirror that holds every state that lost a file."""
+    demo.add_file(ID, "more.txt", "More notes.\n")
     path = mirror_harness.mirrors / "demo.toml"
     path.write_text(path.read_text("utf-8") + GUARDS)
     return mirror_harness

@@ -149,11 +149,11 @@ def test_a_clock_that_was_ahead_does_not_delay_a_housekeeping_task(
 
 
 def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
-    demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit_settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
     monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: audit_settings)
-    embargo = EmbargoHarness(demo, tmp_path / "stores")
+    embargo = EmbargoHarness(full_demo, tmp_path / "stores")
     embargo.write_mirror_file()
     private = str(embargo.private)
     printed = embargo.run(
@@ -165,7 +165,7 @@ def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
         assert opened.task(NAME) is None
     embargo.assert_no_canary_outside()
 
-    demo.unembargo(ID)
+    full_demo.unembargo(ID)
     with Schedule.open(embargo.public / "neuromirror" / "schedule.sqlite") as opened:
         row = opened.task("demo")
         assert row is not None
@@ -175,9 +175,9 @@ def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
 
 
 def test_without_its_private_store_such_a_mirror_is_not_served(
-    demo: DemoArchive, tmp_path: Path
+    full_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    embargo = EmbargoHarness(demo, tmp_path / "stores")
+    embargo = EmbargoHarness(full_demo, tmp_path / "stores")
     embargo.write_mirror_file()
     result = embargo.run("serve", "--once", code=2)
     assert "with --private-store or NEUROMIRROR_PRIVATE_STORE" in result

@@ -86,6 +86,11 @@ class LeakingArchive(HttpService):
 
 
 @pytest.fixture
+def demo(full_demo: DemoArchive) -> DemoArchive:
+    return full_demo
+
+
+@pytest.fixture
 def leaking_archive(demo: DemoArchive) -> Iterator[LeakingArchive]:
     with LeakingArchive(demo.api_url) as running:
         yield running

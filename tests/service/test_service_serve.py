@@ -8,14 +8,13 @@ import signal
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neuromirror.index import Schedule
 from neuromirror.model import VersionMinted
-from neuromirror_demo import DemoArchive, Description
+from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_process import SHORT_TIMEOUTS, running_service, serve_once
@@ -24,13 +23,8 @@ THREAD = ("--workers", "1", "--executor", "threads")
 
 
 @pytest.fixture
-def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
-    """Serve a small archive: each dandiset has one small file."""
-    with DemoArchive(tmp_path / "demo", cache=demo_files, empty=True) as running:
-        for number in range(1, 8):
-            dandiset = running.create_dandiset(Description(f"Dandiset {number}"))
-            running.add_file(dandiset, "notes.txt", f"Notes {number}.\n")
-        yield running
+def dandisets() -> int:
+    return 7
 
 
 def published(mirror_harness: MirrorHarness) -> dict[str, str]:

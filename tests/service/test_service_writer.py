@@ -32,8 +32,14 @@ from neuromirror.service.job_recorder import JobRecorder
 from neuromirror.service.writer import JobWriter
 from neuromirror.service.writer_messages import MalformedMessageError, Record, send_request
 from neuromirror.store import MAIN_BRANCH, RefsMovedError
+from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness
 from support.mirror_harness import MirrorHarness
+
+
+@pytest.fixture
+def demo(full_demo: DemoArchive) -> DemoArchive:
+    return full_demo
 
 
 def _all_visited(job_harness: JobHarness) -> list[str]:
