@@ -67,7 +67,7 @@ def test_a_downtime_is_caught_up_with_once() -> None:
 
 
 def test_the_engine_behaves_as_simulated() -> None:
-    world = draw(3, 60, 4, 0)
+    world = draw(3, 60, 3, 0)
     simulated = Simulation(world, ServicePolicy(), LIMITS, 3).run().figures()
     engine = SimulatedService(world, LIMITS, 3)
     done = engine.run().figures()
