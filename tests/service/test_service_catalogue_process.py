@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_process import SHORT_TIMEOUTS, ServiceProcess, running_service
+from support.synced_mirror import copy_mirror
 
 PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
 
@@ -92,154 +95,169 @@ def test_one_address_gives_pages_json_feeds_and_clones_from_an_empty_store_on(
         status(address)
 
 
-def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(
-    copied_mirror_harness: MirrorHarness,
-) -> None:
+@dataclass
+class Supervised:
+    """A service with a catalogue, which is up before and after each test."""
+
+    harness: MirrorHarness
+    service: ServiceProcess
+    address: str
+    health: str
+
+    @property
+    def commands(self) -> Shell:
+        return shell(self.harness)
+
+    def starts(self) -> int:
+        return len(self.service.find_events("catalogue started"))
+
+    def wait_for_start(self, before: int) -> int:
+        """Wait for another start after ``before`` ones, and return the process id."""
+        assert catalogue_url(self.service, before + 1) == self.address
+        return catalogue_pid(self.service)
+
+    def metrics(self) -> list[str]:
+        return requests.get(f"{self.health}/metrics", timeout=300).text.splitlines()
+
+    def wait_for_metric(self, line: str) -> None:
+        self.service.wait(lambda: line in self.metrics())
+
+    def search(self, number: int) -> int:
+        headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
+        url = f"{self.address}/search?q=word{number}"
+        return requests.get(url, headers=headers, timeout=300).status_code
+
+
+@pytest.fixture(scope="module")
+def supervised(
+    module_home: Path,
+    shared_mirror_harness: MirrorHarness,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Supervised]:
+    harness = copy_mirror(shared_mirror_harness, tmp_path_factory.mktemp("supervised") / "store")
+    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
+    options = (*PAGES, *limited, "--metrics", "127.0.0.1:0")
+    # each restart has the same delay
+    more = "c._FIRST_DELAY = 3.0; c._STABLE_SECONDS = 0.0; c._HEARTBEAT_TIMEOUT = 10.0"
+    with running_service(harness, *options, first=f"{SHORT_TIMEOUTS}; {more}") as service:
+        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
+        yield Supervised(harness, service, catalogue_url(service), health)
+
+
+def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(supervised: Supervised) -> None:
+    service, health, before = supervised.service, supervised.health, supervised.starts()
+    commands, pages = supervised.commands, f"{supervised.address}/dataset/demo:000002"
+
     def failing() -> list[str]:
         return [one["task"] for one in commands.records("status", code=1) if "task" in one]
 
-    commands = shell(copied_mirror_harness)
-    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
-    options = (*PAGES, *limited, "--metrics", "127.0.0.1:0")
-    with running_service(
-        copied_mirror_harness, *options, first=f"{SHORT_TIMEOUTS}; c._FIRST_DELAY = 3.0"
-    ) as service:
-        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
-        address = catalogue_url(service)
+    assert status(pages) == 200
+    assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
+    found = supervised.metrics()
+    assert "neuromirror_catalogue_up 1.0" in found
+    assert f"neuromirror_catalogue_restarts_total {before - 1}.0" in found
+    commands.run("status")
+    assert [supervised.search(one) for one in range(5)] == [200, 200, 429, 429, 429]
+    supervised.wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 3.0')
+    assert status(f"{supervised.address}/at/demo:000001@latest/dandiset.yaml") == 200
+    supervised.wait_for_metric('neuromirror_catalogue_gateway_total{result="document"} 1.0')
 
-        def metrics() -> list[str]:
-            return requests.get(f"{health}/metrics", timeout=300).text.splitlines()
-
-        def wait_for_metric(line: str) -> None:
-            service.wait(lambda: line in metrics())
-
-        def search(number: int) -> int:
-            headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
-            url = f"{address}/search?q=word{number}"
-            return requests.get(url, headers=headers, timeout=300).status_code
-
-        pages = f"{address}/dataset/demo:000002"
-        assert status(pages) == 200
-        assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
-        found = metrics()
-        assert "neuromirror_catalogue_up 1.0" in found
-        assert "neuromirror_catalogue_restarts_total 0.0" in found
-        commands.run("status")
-        assert [search(one) for one in range(5)] == [200, 200, 429, 429, 429]
-        wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 3.0')
-        assert status(f"{address}/at/demo:000001@latest/dandiset.yaml") == 200
-        wait_for_metric('neuromirror_catalogue_gateway_total{result="document"} 1.0')
-
-        first = catalogue_pid(service)
-        os.kill(first, signal.SIGKILL)
-        ended = service.wait_for("catalogue exited")
-        assert (ended["level"], "(SIGKILL)" in ended["message"]) == ("error", True)
-        # readiness and status report it until the catalogue responds
-        ready = requests.get(f"{health}/readyz", timeout=300)
-        ok, degraded = ready.text.splitlines()
-        assert (ready.status_code, ok, degraded.partition(":")[0]) == (200, "ok", "degraded")
-        assert "neuromirror_catalogue_up 0.0" in metrics()
-        assert failing() == ["catalogue"]
-        # clients wait meanwhile: the address stays bound
-        assert status(pages) == 200
-        assert catalogue_url(service, 2) == address
-        assert catalogue_pid(service) != first
-        wait_for_metric("neuromirror_catalogue_up 1.0")
-        service.wait(lambda: commands.run_any("status").code == 0)
-        assert "neuromirror_catalogue_restarts_total 1.0" in metrics()
-        assert requests.get(f"{health}/healthz", timeout=300).text == "ok\n"
-        # refused requests are counted over all restarts
-        assert [search(one) for one in (0, 2)] == [200, 429]
-        wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 4.0')
-
-        os.kill(catalogue_pid(service), signal.SIGKILL)
-        service.wait(lambda: len(service.find_events("catalogue exited")) > 1)
-        # the pause before a restart is no reason to stop late
-        assert service.send_signal(signal.SIGTERM, 30) == 0
-    assert service.other_lines == []
-
-
-def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: MirrorHarness) -> None:
-    impatient = f"{SHORT_TIMEOUTS}; c._HEARTBEAT_TIMEOUT = 10.0"
-    with running_service(copied_mirror_harness, *PAGES, first=impatient) as service:
-        address = catalogue_url(service)
-        first = catalogue_pid(service)
-        os.kill(first, signal.SIGSTOP)
-        try:
-            assert "heartbeat" in service.wait_for("catalogue exited")["message"]
-            service.wait_until_gone([first])
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(first, signal.SIGKILL)
-        assert catalogue_url(service, 2) == address
-        assert status(address) == 200
-        # it exits with a service that a second signal ends, despite a client that is not served yet
-        process = catalogue_pid(service)
-        port = int(address.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as slow:
-            slow.sendall(b"GET / HTTP/1.1\r\n")
-            os.kill(service.pid, signal.SIGINT)
-            service.wait_for("stopping")
-            service.send_signal(signal.SIGINT, 20)
-    service.wait_until_gone([process])
+    first = catalogue_pid(service)
+    os.kill(first, signal.SIGKILL)
+    ended = service.wait_for("catalogue exited")
+    assert (ended["level"], "(SIGKILL)" in ended["message"]) == ("error", True)
+    # readiness and status report it until the catalogue responds
+    ready = requests.get(f"{health}/readyz", timeout=300)
+    ok, degraded = ready.text.splitlines()
+    assert (ready.status_code, ok, degraded.partition(":")[0]) == (200, "ok", "degraded")
+    assert "neuromirror_catalogue_up 0.0" in supervised.metrics()
+    assert failing() == ["catalogue"]
+    # clients wait meanwhile: the address stays bound
+    assert status(pages) == 200
+    assert supervised.wait_for_start(before) != first
+    supervised.wait_for_metric("neuromirror_catalogue_up 1.0")
+    service.wait(lambda: commands.run_any("status").code == 0)
+    assert f"neuromirror_catalogue_restarts_total {before}.0" in supervised.metrics()
+    assert requests.get(f"{health}/healthz", timeout=300).text == "ok\n"
+    # refused requests are counted over all restarts
+    assert [supervised.search(one) for one in (0, 2)] == [200, 429]
+    supervised.wait_for_metric('neuromirror_catalogue_refused_total{kind="search"} 4.0')
     assert service.other_lines == []
 
 
 def test_changes_of_the_index_show_without_a_restart_and_a_broken_one_is_logged(
-    copied_mirror_harness: MirrorHarness,
+    supervised: Supervised,
 ) -> None:
-    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
-        address = catalogue_url(service)
-        process = catalogue_pid(service)
-        page, clone = f"{address}/dataset/demo:000002", f"{address}/alias/demo--000002/HEAD"
-        assert (status(page), status(clone)) == (200, 200)
-        commands = shell(copied_mirror_harness)
-        commands.run("takedown", "demo:000002", "--reason", "asked by its owner")
-        response = requests.get(page, timeout=300)
-        assert (response.status_code, "asked by its owner" in response.text) == (410, True)
-        assert status(clone) == 404
-        commands.run("takedown", "demo:000002", "--undo")
-        assert (status(page), status(clone)) == (200, 200)
-        commands.run("rebuild-index")
-        assert status(page) == 200
-        assert status(f"{address}/index.json") == 200
-        assert catalogue_pid(service) == process
+    service, commands, before = supervised.service, supervised.commands, supervised.starts()
+    process, address = catalogue_pid(service), supervised.address
+    page, clone = f"{address}/dataset/demo:000002", f"{address}/alias/demo--000002/HEAD"
+    assert (status(page), status(clone)) == (200, 200)
+    commands.run("takedown", "demo:000002", "--reason", "asked by its owner")
+    response = requests.get(page, timeout=300)
+    assert (response.status_code, "asked by its owner" in response.text) == (410, True)
+    assert status(clone) == 404
+    commands.run("takedown", "demo:000002", "--undo")
+    assert (status(page), status(clone)) == (200, 200)
+    commands.run("rebuild-index")
+    assert status(page) == 200
+    assert status(f"{address}/index.json") == 200
+    assert catalogue_pid(service) == process
 
-        index = copied_mirror_harness.store.index_path
-        away = index.with_name("away")
-        index.rename(away)
-        # one that is missing would be made again
-        index.write_bytes(b"no database" * 1000)
-        os.kill(process, signal.SIGKILL)
-        failed = service.wait_for("catalogue failed")
-        assert failed["level"] == "error"
-        assert str(index) in failed["message"]
-        assert service.wait(
+    index = supervised.harness.store.index_path
+    away = index.with_name("away")
+    index.rename(away)
+    # one that is missing would be made again
+    index.write_bytes(b"no database" * 1000)
+    os.kill(process, signal.SIGKILL)
+    failed = service.wait_for("catalogue failed")
+    assert failed["level"] == "error"
+    assert str(index) in failed["message"]
+    assert service.wait(
+        lambda: [
+            one for one in service.find_events("catalogue exited") if "code 1" in one["message"]
+        ]
+    )
+    away.replace(index)
+    # as soon as there is an index again there are pages
+    supervised.wait_for_start(before)
+    assert status(page) == 200
+    assert service.other_lines == []
+
+
+def test_a_hanging_catalogue_is_killed_and_restarted(supervised: Supervised) -> None:
+    service, before = supervised.service, supervised.starts()
+    first = catalogue_pid(service)
+    os.kill(first, signal.SIGSTOP)
+    try:
+        service.wait(
             lambda: [
-                one for one in service.find_events("catalogue exited") if "code 1" in one["message"]
+                one
+                for one in service.find_events("catalogue exited")
+                if "heartbeat" in one["message"]
             ]
         )
-        away.replace(index)
-        # as soon as there is an index again there are pages
-        assert catalogue_url(service, 2) == address
-        assert status(page) == 200
-        # it ends with a service that is killed, too
-        process = catalogue_pid(service)
-        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
-        try:
-            service.wait_until_gone([process])
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        service.wait_until_gone([first])
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(first, signal.SIGKILL)
+    process = supervised.wait_for_start(before)
+    assert status(supervised.address) == 200
+    # it exits with a service that a second signal ends, despite a client that is not served yet;
+    # this ends the service of these tests
+    port = int(supervised.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        os.kill(service.pid, signal.SIGINT)
+        service.wait_for("stopping")
+        service.send_signal(signal.SIGINT, 20)
+    service.wait_until_gone([process])
     assert service.other_lines == []
 
 
 def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
-    mirror_harness: MirrorHarness,
-    demo: DemoArchive,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    full_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    demo, mirror_harness = full_demo, MirrorHarness(full_demo.mirrors, tmp_path / "store")
     (closed,) = [name for name, one in demo.dandisets.items() if one.embargoed]
     file = mirror_harness.mirrors / "demo.toml"
     text = file.read_text("utf-8") + 'token_env = "ODD_NAME"\nembargoed = "private"\n'
@@ -257,11 +275,14 @@ def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
         names = requests.get(f"{address}/api/v1/datasets?limit=1000", timeout=300).text
         assert "demo:000002" in names
         assert closed not in names
-        given = Path("/proc", str(catalogue_pid(service)), "environ").read_bytes()
+        process = catalogue_pid(service)
+        given = Path("/proc", str(process), "environ").read_bytes()
         assert b"NEUROMIRROR_STORE" in given
         assert demo.token.encode() not in given
         assert b"DANDI_API_KEY" not in given
-        assert service.send_signal(signal.SIGTERM, 30) == 0
+        # it ends with a service that is killed
+        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
+    service.wait_until_gone([process])
 
 
 def test_invalid_options_are_refused_before_anything_is_created(

@@ -141,7 +141,8 @@ def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
     monkeypatch.setenv("NEUROMIRROR_CATALOGUE_PROCESSES", "2")
     options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
     modes = [part for one in MODES for part in ("--catalogue-gateway", one)]
-    with running_service(harness, *options, *modes) as service:
+    first = "import neuromirror.service.catalogue_process as c; c._FIRST_DELAY = 3600.0"
+    with running_service(harness, *options, *modes, first=first) as service:
         health = service.wait_for("health server started")["message"].removesuffix("/healthz")
         address = service.wait_for("catalogue started")["message"]
 
@@ -163,5 +164,9 @@ def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
         assert (ready.status_code, ready.text.count("degraded: a process of the")) == (200, 1)
         (one,) = status_of(harness, 1)
         assert (one["url"], one["gateway"][""]) == (address, "proxy")
+        os.kill(catalogue, signal.SIGKILL)
+        service.wait_for("catalogue exited")
+        # the pause before a restart is no reason to stop late
         assert service.send_signal(signal.SIGTERM, 60) == 0
+        assert service.other_lines == []
     assert catalogue_statuses(harness.store) == []

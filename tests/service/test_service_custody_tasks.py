@@ -134,45 +134,51 @@ def test_lock_files_of_policies_are_drilled_and_a_failed_drill_is_a_failure(
 ) -> None:
     service.run("policies")
     assert service.run("drill")[:2] == (0, [])
+    lock = tmp_path / "locks" / "datasets.lock"
     (path, record), *_ = CustodyStatus.load(service.mirror.store).drills.items()
-    assert (path, record.ok) == (str(tmp_path / "locks" / "datasets.lock"), True)
+    assert (path, record.ok) == (str(lock), True)
+    policies = tmp_path / "vaults" / "policies.toml"
+    policies.write_text(f"drill_days = 0.0000001\n{POLICY}")
     (lost, *_) = (one for one in tmp_path.rglob("vault-nas/annex/objects/**/*") if one.is_file())
     lost.parent.chmod(0o755)
     lost.unlink()
-    policies = tmp_path / "vaults" / "policies.toml"
-    policies.write_text(f"drill_days = 0.0000001\n{POLICY}")
-    failed, failures, page = service.run("drill")
-    assert (failed, [task for task, _ in failures]) == (1, ["drill"])
-    assert "neuromirror_failed_drills 1.0" in page
+    # a drill without all files, and one whose process fails
+    for content in (lock.read_text(), "not a lock file"):
+        lock.write_text(content)
+        failed, failures, page = service.run("drill")
+        assert (failed, [task for task, _ in failures]) == (1, ["drill"])
+        assert "neuromirror_failed_drills 1.0" in page
+        (record,) = CustodyStatus.load(service.mirror.store).drills.values()
+        assert (record.ok, record.vaults) == (False, ["nas"])
+    assert "exit code" in record.message
 
 
-def test_a_failed_drill_is_repeated_after_a_day(service: Service, tmp_path: Path) -> None:
+def test_a_failed_drill_is_repeated_after_a_day_and_keeps_the_results_of_other_lock_files(
+    service: Service, tmp_path: Path
+) -> None:
     service.run("policies")
     store, lock = service.mirror.store, str(tmp_path / "locks" / "datasets.lock")
-    for hours, failed in ((20, 1), (25, 0)):
-        at = time.time() - hours * 3600
-        DrillRecords({lock: DrillResult(at, ok=False, message="vault down")}).save(store)
-        assert service.run("drill")[0] == failed
-    assert DrillRecords.load(store).drills[lock].ok
-
-
-def test_a_drill_keeps_the_results_of_other_lock_files(service: Service, tmp_path: Path) -> None:
-    service.run("policies")
-    store, other = service.mirror.store, tmp_path / "other.lock"
+    other = tmp_path / "other.lock"
     other.write_text("drilled by another process at the same time")
+
+    def failed_drill(hours: float) -> DrillResult:
+        return DrillResult(time.time() - hours * 3600, ok=False, message="vault down")
 
     def record_other() -> bool:
         records = DrillRecords.load(store)
         records.drills[str(other)] = DrillResult(1.0, ok=True)
-        records.drills[str(tmp_path / "gone.lock")] = DrillResult(1.0, ok=False)
+        records.drills[str(tmp_path / "gone.lock")] = failed_drill(1)
         records.save(store)
         return False
 
+    DrillRecords({lock: failed_drill(20)}).save(store)
+    assert service.run("drill")[0] == 1
+    DrillRecords({lock: failed_drill(25)}).save(store)
     with open_recorder(store, store.index_path) as recorder:
         vaults = tmp_path / "vaults"
         CustodyTasks(store, store.index_path, recorder, vaults, record_other).run_drills()
-    lock = str(tmp_path / "locks" / "datasets.lock")
-    assert set(DrillRecords.load(store).drills) == {lock, str(other)}
+    found = DrillRecords.load(store).drills
+    assert {name: one.ok for name, one in found.items()} == {lock: True, str(other): True}
 
 
 def test_a_stopped_drill_is_no_result(service: Service, tmp_path: Path) -> None:
@@ -182,17 +188,3 @@ def test_a_stopped_drill_is_no_result(service: Service, tmp_path: Path) -> None:
         tasks = CustodyTasks(store, store.index_path, recorder, tmp_path / "vaults", lambda: True)
         tasks.run_drills()
     assert DrillRecords.load(store).drills == {}
-
-
-def test_a_drill_whose_process_fails_is_recorded_as_failed(
-    service: Service, tmp_path: Path
-) -> None:
-    service.run("policies")
-    assert service.run("drill")[:2] == (0, [])
-    (tmp_path / "locks" / "datasets.lock").write_text("not a lock file")
-    policies = tmp_path / "vaults" / "policies.toml"
-    policies.write_text(f"drill_days = 0.0000001\n{POLICY}")
-    failed, failures, _page = service.run("drill")
-    assert (failed, [task for task, _ in failures]) == (1, ["drill"])
-    (record,) = CustodyStatus.load(service.mirror.store).drills.values()
-    assert (record.ok, record.vaults) == (False, ["nas"])
