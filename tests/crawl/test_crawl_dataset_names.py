@@ -25,7 +25,7 @@ def mirror_harness(
 ) -> MirrorHarness:
     """A read-only store of an archive that does not change."""
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path_factory.mktemp("names") / "store")
-    mirror_harness.sync("demo")
+    mirror_harness.sync("demo:000001", "demo:000002")
     return mirror_harness
 
 

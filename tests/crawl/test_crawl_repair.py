@@ -33,19 +33,24 @@ HIT, OTHER = "box:a", "box:b"
 
 @pytest.fixture
 def unprotected_harness(
-    harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
-    source: ScriptedSource,
-    tmp_path: Path,
+    harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> ScriptedHarness:
-    """A store of two datasets without write protection, and an undisturbed one."""
+    """A store of two datasets without write protection."""
     source.scripted_datasets["a"] = ScriptedDataset(files("one.txt", sha256=True))
     source.scripted_datasets["b"] = ScriptedDataset(files("two.txt", sha256=True))
-    for one in (harness, other_harness):
-        assert {result.status for result in one.sync().values()} == {"ok"}
+    assert {one.status for one in harness.sync().values()} == {"ok"}
     unprotect(harness)
     (tmp_path / "clones").mkdir()
     return harness
+
+
+@pytest.fixture
+def undisturbed_harness(
+    unprotected_harness: ScriptedHarness, other_harness: ScriptedHarness
+) -> ScriptedHarness:
+    """Another store of the same datasets."""
+    assert {one.status for one in other_harness.sync().values()} == {"ok"}
+    return other_harness
 
 
 def add_files(source: ScriptedSource) -> None:
@@ -63,7 +68,7 @@ def dataset_refs(refs: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("pushing", [push_commit, push_records], ids=["commit", "records"])
 def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     unprotected_harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
+    undisturbed_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
     pushing: object,
@@ -71,7 +76,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert callable(pushing)
     theirs = pushing(unprotected_harness, HIT, tmp_path / "clones" / "one")
     add_files(source)
-    other_harness.sync()
+    undisturbed_harness.sync()
     for deep in (False, True):
         results = unprotected_harness.sync(deep=deep)
         assert (results[HIT].status, results[HIT].visit) == ("error", "failed")
@@ -96,7 +101,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
 
     assert unprotected_harness.sync()[HIT].status == "ok"
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(undisturbed_harness.refs())
     assert problems_of(unprotected_harness) == []
     assert [one.kind for one in unprotected_harness.entries(EventRaised)] == ["repair"]
     with unprotected_harness.index() as index:
@@ -147,11 +152,13 @@ def test_files_that_git_annex_left_in_a_repository_are_moved_out(
     unprotected_harness: ScriptedHarness, tmp_path: Path
 ) -> None:
     before, repository = unprotected_harness.refs(), unprotected_harness.repository(HIT)
-    run_checked(tmp_path, "datalad", "clone", str(repository), str(tmp_path / "clone"))
-    (tmp_path / "clone" / "mine.dat").write_text("mine\n")
-    run_checked(tmp_path / "clone", "datalad", "save", "-m", "lab")
-    run_checked(tmp_path / "clone", "git", "annex", "sync")
-    run_checked(tmp_path / "clone", "git", "annex", "move", "--to", "origin", "mine.dat")
+    clone = tmp_path / "clone"
+    run_checked(tmp_path, "git", "clone", "-q", str(repository), str(clone))
+    (clone / "mine.dat").write_text("mine\n")
+    run_checked(clone, "git", "annex", "add", "mine.dat")
+    run_checked(clone, "git", "commit", "-q", "-m", "lab")
+    run_checked(clone, "git", "annex", "sync")
+    run_checked(clone, "git", "annex", "move", "--to", "origin", "mine.dat")
     (content,) = [one for one in (repository / "annex" / "objects").rglob("*") if one.is_file()]
     inside = content.relative_to(repository)
     assert HIT in {one.name for one in problems_of(unprotected_harness)}
@@ -165,7 +172,7 @@ def test_files_that_git_annex_left_in_a_repository_are_moved_out(
 
 def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     unprotected_harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
+    undisturbed_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
 ) -> None:
@@ -181,14 +188,14 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     assert unprotected_harness.entries(VersionMinted).count(wrong) == 0
     assert problems_of(unprotected_harness) == []
     add_files(source)
-    other_harness.sync()
+    undisturbed_harness.sync()
     assert {one.status for one in unprotected_harness.sync().values()} == {"ok"}
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(undisturbed_harness.refs())
 
 
 def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     unprotected_harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
+    undisturbed_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
 ) -> None:
@@ -198,7 +205,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     # as in older versions, which accepted any commit as the parent
     run_git(repository, "update-ref", ANNEX_BRANCH, old)
     add_files(source)
-    other_harness.sync()
+    undisturbed_harness.sync()
     unprotected_harness.sync()
     content = run_git(repository, "cat-file", "commit", ANNEX_BRANCH).replace(
         f"parent {old}", f"parent {theirs}"
@@ -217,7 +224,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
 
     assert repair_harness(unprotected_harness)[HIT].versions == [last.label]
     assert unprotected_harness.sync()[HIT].status == "ok"
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(undisturbed_harness.refs())
     assert problems_of(unprotected_harness) == []
 
 
