@@ -104,12 +104,12 @@ def restrict_to_owner(folder: Path) -> None:
     refused = ~folder.stat().st_mode & 0o077
     for directory, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = Path(directory, name)
+            path = os.path.join(directory, name)  # a Path takes several times as long
             # another process may remove its files meanwhile
             with suppress(FileNotFoundError):
-                found = path.lstat().st_mode
+                found = os.lstat(path).st_mode
                 if not stat.S_ISLNK(found) and found & refused:
-                    path.chmod(stat.S_IMODE(found) & ~refused)
+                    os.chmod(path, stat.S_IMODE(found) & ~refused)
 
 
 def _check_not_nested(root: Path, public: Path) -> None:
