@@ -170,7 +170,7 @@ def test_an_invalid_mirror_file_is_one_error_line(
 
 
 def test_one_name_is_not_two_archives(shell: Shell, shared_demo: DemoArchive) -> None:
-    shell.run("sync")
+    shell.run("sync", "demo:000001")
     before = folder_snapshot(shell.store)
     for command in (["sync"], ["sync", "demo:000001"], ["sync", "--dry-run"]):
         line = shell.with_changes(mirrors=shared_demo.mirrors).run(*command, code=2).error_line

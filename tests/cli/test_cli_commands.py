@@ -251,7 +251,7 @@ def test_an_embargoed_dandiset_is_not_visited(shell: Shell) -> None:
 def test_a_held_listing_is_exit_code_3_until_it_is_released(
     shell: Shell, demo: DemoArchive
 ) -> None:
-    shell.run("sync")
+    shell.run("sync", "demo:000003")
     for path in demo.paths("000003"):
         demo.remove_file("000003", path)
     line = shell.run("sync", "demo:000003", code=3).error_line
@@ -284,7 +284,7 @@ def test_a_failure_is_counted_and_named_by_status(
 
 
 def test_an_incident_is_an_event(shell: Shell, demo: DemoArchive) -> None:
-    shell.run("sync")
+    shell.run("sync", "demo:000002")
     version = shell.records("show", "demo:000002")[0]["version"]
     demo.tamper_published("000002", version, demo.paths("000002")[0])
     ended = shell.run("sync", "demo:000002", "--deep", code=1)

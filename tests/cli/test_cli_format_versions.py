@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -37,18 +38,19 @@ WRITES_INDEX = [
 ]
 
 
-def refuses(shell: Shell, command: list[str], folder: Path) -> str:
-    """Run a command that must fail and not change the store; return what it prints on stderr."""
+def refuses(shell: Shell, folder: Path, *commands: list[str]) -> Iterator[str]:
+    """Run commands that must fail and not change the store; yield what they print on stderr."""
     before = folder_snapshot(shell.store)
-    done = shell.run_any(*(part.format(folder=folder) for part in command))
-    assert done.code in (1, 2), (done.out, done.err)
-    assert "Traceback" not in done.err
-    after = folder_snapshot(shell.store)
-    after.pop("neuromirror/locks/service.lock", None)
-    assert after == before
-    assert not list(folder.glob("backup*")), done.err
-    assert not list(folder.glob("datasets.lock*")), done.err
-    return done.err
+    for command in commands:
+        done = shell.run_any(*(part.format(folder=folder) for part in command))
+        assert done.code in (1, 2), (done.out, done.err)
+        assert "Traceback" not in done.err
+        after = folder_snapshot(shell.store)
+        after.pop("neuromirror/locks/service.lock", None)
+        assert after == before
+        assert not list(folder.glob("backup*")), done.err
+        assert not list(folder.glob("datasets.lock*")), done.err
+        yield done.err
 
 
 def set_version(path: Path, version: int) -> None:
@@ -67,8 +69,8 @@ def test_a_store_of_another_format_is_not_changed(
     copied: Shell, tmp_path: Path, content: str, expected: str
 ) -> None:
     (copied.store / "neuromirror" / "store.json").write_text(content)
-    for command in [*READS_STORE, *WRITES_STORE]:
-        assert expected in refuses(copied, command, tmp_path), command
+    for message in refuses(copied, tmp_path, *READS_STORE, *WRITES_STORE):
+        assert expected in message
 
 
 def test_a_folder_that_is_no_store_is_not_changed_and_a_missing_one_not_created(
@@ -96,10 +98,10 @@ def test_a_folder_that_is_no_store_is_not_changed_and_a_missing_one_not_created(
 
 def test_a_newer_index(copied: Shell, tmp_path: Path) -> None:
     set_version(Store.open(copied.store).index_path, 99)
-    for command in [["list"], ["sync", "--dry-run"], *WRITES_INDEX]:
-        message = refuses(copied, command, tmp_path)
-        assert "schema 99" in message, command
-        assert "neuromirror rebuild-index" in message, command
+    commands = (["list"], ["sync", "--dry-run"], *WRITES_INDEX)
+    for message in refuses(copied, tmp_path, *commands):
+        assert "schema 99" in message
+        assert "neuromirror rebuild-index" in message
     copied.run("rebuild-index")
     copied.run("sync")
 
@@ -120,7 +122,8 @@ def test_a_damaged_index_is_reported_with_a_remedy_that_gives_the_same_answers_b
         index.unlink()  # a sync rebuilds it
     else:
         index.write_bytes(damaged)
-        assert "neuromirror rebuild-index" in refuses(copied, ["sync"], tmp_path)
+        (message,) = refuses(copied, tmp_path, ["sync"])
+        assert "neuromirror rebuild-index" in message
     message = copied.run("list", code=1).error_line
     assert "neuromirror rebuild-index" in message
     assert str(index) in message
@@ -149,7 +152,8 @@ def test_a_newer_schedule(copied: Shell, tmp_path: Path) -> None:
     path = Store.open(copied.store).schedule_path
     Schedule.open(path).close()
     set_version(path, 99)
-    assert "schema 99" in refuses(copied, ["serve"], tmp_path)
+    (message,) = refuses(copied, tmp_path, ["serve"])
+    assert "schema 99" in message
 
 
 def test_a_backup_of_another_release(copied: Shell, tmp_path: Path) -> None:
@@ -160,5 +164,6 @@ def test_a_backup_of_another_release(copied: Shell, tmp_path: Path) -> None:
     for found in (0, 2, 99):
         metadata_file.write_text(metadata.replace('"format": 1', f'"format": {found}'))
         before = folder_snapshot(folder)
-        assert f"format {found}" in refuses(copied, ["restore-index", str(folder)], tmp_path)
+        (message,) = refuses(copied, tmp_path, ["restore-index", str(folder)])
+        assert f"format {found}" in message
         assert folder_snapshot(folder) == before

@@ -92,7 +92,7 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
 ) -> None:
     settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
     monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: settings)
-    shell.run("sync")
+    shell.run("sync", ONE, "demo:000001")
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
         count = len(index.due_locations(10_000, "2000"))
     first = shell.records("audit", "--budget", "10")

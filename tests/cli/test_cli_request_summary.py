@@ -21,7 +21,7 @@ def test_a_sync_prints_a_request_summary_at_the_end(
     shell: Shell, demo: DemoArchive, options: list[str]
 ) -> None:
     demo.clear_requests()
-    ended = shell.run(*options, "sync")
+    ended = shell.run(*options, "sync", "demo:000002", "demo:000003")
     requests = len(demo.requests) + len(demo.s3_requests)
     (line,) = ended.traffic_lines
     assert line.startswith(f"neuromirror: demo: {requests} requests, ")
