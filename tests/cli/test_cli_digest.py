@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -16,6 +15,7 @@ from neuromirror.model import LEAF_SIZE, BlockDigests
 from neuromirror.store import Store
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror_demo import DemoArchive, DemoBuckets
+from neuromirror_demo.bucket_contents import BEHAVIOR
 from support.block_digests import digests_of
 from support.command_shell import Shell, folder_snapshot
 from support.dataset_clones import clone_dataset, fetch_content, overwrite
@@ -188,41 +188,28 @@ def test_content_of_a_clone_is_read_from_disk(
     assert summary["digested"] == 1
 
 
-@pytest.fixture
-def behavior(tmp_path: Path) -> Iterator[tuple[Shell, DemoBuckets]]:
-    """A store with a file of two parts and several pieces."""
+def test_verify_full_records_digests_and_part_md5s_prove_themselves(tmp_path: Path) -> None:
+    lock = str(tmp_path / "datasets.lock")
     with DemoBuckets(tmp_path / "buckets") as buckets:
         shell = Shell(buckets.mirrors, tmp_path / "store")
-        shell.run_any("sync")
-        yield shell, buckets
-
-
-def video(shell: Shell) -> tuple[str, str]:
-    """Return version and key of the file that was uploaded in parts."""
-    for dataset in shell.records("list"):
-        for one in shell.records("files", dataset["dataset"]):
-            if one.get("path", "").endswith("Camera.mp4"):
-                return f"{dataset['dataset']}@{one['version']}", one["key"]
-    raise AssertionError("no file of several parts")
-
-
-def test_verify_full_records_digests_and_part_md5s_prove_themselves(
-    behavior: tuple[Shell, DemoBuckets], tmp_path: Path
-) -> None:
-    shell, _ = behavior
-    version, key = video(shell)
-    lock = str(tmp_path / "datasets.lock")
-    shell.run("pin", version, "-o", lock)
-    shell.run("verify", "--full", lock)
-    digests = store_folder(shell).read(key)
-    assert digests is not None
-    assert (digests.piece_size, digests.piece_count) == (1 << 20, 6)
-    assert digests.part_size == 5 << 20
-    assert len(digests.part_md5s) == 32
-    assert f"--{digests.parts_etag()}-{5 << 20}" in key
-    _, summary = split(shell.records("digest", version))
-    assert summary["digested"] == 0
-    assert summary["notneeded"] >= 1
+        shell.run("sync", f"demo-aind:{BEHAVIOR}")
+        (video,) = [
+            one
+            for one in shell.records("files", f"demo-aind:{BEHAVIOR}")
+            if one.get("path", "").endswith("Camera.mp4")
+        ]
+        version, key = f"demo-aind:{BEHAVIOR}@{video['version']}", video["key"]
+        shell.run("pin", version, "-o", lock)
+        shell.run("verify", "--full", lock)
+        digests = store_folder(shell).read(key)
+        assert digests is not None
+        assert (digests.piece_size, digests.piece_count) == (1 << 20, 6)
+        assert digests.part_size == 5 << 20
+        assert len(digests.part_md5s) == 32
+        assert f"--{digests.parts_etag()}-{5 << 20}" in key
+        _, summary = split(shell.records("digest", version))
+        assert summary["digested"] == 0
+        assert summary["notneeded"] >= 1
 
 
 @pytest.mark.parametrize(
