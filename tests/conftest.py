@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,9 @@ from hypothesis import HealthCheck, settings
 from neuromirror_demo import DemoArchive
 from support.isolated_home import isolate_home
 from support.loopback_http import serving
+
+if TYPE_CHECKING:
+    from support.mirror_harness import MirrorHarness
 
 pytest_plugins = ["support.suite_order", "support.rerun_failed"]
 
@@ -97,6 +101,24 @@ def shared_demo(
     """Serve one demo archive for all tests that do not change it."""
     with DemoArchive(tmp_path_factory.mktemp("still"), cache=demo_files) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shared_mirror_harness(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
+    """Return a store of the archive that stands still, to read only."""
+    from support.synced_mirror import sync_mirror
+
+    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
+
+
+@pytest.fixture
+def copied_mirror_harness(shared_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """Return a copy of that store, to write to."""
+    from support.synced_mirror import copy_mirror
+
+    return copy_mirror(shared_mirror_harness, tmp_path / "copied")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness, open_job_harness
 from support.mirror_harness import MirrorHarness
 from support.small_archive import small_archive
-from support.synced_mirror import copy_mirror, sync_mirror
 
 
 @pytest.fixture
@@ -45,17 +44,3 @@ def job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
     """A writer of the mirror's store, with its schedule."""
     with open_job_harness(mirror_harness) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def shared_mirror_harness(
-    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
-) -> MirrorHarness:
-    """A store of the archive that stands still, to read only."""
-    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
-
-
-@pytest.fixture
-def copied_mirror_harness(shared_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
-    """A copy of that store, to write to."""
-    return copy_mirror(shared_mirror_harness, tmp_path / "copied")
