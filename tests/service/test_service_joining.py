@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -23,22 +23,33 @@ from neuromirror_demo import DemoArchive
 from support.loopback_http import serving
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import run_catalogue
+from support.small_archive import small_archive
 from support.stub_server import StubServer
+from support.synced_mirror import copy_mirror, serve_few_dandisets, sync_mirror
 
 DATASET = "demo:000002"
 Serve = Callable[[Path], str]
 
 
-@pytest.fixture
-def origin(copied_mirror_harness: MirrorHarness) -> Path:
-    """The store of another mirror of the demo archive."""
-    return copied_mirror_harness.folder
+@pytest.fixture(scope="module")
+def synced(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorHarness]:
+    """A mirror of a small archive with a published version."""
+    folder = tmp_path_factory.mktemp("synced")
+    with small_archive(folder / "demo", 2) as archive:
+        archive.publish("000002")
+        yield sync_mirror(archive, folder)
 
 
 @pytest.fixture
-def mine(shared_demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    """A mirror of the demo archive without a store."""
-    return MirrorHarness(shared_demo.mirrors, tmp_path / "mine")
+def origin(synced: MirrorHarness, tmp_path: Path) -> Path:
+    """The store of another mirror of this archive."""
+    return copy_mirror(synced, tmp_path / "origin").folder
+
+
+@pytest.fixture
+def mine(synced: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """A mirror of this archive without a store."""
+    return MirrorHarness(synced.mirrors, tmp_path / "mine")
 
 
 def join(mine: MirrorHarness, url: str, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
@@ -57,16 +68,19 @@ def versions(store: Store) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_joined_mirror_has_the_ids_of_the_other(
-    origin: Path, mine: MirrorHarness, serve_directory: Serve
+    tmp_path: Path, demo_files: Path, serve_directory: Serve
 ) -> None:
-    done = join(mine, serve_directory(origin), "demo")
+    with serve_few_dandisets(tmp_path, demo_files, "000002", "000005") as demo:
+        origin = sync_mirror(demo, tmp_path / "origin")
+        mine = MirrorHarness(demo.mirrors, tmp_path / "mine")
+        done = join(mine, serve_directory(origin.folder), "demo")
 
-    assert {one["status"] for one in done} == {"ok"}
-    assert versions(mine.store) == versions(Store.open(origin))
-    # the next sync finds nothing new, and writes the same superdatasets
-    results = mine.sync()
+        assert {one["status"] for one in done} == {"ok"}
+        assert versions(mine.store) == versions(origin.store)
+        # the next sync finds nothing new, and writes the same superdatasets
+        results = mine.sync()
     assert not any(one.versions for one in results.values())
-    assert mine.refs() == MirrorHarness(mine.mirrors, origin).refs()
+    assert mine.refs() == origin.refs()
     mine.fsck()
     common = ["--mirrors", str(mine.mirrors), "--store", str(mine.folder)]
     for command in (["fsck"], ["rebuild-index"], ["fsck"]):
@@ -276,9 +290,8 @@ def test_a_file_that_the_archive_has_otherwise_is_refused(
 ) -> None:
     other = MirrorHarness(demo.mirrors, tmp_path / "other")
     other.sync(DATASET)
-    for path in demo.paths("000002", "0.240301.1055"):
-        with demo.lock:
-            demo._rewrite(demo._blob("000002", path, "0.240301.1055"), b"other bytes")
+    with demo.lock:
+        demo._rewrite(demo._blob("000002", "notes.txt"), b"other bytes")
     mine = MirrorHarness(demo.mirrors, tmp_path / "mine")
 
     [refused] = join(mine, serve_directory(other.folder), DATASET, code=1)
