@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.config.vault_files import load_vault
 from neuromirror.custody.adopt import adopt_files, find_files
 from neuromirror.custody.copy_audit import audit_copies
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault
@@ -33,6 +32,11 @@ from neuromirror.vault.errors import VaultError
 from neuromirror.vault.protocol import Vault
 from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.loopback_http import serving
+from support.special_remotes import (
+    prepared_repository,
+    prepared_special_remote,
+    special_remote_vault,
+)
 from support.vaults import directory_vault, key_of, put
 
 COUNT = 4
@@ -56,18 +60,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def special_remote(folder: Path) -> SpecialRemoteVault:
-    """Create a vault in a special remote of type ``directory``, at ``folder / "remote"``."""
-    (folder / "remote").mkdir(exist_ok=True)
-    (folder / "vaults").mkdir(exist_ok=True)
-    path = folder / "vaults" / "tape.toml"
-    path.write_text(
-        'kind = "special-remote"\ntype = "directory"\n'
-        f'[options]\ndirectory = "{folder / "remote"}"\n'
-    )
-    return SpecialRemoteVault(load_vault(path), folder / "private" / "tape.git", create=True)
-
-
 def items(url: str, count: int = COUNT) -> list[KeepItem]:
     """Return contents of the server."""
     return [
@@ -82,7 +74,7 @@ def keep(vault: Vault, ledger: Ledger, url: str, count: int = COUNT) -> list[Kee
     return list(run_keep(items(url, count), vault, ledger, options))
 
 
-def damaged_in(vault: SpecialRemoteVault, ledger: Ledger, folder: Path, key: str) -> None:
+def damaged_in(vault: SpecialRemoteVault, ledger: Ledger, key: str) -> None:
     """Record a copy that has the size of the key and wrong bytes."""
     vault.store_bytes(key, memoryview(b"wrong by" + b"t" * (len(CONTENTS[0]) - 8)))
     ledger.add_vault(vault.uuid, "tape", "special-remote")
@@ -101,11 +93,12 @@ def test_wrong_bytes_in_a_special_remote_are_replaced_among_many_contents(
 ) -> None:
     # more contents than are looked up one by one
     monkeypatch.setattr("neuromirror.custody.keep._SAMPLE", 1)
-    vault = special_remote(tmp_path)
-    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    folder = prepared_special_remote()
+    vault = special_remote_vault(folder)
+    damaged_in(vault, ledger, KEYS[0])
     # these are not recorded
     vault.store_bytes(KEYS[1], memoryview(CONTENTS[1]))
-    (stored,) = (path for path in (tmp_path / "remote").rglob(KEYS[1]) if path.is_file())
+    (stored,) = (path for path in (folder / "remote").rglob(KEYS[1]) if path.is_file())
     stored.chmod(0o644)
     stored.write_bytes(b"wrong bytes"[: len(CONTENTS[1])])
     vault.store_bytes(KEYS[2], memoryview(CONTENTS[2]))
@@ -121,8 +114,8 @@ def test_wrong_bytes_in_a_special_remote_are_replaced_among_many_contents(
 def test_files_of_a_lab_replace_a_damaged_copy_in_a_special_remote(
     tmp_path: Path, ledger: Ledger, url: str
 ) -> None:
-    vault = special_remote(tmp_path)
-    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    vault = special_remote_vault(prepared_special_remote())
+    damaged_in(vault, ledger, KEYS[0])
     folder = tmp_path / "downloads"
     folder.mkdir()
     (folder / "a.bin").write_bytes(CONTENTS[0])
@@ -137,8 +130,8 @@ def test_files_of_a_lab_replace_a_damaged_copy_in_a_special_remote(
 def test_a_damaged_copy_in_a_special_remote_is_replaced_from_another_vault(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    vault, nas = special_remote(tmp_path), directory_vault(tmp_path)
-    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    vault, nas = special_remote_vault(prepared_special_remote()), directory_vault(tmp_path)
+    damaged_in(vault, ledger, KEYS[0])
     put(nas, tmp_path, CONTENTS[0])
     ledger.add_vault(nas.uuid, "nas", "directory")
     ledger.record(nas.uuid, [Stored(KEYS[0], len(CONTENTS[0]), "full-read")])
@@ -284,12 +277,15 @@ def test_a_check_does_not_report_unread_and_damaged_copies_as_missing(
 def test_a_check_finds_what_other_machines_stored_in_a_special_remote(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    vault = special_remote(tmp_path)
+    folder = prepared_special_remote()
+    vault = special_remote_vault(folder)
     vault.store_bytes(KEYS[0], memoryview(CONTENTS[0]))
     ledger.add_vault(vault.uuid, "tape", "special-remote")
     ledger.record(vault.uuid, [Stored(key, 9, "git-annex") for key in KEYS[:2]])
-    shutil.rmtree(tmp_path / "private")
-    elsewhere = special_remote(tmp_path)
+    # the repository of another machine has not recorded the copy
+    shutil.rmtree(folder / "private")
+    shutil.copytree(prepared_repository(), folder / "private" / "tape.git")
+    elsewhere = special_remote_vault(folder)
     found = {one.key: one.status for one in check_vault(elsewhere, ledger)}
     assert found == {KEYS[0]: "notneeded", KEYS[1]: "error"}
     assert state_of(vault, ledger, KEYS[0]) == "present"
@@ -313,7 +309,7 @@ def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
 def test_a_special_remote_that_states_no_size_has_its_copies(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    vault, nas = special_remote(tmp_path), directory_vault(tmp_path)
+    vault, nas = special_remote_vault(prepared_special_remote()), directory_vault(tmp_path)
     key = f"SHA256--{hashlib.sha256(CONTENTS[0]).hexdigest()}"
     for one in (vault, nas):
         ledger.add_vault(one.uuid, one.config.name, one.config.settings.kind)

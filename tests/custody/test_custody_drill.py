@@ -46,26 +46,30 @@ def copies(lab: Path) -> list[Path]:
     return sorted(one for one in folder.rglob("*") if one.is_file())
 
 
-@pytest.mark.parametrize("isolated", [True, False])
-def test_all_files_are_restored_and_verified(
-    lab: Path, isolated: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not isolated:
-        monkeypatch.setattr(drill, "_NO_NETWORK", ("no-such-program",))
-    result = run(lab)
+def assert_all_restored(lab: Path, result: DrillResult) -> None:
     assert (result.ok, result.problems) == (True, [])
     (pin,) = load_lock(lab / "datasets.lock").datasets
     assert result.commits == [pin.commit]
     assert result.files == len(copies(lab)) > 0
     assert result.bytes == sum(one.stat().st_size for one in copies(lab))
-    if not isolated:
-        assert result.blocked == "process"
 
 
-def test_a_copy_that_only_upstream_still_has_makes_a_drill_fail(
+def test_all_files_are_restored_and_verified_and_wrong_bytes_make_a_drill_fail(lab: Path) -> None:
+    assert_all_restored(lab, run(lab))
+    damaged = copies(lab)[0]
+    content = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert not run(lab).ok
+
+
+def test_without_the_kernel_a_copy_that_only_upstream_still_has_makes_a_drill_fail(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drill, "_NO_NETWORK", ("no-such-program",))
+    result = run(lab)
+    assert_all_restored(lab, result)
+    assert result.blocked == "process"
     lost = copies(lab)[0]
     lost.parent.chmod(0o755)
     lost.unlink()
@@ -92,14 +96,6 @@ def test_a_lock_file_has_one_record_however_its_path_is_written(lab: Path) -> No
         assert [one.kind for one in ledger.events.latest(9)] == ["drill"] * 3
 
 
-def test_wrong_bytes_in_a_vault_make_a_drill_fail(lab: Path) -> None:
-    damaged = copies(lab)[0]
-    content = damaged.read_bytes()
-    damaged.chmod(0o644)
-    damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    assert not run(lab).ok
-
-
 def test_a_lock_is_restored_from_a_special_remote_that_keep_set_up_in_the_store(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,9 +111,8 @@ def test_a_lock_is_restored_from_a_special_remote_that_keep_set_up_in_the_store(
     assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
 
 
-@pytest.mark.parametrize("public", [False, True])
-def test_a_lock_is_restored_from_a_bucket(
-    lab: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch, public: bool
+def test_a_lock_is_restored_from_a_bucket_with_credentials_or_by_its_public_url(
+    lab: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
@@ -126,18 +121,18 @@ def test_a_lock_is_restored_from_a_bucket(
     }.items():
         monkeypatch.setenv(name, value)
     bucket = s3_server.make()
-    more = {"public_url": f"{s3_server.endpoint}/{bucket.name}/"} if public else {}
-    settings = {"kind": "s3", "bucket": bucket.name, "endpoint": s3_server.endpoint, **more}
+    settings = {"kind": "s3", "bucket": bucket.name, "endpoint": s3_server.endpoint}
     write_vault(lab / "vaults", "cloud", **settings)
     kept = CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "cloud"])
     assert kept.exit_code == 0, kept.output
     drilled = ["drill", "datasets.lock", "--in", "cloud", "--json"]
-    done = CliRunner().invoke(main, drilled)
-    (record,) = map(json.loads, done.stdout.splitlines())
-    assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
-    if public:
-        bucket.client.delete_object(Bucket=bucket.name, Key=copies(lab)[0].name)
-        assert CliRunner().invoke(main, drilled).exit_code == 1
+    for more in ({}, {"public_url": f"{s3_server.endpoint}/{bucket.name}/"}):
+        write_vault(lab / "vaults", "cloud", **settings, **more)
+        done = CliRunner().invoke(main, drilled)
+        (record,) = map(json.loads, done.stdout.splitlines())
+        assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
+    bucket.client.delete_object(Bucket=bucket.name, Key=copies(lab)[0].name)
+    assert CliRunner().invoke(main, drilled).exit_code == 1
 
 
 def test_a_drill_that_takes_too_long_fails_and_one_that_is_stopped_has_no_result(

@@ -20,6 +20,7 @@ from urllib.request import urlopen
 import pytest
 
 from neuromirror.config.vault_files import VaultConfig
+from neuromirror.custody import copy_audit
 from neuromirror.custody.adopt import adopt_files, find_files
 from neuromirror.custody.copy_audit import audit_copies
 from neuromirror.custody.copy_checks import find_fault
@@ -29,6 +30,7 @@ from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.rolling_read import read_due_copies
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored
+from neuromirror.vault import s3
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
@@ -274,9 +276,12 @@ def test_a_file_that_s3_refuses_does_not_end_an_import(
 
 
 def test_an_audit_of_some_copies_does_not_list_the_bucket(
-    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault
+    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, count = key_of(b"present"), 310
+    assert copy_audit._BATCH <= s3._LIST_ABOVE
+    monkeypatch.setattr(copy_audit, "_BATCH", 8)
+    monkeypatch.setattr(s3, "_LIST_ABOVE", 8)
+    key, count = key_of(b"present"), 10
     bucket.store_bytes(key, memoryview(b"present"))
     with Ledger.open(tmp_path / "custody.sqlite") as ledger:
         ledger.add_vault(bucket.uuid, "cloud", "s3")

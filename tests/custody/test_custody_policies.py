@@ -458,8 +458,9 @@ def test_policies_of_another_folder_do_not_end_those_of_the_store(
 
 
 def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
-    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("neuromirror.vault.special_remote._MAX_FAILURES", 2)
     write_special_remote(keeper.vaults)
     remote, unmounted = tmp_path / "remote-tape", tmp_path / "unmounted"
 
@@ -469,6 +470,7 @@ def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
 
     keeper.policies(
         '[[keep]]\nname = "papers"\nwhat = "all"\ndatasets = ["demo:000002"]\nvaults = ["tape"]\n'
+        'paths = ["sub-201/*"]\n'
     )
     outcomes, _ = keeper.run(jobs=1, report_bytes=unmount)
     assert [one.vault for one in outcomes if one.key is None] == ["tape"]

@@ -9,30 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.vault_files import load_vault
 from neuromirror.model import ConfigurationError
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultUnavailableError
 from neuromirror.vault.special_remote import SpecialRemoteVault
-from support.special_remotes import folder_remote, install_folder_remote
+from support.special_remotes import (
+    folder_remote,
+    install_folder_remote,
+    prepared_special_remote,
+    special_remote_vault,
+)
 from support.vaults import key_of
 
 
-def new_vault(
-    tmp_path: Path, kind: str = "directory", *, read_only: bool = False, **options: str
-) -> SpecialRemoteVault:
-    (tmp_path / "remote").mkdir(exist_ok=True)
-    given = options or {"directory": str(tmp_path / "remote")}
-    folder = tmp_path / "vaults"
-    folder.mkdir(exist_ok=True)
-    path = folder / "tape.toml"
-    lines = "".join(f'{name} = "{value}"\n' for name, value in given.items())
-    settings = f'kind = "special-remote"\ntype = "{kind}"\nread_only = {str(read_only).lower()}\n'
-    path.write_text(f"{settings}[options]\n{lines}")
-    return SpecialRemoteVault(load_vault(path), tmp_path / "private" / "tape.git", create=True)
-
-
-def test_a_content_is_stored_read_listed_and_removed(tmp_path: Path) -> None:
-    vault = new_vault(tmp_path)
+def test_a_content_is_stored_read_listed_and_removed() -> None:
+    folder = prepared_special_remote()
+    vault = special_remote_vault(folder)
     content = b"some bytes" * 1000
     key, other = key_of(content), key_of(b"other")
     stored = vault.store_bytes(key, memoryview(content))
@@ -42,18 +33,17 @@ def test_a_content_is_stored_read_listed_and_removed(tmp_path: Path) -> None:
         assert file.read() == content
     assert list(vault.keys()) == [(key, 10_000)]
     # nothing stays in the private repository
-    assert not list((tmp_path / "private").rglob(f"*/{key}/{key}"))
+    assert not list((folder / "private").rglob(f"*/{key}/{key}"))
     vault.remove(key)
     vault.remove(key)
     with pytest.raises(CopyMissingError):
         vault.open(key)
 
 
-def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault(
-    tmp_path: Path,
-) -> None:
-    vault = new_vault(tmp_path)
-    shutil.move(tmp_path / "remote", tmp_path / "unmounted")
+def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault() -> None:
+    folder = prepared_special_remote()
+    vault = special_remote_vault(folder)
+    shutil.move(folder / "remote", folder / "unmounted")
     errors = []
     for number in range(4):
         content = b"%d" % number
@@ -67,7 +57,7 @@ def test_an_unreachable_remote_says_nothing_about_its_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_folder_remote(tmp_path / "bin", monkeypatch)
-    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
+    vault = special_remote_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
     key, other = key_of(b"content"), key_of(b"other")
     vault.store_bytes(key, memoryview(b"content"))
     assert [one.size for one in vault.presence([key, other])] == [7, None]
@@ -101,10 +91,10 @@ def test_another_machine_reads_what_was_stored(
         install_folder_remote(tmp_path / "bin", monkeypatch)
         options = folder_remote(tmp_path / "remote")
     key = key_of(b"content")
-    vault = new_vault(tmp_path, kind, **options)
+    vault = special_remote_vault(tmp_path, kind, **options)
     vault.store_bytes(key, memoryview(b"content"))
     shutil.rmtree(tmp_path / "private")
-    elsewhere = new_vault(tmp_path, kind, **options)
+    elsewhere = special_remote_vault(tmp_path, kind, **options)
     assert elsewhere.uuid == vault.uuid
     with elsewhere.open(key) as file:
         assert file.read() == b"content"
@@ -112,39 +102,43 @@ def test_another_machine_reads_what_was_stored(
 
 def test_what_cannot_be_set_up_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(VaultUnavailableError, match="no-such-type"):
-        new_vault(tmp_path, kind="no-such-type", url="x")
+        special_remote_vault(tmp_path, "no-such-type", url="x")
     with pytest.raises(ConfigurationError, match="encryption"):
-        new_vault(tmp_path, directory=str(tmp_path / "remote"), encryption="shared")
+        special_remote_vault(tmp_path, directory=str(tmp_path / "remote"), encryption="shared")
 
 
 def test_a_vault_that_was_set_up_read_only_can_be_written_later(tmp_path: Path) -> None:
-    new_vault(tmp_path, read_only=True)
-    vault = new_vault(tmp_path)
+    special_remote_vault(tmp_path, read_only=True)
+    vault = special_remote_vault(tmp_path)
     key, other = key_of(b"content"), key_of(b"other")
     vault.store_bytes(key, memoryview(b"content"))
     assert [one.size for one in vault.presence([key, other])] == [7, None]
     # what was stored stays listed
-    assert list(new_vault(tmp_path, read_only=True).keys()) == [(key, 7)]
+    assert list(special_remote_vault(tmp_path, read_only=True).keys()) == [(key, 7)]
 
 
-def test_edited_options_are_set_up_again(tmp_path: Path) -> None:
-    first = new_vault(tmp_path)
-    (tmp_path / "other").mkdir()
+def test_edited_options_are_set_up_again() -> None:
+    folder = prepared_special_remote()
+    first = special_remote_vault(folder)
+    (folder / "other").mkdir()
     key, other = key_of(b"content"), key_of(b"other")
-    vault = new_vault(tmp_path, directory=str(tmp_path / "other"))
+    vault = special_remote_vault(folder, directory=str(folder / "other"))
     vault.store_bytes(key, memoryview(b"content"))
     assert [one.size for one in vault.presence([key, other])] == [7, None]
-    assert any(path.name == key for path in (tmp_path / "other").rglob("*"))
+    assert any(path.name == key for path in (folder / "other").rglob("*"))
     # without 'keep', the former options are not used with the contents of the new ones
     with pytest.raises(VaultUnavailableError, match="set up"):
-        SpecialRemoteVault(first.config, tmp_path / "private" / "tape.git")
+        SpecialRemoteVault(first.config, folder / "private" / "tape.git")
 
 
 def test_a_content_that_cannot_be_copied_leaves_no_file(
     tmp_path: Path, mount_disk: Callable[[str], Path]
 ) -> None:
-    (tmp_path / "private").symlink_to(mount_disk("4m"))
-    vault = new_vault(tmp_path)
+    folder, disk = prepared_special_remote(), mount_disk("4m")
+    shutil.move(folder / "private" / "tape.git", disk)
+    (folder / "private").rename(folder / "moved")
+    (folder / "private").symlink_to(disk)
+    vault = special_remote_vault(folder)
     content = b"x" * (8 << 20)
     path = tmp_path / "source"
     path.write_bytes(content)
@@ -152,18 +146,18 @@ def test_a_content_that_cannot_be_copied_leaves_no_file(
         vault.store(key_of(content), path)
     with pytest.raises(CopyRefusedError):
         vault.store_bytes(key_of(content), memoryview(content))
-    drafts = tmp_path / "private" / "tape.git" / "annex" / "tmp"
+    drafts = folder / "private" / "tape.git" / "annex" / "tmp"
     assert list(drafts.iterdir()) == []
 
 
-def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    new_vault(tmp_path)
-    drafts = tmp_path / "private" / "tape.git" / "annex" / "tmp"
+def test_files_of_killed_processes_are_removed() -> None:
+    folder = prepared_special_remote()
+    drafts = folder / "private" / "tape.git" / "annex" / "tmp"
     for name in ("neuromirror-old", "neuromirror-new", "of-git-annex"):
         (drafts / name).write_bytes(b"x")
     for name in ("neuromirror-old", "of-git-annex"):
         os.utime(drafts / name, (1, 1))
-    new_vault(tmp_path)
+    special_remote_vault(folder)
     assert {one.name for one in drafts.iterdir()} == {"neuromirror-new", "of-git-annex"}
 
 
@@ -171,7 +165,7 @@ def test_failures_between_which_a_content_is_read_are_not_those_of_the_vault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_folder_remote(tmp_path / "bin", monkeypatch)
-    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
+    vault = special_remote_vault(tmp_path, "external", **folder_remote(tmp_path / "remote"))
     good, bad = key_of(b"good"), key_of(b"bad")
     vault.store_bytes(good, memoryview(b"good"))
     # neither written nor read as a file
