@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror_demo import DemoArchive
+from support.forked_commands import ForkedCommand
 from support.lock_folders import PUBLISHED, LockFolder
 from support.mirror_harness import MirrorHarness, run_git
 from support.web_clone import WebClone
@@ -46,26 +45,21 @@ class ProcessRecorder:
             script.write_text(RECORDING.format(log=self._log, program=program))
             script.chmod(0o755)
 
-    def run(self, *arguments: str | Path, cwd: Path, code: int = 0, **environment: str) -> str:
+    def run(self, *arguments: str | Path, cwd: Path, code: int = 0, **environment: str) -> None:
         """Run neuromirror, and record the processes below it."""
-        program = Path(sys.executable).with_name("neuromirror")
         path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
-        with subprocess.Popen(
-            [program, *arguments],
-            cwd=cwd,
-            env={**os.environ, **CREDENTIALS, **environment, "PATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        with ForkedCommand(
+            [str(one) for one in arguments],
+            environment={**os.environ, **CREDENTIALS, **environment, "PATH": path},
+            first=f"import os; os.chdir({str(cwd)!r})",
         ) as process:
             over = threading.Event()
             sampling = threading.Thread(target=self._sample, args=(process.pid, over))
             sampling.start()
-            printed, _ = process.communicate(timeout=600)
+            printed = process.communicate()
             over.set()
             sampling.join()
         assert process.returncode == code, printed
-        return printed
 
     def _sample(self, pid: int, over: threading.Event) -> None:
         while not over.wait(0.02):

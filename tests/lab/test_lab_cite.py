@@ -447,7 +447,7 @@ def test_a_very_long_title_and_list_of_authors_is_whole(odd_metadata_store: Cita
     for form in FORMATS:
         citation = odd_metadata_store.citation(form, "box:long")
         assert ("Very long " * 400).strip() in citation
-        assert "N299" in citation
+        assert "N98" in citation
 
 
 @pytest.mark.parametrize("name", sorted(ODD_METADATA))

@@ -113,9 +113,8 @@ def with_curl(exported: Path, folder: Path) -> Path:
 
 
 def with_addurls(exported: Path, folder: Path) -> Path:
-    from datalad import api
-
-    api.create(path=str(folder), force=True, result_renderer="disabled")
+    program("git", "init", "--quiet", folder=folder)
+    program("git", "annex", "init", folder=folder)
     (folder / "table.csv").write_bytes(exported.read_bytes())
     program(
         "datalad", "addurls", "--key", "{key}", "table.csv", "{url}", "{path}", folder=folder

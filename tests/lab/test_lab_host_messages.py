@@ -20,10 +20,9 @@ SETTING = "annex.security.allowed-ip-addresses"
 
 
 @pytest.fixture
-def restricted_clone(lab: LabStore, tmp_path: Path, isolated_home: Path) -> Path:
+def restricted_clone(still_lab: LabStore, tmp_path: Path, isolated_home: Path) -> Path:
     """A clone whose URLs are on this machine, to which git-annex may not connect."""
-    lab.mirror_harness.sync(NAME)
-    folder = clone_dataset(lab.mirror_harness, NAME, tmp_path / "clone")
+    folder = clone_dataset(still_lab.mirror_harness, NAME, tmp_path / "clone")
     config = str(isolated_home / ".gitconfig")
     subprocess.run(["git", "config", "--file", config, "--unset-all", SETTING], check=True)
     return folder
@@ -65,10 +64,10 @@ def test_the_hint_is_right(restricted_clone: Path) -> None:
 
 
 def test_a_host_that_takes_no_token_is_named_once(
-    restricted_clone: Path, demo: DemoArchive
+    restricted_clone: Path, shared_demo: DemoArchive
 ) -> None:
     subprocess.run(["git", "-C", str(restricted_clone), "config", SETTING, "127.0.0.1"], check=True)
-    with demo.fault("status", server="s3", path=".", status=401):
+    with shared_demo.fault("status", server="s3", path=".", status=401):
         code, records, lines = run("verify", "--remote", str(restricted_clone))
     assert code == 1
     hosts = [one["host"] for one in records if one.get("kind") == "url" and one.get("host")]
@@ -106,9 +105,9 @@ def test_get_names_forbidden_hosts_once(
 
 
 def test_restore_prints_one_message_and_a_count(
-    restricted_clone: Path, tmp_path: Path, lab: LabStore
+    restricted_clone: Path, tmp_path: Path, still_lab: LabStore
 ) -> None:
-    store = ("--store", str(lab.mirror_harness.folder))
+    store = ("--store", str(still_lab.mirror_harness.folder))
     lock = str(tmp_path / "datasets.lock")
     assert run("pin", NAME, "-o", lock, *store)[0] == 0
     code, records, lines = run("restore", lock, "--into", str(tmp_path / "data"), *store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ WRONG = "sha256:" + "0" * 64
 
 
 def restore_crafted(
-    honest: LockFolder, folder: Path, target: bytes, mode: str = LINK, *listed: str
+    honest: LockFolder, folder: Path, files: Sequence[tuple[str, bytes]], listed: Sequence[int]
 ) -> RestoreResult:
-    """Return the result for a dataset whose only file ``x`` is a link to ``target``.
+    """Return the result for a dataset of files ``x0``, ``x1``, …, each a mode and a content.
 
-    With another ``mode`` it is a file of that content; ``listed`` is what the lock's state has.
+    ``listed`` are the numbers of those in the lock's state.
     """
     pinned = honest.pin_of(PUBLISHED)
     name = f"{pinned.commit}:.neuromirror/dataset.json"
@@ -42,13 +43,16 @@ def restore_crafted(
         run_git(honest.mirror_harness.repository(PUBLISHED), "show", name)
     )
     crafted = CraftedRepository(folder / "crafted.git", description)
-    files = [file_at(name) for name in (listed if mode != LINK else ("x",))]
-    state = state_of(*files)
-    tree = crafted.tree(crafted.description_entry(state), (mode, b"x", crafted.blob(target)))
+    state = state_of(*(file_at(f"x{number}") for number in listed))
+    entries = [
+        (mode, b"x%d" % number, crafted.blob(content))
+        for number, (mode, content) in enumerate(files)
+    ]
+    tree = crafted.tree(crafted.description_entry(state), *entries)
     commit = crafted.commit(tree)
     path = folder / "paper" / "datasets.lock"
     crafted.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=len(files))
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=len(listed))
     return restore_lock(lock, folder / "paper" / "data", offline=True)
 
 
@@ -57,61 +61,59 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
     lock_template: LockFolder, tmp_path: Path, where: str
 ) -> None:
     """The key's own bytes would be fetched and verified, while other bytes are read at the path."""
-    target = link_target(KEY, b"x")
+    target = link_target(KEY, b"x0")
     if where == "absolute":
         target = os.fsencode(tmp_path) + b"/paper/other/" + target
     elif where == "other hash":
         target = f".git/annex/objects/ab/cd/{KEY}/{KEY}".encode()
     else:
         target = where.encode() + target
-    done = restore_crafted(lock_template, tmp_path, target)
+    done = restore_crafted(lock_template, tmp_path, [(LINK, target)], [0])
     assert done.only().status == "error", done.only().message
     assert not done.folder(PUBLISHED).exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "mode"),
-    [
-        (f"/annex/objects/{KEY}\n", FILE),
-        (f"/annex/objects/{KEY}", "100755"),
-        (f"../.git/annex/objects/a/b/{KEY}/{KEY}\r\nmore", FILE),
-    ],
-)
-def test_a_pointer_file_is_in_the_state(
-    lock_template: LockFolder, tmp_path: Path, content: str, mode: str
-) -> None:
+POINTERS = [
+    (FILE, f"/annex/objects/{KEY}\n".encode()),
+    ("100755", f"/annex/objects/{KEY}".encode()),
+    (FILE, f"../.git/annex/objects/a/b/{KEY}/{KEY}\r\nmore".encode()),
+]
+
+
+def test_pointer_files_are_in_the_state(lock_template: LockFolder, tmp_path: Path) -> None:
     """git-annex gets the content of unlocked files too."""
-    done = restore_crafted(lock_template, tmp_path / "without", content.encode(), mode)
-    assert done.only().status == "error", done.only().message
-    done = restore_crafted(lock_template, tmp_path / "with", content.encode(), mode, "x")
+    for number, pointer in enumerate(POINTERS):
+        done = restore_crafted(lock_template, tmp_path / str(number), [pointer], [])
+        assert done.only().status == "error", pointer
+    done = restore_crafted(lock_template, tmp_path / "all", POINTERS, range(len(POINTERS)))
     assert done.only().status == "ok", done.only().message
 
 
-@pytest.mark.parametrize("content", ["", "/annex/objects/", "/annex/objects/no key\n", KEY])
-def test_a_file_that_is_no_pointer_is_not_in_the_state(
-    lock_template: LockFolder, tmp_path: Path, content: str
+def test_files_that_are_no_pointers_are_not_in_the_state(
+    lock_template: LockFolder, tmp_path: Path
 ) -> None:
-    done = restore_crafted(lock_template, tmp_path, content.encode(), FILE)
+    contents = (b"", b"/annex/objects/", b"/annex/objects/no key\n", KEY.encode())
+    done = restore_crafted(lock_template, tmp_path, [(FILE, one) for one in contents], [])
     assert done.only().status == "ok", done.only().message
 
 
 def test_content_in_another_repository_is_not_what_get_got(
     lock_template: LockFolder, tmp_path: Path
 ) -> None:
-    done = restore_crafted(lock_template, tmp_path, link_target(KEY, b"x"))
+    done = restore_crafted(lock_template, tmp_path, [(LINK, link_target(KEY, b"x0"))], [0])
     assert done.only().status == "ok", done.only().message
     folder = done.folder(PUBLISHED)
-    content = folder / os.fsdecode(link_target(KEY, b"x"))
+    content = folder / os.fsdecode(link_target(KEY, b"x0"))
     content.parent.mkdir(parents=True)
     content.write_bytes(b"x")
-    other = tmp_path / "other" / os.fsdecode(link_target(KEY, b"x"))
+    other = tmp_path / "other" / os.fsdecode(link_target(KEY, b"x0"))
     other.parent.mkdir(parents=True)
     other.write_bytes(b"y")
     assert {one.status for one in get(folder)} <= {"ok", "notneeded"}
-    (folder / "x").unlink()
-    (folder / "x").symlink_to(other)
+    (folder / "x0").unlink()
+    (folder / "x0").symlink_to(other)
     assert [(one.status, Path(one.path).name) for one in get(folder) if one.failed] == [
-        ("impossible", "x")
+        ("impossible", "x0")
     ]
 
 
@@ -136,18 +138,18 @@ def false_claims(pin: Pin) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("what", ["metadata", "version", "doi", "no doi", "name"])
 def test_a_lock_that_contradicts_its_commit_is_refused(
-    lock_template: LockFolder, tmp_path: Path, what: str
+    lock_template: LockFolder, restored_lock_folder: LockFolder, tmp_path: Path, what: str
 ) -> None:
     true = lock_template.pin_of(PUBLISHED)
-    paper = with_changes(lock_template, tmp_path / "paper", **false_claims(true)[what])
+    paper = with_changes(lock_template, tmp_path / "false", **false_claims(true)[what])
     done = restore_lock(paper.lock, tmp_path / "data", offline=True).only()
     assert done.status == "error", done.message
     assert not (tmp_path / "data" / "demo--000002").exists()
     # another strategy does not change the result
-    restored = restore_lock(lock_template.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    restored = restored_lock_folder.folder / "data"
     (false,) = paper.lock.datasets
-    restored.rename(restored.with_name(false.dataset.alias))
-    found = verify_all(paper.file, within=tmp_path / "data", allow_missing=True)
+    (restored / "demo--000002").rename(restored / false.dataset.alias)
+    found = verify_all(paper.file, within=restored, allow_missing=True)
     assert ("lock", ".", "error") in failures(found)
 
 

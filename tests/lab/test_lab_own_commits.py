@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,17 +20,11 @@ from neuromirror.lab.restore import restore
 from neuromirror.model import Document
 from support.dataset_clones import clone_dataset
 from support.lab_store import LabStore
-from support.lock_folders import PUBLISHED, LockFolder
+from support.lock_folders import PUBLISHED, LockFolder, run
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedSource, files
 
 Clones = Callable[..., Path]
-
-
-def datalad(folder: Path, *arguments: str) -> None:
-    command = ["datalad", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +42,12 @@ def clones(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Clo
         return Path(shutil.copytree(template(label), folder / "clone", symlinks=True))
 
     return copy
+
+
+def append_text2git(clone: Path) -> None:
+    """Have git-annex add text files to git, as ``datalad run-procedure cfg_text2git`` does."""
+    with (clone / ".gitattributes").open("a") as attributes:
+        attributes.write("* annex.largefiles=((mimeencoding=binary)and(largerthan=0))\n")
 
 
 def commit(clone: Path) -> None:
@@ -82,9 +81,9 @@ def test_a_labs_own_files_are_listed_separately_and_an_update_is_merged(
     run_git(clone, "switch", "-q", "-c", "published")
     (clone / "analysis.py").write_text("print(1)\n")
     (clone / "figure.bin").write_bytes(b"\0\1\2" * 999)
-    # it appends to .gitattributes, which an update must not change
-    datalad(clone, "run-procedure", "cfg_text2git")
-    datalad(clone, "save", "-m", "own work")
+    # an update must not change .gitattributes
+    append_text2git(clone)
+    commit(clone)
     code, found, summary = verify_clone(clone)
     own = {path for path, (_, kind) in found.items() if kind == "local"}
     assert own == {"analysis.py", "figure.bin", ".gitattributes"}
@@ -95,7 +94,7 @@ def test_a_labs_own_files_are_listed_separately_and_an_update_is_merged(
     assert (code, summary["local_changes"], summary["failed"]) == (0, 3, 0)
     assert summary["dataset"] == before["dataset"]
     assert summary["version"] == before["version"] == old
-    datalad(clone, "update", "--how", "merge")
+    run(clone, "datalad", "update", "--how", "merge")
     code, found, summary = verify_clone(clone)
     assert (code, summary["version"], summary["local_changes"]) == (0, new, 3)
     assert found["analysis.py"] == ("notneeded", "local")
@@ -125,8 +124,7 @@ def test_a_lab_with_its_own_attributes_merges_a_state_with_another_sidecar(
     )
     scripted_lab.mirror_harness.sync()
     clone = clone_dataset(scripted_lab.mirror_harness, "box:a", tmp_path / "clone")
-    with (clone / ".gitattributes").open("a") as attributes:
-        attributes.write("* annex.largefiles=((mimeencoding=binary)and(largerthan=0))\n")
+    append_text2git(clone)
     run_git(clone, "commit", "-qam", "text in git")
     thing.documents = [*thing.documents, Document(b"subject.json", b"{}")]
     scripted_lab.mirror_harness.sync()

@@ -112,6 +112,11 @@ class ForkedCommand:
         )
 
     @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
@@ -132,9 +137,8 @@ class ForkedCommand:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the command has exited."""
-        assert self._process.pid is not None
         with suppress(ProcessLookupError):
-            os.kill(self._process.pid, number)
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

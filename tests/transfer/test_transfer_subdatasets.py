@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,32 +15,39 @@ from support.stub_server import StubServer, responds_with
 from support.web_clone import File, WebClone, content_of, git, make_dataset
 
 
-@pytest.fixture
-def superdataset_clone(web_clone: WebClone) -> Path:
+@pytest.fixture(scope="module")
+def superdataset_template(
+    web_clone_template: WebClone, module_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A clone of a dataset with one file and two subdatasets, of which one is not installed."""
-    import hashlib
-
+    part, folder = web_clone_template.clone, tmp_path_factory.mktemp("superdataset")
     content = content_of("above")
-    web_clone.web.contents["/above"] = content
+    web_clone_template.web.contents["/above"] = content
     key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), b"own.dat")
-    origin = git(web_clone.clone, "config", "remote.origin.url").strip()
-    commit = git(web_clone.clone, "rev-parse", "HEAD").strip()
+    origin = git(part, "config", "remote.origin.url").strip()
+    commit = git(part, "rev-parse", "HEAD").strip()
     modules = "".join(
         f'[submodule "{name}"]\n\tpath = {name}\n\turl = {origin}\n' for name in ("here", "there")
     )
     repository = make_dataset(
-        web_clone.folder / "above",
-        [File("own.dat", key, [f"{web_clone.web.url}/above"], content)],
+        folder / "above",
+        [File("own.dat", key, [f"{web_clone_template.web.url}/above"], content)],
         {".gitmodules": ("100644", modules.encode())},
     )
-    clone = web_clone.folder / "super"
-    git(web_clone.folder, "clone", "-q", str(repository), str(clone))
+    clone = folder / "super"
+    git(folder, "clone", "-q", str(repository), str(clone))
     for name in ("here", "there"):
         git(clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},{name}")
     git(clone, "commit", "-q", "-m", "parts")
     git(clone, "annex", "init", "-q")
-    shutil.copytree(web_clone.clone, clone / "here", symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(part, clone / "here", symlinks=True, dirs_exist_ok=True)
     return clone
+
+
+@pytest.fixture
+def superdataset_clone(superdataset_template: Path, tmp_path: Path) -> Path:
+    """A copy of the clone."""
+    return Path(shutil.copytree(superdataset_template, tmp_path / "super", symlinks=True))
 
 
 def by_path(outcomes: list[Outcome]) -> dict[str, Outcome]:
@@ -144,9 +152,7 @@ def test_a_repository_without_git_annex_may_contain_datasets(
     }
 
 
-def test_a_broken_subdataset_does_not_stop_the_others(
-    superdataset_clone: Path, web_clone: WebClone
-) -> None:
+def test_a_broken_subdataset_does_not_stop_the_others(superdataset_clone: Path) -> None:
     shutil.rmtree(superdataset_clone / "here" / ".git" / "objects")
     got = by_path(list(get(superdataset_clone, ["here", "own.dat"])))
     assert got["here"].status == "error"
