@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service import executors
+from neuromirror.service import executors, worker_pool
 from neuromirror.service.executors import (
     JobTimeoutError,
     WorkerLostError,
@@ -31,6 +32,7 @@ from neuromirror.service.writer import Writer
 from neuromirror.service.writer_messages import job_channel
 from neuromirror_demo import DemoArchive
 from support.forked_commands import fork_command
+from support.forked_workers import ForkedWorker
 from support.job_harness import JobHarness, open_job_harness
 from support.mirror_harness import MirrorHarness
 from support.store_states import (
@@ -41,6 +43,9 @@ from support.store_states import (
     wait_until,
 )
 
+FORKING = SimpleNamespace(
+    Popen=ForkedWorker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+)
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -70,8 +75,9 @@ def shared_pool() -> Iterator[WorkerPool]:
 
 @pytest.fixture
 def lent_pool(shared_pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have executors of processes use the shared ones."""
+    """Have executors of processes use the shared ones, which are forked."""
     monkeypatch.setattr(executors, "WorkerPool", lambda *_: LentPool(shared_pool))
+    monkeypatch.setattr(worker_pool, "subprocess", FORKING)
 
 
 @pytest.fixture
@@ -131,9 +137,11 @@ def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
     executor = worker_pair
     job = job_harness.job("visit", "demo:000001")
     with demo.fault("hang", path="/000001/", seconds=3600) as hanging:
+        # the worker that was used last is the first to be used again
+        worker = executor.submit(os.getpid).result()
         doomed = executor.submit(run_job, job_harness.job_context(), job)
         wait_until(lambda: hanging.struck)
-        (worker,) = set(list_workers()) - {executor.submit(os.getpid).result()}
+        assert executor.submit(os.getpid).result() != worker
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerLostError, match=r"demo:000001 \(visit\): .* killed \(SIGKILL\)"):
             doomed.result()
@@ -213,7 +221,7 @@ import os, signal, sys, time
 from pathlib import Path
 from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.index import Schedule
-from neuromirror.service.executors import job_context, process_executor
+from neuromirror.service.executors import job_context, process_executor, thread_executor
 from neuromirror.service.jobs import Job, run_job
 from neuromirror.crawl.leases import Lease
 from neuromirror.service.writer import Writer
@@ -223,12 +231,17 @@ def die(event, about):
     if event in ("os.rename", "open") and arguments[2] in str(about):
         os.kill(os.getpid(), signal.SIGKILL)
 
+def open_executor(writer):
+    if arguments[3] == "processes":
+        return process_executor(1, writer, 600, 1 << 30)
+    return thread_executor(1, writer)
+
 store = Store.open(Path(arguments[0]), create=True)
 mirror = load_mirrors(Path(arguments[1]))["demo"]
 with (
     open_recorder(store, store.index_path) as recorder,
     Schedule.open(store.schedule_path) as schedule,
-    process_executor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
+    open_executor(Writer(recorder, schedule)) as executor,
 ):
     lease = Lease("demo:000001", schedule.leases.claim("demo:000001", "a test", time.time(), 60))
     job = Job("visit", lease, mirror, "000001")
@@ -238,11 +251,19 @@ with (
 """
 
 
-@pytest.mark.parametrize("part", ["packed-refs.new-", "packed-refs'", "info/refs", "journal.jsonl"])
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("packed-refs.new-", "threads"),
+        ("packed-refs'", "processes"),
+        ("info/refs", "threads"),
+        ("journal.jsonl", "threads"),
+    ],
+)
 def test_the_service_may_be_killed_while_it_applies_a_result(
-    mirror_harness: MirrorHarness, part: str
+    mirror_harness: MirrorHarness, part: str, kind: str
 ) -> None:
-    arguments = [str(mirror_harness.folder), str(mirror_harness.mirrors), part]
+    arguments = [str(mirror_harness.folder), str(mirror_harness.mirrors), part, kind]
     killed = fork_command([], 1, 2, first=f"arguments = {arguments}\n{_DYING_SERVICE}")
     killed.join()
     assert killed.exitcode == -signal.SIGKILL

@@ -22,11 +22,6 @@ from support.service_process import SHORT_TIMEOUTS, running_service, serve_once
 THREAD = ("--workers", "1", "--executor", "threads")
 
 
-@pytest.fixture
-def dandisets() -> int:
-    return 7
-
-
 def published(mirror_harness: MirrorHarness) -> dict[str, str]:
     return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
 
@@ -72,6 +67,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     mirror_harness.fsck(killed=True)
 
 
+@pytest.mark.parametrize("dandisets", [6])
 def test_a_worker_that_is_killed_costs_one_visit(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
@@ -165,7 +161,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
     ) as service:
         address = service.wait_for("health server started")["message"].removesuffix("/healthz")
         service.wait_for("started")
-        service.wait(lambda: len(service.find_events("visited")) > 5)
+        service.wait(lambda: len(service.find_events("visited")) > 2)
 
         def page(name: str) -> str:
             with urllib.request.urlopen(f"{address}/{name}") as answer:
@@ -176,7 +172,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
         jobs = r'neuromirror_jobs_total\{kind="visit",mirror="demo",outcome="changed"\} (\d+)\.0'
         found = re.search(jobs, page("metrics"))
         assert found is not None
-        assert int(found[1]) > 3
+        assert int(found[1]) == 3
 
         file.write_text("source = \n", "utf-8")
         assert "not valid TOML" in service.wait_for("mirror file invalid")["message"]

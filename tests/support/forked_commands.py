@@ -32,7 +32,7 @@ def fork_command(
     """
     from support.command_child import run_command
 
-    context = _running_forkserver()
+    context = running_forkserver()
     with _copied(out) as stdout, _copied(err) as stderr:
         process = context.Process(
             target=run_command, args=(arguments, dict(environment), stdout, stderr, first)
@@ -46,7 +46,7 @@ def call_in_child(function: Callable[..., Any], *arguments: object) -> tuple[int
 
     The result is None if the child died.
     """
-    context = _running_forkserver()
+    context = running_forkserver()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_send_result, args=(dict(os.environ), sender, function, arguments)
@@ -71,7 +71,8 @@ def _send_result(
     sender.send(function(*arguments))
 
 
-def _running_forkserver() -> ForkServerContext:
+def running_forkserver() -> ForkServerContext:
+    """Return the context of processes that are forked from one that has imported neuromirror."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.command_child"])
     with pytest.MonkeyPatch.context() as patch:
