@@ -180,7 +180,7 @@ def test_versions_that_only_git_has_are_found_by_a_rebuild(mirror_harness: Mirro
 def test_records_that_were_lost_are_read_back_from_git(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    mirror_harness.sync()
+    mirror_harness.sync("demo:000004")
     store = mirror_harness.store
     with mirror_harness.index() as index:
         row = index.resolve("demo:000004", "draft")
@@ -196,7 +196,7 @@ def test_records_that_were_lost_are_read_back_from_git(
     refs = mirror_harness.refs()
     shutil.rmtree(mirror_harness.folder / "neuromirror" / "records")
     demo.add_file("000004", "new.txt", b"new")
-    assert mirror_harness.sync()["demo:000004"].status == "ok"
+    assert mirror_harness.sync("demo:000004")["demo:000004"].status == "ok"
     assert mirror_harness.refs() != refs
     mirror_harness.fsck()
 

@@ -23,19 +23,19 @@ def write_mirror_file(mirrors: Path, demo: DemoArchive, limits: str = "") -> Non
 
 
 @pytest.fixture
-def zarrs(mirror_harness: MirrorHarness, demo: DemoArchive) -> Zarrs:
+def zarrs(empty_archive: DemoArchive) -> Zarrs:
     """The Zarrs of the archive, which are mirrored."""
-    write_mirror_file(mirror_harness.mirrors, demo)
-    return demo.add_zarrs()
+    write_mirror_file(empty_archive.mirrors, empty_archive)
+    return empty_archive.add_zarrs()
 
 
 @pytest.fixture
-def small_zarrs(mirror_harness: MirrorHarness, demo: DemoArchive) -> Zarrs:
+def small_zarrs(empty_archive: DemoArchive) -> Zarrs:
     """The Zarrs of the archive without the largest; those of 30 files or more are subdatasets."""
-    write_mirror_file(mirror_harness.mirrors, demo, "[zarr]\ninline_components = 30\n")
-    zarrs = demo.add_zarrs()
+    write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_components = 30\n")
+    zarrs = empty_archive.add_zarrs()
     for large in (zarrs.pop("v2x1200"), zarrs.pop("v3x1200")):
-        demo.remove_file(large["dandiset"], large["path"])
+        empty_archive.remove_file(large["dandiset"], large["path"])
     return zarrs
 
 
@@ -53,9 +53,9 @@ def newest(
 
 
 def test_every_zarr_is_mirrored_or_a_named_exception(
-    demo: DemoArchive, mirror_harness: MirrorHarness, zarrs: Zarrs
+    empty_archive: DemoArchive, small_archive_harness: MirrorHarness, zarrs: Zarrs
 ) -> None:
-    result = mirror_harness.sync()
+    result = small_archive_harness.sync()
     wrong = zarrs["wrong"]
     failed = {name: one for name, one in result.items() if one.exit_code}
     assert failed.keys() == {f"demo:{wrong['dandiset']}"}
@@ -63,7 +63,7 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
     for name, zarr in zarrs.items():
         if name == "closed":
             continue
-        parts, files, exceptions = newest(mirror_harness, zarr["dandiset"])
+        parts, files, exceptions = newest(small_archive_harness, zarr["dandiset"])
         inline = {one for one in files if one.startswith(f"{zarr['path']}/")}
         if name in ("v2x1200", "v3x1200", "pending"):
             assert parts[zarr["path"]] == f"demo:zarr/{zarr['zarr']}", name
@@ -71,58 +71,58 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
         elif name == "wrong":
             assert exceptions == {zarr["path"]: "zarr-not-proven"}
         else:
-            assert len(inline) == len(demo.zarrs[zarr["zarr"]].entries), name
+            assert len(inline) == len(empty_archive.zarrs[zarr["zarr"]].entries), name
             assert zarr["path"] not in exceptions
         roots = tuple(one["path"] for one in zarrs.values())
         assets = {one for one in files if not one.startswith(roots)}
         own = {one["path"] for one in zarrs.values() if one["dandiset"] == zarr["dandiset"]}
-        assert assets | own == set(demo.paths(zarr["dandiset"]))
-    refs = mirror_harness.refs()
-    demo.clear_requests()
-    repeated = mirror_harness.sync()
+        assert assets | own == set(empty_archive.paths(zarr["dandiset"]))
+    refs = small_archive_harness.refs()
+    empty_archive.clear_requests()
+    repeated = small_archive_harness.sync()
     assert {one.status for name, one in repeated.items() if name not in failed} == {"notneeded"}
-    requested = [name for name, one in zarrs.items() if demo.count_requests(one["zarr"])]
+    requested = [name for name, one in zarrs.items() if empty_archive.count_requests(one["zarr"])]
     assert set(requested) == {"pending", "wrong"}
-    assert mirror_harness.refs() == refs
-    mirror_harness.fsck()
+    assert small_archive_harness.refs() == refs
+    small_archive_harness.fsck()
 
 
 def test_a_zarr_that_changes_between_visits_and_back(
-    demo: DemoArchive, mirror_harness: MirrorHarness, small_zarrs: Zarrs
+    empty_archive: DemoArchive, small_archive_harness: MirrorHarness, small_zarrs: Zarrs
 ) -> None:
     zarr = small_zarrs["v2x40"]
     name = f"demo:{zarr['dandiset']}"
-    mirror_harness.sync(name)
+    small_archive_harness.sync(name)
     dataset = f"demo:zarr/{zarr['zarr']}"
-    commits = [run_git(mirror_harness.repository(dataset), "rev-parse", "main").strip()]
-    demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"other" * 4)
-    demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
-    demo.clear_requests()
-    assert mirror_harness.sync(name)[name].status == "ok"
+    commits = [run_git(small_archive_harness.repository(dataset), "rev-parse", "main").strip()]
+    empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"other" * 4)
+    empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
+    empty_archive.clear_requests()
+    assert small_archive_harness.sync(name)[name].status == "ok"
     # unchanged Zarrs cost no request
     for other in ("v3x40", "nested"):
-        assert demo.count_requests(small_zarrs[other]["zarr"]) == 0
-    commits.append(run_git(mirror_harness.repository(dataset), "rev-parse", "main").strip())
+        assert empty_archive.count_requests(small_zarrs[other]["zarr"]) == 0
+    commits.append(run_git(small_archive_harness.repository(dataset), "rev-parse", "main").strip())
     assert len(set(commits)) == 2
-    links = run_git(mirror_harness.repository(name), "ls-tree", "-r", "main", zarr["path"])
+    links = run_git(small_archive_harness.repository(name), "ls-tree", "-r", "main", zarr["path"])
     assert commits[1] in links
-    with mirror_harness.index() as index:
+    with small_archive_harness.index() as index:
         labels = [one.label for one in index.versions(dataset)]
         assert [one.upstream for one in index.versions(dataset)] == labels
     assert all(label.count("-") == 3 for label in labels)
 
 
 def test_states_missed_between_visits_are_added(
-    demo: DemoArchive, mirror_harness: MirrorHarness, small_zarrs: Zarrs
+    empty_archive: DemoArchive, small_archive_harness: MirrorHarness, small_zarrs: Zarrs
 ) -> None:
     zarr = small_zarrs["v2x40"]
     name, dataset = f"demo:{zarr['dandiset']}", f"demo:zarr/{zarr['zarr']}"
-    mirror_harness.sync(name)
+    small_archive_harness.sync(name)
     for number in range(3):
-        demo.let_time_pass(5)
-        demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"%16d" % number * 4)
-    assert mirror_harness.sync(name, history=True)[name].status == "ok"
-    with mirror_harness.index() as index:
+        empty_archive.let_time_pass(5)
+        empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"%16d" % number * 4)
+    assert small_archive_harness.sync(name, history=True)[name].status == "ok"
+    with small_archive_harness.index() as index:
         rows = list(index.versions(dataset))
         (linked,) = (
             one
@@ -134,11 +134,11 @@ def test_states_missed_between_visits_are_added(
     assert linked.commit == rows[-1].commit
     assert len({one.state for one in rows}) == 4
     # a deep visit reads the bucket again and finds nothing new
-    demo.clear_requests()
-    repeated = mirror_harness.sync(name, deep=True)[name]
+    empty_archive.clear_requests()
+    repeated = small_archive_harness.sync(name, deep=True)[name]
     assert (repeated.exit_code, repeated.versions) == (0, ())
-    assert demo.count_requests(zarr["zarr"]) > 0
-    mirror_harness.fsck()
+    assert empty_archive.count_requests(zarr["zarr"]) > 0
+    small_archive_harness.fsck()
 
 
 @pytest.mark.slow
