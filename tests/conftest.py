@@ -32,6 +32,11 @@ settings.register_profile(
     "neuromirror", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("neuromirror")
+# Examples without the constants of all modules imported so far: to parse those takes each process
+# three seconds, and the examples would depend on the tests that ran before
+pytest.MonkeyPatch().setattr(
+    "hypothesis.internal.conjecture.providers.is_local_module_file", lambda path: False
+)
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
