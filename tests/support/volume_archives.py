@@ -32,7 +32,7 @@ _NDSTORE = """
 source = "ndstore"
 [options]
 api = "{api}"
-block = [64, 64, 16]
+block = [128, 128, 16]
 hash = "fetch"
 include = ["demo11/membranes", "demo11/image"]
 """
