@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -150,9 +152,12 @@ def test_image_of_another_format_starts_no_program(
 
 def test_image_with_too_many_pixels_is_refused() -> None:
     made = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(made, "PNG")
+    Image.new("1", (1, 1)).save(made, "PNG")
+    png = bytearray(made.getvalue())
+    png[16:24] = struct.pack(">II", 20_000, 20_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(MemoryError):
-        preview_image(made)
+        preview_image(io.BytesIO(png))
 
 
 def test_pdf_preview_is_its_first_page() -> None:

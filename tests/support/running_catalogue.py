@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin
@@ -50,6 +51,13 @@ class RunningCatalogue:
         kind = "application/json" if status == 200 else "application/problem+json"
         assert reply.headers["content-type"] == kind
         return reply.json()
+
+
+def peak_memory(pid: int) -> int:
+    """Return the largest number of bytes that a process has had so far; 0 if it is ending."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 0 if found is None else int(found[1]) << 10
 
 
 def visible_text(page: str) -> str:

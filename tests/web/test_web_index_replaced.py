@@ -113,7 +113,8 @@ def leaking_paths(site: RunningCatalogue, secret_texts: tuple[str, str]) -> set[
 
 def test_warm_connections_show_nothing_after_a_takedown(copied_harness: MirrorHarness) -> None:
     secret_texts = secrets(copied_harness)
-    with run_catalogue(copied_harness.store, "--sql") as site:
+    # pages of several processes: test_a_withdrawn_dataset_is_gone_at_once
+    with run_catalogue(copied_harness.store, "--sql", "--processes=1") as site:
         before = leaking_paths(site, secret_texts)
         assert {one for one in SURFACES if one.startswith("/index")} - before <= {
             "/index/newest_versions.json"

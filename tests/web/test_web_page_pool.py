@@ -157,15 +157,15 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
     )
 
     async def check(pool: PagePool) -> None:
-        async def shown() -> set[str]:
-            # several times, so that every thread of both processes has a connection
+        async def shown(times: int = 4) -> set[str]:
             found = set()
             for path in paths:
-                replies = await asyncio.gather(*(answer(pool, scope(path)) for _ in range(8)))
+                replies = await asyncio.gather(*(answer(pool, scope(path)) for _ in range(times)))
                 found |= {path for _, _, body in replies if title in body}
             return found
 
-        assert len(await shown()) > 5
+        # so often that every thread of both processes has a connection
+        assert len(await shown(times=8)) > 5
         with open_recorder(harness.store, harness.store.index_path) as recorder:
             mirrors = load_mirrors(harness.mirrors)
             list(take_down(harness.store, recorder, NAME, "asked for", "me", mirrors))
@@ -177,68 +177,70 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
     run(options_of(harness), check)
 
 
-def test_a_killed_process_fails_its_request_and_is_replaced(
+async def check_killed_process(pool: PagePool) -> None:
+    """A killed process fails its request, and is replaced."""
+    for pause in (0.0, 0.001, 0.01):  # clients that leave are forgotten
+        leaving = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
+        await asyncio.sleep(pause)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+    assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
+    assert pool._in_progress == 0
+    assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
+    first, second = pool._processes
+    assert first is not None
+    assert second is not None
+    os.kill(first.pid, signal.SIGSTOP)  # it answers nothing any more
+    stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
+    while not first.pending:
+        await asyncio.sleep(0.01)
+    assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
+    os.kill(first.pid, signal.SIGKILL)
+    with pytest.raises(PageProcessError):
+        await stuck
+    assert (await answer(pool, scope("/mirrors")))[0] == 200
+    await asyncio.gather(*(answer(pool, scope("/mirrors")) for _ in range(4)))
+    async with asyncio.timeout(120):
+        while not all(one is not None and one.is_ready for one in pool._processes):
+            await asyncio.sleep(0.02)
+    assert pool._processes[0] is not first
+
+
+async def check_hanging_process(pool: PagePool, patch: pytest.MonkeyPatch) -> None:
+    """A page that takes too long leaves the others; a process that hangs is stopped."""
+    first = pool._processes[0]
+    assert first is not None
+    os.kill(first.pid, signal.SIGSTOP)  # until it has two messages to read
+    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 2.0)
+    slow = asyncio.ensure_future(pool._request(first, scope("/mirrors")))
+    while not first.pending:
+        await asyncio.sleep(0)
+    # the process does not reply to it
+    assert first._writer is not None
+    first._writer.write(encode(Cancellation(*first.pending)))
+    os.kill(first.pid, signal.SIGCONT)
+    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
+    assert (await pool._request(first, scope("/mirrors"))).status == 200
+    with pytest.raises(PageProcessError):
+        await slow
+    assert first.pending == {}
+    assert first.is_running
+    assert (await pool._request(first, scope("/mirrors"))).status == 200
+    os.kill(first.pid, signal.SIGSTOP)
+    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(PageProcessError):
+        await pool._request(first, scope("/mirrors"))
+    assert not first.is_running
+
+
+def test_a_killed_process_is_replaced_and_a_hanging_one_is_stopped(
     demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_pool, "_RESTART_SECONDS", 0.0)
 
     async def check(pool: PagePool) -> None:
-        for pause in (0.0, 0.001, 0.01):  # clients that leave are forgotten
-            leaving = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
-            await asyncio.sleep(pause)
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
-        assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
-        assert pool._in_progress == 0
-        assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
-        first, second = pool._processes
-        assert first is not None
-        assert second is not None
-        os.kill(first.pid, signal.SIGSTOP)  # it answers nothing any more
-        stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
-        while not first.pending:
-            await asyncio.sleep(0.01)
-        assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
-        os.kill(first.pid, signal.SIGKILL)
-        with pytest.raises(PageProcessError):
-            await stuck
-        assert (await answer(pool, scope("/mirrors")))[0] == 200
-        await asyncio.gather(*(answer(pool, scope("/mirrors")) for _ in range(4)))
-        async with asyncio.timeout(120):
-            while not all(one is not None and one.is_ready for one in pool._processes):
-                await asyncio.sleep(0.02)
-        assert pool._processes[0] is not first
-
-    run(options_of(demo_harness), check)
-
-
-def test_a_page_that_takes_too_long_leaves_the_others_and_a_hanging_process_is_stopped(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def check(pool: PagePool) -> None:
-        first = pool._processes[0]
-        assert first is not None
-        os.kill(first.pid, signal.SIGSTOP)  # until it has two messages to read
-        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 2.0)
-        slow = asyncio.ensure_future(pool._request(first, scope("/mirrors")))
-        while not first.pending:
-            await asyncio.sleep(0)
-        # the process does not reply to it
-        assert first._writer is not None
-        first._writer.write(encode(Cancellation(*first.pending)))
-        os.kill(first.pid, signal.SIGCONT)
-        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
-        assert (await pool._request(first, scope("/mirrors"))).status == 200
-        with pytest.raises(PageProcessError):
-            await slow
-        assert first.pending == {}
-        assert first.is_running
-        assert (await pool._request(first, scope("/mirrors"))).status == 200
-        os.kill(first.pid, signal.SIGSTOP)
-        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
-        with pytest.raises(PageProcessError):
-            await pool._request(first, scope("/mirrors"))
-        assert not first.is_running
+        await check_killed_process(pool)
+        await check_hanging_process(pool, monkeypatch)
 
     run(options_of(demo_harness), check)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from support.running_catalogue import (
     run_catalogue,
     visible_text,
 )
+from support.store_publisher import git
 
 NWB = "sub-1/sub-1_ses-01_ecephys.nwb"
 LARGE = "behavior/large.csv"
@@ -187,24 +187,11 @@ def test_archive_that_fails_while_a_large_file_is_read_is_no_fault_of_the_file(
     assert (found.kind, found.verified) == ("hdf5", False)
 
 
-def git(repository: Path, *command: str, given: str = "") -> str:
-    """Run git in a repository; return its output."""
-    done = subprocess.run(
-        ["git", *command],
-        cwd=repository,
-        input=given,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
-
-
 def test_damaged_store_is_no_fault_of_the_file(previews: PreviewSite) -> None:
     repository = previews.harness.repository("demo:000001")
     folders = "".join(f"040000 tree {'1' * 40}\t{name}\n" for name in ("behavior", "images"))
-    tree = git(repository, "mktree", "--missing", given=folders)
-    damaged = git(repository, "commit-tree", "-m", "damaged", tree)
+    tree = git(repository, "mktree", "--missing", stdin=folders).strip()
+    damaged = git(repository, "commit-tree", "-m", "damaged", tree).strip()
     previews.row = replace(previews.version, commit=damaged)
     for path in ("images/map.png", LARGE):
         assert previews.status(path) == 500

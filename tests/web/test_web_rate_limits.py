@@ -7,7 +7,6 @@ import difflib
 import shutil
 import socket
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, closing
@@ -37,7 +36,8 @@ from support.command_shell import Shell
 from support.gateway_site import mirror_contents
 from support.mirror_harness import MirrorHarness
 from support.range_server import RangeServer
-from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.running_catalogue import RunningCatalogue, peak_memory, run_catalogue
+from support.store_states import wait_until
 from support.volume_archives import EM, VolumeArchives, cutout_path
 
 PROXY = "--trusted-proxy=127.0.0.1"
@@ -52,13 +52,6 @@ BOMBS = [
 
 def forwarded(address: str) -> dict[str, str]:
     return {"X-Forwarded-For": address}
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 600
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 # --- of one client
@@ -333,14 +326,6 @@ def large(demo_harness: MirrorHarness, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-def memory(site: RunningCatalogue) -> int:
-    """The largest number of bytes that the server has had so far."""
-    for line in Path(f"/proc/{site.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError
-
-
 def test_a_page_is_answered_while_many_clients_send_costly_searches(
     demo_harness: MirrorHarness, large: Path
 ) -> None:
@@ -350,7 +335,7 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
         ThreadPoolExecutor(32) as pool,
     ):
         site.page("/mirrors")
-        before = memory(site)
+        before = peak_memory(site.pid)
 
         def bomb(number: int) -> int:
             terms = f"{BOMBS[number % len(BOMBS)]} {number}x"
@@ -360,7 +345,7 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
 
         sent = [pool.submit(bomb, number) for number in range(32)]
         # those beyond what is admitted are refused at once
-        eventually(
+        wait_until(
             lambda: sum(one.done() for one in sent) >= 32 - REQUEST_KINDS["search"].max_admitted
         )
         site.page("/dataset/demo:000001")
@@ -368,7 +353,7 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
         assert not all(one.done() for one in sent)
         statuses = [one.result() for one in sent]
         assert set(statuses) <= {200, 400, 503}
-        assert memory(site) < before + (300 << 20)
+        assert 0 < peak_memory(site.pid) < before + (300 << 20)
 
 
 def test_an_unknown_name_is_compared_with_few_others(
@@ -410,10 +395,10 @@ def test_a_page_is_answered_while_many_clients_send_cut_outs(
             return site.get(address, headers=forwarded(f"198.51.100.{number}")).status_code
 
         sent: list[Future[int]] = [pool.submit(abuse, number) for number in range(40)]
-        eventually(lambda: sum(one.done() for one in sent) >= 38)
+        wait_until(lambda: sum(one.done() for one in sent) >= 38)
         assert site.get(f"/volume/{EM}@latest").ok
         assert site.get("/mirrors").ok
-        eventually(lambda: quiet_volumes.count_voxel_requests() == 2)
+        wait_until(lambda: quiet_volumes.count_voxel_requests() == 2)
         fault.clear()
         assert sorted(one.result() for one in sent) == [200, 200] + [503] * 38
 
@@ -485,8 +470,8 @@ def test_cutout_stops_when_its_client_disconnects(quiet_volumes: VolumeArchives)
             for columns in (290, 291):
                 box = f"0:{columns},0:260,12:82"
                 stack.enter_context(requested(site, cutout_path(EM, 0, box)))
-            eventually(lambda: quiet_volumes.count_voxel_requests() >= 2)
-        eventually(lambda: site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).ok)
+            wait_until(lambda: quiet_volumes.count_voxel_requests() >= 2)
+        wait_until(lambda: site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).ok)
         # each has 27 blocks, or more; none had all of them when the next one started
         assert quiet_volumes.count_voxel_requests() < 27
 

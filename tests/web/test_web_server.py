@@ -31,6 +31,7 @@ from neuromirror.web.server.response_cache import ResponseCache, cache_key
 from support.block_digests import digests_of
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.store_states import wait_until
 
 LARGE = 40 << 20
 
@@ -198,7 +199,7 @@ def test_disconnect_during_a_download_leaves_no_open_file(
                 # a reset, not a close in good order
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         site.page("/")
-        eventually(lambda: descriptors(site) <= before)
+        wait_until(lambda: descriptors(site) <= before)
 
 
 # --- pages
@@ -335,14 +336,6 @@ def test_questions_that_take_long_keep_neither_others_nor_files_waiting(
 def descriptors(site: RunningCatalogue) -> int:
     """The files that the server has open."""
     return len(os.listdir(f"/proc/{site.pid}/fd"))
-
-
-def eventually(holds: Any) -> None:
-    """Waits until something holds."""
-    until = time.monotonic() + 600
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def test_pages_are_given_beside_more_silent_connections_than_there_may_be(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import requests
 
 from neuromirror.web.server.datasette_pool import MAX_CONCURRENT
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.running_catalogue import RunningCatalogue, peak_memory, run_catalogue
 
 _MEMORY = 1 << 30
 """What all processes of a catalogue have together, while they are attacked."""
@@ -57,12 +56,6 @@ class MemoryMonitor:
             with suppress(OSError):  # one has ended
                 total = sum(map(peak_memory, of_family(self.pid)))
                 self.memory = max(self.memory, total)
-
-
-def peak_memory(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return 0 if found is None else int(found[1]) << 10  # it is ending
 
 
 BIG = "printf('%.*c',900000,'x')"

@@ -6,6 +6,7 @@ paths, are never followed, and every loop has a limit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -270,7 +271,4 @@ def _format_shape(shape: tuple[int, ...] | None) -> str:
 
 def _chunk_bytes(data: h5py.Dataset) -> int:
     """Return the size of what must be decoded at once."""
-    count = 1
-    for one in data.chunks or ():
-        count *= one
-    return count * int(data.dtype.itemsize)
+    return math.prod(data.chunks or ()) * int(data.dtype.itemsize)

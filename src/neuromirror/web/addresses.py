@@ -171,6 +171,11 @@ def find_address(checksum: str) -> str:
     return "/find" + _query(checksum=checksum)
 
 
+def header_url(url: str) -> str:
+    """Return a URL as a value of a header; no character of it ends the value."""
+    return quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+
+
 def _adding(names: Sequence[str]) -> str:
     return _query_of_pairs((("add", one) for one in names), safe="/:@")
 

@@ -56,6 +56,15 @@ def split_version_name(text: str) -> tuple[str, str]:
     return (name, label) if at else (text, "")
 
 
+def resolve_name(index: Index, name: str) -> VersionRow:
+    """Return the version ``<dataset>@<label>``, or the latest one of ``<dataset>``.
+
+    Raises as :meth:`Index.resolve` does.
+    """
+    dataset, label = split_version_name(name)
+    return index.resolve(dataset, label or "latest")
+
+
 def compare_versions(
     store: Store,
     index: Index,

@@ -41,7 +41,6 @@ MOVING: Final = "public, max-age=60, must-revalidate, no-transform"
 """Cache-Control for names that move, such as ``@draft``."""
 REDIRECTED: Final = "public, max-age=300, no-transform"
 """Cache-Control of a redirect of a pinned version: the location of a content may change."""
-UNCACHED: Final = "no-store"
 
 _TYPES: Final = mimetypes.MimeTypes(filenames=())  # the same on every machine
 _OTHER_TYPES: Final = {

@@ -14,7 +14,7 @@ from neuromirror.annex import key_digest
 from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import NeuromirrorError
-from neuromirror.web.addresses import gateway_address
+from neuromirror.web.addresses import gateway_address, header_url
 from neuromirror.web.gateway.content_headers import (
     MOVING,
     PINNED,
@@ -28,7 +28,7 @@ from neuromirror.web.gateway.content_response import (
 )
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.listing import describe_file, list_folder
-from neuromirror.web.gateway.service import Document, NamedVersion, StoredFile
+from neuromirror.web.gateway.service import Document, GatewayService, NamedVersion, StoredFile
 from neuromirror.web.request import (
     CatalogueRequest,
     OperationDisabledError,
@@ -38,7 +38,6 @@ from neuromirror.web.request import (
 
 _MAX_SIGNS: Final = 4
 """Maximum number of ``@`` in an address after which a version is looked for."""
-_URL_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
 
 
 @view
@@ -68,23 +67,17 @@ async def deliver(request: CatalogueRequest) -> Any:
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)
-    return await _deliver_file(request, named, found)
+    return await deliver_file(request, named, found)
 
 
-async def deliver_download(
-    request: CatalogueRequest, named: NamedVersion, found: StoredFile | Document
-) -> ContentResponse:
-    """Return the verified content of a file, which browsers save under the file's name."""
-    return await _deliver_file(request, named, found, is_saved=True)
-
-
-async def _deliver_file(
+async def deliver_file(
     request: CatalogueRequest,
     named: NamedVersion,
     found: StoredFile | Document,
     *,
     is_saved: bool = False,
 ) -> ContentResponse:
+    """Return the content of a file; with ``is_saved`` verified, for browsers to save it."""
     if isinstance(found, Document):
         return await _deliver_document(request, named, found, is_saved=is_saved)
     return await _deliver_object(request, named, found, is_saved=is_saved)
@@ -164,10 +157,10 @@ async def _deliver_object(
     }
     if stored.encoding:
         headers["content-encoding"] = stored.encoding
-    if not is_saved and gateway.modes.of(named.row.mirror) != "proxy":
-        return await _redirect(request, named, file, headers)
     if early := conditional_response(request.headers, headers):
         return early
+    if not is_saved and gateway.modes.of(named.row.mirror) != "proxy":
+        return await _redirect(gateway, named, file, headers)
     size = await gateway.content_size(named.row, file)
     reply = content_response(
         request.headers,
@@ -184,12 +177,8 @@ async def _deliver_object(
 
 
 async def _redirect(
-    request: CatalogueRequest, named: NamedVersion, file: ListedFile, headers: Mapping[str, str]
+    gateway: GatewayService, named: NamedVersion, file: ListedFile, headers: Mapping[str, str]
 ) -> ContentResponse:
-    early = conditional_response(request.headers, headers)
-    if early is not None:
-        return early
-    gateway = request.site.gateway
     urls = await gateway.public_urls(named.row, file)
     if not urls:
         raise ContentUnavailableError(
@@ -203,7 +192,7 @@ async def _redirect(
         307,
         {
             **{name: headers[name] for name in names if name in headers},
-            "location": quote(urls[0], safe=_URL_SAFE),
+            "location": header_url(urls[0]),
             "neuromirror-verified": "no",
             "cache-control": REDIRECTED if named.is_pinned else MOVING,
             "content-length": "0",

@@ -18,7 +18,11 @@ from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.web.filters import kind_label
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
-from neuromirror.web.version_comparison import compare_versions, split_version_name
+from neuromirror.web.version_comparison import (
+    compare_versions,
+    resolve_name,
+    split_version_name,
+)
 
 if TYPE_CHECKING:
     from neuromirror.lab.diff import FileChange
@@ -49,7 +53,7 @@ async def diff(request: CatalogueRequest) -> Response:
             lambda index: _difference(request.site.store, index, (old, new), page, under)
         )
         return await request.render_page("diff", page=page, a=old, b=new, under=under, **context)
-    first = request.query_parameter("dataset").strip() or _split(old or new)[0]
+    first = request.query_parameter("dataset").strip() or split_version_name(old or new)[0]
     second = request.query_parameter("other").strip() or first
     context = await request.query_index(lambda index: _form(index, first, second, old, new))
     status = 404 if context.get("found") == [] else 200
@@ -109,7 +113,7 @@ def _earlier(names: Sequence[str], name: str) -> str:
 
 def _resolved(index: Index, name: str) -> str:
     """Return the version that a name means; empty for the name of a dataset."""
-    return index.resolve(*_split(name)).name if split_version_name(name)[1] else ""
+    return resolve_name(index, name).name if split_version_name(name)[1] else ""
 
 
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:
@@ -126,7 +130,7 @@ def _kind_and_date(row: VersionRow) -> str:
 def _difference(
     store: Store, index: Index, names: tuple[str, str], page: int, under: str
 ) -> dict[str, Any]:
-    old, new = (index.resolve(*_split(name)) for name in names)
+    old, new = (resolve_name(index, name) for name in names)
     first = (page - 1) * _PAGE_SIZE
     found = compare_versions(store, index, old, new, first, _PAGE_SIZE, under)
     if page > 1 and not found.changes:
@@ -180,8 +184,3 @@ def _summary(folders: Mapping[str, Counter[str]], total: int) -> list[tuple[str,
     if total < _MIN_SUMMARIZED or not any(folders):
         return []
     return sorted(folders.items(), key=lambda one: (-one[1].total(), one[0]))[:_MAX_FOLDERS]
-
-
-def _split(name: str) -> tuple[str, str]:
-    dataset, label = split_version_name(name)
-    return dataset, label or "latest"

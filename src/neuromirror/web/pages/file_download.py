@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeGuard
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from datasette.utils.asgi import Response
 from msgspec import Struct
@@ -27,15 +27,14 @@ from neuromirror.index import (
 )
 from neuromirror.model import Retention
 from neuromirror.model.object_urls import is_asset_download
+from neuromirror.web.addresses import header_url
 from neuromirror.web.gateway.content_headers import may_open_in_browser
 from neuromirror.web.gateway.errors import ContentUnavailableError
-from neuromirror.web.gateway.pages import deliver_download, is_possible_path
+from neuromirror.web.gateway.pages import deliver_file, is_possible_path
 from neuromirror.web.gateway.service import Document, GatewayService, StoredFile
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 MAX_LOCATIONS: Final = 100
-_URL_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
-"""Characters of a URL that are not quoted in the header of a redirect."""
 
 
 class DownloadPlan(Struct, frozen=True):
@@ -145,7 +144,8 @@ async def download(request: CatalogueRequest) -> Any:
         try:
             found = await gateway.find_file(row, path)
             if found is not None:
-                return await deliver_download(request, await gateway.version(name, label), found)
+                named = await gateway.version(name, label)
+                return await deliver_file(request, named, found, is_saved=True)
         except ContentUnavailableError as error:
             if error.is_changed or not plan.urls:
                 raise
@@ -163,7 +163,7 @@ async def download(request: CatalogueRequest) -> Any:
             found = await gateway.find_file(row, path)
             own = found.file.urls if _is_stored(found) else ()
             url = next((one for one in own if one in plan.urls), url)
-    return Response.redirect(quote(url, safe=_URL_SAFE))
+    return Response.redirect(header_url(url))
 
 
 async def _document(
@@ -175,4 +175,4 @@ async def _document(
     found = await gateway.find_file(named.row, path) if is_possible_path(path) else None
     if not isinstance(found, Document):
         raise error
-    return await deliver_download(request, named, found)
+    return await deliver_file(request, named, found, is_saved=True)

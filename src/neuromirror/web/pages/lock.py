@@ -28,7 +28,7 @@ from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
-from neuromirror.web.version_comparison import split_version_name
+from neuromirror.web.version_comparison import resolve_name
 
 _MAX_FILES: Final = 500_000
 """Number of files above which no lock file is created here, because it would take minutes."""
@@ -52,7 +52,7 @@ async def lock(request: CatalogueRequest) -> Response:
     names, terms = _names(request), request.query_parameter("q").strip()
 
     def look(index: Index) -> tuple[list[VersionRow], list[Any], str]:
-        versions = _versions(index, names)
+        versions = [resolve_name(index, name) for name in names]
         return versions, _search(index, terms), allow_command_for(index, versions)
 
     rows, found, allow_command = await request.query_index(look)
@@ -124,14 +124,6 @@ def _names(request: CatalogueRequest) -> tuple[str, ...]:
     return found
 
 
-def _versions(index: Index, names: Sequence[str]) -> list[VersionRow]:
-    found = []
-    for name in names:
-        dataset, label = split_version_name(name)
-        found.append(index.resolve(dataset, label or "latest"))
-    return found
-
-
 def _search(index: Index, terms: str) -> list[Any]:
     if not terms:
         return []
@@ -157,7 +149,7 @@ async def _send(
     base, store = request.base_url, request.site.store
 
     def make(index: Index) -> IO[bytes]:
-        rows = _versions(index, names)
+        rows = [resolve_name(index, name) for name in names]
         if sum(row.files for row in rows) > _MAX_FILES:
             raise BadRequestError(
                 f"the versions have more than {_MAX_FILES:,} files together, the limit of this "

@@ -22,6 +22,7 @@ from neuromirror.web.addresses import (
     cite_address,
     croissant_address,
     dataset_address,
+    header_url,
     lock_file_address,
     manifest_address,
     version_address,
@@ -42,8 +43,6 @@ _HARVEST_SIZE: Final = 50
 """Datasets per page of the harvest feed."""
 _MAX_LINKS: Final = 20
 """Authors and licenses in a header, whose size proxies limit."""
-_LINK_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
-"""Characters of a URL that are not quoted in a header."""
 _OPEN_SEARCH: Final = "http://a9.com/-/spec/opensearch/1.1/"
 
 
@@ -237,5 +236,4 @@ def typed_links(
 def _link(relation: str, target: str, attributes: Mapping[str, str]) -> str:
     pairs: Iterable[tuple[str, str]] = (("rel", relation), *attributes.items())
     given = "".join(f'; {name}="{value}"' for name, value in pairs)
-    # nothing in a target may end it
-    return f"<{quote(target, safe=_LINK_SAFE)}>{given}"
+    return f"<{header_url(target)}>{given}"

@@ -17,9 +17,7 @@ _MAX_INCIDENTS = 5
 _PAGES: Final = frozenset(
     {"api", "help", "search", "mirrors", "changes", "diff", "lock", "events", "find"}
 )
-_USUAL_NAMES: Final = {
-    **{"datasets": "/search", "archives": "/mirrors", "compare": "/diff"},
-}
+_USUAL_NAMES: Final = {"datasets": "/search", "archives": "/mirrors", "compare": "/diff"}
 """Pages by other names that a visitor may type."""
 
 
