@@ -30,6 +30,7 @@ for _module in (
     "uvicorn",
 ):
     importlib.import_module(_module)
+_commands = list(main.commands.values())
 for _name in template_environment().list_templates():
     template_environment().get_template(_name)
 # Commands do not copy the pages of these modules to collect garbage

@@ -1,4 +1,4 @@
-"""The command line. ``neuromirror --help`` imports none of the heavy packages."""
+"""The command line, which imports a command when it is run, and heavy packages where used."""
 
 from __future__ import annotations
 
@@ -8,52 +8,53 @@ import sysconfig
 import click
 
 from neuromirror import __version__
-from neuromirror.cli.audit import audit_command
-from neuromirror.cli.backup import backup_command, restore_index_command
-from neuromirror.cli.cache import cache_command
-from neuromirror.cli.catalogue import catalogue_command
-from neuromirror.cli.check_archive import check_archive_command
-from neuromirror.cli.cite import cite_command
-from neuromirror.cli.clone import clone_command
 from neuromirror.cli.commands import CommandGroup
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.cli.config import check_config_command
-from neuromirror.cli.datasets import events_command, list_command, versions_command
-from neuromirror.cli.demo import demo_command
-from neuromirror.cli.diff import diff_command
-from neuromirror.cli.digest import digest_command
-from neuromirror.cli.doctor import doctor_command
-from neuromirror.cli.drill import drill_command
-from neuromirror.cli.drop import drop_command
-from neuromirror.cli.export import export_command
-from neuromirror.cli.export_lock import export_lock_command
-from neuromirror.cli.files import files_command
-from neuromirror.cli.find import find_command
-from neuromirror.cli.fsck import fsck_command
-from neuromirror.cli.get import get_command
-from neuromirror.cli.holds import holds_command, release_command
-from neuromirror.cli.housekeeping import housekeeping_command
-from neuromirror.cli.keep import keep_command
-from neuromirror.cli.mirrors import mirrors_command
-from neuromirror.cli.pin import outdated_command, pin_command
-from neuromirror.cli.policies import policies_command
-from neuromirror.cli.publish import publish_command
-from neuromirror.cli.rebuild_index import rebuild_index_command
-from neuromirror.cli.repair import repair_command
-from neuromirror.cli.reproduce import reproduce_command
-from neuromirror.cli.restore import restore_command
-from neuromirror.cli.search import search_command
-from neuromirror.cli.serve import serve_command
-from neuromirror.cli.show import show_command
-from neuromirror.cli.status import status_command
-from neuromirror.cli.sync import sync_command
-from neuromirror.cli.takedown import takedown_command
-from neuromirror.cli.vault import vault_command
-from neuromirror.cli.verify import verify_command
-from neuromirror.cli.watch import watch_command
+
+_SECTIONS = {
+    "Mirror": (
+        "demo",
+        "mirrors",
+        "check-config",
+        "check-archive",
+        "sync",
+        "status",
+        "events",
+        "holds",
+        "release",
+    ),
+    "Explore": ("list", "search", "versions", "show", "files", "find", "diff", "catalogue"),
+    "Pin and restore": (
+        "pin",
+        "cite",
+        "restore",
+        "verify",
+        "outdated",
+        "watch",
+        "export-lock",
+        "reproduce",
+    ),
+    "Data": ("clone", "get", "cache", "digest", "export"),
+    "Keep": ("keep", "policies", "vault", "drill", "drop"),
+    "Operate": (
+        "serve",
+        "doctor",
+        "audit",
+        "fsck",
+        "repair",
+        "housekeeping",
+        "publish",
+        "backup",
+        "restore-index",
+        "rebuild-index",
+        "takedown",
+    ),
+}
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup, sections=_SECTIONS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="neuromirror")
 @settings_options
 def main(settings: Settings) -> None:
@@ -73,70 +74,6 @@ def main(settings: Settings) -> None:
     differ), 2 wrong usage or configuration, 3 an update is held for approval, 4 a pin is outdated
     (outdated --exit-code) or there is news (watch --exit-code).
     """
-
-
-main.add_section(
-    "Mirror",
-    [
-        demo_command,
-        mirrors_command,
-        check_config_command,
-        check_archive_command,
-        sync_command,
-        status_command,
-        events_command,
-        holds_command,
-        release_command,
-    ],
-)
-main.add_section(
-    "Explore",
-    [
-        list_command,
-        search_command,
-        versions_command,
-        show_command,
-        files_command,
-        find_command,
-        diff_command,
-        catalogue_command,
-    ],
-)
-main.add_section(
-    "Pin and restore",
-    [
-        pin_command,
-        cite_command,
-        restore_command,
-        verify_command,
-        outdated_command,
-        watch_command,
-        export_lock_command,
-        reproduce_command,
-    ],
-)
-main.add_section(
-    "Data", [clone_command, get_command, cache_command, digest_command, export_command]
-)
-main.add_section(
-    "Keep", [keep_command, policies_command, vault_command, drill_command, drop_command]
-)
-main.add_section(
-    "Operate",
-    [
-        serve_command,
-        doctor_command,
-        audit_command,
-        fsck_command,
-        repair_command,
-        housekeeping_command,
-        publish_command,
-        backup_command,
-        restore_index_command,
-        rebuild_index_command,
-        takedown_command,
-    ],
-)
 
 
 def run() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib import import_module
+from itertools import chain
 from typing import Any
 
 import click
@@ -33,6 +35,17 @@ _OTHER_NAMES = {
     "info": "'neuromirror show'",
 }
 """Names that other programs have for commands."""
+
+_MODULES = {
+    "check-config": "config",
+    "events": "datasets",
+    "list": "datasets",
+    "outdated": "pin",
+    "release": "holds",
+    "restore-index": "backup",
+    "versions": "datasets",
+}
+"""The modules of commands in the module of another command."""
 
 _FREE_SPACE = "Free some disk space and run the command again."
 _PERMISSIONS = "Change its permissions, or choose another location with --store or --index."
@@ -122,19 +135,43 @@ def jobs_option(
     return click.option(*names, "--jobs", type=kind, metavar="N", help=help, **attributes)
 
 
+class ImportedCommands(Mapping[str, click.Command]):
+    """Commands by name, of which each is imported when it is looked up.
+
+    The command ``a-b`` is ``a_b_command`` of the module ``a_b``, or of the one in ``_MODULES``.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._names:
+            raise KeyError(name)
+        own = name.replace("-", "_")
+        module = import_module(f"neuromirror.cli.{_MODULES.get(name, own)}")
+        found: click.Command = getattr(module, f"{own}_command")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class CommandGroup(click.Group):
-    """The group of all commands; it turns exceptions into one message and an exit code."""
+    """The group of all commands; it turns exceptions into one message and an exit code.
 
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+    ``sections`` are the names of the commands by title.
+    """
+
+    def __init__(
+        self, *arguments: Any, sections: Mapping[str, Iterable[str]], **attributes: Any
+    ) -> None:
         super().__init__(*arguments, **attributes)
-        self.sections: dict[str, tuple[str, ...]] = {}
-
-    def add_section(self, title: str, commands: Iterable[click.Command]) -> None:
-        """Add commands below a title of their own."""
-        members = tuple(commands)
-        for member in members:
-            self.add_command(member)
-        self.sections[title] = tuple(member.name or "" for member in members)
+        self.sections = sections
+        names = chain.from_iterable(sections.values())
+        self.commands = ImportedCommands(names)  # type: ignore[assignment] # click only reads it
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
