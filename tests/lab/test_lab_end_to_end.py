@@ -52,7 +52,8 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     # pin, in the repository of the paper
     paper = lab / "paper"
     lock = str(paper / "datasets.lock")
-    author.run("pin", *NAMES, "--bundle", "-o", lock)
+    author.run("pin", PUBLISHED, ASSET, "--bundle", "-o", lock)
+    author.run("pin", VOLUME, "--path", "2", "--bundle", "-o", lock)
     beside = sorted(path.suffix for path in paper.rglob("*.*") if path.is_file())
     assert beside == [".bundle"] * 3 + [".lock"] + [".zst"] * 3
 

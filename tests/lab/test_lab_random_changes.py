@@ -37,10 +37,9 @@ LETTERS = ("\n", "\0", "\x1b", "/", "..", "-", "'", "", "\u00e9", "9", ":")
 
 @pytest.fixture(scope="module")
 def lock_folder(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock file with manifests and bundles of a dataset, and of one with subdatasets."""
+    """A lock file with manifests and bundles of a dataset with subdatasets."""
     made = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("valid") / "paper")
-    made.pin(PUBLISHED, bundle=True)
-    made.pin(ZARR)
+    made.pin(ZARR, bundle=True)
     return made
 
 
