@@ -31,17 +31,10 @@ def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
     )
 
 
-def datalad_clone(repo: Path) -> Path:
-    """Clone with DataLad."""
-    path = repo.parent / "datalad-clone"
-    run("datalad", "clone", str(repo), str(path), cwd=repo.parent)
-    return path
-
-
 def test_wrong_bytes_from_the_first_location_lead_to_the_second(
-    server: FileServer, dataset: Path
+    server: FileServer, dataset: Path, clone: Callable[[Path], Path]
 ) -> None:
-    fresh_clone = datalad_clone(dataset)
+    fresh_clone = clone(dataset)
     # only the first location is requested while it works
     run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
     assert server.requests == [S3]
@@ -118,5 +111,5 @@ def test_drop_trusts_exact_locations_only(
         run(*verb, "a.nwb", cwd=path, check=False)
         assert (path / "a.nwb").read_bytes() == CONTENT
     server.contents[S3] = CONTENT
-    run("datalad", "drop", "a.nwb", cwd=path)
+    run("git", "annex", "drop", "a.nwb", cwd=path)
     assert not (path / "a.nwb").exists()

@@ -47,11 +47,17 @@ def test_every_published_version_of_the_demo_archive_is_reproduced(still_lab: La
         assert (found.first, found.differences) == (None, None)
 
 
-def test_later_changes_of_the_draft_do_not_matter(synced: LabStore, demo: DemoArchive) -> None:
+def test_neither_later_changes_of_the_draft_nor_bytes_in_the_bucket_matter(
+    synced: LabStore, demo: DemoArchive
+) -> None:
+    label = synced.labels(TWICE)[-1]
     demo.set_metadata("000002", title="Another title")
     demo.add_file("000002", "new.txt", "new")
     demo.publish("000002")
-    assert synced.reproduce(TWICE).status == "ok"
+    assert synced.reproduce(f"{TWICE}@{label}").status == "ok"
+    # wrong bytes are for others to find
+    demo.corrupt_blob("000002", first_file(demo, label), label)
+    assert synced.reproduce(f"{TWICE}@{label}").status == "ok"
 
 
 def test_other_bytes_under_a_published_file_are_found_and_named(
@@ -136,14 +142,6 @@ def test_a_changed_description_is_reported_by_field(
     assert found.differences.description_fields == ["exceptions"]
 
 
-def test_wrong_bytes_in_the_bucket_are_for_others_to_find(
-    synced: LabStore, demo: DemoArchive
-) -> None:
-    label = synced.labels(TWICE)[-1]
-    demo.corrupt_blob("000002", first_file(demo, label), label)
-    assert synced.reproduce(TWICE).status == "ok"
-
-
 def test_a_commit_made_by_other_rules_is_the_only_difference(synced: LabStore) -> None:
     label = synced.labels(TWICE)[-1]
     repository = synced.mirror_harness.repository(TWICE)
@@ -166,15 +164,25 @@ def test_a_commit_made_by_other_rules_is_the_only_difference(synced: LabStore) -
         run_git(repository, "update-ref", f"refs/tags/{label}", original)
 
 
-def test_a_version_that_upstream_took_back_cannot_be_minted(
+def test_a_version_that_upstream_hides_or_took_back_cannot_be_minted(
     synced: LabStore, demo: DemoArchive
 ) -> None:
+    with demo.fault("status", path="/dandisets/000002/", status=403):
+        found = synced.reproduce(TWICE)
+    assert (found.status, found.minted) == ("impossible", None)
+    assert "embargoed" in found.message
     before, after = synced.labels(TWICE)
     del demo.dandisets["000002"].published[0]
     found = synced.reproduce(f"{TWICE}@{before}")
     assert (found.status, found.minted) == ("impossible", None)
     found = synced.reproduce(f"{TWICE}@{after}")
     assert (found.status, found.first) == ("error", before)
+    # nor one of another archive
+    (demo.mirrors / "demo.toml").write_text(
+        'source = "dandi"\n[options]\napi = "http://127.0.0.1:9/api"\n'
+    )
+    with pytest.raises(ConfigurationError, match=r"demo\.toml"):
+        synced.reproduce(TWICE)
 
 
 def test_a_version_that_upstream_put_in_between_is_named(
@@ -188,15 +196,6 @@ def test_a_version_that_upstream_put_in_between_is_named(
     assert scripted_lab.reproduce("box:a@1.0").status == "ok"
     found = scripted_lab.reproduce("box:a@2.0")
     assert (found.status, found.first) == ("error", "1.5")
-
-
-def test_a_dataset_that_upstream_hides_cannot_be_minted(
-    synced: LabStore, demo: DemoArchive
-) -> None:
-    with demo.fault("status", path="/dandisets/000002/", status=403):
-        found = synced.reproduce(TWICE)
-    assert (found.status, found.minted) == ("impossible", None)
-    assert "embargoed" in found.message
 
 
 def test_records_that_are_lost_are_read_back_from_git(synced: LabStore, demo: DemoArchive) -> None:
@@ -223,11 +222,3 @@ def test_an_approved_empty_version_is_reproduced(
     scripted_lab.mirror_harness.sync()
     assert scripted_lab.reproduce("box:a@2.0").reminted_labels == ("1.0", "2.0")
     assert scripted_lab.reproduce("box:a@2.0").status == "ok"
-
-
-def test_a_mirror_of_another_archive_is_refused(synced: LabStore, demo: DemoArchive) -> None:
-    (demo.mirrors / "demo.toml").write_text(
-        'source = "dandi"\n[options]\napi = "http://127.0.0.1:9/api"\n'
-    )
-    with pytest.raises(ConfigurationError, match=r"demo\.toml"):
-        synced.reproduce(TWICE)

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,27 +68,36 @@ class BossMirror:
         return self.store / "alias" / f"held--{path.replace('/', '--')}"
 
 
-@pytest.fixture(scope="session")
-def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
-    """A BOSS whose channels were mirrored."""
-    folder = tmp_path_factory.mktemp("mirrored")
+@contextmanager
+def open_boss_mirror(
+    folder: Path, held: Sequence[str], plain: Sequence[str]
+) -> Iterator[BossMirror]:
+    """Mirror channels of a BOSS, which keeps running, with and without checksums."""
     with DemoBoss(folder / "boss") as boss, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))
         patch.setenv("NO_PROXY", "127.0.0.1")
-        boss.add_channel(FLAT, voxels=np.full(boss.voxels(EM).shape, 7, "uint8"))
-        for name, hashing, include in (
-            ("held", "fetch", [EM, CELLS, ACTIVITY, SKETCH, FLAT]),
-            ("plain", "none", [EM]),
-        ):
+        if FLAT in held:
+            boss.add_channel(FLAT, voxels=np.full(boss.voxels(EM).shape, 7, "uint8"))
+        for name, hashing, include in (("held", "fetch", held), ("plain", "none", plain)):
+            if not include:
+                continue
             mirrors = folder / f"mirrors-{name}"
             mirrors.mkdir()
-            written = _MIRROR.format(api=boss.api, hash=hashing, include=include)
+            written = _MIRROR.format(api=boss.api, hash=hashing, include=list(include))
             (mirrors / f"{name}.toml").write_text(written)
             options = ["--mirrors", str(mirrors), "--store", str(folder / name)]
             done = CliRunner().invoke(main, [*options, "sync"])
             assert done.exit_code == 0, done.stderr
         patch.undo()
         yield BossMirror(boss, folder)
+
+
+@pytest.fixture(scope="session")
+def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
+    """A BOSS whose channels were mirrored."""
+    channels = (EM, CELLS, ACTIVITY, SKETCH, FLAT)
+    with open_boss_mirror(tmp_path_factory.mktemp("mirrored"), channels, [EM]) as mirrored:
+        yield mirrored
 
 
 @pytest.fixture

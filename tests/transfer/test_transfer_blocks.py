@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,19 @@ from support.volume_mirror import (
     clone,
     clone_template,
     count_contents,
-    shared_boss_mirror,
+    open_boss_mirror,
 )
 
-__all__ = ["boss_mirror", "clone", "clone_template", "shared_boss_mirror"]
+__all__ = ["boss_mirror", "clone", "clone_template"]
 
 BLOCKS = [f"0/c/0/{y}/{x}" for y in (0, 1) for x in (0, 1)]
+
+
+@pytest.fixture(scope="session")
+def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
+    """A BOSS of which two channels were mirrored."""
+    with open_boss_mirror(tmp_path_factory.mktemp("mirrored"), [EM, SKETCH], []) as mirrored:
+        yield mirrored
 
 
 def outcomes(folder: Path, *paths: str) -> dict[str, Outcome]:
