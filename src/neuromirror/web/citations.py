@@ -55,8 +55,8 @@ def read_citation(store: Store, row: VersionRow) -> CitationData | None:
     return found
 
 
-def format_citation(store: Store, row: VersionRow, form: str) -> str:
-    """Return a citation of a version in one of :data:`FORMATS`.
+def require_citation(store: Store, row: VersionRow) -> CitationData:
+    """Return the citations of a version.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def format_citation(store: Store, row: VersionRow, form: str) -> str:
         raise NotCitableError(
             f"the commit of {row.name} cannot be read, so that it cannot be cited"
         )
-    return found.formats[form]
+    return found
 
 
 def _read_citation(store: Store, row: VersionRow) -> CitationData:

@@ -1,4 +1,4 @@
-"""JSON shapes of volumes."""
+"""Descriptions of versions as volumes, and their JSON shapes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from neuromirror.index import VersionRow
 from neuromirror.index.shapes import Answer
-from neuromirror.volume import VolumeDescription
+from neuromirror.volume import NotAVolumeError, VolumeDescription
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError
 
 
 class Frame(Answer, frozen=True):
@@ -107,3 +109,12 @@ class Volume(Answer, frozen=True):
                 for level, stored in zip(volume.levels, found.storage, strict=True)
             ],
         )
+
+
+async def describe_volume(request: CatalogueRequest, row: VersionRow) -> VolumeDescription:
+    """Describe a version as a volume; raises PageNotFoundError if it is none."""
+    site = request.site
+    try:
+        return await site.reader.run_in_thread(lambda: site.cutouts.describe(row))
+    except NotAVolumeError as error:
+        raise PageNotFoundError(str(error)) from error

@@ -15,7 +15,6 @@ import msgspec
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.shapes import folder_entry
 from neuromirror.model import alias_of
-from neuromirror.volume import NotAVolumeError
 from neuromirror.web.addresses import file_address, gateway_address, version_address
 from neuromirror.web.api import responses
 from neuromirror.web.api.operations import (
@@ -25,16 +24,15 @@ from neuromirror.web.api.operations import (
     Parameter,
     of_version,
 )
-from neuromirror.web.citations import FORMATS, format_citation
+from neuromirror.web.citations import FORMATS, require_citation
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.request import (
     BadRequestError,
     CatalogueRequest,
-    PageNotFoundError,
     resolve_version,
 )
 from neuromirror.web.version_comparison import compare_versions, split_version_name
-from neuromirror.web.volume_shapes import Volume
+from neuromirror.web.volume_shapes import Volume, describe_volume
 
 MAX_PAGE_SIZE = 1000
 _MAX_OTHER_LOCATIONS = 100
@@ -161,20 +159,17 @@ def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
 async def volume(call: Call) -> Volume:
     """Describe a version as a volume, from its own metadata files."""
     row = await resolve_version(call.request, call["name"], call["version"])
-    site = call.request.site
-    try:
-        found = await site.reader.run_in_thread(lambda: site.cutouts.describe(row))
-    except NotAVolumeError as error:
-        raise PageNotFoundError(str(error)) from error
-    return Volume.describe(found)
+    return Volume.describe(await describe_volume(call.request, row))
 
 
 async def citation(call: Call) -> responses.CitationResponse:
     """Return a citation of a version in one format."""
     row = await resolve_version(call.request, call["name"], call["version"])
-    store, form = call.request.site.store, call["format"]
-    text = await call.request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
-    return responses.CitationResponse.of(version=row.name, format=form, citation=text)
+    site, form = call.request.site, call["format"]
+    found = await site.reader.run_in_thread(lambda: require_citation(site.store, row))
+    return responses.CitationResponse.of(
+        version=row.name, format=form, citation=found.formats[form]
+    )
 
 
 @of_version

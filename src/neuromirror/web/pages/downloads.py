@@ -10,7 +10,7 @@ from datasette.utils.asgi import AsgiStream, Response
 
 from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.index import FileRow, FilesNotIndexedError, Index, ProbeSummary, VersionRow
-from neuromirror.web.citations import FORMATS, format_citation
+from neuromirror.web.citations import FORMATS, require_citation
 from neuromirror.web.filters import pluralize
 from neuromirror.web.request import (
     BadRequestError,
@@ -41,7 +41,7 @@ async def checksums(request: CatalogueRequest) -> Any:
         after, left_out = "", 0
         while True:
             found = await request.query_index(partial(_next_files, name=name, row=row, after=after))
-            left_out += sum(_sha256(one) is None for one in found)
+            left_out += sum("sha256" not in one.digest_values for one in found)
             await to.write("".join(map(_line, found)))
             if len(found) < _BATCH_SIZE:
                 break
@@ -74,13 +74,9 @@ def _next_files(index: Index, name: str, row: VersionRow, after: str) -> list[Fi
     return list(index.files(index.resolve(name, row.commit), after=after, limit=_BATCH_SIZE))
 
 
-def _sha256(file: FileRow) -> str | None:
-    return next((one.value for one in file.digests if one.algorithm == "sha256"), None)
-
-
 def _line(file: FileRow) -> str:
     # a path in git contains no character that sha256sum escapes (annex.git_path)
-    sha256 = _sha256(file)
+    sha256 = file.digest_values.get("sha256")
     if sha256 is not None:
         return f"{sha256}  {file.path}\n"
     known = " ".join(f"{one.algorithm}:{one.value}" for one in file.digests) or "no checksum"
@@ -96,8 +92,8 @@ async def citation(request: CatalogueRequest) -> Response:
             f"the format of a citation must be {', '.join(FORMATS)}, not {form[:40]!r}"
         )
     row, store = await resolve_version(request, *request.version_name), request.site.store
-    text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
-    return request.etag_response(text, "text/plain; charset=utf-8")
+    found = await request.site.reader.run_in_thread(lambda: require_citation(store, row))
+    return request.etag_response(found.formats[form], "text/plain; charset=utf-8")
 
 
 @view

@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from neuromirror.index import Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
-from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedWork, Person
 from neuromirror.model import alias_of
 from neuromirror.web.addresses import (
@@ -27,7 +26,7 @@ from neuromirror.web.addresses import (
     manifest_address,
     version_address,
 )
-from neuromirror.web.citations import read_citation
+from neuromirror.web.citations import read_citation, require_citation
 from neuromirror.web.pages.schema_org import input_addresses, linked_data
 from neuromirror.web.request import (
     BadRequestError,
@@ -61,14 +60,9 @@ async def croissant(request: CatalogueRequest) -> Response:
     row, store = await resolve_version(request, *request.version_name), request.site.store
 
     def write() -> IO[bytes]:
-        found = read_citation(store, row)
-        if found is None:
-            raise NotCitableError(f"the commit of {row.name} cannot be read")
-        pieces = cite(
-            CitationCollection((found.work,)),
-            "croissant",
-            files=row.files <= _MAX_CROISSANT_FILES,
-        )
+        work = require_citation(store, row).work
+        has_files = row.files <= _MAX_CROISSANT_FILES
+        pieces = cite(CitationCollection((work,)), "croissant", files=has_files)
         # closed by the response
         made: IO[bytes] = SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115
         for piece in pieces:

@@ -13,14 +13,14 @@ from neuromirror.index import FileRow, Index, VersionRow
 from neuromirror.model.volumes import is_volume
 from neuromirror.volume import (
     CutoutTooLargeError,
-    NotAVolumeError,
     UnreadableVolumeError,
     middle_plane,
 )
 from neuromirror.web.addresses import slice_address, thumbnail_address
 from neuromirror.web.previews import PreviewSource, PreviewUnavailableError, find_zarr
-from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.version_comparison import split_version_name
+from neuromirror.web.volume_shapes import describe_volume
 
 _PAGES: Final = ("/volume/", "/dataset/", "/file/", "/preview/")
 _MAX_PIXELS: Final = 1_000_000
@@ -97,15 +97,12 @@ def _find(
 
 async def _slice(request: CatalogueRequest, row: VersionRow) -> dict[str, Any] | None:
     """Return the picture of a volume's middle plane; None if this catalogue cannot make it."""
-    cutouts = request.site.cutouts
+    found = await describe_volume(request, row)
     try:
-        found = await request.site.reader.run_in_thread(lambda: cutouts.describe(row))
         plane = middle_plane(found)
-    except NotAVolumeError as error:
-        raise PageNotFoundError(str(error)) from error
     except (UnreadableVolumeError, CutoutTooLargeError):
         return None
-    if not cutouts.is_possible:
+    if not request.site.cutouts.is_possible:
         return None
     (x0, x1), (y0, y1), _ = plane.cutout.region.box
     return {

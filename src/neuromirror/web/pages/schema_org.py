@@ -116,14 +116,13 @@ def linked_data(
 
 
 def _file_distribution(work: CitedWork, site: str, file: FileRow) -> dict[str, Any]:
-    sha256 = next((one.value for one in file.digests if one.algorithm == "sha256"), None)
     entry = {
         "@type": "DataDownload",
         "name": file.path,
         "contentUrl": site + download_address(work.state.name, work.state.label, file.path),
         "contentSize": None if file.size is None else f"{file.size} B",
         "encodingFormat": media_type(file.path),
-        "sha256": sha256,
+        "sha256": file.digest_values.get("sha256"),
     }
     return {key: value for key, value in entry.items() if value is not None}
 

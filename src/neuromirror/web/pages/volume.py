@@ -20,7 +20,6 @@ from neuromirror.volume import (
     PRECOMPUTED,
     CutoutTooLargeError,
     MiddlePlane,
-    NotAVolumeError,
     OutsideVolumeError,
     UnreadableVolumeError,
     VolumeDescription,
@@ -43,7 +42,7 @@ from neuromirror.web.request import (
     view,
 )
 from neuromirror.web.spooled_response import FileResponse
-from neuromirror.web.volume_shapes import Volume
+from neuromirror.web.volume_shapes import Volume, describe_volume
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
 _MAX_DIGITS: Final = 16
@@ -136,12 +135,7 @@ def _file_name(name: str, level: str, label: str) -> str:
 
 async def _volume(request: CatalogueRequest) -> tuple[VersionRow, VolumeDescription]:
     row = await resolve_version(request, *request.version_name)
-    try:
-        return row, await request.site.reader.run_in_thread(
-            lambda: request.site.cutouts.describe(row)
-        )
-    except NotAVolumeError as error:
-        raise PageNotFoundError(str(error)) from error
+    return row, await describe_volume(request, row)
 
 
 async def _error_page(
