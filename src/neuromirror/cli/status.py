@@ -60,7 +60,8 @@ def status_command(settings: Settings) -> None:
     """
     from neuromirror.service.catalogue_status import catalogue_statuses
     from neuromirror.service.custody_status import CustodyStatus
-    from neuromirror.service.store_status import known_damage, schedule_summaries, unwritable_paths
+    from neuromirror.service.integrity import IntegrityState
+    from neuromirror.service.store_status import schedule_summaries, unwritable_paths
 
     store = settings.store()
     code = 0
@@ -114,7 +115,7 @@ def status_command(settings: Settings) -> None:
     for message in (*custody.problems(), *(text for one in catalogues for text in one.problems())):
         code = 1
         settings.emit("status", {"status": "error", "message": message}, f"failed  {message}")
-    for message in (*known_damage(store), *unwritable_paths(store)):
+    for message in (*IntegrityState.load(store).messages, *unwritable_paths(store)):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"damaged {message}")

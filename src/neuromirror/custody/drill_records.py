@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Self
 
 import msgspec
 
 from neuromirror.index.ledger_rows import LedgerEvent
-from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store
-from neuromirror.store.durable_files import make_folder, write_atomically
-
-_STATE: Final = "drills"
+from neuromirror.store.task_states import TaskState
 
 
 class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,26 +49,11 @@ class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
     commits: list[str] = []
 
 
-class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
+class DrillRecords(TaskState):
     """The last drill of each lock file, by its path."""
 
-    drills: dict[str, DrillResult] = {}
-
-    @classmethod
-    def load(cls, store: Store) -> Self:
-        """Return the recorded drills; empty without a record.
-
-        Parameters
-        ----------
-        store
-            The store.
-        """
-        try:
-            return msgspec.json.decode(
-                store.task_state_path(_STATE).read_bytes(), type=analysed_type(cls)
-            )
-        except (FileNotFoundError, msgspec.DecodeError):
-            return cls()
+    task = "drills"
+    drills: dict[str, DrillResult] = msgspec.field(default_factory=dict)
 
     def last_of(self, commit: str) -> DrillResult | None:
         """Return the last drill of a lock file that pins a version completely; None if none did.
@@ -84,18 +65,6 @@ class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
         """
         found = [one for one in self.drills.values() if commit in one.commits]
         return max(found, key=lambda one: one.at, default=None)
-
-    def save(self, store: Store) -> None:
-        """Save the drills.
-
-        Parameters
-        ----------
-        store
-            The store.
-        """
-        path = store.task_state_path(_STATE)
-        make_folder(path.parent)
-        write_atomically(path, msgspec.json.encode(self) + b"\n", durable=False)
 
 
 def record_drill(store: Store, lock: Path, result: DrillResult) -> None:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
 
-import msgspec
 from msgspec import Struct, field
 
 from neuromirror.config.policy_files import Policy
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.policy_plan import ShortageReason
 from neuromirror.model import ConfigurationError
-from neuromirror.model.struct_types import analysed_type
-from neuromirror.store import Store
-from neuromirror.store.durable_files import make_folder, write_atomically
+from neuromirror.store.task_states import TaskState
 
 
-class PolicyStatus(msgspec.Struct, forbid_unknown_fields=True):
+class PolicyStatus(Struct, forbid_unknown_fields=True):
     """The result of the last run of a policy.
 
     Attributes
@@ -84,7 +80,7 @@ class PolicyProgress(Struct):
             self.failed[outcome.key] = reason, outcome.message
 
 
-class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
+class PoliciesStatus(TaskState):
     """The results of the last runs of all policies.
 
     Attributes
@@ -101,39 +97,12 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
         The path of the file of the policies; empty for never.
     """
 
+    task = "policies"
     at: str = ""
-    policies: dict[str, PolicyStatus] = {}
-    vaults: dict[str, str] = {}
+    policies: dict[str, PolicyStatus] = field(default_factory=dict)
+    vaults: dict[str, str] = field(default_factory=dict)
     is_copying: bool = False
     file: str = ""
-
-    @classmethod
-    def load(cls, store: Store) -> Self:
-        """Return the saved results; empty ones without a file.
-
-        Parameters
-        ----------
-        store
-            The store.
-        """
-        try:
-            return msgspec.json.decode(
-                store.task_state_path("policies").read_bytes(), type=analysed_type(cls)
-            )
-        except (FileNotFoundError, msgspec.DecodeError):
-            return cls()
-
-    def save(self, store: Store) -> None:
-        """Save the results.
-
-        Parameters
-        ----------
-        store
-            The store.
-        """
-        path = store.task_state_path("policies")
-        make_folder(path.parent)
-        write_atomically(path, msgspec.json.encode(self) + b"\n", durable=False)
 
     def check_file(self, path: Path) -> None:
         """Refuse to run the policies of another file than before.

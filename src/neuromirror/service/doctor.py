@@ -264,7 +264,7 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
         yield DoctorCheck("journal", "error", message)
     yield _index(store, index or store.index_path)
     known = IntegrityState.load(store)
-    broken = [one for found in known.damage.values() for one in found]
+    broken = known.messages
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         yield DoctorCheck(

@@ -27,14 +27,10 @@ from neuromirror.net import is_local_name
 from neuromirror.publish import publish, record_outcome, sibling_datasets
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
 from neuromirror.service.custody_tasks import CustodyTasks
-from neuromirror.service.integrity import (
-    IntegrityState,
-    check_integrity,
-    load_progress,
-    save_progress,
-)
+from neuromirror.service.integrity import IntegrityState, check_integrity
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.store import Store, run_housekeeping
+from neuromirror.store.task_states import TaskState
 from neuromirror.transfer.annex_settings import settings_in_folder
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -150,19 +146,24 @@ def housekeeping_tasks(
     return found
 
 
+class _RepackState(TaskState):
+    """The repository that was checked last; empty at the end of a pass."""
+
+    task = "housekeeping"
+    alias: str = ""
+
+
 def _housekeeping(
     store: Store, log: FailureLog, seconds: float, is_stopping: Callable[[], bool]
 ) -> str:
     """Repack the repositories that come next."""
     until = time.monotonic() + seconds
-    path = store.task_state_path("housekeeping")
-    after = str(load_progress(path).get("alias", ""))
-    aliases = [alias for alias, _ in store.aliases() if alias > after]
+    state = _RepackState.load(store)
+    aliases = [alias for alias, _ in store.aliases() if alias > state.alias]
     done, changed, freed, failed = 0, 0, 0, []
-    last = after
     for kept in run_housekeeping(store, aliases):
         record_housekeeping(log, kept)
-        done, last = done + 1, kept.alias
+        done, state.alias = done + 1, kept.alias
         changed += kept.status == "ok"
         freed += kept.bytes_before - kept.bytes_after
         if kept.status == "error":
@@ -170,10 +171,10 @@ def _housekeeping(
         if is_stopping() or time.monotonic() >= until:
             break
     else:
-        last = ""
-    save_progress(path, {"alias": last})
+        state.alias = ""
+    state.save(store)
     summary = f"{done} repositories checked, {changed} changed, {max(0, freed):,} bytes freed"
-    return _summary_or_error(summary if last else f"{summary}; pass complete", failed)
+    return _summary_or_error(summary if state.alias else f"{summary}; pass complete", failed)
 
 
 def _integrity(
@@ -196,7 +197,7 @@ def _integrity(
         summary += f"; not checked: {'; '.join(unchecked[:_NAMED])}"
     elif not known.position.alias:
         summary += "; pass complete"
-    return _summary_or_error(summary, [one for found in known.damage.values() for one in found])
+    return _summary_or_error(summary, known.messages)
 
 
 def _backup(store: Store, index_path: Path, folder: Path, settings: HousekeepingSettings) -> str:

@@ -1,55 +1,36 @@
 """Integrity checks of a whole store, done in time slices.
 
-The progress of a pass is in ``<store>/neuromirror/tasks/<name>.json``. If the file is missing or
-unreadable, the pass starts from the beginning; only time is lost.
+Without a saved state, a pass starts from the beginning; only time is lost.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from msgspec import Struct, field
+from msgspec import field
 
 from neuromirror.index.backup import integrity_errors_by_table
-from neuromirror.model import parse_json
-from neuromirror.service.store_checks import CheckPosition, CheckResult, StoreChecker
-from neuromirror.store import Store, write_atomically
-from neuromirror.store.durable_files import make_folder
+from neuromirror.service.store_checks import (
+    START_POSITION,
+    CheckPosition,
+    CheckResult,
+    StoreChecker,
+)
+from neuromirror.store import Store
+from neuromirror.store.task_states import TaskState
 
-_FORMAT = 1
 _INDEX_SHARE = 1 / 3
 """Share of a time slice for the pages of the index."""
 _DIGESTS_SHARE = 1 / 6
 """Share of a time slice for block digests."""
 
 
-def load_progress(path: Path) -> dict[str, Any]:
-    """Return the progress that :func:`save_progress` saved.
-
-    It is empty if the file is missing or invalid.
-    """
-    try:
-        found = parse_json(path.read_bytes(), path.name)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}
-
-
-def save_progress(path: Path, progress: dict[str, Any]) -> None:
-    """Save the progress of a housekeeping task, so that its next time slice continues there."""
-    make_folder(path.parent)
-    content = json.dumps({"format": _FORMAT, **progress}, sort_keys=True).encode()
-    write_atomically(path, content + b"\n", durable=False)
-
-
-class IntegrityState(Struct):
+class IntegrityState(TaskState):
     """The result of the integrity checks of a store so far, saved from one time slice to the next.
 
     ``position`` is the progress of the current pass, ``table`` the index table checked last,
@@ -58,38 +39,17 @@ class IntegrityState(Struct):
     ``journal``, ``index``, ``block-digests``) until a check finds no damage.
     """
 
-    position: CheckPosition = field(default_factory=CheckPosition)
+    task = "integrity"
+    position: CheckPosition = START_POSITION
     table: str = ""
     digests: str = ""
     finished_at: str = ""
     damage: dict[str, list[str]] = field(default_factory=dict)
 
-    @classmethod
-    def load(cls, store: Store) -> IntegrityState:
-        """Return the state that earlier checks saved."""
-        progress = load_progress(store.task_state_path("integrity"))
-        try:
-            return cls(
-                CheckPosition(str(progress["alias"]), int(progress["completed_steps"])),
-                str(progress["table"]),
-                str(progress["digests"]),
-                str(progress["finished_at"]),
-                {str(name): list(map(str, found)) for name, found in progress["damage"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return cls()
-
-    def save(self, store: Store) -> None:
-        """Save the state."""
-        alias, steps = self.position
-        progress = {
-            **{"alias": alias, "completed_steps": steps},
-            **{"table": self.table, "digests": self.digests},
-        }
-        save_progress(
-            store.task_state_path("integrity"),
-            {**progress, "finished_at": self.finished_at, "damage": self.damage},
-        )
+    @property
+    def messages(self) -> list[str]:
+        """All messages about damage."""
+        return [one for found in self.damage.values() for one in found]
 
     def record(self, checked: CheckResult) -> None:
         """Add a failed check to the known damage."""

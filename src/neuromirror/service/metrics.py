@@ -28,9 +28,9 @@ from neuromirror.model import NeuromirrorError, Traffic, total_traffic
 from neuromirror.service.catalogue_status import PAGE_EXITS
 from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
+from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.jobs import ALL_MIRRORS
 from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX
-from neuromirror.service.store_status import known_damage
 from neuromirror.store import Store
 
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
@@ -322,8 +322,9 @@ class _StateCollector(Collector):
                 for (mirror, task), count in failures.items()
             ),
         )
+        damage = IntegrityState.load(self._store).messages
         text = "Damaged items that the integrity check of store and index has found."
-        yield _gauge("damaged_items", text, samples=[([], len(known_damage(self._store)))])
+        yield _gauge("damaged_items", text, samples=[([], len(damage))])
         yield from _custody_metrics(CustodyStatus.load(self._store))
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from msgspec import Struct, field
 
 from neuromirror.index import Schedule, TaskRow
-from neuromirror.service.integrity import IntegrityState
 from neuromirror.store import Store
 
 
@@ -60,11 +59,6 @@ def schedule_summaries(store: Store, now: float | None = None) -> dict[str, Sche
 
 def _moments(row: TaskRow) -> Iterable[float]:
     return sorted(one for one in (row.due, row.deep_due) if one is not None)
-
-
-def known_damage(store: Store) -> list[str]:
-    """Return the damage that integrity checks have found and no later check has cleared."""
-    return [one for found in IntegrityState.load(store).damage.values() for one in found]
 
 
 def unwritable_paths(store: Store) -> list[str]:
