@@ -52,8 +52,7 @@ class JobHarness:
     def run(self, job: Job, *, far: bool = False) -> JobReport:
         """Runs a job in this thread and keeps its lease."""
         with closing(self.writer.open(job)) as channel:
-            report: JobReport = run_call(channel, (run_job, (self.job_context(far=far), job), {}))
-        return report
+            return run_call(channel, run_job, self.job_context(far=far), job)
 
 
 @contextmanager

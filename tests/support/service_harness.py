@@ -88,7 +88,7 @@ class ManualExecutor(Executor):
         """Run a job that was taken, with a channel to the writer, and return its report."""
         assert self.writer is not None
         with closing(self.writer.open(find_job(args))) as channel:
-            return run_call(channel, (function, args, {}))
+            return run_call(channel, function, *args)
 
     def fail(self, name: str, error: BaseException) -> None:
         self.take(name)[0].set_exception(error)

@@ -25,7 +25,6 @@ from neuromirror.service.worker_pool import (
     find_job,
 )
 from neuromirror.service.writer import Writer
-from neuromirror.service.writer_messages import Channel
 from neuromirror.store import Store
 
 __all__ = [
@@ -103,16 +102,11 @@ def thread_executor(
     A job that hangs cannot be killed and delays the exit of Python. At the end of the block running
     jobs have ``grace`` seconds to finish.
     """
-    pool = _ThreadExecutor(workers, writer, _run_in_thread)
+    pool = _ThreadExecutor(workers, writer, run_call)
     try:
         yield pool
     finally:
         pool.leave(grace)
-
-
-def _run_in_thread(channel: Channel, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-    result: _T = run_call(channel, (function, args, kwargs))
-    return result
 
 
 @contextmanager

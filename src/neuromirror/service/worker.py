@@ -23,10 +23,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.writer_messages import Channel, WriterLostError, job_channel
+
+_T = TypeVar("_T")
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function with positional and keyword arguments."""
@@ -65,21 +67,18 @@ def serve(number: int) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="job") as pool:
         while True:
             call: Call = pickle.loads(calls.get())
+            function, arguments, named = call
             channel = PipeChannel(connection, replies)
-            result = _pickled_result(pool.submit(run_call, channel, call))
+            result = _pickled_result(pool.submit(run_call, channel, function, *arguments, **named))
             channel.close()
             connection.send_bytes(RESULT + result)
 
 
-def run_call(channel: Channel, call: Call) -> Any:
-    """Call a function in this thread; a job that it runs sends its requests through ``channel``.
-
-    ``call`` is the function with its arguments.
-    """
-    function, arguments, named = call
+def run_call(channel: Channel, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    """Call a function in this thread; a job that it runs sends its requests through ``channel``."""
     token = job_channel.set(channel)
     try:
-        return function(*arguments, **named)
+        return function(*args, **kwargs)
     finally:
         job_channel.reset(token)
 

@@ -125,16 +125,12 @@ class _Slot:
         try:
             succeeded, result = self._wait(process, what, channel)
         except (EOFError, OSError) as error:
-            exit_status = process.kill()
-            self._replace_process()
-            raise WorkerLostError(self._lost_message(what, exit_status)) from error
+            raise WorkerLostError(self._lost_message(what, self._kill(process))) from error
         except BaseException:
-            process.kill()
-            self._replace_process()
+            self._kill(process)
             raise
         if process.memory() > self._memory / 2 or isinstance(result, MemoryError):
-            process.kill()
-            self._replace_process()
+            self._kill(process)
         if succeeded:
             return result
         raise self._memory_error(what) if isinstance(result, MemoryError) else result
@@ -145,13 +141,13 @@ class _Slot:
             self._replace_process()
         for _ in range(2):
             process = self._process
-            if process is not None:
-                with suppress(EOFError, OSError):
-                    if process.is_ready():
-                        process.connection.send_bytes(CALL + request)
-                        return process
-                process.kill()
-            self._replace_process()
+            if process is None:  # the pool was closed
+                break
+            with suppress(EOFError, OSError):
+                if process.is_ready():
+                    process.connection.send_bytes(CALL + request)
+                    return process
+            self._kill(process)
         if self._closed:
             raise WorkerLostError(f"{what}: {_STOPPED_MESSAGE}")
         raise WorkerLostError(
@@ -192,6 +188,12 @@ class _Slot:
             more = "; probably the machine ran out of memory: see the kernel's log"
         name = signal.Signals(-code).name
         return f"{what}: the worker process was killed ({name}){more}. The job is retried"
+
+    def _kill(self, process: _Process) -> int:
+        """Kill the process and start another one; return its exit status."""
+        exit_status = process.kill()
+        self._replace_process()
+        return exit_status
 
     def _replace_process(self) -> None:
         with self._lock:
