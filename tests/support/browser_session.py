@@ -40,6 +40,9 @@ _FLAGS = (
     # # no other host name resolves, for any part of the browser
     f"--host-resolver-rules=MAP {PLAIN_NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+_NO_OPTIMIZER = "--js-flags=--no-opt --no-maglev"
+"""Short scripts finish before they are compiled a second and third time."""
+
 _TIMEOUT_MS = 60_000
 """Milliseconds until something that does not come is a failure."""
 
@@ -239,7 +242,9 @@ class SharedBrowser:
     def __init__(self, program: str, home: Path) -> None:
         self._stack = ExitStack()
         self.driver = self._stack.enter_context(sync_playwright())
-        self.browser = self._stack.enter_context(launched(self.driver, program, home))
+        self.browser = self._stack.enter_context(
+            launched(self.driver, program, home, _NO_OPTIMIZER)
+        )
         self._sessions: dict[str, BrowserSession] = {}
 
     def session(
@@ -250,17 +255,20 @@ class SharedBrowser:
         is_mobile: bool = False,
         has_touch: bool = False,
         java_script_enabled: bool = True,
+        script: str = "",
         **media: Any,
     ) -> BrowserSession:
-        """Return the session of such a device, restarted."""
+        """Return the session of such a device, restarted; the script runs first on each page."""
         device = {
             "is_mobile": is_mobile,
             "has_touch": has_touch,
             "java_script_enabled": java_script_enabled,
         }
-        name = repr(device)
+        name = repr((device, script))
         if name not in self._sessions:
             context = self.browser.new_context(**device, permissions=_PERMISSIONS)
+            if script:
+                context.add_init_script(script)
             self._sessions[name] = BrowserSession(context, address)
         self._sessions[name].restart(address, viewport=viewport, **media)
         return self._sessions[name]
