@@ -146,7 +146,7 @@ def read_file_system(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[by
 
 
 READERS: Final = (read_file, read_file_system)
-TRIALS = 12 * len(READERS) * len(FAULTS)
+TRIALS = 8 * len(READERS) * len(FAULTS)
 
 
 @pytest.mark.slow

@@ -27,9 +27,10 @@ RECORDING = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"
 INNER = RECORDING.partition("/")[2]
 
 
-@pytest.fixture
-def zarrs(tmp_path: Path) -> Iterator[StreamedZarrs]:
-    with streamed_zarrs(tmp_path / "zarrs") as found:
+@pytest.fixture(params=["inline"])
+def zarrs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StreamedZarrs]:
+    """Zarrs in the form of the parameter, which a test may change."""
+    with streamed_zarrs(tmp_path / "zarrs", (request.param,)) as found:
         yield found
 
 
@@ -39,17 +40,18 @@ def _array(version: str, path: str, store: Path) -> zarr.Array[Any]:
     return found
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_old_state_is_read_where_upstream_keeps_versions(zarrs: StreamedZarrs, form: str) -> None:
+@pytest.mark.parametrize("zarrs", FORMS, indirect=True)
+def test_old_state_is_read_where_upstream_keeps_versions(zarrs: StreamedZarrs) -> None:
+    [(form, harness)] = zarrs.harnesses.items()
     store, path = zarrs.store(form), f"{zarrs.path(3)}/0"
     before = _array(zarrs.version(), path, store)[...]
-    with zarrs.harnesses[form].index() as index:
+    with harness.index() as index:
         first = index.resolve(f"demo:{zarrs.dandiset}", "draft").name
         commit = index.resolve(f"demo:{zarrs.dandiset}", "draft").commit
     assert first
     zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/0/0", b"\1" * 64)
     zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/1/1", None)
-    assert zarrs.harnesses[form].sync()[f"demo:{zarrs.dandiset}"].status == "ok"
+    assert harness.sync()[f"demo:{zarrs.dandiset}"].status == "ok"
     old = _array(zarrs.version(commit), path, store)
     assert np.array_equal(old[...], before)
     new = _array(zarrs.version(), path, store)[...]

@@ -58,7 +58,6 @@ class AnnexRepository:
         link = self.path / name
         link.symlink_to(link_target(key, name.encode()).decode())
         self.git("add", name)
-        self.git("commit", "-q", "-m", f"add {name}")
         if urls:
             self.run("registerurl", "--batch", lines="".join(f"{key} {url}\n" for url in urls))
         return link

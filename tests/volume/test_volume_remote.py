@@ -37,7 +37,7 @@ def test_blocks_are_retrieved_checked_and_dropped(boss: DemoBoss, annex: AnnexRe
     # the first URL gives other voxels
     box = ((128, 192), (64, 128), (12, 28))
     annex.put("other", chunk(boss, EM, box), url(boss, EM, OTHER), url(boss, EM, box))
-    annex.run("get", "-J2")
+    annex.run("get")
     assert link.read_bytes() == chunk(boss, EM, BOX)
     assert (annex.path / "edge").read_bytes() == edge
     assert (annex.path / "other").read_bytes() == chunk(boss, EM, box)
@@ -56,12 +56,12 @@ def test_voxels_that_were_changed_upstream_are_refused_and_the_last_copy_stays(
     boss: DemoBoss, annex: AnnexRepository
 ) -> None:
     link, cached = put_block(annex, boss, "block"), put_block(annex, boss, "cached", OTHER)
-    annex.run("get", "block")
     # a URL is added without its bytes; without a checksum
-    annex.run("addurl", "--fast", "--file=unsized", url(boss, EM, BOX))
-    annex.run("addurl", "--fast", "--file=sized", url(boss, EM, BOX) + "?dtype=int8")
+    block = url(boss, EM, BOX)
+    lines = f"{block} unsized\n{block}?dtype=int8 sized\n"
+    annex.run("addurl", "--fast", "--batch", "--with-files", lines=lines)
     assert f"VURL-s{64 * 64 * 16}--" in annex.run("lookupkey", "sized")
-    annex.run("get", "unsized", "sized")
+    annex.run("get", "block", "unsized", "sized")
     content = chunk(boss, EM, BOX)
     assert (annex.path / "unsized").read_bytes() == content
     cache, bytes_there = open_cache(), chunk(boss, EM, OTHER)
