@@ -165,7 +165,7 @@ class VolumeServer(DemoServer):
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         name, source, title = self.mirror_name
-        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
+        options = f'api = "{self.api}"\nblock = [128, 128, 16]\nhash = "fetch"\n'
         return {name: (source, title, options)}
 
 

@@ -218,7 +218,7 @@ def all_mirror_files(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
     ):
         for name, selection in selections.items():
             file = demo.mirrors / f"{name}.toml"
-            settings = file.read_text().replace("block = [64, 64, 16]", "block = [256, 256, 64]")
+            settings = file.read_text().replace("block = [128, 128, 16]", "block = [256, 256, 64]")
             file.write_text(settings + selection)
         yield demo.mirrors
 
