@@ -7,11 +7,10 @@ import fcntl
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from neuromirror.index import (
 )
 from neuromirror.index import file_writer as recording_module
 from support.disk_journal import DiskJournal, placed_file
+from support.store_publisher import exit_code, fork_child
 
 
 class _WatchingJournal(DiskJournal):
@@ -73,22 +73,20 @@ def test_second_writer_error_names_the_first_process(journal: DiskJournal, path:
         assert index.catch_up(journal) == 1
 
 
-def test_two_writers_at_once_apply_each_entry_once(journal: DiskJournal, path: Path) -> None:
+def test_two_writers_at_once_apply_each_entry_once(
+    journal: DiskJournal, path: Path, tmp_path: Path
+) -> None:
     for number in range(12):
         journal.mint([placed_file("a", number)])
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from support.disk_journal import DiskJournal\n"
-        "from neuromirror.index import Index\n"
-        "with Index.open(Path(sys.argv[3])) as index:\n"
-        "    print(index.catch_up(DiskJournal(Path(sys.argv[2]))))\n"
-    )
-    command = [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(journal.root)]
-    running = [
-        subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    applied = [int(process.communicate(timeout=600)[0]) for process in running]
+
+    def catch_up(result: Path) -> None:
+        with Index.open(path) as index:
+            result.write_text(str(index.catch_up(DiskJournal(journal.root))))
+
+    results = [tmp_path / f"applied-{number}" for number in range(3)]
+    children = [fork_child(partial(catch_up, result)) for result in results]
+    assert [exit_code(child) for child in children] == [0, 0, 0]
+    applied = [int(result.read_text()) for result in results]
     assert sum(applied) == 12
     with Index.open_readonly(path) as index:
         assert [row.seq for row in index.versions("dandi:000001")] == list(range(1, 13))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from support.disk_journal import (
     read_path_terms,
     skipped_version_message,
 )
+from support.store_publisher import exit_code, fork_child
 
 _PATHS = ["a", "a-b", "a/b", "a/c", "b", "B/x y", "é", "e\u0301", "\ue000", "\U0001f9e0/z"]
 
@@ -195,27 +194,19 @@ def test_an_unchanged_file_costs_no_write(journal: DiskJournal, index: Index) ->
     assert index._db.total_changes - changes < 10
 
 
-_APPLY = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from support.disk_journal import DiskJournal
-from neuromirror.index import Index, rebuild_from_journal
-from neuromirror.index import file_writer
-file_writer._BATCH = 50
-journal = DiskJournal(Path(sys.argv[2]), sys.argv[5], int(sys.argv[6]))
-if sys.argv[4] == "rebuild":
-    rebuild_from_journal(Path(sys.argv[3]), journal)
-else:
-    with Index.open(Path(sys.argv[3])) as index:
-        index.catch_up(journal)
-"""
-
-
 def _apply(journal: DiskJournal, path: Path, what: str, commit: str, after: int) -> int:
-    here = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", _APPLY, here, str(journal.root), str(path), what]
-    return subprocess.run([*command, commit, str(after)], check=False).returncode
+    """Catch up or rebuild in a child process that is killed while it reads a version."""
+
+    def work() -> None:
+        recording_module._BATCH = 50
+        killing = DiskJournal(journal.root, commit, after)
+        if what == "rebuild":
+            rebuild_from_journal(path, killing)
+        else:
+            with Index.open(path) as index:
+                index.catch_up(killing)
+
+    return exit_code(fork_child(work))
 
 
 def test_killed_anywhere_and_repeated_the_tables_are_the_same(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from neuromirror.store import (
 from neuromirror.store.custody import published_locations, published_remotes
 from neuromirror.transfer.published_copies import PublishedCopies
 from support.disk_states import disk_states
-from support.store_publisher import Publisher, git, git_refs
+from support.store_publisher import Publisher, exit_code, fork_child, git, git_refs
 from support.vaults import OTHER_UUID, VAULT_UUID
 
 LAB = CustodyRemote(
@@ -133,16 +132,12 @@ def test_a_killed_publication_is_completed_by_the_next_one(
 
 
 def test_two_writers_at_once_lose_nothing(store: Store, publisher: Publisher) -> None:
-    children = []
-    for number in range(3):
-        child = os.fork()
-        if not child:
-            part = KEYS[number * 10 : number * 10 + 10]
-            for key in part:
-                publish_locations(store, publisher.dataset, LAB, [key])
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    def publish_part(number: int) -> None:
+        for key in KEYS[number * 10 : number * 10 + 10]:
+            publish_locations(store, publisher.dataset, LAB, [key])
+
+    children = [fork_child(partial(publish_part, number)) for number in range(3)]
+    assert [exit_code(child) for child in children] == [0, 0, 0]
     assert set(locations(publisher)) == set(KEYS)
 
 

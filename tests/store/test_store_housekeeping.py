@@ -17,6 +17,8 @@ from support.disk_states import disk_states
 from support.store_publisher import (
     Publisher,
     dataset,
+    exit_code,
+    fork_child,
     git,
     git_refs,
     packed_objects,
@@ -366,15 +368,10 @@ def test_run_after_a_kill_during_repacking_finishes(store: Store) -> None:
     before = objects(repository)
     killed = 0
     for delay in (0.0, 0.02, 0.05):
-        child = os.fork()
-        if not child:
-            try:
-                list(run_housekeeping(Store.open(store.root), policy=EAGER))
-            finally:
-                os._exit(0)
+        child = fork_child(lambda: list(run_housekeeping(Store.open(store.root), policy=EAGER)))
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        killed += exit_code(child) == -signal.SIGKILL
         assert is_whole(repository)
     assert killed
     run(store, now=datetime.now(UTC))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from neuromirror.model import HoldLapsed, JournalEntry, MirrorSeen, VersionMinted, dump_entry
 from neuromirror.store import Store, StoreDamagedError
-from support.store_publisher import run_in_child
-
-APPENDER = """
-import sys
-from pathlib import Path
-from neuromirror.model import HoldLapsed
-from neuromirror.store import Store
-store = Store.open(Path(sys.argv[1]))
-for number in range(60):
-    store.append_entries(HoldLapsed(sys.argv[2], str(number)), HoldLapsed(sys.argv[2], "x" * 9000))
-"""
+from support.store_publisher import exit_code, fork_child, run_in_child
 
 
 def entries(store: Store, position: int = 0) -> list[JournalEntry]:
@@ -81,14 +71,15 @@ def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
 
 
 def test_several_processes_append_whole_lines(store: Store) -> None:
-    running = [
-        subprocess.Popen([sys.executable, "-c", APPENDER, str(store.root), name])
-        for name in ("one", "two", "three")
-    ]
+    def append(name: str) -> None:
+        for number in range(60):
+            store.append_entries(HoldLapsed(name, str(number)), HoldLapsed(name, "x" * 9000))
+
+    running = [fork_child(partial(append, name)) for name in ("one", "two", "three")]
     seen = 0
-    while any(process.poll() is None for process in running):
+    while os.waitid(os.P_PID, running[-1], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         seen = max(seen, len(entries(store)))
-    assert [process.returncode for process in running] == [0, 0, 0]
+    assert [exit_code(child) for child in running] == [0, 0, 0]
     found = entries(store)
     assert len(found) == 3 * 120
     assert seen <= len(found)

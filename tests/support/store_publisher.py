@@ -197,37 +197,47 @@ def subdataset_of(publisher: Publisher, path: str) -> SnapshotEntry:
     return SnapshotEntry(path.encode(), "", FileRecord(path.encode(), None), known)
 
 
+def fork_child(work: Callable[[], object]) -> int:
+    """Start ``work`` in a child process; return its id. It exits with 1 if the work fails."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the child must not go on into pytest
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Wait for a child process; return its exit code, or the negative number of its signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
     """Run ``work`` in a child process; return whether it was killed at a step on disk.
 
     Steps are the events of Python's audit hooks: files opened for writing, renames, links,
     removals, created folders. With ``kill_at`` 0 the child is not killed and must succeed.
     """
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        count = 0
+    count = 0
 
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            if is_disk_step(event, arguments):
-                count += 1
-                if count == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if is_disk_step(event, arguments):
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        try:
-            sys.addaudithook(hook)
-            work()
-        except BaseException as error:  # noqa: BLE001 - the child must not go on into pytest
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+    def watched() -> None:
+        sys.addaudithook(hook)
+        work()
+
+    code = exit_code(fork_child(watched))
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def is_disk_step(event: str, arguments: tuple[Any, ...]) -> bool:
