@@ -41,12 +41,12 @@ def test_rows_do_not_depend_on_how_many_are_written_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = DiskJournal(tmp_path)
-    journal.mint(_files(1700), "000001")
-    journal.mint(_files(1900), "000002")
-    journal.mint(_files(1710)[5:], "000001")
+    journal.mint(_files(1100), "000001")
+    journal.mint(_files(1200), "000002")
+    journal.mint(_files(1110)[5:], "000001")
     default = _dump(tmp_path, journal, "default")
-    assert sum(line.startswith("files ") for line in default) > 3600
+    assert sum(line.startswith("files ") for line in default) > 2300
     for rows in (2, 499, 501):
         monkeypatch.setattr(bulk_insert, "_ROWS", rows)
-        monkeypatch.setattr(recording_module, "_BATCH", 3 * rows + 1)
+        monkeypatch.setattr(recording_module, "_BATCH", 2 * rows + 1)
         assert _dump(tmp_path, journal, f"{rows} at once") == default, rows
