@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -24,6 +25,9 @@ from support.loopback_http import serving
 
 if TYPE_CHECKING:
     from support.mirror_harness import MirrorHarness
+
+# intern imports CloudVolume if it can, which takes a second; no test uses it in this process
+sys.modules["cloudvolume"] = None  # type: ignore[assignment]
 
 pytest_plugins = ["support.suite_order", "support.rerun_failed"]
 

@@ -11,7 +11,7 @@ import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote_plus
 from xml.sax.saxutils import escape
 
@@ -28,6 +28,7 @@ _LISTING = frozenset(
         *("versions", "x-id"),
     }
 )
+_CONTROL_CHARACTERS: Final = {number: f"&#x{number:x};" for number in range(ord(" "))}
 _OWNER = "<Owner><ID>0123456789abcdef</ID></Owner>"
 
 
@@ -94,8 +95,7 @@ Writes = Callable[[bytes], str]
 
 def _plain(name: bytes) -> str:
     """Return a name without encoding; bytes that are not UTF-8 are lost."""
-    text = escape(name.decode("utf-8", "replace"))
-    return "".join(char if char >= " " else f"&#x{ord(char):x};" for char in text)
+    return escape(name.decode("utf-8", "replace")).translate(_CONTROL_CHARACTERS)
 
 
 def _bytes(text: bytes | str) -> bytes:

@@ -291,7 +291,8 @@ class _ObjectTable:
         self.offsets: list[array[int]] = []
         self.count = 0
         for bucket in buckets:
-            self._add_bucket(bucket)
+            if bucket:  # few are not empty in a pack of a few objects
+                self._add_bucket(bucket)
             self.fanout.append(self.count)
         self.duplicate_offsets.sort()
 
