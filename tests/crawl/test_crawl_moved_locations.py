@@ -39,15 +39,13 @@ KILLS = 4
 
 @pytest.fixture
 def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """Demo buckets, of which one keeps the versions of its objects."""
-    with DemoBuckets(tmp_path / "buckets") as running:
+    """A bucket that keeps the versions of its objects, with two files of one dataset."""
+    with DemoBuckets(tmp_path / "buckets", empty=True) as running:
         for mirror in running.mirrors.glob("*.toml"):
             if mirror.stem != "demo-aind-benchmark":
                 mirror.unlink()
-        for key in running.present(bucket=running.benchmark):
-            if not key.startswith(MEAREC.encode()):
-                running.bucket(running.benchmark).expire(key)
         running.put(KEY, CONTENT, bucket=running.benchmark)
+        running.put(f"{MEAREC}/mearec_NP2.h5", b"other bytes", bucket=running.benchmark)
         yield running
 
 

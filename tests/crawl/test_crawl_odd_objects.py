@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 from neuromirror.index import FileRow
 from neuromirror.model import Evidence, VersionMinted
 from neuromirror_demo import DemoBuckets
-from support.mirror_harness import MirrorHarness
+from support.dataset_clones import clone_dataset
+from support.mirror_harness import MirrorHarness, run_git
 
 BUCKET = "demo-aind-open-data"
 DATASET, ASSET = "swift:asset", "asset"
@@ -86,15 +86,10 @@ def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     if ordinary == MANY:
         return  # the keys have the same form: a clone gets these as well
     clone = tmp_path / "clone"
-    run("datalad", "clone", f"ria+file://{mirror_harness.folder}#~swift--asset", str(clone))
+    clone_dataset(mirror_harness, DATASET, clone)
     odd = [f"odd-{number}/large.bin" for number in range(len(kinds))]
-    run("git", "-C", str(clone), "annex", "get", *odd, "folder-0/0.bin")
+    run_git(clone, "annex", "get", "-q", *odd, "folder-0/0.bin")
     assert {(clone / one).read_bytes() for one in odd} == {LARGE}
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])

@@ -14,6 +14,7 @@ from neuromirror.annex import find_pointer_key
 from neuromirror.git import SYMLINK_MODE
 from neuromirror.model import Document
 from neuromirror_demo import DemoBuckets
+from support.dataset_clones import clone_dataset
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedSource, files
 from support.scripted_zarrs import scripted_zarr
@@ -42,15 +43,6 @@ def mirror_harness(tmp_path: Path) -> Iterator[MirrorHarness]:
         yield MirrorHarness(running.mirrors, tmp_path / "store")
 
 
-def clone(mirror_harness: MirrorHarness, dataset: str, target: Path) -> Path:
-    repository = mirror_harness.repository(dataset)
-    subprocess.run(
-        ["datalad", "clone", str(repository), str(target)],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    return target
-
-
 def whereis(folder: Path) -> dict[str, str]:
     """Return the key of each annexed file, as git-annex finds it."""
     done = subprocess.run(
@@ -66,16 +58,16 @@ def test_a_sidecar_with_the_text_of_a_pointer_is_annexed(
 ) -> None:
     name = f"{AIND}:{ASSET}"
     assert mirror_harness.sync(name)[name].status == "ok"
-    folder = clone(mirror_harness, name, tmp_path / "clone")
+    folder = clone_dataset(mirror_harness, name, tmp_path / "clone")
     keys = whereis(folder)
     assert KEY not in keys.values()
     modes = {
         line.partition("\t")[2]: line.split()[0]
         for line in run_git(folder, "ls-tree", "HEAD").splitlines()
     }
+    run_git(folder, "annex", "get", "-q", *POINTERS)
     for path, text in POINTERS.items():
         assert modes[path] == SYMLINK_MODE.decode()
-        subprocess.run(["git", "annex", "get", path], cwd=folder, check=True, timeout=120)
         assert (folder / path).read_text() == text
     assert modes["processing.json"] == "100644"
 
@@ -88,7 +80,7 @@ def test_a_generated_document_is_no_pointer(
         files=files("a.nwb"), documents=[Document(b"info.json", text)]
     )
     assert harness.sync()["box:one"].status == "ok"
-    folder = clone(harness, "box:one", tmp_path / "clone")
+    folder = clone_dataset(harness, "box:one", tmp_path / "clone")
     assert KEY not in whereis(folder).values()
     content = (folder / "info.json").read_bytes()
     assert find_pointer_key(content) is None
@@ -102,6 +94,6 @@ def test_the_path_of_a_subdataset_is_no_pointer(
     path = f"a/annex/objects/{KEY}"
     source.scripted_datasets["one"] = ScriptedDataset(files=files("a.nwb"), zarrs={path: "z"})
     assert zarr_harness.sync()["box:one"].status == "ok"
-    folder = clone(zarr_harness, "box:one", tmp_path / "clone")
+    folder = clone_dataset(zarr_harness, "box:one", tmp_path / "clone")
     assert find_pointer_key((folder / ".gitmodules").read_bytes()) is None
     assert run_git(folder, "config", "-f", ".gitmodules", f"submodule.{path}.path").strip() == path
