@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from neuromirror_demo.archive import DemoError
 from neuromirror_demo.records import ArchiveClock
@@ -94,10 +95,9 @@ class ObjectBucket:
         """
         key = key_bytes(key)
         data = data.encode() if isinstance(data, str) else data
-        pieces = [data] if part_size is None else _split(data, part_size)
         if part_size is not None:
-            parts = tuple(map(len, pieces))
-            etag = f"{_joined_digest('md5', pieces).hex()}-{len(pieces)}"
+            parts = _part_sizes(len(data), part_size)
+            etag = f"{_joined_digest('md5', data, parts).hex()}-{len(parts)}"
         elif etag is None:
             etag = hashlib.md5(b"kms" * kms + data, usedforsecurity=False).hexdigest()
         made = ObjectVersion(
@@ -116,7 +116,9 @@ class ObjectBucket:
         if checksum is not None:
             whole = part_size is None
             digest = (
-                hashlib.new(checksum, data).digest() if whole else _joined_digest(checksum, pieces)
+                hashlib.new(checksum, data).digest()
+                if whole
+                else _joined_digest(checksum, data, parts)
             )
             kind = "FULL_OBJECT" if whole else "COMPOSITE"
             made.checksum = checksum, kind, base64.b64encode(digest).decode()
@@ -184,22 +186,26 @@ def key_bytes(key: bytes | str) -> bytes:
     return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
 
 
-def _split(data: bytes, part_size: int | Sequence[int]) -> list[bytes]:
+def _part_sizes(size: int, part_size: int | Sequence[int]) -> tuple[int, ...]:
     sizes = [part_size] if isinstance(part_size, int) else list(part_size)
-    pieces: list[bytes] = []
-    start = 0
-    while not pieces or start < len(data):
-        size = sizes[min(len(pieces), len(sizes) - 1)]
-        if size < min(_SHORTEST_PART, len(data) - start):
-            raise DemoError(f"S3 takes no part of {size} bytes before the last: give 5 MiB")
-        pieces.append(data[start : start + size])
-        start += size
-    return pieces
+    parts: list[int] = []
+    rest = size
+    while not parts or rest > 0:
+        part = sizes[min(len(parts), len(sizes) - 1)]
+        if part < min(_SHORTEST_PART, rest):
+            raise DemoError(f"S3 takes no part of {part} bytes before the last: give 5 MiB")
+        parts.append(min(part, rest))
+        rest -= part
+    return tuple(parts)
 
 
-def _joined_digest(algorithm: str, pieces: Sequence[bytes]) -> bytes:
+@lru_cache(maxsize=8)  # the demo's own objects are uploaded to each new bucket
+def _joined_digest(algorithm: str, data: bytes, parts: tuple[int, ...]) -> bytes:
     """Return the digest of the digests of the parts, as S3 computes it."""
     joined = hashlib.new(algorithm, usedforsecurity=False)
-    for piece in pieces:
+    view, start = memoryview(data), 0
+    for size in parts:
+        piece = view[start : start + size]
         joined.update(hashlib.new(algorithm, piece, usedforsecurity=False).digest())
+        start += size
     return joined.digest()
