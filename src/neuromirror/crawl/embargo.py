@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from neuromirror.crawl.guards.events import record_event
 from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.crawl.recorder import Recorder, open_recorder
+from neuromirror.crawl.recorder import Recorder, list_known, open_recorder
 from neuromirror.crawl.results import Result, refused_note
-from neuromirror.index import CrawlIndex, Index, UnknownDatasetError, UnknownMirrorError
+from neuromirror.index import Index
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -227,9 +228,9 @@ class PrivateStore:
 
         Both stores are searched: after an interrupted move only one of them may have them.
         """
-        component_ids = recorder.ask(lambda index: _component_ids(index, dataset.name))
+        component_ids = _component_ids(recorder, dataset.name)
         with open_recorder(store, store.index_path) as own:
-            component_ids |= own.ask(lambda index: _component_ids(index, dataset.name))
+            component_ids |= _component_ids(own, dataset.name)
         found = dict.fromkeys(
             dataset_ref_of(entry)
             for one in (store, self._public)
@@ -304,14 +305,10 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
 
 def _record_private_event(recorder: Recorder, mirror: str, local_id: str, message: str) -> None:
     """Record a failure as an event, unless the last event has the same message."""
-    try:
-        name = f"{mirror}:{local_id}" if local_id else None
-        last = recorder.ask(lambda index: next(index.events(name, limit=1), None))
-        if last is not None and last.message == message:
-            return
-    except (UnknownDatasetError, UnknownMirrorError):
-        pass
-    recorder.record(EventRaised(mirror, local_id, "unavailable", message, current_timestamp()))
+    name = f"{mirror}:{local_id}" if local_id else None
+    last = list_known(recorder, lambda index: index.events(name, limit=1))
+    if message not in [one.message for one in last]:
+        recorder.record(EventRaised(mirror, local_id, "unavailable", message, current_timestamp()))
 
 
 def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
@@ -347,12 +344,10 @@ def _exclusive_run(store: Store, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _component_ids(index: CrawlIndex, name: str) -> set[str]:
+def _component_ids(recorder: Recorder, name: str) -> set[str]:
     """Return the local ids of the components of all versions of a dataset."""
-    try:
-        components = [
-            component for one in list(index.versions(name)) for component in index.subdatasets(one)
-        ]
-        return {component.dataset.partition(":")[2] for component in components}
-    except (UnknownDatasetError, UnknownMirrorError):
-        return set()
+    components = list_known(
+        recorder,
+        lambda index: chain.from_iterable(map(index.subdatasets, list(index.versions(name)))),
+    )
+    return {one.dataset.partition(":")[2] for one in components}

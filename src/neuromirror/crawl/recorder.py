@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.index import CrawlIndex, Index
+from neuromirror.index import CrawlIndex, Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import DatasetRef, JournalEntry
 from neuromirror.store import Store
 
@@ -93,6 +93,14 @@ class Recorder(Protocol):
             The index.
         """
         ...
+
+
+def list_known(recorder: Recorder, question: Callable[[CrawlIndex], Iterable[_T]]) -> list[_T]:
+    """Return the items of an index query about a dataset; none if the dataset is unknown."""
+    try:
+        return recorder.ask(lambda index: list(question(index)))
+    except (UnknownDatasetError, UnknownMirrorError):
+        return []
 
 
 class JournalRecorder:

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Collection, Iterable
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from neuromirror.annex import WEB_UUID
 from neuromirror.annex.initialization import is_own_remote
-from neuromirror.crawl.visit.visit_context import StoreVisitContext
+from neuromirror.crawl.visit.visit_context import StoreVisitContext, create_workspace
 from neuromirror.git import (
     GITLINK_MODE,
     REGULAR_FILE_MODE,
@@ -182,18 +183,6 @@ def check_ids(scratch: Store) -> None:
         raise JoinError(f"{'; '.join(problems[:_MAX_NAMED])}{more}")
 
 
-class _ScratchFolder:
-    """The folder for the pages of one listing."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self) -> Path:
-        """Return the folder; the first call creates it."""
-        self._folder.mkdir(exist_ok=True)
-        return self._folder
-
-
 def archive_hosts(source: Source, dataset: DatasetRef, index: Index, folder: Path) -> set[str]:
     """Return the hosts from which the archive serves files of a dataset.
 
@@ -218,11 +207,11 @@ def archive_hosts(source: Source, dataset: DatasetRef, index: Index, folder: Pat
     """
     hosts: set[str] = set()
     for version in source.versions(dataset)[-1:]:
-        context = StoreVisitContext(index, _ScratchFolder(folder / "listing"))
+        context = StoreVisitContext(index, partial(create_workspace, folder / "listing"))
         for entry in islice(source.listing(version, context).entries(), _LISTED):
             records: Iterable[ListingEntry] = (entry,)
             if isinstance(entry, ComponentEntry):
-                part = StoreVisitContext(index, _ScratchFolder(folder / "component"))
+                part = StoreVisitContext(index, partial(create_workspace, folder / "component"))
                 records = islice(entry.listing(part).entries(), 1)
             for record in records:
                 if isinstance(record, FileRecord):

@@ -15,9 +15,14 @@ from neuromirror.crawl.components.subdataset_links import (
     is_subdataset_line,
 )
 from neuromirror.crawl.components.zarr_split import SplitZarr, insert_subdatasets, split_zarrs
-from neuromirror.crawl.guards.difference import ComponentRoots, StateChanges, StateDifference
+from neuromirror.crawl.guards.difference import (
+    ComponentRoots,
+    CountedItems,
+    StateChanges,
+    StateDifference,
+)
 from neuromirror.crawl.index_rebuild import restore_records
-from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.recorder import Recorder, list_known
 from neuromirror.crawl.visit.publisher import Publisher
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.index import VersionRow
@@ -143,13 +148,14 @@ class ComponentPublisher:
         ]
         if split:
             lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.records)
-            whole = _CountingLines(self._flatten_lines(lines, split))
+            whole = CountedItems(self._flatten_lines(lines, split))
             found = StateDifference(
                 scratch / f"whole-since-{row.commit}", diff_lines(whole, snapshot.spool.lines())
             )
             before = whole.count
         else:
-            before = row.files + len(self._publisher.ask(lambda index: index.subdatasets(row)))
+            links = list_known(self._recorder, lambda index: index.subdatasets(row))
+            before = row.files + len(links)
         found.roots = ComponentRoots(inline.keys(), snapshot.components.paths)
         before -= sum(one.files - 1 for one in inline.values())
         return found, found.count_changes(before)
@@ -192,20 +198,7 @@ class ComponentPublisher:
         if self._store.has_records(component.dataset_id, component.commit):
             return
         name = f"{self._publisher.dataset.mirror}:{component.local_id}"
-        for row in self._publisher.ask(lambda index: index.versions(name)):
+        for row in list_known(self._recorder, lambda index: index.versions(name)):
             if row.commit == component.commit:
                 dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
                 restore_records(self._store, dataset, row)
-
-
-class _CountingLines:
-    """Counts lines as they are iterated."""
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._lines = lines
-        self.count = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._lines:
-            self.count += 1
-            yield line

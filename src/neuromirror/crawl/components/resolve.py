@@ -47,7 +47,7 @@ from neuromirror.crawl.visit.snapshot import (
     ResolvedEntry,
     SpooledSnapshot,
 )
-from neuromirror.crawl.visit.visit_context import StoreVisitContext
+from neuromirror.crawl.visit.visit_context import StoreVisitContext, create_workspace
 from neuromirror.index import CrawlIndex
 from neuromirror.model import (
     ExcludedEntry,
@@ -67,18 +67,6 @@ CONCURRENT_READS = 4
 _LOOKUP_BATCH = 500
 _PendingRead = tuple[ComponentEntry, Path, "Future[SpooledSnapshot | NeuromirrorError]"]
 """A component, the folder for its files, and its future snapshot or error."""
-
-
-class _TemporaryWorkspace:
-    """A folder for pages that are not resumed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self) -> Path:
-        """Return the folder; the first call creates it."""
-        self._folder.mkdir(exist_ok=True)
-        return self._folder
 
 
 class StoreComponentResolver:
@@ -262,9 +250,8 @@ class StoreComponentResolver:
         folder.mkdir()
         try:
             with self._recorder.reader() as index:
-                listing = component.listing(
-                    StoreVisitContext(index, _TemporaryWorkspace(folder / "pages"))
-                )
+                open_workspace = partial(create_workspace, folder / "pages")
+                listing = component.listing(StoreVisitContext(index, open_workspace))
                 found = read_listing(listing, folder)
             if found.header.documents:
                 raise UnreliableListingError(

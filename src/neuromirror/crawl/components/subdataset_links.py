@@ -40,7 +40,7 @@ class SubdatasetLink(Struct, frozen=True):
     def as_file(self, component: ComponentEntry) -> SnapshotEntry:
         """Return the link as an entry at the component's path."""
         return SnapshotEntry(
-            _link_path(component.path),
+            submodule_path(git_path(component.path)),
             "",
             FileRecord(component.path, None, modified=self.time),
             self.state,
@@ -59,10 +59,9 @@ def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
     ).as_file(component)
 
 
-def _link_path(path: bytes) -> bytes:
-    # git rejects submodules whose path looks like an option
-    path_in_git = git_path(path)
-    return b"%2D" + path_in_git[1:] if path_in_git.startswith(b"-") else path_in_git
+def submodule_path(path: bytes) -> bytes:
+    """Return the git path of a submodule: git rejects one that looks like an option."""
+    return b"%2D" + path[1:] if path.startswith(b"-") else path
 
 
 def names_exact_state(version: VersionRef) -> bool:
@@ -152,7 +151,7 @@ class PreviousState:
         upstream_paths: dict[bytes, bytes] = {}
         for path in paths:
             path_in_git = git_path(path)
-            for one in (path_in_git, mark_clash(path_in_git), _link_path(path)):
+            for one in (path_in_git, mark_clash(path_in_git), submodule_path(path_in_git)):
                 upstream_paths[one] = path
         last = b"/"
         for line in self._store.record_lines(dataset_id, row.records):

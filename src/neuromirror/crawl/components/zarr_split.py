@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.crawl.components.subdataset_links import submodule_path
 from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     ZARR_MARKERS,
@@ -398,12 +399,8 @@ class _ZarrExtractor:
             files=self._files,
             pending_files=pending,
         )
-        return SplitZarr(self._link_path(), dataset.local_id, snapshot, self._bytes)
-
-    def _link_path(self) -> bytes:
-        # git rejects submodules whose path looks like an option
-        path = self._root.path
-        return b"%2D" + path[1:] if path.startswith(b"-") else path
+        link = submodule_path(self._root.path)
+        return SplitZarr(link, dataset.local_id, snapshot, self._bytes)
 
     def _relative_path(self, path: bytes) -> bytes:
         start = self._upstream + b"/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from msgspec import Struct, field
 
@@ -19,6 +20,7 @@ from neuromirror.model import (
     load_pairs,
 )
 
+_T = TypeVar("_T")
 _API_KINDS = ("api", "api-private")
 _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
@@ -73,6 +75,19 @@ class ComponentRoots(Struct, frozen=True):
         return path if path in self.before or path in self.after else None
 
 
+class CountedItems(Generic[_T]):
+    """An iterable that counts its items as they are read."""
+
+    def __init__(self, items: Iterable[_T]) -> None:
+        self._items = items
+        self.count = 0
+
+    def __iter__(self) -> Iterator[_T]:
+        for item in self._items:
+            self.count += 1
+            yield item
+
+
 class StateDifference:
     """The differences between two states of a dataset, on disk: pairs of old and new record lines.
 
@@ -94,16 +109,12 @@ class StateDifference:
 
     def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:
         self._path = path
-        self.count = 0
         self.roots = ComponentRoots()
+        counted = CountedItems(pairs)
         with path.open("wb", buffering=1 << 18) as file:
-            for line in dump_pairs(self._count_pairs(pairs)):
+            for line in dump_pairs(counted):
                 file.write(line + b"\n")
-
-    def _count_pairs(self, pairs: Iterable[LinePair]) -> Iterator[LinePair]:
-        for pair in pairs:
-            self.count += 1
-            yield pair
+        self.count = counted.count
 
     def pairs(self) -> Iterator[LinePair]:
         """Yield the lines before and after, by path.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuromirror.crawl.recorder import Recorder
-from neuromirror.index import EventRow, UnknownDatasetError, UnknownMirrorError
+from neuromirror.crawl.recorder import Recorder, list_known
+from neuromirror.index import EventRow
 from neuromirror.model import DatasetRef, EventRaised, current_timestamp
 
 TOMBSTONE, RETURNED = "tombstone", "returned"
@@ -70,7 +70,4 @@ def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
 
 
 def _events(recorder: Recorder, dataset: DatasetRef, kind: str) -> list[EventRow]:
-    try:
-        return recorder.ask(lambda index: list(index.events(dataset.name, kind)))
-    except (UnknownDatasetError, UnknownMirrorError):
-        return []
+    return list_known(recorder, lambda index: index.events(dataset.name, kind))

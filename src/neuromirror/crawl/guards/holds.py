@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 import hashlib
 
-from neuromirror.crawl.recorder import Recorder
-from neuromirror.index import HoldRow, UnknownDatasetError, UnknownMirrorError
+from neuromirror.crawl.recorder import Recorder, list_known
+from neuromirror.index import HoldRow
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -61,11 +61,7 @@ class DatasetHolds:
                 self._recorder.record(HoldLapsed(one.hold, current_timestamp()))
 
     def _open_holds(self) -> list[HoldRow]:
-        name = self._dataset.name
-        try:
-            return self._recorder.ask(lambda index: list(index.open_holds(name)))
-        except (UnknownDatasetError, UnknownMirrorError):
-            return []
+        return list_known(self._recorder, lambda index: index.open_holds(self._dataset.name))
 
 
 def release_hold(recorder: Recorder, hold: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,8 +17,6 @@ from neuromirror.crawl.visit.version_entry import component_label, free_label, v
 from neuromirror.git import ObjectReader, try_git
 from neuromirror.index import (
     CrawlIndex,
-    UnknownDatasetError,
-    UnknownMirrorError,
     VersionRow,
     is_indexed,
 )
@@ -74,7 +71,6 @@ _MIN_DELTA_BYTES = 1 << 20
 """Records are stored as a delta if at most one file in eight changed, from a megabyte on."""
 _UPSTREAM_DRAFT = "draft"
 """DANDI's name of its draft."""
-_T = TypeVar("_T")
 
 
 class PublishedState(Struct, frozen=True):
@@ -149,24 +145,6 @@ class Publisher:
         )
 
     # --- the published versions
-
-    def ask(self, question: Callable[[CrawlIndex], Iterable[_T]]) -> list[_T]:
-        """Return the result of an index query about this dataset.
-
-        Parameters
-        ----------
-        question
-            Called with the index.
-
-        Returns
-        -------
-        list
-            The result; empty if the dataset is unknown.
-        """
-        try:
-            return self._recorder.ask(lambda index: list(question(index)))
-        except (UnknownDatasetError, UnknownMirrorError):
-            return []
 
     def versions(self) -> list[VersionRow]:
         """Return all versions, in the order of minting.

@@ -167,7 +167,7 @@ class VersionReader:
             ):
                 context = StoreVisitContext(
                     index,
-                    workspace,
+                    workspace.path,
                     None if memo is None else memo.content,
                     deep=self.deep,
                     look_up_unindexed=unindexed.contents,

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from neuromirror.index import CrawlIndex, EtagRow
 from neuromirror.model import Location
 from neuromirror.sources import KnownContent
 
 
-class WorkspaceProvider(Protocol):
-    """The folder in which a source keeps pages while it reads; see store.memos.Workspace."""
-
-    def path(self) -> Path:
-        """Return the folder; the first call creates it."""
-        ...
+def create_workspace(folder: Path) -> Path:
+    """Return a folder for pages that are not resumed; create it if it is missing."""
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def ignore_refusal(url: str) -> bool:
@@ -38,8 +35,8 @@ class StoreVisitContext:
     ----------
     index
         The index, for contents that earlier visits recorded.
-    workspace
-        The folder for pages that the source keeps while it reads.
+    open_workspace
+        Creates, if necessary, the folder for pages that the source keeps while it reads.
     memo
         The memo that the source stored at the last visit of this version; None without one.
     deep
@@ -53,7 +50,7 @@ class StoreVisitContext:
     def __init__(
         self,
         index: CrawlIndex,
-        workspace: WorkspaceProvider,
+        open_workspace: Callable[[], Path],
         memo: bytes | None = None,
         *,
         deep: bool = False,
@@ -61,7 +58,7 @@ class StoreVisitContext:
         record_refusal: Callable[[str], bool] = ignore_refusal,
     ) -> None:
         self._index = index
-        self._workspace = workspace
+        self._open_workspace = open_workspace
         self.memo = memo
         self.deep = deep
         self._look_up_unindexed = look_up_unindexed
@@ -70,7 +67,7 @@ class StoreVisitContext:
     @cached_property
     def workspace(self) -> Path:
         """The version's own folder; the first access creates it."""
-        return self._workspace.path()
+        return self._open_workspace()
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the exact location that was last recorded for each plain URL."""
