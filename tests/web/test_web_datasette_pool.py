@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -35,45 +35,51 @@ async def _settle(pool: DatasettePool) -> None:
     assert (await pool.respond(scope("select 1"))).status == 200
 
 
-def run(harness: MirrorHarness, use: Callable[[DatasettePool], Awaitable[None]]) -> None:
-    store = harness.store
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as running:
+        yield running
 
-    async def main() -> None:
-        pool = DatasettePool(store.root, store.index_path, title="", address="", sql=True)
-        try:
-            await use(pool)
-        finally:
-            pool.close()
 
-    asyncio.run(main())
+@pytest.fixture(scope="module")
+def pool(runner: asyncio.Runner, demo_harness: MirrorHarness) -> Iterator[DatasettePool]:
+    """A pool, whose processes are those of all tests here unless they end."""
+    store = demo_harness.store
+    made = DatasettePool(store.root, store.index_path, title="", address="", sql=True)
+
+    async def close() -> None:
+        made.close()
+
+    yield made
+    runner.run(close())
 
 
 def test_the_process_of_a_client_that_left_is_ended(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    runner: asyncio.Runner, pool: DatasettePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 36_000.0)
 
-    async def leave(pool: DatasettePool) -> None:
+    async def leave() -> None:
         assert (await pool.respond(scope("select 1"))).status == 200
-        (process,) = pool.idle
+        process = pool.idle[-1]
         # it answers nothing any more, as in a function that nothing interrupts
         os.kill(process.pid, signal.SIGSTOP)
         replying = asyncio.ensure_future(pool.respond(scope("select 1")))
-        while not pool.busy or pool.idle:
+        while not process.pending:
             await asyncio.sleep(0.01)
         replying.cancel()
         await _settle(pool)
 
-    run(demo_harness, leave)
+    runner.run(leave())
 
 
 def test_a_function_that_nothing_interrupts_is_ended_with_its_process(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    runner: asyncio.Runner, pool: DatasettePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = "with recursive n(i) as (select 1 union all select i+1 from n limit 40)"
     long, half = (f"printf('%.*c',{length},'a')" for length in (900_000, 400_000))
 
-    async def block(pool: DatasettePool) -> None:
+    async def block() -> None:
         assert (await pool.respond(scope("select 1"))).status == 200
         monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 1.5)
         with pytest.raises(DatasetteTimeoutError):
@@ -81,11 +87,11 @@ def test_a_function_that_nothing_interrupts_is_ended_with_its_process(
         monkeypatch.setattr(datasette_pool, "TIMEOUT_SECONDS", 600.0)
         await _settle(pool)
 
-    run(demo_harness, block)
+    runner.run(block())
 
 
-def test_cancelled_request_frees_its_slot(demo_harness: MirrorHarness) -> None:
-    async def cancel_at_once(pool: DatasettePool) -> None:
+def test_cancelled_request_frees_its_slot(runner: asyncio.Runner, pool: DatasettePool) -> None:
+    async def cancel_at_once() -> None:
         for _ in range(20):
             replying = asyncio.ensure_future(pool.respond(scope("select 1")))
             await asyncio.sleep(0)
@@ -93,4 +99,4 @@ def test_cancelled_request_frees_its_slot(demo_harness: MirrorHarness) -> None:
             await asyncio.gather(replying, return_exceptions=True)
         await _settle(pool)
 
-    run(demo_harness, cancel_at_once)
+    runner.run(cancel_at_once())

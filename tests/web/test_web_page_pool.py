@@ -8,9 +8,9 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,26 +92,53 @@ async def answer(pool: PagePool, request: Mapping[str, Any]) -> Reply:
     return start["status"], headers, body["body"]
 
 
-@asynccontextmanager
-async def started(options: Mapping[str, Any]) -> Any:
-    """Return a pool of two processes that have started."""
-    pool = PagePool(2, options)
+async def all_ready(pool: PagePool) -> None:
+    """Wait until both processes have started."""
+    async with asyncio.timeout(120):
+        while not all(one is not None and one.is_ready for one in pool._processes):
+            await asyncio.sleep(0.02)
+
+
+async def start_all(pool: PagePool) -> None:
+    """Start the processes that do not run."""
     pool._start_missing()
-    try:
-        async with asyncio.timeout(120):
-            while not all(one is not None and one.is_ready for one in pool._processes):
-                await asyncio.sleep(0.02)
-        yield pool
-    finally:
+    await all_ready(pool)
+
+
+@contextmanager
+def pool_of(runner: asyncio.Runner, harness: MirrorHarness) -> Iterator[PagePool]:
+    """Provide a pool of two processes."""
+    pool = PagePool(2, options_of(harness))
+
+    async def close() -> None:
         pool.close()
 
+    try:
+        yield pool
+    finally:
+        runner.run(close())
 
-def run(options: Mapping[str, Any], use: Callable[[PagePool], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with started(options) as pool:
-            await use(pool)
 
-    asyncio.run(main())
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_pool(runner: asyncio.Runner, demo_harness: MirrorHarness) -> Iterator[PagePool]:
+    with pool_of(runner, demo_harness) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool(
+    runner: asyncio.Runner, shared_pool: PagePool, monkeypatch: pytest.MonkeyPatch
+) -> PagePool:
+    """A pool whose processes have started, and are replaced at once."""
+    monkeypatch.setattr(page_pool, "_RESTART_SECONDS", 0.0)
+    runner.run(start_all(shared_pool))
+    return shared_pool
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +149,11 @@ def single_process(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
 
 
 def test_pages_are_those_of_a_single_process(
-    demo_harness: MirrorHarness, single_process: RunningCatalogue
+    runner: asyncio.Runner, pool: PagePool, single_process: RunningCatalogue
 ) -> None:
     host = urlsplit(single_process.address).netloc
 
-    async def compare(pool: PagePool) -> None:
+    async def compare() -> None:
         for path in PATHS:
             expected = single_process.get(
                 path, allow_redirects=False, headers={"Accept-Encoding": "gzip"}
@@ -144,10 +171,12 @@ def test_pages_are_those_of_a_single_process(
                 unchanged = scope(path, host=host, if_none_match=headers["etag"])
                 assert (await answer(pool, unchanged))[::2] == (304, b"")
 
-    run(options_of(demo_harness), compare)
+    runner.run(compare())
 
 
-def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> None:
+def test_a_withdrawn_dataset_is_gone_at_once(
+    runner: asyncio.Runner, copied_harness: MirrorHarness
+) -> None:
     harness = copied_harness
     with harness.index() as index:
         title = index.dataset(NAME).title.encode()
@@ -164,6 +193,7 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
                 found |= {path for _, _, body in replies if title in body}
             return found
 
+        await start_all(pool)
         # so often that every thread of both processes has a connection
         assert len(await shown(times=8)) > 5
         with open_recorder(harness.store, harness.store.index_path) as recorder:
@@ -174,75 +204,70 @@ def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> N
         rebuild_index(harness.store, harness.store.index_path)
         assert await shown() == set()
 
-    run(options_of(harness), check)
+    with pool_of(runner, harness) as pool:
+        runner.run(check(pool))
 
 
-async def check_killed_process(pool: PagePool) -> None:
-    """A killed process fails its request, and is replaced."""
-    for pause in (0.0, 0.001, 0.01):  # clients that leave are forgotten
-        leaving = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
-        await asyncio.sleep(pause)
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
-    assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
-    assert pool._in_progress == 0
-    assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
-    first, second = pool._processes
-    assert first is not None
-    assert second is not None
-    os.kill(first.pid, signal.SIGSTOP)  # it answers nothing any more
-    stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
-    while not first.pending:
-        await asyncio.sleep(0.01)
-    assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
-    os.kill(first.pid, signal.SIGKILL)
-    with pytest.raises(PageProcessError):
-        await stuck
-    assert (await answer(pool, scope("/mirrors")))[0] == 200
-    await asyncio.gather(*(answer(pool, scope("/mirrors")) for _ in range(4)))
-    async with asyncio.timeout(120):
-        while not all(one is not None and one.is_ready for one in pool._processes):
-            await asyncio.sleep(0.02)
-    assert pool._processes[0] is not first
-
-
-async def check_hanging_process(pool: PagePool, patch: pytest.MonkeyPatch) -> None:
-    """A page that takes too long leaves the others; a process that hangs is stopped."""
-    first = pool._processes[0]
-    assert first is not None
-    os.kill(first.pid, signal.SIGSTOP)  # until it has two messages to read
-    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 2.0)
-    slow = asyncio.ensure_future(pool._request(first, scope("/mirrors")))
-    while not first.pending:
-        await asyncio.sleep(0)
-    # the process does not reply to it
-    assert first._writer is not None
-    first._writer.write(encode(Cancellation(*first.pending)))
-    os.kill(first.pid, signal.SIGCONT)
-    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
-    assert (await pool._request(first, scope("/mirrors"))).status == 200
-    with pytest.raises(PageProcessError):
-        await slow
-    assert first.pending == {}
-    assert first.is_running
-    assert (await pool._request(first, scope("/mirrors"))).status == 200
-    os.kill(first.pid, signal.SIGSTOP)
-    patch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
-    with pytest.raises(PageProcessError):
-        await pool._request(first, scope("/mirrors"))
-    assert not first.is_running
-
-
-def test_a_killed_process_is_replaced_and_a_hanging_one_is_stopped(
-    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_process_fails_its_request_and_is_replaced(
+    runner: asyncio.Runner, pool: PagePool
 ) -> None:
-    monkeypatch.setattr(page_pool, "_RESTART_SECONDS", 0.0)
+    async def check() -> None:
+        for pause in (0.0, 0.001, 0.01):  # clients that leave are forgotten
+            leaving = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
+            await asyncio.sleep(pause)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
+        assert pool._in_progress == 0
+        assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
+        first, second = pool._processes
+        assert first is not None
+        assert second is not None
+        os.kill(first.pid, signal.SIGSTOP)  # it answers nothing any more
+        stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
+        while not first.pending:
+            await asyncio.sleep(0.01)
+        assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
+        os.kill(first.pid, signal.SIGKILL)
+        with pytest.raises(PageProcessError):
+            await stuck
+        assert (await answer(pool, scope("/mirrors")))[0] == 200
+        await asyncio.gather(*(answer(pool, scope("/mirrors")) for _ in range(4)))
+        await all_ready(pool)
+        assert pool._processes[0] is not first
 
-    async def check(pool: PagePool) -> None:
-        await check_killed_process(pool)
-        await check_hanging_process(pool, monkeypatch)
+    runner.run(check())
 
-    run(options_of(demo_harness), check)
+
+def test_a_page_that_takes_too_long_leaves_the_others_and_a_hanging_process_is_stopped(
+    runner: asyncio.Runner, pool: PagePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        first = pool._processes[0]
+        assert first is not None
+        os.kill(first.pid, signal.SIGSTOP)  # until it has two messages to read
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 2.0)
+        slow = asyncio.ensure_future(pool._request(first, scope("/mirrors")))
+        while not first.pending:
+            await asyncio.sleep(0)
+        # the process does not reply to it
+        assert first._writer is not None
+        first._writer.write(encode(Cancellation(*first.pending)))
+        os.kill(first.pid, signal.SIGCONT)
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
+        assert (await pool._request(first, scope("/mirrors"))).status == 200
+        with pytest.raises(PageProcessError):
+            await slow
+        assert first.pending == {}
+        assert first.is_running
+        assert (await pool._request(first, scope("/mirrors"))).status == 200
+        os.kill(first.pid, signal.SIGSTOP)
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
+        with pytest.raises(PageProcessError):
+            await pool._request(first, scope("/mirrors"))
+        assert not first.is_running
+
+    runner.run(check())
 
 
 def test_the_number_of_processors_is_known_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
