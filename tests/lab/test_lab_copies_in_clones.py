@@ -11,11 +11,11 @@ import pytest
 from neuromirror.annex import directory_vault_config, s3_vault_config
 from neuromirror.lab.clone import clone_dataset, remote_url
 from neuromirror.transfer import get
-from support.dataset_clones import flip_bit
 from support.foreign_pushes import run_checked, run_in
 from support.kept_dataset import ALIAS, NAME, REMOTE, KeptDataset
 from support.mirror_harness import run_git
 from support.moto_buckets import moto_server
+from support.synced_mirror import flip_bit
 from support.vaults import OTHER_UUID
 
 Serve = Callable[[Path], str]

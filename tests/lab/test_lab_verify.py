@@ -22,7 +22,6 @@ from support.dataset_clones import (
     evidence_counts,
     failures,
     fetch_content,
-    flip_bit,
     overwrite,
     run_annex,
     verify_all,
@@ -30,6 +29,7 @@ from support.dataset_clones import (
 from support.lab_store import LabStore
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedSource, files
+from support.synced_mirror import flip_bit
 
 NWB = "demo:000004"
 ZARR = "demo:000005"

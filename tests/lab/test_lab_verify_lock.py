@@ -21,12 +21,12 @@ from support.dataset_clones import (
     evidence_counts,
     failures,
     fetch_content,
-    flip_bit,
     verify_all,
 )
 from support.lab_store import LabStore
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedSource, files
+from support.synced_mirror import flip_bit
 
 NAMES = ("demo:000004", "demo:000002")
 

@@ -25,10 +25,10 @@ from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.service import GatewayService, StoredFile
-from support.dataset_clones import flip_bit
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.running_catalogue import commands, links, run_catalogue
+from support.synced_mirror import flip_bit
 
 Serve = Callable[[Path], str]
 LIMITS = RequestLimits(attempts=1, connect=2.0, read=5.0)

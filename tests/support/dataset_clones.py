@@ -56,13 +56,6 @@ def overwrite(path: Path, content: bytes) -> None:
     there.write_bytes(content)
 
 
-def flip_bit(path: Path) -> None:
-    """Change one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    overwrite(path, bytes(content))
-
-
 def verify_all(folder: Path, **options: object) -> list[Finding]:
     """Return all findings for a dataset."""
     return list(verify(folder, **options))  # type: ignore[arg-type]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,14 +135,3 @@ def run(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-@contextmanager
-def moved_away(path: Path) -> Iterator[None]:
-    """Hide a file or folder while the block runs."""
-    hidden = path.with_name(f"{path.name}.away")
-    path.rename(hidden)
-    try:
-        yield
-    finally:
-        hidden.rename(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +89,3 @@ def key_of(record: FileRecord | ExcludedEntry) -> str:
     assert isinstance(record, FileRecord)
     (location,) = record.locations
     return unquote(location.url.split("/", 4)[4])
-
-
-def gzip_text(text: str) -> bytes:
-    return gzip.compress(text.encode(), mtime=0)

@@ -13,8 +13,8 @@ from neuromirror.annex import directory_vault_config
 from neuromirror.net import NetError, NotFoundError, RequestLimits
 from neuromirror.volume import BlockUnavailableError, VersionFiles, open_version_files
 from neuromirror.volume.errors import CopyUnreadableError, DamagedCopyError
-from support.dataset_clones import flip_bit
 from support.kept_dataset import NAME, REMOTE, KeptDataset
+from support.synced_mirror import flip_bit
 
 LIMITS = RequestLimits(attempts=1, connect=2.0, read=5.0)
 

@@ -12,7 +12,7 @@ import msgspec
 from neuromirror.annex import VaultAddress, find_local_copy, urls_with_copies
 from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.lock_manifests import ListedFile, sibling_path
-from neuromirror.lab.lockfile import Lock, Pin, load_lock
+from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.model import BlockDigests
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.lock_listing import LockListing
@@ -177,7 +177,8 @@ class LockTree:
             pin = pins[0]
         own = (one for one in self._vaults if one.is_url)
         vaults = [*(one.address for one in pin.copies), *own]
-        return *self._inner(self._listing_of(pin), path), vaults
+        listing = self._listing(self._lock.manifest_path(pin), pin.commit, pin.state)
+        return *self._inner(listing, path), vaults
 
     def _inner(self, listing: LockListing, path: str) -> tuple[LockListing, str]:
         for inner, subdataset in listing.subdatasets.items():
@@ -186,9 +187,6 @@ class LockTree:
                 below = self._listing(manifest, subdataset.commit, subdataset.state)
                 return self._inner(below, path[len(inner) + 1 :])
         return listing, path
-
-    def _listing_of(self, pin: Pin) -> LockListing:
-        return self._listing(self._lock.manifest_path(pin), pin.commit, pin.state)
 
     def _listing(self, path: Path, commit: str, state: str) -> LockListing:
         with self._reading:

@@ -104,7 +104,9 @@ class _AnnexGetProcess:
         self._stderr = ""
         self.has_exited = False
         # a notebook's environment may be in use without its programs being on PATH
-        programs = os.pathsep.join([os.environ.get("PATH", os.defpath), str(_programs())])
+        programs = os.pathsep.join(
+            [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+        )
         kept = {
             name: text for name, text in os.environ.items() if name not in _REPOSITORY_VARIABLES
         }
@@ -167,7 +169,3 @@ class _AnnexGetProcess:
 
     def _exit_message(self) -> str:
         return f"git-annex exited before it got the file: {self._stderr or 'no error message'}"
-
-
-def _programs() -> Path:
-    return Path(sys.executable).parent

@@ -6,14 +6,14 @@ The inverse of :mod:`neuromirror.sources.volumes.ngff`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from neuromirror.model.struct_types import analysed_type
 from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
+from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, to_triple
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 
 METADATA = "zarr.json"
@@ -185,16 +185,16 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
     voxel = scale[-1], scale[-2], scale[-3]
     # the centre of a coarse voxel is up to half of it beyond that of the first fine voxel
     ratios = [at / size for at, size in zip(move[:-4:-1], voxel, strict=True)]
-    start = _triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
+    start = to_triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
     beyond = [at - first * size for at, first, size in zip(move[:-4:-1], start, voxel, strict=True)]
     base = [size - 2 * more for size, more in zip(voxel, beyond, strict=True)]
     extent = shape[:-4:-1]
     level = Level(
         name=dataset.path,
         start=start,
-        stop=_triple([first + size for first, size in zip(start, extent, strict=True)]),
+        stop=to_triple([first + size for first, size in zip(start, extent, strict=True)]),
         voxel=voxel,
-        chunk=_triple(chunk[:-4:-1]),
+        chunk=to_triple(chunk[:-4:-1]),
     )
     first_time = round(move[0] / scale[0]) if timed else 0
     if timed and shape[0] > _MAX_TIMES:
@@ -213,8 +213,3 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
         name=multiscale.name,
         base_voxel=(base[0], base[1], base[2]),
     )
-
-
-def _triple(numbers: Sequence[int]) -> Triple:
-    x, y, z = numbers
-    return x, y, z
