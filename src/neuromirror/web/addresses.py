@@ -171,6 +171,12 @@ def find_address(checksum: str) -> str:
     return "/find" + _query(checksum=checksum)
 
 
+def breadcrumbs(folder: str) -> list[tuple[str, str]]:
+    """Return name and path of each folder that leads to a folder, and of that folder itself."""
+    parts = folder.split("/") if folder else []
+    return [(part, "/".join(parts[: depth + 1])) for depth, part in enumerate(parts)]
+
+
 def header_url(url: str) -> str:
     """Return a URL as a value of a header; no character of it ends the value."""
     return quote(url, safe="%/:=&?~#+!$,;'@()*[]")

@@ -25,14 +25,10 @@ from neuromirror.web.api.operations import (
     of_index,
     routes,
 )
-from neuromirror.web.api.versions import AFTER, CHECKSUM, LIMIT, MAX_PAGE_SIZE, dataset_path
+from neuromirror.web.api.versions import CHECKSUM, LIST, MAX_PAGE_SIZE, dataset_path
 from neuromirror.web.request import CatalogueRequest, view
 
-_TERMS = Parameter(
-    "q",
-    "search terms, as for `search`",
-    "mouse",
-)
+_TERMS = Parameter("q", "search terms, as for `search`", "mouse")
 _SEARCH_TERMS = Parameter(
     "q",
     "search terms; each matches the stem or the start of a word in metadata, or the start of a "
@@ -205,23 +201,21 @@ def tombstones(call: Call, index: Index) -> responses.TombstonesResponse:
     return responses.TombstonesResponse.of(tombstones=found, next=more)
 
 
-_LIST = (LIMIT, AFTER)
-
 # The more specific paths first.
 OPERATIONS: Sequence[Operation] = (
     Operation("/", responses.RootResponse, root),
     Operation("/mirrors", responses.MirrorsResponse, mirrors),
-    Operation("/datasets", responses.DatasetsResponse, datasets, (_TERMS, _MIRROR, *_LIST)),
+    Operation("/datasets", responses.DatasetsResponse, datasets, (_TERMS, _MIRROR, *LIST)),
     Operation(
-        "/search", responses.SearchResponse, search, (_SEARCH_TERMS, *_FILTERS, _SORT, *_LIST)
+        "/search", responses.SearchResponse, search, (_SEARCH_TERMS, *_FILTERS, _SORT, *LIST)
     ),
     *of_versions.OPERATIONS,
-    Operation("/datasets/{name}/versions", responses.VersionsResponse, versions, _LIST),
+    Operation("/datasets/{name}/versions", responses.VersionsResponse, versions, LIST),
     Operation("/datasets/{name}", responses.DatasetResponse, dataset),
-    Operation("/find", responses.OccurrencesResponse, find, (CHECKSUM, *_LIST)),
-    Operation("/events", responses.EventsResponse, events, (_KIND, _DATASET, _MIRROR, *_LIST)),
+    Operation("/find", responses.OccurrencesResponse, find, (CHECKSUM, *LIST)),
+    Operation("/events", responses.EventsResponse, events, (_KIND, _DATASET, _MIRROR, *LIST)),
     Operation("/holds", responses.HoldsResponse, holds, (_DATASET,)),
-    Operation("/tombstones", responses.TombstonesResponse, tombstones, (_MIRROR, *_LIST)),
+    Operation("/tombstones", responses.TombstonesResponse, tombstones, (_MIRROR, *LIST)),
 )
 
 

@@ -37,8 +37,12 @@ from neuromirror.web.volume_shapes import Volume, describe_volume
 MAX_PAGE_SIZE = 1000
 _MAX_OTHER_LOCATIONS = 100
 
-LIMIT = Parameter("limit", "maximum number of items per page", default="100", maximum=MAX_PAGE_SIZE)
-AFTER = Parameter("after", "end of the previous page, as in its `next`")
+_LIMIT = Parameter(
+    "limit", "maximum number of items per page", default="100", maximum=MAX_PAGE_SIZE
+)
+_AFTER = Parameter("after", "end of the previous page, as in its `next`")
+LIST = (_LIMIT, _AFTER)
+"""Parameters of a list that is returned in pages."""
 CHECKSUM = Parameter(
     "checksum",
     "the content: sha256:…, md5:…, etag:…, a bare checksum, or a git-annex key",
@@ -210,16 +214,15 @@ def _parse_version_name(text: str) -> tuple[str, str]:
 
 
 _VERSION_PATH = "/datasets/{name}@{version}"
-_LIST = (LIMIT, AFTER)
 
 OPERATIONS: Sequence[Operation] = (
-    Operation(f"{_VERSION_PATH}/files", responses.FilesResponse, files, (_UNDER, *_LIST)),
-    Operation(f"{_VERSION_PATH}/folder", responses.FolderResponse, folder, (_UNDER, *_LIST)),
-    Operation(f"{_VERSION_PATH}/paths", responses.PathsResponse, paths, (_PATH_TERMS, AFTER)),
+    Operation(f"{_VERSION_PATH}/files", responses.FilesResponse, files, (_UNDER, *LIST)),
+    Operation(f"{_VERSION_PATH}/folder", responses.FolderResponse, folder, (_UNDER, *LIST)),
+    Operation(f"{_VERSION_PATH}/paths", responses.PathsResponse, paths, (_PATH_TERMS, _AFTER)),
     Operation(f"{_VERSION_PATH}/file", responses.FileResponse, file, (_PATH,)),
     Operation(f"{_VERSION_PATH}/volume", Volume, volume),
     Operation(f"{_VERSION_PATH}/citation", responses.CitationResponse, citation, (_FORMAT,)),
     Operation(f"{_VERSION_PATH}/ancestry", responses.AncestryResponse, ancestry, (_DEPTH,)),
     Operation(_VERSION_PATH, responses.VersionResponse, version),
-    Operation("/diff", responses.DiffResponse, diff, (_OLD, _NEW, *_LIST)),
+    Operation("/diff", responses.DiffResponse, diff, (_OLD, _NEW, *LIST)),
 )

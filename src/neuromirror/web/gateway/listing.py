@@ -9,7 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from neuromirror.annex import key_digest
-from neuromirror.web.addresses import gateway_address
+from neuromirror.web.addresses import breadcrumbs, gateway_address
 from neuromirror.web.gateway.content_headers import MOVING, PINNED
 from neuromirror.web.gateway.errors import UnknownEntryError
 from neuromirror.web.gateway.service import Document, Folder, NamedVersion, StoredFile
@@ -80,11 +80,10 @@ async def describe_file(
         document |= {"size": len(found.content), "key": None, "digest": f"sha256:{digest}"}
         document |= {"locations": [], "delivered": "document"}
     else:
-        checksum = key_digest(found.file.key)
         document |= {
             "size": found.file.size,
             "key": found.file.key,
-            "digest": None if checksum is None else ":".join(checksum),
+            "digest": _digest(found.file.key),
             "locations": await gateway.public_urls(named.row, found.file),
             "delivered": gateway.modes.of(named.row.mirror),
         }
@@ -100,18 +99,22 @@ def _entries(named: NamedVersion, folder: Folder) -> list[dict[str, Any]]:
     found = []
     for one in folder.entries:
         path = f"{within}{one.name}" + ("/" if one.is_folder else "")
-        digest = key_digest(one.key) if one.key else None
         found.append(
             {
                 "name": one.name,
                 "type": "folder" if one.is_folder else "file",
                 "size": one.size,
                 "key": one.key or None,
-                "digest": None if digest is None else ":".join(digest),
+                "digest": _digest(one.key) if one.key else None,
                 "url": gateway_address(name, label, path),
             }
         )
     return found
+
+
+def _digest(key: str) -> str | None:
+    checksum = key_digest(key)
+    return None if checksum is None else ":".join(checksum)
 
 
 def _next_address(named: NamedVersion, folder: Folder, form: str) -> str | None:
@@ -159,7 +162,6 @@ def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Folder) ->
 
 async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
     name, label = named.row.dataset_name, named.label
-    parents = folder.path.split("/") if folder.path else []
     return await request.render_page(
         "gateway",
         name=name,
@@ -169,8 +171,8 @@ async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folde
         mode=request.site.gateway.modes.of(named.row.mirror),
         folder=folder.path,
         parents=[
-            (part, gateway_address(name, label, "/".join(parents[: depth + 1]) + "/"))
-            for depth, part in enumerate(parents)
+            (part, gateway_address(name, label, f"{path}/"))
+            for part, path in breadcrumbs(folder.path)
         ],
         entries=_entries(named, folder),
         next=_next_address(named, folder, ""),

@@ -27,7 +27,7 @@ _TREE_FOLDER_SIZE = 10
 _TREE_COUNTED = 2_000
 
 
-def file_tree(index: Index, row: VersionRow, gateway: GatewayLinks | None = None) -> dict[str, Any]:
+def file_tree(index: Index, row: VersionRow, gateway: GatewayLinks) -> dict[str, Any]:
     """Return the top folder of a version as :func:`folder_entries` does, with two levels.
 
     The first subfolders have their own entries in ``entries``, and in ``more`` whether there are
@@ -56,7 +56,7 @@ def folder_entries(
     *,
     limit: int = PAGE_SIZE,
     max_counted: int = _MAX_COUNTED,
-    gateway: GatewayLinks | None = None,
+    gateway: GatewayLinks,
 ) -> dict[str, Any]:
     """Return the entries of a folder for a template, sorted by the bytes of their paths.
 
@@ -138,9 +138,7 @@ def _subdataset_entry(row: SubdatasetRow) -> dict[str, Any]:
     }
 
 
-def _subdataset_viewers(
-    index: Index, entry: dict[str, Any], gateway: GatewayLinks | None
-) -> list[Viewer]:
+def _subdataset_viewers(index: Index, entry: dict[str, Any], gateway: GatewayLinks) -> list[Viewer]:
     if entry["label"] is None:
         return []
     try:

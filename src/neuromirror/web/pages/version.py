@@ -11,6 +11,7 @@ from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
+from neuromirror.web.addresses import breadcrumbs
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
@@ -49,7 +50,7 @@ async def version(request: CatalogueRequest) -> Response:
         under=under,
         zarr_preview=request.site.previews.is_allowed and under.lower().endswith(".zarr"),
         terms=terms,
-        folders=_breadcrumbs(under),
+        folders=breadcrumbs(under),
         start=start,
         citation=citation,
         badges=badges,
@@ -119,9 +120,3 @@ def _counts(index: Index, row: VersionRow) -> dict[str, Any]:
         if row.indexed and row.files <= _MAX_PROBED_FILES
         else None,
     }
-
-
-def _breadcrumbs(under: str) -> list[tuple[str, str]]:
-    """Return name and path of each parent folder."""
-    parts = under.split("/") if under else []
-    return [(part, "/".join(parts[: depth + 1])) for depth, part in enumerate(parts)]

@@ -92,7 +92,7 @@ def zarr_viewers(
     under: str = "",
     *,
     name: str = "",
-    gateway: GatewayLinks | None = None,
+    gateway: GatewayLinks,
 ) -> list[Viewer]:
     """Return viewers of the Zarr in a folder of a version; empty without a public Zarr.
 
@@ -100,7 +100,7 @@ def zarr_viewers(
     version, else the current state at the archive, which may differ from it.
     """
     label = name or under or row.local_id
-    pinned = "" if gateway is None else gateway.url(row, under).rstrip("/")
+    pinned = gateway.url(row, under).rstrip("/")
     if pinned:
         roots = iter([pinned] if _is_zarr(index, row, under, label) else [])
     else:
