@@ -41,19 +41,7 @@ def tissue(size: XYZ = TISSUE) -> NDArray[np.uint8]:
 
     The array is shared and read-only.
     """
-    import numpy as np
-
-    width, height, depth = size
-    x, y = np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)[:, None]
-    made = np.empty((depth, height, width), np.uint8)
-    for z, (owner, gap) in enumerate(_sections(size)):
-        light = 150 + x // 10 - y // 13 + z % 7
-        grain = ((x * 31) ^ (y * 17) ^ (z * 61)) % 11
-        spot = (x % 29 - 14) ** 2 + (y % 31 - 15) ** 2 + (z % 9 - 4) ** 2 * 9
-        inside = np.where((spot < 60) & ((x // 29 + y // 31 + z // 9) % 3 == 0), 70, 0)
-        made[z] = np.where(gap < _MEMBRANE, 30 + grain, light + owner % 5 * 6 - inside + grain)
-    made.flags.writeable = False
-    return made
+    return _tissue_and_cells(size)[0]
 
 
 @cache
@@ -62,13 +50,25 @@ def cells(size: XYZ = TISSUE) -> NDArray[np.uint64]:
 
     The array is shared and read-only.
     """
+    return _tissue_and_cells(size)[1]
+
+
+@cache
+def _tissue_and_cells(size: XYZ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     import numpy as np
 
-    made = np.empty(size[::-1], np.uint64)
+    width, height, depth = size
+    x, y = np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)[:, None]
+    image, labels = np.empty((depth, height, width), np.uint8), np.empty(size[::-1], np.uint64)
     for z, (owner, gap) in enumerate(_sections(size)):
-        made[z] = np.where(gap < _MEMBRANE, 0, owner.astype(np.uint64) + np.uint64(FIRST_CELL))
-    made.flags.writeable = False
-    return made
+        light = 150 + x // 10 - y // 13 + z % 7
+        grain = ((x * 31) ^ (y * 17) ^ (z * 61)) % 11
+        spot = (x % 29 - 14) ** 2 + (y % 31 - 15) ** 2 + (z % 9 - 4) ** 2 * 9
+        inside = np.where((spot < 60) & ((x // 29 + y // 31 + z // 9) % 3 == 0), 70, 0)
+        image[z] = np.where(gap < _MEMBRANE, 30 + grain, light + owner % 5 * 6 - inside + grain)
+        labels[z] = np.where(gap < _MEMBRANE, 0, owner.astype(np.uint64) + np.uint64(FIRST_CELL))
+    image.flags.writeable = labels.flags.writeable = False
+    return image, labels
 
 
 @cache
