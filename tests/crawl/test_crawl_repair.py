@@ -117,35 +117,38 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert theirs in run_git(copy, "rev-list", "--all")
 
 
-@pytest.mark.parametrize("pushing", [push_commit, push_records], ids=["commit", "records"])
-def test_a_push_blocks_no_other_mirror_of_the_store(
-    empty_archive: DemoArchive, demo_files: Path, tmp_path: Path, pushing: object
+def test_pushes_block_no_other_mirror_of_the_store(
+    empty_archive: DemoArchive, demo_files: Path, tmp_path: Path
 ) -> None:
-    assert callable(pushing)
+    hit = {"demo:000001": push_commit, "demo:000002": push_records}
     (tmp_path / "clones").mkdir()
     with DemoArchive(tmp_path / "second", cache=demo_files, empty=True) as second_archive:
         mirror = second_archive.mirrors / "demo.toml"
         mirror.rename(empty_archive.mirrors / "second.toml")
-        for archive in (empty_archive, second_archive):
-            archive.create_dandiset(Description("One"), identifier="000001")
-            archive.add_file("000001", "one.txt", "one\n")
+        everywhere = [(empty_archive, "000001"), (empty_archive, "000002")]
+        everywhere.append((second_archive, "000001"))
+        for archive, dandiset in everywhere:
+            archive.create_dandiset(Description("One"), identifier=dandiset)
+            archive.add_file(dandiset, "one.txt", "one\n")
         mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
         assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
         unprotect(mirror_harness)
-        theirs = pushing(mirror_harness, "demo:000001", tmp_path / "clones" / "one")
-        for archive in (empty_archive, second_archive):
-            archive.add_file("000001", "two.txt", "two\n")
+        theirs = {
+            push(mirror_harness, name, tmp_path / "clones" / name[-1]) for name, push in hit.items()
+        }
+        for archive, dandiset in everywhere:
+            archive.add_file(dandiset, "two.txt", "two\n")
         for deep in (False, True):
             results = mirror_harness.sync(deep=deep)
-            assert results["demo:000001"].visit == "failed"
+            assert {name for name, one in results.items() if one.visit == "failed"} == hit.keys()
             assert results["second:000001"].exit_code == 0
         with mirror_harness.index() as index:
             assert index.resolve("second:000001").files == 2
-        assert {one.name for one in problems_of(mirror_harness)} == {"demo:000001"}
+        assert {one.name for one in problems_of(mirror_harness)} == hit.keys()
         repaired = repair_harness(mirror_harness)
-        assert {name for name, one in repaired.items() if one.status == "ok"} == {"demo:000001"}
+        assert {name for name, one in repaired.items() if one.status == "ok"} == hit.keys()
         assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
-        assert theirs not in mirror_harness.refs().values()
+        assert not theirs & set(mirror_harness.refs().values())
 
 
 def test_files_that_git_annex_left_in_a_repository_are_moved_out(
@@ -228,40 +231,51 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     assert problems_of(unprotected_harness) == []
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [
-        (("update-ref", "refs/heads/synced/main", MAIN_BRANCH), "refs/heads/synced/main"),
-        (("tag", "mine", MAIN_BRANCH), "refs/tags/mine"),
-        (("tag", "-a", "-m", "mine", "mine", MAIN_BRANCH), "refs/tags/mine"),
-        (("update-ref", "-d", MAIN_BRANCH), MAIN_BRANCH),
-        (("update-ref", "-d", ANNEX_BRANCH), ANNEX_BRANCH),
-        (("update-ref", MAIN_BRANCH, f"{MAIN_BRANCH}~1"), MAIN_BRANCH),
-        (("update-ref", ANNEX_BRANCH, f"{ANNEX_BRANCH}~1"), ANNEX_BRANCH),
-    ],
-    ids=["synced", "tag", "annotated", "no-main", "no-annex", "main-back", "annex-back"],
-)
+MOVES = {
+    "synced": (("update-ref", "refs/heads/synced/main", MAIN_BRANCH), "refs/heads/synced/main"),
+    "tag": (("tag", "mine", MAIN_BRANCH), "refs/tags/mine"),
+    "annotated": (("tag", "-a", "-m", "mine", "mine", MAIN_BRANCH), "refs/tags/mine"),
+    "no-main": (("update-ref", "-d", MAIN_BRANCH), MAIN_BRANCH),
+    "no-annex": (("update-ref", "-d", ANNEX_BRANCH), ANNEX_BRANCH),
+    "main-back": (("update-ref", MAIN_BRANCH, f"{MAIN_BRANCH}~1"), MAIN_BRANCH),
+    "annex-back": (("update-ref", ANNEX_BRANCH, f"{ANNEX_BRANCH}~1"), ANNEX_BRANCH),
+}
+"""A command of git, and the ref that it moves, by the dataset in whose repository it runs."""
+
+
 def test_each_moved_ref_is_named_and_restored(
-    unprotected_harness: ScriptedHarness,
-    command: tuple[str, ...],
-    name: str,
+    harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    add_files(unprotected_harness.source)
-    unprotected_harness.sync()
-    before = unprotected_harness.refs()
-    run_git(unprotected_harness.repository(HIT), *command)
-    (found,) = [one for one in problems_of(unprotected_harness) if one.subject == "refs"]
-    assert found.name == HIT
-    assert name in found.message
-    add_files(unprotected_harness.source)
-    results = unprotected_harness.sync()
-    assert (results[HIT].status, results[OTHER].status) == ("error", "ok")
-    (ref,) = repair_harness(unprotected_harness)[HIT].refs
-    assert ref["name"] == name
-    now = {one: sha for one, sha in unprotected_harness.refs().items() if one.startswith("box--a ")}
+    for local_id in (*MOVES, "other"):
+        source.scripted_datasets[local_id] = ScriptedDataset(files("one.txt", sha256=True))
+    harness.sync()
+    add_files(source)
+    harness.sync()
+    before = harness.refs()
+    for local_id, (command, _) in MOVES.items():
+        run_git(harness.repository(f"box:{local_id}"), *command)
+    found = [one for one in problems_of(harness) if one.subject == "refs"]
+    assert sorted(one.name for one in found) == sorted(f"box:{one}" for one in MOVES)
+    for one in found:
+        assert MOVES[one.name.removeprefix("box:")][1] in one.message
+    add_files(source)
+    expected = {**{f"box:{one}": "error" for one in MOVES}, "box:other": "ok"}
+    assert {name: one.status for name, one in harness.sync().items()} == expected
+    repaired = {
+        name: [ref["name"] for ref in one.refs]
+        for name, one in repair_harness(harness).items()
+        if one.status == "ok"
+    }
+    assert repaired == {f"box:{one}": [name] for one, (_, name) in MOVES.items()}
+    now = {
+        one: sha for one, sha in dataset_refs(harness.refs()).items() if "box--other " not in one
+    }
     assert now.items() <= before.items()
-    assert unprotected_harness.sync()[HIT].status == "ok"
-    assert problems_of(unprotected_harness) == []
+    assert {name: one.status for name, one in harness.sync().items()} == {
+        **{f"box:{one}": "ok" for one in MOVES},
+        "box:other": "notneeded",
+    }
+    assert problems_of(harness) == []
 
 
 def test_a_foreign_commit_in_a_superdataset_is_undone(

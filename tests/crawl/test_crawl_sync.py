@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
 from pathlib import Path
 
 from neuromirror_demo import LATE, DemoArchive
+from support.foreign_pushes import run_checked
 from support.mirror_harness import MirrorHarness, run_git
 
 
@@ -179,14 +179,9 @@ def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
         path = demo.paths("000002", index.resolve("demo:000002").label)[-1]
     with serve_folder(mirror_harness.folder) as address:
         clone = tmp_path / "clone"
-        datalad("clone", f"ria+{address}/#~demo", str(clone))
-        datalad("-C", str(clone), "get", f"000002/{path}")
+        run_checked(tmp_path, "datalad", "clone", f"ria+{address}/#~demo", str(clone))
+        run_checked(clone, "datalad", "get", f"000002/{path}")
         assert run_git(clone / "000002", "annex", "fsck", path).count("ok") >= 1
-
-
-def datalad(*arguments: str) -> None:
-    done = subprocess.run(["datalad", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_run_leaves_the_garbage_collector_as_it_was(mirror_harness: MirrorHarness) -> None:

@@ -30,11 +30,6 @@ from support.scripted_source import (
 
 
 @pytest.fixture
-def source() -> ScriptedSource:
-    return ScriptedSource()
-
-
-@pytest.fixture
 def harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """Two datasets that share a content; that of a was digested before b was mirrored."""
     harness = ScriptedHarness(tmp_path / "box", source)
