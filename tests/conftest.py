@@ -10,8 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -21,7 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from neuromirror_demo import DemoArchive
 from support.isolated_home import isolate_home
-from support.loopback_http import serving
+from support.loopback_http import serving_directory
 
 if TYPE_CHECKING:
     from support.mirror_harness import MirrorHarness
@@ -153,17 +151,12 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def serve_directory() -> Iterator[Callable[[Path], str]]:
     """Serve the files of a folder on loopback, and return the URL."""
     with ExitStack() as stack:
 
         def start(folder: Path) -> str:
-            return stack.enter_context(serving(partial(_Quiet, directory=str(folder))))
+            return stack.enter_context(serving_directory(folder))
 
         yield start

@@ -7,8 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -31,7 +29,7 @@ from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.protocol import Vault
 from neuromirror.vault.special_remote import SpecialRemoteVault
-from support.loopback_http import serving
+from support.loopback_http import serving_directory
 from support.special_remotes import (
     prepared_repository,
     prepared_special_remote,
@@ -44,19 +42,13 @@ CONTENTS = [b"content %d" % number for number in range(COUNT)]
 KEYS = [key_of(content) for content in CONTENTS]
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the contents."""
     folder = tmp_path_factory.mktemp("served")
     for number, content in enumerate(CONTENTS):
         (folder / f"{number}.bin").write_bytes(content)
-    with serving(partial(_Quiet, directory=str(folder))) as address:
+    with serving_directory(folder) as address:
         yield address
 
 

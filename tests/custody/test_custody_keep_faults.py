@@ -9,8 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
 from neuromirror.vault.s3 import S3Vault
 from support.faulty_s3 import FaultyS3
-from support.loopback_http import serving
+from support.loopback_http import serving_directory
 from support.vaults import key_of, write_vault
 
 COUNT = 12
@@ -57,19 +55,13 @@ def items_at(url: str, count: int) -> list[KeepItem]:
     ]
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the contents."""
     folder = tmp_path_factory.mktemp("served")
     for number in range(COUNT):
         (folder / f"{number}.bin").write_bytes(content_of(number))
-    with serving(partial(_Quiet, directory=str(folder))) as address:
+    with serving_directory(folder) as address:
         yield address
 
 

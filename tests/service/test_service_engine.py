@@ -16,11 +16,7 @@ from neuromirror.service.writer_messages import WriterLostError
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import DAY, HOUR, ManualExecutor, open_service_harness
-
-
-def published(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """The refs that are the same whenever they were made."""
-    return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
+from support.store_states import comparable_states
 
 
 def states(mirror_harness: MirrorHarness) -> dict[str, list[str]]:
@@ -43,7 +39,7 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
         assert {one.exit_code for one in heard.values()} == {0}
 
     other = shared_mirror_harness
-    assert published(mirror_harness) == published(other)
+    assert comparable_states(mirror_harness) == comparable_states(other)
     assert states(mirror_harness) == states(other)
     with other.index() as index:
         assert {one.name for one in index.datasets("demo") if not one.within} <= set(heard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.service.mirror_files import MirrorFiles
-from support.command_shell import Shell
+from support.command_shell import Shell, write_mirror_file
 from support.mirror_harness import MirrorHarness
-from support.service_harness import HOUR, ManualExecutor, open_service_harness, write_mirror_file
+from support.service_harness import HOUR, ManualExecutor, open_service_harness
 
 
 def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
@@ -133,7 +134,8 @@ def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
 
     content = (mirror_harness.mirrors / "demo.toml").read_text("utf-8")
     files = MirrorFiles(mirror_harness.mirrors, [], check)
-    file = write_mirror_file(mirror_harness.mirrors, "other", 'title = "No"\n' + _untitled(content))
+    file = mirror_harness.mirrors / "other.toml"
+    file.write_text('title = "No"\n' + _untitled(content), "utf-8")
     found = files.reload()
     assert (found.errors, found.changed) == ({"other": "other: not here"}, [])
     with pytest.raises(ConfigurationError, match="other: not here"):
@@ -150,7 +152,7 @@ def test_a_named_builtin_mirror_is_served_until_a_file_replaces_it(
     folder = mirror_harness.mirrors
     files = MirrorFiles(folder, ["demo", "dandi"], lambda mirror: None)
     assert is_builtin(files.mirrors["dandi"].path)
-    file = write_mirror_file(folder, "dandi", (folder / "demo.toml").read_text("utf-8"))
+    file = Path(shutil.copy(folder / "demo.toml", folder / "dandi.toml"))
     assert files.reload().changed == ["dandi"]
     assert files.mirrors["dandi"].path == file
     file.unlink()
@@ -166,7 +168,7 @@ def test_a_removed_file_never_falls_back_to_the_builtin_mirror(
     mirror_harness: MirrorHarness,
 ) -> None:
     folder = mirror_harness.mirrors
-    file = write_mirror_file(folder, "dandi", (folder / "demo.toml").read_text("utf-8"))
+    file = Path(shutil.copy(folder / "demo.toml", folder / "dandi.toml"))
     files = MirrorFiles(folder, ["dandi"], lambda mirror: None)
     assert files.mirrors["dandi"].path == file
     file.unlink()

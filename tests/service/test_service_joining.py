@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from neuromirror.crawl import JournalRecorder
 from neuromirror.model import VersionMinted
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
-from support.loopback_http import serving
+from support.loopback_http import DirectoryHandler, serving_directory
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import run_catalogue
 from support.small_archive import small_archive
@@ -402,19 +401,17 @@ def test_a_mirror_cannot_have_an_address_of_this_network_requested(
 ) -> None:
     with StubServer() as inner:
 
-        class Redirecting(SimpleHTTPRequestHandler):
+        class Redirecting(DirectoryHandler):
             def send_head(self) -> Any:
                 if self.path.startswith(redirected):
                     self.send_response(302)
                     self.send_header("Location", f"{inner.url}/private?action=x")
+                    self.send_header("Content-Length", "0")
                     self.end_headers()
                     return None
                 return super().send_head()
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with serving(partial(Redirecting, directory=str(origin))) as url:
+        with serving_directory(origin, Redirecting) as url:
             (done,) = join(mine, url, DATASET, code=1)
     assert done["status"] == "error"
     assert inner.requests == []

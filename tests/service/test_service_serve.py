@@ -18,12 +18,9 @@ from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_process import SHORT_TIMEOUTS, running_service, serve_once
+from support.store_states import comparable_states
 
 THREAD = ("--workers", "1", "--executor", "threads")
-
-
-def published(mirror_harness: MirrorHarness) -> dict[str, str]:
-    return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
 
 
 def minted_versions(mirror_harness: MirrorHarness) -> Counter[tuple[str, str, str, str]]:
@@ -60,7 +57,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert {one["status"] for one in results} <= {"ok", "notneeded"}
     assert minted_versions(mirror_harness) == minted_versions(other)
     assert set(minted_versions(mirror_harness).values()) == {1}
-    assert published(mirror_harness) == published(other)
+    assert comparable_states(mirror_harness) == comparable_states(other)
     with Schedule.open(mirror_harness.store.schedule_path) as schedule:
         assert schedule.leases.in_force(0) == []
         assert all(row.failures == 0 for row in schedule.tasks())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from neuromirror_demo.loopback_server import stop_serving
@@ -25,6 +27,15 @@ class QuietHandler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+
+class DirectoryHandler(SimpleHTTPRequestHandler):
+    """Serves files, keeps connections open, and logs nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class ServiceHandler(QuietHandler):
@@ -76,6 +87,15 @@ def serving(
         finally:
             stop_serving(server)
             thread.join()
+
+
+@contextmanager
+def serving_directory(
+    folder: Path, handler: type[DirectoryHandler] = DirectoryHandler
+) -> Iterator[str]:
+    """Serve the files of a folder."""
+    with serving(partial(handler, directory=str(folder))) as url:
+        yield url
 
 
 def send_reply(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from neuromirror.crawl import Mirror, Result
@@ -184,9 +183,3 @@ def open_service_harness(
         yield ServiceHarness(
             job_harness, service, files, clock, observer, results, executor or pool
         )
-
-
-def write_mirror_file(folder: Path, name: str, content: str) -> Path:
-    path = folder / f"{name}.toml"
-    path.write_text(content, "utf-8")
-    return path

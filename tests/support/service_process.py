@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from support.forked_commands import ForkedCommand, fork_command
 from support.mirror_harness import MirrorHarness
+from support.store_states import is_alive, wait_until
 
 SHORT_TIMEOUTS = (
     "import neuromirror.service.catalogue_process as c, neuromirror.service.schedule_writer as w, "
@@ -80,26 +81,14 @@ class ServiceProcess:
         """Wait until everything that was logged has been read."""
         self._reading.join(600)
 
-    def wait_until_gone(self, processes: list[int], seconds: float = 600) -> None:
+    def wait_until_gone(self, processes: list[int]) -> None:
         """Wait until none of the processes is running."""
-        until = time.monotonic() + seconds
-        while any(_is_running(one) for one in processes):
-            assert time.monotonic() < until, "workers outlive their service"
-            time.sleep(0.05)
+        wait_until(lambda: not any(map(is_alive, processes)))
 
     def children(self) -> list[int]:
         """Return the ids of its child processes."""
         tasks = Path("/proc", str(self.pid), "task").glob("*/children")
         return [int(one) for path in tasks for one in path.read_text().split()]
-
-
-def _is_running(process: int) -> bool:
-    """Whether a process is running and not a zombie."""
-    try:
-        state = Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 def environment(mirror_harness: MirrorHarness) -> dict[str, str]:
