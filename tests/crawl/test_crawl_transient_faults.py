@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @contextmanager
-def filled_archive(folder: Path) -> Iterator[DemoArchive]:
-    """A dandiset with a published version, and one with two inline Zarrs and a linked one.
+def filled_archive(folder: Path, dandiset: str) -> Iterator[DemoArchive]:
+    """A dandiset with a published version, or one with two inline Zarrs and a linked one.
 
     An ETag of the Zarr ``PARTS`` does not identify the content.
     """
@@ -40,69 +41,87 @@ def filled_archive(folder: Path) -> Iterator[DemoArchive]:
             f'source = "dandi"\n[options]\napi = "{archive.api_url}"\n'
             "[zarr]\ninline_components = 8\n"
         )
-        archive.create_dandiset(Description("Blobs"), identifier=BLOBS)
-        for number in range(3):
-            archive.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
-        archive.publish(BLOBS)
-        archive.add_file(BLOBS, "sub-1/3.txt", b"another")
-        archive.create_dandiset(Description("Zarrs"), identifier=ZARRS)
-        archive.add_file(ZARRS, "README.md", b"Zarrs")
-        archive.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
-        archive.add_zarr(ZARRS, LARGE, zarr_entries())
-        entries = {".zgroup": b"{}", "0/0": b"in two parts"}
-        archive.add_zarr(ZARRS, PARTS, entries, part_sizes={"0/0": 6})
+        archive.create_dandiset(Description("Small"), identifier=dandiset)
+        if dandiset == BLOBS:
+            for number in range(3):
+                archive.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
+            archive.publish(BLOBS)
+            archive.add_file(BLOBS, "sub-1/3.txt", b"another")
+        else:
+            archive.add_file(ZARRS, "README.md", b"Zarrs")
+            archive.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
+            archive.add_zarr(ZARRS, LARGE, zarr_entries())
+            entries = {".zgroup": b"{}", "0/0": b"in two parts"}
+            archive.add_zarr(ZARRS, PARTS, entries, part_sizes={"0/0": 6})
         yield archive
 
 
+@dataclass(frozen=True)
+class UnchangedArchive:
+    """An archive that the tests do not change, and the refs of a store without faults."""
+
+    demo: DemoArchive
+    refs: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def unchanged_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoArchive]:
-    with filled_archive(tmp_path_factory.mktemp("unchanged")) as running:
-        yield running
+def archives(
+    tmp_path_factory: pytest.TempPathFactory, module_home: Path
+) -> Iterator[dict[str, UnchangedArchive]]:
+    with ExitStack() as stack:
+        found = {}
+        for dandiset in (BLOBS, ZARRS):
+            folder = tmp_path_factory.mktemp("unchanged")
+            demo = stack.enter_context(filled_archive(folder / "demo", dandiset))
+            mirror_harness = quick_harness(demo.mirrors, folder / "undisturbed")
+            assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+            found[dandiset] = UnchangedArchive(demo, dataset_refs(mirror_harness))
+        yield found
 
 
 @pytest.fixture
-def archive(unchanged_archive: DemoArchive) -> Iterator[DemoArchive]:
-    """An archive that the tests do not change, without the faults of other tests."""
-    unchanged_archive.clear_requests()
-    yield unchanged_archive
-    unchanged_archive.clear_faults()
+def open_archive(
+    archives: dict[str, UnchangedArchive],
+) -> Iterator[Callable[[str], UnchangedArchive]]:
+    """Return the archive of a dandiset, without the faults of other tests."""
+
+    def open_one(dandiset: str) -> UnchangedArchive:
+        archives[dandiset].demo.clear_requests()
+        return archives[dandiset]
+
+    yield open_one
+    for one in archives.values():
+        one.demo.clear_faults()
 
 
 @pytest.fixture
-def changing_archive(tmp_path: Path) -> Iterator[DemoArchive]:
+def zarrs(open_archive: Callable[[str], UnchangedArchive]) -> UnchangedArchive:
+    """The archive with Zarrs."""
+    return open_archive(ZARRS)
+
+
+@pytest.fixture
+def blobs(open_archive: Callable[[str], UnchangedArchive]) -> UnchangedArchive:
+    """The archive with a published version."""
+    return open_archive(BLOBS)
+
+
+@pytest.fixture
+def changing_archive(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[DemoArchive]:
     """An archive of one test, which changes it."""
-    with filled_archive(tmp_path / "changing") as running:
+    with filled_archive(tmp_path / "changing", request.param) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def refs_by_api() -> dict[str, dict[str, str]]:
-    return {}
-
-
-@pytest.fixture
-def expected_refs(
-    archive: DemoArchive, refs_by_api: dict[str, dict[str, str]], tmp_path: Path
-) -> dict[str, str]:
-    """The refs of a store without faults, which is synced once."""
-    if archive.api_url not in refs_by_api:
-        mirror_harness = quick_harness(archive.mirrors, tmp_path / "undisturbed")
-        assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
-        refs_by_api[archive.api_url] = dataset_refs(mirror_harness)
-    return refs_by_api[archive.api_url]
-
-
-def check_recovers(
-    mirror_harness: MirrorHarness, archive: DemoArchive, undisturbed: dict[str, str], dataset: str
-) -> None:
+def check_recovers(mirror_harness: MirrorHarness, archive: UnchangedArchive, dataset: str) -> None:
     """Check that the dataset failed without a new version, and that the next sync completes it."""
     assert not [
         one for one in dataset_refs(mirror_harness) if one.startswith(dataset.replace(":", "--"))
     ]
     assert mirror_harness.entries(EventRaised) == []
-    archive.clear_faults()
+    archive.demo.clear_faults()
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
-    assert dataset_refs(mirror_harness) == undisturbed
+    assert dataset_refs(mirror_harness) == archive.refs
     mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
@@ -144,16 +163,20 @@ PARTS_OF_A_VISIT: dict[str, tuple[str, Iterable[str], dict[str, str]]] = {
     [(part, kind) for part, (_, kinds, _) in PARTS_OF_A_VISIT.items() for kind in kinds],
 )
 def test_a_part_that_fails_is_not_left_out_and_mints_no_version(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, part: str, kind: str
+    open_archive: Callable[[str], UnchangedArchive], tmp_path: Path, part: str, kind: str
 ) -> None:
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     dandiset, _, where = PARTS_OF_A_VISIT[part]
-    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
-    assert blob is not None
-    named = {
-        f"{{{path}}}": archive.find_zarr(ZARRS, path).zarr_id for path in (SMALL, LARGE, PARTS)
-    }
-    named["{blob}"] = blob.key
+    unchanged = open_archive(dandiset)
+    archive = unchanged.demo
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    if dandiset == BLOBS:
+        blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+        assert blob is not None
+        named = {"{blob}": blob.key}
+    else:
+        named = {
+            f"{{{path}}}": archive.find_zarr(ZARRS, path).zarr_id for path in (SMALL, LARGE, PARTS)
+        }
     for text, value in named.items():
         where = {option: one.replace(text, value) for option, one in where.items()}
     name, options = KINDS.get(kind, ("status", {"status": 403}))
@@ -165,14 +188,15 @@ def test_a_part_that_fails_is_not_left_out_and_mints_no_version(
         assert f"demo:zarr/{where['query']}" in result.message
     if part == "blob":
         assert "demo-dandiarchive" in result.message
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{dandiset}")
+    check_recovers(mirror_harness, unchanged, f"demo:{dandiset}")
 
 
 @pytest.mark.parametrize("server", ["api", "s3"])
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_a_zarr_that_is_refused_without_an_embargo_is_requested_in_each_sync(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, server: str, path: str
+    zarrs: UnchangedArchive, tmp_path: Path, server: str, path: str
 ) -> None:
+    archive = zarrs.demo
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     zarr = archive.find_zarr(ZARRS, path).zarr_id
     where = f"/zarr/{zarr}/$" if server == "api" else f"/zarr/{zarr}/."
@@ -182,14 +206,15 @@ def test_a_zarr_that_is_refused_without_an_embargo_is_requested_in_each_sync(
         result = mirror_harness.sync()[f"demo:{ZARRS}"]
         assert fault.struck > struck
         assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+    check_recovers(mirror_harness, zarrs, f"demo:{ZARRS}")
 
 
 @pytest.mark.parametrize("server", ["api", "s3", "list"])
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
-    archive: DemoArchive, tmp_path: Path, server: str, path: str, monkeypatch: pytest.MonkeyPatch
+    zarrs: UnchangedArchive, tmp_path: Path, server: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    archive = zarrs.demo
     mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{ZARRS}"
     zarr = archive.find_zarr(ZARRS, path).zarr_id
     options = {
@@ -220,21 +245,23 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
 
 
 def test_a_web_page_instead_of_objects_mints_no_version(
-    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path
+    blobs: UnchangedArchive, tmp_path: Path
 ) -> None:
     """A proxy's page has another size than the file, which does not mean that upstream changed."""
+    archive = blobs.demo
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     fault = archive.fault("html", server="s3", path=".")
     results = mirror_harness.sync()
     assert fault.struck
     assert {one.visit for one in results.values()} == {"failed"}
-    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
+    check_recovers(mirror_harness, blobs, f"demo:{BLOBS}")
 
 
 def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
-    archive: DemoArchive, tmp_path: Path
+    zarrs: UnchangedArchive, tmp_path: Path
 ) -> None:
     """The bucket itself states it: it blocks nothing, and every run checks it."""
+    archive = zarrs.demo
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     blob = archive.dandisets[ZARRS].draft.assets["README.md"].blob
     assert blob is not None
@@ -255,15 +282,13 @@ def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
 
 
 def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longer(
-    archive: DemoArchive,
-    expected_refs: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    blobs: UnchangedArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    archive = blobs.demo
     mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
     assets = archive.dandisets[BLOBS].draft.assets
-    blobs = [assets[f"sub-1/{number}.txt"].blob for number in (1, 2)]
-    keys = [blob.key for blob in blobs if blob is not None]
+    refused = [assets[f"sub-1/{number}.txt"].blob for number in (1, 2)]
+    keys = [blob.key for blob in refused if blob is not None]
     for key in keys:
         archive.fault("status", server="s3", path=key, method="HEAD", status=403)
     assert [mirror_harness.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
@@ -279,12 +304,13 @@ def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longe
     refs = dataset_refs(mirror_harness)
     # the files are the same as in other stores; only their versioned URLs are missing
     here = {ref: sha for ref, sha in refs.items() if not ref.endswith("git-annex")}
-    assert here.items() <= expected_refs.items()
+    assert here.items() <= blobs.refs.items()
     archive.clear_faults()
     assert mirror_harness.sync()[name].visit == "full"
     assert mirror_harness.sync()[name].status == "notneeded"
 
 
+@pytest.mark.parametrize("changing_archive", [BLOBS], indirect=True)
 def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
     changing_archive: DemoArchive, tmp_path: Path
 ) -> None:
@@ -309,6 +335,7 @@ def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
     assert archive.s3_requests == []
 
 
+@pytest.mark.parametrize("changing_archive", [ZARRS], indirect=True)
 def test_a_new_state_waits_for_all_of_its_zarrs(
     changing_archive: DemoArchive, tmp_path: Path
 ) -> None:
