@@ -56,7 +56,7 @@ def test_every_level_opens_as_the_array_that_the_service_holds(
 ) -> None:
     from ome_zarr_models.v05 import Image
 
-    source = make_source(shared_ndstore)
+    source = make_source(shared_ndstore, block=[128, 128, 32])
     opened = zarr.open_group(fetch_dataset(source, listing_of(source, path), tmp_path), mode="r")
     token, _, name = path.partition("/")
     tables = shared_ndstore.projects[token].channels[name].tables
@@ -175,18 +175,18 @@ def test_an_unchanged_channel_is_found_unchanged(
 
 
 def test_a_voxel_that_changed_is_found(ndstore: DemoNdstore, tmp_path: Path) -> None:
-    source = make_source(ndstore, hash="fetch", sample=51)
+    source = make_source(ndstore, levels=[1], hash="fetch", sample=12)
     first = listing_of(source, IMAGE_11, workspace=tmp_path / "1")
     before = digests(read(first)[0])
-    ndstore.edit(IMAGE_11, ((199, 200), (149, 150), (40, 41)), spread=False)
+    ndstore.edit(IMAGE_11, ((99, 100), (74, 75), (40, 41)), level=1, spread=False)
     second = listing_of(source, IMAGE_11, memo=first.memo())
     assert not second.is_unchanged()
     after = digests(read(second)[0])
-    assert {path for path in after if after[path] != before[path]} == {"0/c/2/2/3"}
+    assert {path for path in after if after[path] != before[path]} == {"1/c/2/1/1"}
 
 
 def test_volatile_fields_of_upstream_change_no_state(ndstore: DemoNdstore, tmp_path: Path) -> None:
-    source = make_source(ndstore, hash="fetch")
+    source = make_source(ndstore, levels=[2], hash="fetch")
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     read(first)
     ndstore.move_storage("demo11")
@@ -204,16 +204,16 @@ def test_volatile_fields_of_upstream_change_no_state(ndstore: DemoNdstore, tmp_p
 def test_a_channel_that_was_opened_for_writing_is_read_again(
     ndstore: DemoNdstore, tmp_path: Path
 ) -> None:
-    source = make_source(ndstore, hash="fetch", sample=0, rolling=0)
+    source = make_source(ndstore, levels=[2], hash="fetch", sample=0, rolling=0)
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     before = digests(read(first)[0])
-    ndstore.edit(IMAGE_11, ((0, 1), (0, 1), (1, 2)), spread=False)
+    ndstore.edit(IMAGE_11, ((0, 1), (0, 1), (1, 2)), level=2, spread=False)
     # without a signal, the sample misses the change
     assert listing_of(source, IMAGE_11, memo=first.memo()).is_unchanged()
     ndstore.set_propagate(IMAGE_11, 2)
     second = listing_of(source, IMAGE_11, memo=first.memo())
     assert not second.is_unchanged()
-    assert digests(read(second)[0])["0/c/0/0/0"] != before["0/c/0/0/0"]
+    assert digests(read(second)[0])["2/c/0/0/0"] != before["2/c/0/0/0"]
 
 
 def test_nothing_is_listed_while_levels_are_being_created(ndstore: DemoNdstore) -> None:
@@ -274,7 +274,7 @@ def test_too_many_files_are_refused_before_anything_is_read(shared_ndstore: Demo
 
 
 def test_an_estimate_equals_the_listing(shared_ndstore: DemoNdstore) -> None:
-    for options in ({}, {"hash": "fetch"}, {"levels": [1]}):
+    for options in ({}, {"hash": "fetch", "levels": [2]}, {"levels": [1]}):
         source = make_source(shared_ndstore, **options)
         for path in (IMAGE_11, CALCIUM):
             estimate = source.estimate(source.dataset(path))
