@@ -72,12 +72,6 @@ def test_parts_begin_where_dandi_begins_them(size: int) -> None:
     assert (last.offset, last.size) == (part_size * (len(theirs) - 1), size - last.offset)
 
 
-@pytest.mark.parametrize("size", [-1, 5 * 1024**4 + 1])
-def test_a_size_that_no_object_has_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=str(size)):
-        dandi_part_size(size)
-
-
 class ShortReads(io.RawIOBase):
     """A stream that returns fewer bytes than requested."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from support.citable_stores import CitableStore, build_odd_metadata_store, open_
 from support.kept_dataset import KeptDataset
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock
-from support.mirror_harness import MirrorHarness
+from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedHarness, ScriptedSource
 from support.web_clone import web_clone, web_clone_template
 
@@ -50,6 +52,15 @@ def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("written"))
     paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
     return paper
+
+
+@pytest.fixture(scope="session")
+def description(lock_template: LockFolder) -> dict[str, Any]:
+    """The description of the pinned dataset, for crafted repositories."""
+    name = f"{lock_template.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
+    text = run_git(lock_template.mirror_harness.repository(PUBLISHED), "show", name)
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,24 +28,13 @@ from support.crafted_repositories import (
     state_of,
     write_lock,
 )
-from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
-from support.mirror_harness import run_git
 
 
 @pytest.fixture(scope="session")
 def valid_pin(lock_template: LockFolder) -> Pin:
     """A valid pin."""
     return lock_template.pin_of(PUBLISHED)
-
-
-@pytest.fixture(scope="session")
-def description(still_lab: LabStore, valid_pin: Pin) -> dict[str, Any]:
-    """The description of the pinned dataset."""
-    name = f"{valid_pin.commit}:.neuromirror/dataset.json"
-    text = run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -24,9 +24,6 @@ from support.crafted_repositories import (
     file_at,
     state_of,
 )
-from support.lab_store import LabStore
-from support.lock_folders import PUBLISHED, LockFolder
-from support.mirror_harness import run_git
 
 
 def _tree(crafted: CraftedRepository, name: str) -> str:
@@ -74,11 +71,9 @@ NAMES = [
 
 
 @pytest.fixture
-def crafted(still_lab: LabStore, lock_template: LockFolder, tmp_path: Path) -> CraftedRepository:
+def crafted(description: dict[str, Any], tmp_path: Path) -> CraftedRepository:
     """An empty repository with a work tree, for a dataset with a valid description."""
-    name = f"{lock_template.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
-    text = run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
-    return CraftedRepository(tmp_path / "work" / ".git", json.loads(text))
+    return CraftedRepository(tmp_path / "work" / ".git", description)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,8 +106,7 @@ def test_git_annex_reads_no_index_of_all_files(
     trace = tmp_path / "trace"
     monkeypatch.setenv("GIT_TRACE", str(trace))
     paper = lock_template.copy(tmp_path / "paper")
-    for bundle in paper.folder.rglob("*.bundle"):
-        bundle.unlink()
+    paper.delete_files(".bundle")
     store = lock_template.mirror_harness.store if strategy == STORE else None
     found = restore_lock(paper.lock, tmp_path / "data", store, offline=True)
     assert found.strategies(PUBLISHED)[-1] == strategy
@@ -160,8 +159,7 @@ def test_restores_from_the_manifest_last(lock_folder: LockFolder, tmp_path: Path
 def test_without_any_strategy_each_failure_is_explained(
     lock_folder: LockFolder, tmp_path: Path
 ) -> None:
-    lock_folder.delete_files(".bundle")
-    lock_folder.delete_files(".zst")
+    lock_folder.delete_files(".bundle", ".zst")
     into = tmp_path / "data"
     done = command(lock_folder, "restore", str(lock_folder.file), "--into", str(into))
     assert done.exit_code == 1
@@ -186,8 +184,7 @@ def test_offline_sends_no_request(
     second = restore_lock(lock_folder.lock, tmp_path / "data")
     assert (second.only().status, second.strategies(PUBLISHED)) == ("ok", [])
     assert second.file_statuses() == {("ok", "sha256"): 5}
-    lock_folder.delete_files(".bundle")
-    lock_folder.delete_files(".zst")
+    lock_folder.delete_files(".bundle", ".zst")
     shutil.rmtree(found.folder(PUBLISHED))
     done = restore_lock(lock_folder.lock, tmp_path / "data", clones=clones, offline=True).only()
     assert (done.status, "--offline" in done.message) == ("error", True)
@@ -214,8 +211,7 @@ def test_a_clone_url_that_serves_something_else_is_not_taken(
     shutil.copytree(other, tmp_path / "served" / "alias" / "demo--000002")
     address = serve_directory(tmp_path / "served")
     lock_folder.edit("http://127.0.0.1:9", address)
-    lock_folder.delete_files(".bundle")
-    lock_folder.delete_files(".zst")
+    lock_folder.delete_files(".bundle", ".zst")
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     clone = f"{address}/alias/demo--000002"
     strategies = [clone, BUNDLE, MANIFEST]
@@ -231,8 +227,7 @@ def test_a_repository_without_urls_is_rejected(
     run(served, "git", "-c", "core.hooksPath=/dev/null", "update-ref", "-d", "refs/heads/git-annex")
     run(served, "git", "update-server-info")
     lock_folder.edit("http://127.0.0.1:9", serve_directory(tmp_path / "served"))
-    lock_folder.delete_files(".bundle")
-    lock_folder.delete_files(".zst")
+    lock_folder.delete_files(".bundle", ".zst")
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     assert (found.only().status, "git-annex" in found.only().message) == ("error", True)
     assert found.strategies(PUBLISHED)[1:] == [BUNDLE, MANIFEST]

@@ -80,10 +80,11 @@ class LockFolder:
         common = ["--mirrors", str(mirrors), "--store", str(folder)]
         return CliRunner().invoke(main, [*common, *arguments], catch_exceptions=False)
 
-    def delete_files(self, ending: str) -> None:
-        """Delete all files whose names have an ending: all bundles, or all manifests."""
-        for path in self.folder.rglob(f"*{ending}"):
-            path.unlink()
+    def delete_files(self, *endings: str) -> None:
+        """Delete all files whose names have one of the endings: bundles, manifests."""
+        for path in self.folder.rglob("*"):
+            if path.name.endswith(endings):
+                path.unlink()
 
 
 @dataclass
