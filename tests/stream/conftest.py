@@ -12,9 +12,9 @@ from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.streamed_zarrs import StreamedZarrs, streamed_zarrs
 from support.synced_mirror import sync_mirror
-from support.volume_mirror import boss_mirror, shared_boss_mirror
+from support.volume_mirror import ACTIVITY, EM, BossMirror, boss_mirror, open_boss_mirror
 
-__all__ = ["boss_mirror", "shared_boss_mirror"]
+__all__ = ["boss_mirror"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,6 +28,14 @@ def _protocols() -> None:
 def no_cache(isolated_home: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the user's cache off, so that each test sees its own requests."""
     monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
+
+
+@pytest.fixture(scope="session")
+def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
+    """A BOSS with two mirrored channels."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    with open_boss_mirror(folder, [EM, ACTIVITY], [EM]) as mirrored:
+        yield mirrored
 
 
 @pytest.fixture(scope="session")
