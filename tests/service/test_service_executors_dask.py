@@ -18,9 +18,8 @@ from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, EventRaised, JournalEntry
-from neuromirror.service import dask_cluster, dask_requests, dask_worker
+from neuromirror.service import dask_cluster, dask_requests
 from neuromirror.service.dask_cluster import DaskExecutor
-from neuromirror.service.dask_worker import DaskChannel, PickledCall, run_on_worker
 from neuromirror.service.executors import (
     JobTimeoutError,
     SchedulerUnavailableError,
@@ -288,6 +287,8 @@ def test_a_malformed_request_does_not_end_the_listener(
 @contextmanager
 def far_recorder(executor: DaskExecutor, ticket: str) -> Iterator[JobRecorder]:
     """The recorder of a job on a Dask worker."""
+    from neuromirror.service.dask_worker import DaskChannel
+
     queue = executor._listener.queue
     channel = DaskChannel(queue(executor._plugin), queue(ticket), ticket)
     with closing(channel), closing(JobRecorder(channel, Store(Path()), None)) as recorder:
@@ -312,7 +313,7 @@ def test_a_job_that_cannot_be_submitted_leaves_nothing(
 def test_a_job_whose_service_is_gone_is_over(
     cluster: Cluster, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_worker, "REPLY_TIMEOUT", 0.5)
+    monkeypatch.setattr("neuromirror.service.dask_worker.REPLY_TIMEOUT", 0.5)
     with dask_executor(cluster.address, writer, grace=0) as executor:
         assert isinstance(executor, DaskExecutor)
         # a service that was killed reads no requests
@@ -384,6 +385,8 @@ def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
 def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
     job_harness: JobHarness, mirror_harness: MirrorHarness, executor: DaskExecutor
 ) -> None:
+    from neuromirror.service.dask_worker import PickledCall, run_on_worker
+
     store = mirror_harness.store
     real = job_context(store, store.index_path, None, remote=True)
     elsewhere = replace(real, store=mirror_harness.folder.with_name("gone"))
