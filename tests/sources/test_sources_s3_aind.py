@@ -229,7 +229,7 @@ JSON = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=6)
     ),
-    max_leaves=25,
+    max_leaves=12,
 )
 STEMS = ("data_description", "subject", "processing", "metadata.nd")
 
