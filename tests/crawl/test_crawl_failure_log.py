@@ -20,6 +20,12 @@ from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 
+@pytest.fixture
+def demo(two_dandisets: DemoArchive) -> DemoArchive:
+    """A small archive instead of the demo's."""
+    return two_dandisets
+
+
 def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
     """Return the exit code of ``status``, and its records of failures."""
     arguments = [
