@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from neuromirror.crawl import open_recorder, release_hold
@@ -102,38 +105,34 @@ def files_of(mirror_harness: MirrorHarness) -> set[str]:
     return {name for name in mirror_harness.file_digests() if "/postponed/" not in name}
 
 
-@pytest.mark.parametrize(
-    ("fault", "options"),
-    [
-        ("lost_page", {}),
-        ("next_null", {}),
-        ("duplicate_rows", {}),
-        ("empty_list", {}),
-        ("cut", {}),
-        ("html", {"path": "/assets/"}),
-        ("status", {"path": "/assets/", "status": 404}),
-        ("status", {"path": "/assets/", "status": 403}),
-    ],
-)
+INCOMPLETE: list[tuple[str, dict[str, Any]]] = [
+    ("lost_page", {}),
+    ("next_null", {}),
+    ("duplicate_rows", {}),
+    ("empty_list", {}),
+    ("cut", {}),
+    ("html", {"path": "/assets/"}),
+    ("status", {"path": "/assets/", "status": 404}),
+    ("status", {"path": "/assets/", "status": 403}),
+]
+
+
 def test_a_listing_that_cannot_be_whole_changes_nothing(
-    mirror_harness: MirrorHarness,
-    demo: DemoArchive,
-    no_waits: None,
-    fault: str,
-    options: dict[str, object],
+    mirror_harness: MirrorHarness, demo: DemoArchive, no_waits: None
 ) -> None:
     mirror = demo.mirrors / "demo.toml"
     mirror.write_text(mirror.read_text() + "page_size = 2\n")
     mirror_harness.sync("demo:000001")
-    refs, files = mirror_harness.refs(), files_of(mirror_harness)
-    demo.add_file("000001", "new.txt", b"new")
-    with demo.fault(fault, **options):
-        result = mirror_harness.sync("demo:000001")["demo:000001"]
-    assert (result.status, result.visit) == ("error", "failed")
-    assert "\n" not in result.message
-    assert mirror_harness.refs() == refs
-    assert files_of(mirror_harness) == files
-    assert mirror_harness.sync("demo:000001")["demo:000001"].status == "ok"
+    for number, (fault, options) in enumerate(INCOMPLETE):
+        refs, files = mirror_harness.refs(), files_of(mirror_harness)
+        demo.add_file("000001", f"new-{number}.txt", b"new")
+        with demo.fault(fault, **options):
+            result = mirror_harness.sync("demo:000001")["demo:000001"]
+        assert (result.status, result.visit) == ("error", "failed"), (fault, options)
+        assert "\n" not in result.message
+        assert mirror_harness.refs() == refs, (fault, options)
+        assert files_of(mirror_harness) == files, (fault, options)
+        assert mirror_harness.sync("demo:000001")["demo:000001"].status == "ok"
 
 
 def test_a_listing_during_which_files_change_is_repeated(
@@ -149,9 +148,10 @@ def test_a_listing_during_which_files_change_is_repeated(
 
 
 def test_one_failing_dandiset_does_not_stop_the_others(
-    mirror_harness: MirrorHarness, demo: DemoArchive, no_waits: None
+    two_dandisets: DemoArchive, tmp_path: Path, no_waits: None
 ) -> None:
-    with demo.fault("status", path="/dandisets/000002/", status=500):
+    mirror_harness = MirrorHarness(two_dandisets.mirrors, tmp_path / "store")
+    with two_dandisets.fault("status", path="/dandisets/000002/", status=500):
         results = mirror_harness.sync()
     assert results["demo:000002"].exit_code == 1
     assert results["demo:000001"].status == "ok"
