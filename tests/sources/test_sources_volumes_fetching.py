@@ -235,13 +235,20 @@ _PARTS += ["2:1026/500:1024/16:32", "2:1026/1024:1524/16:32"]
 _PARTS += ["2:1026/500:1024/32:44", "2:1026/1024:1524/32:44"]
 
 
-@pytest.fixture
-def large() -> Iterator[VolumeService]:
-    """A service with 32 MiB of voxels whose values depend on their position."""
+@pytest.fixture(scope="module")
+def large_array() -> Any:
+    """32 MiB of voxels whose values depend on their position."""
     (z0, y0, x0), (z1, y1, x1) = _LARGE
     shape = z1 - z0, y1 - y0, x1 - x0
     array = np.arange(np.prod(shape), dtype="uint32").reshape(shape) % 65521
-    with VolumeService({"0": array.astype("uint8")}, {"0": (x0, y0, z0)}) as running:
+    return array.astype("uint8")
+
+
+@pytest.fixture
+def large(large_array: Any) -> Iterator[VolumeService]:
+    """A service with a large array."""
+    z0, y0, x0 = _LARGE[0]
+    with VolumeService({"0": large_array}, {"0": (x0, y0, z0)}) as running:
         running.speaks_blosc = True
         yield running
 
