@@ -1,40 +1,12 @@
-"""A command in a child process, forked from one that has imported what commands need."""
+"""Entry points of child processes, without imports that their parents do not need."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-
-from neuromirror.cli import main
-from neuromirror.web.template_environment import template_environment
-
-for _module in (
-    "apscheduler.schedulers.background",
-    "neuromirror.crawl",
-    "neuromirror.lab",
-    "neuromirror.net.guarded_connections",
-    "neuromirror.service.catalogue_process",
-    "neuromirror.service.logs",
-    "neuromirror.service.metrics",
-    "neuromirror.service.serve",
-    "neuromirror.sources.dandi.source",
-    "neuromirror.web.server.idle_timeout",
-    "neuromirror.web.server.uvicorn_server",
-    "markdown_it",
-    "requests",
-    "tqdm",
-    "uvicorn",
-):
-    importlib.import_module(_module)
-_commands = list(main.commands.values())
-for _name in template_environment().list_templates():
-    template_environment().get_template(_name)
-# Commands do not copy the pages of these modules to collect garbage
-gc.freeze()
+from typing import Any
 
 
 def run_command(
@@ -53,7 +25,21 @@ def run_command(
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     exec(first, {})
+    from neuromirror.cli import main
+
     main(arguments, prog_name="neuromirror")
+
+
+def send_result(
+    environment: Mapping[str, str],
+    sender: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+) -> None:
+    """Call a function with this environment, and send its result."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sender.send(function(*arguments))
 
 
 def drop_root_privileges() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
 
-import pytest
+from support.command_child import run_command, send_result
 
 
 def fork_command(
@@ -30,8 +30,6 @@ def fork_command(
 
     ``first`` are Python statements to execute before.
     """
-    from support.command_child import run_command
-
     context = running_forkserver()
     with _copied(out) as stdout, _copied(err) as stderr:
         process = context.Process(
@@ -49,7 +47,7 @@ def call_in_child(function: Callable[..., Any], *arguments: object) -> tuple[int
     context = running_forkserver()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_send_result, args=(dict(os.environ), sender, function, arguments)
+        target=send_result, args=(dict(os.environ), sender, function, arguments)
     )
     process.start()
     sender.close()
@@ -60,24 +58,17 @@ def call_in_child(function: Callable[..., Any], *arguments: object) -> tuple[int
     return process.exitcode, result
 
 
-def _send_result(
-    environment: Mapping[str, str],
-    sender: Connection,
-    function: Callable[..., Any],
-    arguments: tuple[object, ...],
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    sender.send(function(*arguments))
-
-
 def running_forkserver() -> ForkServerContext:
     """Return the context of processes that are forked from one that has imported neuromirror."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.command_child"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    context.set_forkserver_preload(["support.forked_commands", "support.command_modules"])
+    environment = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    try:
         forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
     return context
 
 

@@ -1,0 +1,33 @@
+"""Imports what commands need, before processes are forked that run them."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+
+from neuromirror.cli import main
+from neuromirror.web.template_environment import template_environment
+
+for _module in (
+    "apscheduler.schedulers.background",
+    "neuromirror.crawl",
+    "neuromirror.lab",
+    "neuromirror.net.guarded_connections",
+    "neuromirror.service.catalogue_process",
+    "neuromirror.service.logs",
+    "neuromirror.service.metrics",
+    "neuromirror.service.serve",
+    "neuromirror.sources.dandi.source",
+    "neuromirror.web.server.idle_timeout",
+    "neuromirror.web.server.uvicorn_server",
+    "markdown_it",
+    "requests",
+    "tqdm",
+    "uvicorn",
+):
+    importlib.import_module(_module)
+_commands = list(main.commands.values())
+for _name in template_environment().list_templates():
+    template_environment().get_template(_name)
+# Commands do not copy the pages of these modules to collect garbage
+gc.freeze()
