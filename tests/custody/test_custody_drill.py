@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,19 @@ def test_all_files_are_restored_and_verified_and_wrong_bytes_make_a_drill_fail(l
     damaged.chmod(0o644)
     damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert not run(lab).ok
+
+
+def test_a_lock_file_may_have_a_path_that_is_not_utf_8(lab: Path) -> None:
+    folder = lab / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in ("datasets.lock", "datasets.lock.d"):
+        (lab / name).rename(folder / name)
+    lock = folder / "datasets.lock"
+    done = CliRunner().invoke(main, ["drill", str(lock)])
+    assert done.exit_code == 0, done.output
+    drills = DrillRecords.load(Store.open(lab / "store")).drills
+    assert {path: one.ok for path, one in drills.items()} == {str(lock): True}
+    assert CliRunner().invoke(main, ["status"]).exit_code == 0
 
 
 def test_without_the_kernel_a_copy_that_only_upstream_still_has_makes_a_drill_fail(

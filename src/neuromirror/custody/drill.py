@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import VaultKind, vault_address
 from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
-from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
+from neuromirror.custody.drill_process import DrillOrder, DrillOutcome, encode_paths
 from neuromirror.custody.drill_records import DrillResult
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of
@@ -87,13 +88,13 @@ def run_drill(
         if without_network:
             command = [*_NO_NETWORK, *command]
         until = None if seconds is None else time.monotonic() + seconds
-        done = _run(command, msgspec.json.encode(order), Path(folder), until, is_stopping)
+        done = _run(command, encode_paths(order), Path(folder), until, is_stopping)
         if done is None:
             text = f"the drill was not finished after {seconds:.0f} s"
             return replace(failed, message=text)
         try:
-            outcome = msgspec.json.decode(done.stdout, type=DrillOutcome)
-        except msgspec.DecodeError:
+            outcome = msgspec.convert(json.loads(done.stdout), DrillOutcome)
+        except ValueError:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             text = f"the drill ended with exit code {done.returncode}: {''.join(last)}"
             return replace(failed, message=text)

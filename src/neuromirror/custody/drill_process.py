@@ -7,6 +7,7 @@ may use local files only.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -249,14 +250,25 @@ def _add(result: DrillOutcome, problem: str) -> None:
         result.problems.append(problem)
 
 
+def encode_paths(value: DrillOrder | DrillOutcome) -> bytes:
+    """Return JSON in which paths that are not UTF-8 have escapes, unlike that of msgspec.
+
+    Parameters
+    ----------
+    value
+        What is sent to or by the process.
+    """
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
 def main() -> None:
     """Read the order from standard input and write the result to standard output."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=DrillOrder)
+    order = msgspec.convert(json.loads(sys.stdin.buffer.read()), DrillOrder)
     out = os.dup(1)
     os.dup2(2, 1)
     result = run(order)
     with open(out, "wb") as file:
-        file.write(msgspec.json.encode(result))
+        file.write(encode_paths(result))
 
 
 if __name__ == "__main__":

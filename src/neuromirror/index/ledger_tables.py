@@ -211,7 +211,7 @@ class EventTable:
             db.executemany(
                 "INSERT INTO events (time, kind, vault, key, dataset, message) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                ((e.time, e.kind, e.vault, e.key, e.dataset, e.message) for e in events),
+                ((e.time, e.kind, e.vault, e.key, e.dataset, _storable(e.message)) for e in events),
             )
 
     def latest(self, limit: int, since: float = 0.0) -> list[LedgerEvent]:
@@ -291,3 +291,8 @@ def vault_id(db: sqlite3.Connection, uuid: str) -> int:
     if found is None:
         raise LookupError(f"no vault {uuid} in the ledger; record it with add_vault")
     return int(found[0])
+
+
+def _storable(message: str) -> str:
+    """Return a message with escapes for the bytes of paths that are not UTF-8."""
+    return message.encode("utf-8", "backslashreplace").decode()
