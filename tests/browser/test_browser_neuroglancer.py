@@ -40,16 +40,20 @@ class Viewer:
     page: Page
     folder: Path
 
-    def draw(self, layers: Sequence[tuple[str, str]], name: str) -> np.ndarray:
-        """Return the pixels of layers when all their parts are drawn."""
-        picture = self.folder / f"{name}.png"
+    def draw(self, *pictures: Sequence[tuple[str, str]]) -> list[np.ndarray]:
+        """Return the pixels of each list of layers when all their parts are drawn."""
+        paths = [str(self.folder / f"{number}.png") for number, _ in enumerate(pictures)]
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([layers, str(picture)]), file=self.process.stdin, flush=True)
+        request = list(zip(pictures, paths, strict=True))
+        print(json.dumps(request), file=self.process.stdin, flush=True)
         self.page.goto(self.process.stdout.readline().strip())
-        assert self.process.stdout.readline().strip() == str(picture)
-        with Image.open(picture) as image:
-            return np.asarray(image.convert("RGB"))
+        found = []
+        for path in paths:
+            assert self.process.stdout.readline().strip() == path
+            with Image.open(path) as image:
+                found.append(np.asarray(image.convert("RGB")))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +135,15 @@ def test_neuroglancer_draws_what_a_download_has(
 ) -> None:
     for number, (_, _, name, _) in enumerate(layers):
         _download(site.mirror_harness, name, tmp_path / str(number))
+    pinned = [
+        (kind, f"{scheme}://{proxy}/{name}@latest/{path}") for kind, scheme, name, path in layers
+    ]
     with serving(lambda *a: _Files(*a, directory=str(tmp_path))) as plain:
         downloaded = [
             (kind, f"{scheme}://{plain}/{number}/{path}")
             for number, (kind, scheme, _, path) in enumerate(layers)
         ]
-        expected = viewer.draw(downloaded, "download")
-    pinned = [
-        (kind, f"{scheme}://{proxy}/{name}@latest/{path}") for kind, scheme, name, path in layers
-    ]
-    found = viewer.draw(pinned, "gateway")
+        found, expected = viewer.draw(pinned, downloaded)
     colours = np.unique(found.reshape(-1, 3), axis=0)
     grey = (colours == colours[:, :1]).all(axis=1)
     assert grey.sum() > 20, "no image"
