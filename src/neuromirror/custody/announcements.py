@@ -8,7 +8,8 @@ from datetime import datetime
 from msgspec import Struct
 
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.custody.policy_plan import MissingCopies, ShortageReason
+from neuromirror.custody.policy_plan import MissingCopies
+from neuromirror.custody.policy_status import ShortageReason
 from neuromirror.index import DatasetWithdrawnError, Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import EventRaised, current_timestamp
 

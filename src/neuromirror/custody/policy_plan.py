@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
 from neuromirror.config.policy_files import Policy
+from neuromirror.custody.policy_status import ShortageReason
 
 PART_SIZE = 64 << 20
 """Size in bytes of a part of an upload, for estimates of the number of requests."""
@@ -24,13 +25,6 @@ _LAST_DAYS: Final = 8
 """Days before a deletion upstream at which every missing copy is announced, whatever the reason.
 
 One more than the seven that are promised, because the service may be stopped for a day.
-"""
-
-ShortageReason = Literal["vault", "budget", "rate", "upstream"]
-"""Why copies are missing.
-
-``vault``: not enough vaults can be written. ``budget``: the maximum size of the policy is reached.
-``rate``: copying takes longer than upstream keeps the content. ``upstream``: its URLs fail.
 """
 
 

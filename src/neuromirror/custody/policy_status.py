@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
 
-from neuromirror.config.policy_files import Policy
-from neuromirror.custody.keep_outcomes import KeepOutcome
-from neuromirror.custody.policy_plan import ShortageReason
 from neuromirror.model import ConfigurationError
 from neuromirror.store.task_states import TaskState
+
+if TYPE_CHECKING:
+    from neuromirror.config.policy_files import Policy
+    from neuromirror.custody.keep_outcomes import KeepOutcome
+
+ShortageReason = Literal["vault", "budget", "rate", "upstream"]
+"""Why copies are missing.
+
+``vault``: not enough vaults can be written. ``budget``: the maximum size of the policy is reached.
+``rate``: copying takes longer than upstream keeps the content. ``upstream``: its URLs fail.
+"""
 
 
 class PolicyStatus(Struct, forbid_unknown_fields=True):
