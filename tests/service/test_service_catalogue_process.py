@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def test_one_address_gives_pages_json_feeds_and_clones_from_an_empty_store_on(
 
 @dataclass
 class Supervised:
-    """A service with a catalogue, which is up before and after each test."""
+    """A service with a catalogue, which is up before each test."""
 
     harness: MirrorHarness
     service: ServiceProcess
@@ -128,13 +128,8 @@ class Supervised:
         return requests.get(url, headers=headers, timeout=300).status_code
 
 
-@pytest.fixture(scope="module")
-def supervised(
-    module_home: Path,
-    shared_mirror_harness: MirrorHarness,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Supervised]:
-    harness = copy_mirror(shared_mirror_harness, tmp_path_factory.mktemp("supervised") / "store")
+@contextmanager
+def run_supervised(harness: MirrorHarness) -> Iterator[Supervised]:
     limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
     options = (*PAGES, *limited, "--metrics", "127.0.0.1:0")
     # each restart has the same delay
@@ -142,6 +137,30 @@ def supervised(
     with running_service(harness, *options, first=f"{SHORT_TIMEOUTS}; {more}") as service:
         health = service.wait_for("health server started")["message"].removesuffix("/healthz")
         yield Supervised(harness, service, catalogue_url(service), health)
+
+
+@pytest.fixture(scope="module")
+def start_supervised(
+    module_home: Path,
+    shared_mirror_harness: MirrorHarness,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[], Supervised]]:
+    harness = copy_mirror(shared_mirror_harness, tmp_path_factory.mktemp("supervised") / "store")
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(run_supervised(harness))
+
+
+@pytest.fixture(scope="module")
+def started() -> list[Supervised]:
+    return []
+
+
+@pytest.fixture
+def supervised(start_supervised: Callable[[], Supervised], started: list[Supervised]) -> Supervised:
+    """A service that tests share, unless one of them has ended it."""
+    if not started or not started[-1].service.process.is_alive():
+        started.append(start_supervised())
+    return started[-1]
 
 
 def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(supervised: Supervised) -> None:
@@ -242,8 +261,7 @@ def test_a_hanging_catalogue_is_killed_and_restarted(supervised: Supervised) -> 
             os.kill(first, signal.SIGKILL)
     process = supervised.wait_for_start(before)
     assert status(supervised.address) == 200
-    # it exits with a service that a second signal ends, despite a client that is not served yet;
-    # this ends the service of these tests
+    # it exits with a service that a second signal ends, despite a client that is not served yet
     port = int(supervised.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\n")
