@@ -516,9 +516,10 @@ class Session:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
         http = self._http()
         try:
-            request = http.prepare_request(
-                requests.Request(method, bare, params=dict(params), headers=headers)
-            )
+            # the session has no cookies and no other settings, which take long to merge
+            request = requests.Request(
+                method, bare, params=dict(params), headers={**http.headers, **headers}
+            ).prepare()
             if not params and _PRINTABLE.fullmatch(bare):
                 # requests normalizes "up/../x" to "x"; in an object store these are two keys.
                 request.url = bare
