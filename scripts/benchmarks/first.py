@@ -21,7 +21,7 @@ import click
 
 from benchmarks.common import ROOT, in_own_process, report
 from benchmarks.first_server import DANDISET, SMALL
-from neuromirror_demo.catalogue_process import first_line
+from benchmarks.servers import server_process
 
 _GIT_CONFIG: Final = '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n'
 _FIRST_FILE: Final = "sub-000/file-00000.nwb"
@@ -74,23 +74,13 @@ def _lines(files: int, install: bool) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _served(folder: Path, files: int) -> Iterator[FirstCase]:
     """Serve the dandiset, which is also mirrored into a store."""
-    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    command = [sys.executable, "-B", "-m", "benchmarks.first_server", str(folder), str(files)]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # not one of the contender's processes: see benchmarks.memory
-    ) as process:
-        try:
-            about: Mapping[str, Any] = json.loads(first_line(process))
-            case = FirstCase(
-                about["dandi"]["api"], Path(about["mirrors"]), about["version"], folder / "store"
-            )
-            _run(*_neuromirror_command(case, case.store), "sync", f"demo:{DANDISET}")
-            yield case
-        finally:
-            process.terminate()
+    with server_process("benchmarks.first_server", str(folder), str(files)) as line:
+        about: Mapping[str, Any] = json.loads(line)
+        case = FirstCase(
+            about["dandi"]["api"], Path(about["mirrors"]), about["version"], folder / "store"
+        )
+        _run(*_neuromirror_command(case, case.store), "sync", f"demo:{DANDISET}")
+        yield case
 
 
 def _timed(

@@ -20,6 +20,7 @@ import click
 
 from benchmarks.common import STAMP, in_own_process, report, run_git
 from benchmarks.get_server import SMALL, block, digest_of
+from benchmarks.servers import server_process
 from neuromirror.annex import (
     link_target,
     location_log,
@@ -28,7 +29,6 @@ from neuromirror.annex import (
     url_log,
     url_log_path,
 )
-from neuromirror_demo.catalogue_process import first_line
 
 _DATASET: Final = b'[datalad "dataset"]\n\tid = 5a1e2b6c-3c1f-4d3e-9a57-64d3c1c0b1e7\n'
 _CONNECTIONS: Final = 32
@@ -218,14 +218,5 @@ CONTENDERS: Final = {
 
 @contextmanager
 def _served(delay: float, file: Path) -> Iterator[str]:
-    program = [sys.executable, "-B", "-m", "benchmarks.get_server"]
-    with subprocess.Popen(
-        [*program, str(delay), str(file)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
-    ) as process:
-        try:
-            yield f"http://127.0.0.1:{first_line(process).strip()}"
-        finally:
-            process.terminate()
+    with server_process("benchmarks.get_server", str(delay), str(file)) as line:
+        yield f"http://127.0.0.1:{line.strip()}"

@@ -158,15 +158,9 @@ class DemoServer:
 @contextmanager
 def demo_server(folder: Path) -> Iterator[DemoServer]:
     """Run the demo archive with its files in a folder."""
-    os.environ |= _WITHOUT_PROXY
-    arguments = [sys.executable, "-m", "neuromirror_demo", "serve", "--dir", str(folder / "demo")]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            yield DemoServer(json.loads(first_line(process)))
-        finally:
-            process.terminate()
+    arguments = "serve", "--dir", str(folder / "demo")
+    with server_process("neuromirror_demo", *arguments) as line:
+        yield DemoServer(json.loads(line))
 
 
 @contextmanager
@@ -208,16 +202,24 @@ def big_archive(mirrors: Path, *options: str) -> AbstractContextManager[BigServe
 @contextmanager
 def run_server(module: str, *arguments: str) -> Iterator[BigServer]:
     """Run a synthetic DANDI archive that prints its addresses as a line of JSON."""
+    with server_process(module, *arguments) as line:
+        yield BigServer(json.loads(line))
+
+
+@contextmanager
+def server_process(module: str, *arguments: str) -> Iterator[str]:
+    """Run a module that is a server in its own process; yield the first line of its output."""
+    os.environ |= _WITHOUT_PROXY
     with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-B", "-m", module, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         try:
             line = first_line(process)
-            expect(bool(line), "the synthetic archive did not start; see above")
-            yield BigServer(json.loads(line))
+            expect(bool(line), f"the server {module} did not start; see above")
+            yield line
         finally:
             process.terminate()
 

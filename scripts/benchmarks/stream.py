@@ -25,9 +25,8 @@ from benchmarks import stream_task
 from benchmarks.big_documents import zarr_path
 from benchmarks.big_zarrs import ReadableZarr
 from benchmarks.common import MOMENT, commit, machine, report
-from benchmarks.servers import big_archive
+from benchmarks.servers import big_archive, server_process
 from benchmarks.stream_server import BUCKET
-from neuromirror_demo.catalogue_process import first_line
 
 _VERSION: Final = "bench:bench"
 _FILE: Final = "recording.nwb"
@@ -383,14 +382,8 @@ def _write_image(path: Path, seed: int) -> None:
 
 @contextmanager
 def _served(folder: Path, latency: int) -> Iterator[str]:
-    command = [sys.executable, "-B", "-m", "benchmarks.stream_server", str(folder), str(latency)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            yield f"http://127.0.0.1:{int(first_line(process))}"
-        finally:
-            process.terminate()
+    with server_process("benchmarks.stream_server", str(folder), str(latency)) as line:
+        yield f"http://127.0.0.1:{int(line)}"
 
 
 def _ask(address: str, what: str) -> dict[str, int]:

@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 from benchmarks.common import Contender, report, run_contenders
-from benchmarks.servers import expect, in_separate_process, sync_once, timed
+from benchmarks.servers import expect, in_separate_process, server_process, sync_once, timed
 from benchmarks.volume_server import BLOCK, LARGE
 from neuromirror.crawl import Mirror, load_mirrors
 
@@ -42,24 +42,8 @@ Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 @contextmanager
 def boss_server(folder: Path, blocks: int) -> Iterator[str]:
     """Run a BOSS in its own process; yield its address."""
-    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    program = [sys.executable, "-B", "-m", "benchmarks.volume_server"]
-    with subprocess.Popen(
-        [*program, str(blocks), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            reply = process.stdout.readline()
-            expect(bool(reply), "the BOSS did not start; see above")
-            yield json.loads(reply)["api"]
-        finally:
-            process.stdin.close()
-            process.wait()
+    with server_process("benchmarks.volume_server", str(blocks), str(folder)) as line:
+        yield json.loads(line)["api"]
 
 
 def mirrored(folder: Path, api: str, *settings: str) -> Mirror:

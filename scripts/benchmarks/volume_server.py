@@ -1,4 +1,4 @@
-"""Runs a BOSS until its input ends, with large channels.
+"""Runs a BOSS with large channels.
 
 Arguments are ``BLOCKS DIR``: the channel ``bench/bench/em`` has so many blocks of 2048 x
 2048 x 64 voxels side by side, the channel ``bench/large/em`` the size of kasthuri11's and no
@@ -103,8 +103,7 @@ def main() -> None:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(json.dumps({"api": f"http://127.0.0.1:{server.server_address[1]}"}), flush=True)
-        sys.stdin.read()
-        server.shutdown()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":
