@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import pytest
 from neuromirror.cli.cite import _FORMATS
 from neuromirror.lab import cite as public_cite
 from neuromirror.lab.cite import FORMATS as KNOWN
-from neuromirror.lab.cite import cite, dandi_documents, upstream_documents
+from neuromirror.lab.cite import (
+    CitationCollection,
+    cite,
+    dandi_documents,
+    read_work,
+    states_of_lock,
+    upstream_documents,
+)
+from neuromirror.lab.lockfile import Lock
 from support.citable_stores import (
     ASSET,
     DERIVED,
@@ -340,6 +349,14 @@ def lock_folder(citable_store: CitableStore, tmp_path: Path) -> LockFolder:
     return made
 
 
+def citations_without_store(lock: Lock) -> dict[str, str]:
+    """Return the citations of a lock file by format; its files are unpacked once."""
+    with ExitStack() as stack:
+        read = tuple(map(read_work, states_of_lock(lock, None, stack)))
+        works = CitationCollection(read, f"Datasets pinned in {lock.path.name}")
+        return {form: "".join(cite(works, form)) for form in FORMATS}
+
+
 def test_a_lock_is_cited_from_store_bundle_or_manifest_alike(
     citable_store: CitableStore, lock_folder: LockFolder, tmp_path: Path
 ) -> None:
@@ -351,11 +368,11 @@ def test_a_lock_is_cited_from_store_bundle_or_manifest_alike(
         work = citable_store.work(name)
         title = work.title.replace("_", r"\_" if form == "bibtex" else "_")
         assert all(text in citation[form] for text in (title, work.swhid, work.digest)), form
-    for form in FORMATS:
-        assert nowhere.run(str(lock_folder.file), "--format", form).stdout == citation[form], form
+    assert nowhere.run(str(lock_folder.file)).stdout == citation["text"]
+    assert citations_without_store(lock_folder.lock) == citation
     lock_folder.delete_files(".bundle")
-    for form in FORMATS:
-        assert nowhere.run(str(lock_folder.file), "--format", form).stdout == citation[form], form
+    assert nowhere.run(str(lock_folder.file)).stdout == citation["text"]
+    assert citations_without_store(lock_folder.lock) == citation
     shutil.rmtree(lock_folder.lock.folder)
     assert citable_store.run(str(lock_folder.file)).stdout == citation["text"]
     done = nowhere.run(str(lock_folder.file), code=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -265,22 +266,22 @@ def test_urls_of_copies_are_those_that_git_annex_requests() -> None:
     assert bare.copy_path(key) is bucket.copy_path(key) is None
 
 
-@pytest.mark.parametrize("mode", ["remote", "full"])
 def test_verify_requests_copies_of_files_that_upstream_has_lost(
-    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path, mode: Mode
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
 ) -> None:
+    modes: tuple[Mode, ...] = ("remote", "full")
     url = kept.serve(serve_directory)
     locked.pin(NAME)
     run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
     run_checked(tmp_path / "clone", "git", "annex", "init", "-q")
     run_checked(tmp_path / "clone", "git", "annex", "info", "--fast")
-    for target in (locked.lock, tmp_path / "clone"):
+    for mode, target in product(modes, (locked.lock, tmp_path / "clone")):
         found = [one for one in verify(target, mode) if one.url]
         assert not [one for one in found if str(one.url).startswith(url)], "upstream has them"
     kept.stop_upstream()
     (gone, *others) = kept.paths
     kept.vault.remove(kept.paths[gone])
-    for target in (locked.lock, tmp_path / "clone"):
+    for mode, target in product(modes, (locked.lock, tmp_path / "clone")):
         copies = {one.path: one for one in verify(target, mode) if str(one.url).startswith(url)}
         assert {copies[path].status for path in others} == {"ok"}
         assert copies[gone].failed
