@@ -83,11 +83,9 @@ def status_command(settings: Settings) -> None:
                 "last_checked": when,
                 "location_health": location_health,
                 "taken_down": withdrawn,
+                "schedule": None if schedule is None else to_builtins(schedule),
             }
-            settings.emit(
-                "status",
-                {**record, "schedule": None if schedule is None else to_builtins(schedule)},
-            )
+            settings.emit("status", record)
             code = code or (3 if one.open_holds else 0)
             shown.add(one.mirror)
             if settings.json:
