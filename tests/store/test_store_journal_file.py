@@ -72,7 +72,7 @@ def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
 
 def test_several_processes_append_whole_lines(store: Store) -> None:
     def append(name: str) -> None:
-        for number in range(60):
+        for number in range(200):
             store.append_entries(HoldLapsed(name, str(number)), HoldLapsed(name, "x" * 9000))
 
     running = [fork_child(partial(append, name)) for name in ("one", "two", "three")]
@@ -81,11 +81,11 @@ def test_several_processes_append_whole_lines(store: Store) -> None:
         seen = max(seen, len(entries(store)))
     assert [exit_code(child) for child in running] == [0, 0, 0]
     found = entries(store)
-    assert len(found) == 3 * 120
+    assert len(found) == 3 * 400
     assert seen <= len(found)
     for name in ("one", "two", "three"):
         mine = [one.at for one in found if isinstance(one, HoldLapsed) and one.hold == name]
-        assert [at for at in mine if len(at) < 9000] == [str(number) for number in range(60)]
+        assert [at for at in mine if len(at) < 9000] == [str(number) for number in range(200)]
 
 
 def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(
