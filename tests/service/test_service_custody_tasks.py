@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl import FailureLog, open_recorder
+from neuromirror.custody import drill
 from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.index import Schedule
 from neuromirror.model import EventRaised
@@ -74,7 +75,9 @@ class Service:
 
 
 @pytest.fixture
-def service(mirror: MirrorHarness, tmp_path: Path) -> Service:
+def service(mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+    # a drill of less than the usual half second asks whether to stop, too
+    monkeypatch.setattr(drill, "_POLL", 0.01)
     return Service(mirror, tmp_path / "vaults")
 
 
