@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import socket
@@ -327,6 +328,17 @@ def test_a_host_that_replied_before_gets_all_attempts(server, make_session, monk
     with count_traffic(counter), pytest.raises(UnknownHostError, match="Temporary failure"):
         session.get_json(f"{server.url}/x")
     assert [one.requests for one in counter.hosts().values()] == [4]
+
+
+def test_a_connection_that_this_machine_does_not_permit_is_tried_once(make_session, monkeypatch):
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(socket.socket, "connect", forbidden)
+    counter = TrafficCounter()
+    with count_traffic(counter), pytest.raises(UnreachableError, match="not permitted"):
+        make_session(attempts=9).get_json("http://127.0.0.1:9/x")
+    assert [one.requests for one in counter.hosts().values()] == [1]
 
 
 def test_a_refused_connection_is_unreachable_and_no_traceback_shows_a_signed_query(make_session):

@@ -554,7 +554,8 @@ class Session:
     ) -> UnreachableError:
         """Return the error for a request that was not sent, or got no response."""
         redacted_url = self._redact_url(url)
-        unresolved = [one for one in error_causes(error) if isinstance(one, socket.gaierror)]
+        causes = list(error_causes(error))
+        unresolved = [one for one in causes if isinstance(one, socket.gaierror)]
         if unresolved and is_direct:  # a proxy resolves the names of other hosts
             reason = unresolved[0].strerror
             return UnknownHostError(
@@ -563,7 +564,10 @@ class Session:
                 has_replied=limiter.has_replied,
             )
         why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
-        return UnreachableError(f"{redacted_url} cannot be reached: {why}", url=redacted_url)
+        unreachable = UnreachableError(f"{redacted_url} cannot be reached: {why}", url=redacted_url)
+        # this machine refuses the connection (a firewall, a drill), now and later
+        unreachable.transient = not any(isinstance(one, PermissionError) for one in causes)
+        return unreachable
 
     def credentials_for(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that authenticate one request.
