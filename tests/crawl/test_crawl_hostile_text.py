@@ -21,8 +21,9 @@ EVIL = (
 REFUSED = [
     *("-x", "--upload-pack=touch pwned", "..", "../up", "a/../b", ".git", "a/.GIT ", ".gitmodules"),
     *("a\nb", "x\n\tupdate = !touch pwned", "a\rb", "a\u2028b", "a\x00b", "", "a//b", "a/"),
+    "ext::sh -c touch% pwned",
 ]
-ODD = ["%s%n", 'a"b', "ext::sh -c touch% pwned", "name.lock", "$(touch pwned)", "'; DROP TABLE x"]
+ODD = ["%s%n", 'a"b', "name.lock", "$(touch pwned)", "'; DROP TABLE x"]
 
 
 def messages(repository: Path) -> list[str]:
@@ -76,6 +77,23 @@ def test_a_name_that_git_would_misread_fails_only_that_dataset(
         "box--good",
         "neuromirror",
     ]
+    harness.fsck()
+
+
+@pytest.mark.parametrize("name", ["a--b", "a:b", "a-/b", "a/-b--c"])
+def test_a_name_with_the_alias_of_another_fails_only_that_dataset(
+    harness: ScriptedHarness, name: str
+) -> None:
+    harness.datasets.update(
+        {name: ScriptedDataset(files("f.txt")), "a/b": ScriptedDataset(files("f.txt", "g.txt"))}
+    )
+    results = harness.sync()
+    assert {one: result.status for one, result in results.items()} == {
+        f"box:{name}": "error",
+        "box:a/b": "ok",
+    }
+    assert f"box:{name} is not a valid name" in results[f"box:{name}"].message
+    assert "box--a--b" in [alias for alias, _ in harness.store.aliases()]
     harness.fsck()
 
 

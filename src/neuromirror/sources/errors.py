@@ -8,7 +8,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 class UnreliableListingError(NeuromirrorError):
     """A list from the archive may be incomplete or inconsistent: absence from it proves nothing.
 
-    Unless the message already has a next step, "nothing was changed, try again" is appended.
+    Unless the message contains "try again", "; nothing was changed, try again" is appended.
     """
 
     def __init__(self, message: str) -> None:

@@ -6,7 +6,7 @@ The built-in sources escape their names; a source from a plug-in may not.
 from __future__ import annotations
 
 from neuromirror.annex import git_path
-from neuromirror.model import DatasetRef, NeuromirrorError, VersionRef
+from neuromirror.model import DatasetRef, NeuromirrorError, VersionRef, name_from_alias
 
 
 class InvalidNameError(NeuromirrorError):
@@ -14,12 +14,20 @@ class InvalidNameError(NeuromirrorError):
 
 
 def check_dataset_name(dataset: DatasetRef) -> None:
-    """Raise InvalidNameError unless the local id is a valid git path and the URI is one line."""
+    """Raise InvalidNameError for a local id that is no git path, or whose alias is not its own.
+
+    Also if the URI is not one line.
+    """
     name = dataset.local_id
     if not name.isprintable() or name.startswith("-") or git_path(name.encode()) != name.encode():
         raise InvalidNameError(
             f"{dataset.mirror}: {name[:200]!r} is not a valid name of a dataset, because git would "
             "misinterpret it; the source must escape it"
+        )
+    if (other := name_from_alias(dataset.alias)) != dataset.name:
+        raise InvalidNameError(
+            f"{dataset.name} is not a valid name of a dataset, because its repository, "
+            f"{dataset.alias}, would be that of {other}; the source must escape ':' and '--'"
         )
     if not dataset.source_uri.isprintable():
         raise InvalidNameError(
