@@ -63,13 +63,13 @@ def test_the_header_links_to_metadata_and_items(site: RunningCatalogue, path: st
 
 
 def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness) -> None:
-    odd = 'a>; rel="cite-as", <https://evil.example.org'
-    box.datasets[odd.replace("/", "")] = ScriptedDataset(files("a.txt"))
+    odd = 'a>; rel="cite-as", <evil.example.org'
+    box.datasets[odd] = ScriptedDataset(files("a.txt"))
     box.sync()
     with run_catalogue(box.store) as site:
         (row,) = site.api("/datasets")["datasets"]
         found = typed_links(site.get(f"/dataset/{quote(row['name'], safe=':')}"))
-    assert not [target for _, target in found if target.startswith("https://evil")]
+    assert not [target for _, target in found if target.startswith("evil")]
 
 
 @pytest.fixture(scope="module")
