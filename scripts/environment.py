@@ -364,8 +364,8 @@ def make_client_environment(pinned: Path) -> None:
 def compile_packages() -> None:
     """Compile the installed packages, in one process per core.
 
-    As with pip, files that cannot be compiled (templates, other syntax) are passed over. The tests
-    import half of their packages, and compile these themselves.
+    As with pip, files that cannot be compiled (templates, other syntax) are passed over. Not
+    for the tests: they import half of their packages, which Python compiles then.
     """
     # newer versions of Python warn about the escape sequences of packages
     python = [PYTHON, "-I", "-W", "ignore", "-m", "compileall"]

@@ -111,7 +111,7 @@ def shared_demo(
 
 
 @pytest.fixture(scope="session")
-def shared_mirror_harness(
+def demo_harness(
     shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
 ) -> MirrorHarness:
     """Return a store of the archive that stands still, to read only."""
@@ -121,11 +121,11 @@ def shared_mirror_harness(
 
 
 @pytest.fixture
-def copied_mirror_harness(shared_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
     """Return a copy of that store, to write to."""
     from support.synced_mirror import copy_mirror
 
-    return copy_mirror(shared_mirror_harness, tmp_path / "copied")
+    return copy_mirror(demo_harness, tmp_path / "copied")
 
 
 @pytest.fixture

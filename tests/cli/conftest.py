@@ -11,7 +11,6 @@ import pytest
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.synced_mirror import copy_mirror, sync_mirror
 
 
 @pytest.fixture
@@ -20,25 +19,16 @@ def shell(demo: DemoArchive, tmp_path: Path) -> Shell:
     return Shell(demo.mirrors, tmp_path / "store")
 
 
-@pytest.fixture(scope="session")
-def still_mirror(
-    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
-) -> MirrorHarness:
-    """A store synced from the unchanging archive."""
-    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
-
-
 @pytest.fixture
-def synced(still_mirror: MirrorHarness) -> Shell:
+def synced(demo_harness: MirrorHarness) -> Shell:
     """The unchanging archive and its store, read-only."""
-    return Shell(still_mirror.mirrors, still_mirror.folder)
+    return Shell(demo_harness.mirrors, demo_harness.folder)
 
 
 @pytest.fixture
-def copied(still_mirror: MirrorHarness, tmp_path: Path) -> Shell:
+def copied(copied_harness: MirrorHarness) -> Shell:
     """A writable copy of that store."""
-    copy = copy_mirror(still_mirror, tmp_path / "copy")
-    return Shell(copy.mirrors, copy.folder)
+    return Shell(copied_harness.mirrors, copied_harness.folder)
 
 
 @pytest.fixture

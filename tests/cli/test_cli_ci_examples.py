@@ -83,7 +83,7 @@ def test_the_example_for_github_opens_one_issue(
     assert (folder / "output").read_text() == "code=4\n"
     assert NAME in (folder / "news.txt").read_text()
     # the sync of a later run finds nothing new
-    sync, compare_again = compare.split("\n", 1)
+    sync, later_compare = compare.split("\n", 1)
     assert "neuromirror --store store sync" in sync
     run_script(folder, demo, report, OPEN="")
     run_script(folder, demo, report, OPEN="7")
@@ -93,7 +93,7 @@ def test_the_example_for_github_opens_one_issue(
         *("issue list --state", "issue edit 7"),
     ]
     pin_newest(shell, folder)
-    run_script(folder, demo, compare_again)
+    run_script(folder, demo, later_compare)
     assert (folder / "output").read_text().splitlines()[-1] == "code=0"
     demo.clear_requests()
     run_script(folder, demo, compare.replace("datasets.lock", "missing.lock"), code=2)
@@ -107,7 +107,7 @@ def test_the_example_for_gitlab_opens_one_issue(
     assert lines[0].startswith("pip install ")
     script = "\n".join(lines[1:])
     assert "neuromirror --store store sync" in lines[1]
-    script_again = "\n".join(lines[2:])  # the sync of a later run finds nothing new
+    later_script = "\n".join(lines[2:])  # the sync of a later run finds nothing new
     issues: list[dict[str, Any]] = []
     calls: list[str] = []
 
@@ -133,11 +133,11 @@ def test_the_example_for_gitlab_opens_one_issue(
             "no_proxy": "127.0.0.1",
         }
         run_script(folder, demo, script, **variables)
-        run_script(folder, demo, script_again, **variables)
+        run_script(folder, demo, later_script, **variables)
         path = "/api/v4/projects/5/issues"
         assert calls == [f"GET {path}", f"POST {path}", f"GET {path}", f"PUT {path}/3"]
         pin_newest(shell, folder)
-        run_script(folder, demo, script_again, **variables)
+        run_script(folder, demo, later_script, **variables)
         assert len(calls) == 4
     finally:
         server.stop()

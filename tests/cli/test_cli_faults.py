@@ -31,7 +31,7 @@ def shared_demo(
 
 
 @pytest.fixture(scope="module")
-def still_mirror(
+def demo_harness(
     shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
 ) -> MirrorHarness:
     """A store synced from that archive."""

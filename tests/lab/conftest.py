@@ -32,12 +32,9 @@ def lab(demo: DemoArchive, tmp_path: Path) -> LabStore:
 
 
 @pytest.fixture(scope="session")
-def still_lab(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> LabStore:
+def still_lab(demo_harness: MirrorHarness, tmp_path_factory: pytest.TempPathFactory) -> LabStore:
     """A store of the unchanging demo archive, read-only."""
-    folder = tmp_path_factory.mktemp("still-lab")
-    still = LabStore(MirrorHarness(shared_demo.mirrors, folder / "store"), folder)
-    still.mirror_harness.sync()
-    return still
+    return LabStore(demo_harness, tmp_path_factory.mktemp("still-lab"))
 
 
 @pytest.fixture

@@ -44,9 +44,9 @@ def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forge]:
 
 
 @pytest.fixture
-def publishing(copied_mirror_harness: MirrorHarness, tmp_path: Path) -> Publishing:
+def publishing(copied_harness: MirrorHarness, tmp_path: Path) -> Publishing:
     """A store with the demo archive."""
-    return Publishing(copied_mirror_harness, tmp_path / "siblings")
+    return Publishing(copied_harness, tmp_path / "siblings")
 
 
 class Publishing:

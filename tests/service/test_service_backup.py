@@ -35,9 +35,9 @@ EVENT = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00
 
 
 def test_an_old_backup_is_caught_up_by_the_journal_to_equal_tables(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     made = back_up(store, store.index_path, tmp_path / "kept")
     assert made.position == store.journal_size()
     with open_recorder(store, store.index_path) as recorder:
@@ -50,9 +50,9 @@ def test_an_old_backup_is_caught_up_by_the_journal_to_equal_tables(
 
 
 def test_a_backup_made_while_the_index_is_open_and_written_is_whole(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     with open_recorder(store, store.index_path) as recorder:
         # the entry is in the write-ahead log, and not yet in the database file
         recorder.record(EVENT)
@@ -64,9 +64,9 @@ def test_a_backup_made_while_the_index_is_open_and_written_is_whole(
 
 
 def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     with Schedule.open(store.schedule_path) as schedule:
         schedule.put([TaskRow("demo:000001", "demo", "000001", due=5.0)])
         made = [back_up(store, store.index_path, kept, keep=2) for _ in range(4)]
@@ -82,9 +82,9 @@ def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(
 
 
 def test_the_ledger_of_vaults_is_among_the_copies(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     with open_ledger(store) as ledger:
         ledger.add_vault(VAULT_UUID, "nas", "directory")
         ledger.record(VAULT_UUID, [Stored("SHA256E-s3--" + 64 * "0", 3, "full-read")])
@@ -94,9 +94,9 @@ def test_the_ledger_of_vaults_is_among_the_copies(
 
 
 def test_a_damaged_index_makes_no_backup_and_drops_none(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept, keep=1)
     content = bytearray(store.index_path.read_bytes())
     page = int.from_bytes(content[16:18], "big")
@@ -108,9 +108,9 @@ def test_a_damaged_index_makes_no_backup_and_drops_none(
 
 
 def test_a_damaged_copy_is_passed_over_for_an_older_one(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     expected = dump_index(store.index_path)
     older = back_up(store, store.index_path, kept)
     newer = back_up(store, store.index_path, kept)
@@ -128,9 +128,9 @@ def test_a_damaged_copy_is_passed_over_for_an_older_one(
 
 @pytest.mark.parametrize("name", ["index.sqlite", "index.sqlite-journal", "backup.json"])
 def test_a_pipe_in_a_backup_does_not_block(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path, name: str
+    copied_harness: MirrorHarness, tmp_path: Path, name: str
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept)
     before = dump_index(store.index_path)
     (made.folder / name).unlink(missing_ok=True)
@@ -153,9 +153,9 @@ def test_a_pipe_in_a_backup_does_not_block(
     ],
 )
 def test_a_copy_with_another_schema_is_refused(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path, statement: str
+    copied_harness: MirrorHarness, tmp_path: Path, statement: str
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept)
     before = dump_index(store.index_path)
     with closing(sqlite3.connect(made.folder / "index.sqlite")) as connection:
@@ -170,10 +170,10 @@ def test_a_copy_with_another_schema_is_refused(
 
 
 def test_a_copy_of_another_store_is_refused_and_the_index_stays(
-    copied_mirror_harness: MirrorHarness, shared_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
-    other = copy_mirror(shared_mirror_harness, tmp_path / "other").store
+    store, kept = copied_harness.store, tmp_path / "kept"
+    other = copy_mirror(demo_harness, tmp_path / "other").store
     with open_recorder(other, other.index_path) as recorder:
         recorder.record(EVENT)
     with open_recorder(store, store.index_path) as recorder:
@@ -188,9 +188,9 @@ def test_a_copy_of_another_store_is_refused_and_the_index_stays(
 
 
 def test_a_copy_older_than_a_setting_that_holds_for_all_versions_is_refused(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     back_up(store, store.index_path, tmp_path / "kept")
     with open_recorder(store, store.index_path) as recorder:
         recorder.record(MirrorSeen("demo", "dandi", "", "2026", index_entries=3))
@@ -199,9 +199,9 @@ def test_a_copy_older_than_a_setting_that_holds_for_all_versions_is_refused(
 
 
 def test_two_backups_do_not_meet_in_one_folder(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     kept.mkdir()
     with file_lock(kept / ".lock", "a test"), pytest.raises(StoreBusyError, match="backup folder"):
         back_up(store, store.index_path, kept)
@@ -228,9 +228,9 @@ backup.back_up(store, store.index_path, Path(arguments[1]), keep=1)
 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_backup_killed_at_any_step_leaves_a_sound_copy_and_the_next_one_cleans_up(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path, renames: int
+    copied_harness: MirrorHarness, tmp_path: Path, renames: int
 ) -> None:
-    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    store, kept = copied_harness.store, tmp_path / "kept"
     back_up(store, store.index_path, kept, keep=1)
     arguments = [str(store.root), str(kept), str(renames)]
     killed = fork_command([], 1, 2, first=f"arguments = {arguments}\n{_KILLED}")
@@ -243,9 +243,9 @@ def test_a_backup_killed_at_any_step_leaves_a_sound_copy_and_the_next_one_cleans
 
 
 def test_a_bit_of_the_journal_that_turned_makes_the_copy_no_copy_of_it(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     back_up(store, store.index_path, tmp_path / "kept")
     flip_bit(store.journal_path)
     with pytest.raises(ForeignBackupError):
@@ -253,10 +253,10 @@ def test_a_bit_of_the_journal_that_turned_makes_the_copy_no_copy_of_it(
 
 
 def test_too_little_disk_space_is_reported_before_anything_is_written(
-    copied_mirror_harness: MirrorHarness, mount_disk: object
+    copied_harness: MirrorHarness, mount_disk: object
 ) -> None:
     kept = mount_disk("64k") / "kept"  # type: ignore[operator]
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     with pytest.raises(BackupError, match=r"[0-9,]+ bytes"):
         back_up(store, store.index_path, kept)
     assert [path.name for path in kept.iterdir()] == [".lock"]

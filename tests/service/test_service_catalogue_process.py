@@ -142,10 +142,10 @@ def run_supervised(harness: MirrorHarness) -> Iterator[Supervised]:
 @pytest.fixture(scope="module")
 def start_supervised(
     module_home: Path,
-    shared_mirror_harness: MirrorHarness,
+    demo_harness: MirrorHarness,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[], Supervised]]:
-    harness = copy_mirror(shared_mirror_harness, tmp_path_factory.mktemp("supervised") / "store")
+    harness = copy_mirror(demo_harness, tmp_path_factory.mktemp("supervised") / "store")
     with ExitStack() as stack:
         yield lambda: stack.enter_context(run_supervised(harness))
 

@@ -57,9 +57,9 @@ def start_page_processes(address: str, pid: int) -> list[int]:
 
 
 def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    harness = copied_mirror_harness
+    harness = copied_harness
     options = [f"--gateway={one}" for one in MODES]
     assert status_of(harness, 0) == []
     with run_catalogue(harness.store, "--processes=2", *options) as site:
@@ -89,9 +89,9 @@ def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
 
 
 def test_a_catalogue_that_was_not_stopped_is_a_failure(
-    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = copied_mirror_harness
+    harness = copied_harness
     with run_catalogue(harness.store) as site:
         os.kill(site.pid, signal.SIGKILL)
     (one,) = catalogue_statuses(harness.store)
@@ -102,8 +102,8 @@ def test_a_catalogue_that_was_not_stopped_is_a_failure(
     assert problem in shell(harness).run("status", code=1).err
 
 
-def test_failed_responses_of_the_gateway_are_shown(copied_mirror_harness: MirrorHarness) -> None:
-    harness = copied_mirror_harness
+def test_failed_responses_of_the_gateway_are_shown(copied_harness: MirrorHarness) -> None:
+    harness = copied_harness
     file = CatalogueStatusFile(harness.store, "http://[::1]:8270", {"": "proxy"})
     file.update({"gateway wrong": 2, "gateway proxy": 7, "gateway bytes": 900, "search": 3})
     text = shell(harness).run("status").out
@@ -112,8 +112,8 @@ def test_failed_responses_of_the_gateway_are_shown(copied_mirror_harness: Mirror
     assert catalogue_statuses(harness.store) == []
 
 
-def test_a_damaged_status_is_ignored(copied_mirror_harness: MirrorHarness) -> None:
-    store = copied_mirror_harness.store
+def test_a_damaged_status_is_ignored(copied_harness: MirrorHarness) -> None:
+    store = copied_harness.store
     CatalogueStatusFile(store, "http://127.0.0.1:1", {}).update({})
     (path,) = store.task_state_path("catalogue").parent.glob("catalogue-*.json")
     path.write_text("{")
@@ -121,9 +121,9 @@ def test_a_damaged_status_is_ignored(copied_mirror_harness: MirrorHarness) -> No
 
 
 def test_catalogues_on_two_hosts_with_one_address_have_a_status_each(
-    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, files = copied_mirror_harness.store, []
+    store, files = copied_harness.store, []
     for host in ("first", "second"):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         files.append(CatalogueStatusFile(store, "http://0.0.0.0:8270", {"": host}))
@@ -135,9 +135,9 @@ def test_catalogues_on_two_hosts_with_one_address_have_a_status_each(
 
 
 def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
-    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = copied_mirror_harness
+    harness = copied_harness
     monkeypatch.setenv("NEUROMIRROR_CATALOGUE_PROCESSES", "2")
     options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
     modes = [part for one in MODES for part in ("--catalogue-gateway", one)]

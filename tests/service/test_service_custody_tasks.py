@@ -36,12 +36,12 @@ vaults = ["nas"]
 
 
 @pytest.fixture
-def mirror(copied_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+def mirror(copied_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
     (tmp_path / "locks").mkdir()
-    pin_latest(copied_mirror_harness, tmp_path / "locks" / "datasets.lock", "demo:000002")
+    pin_latest(copied_harness, tmp_path / "locks" / "datasets.lock", "demo:000002")
     write_vault(tmp_path / "vaults", "nas")
     (tmp_path / "vaults" / "policies.toml").write_text(POLICY)
-    return copied_mirror_harness
+    return copied_harness
 
 
 class Service:

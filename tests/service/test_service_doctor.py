@@ -92,20 +92,20 @@ def mirror_harness_of(tmp_path: Path, *addresses: str) -> MirrorHarness:
 
 
 def test_where_all_is_well_nothing_is_an_error_and_nothing_is_written(
-    shared_mirror_harness: MirrorHarness,
+    demo_harness: MirrorHarness,
 ) -> None:
-    before = shared_mirror_harness.file_digests()
-    checks = checks_by_subject(shared_mirror_harness, offline=False)
+    before = demo_harness.file_digests()
+    checks = checks_by_subject(demo_harness, offline=False)
     assert [one for one in checks.values() if one.level == "error"] == []
     assert {"git", "git-annex", "sqlite", "store", "index", "mirror demo", "clock"} <= set(checks)
     assert checks["mirror demo"].level == "ok"
-    assert shared_mirror_harness.file_digests() == before
+    assert demo_harness.file_digests() == before
 
 
 def test_no_store_yet_is_no_fault_and_a_folder_of_other_things_is(
-    tmp_path: Path, shared_mirror_harness: MirrorHarness
+    tmp_path: Path, demo_harness: MirrorHarness
 ) -> None:
-    mirror_harness = MirrorHarness(shared_mirror_harness.mirrors, tmp_path / "new")
+    mirror_harness = MirrorHarness(demo_harness.mirrors, tmp_path / "new")
     assert checks_by_subject(mirror_harness)["store format"].level == "ok"
     assert not mirror_harness.folder.exists()
     mirror_harness.folder.mkdir()
@@ -114,47 +114,45 @@ def test_no_store_yet_is_no_fault_and_a_folder_of_other_things_is(
 
 
 def test_missing_programs_are_named_with_what_to_install(
-    shared_mirror_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    failed = failed_checks(shared_mirror_harness)
+    failed = failed_checks(demo_harness)
     assert failed["git"][0] == "error"
     for name in ("git-annex", "git-annex-backend-XS3ETAG", "git-annex-remote-neuromirror"):
         assert failed[name][0] == "warning"
     git = tmp_path / "git"
     git.write_text("#!/bin/sh\necho git version 2.20.1\n")
     git.chmod(0o755)
-    assert failed_checks(shared_mirror_harness)["git"] == (
+    assert failed_checks(demo_harness)["git"] == (
         "error",
         "git version 2.20.1; install 2.34 or newer",
     )
 
 
-def test_a_stale_missing_or_damaged_index_is_reported(copied_mirror_harness: MirrorHarness) -> None:
-    store = copied_mirror_harness.store
+def test_a_stale_missing_or_damaged_index_is_reported(copied_harness: MirrorHarness) -> None:
+    store = copied_harness.store
     event = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
     store.append_entries(event)
-    assert failed_checks(copied_mirror_harness)["index"][0] == "warning"
+    assert failed_checks(copied_harness)["index"][0] == "warning"
     with open_recorder(store, store.index_path):
         pass
-    assert "index" not in failed_checks(copied_mirror_harness)
+    assert "index" not in failed_checks(copied_harness)
     content = store.journal_path.read_bytes()
     store.journal_path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
-    assert "rebuild-index" in failed_checks(copied_mirror_harness)["index"][1]
+    assert "rebuild-index" in failed_checks(copied_harness)["index"][1]
     store.index_path.write_bytes(b"no database" * 1000)
-    assert failed_checks(copied_mirror_harness)["index"][0] == "error"
+    assert failed_checks(copied_harness)["index"][0] == "error"
     store.index_path.unlink()
-    assert "rebuild-index" in failed_checks(copied_mirror_harness)["index"][1]
+    assert "rebuild-index" in failed_checks(copied_harness)["index"][1]
 
 
-def test_damage_found_by_the_last_check_is_reported(copied_mirror_harness: MirrorHarness) -> None:
-    store = copied_mirror_harness.store
-    flip_bit(
-        next((copied_mirror_harness.repository("demo:000002") / "objects" / "pack").glob("*.pack"))
-    )
-    assert "integrity" not in failed_checks(copied_mirror_harness)
+def test_damage_found_by_the_last_check_is_reported(copied_harness: MirrorHarness) -> None:
+    store = copied_harness.store
+    flip_bit(next((copied_harness.repository("demo:000002") / "objects" / "pack").glob("*.pack")))
+    assert "integrity" not in failed_checks(copied_harness)
     assert [one for one in check_integrity(store, store.index_path) if one.status == "error"]
-    level, message = failed_checks(copied_mirror_harness)["integrity"]
+    level, message = failed_checks(copied_harness)["integrity"]
     assert level == "error"
     assert message.startswith("demo:000002: git fsck: ")
 
@@ -204,8 +202,8 @@ def test_an_invalid_mirror_file_is_reported_beside_the_valid_ones(tmp_path: Path
 
 
 def test_a_disk_that_is_nearly_full_is_an_error(
-    shared_mirror_harness: MirrorHarness, mount_disk: object
+    demo_harness: MirrorHarness, mount_disk: object
 ) -> None:
-    mirror_harness = MirrorHarness(shared_mirror_harness.mirrors, mount_disk("4m") / "store")  # type: ignore[operator]
+    mirror_harness = MirrorHarness(demo_harness.mirrors, mount_disk("4m") / "store")  # type: ignore[operator]
     level, _ = failed_checks(mirror_harness)["store"]
     assert level == "error"

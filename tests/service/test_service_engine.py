@@ -28,7 +28,7 @@ def states(mirror_harness: MirrorHarness) -> dict[str, list[str]]:
 
 
 def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
-    shared_demo: DemoArchive, shared_mirror_harness: MirrorHarness, tmp_path: Path
+    shared_demo: DemoArchive, demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
     with open_service_harness(mirror_harness) as harness:
@@ -38,7 +38,7 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
         heard = harness.take_results()
         assert {one.exit_code for one in heard.values()} == {0}
 
-    other = shared_mirror_harness
+    other = demo_harness
     assert comparable_states(mirror_harness) == comparable_states(other)
     assert states(mirror_harness) == states(other)
     with other.index() as index:

@@ -112,7 +112,7 @@ def visit_all(job_harness: JobHarness, executor: Executor) -> int:
 
 def test_visits_side_by_side_make_what_a_sync_makes(
     shared_demo: DemoArchive,
-    shared_mirror_harness: MirrorHarness,
+    demo_harness: MirrorHarness,
     tmp_path: Path,
     lent_pool: None,
 ) -> None:
@@ -123,8 +123,8 @@ def test_visits_side_by_side_make_what_a_sync_makes(
     ):
         assert visit_all(job_harness, executor) > 3
     mirror_harness.fsck()
-    assert comparable_states(mirror_harness) == comparable_states(shared_mirror_harness)
-    assert minted_counts(mirror_harness) == minted_counts(shared_mirror_harness)
+    assert comparable_states(mirror_harness) == comparable_states(demo_harness)
+    assert minted_counts(mirror_harness) == minted_counts(demo_harness)
 
 
 def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(

@@ -68,11 +68,11 @@ def run_task(mirror_harness: MirrorHarness, name: str, **settings: object) -> st
 
 
 def test_an_intact_store_passes_and_only_the_task_progress_is_written(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    before = copied_mirror_harness.file_digests()
-    assert broken(copied_mirror_harness) == {}
-    after = copied_mirror_harness.file_digests()
+    before = copied_harness.file_digests()
+    assert broken(copied_harness) == {}
+    after = copied_harness.file_digests()
     assert {name for name in after if after[name] != before.get(name)} <= {
         "neuromirror/tasks/integrity.json",
         "neuromirror/locks/integrity.lock",
@@ -85,55 +85,55 @@ def records_folder(mirror_harness: MirrorHarness, entry: VersionMinted) -> Path:
 
 
 def test_a_bit_that_turned_in_a_pack_is_found_and_named(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    packs = copied_mirror_harness.repository("demo:000002") / "objects" / "pack"
+    packs = copied_harness.repository("demo:000002") / "objects" / "pack"
     flip_bit(next(packs.glob("*.pack")))
-    ((subject, message),) = broken(copied_mirror_harness, "demo--000002").items()
+    ((subject, message),) = broken(copied_harness, "demo--000002").items()
     assert subject == ("git", "demo:000002")
     assert "git fsck: " in message
     assert "from a backup" in message
 
 
 def test_a_bit_that_turned_in_the_records_or_a_manifest_is_found_and_named(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    last = version(copied_mirror_harness)
+    last = version(copied_harness)
     name = f"demo:000002@{last.label}"
-    manifest = copied_mirror_harness.store.manifest_path(last.state)
-    records = next(records_folder(copied_mirror_harness, last).glob(f"{last.commit}.*"))
+    manifest = copied_harness.store.manifest_path(last.state)
+    records = next(records_folder(copied_harness, last).glob(f"{last.commit}.*"))
     for subject, path, named in (
         ("manifest", manifest, last.state.removeprefix("sha256:")[2:]),
         ("records", records, "restore"),
     ):
         before = path.read_bytes()
         flip_bit(path)
-        found = broken(copied_mirror_harness, "demo--000002")
+        found = broken(copied_harness, "demo--000002")
         assert {what for what, _ in found} == {subject}
         assert named in found[subject, name]
         path.write_bytes(before)
 
 
 def test_records_of_another_state_are_found_though_they_can_be_read(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
     first, last = (
         one
-        for one in copied_mirror_harness.entries(VersionMinted)
+        for one in copied_harness.entries(VersionMinted)
         if one.local_id == "000002" and one.kind == "published"
     )
     assert first.files == last.files
     name = dataset_ref_of(last).dataset_id
-    lines = list(copied_mirror_harness.store.record_lines(name, first.commit))
-    for path in records_folder(copied_mirror_harness, last).glob(f"{last.commit}.*"):
+    lines = list(copied_harness.store.record_lines(name, first.commit))
+    for path in records_folder(copied_harness, last).glob(f"{last.commit}.*"):
         path.unlink()
-    copied_mirror_harness.store.write_records(name, last.commit, lines)
-    found = broken(copied_mirror_harness)
+    copied_harness.store.write_records(name, last.commit, lines)
+    found = broken(copied_harness)
     assert f"{last.files} and {last.state}" in found["records", f"demo:000002@{last.label}"]
 
 
-def test_a_lost_path_token_of_the_index_is_detected(copied_mirror_harness: MirrorHarness) -> None:
-    with closing(sqlite3.connect(copied_mirror_harness.store.index_path)) as db, db:
+def test_a_lost_path_token_of_the_index_is_detected(copied_harness: MirrorHarness) -> None:
+    with closing(sqlite3.connect(copied_harness.store.index_path)) as db, db:
         rows = db.execute(
             "SELECT rowid FROM path_text WHERE path_text MATCH 'ecephys' ORDER BY rowid"
         ).fetchall()
@@ -141,96 +141,96 @@ def test_a_lost_path_token_of_the_index_is_detected(copied_mirror_harness: Mirro
             "INSERT INTO path_text (path_text, rowid, terms) VALUES ('delete', ?, 'ecephys')",
             rows[0],
         )
-    found = broken(copied_mirror_harness)
+    found = broken(copied_harness)
     assert {one for one, _ in found} == {"index"}
     assert all("paths" in message for message in found.values())
 
 
 def test_a_bit_that_turned_in_the_index_is_found_and_named(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    path = copied_mirror_harness.store.index_path
+    path = copied_harness.store.index_path
     content = path.read_bytes()
     for what in (
         b"SHA256E-s",
         b"_ses-01_ecephys.nwb",
-        version(copied_mirror_harness).commit.encode(),
+        version(copied_harness).commit.encode(),
     ):
         damaged = bytearray(content)
         damaged[content.rindex(what) + len(what) - 2] ^= 1
         path.write_bytes(damaged)
-        found = broken(copied_mirror_harness)
+        found = broken(copied_harness)
         assert {one for one, _ in found} == {"index"}, (what, found)
         assert all("rebuild-index" in message for message in found.values())
     page = int.from_bytes(content[16:18], "big")
     path.write_bytes(content[: page * 3] + b"\xff" * 8 + content[page * 3 + 8 :])
-    assert ("index", "index") in broken(copied_mirror_harness)
+    assert ("index", "index") in broken(copied_harness)
     path.unlink()
-    assert "rebuild-index" in broken(copied_mirror_harness)["index", "index"]
+    assert "rebuild-index" in broken(copied_harness)["index", "index"]
 
 
 def test_a_bit_that_turned_in_the_journal_is_found_and_named(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
     path, content = (
-        copied_mirror_harness.store.journal_path,
-        copied_mirror_harness.store.journal_path.read_bytes(),
+        copied_harness.store.journal_path,
+        copied_harness.store.journal_path.read_bytes(),
     )
-    commit = version(copied_mirror_harness).commit.encode()
+    commit = version(copied_harness).commit.encode()
     path.write_bytes(content.replace(b'{"annex_commit"', b'{"annex_commiu"', 1))
-    assert list(broken(copied_mirror_harness)) == [("journal", "journal")]
+    assert list(broken(copied_harness)) == [("journal", "journal")]
     # valid JSON with other content is detected by comparison with git and the index
     path.write_bytes(content.replace(commit, commit[:-1] + (b"1" if commit[-1:] == b"0" else b"0")))
-    assert {("git", "demo:000002"), ("index", "demo:000002")} <= set(broken(copied_mirror_harness))
+    assert {("git", "demo:000002"), ("index", "demo:000002")} <= set(broken(copied_harness))
     path.write_bytes(content[:-5])
-    assert "rebuild-index" in broken(copied_mirror_harness)["index", "index"]
+    assert "rebuild-index" in broken(copied_harness)["index", "index"]
 
 
 def test_a_lost_alias_ref_or_repository_is_found_and_named(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    alias = copied_mirror_harness.folder / "alias" / "demo--000001"
-    repository = copied_mirror_harness.repository("demo:000001")
+    alias = copied_harness.folder / "alias" / "demo--000001"
+    repository = copied_harness.repository("demo:000001")
     alias.unlink()
-    message = broken(copied_mirror_harness, "demo--000001")["alias", "demo:000001"]
+    message = broken(copied_harness, "demo--000001")["alias", "demo:000001"]
     assert message.endswith(f"'ln -sfn ../{repository.parent.name}/{repository.name} {alias}'")
     alias.symlink_to("../wrong/place")
-    assert "../wrong/place" in broken(copied_mirror_harness, "demo--000001")["alias", "demo:000001"]
+    assert "../wrong/place" in broken(copied_harness, "demo--000001")["alias", "demo:000001"]
     alias.unlink()
     alias.symlink_to(f"../{repository.parent.name}/{repository.name}")
-    last = version(copied_mirror_harness, "000001")
+    last = version(copied_harness, "000001")
     run_git(repository, "update-ref", "-d", "refs/heads/main")
-    assert ("refs", "demo:000001") in broken(copied_mirror_harness, "demo--000001")
+    assert ("refs", "demo:000001") in broken(copied_harness, "demo--000001")
     run_git(repository, "update-ref", "-d", "refs/heads/draft")
     run_git(repository, "tag", "-d", last.label)
-    assert last.commit in broken(copied_mirror_harness, "demo--000001")["git", "demo:000001"]
+    assert last.commit in broken(copied_harness, "demo--000001")["git", "demo:000001"]
     shutil.rmtree(repository)
-    assert "from a backup" in broken(copied_mirror_harness, "demo--000001")["git", "demo:000001"]
+    assert "from a backup" in broken(copied_harness, "demo--000001")["git", "demo:000001"]
 
 
 def test_damaged_block_digests_are_named_until_they_are_intact(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     folder = BlockDigestsFolder.of_store(store)
     keys = sorted(
         placed.key
         for placed in store.records(
-            dataset_ref_of(version(copied_mirror_harness)).dataset_id,
-            version(copied_mirror_harness).commit,
+            dataset_ref_of(version(copied_harness)).dataset_id,
+            version(copied_harness).commit,
         )
         if placed.key.startswith("SHA256E")
     )[:3]
     for key in keys:
         folder.write(key, claimed_digests(key))
-    intact = [one for one in check_results(copied_mirror_harness) if one.subject == "block-digests"]
+    intact = [one for one in check_results(copied_harness) if one.subject == "block-digests"]
     assert sorted(one.message for one in intact) == keys
 
     damaged = folder.path(keys[0])
     content = damaged.read_bytes()
     damaged.write_bytes(folder.path(keys[1]).read_bytes())
     name = damaged.relative_to(store.root).as_posix()
-    assert set(broken(copied_mirror_harness)) == {("block-digests", name)}
+    assert set(broken(copied_harness)) == {("block-digests", name)}
     assert set(IntegrityState.load(store).damage) == {"block-digests"}
     # a check of one dataset does not look at them
     list(check_integrity(store, store.index_path, {"demo--000001"}))
@@ -239,18 +239,18 @@ def test_damaged_block_digests_are_named_until_they_are_intact(
     met = {
         one.name
         for _ in keys
-        for one in check_results(copied_mirror_harness, seconds=1e-9)
+        for one in check_results(copied_harness, seconds=1e-9)
         if one.subject == "block-digests"
     }
     assert len(met) == len(keys)
 
     damaged.write_bytes(content)
-    assert broken(copied_mirror_harness) == {}
+    assert broken(copied_harness) == {}
     assert IntegrityState.load(store).damage == {}
 
 
-def test_versions_minted_during_a_check_are_no_damage(copied_mirror_harness: MirrorHarness) -> None:
-    store = copied_mirror_harness.store
+def test_versions_minted_during_a_check_are_no_damage(copied_harness: MirrorHarness) -> None:
+    store = copied_harness.store
     looking = check_integrity(store, store.index_path)
     found = [next(looking)]
     with open_recorder(store, store.index_path) as recorder:
@@ -262,121 +262,115 @@ def test_versions_minted_during_a_check_are_no_damage(copied_mirror_harness: Mir
 
 
 def test_slices_cover_the_store_in_rounds_and_two_checks_never_overlap(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    store = copied_mirror_harness.store
-    whole = [
-        (one.subject, one.name)
-        for one in check_results(copied_mirror_harness)
-        if one.position.alias
-    ]
+    store = copied_harness.store
+    whole = [(one.subject, one.name) for one in check_results(copied_harness) if one.position.alias]
     met: list[tuple[str, str]] = []
     for _ in whole:
         met += [
             (one.subject, one.name)
-            for one in check_results(copied_mirror_harness, seconds=1e-6)
+            for one in check_results(copied_harness, seconds=1e-6)
             if one.position.alias
         ]
     assert met == whole
     assert IntegrityState.load(store).position.alias == whole[-1][1]
-    summary = run_task(copied_mirror_harness, "integrity", seconds=30)
+    summary = run_task(copied_harness, "integrity", seconds=30)
     assert summary.endswith("pass complete")
-    assert "pass complete" not in run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+    assert "pass complete" not in run_task(copied_harness, "integrity", seconds=1e-6)
     with (
         store.lock("integrity", "a test"),
         pytest.raises(StoreBusyError, match="integrity"),
     ):
-        check_results(copied_mirror_harness)
+        check_results(copied_harness)
 
 
 def test_damage_found_in_a_slice_fails_the_task_until_it_is_repaired(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    path = copied_mirror_harness.store.manifest_path(version(copied_mirror_harness).state)
+    path = copied_harness.store.manifest_path(version(copied_harness).state)
     whole = path.read_bytes()
     flip_bit(path)
     with pytest.raises(HousekeepingError, match="demo:000002"):
-        run_task(copied_mirror_harness, "integrity", seconds=30)
+        run_task(copied_harness, "integrity", seconds=30)
     # a slice that looks elsewhere does not forget it
     with pytest.raises(HousekeepingError, match="demo:000002"):
-        run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+        run_task(copied_harness, "integrity", seconds=1e-6)
     path.write_bytes(whole)
-    assert check_results(copied_mirror_harness, selected={"demo--000002"})
-    assert "items intact" in run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+    assert check_results(copied_harness, selected={"demo--000002"})
+    assert "items intact" in run_task(copied_harness, "integrity", seconds=1e-6)
 
 
 def test_a_git_timeout_is_reported_and_the_slice_continues(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    found = check_results(copied_mirror_harness, git_seconds=1e-4)
+    found = check_results(copied_harness, git_seconds=1e-4)
     late = [one for one in found if one.status == "impossible"]
     assert {one.subject for one in late} == {"git"}
     assert "neuromirror fsck demo:000001" in " ".join(one.message for one in late)
     assert [one for one in found if one.subject == "records"]
-    assert IntegrityState.load(copied_mirror_harness.store).damage == {}
+    assert IntegrityState.load(copied_harness.store).damage == {}
 
 
 # --- other tasks
 
 
 def test_housekeeping_goes_on_where_the_last_slice_stopped(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    names = [alias for alias, _ in copied_mirror_harness.store.aliases()]
+    names = [alias for alias, _ in copied_harness.store.aliases()]
     for _ in names[:-1]:
-        summary = run_task(copied_mirror_harness, "housekeeping", seconds=0)
+        summary = run_task(copied_harness, "housekeeping", seconds=0)
         assert summary.startswith("1 repositories checked")
         assert not summary.endswith("pass complete")
-    run_task(copied_mirror_harness, "housekeeping", seconds=0)
-    assert run_task(copied_mirror_harness, "housekeeping", seconds=30).endswith("pass complete")
-    summary = run_task(copied_mirror_harness, "housekeeping", seconds=30)
+    run_task(copied_harness, "housekeeping", seconds=0)
+    assert run_task(copied_harness, "housekeeping", seconds=30).endswith("pass complete")
+    summary = run_task(copied_harness, "housekeeping", seconds=30)
     assert summary.startswith(f"{len(names)} repositories checked")
 
 
 def test_the_backup_task_exists_only_with_a_folder_and_fills_it(
-    copied_mirror_harness: MirrorHarness, tmp_path: Path
+    copied_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     summary = run_task(
-        copied_mirror_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1
+        copied_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1
     )
-    run_task(copied_mirror_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1)
+    run_task(copied_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1)
     assert len(list((tmp_path / "kept").glob("2*/index.sqlite"))) == 1
     assert "bytes" in summary
     with pytest.raises(KeyError):
-        run_task(copied_mirror_harness, "backup")
+        run_task(copied_harness, "backup")
 
 
 def test_the_audit_task_checks_each_location_once_per_interval(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    with copied_mirror_harness.index() as index:
+    with copied_harness.index() as index:
         count = len(index.due_locations(10_000, "2000"))
     assert count > 20
     assert (
-        run_task(copied_mirror_harness, "audit", seconds=60)
+        run_task(copied_harness, "audit", seconds=60)
         == f"{count} locations probed, 0 without the bytes"
     )
-    assert run_task(copied_mirror_harness, "audit", seconds=60).startswith("0 locations probed")
-    with copied_mirror_harness.index() as index:
+    assert run_task(copied_harness, "audit", seconds=60).startswith("0 locations probed")
+    with copied_harness.index() as index:
         assert index.probe_coverage()[0] is True
         assert index.due_locations(10, "2000") == []
     checked = sum(
-        len(urls)
-        for one in copied_mirror_harness.entries(LocationsChecked)
-        for urls in one.found.values()
+        len(urls) for one in copied_harness.entries(LocationsChecked) for urls in one.found.values()
     )
     assert checked == count
     # a rebuilt index has it too
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     before = dump_index(store.index_path)
     rebuild_index(store, store.index_path)
     assert dump_index(store.index_path) == before
 
 
 def test_a_service_that_ends_does_not_wait_for_a_slice(
-    copied_mirror_harness: MirrorHarness,
+    copied_harness: MirrorHarness,
 ) -> None:
-    store = copied_mirror_harness.store
+    store = copied_harness.store
     with (
         open_recorder(store, store.index_path) as recorder,
         Schedule.open(store.schedule_path) as schedule,
@@ -390,8 +384,8 @@ def test_a_service_that_ends_does_not_wait_for_a_slice(
     assert summaries["housekeeping"].startswith("1 repositories")
     assert summaries["audit"].startswith("1 locations probed")
     # probes before the end are recorded
-    assert copied_mirror_harness.entries(LocationsChecked)
+    assert copied_harness.entries(LocationsChecked)
 
 
-def test_a_slice_of_the_audit_ends_with_its_time(copied_mirror_harness: MirrorHarness) -> None:
-    assert run_task(copied_mirror_harness, "audit", seconds=0).startswith("0 locations probed")
+def test_a_slice_of_the_audit_ends_with_its_time(copied_harness: MirrorHarness) -> None:
+    assert run_task(copied_harness, "audit", seconds=0).startswith("0 locations probed")

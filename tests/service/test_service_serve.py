@@ -32,9 +32,9 @@ def minted_versions(mirror_harness: MirrorHarness) -> Counter[tuple[str, str, st
 
 
 def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
-    shared_demo: DemoArchive, shared_mirror_harness: MirrorHarness, tmp_path: Path
+    shared_demo: DemoArchive, demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    other = shared_mirror_harness
+    other = demo_harness
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
     fault = shared_demo.fault(
         "hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600

@@ -11,7 +11,6 @@ from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFil
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.streamed_zarrs import StreamedZarrs, streamed_zarrs
-from support.synced_mirror import sync_mirror
 from support.volume_mirror import ACTIVITY, EM, BossMirror, boss_mirror, open_boss_mirror
 
 __all__ = ["boss_mirror"]
@@ -36,14 +35,6 @@ def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bos
     folder = tmp_path_factory.mktemp("mirrored")
     with open_boss_mirror(folder, [EM, ACTIVITY], [EM]) as mirrored:
         yield mirrored
-
-
-@pytest.fixture(scope="session")
-def streamed_mirror(
-    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
-) -> MirrorHarness:
-    """A store of the unchanging demo archive, read-only."""
-    return sync_mirror(shared_demo, tmp_path_factory.mktemp("streamed"))
 
 
 @pytest.fixture(scope="session")

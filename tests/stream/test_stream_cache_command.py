@@ -33,13 +33,13 @@ def run(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
 
 
 def test_a_filled_cache_needs_no_archive(
-    streamed_mirror: MirrorHarness,
+    demo_harness: MirrorHarness,
     shared_demo: DemoArchive,
     tmp_path: Path,
     cache_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     found = run("cache", "add", "datasets.lock", "sub-101/")
     assert [one["status"] for one in found] == ["ok", "ok"]
     second = run("cache", "add", "datasets.lock", "sub-101/**")
@@ -53,15 +53,17 @@ def test_a_filled_cache_needs_no_archive(
     assert len(shared_demo.requests) == before
 
 
-def test_a_glob_without_files_beside_others_is_an_error(streamed_mirror: MirrorHarness) -> None:
-    add = ["--store", str(streamed_mirror.folder), "cache", "add", "demo:000001"]
+def test_a_glob_without_files_beside_others_is_an_error(
+    demo_harness: MirrorHarness,
+) -> None:
+    add = ["--store", str(demo_harness.folder), "cache", "add", "demo:000001"]
     found = run(*add, "sub-x", NWB, code=1)
     assert [(one["status"], one["path"]) for one in found] == [("error", "sub-x"), ("ok", NWB)]
     run(*add, "*.none", code=2)
 
 
-def test_contents_are_removed(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
-    pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+def test_contents_are_removed(demo_harness: MirrorHarness, tmp_path: Path) -> None:
+    pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     run("cache", "add", "datasets.lock")
     assert [one["removed"] for one in run("cache", "prune")] == [0]
     (pruned,) = run("cache", "prune", "--size", "100kB")
@@ -75,9 +77,9 @@ def test_contents_are_removed(streamed_mirror: MirrorHarness, tmp_path: Path) ->
 
 
 def test_files_that_do_not_fit_are_refused(
-    streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     monkeypatch.setenv("NEUROMIRROR_CACHE_SIZE", "60kB")
     assert run("cache", "add", "datasets.lock", code=2)[0]["status"] == "error"
     assert run("cache")[0]["contents"] == 0

@@ -64,15 +64,15 @@ def all_values(file: h5py.File) -> dict[str, object]:
 
 @pytest.mark.parametrize("form", ["store", "lock", "fsspec", "fsspec lock"])
 def test_h5py_reads_what_a_download_has(
-    streamed_mirror: MirrorHarness, tmp_path: Path, form: str
+    demo_harness: MirrorHarness, tmp_path: Path, form: str
 ) -> None:
-    local = downloaded(streamed_mirror, "demo:000001", NWB, tmp_path / "download")
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
-    options = {"store": str(streamed_mirror.folder)}
-    with streamed_mirror.index() as index:
+    local = downloaded(demo_harness, "demo:000001", NWB, tmp_path / "download")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
+    options = {"store": str(demo_harness.folder)}
+    with demo_harness.index() as index:
         version = index.resolve("demo:000001").name
     opened = {
-        "store": lambda: stream.open(version, NWB, store=streamed_mirror.folder),
+        "store": lambda: stream.open(version, NWB, store=demo_harness.folder),
         "lock": lambda: stream.open(lock, NWB),
         "fsspec": lambda: fsspec.open(f"neuromirror://{version}/{NWB}", **options).open(),
         "fsspec lock": lambda: fsspec.open(f"lock://{lock}/{NWB}").open(),
@@ -83,11 +83,11 @@ def test_h5py_reads_what_a_download_has(
         assert opened.read() == local.read_bytes()
 
 
-def test_pynwb_reads_from_a_lock_file(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
+def test_pynwb_reads_from_a_lock_file(demo_harness: MirrorHarness, tmp_path: Path) -> None:
     import pynwb
 
-    local = downloaded(streamed_mirror, "demo:000001", NWB, tmp_path / "download")
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    local = downloaded(demo_harness, "demo:000001", NWB, tmp_path / "download")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     with (
         stream.open(lock, NWB) as opened,
         h5py.File(opened, "r") as file,

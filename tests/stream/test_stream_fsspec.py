@@ -38,14 +38,14 @@ class ServedFileSystem(NeuromirrorFileSystem):
 
 
 @pytest.fixture
-def version(streamed_mirror: MirrorHarness) -> str:
-    with streamed_mirror.index() as index:
+def version(demo_harness: MirrorHarness) -> str:
+    with demo_harness.index() as index:
         return index.resolve("demo:000001").name
 
 
 @pytest.fixture
-def files(streamed_mirror: MirrorHarness) -> NeuromirrorFileSystem:
-    return NeuromirrorFileSystem(store=streamed_mirror.folder, skip_instance_cache=True)
+def files(demo_harness: MirrorHarness) -> NeuromirrorFileSystem:
+    return NeuromirrorFileSystem(store=demo_harness.folder, skip_instance_cache=True)
 
 
 def test_the_protocols_are_entry_points() -> None:
@@ -107,8 +107,8 @@ def test_whole_files_are_read_together(files: NeuromirrorFileSystem, version: st
     assert found == {name: files.cat_file(name) for name in names}
 
 
-def test_several_pins_are_folders(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001", "demo:000003")
+def test_several_pins_are_folders(demo_harness: MirrorHarness, tmp_path: Path) -> None:
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001", "demo:000003")
     files = LockFileSystem(skip_instance_cache=True)
     assert files.ls(str(lock), detail=False) == [f"{lock}/demo:000001", f"{lock}/demo:000003"]
     assert files.size(f"lock://{lock}/demo:000001/{NWB}") == 52776
@@ -157,6 +157,6 @@ def test_an_instance_can_be_pickled(files: NeuromirrorFileSystem, version: str) 
     assert second.size(f"{version}/{NWB}") == files.size(f"{version}/{NWB}")
 
 
-def test_urls_are_opened(streamed_mirror: MirrorHarness, version: str) -> None:
-    with fsspec.open(f"neuromirror://{version}/{NWB}", store=str(streamed_mirror.folder)) as one:
+def test_urls_are_opened(demo_harness: MirrorHarness, version: str) -> None:
+    with fsspec.open(f"neuromirror://{version}/{NWB}", store=str(demo_harness.folder)) as one:
         assert one.read(4) == b"\x89HDF"

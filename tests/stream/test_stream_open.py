@@ -33,8 +33,8 @@ MIB = 1 << 20
 CONTENT = random.Random(22).randbytes(5 * MIB + 12345)
 
 
-def test_a_file_of_a_version_has_the_bytes_of_its_key(streamed_mirror: MirrorHarness) -> None:
-    tree = open_tree("demo:000001", store=streamed_mirror.folder)
+def test_a_file_of_a_version_has_the_bytes_of_its_key(demo_harness: MirrorHarness) -> None:
+    tree = open_tree("demo:000001", store=demo_harness.folder)
     file = tree.file(NWB)
     assert file is not None
     with stream.open(tree, NWB) as opened:
@@ -43,8 +43,10 @@ def test_a_file_of_a_version_has_the_bytes_of_its_key(streamed_mirror: MirrorHar
     assert ("sha256", hashlib.sha256(content).hexdigest()) == key_digest(file.key)
 
 
-def test_a_document_in_git_is_opened_without_a_request(streamed_mirror: MirrorHarness) -> None:
-    with stream.open("demo:000001", "dandiset.yaml", store=streamed_mirror.folder) as opened:
+def test_a_document_in_git_is_opened_without_a_request(
+    demo_harness: MirrorHarness,
+) -> None:
+    with stream.open("demo:000001", "dandiset.yaml", store=demo_harness.folder) as opened:
         assert opened.readline()
 
 
@@ -52,10 +54,10 @@ def test_a_document_in_git_is_opened_without_a_request(streamed_mirror: MirrorHa
     ("path", "error"), [("nowhere.nwb", FileMissingError), ("sub-101", NotAFileError)]
 )
 def test_a_path_without_a_file_is_an_error(
-    streamed_mirror: MirrorHarness, path: str, error: type[Exception]
+    demo_harness: MirrorHarness, path: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        stream.open("demo:000001", path, store=streamed_mirror.folder)
+        stream.open("demo:000001", path, store=demo_harness.folder)
 
 
 @pytest.mark.parametrize(
@@ -68,31 +70,31 @@ def test_a_path_without_a_file_is_an_error(
 )
 @pytest.mark.parametrize("form", ["store", "lock"])
 def test_the_error_for_a_missing_file_has_similar_names(
-    streamed_mirror: MirrorHarness, tmp_path: Path, path: str, names: str, form: str
+    demo_harness: MirrorHarness, tmp_path: Path, path: str, names: str, form: str
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     address = lock if form == "lock" else "demo:000001"
     with pytest.raises(FileMissingError, match=f"has no file {path}; {names}"):
-        stream.open(address, path, store=streamed_mirror.folder)
+        stream.open(address, path, store=demo_harness.folder)
 
 
 @pytest.mark.parametrize("form", ["store", "lock", "two pins"])
 def test_the_error_for_an_unverifiable_file_has_a_command_that_works(
-    streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", 1 << 14)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     others = ["demo:000003"] if form == "two pins" else []
-    lock = pin_latest(streamed_mirror, tmp_path / "a paper.lock", "demo:000001", *others)
+    lock = pin_latest(demo_harness, tmp_path / "a paper.lock", "demo:000001", *others)
     path = "sub-101/sub-101_ses-01_ecephys.nwb"
     address = "demo:000001" if form == "store" else lock
     given = f"demo:000001/{path}" if others else path
     with pytest.raises(UnverifiableError) as caught:
-        stream.open(address, given, store=streamed_mirror.folder)
+        stream.open(address, given, store=demo_harness.folder)
     program, *arguments = shlex.split(str(caught.value).partition("run: ")[2])
     assert program == "neuromirror"
     options = ["--piece-size", "16KiB", "--dry-run", "--json"]
-    done = CliRunner().invoke(main, [*arguments, *options, "--store", str(streamed_mirror.folder)])
+    done = CliRunner().invoke(main, [*arguments, *options, "--store", str(demo_harness.folder)])
     found = [json.loads(line) for line in done.stdout.splitlines()]
     read = [one["path"] for one in found if one.get("message") == "would be read"]
     assert read == [path], found

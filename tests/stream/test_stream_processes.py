@@ -34,8 +34,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
-def lock(streamed_mirror: MirrorHarness, tmp_path: Path) -> Path:
-    return pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+def lock(demo_harness: MirrorHarness, tmp_path: Path) -> Path:
+    return pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
 
 
 def in_fork(work: Callable[[], Any]) -> Any:
@@ -69,8 +69,8 @@ def sum_of(array: Any) -> int:
 
 
 @pytest.mark.parametrize("form", ["store", "lock", "fsspec", "fsspec lock"])
-def test_a_file_is_read_after_a_fork(streamed_mirror: MirrorHarness, lock: Path, form: str) -> None:
-    with opened(streamed_mirror, lock, form) as file:
+def test_a_file_is_read_after_a_fork(demo_harness: MirrorHarness, lock: Path, form: str) -> None:
+    with opened(demo_harness, lock, form) as file:
         expected = file.read()
         assert in_fork(lambda: read_and_close(file, 1000, 30_000)) == expected[1000:30_000]
         # the connections of this process are as before
@@ -79,9 +79,9 @@ def test_a_file_is_read_after_a_fork(streamed_mirror: MirrorHarness, lock: Path,
 
 @pytest.mark.parametrize("form", ["store", "lock", "fsspec", "fsspec lock"])
 def test_a_file_is_pickled_with_its_position(
-    streamed_mirror: MirrorHarness, lock: Path, form: str
+    demo_harness: MirrorHarness, lock: Path, form: str
 ) -> None:
-    with opened(streamed_mirror, lock, form) as file:
+    with opened(demo_harness, lock, form) as file:
         file.seek(700)
         with pickle.loads(pickle.dumps(file)) as copy:
             assert copy.tell() == 700
@@ -91,19 +91,19 @@ def test_a_file_is_pickled_with_its_position(
 
 
 def test_a_file_whose_address_names_another_version_now_is_an_error(
-    streamed_mirror: MirrorHarness, tmp_path: Path
+    demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, lock = streamed_mirror.folder, tmp_path / "datasets.lock"
-    with streamed_mirror.index() as index:
+    store, lock = demo_harness.folder, tmp_path / "datasets.lock"
+    with demo_harness.index() as index:
         rows = list(index.versions("demo:000002"))
         before, after = ({one.path: one.key for one in index.files(row)} for row in rows[:2])
         path = next(one for one in before if after.get(one, before[one]) != before[one])
         old, new = (row.name for row in rows[:2])
-    write_lock(lock, streamed_mirror, old)
+    write_lock(lock, demo_harness, old)
     with stream.open(lock, path) as file, stream.open(old, path, store=store) as same:
         expected = same.read()
         pickled = pickle.dumps(file)
-        write_lock(lock, streamed_mirror, new)
+        write_lock(lock, demo_harness, new)
         found = in_fork(lambda: read_part(file, 0, 10))
         assert found.startswith(f"StreamError: {path} has other content")
         with pytest.raises(StreamError, match="names another version now"):
@@ -164,7 +164,7 @@ def test_a_store_of_an_open_version_is_an_error_after_a_fork(zarrs: StreamedZarr
     tree.close()
 
 
-def test_a_file_system_is_used_after_a_fork(streamed_mirror: MirrorHarness, lock: Path) -> None:
+def test_a_file_system_is_used_after_a_fork(demo_harness: MirrorHarness, lock: Path) -> None:
     files = fsspec.filesystem("lock", skip_instance_cache=True)
     path = f"{lock}/{NWB}"
     expected = files.cat_file(path)

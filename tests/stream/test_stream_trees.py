@@ -47,20 +47,20 @@ def described(tree: VersionTree) -> dict[str, object]:
 
 
 def test_a_lock_file_has_the_files_of_its_version(
-    streamed_mirror: MirrorHarness, tmp_path: Path
+    demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000005")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000005")
     assert described(open_tree(lock)) == described(
-        open_tree("demo:000005", store=streamed_mirror.folder)
+        open_tree("demo:000005", store=demo_harness.folder)
     )
 
 
 def test_a_lock_file_is_enough(
-    streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     monkeypatch.chdir(tmp_path)
-    with open("demo:000001", NWB, store=streamed_mirror.folder) as expected:
+    with open("demo:000001", NWB, store=demo_harness.folder) as expected:
         content = expected.read()
     with open(lock, NWB) as opened:
         assert opened.read() == content
@@ -69,9 +69,9 @@ def test_a_lock_file_is_enough(
 
 
 def test_several_pins_are_folders_of_a_lock_file(
-    streamed_mirror: MirrorHarness, tmp_path: Path
+    demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000005")
+    lock = pin_latest(demo_harness, tmp_path / "a.lock", "demo:000001", "demo:000005")
     tree = open_tree(lock)
     assert [one.name for one in tree.entries("") or ()] == ["demo:000001", "demo:000005"]
     assert tree.file(f"demo:000001/{NWB}") is not None
@@ -80,9 +80,9 @@ def test_several_pins_are_folders_of_a_lock_file(
 
 
 def test_a_manifest_of_another_state_is_refused(
-    streamed_mirror: MirrorHarness, tmp_path: Path
+    demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_latest(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000003")
+    lock = pin_latest(demo_harness, tmp_path / "a.lock", "demo:000001", "demo:000003")
     first, second = sorted((tmp_path / "a.lock.d").rglob("*.zst"))
     first.write_bytes(second.read_bytes())
     tree = open_tree(lock)
@@ -90,24 +90,22 @@ def test_a_manifest_of_another_state_is_refused(
         described(tree)
 
 
-def test_a_clone_has_the_files_of_its_commit(
-    streamed_mirror: MirrorHarness, tmp_path: Path
-) -> None:
+def test_a_clone_has_the_files_of_its_commit(demo_harness: MirrorHarness, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(
-        ["git", "clone", "-q", str(streamed_mirror.repository("demo:000001")), str(clone)],
+        ["git", "clone", "-q", str(demo_harness.repository("demo:000001")), str(clone)],
         check=True,
     )
     assert described(open_tree(clone)) == described(
-        open_tree("demo:000001", store=streamed_mirror.folder)
+        open_tree("demo:000001", store=demo_harness.folder)
     )
 
 
 def test_a_zarr_in_a_subdataset_is_followed(
-    subdataset_mirror: MirrorHarness, streamed_mirror: MirrorHarness, tmp_path: Path
+    subdataset_mirror: MirrorHarness, demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     own = "dataset.json", "assets.jsonl", ".datalad", ".git", ".neuromirror"
-    inline = described(open_tree("demo:000005", store=streamed_mirror.folder))
+    inline = described(open_tree("demo:000005", store=demo_harness.folder))
     expected = {path: one for path, one in inline.items() if not any(x in path for x in own)}
     lock = pin_latest(subdataset_mirror, tmp_path / "datasets.lock", "demo:000005")
     for tree in (open_tree("demo:000005", store=subdataset_mirror.folder), open_tree(lock)):
@@ -116,9 +114,9 @@ def test_a_zarr_in_a_subdataset_is_followed(
 
 
 @pytest.mark.parametrize("address", ["demo:000001@9.9", "nowhere:1", "x", "missing.lock"])
-def test_an_unknown_address_is_an_error(streamed_mirror: MirrorHarness, address: str) -> None:
+def test_an_unknown_address_is_an_error(demo_harness: MirrorHarness, address: str) -> None:
     with pytest.raises((UnknownAddressError, StreamError, Exception)) as caught:
-        open_tree(address, store=streamed_mirror.folder)
+        open_tree(address, store=demo_harness.folder)
     assert getattr(caught.value, "exit_code", None) in (1, 2)
 
 
@@ -131,11 +129,14 @@ def test_an_unknown_address_is_an_error(streamed_mirror: MirrorHarness, address:
     ],
 )
 def test_a_dataset_that_the_store_lacks_is_named(
-    streamed_mirror: MirrorHarness, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+    demo_harness: MirrorHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    message: str,
 ) -> None:
     monkeypatch.delenv("NEUROMIRROR_MIRRORS", raising=False)
     with pytest.raises(NeuromirrorError, match=message):
-        open_tree(address, store=streamed_mirror.folder)
+        open_tree(address, store=demo_harness.folder)
 
 
 def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
@@ -144,10 +145,10 @@ def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
 
 
 def test_content_of_a_clone_is_read_there_and_verified(
-    streamed_mirror: MirrorHarness, tmp_path: Path
+    demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     clone = tmp_path / "clone"
-    repository = str(streamed_mirror.repository("demo:000001"))
+    repository = str(demo_harness.repository("demo:000001"))
     subprocess.run(["git", "clone", "-q", repository, str(clone)], check=True)
     subprocess.run(["git", "-C", str(clone), "annex", "get", "-q", NWB], check=True)
     tree = open_tree(clone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +15,6 @@ from support.scripted_source import ScriptedHarness, ScriptedSource
 from support.volume_archives import quiet_volumes, volume_site, volumes
 
 __all__ = ["quiet_volumes", "volume_site", "volumes"]
-
-
-@pytest.fixture(scope="session")
-def demo_harness(
-    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
-) -> MirrorHarness:
-    """A store of the archive that stands still, to read only."""
-    mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path_factory.mktemp("shown") / "store")
-    mirror_harness.sync()
-    return mirror_harness
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +31,11 @@ def sql_catalogue(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
         yield found
 
 
-@pytest.fixture
-def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
-    """A copy of that store, for tests that change it."""
-    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
-    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """The event loop of a pool that several tests share."""
+    with asyncio.Runner() as running:
+        yield running
 
 
 @pytest.fixture

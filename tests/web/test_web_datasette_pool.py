@@ -36,12 +36,6 @@ async def _settle(pool: DatasettePool) -> None:
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def pool(runner: asyncio.Runner, demo_harness: MirrorHarness) -> Iterator[DatasettePool]:
     """A pool, whose processes are those of all tests here unless they end."""
     store = demo_harness.store

@@ -103,7 +103,9 @@ def test_a_visitor_is_redirected_to_an_archive_that_the_catalogue_does_not_reach
     assert (reply.status_code, reply.headers["location"]) == (302, url)
 
 
-def test_nothing_is_read_from_archives_without_permission(demo_harness: MirrorHarness) -> None:
+def test_nothing_is_read_from_archives_without_permission(
+    demo_harness: MirrorHarness,
+) -> None:
     with run_catalogue(demo_harness.store, "--no-cutouts") as site:
         found = site.get(
             f"/download/{PUBLISHED}@latest?path={quote(SHARED)}", allow_redirects=False

@@ -25,7 +25,9 @@ def test_the_cause_is_found_after_other_names(demo_harness: MirrorHarness) -> No
         assert find_cause(index, ERROR, right | wrong_names(1000) | cause) is None
 
 
-def test_the_search_for_a_cause_notices_the_time_limit(demo_harness: MirrorHarness) -> None:
+def test_the_search_for_a_cause_notices_the_time_limit(
+    demo_harness: MirrorHarness,
+) -> None:
     with (
         demo_harness.index() as index,
         index.stop_when(lambda: True),

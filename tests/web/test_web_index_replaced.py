@@ -111,7 +111,9 @@ def leaking_paths(site: RunningCatalogue, secret_texts: tuple[str, str]) -> set[
     }
 
 
-def test_warm_connections_show_nothing_after_a_takedown(copied_harness: MirrorHarness) -> None:
+def test_warm_connections_show_nothing_after_a_takedown(
+    copied_harness: MirrorHarness,
+) -> None:
     secret_texts = secrets(copied_harness)
     # pages of several processes: test_a_withdrawn_dataset_is_gone_at_once
     with run_catalogue(copied_harness.store, "--sql", "--processes=1") as site:
@@ -126,7 +128,9 @@ def test_warm_connections_show_nothing_after_a_takedown(copied_harness: MirrorHa
         assert site.get("/dataset/demo:000002").status_code == 410
 
 
-def test_while_its_rows_are_still_there_tables_are_not_shown(copied_harness: MirrorHarness) -> None:
+def test_while_its_rows_are_still_there_tables_are_not_shown(
+    copied_harness: MirrorHarness,
+) -> None:
     secret_texts = secrets(copied_harness)
     with run_catalogue(copied_harness.store, "--sql") as site:
         assert site.get("/index/datasets.json").status_code == 200

@@ -120,12 +120,6 @@ def pool_of(runner: asyncio.Runner, harness: MirrorHarness) -> Iterator[PagePool
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def shared_pool(runner: asyncio.Runner, demo_harness: MirrorHarness) -> Iterator[PagePool]:
     with pool_of(runner, demo_harness) as pool:
         yield pool
@@ -302,7 +296,9 @@ def busy(site: RunningCatalogue) -> Iterator[set[int]]:
     yield found
 
 
-def test_processes_start_with_the_second_page_at_a_time(demo_harness: MirrorHarness) -> None:
+def test_processes_start_with_the_second_page_at_a_time(
+    demo_harness: MirrorHarness,
+) -> None:
     with run_catalogue(demo_harness.store, "--processes", "2") as site:
         for path in PATHS:
             site.get(path)

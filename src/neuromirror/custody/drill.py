@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -21,10 +20,10 @@ from msgspec.structs import replace
 
 from neuromirror.annex import VaultKind, vault_address
 from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
-from neuromirror.custody.drill_process import DrillOrder, DrillOutcome, encode_paths
+from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
 from neuromirror.custody.drill_records import DrillResult
 from neuromirror.lab.lockfile import load_lock
-from neuromirror.model import NeuromirrorError, count_of
+from neuromirror.model import NeuromirrorError, count_of, dump_json, parse_json
 from neuromirror.model.display import format_bytes
 from neuromirror.store import Store
 from neuromirror.vault.directory import DirectoryVault
@@ -88,12 +87,12 @@ def run_drill(
         if without_network:
             command = [*_NO_NETWORK, *command]
         until = None if seconds is None else time.monotonic() + seconds
-        done = _run(command, encode_paths(order), Path(folder), until, is_stopping)
+        done = _run(command, dump_json(order), Path(folder), until, is_stopping)
         if done is None:
             text = f"the drill was not finished after {seconds:.0f} s"
             return replace(failed, message=text)
         try:
-            outcome = msgspec.convert(json.loads(done.stdout), DrillOutcome)
+            outcome = msgspec.convert(parse_json(done.stdout, "the outcome"), DrillOutcome)
         except ValueError:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             text = f"the drill ended with exit code {done.returncode}: {''.join(last)}"

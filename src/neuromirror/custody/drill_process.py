@@ -7,7 +7,6 @@ may use local files only.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -32,7 +31,7 @@ from neuromirror.custody.vault_copies import copy_content
 from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.lab.restore import restore
 from neuromirror.lab.verify import verify
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, dump_json, parse_json
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
@@ -250,25 +249,14 @@ def _add(result: DrillOutcome, problem: str) -> None:
         result.problems.append(problem)
 
 
-def encode_paths(value: DrillOrder | DrillOutcome) -> bytes:
-    """Return JSON in which paths that are not UTF-8 have escapes, unlike that of msgspec.
-
-    Parameters
-    ----------
-    value
-        What is sent to or by the process.
-    """
-    return json.dumps(msgspec.to_builtins(value)).encode()
-
-
 def main() -> None:
     """Read the order from standard input and write the result to standard output."""
-    order = msgspec.convert(json.loads(sys.stdin.buffer.read()), DrillOrder)
+    order = msgspec.convert(parse_json(sys.stdin.buffer.read(), "the order"), DrillOrder)
     out = os.dup(1)
     os.dup2(2, 1)
     result = run(order)
     with open(out, "wb") as file:
-        file.write(encode_paths(result))
+        file.write(dump_json(result))
 
 
 if __name__ == "__main__":

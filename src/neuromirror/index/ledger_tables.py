@@ -9,6 +9,7 @@ from typing import Final
 
 from neuromirror.index.database_file import DatabaseFile
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
+from neuromirror.model.display import escape_surrogates
 
 LEDGER_TABLES: Final = """
 CREATE TABLE IF NOT EXISTS vaults (
@@ -211,7 +212,10 @@ class EventTable:
             db.executemany(
                 "INSERT INTO events (time, kind, vault, key, dataset, message) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                ((e.time, e.kind, e.vault, e.key, e.dataset, _storable(e.message)) for e in events),
+                (
+                    (e.time, e.kind, e.vault, e.key, e.dataset, escape_surrogates(e.message))
+                    for e in events
+                ),
             )
 
     def latest(self, limit: int, since: float = 0.0) -> list[LedgerEvent]:
@@ -291,8 +295,3 @@ def vault_id(db: sqlite3.Connection, uuid: str) -> int:
     if found is None:
         raise LookupError(f"no vault {uuid} in the ledger; record it with add_vault")
     return int(found[0])
-
-
-def _storable(message: str) -> str:
-    """Return a message with escapes for the bytes of paths that are not UTF-8."""
-    return message.encode("utf-8", "backslashreplace").decode()

@@ -53,6 +53,7 @@ from neuromirror.model import (
     VisitEnded,
     dump_snapshot_entry,
 )
+from neuromirror.model.display import escape_surrogates
 from neuromirror.model.object_urls import plain_url
 
 INDEX_TASK: Final = "index"
@@ -215,7 +216,7 @@ def record_skipped_version(
 
 
 def _apply_failure(connection: sqlite3.Connection, entry: TaskFailed) -> None:
-    message = _storable_text(entry.message)
+    message = escape_surrogates(entry.message)
     connection.execute(
         "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
         "SET message = excluded.message, last_at = excluded.last_at",
@@ -227,9 +228,9 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
     if UNREADABLE in entry.attributes:
         entry = _complete_from_last(connection, dataset, entry)
-    title = _storable_text(entry.title)
+    title = escape_surrogates(entry.title)
     attributes = {
-        _storable_text(name): sorted(set(map(_storable_text, values)))
+        escape_surrogates(name): sorted(set(map(escape_surrogates, values)))
         for name, values in entry.attributes.items()
     }
     mark_stale(connection, dataset)
@@ -247,7 +248,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
     version = _insert_version(connection, dataset, seq, entry, title, attributes)
     connection.executemany(
         "INSERT INTO inputs VALUES (?,?)",
-        [(version, name) for name in sorted(set(map(_storable_text, entry.inputs)))],
+        [(version, name) for name in sorted(set(map(escape_surrogates, entry.inputs)))],
     )
     recorded = _write_files(connection, dataset, version, seq, last, entry, journal)
     connection.execute(
@@ -287,8 +288,8 @@ def _insert_version(
         "exceptions": _compact_json(entry.exceptions),
         "evidence": _compact_json(entry.evidence),
         "title": title,
-        "license": _compact_json([_storable_text(name) for name in entry.license]),
-        "doi": None if entry.doi is None else _storable_text(entry.doi),
+        "license": _compact_json([escape_surrogates(name) for name in entry.license]),
+        "doi": None if entry.doi is None else escape_surrogates(entry.doi),
         "attributes": _compact_json(attributes),
         "inline": _compact_json(entry.inline),
     }
@@ -414,7 +415,7 @@ def _apply_new_records(
 
 def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
-    title = _storable_text(entry.title)
+    title = escape_surrogates(entry.title)
     visit = connection.execute(
         "INSERT INTO visits (dataset, visit, started_at, ended_at, status, fingerprint, pending, "
         "message, traffic) VALUES (:dataset, :visit, :started, :ended, :status, :fingerprint, "
@@ -519,11 +520,6 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
         f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
     ).fetchone()
     return bool(current == version)
-
-
-def _storable_text(text: str) -> str:
-    """Escape unpaired surrogates, which JSON may contain and databases cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _compact_json(value: Any) -> str:

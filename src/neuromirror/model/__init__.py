@@ -27,7 +27,7 @@ from neuromirror.model.changes import (
 )
 from neuromirror.model.dandi_etag import dandi_part_size
 from neuromirror.model.description import DESCRIPTION_PATH, parse_description
-from neuromirror.model.display import count_of, escape_unprintable, format_bytes
+from neuromirror.model.display import count_of, escape_surrogates, escape_unprintable, format_bytes
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
@@ -121,6 +121,7 @@ from neuromirror.model.validation import (
     StateDigestText,
     check_values,
     convert,
+    dump_json,
     invalid_document_error,
     is_git_path,
     parse_json,
@@ -203,6 +204,7 @@ __all__ = [
     "describing_documents",
     "diff_lines",
     "dump_entry",
+    "dump_json",
     "dump_pairs",
     "dump_snapshot_entry",
     "dump_traffic",
@@ -210,6 +212,7 @@ __all__ = [
     "entry_line",
     "environment_without_secrets",
     "epoch",
+    "escape_surrogates",
     "escape_unprintable",
     "format_bytes",
     "invalid_document_error",

@@ -25,6 +25,22 @@ def escape_unprintable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
+def escape_surrogates(text: str) -> str:
+    """Return a text that can be encoded: JSON and names of files may have unpaired surrogates.
+
+    Parameters
+    ----------
+    text
+        The text.
+
+    Returns
+    -------
+    str
+        The text with escapes of the surrogates.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def format_bytes(count: int) -> str:
     """Return a size in SI units, such as ``189.5 kB``.
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, get_args
 
 import msgspec
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, field
 
-from neuromirror.model.validation import Count, convert
+from neuromirror.model.validation import Count, convert, dump_json
 
 CommitText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40})?\Z")]
 """A commit id in hex, or an empty string."""
@@ -521,8 +521,7 @@ def dump_entry(entry: JournalEntry) -> bytes:
     bytes
         The line.
     """
-    line = json.dumps(to_builtins(entry), sort_keys=True, separators=(",", ":"))
-    return line.encode("ascii") + b"\n"
+    return dump_json(entry) + b"\n"
 
 
 def load_entry(line: bytes) -> JournalEntry:

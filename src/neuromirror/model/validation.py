@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+from msgspec import to_builtins
 
 from neuromirror.model.display import escape_unprintable
 from neuromirror.model.errors import NeuromirrorError
@@ -83,6 +84,24 @@ class InvalidDocumentError(NeuromirrorError, ValueError):
         member_clause = f" in {self.member!r}" if member else ""
         found_clause = f", found {self.found}" if found else ""
         super().__init__(f"{self.document}: expected {self.expected}{member_clause}{found_clause}")
+
+
+def dump_json(value: object) -> bytes:
+    """Return a struct as JSON in ASCII.
+
+    Unlike with msgspec, its paths may be other bytes than UTF-8; :func:`parse_json` reads them.
+
+    Parameters
+    ----------
+    value
+        The struct.
+
+    Returns
+    -------
+    bytes
+        The JSON text with sorted keys, without spaces and newlines.
+    """
+    return json.dumps(to_builtins(value), sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def parse_json(content: bytes | str, document: str) -> Any:

@@ -8,6 +8,7 @@ import json
 from contextlib import suppress
 from typing import Final
 
+from neuromirror.model.display import escape_surrogates
 from neuromirror.previews.shapes import Preview, Table
 
 _ROWS: Final = 20
@@ -90,7 +91,7 @@ def preview_text(data: bytes, path: str, *, whole: bool) -> Preview:
     if whole and path.lower().endswith(".json"):
         with suppress(ValueError, RecursionError):  # invalid JSON is shown unchanged
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-            text = text.encode("utf-8", "backslashreplace").decode()  # escaped surrogates
+            text = escape_surrogates(text)
     lines = text.splitlines()
     shown = [_shorten(line, _LINE) for line in lines[:_LINES]]
     more = not whole or len(lines) > _LINES

@@ -48,7 +48,7 @@ class IntegrityState(TaskState):
 
     @property
     def messages(self) -> list[str]:
-        """All messages about damage."""
+        """The messages about the damage of all subjects."""
         return [one for found in self.damage.values() for one in found]
 
     def record(self, checked: CheckResult) -> None:

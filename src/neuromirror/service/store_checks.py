@@ -32,6 +32,7 @@ from neuromirror.model import (
     StateDigest,
     VersionMinted,
     entry_line,
+    escape_surrogates,
     path_to_text,
 )
 from neuromirror.store import Repository, Store, StoreDamagedError
@@ -375,7 +376,7 @@ class StoreChecker:
             *(row.commit, row.state, row.label, row.kind, row.tree, row.upstream_time),
             *(row.files, row.bytes, row.title),
         )
-        if same != version._replace(title=_storable_title(version.title)):
+        if same != version._replace(title=escape_surrogates(version.title)):
             return f"the index and the journal differ in the version {version.label}"
         newest = [row.commit, *known.later_records(row.commit)][-1]
         if row.records != newest and index.position >= self._store.journal_size():
@@ -403,8 +404,3 @@ def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]
     except StoreDamagedError:
         return  # git fsck reports it
     yield from damage.messages()
-
-
-def _storable_title(title: str) -> str:
-    """Return the title as the index stores it."""
-    return title.encode("utf-8", "backslashreplace").decode("utf-8")

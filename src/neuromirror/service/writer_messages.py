@@ -35,6 +35,7 @@ from neuromirror.model import (
     JournalEntry,
     NeuromirrorError,
     dump_entry,
+    escape_surrogates,
     load_entry,
 )
 from neuromirror.store import NotAStoreError, RefsMovedError, StoreBusyError, StoreDamagedError
@@ -175,19 +176,19 @@ def _malformed(what: str, error: Exception) -> MalformedMessageError:
 def failed_reply(error: NeuromirrorError | OSError) -> bytes:
     """Return the encoded reply to a request that raised an error."""
     if isinstance(error, OSError):
-        path = None if error.filename is None else _printable(str(error.filename))
-        text = _printable(error.strerror or str(error))
+        path = None if error.filename is None else escape_surrogates(str(error.filename))
+        text = escape_surrogates(error.strerror or str(error))
         return msgspec.msgpack.encode(SystemFailed(error.errno, text, path))
     kind = next(one for one in type(error).__mro__ if ERRORS.get(one.__name__) is one)
-    suggestions = tuple(map(_printable, error.suggestions))
+    suggestions = tuple(map(escape_surrogates, error.suggestions))
     return msgspec.msgpack.encode(
-        Failed(kind.__name__, _printable(error.problem), _printable(error.hint), suggestions)
+        Failed(
+            kind.__name__,
+            escape_surrogates(error.problem),
+            escape_surrogates(error.hint),
+            suggestions,
+        )
     )
-
-
-def _printable(text: str) -> str:
-    """Return text that can be encoded: names of files may be other bytes than UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def send_request(channel: Channel, request: Request) -> msgspec.Raw:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import ClassVar, Self
 
 import msgspec
 
-from neuromirror.model import parse_json
+from neuromirror.model import dump_json, parse_json
 from neuromirror.model.struct_types import analysed_type
 from neuromirror.store.durable_files import make_folder, write_atomically
 from neuromirror.store.store import Store
@@ -52,6 +51,4 @@ class TaskState(msgspec.Struct, forbid_unknown_fields=True):
         """
         path = store.task_state_path(self.task)
         make_folder(path.parent)
-        # msgspec cannot encode paths that are not UTF-8
-        content = json.dumps(msgspec.to_builtins(self)).encode()
-        write_atomically(path, content + b"\n", durable=False)
+        write_atomically(path, dump_json(self) + b"\n", durable=False)

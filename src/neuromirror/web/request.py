@@ -29,7 +29,7 @@ from neuromirror.index import (
     VersionRow,
 )
 from neuromirror.index.shapes import Answer
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, escape_surrogates
 from neuromirror.web.basket import PARAMETER, Basket
 from neuromirror.web.error_suggestions import find_cause, suggest
 from neuromirror.web.gateway.byte_ranges import has_etag
@@ -172,7 +172,7 @@ class CatalogueRequest:
 
         The ETag is weak, because proxies and the middleware may compress the body.
         """
-        body = text.encode("utf-8", "backslashreplace").decode()
+        body = escape_surrogates(text)
         tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
         headers = {"etag": f"W/{tag}", "cache-control": "public, max-age=0, must-revalidate"}
         if status == 200 and self.has_etag(tag):

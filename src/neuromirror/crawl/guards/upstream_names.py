@@ -10,13 +10,14 @@ from neuromirror.model import DatasetRef, NeuromirrorError, VersionRef, name_fro
 
 
 class InvalidNameError(NeuromirrorError):
-    """Upstream's name of a dataset or version is not usable as a git path, or has line breaks."""
+    """Upstream's name of a dataset or version is not usable, for example as a git path."""
 
 
 def check_dataset_name(dataset: DatasetRef) -> None:
-    """Raise InvalidNameError for a local id that is no git path, or whose alias is not its own.
+    """Raise InvalidNameError for a name that is not usable.
 
-    Also if the URI is not one line.
+    The local id must be a git path, no other local id may have its alias, and the URI must be one
+    line.
     """
     name = dataset.local_id
     if not name.isprintable() or name.startswith("-") or git_path(name.encode()) != name.encode():
