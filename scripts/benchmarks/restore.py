@@ -13,16 +13,94 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
 
-from benchmarks.common import Contender, header, in_own_process, report, run_git, sizes_option
+from benchmarks.common import (
+    MOMENT,
+    Contender,
+    header,
+    in_own_process,
+    report,
+    run_git,
+    sizes_option,
+    synthetic,
+)
 from benchmarks.memory import Memory
-from benchmarks.pin import make_store
-from benchmarks.servers import expect
+from benchmarks.servers import expect, sync_once
+from neuromirror.crawl import Mirror, MirrorFile
 from neuromirror.lab import load_lock
+from neuromirror.model import DatasetFacts, DatasetHint, DatasetRef, VersionKind, VersionRef
+from neuromirror.sources import Listing, ListingEntry, VisitContext
 from neuromirror.store import Store
 
 _LOCK = "paper/datasets.lock"
 _TASK = "manifest"
+
+
+class SyntheticListing(Listing):
+    """The files of the synthetic state."""
+
+    def __init__(self, version: VersionRef, count: int) -> None:
+        super().__init__(version, DatasetFacts(title="Bench"))
+        self._count = count
+
+    def entries(self) -> Iterator[ListingEntry]:
+        return (placed.record for placed in synthetic(self._count))
+
+    def confirm_version(self) -> VersionRef:
+        return self.version
+
+
+class SyntheticSource:
+    """A source of one dataset with one version: the synthetic state of the other benchmarks."""
+
+    Options = BaseModel
+    uri = "https://api.example.org/api/"
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        return header().version.dataset
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        yield self.hint(header().version.dataset)
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        return DatasetHint(dataset, None, "Bench")
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        return [VersionRef(dataset, "v1", VersionKind.PUBLISHED, MOMENT)]
+
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        return SyntheticListing(version, self._count)
+
+    def capabilities(self) -> dict[str, str]:
+        return {}
+
+    def estimate(self, dataset: DatasetRef) -> None:
+        return None
+
+    def superdataset(self, id_prefix: str) -> None:
+        return None
+
+
+class SyntheticMirror(Mirror):
+    """A mirror of the synthetic state, without a server."""
+
+    def open(self) -> Any:
+        return SyntheticSource(int(self.settings.title))
+
+
+def make_store(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """Create a store with a version of this many files; the sync is timed."""
+    settings = MirrorFile(source="dandi", title=str(count))
+    mirror = SyntheticMirror("bench", folder / "bench.toml", settings)
+    begin = time.perf_counter()
+    done = sync_once(mirror, folder.parent / "store")
+    seconds = time.perf_counter() - begin
+    expect(len(done.versions) == 1, f"the sync made no version: {done}")
+    return seconds, {}
 
 
 def make_lock(folder: Path, count: int) -> tuple[float, dict[str, Any]]:

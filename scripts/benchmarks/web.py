@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import random
@@ -22,10 +21,9 @@ from urllib.parse import quote
 
 import click
 
-from benchmarks.common import commit, machine, write_section
+from benchmarks.common import commit, machine, report
 from benchmarks.servers import expect
 from benchmarks.synthetic_metadata import FAMILY_NAMES, REGIONS, TOPICS
-from benchmarks.web_extras import DOWN_KBITS, LATENCY_MS, largest_paints, search_bytes
 from benchmarks.web_store import TERMS, Made, Sizes, ready
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
@@ -40,8 +38,6 @@ from neuromirror.web.addresses import (
 from neuromirror_demo.catalogue_process import first_line
 
 CLIENTS = 8
-WARM_UP = 2000
-REQUESTS = 10_000
 _ADDRESSES = 2000
 _TICK = os.sysconf("SC_CLK_TCK")
 _SCRIPT = Path(__file__).with_name("web.lua")
@@ -63,10 +59,6 @@ class Server:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
         return round(total / 1024, 1)
-
-    def descriptors(self) -> int:
-        """Return the number of open files of the process and its children."""
-        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.pid, *_children(self.pid)))
 
     def cpu(self) -> float:
         """Return the CPU seconds of the process and its children."""
@@ -186,7 +178,6 @@ def kinds(made: Made) -> dict[str, list[str]]:
             search_address(f"{region} {topic}") for region in REGIONS for topic in TOPICS
         ],
         "search, people": [search_address(name) for name in FAMILY_NAMES],
-        "search, misspelled": [search_address(f"{one[:-3]}x{one[-2:]}") for one in FAMILY_NAMES],
         "search, facets": [
             search_address(terms, [*filters], sort, page)
             for terms in ("", "learning", "mouse", *REGIONS)
@@ -286,32 +277,10 @@ def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dic
     }
 
 
-def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[str, Any]:
-    """Measure the server before and after 10,000 requests of mixed pages."""
-    drawn = random.Random(10)
-    mixed = [drawn.choice(drawn.choice(list(found.values()))) for _ in range(WARM_UP + REQUESTS)]
-    sent = 0
-    readings = []
-    for limit in (WARM_UP, WARM_UP + REQUESTS):
-        while sent < limit:
-            sent += wrk(server, mixed[sent:] + mixed[:sent], 5, folder)["requests"]
-        time.sleep(1)
-        readings.append((server.memory_mb(), server.descriptors()))
-    (before, opened), (after, left) = readings
-    return {
-        "requests": sent,
-        "before_mb": before,
-        "after_mb": after,
-        "growth": round(after / before, 3),
-        "descriptors": [opened, left],
-    }
-
-
-def lines(
-    made: Made, sizes: Sizes, seconds: int, pages: tuple[str, ...]
-) -> Iterator[dict[str, Any]]:
-    """Yield one line per page, then those of the front page's size, of memory, and of Datasette."""
-    count = _files_in(made.index)
+def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield one line per kind of page, then those of Datasette."""
+    with Index.open_readonly(made.index) as index:
+        count = sum(row.files for row in index.datasets())
     here = {"n": count, "commit": commit(), "machine": machine()}
 
     def line(what: str, page: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -320,85 +289,15 @@ def lines(
 
     found = kinds(made)
     expect(found.keys() >= set(pages), f"the kinds of pages are {', '.join(found)}")
-    chosen = {page: found[page] for page in (pages or found)}
     with TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         with catalogue(made) as server:
-            size = len(_page(server, "/"))
-            unpacked = _page(server, "/")
-            packed = unpacked[:2] == b"\x1f\x8b"
-            whole = len(gzip.decompress(unpacked)) if packed else len(unpacked)
-            for page, addresses in chosen.items():
-                yield line("neuromirror", page, wrk(server, addresses, seconds, folder))
-            if not pages:
-                yield line("neuromirror", "size of front", {"bytes": size, "unpacked": whole})
-                for one in extras(server, made):
-                    yield line(*one)
-                yield line("neuromirror", "memory", memory(server, found, folder))
+            for page in pages or found:
+                yield line("neuromirror", page, wrk(server, found[page], seconds, folder))
         if not pages:
             with plain_datasette(made) as server:
                 for page, addresses in tables(made).items():
                     yield line("datasette", page, wrk(server, addresses, seconds, folder))
-
-
-def extras(server: Server, made: Made) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield what, page and figures of the front page's first paint, and of the search tables."""
-    yield "neuromirror", "paint of front", {"paint_ms": largest_paints(server.address)}
-    search, total = search_bytes(made.index)
-    yield "index", "search", {"search_bytes": search, "index_bytes": total}
-
-
-def _files_in(path: Path) -> int:
-    with Index.open_readonly(path) as index:
-        return sum(row.files for row in index.datasets())
-
-
-def as_table(results: list[dict[str, Any]]) -> str:
-    """Return the lines as Markdown."""
-    rows = ["| what | page | median ms | p95 ms | pages/s | CPU ms a page | kB |"]
-    rows.append("|---|---|---:|---:|---:|---:|---:|")
-    rows += [
-        f"| {one['what']} | {one['page']} | {one['median_ms']} | {one['p95_ms']} | {one['per_s']} "
-        f"| {one['cpu_ms']} | {one['kb']} |"
-        for one in results
-        if "median_ms" in one
-    ]
-    for one in results:
-        if "unpacked" in one:
-            rows += [
-                "",
-                f"The front page has {one['bytes']:,} bytes, {one['unpacked']:,} unpacked.",
-            ]
-        if one.get("paint_ms"):
-            paints = " and ".join(f"{ms} ms ({screen})" for screen, ms in one["paint_ms"].items())
-            rows += [
-                "",
-                f"Largest contentful paint of the front page in headless Chromium, with "
-                f"{LATENCY_MS} ms of latency per request and {DOWN_KBITS / 1000} Mbit/s: {paints}.",
-            ]
-        if "search_bytes" in one:
-            search, rest = one["search_bytes"], one["index_bytes"] - one["search_bytes"]
-            rows += [
-                "",
-                f"The tables of the search in metadata have {search / 1e6:.1f} MB, which is "
-                f"{search / rest:.1%} of the rest of the index ({rest / 1e6:,.0f} MB).",
-            ]
-        if "growth" in one:
-            opened, left = one["descriptors"]
-            rows += [
-                "",
-                f"Memory before and after {one['requests'] - WARM_UP:,} requests of mixed pages, "
-                f"{WARM_UP:,} before that: {one['before_mb']} and {one['after_mb']} MB; open files "
-                f"{opened} and {left}.",
-            ]
-    last = results[-1]
-    rows += [
-        "",
-        f"{last['n']:,} files in the newest versions. Measured {time.strftime('%Y-%m-%d')} at "
-        f"commit {last['commit']} on {last['machine']}; load average {results[0]['load']} after "
-        "the first page.",
-    ]
-    return "\n".join(rows)
 
 
 @click.command("web")
@@ -411,14 +310,12 @@ def as_table(results: list[dict[str, Any]]) -> str:
 @click.option("--page", "pages", multiple=True, help="Only this kind of page.")
 @click.option(
     "--cache",
-    default=_DEFAULT_CACHE,
+    default=Path("~/.cache/neuromirror-bench"),
     show_default=True,
     type=click.Path(path_type=Path),
     help="Where the store is kept for the next run.",
 )
-@click.option("--lcp", is_flag=True, help="Only the first paint and the size of the search tables.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def web_bench(
     datasets: int,
     versions: int,
@@ -429,30 +326,21 @@ def web_bench(
     pages: tuple[str, ...],
     cache: Path,
     *,
-    lcp: bool,
     as_json: bool,
-    write: bool,
 ) -> None:
     """Request pages of the catalogue, by kind, with eight concurrent clients. Requires wrk."""
-    if shutil.which("wrk") is None and not lcp:
+    if shutil.which("wrk") is None:
         install_wrk()
-    sizes = Sizes(datasets, versions, files, history, folder)
-    made = ready(cache.expanduser(), sizes)
-    if lcp:
-        with catalogue(made) as server:
-            for _, page, figures in extras(server, made):
-                click.echo(json.dumps({"page": page, **figures}))
-        return
-    results = []
-    for line in lines(made, sizes, seconds, pages):
-        results.append(line)
-        if as_json:
-            click.echo(json.dumps(line))
-            sys.stdout.flush()
-    if not as_json:
-        click.echo(as_table(results))
-    if write:
-        write_section("web", as_table(results))
+    made = ready(cache.expanduser(), Sizes(datasets, versions, files, history, folder))
+    report("web", lines(made, seconds, pages), as_json=as_json, write=False, table=as_table)
+
+
+def as_table(results: list[dict[str, Any]]) -> str:
+    """Return the lines as Markdown."""
+    names = ("what", "page", "median_ms", "p95_ms", "per_s", "cpu_ms", "kb")
+    rows = [f"| {' | '.join(names)} |", "|---|---" + "|---:" * 5 + "|"]
+    rows += [f"| {' | '.join(str(one[name]) for name in names)} |" for one in results]
+    return "\n".join(rows)
 
 
 def install_wrk() -> None:

@@ -119,7 +119,8 @@ class Made:
 def ready(cache: Path, sizes: Sizes) -> Made:
     """Return the store of these sizes, of an earlier run (``seconds`` is 0) or a new one."""
     begin = time.monotonic()
-    made_of = [Path(str(one)).read_text() for one in (__file__, synthetic_metadata.__file__)]
+    of = Path(synthetic_metadata.__file__)
+    made_of = [one.read_text() for one in (Path(__file__), of, of.with_name("studies.json"))]
     cache_key = json.dumps([asdict(sizes), MINT_SPEC, *made_of])
     folder = cache / f"web-{hashlib.sha256(cache_key.encode()).hexdigest()[:16]}"
     done = folder / "done"
