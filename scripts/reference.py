@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.config.vault_files import VAULT_FILE
 from neuromirror.sources import source_kinds
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 HEAD = """\
 # Commands
@@ -192,12 +194,26 @@ PAGES = (
 )
 
 
+def tests(words: list[str]) -> Iterator[str]:
+    """Yield the tests whose file or name contains each word: the name of a test is a claim."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        file = path.relative_to(ROOT).as_posix()
+        for name in re.findall(r"^def test_(\w+)\(", path.read_text("utf-8"), re.M):
+            line = f"{file}: {name.replace('_', ' ')}"
+            if all(word.lower() in line.lower() for word in words):
+                yield line
+
+
 def main() -> int:
     """Write the pages; with ``--check``, print those that are out of date and return 1."""
     parser = argparse.ArgumentParser(prog="scripts/docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
-    stale = 0
+    parser.add_argument("--tests", nargs="*", metavar="WORD", help="list tests, write nothing")
+    arguments = parser.parse_args()
+    if arguments.tests is not None:
+        print(*tests(arguments.tests), sep="\n")
+        return 0
+    check, stale = arguments.check, 0
     for name, content in PAGES:
         page, text = DOCS / name, content()
         if page.is_file() and page.read_text("utf-8") == text:

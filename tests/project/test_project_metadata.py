@@ -72,10 +72,8 @@ def test_citation_and_changelog_name_the_version_and_its_day() -> None:
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors", "license"} <= set(citation)
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
-    assert headings[0] == "[Unreleased]"
-    newest = f"[{citation['version']}] - {citation['date-released']}"
-    assert headings[1] == newest
+    newest = f"{citation['version']}, first release ({citation['date-released']})"
+    assert re.findall(r"^## (.*)$", changelog, re.MULTILINE) == [newest]
     assert citation["version"] == neuromirror.__version__
 
 
