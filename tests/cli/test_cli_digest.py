@@ -245,9 +245,6 @@ def test_a_glob_without_files_is_an_error_that_names_it(
         assert set(failed) == {"sub-x", "*/y*"}, target
         assert all(path in message for message in failed.values())
         assert summary["failed"] == 2
-    torrents = ("export", NAME, "--format", "torrent", "--path", "sub-x", "-o")
-    (made,) = copied.records(*torrents, str(tmp_path / "torrents"), code=1)
-    assert (made["path"], made["status"]) == ("sub-x", "error")
 
 
 def test_an_interrupt_leaves_complete_digests_only(

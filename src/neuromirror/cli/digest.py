@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
@@ -24,8 +24,6 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.lab.digest import DigestOutcome
-    from neuromirror.lab.lock_block_digests import LockBlockDigests
-    from neuromirror.store.block_digests import BlockDigestsFolder
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
     from neuromirror.transfer.verify_items import Item
 
@@ -133,8 +131,8 @@ def _digest_remote(
     from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
     from neuromirror.sources.volumes.tokens import token_from_environment
 
-    with selected_files(report.settings, target, globs) as selected:
-        plan = plan_digests(selected.files, selected.folder, digests)
+    with _selected_files(report.settings, target, globs) as (files, folder):
+        plan = plan_digests(files, folder, digests)
     report.small, report.total = plan.small, plan.bytes
     for outcome in plan.known:
         report.add_digests(outcome)
@@ -167,72 +165,26 @@ def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder
                 report.add_profile(paths[path], why)
 
 
-class SelectedFiles(Struct, frozen=True):
-    """Files of a version or a lock file.
-
-    Attributes
-    ----------
-    files
-        Dataset, label, and the file or a finding about the records or the manifest with it.
-    folder
-        The folder whose git configuration applies to requests.
-    sources
-        Where block digests of the files are looked up, in this order.
-    """
-
-    files: Iterator[tuple[str, str, Item]]
-    folder: Path
-    sources: tuple[BlockDigestsFolder | LockBlockDigests, ...]
-
-
 @contextmanager
-def selected_files(
+def _selected_files(
     settings: Settings, target: str, globs: tuple[str, ...]
-) -> Iterator[SelectedFiles]:
-    """Provide the files of a lock file or of a version of the store, for the time of the block.
+) -> Iterator[tuple[Iterator[tuple[str, str, Item]], Path]]:
+    """Provide the files of a lock file or of a version, and the folder with the git configuration.
 
-    Parameters
-    ----------
-    settings
-        The settings with the store and the index.
-    target
-        The path of a lock file, or the address of a version, with or without a path in it.
-    globs
-        Globs that select files; empty for all.
-
-    Yields
-    ------
-    SelectedFiles
-        The files.
-
-    Raises
-    ------
-    ConfigurationError
-        Neither a lock file nor a version is at ``target``, or there are globs and a path in it.
+    A file has its dataset and label; a finding about the records or the manifest may replace it.
     """
     from neuromirror.lab.digest import files_of_lock, files_of_version
-    from neuromirror.lab.lock_block_digests import LockBlockDigests
     from neuromirror.lab.lockfile import load_lock
-    from neuromirror.store.block_digests import BlockDigestsFolder
 
-    path, user = Path(target), BlockDigestsFolder.of_user()
-    with ExitStack() as stack:
-        if path.is_file() or not may_be_address(target):
-            lock = load_lock(path)
-            beside = [
-                stack.enter_context(LockBlockDigests(one))
-                for one in map(lock.block_digests_path, lock.datasets)
-                if one is not None
-            ]
-            folder = lock.path.absolute().parent
-            yield SelectedFiles(files_of_lock(lock, globs), folder, (*beside, user))
-            return
-        index = stack.enter_context(settings.index(target))
+    path = Path(target)
+    if path.is_file() or not may_be_address(target):
+        lock = load_lock(path)
+        yield files_of_lock(lock, globs), lock.path.absolute().parent
+        return
+    with settings.index(target) as index:
         row, globs = resolve_selection(settings, index, target, globs)
         store = settings.store()
-        files = files_of_version(store, index, row, globs)
-        own = BlockDigestsFolder.of_store(store)
-        yield SelectedFiles(files, store.root, (own, user))
+        yield files_of_version(store, index, row, globs), store.root
 
 
 class _Report(OutcomeReport):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import click
@@ -15,19 +14,17 @@ from neuromirror.model.display import count_of, format_bytes
 
 _VOXEL_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
 _REFERENCE_FORMATS = ("kerchunk", "icechunk")
-_TORRENT = "torrent"
 
 
 @command(
     "export",
     example="""\
-neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout
-neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
+neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 )
 @argument(
     "version",
-    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk, "
-    "icechunk and torrent any version.",
+    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk and "
+    "icechunk any version.",
 )
 @click.option(
     "--box",
@@ -52,12 +49,12 @@ neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
 )
 @click.option(
     "--format",
-    type=click.Choice((*_VOXEL_FORMATS, *_REFERENCE_FORMATS, _TORRENT)),
+    type=click.Choice((*_VOXEL_FORMATS, *_REFERENCE_FORMATS)),
     default="tiff",
     show_default=True,
     help=(
-        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array; references to the "
-        "chunks of Zarrs (kerchunk, icechunk); or one torrent per file."
+        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array, or references to the "
+        "chunks of Zarrs (kerchunk, icechunk)."
     ),
 )
 @click.option(
@@ -65,8 +62,7 @@ neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
     "inner",
     default="",
     metavar="PATH",
-    help="For kerchunk, icechunk and torrent: Zarr, file or folder in the version [default: the "
-    "whole version].",
+    help="For kerchunk and icechunk: Zarr or folder in the version [default: the whole version].",
 )
 @click.option(
     "-o",
@@ -88,7 +84,7 @@ def export_command(
     inner: str,
     output: Path,
 ) -> None:
-    """Export a region of a volume, references to the chunks of Zarrs, or torrents.
+    """Export a region of a volume, or references to the chunks of Zarrs.
 
     For a version of a volume, the blocks are fetched from their service. In a clone, git-annex gets
     missing blocks, and they stay in the clone. Each block is checked against the records of the
@@ -107,22 +103,16 @@ def export_command(
     archive has replaced the object, reading it is an error. No other checksums are verified by
     programs that read references; neuromirror.open_zarr verifies them.
 
-    With --format torrent, a torrent (BitTorrent v2) is written for each file that has block digests
-    ("neuromirror digest"). The URLs of the file are its web seeds. VERSION may be a lock file.
-
     Exit code: 0 all files are written (now or by an earlier run), 1 if a block could not be fetched
     or a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
     if format in _REFERENCE_FORMATS:
         _export_references(settings, version, inner, format, output)
         return
-    if format == _TORRENT:
-        _export_torrents(settings, version, inner, output)
-        return
     from neuromirror.volume import export, parse_box
 
     if inner:
-        raise click.UsageError("--path is for the formats kerchunk, icechunk and torrent")
+        raise click.UsageError("--path is for the formats kerchunk and icechunk")
     with ProgressLine() as line:
         made = export(
             version,
@@ -189,22 +179,3 @@ def _export_references(
             f"{made.unversioned - made.checksums} references have neither an object version nor a "
             "checksum: if the archive replaces these objects, other bytes are read"
         )
-
-
-def _export_torrents(settings: Settings, version: str, inner: str, output: Path) -> None:
-    """Write a torrent per file, and report those without."""
-    from neuromirror.cli.digest import selected_files
-    from neuromirror.lab.globs import escape
-    from neuromirror.lab.torrents import export_torrents
-
-    globs = (escape(inner.strip("/")),) if inner.strip("/") else ()
-    counts: Counter[str] = Counter()
-    with selected_files(settings, version, globs) as selected:
-        for outcome in export_torrents(selected.files, selected.sources, output):
-            counts[outcome.status] += 1
-            line = f"{outcome.status:<10} {outcome.path}  {outcome.message}"
-            settings.emit("export", outcome.to_json(), line if outcome.failed else None)
-    written = count_of(counts.pop("ok", 0), "torrent")
-    without = f"; {count_of(counts.total(), 'file')} without" if counts else ""
-    settings.print_text(f"{'error' if counts else 'ok':<10} {output}  {written}{without}")
-    sys.exit(1 if counts else 0)
