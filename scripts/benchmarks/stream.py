@@ -48,7 +48,6 @@ _CONTENDERS: Final[Mapping[str, Sequence[str]]] = {
     "open": (
         "neuromirror",
         "neuromirror, second",
-        "neuromirror, profile",
         "remfile",
         "fsspec",
         "lindi",
@@ -200,10 +199,6 @@ class _Bench:
             for _ in range(self._repeats):
                 if what != "neuromirror, second":
                     shutil.rmtree(kept_home, ignore_errors=True)
-                    kept_home.mkdir()
-                if what == "neuromirror, profile":
-                    _neuromirror(case, kept_home, "digest", _VERSION, _FILE, "--profile")
-                    shutil.rmtree(kept_home)
                     kept_home.mkdir()
                 line = self._run(task, what, case, kept_home, address)
                 if best is None or line["seconds"] < best["seconds"]:

@@ -60,7 +60,6 @@ def _downloaded_file(case: Case) -> Any:
 
 FILES: Final[dict[str, Callable[[Case], Any]]] = {
     "neuromirror": _neuromirror_file,
-    "neuromirror, profile": _neuromirror_file,
     "neuromirror, second": _neuromirror_file,
     "remfile": _remfile_file,
     "fsspec": _fsspec_file,

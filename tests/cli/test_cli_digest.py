@@ -259,23 +259,3 @@ def test_an_interrupt_leaves_complete_digests_only(
     _, summary = split(shell.records("digest", NAME, *FINE))
     assert summary["failed"] == 0
     assert len(list(store_folder(shell).paths())) == 3
-
-
-def test_digest_records_the_profile_of_a_file(copied: Shell) -> None:
-    # one file, because the process of each file loads pynwb
-    path = "sub-401/sub-401_ses-01_ecephys.nwb"
-    coarse = ("--piece-size", "32KiB")
-    found, summary = split(copied.records("digest", NAME, path, *coarse, "--profile"))
-    (key,) = [one["key"] for one in found]
-    assert summary["profiles"] == 1
-    folder = store_folder(copied)
-    digests = folder.read(key)
-    assert digests is not None
-    assert digests.open_ranges[0][0] == 0
-    # another pass, with smaller pieces and without profiles, keeps it
-    copied.run("digest", NAME, *FINE)
-    finer = folder.read(key)
-    assert finer is not None
-    assert finer.piece_size < digests.piece_size
-    assert finer.open_ranges == digests.open_ranges
-    copied.run("fsck")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import zstandard
 from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
-from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import load_mirror
 from neuromirror.model import (
@@ -74,9 +73,6 @@ def _encoded_block_digests() -> Sequence[bytes]:
         hasher.update(content)
         digests = hasher.finish(hashlib.sha256(content).hexdigest())
         found.append(encode_block_digests(_PLACED.key, digests))
-        if content:
-            profile = ((0, 1), (2, len(content)))
-            found.append(encode_block_digests(_PLACED.key, replace(digests, open_ranges=profile)))
     return found
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 from neuromirror.previews import Preview, decode_outcome, preview_kind, worker
 from neuromirror.previews.zarr import preview_zarr
-from neuromirror.stream.open_profile_process import read_like_a_program
 from neuromirror.web.readmes import render
 
 _SIDE = 768
@@ -91,16 +90,6 @@ def preview_nwb(data: bytes) -> None:
 def preview_hdf5(data: bytes) -> None:
     """Previews of other HDF5 files."""
     _preview(data, "a.h5")
-
-
-@target("open-profile", UnreadableError, seeds=lambda: [_hdf5(nwb=False)], slow=True)
-def open_profile(data: bytes) -> None:
-    """HDF5 files that are opened to record their open profile."""
-    try:
-        with h5py.File(io.BytesIO(data), "r") as opened:
-            read_like_a_program(opened, "a.h5")
-    except Exception as error:
-        raise UnreadableError from error
 
 
 def _images() -> Sequence[bytes]:

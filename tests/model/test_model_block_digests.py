@@ -171,26 +171,6 @@ def damaged_encodings() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    "ranges",
-    [
-        ((0, 0),),
-        ((5, 3),),
-        ((0, 5), (4, 6)),
-        ((10, 20), (0, 5)),
-        ((0, 1 << 40),),
-        tuple((2 * one, 2 * one + 1) for one in range(257)),
-    ],
-)
-def test_malformed_open_profiles_are_refused(ranges: tuple[tuple[int, int], ...]) -> None:
-    digests = digests_of(random.Random(3).randbytes(7 * LEAF_SIZE), LEAF_SIZE)
-    fine = replace(digests, open_ranges=((0, 5), (7, 7 * LEAF_SIZE)))
-    assert decode_block_digests(encode_block_digests(KEY, fine), "x") == (KEY, fine)
-    encoded = encode_block_digests(KEY, replace(digests, open_ranges=ranges))
-    with pytest.raises(InvalidDocumentError, match="open-ranges"):
-        decode_block_digests(encoded, "x")
-
-
 @pytest.mark.parametrize("name", list(damaged_encodings()))
 def test_damaged_encodings_are_refused_in_one_error(name: str) -> None:
     with pytest.raises(InvalidDocumentError) as refused:

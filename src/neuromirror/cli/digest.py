@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import field
-from msgspec.structs import replace
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
@@ -23,7 +21,6 @@ from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from neuromirror.lab.digest import DigestOutcome
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
     from neuromirror.transfer.verify_items import Item
 
@@ -49,12 +46,6 @@ neuromirror digest ./clone --piece-size 256KiB""",
     "4 GiB].",
 )
 @jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
-@click.option(
-    "--profile",
-    is_flag=True,
-    help="Also open each NWB and HDF5 file once and record which parts are read to open it. Later "
-    "readers request these parts at once.",
-)
 @click.option("--dry-run", is_flag=True, help="Print which files would be read, and stop.")
 @settings_options
 def digest_command(
@@ -64,7 +55,6 @@ def digest_command(
     *,
     piece_size: str | None,
     jobs: int | None,
-    profile: bool,
     dry_run: bool,
 ) -> None:
     """Record block digests of files, to verify parts of a file without the rest.
@@ -96,8 +86,6 @@ def digest_command(
                 _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
             else:
                 _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
-            if profile and not dry_run:
-                _record_profiles(report, target, digests)
     report.print_summary(is_dry_run=dry_run)
     sys.exit(1 if report.failures else 0)
 
@@ -116,7 +104,7 @@ def _digest_clone(
     if dry_run:
         raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
     for outcome in digest_clone(folder, globs, digests, jobs=jobs or os.cpu_count() or 1):
-        report.add_digests(outcome)
+        report.add(outcome)
 
 
 def _digest_remote(
@@ -135,34 +123,13 @@ def _digest_remote(
         plan = plan_digests(files, folder, digests)
     report.small, report.total = plan.small, plan.bytes
     for outcome in plan.known:
-        report.add_digests(outcome)
+        report.add(outcome)
     if dry_run:
         for dataset, version, file in plan.files:
-            report.add_digests(planned_outcome(dataset, version, file))
+            report.add(planned_outcome(dataset, version, file))
         return
     for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
-        report.add_digests(outcome)
-
-
-def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder) -> None:
-    """Open the NWB and HDF5 files that have block digests, and record which parts are read."""
-    from neuromirror.stream import LockTree, open_tree
-    from neuromirror.stream.open_profile import SUFFIXES, record_open_profiles
-
-    is_local = Path(target).exists()
-    found: dict[str, dict[str, DigestOutcome]] = {}
-    for one in report.digested:
-        if one.path.lower().endswith(SUFFIXES):
-            address = target if is_local else f"{one.dataset}@{one.version}"
-            found.setdefault(address, {})[one.path] = one
-    for address, outcomes in found.items():
-        with closing(open_tree(address, store=report.settings.store_folder)) as tree:
-            paths = {
-                tree.path_of(one.dataset or "", path) if isinstance(tree, LockTree) else path: one
-                for path, one in outcomes.items()
-            }
-            for path, why in record_open_profiles(tree, paths, digests):
-                report.add_profile(paths[path], why)
+        report.add(outcome)
 
 
 @contextmanager
@@ -188,26 +155,12 @@ def _selected_files(
 
 
 class _Report(OutcomeReport):
-    """Prints outcomes and open profiles, and counts them."""
+    """Prints outcomes, and counts them."""
 
     small: int = 0
-    digested: list[DigestOutcome] = field(default_factory=list)
-    profiled: int = 0
 
     def show_bytes(self, done: int) -> None:
         self.line.show_bytes(done, max(done, self.total))
-
-    def add_digests(self, outcome: DigestOutcome) -> None:
-        if outcome.root is not None:
-            self.digested.append(outcome)
-        self.add(outcome)
-
-    def add_profile(self, outcome: DigestOutcome, why: str) -> None:
-        """Count an open profile, or report ``why`` the file has none."""
-        if not why:
-            self.profiled += 1
-            return
-        self.add(replace(outcome, status="error", message=why, root=None))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
         self.hosts.print_counts(self.action, self.settings)
@@ -215,8 +168,6 @@ class _Report(OutcomeReport):
         parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
         if known := self.counts["notneeded"]:
             parts.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
-        if self.profiled:
-            parts.append(f"{count_of(self.profiled, 'open profile')} recorded")
         if self.small:
             parts.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
         if self.failures:
@@ -228,7 +179,6 @@ class _Report(OutcomeReport):
             "planned": self.counts["ok"] if is_dry_run else 0,
             "notneeded": self.counts["notneeded"],
             "small": self.small,
-            "profiles": self.profiled,
             "failed": self.failures,
             "bytes": self.bytes,
         }

@@ -35,8 +35,6 @@ MAX_CONTENT_SIZE: Final = MAX_LAYER_BYTES // 32 * MAX_PIECE_SIZE
 """Maximum size of a content with block digests in bytes: 128 TiB."""
 MAX_PARTS: Final = 10_000
 """Maximum number of parts of an upload to S3."""
-MAX_OPEN_RANGES: Final = 256
-"""Maximum number of ranges in an open profile."""
 FORMAT_VERSION: Final = 1
 """Version of the format of encoded block digests."""
 MAX_HEAD_BYTES: Final = 16 << 10
@@ -74,9 +72,6 @@ class BlockDigests(Struct, frozen=True):
         Size in bytes of the parts of an upload to S3 or of a dandi-etag; None if not recorded.
     part_md5s
         The MD5s of these parts, 16 bytes each.
-    open_ranges
-        The open profile: the parts that a program reads when it opens the file, each with its
-        start and end in bytes, in order. They say nothing about the content.
     """
 
     size: int
@@ -86,7 +81,6 @@ class BlockDigests(Struct, frozen=True):
     layer: bytes
     part_size: int | None = None
     part_md5s: bytes = b""
-    open_ranges: tuple[tuple[int, int], ...] = ()
 
     @property
     def piece_count(self) -> int:
@@ -191,7 +185,6 @@ class BlockDigests(Struct, frozen=True):
             A size is invalid, or the layer does not hash to the root.
         """
         _check_sizes(document, self.size, self.piece_size, self.part_size)
-        _check_ranges(document, self.size, self.open_ranges)
         for member, found, expected in (
             ("root", len(self.root), _HASH_BYTES),
             ("layer", len(self.layer), _layer_length(self.size, self.piece_size)),
@@ -334,8 +327,6 @@ class BlockDigestsHead(
         As in :class:`BlockDigests`; ``part_size`` is 0 without part MD5s.
     root
         The root in hex.
-    open_ranges
-        The open profile; left out if it is empty.
     """
 
     block_digests: Annotated[int, msgspec.Meta(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
@@ -345,7 +336,6 @@ class BlockDigestsHead(
     piece_size: Count
     root: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     part_size: Count
-    open_ranges: tuple[tuple[Count, Count], ...] = ()
 
     @property
     def layer_length(self) -> int:
@@ -420,7 +410,6 @@ def encode_block_digests(key: str, digests: BlockDigests) -> bytes:
         digests.piece_size,
         digests.root.hex(),
         digests.part_size or 0,
-        digests.open_ranges,
     )
     return b"".join((msgspec.json.encode(head), b"\n", digests.layer, digests.part_md5s))
 
@@ -497,7 +486,6 @@ def decode_block_digests(content: bytes, document: str) -> tuple[str, BlockDiges
         body[: head.layer_length],
         head.part_size or None,
         body[head.layer_length :],
-        head.open_ranges,
     )
     digests.check(document)
     return head.key, digests
@@ -516,19 +504,6 @@ def _check_sizes(document: str, size: int, piece_size: int, part_size: int | Non
     ):
         expected = f"a size of at most {MAX_PARTS} parts"
         raise InvalidDocumentError(document, "part-size", expected, str(part_size))
-
-
-def _check_ranges(document: str, size: int, ranges: Sequence[tuple[int, int]]) -> None:
-    if len(ranges) > MAX_OPEN_RANGES:
-        raise InvalidDocumentError(
-            document, "open-ranges", f"at most {MAX_OPEN_RANGES} ranges", str(len(ranges))
-        )
-    last = -1
-    for start, stop in ranges:
-        if not last < start < stop <= size:
-            expected = f"ranges in order, within {size} bytes"
-            raise InvalidDocumentError(document, "open-ranges", expected, f"{start} to {stop}")
-        last = stop
 
 
 def _layer_length(size: int, piece_size: int) -> int:

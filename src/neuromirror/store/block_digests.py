@@ -377,9 +377,8 @@ def key_contradiction(key: str, digests: BlockDigests) -> str:
 
 
 def _merged(known: BlockDigests, new: BlockDigests) -> BlockDigests:
-    """Return the digests with the smaller pieces, the part MD5s of either, and the last profile."""
+    """Return the digests with the smaller pieces, and the part MD5s of either."""
     finer, other = (new, known) if new.piece_size < known.piece_size else (known, new)
-    finer = replace(finer, open_ranges=new.open_ranges or known.open_ranges)
     if finer.part_size is None:
         return replace(finer, part_size=other.part_size, part_md5s=other.part_md5s)
     return finer

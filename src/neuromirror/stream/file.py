@@ -24,9 +24,8 @@ class VerifiedFile(io.RawIOBase):
     """A read-only, seekable file over the network; each byte is verified before it is returned.
 
     A read returns all bytes that were requested, except at the end of the file. While reads are
-    sequential, increasingly many bytes are requested ahead. If the file has an open profile, its
-    ranges are requested at once. A copy by :mod:`pickle`, and a file that is used in a forked
-    process, opens its version again.
+    sequential, increasingly many bytes are requested ahead. A copy by :mod:`pickle`, and a file
+    that is used in a forked process, opens its version again.
 
     Parameters
     ----------
@@ -60,7 +59,6 @@ class VerifiedFile(io.RawIOBase):
         self._next = 0
         self._ahead = 0
         self._requested = 0
-        content.prefetch_profile()
 
     def __repr__(self) -> str:
         mode = "" if self.content.check.is_verified else ", not verified"

@@ -134,7 +134,6 @@ def open_object(
     check = piece_check(file, digests, verify, tree.name, digest_command(tree, file.path))
     used = open_cache() if cache is True else cache or None
     local = tree.local_content(file)
-    ranges = () if digests is None else digests.open_ranges
     return VerifiedObject(
         file,
         check,
@@ -143,7 +142,6 @@ def open_object(
         cache=used,
         local=local,
         memory=memory,
-        open_ranges=ranges,
     )
 
 

@@ -49,8 +49,6 @@ class VerifiedObject:
         The path of a local copy, whose bytes are not trusted; None for none.
     memory
         Maximum size in bytes of the pieces that are kept in memory; at least one is.
-    open_ranges
-        The open profile: see :class:`BlockDigests`.
     """
 
     def __init__(
@@ -63,10 +61,8 @@ class VerifiedObject:
         cache: PieceCache | None = None,
         local: Path | None = None,
         memory: int = MEMORY,
-        open_ranges: Sequence[ByteRange] = (),
     ) -> None:
         self.file = file
-        self._open_ranges = open_ranges
         self.version = version
         self._stored = StoredPieces(file, check, cache, local)
         self._reader: PieceReader | WholeReader
@@ -165,15 +161,6 @@ class VerifiedObject:
             )
         for run in runs:
             self._start(run)
-
-    def prefetch_profile(self) -> None:
-        """Start to request the ranges of the open profile, while they fit into half the memory."""
-        total = 0
-        for start, stop in self._open_ranges:
-            total += stop - start
-            if total > self._memory // 2:  # the ranges may come from anyone
-                return
-            self.prefetch(start, stop)
 
     def has(self, start: int, stop: int) -> bool:
         """Return whether a range is in memory or requested.

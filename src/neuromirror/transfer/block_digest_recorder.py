@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from msgspec.structs import replace
-
 from neuromirror.annex.etags import ignore_progress
 from neuromirror.model import (
     BlockDigests,
@@ -196,28 +194,6 @@ class BlockDigestsRecorder:
                 self._unrecorded.append(digested_content(key, written))
             self._record(ENTRY_CONTENTS)
         return ""
-
-    def write_profile(self, key: str, ranges: tuple[tuple[int, int], ...]) -> None:
-        """Add the open profile to the files with the block digests of a key.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        ranges
-            The parts that are read when the file is opened: see :class:`BlockDigests`.
-
-        Raises
-        ------
-        BlockDigestsDamagedError
-            A file with its block digests is damaged.
-        OSError
-            A file with its block digests cannot be written.
-        """
-        for folder in (self._store_folder, self._user_folder):
-            known = None if folder is None else folder.read(key)
-            if folder is not None and known is not None:
-                folder.write(key, replace(known, open_ranges=ranges))
 
     def count_bytes(self, more: int) -> None:
         """Add hashed bytes to the sum, and report it."""
