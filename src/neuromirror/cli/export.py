@@ -13,7 +13,7 @@ from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import count_of, format_bytes
 
 _VOXEL_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
-_REFERENCE_FORMATS = ("kerchunk", "icechunk")
+_KERCHUNK = "kerchunk"
 
 
 @command(
@@ -23,8 +23,8 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 )
 @argument(
     "version",
-    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk and "
-    "icechunk any version.",
+    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk "
+    "any version.",
 )
 @click.option(
     "--box",
@@ -49,12 +49,12 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 )
 @click.option(
     "--format",
-    type=click.Choice((*_VOXEL_FORMATS, *_REFERENCE_FORMATS)),
+    type=click.Choice((*_VOXEL_FORMATS, _KERCHUNK)),
     default="tiff",
     show_default=True,
     help=(
         "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array, or references to the "
-        "chunks of Zarrs (kerchunk, icechunk)."
+        "chunks of Zarrs (kerchunk)."
     ),
 )
 @click.option(
@@ -62,7 +62,7 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     "inner",
     default="",
     metavar="PATH",
-    help="For kerchunk and icechunk: Zarr or folder in the version [default: the whole version].",
+    help="For kerchunk: Zarr or folder in the version [default: the whole version].",
 )
 @click.option(
     "-o",
@@ -96,23 +96,21 @@ def export_command(
     the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
     replaced blocks unnoticed. Run an interrupted export again with the same folder to resume it.
 
-    With --format kerchunk or icechunk, other programs can read the Zarrs of VERSION from the
-    archive. Only the metadata of the Zarrs is downloaded. "kerchunk" writes a JSON file for fsspec
-    and xarray; a reference names the version of the object if the archive keeps versions.
-    "icechunk" creates a repository in a folder; a reference has the ETag of the object, and if the
-    archive has replaced the object, reading it is an error. No other checksums are verified by
-    programs that read references; neuromirror.open_zarr verifies them.
+    With --format kerchunk, other programs can read the Zarrs of VERSION from the archive. Only the
+    metadata of the Zarrs is downloaded. The result is a JSON file for fsspec and xarray; a
+    reference names the version of the object if the archive keeps versions. Programs that read
+    references do not verify checksums; neuromirror.open_zarr does.
 
     Exit code: 0 all files are written (now or by an earlier run), 1 if a block could not be fetched
     or a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
-    if format in _REFERENCE_FORMATS:
-        _export_references(settings, version, inner, format, output)
+    if format == _KERCHUNK:
+        _export_references(settings, version, inner, output)
         return
     from neuromirror.volume import export, parse_box
 
     if inner:
-        raise click.UsageError("--path is for the formats kerchunk and icechunk")
+        raise click.UsageError("--path is for the format kerchunk")
     with ProgressLine() as line:
         made = export(
             version,
@@ -145,9 +143,7 @@ def export_command(
     settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
 
 
-def _export_references(
-    settings: Settings, version: str, inner: str, format: str, output: Path
-) -> None:
+def _export_references(settings: Settings, version: str, inner: str, output: Path) -> None:
     """Write references, and report them."""
     from tqdm import tqdm
 
@@ -158,24 +154,22 @@ def _export_references(
             version,
             output,
             inner,
-            format=format,
             store=settings.store_folder,
             progress=lambda count: bar.update(count - bar.n),
         )
     record = {
         "status": "ok",
         "version": made.version,
-        "format": made.format,
+        "format": "kerchunk",
         "path": str(made.path.absolute()),
         "references": made.references,
         "included": made.included,
         "unversioned": made.unversioned,
-        "checksums": made.checksums,
     }
     line = f"{'ok':<10} {made.version}  {made.references} references, in {made.path}"
     settings.emit("export", record, line)
-    if made.unversioned > made.checksums:
+    if made.unversioned:
         settings.print_text(
-            f"{made.unversioned - made.checksums} references have neither an object version nor a "
-            "checksum: if the archive replaces these objects, other bytes are read"
+            f"{made.unversioned} references have no object version: if the archive replaces these "
+            "objects, other bytes are read"
         )

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     )
     from neuromirror.stream.file import VerifiedFile
     from neuromirror.stream.git_tree import GitTree
+    from neuromirror.stream.kerchunk import (
+        ReferencesRefusedError,
+        ReferencesResult,
+        export_references,
+    )
     from neuromirror.stream.lock_tree import LockTree
     from neuromirror.stream.opening import open, open_object
     from neuromirror.stream.transport import Transport
     from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
     from neuromirror.stream.verified_object import VerifiedObject
-    from neuromirror.stream.virtual_references import (
-        ReferencesRefusedError,
-        ReferencesResult,
-        export_references,
-    )
     from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
@@ -45,8 +45,8 @@ _EXPORTS = {
     "LocationsFailedError": "errors",
     "LockTree": "lock_tree",
     "NotAFileError": "errors",
-    "ReferencesRefusedError": "virtual_references",
-    "ReferencesResult": "virtual_references",
+    "ReferencesRefusedError": "kerchunk",
+    "ReferencesResult": "kerchunk",
     "StreamError": "errors",
     "Transport": "transport",
     "UnverifiableError": "errors",
@@ -55,7 +55,7 @@ _EXPORTS = {
     "VersionStore": "zarr_store",
     "VersionTree": "trees",
     "WrongBytesError": "errors",
-    "export_references": "virtual_references",
+    "export_references": "kerchunk",
     "open": "opening",
     "open_object": "opening",
     "open_tree": "addresses",
