@@ -140,7 +140,7 @@ def test_page_without_cutouts_sends_no_upstream_requests(
         assert "<img" not in page
         assert 'name="x0"' not in page
         assert "4 × 4 × 40 nm" in visible_text(page)
-        assert "--level 1 --box 0:150,0:130,12:82 --format ome-tiff" in visible_text(page)
+        assert "--level 1 --box 0:150,0:130,12:82 --format tiff" in visible_text(page)
         site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 403
         assert quiet_volumes.count_voxel_requests() == 0

@@ -12,7 +12,7 @@ from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import count_of, format_bytes
 
-_VOXEL_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
+_VOXEL_FORMATS = ("tiff", "zarr", "npy")
 _KERCHUNK = "kerchunk"
 
 
@@ -53,8 +53,8 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     default="tiff",
     show_default=True,
     help=(
-        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array, or references to the "
-        "chunks of Zarrs (kerchunk)."
+        "One TIFF per z-slice, an OME-Zarr, one NumPy array, or references to the chunks of Zarrs "
+        "(kerchunk)."
     ),
 )
 @click.option(

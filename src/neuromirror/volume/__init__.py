@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnreadableVolumeError,
     )
     from neuromirror.volume.exporter import FORMATS, ExportResult, export
-    from neuromirror.volume.image_files import CUTOUT_FORMATS, OutputFile
+    from neuromirror.volume.image_files import CUTOUT_FORMATS, OutputFile, has_ome_type
     from neuromirror.volume.images import (
         MiddlePlane,
         encode_png,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         nested_boxes,
         to_display,
     )
-    from neuromirror.volume.layouts import has_ome_type
     from neuromirror.volume.regions import format_box, parse_box, validate_box
     from neuromirror.volume.version_files import VersionFiles, open_version_files
 
@@ -90,9 +89,8 @@ _EXPORTS = {
             "UnknownLevelError UnreadableVolumeError"
         ),
         "volume.exporter": "ExportResult FORMATS export",
-        "volume.image_files": "CUTOUT_FORMATS OutputFile",
+        "volume.image_files": "CUTOUT_FORMATS OutputFile has_ome_type",
         "volume.images": "MiddlePlane encode_png middle_plane nested_boxes to_display",
-        "volume.layouts": "has_ome_type",
         "volume.regions": "format_box parse_box validate_box",
         "volume.version_files": "VersionFiles open_version_files",
     }.items()

@@ -109,8 +109,8 @@ def export(
     box : Box, optional
         Ranges along x, y, z in upstream's voxels of the level; the whole level by default.
     format : str
-        One of :data:`FORMATS`: ``tiff`` (one file per z-slice, named like ndpull's), ``ome-tiff``,
-        ``zarr`` or ``npy``.
+        One of :data:`FORMATS`: ``tiff`` (one file per z-slice, named like ndpull's), ``zarr``
+        or ``npy``.
     time : int, optional
         Upstream's time sample, required if there is a time axis.
     progress : callable

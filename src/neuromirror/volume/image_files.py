@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ from msgspec import Struct
 
 from neuromirror.volume.errors import ExportRefusedError
 from neuromirror.volume.images import color_labels, encode_png
-from neuromirror.volume.layouts import Region, ome_or_plain_tiff
+from neuromirror.volume.layouts import Region, tiff_maker
+from neuromirror.volume.regions import format_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+=-]")
 _MAX_NAME_LENGTH: Final = 180
 _EXACT_DTYPES: Final = ("uint8", "uint16")
+_OME_UNITS: Final = {
+    "angstrom": "Å",
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -41,17 +52,41 @@ class OutputFile(Struct, frozen=True):
     write: Callable[[Path, NDArray[Any]], None]
 
 
+def has_ome_type(dtype: str) -> bool:
+    """Return whether OME-TIFF supports a data type, such as ``uint16``."""
+    return dtype in _OME_TYPES
+
+
 def tiff(region: Region) -> OutputFile:
     """Return one TIFF: an OME-TIFF if OME has the data type, else plain pages."""
-    (target,) = ome_or_plain_tiff(region).targets
+    is_ome = has_ome_type(region.volume.volume.dtype)
+    make = tiff_maker(region, region.shape, ome=_ome_metadata(region) if is_ome else None)
 
     def write(path: Path, voxels: NDArray[Any]) -> None:
-        offset = target.make(path)
+        offset = make(path)
         with path.open("r+b") as file:
             file.seek(offset)
             file.write(voxels.reshape(-1).view("B").data)
 
-    return OutputFile(_safe_name(target.path), "image/tiff", write)
+    name = f"{region.whole_stem}{'.ome' if is_ome else ''}.tif"
+    return OutputFile(_safe_name(name), "image/tiff", write)
+
+
+def _ome_metadata(region: Region) -> dict[str, Any]:
+    volume, level, box = region.volume, region.volume.level.name, format_box(region.box)
+    sample = "" if region.time is None else f"/{region.time}"
+    region_id = f"{volume.source}@{volume.state}/{level}/{box}{sample}"
+    metadata: dict[str, Any] = {
+        "axes": "ZYX",
+        "Creator": "neuromirror",
+        "Name": f"{volume.name} level {level} {box}",
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, region_id)}",
+    }
+    unit = _OME_UNITS.get(volume.volume.unit)
+    for axis, size in zip("XYZ", volume.level.voxel, strict=True):
+        if unit is not None:
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+    return metadata
 
 
 def pngs(region: Region) -> OutputFile:

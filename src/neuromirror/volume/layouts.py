@@ -7,7 +7,6 @@ therefore be written at its position without buffering, and equal voxels give eq
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +18,8 @@ from neuromirror.model import Document
 from neuromirror.sources.volumes.grid import choose_chunk
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
-from neuromirror.volume.errors import ExportRefusedError, MissingExtraError
-from neuromirror.volume.regions import format_box, split_range
+from neuromirror.volume.errors import MissingExtraError
+from neuromirror.volume.regions import split_range
 
 if TYPE_CHECKING:
     from neuromirror.volume.array import OpenVolume
@@ -37,15 +36,6 @@ _IN_CENTIMETRES: Final = {
     "centimeter": 1.0,
     "meter": 100.0,
 }
-_OME_UNITS: Final = {
-    "angstrom": "Å",
-    "nanometer": "nm",
-    "micrometer": "µm",
-    "millimeter": "mm",
-    "centimeter": "cm",
-    "meter": "m",
-}
-_OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 
 
 class TargetFile(Struct, frozen=True):
@@ -109,13 +99,18 @@ class Region(Struct, frozen=True):
         sample = "" if self.time is None else f"_t{self.time}"
         return f"{channel.replace('/', '_')}_x{x0}-{x1}_y{y0}-{y1}{sample}"
 
+    @property
+    def whole_stem(self) -> str:
+        """The file name of the whole region, without its ending."""
+        return f"{self.stem}_z{self.box[2][0]}-{self.box[2][1]}"
+
 
 def tiff(region: Region) -> Layout:
     """Return a layout with one TIFF per z-slice, named like those of ndpull."""
     xs, ys, (z0, z1) = region.box
     _, height, width = region.shape
     digits = len(str(z1))
-    make = _tiff_maker(region, (height, width))
+    make = tiff_maker(region, (height, width))
     return Layout(
         tuple(
             TargetFile(
@@ -124,56 +119,6 @@ def tiff(region: Region) -> Layout:
             for z in range(z0, z1)
         )
     )
-
-
-def ome_tiff(region: Region) -> Layout:
-    """Return a layout with one OME-TIFF; raise ExportRefusedError for a type that OME lacks."""
-    found = region.volume.volume
-    if not has_ome_type(found.dtype):
-        raise ExportRefusedError(
-            f"OME-TIFF has no voxels of type {found.dtype}; export as tiff, zarr or npy"
-        )
-    metadata: dict[str, Any] = {
-        "axes": "ZYX",
-        "Creator": "neuromirror",
-        "Name": f"{region.volume.name} level {region.volume.level.name} {format_box(region.box)}",
-        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, _region_id(region))}",
-    }
-    unit = _OME_UNITS.get(found.unit)
-    for axis, size in zip("XYZ", region.volume.level.voxel, strict=True):
-        if unit is not None:
-            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
-    path = f"{_whole_stem(region)}.ome.tif"
-    make = _tiff_maker(region, region.shape, ome=metadata)
-    return Layout((TargetFile(path, region.box, region.shape, make),))
-
-
-def tiff_stack(region: Region) -> Layout:
-    """Return a layout with one plain TIFF of one page per z-slice, for any type of voxels."""
-    make = _tiff_maker(region, region.shape)
-    return Layout((TargetFile(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
-
-
-def ome_or_plain_tiff(region: Region) -> Layout:
-    """Return a layout of one TIFF: an OME-TIFF if OME supports the data type, else a plain one."""
-    has_type = has_ome_type(region.volume.volume.dtype)
-    return ome_tiff(region) if has_type else tiff_stack(region)
-
-
-def has_ome_type(dtype: str) -> bool:
-    """Return whether OME-TIFF supports a data type.
-
-    Parameters
-    ----------
-    dtype
-        The name of a NumPy type, such as ``uint16``.
-
-    Returns
-    -------
-    bool
-        Whether a file of this type can be written.
-    """
-    return dtype in _OME_TYPES
 
 
 def npy(region: Region) -> Layout:
@@ -188,7 +133,7 @@ def npy(region: Region) -> Layout:
             write_array_header_1_0(file, head)
             return file.tell()
 
-    return Layout((TargetFile(f"{_whole_stem(region)}.npy", region.box, region.shape, make),))
+    return Layout((TargetFile(f"{region.whole_stem}.npy", region.box, region.shape, make),))
 
 
 def zarr(region: Region) -> Layout:
@@ -199,7 +144,7 @@ def zarr(region: Region) -> Layout:
     (x0, x1), (y0, y1), (z0, z1) = region.box
     level = replace(region.volume.level, start=(x0, y0, z0), stop=(x1, y1, z1), chunk=chunk)
     made = replace(found, levels=(level,), times=None, time_step=None, time_unit=None)
-    folder = f"{_whole_stem(region)}.ome.zarr"
+    folder = f"{region.whole_stem}.ome.zarr"
     shape = chunk[2], chunk[1], chunk[0]
     size = math.prod(shape) * found.item_size
 
@@ -223,14 +168,13 @@ def zarr(region: Region) -> Layout:
 
 LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
     "tiff": tiff,
-    "ome-tiff": ome_tiff,
     "zarr": zarr,
     "npy": npy,
 }
 """The formats by name."""
 
 
-def _tiff_maker(
+def tiff_maker(
     region: Region, shape: tuple[int, ...], ome: dict[str, Any] | None = None
 ) -> Callable[[Path], int]:
     """Return a function that writes a TIFF without its voxels, dates and program names."""
@@ -270,18 +214,6 @@ def _little_endian(region: Region) -> str:
     import numpy
 
     return numpy.dtype(region.volume.volume.dtype).newbyteorder("<").str
-
-
-def _whole_stem(region: Region) -> str:
-    _, _, (z0, z1) = region.box
-    return f"{region.stem}_z{z0}-{z1}"
-
-
-def _region_id(region: Region) -> str:
-    """Return a one-line description that identifies the voxels of the region."""
-    found = region.volume
-    sample = "" if region.time is None else f"/{region.time}"
-    return f"{found.source}@{found.state}/{found.level.name}/{format_box(region.box)}{sample}"
 
 
 def targets_in_range(targets: tuple[TargetFile, ...], zs: tuple[int, int]) -> Iterator[TargetFile]:
