@@ -27,8 +27,8 @@ HEAD = """\
 <!-- Written by scripts/docs from the commands themselves: do not edit. -->
 
 `neuromirror COMMAND --help` prints the short form of this page. Results go to stdout, progress and
-errors to stderr. The options of `neuromirror` itself are accepted before and after the name of a
-command.
+errors to stderr. Every command accepts the options of `neuromirror` itself, before and after its
+name. A version without a label (`dandi:000027`) is the latest one.
 
 | exit code | meaning |
 |---|---|
@@ -59,11 +59,6 @@ def paragraphs(text: str | None) -> str:
         else:
             blocks.append(plain(block))
     return "\n\n".join(blocks)
-
-
-def cell(text: str) -> str:
-    """Return text for a cell of a table."""
-    return plain(text).replace("|", r"\|")
 
 
 def default_of(option: click.Option, context: click.Context) -> str:
@@ -99,42 +94,39 @@ def common(context: click.Context) -> list[tuple[list[str], str | None]]:
     ]
 
 
-def rows(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Yield the rows of the table of arguments and options."""
+def options(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yield the arguments and options as items of a list."""
     for option in command.get_params(context):
         if isinstance(option, Argument):
             metavar, description = option.describe(context)
-            yield f"| `{cell(metavar)}` | {cell(description)} |"
+            yield f"- `{metavar}`: {plain(description)}"
         if not isinstance(option, click.Option) or option.hidden:
             continue
         if "--help" in option.opts or (option.opts, option.help) in common(context):
             continue
-        names = ", ".join(f"`{cell(name)}`" for name in (*option.opts, *option.secondary_opts))
+        names = ", ".join((*option.opts, *option.secondary_opts))
         if not option.is_flag and not option.count:
-            names += f" {cell(option.make_metavar(context))}"
-        parts = [cell(option.help or "")]
+            names += f" {option.make_metavar(context)}"
+        parts = [plain(option.help or "")]
         if option.required:
             parts.append("Required.")
         if option.multiple and "Repeat to" not in parts[0]:
-            parts.append("May be given more than once.")
+            parts.append("Repeatable.")
         if default := default_of(option, context):
-            parts.append(f"Default: {cell(default)}.")
+            parts.append(f"Default: {plain(default)}.")
         if variables := variables_of(option, context):
             parts.append(f"Environment: {variables}.")
-        yield f"| {names} | {' '.join(part for part in parts if part)} |"
+        yield f"- `{names}`: {' '.join(part for part in parts if part)}"
 
 
 def section(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yield the section of a command, and those of its subcommands."""
     yield f"## {context.command_path}"
-    usage = " ".join(command.collect_usage_pieces(context))
-    yield f"```text\n{context.command_path} {usage}".rstrip() + "\n```"
     if text := paragraphs(command.help):
         yield text
-    options = list(rows(command, context))
-    if options:
-        yield "\n".join(["| argument or option | description |", "|---|---|", *options])
-    if isinstance(command, Command):
+    if items := list(options(command, context)):
+        yield "\n".join(items)
+    if isinstance(command, Command) and command.example != context.command_path:
         yield f"```text\n{command.example}\n```"
     if isinstance(command, CommandGroup):
         yield "\n".join(
