@@ -61,8 +61,7 @@ _ADDRESSES = """
     /lock/files.curl?add=demo:000001@draft&path={} /at/{}@{}/{} /at/demo:000001@draft/{}
     /at/demo:000001@draft/?format={}&after={} /lock/{}?add={} /download/{}@{}?path=a
     /download/demo:000001@draft?path={} /croissant/{}@{}.json /harvest.json?since={}
-    /harvest.json?page={} /oembed?url={} /oembed?url=/volume/{}@{}
-    /oembed?url=/dataset/demo:000001&format={} /events?kind={} /events?mirror={} /events?before={}
+    /harvest.json?page={} /events?kind={} /events?mirror={} /events?before={}
     /mirrors?{}={} /feed/{}.atom /feed/demo:{}.atom /sitemap/{}.xml /alias/{}/HEAD /alias/{}/{}
     /manifests/00/{} /tombstones/{}.json /-/{} /-/static/{} /index/{} /index/files/{}
 """

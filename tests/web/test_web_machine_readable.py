@@ -1,11 +1,11 @@
-"""What programs read of the catalogue: Croissant, typed links, the harvest feed, oEmbed."""
+"""What programs read of the catalogue: Croissant, typed links, the harvest feed, heads of pages."""
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,10 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 import requests
-from PIL import Image
 
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, links, run_catalogue
+from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 from support.volume_archives import EM, VolumeArchives
 
@@ -145,48 +144,40 @@ def test_browsers_find_the_search(site: RunningCatalogue) -> None:
         assert site.get(one.replace("{searchTerms}", "ripples")).status_code == 200
 
 
-def test_every_address_in_llms_txt_leads_somewhere(site: RunningCatalogue) -> None:
-    text = site.get("/llms.txt").text
-    assert text.startswith("# ")
-    addresses = re.findall(rf"{re.escape(site.address)}[^\s:)]*(?:\)|:|\?[^\s:]*)?", text)
-    assert len(addresses) > 8
-    for one in re.findall(r"\]\(([^)]+)\)", text):
-        assert site.get(one).status_code == 200, one
-    dataset, label = NAME.split("@")
-    for one in re.findall(rf"- ({re.escape(site.address)}\S+):", text):
-        path = one.replace("<dataset>", dataset).replace("<label>", label)
-        path = path.replace("<path>", quote("dataset notes.txt"))
-        assert site.get(path, allow_redirects=False).status_code in (200, 302), path
+def properties(page: str) -> dict[str, str]:
+    """Return the description and the Open Graph properties in the head of a page."""
+    found = re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)">', page)
+    return {name: unescape(value) for name, value in found}
 
 
-def test_oembed_describes_the_preview_of_a_volume(volume_site: RunningCatalogue) -> None:
-    page = volume_site.page(f"/volume/{EM}@latest")
-    (address,) = [one for one in links(page) if "/oembed?" in one]
-    found = volume_site.get(address).json()
-    assert (found["version"], found["type"]) == ("1.0", "photo")
-    image = Image.open(io.BytesIO(volume_site.get(found["url"]).content))
-    assert image.size == (found["width"], found["height"])
-    (of_dataset,) = [one for one in links(volume_site.page(f"/dataset/{EM}")) if "/oembed?" in one]
-    assert volume_site.get(of_dataset).json() == found
-    for query, status in (
-        (f"url=/volume/{EM}@latest&format=xml", 400),
-        ("url=https://example.org/", 400),
-        ("url=http://[", 400),
-        ("url=/volume/none:x@latest", 404),
-        (f"url=/file/{EM}@latest?path=none", 404),
-    ):
-        assert volume_site.get(f"/oembed?{query}").status_code == status
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/search?q=demo&page=1", "/search?archive=demo", "/find", "/lock", "/diff", "/help"),
+        *("/api", "/mirrors", "/changes", "/events", "/dataset/demo:000001", f"/dataset/{NAME}"),
+        *(f"/file/{NAME}?path=dataset%20notes.txt", f"/preview/{NAME}?path=dataset%20notes.txt"),
+        *(f"/diff?a={NAME}&b=demo:000002@draft", "/find?checksum=sha256:00000000", f"/at/{NAME}/"),
+    ],
+)
+def test_every_page_describes_itself_in_its_head(site: RunningCatalogue, path: str) -> None:
+    page = site.get(path, headers={"accept": "text/html"}).text
+    found = properties(page)
+    (title,) = re.findall(r"<title>(.*?)</title>", page)
+    assert found["og:title"] == unescape(title)
+    assert found["description"] == found["og:description"]
+    assert 10 < len(found["description"]) < 700
+    assert found["og:url"].partition("?")[0] == site.address + path.partition("?")[0]
+    assert properties(site.page(found["og:url"]))["og:title"] == found["og:title"]
 
 
-def test_oembed_promises_no_picture_without_cutouts(volumes: VolumeArchives) -> None:
+def test_the_picture_of_a_volume_is_in_the_heads_of_its_pages(
+    volume_site: RunningCatalogue, volumes: VolumeArchives
+) -> None:
+    pages = (f"/volume/{EM}@latest", f"/dataset/{EM}")
+    pictures = {properties(volume_site.page(one))["og:image"] for one in pages}
+    (picture,) = {re.sub("@[^.]+", "", one) for one in pictures}
+    assert picture.startswith(volume_site.address)
+    for one in pictures:
+        assert volume_site.get(one).headers["content-type"] == "image/png"
     with run_catalogue(volumes.mirror_harness.store, "--no-cutouts") as site:
-        page = f"/volume/{EM}@latest"
-        assert [one for one in links(site.page(page)) if "/oembed?" in one] == []
-        assert site.get(f"/oembed?url={page}").json()["type"] == "link"
-
-
-def test_oembed_of_a_file_without_a_picture_is_a_link(site: RunningCatalogue) -> None:
-    page = quote(f"/file/{NAME}?path={quote('dataset notes.txt')}")
-    found = site.get(f"/oembed?url={page}").json()
-    assert found["type"] == "link"
-    assert found["title"].endswith("dataset notes.txt")
+        assert [one for one in pages if "og:image" in properties(site.page(one))] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,6 @@ from support.mirror_harness import MirrorHarness
 from support.running_catalogue import (
     RunningCatalogue,
     allow_loopback,
-    links,
     run_catalogue,
     visible_text,
 )
@@ -311,16 +311,11 @@ def test_thumbnails_are_images(running: RunningCatalogue) -> None:
         assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
 
 
-def test_oembed_describes_the_picture_of_a_preview(running: RunningCatalogue) -> None:
-    path = "/file/demo:000001@latest?path=images/map.png"
-    (address,) = [one for one in links(running.page(path)) if "/oembed?" in one]
-    found = running.get(address).json()
-    assert (found["version"], found["type"]) == ("1.0", "photo")
-    image = Image.open(io.BytesIO(running.get(found["url"]).content))
-    assert (found["width"], found["height"]) == image.size
-    small = running.get(f"{address}&maxwidth={image.width - 1}").json()
-    assert small["type"] == "link"
-    assert "url" not in small
+def test_the_picture_of_a_file_is_in_the_head_of_its_page(running: RunningCatalogue) -> None:
+    page = running.page("/file/demo:000001@latest?path=images/map.png")
+    (picture,) = re.findall('<meta property="og:image" content="([^"]+)">', page)
+    assert running.get(picture).headers["content-type"] == "image/png"
+    assert "og:image" not in running.page("/file/demo:000001@latest?path=notes.txt")
 
 
 def test_without_cutouts_pages_offer_no_preview(previews: PreviewSite) -> None:

@@ -188,6 +188,12 @@ def printable(text: object) -> str:
     return plain if plain.isascii() and plain.isprintable() else escape_unprintable(plain)
 
 
+def summary(text: object) -> str:
+    """Return the first 300 characters of a text in one line."""
+    plain = " ".join(str(text)[:2000].split())
+    return printable(plain if len(plain) <= 300 else f"{plain[:299]}…")
+
+
 def printable_lines(text: object) -> str:
     """Escape unprintable characters, except line breaks."""
     return "\n".join(map(printable, str(text).split("\n")))
@@ -256,6 +262,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "format_age": format_age,
     "printable": printable,
     "printable_lines": printable_lines,
+    "summary": summary,
     "shell_quote": shell_quote,
     "python_string": python_string,
     "matlab_string": matlab_string,

@@ -119,13 +119,17 @@ class PreviewService:
         kind = preview_kind(file.path, file.size)
         return self.is_allowed and kind is not None and all(map(_is_installed, kind.packages))
 
+    def has_picture(self, file: FileRow) -> bool:
+        """Return whether the preview of a file has a picture."""
+        kind = preview_kind(file.path, file.size)
+        return kind is not None and kind.has_picture and self.is_possible(file)
+
     def find_pictured(self, index: Index, row: VersionRow) -> str | None:
         """Return the path of a file whose preview has a picture, among the first of a version."""
         if not self.is_allowed or not row.indexed:
             return None
         for file in index.files(row, limit=_MAX_SEARCHED):
-            kind = preview_kind(file.path, file.size)
-            if kind is not None and kind.has_picture and self.is_possible(file):
+            if self.has_picture(file):
                 return file.path
         subdatasets = (one.path for one in islice(index.subdatasets(row), _MAX_SEARCHED))
         folders = (one.path for one in islice(index.folder_entries(row, "", "", 0), _MAX_SEARCHED))

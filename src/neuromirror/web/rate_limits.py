@@ -62,7 +62,7 @@ _MEGABYTES_PER_MINUTE: Final = 6000
 
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
-    ("preview", re.compile(rb"/(?:(?:preview|thumbnail)/|oembed\Z)")),
+    ("preview", re.compile(rb"/(?:preview|thumbnail)/")),
     ("gateway", re.compile(rb"/(?:at|download)/")),
     ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
     ("search", re.compile(rb"/(?:find|search)\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),

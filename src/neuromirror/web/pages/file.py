@@ -53,6 +53,7 @@ async def file(request: CatalogueRequest) -> Response:
                 "locations": locations[:MAX_LOCATIONS],
                 "has_more_locations": len(locations) > MAX_LOCATIONS,
                 "has_preview": previews.is_possible(found),
+                "has_picture": previews.has_picture(found),
                 "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
                 "download": own
                 if is_proxied

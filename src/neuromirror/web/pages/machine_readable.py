@@ -1,4 +1,4 @@
-"""What programs read: Croissant, a harvest feed, OpenSearch, llms.txt, typed links."""
+"""What programs read: Croissant, a harvest feed, OpenSearch, typed links."""
 
 from __future__ import annotations
 
@@ -170,13 +170,6 @@ async def open_search(request: CatalogueRequest) -> Response:
     text = ElementTree.tostring(root, encoding="unicode")
     kind = "application/opensearchdescription+xml; charset=utf-8"
     return request.etag_response(f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', kind)
-
-
-@view
-async def llms(request: CatalogueRequest) -> Response:
-    """Return llms.txt: what language models and their tools should read instead of pages."""
-    text = await request.render_template("llms.txt", title=request.site.title)
-    return request.etag_response(text, "text/plain; charset=utf-8")
 
 
 def typed_links(
