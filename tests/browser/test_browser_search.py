@@ -1,4 +1,4 @@
-"""Facets and suggestions of a search, and the previews of what it finds."""
+"""Facets of a search, and the previews of what it finds."""
 
 from __future__ import annotations
 

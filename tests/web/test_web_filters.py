@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from neuromirror.index import ProbeSummary
 from neuromirror.web.filters import (
     format_age,
     printable_lines,
 )
-from neuromirror.web.pages.downloads import availability_label
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.viewers import is_public
 
@@ -54,13 +51,6 @@ def test_growth_chart_marks_published_and_observed() -> None:
     drawn = growth_chart([("2024-03-01T10:00:00Z", 1, True), ("2024-03-01T11:30:00Z", 2, True)])
     assert drawn is not None
     assert (drawn.first, drawn.last) == ("2024-03-01 10:00 UTC", "2024-03-01 11:30 UTC")
-
-
-def test_badge_of_a_version_without_probes_has_no_count_and_no_date() -> None:
-    for summary in (None, ProbeSummary(3, 0, 0, 0, None), ProbeSummary(3, 3, 0, 0, None)):
-        assert not re.search(r"\d", availability_label(summary))
-    probed = availability_label(ProbeSummary(3, 3, 1, 2, "2026-03-01T00:00:00+00:00"))
-    assert re.findall(r"[\d-]+", probed) == ["1", "3", "2026-03-01"]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ _ADDRESSES = """
     /dataset/demo:000001?before={} /dataset/demo:000001?page={} /dataset/demo:000001?{}={}
     /file/demo:000001@draft?path={} /file/{}@{}?path={} /file/demo:000001@{}?path=a
     /checksums/{}@{} /checksums/demo:000001@{} /cite/{}@{} /cite/demo:000001@draft?format={}
-    /badge/{}@{}.svg /badge/demo:000001@{}.svg /badge/demo:000001@draft.svg?show={} /volume/{}@{}
+    /badge/{}@{}.svg /badge/demo:000001@{}.svg /volume/{}@{}
     /slice/{}@{}.png /cutout/{}@{} /volume/demo:000001@draft?{}={} /diff?a={}&b={}
     /diff?a=demo:000001@{}&b=demo:000001@draft /diff?a={} /find?checksum={}
     /diff?a=demo:000001@draft&b=demo:000002@draft&page={} /find?checksum=sha256:{}

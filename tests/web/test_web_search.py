@@ -90,7 +90,6 @@ def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> No
     page = search_site.page("/?q=spikse+imaging")
     text = visible_text(page)
     assert "No results" in text
-    assert "Did you mean spikes imaging ?" in text
     assert "/search?q=imaging" in links(page)
     assert "imaging only (1 dataset)" in text
     assert "“spikse”" in text
@@ -238,12 +237,6 @@ def test_matches_are_marked_and_escaped(tmp_path_factory: pytest.TempPathFactory
         assert "&lt;b&gt;<mark>Ripples</mark>&lt;/b&gt; &amp; " in page
         assert "<mark>sleep</mark>" in page
         assert "<b>" not in page
-
-
-def test_a_misspelled_search_shows_results_of_the_corrected_one(site: RunningCatalogue) -> None:
-    text = site.text("/search?q=hipocampus")
-    assert "No dataset matches “hipocampus”" in text
-    assert "results for hippocampus" in text
 
 
 def test_a_name_that_only_paths_have_in_another_form_is_found(

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import count
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -14,7 +13,6 @@ import pytest
 import zstandard
 
 from neuromirror.crawl import JournalRecorder
-from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.model import LocationsChecked
 from support.running_catalogue import (
     RunningCatalogue,
@@ -95,40 +93,9 @@ def test_the_manifest_is_of_the_state_that_the_page_names(catalogue: RunningCata
     assert "compressed" in visible_text(page)
 
 
-def test_badge_shows_the_last_drill_of_the_version(
+def test_badge_has_the_state_and_the_page_the_last_probe(
     box: ScriptedHarness, catalogue: RunningCatalogue
 ) -> None:
-    fresh = count()  # responses are cached for a moment
-
-    def label() -> str:
-        reply = catalogue.get(f"/badge/box:probed@latest.svg?show=drill&n={next(fresh)}")
-        return ElementTree.fromstring(reply.text).attrib["aria-label"]
-
-    def record(at: float, *commits: str, ok: bool) -> None:
-        records = DrillRecords.load(box.store)
-        records.drills[f"{len(records.drills)}.lock"] = DrillResult(at, ok, commits=list(commits))
-        records.save(box.store)
-
-    address = ".svg?show=drill"
-    commit = catalogue.api("/datasets/box:probed@latest")["commit"]
-    record(9.9e8, "0" * 40, ok=True)
-    assert not re.search(r"\d", label())
-    assert address not in catalogue.page(f"/dataset/box:probed@latest?n={next(fresh)}")
-    record(1.0e9, commit, ok=True)
-    passed = label()
-    assert "2001-09-09" in passed
-    assert address in catalogue.page(f"/dataset/box:probed@latest?n={next(fresh)}")
-    record(1.1e9, commit, ok=False)
-    assert "2004-11-09" in label()
-    assert label().replace("2004-11-09", "2001-09-09") != passed
-
-
-def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: RunningCatalogue) -> None:
-    def badge_label(query: str = "") -> str:
-        reply = catalogue.get(f"/badge/box:probed@latest.svg{query}")
-        assert reply.headers["content-type"].startswith("image/svg+xml")
-        return ElementTree.fromstring(reply.text).attrib["aria-label"]
-
     def record_probe(result: str, name: str, at: str) -> None:
         with box.index() as index:
             row = index.resolve("box:probed")
@@ -136,27 +103,21 @@ def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: Runnin
         with closing(JournalRecorder(box.store, box.store.index_path)) as recorder:
             recorder.record(LocationsChecked("box", "probed", {result: urls}, at))
 
-    state = catalogue.api("/datasets/box:probed@latest")["state"].removeprefix("sha256:")
-    assert badge_label().endswith(state[:12])
-
-    def badge_numbers() -> list[str]:
-        return re.findall(r"[\d-]+", badge_label("?show=available"))
-
     def probe_counts() -> dict[str, int]:
         return dict(data_values(catalogue.page("/dataset/box:probed@latest")))
 
-    assert badge_numbers() == []
+    reply = catalogue.get("/badge/box:probed@latest.svg")
+    assert reply.headers["content-type"].startswith("image/svg+xml")
+    label = ElementTree.fromstring(reply.text).attrib["aria-label"]
+    state = catalogue.api("/datasets/box:probed@latest")["state"].removeprefix("sha256:")
+    assert label.endswith(state[:12])
     assert probe_counts() == {}
     record_probe("ok", "a.txt", "2026-03-01T00:00:00+00:00")
-    assert badge_numbers() == ["1", "2", "2026-03-01"]
     assert probe_counts() == {"checked": 1, "available": 1, "unchecked": 1}
     record_probe("ok", "b.txt", "2026-04-01T00:00:00+00:00")
-    assert badge_numbers() == ["2", "2026-03-01"]
     assert probe_counts() == {"checked": 2, "available": 2}
     record_probe("not-found", "a.txt", "2026-05-01T00:00:00+00:00")
-    assert badge_numbers() == ["1", "2", "2026-04-01"]
     assert probe_counts() == {"checked": 2, "available": 1}
-    assert catalogue.get("/badge/box:probed@latest.svg?show=x").status_code == 400
 
 
 def test_badge_snippets_link_to_the_badge_and_the_page(catalogue: RunningCatalogue) -> None:

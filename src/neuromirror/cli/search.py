@@ -95,8 +95,8 @@ def search_command(
     All words must match: in titles, keywords, people, institutions, funders, species, brain
     regions, techniques and descriptions, by their stem, as the start of a word, or by a synonym
     (mouse, Mus musculus); the words that are nowhere there must be in the path of one file. A
-    phrase in double quotes matches its words in order. If nothing matches, misspelled words are
-    corrected. Without words, all datasets match.
+    phrase in double quotes matches its words in order. Without words, all datasets
+    match.
 
     An option for a property can be repeated, for datasets with one of several values; --facets
     lists the values. A result has the texts that match, with asterisks around the matches. The
@@ -118,8 +118,6 @@ def search_command(
 def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) -> None:
     from neuromirror.index.shapes import FacetValue, Match
 
-    if found.corrected:
-        settings.print_text(f"Results for: {found.corrected}")
     if facets:
         for name, values in found.facets.items():
             for value in values:
@@ -132,8 +130,7 @@ def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) ->
         settings.print_table(rows, ["FACET", "VALUE", "DATASETS"], ["DATASETS"])
         return
     for row in found.rows:
-        record = {**Match.of(row).plain(), "corrected": found.corrected or None}
-        settings.emit("search", record)
+        settings.emit("search", Match.of(row).plain())
         for line in _lines(row):
             settings.print_text(line)
     about = "" if found.exact else "about "
@@ -168,12 +165,9 @@ def _print_nothing(settings: Settings, index: Index, text: str) -> None:
     record: dict[str, object] = {}
     if text.strip():
         counts = index.count_terms(text)
-        suggestion = index.suggest_terms(counts)
-        record = {"counts": counts, "suggestion": suggestion or None}
+        record = {"counts": counts}
         each = ", ".join(f"{term}: {count}" for term, count in counts.items())
         message += f" all of this; datasets for each term alone: {each}"
-        if suggestion:
-            message += f"; did you mean {suggestion!r}?"
     else:
         message += "; 'neuromirror search --facets' lists the values that can be selected"
     settings.emit("search", {**record, "status": "impossible", "message": message}, message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 15
+SCHEMA = 16
 
 LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 """SQL of the last component of a path or local id.
@@ -131,11 +131,10 @@ CREATE VIRTUAL TABLE dataset_text USING fts5 (
     attributes, other, description, readme, license, doi,
     tokenize = 'porter unicode61 remove_diacritics 2'
 );
--- The words themselves, not their stems: for prefixes and for suggestions.
+-- The words themselves, not their stems: for prefixes.
 CREATE VIRTUAL TABLE dataset_text_tokens USING fts5 (
     tokens, content = '', detail = none, tokenize = 'unicode61 remove_diacritics 2'
 );
-CREATE VIRTUAL TABLE dataset_text_vocabulary USING fts5vocab (dataset_text_tokens, row);
 """
 
 _FILES = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Final
@@ -23,7 +22,6 @@ from neuromirror.index.search_terms import (
     path_conditions,
     split_terms,
 )
-from neuromirror.index.synonyms import tokens_of
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 SORTS: Final = ("relevance", "newest", "size", "title")
@@ -35,12 +33,6 @@ _ORDERS: Final = {
 }
 _MAX_LISTED = 200
 _MAX_COUNTED_TERMS = 8
-_MIN_SIMILARITY = 0.75
-_MIN_CORRECTED = 4
-"""Minimum number of letters of a word that may be misspelled."""
-_MAX_LENGTH_DIFFERENCE = 3
-_NEGLIGIBLE = 0.02
-"""Difference of two similarities below which the more frequent word is suggested."""
 _TERMS_PER_QUERY = 50
 
 
@@ -87,9 +79,6 @@ class FoundDatasets(Struct, frozen=True):
         Whether the numbers are exact; otherwise they may be slightly too high.
     next
         The start of the next page; None at the end.
-    corrected
-        The corrected terms, if the given ones have no result and may be misspelled; otherwise
-        empty.
     """
 
     rows: tuple[FoundDataset, ...]
@@ -97,7 +86,6 @@ class FoundDatasets(Struct, frozen=True):
     total: int
     exact: bool
     next: int | None
-    corrected: str = ""
 
 
 class _Search(Struct, frozen=True):
@@ -106,7 +94,6 @@ class _Search(Struct, frozen=True):
     terms: Sequence[SearchTerm]
     matches: Sequence[TermMatches]
     candidates: Sequence[Candidate]
-    corrected: str = ""
     token: object = field(default_factory=object)
     """In the keys of cached results that were made of the candidates."""
 
@@ -198,8 +185,8 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         """Return the datasets that match all terms and the selected values of each facet.
 
         Terms match in metadata by their stem, by a synonym or as the start of a word, then in the
-        paths of all versions, where synonyms match whole words. If no dataset matches, misspelled
-        terms are corrected. Without terms, all datasets match, except subdatasets.
+        paths of all versions, where synonyms match whole words. Without terms, all datasets match,
+        except subdatasets.
 
         Parameters
         ----------
@@ -245,23 +232,15 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
             total=len(chosen),
             exact=all(map(_is_sure, search.candidates)),
             next=start + limit if len(chosen) > start + limit else None,
-            corrected=search.corrected,
         )
 
     def _search(self, text: str) -> _Search:
-        """Return the datasets that match the terms or, if there are none, the corrected terms."""
         if not text.strip():
             rows = self._all("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
             return _Search((), (), [Candidate(dataset) for (dataset,) in rows])
-        found = self._search_terms(text)
-        if not found.candidates and (corrected := self._corrected(found)):
-            return self._search_terms(corrected, corrected)
-        return found
-
-    def _search_terms(self, text: str, corrected: str = "") -> _Search:
         terms = parse_terms(text)
         matches = list(map(self._term_matches, terms))
-        return _Search(terms, matches, self._candidates(terms, matches), corrected)
+        return _Search(terms, matches, self._candidates(terms, matches))
 
     def _sorted(self, candidates: list[Candidate], sort: str) -> list[Candidate]:
         order = _ORDERS.get(sort)
@@ -351,59 +330,6 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     def _count_term(self, term: SearchTerm) -> int:
         return len(self._candidates([term], [self._term_matches(term)]))
 
-    def suggest_terms(self, counts: Mapping[str, int]) -> str:
-        """Return the terms with misspelled ones replaced by similar words of the metadata.
-
-        Parameters
-        ----------
-        counts : mapping of str to int
-            The result of :meth:`count_terms`; terms with 0 datasets are replaced.
-
-        Returns
-        -------
-        str
-            The terms, separated by spaces; empty if nothing was replaced.
-        """
-        found = [term if count else self._near_terms(term) for term, count in counts.items()]
-        return " ".join(found) if found != list(counts) else ""
-
-    def _corrected(self, search: _Search) -> str:
-        """Return the terms with misspelled ones corrected; empty without a correction."""
-        counts = {
-            str(term): len(found.stems | found.prefixes) or len(self._candidates([term], [found]))
-            for term, found in zip(search.terms, search.matches, strict=True)
-        }
-        return self.suggest_terms(dict(list(counts.items())[:_MAX_COUNTED_TERMS]))
-
-    def _near_terms(self, term: str) -> str:
-        """Return a term with each unknown word replaced by the most similar one."""
-        tokens = term.split()
-        near = [self._near_token(token) or token for token in tokens]
-        return " ".join(near) if near != tokens else term
-
-    def _near_token(self, token: str) -> str:
-        """Return the word of the metadata that is most similar; empty without any."""
-        self.raise_if_stopped()
-        plain = "".join(tokens_of(token))
-        if len(plain) < _MIN_CORRECTED or plain.isdecimal():
-            return ""
-        # typing errors are rare in the first letter, and comparing with all takes too long
-        rows = self._rows(
-            "SELECT term, doc FROM dataset_text_vocabulary WHERE term >= ? AND term < ?",
-            (plain[0], chr(ord(plain[0]) + 1)),
-        )
-        known: dict[str, int] = {
-            term: count
-            for term, count in rows
-            if abs(len(term) - len(plain)) <= _MAX_LENGTH_DIFFERENCE
-        }
-        close = difflib.get_close_matches(plain, sorted(known), 3, _MIN_SIMILARITY)
-        if not close:
-            return ""
-        best = _similarity(plain, close[0]) - _NEGLIGIBLE
-        near = [one for one in close if _similarity(plain, one) >= best]
-        return max(near, key=known.__getitem__)
-
     def search(self, text: str) -> Iterator[DatasetRow]:
         """Yield all results of :meth:`find_datasets`, best first.
 
@@ -479,7 +405,3 @@ def _is_sure(candidate: Candidate) -> bool:
         return not candidate.missing
     tokens = candidate.missing[0].tokens
     return len(tokens) == 1 and path_terms(tokens[0]) == {tokens[0].lower()}
-
-
-def _similarity(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -125,13 +125,9 @@ def croissant_address(name: str, label: str) -> str:
     return f"/croissant/{_version(name, label)}.json"
 
 
-def badge_address(name: str, label: str, show: str = "") -> str:
-    """Return the path of a version's badge, an SVG image for READMEs.
-
-    ``show`` is ``pinned`` for the version and its state (the default), ``available``, or
-    ``drill``.
-    """
-    return f"/badge/{_version(name, label)}.svg" + _query(show=show)
+def badge_address(name: str, label: str) -> str:
+    """Return the path of a version's badge, an SVG image for READMEs."""
+    return f"/badge/{_version(name, label)}.svg"
 
 
 def manifest_address(state: str) -> str:

@@ -115,9 +115,7 @@ def search(call: Call, index: Index) -> responses.SearchResponse:
     more = None
     if found.next is not None:
         more = call.next_url("/search", found.next, q=terms, **filters, sort=sort, limit=limit)
-    return responses.SearchResponse.of(
-        found, found=list(found.rows), corrected=found.corrected or None, next=more
-    )
+    return responses.SearchResponse.of(found, found=list(found.rows), next=more)
 
 
 @of_index

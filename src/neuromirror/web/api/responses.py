@@ -58,13 +58,6 @@ class SearchResponse(Answer, frozen=True):
     exact: Annotated[
         bool, Meta(description="False if `facets` and `total` may be slightly too high.")
     ]
-    corrected: Annotated[
-        str | None,
-        Meta(
-            description="The corrected terms, if the requested ones have no match and may be "
-            "misspelled."
-        ),
-    ]
     next: str | None
 
 

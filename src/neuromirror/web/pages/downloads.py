@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from datasette.utils.asgi import AsgiStream, Response
 
-from neuromirror.custody.drill_records import DrillRecords, DrillResult
-from neuromirror.index import FileRow, FilesNotIndexedError, Index, ProbeSummary, VersionRow
+from neuromirror.index import FileRow, FilesNotIndexedError, Index, VersionRow
 from neuromirror.web.citations import FORMATS, require_citation
 from neuromirror.web.filters import pluralize
 from neuromirror.web.request import (
@@ -21,8 +19,6 @@ from neuromirror.web.request import (
 
 _BATCH_SIZE = 5000
 """Files per query and chunk of a checksum list."""
-_MAX_PROBED_FILES = 200_000
-"""Number of files above which a badge has no probe results."""
 
 
 @view
@@ -98,48 +94,8 @@ async def citation(request: CatalogueRequest) -> Response:
 
 @view
 async def badge(request: CatalogueRequest) -> Response:
-    """Return a badge (SVG) with the version and its state.
-
-    With ``show=available`` it has the availability of the version's files instead, and with
-    ``show=drill`` the result of the last drill of a lock file that pins the version.
-    """
-    show = request.query_parameter("show", "pinned")
-    if show not in ("pinned", "available", "drill"):
-        raise BadRequestError(f"show must be pinned, available or drill, not {show[:40]!r}")
+    """Return a badge (SVG) with the version and its state."""
     row = await resolve_version(request, *request.version_name)
-    if show == "pinned":
-        labels = "version", f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
-    elif show == "drill":
-        store = request.site.store
-        records = await request.site.reader.run_in_thread(lambda: DrillRecords.load(store))
-        labels = "drill", drill_label(records.last_of(row.commit))
-    else:
-        found = None
-        if row.indexed and row.files <= _MAX_PROBED_FILES:
-            found = await request.query_index(
-                lambda index: index.probe_summary(index.resolve(row.dataset_name, row.commit))
-            )
-        labels = "available", availability_label(found)
-    text = await request.render_template("badge.svg", left=labels[0], right=labels[1])
+    label = f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
+    text = await request.render_template("badge.svg", left="version", right=label)
     return request.etag_response(text, "image/svg+xml; charset=utf-8")
-
-
-def drill_label(found: DrillResult | None) -> str:
-    """Return the text of a badge about the last drill of a version; None if there was none."""
-    if found is None:
-        return "no drill yet"
-    result = "restored from copies" if found.ok else "failed"
-    return f"{result}, {datetime.fromtimestamp(found.at, UTC):%Y-%m-%d}"
-
-
-def availability_label(found: ProbeSummary | None) -> str:
-    """Return the text of a badge about the last probes of a version's files.
-
-    For a version with too many files to count, ``found`` is not given (None).
-    """
-    if found is None:
-        return "too many files to check"
-    if found.since is None:
-        return "not checked yet"
-    amount = "all" if found.available == found.files else f"{found.available:,} of"
-    return f"{amount} {pluralize(found.files, 'file')}, checked since {found.since[:10]}"

@@ -89,7 +89,7 @@ def _named_url(named: NameMatch) -> str:
 
 
 async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Response:
-    """Show the matching datasets with facets, or suggestions if no dataset matches."""
+    """Show the matching datasets with facets; without a result, the number for each term."""
 
     def look(index: Index) -> dict[str, Any]:
         try:
@@ -113,12 +113,10 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
             ],
             "total": found.total,
             "exact": found.exact,
-            "corrected": found.corrected,
             "more": found.next is not None,
         }
         if query.terms and not found.total:
             context["counts_by_term"] = index.count_terms(query.terms)
-            context["suggestion"] = index.suggest_terms(context["counts_by_term"])
         return context
 
     context = await request.query_index(look)

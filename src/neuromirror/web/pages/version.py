@@ -6,7 +6,6 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.custody.drill_records import DrillRecords
 from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
@@ -38,11 +37,8 @@ async def version(request: CatalogueRequest) -> Response:
         lambda index: _read(index, index.resolve(name, label), under, start, terms, gateway)
     )
     row, store = context.pop("row"), request.site.store
-    citation, badges = None, [("", "version: "), ("available", "available: ")]
+    citation = None
     if not under and not terms:
-        records = await request.site.reader.run_in_thread(lambda: DrillRecords.load(store))
-        if records.last_of(row.commit) is not None:
-            badges.append(("drill", "drill: "))
         citation = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
@@ -53,7 +49,6 @@ async def version(request: CatalogueRequest) -> Response:
         folders=breadcrumbs(under),
         start=start,
         citation=citation,
-        badges=badges,
         has_manifest=has_manifest,
         alias=alias_of(name),
         **context,
