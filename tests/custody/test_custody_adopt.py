@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,18 @@ from neuromirror.custody.adopt import adopt_files, find_files
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
-from neuromirror.vault.errors import VaultError
+from neuromirror.vault.errors import CopyRefusedError, VaultError
 from neuromirror.vault.opening import open_ledger
-from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.mirror_harness import MirrorHarness
 from support.vaults import (
     CONTENTS,
     KEYS,
     directory_vault,
     key_of,
-    write_special_remote,
     write_vault,
 )
 
@@ -174,30 +172,29 @@ def test_a_disk_that_is_full_keeps_what_was_stored(
 
 
 def test_a_content_that_the_vault_refuses_is_one_error_and_the_import_goes_on(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [b"content %d" % number for number in range(3)]
     folder = tmp_path / "downloads"
     folder.mkdir()
     for number, content in enumerate(contents):
         (folder / f"{number}.bin").write_bytes(content)
-    config = write_special_remote(tmp_path / "vaults")
-    remote, unmounted = tmp_path / "remote-tape", tmp_path / "unmounted"
+    vault = directory_vault(tmp_path)
+    store = vault.store
 
-    def unmount(done: int, total: int) -> None:
-        if remote.exists() and done < total:
-            remote.rename(unmounted)
+    def refuse(key: str, path: Path) -> Stored:
+        if key == key_of(contents[1]):
+            raise CopyRefusedError("it is too large for this vault")
+        return store(key, path)
 
+    monkeypatch.setattr(vault, "store", refuse)
     items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in contents]
-    with (
-        Ledger.open(tmp_path / "custody.sqlite") as ledger,
-        closing(SpecialRemoteVault(config, tmp_path / "private.git", create=True)) as vault,
-    ):
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
         chosen = {one.key: one for one in items}
-        outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger, unmount))
+        outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger))
         statuses = {one.key: one.status for one in outcomes}
-        assert [statuses[one.key] for one in items] == ["ok", "error", "error"]
-        assert ledger.missing(vault.uuid, list(chosen)) == [one.key for one in items[1:]]
+        assert [statuses[one.key] for one in items] == ["ok", "error", "ok"]
+        assert ledger.missing(vault.uuid, list(chosen)) == [items[1].key]
 
 
 def test_a_copy_is_reported_after_it_is_recorded(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,28 +11,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.custody.adopt import adopt_files, find_files
-from neuromirror.custody.copy_audit import audit_copies
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault
-from neuromirror.custody.drop import DropRules, plan_drop
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.rolling_read import read_due_copies, repair_copies
+from neuromirror.custody.rolling_read import read_due_copies
 from neuromirror.custody.vault_check import check_vault
 from neuromirror.custody.vault_copies import CopyTask, copy_between, fill_vault
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Stored, Wish
+from neuromirror.index.ledger_rows import Stored
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.protocol import Vault
-from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.loopback_http import serving_directory
-from support.special_remotes import (
-    prepared_repository,
-    prepared_special_remote,
-    special_remote_vault,
-)
 from support.vaults import directory_vault, key_of, put
 
 COUNT = 4
@@ -66,72 +55,10 @@ def keep(vault: Vault, ledger: Ledger, url: str, count: int = COUNT) -> list[Kee
     return list(run_keep(items(url, count), vault, ledger, options))
 
 
-def damaged_in(vault: SpecialRemoteVault, ledger: Ledger, key: str) -> None:
-    """Record a copy that has the size of the key and wrong bytes."""
-    vault.store_bytes(key, memoryview(b"wrong by" + b"t" * (len(CONTENTS[0]) - 8)))
-    ledger.add_vault(vault.uuid, "tape", "special-remote")
-    ledger.record(vault.uuid, [Stored(key, len(CONTENTS[0]), "git-annex")])
-    ledger.mark(vault.uuid, [key], "damaged", "full-read")
-
-
 def state_of(vault: Vault, ledger: Ledger, key: str) -> str | None:
     """Return the recorded state of a copy."""
     copies = ledger.copies([key], all_states=True).get(key, ())
     return next((one.state for one in copies if one.vault == vault.uuid), None)
-
-
-def test_wrong_bytes_in_a_special_remote_are_replaced_among_many_contents(
-    tmp_path: Path, ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # more contents than are looked up one by one
-    monkeypatch.setattr("neuromirror.custody.keep._SAMPLE", 1)
-    folder = prepared_special_remote()
-    vault = special_remote_vault(folder)
-    damaged_in(vault, ledger, KEYS[0])
-    # these are not recorded
-    vault.store_bytes(KEYS[1], memoryview(CONTENTS[1]))
-    (stored,) = (path for path in (folder / "remote").rglob(KEYS[1]) if path.is_file())
-    stored.chmod(0o644)
-    stored.write_bytes(b"wrong bytes"[: len(CONTENTS[1])])
-    vault.store_bytes(KEYS[2], memoryview(CONTENTS[2]))
-    found = {one.key: one for one in keep(vault, ledger, url)}
-    assert {one.status for one in found.values()} == {"ok"}
-    methods = [found[key].method for key in KEYS[:3]]
-    assert methods == ["git-annex", "git-annex", "full-read"]
-    for key in KEYS[:2]:
-        assert find_fault(vault, key) is None
-        assert state_of(vault, ledger, key) == "present"
-
-
-def test_files_of_a_lab_replace_a_damaged_copy_in_a_special_remote(
-    tmp_path: Path, ledger: Ledger, url: str
-) -> None:
-    vault = special_remote_vault(prepared_special_remote())
-    damaged_in(vault, ledger, KEYS[0])
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    (folder / "a.bin").write_bytes(CONTENTS[0])
-    (found,) = adopt_files(
-        find_files(folder), folder, {one.key: one for one in items(url, 1)}, vault, ledger
-    )
-    assert (found.status, found.method) == ("ok", "git-annex")
-    assert find_fault(vault, KEYS[0]) is None
-    assert state_of(vault, ledger, KEYS[0]) == "present"
-
-
-def test_a_damaged_copy_in_a_special_remote_is_replaced_from_another_vault(
-    tmp_path: Path, ledger: Ledger
-) -> None:
-    vault, nas = special_remote_vault(prepared_special_remote()), directory_vault(tmp_path)
-    damaged_in(vault, ledger, KEYS[0])
-    put(nas, tmp_path, CONTENTS[0])
-    ledger.add_vault(nas.uuid, "nas", "directory")
-    ledger.record(nas.uuid, [Stored(KEYS[0], len(CONTENTS[0]), "full-read")])
-    ledger.wishes.put(Wish("policy", "p", vault.uuid), [(KEYS[0], None)])
-    (repaired,) = repair_copies(vault, [nas, vault], ledger, None, KeepOptions())
-    assert (repaired.status, repaired.key) == ("ok", KEYS[0])
-    assert find_fault(vault, KEYS[0]) is None
-    assert state_of(vault, ledger, KEYS[0]) == "present"
 
 
 class _Unreadable(DirectoryVault):
@@ -266,24 +193,6 @@ def test_a_check_does_not_report_unread_and_damaged_copies_as_missing(
     assert kinds == ["missing", "damaged"]
 
 
-def test_a_check_finds_what_other_machines_stored_in_a_special_remote(
-    tmp_path: Path, ledger: Ledger
-) -> None:
-    folder = prepared_special_remote()
-    vault = special_remote_vault(folder)
-    vault.store_bytes(KEYS[0], memoryview(CONTENTS[0]))
-    ledger.add_vault(vault.uuid, "tape", "special-remote")
-    ledger.record(vault.uuid, [Stored(key, 9, "git-annex") for key in KEYS[:2]])
-    # the repository of another machine has not recorded the copy
-    shutil.rmtree(folder / "private")
-    shutil.copytree(prepared_repository(), folder / "private" / "tape.git")
-    elsewhere = special_remote_vault(folder)
-    found = {one.key: one.status for one in check_vault(elsewhere, ledger)}
-    assert found == {KEYS[0]: "notneeded", KEYS[1]: "error"}
-    assert state_of(vault, ledger, KEYS[0]) == "present"
-    assert state_of(vault, ledger, KEYS[1]) == "missing"
-
-
 def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,31 +205,3 @@ def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
     found = [(one.key, one.status) for one in read_due_copies(vault, ledger, 100, KeepOptions())]
     assert found == [(vault.key, "error"), (other, "ok")]
     assert state_of(vault, ledger, vault.key) == "present"
-
-
-def test_a_special_remote_that_states_no_size_has_its_copies(
-    tmp_path: Path, ledger: Ledger
-) -> None:
-    vault, nas = special_remote_vault(prepared_special_remote()), directory_vault(tmp_path)
-    key = f"SHA256--{hashlib.sha256(CONTENTS[0]).hexdigest()}"
-    for one in (vault, nas):
-        ledger.add_vault(one.uuid, one.config.name, one.config.settings.kind)
-        ledger.record(one.uuid, [one.store_bytes(key, memoryview(CONTENTS[0]))])
-    size = len(CONTENTS[0])
-    for found in (
-        list(audit_copies(vault, ledger, ledger.clock() + 1, 1)),
-        list(check_vault(vault, ledger)),
-    ):
-        assert [one.failed for one in found] == [False]
-    item = KeepItem("demo:1", "1", "0.bin", key, size, ())
-    assert {one.status for one in run_keep([item], vault, ledger)} == {"notneeded"}
-    (copy,) = ledger.copies_in(vault.uuid)
-    assert (copy.state, copy.size) == ("present", size)
-    plan = plan_drop([item], nas, [vault], ledger, None, DropRules())
-    assert plan.items == [item]
-    # the size of a file is known
-    Path(os.fsdecode(nas.object_path(key))).chmod(0o644)
-    Path(os.fsdecode(nas.object_path(key))).write_bytes(b"")
-    (lost,) = audit_copies(nas, ledger, ledger.clock() + 1, 1)
-    assert lost.failed
-    assert state_of(nas, ledger, key) == "damaged"

@@ -110,21 +110,6 @@ def test_a_lock_file_has_one_record_however_its_path_is_written(lab: Path) -> No
         assert [one.kind for one in ledger.events.latest(9)] == ["drill"] * 3
 
 
-def test_a_lock_is_restored_from_a_special_remote_that_keep_set_up_in_the_store(
-    lab: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(lab / "vaults"))
-    (lab / "remote").mkdir()
-    (lab / "vaults" / "tape.toml").write_text(
-        f'kind = "special-remote"\ntype = "directory"\n[options]\ndirectory = "{lab}/remote"\n'
-    )
-    kept = CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "tape"])
-    assert kept.exit_code == 0, kept.output
-    done = CliRunner().invoke(main, ["drill", "datasets.lock", "--in", "tape", "--json"])
-    (record,) = map(json.loads, done.stdout.splitlines())
-    assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
-
-
 def test_a_lock_is_restored_from_a_bucket_with_credentials_or_by_its_public_url(
     lab: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:

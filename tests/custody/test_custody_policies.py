@@ -21,14 +21,13 @@ from neuromirror.custody.policy_status import PoliciesStatus
 from neuromirror.index.ledger import Ledger
 from neuromirror.lab import PinRequest, pin
 from neuromirror.model import ConfigurationError, DatasetRef
-from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.store import StoreBusyError
 from neuromirror.store.custody import published_locations
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness, run_git
 from support.pinned_locks import pin_latest
 from support.synced_mirror import copy_mirror
-from support.vaults import write_special_remote, write_vault
+from support.vaults import write_vault
 
 DAY = 86_400.0
 PINS = """
@@ -455,31 +454,6 @@ def test_policies_of_another_folder_do_not_end_those_of_the_store(
     first.rename(tmp_path / "away")
     keeper.run()
     assert set(keeper.saved().policies) == {"others"}
-
-
-def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
-    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("neuromirror.vault.special_remote._MAX_FAILURES", 2)
-    write_special_remote(keeper.vaults)
-    remote, unmounted = tmp_path / "remote-tape", tmp_path / "unmounted"
-
-    def unmount(_: int) -> None:
-        if remote.exists():
-            remote.rename(unmounted)
-
-    keeper.policies(
-        '[[keep]]\nname = "papers"\nwhat = "all"\ndatasets = ["demo:000002"]\nvaults = ["tape"]\n'
-        'paths = ["sub-201/*"]\n'
-    )
-    outcomes, _ = keeper.run(jobs=1, report_bytes=unmount)
-    assert [one.vault for one in outcomes if one.key is None] == ["tape"]
-    assert list(keeper.saved().vaults) == ["tape"]
-    assert list(CustodyStatus.load(mirror.store).problems())
-    unmounted.rename(remote)
-    keeper.run()
-    assert not keeper.saved().vaults
-    assert keeper.status()[1:] == (0, 0)
 
 
 def test_copies_that_a_vault_refuses_are_announced_as_its_problem(

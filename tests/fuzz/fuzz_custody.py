@@ -24,7 +24,6 @@ _VAULTS = (
     "cost_per_gb_month = 0.5\nprefer = true\n",
     'kind = "s3"\nbucket = "our-vault"\nprefix = "annex/"\nregion = "eu-central-1"\n'
     'public_url = "https://x.example.org/a"\nobject_lock = "COMPLIANCE"\nretention_days = 30\n',
-    'kind = "special-remote"\ntype = "rsync"\n[options]\nrsyncurl = "x.example.org:/vault"\n',
 )
 
 

@@ -22,13 +22,12 @@ from neuromirror.lab.verify import verify
 from neuromirror.lab.verify.verification import Mode
 from neuromirror.model import ConfigurationError
 from neuromirror.stream import StreamError, open_tree
-from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.lock_folders import LockFolder, restore_lock
 from support.mirror_harness import run_git
 from support.signed_buckets import PROFILE, SignedBuckets, signing_server, write_profile
-from support.vaults import OTHER_UUID, write_special_remote, write_vault
+from support.vaults import OTHER_UUID, write_vault
 
 Serve = Callable[[Path], str]
 
@@ -149,26 +148,6 @@ def test_the_vault_files_of_the_user_configure_the_requests_to_a_bucket(
     assert kept.read_all(tmp_path / "data" / "demo--000002") == kept.contents
     sent = {(one["path"].split("/")[2], one["authorization"][:4]) for one in buckets.requests()}
     assert sent == {("lab", "AWS4"), ("open", "")}
-
-
-def test_git_annex_finds_what_a_special_remote_has_for_a_dataset_restored_from_its_manifest(
-    kept: KeptDataset, locked: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_special_remote(tmp_path / "my vaults")
-    vault = SpecialRemoteVault(config, tmp_path / "tape.git", create=True)
-    locked.pin(NAME)
-    for path, key in kept.paths.items():
-        vault.store_bytes(key, memoryview(kept.contents[path]))
-    kept.stop_upstream()
-    kept.remove_store()
-    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(config.path.parent))
-    into = tmp_path / "data"
-    done = CliRunner().invoke(main, ["restore", str(locked.file), "--into", str(into)])
-    assert done.exit_code == 1
-    (line,) = (line for line in done.output.splitlines() if "initremote" in line)
-    (into / "demo--000002" / "run.sh").write_text(line[line.index("git annex initremote") :])
-    run_checked(into / "demo--000002", "bash", "run.sh")
-    assert kept.read_all(into / "demo--000002") == kept.contents
 
 
 def test_upstream_is_used_as_long_as_it_exists_unless_only_vaults_are_requested(

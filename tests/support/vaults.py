@@ -57,18 +57,6 @@ def put(vault: DirectoryVault, folder: Path, content: bytes) -> str:
     return key
 
 
-def write_special_remote(folder: Path, name: str = "tape") -> VaultConfig:
-    """Write the file of a vault in a special remote of type ``directory``, beside the folder."""
-    folder.mkdir(exist_ok=True)
-    remote = folder.parent / f"remote-{name}"
-    remote.mkdir(exist_ok=True)
-    path = folder / f"{name}.toml"
-    path.write_text(
-        f'kind = "special-remote"\ntype = "directory"\n[options]\ndirectory = "{remote}"\n'
-    )
-    return load_vault(path)
-
-
 def filled(folder: Path, ledger: Ledger, name: str, wish: bool = True) -> DirectoryVault:
     """Return a vault with all contents, which a wish names."""
     vault = directory_vault(folder, name)

@@ -76,11 +76,11 @@ def keep_command(
 ) -> None:
     """Copy content into a vault, verified on the way in.
 
-    A vault is a place where you hold copies: a folder, a bucket of S3, or a special remote of
-    git-annex. It is described in a file NAME.toml in the folder of vaults (docs/reference/
-    vaults.md). What the vault has is not downloaded, whichever dataset or version it belongs to.
-    Content that upstream does not provide is copied from the other vaults in the folder, if they
-    have it. A copy counts only after the vault confirmed it. An interrupted run can be repeated.
+    A vault is a place where you hold copies: a folder or a bucket of S3. It is described in a file
+    NAME.toml in the folder of vaults (docs/reference/vaults.md). What the vault has is not
+    downloaded, whichever dataset or version it belongs to. Content that upstream does not provide
+    is copied from the other vaults in the folder, if they have it. A copy counts only after the
+    vault confirmed it. An interrupted run can be repeated.
 
     Clones of the mirror find the copies: the repository of each dataset names the vaults. So does
     LOCK, for vaults with a URL, so that it can be restored without upstream and mirror.

@@ -18,8 +18,6 @@ POLICY_FILE = "policies.toml"
 """The name of the file of policies beside the vault files; no vault can have this name."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
-_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
-_SECRET_OPTION = re.compile(r"(?i)passw|secret|token|accesskey")
 
 _RESERVED_NAMES = frozenset({"here", "origin", "policies", "web"})
 """Names of git remotes and repositories in clones, and the file of the policies."""
@@ -127,36 +125,10 @@ class S3VaultFile(_VaultFile):
         return _http_url(url)
 
 
-class SpecialRemoteVaultFile(_VaultFile):
-    """A vault in a special remote, which git-annex reads and writes."""
-
-    kind: Literal["special-remote"]
-    type: str = Field(description="The type, as for 'git annex initremote', such as rsync.")
-    options: dict[str, str] = Field(
-        default_factory=dict,
-        description="Further parameters of 'git annex initremote', such as rsyncurl. Credentials "
-        "are not accepted: git-annex takes them from its environment variables.",
-    )
-
-    @field_validator("options")
-    @classmethod
-    def _options(cls, options: dict[str, str]) -> dict[str, str]:
-        for name in options:
-            if not _OPTION.match(name) or name in ("name", "type", "uuid", "autoenable"):
-                raise ValueError(f"{name!r} is not an option that can be set here")
-            if _SECRET_OPTION.search(name):
-                raise ValueError(f"{name!r} is a secret; set it in the environment")
-        return options
-
-
-VaultFile = Annotated[
-    DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile, Field(discriminator="kind")
-]
+VaultFile = Annotated[DirectoryVaultFile | S3VaultFile, Field(discriminator="kind")]
 """The content of a vault file; the name of the file without ``.toml`` is the vault's name."""
 
-VAULT_FILE: TypeAdapter[DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile] = TypeAdapter(
-    VaultFile
-)
+VAULT_FILE: TypeAdapter[DirectoryVaultFile | S3VaultFile] = TypeAdapter(VaultFile)
 """Validates the content of vault files, and gives their JSON Schema."""
 
 
@@ -175,7 +147,7 @@ class VaultConfig(Struct, frozen=True):
 
     name: str
     path: Path
-    settings: DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile
+    settings: DirectoryVaultFile | S3VaultFile
 
     @property
     def title(self) -> str:
@@ -273,7 +245,7 @@ def find_vault(vaults: Mapping[str, VaultConfig], name: str, folder: Path) -> Va
 
 
 def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> None:
-    """Refuse vault files that send signed requests to a server of their choice or run programs.
+    """Refuse vault files that send signed requests to a server of their choice.
 
     Use it for a folder that the user did not name: it may have come with a repository of others.
 
@@ -287,19 +259,14 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
     Raises
     ------
     ConfigurationError
-        If a vault file does one of these.
+        If a vault file does that.
     """
     for vault in vaults.values():
-        settings = vault.settings
-        problem = ""
-        if isinstance(settings, SpecialRemoteVaultFile):
-            problem = "would have git-annex use a special remote of its choice"
-        elif isinstance(settings, S3VaultFile) and settings.endpoint:
-            problem = "would sign requests to its endpoint with your credentials"
-        if problem:
+        if isinstance(vault.settings, S3VaultFile) and vault.settings.endpoint:
             raise ConfigurationError(
-                f"{vault.path}: {problem}. A folder {folder} may be from others; if this file is "
-                f"your own, set NEUROMIRROR_VAULTS={folder}"
+                f"{vault.path}: would sign requests to its endpoint with your credentials. A "
+                f"folder {folder} may be from others; if this file is your own, set "
+                f"NEUROMIRROR_VAULTS={folder}"
             )
 
 

@@ -78,9 +78,6 @@ class CopyBatch:
         if confirmed:
             # before they are recorded: a crash of the machine may lose what is not on the disk
             self._vault.flush()
-            # a new copy replaces one that was damaged, which the other methods prove by themselves
-            of_git_annex = [stored.key for stored, _ in confirmed if stored.method == "git-annex"]
-            self._ledger.forget(self._vault.uuid, of_git_annex)
             self._ledger.record(self._vault.uuid, [stored for stored, _ in confirmed])
         return [outcome for _, outcome in confirmed]
 

@@ -27,7 +27,7 @@ from neuromirror.model import NeuromirrorError, count_of, dump_json, parse_json
 from neuromirror.model.display import format_bytes
 from neuromirror.store import Store
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.opening import open_vault, special_remotes_folder
+from neuromirror.vault.opening import open_vault
 
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
 _POLL: Final = 0.5
@@ -168,8 +168,6 @@ def _order(
     order = DrillOrder(str(lock.absolute()), str(into), "")
     if store is not None:
         order.store = str(store.root)
-        # open_vault has no store in the process
-        order.special_remotes = str(special_remotes_folder(store))
     for name, config in vaults.items():
         order.vaults = str(config.path.parent.absolute())
         try:

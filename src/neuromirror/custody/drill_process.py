@@ -22,7 +22,6 @@ import msgspec
 from neuromirror.annex import VaultAddress, VaultKind
 from neuromirror.config.vault_files import (
     DirectoryVaultFile,
-    SpecialRemoteVaultFile,
     VaultConfig,
     load_vaults,
 )
@@ -34,8 +33,6 @@ from neuromirror.lab.verify import verify
 from neuromirror.model import NeuromirrorError, dump_json, parse_json
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
-from neuromirror.vault.protocol import Vault
-from neuromirror.vault.special_remote import SpecialRemoteVault
 
 
 class DrillOrder(msgspec.Struct):
@@ -55,9 +52,6 @@ class DrillOrder(msgspec.Struct):
         The folder of the store; empty without one.
     hosts
         The hosts of the vaults.
-    special_remotes
-        The folder of the store with the private repositories of special remotes; empty without a
-        store.
     """
 
     lock: str
@@ -68,7 +62,6 @@ class DrillOrder(msgspec.Struct):
     others: list[str] = []
     store: str = ""
     hosts: list[str] = []
-    special_remotes: str = ""
 
 
 class DrillOutcome(msgspec.Struct):
@@ -192,8 +185,6 @@ def run(order: DrillOrder) -> DrillOutcome:
     began = time.monotonic()
     blocked = [order.store] if order.store else []
     readable = [*order.folders, str(Path(order.lock).parent), order.into]
-    if order.special_remotes:
-        readable.append(order.special_remotes)
     block(order.hosts, blocked, readable)
     result = DrillOutcome()
     lock, into = load_lock(Path(order.lock)), Path(order.into) / "datasets"
@@ -227,7 +218,7 @@ def _stage(order: DrillOrder, lock: Lock, result: DrillOutcome) -> Path:
     configs, left = load_vaults(Path(order.vaults)), dict(contents_of_lock(lock).items)
     for name in order.others:
         try:
-            with closing(_open(order, configs[name])) as vault:
+            with closing(open_vault(configs[name], None)) as vault:
                 for one in list(vault.presence(list(left))):
                     if one.size is not None:
                         copy_content(one.key, vault, staged, Path(order.into), lambda count: None)
@@ -235,12 +226,6 @@ def _stage(order: DrillOrder, lock: Lock, result: DrillOutcome) -> Path:
         except NeuromirrorError as error:
             _add(result, f"vault {name}: {error}")
     return folder
-
-
-def _open(order: DrillOrder, config: VaultConfig) -> Vault:
-    if order.special_remotes and isinstance(config.settings, SpecialRemoteVaultFile):
-        return SpecialRemoteVault(config, Path(order.special_remotes) / f"{config.name}.git")
-    return open_vault(config, None)
 
 
 def _add(result: DrillOutcome, problem: str) -> None:

@@ -189,8 +189,6 @@ class _KeepRun:
         Copies with wrong bytes are removed: a vault may store nothing under a key that it has.
         """
         keys = list(self._left)
-        if not self._vault.has_listing and len(keys) > _SAMPLE:
-            return  # each look-up takes a request; storing a content replaces wrong bytes
         recorded = copies_of(self._vault, self._ledger, keys)
         damaged = {key for key, one in recorded.items() if one.state == "damaged"}
 

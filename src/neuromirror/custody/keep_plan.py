@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 
 from neuromirror.annex import VaultKind, parse_key
-from neuromirror.config.vault_files import S3VaultFile, SpecialRemoteVaultFile, VaultConfig
+from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.index import (
     Index,
     UnknownDatasetError,
@@ -267,10 +267,8 @@ def may_create(vault: VaultConfig, ledger: Ledger) -> bool:
     -------
     bool
         False if the vault has copies: a file system that is not mounted must not become a new
-        vault. True for special remotes, which remain the same vault if they are set up again.
+        vault.
     """
-    if isinstance(vault.settings, SpecialRemoteVaultFile):
-        return True
     return not any(one.name == vault.name and one.copies for one in ledger.vaults())
 
 

@@ -57,7 +57,7 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
     name, uuid = vault.config.name, vault.uuid
     ledger.add_vault(uuid, name, vault.config.settings.kind)
     started = ledger.clock()
-    listed = _listed(vault, ledger, started)
+    listed = vault.keys()
     while batch := dict(islice(listed, _BATCH)):
         yield from _check_batch(vault, ledger, batch, full=full)
     message = "the vault does not have it any more"
@@ -66,19 +66,6 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
     # also those that were missing before
     for one in recorded_copies(vault, ledger, "missing"):
         yield _outcome(vault, one.key, None, "error", message)
-
-
-def _listed(vault: Vault, ledger: Ledger, started: float) -> Iterator[tuple[str, int]]:
-    """Yield the keys and sizes of contents; without a listing, also those that are recorded."""
-    yield from vault.keys()
-    if vault.has_listing:
-        return
-    # other machines may have stored them
-    unseen = (one.key for one in recorded_copies(vault, ledger) if one.checked < started)
-    while some := list(islice(unseen, _BATCH)):
-        for one in vault.presence(some):
-            if one.size is not None:
-                yield one.key, one.size
 
 
 def _check_batch(

@@ -6,13 +6,12 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-CheckMethod = Literal["full-read", "s3-sha256", "s3-etag", "size", "head", "listing", "git-annex"]
+CheckMethod = Literal["full-read", "s3-sha256", "s3-etag", "size", "head", "listing"]
 """How a copy was checked last.
 
 ``full-read``: all bytes were hashed here. ``s3-…``: S3 computed this checksum of the bytes that it
 stored, and it equals that of the bytes. ``size``: only the size was compared, because the key has
 no checksum. ``head`` and ``listing``: the vault states the size.
-``git-annex``: git-annex checked that the special remote has the key.
 """
 
 HASH_METHODS: Final = ("full-read", "size", "s3-sha256", "s3-etag")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
+from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
@@ -40,13 +40,9 @@ def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False
     settings = config.settings
     if isinstance(settings, DirectoryVaultFile):
         return DirectoryVault(config, directory_path(config, store), create=create)
-    if isinstance(settings, S3VaultFile):
-        from neuromirror.vault.s3 import S3Vault
+    from neuromirror.vault.s3 import S3Vault
 
-        return S3Vault(config, create=create)
-    from neuromirror.vault.special_remote import SpecialRemoteVault
-
-    return SpecialRemoteVault(config, _private_repository(config, store), create=create)
+    return S3Vault(config, create=create)
 
 
 def directory_path(config: VaultConfig, store: Store | None) -> Path:
@@ -81,35 +77,6 @@ def directory_path(config: VaultConfig, store: Store | None) -> Path:
     return store.root / "vaults" / config.name
 
 
-def _private_repository(config: VaultConfig, store: Store | None) -> Path:
-    """Return the folder of the private repository of a special remote."""
-    return special_remotes_folder(store) / f"{config.name}.git"
-
-
-def special_remotes_folder(store: Store | None) -> Path:
-    """Return the folder of the private repositories of special remotes.
-
-    Parameters
-    ----------
-    store
-        The store; None for the folder in the user's data folder.
-
-    Returns
-    -------
-    Path
-        The folder, which may be missing.
-    """
-    return _data_folder(store) / "special-remotes"
-
-
-def _data_folder(store: Store | None) -> Path:
-    if store is not None:
-        return store.ledger_path.parent
-    from platformdirs import user_data_path
-
-    return user_data_path("neuromirror")
-
-
 def open_ledger(store: Store | None) -> Ledger:
     """Open the ledger of a store, or that of the user.
 
@@ -130,6 +97,8 @@ def open_ledger(store: Store | None) -> Ledger:
     """
     if store is not None:
         return Ledger.open(store.ledger_path)
-    folder = _data_folder(None)
+    from platformdirs import user_data_path
+
+    folder = user_data_path("neuromirror")
     make_folder(folder)
     return Ledger.open(folder / "custody.sqlite")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -68,14 +67,8 @@ def own_vaults() -> OwnVaults:
 
 def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
     """Return the address of a vault, or why there is none."""
-    from neuromirror.config.vault_files import (
-        DirectoryVaultFile,
-        S3VaultFile,
-        SpecialRemoteVaultFile,
-        refuse_unsafe_vaults,
-    )
+    from neuromirror.config.vault_files import DirectoryVaultFile, refuse_unsafe_vaults
     from neuromirror.vault.opening import directory_path
-    from neuromirror.vault.special_remote import initremote_arguments
 
     settings = vault.settings
     if isinstance(settings, DirectoryVaultFile):
@@ -83,7 +76,7 @@ def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
             return f"{vault.path} is not used: its folder is in a store; set 'path'"
         path = str(directory_path(vault, None))
         return VaultAddress(VaultKind.DIRECTORY, path, settings.prefer)
-    if isinstance(settings, S3VaultFile) and settings.public_url:
+    if settings.public_url:
         base = f"{settings.public_url.rstrip('/')}/{settings.prefix}"
         return VaultAddress(VaultKind.S3, base, settings.prefer)
     if not is_named:
@@ -91,13 +84,6 @@ def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
             refuse_unsafe_vaults({vault.name: vault}, vault.path.parent)
         except ConfigurationError as error:
             return str(error)
-    if isinstance(settings, SpecialRemoteVaultFile):
-        name, remote = shlex.quote(vault.name), shlex.join(initremote_arguments(vault))
-        return (
-            f"{vault.path} is not used: git-annex reads it. In each restored dataset, let it find "
-            f"what the vault has: git annex initremote {remote} && git annex fsck -q --fast "
-            f"--from {name} ; neuromirror get"
-        )
     access = BucketAccess(
         settings.endpoint,
         settings.region,

@@ -43,8 +43,7 @@ class Presence(Struct, frozen=True):
     key
         The annex key.
     size
-        The size in bytes; None if the vault does not have it. Special remotes do not state it: it
-        is that in the key, or 0 if the key has none.
+        The size in bytes; None if the vault does not have it.
     method
         How the vault was asked.
     sha256
@@ -66,7 +65,7 @@ class Presence(Struct, frozen=True):
         """
         if self.size is None:
             return False
-        return size is None or self.size == size or self.method == "git-annex"
+        return size is None or self.size == size
 
 
 class Vault(ABC):
@@ -91,11 +90,6 @@ class Vault(ABC):
     def is_checked_at_once(self) -> bool:
         """Whether :meth:`presence` of any number of keys is fast and free of charge."""
         return False
-
-    @property
-    def has_listing(self) -> bool:
-        """Whether the vault can list all its contents, also those that other machines stored."""
-        return True
 
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the URLs of a content for readers, whether or not the vault has it.
