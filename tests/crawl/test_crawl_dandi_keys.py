@@ -10,7 +10,8 @@ import keyring
 import pytest
 
 from neuromirror.net import CredentialsError
-from neuromirror.sources.api_tokens import INSTANCES, DandiKey
+from neuromirror.sources import dandi_client
+from neuromirror.sources.dandi_client import INSTANCES, DandiKey
 from support.embargo_harness import NAME, EmbargoHarness, contents, refs_or_none
 from support.forked_commands import ForkedCommand
 from support.keyrings import (
@@ -123,22 +124,18 @@ def test_a_locked_keyring_raises_and_a_variable_needs_none(
     assert requested.questions == 1
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "keyring", None)
-    key = DandiKey(INSTANCE)
-    assert key.read() == ""
-    assert "keyring" in key.label
-    assert VARIABLE in key.label
-
-
 def test_the_instances_are_those_of_dandi() -> None:
-    from urllib.parse import urlsplit
-
     from dandi.consts import known_instances
 
-    public = {
-        urlsplit(one.api).netloc: name
-        for name, one in known_instances.items()
-        if one.api.startswith("https://")
-    }
-    assert dict(INSTANCES) == public
+    public = {one for one in known_instances.values() if one.api.startswith("https://")}
+    assert {(one.name, one.api, one.gui) for one in public} == set(dandi_client.PUBLIC)
+    assert sorted(INSTANCES.values()) == sorted(one.name for one in public)
+
+
+def test_a_local_archive_is_known_if_dandi_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = "http://localhost:8000/api"
+    known = dandi_client.archive_at(api)
+    assert known == ("dandi-api-local-docker-tests", api, "http://localhost:8085")
+    monkeypatch.setitem(sys.modules, "dandi.consts", None)
+    assert dandi_client.archive_at(api) is None
+    assert dandi_client.archive_at("https://api.dandiarchive.org/api") is not None

@@ -90,13 +90,13 @@ def test_entry_points_lead_to_something(setup: configparser.ConfigParser) -> Non
 
 
 def test_a_base_install_has_what_a_user_needs_and_nothing_of_an_operator() -> None:
-    assert {"boto3", "dandi", "datalad", "git-annex", "platformdirs"} <= requirements(None)
-    assert not requirements(None) & {"apscheduler", "datasette", "flask", "intern", "moto", "pynwb"}
+    assert {"boto3", "datalad", "git-annex", "sqlite-utils"} <= requirements(None)
+    assert not requirements(None) & {"apscheduler", "dandi", "flask", "intern", "moto", "pynwb"}
 
 
 def test_extras_are_for_users_and_groups_for_a_checkout(setup: configparser.ConfigParser) -> None:
     extras = set(setup["options.extras_require"])
-    assert extras == {"all", "cluster", "demo", "service", "stream", "volumes", "web"}
+    assert extras == {"all", "cluster", "dandi-cli", "demo", "service", "stream", "volumes", "web"}
     for extra in extras:
         assert requirements(extra), extra
         assert requirements(extra) <= requirements("all"), extra

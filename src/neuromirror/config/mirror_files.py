@@ -15,7 +15,7 @@ from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.config.toml_files import check_file_name, load_toml, read_toml
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.sources import Source, SourceOptions, open_source, source_options
-from neuromirror.sources.api_tokens import api_key_variable, instance_at
+from neuromirror.sources.dandi_client import api_key_variable, instance_at
 from neuromirror.sources.volumes.tokens import token_variable
 
 _T = TypeVar("_T")

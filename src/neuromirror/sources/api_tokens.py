@@ -1,7 +1,5 @@
-"""Tokens of archives, where their own clients have them: ``dandi`` and ``intern``.
+"""Tokens for hosts that datasets name, and tokens of BOSS where ``intern`` has them.
 
-``dandi`` reads the key from a variable that is named after the instance (``DANDI_API_KEY``), or
-else from the user's keyring, where it stores a key that was typed in (dandi: DandiAPIClient).
 ``intern`` reads the token of a BOSS from ``~/.intern/intern.cfg`` (intern: Remote).
 """
 
@@ -9,57 +7,19 @@ from __future__ import annotations
 
 import configparser
 import os
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.model import declare_secrets
 from neuromirror.net import CredentialsError, TokenSource
+from neuromirror.sources.dandi_client import DandiKey, instance_at, is_key_for
 from neuromirror.sources.volumes.tokens import token_variable
 
-INSTANCES: Final[Mapping[str, str]] = {
-    "api.dandiarchive.org": "dandi",
-    "api.sandbox.dandiarchive.org": "dandi-sandbox",
-    "api-dandi.emberarchive.org": "ember-dandi",
-    "api-dandi.sandbox.emberarchive.org": "ember-dandi-sandbox",
-    "api.lincbrain.org": "linc",
-    "staging-api.lincbrain.org": "linc-staging",
-}
-"""The instances that ``dandi`` knows, by the host of the API; importing it takes seconds.
-
-A dataset can name any URL, and must not be able to obtain a key by it: no host is added later.
-"""
-
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-_USER: Final = "key"
 _INTERN_FILE: Final = "~/.intern/intern.cfg"
 _PUBLIC: Final = "public"
 """The token of anonymous requests."""
-
-
-def api_key_variable(instance: str) -> str:
-    """Return the environment variable from which ``dandi`` reads the API key of an instance."""
-    return f"{instance.upper().replace('-', '_')}_API_KEY"
-
-
-def instance_at(api: str) -> str | None:
-    """Return the name of the DANDI instance whose API has this URL; None if unknown to ``dandi``.
-
-    A URL without TLS belongs to no instance, because others could read the key in transit.
-    """
-    parts = urlsplit(api)
-    return INSTANCES.get(parts.netloc.lower()) if parts.scheme == "https" else None
-
-
-def is_key_for(instance: str, api: str) -> bool:
-    """Return whether the API key of a DANDI instance may be sent to the API at a URL.
-
-    The key of an instance that ``dandi`` knows is sent only to the instance's own host, whatever a
-    configuration file states. The key of any other instance may be sent to any API.
-    """
-    return instance not in INSTANCES.values() or instance_at(api) == instance
 
 
 def host_token(host: str, instance: str | None = None) -> TokenSource:
@@ -112,75 +72,6 @@ def token_scheme(host: str) -> str:
     """
     name = urlsplit(f"//{host}").hostname or ""
     return "http" if name in _LOOPBACK else "https"
-
-
-class DandiKey(TokenSource):
-    """The API key of a DANDI instance, from an environment variable or the keyring. Thread-safe.
-
-    The keyring is read only once, because each access may ask the user for a password.
-
-    Parameters
-    ----------
-    instance
-        The name of the instance in ``dandi``.
-    variable
-        A variable that is used instead of the one that ``dandi`` reads.
-    """
-
-    def __init__(self, instance: str, variable: str | None = None) -> None:
-        super().__init__(variable or api_key_variable(instance))
-        self.service = f"dandi-api-{instance}"
-        self._lock = threading.Lock()
-        self._stored: str | None = None
-        self._lacks_keyring = False
-
-    @property
-    def label(self) -> str:
-        """Where the key is, or where to put it."""
-        if self._stored and not super().read():
-            return f"the keyring entry {self.service}"
-        missing = " (the package keyring is not installed)" if self._lacks_keyring else ""
-        return super().label + missing
-
-    def read(self) -> str:
-        """Return the key; empty if missing.
-
-        Raises
-        ------
-        CredentialsError
-            If the keyring cannot be read, for example because it is locked.
-        """
-        found = super().read()
-        if found:
-            return found
-        with self._lock:
-            if self._stored is None:
-                self._stored = self._read_keyring()
-            return self._stored
-
-    def known(self) -> str:
-        """Return the key if it was read before; else empty."""
-        return super().known() or self._stored or ""
-
-    def _read_keyring(self) -> str:
-        try:
-            import keyring
-            from keyring.errors import NoKeyringError
-        except ImportError:
-            self._lacks_keyring = True
-            return ""
-        try:
-            return (keyring.get_password(self.service, _USER) or "").strip()
-        except NoKeyringError:
-            return ""
-        except Exception as error:  # noqa: BLE001 - backends raise errors of their own
-            kind = type(error).__name__
-            raise CredentialsError(
-                f"the keyring entry {self.service} cannot be read ({kind}); unlock the keyring, or"
-                f" set the environment variable {self.variables[0]}",
-                identity=self.service,
-                cause_name=kind,
-            ) from None
 
 
 class InternToken(TokenSource):

@@ -23,12 +23,8 @@ from neuromirror.net import (
     Session,
     TokenSource,
 )
-from neuromirror.sources.api_tokens import (
-    INSTANCES,
-    api_key_variable,
-    host_token,
-    token_scheme,
-)
+from neuromirror.sources.api_tokens import host_token, token_scheme
+from neuromirror.sources.dandi_client import INSTANCES, api_key_variable
 from neuromirror.transfer.annex_settings import AnnexSettings
 
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)

@@ -23,7 +23,7 @@ _API_URL: Final = re.compile(
     r"https://(?:api\.(?:sandbox\.)?dandiarchive\.org|api-dandi\.(?:sandbox\.)?emberarchive\.org"
     r"|(?:staging-)?api\.lincbrain\.org)/api/(?:assets/[^/]+/download/?|zarr/[^/]+/files/?\?.*)\Z"
 )
-"""Downloads of the instances in :mod:`neuromirror.sources.api_tokens`, whose import is slow."""
+"""Downloads of the instances in :mod:`neuromirror.sources.dandi_client`, whose import is slow."""
 _CLAIMED: Final = (*SCHEMES, "s3")
 _READ_ONLY: Final = (
     "this remote reads the blocks of a volume from their archive; nothing can be {} in it"

@@ -1,16 +1,16 @@
 """Addresses of dandisets: identifiers, DOIs, and URLs of the API, of the web pages and of dandi.
 
-The dandi package has the names and addresses of the archives. Its own parser is not used, because
-it sends requests to the archive for most addresses.
+The parser of the dandi package is not used, because it sends requests to the archive for most
+addresses.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from neuromirror.sources.dandi_client import archive_at
 from neuromirror.sources.protocol import LocatedDataset
 
 _ID: Final = r"(?P<id>[0-9]{6})"
@@ -27,14 +27,6 @@ _DOI: Final = re.compile(
 )
 _API_PATH: Final = re.compile(rf"/dandisets/{_ID}(?:/versions/(?P<version>[^/]+))?(?:/.*)?\Z")
 _PAGE_PATH: Final = re.compile(rf"/dandiset/{_ID}(?:/(?P<version>[^/]+))?(?:/files)?/?\Z")
-
-
-@cache
-def _archives() -> dict[str, tuple[str, str]]:
-    """Return the names and web pages of the archives that the dandi package knows, by API URL."""
-    from dandi.consts import known_instances  # type: ignore[import-untyped]
-
-    return {one.api: (one.name, one.gui or "") for one in known_instances.values()}
 
 
 def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
@@ -62,8 +54,9 @@ def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
     page = urlsplit(address)
     if "/dandiset/" not in f"{page.path}{page.fragment}":
         return None
-    gui = _archives().get(api, ("", ""))[1]
-    if page.netloc.lower() not in {urlsplit(gui).netloc, f"gui.{urlsplit(gui).netloc}"}:
+    archive = archive_at(api)
+    host = urlsplit(archive.gui).netloc if archive else ""
+    if page.netloc.lower() not in {host, f"gui.{host}"}:
         return None
     # older pages have their path after the #
     rest = page.fragment or f"{page.path}?{page.query}"
@@ -84,7 +77,8 @@ def _is_archive(name: str, api: str, mirror: str) -> bool:
     lowered = name.lower()
     if lowered == mirror:
         return True
-    known = _archives().get(api, ("", ""))[0]
+    archive = archive_at(api)
+    known = archive.name if archive else ""
     return lowered in (known, known.removesuffix("-dandi"), known.removeprefix("ember-")) and (
         lowered != "dandi" or known == "dandi"
     )

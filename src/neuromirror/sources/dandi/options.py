@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from neuromirror.net import Session, TokenSource
-from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
+from neuromirror.sources.dandi_client import DandiKey, instance_at, is_key_for
 from neuromirror.sources.options import SourceOptions, api_session, base_address
 
 
