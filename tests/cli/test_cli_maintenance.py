@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -53,6 +54,22 @@ def test_a_missing_backup_is_wrong_usage_and_says_what_else_there_is(
     copied: Shell, tmp_path: Path
 ) -> None:
     assert "rebuild-index" in copied.run("restore-index", str(tmp_path), code=2).error_line
+
+
+def test_a_copy_of_a_store_continues_as_another_mirror(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    shell.run("sync", ONE)
+    (before,) = shell.records("list")
+    # as the recipe's rsync
+    ignore = shutil.ignore_patterns("*.sqlite*", "locks", "tmp", "workspaces")
+    shutil.copytree(shell.store, tmp_path / "copy", symlinks=True, ignore=ignore)
+    other = shell.with_changes(store=tmp_path / "copy")
+    other.run("rebuild-index")
+    assert {one["status"] for one in other.records("fsck")} == {"ok"}
+    assert other.records("list") == [before]
+    (result,) = other.records("sync", ONE)
+    assert (result["status"], result["message"]) == ("notneeded", "unchanged")
 
 
 def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(

@@ -132,7 +132,7 @@ def _manifests() -> Sequence[bytes]:
 
 @target("mirror-manifest", NeuromirrorError, seeds=_manifests, kind="zstd")
 def mirror_manifest(data: bytes) -> None:
-    """Canonical manifests of another mirror, whose name has their digest."""
+    """Canonical manifests that somebody else made, whose name has their digest."""
     digest = StateDigest()
     digest.add(_ROWS)
     path = manifest_file(scratch() / "mirror", digest.value())

@@ -101,7 +101,7 @@ def initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
         is_new
         and not skipped
         and are_unique
-        and all(map(is_own_remote, chain.from_iterable(lines.values())))
+        and all(map(_is_own_remote, chain.from_iterable(lines.values())))
     ):
         # one process of git-annex, instead of one for each remote
         git("annex", "init", "-q")
@@ -117,7 +117,7 @@ def initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
         config = parse_remote_log(b"\n".join(log_lines)).get(uuid, {})
         (name, *others) = names_by_uuid[uuid]
         vault = _vault_of(config, log_lines, allowed)
-        is_own = vault is not None or all(map(is_own_remote, log_lines))
+        is_own = vault is not None or all(map(_is_own_remote, log_lines))
         if not others and uses[name] == 1 and is_own:
             try:
                 _enable(git, name)
@@ -199,7 +199,7 @@ def _is_vault_line(line: bytes) -> bool:
     )
 
 
-def is_own_remote(line: bytes) -> bool:
+def _is_own_remote(line: bytes) -> bool:
     """Return whether a line of ``remote.log`` is exactly one that neuromirror writes.
 
     Only such a remote may be enabled in a clone of an untrusted repository.

@@ -26,7 +26,7 @@ from neuromirror.cli.common import (
     settings_options,
 )
 from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import ConfigurationError, UnknownAddressError
+from neuromirror.model.errors import UnknownAddressError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,21 +76,6 @@ neuromirror sync dandi --dry-run""",
     help="Store for embargoed datasets, which are skipped unless the mirror file has embargoed = "
     '"private" [default: $NEUROMIRROR_PRIVATE_STORE].',
 )
-@click.option(
-    "--from",
-    "other_mirror",
-    metavar="URL",
-    help="Copy datasets that the store does not have from another mirror at URL, instead of from "
-    "the archive.",
-)
-@click.option(
-    "--sample",
-    type=click.IntRange(0, 100_000),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="With --from: the number of files of each dataset that are compared with the archive.",
-)
 @click.option("--quiet", is_flag=True, help="Do not print the summary of HTTP requests.")
 @settings_options
 def sync_command(
@@ -102,8 +87,6 @@ def sync_command(
     history: bool,
     jobs: int,
     private_store: Path | None,
-    other_mirror: str | None,
-    sample: int,
     quiet: bool,
 ) -> None:
     """Bring datasets up to date with their archives.
@@ -118,11 +101,6 @@ def sync_command(
     Embargoed datasets are skipped. If the mirror's configuration has embargoed = "private", they
     are mirrored to the store of --private-store, which is outside the public store. Use --store to
     work with the private store in other commands.
-
-    --from starts a mirror without crawling. The URL is that of the catalogue of another mirror, or
-    of a web server with its store; the names of the mirror and of the archive must be the same.
-    Commit ids and state digests are recomputed, and a sample of files is compared with the archive,
-    before a dataset is added to the store. Run "neuromirror sync" afterwards for what is newer.
 
     A dataset that "neuromirror serve" is visiting is skipped.
 
@@ -144,12 +122,6 @@ def sync_command(
     names = tuple(_dataset_name(settings, name, mirrors) for name in names)
     requests = parse_sync_requests(names, mirrors if names else settings.local_mirrors())
     require_public_store(settings.store_folder)
-    if other_mirror is not None:
-        if dry_run or deep or history:
-            raise ConfigurationError(
-                "--from cannot be used together with --dry-run, --deep or --history; leave them out"
-            )
-        sys.exit(_join(settings, requests, other_mirror, sample))
     private = _check_private_store(settings, requests, private_store)
     results: Iterable[Result]
     if dry_run:
@@ -165,33 +137,6 @@ def sync_command(
         if not quiet:
             _print_traffic(run)
     sys.exit(code)
-
-
-def _join(settings: Settings, requests: Sequence[SyncRequest], url: str, sample: int) -> int:
-    """Copy datasets from another mirror; return the exit code."""
-    from neuromirror.cli.progress_line import ProgressLine
-    from neuromirror.crawl import open_recorder
-    from neuromirror.service.joining import JoinSettings, join
-
-    store = settings.store(create=True)
-    code = 0
-    with (
-        ProgressLine() as line,
-        open_recorder(store, settings.index_path(store)) as recorder,
-    ):
-        for request in requests:
-            for result in join(
-                request.mirror,
-                [] if request.local_id is None else [request.name],
-                recorder,
-                store,
-                JoinSettings(url, sample),
-                line.show,
-            ):
-                code = worst_exit_code(code, result.exit_code)
-                with line.paused():
-                    settings.emit("sync", to_builtins(result), format_result(result))
-    return code
 
 
 def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Result]:

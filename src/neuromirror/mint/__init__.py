@@ -9,7 +9,7 @@ from neuromirror.mint.custody_branch import (
     write_custody_branch,
 )
 from neuromirror.mint.delta_writer import DeltaBase, UnsuitableBaseError, mint_delta
-from neuromirror.mint.documents import OWN_NAMES, configuration_files
+from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.seekable_lines import (
     SortedLines,
@@ -44,7 +44,6 @@ __all__ = [
     "UnsuitableBaseError",
     "ZstdFrameError",
     "commit_bytes",
-    "configuration_files",
     "decompress_frame",
     "join_lines",
     "mint",

@@ -25,7 +25,6 @@ from neuromirror.model import (
     path_to_text,
 )
 
-_CONFIG_PATH = b".datalad/config"
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
 _ATTRIBUTES = b"""\
@@ -159,11 +158,12 @@ def write_root_entries(
     dict[bytes, tuple[bytes, bytes]]
         Name → (mode, 20-byte id).
     """
-    files = configuration_files(
-        header.version.dataset.dataset_id,
-        {path: part["id"] for path, part in sums.subdatasets.items()},
-    )
-    config = files.pop(_CONFIG_PATH)
+    config = b'[datalad "dataset"]\n\tid = %s\n' % header.version.dataset.dataset_id.encode()
+    files = {b".gitattributes": _ATTRIBUTES}
+    if sums.subdatasets:
+        files[b".gitmodules"] = _gitmodules(
+            {path: part["id"] for path, part in sums.subdatasets.items()}
+        )
     entries = {
         b".datalad": (TREE_MODE, _write_folder(pack, b"config", config)),
         b".neuromirror": (TREE_MODE, _write_folder(pack, b"dataset.json", description)),
@@ -171,32 +171,6 @@ def write_root_entries(
     for name, content in files.items():
         entries[name] = (REGULAR_FILE_MODE, pack.add(BLOB, content))
     return entries
-
-
-def configuration_files(dataset_id: str, subdatasets: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Return the files of a dataset that configure git, git-annex and DataLad.
-
-    A minted commit has no other such files.
-
-    Parameters
-    ----------
-    dataset_id
-        The UUID of the dataset.
-    subdatasets
-        Path → UUID of the version's subdatasets.
-
-    Returns
-    -------
-    dict[bytes, bytes]
-        Path → content.
-    """
-    files = {
-        _CONFIG_PATH: b'[datalad "dataset"]\n\tid = %s\n' % dataset_id.encode(),
-        b".gitattributes": _ATTRIBUTES,
-    }
-    if subdatasets:
-        files[b".gitmodules"] = _gitmodules(subdatasets)
-    return files
 
 
 def ria_url(dataset_id: str) -> str:
