@@ -36,7 +36,7 @@ name. A version without a label (`dandi:000027`) is the latest one.
 | 1 | something failed or was not found, see the message; `diff --exit-code`: the versions differ |
 | 2 | wrong usage or configuration |
 | 3 | an update is held for approval: `neuromirror holds`, `neuromirror release` |
-| 4 | a pin is outdated (`outdated --exit-code`), or there is news (`watch --exit-code`) |
+| 4 | a pin is outdated (`outdated --exit-code`) |
 | 130, 143 | interrupted by Ctrl-C or SIGTERM |
 """
 

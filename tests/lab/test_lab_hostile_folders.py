@@ -69,31 +69,16 @@ def test_a_pipe_in_place_of_a_lock_or_state_blocks_no_command(
 ) -> None:
     (lock_folder.folder / "data" / ".neuromirror-restore").mkdir(parents=True)
     pipes = ["data/.neuromirror-restore/lock", ".datasets.lock.pinning"]
-    pipes += ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"]
     for name in pipes:
         os.mkfifo(lock_folder.folder / name)
     monkeypatch.chdir(lock_folder.folder)
     for arguments in (
         ("restore", "datasets.lock", "--into", "data"),
         ("pin", PUBLISHED),
-        ("watch", "datasets.lock", "--once"),
     ):
         done = lock_folder.command(*arguments)
         assert done.exit_code == 2
         assert "is not a regular file" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"])
-def test_watch_reads_and_writes_its_state_through_no_symlink(
-    lock_folder: LockFolder, victim: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(lock_folder.folder)
-    for target in ("../victim/missing", "../victim/diary", "/dev/zero"):
-        (lock_folder.folder / name).symlink_to(target)
-        before = everything(victim)
-        assert lock_folder.command("watch", "datasets.lock", "--once").exit_code == 2
-        assert everything(victim) == before
-        (lock_folder.folder / name).unlink()
 
 
 def test_the_command_refuses_symlinks_in_a_relative_path(

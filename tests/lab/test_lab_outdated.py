@@ -53,7 +53,7 @@ def test_a_dataset_unknown_to_the_index_is_reported(new_lock_folder: LockFolder)
     assert (newer, "nowhere" in message) == (None, True)
 
 
-def test_the_command_exits_with_0_unless_it_could_not_compare(
+def test_the_command_exits_with_0_or_on_request_with_4_if_a_pin_has_a_newer_version(
     new_lock_folder: LockFolder, still_lab: LabStore
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
@@ -65,10 +65,13 @@ def test_the_command_exits_with_0_unless_it_could_not_compare(
         ["newer", PUBLISHED],
         ["newest", DRAFT],
     ]
+    assert new_lock_folder.command(*command, "--exit-code").exit_code == 4
     lines = new_lock_folder.command("--json", *command).stdout.splitlines()
     records = [json.loads(line) for line in lines]
     assert [(one["status"], one["newer"]) for one in records] == [("ok", True), ("ok", False)]
     assert records[0]["version"] == new
+    new_lock_folder.pin(PUBLISHED)
+    assert new_lock_folder.command(*command, "--exit-code").exit_code == 0
     new_lock_folder.edit(DRAFT, "nowhere:1")
     assert new_lock_folder.command(*command).exit_code == 1
     assert new_lock_folder.command("outdated", "no.lock").exit_code == 2

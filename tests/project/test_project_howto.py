@@ -36,7 +36,7 @@ HOWTOS = sorted(
         "recipes.md",
         "takedown.md",
     }
-    - {"watch.md"}  # tests/lab has its commands, and those of interchange.md
+    - {"watch.md"}  # tests/cli/test_cli_ci_examples.py runs its examples
     - {"keep.md"}  # tests/cli and tests/vault have its commands: it needs a bucket
     - {"gateway.md"}  # tests/web has its examples
     - {"stream.md", "zarr.md"}  # tests/stream has their examples

@@ -23,8 +23,8 @@ from neuromirror.vault.errors import (
 )
 from neuromirror.vault.s3 import S3Vault
 from neuromirror.vault.s3_sources import S3Source, find_source
+from support.certificates import make_certificate
 from support.faulty_s3 import FaultyS3, faulty_s3
-from support.smtp_server import make_certificate
 from support.vaults import key_of, write_vault
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")

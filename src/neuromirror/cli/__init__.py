@@ -30,7 +30,6 @@ _SECTIONS = {
         "restore",
         "verify",
         "outdated",
-        "watch",
         "export-lock",
         "reproduce",
     ),
@@ -72,7 +71,7 @@ def main(settings: Settings) -> None:
 
     Exit codes: 0 success, 1 something failed or was not found (diff --exit-code: the versions
     differ), 2 wrong usage or configuration, 3 an update is held for approval, 4 a pin is outdated
-    (outdated --exit-code) or there is news (watch --exit-code).
+    (outdated --exit-code).
     """
 
 

@@ -246,7 +246,6 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 if a
     pin has a newer version (only with --exit-code).
     """
-    from neuromirror.cli.watch import NEWS
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock
     from neuromirror.lab.outdated import find_outdated
@@ -259,7 +258,7 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
         line = f"{status:<10} {outcome.path}  {outcome.message}"
         settings.emit("outdated", outcome.to_json(), line)
     is_newer = exit_code and any(one.newer for one in outcomes)
-    sys.exit(tally(outcomes).exit_code or (NEWS if is_newer else 0))
+    sys.exit(tally(outcomes).exit_code or (4 if is_newer else 0))
 
 
 def _outcome_line(outcome: Outcome) -> str:

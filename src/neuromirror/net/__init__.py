@@ -56,7 +56,6 @@ from neuromirror.net.urls import (
     permanent_refusal,
     redact,
 )
-from neuromirror.net.webhook import post_json, webhook_host
 
 __all__ = [
     "AccessDeniedError",
@@ -116,10 +115,8 @@ __all__ = [
     "parse_aws_host",
     "parse_http_date",
     "permanent_refusal",
-    "post_json",
     "probe_bucket",
     "probe_version_reads",
     "redact",
     "validate_contact",
-    "webhook_host",
 ]
