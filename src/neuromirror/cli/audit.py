@@ -58,19 +58,12 @@ def audit_command(
 ) -> None:
     """Check that the URLs of files, and the vaults, still have the recorded content.
 
-    One run checks at most --budget URLs; run it repeatedly to check the whole store.
-
-    Nothing is downloaded: size, checksum and object version are requested, as by "neuromirror
-    verify --remote". URLs that were never checked come first, then those with the oldest check;
-    the next run continues after them. The results are recorded, and shown by "neuromirror status"
-    and "neuromirror show". All versions of a dataset are checked. Each server receives at most ten
-    requests per second.
+    Nothing is downloaded: size, checksum and object version are requested, at most ten requests per
+    second and server. URLs that were never checked come first, then those with the oldest check;
+    the next run continues after them. "neuromirror status" and "show" print the results.
 
     Without names, each vault is also asked whether it still has its copies, at most --budget of
-    them; a copy that is gone does not count any more. "neuromirror vault check --full" reads them.
-
-    Exit code: 0 all checked URLs and vaults have the content, 1 some do not or could not be
-    checked.
+    them; a copy that is gone does not count any more.
     """
     from datetime import UTC, datetime, timedelta
 

@@ -26,12 +26,9 @@ from neuromirror.model.display import format_bytes
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     """Back up index, schedule and ledger (not the repositories), even while the service runs.
 
-    The backup is a folder in DIR that is named by its time. The whole backup is checked before
-    older backups are deleted. All other parts of a store are plain files that any program can
-    copy, including the journal (neuromirror/journal.jsonl); the documentation lists them under
-    "Back up a store, and restore it".
-
-    Exit code: 0 success, 1 the backup failed or is damaged (older ones are kept).
+    The backup is a folder in DIR that is named by its time, and is checked before older ones are
+    deleted. All other parts of a store are plain files that any program can copy; the documentation
+    lists them under "Back up a store and restore it".
     """
     from neuromirror.crawl.failure_log import BACKUP
     from neuromirror.service.backup import back_up
@@ -62,13 +59,10 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
 def restore_index_command(settings: Settings, folder: Path) -> None:
     """Restore the index from a backup and bring it up to date.
 
-    The entries of the journal after the backup are applied to the index. Without a backup, use
-    "neuromirror rebuild-index", which reads the store alone and takes longer. The schedule is not
-    restored, because the service does not need it: without a schedule, it reads the list of each
-    archive once more. Nor is the ledger, which may be newer than the backup; if it is lost, copy
-    custody.sqlite from the backup to the folder "neuromirror" of the store.
-
-    Exit code: 0 success, 1 no intact backup of this store was found, 2 DIR has no backup.
+    The entries of the journal after the backup are applied. Without a backup, use "neuromirror
+    rebuild-index". The schedule and the ledger are not restored: a service needs no schedule, and
+    the ledger may be newer; if it is lost, copy custody.sqlite from the backup to the folder
+    "neuromirror" of the store.
     """
     from neuromirror.service.backup import restore_from_backup
 

@@ -55,16 +55,13 @@ def cache_command(
 ) -> None:
     """Show, fill or empty the cache of verified content on this machine.
 
-    neuromirror.open, fsspec and Zarr stores keep the verified pieces that they read in the cache.
-    "neuromirror get", and git-annex in clones, take a file from the cache if the cache has the
-    whole file. Bytes from the cache are verified again. All processes of a user share the cache.
-    When the cache reaches its limit, the least recently used files are removed.
+    neuromirror.open, fsspec and Zarr stores keep the verified pieces that they read in the cache;
+    "neuromirror get", and git-annex in clones, take whole files from it. Bytes from the cache are
+    verified again. All processes of a user share it. When it reaches its limit, the least recently
+    used files are removed.
 
     The variable NEUROMIRROR_CACHE names the folder, or is "off". NEUROMIRROR_CACHE_SIZE is the
     limit, such as 50GB [default: 10 GiB, or a tenth of the disk if that is less].
-
-    Exit code: 0 success, 1 if a file could not be read or verified, 2 wrong usage, or the files do
-    not fit into the cache.
     """
     from neuromirror.cache import open_cache
 

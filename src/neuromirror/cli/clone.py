@@ -71,14 +71,9 @@ def clone_command(
 ) -> None:
     """Clone a version with DataLad, mirroring it first if the store lacks it.
 
-    The URL of a page of a catalogue needs no store: the version is cloned from that catalogue.
-
-    The file or folder in the address and the files that --get selects are fetched; subdatasets that
-    contain them are installed. Other content stays at the archive until "neuromirror get" or
-    "datalad get" downloads it.
-
-    Exit code: 0 success, 1 the dataset could not be mirrored or cloned, or a file not fetched,
-    2 wrong usage or an unknown address.
+    The URL of a page of a catalogue needs no store: the version is cloned from that catalogue. The
+    file or folder in the address and the files that --get selects are fetched; other content stays
+    at the archive until "neuromirror get" or "datalad get" downloads it.
     """
     from neuromirror.annex import skipped_remotes_message
     from neuromirror.cli.get import print_outcomes

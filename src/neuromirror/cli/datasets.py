@@ -54,14 +54,8 @@ def list_command(
     """List the datasets in the store.
 
     LATEST is the newest published version, or the newest state of the draft if nothing is
-    published; FILES and SIZE are those of that version.
-
-    --where compares the attributes of the latest version, such as subject or modality, which
-    "neuromirror show" prints; case is ignored. --search looks for each word in the
-    archive's metadata; the words that are not there must all be in the path of one file of any
-    version.
-
-    Exit code: 0, also if nothing matches ("neuromirror search" exits with 1).
+    published; FILES and SIZE are those of that version. --where compares the attributes of that
+    version, such as subject or modality, which "neuromirror show" prints; case is ignored.
     """
     from neuromirror.cli.shapes import ListedDataset
 
@@ -112,10 +106,9 @@ def _search_suggested(name: str | None) -> Iterator[None]:
 def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a dataset.
 
-    The versions are in the order in which they were mirrored. KIND is "published", or "observed"
-    for content to which the archive assigned no version (a draft, or a bucket); "metadata only"
-    marks a version whose files equal those of the version before. EVIDENCE is the number of files
-    by the kind of their strongest checksum.
+    KIND is "published", or "observed" for content to which the archive assigned no version (a
+    draft, or a bucket); "metadata only" marks a version whose files equal those of the version
+    before. EVIDENCE is the number of files by the kind of their strongest checksum.
     """
     from neuromirror.cli.shapes import ListedVersion
 

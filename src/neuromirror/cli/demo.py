@@ -33,11 +33,9 @@ neuromirror demo --serve --keep demo""",
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
     """Mirror a simulated archive on this machine, step by step.
 
-    The demo starts small DANDI and S3 archives on the loopback interface, mirrors them, clones a
-    dataset with datalad, gets a file and checks it with git-annex, then pins a version, restores
-    it, damages and repairs a file, and cites it. Every step is printed as the command to type and
-    its output. With --serve it runs until Ctrl-C and prints the address of the
-    catalogue. Requires the extra "demo", and for the catalogue "web".
+    Every step, from sync to citation, is printed as the command to type and its output. With
+    --serve it runs until Ctrl-C and prints the address of the catalogue. Requires the extra "demo",
+    and for the catalogue "web".
     """
     from neuromirror_demo.walkthrough import run_walkthrough
 

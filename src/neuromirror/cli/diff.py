@@ -45,8 +45,7 @@ def diff_command(
 ) -> None:
     """Compare two versions, or the checked-out commits of clones.
 
-    The files in the work tree of a clone are not compared; use "neuromirror verify" to
-    check the files. The kinds of changes are:
+    The kinds of changes are:
 
     \b
     added, removed
@@ -56,12 +55,9 @@ def diff_command(
     document  a plain file in git with metadata of the archive, such as dandiset.yaml
 
     The number before a path is the size of the file in bytes (the new size if both exist).
-
-    Clones have no records of URLs and times, so "metadata" is not compared for them. A subdataset
-    (a Zarr) is one line with the number of its files; with --recursive the changes inside it are
-    listed if both sides are available.
-
-    Exit code: 0, with --exit-code 1 if there is a difference, 2 wrong usage.
+    "metadata" is not compared for clones, and the files in their work trees are not read: use
+    "neuromirror verify". A subdataset (a Zarr) is one line; --recursive lists the changes inside
+    it.
     """
     from tempfile import TemporaryDirectory
 

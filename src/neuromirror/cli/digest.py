@@ -59,18 +59,13 @@ def digest_command(
 ) -> None:
     """Record block digests of files, to verify parts of a file without the rest.
 
-    Each file is read once, hashed completely and compared with the checksum in its key. If its
-    bytes are wrong, this is an error, and nothing is recorded. The content is not kept. A file of
-    one piece needs no block digests. A file that has block digests already is not read again, so
-    that an interrupted run can be repeated.
+    Each file is read once, hashed completely and compared with the checksum in its key; wrong bytes
+    are an error. The content is not kept. Files of one piece, and those that have block digests,
+    are not read.
 
-    Block digests of files in the index of the store are written to the store, and the catalogue
-    serves them. All others are written to your own data folder, such as ~/.local/share.
-    "neuromirror pin --streamable" copies them beside a lock file. "neuromirror verify --full" and
-    "neuromirror get" also record block digests.
-
-    Exit code: 0 all files have block digests or need none, 1 if a file has wrong bytes or could not
-    be read, or a glob matches no file, 2 wrong usage, or an unknown version, lock file or folder.
+    Block digests of files in the index are written to the store, and the catalogue serves them; all
+    others to your own data folder. "neuromirror pin --streamable" copies them beside a lock file.
+    "neuromirror verify --full" and "neuromirror get" also record them.
     """
     from neuromirror.lab.digest import check_piece_size
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder

@@ -63,9 +63,8 @@ neuromirror export-lock --format dvc -o data""",
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
     """Write the list of pinned files, with URLs and checksums, for another program.
 
-    Paths in the list are those of "neuromirror restore": <mirror>--<id>/<path>. Only the lock file
-    and the folder beside it are read. After the other program has downloaded the files, check
-    them, and the state of each dataset, with "neuromirror verify LOCK --in DIR".
+    Paths in the list are those of "neuromirror restore": <mirror>--<id>/<path>. After the other
+    program has downloaded the files, check them with "neuromirror verify LOCK --in DIR".
 
     \b
     pooch      a registry with URLs
@@ -80,10 +79,7 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     addurls    a table for "datalad addurls"
 
     Files that the format cannot hold (no URL, no suitable checksum, an unsuitable name) are listed
-    on stderr, with a total per reason.
-
-    Exit code: 0 all files are in the list, 1 some are not, 2 wrong usage, an invalid lock file, or
-    an output that exists.
+    on stderr; the exit code is then 1.
     """
     from neuromirror.lab.export_lock import FOLDER_FORMATS, LockExport, export_lines, export_lock
     from neuromirror.lab.lockfile import load_lock

@@ -43,14 +43,10 @@ neuromirror files dandi:000027 --format sha256sum > SHA256SUMS""",
 def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a version.
 
-    The columns are the strongest checksum of the file ("size" or "none" if it has no checksum),
-    whether the checksum is claimed by the archive or was checked here, the size in bytes, and the
-    path. Subdatasets and files that the archive lists but that are not mirrored follow. The files
-    of a Zarr that are not in the index are read from the store.
-
-    --format sha256sum names files without sha256, and subdatasets, on stderr.
-
-    Exit code: 0, or with --format sha256sum 1 if the list is incomplete.
+    The columns are the strongest checksum ("size" or "none" if there is none), whether the archive
+    claims it or it was checked here, the size in bytes, and the path. Subdatasets and files that
+    are not mirrored follow. --format sha256sum names files without sha256 on stderr, and then exits
+    with 1.
     """
     from neuromirror.cli.shapes import ListedSubdataset
 

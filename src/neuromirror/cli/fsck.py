@@ -34,15 +34,11 @@ neuromirror fsck --budget 3600""",
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check the integrity of the store and its index.
 
-    The checks cover the alias (the name used to clone it, dandi--000027) and the repository of each
-    dataset (git fsck; every version is reached by a ref; no other program wrote to the repository),
-    the records and the manifest of each version against its state digest, and the entries of the
-    index. Without names, the journal, the whole index and the block digests are checked too. A
-    running service does the same checks in small steps; --budget continues where the service or the
-    previous run stopped. Nothing is changed, and no request is sent to an archive. Each problem is
-    printed with its remedy.
-
-    Exit code: 0 everything is intact, 1 something is damaged or could not be checked.
+    Checked are the alias and the repository of each dataset (git fsck, refs, foreign commits), the
+    records and the manifest of each version against its state digest, and the entries of the index;
+    without names also the journal, the whole index and the block digests. A service does the same
+    in small steps; --budget continues where it stopped. Nothing is changed or requested. Each
+    problem is printed with its remedy.
     """
     from neuromirror.index import UnknownDatasetError
     from neuromirror.model import ConfigurationError, alias_of

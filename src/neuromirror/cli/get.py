@@ -73,29 +73,18 @@ def get_command(
     """Get the content of files in a clone, or the files of a version without a clone.
 
     A PATH that does not exist and is an address (a name, identifier, DOI or URL) names a version,
-    which is mirrored first if the store lacks it. All its files are downloaded, unless the address
-    names a file or folder; "neuromirror show" prints the size. They are put into a folder as plain
-    files with verified content. Existing files are hashed. Those with the right content are kept.
-    Those with different content are replaced with --overwrite; otherwise they are kept and reported
-    as errors. The files that neuromirror and DataLad add to a dataset (.datalad, .neuromirror,
-    .gitattributes, .gitmodules) are written only if the address names them.
+    which is mirrored first if the store lacks it. All its files, or those that the address names,
+    are put into a folder as plain files. Existing files are hashed and kept; those with different
+    content are errors, or replaced with --overwrite.
 
-    The clone can be of any git-annex dataset, from a mirror or not. A PATH in a subdataset is
-    fetched there; DataLad installs missing subdatasets.
+    The clone can be of any git-annex dataset. DataLad installs missing subdatasets. The URLs of
+    each file are tried in order; the content is hashed while it arrives, and wrong content is
+    discarded. Files are stored and recorded as by git-annex, which itself gets those without a
+    usable URL. Interrupted downloads of large files are resumed.
 
-    The URLs of each file are tried in order until one delivers the content of its key. The content
-    is hashed while it arrives, and wrong content is discarded. Downloaded files are stored and
-    recorded in the same way as by git-annex. git-annex itself gets files that have no usable URL,
-    or if the clone has settings that only git-annex can apply (such as annex.web-options or
-    annex.bwlimit). No store is needed: --store and --index have no effect. Interrupted downloads of
-    large files are resumed.
-
-    A repository that was received as files, not cloned, contains the settings and hooks of its
-    sender. It is refused if its own configuration or hooks run programs that git-annex and DataLad
-    did not set up; your own configuration (git config --global) is trusted.
-
-    Exit code: 0 all content is present, 1 if a file could not be fetched (with the reason), 2 wrong
-    usage, no clone, or a repository that is refused.
+    A repository that was received as files, not cloned, is refused if its configuration or hooks
+    run programs that git-annex and DataLad did not set up; your own configuration (git config
+    --global) is trusted.
     """
     from neuromirror.transfer import JOBS, get
 

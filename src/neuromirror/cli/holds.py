@@ -15,11 +15,9 @@ from neuromirror.cli.common import Settings, settings_options
 def holds_command(settings: Settings) -> None:
     """List suspicious updates that wait for approval with "neuromirror release".
 
-    An update of a dataset is held if the archive lists no files, if more files are missing than
-    [guards] in the mirror's configuration allows, or if files changed that must never change. Check
-    the archive, then approve the update, or wait until the archive is repaired.
-
-    Exit code: 0 nothing is held, 3 if an update is held.
+    An update is held if the archive lists no files, if more files are missing than [guards] in the
+    mirror file allows, or if files changed that must never change. Check the archive, then approve
+    the update, or wait until the archive is repaired.
     """
     with settings.index() as index:
         holds = list(index.open_holds())

@@ -48,10 +48,8 @@ def housekeeping_command(
     """Repack repositories of the store, so that cloning is faster.
 
     The packs of a repository are compressed into one. No ref and no object id changes, and an
-    interrupted run loses nothing. A dataset that is being updated is skipped, so run it while no
-    sync runs. The service does this automatically.
-
-    Exit code: 0 success, 1 if a repository failed (the others are done), 2 wrong usage.
+    interrupted run loses nothing. A dataset that is being updated is skipped. The service does this
+    automatically.
     """
     from datetime import timedelta
 

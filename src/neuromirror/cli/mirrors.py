@@ -38,16 +38,8 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     """List the mirrors that can be used, or print a mirror file.
 
     The built-in mirrors need no configuration. A file in ./mirrors (or --mirrors) with the same
-    name overrides the built-in one, a file with another name adds a mirror. The column FILE has
-    "built-in" or the path of the file, with a note if it overrides a built-in mirror. NEEDS lists
-    requirements beyond a base installation.
-
-    In a folder with ./mirrors, the default store is ./store. Set NEUROMIRROR_STORE to keep using
-    another one.
-
-    "show" prints the file of a mirror, as a template for one of your own.
-
-    Exit code: 0 success, 2 if a file is invalid, or the mirror is unknown.
+    name overrides a built-in one, a file with another name adds a mirror. NEEDS lists requirements
+    beyond a base installation. In a folder with ./mirrors, the default store is ./store.
     """
     from neuromirror.config.builtin_mirrors import known_mirror_files
 

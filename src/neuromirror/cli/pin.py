@@ -104,22 +104,14 @@ def pin_command(
 ) -> None:
     """Record versions in a lock file.
 
-    For the folder of a clone, such as ".", the checked-out version is pinned; a warning (JSON
-    field "latest") is printed if that is not the latest version.
-
-    A catalogue page URL works without a store: if your store lacks the version, it is pinned from
-    the catalogue, which is recorded as the URL to clone from.
-
-    A new version of a pinned dataset replaces the old one at the same position in the file. The
-    paths, the clone URLs, --bundle and --streamable of the earlier pin are kept unless an option
-    changes them. Subdatasets are pinned with the version.
+    For the folder of a clone, such as ".", the checked-out version is pinned. A catalogue page URL
+    works without a store: the version is pinned from the catalogue, which is recorded as the URL to
+    clone from. A new version of a pinned dataset replaces the old one; its paths, clone URLs,
+    --bundle and --streamable are kept unless an option changes them. Subdatasets are pinned with
+    the version.
 
     The folder FILE.d has the manifests (every file with its digest and URLs), the bundles and the
-    block digests. It belongs to the lock file; keep both together. "neuromirror restore" restores
-    the datasets.
-
-    Exit code: 0 success, 1 the store cannot provide a version, 2 wrong usage or an invalid lock
-    file.
+    block digests. Keep it with the lock file. "neuromirror restore" restores the datasets.
     """
     from neuromirror.lab.catalogue_pins import pin_from_catalogues
     from neuromirror.lab.clone_urls import is_per_dataset
@@ -239,12 +231,9 @@ def _pins_of_catalogues(
 def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None:
     """List the pins that have newer versions in the store.
 
-    The pin of a draft is compared with the newest state of the draft, any other pin with the
-    newest published version (with the newest state if nothing is published). With --json, "newer"
-    is true or false; if it is true, "version" is the newer version.
-
-    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 if a
-    pin has a newer version (only with --exit-code).
+    The pin of a draft is compared with the newest state of the draft, any other pin with the newest
+    published version (with the newest state if nothing is published). With --json, "newer" is true
+    or false; if it is true, "version" is the newer version.
     """
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock

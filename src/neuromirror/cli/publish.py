@@ -63,9 +63,8 @@ def publish_command(
     """Push datasets to a forge (GitHub, GitLab, Gitea, Forgejo, GIN) or a git server.
 
     Missing repositories are created, with description, topics and homepage. A repository has the
-    history, file names, checksums and URLs of a dataset, but not the content of its files, which
-    "datalad get" downloads from the archive. A dataset whose refs did not change since the last run
-    needs no request. No ref is forced. Private datasets are never pushed.
+    history, file names, checksums and URLs of a dataset, but no content. A dataset whose refs did
+    not change needs no request. No ref is forced. Private datasets are never pushed.
 
     \b
     A sibling file, siblings/lab-forge.toml:
@@ -74,8 +73,6 @@ def publish_command(
       owner = "lab"
       credential = "lab-forge"      # of "datalad credentials"
       datasets = ["dandi:*"]        # the service keeps them published
-
-    Exit code: 0 success, 1 some datasets failed (the others are published), 2 wrong usage.
     """
     from neuromirror.crawl.failure_log import PUBLISH
     from neuromirror.publish import forget, publish, record_outcome, sibling_datasets

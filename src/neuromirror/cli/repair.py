@@ -17,13 +17,10 @@ from neuromirror.cli.housekeeping import aliases_of, repository_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Move changes made by other programs from the store's repositories to a quarantine.
 
-    Commits and refs of a push, and files of git-annex where it was initialized in a repository, are
-    moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset to
-    those of the journal, versions recorded from foreign commits are removed from journal and index,
-    and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs repair.
-    Stop the service, run repair, then run "neuromirror sync".
-
-    Exit code: 0 success, 1 if a repository could not be repaired (the others are), 2 wrong usage.
+    Commits and refs of a push, and files of git-annex, are moved to neuromirror/quarantine in the
+    store, so that nothing is lost. The refs are reset to those of the journal, versions recorded
+    from foreign commits are removed, and missing hooks are written. "neuromirror fsck" lists what
+    needs repair. Stop the service, run repair, then run "neuromirror sync".
     """
     from neuromirror.crawl.repair import repair_repositories
 

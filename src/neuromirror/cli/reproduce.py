@@ -40,16 +40,13 @@ if TYPE_CHECKING:
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
     """Create versions again from the archive, without file content, and compare the commits.
 
-    The new commits go to a scratch store; the store and its index do not change.
+    The new commits go to a scratch store. A published version must have the same commit, tree and
+    state digest; all published versions before it are created again too. An observed state must
+    have the same tree and state digest, if the archive still has it. A subdataset is created with
+    the same parent commit as in the store.
 
-    A published version must have the same commit, tree and state digest. All published versions
-    before it are created again too, because a commit contains the id of its parent. An observed
-    state (of a draft or a bucket) must have the same tree and state digest, if the archive still
-    has it, as the current state or as an earlier one. A subdataset is created again with the same
-    parent commit as in the store. The listings are compared; the content of the files is not read.
-
-    Exit code: 0 everything is equal, 1 something differs (with details), or the archive no longer
-    has the state ("impossible") or could not be read, 2 wrong usage or configuration.
+    Exit code: 0 everything is equal, 1 something differs, or the archive no longer has the state
+    ("impossible").
     """
     from neuromirror.cli.shapes import VersionName
     from neuromirror.crawl import find_mirror

@@ -69,22 +69,16 @@ def restore_command(
 ) -> None:
     """Restore the datasets of a lock file, with their content.
 
-    Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit. The strategies
-    are tried in this order: the store, the clone URLs of the lock file, those of --clone, the
-    bundle beside the lock file, the manifest alone. Commit, tree and state digest are checked for
-    each of them, and a result that differs is rejected. The output has the number of files by
-    checksum, and each file that could not be fetched with the reason. Content that upstream no
-    longer has comes from the vaults that the lock file names, from your own (the vault files in
-    $NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies. Vault files with an endpoint
-    are used only in $NEUROMIRROR_VAULTS, because ./vaults may be from others.
+    Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit, from the first
+    of these that has it: the store, the clone URLs of the lock file, those of --clone, the bundle,
+    the manifest alone. Commit, tree and state digest are checked, and a result that differs is
+    rejected. The output has the number of files by checksum, and each file that could not be
+    fetched. Content that upstream no longer has comes from the vaults that the lock file names,
+    from your own ($NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies. Vault files with
+    an endpoint are used only in $NEUROMIRROR_VAULTS, because ./vaults may be from others.
 
-    With --offline the content is neither fetched nor checked, and the exit code is 0 if all
-    repositories are restored; "neuromirror get" fetches the content later.
-
+    With --offline the content is neither fetched nor checked; "neuromirror get" fetches it later.
     Existing files are kept: run the command again to continue after a failure.
-
-    Exit code: 0 success, 1 if a dataset or file could not be restored, fetched or verified, 2 wrong
-    usage, an invalid lock file, or other files in the folder of a dataset.
     """
     from neuromirror.lab import Tally
     from neuromirror.lab.lockfile import load_lock

@@ -95,12 +95,9 @@ def search_command(
     All words must match: in titles, keywords, people, institutions, funders, species, brain
     regions, techniques and descriptions, by their stem, as the start of a word, or by a synonym
     (mouse, Mus musculus); the words that are nowhere there must be in the path of one file. A
-    phrase in double quotes matches its words in order. Without words, all datasets
-    match.
-
-    An option for a property can be repeated, for datasets with one of several values; --facets
-    lists the values. A result has the texts that match, with asterisks around the matches. The
-    catalogue and its API have the same search.
+    phrase in double quotes matches its words in order. Without words, all datasets match. An option
+    for a property can be repeated, for datasets with one of several values; --facets lists the
+    values.
 
     Exit code: 0 found, 1 not found.
     """

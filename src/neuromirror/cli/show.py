@@ -34,13 +34,9 @@ def show_command(settings: Settings, version: str) -> None:
     """Show the details of a version.
 
     The label is the name of a version, "draft", a commit id, state:<hex>, or "latest" (default):
-    the newest published version, or the draft if nothing is published.
-
-    Derived datasets are listed with their newest version that was made from this version. If there
-    is none, their newest version is listed with the version of this dataset that it was made from.
-
-    "last visit" is the last recorded update, with its requests. Of consecutive updates without
-    changes only the first is recorded; "neuromirror status" shows the time of the latest one.
+    the newest published version, or the draft if nothing is published. Derived datasets are listed
+    with their newest version that was made from this one. "last visit" is the last recorded update;
+    of consecutive updates without changes only the first is recorded.
     """
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link

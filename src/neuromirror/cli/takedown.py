@@ -33,19 +33,12 @@ neuromirror takedown dandi:000027 --undo""",
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
     """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
 
-    The repository, records and manifests of the dataset, and of subdatasets that belong to no other
-    dataset, and the block digests of contents that no other dataset has, are moved to a folder
-    beside the store that only you can read (STORE-withdrawn). The
-    alias (the name used to clone it, dandi--000027) and the entries in superdatasets are removed,
-    and the index is rebuilt. The index keeps only the name, version ids and reason. Commands show
-    the reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If
-    the command is interrupted, run it again.
-
-    "Withdraw a dataset" in the documentation explains what else to do, for example about copies
-    elsewhere.
-
-    Exit code: 0 success, 1 something failed (run the command again), 2 an unknown dataset, or a
-    subdataset.
+    Its repository, records, manifests and block digests, and those of subdatasets that belong to no
+    other dataset, are moved to STORE-withdrawn, a folder beside the store that only you can read.
+    Alias and entries in superdatasets are removed, and the index is rebuilt. Commands show the
+    reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If the
+    command is interrupted, run it again. "Withdraw a dataset" in the documentation explains what
+    else to do.
     """
     from neuromirror.crawl import open_recorder
     from neuromirror.crawl.takedown import reinstate, take_down

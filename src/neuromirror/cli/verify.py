@@ -78,25 +78,16 @@ def verify_command(
 
     Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit.
     Commit, tree and state digest are always computed again. If commits of your own follow the
-    commit of the mirror, the files of the mirror are compared with its commit, and your changes
-    are listed separately.
+    mirror's, its files are compared with its commit, and your changes are listed separately. A
+    folder without a git repository, whose files another program downloaded, is compared with the
+    manifest beside the lock file.
 
-    A folder of a pinned dataset that has no git repository, because another program downloaded its
-    files ("neuromirror export-lock"), is compared with the manifest beside the lock file.
-
-    By default all files in the dataset are read and hashed. With --remote, size, checksums and
-    object version are requested from every URL of every file, and nothing is downloaded: the reply
-    of a server is "claimed", not checked. With --full, files are downloaded from the first URL that
-    delivers the right content, hashed, and not kept. Both work without content in the dataset, and
-    for a lock file even without a dataset: the manifest beside the lock file is sufficient. The
-    replies are recorded in the index of the store, if there is one. --full also records the block
-    digests of the downloaded files (see "neuromirror digest").
-
-    The text output lists the problems and a summary per dataset; --json prints one record per file
-    and URL. A file whose key has no checksum can be compared by its size only.
-
-    Exit code: 0 everything is as expected, 1 something differs, is missing or could not be checked,
-    2 wrong usage, an invalid lock file, or a folder that is not a dataset.
+    By default all files are read and hashed. With --remote, size, checksums and object version are
+    requested from every URL, and nothing is downloaded: the reply of a server is "claimed". With
+    --full, files are downloaded from the first URL that delivers the right content, hashed, and not
+    kept, and block digests recorded. Both need only the lock file and its manifest, and record the
+    replies in the index, if there is a store. A file whose key has no checksum can be compared by
+    its size only.
     """
     from neuromirror.lab.similar_paths import nearby_datasets, similar_paths
     from neuromirror.lab.verify import NotADatasetError, verify
