@@ -25,6 +25,7 @@ from neuromirror.index import (
 )
 from neuromirror.web.addresses import dataset_address, search_address, version_address
 from neuromirror.web.filters import event_kind, format_number, format_size, printable
+from neuromirror.web.pages.search_facets import SearchQuery
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
 _ATOM = "http://www.w3.org/2005/Atom"
@@ -68,11 +69,11 @@ class _Entry(Struct, frozen=True):
 
 @view
 async def global_feed(request: CatalogueRequest) -> Response:
-    """Return the feed of all datasets, or of those that match ``q`` and ``where``."""
-    terms = request.query_parameter("q").strip()
+    """Return the feed of all datasets, or of those that match a search or ``where``."""
+    query = SearchQuery.of(request)
     where = [_condition(one) for one in request.query_parameters().get("where", ()) if one]
-    if terms or where:
-        return await _search_feed(request, terms, where)
+    if query.terms or query.filters or where:
+        return await _search_feed(request, query, where)
 
     def look(index: Index) -> list[_Entry]:
         return _newest(index.recent_versions(_ENTRIES), _recent_events(index, None, None))
@@ -82,26 +83,36 @@ async def global_feed(request: CatalogueRequest) -> Response:
 
 
 async def _search_feed(
-    request: CatalogueRequest, terms: str, where: Sequence[tuple[str, str]]
+    request: CatalogueRequest, query: SearchQuery, where: Sequence[tuple[str, str]]
 ) -> Response:
     """Return the feed of the newest datasets that match a search; each has one entry."""
+    terms, filters = query.terms, query.filters
+    if filters and where:
+        raise BadRequestError("'where' and the facets of a search cannot be combined")
 
     def look(index: Index) -> list[_Entry]:
-        found = index.datasets(where=where, text=terms or None, subdatasets=False)
+        found: Iterator[DatasetRow]
+        if filters:
+            page = index.find_datasets(terms, filters=filters, sort="newest", limit=_ENTRIES)
+            found = (one.dataset for one in page.rows if not one.dataset.is_subdataset)
+        else:
+            found = index.datasets(where=where, text=terms or None, subdatasets=False)
         with_versions = (row for row in found if row.version is not None)
         newest = nlargest(_ENTRIES, with_versions, key=lambda row: row.id)
         entries = [_dataset_entry(row, index.resolve(row.name)) for row in newest]
         return sorted(entries, key=lambda one: one.updated, reverse=True)
 
-    query = urlencode([("q", terms)] * bool(terms) + [("where", f"{a}={b}") for a, b in where])
-    shown = " ".join([terms] * bool(terms) + [f"{name}={value}" for name, value in where])
+    pairs = [*query.pairs, *(("where", f"{name}={value}") for name, value in where)]
+    path = f"/feed.atom?{urlencode([('q', terms)] * bool(terms) + pairs)}"
+    chosen = [f"{name}={value}" for name, value in (*query.pairs, *where)]
+    shown = " ".join(filter(None, (terms, *chosen)))
     title = f"{request.site.title}: {printable(shown)}"
-    page = f"/?{urlencode({'q': terms})}" if terms else "/"
+    page = query.address() if filters else f"/?{urlencode({'q': terms})}" if terms else "/"
     try:
         entries = await request.query_index(look)
     except (MalformedQueryError, UnknownAttributeError) as error:
         raise BadRequestError(str(error)) from error
-    return _feed(request, f"/feed.atom?{query}", page, title, entries)
+    return _feed(request, path, page, title, entries)
 
 
 def _condition(text: str) -> tuple[str, str]:

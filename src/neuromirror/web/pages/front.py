@@ -9,6 +9,8 @@ from typing import Any, Final
 from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, MirrorStatus, VersionRow, shapes
+from neuromirror.web.addresses import version_address
+from neuromirror.web.pages.csv_tables import csv_response, is_csv
 from neuromirror.web.request import CatalogueRequest, view
 
 _CHANGES_PER_ARCHIVE: Final = 4
@@ -16,6 +18,12 @@ _CHANGES_ON_OWN_PAGE: Final = 25
 _CANDIDATES: Final = 40
 """Versions of an archive among which those of different datasets are chosen."""
 _EVENTS: Final = 10
+_CSV_COLUMNS: Final = (
+    *("archive", "name", "dataset", "title", "kind", "time", "recorded", "files", "bytes"),
+    *("previous", "commit", "state", "doi", "url"),
+)
+_CSV_VERSIONS: Final = 2000
+"""Versions of an archive among which the CSV has the newest of each dataset."""
 
 
 async def front_page(request: CatalogueRequest) -> Response:
@@ -39,6 +47,8 @@ async def front_page(request: CatalogueRequest) -> Response:
 @view
 async def changes(request: CatalogueRequest) -> Response:
     """Show the newest versions by archive, and the newest events."""
+    if is_csv(request):
+        return await _changes_csv(request)
 
     def look(index: Index) -> dict[str, Any]:
         archives = list(index.mirror_status())
@@ -51,12 +61,34 @@ async def changes(request: CatalogueRequest) -> Response:
     return await request.render_page("changes", **await request.query_index(look))
 
 
+async def _changes_csv(request: CatalogueRequest) -> Response:
+    """Return the newest version of each dataset as CSV, in the order of the page."""
+
+    def look(index: Index) -> list[dict[str, Any]]:
+        archives = list(index.mirror_status())
+        return [
+            {
+                **row,
+                "archive": mirror,
+                "previous": row["before"],
+                "url": request.base_url + version_address(row["dataset"], row["version"]),
+            }
+            for mirror, rows in _changes(index, archives, _CSV_VERSIONS, _CSV_VERSIONS)
+            for row in rows
+        ]
+
+    return csv_response(request, "changes", _CSV_COLUMNS, await request.query_index(look))
+
+
 def _changes(
-    index: Index, archives: Sequence[MirrorStatus], limit: int
+    index: Index,
+    archives: Sequence[MirrorStatus],
+    limit: int,
+    candidates: int = _CANDIDATES,
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return the newest versions of each archive, the archive that changed last first."""
     found = [
-        (one.mirror, _newest_of_each(index.recent_versions(_CANDIDATES, mirror=one.mirror), limit))
+        (one.mirror, _newest_of_each(index.recent_versions(candidates, mirror=one.mirror), limit))
         for one in archives
         if one.versions
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from neuromirror.web.addresses import (
     find_address,
     version_address,
 )
+from neuromirror.web.pages.csv_tables import csv_response, is_csv
 from neuromirror.web.pages.front import front_page
 from neuromirror.web.pages.search_facets import SearchQuery, facet_context, value_label
 from neuromirror.web.request import CatalogueRequest, view
@@ -40,6 +42,13 @@ _MAX_MATCHES = 4
 """Number of matching fields of a result."""
 _FIELD_LABELS: Final = {"other": "details"}
 """Names of fields of the metadata that visitors would not understand."""
+_CSV_COLUMNS: Final = (
+    *("name", "title", "version", "published", "time", "files", "bytes", "versions"),
+    *("archive", "species", "subject", "brain_region", "technique", "level", "data_type"),
+    *("license", "doi", "status", "removed_upstream", "found_in", "path", "source", "url"),
+)
+_MAX_CSV_ROWS: Final = 10_000
+_CSV_BATCH: Final = 200
 _FACTS: Final = {"species": "", "subject": "subject ", "technique": "", "level": ""}
 """The facets whose values describe a result, with the words before a value."""
 _MAX_FACTS = 2
@@ -65,6 +74,8 @@ async def front(request: CatalogueRequest) -> Response:
 async def search(request: CatalogueRequest) -> Response:
     """Show the datasets that match terms and facets; a name leads directly to its page."""
     query = SearchQuery.of(request)
+    if is_csv(request):
+        return await _results_csv(request, query)
     if query.terms and query.is_plain:
         address = await _direct_url(request, query.terms)
         if address:
@@ -132,6 +143,39 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
         has_operators=not {"OR", "NOT"}.isdisjoint(query.terms.split()),
         **context,
     )
+
+
+async def _results_csv(request: CatalogueRequest, query: SearchQuery) -> Response:
+    """Return all matching datasets as CSV, in the order of the pages."""
+    rows: list[dict[str, Any]] = []
+    start: int | None = 0
+    while start is not None and len(rows) < _MAX_CSV_ROWS:
+        read = partial(
+            Index.find_datasets,
+            text=query.terms,
+            filters=query.filters,
+            sort=query.sort,
+            start=start,
+            limit=_CSV_BATCH,
+        )
+        found = await request.query_index(read)
+        rows += (_csv_row(request.base_url, one) for one in found.rows)
+        start = found.next
+    return csv_response(request, "datasets", _CSV_COLUMNS, rows[:_MAX_CSV_ROWS])
+
+
+def _csv_row(site: str, one: FoundDataset) -> dict[str, Any]:
+    row = one.dataset
+    return {
+        **dict.fromkeys(_CSV_COLUMNS),
+        **one.values,
+        **shapes.Dataset.of(row).plain(),
+        "status": one.values.get("status"),
+        "archive": row.mirror,
+        "found_in": one.version,
+        "path": one.path,
+        "url": site + dataset_address(row.name),
+    }
 
 
 def _result_context(one: FoundDataset) -> dict[str, Any]:

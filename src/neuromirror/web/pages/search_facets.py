@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -107,6 +108,16 @@ class SearchQuery(Struct, frozen=True):
         """Return the address of a changed query; without changes, of this query's first page."""
         other = replace(self, **{"page": 1, **changes})
         return search_address(other.terms, other.pairs, other.sort, other.page)
+
+    def csv_address(self) -> str:
+        """Return the address of all results as CSV."""
+        return search_address(self.terms, [*self.pairs, ("format", "csv")], self.sort)
+
+    def feed_address(self) -> str:
+        """Return the address of the feed of the results, of an archive, or of all datasets."""
+        if self.archive and not self.terms and len(self.pairs) == 1:
+            return f"/feed/{quote(self.archive)}.atom"
+        return search_address(self.terms, self.pairs).replace("/search", "/feed.atom", 1)
 
     def toggled(self, facet: str, value: str) -> str:
         """Return the address with a value added, or removed if it is selected."""

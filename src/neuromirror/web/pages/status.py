@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from datasette.utils.asgi import Response
+from msgspec.structs import asdict
 
 from neuromirror.index import FailureRow, Index, MirrorStatus
+from neuromirror.web.pages.csv_tables import csv_response, is_csv
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _PAGE_SIZE = 100
 _MAX_HOSTS = 100
 _MAX_INCIDENTS = 5
+_CSV_COLUMNS: Final = (
+    *("mirror", "title", "source", "uri", "datasets", "subdatasets", "versions", "files", "bytes"),
+    *("listed", "last_visit", "last_full_visit", "failures", "open_holds", "incidents"),
+    *("settling", "unreadable_sidecars", "removed_upstream"),
+)
 
 _PAGES: Final = frozenset(
     {"api", "help", "search", "mirrors", "changes", "diff", "lock", "events", "find"}
@@ -69,7 +77,32 @@ async def mirrors(request: CatalogueRequest) -> Response:
     context = await request.query_index(look)
     store = request.site.store
     checked = {one.mirror: store.last_listed(one.mirror) for one in context["mirrors"]}
+    if is_csv(request):
+        return _mirrors_csv(request, checked, **context)
     return await request.render_page("mirrors", checked=checked, **context)
+
+
+def _mirrors_csv(
+    request: CatalogueRequest,
+    checked: Mapping[str, datetime | None],
+    *,
+    mirrors: Sequence[MirrorStatus],
+    failures: Sequence[FailureRow],
+    **_: Any,
+) -> Response:
+    """Return the status of each archive as CSV."""
+    rows = []
+    for one in mirrors:
+        listed = checked[one.mirror]
+        rows.append(
+            {
+                **asdict(one),
+                "title": request.site.archive_title(one.mirror),
+                "listed": listed and listed.isoformat(),
+                "failures": sum(failure.mirror == one.mirror for failure in failures),
+            }
+        )
+    return csv_response(request, "archives", _CSV_COLUMNS, rows)
 
 
 def mirrors_with_problems(
