@@ -137,6 +137,12 @@ def sample_file(buckets: DemoBuckets, tmp_path: Path) -> Path:
     return path
 
 
+def test_git_annex_tests_its_remote_with_such_a_key(sample_clone: Path) -> None:
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
+    tested = run("git", "annex", "testremote", "--test-readonly=a.raw", "web", cwd=sample_clone)
+    assert "tests passed" in tested.stdout
+
+
 def partial_downloads(repo: Path) -> list[Path]:
     """Return the files of unfinished downloads of git-annex."""
     folder = repo / ".git/annex/tmp"

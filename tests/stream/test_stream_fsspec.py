@@ -61,14 +61,6 @@ def test_the_protocols_are_entry_points() -> None:
     }
 
 
-def test_folders_are_listed(files: NeuromirrorFileSystem, version: str) -> None:
-    found = {one["name"]: one for one in files.ls(f"neuromirror://{version}/sub-101")}
-    assert found[f"{version}/{NWB}"]["size"] == 52776
-    assert found[f"{version}/{NWB}"]["type"] == "file"
-    assert files.ls(version, detail=False) == sorted(files.ls(version, detail=False))
-    assert files.ls(f"{version}/{NWB}", detail=False) == [f"{version}/{NWB}"]
-
-
 def test_info_has_the_digest(files: NeuromirrorFileSystem, version: str) -> None:
     found = files.info(f"{version}/{NWB}")
     assert found["key"] == f"SHA256E-s52776--{found['sha256']}.nwb"
@@ -84,11 +76,6 @@ def test_unknown_paths_are_not_found(files: NeuromirrorFileSystem, version: str,
     assert not files.exists(path.format(version))
 
 
-def test_patterns_are_expanded(files: NeuromirrorFileSystem, version: str) -> None:
-    assert files.glob(f"{version}/**/*_ses-01_ecephys.nwb") == [f"{version}/{NWB}"]
-    assert len(files.find(version)) == 9
-
-
 def test_files_are_read_only(files: NeuromirrorFileSystem, version: str) -> None:
     with pytest.raises(OSError, match="read-only"):
         files.open(f"{version}/{NWB}", "wb")
@@ -99,12 +86,6 @@ def test_a_document_in_git_is_a_file(files: NeuromirrorFileSystem, version: str)
         text = opened.read()
     assert files.cat_file(f"{version}/dandiset.yaml") == text.encode()
     assert files.cat_file(f"{version}/dandiset.yaml", 1, -1) == text.encode()[1:-1]
-
-
-def test_whole_files_are_read_together(files: NeuromirrorFileSystem, version: str) -> None:
-    names = files.glob(f"{version}/sub-*/*.nwb")
-    found = files.cat(names)
-    assert found == {name: files.cat_file(name) for name in names}
 
 
 def test_several_pins_are_folders(demo_harness: MirrorHarness, tmp_path: Path) -> None:

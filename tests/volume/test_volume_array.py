@@ -132,8 +132,6 @@ def test_nothing_can_be_written(boss_mirror: BossMirror) -> None:
     array = boss_mirror.open()
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0, 0] = 1
-    with pytest.raises(ValueError, match="read-only"):
-        array.store.with_read_only(False)
 
 
 def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> None:

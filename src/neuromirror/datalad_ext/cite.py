@@ -88,6 +88,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
         version: Any = None,
+        *,
         dataset: Any = None,
         lock: str | None = None,
         format: Any = "text",

@@ -68,6 +68,7 @@ class MirrorGet(Interface):  # type: ignore[misc]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
         path: Any = None,
+        *,
         dataset: Any = None,
         recursive: bool = False,
         jobs: int | None = None,

@@ -97,6 +97,7 @@ class MirrorPin(Interface):  # type: ignore[misc]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
         version: Any = None,
+        *,
         dataset: Any = None,
         lock: str | None = None,
         glob: Any = None,

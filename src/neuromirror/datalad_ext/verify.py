@@ -77,6 +77,7 @@ class MirrorVerify(Interface):  # type: ignore[misc]
     @datasetmethod(name="mirror_verify")  # type: ignore[untyped-decorator]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
+        *,
         dataset: Any = None,
         lock: str | None = None,
         within: str | None = None,

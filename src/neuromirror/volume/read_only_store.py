@@ -77,12 +77,6 @@ class ReadOnlyStore(Store):
     def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder. Thread-safe."""
 
-    def with_read_only(self, read_only: bool = False) -> Store:
-        """Return the store itself, which is always read-only."""
-        if not read_only:
-            raise ValueError("pinned states are read-only")
-        return self
-
     def close(self) -> None:
         """Close the store; nothing can be read afterwards."""
         if self._is_own:
@@ -178,4 +172,6 @@ def byte_bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
             return byte_range.offset, size
         case SuffixByteRequest():
             return max(0, size - byte_range.suffix), size
-    return 0, size
+        case None:
+            return 0, size
+    raise TypeError(f"Unexpected byte_range, got {byte_range}")
