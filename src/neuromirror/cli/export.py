@@ -86,23 +86,13 @@ def export_command(
 ) -> None:
     """Export a region of a volume, or references to the chunks of Zarrs.
 
-    For a version of a volume, the blocks are fetched from their service. In a clone, git-annex gets
-    missing blocks, and they stay in the clone. Each block is checked against the records of the
-    version.
+    The blocks are fetched from their service, or in a clone by git-annex, and checked against the
+    records of the version. The same region of the same state gives the same bytes, if all its files
+    have checksums. TIFF files are not compressed; each name ends in the z coordinate of the slice.
+    Run an interrupted export again with the same folder to resume it.
 
-    The box is in the archive's voxel coordinates at that level, as in the URLs of blocks; its
-    coordinates need not start at 0. TIFF files are not compressed; each name ends in the z
-    coordinate of the slice. The same region of the same state gives the same bytes, if all files of
-    the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
-    replaced blocks unnoticed. Run an interrupted export again with the same folder to resume it.
-
-    With --format kerchunk, other programs can read the Zarrs of VERSION from the archive. Only the
-    metadata of the Zarrs is downloaded. The result is a JSON file for fsspec and xarray; a
-    reference names the version of the object if the archive keeps versions. Programs that read
-    references do not verify checksums; neuromirror.open_zarr does.
-
-    Exit code: 0 all files are written (now or by an earlier run), 1 if a block could not be fetched
-    or a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
+    With --format kerchunk, the result is a JSON file with references to the pinned objects of
+    Zarrs, for fsspec and xarray, which do not verify checksums; neuromirror.open_zarr does.
     """
     if format == _KERCHUNK:
         _export_references(settings, version, inner, output)

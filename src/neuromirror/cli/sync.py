@@ -92,25 +92,18 @@ def sync_command(
     """Bring datasets up to date with their archives.
 
     A visit is one update of one dataset. If the archive lists which datasets changed, unchanged
-    datasets need no request of their own.
+    datasets need no request of their own. A dataset that "neuromirror serve" is visiting is
+    skipped.
 
     --history also mirrors the states between the last mirrored one and the present one, oldest
-    first, if the archive keeps old versions of its objects. If nothing is mirrored yet, it starts
-    with the archive's first state.
+    first, if the archive keeps old versions of its objects. Embargoed datasets are skipped, or
+    mirrored to the store of --private-store if the mirror file has embargoed = "private".
 
-    Embargoed datasets are skipped. If the mirror's configuration has embargoed = "private", they
-    are mirrored to the store of --private-store, which is outside the public store. Use --store to
-    work with the private store in other commands.
+    The summary on stderr has the number of requests per mirror, the bytes received, and whether the
+    archive throttled requests.
 
-    A dataset that "neuromirror serve" is visiting is skipped.
-
-    The request summary on stderr has the number of requests per mirror, the bytes received, and
-    whether the archive throttled requests; "neuromirror show" prints these figures for the last
-    visit of a dataset. After Ctrl-C or SIGTERM, the datasets in progress and the number of
-    remaining datasets are printed.
-
-    Exit code: 0 success, 1 if a dataset failed (the others are done), 2 wrong usage or
-    configuration, 3 if an update is held for approval, 130 or 143 interrupted by a signal.
+    Exit code: 0 success, 1 if a dataset failed (the others are done), 3 if an update is held for
+    approval, 130 or 143 interrupted by a signal.
     """
     from neuromirror.cli.progress_line import with_progress_bar
     from neuromirror.crawl import dry_run as dry_results
