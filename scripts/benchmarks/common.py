@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: synthetic listing, one process per program, lines and tables."""
+"""Shared parts of the benchmarks: synthetic files, one process per program, lines and tables."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,54 +38,38 @@ from neuromirror.model import (
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2024, 3, 1, tzinfo=UTC)
 STAMP = int(MOMENT.timestamp())
+REPEATS = 3
 
 Contender = Callable[[Path, int], tuple[float, dict[str, Any]]]
 """Processes a number of files in a folder; returns the seconds that count, and extra fields."""
 
 
+# --- the input
+
+
 def synthetic(count: int) -> Iterator[SnapshotEntry]:
     """Yield ``count`` files as a large archive would list them, sorted by path."""
     for number in range(count):
-        yield synthetic_file(number, number)
-
-
-def synthetic_file(number: int, content: int) -> SnapshotEntry:
-    """Return the file with this number, with the bytes of ``content``."""
-    digest = synthetic_sha256(content)
-    subject, session = divmod(number // 20, 50)
-    path = b"sub-%06d/ses-%03d/sub-%06d_ses-%03d_run-%08d.nwb" % (
-        subject,
-        session,
-        subject,
-        session,
-        number,
-    )
-    blob = f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-    record = FileRecord(
-        path=path,
-        size=100_000 + content,
-        digests=(Digest("sha256", digest, "bench"),),
-        locations=(
-            Location(
-                f"https://bucket.example.org/blobs/{blob[:3]}/{blob[3:6]}/{blob}"
-                f"?versionId={digest[32:64]}",
-                "s3",
-                digest[32:64],
+        digest = hashlib.sha256(b"%d" % number).hexdigest()
+        subject, session = divmod(number // 20, 50)
+        name = b"sub-%06d_ses-%03d_run-%08d.nwb" % (subject, session, number)
+        path = b"sub-%06d/ses-%03d/%s" % (subject, session, name)
+        blob = f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+        hosts = (
+            (f"bucket.example.org/blobs/{blob[:3]}/{blob[3:6]}", digest[32:64]),
+            ("copy.example.org/blobs", digest[:32]),
+        )
+        record = FileRecord(
+            path=path,
+            size=100_000 + number,
+            digests=(Digest("sha256", digest, "bench"),),
+            locations=tuple(
+                Location(f"https://{host}/{blob}?versionId={version}", "s3", version)
+                for host, version in hosts
             ),
-            Location(
-                f"https://copy.example.org/blobs/{blob}?versionId={digest[:32]}",
-                "s3",
-                digest[:32],
-            ),
-        ),
-        modified=MOMENT,
-    )
-    return SnapshotEntry(path, key_for(record, path), record)
-
-
-def synthetic_sha256(content: int) -> str:
-    """Return the sha256 of synthetic bytes."""
-    return hashlib.sha256(b"%d" % content).hexdigest()
+            modified=MOMENT,
+        )
+        yield SnapshotEntry(path, key_for(record, path), record)
 
 
 def header() -> SnapshotHeader:
@@ -99,43 +85,132 @@ def write_records(path: Path, count: int) -> Path:
     return path
 
 
-def fast_import_stream(path: Path, count: int) -> Path:
-    """Write the same state as input of ``git fast-import``, both branches."""
-    who = b"bench <bench@example.org> %d +0000" % STAMP
+def write_fast_import(
+    path: Path, files: Callable[[], Iterable[SnapshotEntry]], stamp: int = STAMP, *, onto: bool
+) -> Path:
+    """Write files as input of ``git fast-import``, for both branches.
+
+    ``onto`` adds them to the last commits of the branches.
+    """
+    who = b"bench <bench@example.org> %d +0000" % stamp
     with path.open("wb", buffering=1 << 20) as file:
 
         def data(content: bytes) -> None:
             file.write(b"data %d\n%s\n" % (len(content), content))
 
-        file.write(b"commit refs/heads/main\ncommitter %s\n" % who)
-        data(b"bench")
-        for placed in synthetic(count):
+        def begin(branch: bytes) -> None:
+            file.write(b"commit refs/heads/%s\ncommitter %s\n" % (branch, who))
+            data(b"bench")
+            if onto:
+                file.write(b"from refs/heads/%s^0\n" % branch)
+
+        begin(b"main")
+        for placed in files():
             file.write(b"M 120000 inline %s\n" % placed.git_path)
             data(link_target(placed.key, placed.git_path))
-        file.write(b"commit refs/heads/git-annex\ncommitter %s\n" % who)
-        data(b"bench")
-        present = location_log(STAMP)
-        for placed in synthetic(count):
+        begin(b"git-annex")
+        for placed in files():
             name = log_path(placed.key)
             file.write(b"M 100644 inline %s\n" % name)
-            data(present)
+            data(location_log(stamp))
             file.write(b"M 100644 inline %s.web\n" % name)
-            data(url_log([location.url for location in placed.record.locations], STAMP))
+            data(url_log([location.url for location in placed.record.locations], stamp))
         file.write(b"done\n")
     return path
 
 
-def write_fast_import(repository: Path, stream: Path, count: int) -> None:
-    """Import the synthetic state into a bare repository with ``git fast-import``."""
-    fast_import_stream(stream, count)
-    with stream.open("rb") as file:
-        run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
+# --- other programs
 
 
 def run_git(*arguments: str, stdin: IO[bytes] | None = None, text: str | None = None) -> None:
     """Run a git command; raise CalledProcessError if it fails."""
     given: dict[str, Any] = {"stdin": stdin} if text is None else {"input": text.encode()}
     subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL, **given)
+
+
+def fast_import(repository: Path, stream: Path) -> None:
+    """Run ``git fast-import`` with a prepared stream."""
+    with stream.open("rb") as file:
+        run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
+
+
+def annex_repository(repository: Path) -> Path:
+    """Create a git-annex repository, which may use servers on loopback."""
+    run_git("init", "-q", "-b", "main", str(repository))
+    run_git("-C", str(repository), "config", "annex.security.allowed-ip-addresses", "all")
+    run_git("-C", str(repository), "annex", "init", "-q", "bench")
+    return repository
+
+
+def register(repository: Path, files: Iterable[tuple[str, str, Sequence[str]]]) -> None:
+    """Add keys, paths and their URLs by git-annex's batch commands, as other crawlers do."""
+    rows = list(files)
+    keys = "".join(f"{key} {path}\n" for key, path, _ in rows)
+    urls = "".join(f"{key} {url}\n" for key, _, at in rows for url in at)
+    annex = ("-C", str(repository), "annex")
+    run_git(*annex, "fromkey", "-q", "--force", "--batch", text=keys)
+    run_git(*annex, "registerurl", "-q", "--batch", text=urls)
+
+
+def row(placed: SnapshotEntry) -> tuple[str, str, list[str]]:
+    """Return a file's key, path and URLs."""
+    urls = [location.url for location in placed.record.locations]
+    return placed.key, placed.git_path.decode(), urls
+
+
+def create_dataset(folder: Path) -> Path:
+    """Create a DataLad dataset in the folder."""
+    _datalad("create", str(folder / "dataset"))
+    return folder / "dataset"
+
+
+def add_urls(dataset: Path, table: Path, *options: str) -> None:
+    """Run ``datalad addurls --key`` with a table of files, one URL each; it saves."""
+    given = ["-d", str(dataset), "-x", "*", "--key", "{key}", *options]
+    _datalad("addurls", *given, str(table), "{url}", "{path}")
+
+
+def write_table(table: Path, files: Iterable[SnapshotEntry]) -> Path:
+    """Write the table for ``datalad addurls``: URL, path and key."""
+    rows = (f"{urls[0]},{path},{key}\n" for key, path, urls in map(row, files))
+    table.write_text("url,path,key\n" + "".join(rows))
+    return table
+
+
+def _datalad(*arguments: str) -> None:
+    done = subprocess.run(["datalad", *arguments], capture_output=True, text=True, check=False)
+    expect(not done.returncode, f"datalad {arguments[0]} failed: {done.stderr[-2000:]}")
+
+
+# --- measuring
+
+
+def timed(run: Callable[[], Any], *, status: str | None = None) -> float:
+    """Return the seconds of a call; exit if its result does not have the expected status."""
+    begin = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - begin
+    if status is not None:
+        expect(result.status == status, f"the sync should have been {status}: {result}")
+    return seconds
+
+
+def median(run: Callable[[], float]) -> float:
+    """Return the median of several runs."""
+    return statistics.median(run() for _ in range(REPEATS))
+
+
+def with_cpu(run: Callable[[], Any]) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a call, and the CPU seconds of this process and its children."""
+    before = sum(os.times()[:4])
+    seconds = timed(run)
+    return seconds, {"cpu_s": round(sum(os.times()[:4]) - before, 2)}
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    """Exit with a message unless a condition holds."""
+    if not holds:
+        sys.exit(f"bench: {otherwise}")
 
 
 def in_own_process(
@@ -145,15 +220,7 @@ def in_own_process(
     click.echo(f"{what}: {count} files …", err=True)
     subfolder = folder / what
     subfolder.mkdir()
-    ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_contend, args=(run, subfolder, count, theirs))
-    process.start()
-    theirs.close()
-    try:
-        seconds, peak, extra = ours.recv()
-    except EOFError:
-        sys.exit(f"bench: {what} failed; see above")
-    process.join()
+    (seconds, extra), peak = in_separate_process(_contend, run, subfolder, count)
     shutil.rmtree(subfolder, onerror=_force)
     return {
         "bench": bench,
@@ -168,27 +235,37 @@ def in_own_process(
     }
 
 
-def missing(bench: str, what: str, count: int, why: str) -> dict[str, Any]:
-    """Return the line of a program that cannot run here."""
-    here = {"commit": commit(), "machine": machine()}
-    return {"bench": bench, "what": what, "n": count, "missing": why, **here}
+def in_separate_process(run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
+    """Return the result of a function in its own process, and the peak memory in MB."""
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_run_and_send, args=(run, given, theirs))
+    process.start()
+    theirs.close()
+    try:
+        result, peak = ours.recv()
+    except EOFError:
+        sys.exit(f"bench: {getattr(run, '__name__', run)} failed; see above")
+    process.join()
+    return result, peak
 
 
-def _contend(run: Contender, folder: Path, count: int, pipe: Any) -> None:
+def _contend(run: Contender, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     own_environment(folder)
+    return run(folder, count)
+
+
+def _run_and_send(run: Callable[..., Any], given: tuple[Any, ...], pipe: Any) -> None:
     with Memory() as memory:
-        seconds, extra = run(folder, count)
-    pipe.send((seconds, memory.peak_mb, extra))
+        result = run(*given)
+    pipe.send((result, memory.peak_mb))
 
 
 def own_environment(folder: Path) -> None:
     """Set up this process as that of a user without any configuration."""
     # a separate home: the user's git configuration must not influence the result
-    os.environ["HOME"] = str(folder)
-    os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
+    os.environ |= {"HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
     for name in ("AUTHOR", "COMMITTER"):
-        os.environ[f"GIT_{name}_NAME"] = "bench"
-        os.environ[f"GIT_{name}_EMAIL"] = "bench@example.org"
+        os.environ |= {f"GIT_{name}_NAME": "bench", f"GIT_{name}_EMAIL": "bench@example.org"}
     # no background maintenance during the measurement
     os.environ |= {
         "GIT_CONFIG_COUNT": "1",
@@ -211,30 +288,10 @@ def run_contenders(
                     yield in_own_process(bench, what, run, count, Path(folder))
 
 
-def sizes_option(default: int) -> Callable[[Any], Any]:
-    """Add the options that all benchmarks have."""
-
-    def decorate(command: Any) -> Any:
-        for option in (
-            click.option(
-                "--write", is_flag=True, help="Update docs/explanation/benchmarks.md and its plot."
-            ),
-            click.option("--json", "as_json", is_flag=True, help="One JSON object per line."),
-            click.option(
-                "--files",
-                "--objects",
-                "files",
-                multiple=True,
-                default=[default],
-                show_default=True,
-                type=click.IntRange(1),
-                help="Size of the state; may be given several times, for a plot.",
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
+def missing(bench: str, what: str, count: int, why: str) -> dict[str, Any]:
+    """Return the line of a program that cannot run here."""
+    here = {"commit": commit(), "machine": machine()}
+    return {"bench": bench, "what": what, "n": count, "missing": why, **here}
 
 
 def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
@@ -243,14 +300,16 @@ def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
         function(path)
 
 
+def cpu_of_children() -> float:
+    """Return the CPU seconds of all commands so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def commit() -> str:
     """Return the measured commit, with ``+`` if files differ from it."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude", "*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude", "*"]
+    done = subprocess.run(describe, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
@@ -266,133 +325,81 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def write_section(name: str, table: str, page: str = "explanation/benchmarks.md") -> None:
-    """Write a table to its marked section in a page of docs/."""
-    path = ROOT / "docs" / page
-    begin, end = f"<!-- bench {name} -->", f"<!-- end {name} -->"
-    text = path.read_text()
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    if not rest or not after:
-        sys.exit(f"bench: {path} has no section '{begin} … {end}'")
-    path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+# --- options and output
 
 
-def report(
-    name: str,
-    lines: Iterable[dict[str, Any]],
-    *,
-    as_json: bool,
-    write: bool,
-    table: Callable[[list[dict[str, Any]]], str] | None = None,
-) -> None:
-    """Print lines as they come (``as_json``) or as a table; with ``write`` update the page.
+def json_option(command: Any) -> Any:
+    """Add the option that all benchmarks have."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")(
+        command
+    )
 
-    A bench with a table of its own has no plot.
-    """
+
+def sizes_option(default: int) -> Callable[[Any], Any]:
+    """Add ``--json`` and the number of files."""
+    sizes = click.option(
+        "--files",
+        "--objects",
+        "files",
+        multiple=True,
+        default=[default],
+        show_default=True,
+        type=click.IntRange(1),
+        help="Size of the state; may be given several times.",
+    )
+    return lambda command: sizes(json_option(command))
+
+
+def report(lines: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    """Print lines as they come (``as_json``), or as Markdown tables."""
     gathered = []
     for line in lines:
         gathered.append(line)
         if as_json:
-            click.echo(json.dumps(line))
-            sys.stdout.flush()
-    text = (table or as_table)(gathered)
+            print(json.dumps(line), flush=True)
     if not as_json:
-        click.echo(text)
-    if write:
-        picture = None if table is not None else draw(name, gathered)
-        write_section(name, text if picture is None else f"{text}\n\n![{name}]({picture})")
+        print(as_table(gathered))
 
 
-def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
-    """Plot seconds against files into bench-<name>.svg beside the page; None for a single size."""
-    series: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        if "missing" in line:
-            continue
-        label = ", ".join(filter(None, (line["what"], line.get("of"))))
-        series.setdefault(label, []).append((line["n"], line["seconds"]))
-    if max(map(len, series.values())) < 2:
-        return None
-    with plot(f"bench-{name}") as axes:
-        for what, points in series.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=what)
-        axes.set(xscale="log", yscale="log", xlabel="files", ylabel="seconds", title=name)
-    return f"bench-{name}.svg"
-
-
-@contextmanager
-def plot(name: str) -> Iterator[Any]:
-    """Yield the axes of a plot with a legend; afterwards save docs/explanation/<name>.svg."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = name
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    yield axes
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "explanation" / f"{name}.svg", metadata={"Date": None})
-    pyplot.close(figure)
-
-
-_SHOWN = (
-    *(
-        "bench",
-        "task",
-        "to",
-        "what",
-        "of",
-        "n",
-        "seconds",
-        "per_s",
-        "peak_mb",
-        "commit",
-        "machine",
-        "missing",
-    ),
-)
+_IN_NO_COLUMN = ("bench", "task", "to", "of", "latency_ms", "commit", "machine", "missing")
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
-    """Return Markdown tables with neuromirror's speed relative to each other program.
-
-    One table per processed object (``of``), if lines name several.
-    """
+    """Return one table per task, with neuromirror's speed relative to that of each program."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault(line.get("of", ""), []).append(line)
+        given = [str(line[name]) for name in ("task", "of") if name in line]
+        given += [f"{line['latency_ms']} ms"] if "latency_ms" in line else []
+        groups.setdefault(", ".join(given), []).append(line)
     blocks = []
     for of, group in groups.items():
-        blocks.append("\n".join([*([f"{of}:", ""] if of else []), *_table_rows(group)]))
+        blocks += [f"{of}:"] if of else []
+        blocks.append("\n".join(_rows(group)))
     when = datetime.now(UTC).date().isoformat()
     blocks.append(f"Measured {when} at commit {lines[0]['commit']} on {lines[0]['machine']}.")
     return "\n\n".join(blocks)
 
 
-def _table_rows(lines: list[dict[str, Any]]) -> list[str]:
-    extra = sorted({name for line in lines for name in line if name not in _SHOWN})
-    heads = ["what", "files", "seconds", "files/s", "neuromirror is", "peak MB", *extra]
-    rows = [f"| {' | '.join(heads)} |", f"|---{'|---:' * (len(heads) - 1)}|"]
+def _rows(lines: list[dict[str, Any]]) -> Iterator[str]:
+    found = dict.fromkeys(name for line in lines for name in line)
+    names = [name for name in found if name not in _IN_NO_COLUMN]
+    relative = "seconds" in names
+    yield f"| {' | '.join([*names, *(['neuromirror is'] if relative else [])])} |"
+    yield f"|---{'|---:' * (len(names) - 1 + relative)}|"
     own = {
-        line["n"]: line["n"] / line["seconds"] for line in lines if line["what"] == "neuromirror"
+        line.get("n"): line["seconds"] / line.get("n", 1)
+        for line in lines
+        if line["what"] == "neuromirror" and "seconds" in line
     }
     for line in lines:
-        if "missing" in line:
-            rows.append(f"| {line['what']} {line['missing']} |{' |' * (len(heads) - 1)}")
-            continue
-        ratio = own.get(line["n"], next(iter(own.values()))) * line["seconds"] / line["n"]
-        cells = [
-            line["what"],
-            f"{line['n']:,}",
-            str(line["seconds"]),
-            f"{line['per_s']:,}",
-            f"{ratio:.1f}×",
-            str(line["peak_mb"]),
-            *(str(line.get(name, "")) for name in extra),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        cells = [f"{line['what']} {line.get('missing', '')}".strip()]
+        cells += [_cell(line.get(name, "")) for name in names[1:]]
+        if relative and own and "seconds" in line:
+            size = line.get("n")
+            ratio = line["seconds"] / (size or 1) / own.get(size, next(iter(own.values())))
+            cells.append(f"{ratio:.2f}×")
+        yield f"| {' | '.join(cells)} |"
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

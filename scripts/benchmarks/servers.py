@@ -1,75 +1,92 @@
-"""Servers for the benchmarks, each in its own process, and functions to time a crawl."""
+"""Servers of the benchmarks, each in its own process, and the sync of what they serve."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import Memory
+from benchmarks.common import expect, median, timed
 from neuromirror.crawl import Mirror, load_mirrors
 from neuromirror.net import S3Bucket, Session
-from neuromirror_demo.catalogue_process import first_line
 
 DANDISET = "000009"
-REPEATS = 3
-_WITHOUT_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
-@dataclass(frozen=True, slots=True)
+@contextmanager
+def in_server_process(
+    serve: Callable[..., AbstractContextManager[Any]], *given: Any
+) -> Iterator[Callable[..., Any]]:
+    """Run a server in its own process; the yielded function calls one of its methods.
+
+    Without arguments, it returns the server's attribute of that name.
+    """
+    # servers are on loopback; their memory is not counted, as they have a session of their own
+    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve, args=(serve, given, theirs), daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(name: str, *arguments: Any, **named: Any) -> Any:
+        ours.send((name, arguments, named))
+        return ours.recv()
+
+    try:
+        yield ask
+    finally:
+        ours.close()
+        process.join(10)
+        process.kill()
+
+
+def _serve(
+    serve: Callable[..., AbstractContextManager[Any]], given: tuple[Any, ...], pipe: Any
+) -> None:
+    os.setsid()
+    with serve(*given) as server:
+        while True:
+            try:
+                name, arguments, named = pipe.recv()
+            except EOFError:
+                return
+            found = getattr(server, name)
+            pipe.send(found(*arguments, **named) if callable(found) else found)
+
+
 class Served:
-    """A served bucket; ``change`` replaces the bytes of one object."""
+    """A served bucket."""
 
-    endpoint: str
-    name: str
-    change: Callable[[bytes], None]
-
-    def bucket(self) -> S3Bucket:
-        """The bucket, for our own lister."""
-        session = Session(allow_private=True)
-        return S3Bucket(session, self.name, endpoint=self.endpoint)
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.endpoint: str = ask("endpoint")
+        self.name: str = ask("name")
+        self._ask = ask
 
     def mirror(self, folder: Path) -> Mirror:
-        """A mirror of the bucket, in which the bucket is one dataset."""
-        folder.mkdir(exist_ok=True)
-        (folder / "bench.toml").write_text(
-            f'source = "s3"\n[options]\nbucket = "{self.name}"\nendpoint = "{self.endpoint}"\n'
-            "depth = 0\n"
-        )
-        return load_mirrors(folder)["bench"]
-
-    def key(self, number: int) -> bytes:
-        """Return the key with this number, as listed."""
-        rows = self.bucket().objects(b"").rows()
-        return sorted(row.key for row in rows)[number]
+        """Return a mirror of the bucket, in which the bucket is one dataset."""
+        options = f'bucket = "{self.name}"\nendpoint = "{self.endpoint}"\ndepth = 0\n'
+        return mirror_of(folder, f'source = "s3"\n[options]\n{options}')
 
     def count(self) -> int:
         """List everything with our own lister; return the number of objects."""
-        return sum(1 for _ in self.bucket().objects(b"").rows())
+        bucket = S3Bucket(Session(allow_private=True), self.name, endpoint=self.endpoint)
+        return sum(1 for _ in bucket.objects(b"").rows())
 
-    def client(self) -> Any:
-        """Return a boto3 client that signs nothing."""
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
+    def change(self, number: int) -> None:
+        """Replace the bytes of the object with this number."""
+        self._ask("change_number", number)
 
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            config=Config(signature_version=UNSIGNED, proxies={}),
-        )
+
+def mirror_of(folder: Path, text: str) -> Mirror:
+    """Return the mirror ``bench`` with this mirror file."""
+    folder.mkdir(exist_ok=True)
+    (folder / "bench.toml").write_text(text)
+    return load_mirrors(folder)["bench"]
 
 
 @contextmanager
@@ -79,180 +96,64 @@ def listing_server(count: int, zarrs: int = 0) -> Iterator[Served]:
     The pages are those that our lister requests; those of another lister are prepared by its first
     pass. With ``zarrs`` the objects form that many Zarrs.
     """
-    with _server("listing", str(count), str(zarrs)) as served:
+    from benchmarks.listing_server import prepared_bucket
+
+    with in_server_process(prepared_bucket, count, zarrs) as ask:
+        served = Served(ask)
         expect(served.count() == count, "the listing server does not list what it should")
         yield served
 
 
 @contextmanager
-def moto_server(contents: Mapping[bytes, bytes]) -> Iterator[Served]:
+def moto_server(contents: Mapping[str, bytes]) -> Iterator[Served]:
     """Serve a bucket of these objects with moto's server, which git-annex supports too."""
-    held = json.dumps({key.hex(): content.decode() for key, content in contents.items()})
-    with _server("moto", first=f"{held}\n") as served:
-        yield served
+    with in_server_process(_Moto, contents) as ask:
+        yield Served(ask)
+
+
+class _Moto:
+    name = "bench"
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self._contents = contents
+
+    def __enter__(self) -> _Moto:
+        import logging
+
+        import boto3
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "bench", "aws_secret_access_key": "bench"}
+        client = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
+        client.create_bucket(Bucket=self.name, ACL="public-read")
+        for key, content in self._contents.items():
+            client.put_object(Bucket=self.name, Key=key, Body=content)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
 
 
 @contextmanager
-def _server(*arguments: str, first: str = "") -> Iterator[Served]:
-    os.environ |= _WITHOUT_PROXY
-    with subprocess.Popen(
-        [sys.executable, "-B", "-m", "benchmarks.s3_servers", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+def demo_server(folder: Path) -> Iterator[Callable[..., Any]]:
+    """Run an empty demo archive; the yielded function calls its methods."""
+    from neuromirror_demo import DemoArchive
 
-        def ask(line: str) -> Any:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(line)
-            process.stdin.flush()
-            reply = process.stdout.readline()
-            expect(bool(reply), f"the server {arguments[0]} ended; see above")
-            return json.loads(reply)
-
-        try:
-            where = ask(first)
-            yield Served(where["endpoint"], where["bucket"], lambda key: ask(f"{key.hex()}\n"))
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-@dataclass(frozen=True, slots=True)
-class DemoServer:
-    """The demo archive in its own process."""
-
-    addresses: Mapping[str, Any]
-
-    @property
-    def mirror(self) -> Mirror:
-        """Its mirror."""
-        return load_mirrors(Path(self.addresses["mirrors"]))["demo"]
-
-    def do(self, verb: str, **arguments: Any) -> Any:
-        """Call an operation; return its result."""
-        import requests
-
-        url = f"{self.addresses['control']}/{verb}"
-        reply = requests.post(url, json=arguments, timeout=600)
-        reply.raise_for_status()
-        return reply.json()["result"]
-
-    def requests(self) -> dict[str, list[str]]:
-        """The requests so far, by server."""
-        import requests
-
-        found: dict[str, list[str]] = requests.get(
-            f"{self.addresses['control']}/requests", timeout=60
-        ).json()
-        return found
-
-
-@contextmanager
-def demo_server(folder: Path) -> Iterator[DemoServer]:
-    """Run the demo archive with its files in a folder."""
-    arguments = "serve", "--dir", str(folder / "demo")
-    with server_process("neuromirror_demo", *arguments) as line:
-        yield DemoServer(json.loads(line))
+    with in_server_process(partial(DemoArchive, empty=True), folder / "demo") as ask:
+        yield ask
 
 
 @contextmanager
 def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
-    """Run the demo archive in its own process, with one dandiset of ``count`` files."""
-    with demo_server(folder) as server:
-        server.do("make_many", dandiset=DANDISET, n_files=count)
-        yield server.mirror
-
-
-class BigServer:
-    """The synthetic archive in its own process, and its counters."""
-
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.about = about
-
-    def requests(self) -> dict[str, Any]:
-        """Return counts by kind of request, CPU seconds and peak memory of the server."""
-        return self._get("requests")
-
-    def clear(self) -> None:
-        """Reset the counters."""
-        self._get("clear_requests")
-
-    def _get(self, what: str) -> dict[str, Any]:
-        from urllib.request import ProxyHandler, build_opener
-
-        opener = build_opener(ProxyHandler({}))
-        with opener.open(f"{self.about['control']}/{what}", timeout=600) as reply:
-            found: dict[str, Any] = json.load(reply)
-        return found
-
-
-def big_archive(mirrors: Path, *options: str) -> AbstractContextManager[BigServer]:
-    """Run the synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
-    return run_server("benchmarks.big_archive", "--warm", "--dir", str(mirrors), *options)
-
-
-@contextmanager
-def run_server(module: str, *arguments: str) -> Iterator[BigServer]:
-    """Run a synthetic DANDI archive that prints its addresses as a line of JSON."""
-    with server_process(module, *arguments) as line:
-        yield BigServer(json.loads(line))
-
-
-@contextmanager
-def server_process(module: str, *arguments: str) -> Iterator[str]:
-    """Run a module that is a server in its own process; yield the first line of its output."""
-    os.environ |= _WITHOUT_PROXY
-    with subprocess.Popen(
-        [sys.executable, "-B", "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
-    ) as process:
-        try:
-            line = first_line(process)
-            expect(bool(line), f"the server {module} did not start; see above")
-            yield line
-        finally:
-            process.terminate()
-
-
-def in_separate_process(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]]:
-    """Return the seconds of a function in its own process, and the peak memory of that process."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_run_and_send, args=(run, given, theirs))
-    process.start()
-    theirs.close()
-    try:
-        seconds, peak = ours.recv()
-    except EOFError:
-        sys.exit(1)
-    finally:
-        process.join()
-    return seconds, {"peak_mb": peak}
-
-
-def _run_and_send(run: Callable[..., float], given: tuple[Any, ...], pipe: Any) -> None:
-    with Memory() as memory:
-        seconds = run(*given)
-    pipe.send((seconds, memory.peak_mb))
-
-
-def visits(mirror: Mirror, store: Path, name: str, deep: bool) -> float:
-    """Return the median of visits that find nothing new and write nothing."""
-    before = contents_of(store)
-    revisit = partial(sync_once, mirror, store, name, deep=deep)
-    times = [timed(revisit, status="notneeded") for _ in range(REPEATS)]
-    expect_untouched(store, before)
-    return statistics.median(times)
+    """Run a demo archive with one dandiset of ``count`` files."""
+    with demo_server(folder) as ask:
+        ask("make_many", DANDISET, n_files=count)
+        yield load_mirrors(ask("mirrors"))["demo"]
 
 
 def sync_once(mirror: Mirror, store: Path, name: str = "", *, deep: bool = False) -> Any:
@@ -270,7 +171,18 @@ def sync_once(mirror: Mirror, store: Path, name: str = "", *, deep: bool = False
     return results[0]
 
 
-def contents_of(store: Path) -> dict[str, tuple[int, str]]:
+def revisit(mirror: Mirror, store: Path, name: str, deep: bool) -> float:
+    """Return the median of visits that find nothing new and write nothing."""
+    before = _contents_of(store)
+    run = partial(sync_once, mirror, store, name, deep=deep)
+    seconds = median(lambda: timed(run, status="notneeded"))
+    after = _contents_of(store)
+    written = sorted(name for name in before | after if before.get(name) != after.get(name))
+    expect(not written, f"the visit wrote into the store: {', '.join(written[:5])}")
+    return seconds
+
+
+def _contents_of(store: Path) -> dict[str, tuple[int, str]]:
     """Return modification time (ns) and sha256 of all files of a store except locks, by path."""
     found = {}
     for path in sorted(store.rglob("*")):
@@ -281,29 +193,10 @@ def contents_of(store: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def expect_untouched(store: Path, before: dict[str, tuple[int, str]]) -> None:
-    """Exit if a file of the store has changed."""
-    after = contents_of(store)
-    written = sorted(name for name in before | after if before.get(name) != after.get(name))
-    expect(not written, f"the visit wrote into the store: {', '.join(written[:5])}")
+def count_files(store: Path) -> int:
+    """Return the number of files in all datasets of a store, those of Zarrs included."""
+    from neuromirror.index import Index
+    from neuromirror.store import Store
 
-
-def processor_seconds() -> float:
-    """Return the user and system seconds of this process and its finished children."""
-    return sum(os.times()[:4])
-
-
-def timed(run: Callable[[], Any], *, status: str | None = None) -> float:
-    """Return the seconds of a call; exit if its result does not have the expected status."""
-    begin = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - begin
-    if status is not None:
-        expect(result.status == status, f"the sync should have been {status}: {result}")
-    return seconds
-
-
-def expect(holds: bool, otherwise: str) -> None:
-    """Exit with a message unless a condition holds."""
-    if not holds:
-        sys.exit(f"bench: {otherwise}")
+    with Index.open_readonly(Store.open(store).index_path) as index:
+        return sum(one.files for one in index.mirror_status())

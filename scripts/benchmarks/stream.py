@@ -10,29 +10,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import venv
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from benchmarks import stream_task
-from benchmarks.big_documents import zarr_path
-from benchmarks.big_zarrs import ReadableZarr
-from benchmarks.common import MOMENT, commit, machine, report
-from benchmarks.servers import big_archive, server_process
-from benchmarks.stream_server import BUCKET
+from benchmarks.bucket_server import BUCKET, Bucket
+from benchmarks.common import MOMENT, commit, expect, json_option, machine, report
+from benchmarks.servers import in_server_process
 
 _VERSION: Final = "bench:bench"
 _FILE: Final = "recording.nwb"
 _ZARR: Final = "image.zarr"
-_LARGE: Final = "big:000002"
-"""The dandiset with the Zarr of the task ``large``."""
 _CHUNKS: Final = 1000
 _CHUNK_SHAPE: Final = (128, 256)
 _ROWS_PER_CHUNK: Final = 8192
@@ -45,33 +37,16 @@ _ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
 """Packages of other programs. Their requirements contradict each other and those of neuromirror."""
 
 _CONTENDERS: Final[Mapping[str, Sequence[str]]] = {
-    "open": (
-        "neuromirror",
-        "neuromirror, second",
-        "remfile",
-        "fsspec",
-        "lindi",
-        "curl",
-    ),
+    "open": ("neuromirror", "neuromirror, second", "remfile", "fsspec", "lindi", "curl"),
     "sequential": ("neuromirror", "remfile", "fsspec", "curl"),
     "random": ("neuromirror", "remfile", "fsspec"),
     "zarr": ("neuromirror", "s3fs", "obstore"),
-    "large": ("neuromirror",),
 }
 """The programs of each task. ``second`` reads again what the one before it has cached."""
 
-_OBJECTS: Final = {
-    "open": "opened with pynwb, one series of 1 MB read",
-    "sequential": "read in order",
-    "random": f"{stream_task.RANDOM_READS} reads of {stream_task.RANDOM_BYTES >> 10} KiB",
-    "zarr": f"{_CHUNKS:,} chunks of a Zarr",
-    "large": "a region of a Zarr whose chunks are in the manifest and not in git",
-}
-
 
 @click.command("stream")
-@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_option
 @click.option("--mib", default=1024, show_default=True, help="MiB in the NWB file.")
 @click.option(
     "--latency",
@@ -89,47 +64,29 @@ _OBJECTS: Final = {
     default=list(_CONTENDERS),
     help="Tasks; by default all.",
 )
-@click.option(
-    "--piece-size",
-    default="64KiB",
-    show_default=True,
-    help="Size of a piece in the block digests of the task 'random'.",
-)
-@click.option(
-    "--entries", default=5_000_000, show_default=True, help="Files of the Zarr of the task 'large'."
-)
 @click.option("--repeats", default=3, show_default=True, help="Runs of each; the best one counts.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep the bucket in.")
 def stream_bench(
     mib: int,
     latencies: tuple[int, ...],
     tasks: tuple[str, ...],
-    piece_size: str,
-    entries: int,
     repeats: int,
     keep: Path | None,
     *,
     as_json: bool,
-    write: bool,
 ) -> None:
     """Read parts of a large NWB file and a Zarr over HTTP, without downloading them."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
-        bench = _Bench(Path(name), keep or Path(name), piece_size, repeats)
-        lines: Iterator[dict[str, Any]] = iter(())
-        if set(tasks) != {"large"}:
-            lines = bench.lines(mib, latencies, [one for one in tasks if one != "large"])
-        if "large" in tasks:
-            lines = chain(lines, bench.large_lines(entries))
-        report("stream", lines, as_json=as_json, write=write, table=_table)
+        bench = _Bench(Path(name), keep or Path(name), repeats)
+        report(bench.lines(mib, latencies, tasks), as_json=as_json)
 
 
 class _Bench:
     """The bucket, and the environments of the programs."""
 
-    def __init__(self, folder: Path, kept: Path, piece_size: str, repeats: int) -> None:
+    def __init__(self, folder: Path, kept: Path, repeats: int) -> None:
         self._folder = folder
         self._bucket = kept / "bucket"
-        self._piece_size = piece_size
         self._repeats = repeats
         self._pythons: dict[str, Path] = {}
 
@@ -144,54 +101,17 @@ class _Bench:
             make_bucket(self._bucket / BUCKET, mib)
             done.touch()
         for latency in latencies:
-            with _served(self._bucket / BUCKET, latency) as address:
+            with in_server_process(Bucket, self._bucket / BUCKET, latency) as ask:
                 for task in tasks:
-                    yield from self._contest(address, latency, task)
+                    yield from self._contest(ask, latency, task)
 
-    def large_lines(self, entries: int) -> Iterator[dict[str, Any]]:
-        """Mirror a Zarr of this many files, and yield the line of one region of it."""
-        folder = self._folder / "large"
-        home = folder / "home"
-        home.mkdir(parents=True)
-        case = {
-            "version": f"{_LARGE}@draft",
-            "zarr": zarr_path(0),
-            "store": str(folder / "store"),
-            "mirrors": str(folder / "mirrors"),
-        }
-        Path(case["mirrors"]).mkdir()
-        size = ("--two", "1", str(entries))
-        with big_archive(Path(case["mirrors"]), "--zarrs", "--readable", *size):
-            click.echo(f"mirroring a Zarr of {entries:,} files …", err=True)
-            begin = time.perf_counter()
-            _neuromirror(case, home, "sync", _LARGE)
-            synced = time.perf_counter() - begin
-            runs = []
-            for _ in range(self._repeats):
-                shutil.rmtree(home / ".cache", ignore_errors=True)
-                runs.append(self._measured("large", "neuromirror", case, home))
-            best = min(runs, key=lambda one: one["seconds"])
-            content = ReadableZarr(0, entries, b"").region(*stream_task.REGION)
-            if best.pop("digest") != hashlib.sha256(content).hexdigest():
-                raise SystemExit("bench: the region has other bytes than the archive")
-            yield {
-                "bench": "stream",
-                "task": "large",
-                "latency_ms": 0,
-                "what": "neuromirror",
-                **best,
-                "seconds": round(best["seconds"], 3),
-                "entries": entries,
-                "sync_s": round(synced, 1),
-                "commit": commit(),
-                "machine": machine(),
-            }
-
-    def _contest(self, address: str, latency: int, task: str) -> Iterator[dict[str, Any]]:
+    def _contest(
+        self, ask: Callable[..., Any], latency: int, task: str
+    ) -> Iterator[dict[str, Any]]:
         click.echo(f"{task}, {latency} ms away …", err=True)
         folder = self._folder / f"{task}-{latency}"
         folder.mkdir()
-        case = self._case(folder, address, task)
+        case = self._case(folder, ask("address"), task)
         digests: dict[str, str] = {}
         kept_home = folder / "home"
         for what in _CONTENDERS[task]:
@@ -200,13 +120,12 @@ class _Bench:
                 if what != "neuromirror, second":
                     shutil.rmtree(kept_home, ignore_errors=True)
                     kept_home.mkdir()
-                line = self._run(task, what, case, kept_home, address)
+                line = self._run(task, what, case, kept_home, ask)
                 if best is None or line["seconds"] < best["seconds"]:
                     best = line
             assert best is not None
             digests[what] = best.pop("digest")
-            if len(set(digests.values())) != 1:
-                raise SystemExit(f"bench: {what} read other bytes: {digests}")
+            expect(len(set(digests.values())) == 1, f"{what} read other bytes: {digests}")
             yield {
                 "bench": "stream",
                 "task": task,
@@ -218,22 +137,10 @@ class _Bench:
             }
 
     def _run(
-        self, task: str, what: str, case: dict[str, Any], home: Path, address: str
+        self, task: str, what: str, case: Mapping[str, Any], home: Path, ask: Callable[..., Any]
     ) -> dict[str, Any]:
-        _ask(address, "clear")
-        line = self._measured(task, what, case, home)
-        counts = _ask(address, "counts")
-        return {
-            **line,
-            "seconds": round(line["seconds"], 3),
-            "requests": counts["requests"],
-            "mb": round(counts["bytes"] / 1e6, 1),
-        }
-
-    def _measured(
-        self, task: str, what: str, case: Mapping[str, Any], home: Path
-    ) -> dict[str, Any]:
-        """Run a task in a process of its own; return what it printed."""
+        """Run a task in a process of its own; return what it printed, and what it requested."""
+        ask("clear")
         if what.startswith("neuromirror"):
             python = sys.executable
         else:
@@ -246,12 +153,12 @@ class _Bench:
             check=False,
         )
         (home / "downloaded").unlink(missing_ok=True)
-        if done.returncode:
-            raise SystemExit(f"bench: {what} failed in {task}: {done.stderr[-3000:]}")
+        expect(not done.returncode, f"{what} failed in {task}: {done.stderr[-3000:]}")
         # lindi prints a warning at its end
         [printed] = [one for one in done.stdout.splitlines() if one.startswith("{")]
         line: dict[str, Any] = json.loads(printed)
-        return line
+        received = {"requests": ask("requests"), "mb": round(ask("bytes") / 1e6, 1)}
+        return {**line, "seconds": round(line["seconds"], 3), **received}
 
     def _case(self, folder: Path, address: str, task: str) -> dict[str, Any]:
         """Mirror the bucket into a new store, and compute the block digests."""
@@ -277,35 +184,9 @@ class _Bench:
         }
         _neuromirror(case, home, "sync", "bench")
         if task != "zarr":
-            size = ("--piece-size", self._piece_size) if task == "random" else ()
+            size = ("--piece-size", "64KiB") if task == "random" else ()
             _neuromirror(case, home, "digest", _VERSION, _FILE, *size)
         return case
-
-
-def _table(lines: list[dict[str, Any]]) -> str:
-    """Return one table per task and latency, with neuromirror's speed relative to each program."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for line in lines:
-        groups.setdefault((line["task"], line["latency_ms"]), []).append(line)
-    blocks = []
-    for (task, latency), group in groups.items():
-        own = group[0]["seconds"]
-        blocks += [
-            f"{task}: {_OBJECTS[task]}, {latency} ms:\n",
-            "| what | seconds | neuromirror is | CPU seconds | MB received | requests | peak MB |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-            *(
-                f"| {one['what']} | {one['seconds']} | {one['seconds'] / own:.2f}× "
-                f"| {one['cpu_s']} | {one.get('mb', '')} | {one.get('requests', '')} "
-                f"| {one['peak_mb']} |"
-                for one in group
-            ),
-            "",
-        ]
-    when = datetime.now(UTC).date().isoformat()
-    return "\n".join(
-        [*blocks, f"Measured {when} at commit {lines[0]['commit']} on {lines[0]['machine']}."]
-    )
 
 
 def make_bucket(folder: Path, mib: int) -> None:
@@ -375,28 +256,13 @@ def _write_image(path: Path, seed: int) -> None:
         array[number * rows : (number + 1) * rows] = chunk.reshape(_CHUNK_SHAPE)
 
 
-@contextmanager
-def _served(folder: Path, latency: int) -> Iterator[str]:
-    with server_process("benchmarks.stream_server", str(folder), str(latency)) as line:
-        yield f"http://127.0.0.1:{int(line)}"
-
-
-def _ask(address: str, what: str) -> dict[str, int]:
-    from urllib.request import ProxyHandler, build_opener
-
-    with build_opener(ProxyHandler({})).open(f"{address}/-/{what}", timeout=60) as reply:
-        counts: dict[str, int] = json.load(reply)
-    return counts
-
-
 def _neuromirror(case: Mapping[str, Any], home: Path, *arguments: str) -> None:
     command = [str(Path(sys.executable).with_name("neuromirror"))]
     command += ["--mirrors", case["mirrors"], "--store", case["store"], *arguments]
     done = subprocess.run(
         command, env=_environment_of(home), capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise SystemExit(f"bench: {' '.join(arguments)} failed: {done.stdout}{done.stderr}")
+    expect(not done.returncode, f"{' '.join(arguments)} failed: {done.stdout}{done.stderr}")
 
 
 def _environment_of(home: Path) -> dict[str, str]:

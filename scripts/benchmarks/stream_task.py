@@ -25,9 +25,6 @@ RANDOM_READS: Final = 200
 RANDOM_BYTES: Final = 64 << 10
 _SEQUENTIAL: Final = 1 << 20
 
-REGION: Final = (1, 64, 80)
-"""The plane, and the number of its first rows and columns, that the task ``large`` reads."""
-
 Case = dict[str, Any]
 
 
@@ -153,21 +150,11 @@ def _zarr(case: Case, what: str) -> bytes:
     return bytes(zarr.open_array(store, mode="r")[:].tobytes())
 
 
-def _large(case: Case, what: str) -> bytes:
-    """Read a region of an array of millions of chunks."""
-    import neuromirror
-
-    image = neuromirror.open_zarr(case["version"], case["zarr"], store=case["store"])
-    plane, rows, columns = REGION
-    return bytes(image["0"][plane, :rows, :columns].tobytes())
-
-
 TASKS: Final = {
     "open": _open,
     "sequential": _sequential,
     "random": _random,
     "zarr": _zarr,
-    "large": _large,
 }
 _IMPORTS: Final = {
     "neuromirror": ("neuromirror",),
@@ -179,7 +166,6 @@ _IMPORTS: Final = {
 _TASK_IMPORTS: Final = {
     "open": ("h5py", "pynwb"),
     "zarr": ("zarr", "zarr.storage"),
-    "large": ("zarr",),
 }
 
 
@@ -197,7 +183,7 @@ def main(task: str, what: str, case: Case) -> None:
         # the modules are imported on first use of a name
         import neuromirror
 
-        getattr(neuromirror, "open_zarr" if task in ("zarr", "large") else "open")
+        getattr(neuromirror, "open_zarr" if task == "zarr" else "open")
     begin = time.perf_counter()
     cpu = time.process_time()
     got = TASKS[task](case, what)

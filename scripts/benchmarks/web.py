@@ -21,8 +21,7 @@ from urllib.parse import quote
 
 import click
 
-from benchmarks.common import commit, machine, report
-from benchmarks.servers import expect
+from benchmarks.common import commit, expect, json_option, machine, report
 from benchmarks.synthetic_metadata import FAMILY_NAMES, REGIONS, TOPICS
 from benchmarks.web_store import TERMS, Made, Sizes, ready
 from neuromirror.index import Index
@@ -301,6 +300,7 @@ def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str
 
 
 @click.command("web")
+@json_option
 @click.option("--datasets", default=1000, show_default=True, type=click.IntRange(3))
 @click.option("--versions", default=10, show_default=True, type=click.IntRange(2), help="Of each.")
 @click.option("--files", default=2_000_000, show_default=True, type=click.IntRange(40))
@@ -315,7 +315,6 @@ def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str
     type=click.Path(path_type=Path),
     help="Where the store is kept for the next run.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 def web_bench(
     datasets: int,
     versions: int,
@@ -332,15 +331,7 @@ def web_bench(
     if shutil.which("wrk") is None:
         install_wrk()
     made = ready(cache.expanduser(), Sizes(datasets, versions, files, history, folder))
-    report("web", lines(made, seconds, pages), as_json=as_json, write=False, table=as_table)
-
-
-def as_table(results: list[dict[str, Any]]) -> str:
-    """Return the lines as Markdown."""
-    names = ("what", "page", "median_ms", "p95_ms", "per_s", "cpu_ms", "kb")
-    rows = [f"| {' | '.join(names)} |", "|---|---" + "|---:" * 5 + "|"]
-    rows += [f"| {' | '.join(str(one[name]) for name in names)} |" for one in results]
-    return "\n".join(rows)
+    report(lines(made, seconds, pages), as_json=as_json)
 
 
 def install_wrk() -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.common import commit, machine, plot, write_section
+from benchmarks.common import commit, machine
 
 from simulation.costs import COSTS, measured
 from simulation.engine import tick_line
+from simulation.output import plot, write_section
 from simulation.plan import plan
 from simulation.plan import table as plan_table
 from simulation.policies import POLICIES

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.big_plan import ASSETS, DANDISETS, ENTRIES, ZARRS
-
+from simulation.big_plan import ASSETS, DANDISETS, ENTRIES, ZARRS
 from simulation.costs import COSTS, Cost
 from simulation.world import ARCHIVES, World
 
