@@ -117,9 +117,6 @@ def _requests() -> list[bytes]:
             "/api/v1/datasets/demo:000001/versions/0.1/files?after=W10",
         ),
         *(
-            "/index.json",
-            "/index/files.json?_size=2&path__contains=a",
-            "/index/datasets?_sort=id",
             "/mirrors",
             "/slice/demo:000002@0.1.png",
         ),
@@ -127,7 +124,7 @@ def _requests() -> list[bytes]:
             "/alias/demo--000001/HEAD",
             "/manifests/00/x",
             "/tombstones/x.json",
-            "/-/static/app.css",
+            "/-/static-plugins/neuromirror/catalogue.css",
             "/cutout/demo:000002@0.1?level=0&x=0:4&y=0:4&z=0:4&as=npy",
         ),
     ]

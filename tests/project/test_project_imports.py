@@ -100,21 +100,3 @@ def test_packages_can_be_imported_without_any_extra() -> None:
     assert ended.returncode == 0, ended.stderr
     ended = run(STANDALONE.format(names=["click"], packages=["cli"]))
     assert "No module named 'click'" in ended.stderr, "the check cannot fail"
-
-
-def test_the_catalogue_loads_no_tables_and_those_no_dask(tmp_path: Path) -> None:
-    program = (
-        "import importlib.util, sys\n"
-        "from pathlib import Path\n"
-        "from neuromirror.store import Store\n"
-        "from neuromirror.web.server import datasette_process, middleware, page_process\n"
-        "assert sys.modules.keys().isdisjoint({'datasette.app', 'pydantic'})\n"
-        "store = Store.open(Path(sys.argv[1]), create=True)\n"
-        "options = {'title': '', 'address': '', 'sql': False}\n"
-        "datasette_process.datasette_app(store.root, store.index_path, **options)\n"
-        "assert 'datasette.app' in sys.modules\n"
-        "assert sys.modules.keys().isdisjoint({'dask', 'httpx', 'numpy', 'pydantic'})\n"
-        "assert importlib.util.find_spec('dask.array')\n"
-    )
-    ended = run(program, str(tmp_path / "store"))
-    assert ended.returncode == 0, ended.stderr

@@ -219,7 +219,6 @@ def test_changes_of_the_index_show_without_a_restart_and_a_broken_one_is_logged(
     assert (status(page), status(clone)) == (200, 200)
     commands.run("rebuild-index")
     assert status(page) == 200
-    assert status(f"{address}/index.json") == 200
     assert catalogue_pid(service) == process
 
     index = supervised.harness.store.index_path

@@ -80,7 +80,7 @@ def run_full_site(
         )
         volumes = stack.enter_context(DemoBoss(folder / "demo", port=boss))
         mirror_harness = _mirror_archives(demo, folder, odd)
-        options = ("--sql", "--title", "Demo catalogue", "--listen", f"127.0.0.1:{own}")
+        options = ("--title", "Demo catalogue", "--listen", f"127.0.0.1:{own}")
         options += ("--mirrors", str(mirror_harness.mirrors))
         yield BrowserSite(
             stack.enter_context(run_catalogue(mirror_harness.store, *options)),

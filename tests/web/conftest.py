@@ -24,13 +24,6 @@ def site(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def sql_catalogue(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store, which runs the SQL of its visitors."""
-    with run_catalogue(demo_harness.store, "--sql") as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     """The event loop of a pool that several tests share."""

@@ -19,7 +19,7 @@ from support.running_catalogue import RunningCatalogue, run_catalogue
 UNKNOWN, UNKNOWN_ID = "demo:000007", "000007"
 PAGES = [
     *("/", "/mirrors", "/events", "/feed.atom", "/feed/demo.atom", "/sitemap.xml", "/robots.txt"),
-    *("/?q=canarytitle", "/?q=000006", "/?q=demo:000006", "/index", "/index.json", "/-/metadata"),
+    *("/?q=canarytitle", "/?q=000006", "/?q=demo:000006", "/index", "/-/metadata"),
     *("/api/v1", "/api/v1/datasets", "/api/v1/mirrors", "/api/v1/events", "/api/v1/failures"),
     *("/alias/", "/alias/demo--000006/HEAD", "/alias/demo/HEAD", "/neuromirror/journal.jsonl"),
     *("/neuromirror/private", "/../private/neuromirror/journal.jsonl", "/%2e%2e/private/"),

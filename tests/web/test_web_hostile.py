@@ -63,7 +63,7 @@ _ADDRESSES = """
     /download/demo:000001@draft?path={} /croissant/{}@{}.json /harvest.json?since={}
     /harvest.json?page={} /events?kind={} /events?mirror={} /events?before={}
     /mirrors?{}={} /feed/{}.atom /feed/demo:{}.atom /sitemap/{}.xml /alias/{}/HEAD /alias/{}/{}
-    /manifests/00/{} /tombstones/{}.json /-/{} /-/static/{} /index/{} /index/files/{}
+    /manifests/00/{} /tombstones/{}.json /-/{} /-/static-plugins/neuromirror/{} /index/{}
 """
 _PAGES = _ADDRESSES.split()
 _APIS = [

@@ -30,7 +30,7 @@ def test_the_old_index_is_shown_during_a_rebuild(box: ScriptedHarness) -> None:
         making.start()
         replies: list[tuple[str, int]] = []
         while not done.is_set() or len(replies) < 20:
-            for path in ("/", "/dataset/box:thing7", "/checksums/box:thing7@latest", "/index"):
+            for path in ("/", "/dataset/box:thing7", "/checksums/box:thing7@latest"):
                 replies.append((path, site.get(path).status_code))
         making.join()
         assert {status for _, status in replies} == {200}, replies
@@ -57,7 +57,7 @@ def test_without_an_index_pages_say_so_and_come_back_with_it(box: ScriptedHarnes
 def _each(site: RunningCatalogue, status: int) -> list[requests.Response]:
     """Each page many times, so that every thread of the server is asked."""
     paths = ("/", "/dataset/box:one", "/mirrors", "/checksums/box:one@latest", "/api/v1/datasets")
-    replies = [site.get(path) for _ in range(4) for path in (*paths, "/index")]
+    replies = [site.get(path) for _ in range(4) for path in paths]
     assert {one.status_code for one in replies} == {status}, [
         (one.url, one.status_code) for one in replies
     ]

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,15 +21,11 @@ from support.mirror_harness import MirrorHarness
 VISITOR = "127.0.0.2"
 SECRET = "marker_7f3c"
 BAD = [
-    f"GET /index?sql={quote(f'select {SECRET} from nowhere')} HTTP/1.1",
-    f"GET /index.json?sql={quote(f'delete from versions where 1={SECRET}')} HTTP/1.1",
-    f"GET /index/versions?{SECRET}__no=1 HTTP/1.1",
-    f"GET /index/versions/{SECRET} HTTP/1.1",
     f"GET /-/{SECRET} HTTP/1.1",
     f"GET /api/v1/datasets?q={SECRET}&page=x HTTP/1.1",
     f"GET /search?q={SECRET}%22%00 HTTP/1.1",
     f"{SECRET} {SECRET}",
-    f"POST /index?sql={SECRET} HTTP/1.1",
+    f"POST /search?q={SECRET} HTTP/1.1",
     f"GET /cutout/{SECRET} HTTP/1.1",
 ]
 
@@ -62,7 +58,7 @@ def catalogue(
 ) -> Iterator[tuple[str, Path]]:
     """A catalogue's address, and the file that its process writes all its output to."""
     output = tmp_path / "output"
-    command = ["--json", "--store", str(demo_harness.folder), "catalogue", "--sql"]
+    command = ["--json", "--store", str(demo_harness.folder), "catalogue"]
     with output.open("wb") as file:
         process = fork_command([*command, "--listen", "127.0.0.1:0"], file.fileno(), file.fileno())
     try:

@@ -44,7 +44,7 @@ def test_every_address_on_every_page_leads_somewhere(site: RunningCatalogue) -> 
             kind = "folder of the gateway"
         if path.startswith("/preview/"):  # each starts a process
             kind = f"preview of a file {Path(path).suffix}"
-        if kind in seen or not path.startswith("/") or path.startswith("/index"):
+        if kind in seen or not path.startswith("/"):
             continue
         seen.add(kind)
         reply = site.get(path)
@@ -92,7 +92,6 @@ def test_the_store_is_served_and_nothing_beside_it(
         "/block-digests/00",
         "/-/metadata.json",
         "/-/databases.json",
-        "/index.db",
     ):
         with_dots = site.get(path)
         assert with_dots.status_code in (403, 404), path
@@ -105,3 +104,8 @@ def test_replies_carry_the_headers_that_keep_browsers_safe(site: RunningCatalogu
         assert "script-src 'self'" in headers["content-security-policy"], path
         assert headers["x-content-type-options"] == "nosniff"
         assert "set-cookie" not in headers
+
+
+@pytest.mark.parametrize("path", ["/index", "/index/datasets", "/index.json?sql=select+1"])
+def test_removed_tables_name_their_replacement(site: RunningCatalogue, path: str) -> None:
+    assert "datasette serve --immutable" in site.page(path, 410)

@@ -59,7 +59,6 @@ def forwarded(address: str) -> dict[str, str]:
 REQUESTS = {
     "diff": "/diff?a=demo:000001&b=demo:000001&page={}",
     "search": "/search?q=word{}",
-    "sql": "/index/mirrors?_size={}",
     "cutout": "/cutout/demo:000001@latest?level={}",
 }
 
@@ -102,7 +101,7 @@ def test_only_a_trusted_proxy_sets_the_client_address(demo_harness: MirrorHarnes
             assert found == [200, 429, 429], options
 
 
-@pytest.mark.parametrize("options", [["--limit=all=3"], ["--limit=sql=-1"], [f"{PROXY}/99"]])
+@pytest.mark.parametrize("options", [["--limit=all=3"], ["--limit=diff=-1"], [f"{PROXY}/99"]])
 def test_a_malformed_setting_is_wrong_usage(
     demo_harness: MirrorHarness, options: list[str]
 ) -> None:
@@ -150,10 +149,7 @@ def request(address: str) -> dict[str, Any]:
         ("/api/v1/search?q=a", "search"),
         ("/diff?a=b", "diff"),
         ("/api/v1/diff?a=b&b=c", "diff"),
-        ("/index", "sql"),
-        ("/index.json?sql=select", "sql"),
-        ("/index/files.csv", "sql"),
-        ("/indexes", None),
+        ("/index", None),
         ("/cutout/b:c@d", "cutout"),
         ("/slice/b:c@d.png", "cutout"),
         ("/volume/b:c@d", None),
@@ -176,11 +172,11 @@ async def admitted(limiter: RequestLimiter, kind: str, client: str) -> int:
 
 def test_client_rate_refills_over_time() -> None:
     clock = [0.0]
-    limiter = RequestLimiter(parse_limits(["sql=3"]), now=lambda: clock[0])
+    limiter = RequestLimiter(parse_limits(["diff=3"]), now=lambda: clock[0])
 
     def get(count: int) -> list[int]:
         async def several() -> list[int]:
-            return [await admitted(limiter, "sql", "a") for _ in range(count)]
+            return [await admitted(limiter, "diff", "a") for _ in range(count)]
 
         return asyncio.run(several())
 
@@ -189,7 +185,7 @@ def test_client_rate_refills_over_time() -> None:
     assert get(2) == [200, 429]
     clock[0] = 10_000
     assert get(4) == [200, 200, 200, 429]
-    assert limiter.refused == {"sql": 4}
+    assert limiter.refused == {"diff": 4}
 
 
 def test_bytes_of_the_gateway_are_limited_per_client() -> None:
@@ -290,8 +286,8 @@ def test_a_client_leaves_slots_of_the_gateway_to_others() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert parse_limits(["sql=7"])["sql"] == 7
-    for wrong in ("sql", "sql=", "sql=x", "sql=-1", "sql=1.5", "all=1", "sql=1000000000", ""):
+    assert parse_limits(["diff=7"])["diff"] == 7
+    for wrong in ("diff", "diff=", "diff=x", "diff=-1", "diff=1.5", "all=1", "diff=1000000000", ""):
         with pytest.raises(ConfigurationError):
             parse_limits([wrong])
     assert parse_proxies(["127.0.0.1"]) == ["127.0.0.1/32", "::ffff:127.0.0.1/128"]

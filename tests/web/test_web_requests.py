@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -49,7 +46,7 @@ def test_a_target_that_is_not_a_path_is_refused_and_leads_nowhere(
         *((one, 400) for one in ("[::1", "a:b", "a:999999", "a\\b")),
     ],
 )
-@pytest.mark.parametrize("path", ["/feed.atom", "/dataset/demo:000001", "/index"])
+@pytest.mark.parametrize("path", ["/feed.atom", "/dataset/demo:000001"])
 def test_a_host_that_cannot_be_one_gets_into_no_link(
     site: RunningCatalogue, path: str, host: str, status: int
 ) -> None:
@@ -71,30 +68,6 @@ def test_a_request_with_a_body_is_the_last_of_its_connection(
     smuggled = b"0\r\n\r\nGET /mirrors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     got = exchange(site, head.encode() + b"\r\nHost: x\r\n\r\n" + smuggled)
     assert got.count(b"HTTP/1.1 ") == 1
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        *(f"_through={quote(one)}" for one in ("", "x", "[]", "{}", "1", "[" * 5000)),
-        "_through=" + quote('{"table": 1, "column": "a", "value": "b"}'),
-        "_through=" + quote('{"table": "no", "column": "a", "value": "b"}'),
-        "_through=" + quote('{"table": "versions", "column": "no", "value": "b"}'),
-        *(f"_facet={quote(one)}" for one in ("{}", "{", '{"column": 1}', '{"column": "no"}')),
-        *(f"_facet_{kind}={quote('{}')}" for kind in ("array", "date", "size", "no")),
-    ],
-)
-def test_malformed_filter_is_refused_with_a_message(site: RunningCatalogue, query: str) -> None:
-    assert site.get(f"/index/datasets?{query}").status_code == 400
-
-
-def test_a_filter_through_another_table_and_a_facet_in_json_are_taken(
-    site: RunningCatalogue,
-) -> None:
-    through = quote('{"table": "versions", "column": "label", "value": "no"}')
-    assert site.get(f"/index/datasets.json?_through={through}").status_code == 200
-    facet = quote('{"column": "title"}')
-    assert site.get(f"/index/datasets.json?_facet={facet}").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -135,16 +108,3 @@ def test_malformed_requests_write_nothing_to_the_log(
         for _ in range(20):
             assert b" 400 " in exchange(site, b"\x00\r\n\r\n")
     assert capfd.readouterr().err == ""
-
-
-def test_processes_for_tables_log_in_the_form_of_the_catalogue(
-    demo_harness: MirrorHarness, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
-    mirror_harness = MirrorHarness(demo_harness.mirrors, tmp_path / "store")
-    with run_catalogue(mirror_harness.store, "--log-json") as site:
-        site.page("/index")
-        mirror_harness.store.index_path.unlink()
-        site.page("/index", 503)
-    lines = capfd.readouterr().err.splitlines()
-    assert [json.loads(line) for line in lines]

@@ -154,8 +154,7 @@ def test_pipe_or_folder_in_the_store_does_not_block(site: RunningCatalogue, file
     [
         ("/-/static-plugins/neuromirror/catalogue.css", "text/css"),
         ("/-/static-plugins/neuromirror/icon.svg", "image/svg+xml"),
-        ("/-/static/app.css", "text/css"),
-        ("/favicon.ico", "image/png"),
+        ("/favicon.ico", "image/svg+xml"),
     ],
 )
 def test_files_of_pages_are_sent_once(site: RunningCatalogue, path: str, kind: str) -> None:

@@ -142,7 +142,7 @@ def test_a_withdrawn_dataset_has_only_a_tombstone(box: ScriptedHarness) -> None:
         for rest in ("", "/versions", "@latest", "@latest/files", "@latest/file?path=a-name.txt"):
             assert "asked by its owner" in site.api(f"/datasets/box:secret{rest}", 410)["detail"]
         for path in (
-            *("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"),
+            *("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml"),
             *("/api/v1/datasets", "/api/v1/search?q=titled", "/api/v1/mirrors"),
         ):
             page = site.page(path)

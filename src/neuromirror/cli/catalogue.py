@@ -49,9 +49,9 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help="Requests per minute and client, for cutout, diff, gateway, preview, search or sql, and "
+    help="Requests per minute and client, for cutout, diff, gateway, preview or search, and "
     "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
-    "preview=120, search=120, sql=60, gateway-mb=6000].",
+    "preview=120, search=120, gateway-mb=6000].",
 )
 @click.option(
     "--gateway",
@@ -68,12 +68,6 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     multiple=True,
     metavar="ADDRESS",
     help="Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
-)
-@click.option(
-    "--sql/--no-sql",
-    default=False,
-    show_default=True,
-    help="Let visitors run SQL queries at /index, with limits.",
 )
 @click.option(
     "--processes",
@@ -97,15 +91,14 @@ def catalogue_command(
     limits: tuple[str, ...],
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
-    sql: bool,
     processes: int | None,
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
     """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
 
-    One address serves the pages, the JSON API below /api/v1, Atom feeds, the tables of the index
-    below /index, and the repositories of the store:
+    One address serves the pages, the JSON API below /api/v1, Atom feeds, and the repositories of
+    the store:
     datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only, and syncs and the
     service can run at the same time; "neuromirror serve --catalogue" runs a catalogue as part of
     the service. On the open internet, run it behind a web server with TLS.
@@ -167,7 +160,6 @@ def catalogue_command(
                 title=title or "neuromirror",
                 address=parse_site_url(address),
                 cutouts=cutouts,
-                sql=sql,
                 archives=mirror_titles(settings.mirrors_folder),
                 modes=modes,
                 processes=processes or default_processes(),

@@ -151,9 +151,6 @@ neuromirror serve --once""",
     help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
     "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
 )
-@click.option(
-    "--catalogue-sql", "sql", is_flag=True, help="Let visitors run SQL queries at /index."
-)
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option(
     "--private-store",
@@ -289,7 +286,6 @@ def _catalogue_options(
     limits: tuple[str, ...],
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
-    sql: bool,
 ) -> CatalogueOptions:
     """Return the options of the catalogue, from the command line or from the environment."""
     from neuromirror.service.catalogue_process import CatalogueOptions
@@ -316,7 +312,6 @@ def _catalogue_options(
         limits=limits,
         gateways=gateways,
         proxies=proxies,
-        sql=sql,
         modes=modes.by_name,
     )
 

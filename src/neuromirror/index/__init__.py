@@ -6,7 +6,6 @@ the live run did. :mod:`neuromirror.index.schema` defines the tables.
 
 from neuromirror.index.backup import raise_if_damaged
 from neuromirror.index.browse_queries import ContentSpanRow, FolderEntryRow
-from neuromirror.index.canned_queries import CANNED_QUERIES
 from neuromirror.index.checksums import is_checksum
 from neuromirror.index.database import Index, rebuild_from_journal
 from neuromirror.index.effective_entries import effective_entries, is_indexed
@@ -62,11 +61,9 @@ from neuromirror.index.rows import (
 )
 from neuromirror.index.schedule import Schedule, TaskRow
 from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
-from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
 from neuromirror.index.synonyms import without_general_techniques
 
 __all__ = [
-    "CANNED_QUERIES",
     "FACETS",
     "SIZES",
     "SORTS",
@@ -113,7 +110,6 @@ __all__ = [
     "RelatedVersion",
     "RemoteIndex",
     "RetainedFile",
-    "SandboxIndex",
     "Schedule",
     "SubdatasetRow",
     "TaskRow",
@@ -134,7 +130,5 @@ __all__ = [
     "is_indexed",
     "raise_if_damaged",
     "rebuild_from_journal",
-    "refusal_message",
-    "sqlite_damage_error",
     "without_general_techniques",
 ]

@@ -241,15 +241,13 @@ def open_scratch(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> ReadConnection:
+def open_reader(path: Path) -> ReadConnection:
     """Open a read-only connection, also in a folder that is not writable.
 
     Parameters
     ----------
     path : Path
         The index file.
-    factory : type
-        The class of the connection.
 
     Raises
     ------
@@ -265,7 +263,7 @@ def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> R
             "`neuromirror rebuild-index` if only the index of an existing store is missing"
         )
     with translate_errors(path):
-        connection = _connect_reader(path, factory)
+        connection = _connect_reader(path)
         try:
             try:
                 connection.execute("PRAGMA schema_version")
@@ -279,7 +277,7 @@ def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> R
                 # writer starts while it reads, it may see a mixture of old and new pages: such a
                 # reader should be short-lived, or compare `file_identity` before each query.
                 connection.close()
-                connection = _connect_reader(path, factory, immutable=True)
+                connection = _connect_reader(path, immutable=True)
             if not _has_tables(connection, path):
                 raise IndexUnusableError(f"the index {path} is empty; {REBUILD_HINT}")
             connection.execute("PRAGMA query_only = ON")
@@ -359,10 +357,8 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _connect_reader(
-    path: Path, factory: type[ReadConnection], *, immutable: bool = False
-) -> ReadConnection:
-    made = connect(path, "ro&immutable=1" if immutable else "ro", factory=factory)
+def _connect_reader(path: Path, *, immutable: bool = False) -> ReadConnection:
+    made = connect(path, "ro&immutable=1" if immutable else "ro", factory=ReadConnection)
     assert isinstance(made, ReadConnection)
     made.is_immutable = immutable
     for limit, most in _LIMITS.items():

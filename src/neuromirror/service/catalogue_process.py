@@ -70,8 +70,8 @@ class CatalogueOptions(Struct, frozen=True):
     ``listen`` is the host and port to serve at; ``address`` the public URL behind a proxy, and
     ``title`` the title of its pages, both empty for the defaults of :mod:`neuromirror.web`;
     ``cutouts`` whether visitors may request voxels from upstream; ``limits``, ``gateways`` and
-    ``proxies`` are the options ``--limit``, ``--gateway`` and ``--trusted-proxy``; ``sql`` whether
-    visitors may write SQL; ``modes`` the modes of the gateway by mirror (``""``: of all others).
+    ``proxies`` are the options ``--limit``, ``--gateway`` and ``--trusted-proxy``; ``modes``
+    the modes of the gateway by mirror (``""``: of all others).
     """
 
     listen: tuple[str, int]
@@ -81,7 +81,6 @@ class CatalogueOptions(Struct, frozen=True):
     limits: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
-    sql: bool = False
     modes: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -206,7 +206,7 @@ class _CatalogueCollector(Collector):
         refused = CounterMetricFamily(
             "neuromirror_catalogue_refused",
             "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
-            "gateway, preview, search, sql).",
+            "gateway, preview, search).",
             labels=["kind"],
         )
         delivered = CounterMetricFamily(

@@ -347,7 +347,6 @@ def _supervised_catalogue(
     command += [argument for limit in shown.limits for argument in ("--limit", limit)]
     command += [argument for mode in shown.gateways for argument in ("--gateway", mode)]
     command += [argument for proxy in shown.proxies for argument in ("--trusted-proxy", proxy)]
-    command += ["--sql"] if shown.sql else []
     command += ["--log-json"] if options.log_json else []
     supervised = SupervisedCatalogue(
         shown.listen,

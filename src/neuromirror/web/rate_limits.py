@@ -53,7 +53,6 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     "gateway": RequestKind("files of the gateway", 6000, 96, 256, 64, 16),
     "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2, 2),
     "search": RequestKind("searches", 120, 2, 8, 3, 2),
-    "sql": RequestKind("requests for tables", 60, 2, 8, 2, 2),
 }
 
 MEGABYTES: Final = "gateway-mb"
@@ -66,7 +65,6 @@ _PATHS: Final = (
     ("gateway", re.compile(rb"/(?:at|download)/")),
     ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
     ("search", re.compile(rb"/(?:find|search)\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
-    ("sql", re.compile(rb"/index(?:[/.]|\Z)")),
 )
 _SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/lock\Z|/api/v1/datasets\Z")
 _SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})

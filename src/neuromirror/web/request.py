@@ -34,11 +34,6 @@ from neuromirror.web.basket import PARAMETER, Basket
 from neuromirror.web.error_suggestions import find_cause, suggest
 from neuromirror.web.gateway.byte_ranges import has_etag
 from neuromirror.web.gateway.errors import ContentUnavailableError
-from neuromirror.web.server.datasette_pool import (
-    DatasetteBusyError,
-    DatasetteProcessError,
-    DatasetteTimeoutError,
-)
 from neuromirror.web.site import Site
 from neuromirror.web.template_environment import template_environment
 from neuromirror.web.version_comparison import split_version_name
@@ -49,7 +44,6 @@ _ARCHIVES = ("archive", "mirror")
 _NOT_FOUND_ERRORS = (UnknownDatasetError, UnknownMirrorError, UnknownVersionError, UnknownFileError)
 
 _INDEX_BUSY_MESSAGE = "The index is being written or rebuilt. Try again in a moment."
-_TABLES_BUSY_MESSAGE = "Too many requests for tables are in progress. Try again in a moment."
 _INTERNAL_ERROR_MESSAGE = (
     "Internal error of the catalogue; your request was valid. The operator's log has the details."
 )
@@ -68,7 +62,7 @@ class BadRequestError(NeuromirrorError):
 
 
 class OperationDisabledError(NeuromirrorError):
-    """The operator has disabled the requested operation, such as SQL queries of visitors."""
+    """The operator has disabled the requested operation, such as the gateway of a mirror."""
 
 
 class PageNotFoundError(NeuromirrorError):
@@ -214,7 +208,7 @@ def view(make: View) -> Any:
             ):
                 # the message may contain local paths
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)
-                message = _public_message(error, status)
+                message = _INDEX_BUSY_MESSAGE if status == 503 else _INTERNAL_ERROR_MESSAGE
             if for_programs:
                 reply = problem_response(status, message)
             else:
@@ -282,14 +276,6 @@ def problem_response(status: int, detail: str) -> Response:
     return Response(text, status, dict(_CORS_HEADERS), "application/problem+json")
 
 
-def _public_message(error: NeuromirrorError, status: int) -> str:
-    """Return the public message for a server error."""
-    if status != 503:
-        return _INTERNAL_ERROR_MESSAGE
-    is_of_tables = isinstance(error, (DatasetteBusyError, DatasetteProcessError))
-    return _TABLES_BUSY_MESSAGE if is_of_tables else _INDEX_BUSY_MESSAGE
-
-
 def _status(error: NeuromirrorError) -> int:
     if isinstance(error, ContentUnavailableError):
         return error.status
@@ -299,14 +285,8 @@ def _status(error: NeuromirrorError) -> int:
 _STATUSES: Final = {
     410: (DatasetWithdrawnError,),
     404: (*_NOT_FOUND_ERRORS, PageNotFoundError),
-    400: (
-        *(MalformedQueryError, AmbiguousNameError, FilesNotIndexedError),
-        *(DatasetteTimeoutError, BadRequestError),
-    ),
+    400: (MalformedQueryError, AmbiguousNameError, FilesNotIndexedError, BadRequestError),
     403: (OperationDisabledError,),
-    503: (
-        *(IndexBusyError, IndexMissingError, IndexUnusableError, QueryStoppedError),
-        *(DatasetteBusyError, DatasetteProcessError),
-    ),
+    503: (IndexBusyError, IndexMissingError, IndexUnusableError, QueryStoppedError),
 }
 """Errors by status; others are internal errors."""

@@ -20,7 +20,6 @@ from neuromirror.web.pages import (
     preview,
     search,
     status,
-    tables,
     version,
     volume,
 )
@@ -64,7 +63,7 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (r"/harvest\.json$", machine_readable.harvest),
     (r"/opensearch\.xml$", machine_readable.open_search),
     *api.ROUTES,
-    (r"/index(?:[/.].*)?$", tables.tables),
+    (r"/index(?:[/.].*)?$", status.removed_tables),
     (r"/(?P<rest>.+)$", status.not_found),
 )
 

@@ -18,7 +18,6 @@ from neuromirror.web.gateway.service import GatewayService
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
-from neuromirror.web.server.datasette_pool import DatasettePool
 from neuromirror.web.server.page_pool import PagePool
 from neuromirror.web.template_environment import operator_variables
 
@@ -33,8 +32,6 @@ class SiteSettings(Struct, frozen=True):
     cutouts
         Whether visitors may request voxels, previews and small files, and READMEs be read, from
         upstream.
-    sql
-        Whether visitors may write SQL statements.
     archives
         Titles of archives by the name of their mirror.
     modes
@@ -46,7 +43,6 @@ class SiteSettings(Struct, frozen=True):
     title: str = "neuromirror"
     address: str = ""
     cutouts: bool = True
-    sql: bool = False
     archives: Mapping[str, str] = field(default_factory=dict)
     modes: GatewayModes = field(default_factory=GatewayModes)
     processes: int = 1
@@ -55,8 +51,8 @@ class SiteSettings(Struct, frozen=True):
 class Site:
     """The objects that all pages of the catalogue share.
 
-    Each process of a catalogue has one. ``tables`` are the Datasette processes that serve SQL
-    queries. ``pages`` are the processes that make pages; None if this process makes all.
+    Each process of a catalogue has one. ``pages`` are the processes that make pages; None if this
+    process makes all.
 
     Parameters
     ----------
@@ -87,9 +83,6 @@ class Site:
         self.readmes = ReadmeService(store, is_allowed=settings.cutouts, processes=sites)
         self.examples = ExampleSearches()
         self.gateway = GatewayService(store, self.reader, settings.modes, relays=settings.cutouts)
-        self.tables = DatasettePool(
-            store.root, index_path, title=self.title, address=self.address, sql=settings.sql
-        )
         self.pages: PagePool | None = None
 
     @classmethod
@@ -128,6 +121,5 @@ class Site:
     def close(self) -> None:
         """Stop the processes, and drop the work of the gateway that has not started."""
         self.gateway.close()
-        self.tables.close()
         if self.pages is not None:
             self.pages.close()

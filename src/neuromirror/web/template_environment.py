@@ -1,7 +1,4 @@
-"""The Jinja environment of the templates, compiled once.
-
-Datasette's own environment is not used: it calls all plugins for each page and awaits each macro.
-"""
+"""The Jinja environment of the templates, compiled once."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ class _FastEnvironment(Environment):
 def template_environment() -> Environment:
     """Return the environment with filters and URL functions; output is HTML-escaped."""
     made = _FastEnvironment(
-        loader=FileSystemLoader(Path(__file__).with_name("datasette_hooks") / "templates"),
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         auto_reload=False,
     )

@@ -186,7 +186,7 @@ class Operation(Struct, frozen=True):
 
     @property
     def pattern(self) -> str:
-        """The path as a regular expression, for Datasette."""
+        """The path as a regular expression."""
         return re.sub(r"\{(\w+)\}", lambda found: _PATTERNS[found[1]], ROOT + self.path) + "$"
 
     def route(self) -> Any:
@@ -228,5 +228,5 @@ _PATTERNS = {"name": r"(?P<name>[^@?]+)", "version": r"(?P<version>[^/?]+)"}
 
 
 def routes(operations: Sequence[Operation]) -> list[tuple[str, Any]]:
-    """Return the routes of the operations for Datasette: pairs of a pattern and a view."""
+    """Return the routes of the operations: pairs of a pattern and a view."""
     return [(one.pattern, one.route()) for one in operations]

@@ -37,7 +37,6 @@ _DISALLOWED_PATHS = (
         "/file/",
         "/diff",
         "/find",
-        "/index",
         "/checksums/",
         "/download/",
         "/lock",

@@ -127,6 +127,18 @@ async def api_page(request: CatalogueRequest) -> Response:
     return await request.render_page("api", example=found[0] if found else "hippocampus")
 
 
+_TABLES_REMOVED: Final = (
+    "This catalogue no longer shows the tables of its index: open a copy of the index with "
+    "'datasette serve --immutable index.sqlite' or sqlite-utils, or use /api/v1.\n"
+)
+
+
+@view
+async def removed_tables(request: CatalogueRequest) -> Response:
+    """Name the replacement of the tables and queries that were below ``/index``."""
+    return Response(_TABLES_REMOVED, 410, {}, "text/plain; charset=utf-8")
+
+
 @view
 async def not_found(request: CatalogueRequest) -> Response:
     """Redirect from a usual name of a page, or one with a slash at its end; raise for others.

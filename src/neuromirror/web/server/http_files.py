@@ -23,7 +23,6 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-import datasette
 from msgspec import Struct
 
 from neuromirror.model import NeuromirrorError
@@ -46,11 +45,9 @@ _REPOSITORY_FILES = re.compile(
 """Files that git and DataLad need; no quarantined objects, locks, hooks or other files."""
 
 
-_STATIC_FOLDERS = {
-    b"/-/static-plugins/neuromirror/": Path(__file__).parents[1] / "datasette_hooks" / "static",
-    b"/-/static/": Path(datasette.__file__).parent / "static",
-}
-"""Folders of the files that pages load, of the catalogue and of Datasette."""
+_STATIC_PATH = b"/-/static-plugins/neuromirror/"
+_STATIC_FOLDER = Path(__file__).parents[1] / "static"
+"""The files that pages load."""
 
 
 class _OpenFile(Struct, frozen=True):
@@ -78,12 +75,11 @@ async def serve_static_file(
     """Serve a file that pages load."""
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
     if path == b"/favicon.ico":
-        path = b"/-/static/favicon.png"
-    start = next(filter(path.startswith, _STATIC_FOLDERS), None)
+        path = _STATIC_PATH + b"icon.svg"
     found = None
-    if start is not None:
-        folder, name = _STATIC_FOLDERS[start], path.removeprefix(start)
-        found = await site.reader.run_file_read(lambda: _open_file(folder, name))
+    if path.startswith(_STATIC_PATH):
+        name = path.removeprefix(_STATIC_PATH)
+        found = await site.reader.run_file_read(lambda: _open_file(_STATIC_FOLDER, name))
     kind = guess_type(path.decode("latin-1"))[0] or "application/octet-stream"
     await _send_file(scope, receive, send, site, found, kind)
 
