@@ -1,4 +1,4 @@
-"""``status``, health checks and metrics have the gateway's modes and processes that exited."""
+"""``status``, health checks and metrics have the modes of the gateway."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +32,13 @@ def status_of(harness: MirrorHarness, code: int) -> list[dict[str, Any]]:
     return [one for one in map(json.loads, lines) if one.get("kind") == "catalogue"]
 
 
-def page_processes(pid: int) -> list[int]:
-    """Return the processes that make pages for a catalogue, directly below it."""
-    tasks = Path("/proc", str(pid), "task").glob("*/children")
-    children = [int(one) for path in tasks for one in path.read_text().split()]
-    return [
-        one
-        for one in children
-        if b"page_process" in Path("/proc", str(one), "cmdline").read_bytes()
-    ]
-
-
-def start_page_processes(address: str, pid: int) -> list[int]:
-    """Request pages at the same time until there are processes that make them."""
-    until = time.monotonic() + 60
-    while not (found := page_processes(pid)):
-        assert time.monotonic() < until
-        # different ones, because the responses to equal requests are cached
-        with ThreadPoolExecutor(8) as clients:
-            list(clients.map(requests.get, [f"{address}/mirrors?n={n}" for n in range(8)]))
-    return found
-
-
-def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
+def test_status_has_the_modes_of_a_catalogue(
     copied_harness: MirrorHarness,
 ) -> None:
     harness = copied_harness
     options = [f"--gateway={one}" for one in MODES]
     assert status_of(harness, 0) == []
-    with run_catalogue(harness.store, "--processes=2", *options) as site:
+    with run_catalogue(harness.store, *options) as site:
         (one,) = status_of(harness, 0)
         assert one["url"] == site.address
         assert one["gateway"] == {"": "proxy", "demo": "redirect"}
@@ -70,20 +46,6 @@ def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
         assert (
             f"catalogue {site.address} on {socket.gethostname()}  gateway proxy, demo redirect\n"
             in text
-        )
-        first, *_ = start_page_processes(site.address, site.pid)
-        os.kill(first, signal.SIGKILL)
-        until = time.monotonic() + 60
-        while not any(one.exited_at for one in catalogue_statuses(harness.store)):
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        (one,) = status_of(harness, 1)
-        assert one["counts"]["pages exited"] == 1
-        shown = shell(harness).run("status", code=1)
-        assert "1 of its processes exited" in shown.out
-        assert (
-            f"catalogue {site.address} on {socket.gethostname()}: a process that made pages exited"
-            in shown.err
         )
     assert status_of(harness, 0) == []
 
@@ -134,11 +96,10 @@ def test_catalogues_on_two_hosts_with_one_address_have_a_status_each(
     assert [one.name for one in catalogue_statuses(store)] == ["http://0.0.0.0:8270 on second"]
 
 
-def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
-    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+def test_a_service_reports_the_modes_of_its_catalogue(
+    copied_harness: MirrorHarness,
 ) -> None:
     harness = copied_harness
-    monkeypatch.setenv("NEUROMIRROR_CATALOGUE_PROCESSES", "2")
     options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
     modes = [part for one in MODES for part in ("--catalogue-gateway", one)]
     first = "import neuromirror.service.catalogue_process as c; c._FIRST_DELAY = 3600.0"
@@ -151,18 +112,13 @@ def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
 
         assert 'neuromirror_catalogue_gateway_mode{mirror="",mode="proxy"} 1.0' in metrics()
         assert 'neuromirror_catalogue_gateway_mode{mirror="demo",mode="redirect"} 1.0' in metrics()
-        assert "neuromirror_catalogue_page_process_exits_total 0.0" in metrics()
         assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
         (catalogue,) = [
             one
             for one in service.children()
             if b"--supervised" in Path("/proc", str(one), "cmdline").read_bytes()
         ]
-        os.kill(start_page_processes(address, catalogue)[0], signal.SIGKILL)
-        service.wait(lambda: "neuromirror_catalogue_page_process_exits_total 1.0" in metrics())
-        ready = requests.get(f"{health}/readyz", timeout=300)
-        assert (ready.status_code, ready.text.count("degraded: a process of the")) == (200, 1)
-        (one,) = status_of(harness, 1)
+        (one,) = status_of(harness, 0)
         assert (one["url"], one["gateway"][""]) == (address, "proxy")
         os.kill(catalogue, signal.SIGKILL)
         service.wait_for("catalogue exited")

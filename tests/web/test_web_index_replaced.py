@@ -104,8 +104,7 @@ def test_warm_connections_show_nothing_after_a_takedown(
     copied_harness: MirrorHarness,
 ) -> None:
     secret_texts = secrets(copied_harness)
-    # pages of several processes: test_a_withdrawn_dataset_is_gone_at_once
-    with run_catalogue(copied_harness.store, "--processes=1") as site:
+    with run_catalogue(copied_harness.store) as site:
         before = leaking_paths(site, secret_texts)
         assert len(before) > 10
         withdraw(copied_harness)

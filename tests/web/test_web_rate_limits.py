@@ -326,8 +326,7 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
     demo_harness: MirrorHarness, large: Path
 ) -> None:
     with (
-        # one process for all pages, in which the searches compete
-        run_catalogue(demo_harness.store, "--index", str(large), PROXY, "--processes=1") as site,
+        run_catalogue(demo_harness.store, "--index", str(large), PROXY) as site,
         ThreadPoolExecutor(32) as pool,
     ):
         site.page("/mirrors")

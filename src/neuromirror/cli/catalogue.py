@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 import click
 
@@ -12,6 +13,8 @@ from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
 
 _LISTEN = "127.0.0.1:8270"
+_WHOLE_LIFE = ExitStack()
+"""What lasts as long as the process."""
 
 
 @command(
@@ -70,13 +73,13 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     help="Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
 )
 @click.option(
-    "--processes",
+    "--workers",
     type=click.IntRange(1, 64),
-    envvar="NEUROMIRROR_CATALOGUE_PROCESSES",
+    default=1,
+    envvar="NEUROMIRROR_CATALOGUE_WORKERS",
     metavar="NUMBER",
-    help="Processes that make pages, once several are requested at the same time; 1: the catalogue "
-    "makes them itself [default: $NEUROMIRROR_CATALOGUE_PROCESSES, else the number of processors, "
-    "at most 4].",
+    help="Processes that serve; limits per client then apply in each of them [default: "
+    "$NEUROMIRROR_CATALOGUE_WORKERS, else 1].",
 )
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)
@@ -91,7 +94,7 @@ def catalogue_command(
     limits: tuple[str, ...],
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
-    processes: int | None,
+    workers: int,
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
@@ -137,7 +140,6 @@ def catalogue_command(
             listens = socket.socket(fileno=supervised[0])
             beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
             stack.enter_context(log_printed_output())
-        from neuromirror.web.server.page_pool import default_processes
         from neuromirror.web.server.uvicorn_server import serve_catalogue
         from neuromirror.web.site import SiteSettings
 
@@ -162,11 +164,19 @@ def catalogue_command(
                 cutouts=cutouts,
                 archives=mirror_titles(settings.mirrors_folder),
                 modes=modes,
-                processes=processes or default_processes(),
             ),
             per_minute=per_minute,
             proxies=trusted,
+            workers=workers,
+            start_worker=partial(_start_logging, as_json=log_json),
             on_ready=ready,
             heartbeat=beat or status.update,
-            on_stop=status.remove if supervised is None else None,
+            on_stop=status.remove if supervised is None else lambda: None,
         )
+
+
+def _start_logging(*, as_json: bool) -> None:
+    """Log for the whole life of a process that uvicorn started."""
+    from neuromirror.service.logs import logging_to
+
+    _WHOLE_LIFE.enter_context(logging_to(as_json=as_json, mirrors={}))

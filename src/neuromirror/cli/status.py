@@ -153,12 +153,9 @@ def _catalogue_line(one: CatalogueStatus) -> tuple[dict[str, object], str]:
     failures = [f"{count} {reason}" for reason, count in one.gateway_failures.items()]
     if failures:
         text += f"; failed responses of the gateway: {', '.join(failures)}"
-    if one.page_exits:
-        text += f"; {one.page_exits} of its processes exited, the last at {_moment(one.exited_at)}"
     record = {
         **{"kind": "catalogue", "url": one.url, "host": one.host, "status": "ok"},
-        **{"gateway": one.gateway, "counts": one.counts},
-        **{"exited_at": one.exited_at or None, "saved_at": one.saved_at},
+        **{"gateway": one.gateway, "counts": one.counts, "saved_at": one.saved_at},
     }
     return record, text
 

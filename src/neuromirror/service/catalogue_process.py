@@ -30,7 +30,7 @@ from msgspec import Struct, field
 from neuromirror.crawl import FailureLog
 from neuromirror.crawl.failure_log import CATALOGUE
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.catalogue_status import RECENT_SECONDS, CatalogueStatusFile
+from neuromirror.service.catalogue_status import CatalogueStatusFile
 from neuromirror.service.listen_address import bound_address, format_address, open_listener
 from neuromirror.service.logs import log_event
 from neuromirror.store import Store
@@ -137,13 +137,7 @@ class SupervisedCatalogue:
 
     def remarks(self) -> list[str]:
         """Return degradations for the readiness check; the first start does not count."""
-        found = ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
-        if time.time() - self._status.status.exited_at < RECENT_SECONDS:
-            found.append(
-                "degraded: a process of the catalogue that made pages exited unexpectedly; it is "
-                "replaced"
-            )
-        return found
+        return ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
 
     def stop(self) -> None:
         """Close the listening socket and terminate the process, without waiting for its exit."""

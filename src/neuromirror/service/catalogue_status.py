@@ -16,11 +16,6 @@ from neuromirror.model.struct_types import analysed_type
 from neuromirror.store import Store, write_atomically
 from neuromirror.store.durable_files import make_folder
 
-PAGE_EXITS: Final = "pages exited"
-"""The name of the number of processes that made pages and exited unexpectedly."""
-RECENT_SECONDS: Final = 3600.0
-"""Seconds for which such an exit is a problem."""
-
 _PREFIX: Final = "catalogue-"
 _SAVE_SECONDS: Final = 60.0
 """Seconds between two saved states of a catalogue."""
@@ -41,10 +36,8 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
     gateway
         The mode of the gateway by mirror; that of all other mirrors has the name ``""``.
     counts
-        Refused requests by kind, responses of the gateway (``gateway <result>``), and exited
-        processes, since the start.
-    exited_at
-        When a process that made pages exited last, in POSIX seconds; 0 if none did.
+        Refused requests by kind, and responses of the gateway (``gateway <result>``), since the
+        start.
     saved_at
         When this status was saved, in POSIX seconds.
     host
@@ -54,7 +47,6 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
     url: str
     gateway: dict[str, str]
     counts: dict[str, int] = {}
-    exited_at: float = 0.0
     saved_at: float = 0.0
     host: str = ""
 
@@ -62,11 +54,6 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
     def name(self) -> str:
         """The URL and the host, for messages."""
         return f"{self.url} on {self.host}" if self.host else self.url
-
-    @property
-    def page_exits(self) -> int:
-        """Number of processes that made pages and exited unexpectedly."""
-        return self.counts.get(PAGE_EXITS, 0)
 
     @property
     def gateway_failures(self) -> dict[str, int]:
@@ -80,16 +67,10 @@ class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
 
     def problems(self) -> Iterator[str]:
         """Yield a message for everything that an operator has to look at."""
-        now = time.time()
-        if now - self.saved_at > _LOST_SECONDS:
+        if time.time() - self.saved_at > _LOST_SECONDS:
             yield (
                 f"catalogue {self.name}: not running since {_moment(self.saved_at)}, although it "
                 "was not stopped; see its log, and start it again"
-            )
-        elif now - self.exited_at < RECENT_SECONDS:
-            yield (
-                f"catalogue {self.name}: a process that made pages exited unexpectedly at "
-                f"{_moment(self.exited_at)}; it is replaced, and the log has the reason"
             )
 
 
@@ -112,13 +93,10 @@ class CatalogueStatusFile:
         self._path = store.task_state_path(_PREFIX + name)
 
     def update(self, counts: Mapping[str, int]) -> None:
-        """Set the counts; save the status if a process exited, or a minute has passed."""
+        """Set the counts; save the status if a minute has passed."""
         now, found = time.time(), self.status
-        has_exits = counts.get(PAGE_EXITS, 0) > found.page_exits
-        if has_exits:
-            found.exited_at = now
         found.counts = dict(counts)
-        if has_exits or now - found.saved_at > _SAVE_SECONDS:
+        if now - found.saved_at > _SAVE_SECONDS:
             found.saved_at = now
             with suppress(OSError):
                 make_folder(self._path.parent)

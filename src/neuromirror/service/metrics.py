@@ -25,7 +25,6 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
-from neuromirror.service.catalogue_status import PAGE_EXITS
 from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
 from neuromirror.service.integrity import IntegrityState
@@ -218,29 +217,21 @@ class _CatalogueCollector(Collector):
         verified = CounterMetricFamily(
             "neuromirror_catalogue_gateway_bytes", "Verified bytes that the gateway delivered."
         )
-        exits = CounterMetricFamily(
-            "neuromirror_catalogue_page_process_exits",
-            "Processes of the catalogue that made pages and exited unexpectedly.",
-        )
         modes = _gauge(
             "catalogue_gateway_mode",
             "1 for the mode of the gateway (off, proxy, redirect), by mirror (empty: all others).",
             ("mirror", "mode"),
             [((_label(name) if name else "", mode), 1) for name, mode in self.modes.items()],
         )
-        if self.up is not None:
-            exits.add_metric([], self.refused().get(PAGE_EXITS, 0))
         for kind, count in sorted(self.refused().items()):
             name, _, result = kind.partition(" ")
-            if kind == PAGE_EXITS:
-                continue
             if not result:
                 refused.add_metric([_label(name)], count)
             elif result == "bytes":
                 verified.add_metric([], count)
             else:
                 delivered.add_metric([_label(result)], count)
-        yield from (up, restarts, exits, refused, modes, delivered, verified)
+        yield from (up, restarts, refused, modes, delivered, verified)
 
 
 class _StateCollector(Collector):

@@ -95,16 +95,13 @@ def find_readme(index: Index, row: VersionRow) -> FileRow | None:
 class ReadmeService:
     """Reads READMEs from upstream in the background, for the pages of a store; for one event loop.
 
-    Nothing is requested from upstream unless ``is_allowed``. The limits are divided among
-    ``processes``, each of which has such a service.
+    Nothing is requested from upstream unless ``is_allowed``.
     """
 
-    def __init__(self, store: Store, *, is_allowed: bool, processes: int = 1) -> None:
+    def __init__(self, store: Store, *, is_allowed: bool) -> None:
         self._store, self._is_allowed = store, is_allowed
-        threads = max(1, _THREADS // processes)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="readmes")
-        self._max_pending = max(1, _MAX_PENDING // processes)
-        self._cached: RecentResults[str, Readme] = RecentResults(max(1, _MAX_CACHED // processes))
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="readmes")
+        self._cached: RecentResults[str, Readme] = RecentResults(_MAX_CACHED)
         self._reading: SharedWork[str, Readme] = SharedWork()
 
     async def read(self, row: VersionRow, file: FileRow) -> Readme:
@@ -114,7 +111,7 @@ class ReadmeService:
             return known
         if not self._is_allowed:
             return Readme(file.path, is_failed=True)
-        if file.key not in self._reading and len(self._reading) >= self._max_pending:
+        if file.key not in self._reading and len(self._reading) >= _MAX_PENDING:
             return Readme(file.path)
 
         async def read() -> Readme:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from neuromirror.web.api import datasets as api
@@ -66,13 +66,3 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (r"/index(?:[/.].*)?$", status.removed_tables),
     (r"/(?P<rest>.+)$", status.not_found),
 )
-
-PAGES_OF_INDEX: Collection[Any] = frozenset(
-    (
-        *(search.front, search.search, search.find, version.version, dataset.dataset, file.file),
-        *(diff.diff, status.events, status.mirrors, front.changes, downloads.badge),
-        *(feeds.global_feed, feeds.scoped_feed, feeds.sitemap, feeds.sitemap_page),
-        *(make for _, make in api.ROUTES),
-    )
-)
-"""Views whose response is one message, made of the index and the store: any process can make it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, field
 
 from neuromirror.index import Index
 from neuromirror.store import Store
@@ -18,7 +18,6 @@ from neuromirror.web.gateway.service import GatewayService
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
-from neuromirror.web.server.page_pool import PagePool
 from neuromirror.web.template_environment import operator_variables
 
 
@@ -36,8 +35,6 @@ class SiteSettings(Struct, frozen=True):
         Titles of archives by the name of their mirror.
     modes
         How the content of files is delivered below ``/at/``; by default by redirects.
-    processes
-        The number of processes that make pages; 1 for the catalogue's own process alone.
     """
 
     title: str = "neuromirror"
@@ -45,14 +42,10 @@ class SiteSettings(Struct, frozen=True):
     cutouts: bool = True
     archives: Mapping[str, str] = field(default_factory=dict)
     modes: GatewayModes = field(default_factory=GatewayModes)
-    processes: int = 1
 
 
 class Site:
     """The objects that all pages of the catalogue share.
-
-    Each process of a catalogue has one. ``pages`` are the processes that make pages; None if this
-    process makes all.
 
     Parameters
     ----------
@@ -78,12 +71,9 @@ class Site:
         self.previews = PreviewService(store, is_allowed=settings.cutouts)
         self.limiter = limiter or RequestLimiter(parse_limits(()))
         self.operator_variables = operator_variables()
-        # the processes that make pages, and the catalogue's own
-        sites = settings.processes + 1 if settings.processes > 1 else 1
-        self.readmes = ReadmeService(store, is_allowed=settings.cutouts, processes=sites)
+        self.readmes = ReadmeService(store, is_allowed=settings.cutouts)
         self.examples = ExampleSearches()
         self.gateway = GatewayService(store, self.reader, settings.modes, relays=settings.cutouts)
-        self.pages: PagePool | None = None
 
     @classmethod
     def of_catalogue(
@@ -93,7 +83,7 @@ class Site:
         settings: SiteSettings,
         limiter: RequestLimiter | None = None,
     ) -> Site:
-        """Return the site of the catalogue's own process; the parameters are those of the class.
+        """Return the site of a public store that has an index.
 
         Raises
         ------
@@ -104,22 +94,12 @@ class Site:
         """
         require_public_store(store.root)
         Index.open_readonly(index_path).close()
-        site = cls(store, index_path, settings, limiter)
-        if settings.processes > 1:
-            options = {
-                "store": str(store.root.absolute()),
-                "index": str(index_path.absolute()),
-                "settings": to_builtins(settings),
-            }
-            site.pages = PagePool(settings.processes, options)
-        return site
+        return cls(store, index_path, settings, limiter)
 
     def archive_title(self, mirror: str) -> str:
         """Return the title of an archive for visitors; the name of the mirror without one."""
         return self.settings.archives.get(mirror, mirror)
 
     def close(self) -> None:
-        """Stop the processes, and drop the work of the gateway that has not started."""
+        """Drop the work of the gateway that has not started."""
         self.gateway.close()
-        if self.pages is not None:
-            self.pages.close()

@@ -44,9 +44,7 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
                 return
         elif start is not None:
             headers, body = _headers(start), message.get("body", b"")
-            varies = headers.get(b"vary", b"")
-            if b"Accept-Encoding" not in varies:  # a page of another process has it
-                headers[b"vary"] = b", ".join(filter(None, (varies, b"Accept-Encoding")))
+            headers[b"vary"] = b", ".join(filter(None, (headers.get(b"vary"), b"Accept-Encoding")))
             headers.pop(b"content-length", None)
             if not message.get("more_body", False):
                 is_plain = start["status"] == 200 and b"content-encoding" not in headers

@@ -6,8 +6,8 @@ import ctypes
 import gc
 import sys
 
-_MALLOC_ARENA_MAX = -8
-"""M_ARENA_MAX of mallopt(3)."""
+_MALLOC_ARENA_MAX = -8, 2
+"""M_ARENA_MAX of mallopt(3), and its value."""
 _COLLECTION_THRESHOLDS = 20_000, 20, 50
 """Thresholds of :func:`gc.set_threshold`."""
 _SWITCH_SECONDS = 0.0002
@@ -23,15 +23,10 @@ def prepare_interpreter() -> None:
       when another one, which renders a page, has held it for the switch interval: with the default
       of 5 ms, slow pages take three times as long.
     """
-    limit_arenas(2)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # another library lacks it
+        mallopt(*_MALLOC_ARENA_MAX)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTION_THRESHOLDS)
     sys.setswitchinterval(_SWITCH_SECONDS)
-
-
-def limit_arenas(count: int) -> None:
-    """Limit the number of arenas of glibc's malloc; does nothing with another library."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MALLOC_ARENA_MAX, count)
