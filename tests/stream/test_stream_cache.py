@@ -272,16 +272,23 @@ def test_a_filled_cache_has_every_content(tmp_path: Path) -> None:
         tree.files["parts"] = listed_file("parts", key, (f"{web.url}/parts",))
         known = digests_of(CONTENT, MIB, part_size)
         tree.digests["parts"] = replace(known, root=b"", layer=b"", sha256="")
+        # a copy in a clone or a vault on this machine is stored as a whole
+        tree.add("copied", b"copy" * MIB, piece_size=MIB)
+        contents["copied"] = b"copy" * MIB
+        tree.copies["copied"] = tmp_path / "copied"
+        tree.copies["copied"].write_bytes(contents["copied"])
         found = {one.path: one for one in fill_cache(tree, (), slow)}
     assert {path: one.status for path, one in found.items()} == {
         "empty": "notneeded",
         "parts": "ok",
         "large": "ok",
+        "copied": "ok",
     }, found
-    for path in ("parts", "large"):
+    tree.copies["copied"].unlink()
+    for path in ("parts", "large", "copied"):
         with stream.open(tree, path, cache=slow) as opened:  # without the server
             assert opened.read() == contents[path]
-    assert len([*slow.entries()]) == 2
+    assert len([*slow.entries()]) == 3
 
 
 def test_a_cache_that_cannot_be_filled_is_an_error(cache: PieceCache) -> None:

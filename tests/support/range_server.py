@@ -139,6 +139,7 @@ class ServedTree:
     files: dict[str, ListedFile] = field(default_factory=dict)
     digests: dict[str, BlockDigests] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
+    copies: dict[str, Path] = field(default_factory=dict)
     name: str = "served:1@1"
     closed: bool = False
 
@@ -192,7 +193,7 @@ class ServedTree:
         return self.digests.get(file.path)
 
     def local_content(self, file: ListedFile) -> Path | None:
-        return None
+        return self.copies.get(file.path)
 
     def close(self) -> None:
         self.closed = True

@@ -107,7 +107,7 @@ def _show(settings: Settings, cache: PieceCache) -> None:
     settings.emit(
         "cache",
         record,
-        f"{cache.folder}\n{count_of(contents, 'content')}, {format_bytes(stored)} of "
+        f"{cache.folder}: {count_of(contents, 'content')}, {format_bytes(stored)} of "
         f"{format_bytes(cache.limit)}",
     )
 

@@ -122,10 +122,11 @@ def _fill(tree: VersionTree, file: ListedFile, transport: Transport, cache: Piec
         return outcome("notneeded", "in the cache")
     try:
         content = open_object(tree, file, transport, "whole-objects", cache, memory=_STEP)
-        if content.check.piece_size % LEAF == 0 or content.check.piece_size >= content.size:
+        aligned = content.check.piece_size % LEAF == 0 or content.check.piece_size >= content.size
+        if aligned and tree.local_content(file) is None:
             for _ in _blocks(content):
                 pass
-        else:  # the cache does not keep leaves that two pieces share
+        else:  # the cache keeps no pieces of a local copy, and no leaves that two pieces share
             with cache.new_content(name) as copy:
                 for block in _blocks(content):
                     copy.write(block)
