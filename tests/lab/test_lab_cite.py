@@ -44,7 +44,7 @@ from support.mirror_harness import run_git
 
 def test_the_names_of_formats_are_those_of_the_library() -> None:
     assert tuple(KNOWN) == _FORMATS
-    assert set(KNOWN) == {*FORMATS, "bagit"}
+    assert set(KNOWN) == set(FORMATS)
     assert public_cite is cite
 
 
@@ -216,17 +216,6 @@ def test_a_clone_is_cited_as_the_store_is(
         assert nowhere.run(str(clone), "--format", form).stdout == citable_store.citation(
             form, name
         ), form
-    citable_store.bag(tmp_path / "one", name)
-    nowhere.run(str(clone), "--format", "bagit", "-o", str(tmp_path / "two"))
-    assert tree(tmp_path / "one") == tree(tmp_path / "two")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_later_lines_of_the_git_annex_branch_change_nothing(
@@ -314,10 +303,9 @@ def test_a_tree_that_leads_out_of_its_folder_is_not_followed(
     content = f"tree {tree.hex()}\n{content.partition(chr(10))[2]}"
     commit = git_object(clone, content.encode(), "commit")
     run_git(clone, "update-ref", "HEAD", commit.hex())
-    for form in ("ro-crate", "bagit"):
-        target = str(tmp_path / "made")
-        done = citable_store.run(str(clone), "--format", form, "-o", target, code=1)
-        assert commit.hex() in done.stderr
+    target = str(tmp_path / "made")
+    done = citable_store.run(str(clone), "--format", "ro-crate", "-o", target, code=1)
+    assert commit.hex() in done.stderr
     assert list(tmp_path.rglob("evil.txt")) == []
 
 
@@ -508,26 +496,17 @@ def test_a_file_is_replaced_and_a_folder_gets_the_formats_own_name(
     assert {path.name for path in tmp_path.iterdir()} == {"refs.bib", "CITATION.cff"}
 
 
-def test_a_bag_goes_into_an_empty_folder_and_nothing_is_left_of_one_that_failed(
+def test_nothing_is_written_of_a_damaged_repository(
     citable_store: CitableStore, tmp_path: Path
 ) -> None:
-    assert "-o" in citable_store.run(PUBLISHED, "--format", "bagit", code=2).stderr
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "mine").write_text("mine")
-    citable_store.run(PUBLISHED, "--format", "bagit", "-o", str(full), code=2)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    citable_store.run(PUBLISHED, "--format", "bagit", "-o", str(empty))
-    assert (empty / "bagit.txt").exists()
-    # a store that lacks an object
     broken = tmp_path / "broken"
     shutil.copytree(citable_store.mirror_harness.repository(PUBLISHED), broken)
     for path in (broken / "objects" / "pack").glob("*.pack"):
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:3000])
-    citable_store.run(str(broken), "--format", "bagit", "-o", str(tmp_path / "never"), code=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"full", "empty", "broken"}
+    target = str(tmp_path / "never")
+    citable_store.run(str(broken), "--format", "ro-crate", "-o", target, code=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"broken"}
 
 
 def test_in_json_the_citation_is_one_record(citable_store: CitableStore, tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     assert beside == [".bundle"] * 3 + [".lock"] + [".zst"] * 3
 
     # cite
-    author.run("cite", lock, "--format", "bagit", "-o", str(lab / "bag"))
     cited = {form: author.run("cite", lock, "--format", form).out for form in FORMATS}
     for dataset in json.loads(cited["csl"]):
         assert dataset["title"] in cited["text"]

@@ -29,8 +29,8 @@ from support.moto_buckets import moto_server
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
 from support.stub_server import StubServer, responds_with
 
-FORMATS = ("aria2", "bagit", "dvc")
-"""A format of lines, and those of folders, which are written differently."""
+FORMATS = ("aria2", "dvc")
+"""A format of lines, and the one of a folder."""
 
 
 def run(*arguments: object) -> Result:
@@ -123,21 +123,6 @@ def with_addurls(exported: Path, folder: Path) -> Path:
     return folder
 
 
-def with_bagit(exported: Path, folder: Path) -> Path:
-    import urllib.request
-
-    import bagit
-
-    bag = bagit.Bag(str(exported))
-    for url, _, name in bag.fetch_entries():
-        target = exported / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url) as reply:
-            target.write_bytes(reply.read())
-    bagit.Bag(str(exported)).validate()
-    return exported / "data"
-
-
 @pytest.fixture
 def paper(still_lab: LabStore, tmp_path: Path) -> LockFolder:
     """A lock of a published dataset with sha256 of all files."""
@@ -154,9 +139,8 @@ def paper(still_lab: LabStore, tmp_path: Path) -> LockFolder:
         ("curl", with_curl),
         ("wget", with_wget),
         ("addurls", with_addurls),
-        ("bagit", with_bagit),
     ],
-    ids=["pooch", "aria2", "curl", "wget", "addurls", "bagit"],
+    ids=["pooch", "aria2", "curl", "wget", "addurls"],
 )
 def test_a_program_downloads_the_pinned_state(
     paper: LockFolder, tmp_path: Path, form: str, download: Callable[[Path, Path], Path]
@@ -297,7 +281,7 @@ def test_files_that_a_format_cannot_hold_are_counted(
     source.scripted_datasets["one"] = ScriptedDataset(files=listed)
     scripted_paper.mirror_harness.sync()
     scripted_paper.pin("box:one")
-    expected = {"sha256sum": [1, 2], "pooch": [1], "dvc": [1, 1], "quilt": [2, 4], "bagit": [1]}
+    expected = {"sha256sum": [1, 2], "pooch": [1], "dvc": [1, 1], "quilt": [2, 4]}
     for form, counts in expected.items():
         code, found = export(scripted_paper, form, tmp_path / form)
         omitted = [one for one in found if one["kind"] == "omitted"]

@@ -87,12 +87,12 @@ def test_a_malformed_repository_is_an_error_without_traceback(
     monkeypatch.chdir(folder)
     for arguments in (
         ("verify", "FOLDER"),
-        ("cite", "FOLDER", "--format", "bagit", "-o", "BAG"),
+        ("cite", "FOLDER", "--format", "croissant", "-o", "OUT"),
         ("cite", "FOLDER", "--format", "ro-crate"),
         ("diff", "FOLDER", "FOLDER"),
         ("get", "FOLDER"),
     ):
-        names = {"FOLDER": str(folder), "BAG": str(tmp_path / "out" / "bag")}
+        names = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
         command = [names.get(one, one) for one in arguments]
         done = CliRunner().invoke(main, ["--store", "none", *command])
         assert done.exit_code in (0, 1, 2)

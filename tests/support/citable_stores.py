@@ -20,7 +20,6 @@ from neuromirror.lab.cite import (
     cite,
     read_work,
     state_of_version,
-    write_citation,
 )
 from neuromirror.model import DatasetFacts, Document
 from neuromirror_demo import DemoArchive
@@ -62,9 +61,6 @@ class CitableStore:
 
     def citation(self, form: str, *names: str, files: bool = True) -> str:
         return "".join(cite(self.collection(*names), form, files=files))
-
-    def bag(self, folder: Path, *names: str) -> Path:
-        return write_citation(self.collection(*names), "bagit", folder)
 
     def run(self, *arguments: str, code: int = 0) -> Result:
         """Run ``neuromirror cite`` with this store."""

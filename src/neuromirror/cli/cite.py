@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neuromirror.lab.cite import CitationCollection, CitedState
 
 # the same as lab.cite.FORMATS, which is slow to import
-_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
+_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 
 
 @command(
@@ -51,8 +51,7 @@ neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
     "--output",
     type=NamedPath(),
     metavar="FILE|DIR",
-    help="Output file, or an existing folder for it; for bagit, a new or empty folder "
-    "[default: print the citation].",
+    help="Output file, or an existing folder for it [default: print the citation].",
 )
 @click.option(
     "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."
@@ -78,8 +77,6 @@ def cite_command(
     datacite   JSON of DataCite
     ro-crate   RO-Crate 1.2, with the URL and checksum of every file
     croissant  Croissant 1.0, with the URL and checksum of every file
-    bagit      a bag with the documents, and in fetch.txt the URLs of all files that have a sha256
-               or md5, so that other programs can complete it
     """
     from neuromirror.lab.cite import FORMATS, cite, write_citation
 

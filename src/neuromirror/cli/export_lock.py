@@ -25,7 +25,6 @@ _FORMATS = (
     "pooch",
     "sha256sum",
     "md5sum",
-    "bagit",
     "dvc",
     "quilt",
     "aria2",
@@ -57,7 +56,7 @@ neuromirror export-lock --format dvc -o data""",
     "--output",
     type=NamedPath(),
     metavar="FILE|DIR",
-    help="New file, or for bagit and dvc a new folder [default: print the list].",
+    help="New file, or for dvc a new folder [default: print the list].",
 )
 @settings_options
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
@@ -70,7 +69,6 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     pooch      a registry with URLs
     sha256sum  a list for "sha256sum -c"
     md5sum     a list for "md5sum -c", with the files whose checksum is an MD5
-    bagit      a bag whose fetch.txt has the URLs, with the documents of the archive
     dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
     quilt      a manifest of a Quilt package (files in S3 buckets)
     aria2      a list for "aria2c -i"

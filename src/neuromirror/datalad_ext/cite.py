@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from neuromirror.lab.cite import CitedState
 
 # as in lab.cite.FORMATS, which takes time to import
-_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
+_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 
 
 @build_doc
@@ -70,8 +70,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
         ),
         "output": path_option(
             *("-o", "--output"),
-            doc="""a file, or a folder to write the file to; for bagit an empty or new folder. By
-            default the citation is printed""",
+            doc="""a file, or a folder to write the file to. By default the citation is printed""",
         ),
         "store": STORE,
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -25,8 +24,6 @@ from neuromirror.lab.export_formats import (
 )
 from neuromirror.lab.lock_manifests import (
     LockManifestDamagedError,
-    LockManifestReader,
-    PlainFile,
 )
 from neuromirror.lab.output_files import OutputUnsuitableError, new_folder, write_file
 from neuromirror.lab.verify.remote_files import pinned_items
@@ -34,13 +31,11 @@ from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import Finding
 
 if TYPE_CHECKING:
-    from neuromirror.lab.cite.cited_files import CitedEntry
-    from neuromirror.lab.lockfile import Lock, Pin
+    from neuromirror.lab.lockfile import Lock
 
-FOLDER_FORMATS: Final = ("bagit", "dvc")
+FOLDER_FORMATS: Final = ("dvc",)
 """The formats that are a folder."""
 _DANDISET: Final = re.compile(r"/dandisets/[0-9]{6}/?\Z")
-_OWN: Final = (".datalad/", ".neuromirror/", ".gitattributes", ".gitmodules")
 
 
 class LockExport(Struct):
@@ -116,7 +111,7 @@ def _exported(
 
 
 def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
-    """Write the pinned files to a new file, or for bagit and dvc to a new folder.
+    """Write the pinned files to a new file, or for dvc to a new folder.
 
     Raises
     ------
@@ -128,9 +123,7 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
         ``target`` is a relative path, and one of its folders is a symlink.
     """
     export = LockExport()
-    if form == "bagit":
-        _write_bag(lock, target, export)
-    elif form == "dvc":
+    if form == "dvc":
         _write_dvc(lock, target, export)
     else:
         if target.is_symlink() or target.exists():
@@ -147,38 +140,6 @@ def _write_dvc(lock: Lock, target: Path, export: LockExport) -> None:
             path = folder / f"{one.path}.dvc"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, "utf-8", newline="\n")
-
-
-def _write_bag(lock: Lock, target: Path, export: LockExport) -> None:
-    from neuromirror.lab.cite import CitationCollection, read_work, states_of_lock
-    from neuromirror.lab.cite.bagit import omission_reason, write_bag
-    from neuromirror.lab.cite.cited_files import CitedDocument, CitedFile
-
-    def entries() -> Iterator[CitedEntry]:
-        for pin in lock.datasets:
-            for path, content in _documents(lock, pin):
-                yield CitedDocument(f"{pin.dataset.alias}/{path}", content)
-        for one in _exported_files(lock):
-            cited = CitedFile(one.path, one.size, one.digest, one.urls)
-            if reason := omission_reason(cited):
-                export.omit(one.path, reason)
-            else:
-                export.add(one)
-            yield cited
-
-    with ExitStack() as stack:
-        works = tuple(read_work(state) for state in states_of_lock(lock, None, stack))
-        title = f"Datasets pinned in {lock.path.name}"
-        write_bag(CitationCollection(works, title), target, entries())
-
-
-def _documents(lock: Lock, pin: Pin) -> Iterator[tuple[str, bytes]]:
-    """Yield the pinned documents of upstream: path and content."""
-    for one in LockManifestReader(lock.manifest_path(pin), None if pin.paths else pin.files):
-        if not isinstance(one, PlainFile):
-            return
-        if not one.path.startswith(_OWN) and pin.matches(one.path.encode()):
-            yield one.path, one.content
 
 
 def _exported_files(lock: Lock) -> Iterator[ExportedFile]:

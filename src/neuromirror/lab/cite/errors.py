@@ -18,7 +18,3 @@ class StateUnavailableError(NeuromirrorError):
 
     Neither the store nor the files beside the lock file have it.
     """
-
-
-class FormatUnsuitableError(ConfigurationError):
-    """A citation format does not support the request, such as a bag (a folder) as one text."""

@@ -8,13 +8,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from neuromirror.lab.cite.bagit import write_bag
 from neuromirror.lab.cite.bibtex import write_bibtex
 from neuromirror.lab.cite.cff import write_cff
 from neuromirror.lab.cite.croissant import write_croissant
 from neuromirror.lab.cite.csl import write_csl
 from neuromirror.lab.cite.datacite import write_datacite
-from neuromirror.lab.cite.errors import FormatUnsuitableError
 from neuromirror.lab.cite.rocrate import write_rocrate
 from neuromirror.lab.cite.text import write_text
 from neuromirror.lab.cite.works import CitationCollection
@@ -27,15 +25,15 @@ class CitationFormat(Struct, frozen=True):
     Attributes
     ----------
     file_name
-        The default name of the output file; empty for a folder.
+        The default name of the output file.
     write
-        Returns the pieces of a citation; None for a folder.
+        Returns the pieces of a citation.
     lists_files
         Whether the format has an entry per file.
     """
 
     file_name: str
-    write: Callable[..., Iterator[str]] | None
+    write: Callable[..., Iterator[str]]
     lists_files: bool = False
 
 
@@ -46,7 +44,6 @@ FORMATS: Final = {
     "cff": CitationFormat("CITATION.cff", write_cff),
     "datacite": CitationFormat("datacite.json", write_datacite),
     "ro-crate": CitationFormat("ro-crate-metadata.json", write_rocrate, lists_files=True),
-    "bagit": CitationFormat("", None, lists_files=True),
     "croissant": CitationFormat("croissant.json", write_croissant, lists_files=True),
 }
 
@@ -67,17 +64,8 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
     -------
     Iterator[str]
         The text in pieces, to be written one after the other.
-
-    Raises
-    ------
-    FormatUnsuitableError
-        The format is bagit, which is a folder.
     """
     layout = FORMATS[form]
-    if layout.write is None:
-        raise FormatUnsuitableError(
-            "bagit writes a folder; specify an empty or missing one with --output"
-        )
     if layout.lists_files:
         return layout.write(collection, files=files)
     return layout.write(collection)
@@ -86,11 +74,11 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
 def write_citation(
     collection: CitationCollection, form: str, target: Path, *, files: bool = True
 ) -> Path:
-    """Write a citation to a file or folder, and return the path of what was written.
+    """Write a citation to a file, and return its path.
 
     An existing file at ``target`` is replaced atomically. If ``target`` is a folder, a file with
     the default name of the format is created in it; if this file exists, it is not replaced, and
-    OutputUnsuitableError is raised. For bagit, ``target`` is the folder of the bag.
+    OutputUnsuitableError is raised.
 
     Parameters
     ----------
@@ -106,7 +94,7 @@ def write_citation(
     Returns
     -------
     Path
-        The path of the file or folder that was written.
+        The path of the file that was written.
 
     Raises
     ------
@@ -115,9 +103,6 @@ def write_citation(
     UnsafePathError
         ``target`` is a relative path, and one of its folders is a symlink.
     """
-    if FORMATS[form].write is None:
-        write_bag(collection, target)
-        return target
     if target.is_dir():
         target /= FORMATS[form].file_name
         if target.exists():
