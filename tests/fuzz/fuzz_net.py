@@ -28,7 +28,7 @@ from neuromirror.net.errors import InvalidListingError
 from neuromirror.net.persistent_connections import ConnectionFactory, PersistentConnection
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
 from neuromirror.net.response_bodies import error_fields, parse_json, read_bounded
-from neuromirror.net.s3_pages import Page, _parse_fast, _parse_strict, parse_page
+from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import parse_url
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
@@ -117,9 +117,6 @@ def _compare(page: Page, body: bytes, operation: str, lists: tuple[str, ...]) ->
 )
 def s3_listing(data: bytes) -> None:
     """Pages of ListObjectsV2."""
-    fast = _parse_fast(data)
-    if fast is not None:
-        check_agreement(fast == _parse_strict(data, _URL, False), "the fast and the strict reader")
     page = parse_page(data, _URL)
     keys = [row.key for row in page.rows]
     check_agreement(keys == sorted(set(keys)), "order of keys")

@@ -4,14 +4,18 @@ Formats: S3 API reference, "ListObjectsV2" and "ListObjectVersions". With ``enco
 and MinIO encode a space as ``+`` and a plus as ``%2B``; Ceph and moto use ``%20`` and ``%2B``. A
 ``+`` in an encoded name is therefore always a space. Names are decoded only if the page states
 ``EncodingType``.
+
+expat checks that a page is XML; patterns then read its rows, one for each sequence of elements that
+rows have. This takes a quarter of the time that a handler of expat per element takes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter, le, lt
+from itertools import repeat
+from operator import le, lt
 from typing import Final
 from urllib.parse import unquote_to_bytes
 from xml.parsers import expat
@@ -96,33 +100,173 @@ def decode_key(name: str, *, encoded: bool) -> bytes:
     return unquote_to_bytes(name) if "%" in name else name.encode()
 
 
-_PLAIN: Final = r"[^<>&\x00-\x1f\x7f]"
-_ROW: Final = (
-    r"<Contents><Key>{}</Key><LastModified>{}</LastModified>"
-    r"<ETag>(?:&quot;|\"){}(?:&quot;|\")</ETag>"
-    r"(?:<ChecksumAlgorithm>{}</ChecksumAlgorithm>)?(?:<ChecksumType>{}</ChecksumType>)?"
-    r"<Size>{}</Size><StorageClass>[A-Z_]+</StorageClass></Contents>"
+_NAME: Final = "[A-Za-z][A-Za-z0-9]*"
+_GAP: Final = r"[ \t\n]*"
+_TEXT: Final = r"[^\x3c]*"
+"""Written without the character, so that a pattern has one per tag."""
+_ROOT: Final = re.compile(
+    rf"(?:<\?[^<>]*\?>)?{_GAP}<({_NAME})(?: xmlns(?::{_NAME})?=[^<> ]*)*{_GAP}>"
 )
-_FIELDS: Final = (
-    f"{_PLAIN}+",
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z",
-    r"[0-9A-Za-z-]+",
-    r"[0-9A-Z]+",
-    r"[A-Z_]+",
-    r"\d{1,19}",
+_ELEMENT: Final = re.compile(
+    rf"{_GAP}<(?:(?P<name>{_NAME})>(?:(?P<text>{_TEXT})|(?P<inner>.*?))</(?P=name)>"
+    rf"|(?P<empty>{_NAME})/>)",
+    re.DOTALL,
 )
-_ONE: Final = re.compile(_ROW.format(*(f"({field})" for field in _FIELDS)))
-_MANY: Final = re.compile(f"(?:{_ROW.format(*_FIELDS)})++")
-_HEAD: Final = re.compile(
-    r"<\?xml version=\"1\.0\" encoding=\"(?:UTF|utf)-8\"\?>\n?"
-    r"<ListBucketResult(?: xmlns=\"[A-Za-z0-9:/.-]*\")?>"
-    rf"((?:<([A-Za-z]+)>{_PLAIN}*</\2>|<[A-Za-z]+/>)*)"
-)
-_SIMPLE: Final = re.compile(rf"<([A-Za-z]+)>({_PLAIN}*)</\1>")
+_ENTITY: Final = re.compile("&(?:(amp|lt|gt|quot|apos)|#([0-9]+)|#x([0-9A-Fa-f]+));")
+_ENTITIES: Final = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _END: Final = re.compile(rb"</List(?:Bucket|Versions)Result>\s*\Z")
-_SPACE: Final = " \t\r\n"
-_NAMESPACE_END: Final = "}"
-_TAIL: Final = "</ListBucketResult>"
+_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+
+_SUMS: Final = "ChecksumAlgorithm"
+_REQUIRED: Final = {
+    "Contents": ("Key", "LastModified", "Size", "ETag"),
+    "Version": ("Key", "LastModified", "Size", "ETag", "VersionId", "IsLatest"),
+    "DeleteMarker": ("Key", "LastModified", "VersionId", "IsLatest"),
+}
+"""The elements that each kind of row must have once, not empty."""
+_USED: Final = frozenset({*_REQUIRED["Version"], "ChecksumType", _SUMS})
+_OPTIONAL: Final = ("VersionId", _SUMS, "ChecksumType", "IsLatest")
+_MAX_FORMS: Final = 64
+
+_Values = list[tuple[str, ...]]
+
+
+class _Times(dict[str, datetime]):
+    """Times by timestamp: objects that are written together share one."""
+
+    def __missing__(self, stamp: str) -> datetime:
+        """Parse a timestamp; times before 1970, which git cannot store, become 1970-01-01."""
+        if not _STAMP.fullmatch(stamp):
+            raise ValueError(f"invalid timestamp {stamp[:40]!r}")
+        try:
+            time = max(datetime.fromisoformat(stamp).astimezone(UTC), _FIRST)
+        except OverflowError as error:
+            raise ValueError(f"invalid timestamp {stamp[:40]!r}") from error
+        self[stamp] = time
+        return time
+
+
+class _UnexpectedRootError(ValueError):
+    """The document is of another type."""
+
+
+class _UnorderedKeysError(ValueError):
+    """The keys of a page are not in the order of their bytes."""
+
+
+class _RowForm:
+    """A sequence of elements of rows, as a pattern; most pages have rows of one form."""
+
+    def __init__(self, kind: str, inner: str) -> None:
+        elements = list(_elements(inner))
+        self.names = [one["name"] or one["empty"] for one in elements if one["inner"] is None]
+        self.names = [name for name in self.names if name in _USED]
+        pieces = "".join(_pattern(one, _USED) for one in elements)
+        for name in _USED:
+            count = self.names.count(name)
+            if (count > 1 and name != _SUMS) or (not count and name in _REQUIRED[kind]):
+                raise ValueError(f"a row has {count} {name}")
+        self.kind = kind
+        self.pattern = f"{_GAP}<{kind}>{pieces}{_GAP}</{kind}>"
+
+    def find(self, text: str, start: int, is_first: bool) -> tuple[_Values, int]:
+        """Return the values of the rows of this form from a position on, and where they end."""
+        one = re.compile(self.pattern.replace("%s", f"({_TEXT})"))
+        if is_first:  # most pages have nothing else up to the last row
+            end = text.rindex(f"</{self.kind}>") + len(f"</{self.kind}>")
+            found = one.findall(text, start, end)
+            if len(found) * self.pattern.count("<") == text.count("<", start, end):
+                return found, end
+        rows = re.compile(f"(?:{self.pattern.replace('%s', _TEXT)})++").match(text, start)
+        assert rows is not None
+        return one.findall(text, start, rows.end()), rows.end()
+
+    def parse(self, found: _Values, encoded: bool, times: _Times) -> list[ObjectRow]:
+        """Return the rows with these values; column by column, which is faster than by row."""
+        columns: dict[str, Sequence[str]] = {}
+        for name, values in zip(self.names, zip(*found, strict=True), strict=True):
+            column = _unescape(values)
+            if name in columns:
+                pairs = zip(columns[name], column, strict=True)
+                column = [",".join(filter(None, pair)) for pair in pairs]
+            if name in _REQUIRED[self.kind] and "" in column:
+                raise ValueError(f"a row has an empty {name}")
+            columns[name] = column
+        nothing: list[None] = [None] * len(found)
+        is_marker = self.kind == "DeleteMarker"
+        latest: Sequence[str] = columns.get("IsLatest", ["true"] * len(found))
+        if not {"true", "false"}.issuperset(latest):
+            raise ValueError("invalid IsLatest")
+        return list(
+            map(
+                ObjectRow,
+                _decode_keys(columns["Key"], encoded),
+                repeat(0) if is_marker else _sizes(columns["Size"]),
+                repeat("") if is_marker else _etags(columns["ETag"]),
+                map(times.__getitem__, columns["LastModified"]),
+                (None if one == "null" else one for one in columns.get("VersionId", nothing)),
+                (one or None for one in columns.get(_SUMS, nothing)),
+                (one or None for one in columns.get("ChecksumType", nothing)),
+                repeat(is_marker),
+                map("true".__eq__, latest),
+            )
+        )
+
+
+def _elements(text: str, at: int = 0) -> Iterator[re.Match[str]]:
+    """Yield the elements in a text, with nothing but space between them."""
+    while (element := _ELEMENT.match(text, at)) is not None:
+        yield element
+        at = element.end()
+    if text[at:].strip():
+        raise ValueError("unexpected markup")
+
+
+def _pattern(element: re.Match[str], used: Collection[str] = ()) -> str:
+    """Return the pattern of an element; ``%s`` stands for the text of one that is used."""
+    name = element["name"]
+    if name is None:
+        return f"{_GAP}<{element['empty']}/>"
+    if element["text"] is not None:
+        return f"{_GAP}<{name}>{'%s' if name in used else _TEXT}</{name}>"
+    return f"{_GAP}<{name}>{''.join(map(_pattern, _elements(element['inner'])))}{_GAP}</{name}>"
+
+
+def _unescape(texts: Sequence[str]) -> Sequence[str]:
+    if "&" not in "".join(texts):
+        return texts
+    plain = [one.replace("&quot;", '"') for one in texts]  # around each ETag
+    if "&" not in "".join(plain):
+        return plain
+    return [_ENTITY.sub(_character, one) for one in texts]
+
+
+def _character(entity: re.Match[str]) -> str:
+    name, decimal, hexadecimal = entity.groups()
+    if name:
+        return _ENTITIES[name]
+    return chr(int(decimal) if decimal else int(hexadecimal, 16))
+
+
+def _decode_keys(names: Sequence[str], encoded: bool) -> Iterable[bytes]:
+    joined = "".join(names)
+    if encoded and ("%" in joined or "+" in joined):
+        return [decode_key(name, encoded=True) for name in names]
+    return map(str.encode, names)
+
+
+def _sizes(texts: Sequence[str]) -> Iterator[int]:
+    digits = "".join(texts)
+    if not (digits.isascii() and digits.isdecimal() and max(map(len, texts)) < _LONG):
+        raise ValueError("invalid size")
+    return map(int, texts)
+
+
+def _etags(texts: Sequence[str]) -> list[str]:
+    etags = [one[1:-1] if one[0] == '"' == one[-1] else one for one in texts]
+    if "" in etags or '"' in "".join(etags):
+        raise ValueError("invalid ETag")
+    return etags
 
 
 def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
@@ -144,200 +288,97 @@ def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
     VersionsIgnoredError
         If it is a list of objects instead of versions.
     """
-    page = None if versions else _parse_fast(body)
-    return page or _parse_strict(body, uri, versions)
-
-
-def _parse_fast(body: bytes) -> Page | None:
-    """Parse a page in exactly the form that S3 writes; None for any other form."""
     try:
-        text = body.decode("ascii")
-    except UnicodeDecodeError:
-        return None
-    head = _HEAD.match(text)
-    if head is None:
-        return None
-    many = _MANY.match(text, head.end())
-    if many is None or text[many.end() :].rstrip(_SPACE) != _TAIL:
-        return None
-    named = _SIMPLE.findall(head.group(1))
-    fields = dict(named)
-    if len(fields) != len(named) or fields.get("EncodingType") != "url":
-        return None
-    found = _ONE.findall(text, many.start())
-    if text.find("%", many.start()) >= 0 or text.find("+", many.start()) >= 0:
-        keys = [decode_key(row[0], encoded=True) for row in found]
-    else:
-        keys = [row[0].encode() for row in found]
-    try:
-        # objects written together share a timestamp
-        times = {stamp: _time(stamp) for stamp in {row[1] for row in found}}
-    except ValueError:
-        return None
-    rows = [
-        ObjectRow(key, int(size), etag, times[at], None, algorithm or None, kind or None)
-        for key, (_, at, etag, algorithm, kind, size) in zip(keys, found, strict=True)
-    ]
-    if not all(map(lt, keys, keys[1:])):
-        return None
-    return _page_of(rows, [], fields)
-
-
-class _UnexpectedRootError(ValueError):
-    """The document is of another type."""
-
-
-class _PageReader:
-    """Parses a page with expat; raises ValueError for anything unexpected."""
-
-    _ROWS: Final = frozenset({"Contents", "Version", "DeleteMarker"})
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self.fields: dict[str, str] = {}
-        self.rows: list[tuple[str, dict[str, list[str]]]] = []
-        self.prefixes: list[str] = []
-        self._path: list[str] = []
-        self._row: dict[str, list[str]] = {}
-        self._text: list[str] = []
-
-    def read(self, body: bytes) -> None:
-        # as other readers do, with namespaces: a prefix must be bound
-        parser = expat.ParserCreate("UTF-8", _NAMESPACE_END)
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._text.append
-        parser.StartDoctypeDeclHandler = self._doctype
-        parser.Parse(body, True)
-
-    def _doctype(self, *_: object) -> None:
-        raise ValueError("it declares a document type")
-
-    def _start(self, name: str, _: object) -> None:
-        name = name.rpartition(_NAMESPACE_END)[2]
-        if not self._path and name != self.root:
-            raise _UnexpectedRootError(f"expected {self.root}, got {name[:40]}")
-        self._path.append(name)
-        self._text.clear()
-        if len(self._path) == 2:
-            self._row = {}
-
-    def _end(self, _: str) -> None:
-        name = self._path.pop()
-        text = "".join(self._text)
-        self._text.clear()
-        if len(self._path) == 2:
-            self._row.setdefault(name, []).append(text)
-        elif len(self._path) == 1:
-            if name in self._ROWS:
-                self.rows.append((name, self._row))
-            elif name == "CommonPrefixes":
-                self.prefixes.append(_required(self._row, "Prefix"))
-            elif not self._row and name in self.fields:
-                raise ValueError(f"repeated element {name}")
-            elif not self._row:
-                self.fields[name] = text
-
-
-def _required(row: Mapping[str, Sequence[str]], name: str) -> str:
-    values = row.get(name, ())
-    if len(values) != 1 or not values[0]:
-        raise ValueError(f"a row has {len(values) if values != [''] else 'an empty'} {name}")
-    return values[0]
-
-
-def _optional(row: Mapping[str, Sequence[str]], name: str) -> str | None:
-    return _required(row, name) if any(row.get(name, ())) else None
-
-
-def _time(stamp: str) -> datetime:
-    """Parse a timestamp; times before 1970, which git cannot store, become 1970-01-01."""
-    try:
-        return max(datetime.fromisoformat(stamp).astimezone(UTC), _FIRST)
-    except OverflowError as error:
-        raise ValueError(f"invalid timestamp {stamp[:40]!r}") from error
-
-
-_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
-
-
-def _parse_row(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> ObjectRow:
-    stamp = _required(row, "LastModified")
-    if not _STAMP.fullmatch(stamp):
-        raise ValueError(f"invalid timestamp {stamp[:40]!r}")
-    deleted = kind == "DeleteMarker"
-    size, etag = ("0", "") if deleted else (_required(row, "Size"), _required(row, "ETag"))
-    if not (size.isascii() and size.isdecimal() and len(size) < _LONG):
-        raise ValueError(f"invalid size {size[:40]!r}")
-    if etag[:1] == '"' and etag[-1:] == '"':
-        etag = etag[1:-1]
-    if not deleted and (not etag or '"' in etag):
-        raise ValueError(f"invalid ETag {etag[:40]!r}")
-    version = latest = None
-    if kind != "Contents":
-        version, latest = _required(row, "VersionId"), _required(row, "IsLatest")
-        if latest not in ("true", "false"):
-            raise ValueError(f"invalid IsLatest {latest[:40]!r}")
-    return ObjectRow(
-        decode_key(_required(row, "Key"), encoded=encoded),
-        int(size),
-        etag,
-        _time(stamp),
-        None if version == "null" else version,
-        ",".join(filter(None, row.get("ChecksumAlgorithm", ()))) or None,
-        _optional(row, "ChecksumType"),
-        deleted,
-        latest != "false",
-    )
-
-
-class _UnorderedKeysError(ValueError):
-    """The keys of a page are not in the order of their bytes."""
-
-
-def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
-    reader = _PageReader("ListVersionsResult" if versions else "ListBucketResult")
-    try:
-        reader.read(body)
-        encoded = reader.fields.get("EncodingType") == "url"
-        if not encoded and b"\r" in body:
-            # XML normalizes it to a line feed, so that two keys could become equal.
-            raise ValueError("carriage returns in keys that are not URL-encoded")
-        rows = [_parse_row(kind, row, encoded) for kind, row in reader.rows]
-        if versions:
-            rows = _merge_versions(rows)
-        keys = list(map(attrgetter("key"), rows))
-        if not all(map(le if versions else lt, keys, keys[1:])):
-            raise _UnorderedKeysError("keys are not in byte order")
-        prefixes = [decode_key(name, encoded=encoded) for name in reader.prefixes]
-        page = _page_of(rows, prefixes, reader.fields)
-        if page is None:
-            raise ValueError("missing or wrong IsTruncated or KeyCount")
+        return _parse(body, versions)
     except (expat.ExpatError, ValueError) as error:
-        is_whole = _END.search(body, max(0, len(body) - 100))
-        if versions and is_whole and isinstance(error, _UnexpectedRootError):
-            raise VersionsIgnoredError(
-                f"{uri} returned a list of objects instead of object versions; the server, or a"
-                " proxy before it, ignores ?versions; try again, and if the error persists, report"
-                " it to the operator of the store",
-                url=uri,
-                status=200,
-            ) from error
-        is_unordered = isinstance(error, _UnorderedKeysError)
-        advice = (
-            "the server does not list as S3 does, and its buckets cannot be mirrored"
-            if is_unordered
-            else "try again, and if the error persists, report it to the operator of the store"
-        )
-        broken = (GarbledListingError if is_whole else InvalidListingError)(
-            f"{uri} returned an invalid page of a listing: {error}; {advice}",
+        raise _listing_error(error, body, uri, versions) from error
+
+
+def _read_document(body: bytes) -> str:
+    # as other readers do, with namespaces: a prefix must be bound
+    parser = expat.ParserCreate("UTF-8", "}")
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.Parse(body, True)
+    text = body.decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if b"\r" in body else text
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise ValueError("it declares a document type")
+
+
+def _parse(body: bytes, versions: bool) -> Page:
+    text = _read_document(body)
+    root = _ROOT.match(text)
+    expected = "ListVersionsResult" if versions else "ListBucketResult"
+    if root is None or root[1] != expected:
+        raise _UnexpectedRootError(f"expected {expected}, got {root[1][:40] if root else 'else'}")
+    fields: dict[str, str] = {}
+    folders: list[str] = []
+    found: list[tuple[_RowForm, _Values]] = []
+    forms: dict[str, _RowForm] = {}
+    at = root.end()
+    while (element := _ELEMENT.match(text, at)) is not None:
+        name, inner = element["name"] or element["empty"], element["inner"]
+        if name in _REQUIRED:
+            form = _RowForm(name, inner or "")
+            form = forms.setdefault(form.pattern, form)
+            if len(forms) > _MAX_FORMS:
+                raise ValueError(f"rows of more than {_MAX_FORMS} forms")
+            values, at = form.find(text, at, not found)
+            found.append((form, values))
+            continue
+        at = element.end()
+        if name == "CommonPrefixes":
+            names = [one["text"] for one in _elements(inner or "") if one["name"] == "Prefix"]
+            if len(names) != 1 or not names[0]:
+                raise ValueError("a folder without a Prefix")
+            folders += _unescape(names)
+        elif inner is None:
+            if name in fields:
+                raise ValueError(f"repeated element {name}")
+            (fields[name],) = _unescape([element["text"] or ""])
+    if text[at:].strip() != f"</{expected}>":
+        raise ValueError("unexpected markup")
+    encoded = fields.get("EncodingType") == "url"
+    if not encoded and b"\r" in body:
+        # XML normalizes it to a line feed, so that two keys could become equal.
+        raise ValueError("carriage returns in keys that are not URL-encoded")
+    times = _Times()
+    rows = [row for form, values in found for row in form.parse(values, encoded, times)]
+    if versions:
+        rows = _merge_versions(rows)
+    keys = [row.key for row in rows]
+    if not all(map(le if versions else lt, keys, keys[1:])):
+        raise _UnorderedKeysError("keys are not in byte order")
+    return _page_of(rows, [decode_key(name, encoded=encoded) for name in folders], fields)
+
+
+def _listing_error(
+    error: Exception, body: bytes, uri: str, versions: bool
+) -> InvalidListingError | VersionsIgnoredError:
+    is_whole = _END.search(body, max(0, len(body) - 100))
+    if versions and is_whole and isinstance(error, _UnexpectedRootError):
+        return VersionsIgnoredError(
+            f"{uri} returned a list of objects instead of object versions; the server, or a"
+            " proxy before it, ignores ?versions; try again, and if the error persists, report"
+            " it to the operator of the store",
             url=uri,
             status=200,
         )
-        broken.transient = not is_unordered
-        raise broken from error
-    return page
+    is_unordered = isinstance(error, _UnorderedKeysError)
+    advice = (
+        "the server does not list as S3 does, and its buckets cannot be mirrored"
+        if is_unordered
+        else "try again, and if the error persists, report it to the operator of the store"
+    )
+    broken = (GarbledListingError if is_whole else InvalidListingError)(
+        f"{uri} returned an invalid page of a listing: {error}; {advice}",
+        url=uri,
+        status=200,
+    )
+    broken.transient = not is_unordered
+    return broken
 
 
 def _merge_versions(rows: list[ObjectRow]) -> list[ObjectRow]:
@@ -352,16 +393,12 @@ def _merge_versions(rows: list[ObjectRow]) -> list[ObjectRow]:
     return sorted(rows, key=lambda row: (row.key, not row.latest, -row.modified.timestamp()))
 
 
-def _page_of(
-    rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str]
-) -> Page | None:
-    truncated = fields.get("IsTruncated")
-    count = fields.get("KeyCount")
-    if truncated not in ("true", "false"):
-        return None
+def _page_of(rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str]) -> Page:
+    truncated, count = fields.get("IsTruncated"), fields.get("KeyCount")
     # S3 counts folders too, s3rver counts only objects
-    if count not in (None, str(len(rows) + len(prefixes)), str(len(rows))):
-        return None
+    counts = (None, str(len(rows) + len(prefixes)), str(len(rows)))
+    if truncated not in ("true", "false") or count not in counts:
+        raise ValueError("missing or wrong IsTruncated or KeyCount")
     encoded = fields.get("EncodingType") == "url"
     marker = fields.get("NextKeyMarker")
     return Page(
