@@ -28,7 +28,7 @@ from benchmarks import synthetic_metadata
 from benchmarks.synthetic_metadata import documents, study
 from neuromirror.annex import key_for
 from neuromirror.crawl import PublishedState, Publisher, Recorder, RefMove
-from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.listing import RecordSpool, SpooledSnapshot
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.mint import MINT_SPEC
 from neuromirror.model import (

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.crawl import DatasetTask, Result, open_recorder
-from neuromirror.crawl.leases import lease_owner
+from neuromirror.crawl.recorder import lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
 from neuromirror.service.engine import Service

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import dataset_visit
+from neuromirror.crawl import visit
 from neuromirror.store import Store
 from neuromirror_demo.archive_contents import zarr_entries
 from neuromirror_demo.documents import DandiDocuments
@@ -215,7 +215,7 @@ def test_an_internal_error_reveals_no_more(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"could not cope with {FOLDER}/file.txt")
 
-    monkeypatch.setattr(dataset_visit.DatasetVisit, "run", broken)
+    monkeypatch.setattr(visit.DatasetVisit, "run", broken)
     printed = embargo.sync(NAME, code=1)
     assert embargo.embargoed_line(printed).startswith(f"error {NAME} embargoed: failed")
     embargo.assert_no_canary_outside()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.annex import upstream_path
-from neuromirror.crawl.results import describe_error
+from neuromirror.crawl.plan import describe_error
 from neuromirror.model import DatasetFacts, NeuromirrorError
 from neuromirror.store import Store
 from support.mirror_harness import run_git

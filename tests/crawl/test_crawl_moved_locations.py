@@ -12,7 +12,7 @@ import pytest
 from neuromirror import stream
 from neuromirror.annex import url_log_path
 from neuromirror.crawl import load_mirrors, open_recorder
-from neuromirror.crawl.index_rebuild import rebuild_index
+from neuromirror.crawl.recorder import rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
 from neuromirror.lab.stored_records import stored_record_lines

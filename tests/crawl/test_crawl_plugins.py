@@ -8,7 +8,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from neuromirror.crawl.unexpected_errors import PluginSource, describe_unexpected
+from neuromirror.crawl.plan import PluginSource, describe_unexpected
 from neuromirror.model import Digest, FileRecord, Location
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, files
 
@@ -91,7 +91,7 @@ def test_a_wrong_value_of_a_plugin_names_the_plugin(harness: ScriptedHarness) ->
 
     harness.datasets["one"] = ScriptedDataset({"a": WrongFile(b"")})
     message = harness.sync()["box:one"].message
-    assert re.search(r"in listed_entries\.py, line \d+; check the values that", message)
+    assert re.search(r"in listing\.py, line \d+; check the values that", message)
     assert message.endswith(f"{SOURCE} returned")
 
 

@@ -14,7 +14,7 @@ from shutil import copytree, rmtree
 
 import pytest
 
-from neuromirror.crawl.results import refused_note
+from neuromirror.crawl.plan import refused_note
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl.visit import refusals
-from neuromirror.crawl.visit.refusals import RefusalHistory
+from neuromirror.crawl import listing
+from neuromirror.crawl.listing import RefusalHistory
 from neuromirror.store.memos import MemoFolder
 
 ID = "0" * 36
@@ -23,7 +23,7 @@ def record_refusals(store: Path, upstream: str, *urls: str, whole: bool = True) 
 
 def simulate_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """Shorten the lasting period as if so many days had passed."""
-    monkeypatch.setattr(refusals, "LASTING_AFTER", timedelta(days=1) - timedelta(days=days))
+    monkeypatch.setattr(listing, "LASTING_AFTER", timedelta(days=1) - timedelta(days=days))
 
 
 def test_a_refusal_lasts_after_a_day_whichever_version_is_read(

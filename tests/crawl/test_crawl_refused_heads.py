@@ -97,7 +97,7 @@ def test_objects_refused_for_a_day_are_requested_in_each_sync(
     if has_older:
         fill_without_versions(buckets)
     fill(buckets, ASSET)
-    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+    monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
     with buckets.fault("status", path=f"{ASSET}/", method="HEAD", status=403) as fault:
         for _ in range(2):
             struck = fault.struck

@@ -149,7 +149,7 @@ def test_a_sidecar_that_is_refused_for_a_day_is_left_out_by_name_until_it_is_rea
     buckets.put(path, buckets.data(path) + b"\n")
     with buckets.fault("status", path=f"{path}$", status=status, method="GET") as fault:
         assert mirror_harness.sync(NAME)[NAME].visit == "failed"
-        monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+        monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
         for _ in range(2):
             struck = fault.struck
             result = mirror_harness.sync(NAME)[NAME]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from neuromirror.crawl import load_mirrors, open_recorder, planner, rebuild_index
+from neuromirror.crawl import load_mirrors, open_recorder, plan, rebuild_index
 from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.index import DatasetWithdrawnError, UnknownDatasetError
 from neuromirror.model import ConfigurationError, VersionMinted
@@ -216,7 +216,7 @@ def test_a_visit_planned_before_the_takedown_is_skipped(
 ) -> None:
     take_dataset_down(synced_harness)
     before = dump(synced_harness)
-    monkeypatch.setattr(planner, "takedown_messages", lambda index, mirror: {})
+    monkeypatch.setattr(plan, "takedown_messages", lambda index, mirror: {})
     result = synced_harness.sync(NAME, deep=True)[NAME]
     assert (result.status, result.visit) == ("notneeded", "")
     assert REASON in result.message

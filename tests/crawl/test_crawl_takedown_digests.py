@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuromirror.crawl import open_recorder, rebuild_index
-from neuromirror.crawl.results import Result
+from neuromirror.crawl.plan import Result
 from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.git import ObjectMissingError
 from neuromirror.model import LEAF_SIZE, ContentsDigested, VersionMinted

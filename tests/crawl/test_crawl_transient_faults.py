@@ -224,7 +224,7 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
     }
     fault = archive.fault("status", status=403, **options[server])
     assert [mirror_harness.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
-    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+    monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
     for _ in range(2):
         struck = fault.struck
         result = mirror_harness.sync()[name]
@@ -292,7 +292,7 @@ def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longe
     for key in keys:
         archive.fault("status", server="s3", path=key, method="HEAD", status=403)
     assert [mirror_harness.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
-    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+    monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
     for _ in range(2):
         archive.clear_requests()
         result = mirror_harness.sync()[name]

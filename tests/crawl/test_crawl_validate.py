@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl.visit.listed_entries import ListedEntries
-from neuromirror.crawl.visit.snapshot import ResolvedComponents, SpooledSnapshot
-from neuromirror.crawl.visit.validate import check_summary, validate_listing
+from neuromirror.crawl.listing import (
+    ListedEntries,
+    ResolvedComponents,
+    SpooledSnapshot,
+    check_summary,
+    validate_listing,
+)
 from neuromirror.mint import LineSorter
 from neuromirror.model import (
     DatasetFacts,

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_settings import ZarrLimits
-from neuromirror.crawl.components.zarr_split import (
+from neuromirror.crawl.components import (
     SplitZarr,
     insert_subdatasets,
     split_zarrs,
     zarr_ref,
 )
-from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.listing import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     DatasetRef,
     Document,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from msgspec.structs import replace
 
-from neuromirror.crawl.leases import lease_owner
+from neuromirror.crawl.recorder import lease_owner
 from neuromirror.model import DatasetRef
 from neuromirror.service import stale_leases
 from neuromirror_demo import DemoArchive

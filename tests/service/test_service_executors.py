@@ -223,7 +223,7 @@ from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.executors import job_context, process_executor, thread_executor
 from neuromirror.service.jobs import Job, run_job
-from neuromirror.crawl.leases import Lease
+from neuromirror.crawl.recorder import Lease
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store
 

@@ -18,7 +18,7 @@ NAME, ZARR = "demo:000901", "sub-1/small.ome.zarr"
 def test_a_refused_zarr_is_requested_every_day(
     tmp_path: Path, demo_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+    monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
     with DemoArchive(tmp_path / "archive", cache=demo_files, empty=True) as archive:
         archive.create_dandiset(Description("Zarrs"), identifier="000901")
         archive.add_file("000901", "README.md", b"a Zarr")

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from neuromirror.crawl import Mirror, MirrorFile
-from neuromirror.crawl.leases import Lease
+from neuromirror.crawl.recorder import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import Job, JobReport

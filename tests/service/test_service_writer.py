@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from neuromirror.crawl import RefMove, open_recorder, rebuild_index
-from neuromirror.crawl.leases import LeaseLostError
+from neuromirror.crawl.recorder import LeaseLostError
 from neuromirror.index import (
     Index,
     IndexBusyError,

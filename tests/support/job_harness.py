@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuromirror.crawl import JournalRecorder, load_mirrors, open_recorder
-from neuromirror.crawl.leases import Lease
+from neuromirror.crawl.recorder import Lease
 from neuromirror.index import Schedule
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuromirror.crawl import Mirror, Result
-from neuromirror.crawl.leases import lease_owner
+from neuromirror.crawl.recorder import lease_owner
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.service.engine import Service

@@ -71,7 +71,7 @@ def audit_command(
 
     from neuromirror.config.builtin_mirrors import load_known_mirrors
     from neuromirror.crawl import FailureLog, open_recorder
-    from neuromirror.crawl.failure_log import AUDIT
+    from neuromirror.crawl.recorder import AUDIT
     from neuromirror.lab.audit import AuditScope, audit
     from neuromirror.service.housekeeping_tasks import audit_settings_of
 

@@ -30,7 +30,7 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     deleted. All other parts of a store are plain files that any program can copy; the documentation
     lists them under "Back up a store and restore it".
     """
-    from neuromirror.crawl.failure_log import BACKUP
+    from neuromirror.crawl.recorder import BACKUP
     from neuromirror.service.backup import back_up
 
     store = settings.store()

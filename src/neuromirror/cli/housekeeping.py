@@ -53,7 +53,7 @@ def housekeeping_command(
     """
     from datetime import timedelta
 
-    from neuromirror.crawl.failure_log import record_housekeeping
+    from neuromirror.crawl.recorder import record_housekeeping
     from neuromirror.model import name_from_alias
     from neuromirror.store import HousekeepingPolicy, run_housekeeping
 

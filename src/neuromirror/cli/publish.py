@@ -74,7 +74,7 @@ def publish_command(
       credential = "lab-forge"      # of "datalad credentials"
       datasets = ["dandi:*"]        # the service keeps them published
     """
-    from neuromirror.crawl.failure_log import PUBLISH
+    from neuromirror.crawl.recorder import PUBLISH
     from neuromirror.publish import forget, publish, record_outcome, sibling_datasets
 
     sibling = find_sibling(siblings, sibling_name)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.config.mirror_files import Mirror
     from neuromirror.crawl import PrivateStore, Result, Sync
-    from neuromirror.crawl.planner import SyncRequest
+    from neuromirror.crawl.plan import SyncRequest
     from neuromirror.index import Index
     from neuromirror.sources import Estimate
     from neuromirror.store import Store
@@ -181,7 +181,7 @@ def _open_sync(
 ) -> Iterator[Sync]:
     """Prepare a run over mirrors with the options of :class:`Sync`; a signal ends the process."""
     from neuromirror.crawl import Sync
-    from neuromirror.crawl.leases import open_lease_manager
+    from neuromirror.crawl.recorder import open_lease_manager
 
     with open_lease_manager(store.schedule_path, "sync") as leases:
         run = Sync(

@@ -8,18 +8,20 @@ from neuromirror.config.mirror_files import (
     load_mirrors,
 )
 from neuromirror.config.mirror_settings import GuardSettings, MirrorFile, ScheduleSettings
-from neuromirror.crawl.dataset_visit import DatasetVisit
 from neuromirror.crawl.embargo import PrivateStore
-from neuromirror.crawl.failure_log import FailureLog
-from neuromirror.crawl.guards.difference import StateDifference
-from neuromirror.crawl.guards.holds import release_hold
-from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.crawl.plan import RELEASED, DatasetTask
-from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
-from neuromirror.crawl.recorder import JournalRecorder, Recorder, RefMove, open_recorder
-from neuromirror.crawl.results import Result
+from neuromirror.crawl.guards import StateDifference, release_hold
+from neuromirror.crawl.plan import RELEASED, DatasetTask, Result, SyncRequest, parse_sync_requests
+from neuromirror.crawl.publisher import PublishedState, Publisher
+from neuromirror.crawl.recorder import (
+    FailureLog,
+    JournalRecorder,
+    Recorder,
+    RefMove,
+    open_recorder,
+    rebuild_index,
+)
 from neuromirror.crawl.sync import Sync, dry_run
-from neuromirror.crawl.visit.publisher import PublishedState, Publisher
+from neuromirror.crawl.visit import DatasetVisit
 
 __all__ = [
     "RELEASED",

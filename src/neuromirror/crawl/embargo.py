@@ -13,10 +13,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from neuromirror.crawl.guards.events import record_event
-from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.crawl.recorder import Recorder, list_known, open_recorder
-from neuromirror.crawl.results import Result, refused_note
+from neuromirror.crawl.guards import record_event
+from neuromirror.crawl.plan import Result, refused_note
+from neuromirror.crawl.recorder import Recorder, list_known, open_recorder, rebuild_index
 from neuromirror.index import Index
 from neuromirror.model import (
     ConfigurationError,

@@ -1,13 +1,42 @@
-"""Decide which datasets a run has to visit, with as few requests as possible."""
+"""Plan a run: requests, options, the datasets to visit, and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import re
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import PurePath
+from types import TracebackType
+from typing import Final, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
-from neuromirror.index import LastVisit, Tombstone
-from neuromirror.model import DatasetHint
+from neuromirror.config.builtin_mirrors import include_named, is_builtin
+from neuromirror.config.mirror_files import Mirror, find_mirror
+from neuromirror.index import (
+    CrawlIndex,
+    LastVisit,
+    Tombstone,
+    UnknownDatasetError,
+    UnknownMirrorError,
+)
+from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, NeuromirrorError, Traffic
+from neuromirror.model.programs import missing_program_message
+from neuromirror.net import (
+    CredentialsError,
+    HttpError,
+    ListingTooLongError,
+    NetError,
+    TrafficCounter,
+    UnreachableError,
+    count_traffic,
+    redact,
+)
+from neuromirror.sources import DatasetNotFoundError, Estimate, Source
+from neuromirror.store import Store
 
 RELEASED = "released"
 """Reason for a visit: a hold on the dataset was released since its last visit."""
@@ -130,3 +159,675 @@ def vanished_datasets(
         for local_id, last in known.items()
         if local_id not in hints and last.status != "not_found"
     )
+
+
+_REQUESTS_PER_DATASET: Final = 10
+"""Limit of requests for an overview, per permitted dataset; the sources need one to three."""
+
+
+class SyncRequest(Struct, frozen=True):
+    """A request to sync a mirror or one of its datasets.
+
+    Attributes
+    ----------
+    mirror
+        The mirror.
+    local_id
+        The local id of the dataset; None for all datasets.
+    hint
+        The dataset's entry of an overview that was read before, if there is one.
+    """
+
+    mirror: Mirror
+    local_id: str | None
+    hint: DatasetHint | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the mirror or of the dataset."""
+        name = self.mirror.name
+        return name if self.local_id is None else f"{name}:{self.local_id}"
+
+
+def parse_sync_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[SyncRequest]:
+    """Parse names such as ``dandi`` and ``dandi:000027``; no names request all mirrors.
+
+    Parameters
+    ----------
+    names
+        The names; empty for all mirrors.
+    mirrors
+        The configured mirrors, by name.
+
+    Returns
+    -------
+    list[SyncRequest]
+        One request per mirror or dataset, without duplicates.
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown mirror, invalid options of a requested mirror, or a malformed name; before
+        any request is made and before anything is written.
+    """
+    requests: dict[tuple[str, str | None], SyncRequest] = {}
+    mirrors = include_named(mirrors, names)
+    for mirror in () if names else mirrors.values():
+        requests[mirror.name, None] = SyncRequest(mirror, None)
+    for name in names:
+        mirror_name, colon, local_id = name.partition(":")
+        mirror = find_mirror(mirrors, mirror_name)
+        if colon and not local_id:
+            raise ConfigurationError(f"'{name}' has no dataset id; write {mirror_name}:ID")
+        if "@" in local_id:
+            raise ConfigurationError(
+                f"'{name}' is a version; sync takes datasets: {name.partition('@')[0]}"
+            )
+        request = SyncRequest(mirror, local_id or None)
+        requests[mirror_name, request.local_id] = request
+    for request in requests.values():
+        source = request.mirror.open()
+        if request.local_id is not None:
+            _dataset(source, request.local_id)
+    return list(requests.values())
+
+
+def _dataset(source: Source, local_id: str) -> DatasetRef:
+    try:
+        return source.dataset(local_id)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _read_overview(source: Source, mirror: Mirror) -> dict[str, DatasetHint]:
+    """Return all datasets that the archive lists, by local id.
+
+    Raises
+    ------
+    ListingTooLongError
+        If there are more than the mirror file permits.
+    """
+    limit = mirror.settings.listing.max_datasets
+    hints: dict[str, DatasetHint] = {}
+    with count_traffic(_OverviewLimit(mirror, source.uri)):
+        for hint in source.datasets():
+            hints[hint.dataset.local_id] = hint
+            if len(hints) > limit:
+                raise ListingTooLongError(
+                    f"{mirror.name}: the archive lists more than {limit} datasets; none was "
+                    "visited. If the number is correct, raise max_datasets in [listing] of "
+                    f"{mirror.path}",
+                    url=source.uri,
+                )
+    return hints
+
+
+class _OverviewLimit(TrafficCounter):
+    """Counts the requests for an archive's overview and stops one that takes too many."""
+
+    def __init__(self, mirror: Mirror, uri: str) -> None:
+        super().__init__()
+        self._mirror = mirror
+        self._uri = uri
+        self._requests = 0
+        self._since = time.monotonic()
+
+    def add(self, host: str, more: Traffic) -> None:
+        """Add to the counts; raise ListingTooLongError beyond the mirror's limits."""
+        super().add(host, more)
+        self._requests += more.requests
+        limits = self._mirror.settings.listing
+        requests = _REQUESTS_PER_DATASET * limits.max_datasets
+        if self._requests > requests:
+            reason, option = f"takes more than {requests} requests", "max_datasets"
+        elif time.monotonic() - self._since > 3600 * limits.max_hours:
+            reason, option = f"takes more than {limits.max_hours:g} hours", "max_hours"
+        else:
+            return
+        raise ListingTooLongError(
+            f"{self._mirror.name}: the archive's overview {reason}; no dataset was visited. If the "
+            f"archive is that large, raise {option} in [listing] of {self._mirror.path}",
+            url=self._uri,
+        )
+
+
+@runtime_checkable
+class PartiallyListedSource(Protocol):
+    """A source whose archive has datasets that its list of datasets does not show."""
+
+    def is_listed(self, dataset: DatasetRef) -> bool:
+        """Return whether the list of all datasets includes this one."""
+        ...
+
+
+class Planner:
+    """Turns sync requests into tasks, from the archive's overview and the index.
+
+    Parameters
+    ----------
+    index
+        The store's index; None for a store without one.
+    visit_all_reason
+        Why all datasets are visited even if the overview reports no change (``deep visit``);
+        empty if they are not.
+    in_private_store
+        Datasets that are visited in any case, because they have to be moved from the private store.
+    """
+
+    def __init__(
+        self,
+        index: CrawlIndex | None,
+        visit_all_reason: str = "",
+        in_private_store: Container[DatasetRef] = (),
+    ) -> None:
+        self._index = index
+        self._visit_all_reason = visit_all_reason
+        self._in_private_store = in_private_store
+
+    def plan(self, request: SyncRequest, source: Source) -> tuple[list[DatasetTask], list[str]]:
+        """Return the tasks of a request, and the local ids that the archive no longer lists.
+
+        Raises
+        ------
+        ConfigurationError
+            If the store has the mirror's name for another archive, or the requested dataset is a
+            component of another dataset.
+        NeuromirrorError
+            Whatever the source raises.
+        """
+        self._check_archive(request.mirror, source)
+        known: dict[str, LastVisit] = {}
+        held: frozenset[str] = frozenset()
+        released: frozenset[str] = frozenset()
+        takedowns: dict[str, str] = {}
+        if self._index is not None:
+            known = self._index.last_visits(request.mirror.name)
+            held = frozenset(one.dataset for one in self._index.open_holds())
+            released = self._index.released_datasets()
+            takedowns = takedown_messages(self._index, request.mirror.name)
+        if request.local_id is not None:
+            dataset = _dataset(source, request.local_id)
+            if request.local_id in takedowns:
+                hint = DatasetHint(dataset, None)
+                return [DatasetTask(hint, "skip", takedowns[request.local_id])], []
+            self._check_standalone(dataset)
+            try:
+                hints = {request.local_id: request.hint or source.hint(dataset)}
+            except DatasetNotFoundError:
+                if request.local_id in known:
+                    return [], [request.local_id]
+                raise
+        else:
+            hints = _read_overview(source, request.mirror)
+        self._check_other_mirrors(request.mirror, hints.values())
+        tasks = [
+            plan_dataset(
+                hint,
+                known.get(local_id),
+                held,
+                self._visit_all_reason,
+                released=released,
+                in_private_store=hint.dataset in self._in_private_store,
+            )
+            if local_id not in takedowns
+            else DatasetTask(hint, "skip", takedowns[local_id], known.get(local_id))
+            for local_id, hint in hints.items()
+        ]
+        tasks = self._refuse_shared_ids(request.mirror.name, tasks)
+        vanished_ids = vanished_datasets(hints, known) if request.local_id is None else []
+        vanished_ids = [one for one in vanished_ids if one not in takedowns]
+        if isinstance(source, PartiallyListedSource):
+            vanished = [self.resolve_vanished(source, one) for one in vanished_ids]
+            vanished_ids = [
+                dataset.local_id
+                for dataset, refusal in vanished
+                if refusal or source.is_listed(dataset)
+            ]
+        return tasks, vanished_ids
+
+    def resolve_vanished(self, source: Source, local_id: str) -> tuple[DatasetRef, str]:
+        """Return an unlisted dataset of the index; see :func:`resolve_vanished`."""
+        if self._index is None:
+            return source.dataset(local_id), ""
+        return resolve_vanished(source, local_id, self._index)
+
+    def _check_archive(self, mirror: Mirror, source: Source) -> None:
+        """Raise ConfigurationError if the mirror's name belongs to another archive in this store.
+
+        Local ids do not identify the archive, so the datasets of both would be mixed.
+        """
+        for one in () if self._index is None else self._index.mirror_status():
+            if one.mirror == mirror.name and one.uri not in ("", source.uri):
+                raise ConfigurationError(
+                    f"{mirror.path}: the archive is {source.uri}, but in this store the mirror "
+                    f"'{mirror.name}' has the archive {one.uri}; rename the file, or use another "
+                    "--store"
+                )
+
+    def _check_other_mirrors(self, mirror: Mirror, hints: Iterable[DatasetHint]) -> None:
+        """Raise ConfigurationError if another mirror has one of the datasets.
+
+        Both would write to the same repository.
+        """
+        others = {} if self._index is None else self._index.names_in_other_mirrors(mirror.name)
+        for hint in hints if others else ():
+            other = others.get(hint.dataset.source_uri)
+            if other is not None:
+                raise ConfigurationError(
+                    f"{mirror.path}: {hint.dataset.name} is already mirrored in this store as "
+                    f"{other}; remove one of the two configuration files, or use another --store "
+                    "for it"
+                )
+
+    def _refuse_shared_ids(self, mirror: str, tasks: list[DatasetTask]) -> list[DatasetTask]:
+        """Refuse datasets whose dataset id belongs to another local id, also a withdrawn one.
+
+        Both would write to the same repository.
+        """
+        ids = [task.hint.dataset.dataset_id for task in tasks]
+        owners = {} if self._index is None else self._index.local_ids_with_versions(mirror, ids)
+        checked = []
+        for planned, dataset_id in zip(tasks, ids, strict=True):
+            task, dataset = planned, planned.hint.dataset
+            if task.action == "visit":
+                owner = owners.setdefault(dataset_id, dataset.local_id)
+                if owner != dataset.local_id:
+                    reason = (
+                        f"its source URI {dataset.source_uri} is that of {mirror}:{owner}, so that "
+                        "both would have one repository; the source must return another source_uri "
+                        f"for each dataset. 'neuromirror takedown {dataset.name} --reason TEXT' "
+                        "hides this one"
+                    )
+                    task = replace(task, action="refused", reason=reason)
+            checked.append(task)
+        return checked
+
+    def _check_standalone(self, dataset: DatasetRef) -> None:
+        if self._index is None:
+            return
+        try:
+            within = self._index.dataset(dataset.name).within
+            holders = self._index.superdatasets(dataset.name)
+        except (UnknownDatasetError, UnknownMirrorError):
+            return
+        if within:
+            around = " and ".join(holders) or "another dataset"
+            raise ConfigurationError(
+                f"{dataset.name} is a component of {around}; sync that dataset instead"
+            )
+
+
+def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[DatasetRef, str]:
+    """Return an unlisted dataset of the index, and why the source refuses its local id.
+
+    The reason is empty if the source accepts the local id.
+    """
+    try:
+        return source.dataset(local_id), ""
+    except ValueError as error:
+        row = index.dataset(f"{source.mirror}:{local_id}")
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        return dataset, (
+            f"the source refuses the id: {error}. The mirrored copy is kept; correct the source, "
+            f"or withdraw the dataset with 'neuromirror takedown {row.name} --reason TEXT'"
+        )
+
+
+def takedown_messages(index: CrawlIndex, mirror: str) -> dict[str, str]:
+    """Return the messages for the mirror's datasets that were taken down, by local id."""
+    return {
+        one.dataset.partition(":")[2]: takedown_message(one) for one in index.tombstones(mirror)
+    }
+
+
+class PluginSource(Struct, frozen=True):
+    """A source that is not one of neuromirror's own.
+
+    Attributes
+    ----------
+    name
+        The source's name, as in the mirror file.
+    module
+        The module of its class.
+    """
+
+    name: str
+    module: str
+
+
+def find_plugin(name: str, source: Source) -> PluginSource | None:
+    """Return the plugin to which a source belongs; None for one of neuromirror's own.
+
+    Parameters
+    ----------
+    name
+        The source's name, as in the mirror file.
+    source
+        The source.
+    """
+    module = type(source).__module__
+    return None if _package(module) == "neuromirror" else PluginSource(name, module)
+
+
+def describe_unexpected(error: BaseException, plugin: PluginSource | None = None) -> str:
+    """Return an unexpected error as one line for a message, without secrets.
+
+    Parameters
+    ----------
+    error
+        The error. Its innermost frame is named by file and line, without folders.
+    plugin
+        The plugin that was in use, which is then named as the origin of the error.
+    """
+    text = f"unexpected {type(error).__name__}: {error}"
+    innermost = called_from = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        innermost = traceback
+        if plugin is not None and _is_in_plugin(traceback, plugin):
+            called_from = traceback
+        traceback = traceback.tb_next
+    if innermost is not None:
+        text += f" in {_position(innermost)}"
+    if called_from is not None and called_from is not innermost:
+        text += f", called from {_position(called_from)}"
+    if plugin is None:
+        return redact(f"{text}; please report this")
+    source = f"the source {plugin.name!r} of {plugin.module}"
+    if called_from is None:
+        return redact(f"{text}; check the values that {source} returned")
+    return redact(f"{text}; the error is in {source}")
+
+
+def _is_in_plugin(traceback: TracebackType, plugin: PluginSource) -> bool:
+    name = traceback.tb_frame.f_globals.get("__name__", "")
+    return _package(str(name)) == _package(plugin.module)
+
+
+def _position(traceback: TracebackType) -> str:
+    file = PurePath(traceback.tb_frame.f_code.co_filename).name
+    return f"{file}, line {traceback.tb_lineno}"
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+class VisitOutcome(Struct):
+    """The versions that a visit published, and the problems it found.
+
+    Attributes
+    ----------
+    new_labels
+        Labels of the new versions.
+    hold_messages
+        Messages about listings that are held for approval.
+    incidents
+        Messages about incidents that make the run fail: new incidents, and older ones that persist
+        and need a decision by an operator.
+    known_incidents
+        Messages about incidents with published versions that an earlier visit already recorded.
+        They are reported again, but do not make the run fail.
+    problems
+        Messages about components and files that could not be mirrored as they are upstream.
+    waiting_reason
+        The reason why a new dataset was not mirrored yet, or an empty text.
+    pending_files
+        Number of files without sha256, and of components without checksum, for which upstream
+        will compute one.
+    unfinished_components
+        Local ids of the components that are still being written upstream, in any version.
+    refused_count
+        Number of objects that upstream refuses to serve.
+    exception_count
+        Number of entries that are listed upstream but not mirrored.
+    earlier_state_count
+        Number of earlier states that upstream listed.
+    new_component_states
+        Number of new states of components.
+    comparison_scope
+        The part of the dataset that was compared; empty if all of it was.
+    """
+
+    new_labels: list[str] = field(default_factory=list)
+    hold_messages: list[str] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)
+    known_incidents: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    waiting_reason: str = ""
+    pending_files: int = 0
+    unfinished_components: frozenset[str] = frozenset()
+    refused_count: int = 0
+    exception_count: int = 0
+    earlier_state_count: int = 0
+    new_component_states: int = 0
+    comparison_scope: str = ""
+
+
+_MAX_PROBLEMS = 5
+"""Problems that a message names one by one."""
+_S3_CODE = re.compile(r"[A-Za-z]{1,50}")
+_HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
+"""Maximum length of a failure's message, which may quote any amount of upstream text."""
+
+
+class Result(Struct, frozen=True):
+    """The result for one dataset or mirror, in DataLad's terms.
+
+    Attributes
+    ----------
+    dataset
+        The name of the dataset or mirror.
+    status
+        ``ok``, ``notneeded``, ``impossible`` or ``error``.
+    message
+        Text for people.
+    visit
+        ``full``, ``partial``, ``held``, ``waiting``, ``not_found``, ``failed`` or ``unavailable``;
+        empty if there was no visit.
+    versions
+        Labels of the new versions.
+    traffic
+        The visit's requests and bytes, by host.
+    estimate
+        In a dry run, the size of a first visit.
+    refused_count
+        Number of files that upstream lists and refuses to return.
+    cause
+        The cause of a failure, without names of files, keys or URLs; empty if unknown.
+    """
+
+    dataset: str
+    status: str
+    message: str
+    visit: str = ""
+    versions: tuple[str, ...] = ()
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    estimate: Estimate | None = None
+    refused_count: int = 0
+    cause: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code for this result: 0, 1, or 3 for a held listing."""
+        if self.visit == "held":
+            return 3
+        return 0 if self.status in ("ok", "notneeded") else 1
+
+
+def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
+    """Return the result to report for a visit that finished, from its outcome."""
+    versions = tuple(outcome.new_labels)
+    notes = ""
+    if outcome.exception_count:
+        notes += f"; {outcome.exception_count} listed upstream but not mirrored"
+    if outcome.new_component_states:
+        states = (
+            "1 new state"
+            if outcome.new_component_states == 1
+            else f"{outcome.new_component_states} new states"
+        )
+        notes += f"; {states} of its Zarrs"
+    writing = len(outcome.unfinished_components)
+    if outcome.pending_files > writing:  # an unfinished Zarr has no checksum either
+        notes += f"; {pending_files_text(outcome.pending_files - writing)}"
+    if writing:
+        zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
+        notes += f"; {zarrs} still being written upstream"
+    notes += refused_note(outcome.refused_count)
+    if outcome.comparison_scope:
+        notes += f"; compared: {outcome.comparison_scope}"
+    problem_lines = outcome.problems[:_MAX_PROBLEMS]
+    if len(outcome.problems) > _MAX_PROBLEMS:
+        problem_lines.append(f"and {len(outcome.problems) - _MAX_PROBLEMS} more problems")
+    problems = "; ".join([*outcome.incidents, *outcome.hold_messages, *problem_lines])
+    if outcome.incidents or (problem_lines and not outcome.hold_messages):
+        return Result(dataset.name, "error", problems, "partial", versions)
+    if outcome.hold_messages:
+        return Result(dataset.name, "impossible", problems, "held", versions)
+    notes += "".join(f"; known incident: {one}" for one in outcome.known_incidents)
+    if outcome.waiting_reason:
+        return Result(dataset.name, "notneeded", outcome.waiting_reason + notes, "waiting")
+    if versions:
+        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
+    if outcome.new_component_states:
+        return Result(dataset.name, "ok", f"nothing new{notes}", "full")
+    return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
+
+
+def refused_note(count: int) -> str:
+    """Return the end of a message: how many objects the bucket lists and refuses; '' for none."""
+    if not count:
+        return ""
+    objects = "1 object" if count == 1 else f"{count} objects"
+    return f"; {objects} refused by the bucket and recorded from its listing only"
+
+
+def public_cause(error: BaseException) -> str:
+    """Return the part of an error that may be reported for the private store.
+
+    It has the type of the error, the HTTP status, S3's error code and the name of the credentials,
+    but no name, key or URL of the archive.
+    """
+    if isinstance(error, CredentialsError):
+        return str(error)
+    facts = [type(error).__name__]
+    if isinstance(error, NetError) and error.status is not None:
+        facts.append(f"HTTP {error.status}")
+    if isinstance(error, HttpError):
+        code = error.fields.get("Code", "")
+        facts += [code] if _S3_CODE.fullmatch(code) else []
+        facts += [error.identity] if error.identity else []
+        facts[-1] += f": {error.remedy}" if error.remedy else ""
+    return ", ".join(facts)
+
+
+def describe_error(error: Exception, store: Store, plugin: PluginSource | None = None) -> str:
+    """Return an error as one line for a message; a long one is cut in the middle.
+
+    ``store`` is the store that the message names if its disk is full or a file is not named;
+    ``plugin`` is the plugin that the message names if the error is unexpected.
+    """
+    description = _describe_fully(error, store, plugin)
+    if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
+        return description
+    return f"{description[:_HEAD_LENGTH]} … {description[-_TAIL_LENGTH:]}"
+
+
+def _describe_fully(error: Exception, store: Store, plugin: PluginSource | None) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk of the store {store.root} is full; free some space and run the sync again "
+            "(published versions are intact)"
+        )
+    if isinstance(error, OSError):
+        reason = f"{error.strerror}: {error.filename or store.root}"
+        return missing_program_message(error) or reason
+    if isinstance(error, NeuromirrorError):
+        return str(error)
+    return describe_unexpected(error, plugin)
+
+
+def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:
+    """Return the failure of a request whose overview could not be read or lacks the dataset.
+
+    ``message`` is the text of ``error``; advice for the user is added to it.
+    """
+    mirror, visit = request.mirror, "failed"
+    if isinstance(error, DatasetNotFoundError):
+        visit = "not_found"
+        message = (
+            f"{message.rstrip('.')}{' ' if message.endswith('?') else '; '}check its id "
+            f"('neuromirror sync {mirror.name} --dry-run' lists all)"
+        )
+    elif isinstance(error, UnreachableError):
+        address = "" if is_builtin(mirror.path) else f" and the address in {mirror.path}"
+        message = (
+            f"{message.removesuffix('; try again')}; check the network{address}, then run the "
+            "command again"
+        )
+    return Result(request.name, "error", message, visit)
+
+
+DEFAULT_JOBS = 16
+"""Default number of concurrent visits: most of a visit is waiting for the archive."""
+
+
+class RunOptions(Struct, frozen=True):
+    """Options of a run: ``deep`` and ``history`` as in :class:`~neuromirror.crawl.Sync`.
+
+    ``jobs`` is the number of concurrent visits.
+    """
+
+    deep: bool = False
+    history: bool = False
+    jobs: int = DEFAULT_JOBS
+
+    @property
+    def visit_all_reason(self) -> str:
+        """Why all datasets are visited even if the overview reports no change; empty if not."""
+        if self.deep:
+            return "deep visit"
+        return "looking for earlier states" if self.history else ""
+
+
+class VisitSkippedError(NeuromirrorError):
+    """The dataset must not be visited now; not a failure, and nothing is recorded."""
+
+
+Claim = Callable[[DatasetRef], AbstractContextManager[object]]
+"""Keeps other processes away from a dataset during the block.
+
+Raises VisitSkippedError if another process has the dataset.
+"""
+
+
+def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class VisitPolicy(Struct, frozen=True):
+    """The store-specific treatment of some datasets.
+
+    Attributes
+    ----------
+    in_private_store
+        Datasets that are visited in any case, because they have to be moved.
+    prepare
+        Called before a visit, under the dataset's lock; returns the start of the result's message,
+        or raises VisitSkippedError if the dataset must not be visited now.
+    unavailable_result
+        Returns the result for a dataset that cannot be read, given the reason; None for no result.
+    is_excluded
+        Whether a dataset does not belong in the store.
+    claim
+        Returns a context manager that is held while a dataset is visited.
+    """
+
+    in_private_store: Container[DatasetRef] = ()
+    prepare: Callable[[DatasetRef], str] = lambda dataset: ""
+    unavailable_result: Callable[[DatasetRef, str], Result | None] = lambda dataset, reason: Result(
+        dataset.name, "notneeded", reason
+    )
+    is_excluded: Callable[[DatasetRef], bool] = lambda dataset: False
+    claim: Claim = _no_claim

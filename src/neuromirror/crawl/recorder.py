@@ -1,19 +1,221 @@
-"""Write access to journal and index, shared by all visits of a run."""
+"""Write access to journal and index: versions, visits, failures and leases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.index import CrawlIndex, Index, UnknownDatasetError, UnknownMirrorError
-from neuromirror.model import DatasetRef, JournalEntry
-from neuromirror.store import Store
+from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.crawl.plan import (
+    RELEASED,
+    DatasetTask,
+    PluginSource,
+    Result,
+    VisitSkippedError,
+    describe_error,
+)
+from neuromirror.index import (
+    CrawlIndex,
+    FailureRow,
+    Index,
+    LastVisit,
+    Schedule,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    VersionRow,
+    effective_entries,
+    is_indexed,
+    rebuild_from_journal,
+)
+from neuromirror.model import (
+    AnnexBranchMoved,
+    ContentsDigested,
+    DatasetRef,
+    JournalEntry,
+    MirrorSeen,
+    NeuromirrorError,
+    TaskFailed,
+    TaskRecovered,
+    VersionMinted,
+    VisitEnded,
+    current_timestamp,
+    dump_traffic,
+    name_from_alias,
+)
+from neuromirror.net import TrafficCounter, redact
+from neuromirror.store import (
+    HousekeepingResult,
+    Store,
+    dataset_ref_of,
+    read_records_from_git,
+    read_versions_from_git,
+)
+from neuromirror.store.block_digests import (
+    BlockDigestsDamagedError,
+    BlockDigestsFolder,
+    digest_entries,
+    digested_content,
+    read_block_digests_file,
+)
+from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
+
+
+def rebuild_index(
+    store: Store,
+    index_path: Path,
+    progress: Callable[[int], None] | None = None,
+    limits: Mapping[str, ZarrLimits] | None = None,
+) -> int:
+    """Replay the journal into a new index and replace the old one.
+
+    Versions that git has and the journal lacks are first added to the journal, as are block digests
+    in the store; records that the store lacks are read back from git.
+
+    Parameters
+    ----------
+    store
+        The store.
+    index_path
+        Where the index is.
+    progress
+        Called with the number of applied entries.
+    limits
+        The current limits of the mirror files, by mirror. A change of ``index_entries`` since the
+        index was written goes into the journal and applies to all versions.
+
+    Returns
+    -------
+    int
+        The number of journal entries.
+    """
+    limits = limits or {}
+    _complete_journal(store, limits)
+    _record_changed_limits(store, limits)
+    _record_block_digests(store)
+    return rebuild_from_journal(index_path, store, progress)
+
+
+def _record_changed_limits(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
+    """Append the limits that differ from the indexed state to the journal."""
+    seen = {name: MirrorSeen(name, "", "", "") for name in limits}
+    changed = set()
+    for _, entry in effective_entries(store):
+        if isinstance(entry, MirrorSeen):
+            seen[entry.mirror] = entry
+        elif isinstance(entry, VersionMinted) and not _matches_limit(entry, limits):
+            changed.add(entry.mirror)
+    store.append_entries(
+        *(
+            replace(seen[name], at=current_timestamp(), index_entries=limits[name].index_entries)
+            for name in sorted(changed)
+        )
+    )
+
+
+def _record_block_digests(store: Store) -> None:
+    """Append the block digests that are in the store and not in the journal to the journal."""
+    folder = BlockDigestsFolder.of_store(store)
+    known = {
+        folder.path(one.key)
+        for _, entry in store.read_entries(0)
+        if isinstance(entry, ContentsDigested)
+        for one in entry.contents
+    }
+    missing = []
+    for path in folder.paths():
+        if path not in known:
+            with suppress(BlockDigestsDamagedError, FileNotFoundError):  # fsck reports it
+                missing.append(digested_content(*read_block_digests_file(path)))
+    store.append_entries(*digest_entries(missing, current_timestamp()))
+
+
+def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bool:
+    own = limits.get(entry.mirror)
+    return own is None or entry.indexed == is_indexed(entry, own.index_entries)
+
+
+def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
+    minted: list[VersionMinted] = []
+    moved: list[AnnexBranchMoved] = []
+    for _, entry in store.read_entries(0):
+        if isinstance(entry, VersionMinted):
+            minted.append(entry)
+        elif isinstance(entry, AnnexBranchMoved) and entry.records:
+            moved.append(entry)
+    known = {entry.commit for entry in minted}
+    for alias, repository in store.aliases():
+        if "--" in alias:
+            missing = [
+                replace(
+                    one,
+                    indexed=is_indexed(one, limits.get(one.mirror, ZarrLimits()).index_entries),
+                )
+                for one in read_versions_from_git(repository, known, current_timestamp())
+            ]
+            if missing:
+                store.append_entries(*missing, *_moves_after(store, missing))
+                minted += missing
+    # datasets that were taken down have no repository
+    down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
+    minted = [one for one in minted if (one.mirror, one.local_id) not in down]
+    by_commit = {one.commit: one for one in minted}
+    for version in minted:
+        restore_records(store, dataset_ref_of(version), version)
+    for move in moved:
+        if move.commit in by_commit:
+            version = replace(by_commit[move.commit], annex_commit=move.annex_commit)
+            restore_records(store, dataset_ref_of(version), version, move.records)
+
+
+def _moves_after(store: Store, minted: Iterable[VersionMinted]) -> Iterator[AnnexBranchMoved]:
+    """Yield entries for the later records of versions whose own entries were lost."""
+    for one in minted:
+        dataset = dataset_ref_of(one)
+        records = store.newest_records(dataset.dataset_id, one.commit)
+        if records != one.commit:
+            names = (one.mirror, one.local_id, one.source_uri)
+            yield AnnexBranchMoved(*names, one.annex_commit, one.at, one.commit, records)
+
+
+def restore_records(
+    store: Store,
+    dataset: DatasetRef,
+    version: VersionMinted | VersionRow,
+    records: str | None = None,
+) -> None:
+    """Read a version's records back from git if the store lacks them.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    version
+        The version.
+    records
+        The name of the records; by default, those of ``version``.
+
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError
+        git or the manifest cannot be read.
+    """
+    name = records or version.records
+    if not store.has_records(dataset.dataset_id, name):
+        commits = version.commit, version.annex_commit
+        lines = read_records_from_git(store.repository(dataset), *commits, version.kind)
+        store.write_records(dataset.dataset_id, name, lines)
+
 
 _T = TypeVar("_T")
 
@@ -252,3 +454,420 @@ def open_recorder(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
         yield recorder
     finally:
         recorder.close()
+
+
+LIST: Final = "list"
+"""Reading a mirror's list, or the overview of one dataset that was never visited."""
+PROBE: Final = "probe"
+SUPERDATASETS: Final = "superdatasets"
+PRIVATE: Final = "private"
+"""Syncing a mirror's embargoed datasets."""
+HOUSEKEEPING: Final = "housekeeping"
+BACKUP: Final = "backup"
+AUDIT: Final = "audit"
+PUBLISH: Final = "publish"
+"""Pushing datasets to a sibling."""
+
+CONFIGURATION: Final = "configuration"
+"""Reading a mirror file, or the folder of mirror files, while the service runs."""
+WORKERS: Final = "workers"
+SERVICE: Final = "service"
+CATALOGUE: Final = "catalogue"
+SERVICE_TASKS: Final = frozenset({CONFIGURATION, WORKERS, SERVICE, CATALOGUE})
+"""Tasks of a running service; a new service starts with no failures of these on record."""
+
+TOP_ALIAS: Final = "neuromirror"
+"""The alias of the superdataset above those of all mirrors."""
+
+
+class FailureLog:
+    """Records which tasks fail and which failed tasks succeed again; thread-safe.
+
+    A failure that is already recorded with the same message is not recorded again.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def record_failure(self, task: str, message: str, name: str = "") -> None:
+        """Record that a task failed.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        message
+            The reason of the failure.
+        name
+            The mirror or dataset; empty for the store.
+        """
+        known = self.open_failures(task, name)
+        if all(one.message != message for one in known):
+            self._recorder.record(TaskFailed(task, *_split(name), message, current_timestamp()))
+
+    def record_success(self, task: str, name: str = "", *, with_datasets: bool = False) -> None:
+        """Record that a task succeeded, if it failed before.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
+        with_datasets
+            Whether the success of a mirror's task also counts for each of its datasets.
+        """
+        for one in self.open_failures(task, name, with_datasets=with_datasets):
+            self._recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
+
+    def open_failures(
+        self, task: str, name: str = "", *, with_datasets: bool = False
+    ) -> list[FailureRow]:
+        """Return the recorded failures of a task.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
+        with_datasets
+            Whether to include the failures of a mirror's datasets.
+
+        Returns
+        -------
+        list of FailureRow
+            The failures without a later success.
+        """
+        mirror, _ = _split(name)
+        found = self._recorder.ask(lambda index: index.failed_tasks(task, mirror))
+        if with_datasets and name == mirror:
+            return found
+        return [one for one in found if _name(one) == name]
+
+    def forget_others(self, mirrors: Collection[str]) -> None:
+        """Forget the failures of other mirrors, which have no mirror file.
+
+        Parameters
+        ----------
+        mirrors
+            The names of the mirrors whose failures are kept.
+        """
+        self._forget(lambda one: bool(one.mirror) and one.mirror not in mirrors)
+
+    def forget_mirror(self, mirror: str) -> None:
+        """Forget the failures of a mirror whose file was removed.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+        """
+        self._forget(lambda one: one.mirror == mirror)
+
+    def forget(self, tasks: Collection[str]) -> None:
+        """Forget the failures of tasks that are no longer run.
+
+        Parameters
+        ----------
+        tasks
+            The names of the tasks.
+        """
+        self._forget(lambda one: one.task in tasks)
+
+    def _forget(self, is_over: Callable[[FailureRow], bool]) -> None:
+        for one in self._recorder.ask(lambda index: index.failed_tasks()):
+            if is_over(one):
+                self._recorder.record(
+                    TaskRecovered(one.task, *_split(_name(one)), current_timestamp())
+                )
+
+    @contextmanager
+    def watch(self, task: str, name: str = "") -> Iterator[None]:
+        """Record whether the block succeeds; exceptions are propagated even if recording fails.
+
+        Invalid usage (exit code 2) is not recorded as a failure.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, NeuromirrorError) and error.exit_code == 2:
+                raise
+            with suppress(NeuromirrorError, OSError):
+                self.record_failure(task, redact(str(error)), name)
+            raise
+        self.record_success(task, name)
+
+
+def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
+    """Record the result of one repository's housekeeping; a busy repository is not recorded."""
+    if result.status == "error":
+        log.record_failure(HOUSEKEEPING, result.message, name_from_alias(result.alias))
+    elif result.status != "impossible":
+        log.record_success(HOUSEKEEPING, name_from_alias(result.alias))
+
+
+def run_step(
+    task: str,
+    name: str,
+    store: Store,
+    log: FailureLog,
+    step: Callable[[], object],
+    plugin: PluginSource | None = None,
+) -> Iterator[Result]:
+    """Call a function; record its failure and yield it as a result, so that the run can continue.
+
+    Nothing is yielded if the function succeeds.
+
+    Parameters
+    ----------
+    task
+        The name of the task in the failure log.
+    name
+        The name in the result: a mirror, or the top superdataset.
+    store
+        The store, for messages about its disk.
+    log
+        Records failure or success.
+    step
+        The function.
+    plugin
+        The plugin that the function uses as the source, for messages about unexpected errors.
+    """
+    mirror = "" if name == TOP_ALIAS else name
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - recorded and returned as a result
+        message = describe_error(error, store, plugin)
+        yield Result(
+            name, "error", message + _try_record_failure(log, task, message, mirror), "failed"
+        )
+        return
+    try:
+        log.record_success(task, mirror)
+    except (NeuromirrorError, OSError) as error:
+        yield Result(name, "error", describe_error(error, store), "failed")
+
+
+def _try_record_failure(log: FailureLog, task: str, message: str, name: str) -> str:
+    """Record a failure; return text to append to its message if that fails."""
+    try:
+        log.record_failure(task, message, name)
+    except (NeuromirrorError, OSError) as error:
+        return f"; not recorded: {error}"
+    return ""
+
+
+def _name(row: FailureRow) -> str:
+    return row.dataset or row.mirror
+
+
+def _split(name: str) -> tuple[str, str]:
+    mirror, _, local_id = name.partition(":")
+    return mirror, local_id
+
+
+class VisitLog:
+    """Records visits in the journal through a :class:`~neuromirror.crawl.Recorder`; thread-safe.
+
+    A visit that found no change, like the visit before it, is not recorded.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def record_visit(
+        self,
+        task: DatasetTask,
+        started: str,
+        result: Result,
+        pending: int,
+        visit_traffic: TrafficCounter,
+    ) -> None:
+        """Record the visit, unless it ended like the last one."""
+        hint, last, dataset = task.hint, task.last_visit, task.hint.dataset
+        if (
+            last is not None
+            and task.reason != RELEASED
+            and result.status == "notneeded"
+            and (last.status, last.fingerprint, last.pending)
+            == (result.visit, hint.fingerprint or "", pending)
+        ):
+            return
+        self._record(
+            dataset,
+            started,
+            result.visit,
+            result.message,
+            visit_traffic,
+            title=hint.title,
+            fingerprint=hint.fingerprint or "",
+            pending=pending,
+        )
+
+    def record_result(
+        self,
+        dataset: DatasetRef,
+        last: LastVisit | None,
+        result: Result,
+        started: str | None = None,
+        visit_traffic: TrafficCounter | None = None,
+    ) -> None:
+        """Record a result as a visit that learned nothing about the dataset's content.
+
+        Nothing is recorded if the last visit ended in the same way. By default, the visit started
+        now and made no requests.
+        """
+        if last is not None and last.status == result.visit:
+            name = dataset.name
+            before = self._recorder.ask(lambda index: next(index.visits(name, limit=1)))
+            if before.message == result.message:
+                return
+        self._record(
+            dataset,
+            started or current_timestamp(),
+            result.visit,
+            result.message,
+            visit_traffic or TrafficCounter(),
+            fingerprint="" if last is None else last.fingerprint,
+            pending=0 if last is None else last.pending,
+        )
+
+    def record_tombstone_visit(
+        self, dataset: DatasetRef, started: str, message: str, visit_traffic: TrafficCounter
+    ) -> None:
+        """Record a visit that found that the dataset no longer exists."""
+        self._record(dataset, started, "not_found", message, visit_traffic)
+
+    def _record(
+        self,
+        dataset: DatasetRef,
+        started: str,
+        status: str,
+        message: str,
+        visit_traffic: TrafficCounter,
+        *,
+        title: str = "",
+        fingerprint: str = "",
+        pending: int = 0,
+    ) -> None:
+        self._recorder.record(
+            VisitEnded(
+                visit=f"{started}-{dataset.dataset_id[:8]}",
+                mirror=dataset.mirror,
+                local_id=dataset.local_id,
+                source_uri=dataset.source_uri,
+                title=title,
+                started=started,
+                ended=current_timestamp(),
+                status=status,
+                fingerprint=fingerprint,
+                pending=pending,
+                message=message,
+                traffic=dump_traffic(visit_traffic.hosts()),
+            )
+        )
+
+
+LEASE_SECONDS = 60.0
+"""Lifetime of a lease without renewal."""
+
+_RENEW_SECONDS = LEASE_SECONDS / 3
+
+
+class LeaseLostError(NeuromirrorError):
+    """Another worker has taken over the dataset; the results of this visit are discarded."""
+
+
+class Lease(Struct, frozen=True):
+    """The right of one worker to visit a dataset or run a task.
+
+    ``name`` and ``token`` are as in :class:`~neuromirror.index.LeaseRow`.
+    """
+
+    name: str
+    token: int
+
+
+def lease_owner(what: str) -> str:
+    """Return a readable name for the owner of a lease: ``what`` it does, machine and process id."""
+    return f"{what} on {socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(3)})"
+
+
+class LeaseManager:
+    """Claims the lease of each dataset that a run outside of the service visits, and renews it.
+
+    So ``neuromirror sync`` and a service on the same store never visit one dataset at the same
+    time.
+
+    Parameters
+    ----------
+    schedule
+        The schedule, which has the leases.
+    owner
+        The name of the run, from :func:`lease_owner`.
+    clock
+        Returns POSIX seconds.
+    """
+
+    def __init__(
+        self, schedule: Schedule, owner: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._schedule = schedule
+        self._owner = owner
+        self._clock = clock
+
+    @contextmanager
+    def claim(self, dataset: DatasetRef) -> Iterator[None]:
+        """Hold the dataset's lease during the block.
+
+        Raises
+        ------
+        VisitSkippedError
+            If another owner, named in the message, holds the lease.
+        """
+        name, clock = dataset.name, self._clock
+        token = self._schedule.leases.claim(name, self._owner, clock(), LEASE_SECONDS)
+        if token is None:
+            other = self._schedule.leases.find(name, clock())
+            by = "another run" if other is None else other.owner
+            raise VisitSkippedError(f"is being visited by {by}")
+        stopped = threading.Event()
+
+        def renew() -> None:
+            while not stopped.wait(_RENEW_SECONDS):
+                self._schedule.leases.renew([(name, token)], clock(), LEASE_SECONDS)
+
+        renewing = threading.Thread(target=renew, name=f"lease {name}", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            renewing.join()
+            self._schedule.leases.release(name, token)
+
+
+@contextmanager
+def open_lease_manager(path: Path, what: str) -> Iterator[LeaseManager | None]:
+    """Yield a lease manager for a store's schedule; None if no service ever ran on the store.
+
+    Parameters
+    ----------
+    path
+        The file of the schedule.
+    what
+        The purpose of the run, for messages to others, such as ``sync``.
+    """
+    if not path.exists():
+        yield None
+        return
+    with Schedule.open(path) as schedule:
+        yield LeaseManager(schedule, lease_owner(what))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.crawl.recorder import open_recorder
+from neuromirror.crawl.recorder import open_recorder, rebuild_index
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,

@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 
 from neuromirror.config.mirror_files import Mirror
-from neuromirror.crawl.failure_log import TOP_ALIAS
-from neuromirror.crawl.recorder import Recorder, RefMove
+from neuromirror.crawl.recorder import TOP_ALIAS, Recorder, RefMove
 from neuromirror.index import CrawlIndex, UnknownMirrorError
 from neuromirror.model import DatasetRef
 from neuromirror.sources import Source

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 
 from neuromirror.config.mirror_files import Mirror
+from neuromirror.crawl.plan import Result
 from neuromirror.crawl.recorder import JournalRecorder
-from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
 from neuromirror.index import CrawlIndex, UnknownDatasetError, effective_entries
 from neuromirror.model import (

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from neuromirror.crawl.guards.difference import has_different_bytes
+from neuromirror.crawl.guards import has_different_bytes
 from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
 from neuromirror.lab.diff_sides import DiffSide, lines_as_in_git
 from neuromirror.lab.mint_differences import tree_changes

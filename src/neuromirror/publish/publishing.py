@@ -19,7 +19,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from neuromirror.config.sibling_files import Sibling
-from neuromirror.crawl.failure_log import PUBLISH, FailureLog
+from neuromirror.crawl.recorder import PUBLISH, FailureLog
 from neuromirror.git import start_git, try_git
 from neuromirror.index import DatasetRow, Index, Tombstone
 from neuromirror.model import ConfigurationError, alias_of

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct, field
 
 from neuromirror.crawl import FailureLog
-from neuromirror.crawl.failure_log import CATALOGUE
+from neuromirror.crawl.recorder import CATALOGUE
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_status import CatalogueStatusFile
 from neuromirror.service.listen_address import bound_address, format_address, open_listener

@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
-from neuromirror.crawl.failure_log import CONFIGURATION, SERVICE_TASKS, WORKERS
-from neuromirror.crawl.leases import LEASE_SECONDS, Lease
+from neuromirror.crawl.recorder import CONFIGURATION, LEASE_SECONDS, SERVICE_TASKS, WORKERS, Lease
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import ALL_MIRRORS, JobContext, run_job

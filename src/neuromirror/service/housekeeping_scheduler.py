@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from neuromirror.crawl import FailureLog
-from neuromirror.crawl.unexpected_errors import describe_unexpected
+from neuromirror.crawl.plan import describe_unexpected
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.housekeeping_tasks import HousekeepingError, HousekeepingTask

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from neuromirror.config.sibling_files import load_siblings
 from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
-from neuromirror.crawl.failure_log import record_housekeeping
+from neuromirror.crawl.recorder import record_housekeeping
 from neuromirror.index import Index, Schedule
 from neuromirror.lab import audit
 from neuromirror.lab.audit import AuditSettings

@@ -13,8 +13,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, Result, Sync, SyncRequest
-from neuromirror.crawl.failure_log import TOP_ALIAS
-from neuromirror.crawl.leases import Lease
+from neuromirror.crawl.recorder import TOP_ALIAS, Lease
 from neuromirror.model import DatasetHint
 from neuromirror.service.job_recorder import JobRecorder
 from neuromirror.service.writer_messages import job_channel

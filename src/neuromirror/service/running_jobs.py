@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from neuromirror.crawl import DatasetTask, Result
-from neuromirror.crawl.unexpected_errors import describe_unexpected
+from neuromirror.crawl.plan import describe_unexpected
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.net import redact

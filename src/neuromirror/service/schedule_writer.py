@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.crawl import DatasetTask, FailureLog, Mirror, Recorder, Result
-from neuromirror.crawl.failure_log import LIST, SUPERDATASETS
+from neuromirror.crawl.recorder import LIST, SUPERDATASETS
 from neuromirror.index import (
     CrawlIndex,
     LastVisit,

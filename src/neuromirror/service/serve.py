@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from neuromirror.crawl import FailureLog, Mirror, PrivateStore, Result, open_recorder
-from neuromirror.crawl.failure_log import SERVICE
-from neuromirror.crawl.leases import lease_owner
+from neuromirror.crawl.recorder import SERVICE, lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue

@@ -6,13 +6,13 @@ import os
 import re
 import socket
 
-from neuromirror.crawl.leases import LEASE_SECONDS
+from neuromirror.crawl.recorder import LEASE_SECONDS
 from neuromirror.index import LeaseRow, Schedule
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store, StoreBusyError
 
 _OWNER = re.compile(r".* on (.*), process (\d+) \([0-9a-f]+\)")
-"""The format of :func:`neuromirror.crawl.leases.lease_owner`."""
+"""The format of :func:`neuromirror.crawl.recorder.lease_owner`."""
 
 _WAIT = 1.0
 """Seconds that the workers of a killed service may take to exit."""

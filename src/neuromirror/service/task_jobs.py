@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from neuromirror.crawl import Mirror
-from neuromirror.crawl.leases import Lease
+from neuromirror.crawl.recorder import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.service.jobs import Job

@@ -11,8 +11,8 @@ import threading
 import msgspec
 
 from neuromirror.crawl import JournalRecorder
-from neuromirror.crawl.leases import Lease, LeaseLostError
-from neuromirror.crawl.unexpected_errors import describe_unexpected
+from neuromirror.crawl.plan import describe_unexpected
+from neuromirror.crawl.recorder import Lease, LeaseLostError
 from neuromirror.index import Schedule, answer_query
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import Job

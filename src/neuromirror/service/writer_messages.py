@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from neuromirror.crawl import RefMove
-from neuromirror.crawl.leases import LeaseLostError
+from neuromirror.crawl.recorder import LeaseLostError
 from neuromirror.index import (
     AmbiguousNameError,
     DatasetWithdrawnError,

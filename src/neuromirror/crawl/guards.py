@@ -1,7 +1,12 @@
-"""The difference between two states of a dataset, found in one pass and kept on disk."""
+"""Compare a new listing with the last state: difference, events, holds and refused names.
+
+The built-in sources escape their names; a source from a plug-in may not.
+"""
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -9,15 +14,27 @@ from typing import Generic, TypeVar
 from msgspec import Struct, field
 
 from neuromirror.annex import git_path
+from neuromirror.crawl.recorder import Recorder, list_known
+from neuromirror.index import EventRow, HoldRow
 from neuromirror.model import (
     Change,
+    ConfigurationError,
+    DatasetRef,
+    EventRaised,
     FileRecord,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
     LinePair,
+    NeuromirrorError,
     Retention,
     SnapshotEntry,
+    VersionRef,
+    current_timestamp,
     dump_pairs,
     load_changes,
     load_pairs,
+    name_from_alias,
 )
 
 _T = TypeVar("_T")
@@ -281,3 +298,189 @@ def _is_overwritten(old: FileRecord, new: FileRecord) -> bool:
     if old.modified is None or new.modified is None:
         return False
     return old.modified.replace(microsecond=0) != new.modified.replace(microsecond=0)
+
+
+TOMBSTONE, RETURNED = "tombstone", "returned"
+
+
+def record_event(
+    recorder: Recorder, dataset: DatasetRef, kind: str, message: str, data: dict[str, object]
+) -> bool:
+    """Record an event, unless one with the same message exists; return whether it is new.
+
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    dataset
+        The dataset of the event.
+    kind, message, data
+        As in :class:`~neuromirror.model.EventRaised`.
+    """
+    if any(one.message == message for one in _events(recorder, dataset, kind)):
+        return False
+    recorder.record(
+        EventRaised(
+            dataset.mirror, dataset.local_id, kind, message, current_timestamp(), dict(data)
+        )
+    )
+    return True
+
+
+def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
+    """Return whether upstream removed the dataset and has not listed it again since."""
+    events = [one for kind in (TOMBSTONE, RETURNED) for one in _events(recorder, dataset, kind)]
+    return bool(events) and max(events, key=lambda one: one.id).kind == TOMBSTONE
+
+
+def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> None:
+    """Record that upstream removed a dataset, unless its removal is already recorded.
+
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    dataset
+        The dataset.
+    message
+        One sentence for the operator.
+    """
+    if not is_tombstoned(recorder, dataset):
+        recorder.record(
+            EventRaised(dataset.mirror, dataset.local_id, TOMBSTONE, message, current_timestamp())
+        )
+
+
+def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
+    """Record that upstream lists a removed dataset again.
+
+    Nothing is recorded for a dataset that was not removed.
+    """
+    if is_tombstoned(recorder, dataset):
+        message = f"{dataset.name} is listed upstream again"
+        recorder.record(
+            EventRaised(dataset.mirror, dataset.local_id, RETURNED, message, current_timestamp())
+        )
+
+
+def _events(recorder: Recorder, dataset: DatasetRef, kind: str) -> list[EventRow]:
+    return list_known(recorder, lambda index: index.events(dataset.name, kind))
+
+
+class DatasetHolds:
+    """The holds on the listings of one dataset.
+
+    In its methods ``upstream`` is upstream's name of the version, and ``state`` the state digest of
+    the listing.
+    """
+
+    def __init__(self, recorder: Recorder, dataset: DatasetRef) -> None:
+        self._recorder = recorder
+        self._dataset = dataset
+
+    def is_released(self, upstream: str, state: str) -> bool:
+        """Return whether an operator released this listing, identified by its state digest."""
+        name = self._dataset.name
+        return (upstream, state) in self._recorder.ask(lambda index: index.released_states(name))
+
+    def create(self, upstream: str, state: str, reason: str, removed: int, before: int) -> str:
+        """Hold a listing; return the id of the hold. Another hold on the version lapses."""
+        dataset = self._dataset
+        hold = hashlib.sha256(f"{dataset.name} {upstream} {state}".encode()).hexdigest()[:8]
+        if hold not in {one.hold for one in self._open_holds()}:
+            self.lapse(upstream)
+            self._recorder.record(
+                HoldPlaced(
+                    hold=hold,
+                    mirror=dataset.mirror,
+                    local_id=dataset.local_id,
+                    upstream=upstream,
+                    state=state,
+                    reason=reason,
+                    removed=removed,
+                    before=before,
+                    at=current_timestamp(),
+                )
+            )
+        return hold
+
+    def lapse(self, upstream: str) -> None:
+        """End the hold on a version: the listing passes the guards again."""
+        for one in self._open_holds():
+            if one.upstream == upstream:
+                self._recorder.record(HoldLapsed(one.hold, current_timestamp()))
+
+    def _open_holds(self) -> list[HoldRow]:
+        return list_known(self._recorder, lambda index: index.open_holds(self._dataset.name))
+
+
+def release_hold(recorder: Recorder, hold: str) -> str:
+    """Release an open hold, so that the next sync accepts the held listing and no other.
+
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    hold
+        The id of the hold, or a prefix of it.
+
+    Returns
+    -------
+    str
+        The name of the dataset.
+
+    Raises
+    ------
+    ConfigurationError
+        If the id matches no open hold, or several.
+    """
+    found = recorder.ask(lambda index: list(index.open_holds()))
+    matching = [one for one in found if one.hold.startswith(hold)]
+    if len(matching) != 1:
+        ids = ", ".join(one.hold for one in matching or found)
+        held = f"the ids of the held updates are {ids}" if ids else "no update is held"
+        raise ConfigurationError(
+            f"several held updates have an id that starts with '{hold}': {ids}; write more of it"
+            if matching
+            else f"no held update has an id that starts with '{hold}'; {held}"
+        )
+    (one,) = matching
+    recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))
+    return one.dataset
+
+
+class InvalidNameError(NeuromirrorError):
+    """Upstream's name of a dataset or version is not usable, for example as a git path."""
+
+
+def check_dataset_name(dataset: DatasetRef) -> None:
+    """Raise InvalidNameError for a name that is not usable.
+
+    The local id must be a git path, no other local id may have its alias, and the URI must be one
+    line.
+    """
+    name = dataset.local_id
+    if not name.isprintable() or name.startswith("-") or git_path(name.encode()) != name.encode():
+        raise InvalidNameError(
+            f"{dataset.mirror}: {name[:200]!r} is not a valid name of a dataset, because git would "
+            "misinterpret it; the source must escape it"
+        )
+    if (other := name_from_alias(dataset.alias)) != dataset.name:
+        raise InvalidNameError(
+            f"{dataset.name} is not a valid name of a dataset, because its repository, "
+            f"{dataset.alias}, would be that of {other}; the source must escape ':' and '--'"
+        )
+    if not dataset.source_uri.isprintable():
+        raise InvalidNameError(
+            f"{dataset.name}: {dataset.source_uri[:200]!r} is not a valid URI; the source must "
+            "escape it"
+        )
+
+
+def check_version_name(version: VersionRef) -> None:
+    """Raise InvalidNameError for a name with line breaks or unprintable characters."""
+    if not version.upstream.isprintable():
+        raise InvalidNameError(
+            f"{version.dataset.name}: {version.upstream[:200]!r} is not a valid name of a version; "
+            "nothing of this dataset is published until upstream renames it"
+        )

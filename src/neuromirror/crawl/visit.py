@@ -5,33 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from neuromirror.config.mirror_settings import MirrorFile
-from neuromirror.crawl.components.component_publisher import ComponentPublisher
-from neuromirror.crawl.components.component_visits import ComponentVisitor
-from neuromirror.crawl.components.linking import link_components
-from neuromirror.crawl.components.resolve import StoreComponentResolver
-from neuromirror.crawl.components.subdataset_links import (
+from neuromirror.crawl.component_visits import (
+    ComponentVisitor,
+    StoreComponentResolver,
+    link_components,
+)
+from neuromirror.crawl.components import (
+    ComponentPublisher,
     PreviousState,
     is_split_component,
     save_inline_components,
 )
-from neuromirror.crawl.guards.events import record_event
-from neuromirror.crawl.guards.upstream_names import check_dataset_name, check_version_name
+from neuromirror.crawl.guards import check_dataset_name, check_version_name, record_event
+from neuromirror.crawl.listing import SpooledSnapshot
+from neuromirror.crawl.plan import VisitOutcome
+from neuromirror.crawl.publisher import Publisher, record_viewer_links
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.visit.history import list_earlier_states, unseen_states
-from neuromirror.crawl.visit.outcome import VisitOutcome
-from neuromirror.crawl.visit.publisher import Publisher
-from neuromirror.crawl.visit.snapshot import SpooledSnapshot
-from neuromirror.crawl.visit.state_guard import StateGuard
-from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
-from neuromirror.crawl.visit.viewer_links import record_viewer_links
-from neuromirror.index import VersionRow
-from neuromirror.model import (
-    UNREADABLE,
-    DatasetHint,
-    FileTotals,
-    VersionKind,
-    VersionRef,
+from neuromirror.crawl.version_reader import (
+    StateCommits,
+    StateGuard,
+    VersionReader,
+    list_earlier_states,
+    unseen_states,
 )
+from neuromirror.index import VersionRow
+from neuromirror.model import UNREADABLE, DatasetHint, FileTotals, VersionKind, VersionRef
 from neuromirror.sources import Listing, Source
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
 

@@ -1,4 +1,4 @@
-"""Split large Zarr stores off a dataset into subdatasets.
+"""Components that are subdatasets: links to them, Zarrs that are split off, publication.
 
 A Zarr is a folder that directly contains a marker object (model.ZARR_MARKERS), whatever its name;
 a Zarr inside another one belongs to the outer one. Depending on the number of its objects it stays
@@ -13,7 +13,7 @@ Zarrs, a second one extracts them. Both keep only the open folders in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from heapq import merge
@@ -25,10 +25,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from neuromirror.annex import upstream_path
+from neuromirror.annex import git_path, mark_clash, upstream_path
 from neuromirror.config.mirror_settings import ZarrLimits
-from neuromirror.crawl.components.subdataset_links import submodule_path
-from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.guards import ComponentRoots, CountedItems, StateChanges, StateDifference
+from neuromirror.crawl.listing import InlineComponentState, RecordSpool, SpooledSnapshot
+from neuromirror.crawl.publisher import Publisher, dataset_versions
+from neuromirror.crawl.recorder import Recorder, list_known, restore_records
+from neuromirror.index import CrawlIndex, VersionRow
 from neuromirror.model import (
     ZARR_MARKERS,
     DatasetFacts,
@@ -42,10 +45,203 @@ from neuromirror.model import (
     Subdataset,
     VersionKind,
     VersionRef,
+    diff_lines,
     dump_snapshot_entry,
     line_path,
     load_snapshot_entry,
 )
+from neuromirror.model.struct_types import analysed_type
+from neuromirror.sources import ComponentEntry
+from neuromirror.store import MAIN_BRANCH, Store
+from neuromirror.store.memos import MemoFolder, StoredMemo
+
+# fields that only some record lines have
+_PATH_MEMBER = b',"path'
+_SUBDATASET_MEMBER = b',"subdataset":['
+
+
+class SubdatasetLink(Struct, frozen=True):
+    """A state of a component's own dataset, and its upstream time."""
+
+    state: Subdataset
+    time: datetime | None
+
+    def as_file(self, component: ComponentEntry) -> SnapshotEntry:
+        """Return the link as an entry at the component's path."""
+        return SnapshotEntry(
+            submodule_path(git_path(component.path)),
+            "",
+            FileRecord(component.path, None, modified=self.time),
+            self.state,
+        )
+
+
+def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
+    """Return a placeholder for a link to a component whose state the store does not have yet.
+
+    It must be replaced before the state is published: minting refuses it.
+    """
+    dataset, claimed = component.dataset, component.version.claimed_totals
+    files, size = (0, component.size) if claimed is None else (claimed.files, claimed.bytes)
+    return SubdatasetLink(
+        Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size), None
+    ).as_file(component)
+
+
+def submodule_path(path: bytes) -> bytes:
+    """Return the git path of a submodule: git rejects one that looks like an option."""
+    return b"%2D" + path[1:] if path.startswith(b"-") else path
+
+
+def names_exact_state(version: VersionRef) -> bool:
+    """Return whether upstream's name of a component is a checksum, and not just ``current``."""
+    return version.claimed_totals is not None
+
+
+def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | None:
+    """Return the mirrored version of a component that has the same upstream name; None without one.
+
+    A name that identifies no exact state gives None too (:func:`names_exact_state`).
+    """
+    if not names_exact_state(version):
+        return None
+    rows = dataset_versions(index, version.dataset.name)
+    return next((one for one in rows if one.upstream == version.upstream), None)
+
+
+def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
+    """Return a link (id, commit, state digest) to a mirrored version of a component."""
+    inner = list(index.subdatasets(row))
+    state = Subdataset(
+        DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
+        row.local_id,
+        row.commit,
+        row.state,
+        row.files + sum(one.files for one in inner),
+        row.bytes + sum(one.bytes for one in inner),
+    )
+    time = row.upstream_time
+    return SubdatasetLink(state, None if time is None else datetime.fromisoformat(time))
+
+
+def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
+    """Return whether the setting ``components.zarr_split`` made a component a dataset of its own.
+
+    Its files count as the dataset's own; a component that upstream lists as one asset counts as one
+    file.
+
+    Parameters
+    ----------
+    dataset
+        The dataset that links to the component.
+    local_id
+        The local id of the component.
+    """
+    return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
+
+
+class PreviousState:
+    """The previous state of a dataset, as far as a new listing can reuse it.
+
+    ``row`` is its version; for a new dataset it is None, and all methods return nothing.
+    """
+
+    def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
+        self._store = store
+        self._dataset = dataset
+        self.row = row
+
+    def inline_components(self) -> dict[bytes, InlineComponentState]:
+        """Return the inline components that :func:`save_inline_components` saved, by path."""
+        if self.row is None:
+            return {}
+        memos = MemoFolder(self._store.root)
+        memo = memos.read(self._dataset.dataset_id, _memo_name(self.row.upstream))
+        if memo is None or memo.commit != self.row.commit:
+            return {}
+        try:
+            found = msgspec.json.decode(
+                memo.content, type=analysed_type(list[InlineComponentState])
+            )
+        except msgspec.DecodeError:
+            return {}  # written by another version of neuromirror
+        return {one.path: one for one in found}
+
+    def lines(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the record lines at or below upstream paths, each with that path.
+
+        They are sorted by git path, so the lines below one path are contiguous, except for escaped
+        paths.
+        """
+        if self.row is None:
+            return
+        row, dataset_id = self.row, self._dataset.dataset_id
+        restore_records(self._store, self._dataset, row)
+        upstream_paths: dict[bytes, bytes] = {}
+        for path in paths:
+            path_in_git = git_path(path)
+            for one in (path_in_git, mark_clash(path_in_git), submodule_path(path_in_git)):
+                upstream_paths[one] = path
+        last = b"/"
+        for line in self._store.record_lines(dataset_id, row.records):
+            path = line_path(line)
+            if not path.startswith(last):
+                found = _root_of(path, upstream_paths)
+                if found is None:
+                    continue
+                last = found + b"/"
+            yield upstream_paths[last[:-1]], line
+
+
+def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
+    """Return the first folder above a path, or the path itself, that is in ``roots``."""
+    end = path.find(b"/")
+    while end >= 0:
+        if path[:end] in roots:
+            return path[:end]
+        end = path.find(b"/", end + 1)
+    return path if path in roots else None
+
+
+def save_inline_components(
+    store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
+) -> None:
+    """Remember the components that are stored as files in a state's own commit.
+
+    Parameters
+    ----------
+    store
+        The store, whose folder of memos gets a small file with the components.
+    dataset
+        The dataset that contains the components.
+    upstream
+        The archive's name for the state.
+    commits
+        The state's commits on its branch and on the git-annex branch, in hex. The memo is valid
+        only for these.
+    inline
+        The components; nothing is kept if it is empty.
+    """
+    memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
+    MemoFolder(store.root).write(dataset.dataset_id, _memo_name(upstream), memo)
+
+
+def _memo_name(upstream: str) -> str:
+    return f"inline {upstream}"
+
+
+def has_other_upstream_path(line: bytes) -> bool:
+    """Return whether a record line states an upstream path besides its git path.
+
+    If it does not, the two paths are equal.
+    """
+    return _PATH_MEMBER in line
+
+
+def is_subdataset_line(line: bytes) -> bool:
+    """Return whether a record line is a link to a subdataset."""
+    return _SUBDATASET_MEMBER in line
+
 
 # characters that an alias must not contain, or that would make it ambiguous
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+,-]|^[.-]|(?<=-)-", re.ASCII)
@@ -411,3 +607,169 @@ class _ZarrExtractor:
     def _note_time(self, modified: datetime | None) -> None:
         if modified is not None and (self._newest is None or modified > self._newest):
             self._newest = modified
+
+
+class ComponentPublisher:
+    """Publishes the states of a dataset whose large Zarrs become datasets of their own.
+
+    It first publishes each of these Zarrs, and compares states with the files in them. The caller
+    holds the dataset's lock.
+
+    Parameters
+    ----------
+    store, recorder
+        The store and its recorder.
+    publisher
+        Publishes the dataset itself.
+    limits
+        The ``[zarr]`` table of the mirror file.
+    """
+
+    def __init__(
+        self, store: Store, recorder: Recorder, publisher: Publisher, limits: ZarrLimits
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._publisher = publisher
+        self._limits = limits
+
+    def publish(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
+        """Publish the large Zarrs of a state; return the state with subdatasets in their place.
+
+        A state that is already published is not written again.
+        """
+
+        def publish(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
+            published = publisher.publish(component.snapshot, MAIN_BRANCH, own)
+            return Subdataset(
+                publisher.dataset.dataset_id,
+                publisher.dataset.local_id,
+                published.commit,
+                published.state,
+                component.snapshot.files,
+                component.bytes,
+            )
+
+        return self._link_zarrs(snapshot, scratch, publish)
+
+    def renew(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> None:
+        """Record what upstream states now about the files of a version, such as their URLs.
+
+        That includes the files of its large Zarrs. No version is created.
+        """
+        dataset_id = self._publisher.dataset.dataset_id
+        links = {
+            line_path(line): load_snapshot_entry(line).subdataset
+            for line in self._store.record_lines(dataset_id, row.records)
+            if is_subdataset_line(line)
+        }
+
+        def renew(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
+            link = links[component.git_path]
+            assert link is not None
+            for version in publisher.versions():
+                if version.commit == link.commit:
+                    publisher.renew(version, component.snapshot, own)
+            return link
+
+        self._publisher.renew(row, self._link_zarrs(snapshot, scratch, renew), scratch)
+
+    def _link_zarrs(
+        self,
+        snapshot: SpooledSnapshot,
+        scratch: Path,
+        process: Callable[[SplitZarr, Publisher, Path], Subdataset],
+    ) -> SpooledSnapshot:
+        """Return a state with the result of ``process`` in the place of each large Zarr."""
+        rest, components = split_zarrs(snapshot, self._limits, scratch)
+        links: dict[bytes, Subdataset] = {}
+        for number, component in enumerate(components):
+            dataset = component.header.version.dataset
+            own = scratch / f"component-{number}"
+            own.mkdir()
+            with self._store.lock(dataset.dataset_id, dataset.name):
+                publisher = Publisher(
+                    self._store,
+                    self._recorder,
+                    dataset,
+                    within=component.within,
+                    index_entries=self._limits.index_entries,
+                )
+                publisher.catch_up()
+                links[component.git_path] = process(component, publisher, own)
+                publisher.repository.update_server_info()
+        return insert_subdatasets(rest, links)
+
+    def difference(
+        self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+    ) -> tuple[StateDifference, StateChanges]:
+        """Return the difference between a minted version and a listing, file by file.
+
+        Splitting a Zarr off the dataset's files, or not, makes no difference; a component that
+        upstream itself names counts as one file.
+        """
+        found = self._publisher.difference(row, snapshot, scratch)
+        inline = PreviousState(self._store, self._publisher.dataset, row).inline_components()
+        split = [
+            old
+            for old, _ in found.changes()
+            if old is not None
+            and old.subdataset is not None
+            and self._is_split_component(old.subdataset)
+        ]
+        if split:
+            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.records)
+            whole = CountedItems(self._flatten_lines(lines, split))
+            found = StateDifference(
+                scratch / f"whole-since-{row.commit}", diff_lines(whole, snapshot.spool.lines())
+            )
+            before = whole.count
+        else:
+            links = list_known(self._recorder, lambda index: index.subdatasets(row))
+            before = row.files + len(links)
+        found.roots = ComponentRoots(inline.keys(), snapshot.components.paths)
+        before -= sum(one.files - 1 for one in inline.values())
+        return found, found.count_changes(before)
+
+    def has_same_files(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> bool:
+        """Return whether a minted version has exactly the files of a listing."""
+        return self.difference(row, snapshot, scratch)[1].has_same_files
+
+    def _is_split_component(self, component: Subdataset) -> bool:
+        return is_split_component(self._publisher.dataset, component.local_id)
+
+    def _flatten_lines(
+        self, lines: Iterable[bytes], components: list[SnapshotEntry]
+    ) -> Iterator[bytes]:
+        """Yield a dataset's record lines, with those of its components in place of the links."""
+        component_paths = {component.git_path for component in components}
+        files = (line for line in lines if line_path(line) not in component_paths)
+        yield from merge(files, *map(self._component_lines, components), key=line_path)
+
+    def _component_lines(self, entry: SnapshotEntry) -> Iterator[bytes]:
+        component = entry.subdataset
+        assert component is not None
+        self._restore_records(component)
+        root, upstream = entry.git_path, entry.record.path
+        if upstream.startswith(b"-"):
+            root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
+        records = self._store.newest_records(component.dataset_id, component.commit)
+        for line in self._store.record_lines(component.dataset_id, records):
+            inner = load_snapshot_entry(line)
+            yield dump_snapshot_entry(
+                SnapshotEntry(
+                    root + b"/" + inner.git_path,
+                    inner.key,
+                    msgspec.structs.replace(inner.record, path=upstream + b"/" + inner.record.path),
+                    inner.subdataset,
+                )
+            )
+
+    def _restore_records(self, component: Subdataset) -> None:
+        if self._store.has_records(component.dataset_id, component.commit):
+            return
+        name = f"{self._publisher.dataset.mirror}:{component.local_id}"
+        for row in list_known(self._recorder, lambda index: index.versions(name)):
+            if row.commit == component.commit:
+                dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+                restore_records(self._store, dataset, row)

@@ -1,1 +1,0 @@
-"""Components of a dataset: stored inline, as a subdataset or as a manifest."""

@@ -1,1 +1,0 @@
-"""One visit of one dataset: read, validate and publish its new state."""
