@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from support.browser_page_kinds import EVERY_KIND, PageKind
-from support.browser_session import PHONE_DEVICE, SessionFactory
+from support.browser_session import SessionFactory
 from support.browser_site import RELEASED, BrowserSite
 
 _COLOURS = """() => ['body', 'h1', 'main a', 'pre', 'button', 'footer'].map(where => {
@@ -22,22 +19,6 @@ _MOVES = """() => [...document.querySelectorAll('*')].filter(one => {
         time => time.split(',').some(part => parseFloat(part) > 0.01))
         || style.scrollBehavior === 'smooth';
 }).map(one => one.outerHTML.slice(0, 100))"""
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [one for one in EVERY_KIND if one.name in ("front", "dataset", "version")],
-    ids=lambda kind: kind.name,
-)
-def test_a_phone_shows_a_page_at_its_width(
-    start_session: SessionFactory, site: BrowserSite, kind: PageKind
-) -> None:
-    walk = start_session(site, **PHONE_DEVICE)
-    walk.open(kind.path(site), kind.status)
-    wide = walk.elements_beyond_width()
-    # as a page of 1280 pixels is where it is made four times as large
-    walk.page.set_viewport_size({"width": 320, "height": 256})
-    assert wide + walk.elements_beyond_width() == []
 
 
 def test_text_may_be_twice_as_large(start_session: SessionFactory, site: BrowserSite) -> None:

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE_OTHERS = """
 import os, sys, pytest
@@ -49,7 +47,6 @@ def test_fails_and_skips():
         pytest.skip("not passed")
     assert False
 """
-CRASHES = "def test_fails():\n    os._exit(3)\n"
 PASSES = "def test_passes():\n    pass\n"
 
 
@@ -87,26 +84,3 @@ def test_tests_that_do_not_pass_in_the_second_run_fail_the_run(tmp_path: Path) -
     failing = FAILS + FAILS_TEARDOWN + SKIPPED
     code, counts = run(tmp_path, failing + PASSES + FLAKY, *IN_WORKERS, "-k", "not crash")
     assert (code, counts) == (1, {"failed": 2, "error": 1, "passed": 3, "flaky": 5})
-
-
-def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> None:
-    code, counts = run(tmp_path, FLAKY + CRASHES, *IN_WORKERS, "-k", "call or fails")
-    assert (code, counts) == (1, {"failed": 4})
-
-
-@pytest.mark.parametrize(
-    ("text", "options"),
-    [
-        # without workers, which take half of the CPU time of a run
-        ("", ["--rerun-failed=4", "-k", "not crash"]),
-        ("", [*IN_WORKERS, "-x"]),
-        ("import no_such_module\n", IN_WORKERS),
-        ("def pytest_generate_tests(metafunc):\n    os._exit(3)\n", IN_WORKERS),
-    ],
-    ids=["over the limit", "stopped", "collection error", "crash outside of tests"],
-)
-def test_nothing_runs_again(tmp_path: Path, text: str, options: list[str]) -> None:
-    (tmp_path / "test_other.py").write_text(BESIDE_OTHERS + FLAKY, "utf-8")
-    code, counts = run(tmp_path, text + PASSES, *options)
-    assert code != 0
-    assert "flaky" not in counts

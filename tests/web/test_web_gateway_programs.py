@@ -1,6 +1,6 @@
-"""SpikeInterface and napari open pinned states through the gateway, and read what a download has.
+"""SpikeInterface opens a pinned recording through the gateway, and reads what a download has.
 
-Their packages contradict those of neuromirror, so they run in environments of their own.
+Its packages contradict those of neuromirror, so it runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import pytest
 
 from neuromirror.lab.plain_files import download
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.bucket_contents import FUSION, RAW
+from neuromirror_demo.bucket_contents import RAW
 from support.client_programs import client_python, run_client
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import allow_loopback, run_catalogue
 
 RECORDING = "ecephys/ecephys_compressed/experiment1_Record Node 101#ProbeA.zarr"
-IMAGE = "fused.zarr"
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Pinned:
 
 @pytest.fixture(scope="module")
 def pinned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pinned]:
-    """A recording that SpikeInterface wrote and an image, behind the gateway, read-only."""
+    """A recording that SpikeInterface wrote, behind the gateway, read-only."""
     client_python("spikeinterface")
     folder = tmp_path_factory.mktemp("programs")
     run_client("spikeinterface", "spikeinterface_recording", "write", folder / "recording.zarr")
@@ -54,7 +53,7 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pinned]:
                 inner = path.relative_to(folder / "recording.zarr").as_posix()
                 buckets.put(f"{RAW}/{RECORDING}/{inner}", path.read_bytes())
         mirror = MirrorHarness(buckets.mirrors, folder / "store")
-        mirror.sync(f"demo-aind:{RAW}", f"demo-aind:{FUSION}")
+        mirror.sync(f"demo-aind:{RAW}")
         allow_loopback(patch)
         with run_catalogue(mirror.store, "--gateway=proxy") as site:
             yield Pinned(mirror, f"{site.address}/at")
@@ -78,12 +77,3 @@ def test_spikeinterface_reads_a_recording(pinned: Pinned, tmp_path: Path) -> Non
     found = assert_equal(tmp_path / "remote.npz", tmp_path / "local.npz")
     assert found["traces1"].shape == (12_345, 8)
     assert np.array_equal(found["part"], found["traces1"][8_900:9_100][:, [2, 5]])
-
-
-def test_readers_of_napari_open_an_image(pinned: Pinned, tmp_path: Path) -> None:
-    local = pinned.downloaded(FUSION, IMAGE, tmp_path / "download")
-    both = (local, tmp_path / "local.npz", pinned.url(FUSION, IMAGE), tmp_path / "remote.npz")
-    run_client("napari", "open_image", *both)
-    found = assert_equal(tmp_path / "remote.npz", tmp_path / "local.npz")
-    assert list(found) == ["napari0", "napari1", "ome_zarr0", "ome_zarr1"]
-    assert all(level.any() for level in found.values())
