@@ -26,7 +26,7 @@ KEPT = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "reference" / "catalogue.md"
 
 _COLOURS = 40
-_MOST_BYTES = 1_500_000
+_MOST_BYTES = 700_000
 
 _HOURS = """() => {
     const today = new Date().toISOString().slice(0, 10);
@@ -50,14 +50,13 @@ _COMPLETE = """() => Promise.all([document.fonts.ready, ...[...document.images].
 class Picture:
     """A picture: its name, the kind of page, and how it is looked at.
 
-    It begins at the heading ``since``, or at the top, and is at most so many pixels ``tall``.
+    It is at most so many pixels ``tall``.
     """
 
     name: str
     kind: str
     screen: str = "desktop"
     scheme: str = "light"
-    since: str = ""
     tall: int = 1400
 
     @property
@@ -68,24 +67,11 @@ class Picture:
         return {"viewport": DESKTOP, "color_scheme": self.scheme}
 
 
-_SHORT = {
-    "derived": 1200,
-    "folder": 720,
-    "zarr": 720,
-    "held": 760,
-    "gone": 760,
-    "archive": 900,
-    "search": 900,
-}
-_SINCE = {"growing": "Versions"}
-
 PICTURES = (
-    *(
-        Picture(one.name, one.name, since=_SINCE.get(one.name, ""), tall=_SHORT.get(one.name, 1400))
-        for one in KINDS
-    ),
-    *(Picture(f"{one}-dark", one, scheme="dark") for one in ("front", "dataset", "volume")),
-    *(Picture(f"{one}-phone", one, screen="phone") for one in ("front", "dataset", "version")),
+    *(Picture(one, one) for one in ("front", "dataset", "version", "file", "diff", "lock")),
+    Picture("search", "search", tall=900),
+    Picture("volume-dark", "volume", scheme="dark"),
+    Picture("version-phone", "version", screen="phone"),
 )
 
 
@@ -94,14 +80,9 @@ def drawn(walk: BrowserSession, picture: Picture) -> bytes:
     page = walk.page
     page.evaluate(_HOURS)
     page.evaluate(_COMPLETE)
-    top = 0.0
-    if picture.since:
-        found = page.get_by_role("heading", name=picture.since, exact=True).bounding_box()
-        assert found is not None
-        top = found["y"] - 24
     whole = page.evaluate("document.documentElement.scrollHeight")
     wide = page.evaluate("document.documentElement.clientWidth")
-    clip = {"x": 0, "y": top, "width": wide, "height": min(whole - top, picture.tall)}
+    clip = {"x": 0, "y": 0, "width": wide, "height": min(whole, picture.tall)}
     shot = page.screenshot(full_page=True, clip=clip)
     small = _of_few_colours(Image.open(io.BytesIO(shot)).convert("RGB"))
     kept = io.BytesIO()
@@ -126,7 +107,7 @@ def _of_few_colours(shown: Image.Image) -> Image.Image:
     return made
 
 
-_LOOKED_AT = ("growing", "volume-dark", "front-phone")
+_LOOKED_AT = ("front", "volume-dark", "version-phone")
 """Pictures that are drawn although none are kept."""
 
 

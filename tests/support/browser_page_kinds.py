@@ -89,7 +89,7 @@ KINDS = (
     PageKind("unknown", _at("/dataset/demo:999999"), 404),
     PageKind("malformed", _at("/find?checksum=xyz"), 400),
 )
-"""Pages of which the documentation has pictures."""
+"""Pages of the demo archives, of which the documentation shows some."""
 
 ODD_KINDS = (
     PageKind("help", _at("/help")),
