@@ -204,9 +204,9 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
     from urllib.parse import urlsplit
 
     from neuromirror.config.vault_files import load_vault
+    from neuromirror.custody.contents import KeepItem
+    from neuromirror.custody.copies import KeepOptions
     from neuromirror.custody.keep import run_keep
-    from neuromirror.custody.keep_outcomes import KeepOptions
-    from neuromirror.custody.keep_plan import KeepItem
     from neuromirror.index.ledger import Ledger
     from neuromirror.vault.opening import open_vault
 
@@ -284,10 +284,9 @@ def _rerun(folder: Path, count: int) -> Iterator[dict[str, Any]]:
 
 def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     from neuromirror.config.vault_files import load_vault
+    from neuromirror.custody.contents import KeepItem
     from neuromirror.custody.keep import run_keep
-    from neuromirror.custody.keep_plan import KeepItem
-    from neuromirror.index.ledger import Ledger
-    from neuromirror.index.ledger_rows import Stored
+    from neuromirror.index.ledger import Ledger, Stored
     from neuromirror.vault.opening import open_vault
 
     path = folder / "bench.toml"

@@ -24,7 +24,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 def test_each_kind_is_loaded_with_its_options(tmp_path: Path) -> None:
     write(tmp_path, "nas", 'kind = "directory"\npath = "/archive"\nurl = "http://nas.example/v/"')
     write(tmp_path, "cloud", 'kind = "s3"\nbucket = "lab"\nprefix = "annex/"')
-    write(tmp_path, "policies", "not = 'a vault'")
+    write(tmp_path, "keep", "not = 'a vault'")
     vaults = load_vaults(tmp_path)
     assert {name: type(one.settings) for name, one in vaults.items()} == {
         "cloud": S3VaultFile,
@@ -58,7 +58,7 @@ def test_a_mistake_is_an_error_that_names_file_and_field(
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Lab", "a b", "origin", "policies", "web"])
+@pytest.mark.parametrize("name", ["Lab", "a b", "origin", "keep", "web"])
 def test_names_that_a_git_remote_cannot_have_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="not a valid name"):
         load_vault(write(tmp_path, name, "kind = 'directory'"))

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.custody.adopt import adopt_files, find_files
-from neuromirror.custody.keep_outcomes import KeepOutcome
-from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Stored
+from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import KeepOutcome
+from neuromirror.custody.vault_import import adopt_files, find_files
+from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
@@ -138,7 +137,7 @@ def test_each_dataset_with_a_content_names_the_vault(
     keys = stored_keys(mirrored)
     with mirrored.index() as index:
         for row in index.datasets(subdatasets=True):
-            present = {one.key for one in index.retained_files(row.name)} & keys
+            present = {one.key for one in index.file_contents(row.name)} & keys
             dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
             published = published_locations(Store.open(mirrored.folder), dataset)
             assert {key for key, _ in published} == present, row.name

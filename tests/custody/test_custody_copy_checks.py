@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, is_proof
+from neuromirror.custody.copies import UncheckedCopyError, find_fault, is_proof
 from neuromirror.vault.errors import CopyMissingError
 from neuromirror.vault.protocol import Presence
 from support.vaults import directory_vault, key_of, put

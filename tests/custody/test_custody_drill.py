@@ -15,8 +15,7 @@ from neuromirror.cli import main
 from neuromirror.config.vault_files import load_vaults
 from neuromirror.custody import drill
 from neuromirror.custody.drill import run_drill
-from neuromirror.custody.drill_records import DrillRecords, DrillResult, record_drill
-from neuromirror.index.ledger import Ledger
+from neuromirror.custody.records import DrillRecords, DrillResult, record_drill
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.store import Store
 from support.faulty_s3 import FaultyS3
@@ -29,7 +28,6 @@ from support.vaults import write_vault
 @pytest.fixture
 def lab(mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with a mirror, a lock file, and a vault in the store with its contents."""
-    monkeypatch.setattr(drill, "_POLL", 0.05)
     pin_latest(mirror, tmp_path / "datasets.lock", "demo:000001")
     write_vault(tmp_path / "vaults", "nas", kind="directory")
     monkeypatch.chdir(tmp_path)
@@ -106,8 +104,6 @@ def test_a_lock_file_has_one_record_however_its_path_is_written(lab: Path) -> No
     for path in ("datasets.lock", "vaults/../datasets.lock", "link/datasets.lock"):
         record_drill(store, Path(path), DrillResult(1.0, ok=True))
     assert list(DrillRecords.load(store).drills) == [str((lab / "datasets.lock").resolve())]
-    with Ledger.open(store.ledger_path) as ledger:
-        assert [one.kind for one in ledger.events.latest(9)] == ["drill"] * 3
 
 
 def test_a_lock_is_restored_from_a_bucket_with_credentials_or_by_its_public_url(
@@ -132,19 +128,6 @@ def test_a_lock_is_restored_from_a_bucket_with_credentials_or_by_its_public_url(
         assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
     bucket.client.delete_object(Bucket=bucket.name, Key=copies(lab)[0].name)
     assert CliRunner().invoke(main, drilled).exit_code == 1
-
-
-def test_a_drill_that_takes_too_long_fails_and_one_that_is_stopped_has_no_result(
-    lab: Path, tmp_path: Path
-) -> None:
-    store = MirrorHarness(lab / "mirrors", lab / "store").store
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    arguments = lab / "datasets.lock", load_vaults(lab / "vaults"), store
-    assert not run_drill(*arguments, scratch=scratch, seconds=0.0).ok
-    with pytest.raises(drill.DrillStoppedError):
-        run_drill(*arguments, scratch=scratch, is_stopping=lambda: True)
-    assert list(scratch.iterdir()) == []
 
 
 def test_a_file_that_is_no_lock_is_wrong_usage_and_not_recorded(lab: Path) -> None:

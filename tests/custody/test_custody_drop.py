@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from neuromirror.custody.contents import KeepItem
 from neuromirror.custody.drop import DropChangedError, DropRules, plan_drop, run_drop
-from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CopyState, Wish
+from neuromirror.index.ledger import CopyState, Ledger, Wish
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.s3 import S3Vault
@@ -54,8 +53,6 @@ def test_a_wanted_copy_or_the_last_one_is_never_dropped(tmp_path: Path, ledger: 
     assert [one.key for one in plan.items] == KEYS[1:]
     without_others = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules())
     assert without_others.items == []
-    none_needed = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules(minimum_copies=0))
-    assert none_needed.items == []
 
 
 def test_copies_are_dropped_only_as_they_were_listed(tmp_path: Path, ledger: Ledger) -> None:
@@ -93,12 +90,11 @@ def test_a_copy_that_is_damaged_or_missing_can_be_dropped_unless_it_is_wanted(
             path.chmod(0o644)
             path.write_bytes(bytes(path.stat().st_size))
     ledger.mark(nas.uuid, KEYS[:2], state, "full-read")
-    ledger.wishes.put(Wish("policy", "p", nas.uuid), [(KEYS[1], None)])
+    ledger.wishes.put(Wish("lock", "p.lock", nas.uuid), [(KEYS[1], None)])
     plan = plan_drop(items(*KEYS), nas, [], ledger, None, DropRules())
     assert [one.key for one in plan.items] == KEYS[:1]
     list(run_drop(plan, ledger, None, None, plan.id))
     assert set(states(ledger, nas.uuid)) == set(KEYS[1:])
-    assert [(one.kind, one.key) for one in ledger.events.latest(9)] == [("removed", KEYS[0])]
 
 
 @pytest.mark.parametrize("state", ["damaged", "missing"])
@@ -127,7 +123,6 @@ def test_a_copy_that_a_vault_refuses_to_remove_still_counts(
         found = {one.key: one.status for one in run_drop(plan, ledger, None, None, plan.id)}
     assert {key for key, status in found.items() if status == "error"} == set(refused)
     assert states(ledger, cloud.uuid) == {KEYS[0]: "damaged", KEYS[1]: "present"}
-    assert {one.key for one in ledger.events.latest(9)} == set(KEYS[2:])
 
 
 def test_a_vault_that_fails_half_way_keeps_the_records_of_its_other_copies(
@@ -144,11 +139,9 @@ def test_a_vault_that_fails_half_way_keeps_the_records_of_its_other_copies(
     with s3_server.failing(refuse), pytest.raises(VaultError):
         list(run_drop(plan, ledger, None, None, plan.id))
     assert states(ledger, cloud.uuid) == dict.fromkeys(set(KEYS) - {first}, "present")
-    assert [one.key for one in ledger.events.latest(9)] == [first]
     # the caller stops after the first content
     plan = plan_drop(items(*KEYS), cloud, [nas], ledger, None, DropRules())
     outcomes = run_drop(plan, ledger, None, None, plan.id)
     second = next(outcomes).key
     outcomes.close()
     assert set(states(ledger, cloud.uuid)) == set(KEYS) - {first, second}
-    assert {one.key for one in ledger.events.latest(9)} == {first, second}

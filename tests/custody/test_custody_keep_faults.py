@@ -18,16 +18,13 @@ from urllib.request import urlopen
 import pytest
 
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.custody import copy_audit
-from neuromirror.custody.adopt import adopt_files, find_files
-from neuromirror.custody.copy_audit import audit_copies
-from neuromirror.custody.copy_checks import find_fault
+from neuromirror.custody import vault_check
+from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import KeepOptions, KeepOutcome, find_fault
 from neuromirror.custody.keep import run_keep
-from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
-from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.rolling_read import read_due_copies
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Stored
+from neuromirror.custody.vault_check import audit_copies, read_due_copies
+from neuromirror.custody.vault_import import adopt_files, find_files
+from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.vault import s3
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
@@ -270,8 +267,8 @@ def test_a_file_that_s3_refuses_does_not_end_an_import(
 def test_an_audit_of_some_copies_does_not_list_the_bucket(
     tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert copy_audit._BATCH <= s3._LIST_ABOVE
-    monkeypatch.setattr(copy_audit, "_BATCH", 8)
+    assert vault_check._LOOKED_UP <= s3._LIST_ABOVE
+    monkeypatch.setattr(vault_check, "_LOOKED_UP", 8)
     monkeypatch.setattr(s3, "_LIST_ABOVE", 8)
     key, count = key_of(b"present"), 10
     bucket.store_bytes(key, memoryview(b"present"))
@@ -289,7 +286,7 @@ def test_an_audit_of_some_copies_does_not_list_the_bucket(
 def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
     tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.custody.copy_audit._BATCH", 2)
+    monkeypatch.setattr("neuromirror.custody.vault_check._BATCH", 2)
     keys = sorted(key_of(b"%d" % number) for number in range(5))
     now = [1_800_000_000.0]
     with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:

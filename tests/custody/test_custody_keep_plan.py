@@ -1,6 +1,6 @@
 """The contents of versions, each once."""
 
-from neuromirror.custody.keep_plan import KeepContents
+from neuromirror.custody.contents import KeepContents
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import PinnedFile
 

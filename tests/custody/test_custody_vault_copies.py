@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.custody.keep_outcomes import KeepOptions
-from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import KeepOptions
+from neuromirror.custody.keep import CopyTask, copy_between
 from neuromirror.index.ledger import Ledger
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import VaultError

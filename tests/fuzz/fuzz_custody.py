@@ -1,19 +1,17 @@
-"""Targets: files of vaults, policies and siblings, and replies of vaults in S3."""
+"""Targets: files of vaults, of what is kept and of siblings, and replies of vaults in S3."""
 
 from __future__ import annotations
 
 import http.client
 import io
-from datetime import UTC, datetime
 from typing import Any
 
 from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
-from neuromirror.config.policy_files import load_policies
+from neuromirror.config.keep_file import load_keeps
 from neuromirror.config.sibling_files import load_sibling
 from neuromirror.config.vault_files import load_vault, refuse_unsafe_vaults
-from neuromirror.lab.globs import Globs
 from neuromirror.model import ConfigurationError
 from neuromirror.vault.own_vaults import _address
 from neuromirror.vault.s3_client import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
@@ -21,7 +19,7 @@ from neuromirror.vault.s3_client import ObjectNotFoundError, _parse_reply, _Unex
 _KEY = "SHA256E-s5--" + "0" * 64 + ".nwb"
 _VAULTS = (
     'kind = "directory"\npath = "/archive/vault"\nurl = "https://x.example.org/vault"\n'
-    "cost_per_gb_month = 0.5\nprefer = true\n",
+    "prefer = true\n",
     'kind = "s3"\nbucket = "our-vault"\nprefix = "annex/"\nregion = "eu-central-1"\n'
     'public_url = "https://x.example.org/a"\nobject_lock = "COMPLIANCE"\nretention_days = 30\n',
 )
@@ -40,44 +38,24 @@ def vault_file(data: bytes) -> None:
     refuse_unsafe_vaults({vault.name: vault}, path.parent)
 
 
-_POLICIES = """announce_days = 14
-draft_days = 30
-minimum_copies = 2
+_KEEPS = """[[keep]]
+locks = "../papers/*/datasets.lock"
+vault = "nas"
 [[keep]]
-name = "papers"
-what = "pins"
-locks = ["papers", "~/x/datasets.lock"]
-vaults = ["nas", "cloud"]
-copies = 1
-max_gigabytes = 1.5
-megabytes_per_second = 2
-hours = "20:00-06:00"
-[[keep]]
-name = "drafts"
-what = "all"
-datasets = ["dandi:0000*"]
-paths = ["sub-*/**/*.nwb"]
-vaults = ["nas"]
+locks = "~/x/[ab]/**"
+vault = "cloud"
+check_days = 1.5
 """
 
 
-@target("policy-file", ConfigurationError, seeds=fixed_seeds(_POLICIES), kind="text")
-def policy_file(data: bytes) -> None:
-    """Files of policies, and what is computed from their numbers."""
-    folder = scratch() / "policies"
+@target("keep-file", ConfigurationError, seeds=fixed_seeds(_KEEPS), kind="text")
+def keep_file(data: bytes) -> None:
+    """Lists of what a service keeps."""
+    folder = scratch() / "vaults"
     folder.mkdir(exist_ok=True)
-    (folder / "policies.toml").write_bytes(data)
-    policies = load_policies(folder)
-    now = datetime(2024, 1, 2, 3, 4, tzinfo=UTC)
-    check_agreement(now + policies.announce > now, policies.announce)
-    for policy in policies.settings.keep:
-        policy.selects("dandi:000027")
-        policy.is_open_at(now)
-        check_agreement(0 < policy.open_share <= 1, policy.open_share)
-        check_agreement(policy.max_bytes is None or policy.max_bytes >= 0, policy.max_bytes)
-        check_agreement(policy.required_copies > 0, policy.required_copies)
-        if policy.paths:
-            Globs(policy.paths).matches("sub-01/ses-02/a.nwb")
+    (folder / "keep.toml").write_bytes(data)
+    for keep in load_keeps(folder, ["nas", "cloud"]).keeps:
+        check_agreement(keep.check_days > 0, keep.check_days)
 
 
 _SIBLING = """type = "gitea"

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.index import IndexUnusableError
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerEvent, Stored, Wish
+from neuromirror.index.ledger import Ledger, Stored, Wish
 
 NAS, CLOUD = "uuid-nas", "uuid-cloud"
 
@@ -59,8 +58,7 @@ def test_a_listing_finds_what_the_vault_lost(ledger: Ledger) -> None:
     ledger.record(CLOUD, stored("b"))
     started = time.time()
     ledger.record(NAS, stored("a"))
-    assert ledger.finish_listing(NAS, started) == ["b"]
-    assert ledger.finish_listing(NAS, started) == []
+    ledger.finish_listing(NAS, started)
     assert ledger.missing(CLOUD, ["b"]) == []
     assert [one.key for one in ledger.copies_in(NAS, state="missing")] == ["b"]
 
@@ -85,14 +83,6 @@ def test_wishes_name_what_is_to_be_kept_in_their_vault(ledger: Ledger) -> None:
     assert (found.what, found.globs, found.id) == ("paper.lock", ("*.nwb",), number)
     ledger.wishes.remove(number)
     assert ledger.wishes.needed(["a"]) == set()
-
-
-def test_events_are_returned_newest_first(ledger: Ledger) -> None:
-    ledger.events.add(
-        [LedgerEvent(1.0, "missing", "lost", "nas", "a"), LedgerEvent(2.0, "repaired", "found")]
-    )
-    assert [one.kind for one in ledger.events.latest(5)] == ["repaired", "missing"]
-    assert [one.kind for one in ledger.events.latest(5, since=1.5)] == ["repaired"]
 
 
 def test_another_database_is_refused(tmp_path: Path) -> None:
@@ -128,17 +118,7 @@ def test_only_a_check_that_hashes_the_bytes_clears_damage_and_counts_as_a_full_r
         assert (vault.oldest_read, vault.oldest_check) == (100.0, 102.0)
 
 
-def test_each_content_is_announced_once_until_it_has_its_copies(ledger: Ledger) -> None:
-    events = ledger.events
-    assert events.announce("p", ["a", "b"], 1.0) == ["a", "b"]
-    assert events.announce("p", ["b", "c"], 2.0) == ["c"]
-    assert events.announce("other", ["b"], 2.0) == ["b"]
-    assert events.announced() == {"other": 1, "p": 2}
-    assert events.announce("p", [], 3.0) == []
-    assert events.announce("p", ["a"], 4.0) == ["a"]
-
-
 def test_a_check_that_states_no_size_keeps_the_recorded_one(ledger: Ledger) -> None:
     ledger.record(NAS, stored("a"))
-    ledger.record(NAS, [Stored("a", 0, "git-annex"), Stored("b", 0, "git-annex")])
+    ledger.record(NAS, [Stored("a", 0, "listing"), Stored("b", 0, "listing")])
     assert {one.key: one.size for one in ledger.copies_in(NAS)} == {"a": 10, "b": 0}

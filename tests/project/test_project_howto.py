@@ -37,7 +37,6 @@ HOWTOS = sorted(
         "takedown.md",
     }
     - {"watch.md"}  # tests/cli/test_cli_ci_examples.py runs its examples
-    - {"keep.md"}  # tests/cli and tests/vault have its commands: it needs a bucket
     - {"gateway.md"}  # tests/web has its examples
     - {"stream.md", "zarr.md"}  # tests/stream has their examples
 )
@@ -165,8 +164,7 @@ def test_pins_are_kept_and_drilled_as_the_page_says(checkout: Path, tmp_path: Pa
     Shell(checkout / "mirrors", checkout / "store").run(
         "pin", "dandi:000002", "--output", str(lock)
     )
-    vaults = {f"/{name}/vault": f"{tmp_path}/vault-{name}" for name in ("archive", "offsite")}
-    run_page("retention-plan.md", checkout, vaults)
+    run_page("keep.md", checkout, {"/archive/vault": f"{tmp_path}/vault"})
 
 
 def test_how_tos_have_commands_that_exist_and_only_installations_are_not_run() -> None:

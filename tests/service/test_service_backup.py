@@ -13,8 +13,7 @@ import pytest
 from neuromirror.crawl import open_recorder
 from neuromirror.index import IndexUnusableError, Schedule, TaskRow
 from neuromirror.index.backup import integrity_errors, read_position
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Stored
+from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.model import EventRaised, MirrorSeen
 from neuromirror.service.backup import (
     BackupError,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from neuromirror.annex import sha256e_key
 from neuromirror.config.vault_files import VaultConfig, load_vault
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import Wish
+from neuromirror.index.ledger import Ledger, Wish
 from neuromirror.vault.directory import DirectoryVault
 
 VAULT_UUID = "6b2c1d1e-5f0a-4c57-9f3e-0d9a3c1b7e42"
@@ -66,5 +65,5 @@ def filled(folder: Path, ledger: Ledger, name: str, wish: bool = True) -> Direct
         path.write_bytes(content)
         ledger.record(vault.uuid, [vault.store(key, path)])
     if wish:
-        ledger.wishes.put(Wish("policy", "p", vault.uuid), [(key, None) for key in KEYS])
+        ledger.wishes.put(Wish("lock", "p.lock", vault.uuid), [(key, None) for key in KEYS])
     return vault

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.custody.copy_checks import find_fault
-from neuromirror.custody.vault_copies import DamagedCopyError, copy_content
+from neuromirror.custody.copies import find_fault
+from neuromirror.custody.keep import DamagedCopyError, copy_content
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.errors import CopyRefusedError, VaultUnavailableError

@@ -92,18 +92,7 @@ class VaultAddress(Struct, frozen=True):
         return self.base.startswith(("https://", "http://"))
 
     def copy_url(self, key: str) -> str:
-        """Return the URL of the copy of a key; for a vault at a path, a URL with ``file``.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        str
-            The URL; whether the vault has the copy is not known.
-        """
+        """Return the URL of the copy of a key; for a vault at a path, a URL with ``file``."""
         if self.kind is VaultKind.S3:
             return self.base + quote(key, safe="")
         path = self.copy_path(key)
@@ -114,18 +103,7 @@ class VaultAddress(Struct, frozen=True):
         return f"{self.base.rstrip('/')}{folder}/{name}/{name}"
 
     def copy_path(self, key: str) -> Path | None:
-        """Return the path of the copy of a key; None for a vault at a URL.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        Path or None
-            The path; whether the vault has the copy is not known.
-        """
+        """Return the path of the copy of a key; None for a vault at a URL."""
         if self.is_url:
             return None
         name = os.fsdecode(key_file_name(key))
@@ -136,20 +114,6 @@ def directory_vault_config(name: str, location: str, *, prefer: bool = False) ->
     """Return the configuration of a vault in a directory, for ``remote.log``.
 
     ``git annex initremote NAME type=git location=LOCATION cost=COST autoenable=true`` writes it.
-
-    Parameters
-    ----------
-    name
-        The name of the remote.
-    location
-        The URL (``http``, ``https``) or the absolute path of the vault's bare repository.
-    prefer
-        Whether clones use the vault before upstream.
-
-    Returns
-    -------
-    dict[str, str]
-        The configuration.
     """
     return {
         "autoenable": "true",
@@ -164,25 +128,6 @@ def s3_vault_config(
     name: str, public_url: str, bucket: str, prefix: str = "", *, prefer: bool = False
 ) -> dict[str, str]:
     """Return the configuration of a publicly readable vault in S3, for ``remote.log``.
-
-    Parameters
-    ----------
-    name
-        The name of the remote.
-    public_url
-        The URL of the bucket's objects (``https://bucket.s3.amazonaws.com/``); a slash is added
-        at the end if it is missing.
-    bucket
-        The name of the bucket.
-    prefix
-        The prefix of the object names, with its slash if it has one.
-    prefer
-        Whether clones use the vault before upstream.
-
-    Returns
-    -------
-    dict[str, str]
-        The configuration.
 
     Raises
     ------
@@ -214,35 +159,12 @@ def private_vault_config(name: str, remote_type: str) -> dict[str, str]:
     """Return the configuration of a vault that clones can no longer read, for ``remote.log``.
 
     It replaces one with a location. git-annex does not enable it automatically.
-
-    Parameters
-    ----------
-    name
-        The name of the remote.
-    remote_type
-        The type in the configuration that it replaces.
-
-    Returns
-    -------
-    dict[str, str]
-        The configuration; :func:`vault_address` returns None for it.
     """
     return {"autoenable": "false", "name": name, "type": remote_type}
 
 
 def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
-    """Return where the copies of a vault are, from its configuration in ``remote.log``.
-
-    Parameters
-    ----------
-    config
-        The configuration of a remote, which may be untrusted.
-
-    Returns
-    -------
-    VaultAddress | None
-        None if the configuration is not exactly one that neuromirror writes for a vault.
-    """
+    """Return where the copies of a vault are, from its configuration in ``remote.log``."""
     name, prefer = config.get("name", ""), config.get("cost") == _COST[True]
     if config.get("type") == "git":
         location = config.get("location", "")
@@ -262,37 +184,13 @@ def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
 
 
 def vault_addresses(configs: Mapping[str, Mapping[str, str]]) -> dict[str, VaultAddress]:
-    """Return the vaults among the remotes in ``remote.log``.
-
-    Parameters
-    ----------
-    configs
-        Their configurations by UUID, which may be untrusted.
-
-    Returns
-    -------
-    dict[str, VaultAddress]
-        UUID → vault.
-    """
+    """Return the vaults among the remotes in ``remote.log``."""
     found = {uuid: vault_address(config) for uuid, config in configs.items()}
     return {uuid: vault for uuid, vault in found.items() if vault is not None}
 
 
 def find_local_copy(key: str, vaults: Iterable[VaultAddress]) -> Path | None:
-    """Return the path of a copy on this machine.
-
-    Parameters
-    ----------
-    key
-        The annex key; empty for a file without one.
-    vaults
-        The vaults that may have a copy, in the order in which to try them.
-
-    Returns
-    -------
-    Path or None
-        The path, whose bytes are not verified; None if there is none.
-    """
+    """Return the path of a copy on this machine."""
     paths = (vault.copy_path(key) for vault in vaults if key)
     return next((path for path in paths if path is not None and path.is_file()), None)
 
@@ -300,22 +198,7 @@ def find_local_copy(key: str, vaults: Iterable[VaultAddress]) -> Path | None:
 def urls_with_copies(
     key: str, urls: Sequence[str], vaults: Iterable[VaultAddress]
 ) -> tuple[str, ...]:
-    """Return the URLs of a content at upstream and in vaults, in the order in which to try them.
-
-    Parameters
-    ----------
-    key
-        The annex key.
-    urls
-        The URLs at upstream.
-    vaults
-        The vaults that have a copy, or may have one.
-
-    Returns
-    -------
-    tuple of str
-        Copies in preferred vaults, the URLs at upstream, and all other copies.
-    """
+    """Return the URLs of a content at upstream and in vaults, in the order in which to try them."""
     found = sorted(vaults, key=lambda one: one.cost)
     first = [one.copy_url(key) for one in found if one.prefer]
     last = [one.copy_url(key) for one in found if not one.prefer]
@@ -326,16 +209,6 @@ def is_vault_url(url: str) -> bool:
     """Return whether a text is the URL of a web server at which a vault can be.
 
     It has no user, query or fragment. The address of the host is not looked up.
-
-    Parameters
-    ----------
-    url
-        The text, which may be untrusted.
-
-    Returns
-    -------
-    bool
-        Whether it is such a URL.
     """
     if len(url) > LONGEST_VAULT_URL or not _PRINTABLE.fullmatch(url) or set(url) & set('?#"\\<>'):
         return False
@@ -354,18 +227,7 @@ def is_vault_url(url: str) -> bool:
 
 
 def is_private_address(url: str) -> bool:
-    """Return whether the host of a URL is ``localhost`` or an address of a private network.
-
-    Parameters
-    ----------
-    url
-        The URL. Other names are not resolved.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Return whether the host of a URL is ``localhost`` or an address of a private network."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True

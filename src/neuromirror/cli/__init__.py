@@ -34,7 +34,7 @@ _SECTIONS = {
         "reproduce",
     ),
     "Data": ("clone", "get", "cache", "digest", "export"),
-    "Keep": ("keep", "policies", "vault", "drill", "drop"),
+    "Keep": ("keep", "vault", "drill", "drop"),
     "Operate": (
         "serve",
         "doctor",

@@ -152,8 +152,7 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
 
     An incident: the archive changed data that must never change. A "tombstone" event is
     a dataset that the archive removed; the mirrored copy is kept. A "takedown" event is a dataset
-    that the operator withdrew from this store. A "shortage" event is content that a policy cannot
-    keep in time.
+    that the operator withdrew from this store.
     """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))

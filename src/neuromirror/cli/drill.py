@@ -43,13 +43,12 @@ def drill_command(
     The datasets are restored from the manifests beside the lock file, and their content from the
     vaults, in a process that cannot reach upstream and cannot read the store: without a network if
     all vaults are folders of this machine and it permits that, else with a check of each
-    connection. A service does this for the lock files of policies every month ("drill_days" in
-    policies.toml). The result is shown by "neuromirror status".
+    connection. The result is shown by "neuromirror status"; run it from cron.
 
     Exit code: 0 all files were restored and verified, 1 some were not, 2 wrong usage.
     """
     from neuromirror.custody.drill import run_drill
-    from neuromirror.custody.drill_records import record_drill
+    from neuromirror.custody.records import record_drill
     from neuromirror.lab.lockfile import load_lock
 
     configured = load_configured_vaults(vaults)

@@ -19,7 +19,7 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.keep_outcomes import KeepOutcome
+    from neuromirror.custody.copies import KeepOutcome
     from neuromirror.index.ledger import Ledger
     from neuromirror.model import DatasetRef
     from neuromirror.store import Store
@@ -52,10 +52,10 @@ def drop_command(
 ) -> None:
     """List the copies that can be removed from a vault; with --confirm, remove them.
 
-    A copy can be removed if no policy and no other "neuromirror keep" requires it in this vault,
-    and if enough other vaults have the content now ("minimum_copies" in policies.toml, 1 by
-    default). Each of them is asked; what the ledger states is not enough. A "neuromirror keep" of
-    the same target and globs ends with the removal of all its copies.
+    A copy can be removed if no [[keep]] of a service and no other "neuromirror keep" requires it in
+    this vault, and if another vault has the content now. Each of them is asked; what the ledger
+    states is not enough. A "neuromirror keep" of the same target and globs ends with the removal of
+    all its copies.
 
     Of a withdrawn DATASET, also the last copies can be removed, except for contents that other
     datasets have.
@@ -65,15 +65,13 @@ def drop_command(
 
     Exit code: 0 success, 1 some copies cannot be removed, 2 wrong usage, or the list has changed.
     """
-    from neuromirror.config.policy_files import load_policies
+    from neuromirror.custody.contents import contents_of_withdrawn
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop
-    from neuromirror.custody.keep_plan import contents_of_withdrawn
     from neuromirror.index import DatasetWithdrawnError
     from neuromirror.store import file_lock
     from neuromirror.vault.opening import open_ledger, open_vault
 
     configured = load_configured_vaults(vaults)
-    policies = load_policies(configured.folder, configured.vaults)
     config = configured.find(name)
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -99,7 +97,7 @@ def drop_command(
             stack.enter_context(file_lock(path, "the removal of copies", _LOCK_WAIT))
         others = _open_others(stack, configured.vaults, config, store)
         released = _wishes_of_target(ledger, vault, target, None if withdrawn else globs)
-        rules = DropRules(policies.settings.minimum_copies, released, withdrawn)
+        rules = DropRules(released, withdrawn)
         items = list(contents.items.values())
         plan = plan_drop(items, vault, others, ledger, index, rules)
         for outcome in plan.refused:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
@@ -22,11 +21,10 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.keep_plan import KeepContents
+    from neuromirror.custody.contents import KeepContents
     from neuromirror.index import Index
     from neuromirror.index.ledger import Ledger
     from neuromirror.store import Store
-    from neuromirror.vault.protocol import Vault
 
 
 def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,9 +86,12 @@ def keep_command(
     Exit code: 0 all contents are in the vaults, 1 if a content could not be copied or has wrong
     bytes, 2 wrong usage, or an unknown version, lock file or vault.
     """
-    from neuromirror.custody.keep_plan import check_privacy, may_create
+    from neuromirror.custody.contents import check_privacy, name_in_lock, open_to_fill
+    from neuromirror.custody.copies import JOBS, KeepOptions
+    from neuromirror.custody.keep import keep
+    from neuromirror.index.ledger import Wish
     from neuromirror.vault.errors import VaultError
-    from neuromirror.vault.opening import open_ledger, open_vault
+    from neuromirror.vault.opening import open_ledger
 
     configured = load_configured_vaults(vaults)
     chosen = [configured.find(name) for name in dict.fromkeys(names)]
@@ -110,12 +111,30 @@ def keep_command(
                 if dry_run:
                     _plan(config, store, ledger, report, contents)
                 else:
-                    create = may_create(config, ledger)
-                    vault = stack.enter_context(closing(open_vault(config, store, create=create)))
+                    vault = stack.enter_context(closing(open_to_fill(config, store, ledger)))
+                    is_lock = Path(target).is_file()
+                    what = str(Path(target).absolute()) if is_lock else target
+                    wish = Wish("lock" if is_lock else "version", what, vault.uuid, globs)
+                    options = KeepOptions(
+                        jobs=jobs or JOBS,
+                        allowed_hosts=contents.allowed_hosts,
+                        with_credentials=contents.are_public(store),
+                        bytes_per_second=rate,
+                        report_bytes=report.show_bytes,
+                    )
                     others = list(configured.vaults.values())
-                    run = _Run(store, ledger, vault, others, contents, report)
+                    outcomes = keep(wish, contents, vault, others, store, ledger, options)
+                    kept: set[str] = set()
                     with exit_on_interrupt(stack):
-                        run.keep(target, globs, jobs, rate)
+                        try:
+                            with closing(outcomes):
+                                for outcome in outcomes:
+                                    report.add(outcome)
+                                    if not outcome.failed and outcome.key is not None:
+                                        kept.add(outcome.key)
+                        finally:
+                            if is_lock and kept:
+                                name_in_lock(Path(target), contents, vault, kept)
             except VaultError as error:
                 report.add_vault_error(str(error))
             report.print_summary(is_dry_run=dry_run)
@@ -128,7 +147,7 @@ def selected_contents(
     settings: Settings, store: Store | None, target: str, globs: tuple[str, ...]
 ) -> Iterator[KeepContents]:
     """Provide the contents of a lock file or of a version, for the time of the block."""
-    from neuromirror.custody.keep_plan import contents_of_lock, contents_of_version
+    from neuromirror.custody.contents import contents_of_lock, contents_of_version
     from neuromirror.lab.lockfile import load_lock
 
     with ExitStack() as stack:
@@ -162,7 +181,7 @@ def _plan(
     contents: KeepContents,
 ) -> None:
     """Report what would be copied; the vault need not exist yet."""
-    from neuromirror.custody.keep_outcomes import planned_outcomes
+    from neuromirror.custody.copies import item_outcome
     from neuromirror.vault.errors import VaultUnavailableError
     from neuromirror.vault.opening import open_vault
 
@@ -172,60 +191,13 @@ def _plan(
             uuid = vault.uuid
     except VaultUnavailableError as error:
         click.echo(f"neuromirror: warning: {error}", err=True)
-    for outcome in planned_outcomes(contents.items.values(), config.name, uuid, ledger):
-        report.add(outcome)
-
-
-class _Run(Struct):
-    """The work for one vault."""
-
-    store: Store | None
-    ledger: Ledger
-    vault: Vault
-    others: Sequence[VaultConfig]
-    contents: KeepContents
-    report: _Report
-
-    def keep(
-        self, target: str, globs: tuple[str, ...], jobs: int | None, rate: float | None
-    ) -> None:
-        from neuromirror.custody.keep_outcomes import JOBS, KeepOptions
-        from neuromirror.custody.keep_plan import name_in_lock, publish_copies
-        from neuromirror.custody.vault_copies import keep_contents
-        from neuromirror.index.ledger_rows import Wish
-
-        options = KeepOptions(
-            jobs=jobs or JOBS,
-            allowed_hosts=self.contents.allowed_hosts,
-            with_credentials=self.contents.are_public(self.store),
-            bytes_per_second=rate,
-            report_bytes=self.report.show_bytes,
-        )
-        items = self.contents.items
-        kept: set[str] = set()
-        uuid, config = self.vault.uuid, self.vault.config
-        self.ledger.add_vault(uuid, config.name, config.settings.kind)
-        kind = "lock" if Path(target).is_file() else "version"
-        what = str(Path(target).absolute()) if kind == "lock" else target
-        self.ledger.wishes.put(
-            Wish(kind, what, uuid, globs),
-            ((key, one.size) for key, one in items.items()),
-            # what cannot be read now is still to be kept
-            extend=bool(self.contents.findings),
-        )
-        try:
-            for outcome in keep_contents(
-                items, self.vault, self.others, self.store, self.ledger, options
-            ):
-                self.report.add(outcome)
-                if not outcome.failed and outcome.key is not None:
-                    kept.add(outcome.key)
-        finally:
-            if self.store is not None and kept:
-                self.report.line.show("publishing the locations")
-                publish_copies(self.store, self.contents, self.vault, kept)
-            if kind == "lock" and kept:
-                name_in_lock(Path(target), self.contents, self.vault, kept)
+    items = contents.items
+    lacking = set(items if uuid is None else ledger.missing(uuid, list(items)))
+    for key, item in items.items():
+        if key in lacking:
+            report.add(item_outcome(config.name, item, "ok", "would be copied"))
+        else:
+            report.add(item_outcome(config.name, item, "notneeded", "in the vault"))
 
 
 class _Report(OutcomeReport):
@@ -243,7 +215,7 @@ class _Report(OutcomeReport):
         self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
 
     def add_vault_error(self, message: str) -> None:
-        from neuromirror.custody.keep_outcomes import KeepOutcome
+        from neuromirror.custody.copies import KeepOutcome
 
         vault = self.vault
         self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))

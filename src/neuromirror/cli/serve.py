@@ -259,10 +259,10 @@ def serve_command(
 
 def _vaults_folder(folder: Path | None) -> Path | None:
     """Return the folder of vault files after a check of them; None if there is no vault."""
-    from neuromirror.config.policy_files import load_policies
+    from neuromirror.config.keep_file import load_keeps
 
     configured = load_configured_vaults(folder)
-    load_policies(configured.folder, configured.vaults)
+    load_keeps(configured.folder, configured.vaults)
     return configured.folder.absolute() if configured.vaults else None
 
 

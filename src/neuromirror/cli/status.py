@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.display import format_bytes
+from neuromirror.model.display import count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import FailureRow, MirrorStatus
@@ -45,14 +45,14 @@ def status_command(settings: Settings) -> None:
     - features of the archive, as detected
     - if a service runs on the store: the jobs in progress and the time of the next one
 
-    With vaults, it also has the contents that each policy keeps and how many of them lack copies,
-    the copies in each vault with the time of the oldest check and of the oldest full read, and the
-    last drill of each lock file.
+    With vaults, it also has the contents that each [[keep]] of the service keeps, how many of them
+    are not in the vault yet and what could not be kept, the copies in each vault with the time of
+    the oldest check and of the oldest full read, and the last drill of each lock file.
 
     For each running catalogue it has the modes of the gateway, the responses of the gateway that
     failed, and processes that exited unexpectedly.
 
-    --json prints one record per mirror, policy, vault, drill and catalogue, and one with status
+    --json prints one record per mirror, keep, vault, drill and catalogue, and one with status
     "error" per failure.
 
     Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
@@ -121,12 +121,14 @@ def status_command(settings: Settings) -> None:
 
 
 def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], str]]:
-    """Yield a record and a line per policy, vault and drill."""
-    for name, policy in custody.policies.policies.items():
-        text = f"policy {name}  {policy.contents} contents, {format_bytes(policy.bytes)}"
-        if policy.lacking:
-            text += f"; {policy.lacking} lack copies, {policy.announced} announced"
-        yield {"kind": "policy", "policy": name, "status": "ok", **asdict(policy)}, text
+    """Yield a record and a line per [[keep]], vault and drill."""
+    for keep in custody.keeps:
+        text = f"keep {keep.locks} in {keep.vault}  {count_of(keep.lock_files, 'lock file')}, "
+        text += f"{count_of(keep.contents, 'content')}, {format_bytes(keep.bytes)}"
+        if keep.lacking:
+            text += f"; {keep.lacking} not in the vault yet ({format_bytes(keep.lacking_bytes)})"
+        status = "error" if keep.problems else "ok"
+        yield {"kind": "keep", "status": status, **asdict(keep)}, text
     for vault in custody.vaults:
         text = f"vault {vault.name}  {vault.copies} copies, {format_bytes(vault.bytes)}"
         if vault.oldest_check is not None and vault.oldest_read is not None:

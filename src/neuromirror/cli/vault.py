@@ -19,7 +19,7 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.index.ledger_rows import LedgerVault
+    from neuromirror.index.ledger import LedgerVault
     from neuromirror.store import Store
 
 
@@ -260,14 +260,13 @@ def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
 
 def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
     from neuromirror.cli.progress_line import ProgressLine
-    from neuromirror.custody.adopt import adopt_files, contents_of_store, find_files
-    from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
-    from neuromirror.vault.opening import open_ledger, open_vault
+    from neuromirror.custody.contents import contents_of_store, open_to_fill, publish_copies
+    from neuromirror.custody.vault_import import adopt_files, find_files
+    from neuromirror.vault.opening import open_ledger
 
     if not folder.is_dir():
         raise ConfigurationError(f"{folder}: no such folder")
     store = settings.store()
-    check_privacy(store, config)
     counts = {"ok": 0, "error": 0}
     size = 0
     with ExitStack() as stack:
@@ -277,8 +276,7 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
         with settings.index() as index:
             contents = contents_of_store(index, {one.size for one in files})
         ledger = stack.enter_context(open_ledger(store))
-        create = may_create(config, ledger)
-        vault = stack.enter_context(closing(open_vault(config, store, create=create)))
+        vault = stack.enter_context(closing(open_to_fill(config, store, ledger)))
         try:
             for one in adopt_files(files, folder, contents.items, vault, ledger, line.show_bytes):
                 counts["error" if one.failed else "ok"] += 1

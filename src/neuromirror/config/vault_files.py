@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 from neuromirror.config.toml_files import check_file_name, load_toml
 from neuromirror.model import ConfigurationError
 
-POLICY_FILE = "policies.toml"
-"""The name of the file of policies beside the vault files; no vault can have this name."""
+KEEP_FILE = "keep.toml"
+"""The file beside the vault files that lists what a service keeps; no vault has its name."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
-_RESERVED_NAMES = frozenset({"here", "origin", "policies", "web"})
-"""Names of git remotes and repositories in clones, and the file of the policies."""
+_RESERVED_NAMES = frozenset({"here", "keep", "origin", "web"})
+"""Names of git remotes and repositories in clones, and :data:`KEEP_FILE`."""
 
 _EXAMPLE = """
     kind = "directory"
@@ -34,14 +34,6 @@ class _VaultFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str = Field(default="", description="Title for people; the vault's name if empty.")
-    cost_per_gb_month: float | None = Field(
-        default=None,
-        ge=0,
-        description="Price of 1 GB (10^9 bytes) per month, for estimates; in your currency.",
-    )
-    cost_per_1000_requests: float | None = Field(
-        default=None, ge=0, description="Price of 1,000 requests that write."
-    )
     prefer: bool = Field(
         default=False, description="Whether readers try this vault before upstream, not after."
     )
@@ -158,16 +150,6 @@ class VaultConfig(Struct, frozen=True):
 def load_vault(path: Path) -> VaultConfig:
     """Load a vault file.
 
-    Parameters
-    ----------
-    path
-        The path of the file.
-
-    Returns
-    -------
-    VaultConfig
-        The configured vault; nothing was accessed yet.
-
     Raises
     ------
     ConfigurationError
@@ -184,18 +166,6 @@ def load_vault(path: Path) -> VaultConfig:
 
 def load_vaults(folder: Path, *, required: bool = False) -> dict[str, VaultConfig]:
     """Load all vault files in a folder.
-
-    Parameters
-    ----------
-    folder
-        The folder; it can be missing or empty.
-    required
-        Whether a missing folder is an error.
-
-    Returns
-    -------
-    dict[str, VaultConfig]
-        The vaults by name.
 
     Raises
     ------
@@ -216,20 +186,6 @@ def load_vaults(folder: Path, *, required: bool = False) -> dict[str, VaultConfi
 def find_vault(vaults: Mapping[str, VaultConfig], name: str, folder: Path) -> VaultConfig:
     """Return the vault with a name.
 
-    Parameters
-    ----------
-    vaults
-        The vaults by name.
-    name
-        The name.
-    folder
-        The folder of the vault files, for the message.
-
-    Returns
-    -------
-    VaultConfig
-        The vault.
-
     Raises
     ------
     ConfigurationError
@@ -249,13 +205,6 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
 
     Use it for a folder that the user did not name: it may have come with a repository of others.
 
-    Parameters
-    ----------
-    vaults
-        The vaults by name.
-    folder
-        Their folder.
-
     Raises
     ------
     ConfigurationError
@@ -271,7 +220,7 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
 
 
 def _is_vault_file(path: Path) -> bool:
-    return path.suffix == ".toml" and path.name != POLICY_FILE
+    return path.suffix == ".toml" and path.name != KEEP_FILE
 
 
 def _http_url(url: str) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from msgspec.structs import replace
 from neuromirror.annex import VaultKind, vault_address
 from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
 from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
-from neuromirror.custody.drill_records import DrillResult
+from neuromirror.custody.records import DrillResult
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of, dump_json, parse_json
 from neuromirror.model.display import format_bytes
@@ -30,12 +29,6 @@ from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
 
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
-_POLL: Final = 0.5
-"""Seconds between checks whether to stop."""
-
-
-class DrillStoppedError(NeuromirrorError):
-    """A drill was stopped before it had a result."""
 
 
 def run_drill(
@@ -44,41 +37,11 @@ def run_drill(
     store: Store | None,
     *,
     scratch: Path | None = None,
-    clock: Callable[[], float] = time.time,
-    seconds: float | None = None,
-    is_stopping: Callable[[], bool] = lambda: False,
 ) -> DrillResult:
-    """Restore a lock file in a scratch folder from vaults alone, and verify every file.
-
-    Parameters
-    ----------
-    lock
-        The lock file, with its manifests beside it.
-    vaults
-        The configured vaults to use, by name.
-    store
-        The store, whose files are blocked; None without one.
-    scratch
-        Where to create the scratch folder, which is removed; None for the default of the system.
-    clock
-        Returns POSIX seconds.
-    seconds
-        The time after which the process is killed; None for no limit.
-    is_stopping
-        Returns whether to stop.
-
-    Returns
-    -------
-    DrillResult
-        The result; a failure if the process ended without one.
-
-    Raises
-    ------
-    DrillStoppedError
-        The drill was stopped, which says nothing about the vaults.
-    """
-    began = clock()
-    failed = DrillResult(began, ok=False, vaults=sorted(vaults), commits=_pinned_commits(lock))
+    """Restore a lock file in a scratch folder from vaults alone, and verify every file."""
+    failed = DrillResult(
+        time.time(), ok=False, vaults=sorted(vaults), commits=_pinned_commits(lock)
+    )
     with TemporaryDirectory(prefix="drill-", dir=scratch) as folder:
         order, problems = _order(lock, Path(folder), vaults, store)
         is_local = not order.public and not order.others
@@ -86,11 +49,13 @@ def run_drill(
         without_network = is_local and _can_unshare()
         if without_network:
             command = [*_NO_NETWORK, *command]
-        until = None if seconds is None else time.monotonic() + seconds
-        done = _run(command, dump_json(order), Path(folder), until, is_stopping)
-        if done is None:
-            text = f"the drill was not finished after {seconds:.0f} s"
-            return replace(failed, message=text)
+        done = subprocess.run(
+            command,
+            input=dump_json(order),
+            capture_output=True,
+            env=_environment(Path(folder)),
+            check=False,
+        )
         try:
             outcome = msgspec.convert(parse_json(done.stdout, "the outcome"), DrillOutcome)
         except ValueError:
@@ -124,40 +89,6 @@ def _pinned_commits(lock: Path) -> list[str]:
         return [one.commit for one in load_lock(lock).datasets if not one.paths]
     except (NeuromirrorError, OSError):
         return []  # the process reports it
-
-
-def _run(
-    command: list[str],
-    order: bytes,
-    folder: Path,
-    until: float | None,
-    is_stopping: Callable[[], bool],
-) -> subprocess.CompletedProcess[bytes] | None:
-    """Run the process; return None if it takes too long. It is killed with its own processes."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(folder),
-        start_new_session=True,
-    )
-    left: bytes | None = order
-    try:
-        while True:
-            try:
-                out, error = process.communicate(left, timeout=_POLL)
-                return subprocess.CompletedProcess(command, process.returncode, out, error)
-            except subprocess.TimeoutExpired:
-                left = None  # the rest is still sent
-                if is_stopping():
-                    raise DrillStoppedError("the drill was stopped") from None
-                if until is not None and time.monotonic() >= until:
-                    return None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
 
 def _order(

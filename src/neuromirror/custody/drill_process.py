@@ -25,8 +25,8 @@ from neuromirror.config.vault_files import (
     VaultConfig,
     load_vaults,
 )
-from neuromirror.custody.keep_plan import contents_of_lock
-from neuromirror.custody.vault_copies import copy_content
+from neuromirror.custody.contents import contents_of_lock
+from neuromirror.custody.keep import copy_content
 from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.lab.restore import restore
 from neuromirror.lab.verify import verify
@@ -97,22 +97,7 @@ class BlockedError(PermissionError):
 
 
 def block(hosts: Iterable[str], folders: Iterable[str], readable: Iterable[str]) -> list[str]:
-    """Refuse all connections but those to some hosts, and all files of some folders.
-
-    Parameters
-    ----------
-    hosts
-        The names or addresses of the hosts that may be accessed.
-    folders
-        Folders whose files must not be opened.
-    readable
-        Folders below these whose files may be opened.
-
-    Returns
-    -------
-    list[str]
-        Filled with what is refused.
-    """
+    """Refuse all connections but those to some hosts, and all files of some folders."""
     names = {one.lower() for one in hosts}
     addresses = _resolve(names)
     closed = [os.path.realpath(one) + os.sep for one in folders]
@@ -170,18 +155,7 @@ def _resolve(names: Iterable[str]) -> set[str]:
 
 
 def run(order: DrillOrder) -> DrillOutcome:
-    """Restore a lock file from vaults alone and verify it.
-
-    Parameters
-    ----------
-    order
-        What to do.
-
-    Returns
-    -------
-    DrillOutcome
-        The result.
-    """
+    """Restore a lock file from vaults alone and verify it."""
     began = time.monotonic()
     blocked = [order.store] if order.store else []
     readable = [*order.folders, str(Path(order.lock).parent), order.into]

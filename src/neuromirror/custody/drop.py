@@ -8,12 +8,16 @@ from contextlib import suppress
 
 from msgspec import Struct, field
 
-from neuromirror.custody.copy_checks import UncheckedCopyError, copies_of, find_mismatch
-from neuromirror.custody.keep_outcomes import KeepOutcome, item_outcome
-from neuromirror.custody.keep_plan import KeepItem
+from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import (
+    KeepOutcome,
+    UncheckedCopyError,
+    copies_of,
+    find_mismatch,
+    item_outcome,
+)
 from neuromirror.index import Index, UnindexedFiles
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
+from neuromirror.index.ledger import Ledger, LedgerCopy, Stored
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
 from neuromirror.store import Store
@@ -34,9 +38,6 @@ class DropRules(Struct, frozen=True):
 
     Attributes
     ----------
-    minimum_copies
-        Number of copies that other vaults must have. If 0, upstream has to promise to keep what no
-        other vault has.
     released
         Numbers of the wishes that the removal ends.
     withdrawn
@@ -45,7 +46,6 @@ class DropRules(Struct, frozen=True):
         of large Zarrs are not in the index.
     """
 
-    minimum_copies: int = 1
     released: frozenset[int] = frozenset()
     withdrawn: Mapping[DatasetRef, Collection[str]] = field(default_factory=dict)
 
@@ -92,26 +92,6 @@ def plan_drop(
 ) -> DropPlan:
     """Find the copies that can be removed from a vault.
 
-    Parameters
-    ----------
-    items
-        The contents.
-    vault
-        The vault.
-    others
-        The other vaults that respond; each is asked whether it has its recorded copies.
-    ledger
-        The ledger.
-    index
-        The index, which knows what upstream promises to keep; None without one.
-    rules
-        The rules that protect copies.
-
-    Returns
-    -------
-    DropPlan
-        The copies that can be removed, and why the others cannot.
-
     Raises
     ------
     VaultError
@@ -122,25 +102,23 @@ def plan_drop(
     recorded = copies_of(vault, ledger, keys)
     protected = ledger.wishes.needed(keys, vault.uuid, without=rules.released)
     elsewhere = _confirmed_copies(keys, vault, others, ledger)
-    promised, shared = set[str](), set[str]()
+    shared = set[str]()
     unindexed: list[UnindexedFiles] = []
     if index is not None and rules.withdrawn:
-        shared = set(index.content_sources(keys))
+        shared = set(index.datasets_with(keys))
         unindexed = index.unindexed_files()
-    if index is not None and not rules.minimum_copies:
-        promised = {key for key, one in index.content_sources(keys).items() if one.is_promised}
     for item in items:
         copies = elsewhere.get(item.key, [])
         own = recorded.get(item.key)
         if own is None:
             plan.refused.append(_outcome(vault, item, "notneeded", "the vault does not have it"))
         elif item.key in protected:
-            why = "a policy or another 'neuromirror keep' requires it in this vault"
+            why = "another 'neuromirror keep' or [[keep]] requires it in this vault"
             plan.refused.append(_outcome(vault, item, "impossible", why))
         elif item.key in shared:
             why = "other datasets have it"
             plan.refused.append(_outcome(vault, item, "notneeded", why))
-        elif rules.withdrawn and unindexed and len(copies) < rules.minimum_copies:
+        elif rules.withdrawn and unindexed and not copies:
             largest = max(one.largest for one in unindexed)
             why = (
                 "files of large Zarrs are not in the index, so other datasets may have it; set "
@@ -149,12 +127,8 @@ def plan_drop(
             plan.refused.append(_outcome(vault, item, "impossible", why))
         elif rules.withdrawn or _is_lost(vault, item.key, own, copies):
             plan.items.append(item)
-        elif len(copies) < rules.minimum_copies:
-            why = f"{len(copies)} other vaults have it, {rules.minimum_copies} are required"
-            plan.refused.append(_outcome(vault, item, "impossible", why))
-        elif not copies and item.key not in promised:
-            why = "no other vault has it, and upstream does not promise to keep it"
-            plan.refused.append(_outcome(vault, item, "impossible", why))
+        elif not copies:
+            plan.refused.append(_outcome(vault, item, "impossible", "no other vault has it"))
         else:
             plan.items.append(item)
     return plan
@@ -181,22 +155,6 @@ def run_drop(
 ) -> Generator[KeepOutcome, None, None]:
     """Remove the copies of a plan.
 
-    Parameters
-    ----------
-    plan
-        The plan.
-    ledger
-        The ledger.
-    store, index
-        The store and its index, in which clones find the copies; None without them.
-    confirmed
-        The id of the plan that was listed and confirmed.
-
-    Yields
-    ------
-    KeepOutcome
-        One per content (action ``drop``).
-
     Raises
     ------
     DropChangedError
@@ -216,7 +174,6 @@ def run_drop(
         keys = [one.key for one in batch]
         recorded = copies_of(vault, ledger, keys)
         _publish(store, index, plan, removed=keys)
-        removed: list[LedgerEvent] = []
         try:
             for item in batch:
                 # no record first: a copy that is counted is there
@@ -229,15 +186,8 @@ def run_drop(
                         raise
                     yield _outcome(vault, item, "error", str(error))
                     continue
-                message = f"{vault.config.name}: removed on request"
-                event = LedgerEvent(
-                    *(ledger.clock(), "removed", message),
-                    *(vault.config.name, item.key, item.dataset),
-                )
-                removed.append(event)
                 yield _outcome(vault, item, "ok", "removed")
         finally:
-            ledger.events.add(removed)
             lacking = set(ledger.missing(vault.uuid, keys))
             _publish(store, index, plan, kept=[key for key in keys if key not in lacking])
 
@@ -289,9 +239,9 @@ def _publish(
         return
     remote = CustodyRemote(vault.uuid, vault.config.name, vault.remote_config())
     by_dataset: dict[DatasetRef, set[str]] = {}
-    for source in index.content_sources(keys).values():
-        for dataset in source.datasets:
-            by_dataset.setdefault(dataset, set()).add(source.key)
+    for key, datasets in index.datasets_with(keys).items():
+        for dataset in datasets:
+            by_dataset.setdefault(dataset, set()).add(key)
     withdrawn = plan.rules.withdrawn
     by_dataset |= {dataset: set(keys).intersection(some) for dataset, some in withdrawn.items()}
     for dataset, some in by_dataset.items():

@@ -1,8 +1,9 @@
 """Copy contents into a vault, verified on the way in.
 
 Contents that the vault has are not downloaded: those in the ledger are looked up, others are read
-and adopted. The rest is copied within S3 where that is possible, else downloaded. A copy is
-recorded only after the vault confirmed it, so that a run that is killed can be repeated.
+and adopted. The rest is copied within S3 where that is possible, else downloaded; what upstream
+does not provide is copied from other vaults. A copy is recorded only after the vault confirmed it,
+so that a run that is killed can be repeated.
 """
 
 from __future__ import annotations
@@ -12,30 +13,35 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final
+from tempfile import NamedTemporaryFile
+from typing import Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from neuromirror.custody.copy_batch import CopyBatch
-from neuromirror.custody.copy_checks import (
+from neuromirror.annex import key_file_name
+from neuromirror.config.vault_files import VaultConfig
+from neuromirror.custody.contents import KeepContents, KeepItem, publish_copies
+from neuromirror.custody.copies import (
     BadSectorError,
-    Fault,
+    CopyBatch,
+    KeepOptions,
+    KeepOutcome,
     UncheckedCopyError,
     copies_of,
     find_mismatch,
     is_proof,
+    item_outcome,
     look_up_copies,
     read_method,
-    record_faults,
 )
-from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, item_outcome
-from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.sinks import UploadSink, open_sink
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CheckMethod, Stored
+from neuromirror.index.ledger import CheckMethod, Ledger, Stored, Wish
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.store import Store
+from neuromirror.store.durable_files import make_folder
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
     InsufficientSpaceError,
@@ -50,7 +56,10 @@ from neuromirror.transfer.host_errors import displayed_url
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.url_sessions import host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
+from neuromirror.vault.directory import DISK_RESERVE, DirectoryVault
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
+from neuromirror.vault.object_files import PARTIAL_PREFIX, remove_old_partials
+from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Presence, Vault
 
 _COPIES_PER_JOB: Final = 4
@@ -68,6 +77,108 @@ _MAX_QUEUED: Final = 2000
 _BUSY_SECONDS: Final = 30.0
 """Seconds to wait for another process that stores the same content."""
 _BUSY_POLL: Final = 0.2
+_BLOCK: Final = 1 << 20
+
+
+def keep(
+    wish: Wish,
+    contents: KeepContents,
+    vault: Vault,
+    others: Sequence[VaultConfig],
+    store: Store | None,
+    ledger: Ledger,
+    options: KeepOptions,
+) -> Generator[KeepOutcome, None, None]:
+    """Copy contents into a vault, record that they are to be kept, and publish where they are.
+
+    Copies that were made before an error are published, too.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be used.
+    """
+    ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
+    sizes = ((key, one.size) for key, one in contents.items.items())
+    # what cannot be read now is still to be kept
+    ledger.wishes.put(wish, sizes, extend=bool(contents.findings))
+    kept: set[str] = set()
+    try:
+        for outcome in keep_contents(contents.items, vault, others, store, ledger, options):
+            if not outcome.failed and outcome.key is not None:
+                kept.add(outcome.key)
+            yield outcome
+    finally:
+        if store is not None and kept:
+            publish_copies(store, contents, vault, kept)
+
+
+def keep_contents(
+    items: Mapping[str, KeepItem],
+    target: Vault,
+    others: Sequence[VaultConfig],
+    store: Store | None,
+    ledger: Ledger,
+    options: KeepOptions,
+) -> Iterator[KeepOutcome]:
+    """Copy contents into a vault: from upstream, and what upstream does not provide from others.
+
+    Raises
+    ------
+    VaultError
+        The target cannot be used.
+    """
+    failed: dict[str, KeepOutcome] = {}
+    is_over = False
+    for outcome in run_keep(items.values(), target, ledger, options):
+        is_over |= outcome.key is None
+        # other failures are those of the vault itself
+        if outcome.key is not None and outcome.failed and outcome.host != target.config.name:
+            failed[outcome.key] = outcome
+        else:
+            yield outcome
+    usable = [
+        one
+        for one in others
+        if one.name != target.config.name and may_copy(one, target.config, options)
+    ]
+    if not failed or is_over:
+        usable = []
+    problems: list[str] = []
+    with ExitStack() as stack:
+        sources: dict[str, list[Vault]] = {key: [] for key in failed}
+        for config in usable:
+            try:
+                vault = stack.enter_context(closing(open_vault(config, store)))
+                ledger.add_vault(vault.uuid, config.name, config.settings.kind)
+                for key, found in look_up_copies(vault, list(failed)):
+                    if isinstance(found, Presence) and found.size is not None:
+                        sources[key].append(vault)
+            except (VaultError, ConfigurationError) as error:
+                problems.append(str(error))
+        tasks = [CopyTask(items[key], some) for key, some in sources.items() if some]
+        for outcome in copy_between(tasks, target, ledger, options):
+            assert outcome.key is not None
+            if outcome.status == "ok":
+                del failed[outcome.key]
+                yield outcome
+            else:
+                failed[outcome.key] = _add_reasons(failed[outcome.key], outcome.message)
+    for outcome in failed.values():
+        yield _add_reasons(outcome, *problems)
+
+
+def may_copy(source: VaultConfig, target: VaultConfig, options: KeepOptions) -> bool:
+    """Return whether the contents of a run may be copied from a vault to another."""
+    return target.settings.private or options.with_credentials or not source.settings.private
+
+
+def _add_reasons(outcome: KeepOutcome, *reasons: str) -> KeepOutcome:
+    """Add to a message why a content could not be copied from other vaults either."""
+    if not reasons:
+        return outcome
+    message = "; ".join((outcome.message or "from upstream", *reasons))
+    return replace(outcome, message=message, host=None)
 
 
 def run_keep(
@@ -77,23 +188,6 @@ def run_keep(
     options: KeepOptions = _DEFAULTS,
 ) -> Iterator[KeepOutcome]:
     """Copy contents into a vault.
-
-    Parameters
-    ----------
-    items
-        The contents, in the order in which to copy them; each key once.
-    vault
-        The vault.
-    ledger
-        The ledger, to which the copies are added.
-    options
-        The options.
-
-    Yields
-    ------
-    KeepOutcome
-        One per content: ``ok`` if it is now in the vault, ``notneeded`` if it was before. If the
-        vault as a whole fails or the run is stopped, one for the contents that are left.
 
     Raises
     ------
@@ -156,13 +250,10 @@ class _KeepRun:
         if lost and len(sample) < len(recorded):
             lost = self._lost(recorded)
         if lost:
-            faults = [
-                Fault(key, "missing", "a recorded copy is missing", self._left[key].dataset)
-                if one.size is None
-                else Fault(key, "damaged", "the size is wrong", self._left[key].dataset)
-                for key, one in lost.items()
-            ]
-            record_faults(self._vault, self._ledger, faults, "listing")
+            missing = [key for key, one in lost.items() if one.size is None]
+            damaged = [key for key, one in lost.items() if one.size is not None]
+            self._ledger.mark(self._vault.uuid, missing, "missing", "listing")
+            self._ledger.mark(self._vault.uuid, damaged, "damaged", "listing")
         for key in recorded:
             if key not in lost:
                 yield item_outcome(self._name, self._left[key], "notneeded", "in the vault")
@@ -379,3 +470,174 @@ def _reason_not_to_fetch(item: KeepItem) -> str | None:
     if check_for(item.key) is None:
         return "the kind of its key is not supported"
     return None
+
+
+class UploadSink(AnnexObjectStore):
+    """Uploads verified content to a vault; what is too large for memory has a file first."""
+
+    def __init__(self, vault: Vault, folder: Path) -> None:
+        super().__init__(_UploadFolder(folder))
+        self._vault = vault
+        self._folder = folder
+        self.stored: dict[str, Stored] = {}
+
+    def put(self, key: str, content: memoryview) -> None:
+        """Upload verified content that is completely in memory."""
+        self.stored[key] = self._vault.store_bytes(key, content)
+
+    def finish_partial(self, key: str, file: int) -> None:
+        """Upload content that is complete and verified, and delete its file."""
+        path = self._folder / "tmp" / os.fsdecode(key_file_name(key))
+        self.stored[key] = self._vault.store(key, path)
+        self.discard_partial(key)
+
+
+class _UploadFolder(Struct):
+    annex_dir: Path
+    disk_reserve: int = DISK_RESERVE
+
+    def object_paths(self, key: str) -> Sequence[bytes]:
+        return ()
+
+    def find_object(self, key: str) -> bytes | None:
+        return None
+
+
+@contextmanager
+def open_sink(vault: Vault, uploads: Path) -> Iterator[AnnexObjectStore]:
+    """Provide the sink for downloads into a vault."""
+    if isinstance(vault, DirectoryVault):
+        with AnnexObjectStore(vault, bypass_page_cache=True) as store:
+            yield store
+        return
+    folder = uploads / vault.uuid
+    make_folder(folder, durable=False)
+    with UploadSink(vault, folder) as sink:
+        yield sink
+
+
+class DamagedCopyError(NeuromirrorError):
+    """The bytes of a copy are not those of its key, or the vault does not have it."""
+
+
+class CopyTask(NamedTuple):
+    """A content and the vaults that have it."""
+
+    item: KeepItem
+    sources: Sequence[Vault]
+
+
+def copy_content(
+    key: str,
+    source: Vault,
+    target: Vault,
+    folder: Path,
+    pace: Callable[[int], None],
+) -> Stored:
+    """Copy a content between vaults; nothing is stored unless its bytes are right.
+
+    Raises
+    ------
+    DamagedCopyError
+        The source has other bytes or none.
+    VaultError
+        The target cannot be used.
+    CopyRefusedError
+        The source could not be read, or the target did not store it.
+    OSError
+        The temporary file cannot be written.
+    """
+    check = check_for(key)
+    if check is None:
+        raise CopyRefusedError(f"{key}: the kind of the key is not supported")
+    with NamedTemporaryFile(dir=folder, prefix=PARTIAL_PREFIX) as out:
+        for block in _blocks(source, key):
+            check.update(block)
+            if check.is_too_long:
+                break
+            out.write(block)
+            pace(len(block))
+        if (why := check.mismatch()) is not None:
+            raise DamagedCopyError(f"{source.config.name}: {why}")
+        out.flush()
+        return target.store(key, Path(out.name))
+
+
+def _blocks(source: Vault, key: str) -> Iterator[bytes]:
+    """Yield the bytes of a copy; errors of the vault are those of the content."""
+    try:
+        with source.open(key) as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except CopyMissingError as error:
+        raise DamagedCopyError(str(error)) from error
+    except VaultError as error:
+        raise CopyRefusedError(str(error)) from error
+    except OSError as error:
+        raise CopyRefusedError(f"{source.config.name}: {key}: {error}") from error
+
+
+def copy_between(
+    tasks: Iterable[CopyTask],
+    target: Vault,
+    ledger: Ledger,
+    options: KeepOptions,
+) -> Generator[KeepOutcome, None, None]:
+    """Copy contents that other vaults have into a vault.
+
+    Raises
+    ------
+    VaultError
+        The target cannot be used.
+    """
+    batch = CopyBatch(target, ledger)
+    yield from batch.commit_after(_copies_between(tasks, target, ledger, options, batch))
+
+
+def _copies_between(
+    tasks: Iterable[CopyTask],
+    target: Vault,
+    ledger: Ledger,
+    options: KeepOptions,
+    batch: CopyBatch,
+) -> Generator[KeepOutcome, None, None]:
+    """Add copies to a batch; yield the outcomes of failures and of recorded copies."""
+    folder = ledger.path.parent / "uploads"
+    make_folder(folder, durable=False)
+    remove_old_partials(folder)
+    stop, rate = threading.Event(), None
+    if options.bytes_per_second is not None:
+        rate = RateLimit(options.bytes_per_second)
+
+    def pace(count: int) -> None:
+        if rate is not None:
+            rate.wait(count, stop)
+
+    def copy(task: CopyTask) -> tuple[CopyTask, Stored | None, str, str]:
+        problems = []
+        for source in task.sources:
+            if options.is_over:
+                return task, None, "", ""
+            key = task.item.key
+            try:
+                stored = copy_content(key, source, target, folder, pace)
+            except DamagedCopyError as error:
+                ledger.mark(source.uuid, [key], "damaged", "full-read")
+                problems.append(str(error))
+            except CopyRefusedError as error:
+                problems.append(str(error))
+            except OSError as error:
+                problems.append(f"{folder}: {error.strerror}")
+                break  # other vaults do not help
+            else:
+                options.report_bytes(stored.size)
+                return task, stored, source.config.name, ""
+        return task, None, "", "; ".join(problems)
+
+    for task, stored, source, problem in map_in_order(options.jobs, stop, copy, tasks):
+        if stored is not None:
+            message = f"from {source}"
+            batch.add(stored, item_outcome(target.config.name, task.item, "ok", message))
+        elif problem:
+            yield item_outcome(target.config.name, task.item, "error", problem)
+        yield from batch.commit_if_due()

@@ -1,52 +1,44 @@
-"""Compare a vault with the ledger, and correct the ledger."""
+"""Compare vaults with the ledger, read copies that are due, and correct the ledger."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from neuromirror.custody.copy_checks import (
-    Fault,
+from neuromirror.custody.copies import (
+    KeepOptions,
+    KeepOutcome,
     UncheckedCopyError,
     copies_of,
+    copy_outcome,
     find_fault,
+    look_up_copies,
     read_method,
-    record_faults,
-    recorded_copies,
 )
-from neuromirror.custody.keep_outcomes import KeepOutcome, copy_outcome
-from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
+from neuromirror.index.ledger import CheckMethod, Ledger, Stored
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault.errors import CopyMissingError
+from neuromirror.vault.errors import CopyMissingError, CopyRefusedError
 from neuromirror.vault.protocol import Vault
 
 _BATCH: Final = 1000
+_LOOKED_UP: Final = 300
+"""Copies per request of a vault; of more, S3 lists the whole bucket."""
+_READ: Final = 256
 _JOBS: Final = 4
+_DAY: Final = 86_400.0
+_LOST: Final = "the vault does not have it any more"
 
 
 def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator[KeepOutcome]:
     """Compare what a vault has with the ledger, and correct the ledger.
 
-    Parameters
-    ----------
-    vault
-        The vault.
-    ledger
-        The ledger.
-    full
-        Whether to read all contents, also those that are recorded.
-
-    Yields
-    ------
-    KeepOutcome
-        One per content that the vault has or should have.
+    Copies that are not recorded or not present in the ledger are read; with ``full``, all of them.
 
     Raises
     ------
@@ -54,66 +46,155 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
         The vault cannot be read; nothing is reported as missing then.
     """
     vault.check_access()
-    name, uuid = vault.config.name, vault.uuid
-    ledger.add_vault(uuid, name, vault.config.settings.kind)
+    uuid = vault.uuid
+    ledger.add_vault(uuid, vault.config.name, vault.config.settings.kind)
     started = ledger.clock()
     listed = vault.keys()
     while batch := dict(islice(listed, _BATCH)):
-        yield from _check_batch(vault, ledger, batch, full=full)
-    message = "the vault does not have it any more"
-    lost = ledger.finish_listing(uuid, started)
-    ledger.events.add(LedgerEvent(ledger.clock(), "missing", message, name, key) for key in lost)
+        copies = copies_of(vault, ledger, list(batch))
+        known: dict[str, int] = {}
+        if not full:
+            present = (key for key, one in copies.items() if one.state == "present")
+            known = {key: batch[key] for key in present if _has_size(key, batch[key])}
+        ledger.record(uuid, [Stored(key, size, "listing") for key, size in known.items()])
+        for key, size in known.items():
+            yield _outcome(vault, key, size, "notneeded", "in the vault")
+        unknown = {key: size for key, size in batch.items() if key not in known}
+        for check in _read(vault, ledger, unknown, KeepOptions()):
+            if check.is_unread and check.key in copies and _has_size(check.key, check.size):
+                # it was listed, so that it is not missing; a damaged copy stays damaged
+                ledger.record(uuid, [Stored(check.key, check.size, "listing")])
+            elif check.is_unread and not _has_size(check.key, check.size):
+                ledger.mark(uuid, [check.key], "damaged", "listing")
+            yield check.outcome(vault)
+    ledger.finish_listing(uuid, started)
     # also those that were missing before
-    for one in recorded_copies(vault, ledger, "missing"):
-        yield _outcome(vault, one.key, None, "error", message)
+    last = ""
+    while lost := ledger.copies_in(uuid, after=last, state="missing"):
+        last = lost[-1].key
+        for one in lost:
+            yield _outcome(vault, one.key, None, "error", _LOST)
 
 
-def _check_batch(
-    vault: Vault, ledger: Ledger, batch: dict[str, int], *, full: bool
+def read_due_copies(
+    vault: Vault, ledger: Ledger, days: float, options: KeepOptions
 ) -> Iterator[KeepOutcome]:
-    copies = copies_of(vault, ledger, list(batch))
-    present = [key for key in batch if key in copies and copies[key].state == "present"]
-    known = [key for key in present if not full and _has_size(key, batch[key])]
-    ledger.record(vault.uuid, [Stored(key, batch[key], "listing") for key in known])
-    for key in known:
-        yield _outcome(vault, key, batch[key], "notneeded", "in the vault")
-    unknown = [key for key in batch if key not in set(known)]
-    yield from _read(vault, ledger, unknown, batch, copies.keys())
+    """Read the copies that were not read for some days, those of the longest time first.
+
+    A copy that could not be read has the name of the vault as ``host``; nothing is known about it.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be read.
+    """
+    vault.check_access()
+    before, unread = ledger.clock() - days * _DAY, 0
+    while not options.is_over:
+        # those that could not be read stay the oldest ones
+        oldest = ledger.least_recently("hashed", vault.uuid, _READ, offset=unread)
+        due = {one.key: one.size for one in oldest if one.hashed < before}
+        if not due:
+            return
+        for check in _read(vault, ledger, due, options):
+            unread += check.is_unread
+            if check.fault is not None and check.method is None:
+                ledger.mark(vault.uuid, [check.key], "missing", "listing")
+            outcome = check.outcome(vault)
+            yield replace(outcome, host=vault.config.name) if check.is_unread else outcome
+
+
+class _Check(NamedTuple):
+    """The result of reading a copy; without a method, the vault does not have it."""
+
+    key: str
+    size: int
+    fault: str | None
+    method: CheckMethod | None
+    is_unread: bool = False
+
+    def outcome(self, vault: Vault) -> KeepOutcome:
+        status: Status = "ok" if self.fault is None else "error"
+        outcome = _outcome(vault, self.key, self.size, status, self.fault or "read")
+        return outcome if self.fault is not None else replace(outcome, method=self.method)
 
 
 def _read(
-    vault: Vault,
-    ledger: Ledger,
-    keys: list[str],
-    sizes: dict[str, int],
-    recorded: Collection[str],
-) -> Iterator[KeepOutcome]:
-    """Read contents; record those that are right, and what was found about recorded ones."""
+    vault: Vault, ledger: Ledger, sizes: dict[str, int], options: KeepOptions
+) -> Iterator[_Check]:
+    """Read copies; record those that are right, and recorded ones that are damaged."""
     stop = threading.Event()
 
-    def check(key: str) -> tuple[str, str | None, CheckMethod | None]:
+    def check(key: str) -> _Check | None:
+        if options.is_over:
+            return None
         try:
-            return key, find_fault(vault, key, stop), read_method(key)
+            return _Check(key, sizes[key], find_fault(vault, key, stop), read_method(key))
         except UncheckedCopyError as error:
-            return key, str(error), "listing"
+            return _Check(key, sizes[key], str(error), "listing", is_unread=True)
         except CopyMissingError as error:
-            return key, str(error), None
+            return _Check(key, sizes[key], str(error), None)
 
-    confirmed: list[Stored] = []
-    damaged: list[Fault] = []
-    for key, fault, method in map_in_order(_JOBS, stop, check, keys):
-        if fault is None and method is not None:
-            confirmed.append(Stored(key, sizes[key], method))
-            yield replace(_outcome(vault, key, sizes[key], "ok", "read"), method=method)
-            continue
-        if method == "listing" and _has_size(key, sizes[key]):
-            # it was listed, so that it is not missing; a damaged copy stays damaged
-            confirmed += [Stored(key, sizes[key], method)] if key in recorded else []
-        elif method is not None and key in recorded:
-            damaged.append(Fault(key, "damaged", fault or ""))
-        yield _outcome(vault, key, sizes[key], "error", fault or "")
-    ledger.record(vault.uuid, confirmed)
-    record_faults(vault, ledger, damaged)
+    right: list[Stored] = []
+    try:
+        for found in map_in_order(_JOBS, stop, check, sizes):
+            if found is None:
+                continue
+            if found.method is not None and found.fault is None:
+                right.append(Stored(found.key, found.size, found.method))
+            elif found.method is not None and not found.is_unread:
+                # a vault that fails in the middle is no reason to distrust its copies
+                vault.check_access()
+                ledger.mark(vault.uuid, [found.key], "damaged", "full-read")
+            yield found
+    finally:
+        # also if the vault fails, or the caller stops here: what was read is not read once more
+        ledger.record(vault.uuid, right)
+
+
+def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> Iterator[KeepOutcome]:
+    """Look up copies that were not checked since a time; those that are gone do not count any more.
+
+    One with status ``error`` and a host stands for a copy that the vault refuses to describe.
+
+    Raises
+    ------
+    VaultError
+        The vault does not respond; no copy is reported as missing then.
+    """
+    vault.check_access()
+    name, unchecked = vault.config.name, 0
+    while budget > 0:
+        # those that could not be checked stay the oldest ones
+        limit = min(budget, _LOOKED_UP)
+        oldest = ledger.least_recently("checked", vault.uuid, limit, offset=unchecked)
+        due = {one.key: one for one in oldest if one.checked < before}
+        if not due:
+            return
+        budget -= len(due)
+        confirmed: list[Stored] = []
+        try:
+            for key, found in look_up_copies(vault, list(due)):
+                size = due[key].size
+                if isinstance(found, CopyRefusedError):
+                    unchecked += 1
+                    why = f"it could not be checked: {found}"
+                    outcome = copy_outcome("audit", name, key, size, "error", why)
+                    yield replace(outcome, host=name)
+                elif found.agrees_with(size):
+                    confirmed.append(Stored(key, size, found.method))
+                    yield copy_outcome("audit", name, key, size, "ok", "the vault has it")
+                else:
+                    state: Literal["missing", "damaged"] = "missing"
+                    message = _LOST
+                    if found.size is not None:
+                        state = "damaged"
+                        message = f"the vault has {found.size} bytes, expected {size}"
+                    ledger.mark(vault.uuid, [key], state, found.method)
+                    yield copy_outcome("audit", name, key, size, "error", message)
+        finally:
+            # also if the vault fails, or the caller stops here
+            ledger.record(vault.uuid, confirmed)
 
 
 def _has_size(key: str, size: int) -> bool:

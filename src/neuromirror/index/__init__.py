@@ -7,6 +7,7 @@ the live run did. :mod:`neuromirror.index.schema` defines the tables.
 from neuromirror.index.backup import raise_if_damaged
 from neuromirror.index.browse_queries import ContentSpanRow, FolderEntryRow
 from neuromirror.index.checksums import is_checksum
+from neuromirror.index.content_queries import FileContent
 from neuromirror.index.database import Index, rebuild_from_journal
 from neuromirror.index.effective_entries import effective_entries, is_indexed
 from neuromirror.index.errors import (
@@ -34,7 +35,6 @@ from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
 from neuromirror.index.remote_index import CrawlIndex, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal
-from neuromirror.index.retention_queries import ContentSource, RetainedFile
 from neuromirror.index.rows import (
     CopyRow,
     DatasetRow,
@@ -68,7 +68,6 @@ __all__ = [
     "SIZES",
     "SORTS",
     "AmbiguousNameError",
-    "ContentSource",
     "ContentSpanRow",
     "CopyRow",
     "CrawlIndex",
@@ -82,6 +81,7 @@ __all__ = [
     "FacetCount",
     "FailingHost",
     "FailureRow",
+    "FileContent",
     "FileRow",
     "FilesNotIndexedError",
     "FolderEntryRow",
@@ -109,7 +109,6 @@ __all__ = [
     "QueryStoppedError",
     "RelatedVersion",
     "RemoteIndex",
-    "RetainedFile",
     "Schedule",
     "SubdatasetRow",
     "TaskRow",

@@ -24,6 +24,7 @@ from neuromirror.index.connection import (
     translate_errors,
     write_lock,
 )
+from neuromirror.index.content_queries import ContentQueries
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
 from neuromirror.index.dataset_text import read_documents, refresh_text, stale_datasets
@@ -34,7 +35,6 @@ from neuromirror.index.lookup_queries import LookupQueries
 from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.replay import Journal, apply_entry, record_skipped_version
 from neuromirror.index.result_cache import ResultCache
-from neuromirror.index.retention_queries import RetentionQueries
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.model import (
@@ -62,7 +62,7 @@ class Index(
     LookupQueries,
     CrawlQueries,
     LocationQueries,
-    RetentionQueries,
+    ContentQueries,
 ):
     """An open index of a store, for use by the thread that opened it with :meth:`open`.
 

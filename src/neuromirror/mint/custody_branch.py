@@ -104,31 +104,7 @@ def write_custody_branch(
     mirror: str,
     timestamp: int,
 ) -> CustodyCommit | None:
-    """Write a commit that records which keys a vault has and no longer has.
-
-    Parameters
-    ----------
-    repository
-        The bare repository.
-    parent
-        The branch's commit in hex; None without one.
-    remote
-        The vault.
-    kept, removed
-        The keys with a copy in the vault, and those without one. Keys that the branch has in this
-        state are not changed.
-    scratch
-        A folder for the pack.
-    mirror
-        The mirror's name, for the author of the commit.
-    timestamp
-        The time of the commit and of new log lines, in whole seconds since the epoch.
-
-    Returns
-    -------
-    CustodyCommit | None
-        None if the branch has all of this already.
-    """
+    """Write a commit that records which keys a vault has and no longer has."""
     uuid = remote.uuid.encode()
     known = KnownObjects(repository / "objects")
     try:
@@ -204,39 +180,13 @@ class _CustodyWriter(LogTreeWriter):
 
 
 def read_custody_remotes(reader: ObjectReader, commit: str) -> dict[str, dict[str, str]]:
-    """Return the configurations of the vaults in the branch, by UUID.
-
-    Parameters
-    ----------
-    reader
-        Reads the objects of the repository.
-    commit
-        The branch's commit in hex.
-
-    Returns
-    -------
-    dict[str, dict[str, str]]
-        UUID → configuration, as in ``remote.log``.
-    """
+    """Return the configurations of the vaults in the branch, by UUID."""
     found = reader.read_tree(reader.read_commit_tree(commit)).get(REMOTE_LOG.encode())
     return {} if found is None else parse_remote_log(reader.read(found[1].hex()))
 
 
 def read_custody_locations(reader: ObjectReader, commit: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the key and the UUIDs of the vaults, for each key with a copy.
-
-    Parameters
-    ----------
-    reader
-        Reads the objects of the repository.
-    commit
-        The branch's commit in hex.
-
-    Yields
-    ------
-    tuple of str and list of str
-        A key and the UUIDs of the vaults that have it, once per key.
-    """
+    """Yield the key and the UUIDs of the vaults, for each key with a copy."""
 
     @lru_cache(_CACHED_LOGS)
     def read_uuids(blob: bytes) -> list[str]:

@@ -284,7 +284,7 @@ class EventRaised(Struct, frozen=True, tag="event"):
         The dataset's id in the mirror; empty for an event of the whole mirror.
     kind
         ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
-        ``takedown``, ``repair`` or ``shortage`` (a policy cannot keep content in time).
+        ``takedown`` or ``repair``.
     message
         One sentence for the operator.
     at

@@ -1,225 +1,139 @@
-"""Housekeeping tasks for vaults: run policies, read vaults, repair copies, drill lock files."""
+"""The housekeeping task for vaults: keep what lock files pin, and read the copies that are due."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
-from neuromirror.config.policy_files import Policies, load_policies
+from neuromirror.config.keep_file import Keep, KeepList, load_keeps
 from neuromirror.config.vault_files import VaultConfig, load_vaults
-from neuromirror.crawl import JournalRecorder
-from neuromirror.custody.announcements import record_announcements
-from neuromirror.custody.drill import DrillStoppedError, run_drill
-from neuromirror.custody.drill_records import DrillRecords, record_drill
-from neuromirror.custody.keep_outcomes import KeepOptions
-from neuromirror.custody.policies import PolicyRun
-from neuromirror.custody.policy_status import PoliciesStatus
-from neuromirror.custody.rolling_read import read_due_copies, repair_copies
+from neuromirror.custody.contents import contents_of_lock, open_to_fill
+from neuromirror.custody.copies import KeepOptions
+from neuromirror.custody.keep import keep
+from neuromirror.custody.records import KeepRecords, KeepResult
+from neuromirror.custody.vault_check import read_due_copies
 from neuromirror.index import Index
-from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger import Ledger, Wish
+from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of
-from neuromirror.service.custody_status import damaged_vaults, policy_problems
+from neuromirror.service.custody_status import damaged_vaults, keep_problems
 from neuromirror.store import Store
-from neuromirror.vault.opening import open_ledger, open_vault
+from neuromirror.vault.errors import VaultError
+from neuromirror.vault.opening import open_ledger
 from neuromirror.vault.protocol import Vault
 
-_DAY = 86_400.0
-_DRILL_SECONDS = _DAY / 4
-_NAMED = 3
-_REPEAT_DAYS = 1.0
-"""Days after which a failed drill is repeated."""
+_NAMED: Final = 3
+_RECORDED: Final = 20
 
 
 class CustodyError(NeuromirrorError):
-    """Contents lack copies or are damaged, or a vault cannot be used."""
+    """Contents could not be kept, copies are damaged, or a vault cannot be used."""
 
 
-class CustodyTasks(Struct, frozen=True):
-    """The tasks of a service for vaults.
+def run_keeps(
+    store: Store,
+    index_path: Path,
+    folder: Path,
+    seconds: float,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> str:
+    """Run the ``[[keep]]`` tables in a folder of vault files; return a summary.
 
-    Attributes
-    ----------
-    store, index_path, recorder
-        The store, with its index and recorder.
-    folder
-        The folder of the vault files and of ``policies.toml``, read in each run.
-    is_stopping
-        Ends a running task early when it returns true.
+    For each table, the copies in its vault that are due are read; then contents of the lock files
+    that the vault lacks are copied, also those that were found damaged. What does not fit in the
+    time is done in the next run.
+
+    Raises
+    ------
+    CustodyError
+        Something could not be kept, or copies are damaged or missing; the rest was done.
     """
+    configs = load_vaults(folder)
+    keeps = load_keeps(folder, configs)
+    records = KeepRecords(datetime.now(UTC).isoformat(timespec="seconds"))
+    until, done = time.monotonic() + seconds, Counter[str]()
+    with Index.open_readonly(index_path) as index, open_ledger(store) as ledger:
+        run = _KeepRun(store, index, ledger, configs, done, is_stopping)
+        for number, table in enumerate(keeps.keeps):
+            result = KeepResult(table.locks, table.vault)
+            records.keeps.append(result)
+            # the first ones leave time for the others
+            share = max(0.0, until - time.monotonic()) / (len(keeps.keeps) - number)
+            try:
+                run.keep(table, keeps, share, result)
+            except (NeuromirrorError, OSError) as error:
+                result.problems.append(str(error))
+            result.problems = list(dict.fromkeys(result.problems))[:_RECORDED]
+        vaults = {one.vault for one in keeps.keeps}
+        damaged = damaged_vaults(one for one in ledger.vaults() if one.name in vaults)
+    records.save(store)
+    if problems := [*keep_problems(records.keeps), *damaged]:
+        raise CustodyError("; ".join(problems[:_NAMED]))
+    return f"{count_of(done['copied'], 'content')} copied, {done['read']} read"
+
+
+class _KeepRun(Struct):
+    """One run of all tables; see :func:`run_keeps`."""
 
     store: Store
-    index_path: Path
-    recorder: JournalRecorder
-    folder: Path
+    index: Index
+    ledger: Ledger
+    configs: dict[str, VaultConfig]
+    done: Counter[str]
     is_stopping: Callable[[], bool]
 
-    def run_policies(self, seconds: float) -> str:
-        """Make the copies that policies lack, most urgent first.
-
-        Parameters
-        ----------
-        seconds
-            The time after which the run stops.
-
-        Returns
-        -------
-        str
-            A summary.
-
-        Raises
-        ------
-        CustodyError
-            Contents cannot be kept in time, or a vault cannot be used.
-        """
-        vaults, policies = self._load()
-        if not policies.settings.keep:
-            return "no policies"
-        options = KeepOptions(until=time.monotonic() + seconds, is_stopping=self.is_stopping)
-        with self._open() as (index, ledger):
-            run = PolicyRun(self.store, index, ledger, vaults, policies)
-            with run:
-                run.prepare()
-                copied = sum(one.status == "ok" for one in run.copy(options))
-                record_announcements(self.recorder, run.finish())
-        problems = policy_problems(PoliciesStatus.load(self.store))
-        if problems:
-            raise CustodyError("; ".join(problems[:_NAMED]))
-        return f"{count_of(copied, 'content')} copied"
-
-    def read_vaults(self, seconds: float) -> str:
-        """Read the copies that are due, and repair those that are damaged.
-
-        Parameters
-        ----------
-        seconds
-            The time after which reading stops; repairs have as much.
-
-        Returns
-        -------
-        str
-            A summary.
-
-        Raises
-        ------
-        CustodyError
-            A copy is damaged and cannot be repaired, or a vault cannot be read.
-        """
-        configs, policies = self._load()
-        until = time.monotonic() + seconds
-        problems: list[str] = []
-        read = repaired = 0
-        with self._open() as (index, ledger), ExitStack() as stack:
-            vaults = self._open_vaults(stack, configs, problems)
-            for number, vault in enumerate(vaults):
-                # the first vaults leave time for the others
-                share = max(0.0, until - time.monotonic()) / (len(vaults) - number)
-                options = KeepOptions(until=time.monotonic() + share, is_stopping=self.is_stopping)
-                days = policies.settings.full_read_days
+    def keep(self, table: Keep, keeps: KeepList, seconds: float, result: KeepResult) -> None:
+        """Read what is due in the vault of a table, and keep its lock files."""
+        locks = keeps.find_locks(table)
+        result.lock_files = len(locks)
+        if not locks:
+            result.problems.append(f"no lock file matches {table.locks!r} in {keeps.path}")
+        start = time.monotonic()
+        with closing(open_to_fill(self.configs[table.vault], self.store, self.ledger)) as vault:
+            vault.check_access(write=True)
+            # half of the time, since damaged copies are replaced afterwards
+            options = KeepOptions(until=start + seconds / 2, is_stopping=self.is_stopping)
+            for outcome in read_due_copies(vault, self.ledger, table.check_days, options):
+                self.done["read"] += outcome.status == "ok"
+                if outcome.host is not None:
+                    result.problems.append(f"{outcome.key}: {outcome.message}")
+            sizes: dict[str, int] = {}
+            for path in locks:
                 try:
-                    found = Counter(
-                        one.host is None for one in read_due_copies(vault, ledger, days, options)
-                    )
-                    read += found[True]
-                    if found[False]:
-                        count = count_of(found[False], "content")
-                        problems.append(f"vault {vault.config.name}: {count} could not be read")
-                    # also if reading took all the time
-                    options = KeepOptions(
-                        until=time.monotonic() + seconds / len(vaults), is_stopping=self.is_stopping
-                    )
-                    for one in repair_copies(vault, vaults, ledger, index, options):
-                        repaired += one.status == "ok"
+                    sizes |= self._keep_lock(path, vault, start + seconds, result)
+                except VaultError:
+                    raise
                 except (NeuromirrorError, OSError) as error:
-                    problems.append(str(error))
-            problems += damaged_vaults(ledger.vaults())
-        if problems:
-            raise CustodyError("; ".join(problems[:_NAMED]))
-        text = f"{count_of(read, 'content')} read"
-        return f"{text}, {repaired} repaired" if repaired else text
+                    result.problems.append(str(error))
+            lacking = self.ledger.missing(vault.uuid, list(sizes))
+        result.contents, result.bytes = len(sizes), sum(sizes.values())
+        result.lacking, result.lacking_bytes = len(lacking), sum(sizes[key] for key in lacking)
 
-    def run_drills(self) -> str:
-        """Drill the lock file of a policy that is due for the longest time.
-
-        A drill that failed is repeated after a day.
-
-        Returns
-        -------
-        str
-            A summary.
-
-        Raises
-        ------
-        CustodyError
-            A lock file could not be restored from the vaults alone, now or in its last drill.
-        """
-        vaults, policies = self._load()
-        locks, message = self._locks(policies), "no drill is due"
-        if policies.settings.drill_days:
-            path = self._due_drill(locks, policies.settings.drill_days)
-            if path is not None:
-                used = {name: vaults[name] for name in locks[path]}
-                try:
-                    message = self._drill(Path(path), used)
-                except DrillStoppedError as error:
-                    return str(error)
-        found = DrillRecords.load(self.store).drills
-        failed = [
-            f"drill of {path}: {found[path].message}"
-            for path in locks
-            if path in found and not found[path].ok
-        ]
-        if failed:
-            raise CustodyError("; ".join(failed[:_NAMED]))
-        return message
-
-    def _due_drill(self, locks: Iterable[str], days: float) -> str | None:
-        """Return the lock file whose drill is due for the longest time."""
-        known, now = DrillRecords.load(self.store).drills, time.time()
-        due: dict[str, float] = {}
-        for path in locks:
-            last = known.get(path)
-            wait = days if last is None or last.ok else min(days, _REPEAT_DAYS)
-            due[path] = 0.0 if last is None else last.at + wait * _DAY
-        first = min(due, key=lambda path: (due[path], path), default=None)
-        return first if first is not None and due[first] < now else None
-
-    def _drill(self, lock: Path, vaults: dict[str, VaultConfig]) -> str:
-        result = run_drill(
-            *(lock, vaults, self.store), seconds=_DRILL_SECONDS, is_stopping=self.is_stopping
+    def _keep_lock(
+        self, path: Path, vault: Vault, until: float, result: KeepResult
+    ) -> dict[str, int]:
+        """Copy the contents of a lock file; return their sizes."""
+        contents = contents_of_lock(load_lock(path), (), self.store, self.index)
+        for finding in contents.findings:
+            result.problems.append(f"{path}: {finding.path}: {finding.message}")
+        options = KeepOptions(
+            allowed_hosts=contents.allowed_hosts,
+            with_credentials=contents.are_public(self.store),
+            until=until,
+            is_stopping=self.is_stopping,
         )
-        record_drill(self.store, lock, result)
-        return f"{lock}: {result.message}"
-
-    def _locks(self, policies: Policies) -> dict[str, set[str]]:
-        """Return the lock files of the last runs of policies, with the vaults that have them."""
-        status, found = PoliciesStatus.load(self.store), dict[str, set[str]]()
-        for policy in policies.settings.keep:
-            if policy.name in status.policies:
-                for path in status.policies[policy.name].locks:
-                    found.setdefault(str(Path(path).resolve()), set()).update(policy.vaults)
-        return found
-
-    def _load(self) -> tuple[dict[str, VaultConfig], Policies]:
-        vaults = load_vaults(self.folder)
-        return vaults, load_policies(self.folder, vaults)
-
-    @contextmanager
-    def _open(self) -> Iterator[tuple[Index, Ledger]]:
-        with Index.open_readonly(self.index_path) as index, open_ledger(self.store) as ledger:
-            yield index, ledger
-
-    def _open_vaults(
-        self, stack: ExitStack, configs: dict[str, VaultConfig], problems: list[str]
-    ) -> list[Vault]:
-        found = []
-        for config in configs.values():
-            try:
-                found.append(stack.enter_context(closing(open_vault(config, self.store))))
-            except NeuromirrorError as error:
-                problems.append(str(error))
-        return found
+        wish = Wish("lock", str(path), vault.uuid)
+        others = list(self.configs.values())
+        for outcome in keep(wish, contents, vault, others, self.store, self.ledger, options):
+            self.done["copied"] += outcome.status == "ok"
+            # what did not fit in the time has no key and is no failure
+            if outcome.failed and (outcome.key is not None or outcome.status == "error"):
+                result.problems.append(f"{path}: {outcome.path}: {outcome.message}")
+        return {key: one.size or 0 for key, one in contents.items.items()}

@@ -26,7 +26,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.net import is_local_name
 from neuromirror.publish import publish, record_outcome, sibling_datasets
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
-from neuromirror.service.custody_tasks import CustodyTasks
+from neuromirror.service.custody_tasks import run_keeps
 from neuromirror.service.integrity import IntegrityState, check_integrity
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.store import Store, run_housekeeping
@@ -64,8 +64,8 @@ class HousekeepingSettings(Struct, frozen=True):
     ``backup_folder`` receives the backups (None: no backups), of which the last
     ``backup_generations`` are kept. A location is probed again after ``audit_days`` (0: never),
     with ``audit_settings`` (None: see :func:`audit_settings_of`). Datasets are published to the
-    siblings whose files are in ``siblings_folder`` (None: to none). The policies and vaults in
-    ``vaults_folder`` are run and read (None: none).
+    siblings whose files are in ``siblings_folder`` (None: to none). Lock files are kept in vaults
+    as ``keep.toml`` in ``vaults_folder`` says (None: none).
     """
 
     seconds: float = 60.0
@@ -123,13 +123,15 @@ def housekeeping_tasks(
                 lambda: _publish(store, index_path, log, siblings, settings.seconds, is_stopping),
             )
         )
-    if settings.vaults_folder is not None:
-        custody = CustodyTasks(store, index_path, recorder, settings.vaults_folder, is_stopping)
-        found += [
-            HousekeepingTask("policies", HOUR, lambda: custody.run_policies(settings.seconds)),
-            HousekeepingTask("vaults", HOUR, lambda: custody.read_vaults(settings.seconds)),
-            HousekeepingTask("drill", DAY / 4, custody.run_drills),
-        ]
+    vaults = settings.vaults_folder
+    if vaults is not None:
+        found.append(
+            HousekeepingTask(
+                "keep",
+                HOUR,
+                lambda: run_keeps(store, index_path, vaults, settings.seconds, is_stopping),
+            )
+        )
     if settings.audit_days:
         found.append(
             HousekeepingTask(

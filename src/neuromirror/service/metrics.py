@@ -365,15 +365,17 @@ class _StateCollector(Collector):
 
 
 def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
-    """Yield the state of policies, vaults and drills."""
-    policies = custody.policies.policies
+    """Yield the state of [[keep]], vaults and drills."""
+    vaults = sorted({one.vault for one in custody.keeps})
     for name, text, values in (
-        ("contents", "Contents that the policy keeps.", "contents"),
-        ("lacking_contents", "Contents with fewer copies than the policy wants.", "lacking"),
-        ("announced_contents", "Contents that the policy cannot keep in time.", "announced"),
+        ("contents", "Contents that lock files pin and that the vault is to have.", "contents"),
+        ("lacking_contents", "Contents of lock files that are not in the vault.", "lacking"),
     ):
-        samples = [([_label(key)], getattr(one, values)) for key, one in policies.items()]
-        yield _gauge(f"policy_{name}", text, ["policy"], samples)
+        samples = [
+            ([_label(vault)], sum(getattr(k, values) for k in custody.keeps if k.vault == vault))
+            for vault in vaults
+        ]
+        yield _gauge(f"keep_{name}", text, ["vault"], samples)
     for name, text, values in (
         ("copies", "Copies in the vault.", "copies"),
         ("bytes", "Size of the copies in the vault.", "bytes"),
@@ -387,8 +389,6 @@ def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
     ):
         samples = [([_label(one.name)], getattr(one, values) or 0) for one in custody.vaults]
         yield _gauge(f"vault_{name}", text, ["vault"], samples)
-    unusable = [([_label(name)], 1.0) for name in custody.policies.vaults]
-    yield _gauge("vault_unusable", "Vaults that the last run could not use.", ["vault"], unusable)
     drills = custody.drills.values()
     failed, text = sum(not one.ok for one in drills), "Lock files whose last drill failed."
     yield _gauge("failed_drills", text, samples=[([], failed)])

@@ -42,24 +42,6 @@ def publish_locations(
     The branch ``custody/git-annex`` changes, and no other ref. A call with keys that are recorded
     already writes nothing, so that an interrupted run can be repeated.
 
-    Parameters
-    ----------
-    store, dataset
-        The store and the dataset.
-    remote
-        The vault, with its configuration for clones.
-    kept
-        Keys of the dataset whose content is in the vault. The caller has verified that it is.
-    removed
-        Keys whose content is no longer in the vault.
-    withdrawn
-        Whether the dataset is withdrawn; nobody clones it, unless it is reinstated.
-
-    Returns
-    -------
-    bool
-        Whether anything was written.
-
     Raises
     ------
     NeuromirrorError
@@ -127,18 +109,7 @@ def _scratch(store: Store, repository: Repository, *, withdrawn: bool) -> Iterat
 
 
 def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
-    """Return the configurations of the vaults that a dataset's repository names, by UUID.
-
-    Parameters
-    ----------
-    store, dataset
-        The store and the dataset.
-
-    Returns
-    -------
-    dict[str, dict[str, str]]
-        UUID → configuration, as in ``remote.log``.
-    """
+    """Return the configurations of the vaults that a dataset's repository names, by UUID."""
     repository = store.repository(dataset)
     commit = repository.refs().get(CUSTODY_BRANCH)
     if commit is None:
@@ -150,20 +121,7 @@ def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, 
 def published_locations(
     store: Store, dataset: DatasetRef, *, withdrawn: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield each key with a published copy, and the UUIDs of the vaults that have it.
-
-    Parameters
-    ----------
-    store, dataset
-        The store and the dataset.
-    withdrawn
-        Whether the dataset is withdrawn.
-
-    Yields
-    ------
-    tuple of str and list of str
-        The key and the UUIDs, once per key.
-    """
+    """Yield each key with a published copy, and the UUIDs of the vaults that have it."""
     repository = _repository(store, dataset, withdrawn=withdrawn)
     commit = repository.refs().get(CUSTODY_BRANCH)
     if commit is None:
@@ -173,18 +131,7 @@ def published_locations(
 
 
 def published_vaults(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
-    """Return the configurations of the vaults that have a copy of any key, by UUID.
-
-    Parameters
-    ----------
-    store, dataset
-        The store and the dataset.
-
-    Returns
-    -------
-    dict[str, dict[str, str]]
-        UUID → configuration, as in ``remote.log``.
-    """
+    """Return the configurations of the vaults that have a copy of any key, by UUID."""
     named = published_remotes(store, dataset)
     found: dict[str, dict[str, str]] = {}
     for _, uuids in published_locations(store, dataset) if named else ():

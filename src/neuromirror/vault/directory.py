@@ -28,7 +28,7 @@ from neuromirror.annex import (
     key_from_file_name,
 )
 from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
-from neuromirror.index.ledger_rows import Stored
+from neuromirror.index.ledger import Stored
 from neuromirror.model import ConfigurationError
 from neuromirror.store import file_lock
 from neuromirror.store.durable_files import make_folder
@@ -61,15 +61,6 @@ DISK_RESERVE: Final = 100_000_000
 
 class DirectoryVault(Vault):
     """A vault in a folder. Thread-safe.
-
-    Parameters
-    ----------
-    config
-        The configured vault.
-    path
-        The folder.
-    create
-        Whether to create it, unless it exists.
 
     Attributes
     ----------
@@ -111,18 +102,7 @@ class DirectoryVault(Vault):
         return True
 
     def locations(self, key: str) -> tuple[str, ...]:
-        """Return the ``file:`` URL of a content and, if the folder is served, its ``https:`` URL.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        tuple of str
-            The URLs.
-        """
+        """Return the ``file:`` URL of a content and, if the folder is served, its web address."""
         path = self.object_path(key)
         if not self._url:
             return (f"file://{quote(path)}",)
@@ -130,29 +110,13 @@ class DirectoryVault(Vault):
         return f"file://{quote(path)}", f"{self._url}/{quote(below)}"
 
     def remote_config(self) -> dict[str, str]:
-        """Return the parameters of the git-annex remote with which clones read the vault.
-
-        Returns
-        -------
-        dict[str, str]
-            A remote of type ``git`` at the URL of the folder or, without a URL, at its path.
-        """
+        """Return the parameters of the git-annex remote with which clones read the vault."""
         location = self._url or str(self.path.absolute())
         prefer = self.config.settings.prefer
         return directory_vault_config(self.config.name, location, prefer=prefer)
 
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
         """Yield the sizes of the files of contents.
-
-        Parameters
-        ----------
-        keys
-            Annex keys.
-
-        Yields
-        ------
-        Presence
-            One per key, in order.
 
         Raises
         ------
@@ -174,18 +138,6 @@ class DirectoryVault(Vault):
         """Store the content of a file, which the caller has verified with the key.
 
         The data are shared with the file where the file system can do that, otherwise copied.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        path
-            The file; it is not changed.
-
-        Returns
-        -------
-        Stored
-            The content.
 
         Raises
         ------
@@ -209,18 +161,6 @@ class DirectoryVault(Vault):
     def store_bytes(self, key: str, content: memoryview) -> Stored:
         """Store a content that is in memory, and which the caller has verified with the key.
 
-        Parameters
-        ----------
-        key
-            The annex key.
-        content
-            The bytes.
-
-        Returns
-        -------
-        Stored
-            The content.
-
         Raises
         ------
         VaultFullError
@@ -239,16 +179,6 @@ class DirectoryVault(Vault):
     def open(self, key: str) -> BinaryIO:
         """Open a content for reading; close it after use.
 
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        BinaryIO
-            The file.
-
         Raises
         ------
         CopyMissingError
@@ -266,11 +196,6 @@ class DirectoryVault(Vault):
 
     def remove(self, key: str) -> None:
         """Remove a content; it is no error if the vault does not have it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
 
         Raises
         ------
@@ -307,11 +232,6 @@ class DirectoryVault(Vault):
 
     def check_access(self, *, write: bool = False) -> None:
         """Raise an error that states why the vault cannot be used.
-
-        Parameters
-        ----------
-        write
-            Whether it is to be written.
 
         Raises
         ------
@@ -354,49 +274,16 @@ class DirectoryVault(Vault):
             os.close(handle)
 
     def object_path(self, key: str) -> bytes:
-        """Return the path of a content.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        bytes
-            The path; the file may be missing.
-        """
+        """Return the path of a content."""
         name = key_file_name(key)
         return b"/".join((self._objects, hash_lower(key), name, name))
 
     def object_paths(self, key: str) -> Sequence[bytes]:
-        """Return the path of a content, as the only one that is possible.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        Sequence[bytes]
-            The path.
-        """
+        """Return the path of a content, as the only one that is possible."""
         return (self.object_path(key),)
 
     def find_object(self, key: str) -> bytes | None:
-        """Return the path of a content, None if the vault does not have it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        bytes or None
-            The path.
-        """
+        """Return the path of a content, None if the vault does not have it."""
         path = self.object_path(key)
         return path if os.path.exists(path) else None
 

@@ -26,13 +26,6 @@ _ATTEMPTS: Final = 100
 def move_object(path: bytes, target: bytes) -> None:
     """Move a complete file to the path of an object; an object that is there is replaced.
 
-    Parameters
-    ----------
-    path
-        The file, which is not writable.
-    target
-        The path of the object.
-
     Raises
     ------
     NotADirectoryError
@@ -64,28 +57,12 @@ def _refuse_links(folder: bytes) -> None:
 
 
 def freeze_folder(folder: bytes) -> None:
-    """Remove write permission from the folder of an object, as git-annex does.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-    """
+    """Remove write permission from the folder of an object, as git-annex does."""
     os.chmod(folder, os.stat(folder).st_mode & 0o7777 & ~_WRITE_BITS)
 
 
 def remove_object(path: bytes) -> bool:
     """Remove an object and its folder.
-
-    Parameters
-    ----------
-    path
-        The path of the object.
-
-    Returns
-    -------
-    bool
-        Whether it was there.
 
     Raises
     ------
@@ -108,13 +85,7 @@ def remove_object(path: bytes) -> bool:
 
 
 def remove_old_partials(folder: Path) -> None:
-    """Remove incomplete files of processes that were killed, unless they were written today.
-
-    Parameters
-    ----------
-    folder
-        The folder of the files, ``annex/tmp`` of a repository.
-    """
+    """Remove incomplete files of processes that were killed, unless they were written today."""
     for one in folder.glob(f"{PARTIAL_PREFIX}*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _LEFT_AFTER:
@@ -122,32 +93,13 @@ def remove_old_partials(folder: Path) -> None:
 
 
 def write_all(file: int, content: memoryview) -> None:
-    """Write all of ``content``: a write to a disk that fills up may be partial.
-
-    Parameters
-    ----------
-    file
-        The file descriptor.
-    content
-        The bytes.
-    """
+    """Write all of ``content``: a write to a disk that fills up may be partial."""
     while content:
         content = content[os.write(file, content) :]
 
 
 def make_object_folder(folder: bytes) -> bool:
-    """Create an object's folder and its parents.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-
-    Returns
-    -------
-    bool
-        Whether it did not exist.
-    """
+    """Create an object's folder and its parents."""
     hashed = os.path.dirname(folder)
     try:
         os.mkdir(hashed)

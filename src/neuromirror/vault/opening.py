@@ -16,20 +16,6 @@ from neuromirror.vault.protocol import Vault
 def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False) -> Vault:
     """Open a vault.
 
-    Parameters
-    ----------
-    config
-        The configured vault.
-    store
-        The store that has the folder of a directory vault without ``path``; None without a store.
-    create
-        Whether to create the vault where it does not exist.
-
-    Returns
-    -------
-    Vault
-        The vault; close it after use.
-
     Raises
     ------
     VaultError
@@ -47,18 +33,6 @@ def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False
 
 def directory_path(config: VaultConfig, store: Store | None) -> Path:
     """Return the folder of a directory vault.
-
-    Parameters
-    ----------
-    config
-        The configured vault.
-    store
-        The store that has the folder if the configuration names none.
-
-    Returns
-    -------
-    Path
-        The absolute path.
 
     Raises
     ------
@@ -79,16 +53,6 @@ def directory_path(config: VaultConfig, store: Store | None) -> Path:
 
 def open_ledger(store: Store | None) -> Ledger:
     """Open the ledger of a store, or that of the user.
-
-    Parameters
-    ----------
-    store
-        The store; None for the ledger in the user's data folder.
-
-    Returns
-    -------
-    Ledger
-        The ledger; close it after use.
 
     Raises
     ------

@@ -38,11 +38,6 @@ def own_vaults() -> OwnVaults:
     with its key, no program is started, and they select neither the credentials of requests nor the
     server to which signed requests are sent. A folder that the user has named does both.
 
-    Returns
-    -------
-    OwnVaults
-        The directory vaults with a path and the buckets; empty without vault files.
-
     Raises
     ------
     ConfigurationError

@@ -11,22 +11,11 @@ from typing import BinaryIO
 from msgspec import Struct
 
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.index.ledger_rows import CheckMethod, Stored
+from neuromirror.index.ledger import CheckMethod, Stored
 
 
 def parse_uuid(text: str) -> str | None:
-    """Return the UUID of a vault; None for other texts and for UUIDs that git-annex reserves.
-
-    Parameters
-    ----------
-    text
-        The text that a vault states as its UUID.
-
-    Returns
-    -------
-    str or None
-        The UUID in lower case.
-    """
+    """Return the UUID of a vault; None for other texts and for UUIDs that git-annex reserves."""
     try:
         found = uuid.UUID(text)
     except ValueError:
@@ -56,13 +45,7 @@ class Presence(Struct, frozen=True):
     sha256: str | None = None
 
     def agrees_with(self, size: int | None) -> bool:
-        """Return whether the vault has the content, and states no other size than this one.
-
-        Parameters
-        ----------
-        size
-            The size in bytes; None if it is unknown.
-        """
+        """Return whether the vault has the content, and states no other size than this one."""
         if self.size is None:
             return False
         return size is None or self.size == size
@@ -92,125 +75,36 @@ class Vault(ABC):
         return False
 
     def locations(self, key: str) -> tuple[str, ...]:
-        """Return the URLs of a content for readers, whether or not the vault has it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        tuple of str
-            ``file:``, ``https:`` or ``s3:`` URLs, best first; empty if only git-annex can read it.
-        """
+        """Return the URLs of a content for readers, whether or not the vault has it."""
         return ()
 
     @abstractmethod
     def remote_config(self) -> dict[str, str] | None:
-        """Return the parameters of the git-annex remote with which clones read the vault.
-
-        Returns
-        -------
-        dict[str, str] or None
-            The fields of its line in ``remote.log``; None if others cannot read the vault.
-        """
+        """Return the parameters of the git-annex remote with which clones read the vault."""
 
     @abstractmethod
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
-        """Yield what the vault states about contents, without reading them.
-
-        Parameters
-        ----------
-        keys
-            Annex keys.
-
-        Yields
-        ------
-        Presence
-            One per key, in any order.
-        """
+        """Yield what the vault states about contents, without reading them."""
 
     @abstractmethod
     def store(self, key: str, path: Path) -> Stored:
-        """Store the content of a file, which the caller has verified with the key.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        path
-            The file; it is not changed.
-
-        Returns
-        -------
-        Stored
-            How the vault confirmed that it has the bytes.
-        """
+        """Store the content of a file, which the caller has verified with the key."""
 
     @abstractmethod
     def store_bytes(self, key: str, content: memoryview) -> Stored:
-        """Store a content that is in memory, and which the caller has verified with the key.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        content
-            The bytes.
-
-        Returns
-        -------
-        Stored
-            How the vault confirmed that it has the bytes.
-        """
+        """Store a content that is in memory, and which the caller has verified with the key."""
 
     def can_copy(self, url: str) -> bool:
-        """Return whether :meth:`copy_from` may succeed for a URL; nothing is requested.
-
-        Parameters
-        ----------
-        url
-            The URL.
-
-        Returns
-        -------
-        bool
-            Whether it may.
-        """
+        """Return whether :meth:`copy_from` may succeed for a URL; nothing is requested."""
         return False
 
     def copy_from(self, key: str, url: str) -> Stored | None:
-        """Copy a content from a URL without transferring it to this machine, and verify it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        url
-            A URL with the content.
-
-        Returns
-        -------
-        Stored or None
-            How the content was verified; None if the vault cannot copy from this URL or cannot
-            verify the result, so that the content has to be downloaded.
-        """
+        """Copy a content from a URL without transferring it to this machine, and verify it."""
         return None
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
         """Open a content for reading; close it after use.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        BinaryIO
-            The bytes, which are not verified.
 
         Raises
         ------
@@ -220,13 +114,7 @@ class Vault(ABC):
 
     @abstractmethod
     def remove(self, key: str) -> None:
-        """Remove a content; it is no error if the vault does not have it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        """
+        """Remove a content; it is no error if the vault does not have it."""
 
     @abstractmethod
     def keys(self) -> Iterator[tuple[str, int]]:
@@ -234,13 +122,7 @@ class Vault(ABC):
 
     @abstractmethod
     def check_access(self, *, write: bool = False) -> None:
-        """Raise an error that states why the vault cannot be used.
-
-        Parameters
-        ----------
-        write
-            Whether it is to be written.
-        """
+        """Raise an error that states why the vault cannot be used."""
 
     def flush(self) -> None:  # noqa: B027 - not abstract: most vaults need nothing here
         """Make everything that was stored durable, before it is recorded."""

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from neuromirror.annex import etag_of, key_digest, parse_key, s3_vault_config, vault_address
 from neuromirror.config.vault_files import S3VaultFile, VaultConfig
-from neuromirror.index.ledger_rows import Stored
+from neuromirror.index.ledger import Stored
 from neuromirror.vault.errors import (
     CopyMissingError,
     CopyRefusedError,
@@ -50,13 +50,6 @@ _BLOCK: Final = 1 << 20
 class S3Vault(Vault):
     """A vault in a bucket. Thread-safe.
 
-    Parameters
-    ----------
-    config
-        The configured vault.
-    create
-        Whether to write the UUID, unless the bucket has one.
-
     Attributes
     ----------
     config
@@ -81,31 +74,14 @@ class S3Vault(Vault):
         self.uuid = self._read_uuid(create=create and not config.settings.read_only)
 
     def locations(self, key: str) -> tuple[str, ...]:
-        """Return the public URL of a content if there is one, and its ``s3:`` URL.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        tuple of str
-            The URLs.
-        """
+        """Return the public URL of a content if there is one, and its ``s3:`` URL."""
         own = f"s3://{self._bucket}/{quote(self._name(key))}"
         remote = self.remote_config()
         address = None if remote is None else vault_address(remote)
         return (own,) if address is None else (address.copy_url(key), own)
 
     def remote_config(self) -> dict[str, str] | None:
-        """Return the parameters of the git-annex remote with which clones read the vault.
-
-        Returns
-        -------
-        dict[str, str] or None
-            An S3 special remote without credentials; None without ``public_url``.
-        """
+        """Return the parameters of the git-annex remote with which clones read the vault."""
         if not self._settings.public_url:
             return None
         return s3_vault_config(
@@ -114,18 +90,7 @@ class S3Vault(Vault):
         )
 
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
-        """Yield sizes and checksums of objects; of many, from a listing without checksums.
-
-        Parameters
-        ----------
-        keys
-            Annex keys.
-
-        Yields
-        ------
-        Presence
-            One per key, in any order.
-        """
+        """Yield sizes and checksums of objects; of many, from a listing without checksums."""
         if len(keys) > _LIST_ABOVE:
             left = dict.fromkeys(keys)
             for key, size in self.keys():
@@ -149,18 +114,6 @@ class S3Vault(Vault):
 
     def store(self, key: str, path: Path) -> Stored:
         """Upload the content of a file, which the caller has verified with the key.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        path
-            The file; it is not changed.
-
-        Returns
-        -------
-        Stored
-            How S3 confirmed that it has the bytes.
 
         Raises
         ------
@@ -197,18 +150,6 @@ class S3Vault(Vault):
 
     def store_bytes(self, key: str, content: memoryview) -> Stored:
         """Upload a content that is in memory, and which the caller has verified with the key.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        content
-            The bytes.
-
-        Returns
-        -------
-        Stored
-            How S3 confirmed that it has the bytes.
 
         Raises
         ------
@@ -252,35 +193,12 @@ class S3Vault(Vault):
             )
 
     def can_copy(self, url: str) -> bool:
-        """Return whether a URL is that of an object of the same service.
-
-        Parameters
-        ----------
-        url
-            The URL.
-
-        Returns
-        -------
-        bool
-            Whether it is.
-        """
+        """Return whether a URL is that of an object of the same service."""
         source = find_source(url, self._settings.endpoint)
         return source is not None and source.bucket not in self._refused_buckets
 
     def copy_from(self, key: str, url: str) -> Stored | None:
         """Copy an object within S3, and compare the checksum that S3 computes.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-        url
-            A URL with the content.
-
-        Returns
-        -------
-        Stored or None
-            How the content was verified; None if S3 cannot copy it, or has other bytes.
 
         Raises
         ------
@@ -370,16 +288,6 @@ class S3Vault(Vault):
     def open(self, key: str) -> BinaryIO:
         """Open a content for reading; close it after use.
 
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        BinaryIO
-            The body of the response.
-
         Raises
         ------
         CopyMissingError
@@ -391,11 +299,6 @@ class S3Vault(Vault):
 
     def remove(self, key: str) -> None:
         """Remove a content; it is no error if the vault does not have it.
-
-        Parameters
-        ----------
-        key
-            The annex key.
 
         Raises
         ------
@@ -449,11 +352,6 @@ class S3Vault(Vault):
 
     def check_access(self, *, write: bool = False) -> None:
         """Raise an error that states why the vault cannot be used.
-
-        Parameters
-        ----------
-        write
-            Whether it is to be written.
 
         Raises
         ------

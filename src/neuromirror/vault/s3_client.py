@@ -64,17 +64,7 @@ class _UnexpectedReplyError(Exception):
 
 
 class S3Client:
-    """Requests to one server of S3, with the names and parameters of boto3. Thread-safe.
-
-    Parameters
-    ----------
-    new_client
-        Creates the client of boto3, on first use.
-    endpoint
-        The URL of the server; empty for AWS, whose requests are all left to boto3.
-    new_signer
-        Creates the signer of requests to a bucket; None if all requests are left to boto3.
-    """
+    """Requests to one server of S3, with the names and parameters of boto3. Thread-safe."""
 
     def __init__(
         self,

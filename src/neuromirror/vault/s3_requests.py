@@ -44,13 +44,7 @@ _BUCKET_CODES: Final = frozenset({"NoSuchBucket", "PermanentRedirect", "AllAcces
 
 
 class S3Requests:
-    """Makes the client of a vault, and translates the errors of its requests. Thread-safe.
-
-    Parameters
-    ----------
-    config
-        The configured vault.
-    """
+    """Makes the client of a vault, and translates the errors of its requests. Thread-safe."""
 
     def __init__(self, config: VaultConfig) -> None:
         assert isinstance(config.settings, S3VaultFile)
@@ -126,11 +120,6 @@ class S3Requests:
     @contextmanager
     def translated(self, key: str = "") -> Iterator[S3Client]:
         """Yield the client; translate the errors of a request in the block.
-
-        Parameters
-        ----------
-        key
-            The annex key that the request is for; empty for the bucket.
 
         Raises
         ------

@@ -34,20 +34,7 @@ class S3Source(Struct, frozen=True):
 
 
 def find_source(url: str, endpoint: str) -> S3Source | None:
-    """Return the object at a URL, if it is in the same service as a vault.
-
-    Parameters
-    ----------
-    url
-        The URL.
-    endpoint
-        The URL of the service; empty for AWS.
-
-    Returns
-    -------
-    S3Source or None
-        The object.
-    """
+    """Return the object at a URL, if it is in the same service as a vault."""
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -80,7 +80,6 @@ EVENT_TEXT: Mapping[str, tuple[str, str]] = {
         "not available",
         "the archive does not allow this catalogue to read it",
     ),
-    "shortage": ("lacks copies", "files cannot be copied before the archive may delete them"),
     "unreadable-sidecar": (
         "unreadable metadata",
         "a metadata file cannot be read, because its JSON is invalid or access is denied",

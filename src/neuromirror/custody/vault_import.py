@@ -11,12 +11,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from neuromirror.custody.copy_batch import CopyBatch
-from neuromirror.custody.keep_outcomes import KeepOutcome
-from neuromirror.custody.keep_plan import KeepContents, KeepItem
-from neuromirror.index import Index
+from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import CopyBatch, KeepOutcome
 from neuromirror.index.ledger import Ledger
-from neuromirror.model import DatasetRef
 from neuromirror.transfer.byte_progress import ByteProgress
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
 from neuromirror.vault.errors import CopyRefusedError, VaultError
@@ -44,18 +41,7 @@ class FoundFile(Struct, frozen=True):
 
 
 def find_files(folder: Path) -> list[FoundFile]:
-    """Return the regular files in a folder, also those of git-annex, sorted by path.
-
-    Parameters
-    ----------
-    folder
-        The folder. Symlinks in it are not followed.
-
-    Returns
-    -------
-    list of FoundFile
-        The files; those that cannot be read are left out.
-    """
+    """Return the regular files in a folder, also those of git-annex, sorted by path."""
     found = []
     for where, folders, names in os.walk(folder):
         folders.sort()
@@ -64,33 +50,6 @@ def find_files(folder: Path) -> list[FoundFile]:
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
                 found.append(FoundFile(path, path.stat().st_size))
     return found
-
-
-def contents_of_store(index: Index, sizes: Collection[int]) -> KeepContents:
-    """Collect the contents with certain sizes of all versions of all datasets of a store.
-
-    Parameters
-    ----------
-    index
-        The index.
-    sizes
-        The sizes in bytes.
-
-    Returns
-    -------
-    KeepContents
-        The contents.
-    """
-    contents = KeepContents()
-    selected = frozenset(sizes)
-    for row in list(index.datasets(subdatasets=True)):
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        for file in index.retained_files(row.name):
-            if file.size in selected:
-                item = KeepItem(row.name, "", file.path, file.key, file.size, ())
-                contents.items.setdefault(file.key, item)
-                contents.datasets.setdefault(dataset, set()).add(file.key)
-    return contents
 
 
 def adopt_files(
@@ -102,28 +61,6 @@ def adopt_files(
     progress: ByteProgress | None = None,
 ) -> Iterator[KeepOutcome]:
     """Store files in a vault if they have one of the given contents.
-
-    Parameters
-    ----------
-    files
-        The files, from :func:`find_files`.
-    folder
-        The folder, to which paths in outcomes are relative.
-    items
-        The contents that may be stored, by annex key.
-    vault
-        The vault.
-    ledger
-        The ledger, to which the copies are added.
-    progress
-        Called with the bytes read and the bytes to read.
-
-    Yields
-    ------
-    KeepOutcome
-        One for each content that was found: ``ok`` once its copy is durable and recorded; or
-        ``error`` if the file changed or could not be read, or the vault did not store it. Files
-        with other contents have no outcome.
 
     Raises
     ------

@@ -35,6 +35,7 @@ from neuromirror.store.withdrawn_datasets import (
 )
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import Item
+from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
 
 
@@ -94,31 +95,13 @@ class KeepContents(Struct):
         """Return whether all contents are those of datasets of a public store.
 
         A lock file does not say whether its datasets are public.
-
-        Parameters
-        ----------
-        store
-            The store; None without a store.
-
-        Returns
-        -------
-        bool
-            Whether they are.
         """
         if store is None or is_private_store(store.root):
             return False
         return self.items.keys() <= set().union(*self.datasets.values())
 
     def add(self, dataset: str, label: str, item: Item) -> None:
-        """Add a file or a finding of a version.
-
-        Parameters
-        ----------
-        dataset, label
-            The version.
-        item
-            The file or the finding.
-        """
+        """Add a file or a finding of a version."""
         if isinstance(item, Finding):
             if item.failed:
                 self.findings.append(item.for_version(dataset, label))
@@ -131,22 +114,7 @@ class KeepContents(Struct):
 def contents_of_version(
     store: Store, index: Index, row: VersionRow, globs: Sequence[str] = ()
 ) -> KeepContents:
-    """Collect the contents of a version and its subdatasets.
-
-    Parameters
-    ----------
-    store, index
-        The store and its index.
-    row
-        The version.
-    globs
-        Globs that select files; empty for all.
-
-    Returns
-    -------
-    KeepContents
-        The contents.
-    """
+    """Collect the contents of a version and its subdatasets."""
     found = KeepContents()
     for owner, item in files_by_dataset(store, index, row, globs):
         found.add(row.dataset_name, row.label, item)
@@ -159,22 +127,7 @@ def contents_of_version(
 def contents_of_lock(
     lock: Lock, globs: Sequence[str] = (), store: Store | None = None, index: Index | None = None
 ) -> KeepContents:
-    """Collect the contents that a lock file pins.
-
-    Parameters
-    ----------
-    lock
-        The lock file.
-    globs
-        Globs that select files; empty for all.
-    store, index
-        The store and its index, in which clones find out which vaults have the contents.
-
-    Returns
-    -------
-    KeepContents
-        The contents.
-    """
+    """Collect the contents that a lock file pins."""
     found = KeepContents()
     for dataset, label, item in files_of_lock(lock, globs):
         found.add(dataset, label, item)
@@ -187,22 +140,22 @@ def contents_of_lock(
     return found
 
 
+def contents_of_store(index: Index, sizes: Collection[int]) -> KeepContents:
+    """Collect the contents with certain sizes of all versions of all datasets of a store."""
+    contents = KeepContents()
+    selected = frozenset(sizes)
+    for row in list(index.datasets(subdatasets=True)):
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        for file in index.file_contents(row.name):
+            if file.size in selected:
+                item = KeepItem(row.name, "", file.path, file.key, file.size, ())
+                contents.items.setdefault(file.key, item)
+                contents.datasets.setdefault(dataset, set()).add(file.key)
+    return contents
+
+
 def contents_of_withdrawn(store: Store, name: str, vault: str) -> KeepContents:
     """Collect the contents of a withdrawn dataset that a vault has according to its repository.
-
-    Parameters
-    ----------
-    store
-        The store.
-    name
-        The name of the dataset.
-    vault
-        The UUID of the vault.
-
-    Returns
-    -------
-    KeepContents
-        The contents, with their annex keys as paths: the index has no files of the dataset.
 
     Raises
     ------
@@ -234,13 +187,6 @@ def contents_of_withdrawn(store: Store, name: str, vault: str) -> KeepContents:
 def check_privacy(store: Store | None, vault: VaultConfig) -> None:
     """Refuse to keep data of a private store in a vault that others may read.
 
-    Parameters
-    ----------
-    store
-        The store; None without a store.
-    vault
-        The configured vault.
-
     Raises
     ------
     ConfigurationError
@@ -253,45 +199,28 @@ def check_privacy(store: Store | None, vault: VaultConfig) -> None:
         )
 
 
-def may_create(vault: VaultConfig, ledger: Ledger) -> bool:
-    """Return whether a vault may be created where it does not exist.
+def open_to_fill(config: VaultConfig, store: Store | None, ledger: Ledger) -> Vault:
+    """Open a vault to store contents of a store in it; create it where it does not exist.
 
-    Parameters
-    ----------
-    vault
-        The configured vault.
-    ledger
-        The ledger.
+    A vault that has copies is not created: a file system that is not mounted must not become a new
+    vault.
 
-    Returns
-    -------
-    bool
-        False if the vault has copies: a file system that is not mounted must not become a new
-        vault.
+    Raises
+    ------
+    ConfigurationError
+        The store is private, and the vault is not.
+    VaultError
+        The vault cannot be used.
     """
-    return not any(one.name == vault.name and one.copies for one in ledger.vaults())
+    check_privacy(store, config)
+    create = not any(one.name == config.name and one.copies for one in ledger.vaults())
+    return open_vault(config, store, create=create)
 
 
 def publish_copies(
     store: Store, contents: KeepContents, vault: Vault, kept: Collection[str]
 ) -> int:
     """Publish in the repositories of datasets which contents a vault has.
-
-    Parameters
-    ----------
-    store
-        The store.
-    contents
-        The contents.
-    vault
-        The vault.
-    kept
-        Annex keys that the vault has, verified.
-
-    Returns
-    -------
-    int
-        The number of datasets that changed.
 
     Raises
     ------
@@ -310,23 +239,6 @@ def name_in_lock(
     path: Path, contents: KeepContents, vault: Vault, kept: Collection[str]
 ) -> list[str]:
     """Name a vault in a lock file, so that the file can be restored from the vault.
-
-    Parameters
-    ----------
-    path
-        The path of the lock file.
-    contents
-        Its contents.
-    vault
-        The vault. One in a folder without a URL is not named: lock files are used on other
-        machines.
-    kept
-        Annex keys that the vault has, verified.
-
-    Returns
-    -------
-    list of str
-        The names of the datasets whose pins changed.
 
     Raises
     ------

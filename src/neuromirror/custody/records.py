@@ -1,17 +1,51 @@
-"""The last drill of each lock file."""
+"""Results of the last runs of ``[[keep]]`` and of drills, for ``status`` and metrics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
+from msgspec import Struct, field
 
-from neuromirror.index.ledger_rows import LedgerEvent
 from neuromirror.store import Store
 from neuromirror.store.task_states import TaskState
 
 
-class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
+class KeepResult(Struct, forbid_unknown_fields=True):
+    """The result of the last run of a ``[[keep]]`` table.
+
+    Attributes
+    ----------
+    locks, vault
+        The glob of the lock files, and the name of the vault.
+    lock_files
+        Number of lock files that match.
+    contents, bytes
+        Number and size of the contents that they pin.
+    lacking, lacking_bytes
+        Those of which the vault has no copy yet.
+    problems
+        Why contents could not be kept, the first ones.
+    """
+
+    locks: str
+    vault: str
+    lock_files: int = 0
+    contents: int = 0
+    bytes: int = 0
+    lacking: int = 0
+    lacking_bytes: int = 0
+    problems: list[str] = []
+
+
+class KeepRecords(TaskState):
+    """The results of the last run of a service."""
+
+    task = "keep"
+    at: str = ""
+    keeps: list[KeepResult] = field(default_factory=list)
+
+
+class DrillResult(Struct, forbid_unknown_fields=True):
     """The result of a drill.
 
     Attributes
@@ -53,42 +87,13 @@ class DrillRecords(TaskState):
     """The last drill of each lock file, by its path."""
 
     task = "drills"
-    drills: dict[str, DrillResult] = msgspec.field(default_factory=dict)
-
-    def last_of(self, commit: str) -> DrillResult | None:
-        """Return the last drill of a lock file that pins a version completely; None if none did.
-
-        Parameters
-        ----------
-        commit
-            The commit of the version.
-        """
-        found = [one for one in self.drills.values() if commit in one.commits]
-        return max(found, key=lambda one: one.at, default=None)
+    drills: dict[str, DrillResult] = field(default_factory=dict)
 
 
 def record_drill(store: Store, lock: Path, result: DrillResult) -> None:
-    """Save the result of a drill, and record it as an event.
-
-    The results of lock files that do not exist any more are removed.
-
-    Parameters
-    ----------
-    store
-        The store.
-    lock
-        The lock file.
-    result
-        The result.
-    """
-    # it loads pydantic, which pages that show a result do not need
-    from neuromirror.vault.opening import open_ledger
-
-    path = str(lock.resolve())
+    """Save the result of a drill; those of lock files that do not exist any more are removed."""
     # other processes may have drilled other lock files in the meantime
     records = DrillRecords.load(store)
     records.drills = {one: old for one, old in records.drills.items() if Path(one).exists()}
-    records.drills[path] = result
+    records.drills[str(lock.resolve())] = result
     records.save(store)
-    with open_ledger(store) as ledger:
-        ledger.events.add([LedgerEvent(result.at, "drill", f"{path}: {result.message}")])
