@@ -23,7 +23,6 @@ OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
 MESSAGES = {
     "Mirror": [
         "check-config",
-        "check-archive nope",
         "sync nope",
         "sync demo:1",
         "sync demo:000001@draft",
@@ -71,6 +70,7 @@ MESSAGES = {
         "serve --once --catalogue 127.0.0.1:0",
         "serve --worker-memory 1M",
         "audit nope",
+        "doctor nope",
         "fsck demo:000099",
         "fsck --budget 1 demo:000001",
         "repair demo:000099",

@@ -16,7 +16,6 @@ _SECTIONS = {
         "demo",
         "mirrors",
         "check-config",
-        "check-archive",
         "sync",
         "status",
         "events",

@@ -37,12 +37,20 @@ _OTHER_NAMES = {
 """Names that other programs have for commands."""
 
 _MODULES = {
+    "backup": "maintenance",
     "check-config": "config",
+    "doctor": "maintenance",
     "events": "datasets",
+    "fsck": "maintenance",
+    "holds": "maintenance",
+    "housekeeping": "maintenance",
     "list": "datasets",
     "outdated": "pin",
-    "release": "holds",
-    "restore-index": "backup",
+    "rebuild-index": "maintenance",
+    "release": "maintenance",
+    "repair": "maintenance",
+    "restore-index": "maintenance",
+    "takedown": "maintenance",
     "versions": "datasets",
 }
 """The modules of commands in the module of another command."""

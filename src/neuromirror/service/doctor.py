@@ -19,8 +19,6 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from neuromirror.conformance import check_archive, compare_reports, load_report
-from neuromirror.conformance.report import InvalidReportError
 from neuromirror.crawl import Mirror, list_mirror_files, load_mirror
 from neuromirror.index import Index, IndexMissingError, IndexUnusableError
 from neuromirror.index.backup import missing_sqlite_features
@@ -76,7 +74,6 @@ def run_doctor_checks(
     index: Path | None,
     *,
     offline: bool = False,
-    archives: bool = False,
 ) -> Iterator[DoctorCheck]:
     """Run all checks.
 
@@ -90,8 +87,6 @@ def run_doctor_checks(
         The path of the index if it is not in the store.
     offline
         Send no requests to archives.
-    archives
-        Check the archives again for which a report exists.
 
     Yields
     ------
@@ -117,7 +112,6 @@ def run_doctor_checks(
     times: list[float] = []
     for path in paths:
         yield from _mirror(path, None if offline else times.append)
-        yield from _report(path, store, recheck=archives and not offline)
     if times:
         yield _clock(times)
 
@@ -361,40 +355,6 @@ def _check_listing(name: str, uri: str, mirror: Mirror) -> DoctorCheck:
     if first is None:
         return DoctorCheck(name, "warning", f"{uri} is reachable, but lists no dataset")
     return DoctorCheck(name, "ok", f"{uri} is reachable and lists datasets")
-
-
-def _report(path: Path, store: Path, *, recheck: bool) -> Iterator[DoctorCheck]:
-    """Check the last report about a mirror's archive, and compare it if ``recheck``."""
-    try:
-        kept = Store.open(store).archive_report_path(path.stem)
-        before = load_report(kept.read_bytes())
-    except (FileNotFoundError, NotAStoreError):
-        return
-    except (OSError, InvalidReportError) as error:
-        message = f"{error}; run 'neuromirror check-archive {path.stem}' again"
-        yield DoctorCheck(f"archive {path.stem}", "warning", message)
-        return
-    name = f"archive {path.stem}"
-    rules = ", ".join(one.rule for one in before.broken)
-    yield DoctorCheck(
-        name,
-        "warning" if rules else "ok",
-        f"checked {before.at}: {f'violated: {rules}' if rules else 'no rule violated'}",
-    )
-    if not recheck:
-        return
-    try:
-        mirror = load_mirror(path)
-        after = check_archive(mirror.open(), path.stem, mirror.settings.source)
-    except (ConfigurationError, OSError) as error:
-        yield DoctorCheck(name, "error", str(error))
-        return
-    changes = list(compare_reports(before, after))
-    for then, now in changes:
-        message = f"{now.rule} was {then.status} ({then.observed}), is {now.status}: {now.observed}"
-        yield DoctorCheck(name, "warning", message)
-    if not changes:
-        yield DoctorCheck(name, "ok", f"unchanged since the report ({after.requests} requests)")
 
 
 def _probe_url(mirror: Mirror) -> str | None:

@@ -149,21 +149,6 @@ class Store(StoredJournal, StoredRecords):
         """The ledger of the copies in vaults."""
         return self._own_folder / "custody.sqlite"
 
-    def archive_report_path(self, mirror: str) -> Path:
-        """Return the path of the last ``check-archive`` report on a mirror's archive.
-
-        Parameters
-        ----------
-        mirror
-            The name of the mirror.
-
-        Returns
-        -------
-        Path
-            The path; the file may be missing.
-        """
-        return self._own_folder / "archives" / f"{mirror}.json"
-
     def task_state_path(self, name: str) -> Path:
         """Return the file in which a housekeeping task keeps its progress between slices.
 

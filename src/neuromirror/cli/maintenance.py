@@ -1,0 +1,475 @@
+"""The commands that maintain a store: check, repair, back up, rebuild, withdraw and release."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec import to_builtins
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from neuromirror.service.doctor import DoctorCheck
+    from neuromirror.store import Store
+
+
+@command(
+    "doctor",
+    example="""\
+neuromirror doctor --offline
+neuromirror doctor dandi
+neuromirror doctor s3://aind-open-data""",
+)
+@argument(
+    "archive",
+    required=False,
+    metavar="[MIRROR | URL]",
+    help="Check only this archive: a mirror, the base URL of a DANDI, BOSS or ndstore API, or a "
+    "bucket (s3://NAME/PREFIX).",
+)
+@click.option("--offline", is_flag=True, help="Send no request to an archive.")
+@settings_options
+def doctor_command(settings: Settings, archive: str | None, *, offline: bool) -> None:
+    """Check this machine, the store and the archives, or one archive in detail.
+
+    The checks cover git, git-annex and the programs it uses, SQLite, the free space and permissions
+    of the store, the format of the store, whether the index is up to date with the journal (the
+    store's log of all changes), the limit on open files, the mirror files, one small request to
+    each archive, and the clock, compared with the archives' replies. Each check is a line: ok,
+    warning or error, with the remedy.
+
+    With an archive, about fifty requests check whether it answers as neuromirror needs: the order
+    and pages of listings, object versions, sizes, checksums, parts of objects, byte ranges, and
+    what it replies for what does not exist. A warning means that the archive lacks an optional
+    feature, or has no data to check it on; the line says what follows for a mirror.
+
+    Exit code: 0 no error (there may be warnings), 1 errors, 2 wrong usage or unknown archive.
+    """
+    code = 0
+    for one in _doctor_checks(settings, archive, offline=offline):
+        failed = one.level == "error"
+        code = max(code, int(failed))
+        record = {
+            "check": one.subject,
+            "level": one.level,
+            "status": "error" if failed else "ok",
+            "message": one.message,
+        }
+        settings.emit("doctor", record, f"{one.level:<8} {one.subject:<12} {one.message}")
+    sys.exit(code)
+
+
+def _doctor_checks(
+    settings: Settings, archive: str | None, *, offline: bool
+) -> Iterator[DoctorCheck]:
+    if archive is None:
+        from neuromirror.service.doctor import run_doctor_checks
+
+        folder = settings.mirrors_folder
+        mirrors = settings.given_mirrors or (folder if folder.exists() else None)
+        return run_doctor_checks(
+            mirrors, settings.store_folder, settings.index_file, offline=offline
+        )
+    from neuromirror.crawl import find_mirror
+    from neuromirror.service.archive_checks import check_archive, open_archive
+
+    if offline:
+        raise ConfigurationError(f"--offline: {archive} cannot be checked without requests")
+    is_url = "://" in archive
+    source = open_archive(archive) if is_url else find_mirror(settings.mirrors(), archive).open()
+    return check_archive(source)
+
+
+@command(
+    "fsck",
+    example="""\
+neuromirror fsck
+neuromirror fsck dandi:000027
+neuromirror fsck --budget 3600""",
+)
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[DATASET]...",
+    help="Datasets, e.g. dandi:000027 [default: the whole store].",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Check the whole store, and stop after this time; the next run with --budget continues "
+    "there. Not with DATASET.",
+)
+@settings_options
+def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
+    """Check the integrity of the store and its index.
+
+    Checked are the alias and the repository of each dataset (git fsck, refs, foreign commits), the
+    records and the manifest of each version against its state digest, and the entries of the index;
+    without names also the journal, the whole index and the block digests. A service does the same
+    in small steps; --budget continues where it stopped. Nothing is changed or requested. Each
+    problem is printed with its remedy.
+    """
+    from neuromirror.index import UnknownDatasetError
+    from neuromirror.model import alias_of
+    from neuromirror.service.integrity import check_integrity
+
+    if names and budget is not None:
+        raise ConfigurationError(
+            "--budget and DATASET cannot be used together: --budget checks the whole store, in "
+            "several runs; leave out one of them"
+        )
+    store = settings.store()
+    requested = {alias_of(name): name for name in names}
+    known = {alias for alias, _ in store.aliases()}
+    intact = failed = 0
+    seen: set[str] = set()
+    for result in check_integrity(
+        store, settings.index_path(store), set(requested) or None, budget
+    ):
+        seen.add(result.position.alias)
+        record = {
+            "subject": result.subject,
+            "path": result.name,
+            "status": result.status,
+            "message": result.message,
+        }
+        intact += result.status == "ok"
+        failed += result.status != "ok"
+        line = f"{result.status:<10} {result.subject:<8} {result.name}  {result.message}"
+        settings.emit("fsck", record, line if result.status != "ok" else None)
+    for alias, name in requested.items():
+        if alias not in seen and alias not in known:
+            raise UnknownDatasetError(
+                f"dataset {name!r} is not in the store; 'neuromirror list' lists its datasets"
+            )
+    settings.print_text(f"{intact} items intact, {failed} damaged or not checked")
+    sys.exit(1 if failed else 0)
+
+
+def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument ``names`` and the option ``--dry-run``."""
+    names = argument(
+        "names",
+        nargs=-1,
+        metavar="[MIRROR | DATASET]...",
+        help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+    )
+    text = "Print what would be done, and write nothing."
+    return names(click.option("--dry-run", is_flag=True, help=text)(function))
+
+
+@command("repair", example="neuromirror repair dandi:000027 --dry-run")
+@_repository_options
+@settings_options
+def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
+    """Move changes made by other programs from the store's repositories to a quarantine.
+
+    Commits and refs of a push, and files of git-annex, are moved to neuromirror/quarantine in the
+    store, so that nothing is lost. The refs are reset to those of the journal, versions recorded
+    from foreign commits are removed, and missing hooks are written. "neuromirror fsck" lists what
+    needs repair. Stop the service, run repair, then run "neuromirror sync".
+    """
+    from neuromirror.crawl.repair import repair_repositories
+
+    store = settings.store()
+    aliases = _aliases_of(store, names) if names else None
+    code = repaired = unneeded = 0
+    for one in repair_repositories(store, settings.index_path(store), aliases, dry_run=dry_run):
+        unneeded += one.status == "notneeded"
+        repaired += one.status == "ok"
+        code |= one.status == "error"
+        line = f"{one.status:<10} {one.dataset}  {one.message}"
+        settings.emit("repair", to_builtins(one), None if one.status == "notneeded" else line)
+    if unneeded:
+        settings.print_text(f"notneeded  {unneeded} repositories have no foreign changes")
+    if repaired and not dry_run:
+        settings.print_text("repaired; now run: neuromirror sync")
+    sys.exit(code)
+
+
+@command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
+@_repository_options
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=24,
+    show_default=True,
+    metavar="HOURS",
+    help="Time to keep replaced pack files, which clones in progress may still read.",
+)
+@settings_options
+def housekeeping_command(
+    settings: Settings, names: tuple[str, ...], *, dry_run: bool, grace: float
+) -> None:
+    """Repack repositories of the store, so that cloning is faster.
+
+    The packs of a repository are compressed into one. No ref and no object id changes, and an
+    interrupted run loses nothing. A dataset that is being updated is skipped. The service does this
+    automatically.
+    """
+    from datetime import timedelta
+
+    from neuromirror.crawl.recorder import record_housekeeping
+    from neuromirror.model import name_from_alias
+    from neuromirror.store import HousekeepingPolicy, run_housekeeping
+
+    store = settings.store()
+    aliases = _aliases_of(store, names) if names else None
+    rules = HousekeepingPolicy(grace_period=timedelta(hours=grace))
+    code = unneeded = freed = 0
+    with ExitStack() as stack:
+        log = None if dry_run else stack.enter_context(settings.failure_log(store))
+        for result in run_housekeeping(store, aliases, rules, dry_run=dry_run):
+            if log is not None:
+                record_housekeeping(log, result)
+            dataset = name_from_alias(result.alias)
+            line: str | None = f"{result.status:<10} {dataset}  {result.message}"
+            if result.status == "notneeded":
+                unneeded += 1
+                line = None
+            elif result.status == "error":
+                code = 1
+            freed += result.bytes_before - result.bytes_after
+            settings.emit("housekeeping", {"dataset": dataset, **to_builtins(result)}, line)
+    if unneeded:
+        settings.print_text(f"notneeded  {unneeded} repositories need no repacking")
+    if freed > 0 and not dry_run:
+        settings.print_text(
+            f"{format_bytes(freed)} will be freed when the replaced packs are deleted"
+        )
+    sys.exit(code)
+
+
+def _aliases_of(store: Store, names: Iterable[str]) -> set[str]:
+    """Return the aliases of datasets and of all datasets of mirrors."""
+    from neuromirror.index import UnknownDatasetError
+    from neuromirror.model import alias_of
+
+    known = {alias for alias, _ in store.aliases()}
+    found: set[str] = set()
+    for name in names:
+        alias = alias_of(name)
+        of_mirror = {one for one in known if ":" not in name and one.startswith(f"{alias}--")}
+        if alias not in known and not of_mirror:
+            raise UnknownDatasetError(
+                f"dataset or mirror {name!r} is not in the store; 'neuromirror list' lists the "
+                "datasets in the store, and 'neuromirror status' the mirrors"
+            )
+        found |= of_mirror | ({alias} & known)
+    return found
+
+
+@command("rebuild-index", example="neuromirror rebuild-index")
+@settings_options
+def rebuild_index_command(settings: Settings) -> None:
+    """Rebuild the index from the store.
+
+    The index holds nothing that is not in the store, and no request is sent to an archive. If
+    there are mirror files, their setting for the files of Zarrs ([zarr] index_entries) is applied
+    to existing versions too; otherwise the setting of each version stays as it was.
+    """
+    from tqdm import tqdm
+
+    from neuromirror.crawl import rebuild_index
+
+    store = settings.store()
+    path = settings.index_path(store)
+    limits = {}
+    # mirror files are optional here: they only matter for settings that changed since
+    if any(settings.mirrors_folder.glob("*.toml")):
+        limits = {name: one.settings.zarr for name, one in settings.local_mirrors().items()}
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
+
+        def show(position: int) -> None:
+            bar.update(position - bar.n)
+
+        count = rebuild_index(store, path, show, limits)
+    settings.emit(
+        "rebuild-index",
+        {"path": str(path), "entries": count},
+        f"rebuilt {path} from {count} journal entries",
+    )
+
+
+@command("backup", example="neuromirror backup /backup/neuromirror --keep 14")
+@argument("folder", metavar="DIR", type=NamedPath(), help="The folder for the backups.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Number of backups to keep; older ones are deleted after the new one is verified.",
+)
+@settings_options
+def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
+    """Back up index, schedule and ledger (not the repositories), even while the service runs.
+
+    The backup is a folder in DIR that is named by its time, and is checked before older ones are
+    deleted. All other parts of a store are plain files that any program can copy; the documentation
+    lists them under "Back up a store and restore it".
+    """
+    from neuromirror.crawl.recorder import BACKUP
+    from neuromirror.service.backup import back_up
+
+    store = settings.store()
+    with ExitStack() as stack:
+        log = stack.enter_context(settings.failure_log(store))
+        if log is not None:
+            stack.enter_context(log.watch(BACKUP))
+        made = back_up(store, settings.index_path(store), folder, keep)
+    record = {
+        "path": str(made.folder),
+        "at": made.at,
+        "position": made.position,
+        "bytes": made.bytes,
+    }
+    settings.emit("backup", record, f"ok         {made.folder}  {format_bytes(made.bytes)}")
+
+
+@command("restore-index", example="neuromirror restore-index /backup/neuromirror")
+@argument(
+    "folder",
+    metavar="DIR",
+    type=NamedPath(),
+    help='The DIR of "neuromirror backup" (its newest intact backup is used), or one backup in it.',
+)
+@settings_options
+def restore_index_command(settings: Settings, folder: Path) -> None:
+    """Restore the index from a backup and bring it up to date.
+
+    The entries of the journal after the backup are applied. Without a backup, use "neuromirror
+    rebuild-index". The schedule and the ledger are not restored: a service needs no schedule, and
+    the ledger may be newer; if it is lost, copy custody.sqlite from the backup to the folder
+    "neuromirror" of the store.
+    """
+    from neuromirror.service.backup import restore_from_backup
+
+    store = settings.store()
+    path = settings.index_path(store)
+    done = restore_from_backup(store, path, folder)
+    for message in done.skipped:
+        settings.emit(
+            "restore-index",
+            {"status": "impossible", "path": str(folder), "message": message},
+            f"impossible {message}",
+        )
+    backup = done.generation.folder
+    settings.emit(
+        "restore-index",
+        {"path": str(path), "backup": str(backup), "entries": done.entries},
+        f"restored {path} from {backup}; applied {done.entries} later journal entries",
+    )
+
+
+@command(
+    "takedown",
+    example="""\
+neuromirror takedown dandi:000027 --reason "withdrawn by its authors"
+neuromirror takedown dandi:000027 --undo""",
+)
+@argument("dataset", help="A dataset, e.g. dandi:000027.")
+@click.option(
+    "--reason",
+    metavar="TEXT",
+    help=(
+        "Why the dataset is withdrawn, shown by commands and web pages instead of the dataset. "
+        "Required, except with --undo."
+    ),
+)
+@click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
+@settings_options
+def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
+    """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
+
+    Its repository, records, manifests and block digests, and those of subdatasets that belong to no
+    other dataset, are moved to STORE-withdrawn, a folder beside the store that only you can read.
+    Alias and entries in superdatasets are removed, and the index is rebuilt. Commands show the
+    reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If the
+    command is interrupted, run it again. "Withdraw a dataset" in the documentation explains what
+    else to do.
+    """
+    from neuromirror.crawl import open_recorder
+    from neuromirror.crawl.takedown import reinstate, take_down
+
+    if undo == (reason is not None):
+        raise ConfigurationError(
+            "--undo takes no --reason"
+            if undo
+            else (
+                f"{dataset}: a takedown needs a reason, which commands and web pages show "
+                "instead of the dataset; add --reason TEXT"
+            )
+        )
+    if ":" not in dataset or "@" in dataset:
+        raise ConfigurationError(
+            f"'{dataset}' is not the name of a dataset; write <mirror>:<id>, e.g. dandi:000027"
+        )
+    store = settings.store()
+    mirrors = settings.mirrors()
+    by, code = getpass.getuser(), 0
+    with open_recorder(store, settings.index_path(store)) as recorder:
+        done = (
+            reinstate(store, recorder, dataset, by, mirrors)
+            if undo
+            else take_down(store, recorder, dataset, reason or "", by, mirrors)
+        )
+        for result in done:
+            code = max(code, result.exit_code)
+            record = {**to_builtins(result), "exit_code": result.exit_code}
+            line = f"{result.status:<10} {result.dataset}  {result.message}"
+            settings.emit("takedown", record, line)
+    sys.exit(code)
+
+
+@command("holds", example="neuromirror holds")
+@settings_options
+def holds_command(settings: Settings) -> None:
+    """List suspicious updates that wait for approval with "neuromirror release".
+
+    An update is held if the archive lists no files, if more files are missing than [guards] in the
+    mirror file allows, or if files changed that must never change. Check the archive, then approve
+    the update, or wait until the archive is repaired.
+    """
+    with settings.index() as index:
+        holds = list(index.open_holds())
+    for hold in holds:
+        settings.emit("holds", to_builtins(hold))
+    settings.print_table(
+        [[h.hold, h.dataset, h.upstream, h.reason, h.placed_at] for h in holds],
+        ["HOLD", "DATASET", "VERSION", "REASON", "SINCE"],
+    )
+    if not holds:
+        settings.print_text("no update is held")
+    sys.exit(3 if holds else 0)
+
+
+@command("release", example="neuromirror release 4f1c")
+@argument("hold", help='The id in the column HOLD of "neuromirror holds", or its first characters.')
+@settings_options
+def release_command(settings: Settings, hold: str) -> None:
+    """Approve a held update; the next sync applies it.
+
+    The next sync applies the update only if the list of files is still the same; a different list
+    is checked again, and held if it is suspicious. A running service visits the dataset at once.
+    """
+    from neuromirror.service.hold_release import release_and_make_due
+
+    store = settings.store()
+    dataset = release_and_make_due(store, settings.index_path(store), hold)
+    settings.emit(
+        "release",
+        {"hold": hold, "dataset": dataset, "message": "released"},
+        f"released; if no service runs on this store, run: neuromirror sync {dataset}",
+    )
