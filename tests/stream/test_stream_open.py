@@ -82,7 +82,7 @@ def test_the_error_for_a_missing_file_has_similar_names(
 def test_the_error_for_an_unverifiable_file_has_a_command_that_works(
     demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", 1 << 14)
+    monkeypatch.setattr("neuromirror.stream.pieces.MAX_WHOLE", 1 << 14)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     others = ["demo:000003"] if form == "two pins" else []
     lock = pin_latest(demo_harness, tmp_path / "a paper.lock", "demo:000001", *others)
@@ -202,7 +202,7 @@ def test_a_content_without_any_location_left_is_gone(served: ServedTree) -> None
 def test_a_large_file_without_block_digests_is_refused(
     served: ServedTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", MIB)
+    monkeypatch.setattr("neuromirror.stream.pieces.MAX_WHOLE", MIB)
     with RangeServer({"/x": CONTENT}) as web:
         served.add("x.bin", CONTENT, f"{web.url}/x")
         with pytest.raises(UnverifiableError):

@@ -137,7 +137,7 @@ def test_faults_never_deliver_wrong_bytes(
     faults: Faults,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("neuromirror.stream.piece_reader._PAUSE", 0.01)
+    monkeypatch.setattr("neuromirror.stream.readers._PAUSE", 0.01)
     chance = random.Random(300)
     outcomes: dict[str, int] = {"right": 0, "error": 0, "aborted": 0}
 
@@ -225,7 +225,7 @@ def test_a_chunk_that_cannot_be_fetched_is_no_missing_chunk(
 def test_a_file_that_cannot_be_verified_is_refused(
     tmp_path: Path, archive: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", 1000)
+    monkeypatch.setattr("neuromirror.stream.pieces.MAX_WHOLE", 1000)
     harness = mirror_contents(tmp_path / "box", archive, {"large.bin": CONTENT})
     with serve_gateway(harness) as at:
         reply = requests.get(f"{at}/large.bin", timeout=60)

@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuromirror.stream.addresses import open_tree, tree_of_version
-    from neuromirror.stream.clone_tree import CloneTree
     from neuromirror.stream.errors import (
         AddressUnresolvedError,
         ContentGoneError,
@@ -20,47 +18,37 @@ if TYPE_CHECKING:
         WrongBytesError,
     )
     from neuromirror.stream.file import VerifiedFile
-    from neuromirror.stream.git_tree import GitTree
+    from neuromirror.stream.git_tree import CloneTree, GitTree
     from neuromirror.stream.kerchunk import (
         ReferencesRefusedError,
         ReferencesResult,
         export_references,
     )
     from neuromirror.stream.lock_tree import LockTree
-    from neuromirror.stream.opening import open, open_object
+    from neuromirror.stream.opening import open, open_object, open_tree, tree_of_version
     from neuromirror.stream.transport import Transport
     from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
     from neuromirror.stream.verified_object import VerifiedObject
     from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
-    "AccessRules": "trees",
-    "AddressUnresolvedError": "errors",
-    "CloneTree": "clone_tree",
-    "ContentGoneError": "errors",
-    "ExcludedFileError": "errors",
-    "FileMissingError": "errors",
-    "FolderEntry": "trees",
-    "GitTree": "git_tree",
-    "LocationsFailedError": "errors",
-    "LockTree": "lock_tree",
-    "NotAFileError": "errors",
-    "ReferencesRefusedError": "kerchunk",
-    "ReferencesResult": "kerchunk",
-    "StreamError": "errors",
-    "Transport": "transport",
-    "UnverifiableError": "errors",
-    "VerifiedFile": "file",
-    "VerifiedObject": "verified_object",
-    "VersionStore": "zarr_store",
-    "VersionTree": "trees",
-    "WrongBytesError": "errors",
-    "export_references": "kerchunk",
-    "open": "opening",
-    "open_object": "opening",
-    "open_tree": "addresses",
-    "open_zarr": "zarr_store",
-    "tree_of_version": "addresses",
+    name: f"neuromirror.stream.{module}"
+    for module, names in {
+        "errors": (
+            "AddressUnresolvedError ContentGoneError ExcludedFileError FileMissingError "
+            "LocationsFailedError NotAFileError StreamError UnverifiableError WrongBytesError"
+        ),
+        "file": "VerifiedFile",
+        "git_tree": "CloneTree GitTree",
+        "kerchunk": "ReferencesRefusedError ReferencesResult export_references",
+        "lock_tree": "LockTree",
+        "opening": "open open_object open_tree tree_of_version",
+        "transport": "Transport",
+        "trees": "AccessRules FolderEntry VersionTree",
+        "verified_object": "VerifiedObject",
+        "zarr_store": "VersionStore open_zarr",
+    }.items()
+    for name in names.split()
 }
 """The module of each name."""
 
@@ -68,7 +56,7 @@ _EXPORTS = {
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    return getattr(import_module(_EXPORTS[name]), name)
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.model.display import format_bytes
 from neuromirror.stream.opening import open_object
-from neuromirror.stream.stored_pieces import content_name
+from neuromirror.stream.pieces import content_name
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.trees import VersionTree
 from neuromirror.stream.verified_object import VerifiedObject

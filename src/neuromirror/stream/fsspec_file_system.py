@@ -16,11 +16,10 @@ from typing import Any, Final, TypeVar
 from fsspec import AbstractFileSystem
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.stream.addresses import StrPath, open_tree
 from neuromirror.stream.errors import FileMissingError, StreamError
 from neuromirror.stream.file import VerifiedFile
-from neuromirror.stream.opening import missing_file, open_object
-from neuromirror.stream.piece_checks import Verify
+from neuromirror.stream.opening import StrPath, missing_file, open_object, open_tree
+from neuromirror.stream.pieces import Verify
 from neuromirror.stream.transport import PARALLEL, Transport
 from neuromirror.stream.trees import FolderEntry, VersionTree, listed_file
 from neuromirror.stream.verified_object import VerifiedObject

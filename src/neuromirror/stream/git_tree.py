@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from heapq import merge
@@ -14,6 +15,9 @@ from msgspec.structs import replace
 from neuromirror.annex import (
     VaultAddress,
     find_local_copy,
+    hash_lower,
+    hash_mixed,
+    key_file_name,
     parse_key,
     parse_link_target,
     parse_pointer,
@@ -30,17 +34,18 @@ from neuromirror.git import (
     ObjectMissingError,
     read_refs,
 )
-from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.lab.lock_manifests import ListedFile, manifest_entry
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
 from neuromirror.model.object_urls import url_rank
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.store.records import RecordLookup
 from neuromirror.stream.errors import StreamError
-from neuromirror.stream.manifest_tree import ManifestFiles
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
+from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 _MAX_LOCATIONS: Final = 5
 """Maximum number of URLs per file; identical contents share their URLs."""
@@ -329,3 +334,131 @@ def _path_order(entry: FolderEntry) -> bytes:
 def _annex_key(content: bytes) -> str | None:
     """Return the key that a link or a pointer file names."""
     return parse_link_target(content) or parse_pointer(content)
+
+
+# --- the files of a version in the records of the store, which have each file with its URLs
+
+
+class ManifestFiles:
+    """The files of a version, from its records. Thread-safe.
+
+    Parameters
+    ----------
+    records
+        The records, which are closed with the object.
+    """
+
+    def __init__(self, records: RecordLookup) -> None:
+        self._records = records
+
+    def file(self, path: str, inner: str) -> ListedFile | None:
+        """Return a file with its URLs, best first; None if the version has no such file.
+
+        Parameters
+        ----------
+        path
+            The path of the file in the outermost dataset, for the result.
+        inner
+            The path of the file in this dataset, which is looked up.
+
+        Returns
+        -------
+        ListedFile or None
+            The file.
+        """
+        entry = self._records.find(inner.encode("utf-8", "surrogateescape"))
+        if entry is None or entry.subdataset is not None:
+            return None
+        found = manifest_entry(entry, "", "manifest")
+        assert isinstance(found, ListedFile)
+        urls = sorted(map(strip_claim_prefix, found.urls), key=url_rank)
+        return ListedFile(
+            path, found.key, found.digest, found.size, tuple(urls), found.checked, False
+        )
+
+    def entries(self, folder: str) -> Iterator[FolderEntry]:
+        """Yield the entries of a folder in the order of paths; none for a missing folder.
+
+        Parameters
+        ----------
+        folder
+            The path of the folder in the dataset; empty for the top.
+
+        Yields
+        ------
+        FolderEntry
+            An entry.
+        """
+        for name, entry in self._records.entries(folder.encode("utf-8", "surrogateescape")):
+            text = name.decode("utf-8", "surrogateescape")
+            if entry is None or entry.subdataset is not None:
+                yield FolderEntry(text, True)
+            else:
+                yield FolderEntry(text, False, entry.record.size, entry.key)
+
+    def close(self) -> None:
+        """Close the records."""
+        self._records.close()
+
+
+# --- the checked-out files of a clone: contents that it has are read there, others at their URLs
+
+
+class CloneTree(GitTree):
+    """The files of the commit that is checked out in a clone. Thread-safe.
+
+    Parameters
+    ----------
+    folder
+        The top folder of the work tree.
+    commit
+        Another commit; by default the one that is checked out.
+
+    Raises
+    ------
+    NotADatasetError
+        The folder is not a clone, or has no commit yet.
+    """
+
+    def __init__(self, folder: Path, commit: str | None = None) -> None:
+        with VerifiedRepository.at(folder) as repository:
+            git_dir = repository.git_dir
+            commit = commit or repository.head()
+        self._folder = folder
+        self._objects = git_dir / "annex" / "objects"
+        super().__init__(git_dir, commit, _annex_commit(git_dir), str(folder))
+
+    def local_content(self, file: ListedFile) -> Path | None:
+        """Return the path of the content in the clone or in a vault; None without one."""
+        tree, _ = self._locate(file.path)
+        if not isinstance(tree, CloneTree) or not file.key:
+            return None
+        name = key_file_name(file.key).decode()
+        for folder in (hash_mixed(file.key), hash_lower(file.key)):
+            path = tree._objects / folder.decode() / name / name
+            if path.exists():
+                return path
+        return super().local_content(file)
+
+    def _open_subdataset(self, path: str, commit: str) -> GitTree:
+        try:
+            return CloneTree(self._folder / path, commit)
+        except NotADatasetError as error:
+            raise StreamError(
+                f"{self._folder / path}: the subdataset is not installed; run 'datalad get -n "
+                f"{path}' in {self._folder}",
+                path,
+            ) from error
+
+
+def _annex_commit(git_dir: Path) -> str | None:
+    """Return the git-annex branch; before ``git annex init``, the one of a remote."""
+    refs = read_refs(git_dir)
+    found = refs.get("refs/heads/git-annex")
+    others = (
+        commit
+        for name, commit in sorted(refs.items())
+        # not custody/git-annex of a remote, which has no URLs
+        if re.fullmatch(r"refs/remotes/[^/]+/git-annex", name)
+    )
+    return found or next(others, None)

@@ -22,8 +22,8 @@ from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ZARR_METADATA, ConfigurationError
 from neuromirror.model.object_urls import url_version_id
 from neuromirror.store import write_atomically
-from neuromirror.stream.addresses import StrPath, open_tree
 from neuromirror.stream.errors import StreamError
+from neuromirror.stream.opening import StrPath, open_tree
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.tree_objects import TreeObjects
 from neuromirror.stream.trees import VersionTree

@@ -19,7 +19,7 @@ from neuromirror.model import (
 )
 from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
 from neuromirror.stream.opening import digest_command, open_object
-from neuromirror.stream.piece_checks import NoCheck, Verify, WholeCheck
+from neuromirror.stream.pieces import NoCheck, Verify, WholeCheck
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.trees import VersionTree, content_checksum
 from neuromirror.stream.verified_object import VerifiedObject

@@ -12,11 +12,9 @@ from typing import Final
 from neuromirror.cache import PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.stream.errors import StreamError
-from neuromirror.stream.piece_checks import MAX_WHOLE, PieceCheck, WholeCheck
-from neuromirror.stream.piece_reader import PieceReader
-from neuromirror.stream.stored_pieces import StoredPieces
+from neuromirror.stream.pieces import MAX_WHOLE, PieceCheck, StoredPieces, WholeCheck
+from neuromirror.stream.readers import PieceReader, WholeReader
 from neuromirror.stream.transport import Transport
-from neuromirror.stream.whole_reader import WholeReader
 
 MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of one content that are kept in memory."""

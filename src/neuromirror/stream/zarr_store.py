@@ -13,10 +13,10 @@ from zarr.abc.store import ByteRequest
 
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentError, parse_json
 from neuromirror.net import RequestLimits
-from neuromirror.stream.addresses import StrPath, open_tree
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.file import NOT_REOPENED
-from neuromirror.stream.piece_checks import Verify
+from neuromirror.stream.opening import StrPath, open_tree
+from neuromirror.stream.pieces import Verify
 from neuromirror.stream.transport import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
 from neuromirror.stream.trees import VersionTree

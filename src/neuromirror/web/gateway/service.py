@@ -35,7 +35,7 @@ from neuromirror.stream import (
     VerifiedObject,
     WrongBytesError,
 )
-from neuromirror.stream.piece_checks import MAX_WHOLE
+from neuromirror.stream.pieces import MAX_WHOLE
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError, UnknownEntryError

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
+from neuromirror.cache import CachedContent, ContentName, PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.stream.errors import UnverifiableError
 from neuromirror.stream.trees import content_checksum
-from neuromirror.transfer.key_checksums import KeyChecksum
+from neuromirror.transfer.key_checksums import KeyChecksum, cache_name
 
 Verify = Literal["require", "whole-objects", "off"]
 """``require``: unverifiable reads are errors. ``whole-objects``: a content without block digests is
@@ -231,3 +234,90 @@ def _belongs_to(digests: BlockDigests, checksum: KeyChecksum) -> bool:
 def _part_check(digests: BlockDigests) -> PartCheck:
     assert digests.part_size is not None
     return PartCheck(digests.size, digests.part_size, digests.part_md5s)
+
+
+# --- pieces that are on this machine, in the cache or in a clone: verified like all others
+
+
+class StoredPieces:
+    """The pieces of one content that are on this machine. Thread-safe.
+
+    Parameters
+    ----------
+    file
+        The file.
+    check
+        Verifies its pieces.
+    cache
+        The cache; None for none.
+    local
+        The path of a copy, such as in a clone; None for none.
+    """
+
+    def __init__(
+        self, file: ListedFile, check: PieceCheck, cache: PieceCache | None, local: Path | None
+    ) -> None:
+        self._check = check
+        self._cache = cache
+        self._local = local
+        self._cached: CachedContent | None = None
+        if cache is not None and check.is_verified and (name := content_name(file)) is not None:
+            self._cached = cache.content(name)
+
+    def read(self, number: int) -> bytearray | None:
+        """Return a piece from the cache or the copy, verified.
+
+        Parameters
+        ----------
+        number
+            The number of the piece.
+
+        Returns
+        -------
+        bytearray or None
+            The bytes; None if the piece has to be requested.
+        """
+        start = number * self._check.piece_size
+        stop = min(start + self._check.piece_size, self._check.size)
+        if self._cached is not None:
+            data = self._cached.read(start, stop)
+            if data is not None:
+                if self._check.is_piece(number, data):
+                    return data
+                self._cached.discard(start, stop)
+        if self._local is not None:
+            with suppress(OSError), open(self._local, "rb") as file:
+                file.seek(start)
+                data = bytearray(file.read(stop - start))
+                if len(data) == stop - start and self._check.is_piece(number, data):
+                    return data
+        return None
+
+    def write(self, number: int, piece: bytearray) -> None:
+        """Write a verified piece to the cache.
+
+        Parameters
+        ----------
+        number
+            The number of the piece.
+        piece
+            Its bytes.
+        """
+        if self._cached is not None and self._cache is not None:
+            self._cache.write(self._cached, number * self._check.piece_size, piece)
+
+
+def content_name(file: ListedFile) -> ContentName | None:
+    """Return the name of a file's content in the cache; None without digest or size.
+
+    Parameters
+    ----------
+    file
+        The file.
+
+    Returns
+    -------
+    ContentName or None
+        The name.
+    """
+    return cache_name(content_checksum(file))
