@@ -42,9 +42,9 @@ from neuromirror.sources.s3.aind import normalize as aind_kept
 from neuromirror.sources.s3.docdb import all_times
 from neuromirror.sources.s3.object_claims import _sha256, part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
+from neuromirror.sources.volumes.channels import check_size, plan_volume
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.planning import check_size, plan_volume
 
 _UUID = "0123abcd-0000-4000-8000-0123456789ab"
 _ASSET = {

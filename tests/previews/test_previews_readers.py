@@ -16,10 +16,9 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from neuromirror.previews import preview_kind
-from neuromirror.previews.hdf5 import preview_hdf5
+from neuromirror.previews.hdf5 import draw_traces, preview_hdf5
 from neuromirror.previews.images import preview_image, preview_pdf
 from neuromirror.previews.text import preview_table, preview_text
-from neuromirror.previews.traces import draw_traces
 
 
 def _nwb(path: Path) -> Path:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,8 @@ from werkzeug.wrappers import Response
 from neuromirror.model import ConfigurationError
 from neuromirror.net import (
     AccessDeniedError,
-    InvalidJsonError,
     NotFoundError,
     ServerError,
-    TooManyRequestsError,
 )
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.boss import BossChannelNotPublicError, WrongTokenError
@@ -127,13 +124,6 @@ def test_metadata_keys_with_special_characters_are_read(shared_boss):
     assert client.metadata(["demo_cortex", "sections"]) == {
         "citation & doi": "Doe 2024, 10.0000/demo?a=1"
     }
-
-
-def test_the_levels_are_those_of_the_downsample_service(shared_boss):
-    found = make_source(shared_boss.api)._client.downsample_info(*ACTIVITY.split("/"))
-    assert found is not None
-    assert found["extent"]["2"] == [38, 33, 9]
-    assert found["voxel_size"]["2"] == [6.0, 6.0, 6.0]
 
 
 def test_only_included_channels_are_requested(boss):
@@ -252,17 +242,6 @@ def test_requests_without_a_token_use_the_public_one(shared_boss, httpserver):
     assert {headers["Authorization"] for headers in around.request_headers} == {"Token public"}
 
 
-def test_intern_is_loaded_when_it_is_needed():
-    code = (
-        "import sys; from neuromirror.sources.boss import BossOptions, BossSource\n"
-        "from neuromirror.net import Session\n"
-        "o = BossOptions(api='https://boss.invalid')\n"
-        "BossSource('b', o, Session()).dataset('a/b/c')\n"
-        "assert not {'intern', 'numpy', 'cloudvolume'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -277,25 +256,7 @@ def test_a_malformed_list_is_an_error(shared_boss, httpserver, body):
         list(make_source(around.api).datasets())
 
 
-def test_html_instead_of_json_is_an_error(shared_boss, httpserver):
-    around = RewritingProxy(httpserver, shared_boss)
-    around.replacements["/collection/$"] = Response("<p>Log in", content_type="text/html")
-    with pytest.raises(InvalidJsonError, match="not JSON"):
-        list(make_source(around.api).datasets())
-
-
 # --- errors
-
-
-def test_repeated_429_replies_are_retried(boss):
-    boss.throttle(times=3, retry_after=0)
-    assert len(list(make_source(boss.api, attempts=5).datasets())) == len(OPEN)
-
-
-def test_endless_429_replies_are_an_error(boss):
-    boss.throttle(retry_after=0)
-    with pytest.raises(TooManyRequestsError, match="too many requests"):
-        list(make_source(boss.api).datasets())
 
 
 def test_a_server_that_stays_broken_is_an_error(boss):

@@ -13,7 +13,6 @@ from werkzeug.wrappers import Response
 from neuromirror.model import ConfigurationError, ExcludedEntry, FileRecord
 from neuromirror.net import HttpError
 from neuromirror.sources import UnexpectedReplyError, UnreliableListingError
-from neuromirror.sources.volumes.errors import TooManyFilesError
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
 from support.boss_sources import (
     TOKEN,
@@ -159,12 +158,6 @@ def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
     assert multiscales(documents_of(listing))[1][2] == [0, 2, 20 * 8 + 2]
 
 
-def test_levels_that_are_not_selected_are_not_reported(boss):
-    add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=3)
-    entries = list(listing_of(make_source(boss.api, levels=[0]), "c/e/ch").entries())
-    assert levels_in(entries) == {one.path.partition(b"/")[0] for one in entries} == {b"0"}
-
-
 def test_voxels_that_are_not_square_have_their_own_level(boss):
     """The downsample service fails: it cannot determine the level that is closest to isotropic."""
     voxels = noise((8, 40, 40))
@@ -251,11 +244,6 @@ def test_an_estimate_equals_the_listing_of_a_visit(shared_boss):
     assert estimate.bytes == sum(record.size for record in records) == estimate.fetched
 
 
-def test_too_many_files_fail_with_a_message(shared_boss):
-    with pytest.raises(TooManyFilesError, match="max_files"):
-        listing_of(make_source(shared_boss.api, max_files=10), TISSUE)
-
-
 # --- documents and facts
 
 
@@ -333,16 +321,6 @@ def test_links_lead_to_viewers(boss):
     link = "precomputed://https://s3.amazonaws.com/a.bucket.of.mine/c/e/i%20d"
     assert links["precomputed"] == link
     assert state_of(links["neuroglancer"])["layers"][0]["source"] == link
-
-
-def test_an_outdated_storage_path_is_not_linked(shared_boss, httpserver):
-    around = RewritingProxy(httpserver, shared_boss)
-    path = "/v1/collection/demo_cortex/experiment/sections/channel/em"
-    channel = requests.get(f"{shared_boss.url}{path}", timeout=300).json()
-    channel |= {"storage_type": "spdb", "bucket": "b", "cv_path": "/once"}
-    around.replacements[f"{path}$"] = Response(json.dumps(channel), content_type="application/json")
-    links = listing_of(make_source(around.api), TISSUE).facts.links
-    assert [kind for kind, _ in links] == ["boss", "ndviz", "neuroglancer"]
 
 
 def test_facts_come_from_the_metadata(boss):

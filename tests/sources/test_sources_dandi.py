@@ -32,7 +32,6 @@ from neuromirror.sources import (
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.rows import _object_url
 from neuromirror.sources.dandi.versions import RecentVersions
-from support.dandi_replay import DandiReplayServer
 from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
@@ -402,17 +401,6 @@ def test_a_disallowed_url_is_not_recorded(make_source, archive, url):
     archive.assets("000001_draft")[0]["metadata"]["contentUrl"][1] = url
     record = entries_of(make_source(), "000001", "draft")[0]
     assert [location.kind for location in record.locations] == ["api"]
-
-
-def test_a_private_address_is_not_recorded_from_a_public_archive():
-    from neuromirror.sources.dandi.rows import parse_row
-
-    with DandiReplayServer() as archive:
-        row = copy.deepcopy(archive.assets("000001_draft")[0])
-    row_result = parse_row(row, 1, published=False, allow_private=False)
-    assert row_result.object_url is None
-    row_result = parse_row(row, 1, published=False, allow_private=True)
-    assert row_result.object_url is not None
 
 
 def test_the_download_address_is_built_from_the_configured_api(make_source, archive):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.model import ExcludedEntry
 from neuromirror.net import ObjectRow, RequestLimits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
 from neuromirror.sources.dandi import blob_versions as blob_versions_module
@@ -83,15 +82,6 @@ def test_a_thousand_blobs_cost_a_handful_of_requests_and_known_ones_none(filled)
     assert filled.requests == []
 
 
-def test_a_few_blobs_cause_no_version_listing(filled):
-    filled.clear_requests()
-    sweep = sweep_of()
-    for number in range(4):
-        assert sweep.look_up(urls_of(filled, [number])) == {}
-    assert sweep.look_up([]) == {}
-    assert filled.requests == []
-
-
 def test_versions_are_listed_once_single_requests_would_cost_as_much(filled, monkeypatch):
     monkeypatch.setattr(blob_versions_module, "_MIN_REQUESTS", 10)
     monkeypatch.setattr(blob_versions_module, "_cost", lambda bucket, root: 30)
@@ -101,15 +91,6 @@ def test_versions_are_listed_once_single_requests_would_cost_as_much(filled, mon
         assert sweep.look_up(urls_of(filled, range(first, first + 10))) == {}
     assert listings(filled) == 0
     assert len(sweep.look_up(urls_of(filled, range(20, 30)))) == 10
-
-
-def test_the_number_of_pages_is_estimated_from_the_first(filled, monkeypatch):
-    monkeypatch.setattr(blob_versions_module, "_PAGE", 100)
-    session = Session(allow_private=True)
-    buckets = BucketCache(session)
-    address = blob_versions_module.parse_object_url(urls_of(filled, [0])[0])
-    cost = blob_versions_module._cost(buckets.bucket(address), b"blobs/")
-    assert 10 <= cost <= 14
 
 
 def test_a_large_version_listing_is_divided_by_prefix_and_complete(filled, monkeypatch):
@@ -284,19 +265,3 @@ def test_a_known_blob_costs_no_request(demo):
     second = draft_of(demo, name, FakeVisitContext(locations.get))
     assert demo.s3_requests == []
     assert {one.locations[0] for one in second} == set(locations.values())
-
-
-def test_an_object_of_another_size_is_still_a_named_exception(demo):
-    name = demo.make_many(None, 120)
-    asset = demo.dandisets[name].draft.assets["many/0000/file-0000007.txt"]
-    demo.bucket.put(
-        asset.blob.key,
-        b"x",
-        etag="9dd4e461268c8034f5c8564e155c67a6",
-        content_type="text/plain",
-        modified=demo.clock.tick(),
-    )
-    demo.clear_requests()
-    wrong = [one for one in draft_of(demo, name) if isinstance(one, ExcludedEntry)]
-    assert [(one.path, one.reason) for one in wrong] == [(asset.path.encode(), "size-mismatch")]
-    assert heads(demo) == 1

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from neuromirror.annex import git_path
 from neuromirror.net import ListingTooLongError
 from neuromirror.sources import UnreliableListingError
 from neuromirror.sources.dandi.document import clean
@@ -62,10 +61,6 @@ def test_subjects_and_species_can_be_searched():
         for one in line.get("wasGeneratedBy", ())
     ]
     assert sessions
-
-
-def test_a_dandiset_without_assets_has_none():
-    assert shards_of([]) == {}
 
 
 @pytest.mark.parametrize("name", ["000001_draft", "000002_draft", "000003_draft"])
@@ -177,12 +172,6 @@ def test_only_the_shard_over_the_limit_is_split():
     assert largest not in after
     changed = {path for path in {*after, *before} if after.get(path) != before.get(path)}
     assert all(path.startswith(stem) for path in changed)
-
-
-def test_the_documents_have_plain_paths_in_git():
-    rows = [made(one) for one in range(500)]
-    for shards in (shards_of(rows), shards_of(rows, 5_000)):
-        assert all(git_path(path) == path for path in shards)
 
 
 def test_rows_that_are_no_assets_are_passed_over():

@@ -12,7 +12,7 @@ import zarr
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import NetError
 from neuromirror.sources import UnreliableListingError
-from neuromirror.sources.volumes.errors import BlockReadError, TooManyFilesError
+from neuromirror.sources.volumes.errors import BlockReadError
 from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,
@@ -120,14 +120,6 @@ def test_the_unit_comes_from_the_options(shared_ndstore: DemoNdstore) -> None:
         {"name": "z", "type": "space", "unit": "nanometer"},
         {"name": "z", "type": "space", "unit": "micrometer"},
     ]
-
-
-def test_no_request_exceeds_the_limit_of_the_service(shared_ndstore: DemoNdstore) -> None:
-    big = shared_ndstore.projects["demo11_anno"].space
-    assert big.image_size[0] < 2048
-    source = make_source(shared_ndstore, block=[1 << 20, 1 << 20, 1 << 20])
-    (record, *_), _ = read(listing_of(source, CELLS))
-    assert record.size == 200 * 150 * 40 * 8
 
 
 # -- synthesized levels
@@ -258,19 +250,6 @@ def test_an_unreadable_block_fails_the_listing_and_is_named(
     assert isinstance(raised.value, BlockReadError | NetError)
     assert "0/64:128/64:128/17:33" in str(raised.value)
     assert says in str(raised.value)
-
-
-def test_a_transient_fault_is_retried(ndstore: DemoNdstore) -> None:
-    listing = listing_of(make_source(ndstore, hash="fetch"), CALCIUM)
-    with ndstore.throttle(times=1), ndstore.fault("cut", times=1):
-        assert len(read(listing)[0]) == 45
-
-
-def test_too_many_files_are_refused_before_anything_is_read(shared_ndstore: DemoNdstore) -> None:
-    shared_ndstore.clear_requests()
-    with pytest.raises(TooManyFilesError, match=r"nd:demo11/image .* 51 "):
-        listing_of(make_source(shared_ndstore, max_files=50), IMAGE_11)
-    assert shared_ndstore.count_requests() == 1
 
 
 def test_an_estimate_equals_the_listing(shared_ndstore: DemoNdstore) -> None:

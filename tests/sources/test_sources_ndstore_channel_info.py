@@ -202,12 +202,6 @@ def test_a_channel_that_is_removed_during_the_listing_is_not_found(ndstore: Demo
         listing.confirm_version()
 
 
-def test_the_hint_of_an_excluded_channel_says_excluded(shared_ndstore: DemoNdstore) -> None:
-    source = make_source(shared_ndstore, exclude=["demo11/*"])
-    hint = source.hint(source.dataset(IMAGE_11))
-    assert hint.unavailable
-
-
 # -- documents
 
 

@@ -24,7 +24,6 @@ from neuromirror.sources.precomputed.encodings import (
     encoding_of,
 )
 from neuromirror.sources.s3.history import upstream_name
-from neuromirror_demo.layer_contents import CELLS, EM
 from neuromirror_demo.layers import encode_object
 from support.precomputed_layers import (
     INFO,
@@ -92,17 +91,6 @@ def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
     second = listing_of(layers.source(), CH)
     read(second)
     assert second.documents == listing.documents
-
-
-def test_the_demo_layers_have_the_expected_encodings(tmp_path):
-    with layers_at(tmp_path, empty=False) as still:
-        listing = listing_of(still.source(), EM)
-        read(listing)
-        assert encodings_by_folder(listing)["4_4_40/*"] == ("a sample", ["br"])
-        listing = listing_of(still.source(), CELLS)
-        read(listing)
-        encodings = encodings_by_folder(listing)
-        assert (encodings["mesh/*:*"][1], encodings["mesh/*:*:*"][1]) == (["identity"], ["gzip"])
 
 
 def test_mesh_manifests_and_fragments_are_sampled_separately(layers):

@@ -132,14 +132,6 @@ def test_flipped_bytes_give_voxels_or_are_refused(
     _gives_voxels_or_is_refused(bytes(body))
 
 
-@fuzzed
-@given(st.binary(max_size=600))
-def test_any_bytes_give_voxels_or_are_refused(body: bytes) -> None:
-    _gives_voxels_or_is_refused(body)
-    header = bytes([2, 1, 0x12, 1]) + struct.pack("<III", COUNT, COUNT, 16 + len(body))
-    _gives_voxels_or_is_refused(header + body)
-
-
 def _gives_voxels_or_is_refused(body: bytes) -> None:
     try:
         found = decoded(body)

@@ -22,9 +22,8 @@ from neuromirror.sources.volumes.errors import (
     TokenRefusedError,
     WrongVoxelsError,
 )
-from neuromirror.sources.volumes.fetching import fetch_block
+from neuromirror.sources.volumes.fetching import cutout_request, fetch_block
 from neuromirror.sources.volumes.grid import Block, Level, Volume, blocks
-from neuromirror.sources.volumes.requests import cutout_request
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import BlockUrl, parse_url
 from support.volume_service import VolumeService

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from neuromirror.model import ConfigurationError
+from neuromirror.sources.volumes.channels import check_size, estimate_volume, plan_volume
 from neuromirror.sources.volumes.errors import MalformedUrlError, TooManyFilesError
 from neuromirror.sources.volumes.grid import (
     Block,
@@ -19,7 +20,6 @@ from neuromirror.sources.volumes.grid import (
     level_blocks,
 )
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.planning import check_size, estimate_volume, plan_volume
 from neuromirror.sources.volumes.urls import BlockUrl, is_secure, parse_url
 
 _UNIT = (1.0, 1.0, 1.0)

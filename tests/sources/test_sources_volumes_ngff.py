@@ -13,8 +13,6 @@ from msgspec.structs import replace
 from neuromirror.sources.volumes.decode import decode_cutout
 from neuromirror.sources.volumes.grid import Level, Volume, blocks
 from neuromirror.sources.volumes.ngff import zarr_documents
-from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.planning import plan_volume
 from support.volume_service import npy
 
 ANISOTROPIC = Volume(
@@ -96,19 +94,6 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert np.array_equal(group[name][...], array)  # type: ignore[arg-type, index]
         assert group[name].metadata.dimension_names == ("t", "z", "y", "x")  # type: ignore[union-attr]
-
-
-def test_levels_are_aligned_as_upstream() -> None:
-    assert transformations(ANISOTROPIC, "0") == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
-    # the center of two voxels is half a voxel after the first one's center
-    assert transformations(ANISOTROPIC, "1") == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
-    assert transformations(ANISOTROPIC, "2") == ([60.0, 12.0, 12.0], [15.0, 4.5, 4.5])
-
-
-def test_a_level_keeps_its_position_if_others_are_left_out() -> None:
-    some = VolumeOptions(api="https://api.bossdb.io", levels=(2,), box=((9, 30), (0, 8), (2, 9)))
-    made = plan_volume(ANISOTROPIC, some)
-    assert transformations(made, "2") == ([60.0, 12.0, 12.0], [75.0, 4.5, 28.5])
 
 
 def test_time_starts_with_upstreams_first_sample() -> None:

@@ -13,7 +13,6 @@ import pytest
 from neuromirror.stream import WrongBytesError
 from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFileSystem
 from support.mirror_harness import MirrorHarness
-from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
 
 MIB = 1 << 20
@@ -86,15 +85,6 @@ def test_a_document_in_git_is_a_file(files: NeuromirrorFileSystem, version: str)
         text = opened.read()
     assert files.cat_file(f"{version}/dandiset.yaml") == text.encode()
     assert files.cat_file(f"{version}/dandiset.yaml", 1, -1) == text.encode()[1:-1]
-
-
-def test_several_pins_are_folders(demo_harness: MirrorHarness, tmp_path: Path) -> None:
-    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001", "demo:000003")
-    files = LockFileSystem(skip_instance_cache=True)
-    assert files.ls(str(lock), detail=False) == [f"{lock}/demo:000001", f"{lock}/demo:000003"]
-    assert files.size(f"lock://{lock}/demo:000001/{NWB}") == 52776
-    with pytest.raises(FileNotFoundError):
-        files.ls(str(tmp_path / "other.lock"))
 
 
 @pytest.fixture

@@ -43,13 +43,6 @@ def test_a_file_of_a_version_has_the_bytes_of_its_key(demo_harness: MirrorHarnes
     assert ("sha256", hashlib.sha256(content).hexdigest()) == key_digest(file.key)
 
 
-def test_a_document_in_git_is_opened_without_a_request(
-    demo_harness: MirrorHarness,
-) -> None:
-    with stream.open("demo:000001", "dandiset.yaml", store=demo_harness.folder) as opened:
-        assert opened.readline()
-
-
 @pytest.mark.parametrize(
     ("path", "error"), [("nowhere.nwb", FileMissingError), ("sub-101", NotAFileError)]
 )
@@ -143,25 +136,6 @@ def test_a_random_reader_requests_only_the_pieces_it_reads(
     assert web.bytes_requested == 3 << 16
 
 
-def test_small_reads_inside_a_piece_request_nothing_more(
-    served: ServedTree, web: RangeServer
-) -> None:
-    with stream.open(served, "x.bin") as opened:
-        opened.seek(MIB)
-        for _ in range(50):
-            opened.read(1000)
-    assert web.bytes_requested == 1 << 16
-
-
-def test_ranges_are_read_together(served: ServedTree, web: RangeServer) -> None:
-    with stream.open(served, "x.bin") as opened:
-        assert isinstance(opened, stream.VerifiedFile)
-        ranges = [(0, 10), (1 << 16, (1 << 17) + 1), (4 * MIB, 4 * MIB), (5 * MIB, 6 * MIB)]
-        parts = opened.content.read_ranges(ranges)
-    assert parts == [CONTENT[start:stop] for start, stop in ranges]
-    assert len(web.requests) == 2
-
-
 def test_a_server_without_ranges_serves_the_right_bytes(served: ServedTree) -> None:
     with RangeServer({"/x": CONTENT}, has_ranges=False) as web:
         served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
@@ -237,10 +211,3 @@ def test_text_files_are_read_line_by_line(served: ServedTree) -> None:
         served.add("t.csv", content, f"{web.url}/t", piece_size=1 << 14)
         with stream.open(served, "t.csv") as opened:
             assert [*opened] == lines
-
-
-def test_a_closed_file_is_not_read(served: ServedTree, web: RangeServer) -> None:
-    opened = stream.open(served, "x.bin")
-    opened.close()
-    with pytest.raises(ValueError, match="closed"):
-        opened.read(1)

@@ -12,7 +12,6 @@ import pytest
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
 from neuromirror.model.errors import NeuromirrorError, UnknownAddressError
 from neuromirror.stream import (
-    AddressUnresolvedError,
     StreamError,
     VersionTree,
     open,
@@ -137,11 +136,6 @@ def test_a_dataset_that_the_store_lacks_is_named(
     monkeypatch.delenv("NEUROMIRROR_MIRRORS", raising=False)
     with pytest.raises(NeuromirrorError, match=message):
         open_tree(address, store=demo_harness.folder)
-
-
-def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(AddressUnresolvedError):
-        open_tree("demo:000001", store=tmp_path / "none")
 
 
 def test_content_of_a_clone_is_read_there_and_verified(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from neuromirror.stream import StreamError, open_zarr
-from neuromirror.volume.zarr_codecs import names_unsafe_codec
+from neuromirror.volume.read_only_store import names_unsafe_codec
 from support.range_server import RangeServer, ServedTree
 
 PICKLE = {"id": "pickle", "protocol": 5}

@@ -18,8 +18,7 @@ from neuromirror.stream import (
 )
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import RAW_2025
-from neuromirror_demo.bucket_state import BENCHMARK
-from neuromirror_demo.recordings import compressed_recording, traces
+from neuromirror_demo.recordings import traces
 from support.mirror_harness import MirrorHarness
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs
 
@@ -92,18 +91,3 @@ def test_bucket_without_versions_names_the_chunk(buckets: DemoBuckets, tmp_path:
         array[600:]
     assert gone.value.path == f"{array_path}/2.0"
     assert isinstance(gone.value, ContentGoneError)
-
-
-def test_bucket_with_versions_keeps_the_old_state(buckets: DemoBuckets, tmp_path: Path) -> None:
-    name, asset = "recording.zarr", "ephys/demo/asset"
-    buckets.put_tree(f"{asset}/{name}", compressed_recording(900, 6), bucket=BENCHMARK)
-    harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
-    results = harness.sync("demo-aind-benchmark")
-    (dataset,) = [one for one in results if one.endswith(asset)]
-    with harness.index() as index:
-        commit = index.resolve(dataset).commit
-    expected = np.frombuffer(traces(900, 6), "<i2").reshape(900, 16)
-    buckets.overwrite(f"{asset}/{name}/traces_seg0/0.0", bucket=BENCHMARK)
-    buckets.delete_object(f"{asset}/{name}/traces_seg0/2.0", bucket=BENCHMARK)
-    old = _array(f"{dataset}@{commit}", f"{name}/traces_seg0", harness.folder)
-    assert np.array_equal(old[...], expected)

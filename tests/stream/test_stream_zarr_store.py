@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
-import neuromirror
 from neuromirror.annex import md5e_key
 from neuromirror.net import RequestLimits
 from neuromirror.stream import (
@@ -26,7 +24,6 @@ from neuromirror.stream import (
     UnverifiableError,
     VersionStore,
     WrongBytesError,
-    open_tree,
     open_zarr,
 )
 from neuromirror_demo.layer_contents import LAYERS, layer_scales
@@ -75,18 +72,6 @@ def test_store_is_pickled_and_read_by_dask(zarrs: StreamedZarrs) -> None:
     assert found == array[...].sum()
     for one in (store, copy):
         one.close()
-
-
-def test_zarr_package_function_is_exported() -> None:
-    assert neuromirror.open_zarr is open_zarr
-
-
-def test_verify_off_is_named(zarrs: StreamedZarrs) -> None:
-    options: dict[str, Any] = {"store": zarrs.store()}
-    for verify, is_named in (("off", True), ("require", False)):
-        store = VersionStore(zarrs.version(), zarrs.path(2), verify=verify, **options)
-        assert ("off" in repr(store)) is is_named
-        store.close()
 
 
 # --- volumes
@@ -284,92 +269,6 @@ def test_parts_beyond_the_end_of_a_file_are_read(
     assert found is not None
     assert found.to_bytes() == server.contents["/c/5/5"][expected]
     store.close()
-
-
-# --- faults, seeded
-
-
-@pytest.mark.slow
-def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path: Path) -> None:
-    served = ServedZarr(server, tmp_path)
-    drawn = random.Random(22)
-    chunks = [name for name in served.tree.files if name.startswith("c/")]
-    counts = {"right": 0, "error": 0}
-    named: set[tuple[str, str]] = set()
-    for number in range(100):
-        name = drawn.choice(chunks)
-        row, column = (int(one) for one in name.split("/")[1:])
-        content = server.contents[f"/{name}"]
-        _break(server, name, content, drawn, number)
-        array = served.open(limits=FEW_SECONDS)
-        region = (slice(row * 8, row * 8 + 8), slice(max(0, column * 8 - 8), column * 8 + 8))
-        try:
-            found = array[region]
-        except StreamError as error:
-            named.add((error.path, name))
-            counts["error"] += 1
-        else:
-            assert np.array_equal(found, served.voxels[region]), (number, name)
-            counts["right"] += 1
-        server.fault = lambda handler, request: False
-        server.contents[f"/{name}"] = content
-        array.store.close()
-    assert min(counts.values()) > 10, counts
-    assert {found for found, name in named if found != name} == set()
-
-
-def _break(
-    server: RangeServer, name: str, content: bytes, drawn: random.Random, number: int
-) -> None:
-    """Corrupt, truncate, replace, remove, delay or cut off a chunk, for ever or once."""
-    path = f"/{name}"
-    kind = 6 if number % 40 == 7 else number % 6
-    at = drawn.randrange(len(content))
-    if kind == 0:
-        server.contents[path] = (
-            content[:at] + bytes([content[at] ^ 1 << drawn.randrange(8)]) + content[at + 1 :]
-        )
-    elif kind == 1:
-        server.contents[path] = content[:at]
-    elif kind == 2:
-        server.contents[path] = drawn.randbytes(len(content) + drawn.choice((-3, 0, 8)))
-    elif kind == 3:
-        del server.contents[path]
-    else:
-        left = drawn.choice((1, 1, 99))
-
-        def fault(handler: Any, request: Any) -> bool:
-            nonlocal left
-            if request.path != path or not left:
-                return False
-            left -= 1
-            if kind == 6:
-                handler.web.stopped.wait(0.3)
-            elif kind == 4:
-                handler.send_truncated(content, request, at)
-            else:
-                handler.reply(drawn.choice((500, 503)), b"no")
-            return True
-
-        server.fault = fault
-
-
-def test_tree_of_a_manifest_form_lists_its_folders(zarrs: StreamedZarrs) -> None:
-    tree = open_tree(zarrs.version(), store=zarrs.store("manifest"))
-    top = zarrs.path(3)
-    found = tree.entries(f"{top}/0/c")
-    assert found is not None
-    assert [(one.name, one.is_folder) for one in found][:3] == [
-        ("0", True),
-        ("1", True),
-        ("10", True),
-    ]
-    chunk = tree.file(f"{top}/0/c/1/1")
-    assert chunk is not None
-    assert (chunk.in_git, chunk.size) == (False, 64)
-    assert tree.file(f"{top}/0/c/1/7") is None
-    assert tree.entries(f"{top}/0/d") is None
-    tree.close()
 
 
 def test_clone_without_the_chunks_is_an_error_and_not_the_fill_value(

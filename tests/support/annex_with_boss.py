@@ -16,7 +16,7 @@ import pytest
 
 from neuromirror.annex import link_target, sha256e_key
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
-from neuromirror.volume.private_remote import PrivateRemote
+from neuromirror.volume.remote_transfers import RemoteTransfers
 from neuromirror_demo.boss import DemoBoss
 
 
@@ -94,7 +94,7 @@ class RemoteInProcess:
         self.repository = AnnexRepository(folder)
         self.repository.git("init", "-q")
         self.repository.git("config", "annex.security.allowed-ip-addresses", "127.0.0.1")
-        self.remote = PrivateRemote(self)
+        self.remote = RemoteTransfers(self)
         self._urls: list[str] = []
 
     def get(self, content: bytes, *urls: str) -> bytes:

@@ -69,13 +69,6 @@ def test_other_voxels_than_those_that_were_mirrored_are_an_error(
         array[0, 0, 0]
 
 
-def test_truncated_body_is_retried(boss_mirror: BossMirror) -> None:
-    array = boss_mirror.open()
-    fault = boss_mirror.boss.fault("cut", path="/cutout/", times=1)
-    assert array[0, 0, 0] == boss_mirror.voxels()[0, 0, 0]
-    assert fault.struck == 1
-
-
 def test_block_is_fetched_from_its_own_url_first(
     boss_mirror: BossMirror,
 ) -> None:
@@ -116,22 +109,9 @@ def test_threads_share_what_one_of_them_fetched(boss_mirror: BossMirror) -> None
     assert boss_mirror.boss.count_requests("/cutout/") == 1
 
 
-def test_dask_reads_the_array(boss_mirror: BossMirror) -> None:
-    import dask.array
-
-    lazy = dask.array.from_zarr(boss_mirror.open(level=1))
-    assert int(lazy.max().compute()) == boss_mirror.voxels(level=1).max()
-
-
 def test_an_array_can_be_sent_to_another_process(boss_mirror: BossMirror) -> None:
     array = pickle.loads(pickle.dumps(boss_mirror.open()))
     assert array[3, 2, 1] == boss_mirror.voxels()[3, 2, 1]
-
-
-def test_nothing_can_be_written(boss_mirror: BossMirror) -> None:
-    array = boss_mirror.open()
-    with pytest.raises(ValueError, match="read-only"):
-        array[0, 0, 0] = 1
 
 
 def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> None:
@@ -155,22 +135,6 @@ def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> N
         assert not await store.exists("0/c/2/2/3")
 
     asyncio.run(check_listing())
-
-
-def test_parts_of_a_block_can_be_read(boss_mirror: BossMirror) -> None:
-    from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-    from zarr.core.buffer import default_buffer_prototype
-
-    store = boss_mirror.open().store
-    whole = boss_mirror.voxels()[:32, :128, :128].tobytes()
-    ranges = [RangeByteRequest(5, 9), OffsetByteRequest(len(whole) - 3), SuffixByteRequest(2)]
-
-    async def read_ranges() -> list[bytes]:
-        pairs = [("0/c/0/0/0", one) for one in [*ranges, None]]
-        found = await store.get_partial_values(default_buffer_prototype(), pairs)
-        return [one.to_bytes() for one in found if one is not None]
-
-    assert asyncio.run(read_ranges()) == [whole[5:9], whole[-3:], whole[-2:], whole]
 
 
 def test_a_block_of_which_there_is_no_file_is_an_error_too(boss_mirror: BossMirror) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,17 +49,6 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(".neuromirror")
     }
-
-
-def test_a_tiff_a_slice_is_named_as_ndpull_names_them(
-    boss_mirror: BossMirror, tmp_path: Path
-) -> None:
-    made = exported(boss_mirror, tmp_path / "out", box=((0, 20), (5, 30), (12, 15)))
-    stem = "demo_cortex_sections_em_x0-20_y5-30"
-    assert made.paths == tuple(f"{stem}_z{z}.tif" for z in (12, 13, 14))
-    assert sorted(contents(tmp_path / "out")) == sorted(made.paths)
-    found = np.stack([tifffile.imread(tmp_path / "out" / path) for path in made.paths])
-    assert np.array_equal(found, cut(boss_mirror, ((0, 20), (5, 30), (12, 15))))
 
 
 def read(folder: Path, made: ExportResult) -> Any:
@@ -225,19 +213,6 @@ def test_modified_slice_is_exported_again(boss_mirror: BossMirror, tmp_path: Pat
     assert contents(tmp_path) == before
 
 
-def test_progress_comes_to_its_end(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    reports: list[tuple[int, int]] = []
-
-    def progress(done: int, whole: int) -> None:
-        reports.append((done, whole))
-
-    for _ in range(2):
-        reports.clear()
-        made = exported(boss_mirror, tmp_path, box=BOX, progress=progress)
-        assert reports[-1] == (made.bytes, made.bytes) == (40 * 60 * 51,) * 2
-        assert reports == sorted(reports)
-
-
 def test_folder_of_another_export_is_untouched(boss_mirror: BossMirror, tmp_path: Path) -> None:
     small: Box = ((0, 9), (0, 9), (12, 14))
     exported(boss_mirror, tmp_path, box=small)
@@ -281,13 +256,6 @@ def test_without_tifffile_the_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(MissingExtraError, match=r"tifffile: pip install 'neuromirror\[volumes\]'"):
         exported(boss_mirror, tmp_path)
-
-
-def test_the_state_file_says_what_the_folder_holds(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    made = exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 14)), format="npy")
-    document = json.loads((tmp_path / ".neuromirror-export.json").read_text())
-    assert document["export"]["state"] == made.state
-    assert list(document["finished"]) == list(made.paths)
 
 
 @pytest.mark.parametrize(

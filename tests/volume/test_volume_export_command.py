@@ -18,7 +18,6 @@ from click.testing import CliRunner, Result
 
 import neuromirror.volume
 from neuromirror.cli import main
-from support.annex_with_boss import AnnexRepository
 from support.volume_mirror import EM, BossMirror
 
 VERSION = f"held:{EM}"
@@ -64,17 +63,6 @@ def test_the_command_offers_the_formats_that_there_are() -> None:
     (option,) = [one for one in main.commands["export"].params if one.name == "format"]
     assert isinstance(option.type, click.Choice)
     assert tuple(option.type.choices) == (*neuromirror.volume.FORMATS, "kerchunk")
-
-
-def test_a_clone_is_named_by_its_folder(
-    boss_mirror: BossMirror, clone: AnnexRepository, tmp_path: Path
-) -> None:
-    box = ["--box", "0:2,0:2,12:13"]
-    document = json_record(boss_mirror, str(clone.path), *box, "-o", str(tmp_path / "out"))
-    assert (
-        document["state"]
-        == json_record(boss_mirror, VERSION, *box, "-o", str(tmp_path / "two"))["state"]
-    )
 
 
 def test_usage_error_exits_with_2(boss_mirror: BossMirror, tmp_path: Path) -> None:

@@ -153,16 +153,6 @@ def test_an_array_requests_a_service_that_refuses_once(private_em: BossMirror) -
     assert private_em.boss.count_requests("/cutout/") == 1
 
 
-def test_an_export_requests_a_service_that_refuses_once(
-    private_em: BossMirror, tmp_path: Path
-) -> None:
-    with pytest.raises(BlockUnavailableError):
-        neuromirror.volume.export(
-            f"held:{EM}", tmp_path / "out", format="npy", store=private_em.store
-        )
-    assert private_em.boss.count_requests("/cutout/") == 1
-
-
 @pytest.mark.usefixtures("no_waits")
 def test_one_block_that_a_service_cannot_cut_does_not_stop_the_others(
     boss: DemoBoss, remote: RemoteInProcess

@@ -1,7 +1,6 @@
 """The cache of this machine for contents and their pieces; nothing in it is trusted."""
 
-from neuromirror.cache.cached_content import CachedContent
-from neuromirror.cache.content_names import ContentName
+from neuromirror.cache.cached_content import CachedContent, ContentName
 from neuromirror.cache.piece_cache import CachedEntry, PieceCache
 from neuromirror.cache.settings import (
     FOLDER_VARIABLE,

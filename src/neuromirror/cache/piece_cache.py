@@ -26,8 +26,7 @@ from typing import BinaryIO, Final
 
 from msgspec import Struct
 
-from neuromirror.cache.cached_content import CachedContent
-from neuromirror.cache.content_names import ContentName
+from neuromirror.cache.cached_content import CachedContent, ContentName
 
 Data = bytes | bytearray | memoryview
 

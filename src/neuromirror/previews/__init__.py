@@ -6,15 +6,16 @@ and bytes, because the parsers get bytes that anybody may have uploaded.
 
 from __future__ import annotations
 
-from neuromirror.previews.kinds import PreviewKind, preview_kind
 from neuromirror.previews.shapes import (
     FORMAT,
     Picture,
     Preview,
     PreviewFailure,
+    PreviewKind,
     PreviewTask,
     Table,
     decode_outcome,
+    preview_kind,
 )
 
 __all__ = [

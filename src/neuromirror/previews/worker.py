@@ -19,8 +19,13 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.model.display import escape_unprintable
 from neuromirror.model.resource_limits import limit_resources
 from neuromirror.net import AccessDeniedError, RequestLimits
-from neuromirror.previews.kinds import PreviewKind, preview_kind
-from neuromirror.previews.shapes import Preview, PreviewFailure, PreviewTask
+from neuromirror.previews.shapes import (
+    Preview,
+    PreviewFailure,
+    PreviewKind,
+    PreviewTask,
+    preview_kind,
+)
 from neuromirror.transfer.range_file import RangeMismatchError, ReadLimitError
 from neuromirror.volume import BlockUnavailableError, VersionFiles, no_token
 from neuromirror.volume.errors import BlockMismatchError

@@ -25,15 +25,17 @@ if TYPE_CHECKING:
         UnreadableVolumeError,
     )
     from neuromirror.volume.exporter import FORMATS, ExportResult, export
-    from neuromirror.volume.image_files import CUTOUT_FORMATS, OutputFile, has_ome_type
+    from neuromirror.volume.geometry import format_box, parse_box, validate_box
     from neuromirror.volume.images import (
+        CUTOUT_FORMATS,
         MiddlePlane,
+        OutputFile,
         encode_png,
+        has_ome_type,
         middle_plane,
         nested_boxes,
         to_display,
     )
-    from neuromirror.volume.regions import format_box, parse_box, validate_box
     from neuromirror.volume.version_files import VersionFiles, open_version_files
 
 __all__ = [
@@ -89,9 +91,11 @@ _EXPORTS = {
             "UnknownLevelError UnreadableVolumeError"
         ),
         "volume.exporter": "ExportResult FORMATS export",
-        "volume.image_files": "CUTOUT_FORMATS OutputFile has_ome_type",
-        "volume.images": "MiddlePlane encode_png middle_plane nested_boxes to_display",
-        "volume.regions": "format_box parse_box validate_box",
+        "volume.geometry": "format_box parse_box validate_box",
+        "volume.images": (
+            "CUTOUT_FORMATS MiddlePlane OutputFile encode_png has_ome_type middle_plane "
+            "nested_boxes to_display"
+        ),
         "volume.version_files": "VersionFiles open_version_files",
     }.items()
     for name in names.split()

@@ -20,7 +20,6 @@ from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.volume.description import LAYER_INFO, VolumeDescription, describe
 from neuromirror.volume.errors import MissingExtraError, NotAVolumeError, UnreadableVolumeError
 from neuromirror.volume.geometry import METADATA, read_volume
-from neuromirror.volume.layer_objects import CloneObjects, VersionObjects
 from neuromirror.volume.precomputed_files import LayerObjects, PrecomputedFiles
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
         form=about.get("form", "files"),
         exceptions=len(about.get("exceptions", ())),
     )
-    return _open_layer(describe(files, version, reads_shards=True), level, CloneObjects(files))
+    return _open_layer(describe(files, version, reads_shards=True), level, files)
 
 
 def _open_version(
@@ -228,7 +227,7 @@ def _open_version(
         row = opened_index.resolve(dataset, label)
     files = open_version_files(held, row)
     if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
-        return _open_layer(describe(files, row, reads_shards=True), level, VersionObjects(files))
+        return _open_layer(describe(files, row, reads_shards=True), level, files)
     found = _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
     files.volume = found.volume
     return found

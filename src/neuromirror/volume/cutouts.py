@@ -17,10 +17,9 @@ from neuromirror.volume.errors import (
     CutoutTooLargeError,
     UnreadableVolumeError,
 )
-from neuromirror.volume.layer_objects import VersionObjects
+from neuromirror.volume.geometry import boxes_by_block, sample_index, validate_box
 from neuromirror.volume.layouts import Region
 from neuromirror.volume.precomputed_files import LevelChunks
-from neuromirror.volume.regions import sample_index, split_range, validate_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,7 +165,7 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
 
     region, level = cutout.region, cutout.region.volume.level
     files.volume = region.volume.volume
-    chunks = LevelChunks(VersionObjects(files), region.volume.volume, cutout.storage)
+    chunks = LevelChunks(files, region.volume.volume, cutout.storage)
     made = numpy.zeros(region.shape, _dtype(region.volume.volume))
     (x0, _), (y0, _), (z0, _) = region.box
 
@@ -179,7 +178,7 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
             made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = found
 
     with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-cutout") as pool:
-        waiting = [pool.submit(put, box) for box in _boxes_by_block(level, region.box)]
+        waiting = [pool.submit(put, box) for box in boxes_by_block(level, region.box)]
         try:
             for one in waiting:
                 one.result()
@@ -195,15 +194,6 @@ def _dtype(volume: Volume) -> Any:
     import numpy
 
     return numpy.dtype(volume.dtype).newbyteorder("<")
-
-
-def _boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
-    """Yield the parts of a box, each within one block."""
-    xs, ys, zs = box
-    for z in split_range(*zs, level.start[2], level.chunk[2]):
-        for y in split_range(*ys, level.start[1], level.chunk[1]):
-            for x in split_range(*xs, level.start[0], level.chunk[0]):
-                yield x, y, z
 
 
 def _containing_block(level: Level, box: Box) -> tuple[tuple[int, int, int], Box]:

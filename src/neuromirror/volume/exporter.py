@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +16,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from neuromirror.model import parse_json
 from neuromirror.sources.volumes.urls import Box
-from neuromirror.store import SafeFolder, file_lock, refuse_symlinks
+from neuromirror.store import SafeFolder, file_lock, refuse_symlinks, write_atomically
 from neuromirror.store.durable_files import fsync_path
 from neuromirror.volume.array import OpenVolume, volume_context
-from neuromirror.volume.box_writer import overlap, row_boxes, write_box
 from neuromirror.volume.errors import BlockUnavailableError, ExportFailedError, ExportRefusedError
-from neuromirror.volume.export_state import LOCK, STATE, ExportState
+from neuromirror.volume.geometry import (
+    boxes_by_block,
+    format_box,
+    sample_index,
+    split_range,
+    validate_box,
+)
 from neuromirror.volume.layouts import LAYOUTS, Layout, Region, TargetFile, targets_in_range
-from neuromirror.volume.regions import format_box, sample_index, split_range, validate_box
+
+if TYPE_CHECKING:
+    from neuromirror.volume.layouts import TargetFile
 
 FORMATS: Final = tuple(LAYOUTS)
 """The export formats."""
@@ -224,7 +233,7 @@ class _Exporter:
         waiting: deque[tuple[Box, Future[None]]] = deque()
         with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-export") as pool:
             try:
-                for box in self._boxes(slab):
+                for box in boxes_by_block(self._volume.level, (*self._region.box[:2], slab)):
                     waiting.append((box, pool.submit(self._copy, box, here)))
                     if len(waiting) > _MAX_CONCURRENT:
                         self._wait(waiting)
@@ -242,13 +251,6 @@ class _Exporter:
         copied.result()
         plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
         self._report_progress((zs[1] - zs[0]) * plane)
-
-    def _boxes(self, slab: tuple[int, int]) -> Iterator[Box]:
-        xs, ys, _ = self._region.box
-        level = self._volume.level
-        for y in split_range(*ys, level.start[1], level.chunk[1]):
-            for x in split_range(*xs, level.start[0], level.chunk[0]):
-                yield x, y, slab
 
     def _copy(self, box: Box, here: list[TargetFile]) -> None:
         """Write the block that contains a box to the drafts while its bytes arrive.
@@ -415,3 +417,174 @@ def _explain_write_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror or error}; {advice} and run the export"
             " again, which resumes it"
         ) from error
+
+
+# --- the state of an export, in a small file next to its results
+
+
+STATE: Final = ".neuromirror-export.json"
+LOCK: Final = ".neuromirror-export.lock"
+
+_FORMAT: Final = 1
+
+
+class ExportState(Struct):
+    """The progress of an export, from which an interrupted export continues.
+
+    Attributes
+    ----------
+    export : dict
+        Everything on which the bytes of the files depend; another export must not continue.
+    finished : dict
+        Finished files with size and modification time (ns), which show later changes.
+    slabs : set of (int, int)
+        Ranges along z whose voxels are in all their files, finished or not.
+    """
+
+    folder: Path
+    export: dict[str, Any]
+    finished: dict[str, list[int]] = field(default_factory=dict)
+    slabs: set[tuple[int, int]] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, folder: Path, export: dict[str, Any]) -> ExportState:
+        """Return the state of this export in a folder.
+
+        Raises ExportRefusedError if the folder has another export.
+        """
+        path = folder / STATE
+        try:
+            document = parse_json(path.read_bytes(), path.name)
+        except FileNotFoundError:
+            return cls(folder, export)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ExportRefusedError(f"{path} cannot be read; choose another folder, or remove it")
+        if document["export"] != export:
+            differences = ", ".join(
+                f"{name} {document['export'].get(name)}"
+                for name, value in export.items()
+                if document["export"].get(name) != value
+            )
+            raise ExportRefusedError(
+                f"{folder} has another export ({differences}); choose another folder, or empty "
+                "this one"
+            )
+        slabs = {(start, stop) for start, stop in document["slabs"]}
+        return cls(folder, export, document["finished"], slabs)
+
+    def write(self) -> None:
+        """Write the state; what it describes must have been synced to disk."""
+        document = {
+            "format": _FORMAT,
+            "export": self.export,
+            "finished": self.finished,
+            "slabs": sorted(self.slabs),
+        }
+        content = json.dumps(document, indent=1, sort_keys=True).encode()
+        write_atomically(self.folder / STATE, content + b"\n")
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the folder has a state."""
+        return (self.folder / STATE).exists()
+
+    def finish(self, path: str, draft: Path) -> None:
+        """Record a file that only needs to be renamed."""
+        self.finished[path] = _size_and_mtime(draft)
+
+    def is_finished(self, path: str) -> bool:
+        """Return whether a file is present and unchanged since it was finished."""
+        known = self.finished.get(path)
+        try:
+            return known is not None and _size_and_mtime(self.folder / path) == known
+        except FileNotFoundError:
+            return False
+
+
+def _size_and_mtime(path: Path) -> list[int]:
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns]
+
+
+# --- write voxels to their positions in files that store them in C order
+
+
+def overlap(one: Box, other: Box) -> Box | None:
+    """Return the intersection of two boxes; None if it is empty."""
+    xs, ys, zs = ((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return (xs, ys, zs) if all(start < stop for start, stop in (xs, ys, zs)) else None
+
+
+def write_box(
+    handle: int, offset: int, target: TargetFile, box: Box, voxels: memoryview, item_size: int
+) -> None:
+    """Write the voxels of a box to a file of an export, as far as the file covers them.
+
+    Raises OSError if the file cannot be written.
+
+    Parameters
+    ----------
+    handle
+        The file descriptor of the open file.
+    offset
+        The position of the file's first voxel in bytes.
+    target
+        The region that the file covers, and the shape of its array.
+    box
+        The ranges of the voxels along x, y, z.
+    voxels
+        The bytes of the voxels in C order (z, y, x).
+    item_size
+        Bytes per voxel.
+    """
+    common = overlap(target.box, box)
+    if common is None:
+        return
+    (x0, x1), (y0, y1), (z0, z1) = common
+    (bx, bx1), (by, by1), (bz, _) = box
+    _, high, wide = target.shape
+    tall, broad = by1 - by, bx1 - bx
+    (tx, _), (ty, _), (tz, _) = target.box
+    # rows as wide as the file's are contiguous in both
+    rows = y1 - y0 if x1 - x0 == wide == broad else 1
+    length = rows * (x1 - x0) * item_size
+    for z in range(z0, z1):
+        for y in range(y0, y1, rows):
+            taken = (((z - bz) * tall + y - by) * broad + x0 - bx) * item_size
+            placed = (((z - tz) * high + y - ty) * wide + x0 - tx) * item_size
+            _write(handle, voxels[taken : taken + length], offset + placed)
+
+
+def row_boxes(block: Box, first: int, rows: int) -> Iterator[tuple[Box, int]]:
+    """Divide consecutive rows of a block into boxes; yield each with its number of rows.
+
+    Rows run along x and are numbered in C order from the start of the block. A box contains all
+    rows of one or more planes, or some rows of one plane.
+
+    Parameters
+    ----------
+    block
+        The block.
+    first
+        The number of the first row.
+    rows
+        The number of rows.
+    """
+    xs, (y0, y1), (z0, _) = block
+    high = y1 - y0
+    stop = first + rows
+    while first < stop:
+        z, y = divmod(first, high)
+        planes = (stop - first) // high if y == 0 else 0
+        taken = planes * high or min(high - y, stop - first)
+        ys = (y0, y1) if planes else (y0 + y, y0 + y + taken)
+        yield (xs, ys, (z0 + z, z0 + z + max(planes, 1))), taken
+        first += taken
+
+
+def _write(handle: int, left: memoryview, at: int) -> None:
+    while left:
+        done = os.pwrite(handle, left, at)
+        left, at = left[done:], at + done

@@ -19,7 +19,7 @@ from neuromirror.sources.volumes.grid import choose_chunk
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
 from neuromirror.volume.errors import MissingExtraError
-from neuromirror.volume.regions import split_range
+from neuromirror.volume.geometry import split_range
 
 if TYPE_CHECKING:
     from neuromirror.volume.array import OpenVolume

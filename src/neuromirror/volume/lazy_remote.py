@@ -14,7 +14,7 @@ from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untype
 from neuromirror.sources.volumes.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from neuromirror.volume.private_remote import PrivateRemote
+    from neuromirror.volume.remote_transfers import RemoteTransfers
 
 _COST: Final = 250
 """The remote's cost, above the web remote's (200), which needs no cut-outs or credentials."""
@@ -41,7 +41,7 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         self.configs = {
             "host": "host of the service for which the token of the environment is stored",
         }
-        self._loaded: PrivateRemote | None = None
+        self._loaded: RemoteTransfers | None = None
 
     def initremote(self) -> None:
         """Check, or store, the token of the configured host; without one there is nothing to do."""
@@ -84,10 +84,10 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         raise RemoteError(_READ_ONLY.format("removed"))
 
     @property
-    def _transfers(self) -> PrivateRemote:
+    def _transfers(self) -> RemoteTransfers:
         """The part that does the transfers, loaded when it is first used."""
         if self._loaded is None:
-            from neuromirror.volume.private_remote import PrivateRemote
+            from neuromirror.volume.remote_transfers import RemoteTransfers
 
-            self._loaded = PrivateRemote(self.annex)
+            self._loaded = RemoteTransfers(self.annex)
         return self._loaded

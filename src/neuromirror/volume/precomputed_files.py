@@ -6,6 +6,7 @@ an object is all zeros, if the version has all objects of the layer.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,7 +38,7 @@ class LayerObjects(Protocol):
     def where(self) -> str:
         """The name of the version, for messages."""
 
-    def read_object(self, path: str, max_bytes: int) -> bytes | memoryview | None:
+    def read_object(self, path: str, max_bytes: int) -> bytes | mmap.mmap | None:
         """Return the verified content of an object; None if the version lacks it.
 
         Parameters
@@ -144,7 +145,7 @@ class LevelChunks:
         for ending, coding in _ENDINGS.items():
             stored = self._objects.read_object(stem + ending, most + MAX_OVERHEAD)
             if stored is not None:
-                return stem + ending, unpack(stored, coding, most)
+                return stem + ending, unpack(memoryview(stored), coding, most)
         return None
 
 

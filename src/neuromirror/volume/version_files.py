@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import threading
 import weakref
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from neuromirror.annex import (
     is_all_zeros,
@@ -33,9 +34,8 @@ from neuromirror.sources.volumes.urls import BlockUrl, parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
 from neuromirror.transfer.range_file import RangeFile
-from neuromirror.volume.callback_file import CallbackFile
-from neuromirror.volume.content_check import map_file
 from neuromirror.volume.content_downloads import CLOSED, ByteLocation, ContentDownloader, CopyUrl
+from neuromirror.volume.contents import MAX_SHARD, map_file, slice_content
 from neuromirror.volume.errors import (
     BlockUnavailableError,
 )
@@ -243,6 +243,24 @@ class VersionFiles:
             )
         return self._cached_block(path, key, self._object_locations)
 
+    def read_part(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return verified bytes of an annexed file, which is fetched whole; None without the file.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Raises
+        ------
+        BlockUnavailableError
+            The file is unavailable, larger than a shard may be, or ends before ``stop``.
+        """
+        content = self.read_object(path, MAX_SHARD)
+        return None if content is None else slice_content(content, path, start, stop, self.where)
+
     def open_ranges(self, path: str, max_bytes: int) -> RangeFile:
         """Open an annexed file for random access by range requests; its bytes are not verified.
 
@@ -407,3 +425,31 @@ def _is_host_allowed(
     """Return whether a host may be this machine or in a private network."""
     named = local_hosts((source_host, *copies.hosts()))
     return host in named or is_private_host_allowed(host, allowed)
+
+
+# --- A file that passes on what is written to it
+
+
+class CallbackFile(io.RawIOBase):
+    """A file object that passes the bytes written to it to a function, and stores nothing."""
+
+    def __init__(self, take: Callable[[int, memoryview], None]) -> None:
+        super().__init__()
+        self._take = take
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Set the offset of the next write."""
+        self._at = offset
+        return offset
+
+    def truncate(self, size: int | None = None) -> int:
+        """Do nothing: bytes that were already passed on are written again."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Pass the bytes to the function."""
+        view = memoryview(data)
+        self._take(self._at, view)
+        self._at += len(view)
+        return len(view)

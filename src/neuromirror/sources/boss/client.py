@@ -24,7 +24,7 @@ from neuromirror.net import (
 )
 from neuromirror.sources.boss.intern_client import InternClient
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes.requests import PUBLIC_TOKEN
+from neuromirror.sources.volumes.fetching import PUBLIC_TOKEN
 
 _ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
 """The header for anonymous requests; the session's token replaces it."""

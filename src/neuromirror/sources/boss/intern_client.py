@@ -22,7 +22,7 @@ from requests.adapters import BaseAdapter
 
 from neuromirror.model import ConfigurationError
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes.requests import PUBLIC_TOKEN
+from neuromirror.sources.volumes.fetching import PUBLIC_TOKEN
 
 _HOST: Final = "boss.invalid"
 _BASE: Final = f"https://{_HOST}/v1/"

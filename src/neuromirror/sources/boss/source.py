@@ -30,13 +30,14 @@ from neuromirror.sources.volumes.channels import (
     RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
+    estimate_volume,
     local_id_of,
+    plan_volume,
     segments_of,
 )
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.sources.volumes.listing import VolumeListing
 from neuromirror.sources.volumes.ngff import zarr_documents
-from neuromirror.sources.volumes.planning import estimate_volume, plan_volume
 
 OPENED: Final = "opened"
 """Why a public channel is unavailable in the source of the restricted ones."""

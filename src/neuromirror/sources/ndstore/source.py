@@ -43,13 +43,14 @@ from neuromirror.sources.volumes.channels import (
     RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
+    estimate_volume,
     local_id_of,
+    plan_volume,
     segments_of,
 )
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.sources.volumes.listing import VolumeListing
 from neuromirror.sources.volumes.ngff import zarr_documents
-from neuromirror.sources.volumes.planning import estimate_volume, plan_volume
 
 REQUEST_LIMIT: Final = 256 << 20
 """Bytes of voxels per request, as in ndstore's client; the service states no limit."""

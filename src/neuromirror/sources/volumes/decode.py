@@ -8,14 +8,18 @@ evaluated or unpickled.
 from __future__ import annotations
 
 import math
+import re
+import struct
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import Final
 
-from neuromirror.sources.volumes.decode_blosc import blosc_voxels
+from msgspec import Struct
+
 from neuromirror.sources.volumes.errors import WrongVoxelsError
-from neuromirror.sources.volumes.npy import MAX_HEADER_BYTES, NpyHeader, read_header
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
 
 _PIECE: Final = 1 << 20
@@ -281,3 +285,224 @@ def _space_runs(pieces: Iterator[Piece], run: int, pitch: int) -> Iterator[Piece
                 made, size = [], 0
     if made:
         yield b"".join(made)
+
+
+# --- decoding of a blosc frame with an untrusted header
+
+
+_HEADER: Final = struct.Struct("<BBBBIII")
+_VERSIONS: Final = (1, 2)
+_STORED: Final = 0x02
+_RESERVED: Final = 0x08
+_CODECS: Final = frozenset({0, 1, 3, 4})
+"""Supported compressors (blosclz, lz4, zlib and zstd): the highest three bits of the flags."""
+
+_OFFSET_BYTES: Final = 4
+_LARGEST: Final = (1 << 31) - 1 - _HEADER.size
+_UNSIGNED_BY_SIZE: Final = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+
+
+@cache
+def can_decode() -> bool:
+    """Return whether the package that decodes blosc (numcodecs, by Zarr) is installed."""
+    return find_spec("numcodecs") is not None
+
+
+def blosc_voxels(
+    body: Iterable[bytes], count: int, dtype: str | None, where: str
+) -> tuple[bytes | memoryview, str]:
+    """Return the content of a frame, and the type of its voxels.
+
+    Parameters
+    ----------
+    body
+        The frame, in pieces. A longer body is not read to its end.
+    count
+        The exact number of voxels.
+    dtype
+        The type of the voxels; None for any unsigned integer.
+    where
+        The origin of the body, for messages.
+
+    Raises
+    ------
+    WrongVoxelsError
+        If the frame is malformed or has other voxels.
+    """
+    begin = b""
+    frame = bytearray()
+    have = 0
+    for piece in body:
+        more = piece
+        if not frame:
+            begin = more = begin + piece
+            if len(begin) < _HEADER.size:
+                continue
+            frame = bytearray(_frame_size(begin, count, dtype, where))
+        if have + len(more) > len(frame):
+            raise WrongVoxelsError(f"{where} returned more data after its blosc frame")
+        frame[have : have + len(more)] = more
+        have += len(more)
+    if not frame or have < len(frame):
+        raise WrongVoxelsError(
+            f"{where} returned a truncated blosc frame ({have or len(begin)} bytes); try again",
+            transient=True,
+        )
+    return _decompress_frame(frame, where), dtype or _UNSIGNED_BY_SIZE[
+        _content_size(frame) // count
+    ]
+
+
+def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
+    """Check a frame's header and return the frame's size."""
+    version, _, flags, item, content, block, size = _HEADER.unpack_from(frame)
+    fault = ""
+    sizes = set(_UNSIGNED_BY_SIZE) if dtype is None else {ITEM_SIZES[dtype]}
+    stored = bool(flags & _STORED)
+    if version not in _VERSIONS or flags & _RESERVED or not item:
+        fault = "its header is not that of a blosc frame"
+    elif content > _LARGEST or content not in {count * one for one in sizes}:
+        fault = f"it has {content} bytes, not {count} voxels"
+    elif not 0 < block <= content:
+        fault = f"its blocks have {block} bytes"
+    elif stored and size != content + _HEADER.size:
+        fault = f"its {content} uncompressed bytes take {size}"
+    elif not stored and flags >> 5 not in _CODECS:
+        fault = f"its codec {flags >> 5} is not supported"
+    elif not stored and not (
+        _HEADER.size + -(-content // block) * _OFFSET_BYTES < size <= content + _HEADER.size
+    ):
+        fault = f"its {content} bytes in blocks of {block} cannot take {size}"
+    if fault:
+        raise WrongVoxelsError(f"{where} returned an invalid blosc frame: {fault}")
+    return int(size)
+
+
+def _content_size(frame: bytearray) -> int:
+    return int(_HEADER.unpack_from(frame)[4])
+
+
+def _decompress_frame(frame: bytearray, where: str) -> bytes | memoryview:
+    if frame[2] & _STORED:
+        return memoryview(frame)[_HEADER.size :]
+    from numcodecs import blosc  # type: ignore[import-untyped]
+
+    try:
+        content: bytes = blosc.decompress(frame)
+    except (RuntimeError, ValueError) as error:
+        raise WrongVoxelsError(
+            f"{where} returned a damaged blosc frame; try again", transient=True
+        ) from error
+    if len(content) != _content_size(frame):
+        raise WrongVoxelsError(f"{where} returned a blosc frame whose content and header disagree")
+    return content
+
+
+# --- parsing of the header of a ``.npy`` file, without evaluating it
+
+
+MAX_HEADER_BYTES: Final = 4096
+"""Maximum size of a header; numpy writes 128 bytes."""
+
+_MAGIC: Final = b"\x93NUMPY"
+_LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
+# ndstore runs on Python 2, which writes the numbers of a shape as 16L.
+_FIELD: Final = re.compile(
+    r"""\s*(?:
+    (['"])descr\1\s*:\s*(['"])(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>[0-9]*)\2
+    |(['"])fortran_order\6\s*:\s*(?P<fortran>True|False)
+    |(['"])shape\8\s*:\s*\(\s*(?P<shape>(?:N\s*,\s*)*(?:N\s*)?)\)
+    )\s*(?:,|(?=\}))\s*""".replace("N", r"(?:0|[1-9][0-9]{0,14})L?"),
+    re.VERBOSE | re.ASCII,
+)
+_NUMBER: Final = re.compile("[0-9]+")
+_KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
+
+
+class NpyHeader(Struct, frozen=True):
+    """The header of a ``.npy`` file.
+
+    Attributes
+    ----------
+    dtype
+        Numpy's name of the type, without the byte order.
+    big_endian
+        Whether the bytes are in big-endian order.
+    fortran
+        Whether the array is in Fortran order: the first axis varies fastest.
+    shape
+        The shape of the array.
+    """
+
+    dtype: str
+    big_endian: bool
+    fortran: bool
+    shape: tuple[int, ...]
+
+
+def read_header(pieces: Iterator[bytes], where: str) -> tuple[NpyHeader, bytes]:
+    """Read the header of an ``.npy`` file that arrives in pieces.
+
+    Return the header, and the bytes after it in the last piece that was read.
+
+    Raises
+    ------
+    WrongVoxelsError
+        If the header is malformed or not supported.
+    """
+    start = _at_least(pieces, b"", 10, where)
+    if start[:6] != _MAGIC:
+        raise WrongVoxelsError(f"{where} returned no numpy array: {start[:16]!r}")
+    width = _LENGTH_BYTES.get(start[6])
+    if width is None or start[7]:
+        raise WrongVoxelsError(
+            f"{where} returned a numpy array in an unknown format, {start[6]}.{start[7]}"
+        )
+    header_start = 8 + width
+    start = _at_least(pieces, start, header_start, where)
+    length = int.from_bytes(start[8:header_start], "little")
+    if length > MAX_HEADER_BYTES:
+        raise WrongVoxelsError(f"{where} returned a numpy array with a header of {length} bytes")
+    start = _at_least(pieces, start, header_start + length, where)
+    return _parse_header(start[header_start : header_start + length], where), start[
+        header_start + length :
+    ]
+
+
+def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> bytes:
+    while len(start) < count:
+        piece = next(pieces, None)
+        if piece is None:
+            raise WrongVoxelsError(
+                f"{where} returned only {len(start)} bytes; try again", transient=True
+            )
+        start += piece
+    return start
+
+
+def _parse_header(text: bytes, where: str) -> NpyHeader:
+    literal = text.decode("latin-1").strip(" \t\n")
+    refused = WrongVoxelsError(
+        f"{where} returned a numpy array with an unsupported header: {literal[:120]!r}"
+    )
+    if not (literal.startswith("{") and literal.endswith("}")):
+        raise refused
+    fields: dict[str, str] = {}
+    at = 1
+    while found := _FIELD.match(literal, at):
+        named = {name: value for name, value in found.groupdict().items() if value is not None}
+        if fields.keys() & named.keys():
+            raise refused
+        fields |= named
+        at = found.end()
+    if at != len(literal) - 1 or len(fields) != 5:
+        raise refused
+    kind = _KINDS.get(fields["kind"])
+    if kind is None:
+        raise refused
+    return NpyHeader(
+        f"{kind}{8 * int(fields['size'] or 0)}",
+        fields["order"] == ">",
+        fields["fortran"] == "True",
+        tuple(map(int, _NUMBER.findall(fields["shape"]))),
+    )

@@ -33,6 +33,7 @@ from neuromirror.model import (
 from neuromirror.net import Session
 from neuromirror.sources.errors import UnreliableListingError
 from neuromirror.sources.protocol import Listing, ListingEntry, VisitContext
+from neuromirror.sources.volumes.channels import check_size
 from neuromirror.sources.volumes.digests import (
     CHANGED,
     KNOWN,
@@ -44,10 +45,9 @@ from neuromirror.sources.volumes.digests import (
     dump_memo,
     load_memo,
 )
+from neuromirror.sources.volumes.fetching import BlockHasher
 from neuromirror.sources.volumes.grid import Block, Volume, blocks, blocks_by_number
-from neuromirror.sources.volumes.hashing import BlockHasher
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.planning import check_size
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 
 CLAIMED_BY: Final = "neuromirror"
@@ -75,7 +75,7 @@ class VolumeListing(Listing):
     version
         The version to list.
     volume
-        The volume, planned by :func:`~neuromirror.sources.volumes.planning.plan_volume`.
+        The volume, planned by :func:`~neuromirror.sources.volumes.channels.plan_volume`.
     context, session, options
         Results of earlier visits; the session for requests; the mirror's options.
     facts, documents

@@ -1,43 +1,64 @@
-"""A read-only special remote of git-annex for blocks of volumes.
+"""What the special remote of git-annex transfers: blocks of volumes, and files that need a token.
 
-A key's URLs (``boss://…``, ``ndstore://…``) contain everything needed to fetch its bytes, without
-configuration.
+A block's URL (``boss://…``, ``ndstore://…``) contains everything needed to fetch its bytes, without
+configuration. The URLs of other files (objects of private buckets, and files of an archive's API)
+are in the git-annex branch of a private store, and this remote claims them. Their content is
+verified here, because a dataset may have no digest that git-annex can check.
+
+A token is read from the environment or the keyring and stored nowhere. It is sent to its own host
+only, over TLS unless the host is this machine, and not to the target of a redirect. A dataset may
+come from an untrusted author, so it chooses neither the token nor its destination.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
 from neuromirror.annex import (
+    ALLOWED_ADDRESSES,
     allow_command,
     is_all_zeros,
     is_private_host_allowed,
     parse_key,
 )
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import Evidence, NeuromirrorError
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import (
+    AccessDeniedError,
+    CredentialsError,
     HostCircuitBreaker,
+    HttpError,
     IncompleteResponseError,
     NetError,
     RequestLimits,
     Session,
+    TokenSource,
     UnsafeAddressError,
+    content_length,
     only_host_of,
 )
+from neuromirror.sources.api_tokens import token_scheme
 from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.cached_contents import copy_cached
+from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.findings import Health
+from neuromirror.transfer.header_claims import KnownDigests, compare_headers
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.restricted_channels import RestrictedChannels
+from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object
+from neuromirror.transfer.url_sessions import host_tokens
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
@@ -62,8 +83,24 @@ class RetrieveError(RemoteError):  # type: ignore[misc]
         self.final = final
 
 
-class BlockRemote:
-    """Retrieves the blocks of volumes for git-annex; the part of the special remote that transfers.
+class _ApiFile:
+    """A file of an archive's API, at a URL, with a session that has the token for it."""
+
+    def __init__(self, session: Session, url: str, token: TokenSource) -> None:
+        self.session, self.url, self._token = session, url, token
+
+    def explain(self, error: NeuromirrorError) -> str:
+        """Return the message of an error, with the source of the token."""
+        if isinstance(error, AccessDeniedError):
+            return (
+                f"{urlsplit(self.url).netloc} refuses the token in {self._token.label} (HTTP"
+                f" {error.status}) for {error.url}"
+            )
+        return str(error)
+
+
+class RemoteTransfers:
+    """Retrieves blocks, and files that need credentials, for git-annex.
 
     ``annex`` is the connection to git-annex.
     """
@@ -77,6 +114,8 @@ class BlockRemote:
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         self._mismatch_counts: dict[str, int] = {}
         self._channels = RestrictedChannels()
+        self._s3: S3Access | None = None
+        self._apis: dict[str, tuple[Session, TokenSource]] = {}
 
     def initremote(self) -> None:
         """Copy the token for ``host`` from the environment to git-annex's credentials."""
@@ -91,7 +130,10 @@ class BlockRemote:
         self.annex.setcreds(_CREDENTIALS, host, token)
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
-        """Return the size of a block, if its URL contains the voxel type."""
+        """Return the size of a private object, or of a block if its URL has the voxel type."""
+        if url.partition("://")[0] not in SCHEMES:
+            size = content_length(self._head(url))
+            return [{"size": size}] if size is not None else True
         try:
             block = parse_url(url)
         except NeuromirrorError as error:
@@ -101,27 +143,32 @@ class BlockRemote:
         return [{"size": math.prod(block.chunk) * ITEM_SIZES[block.dtype]}]
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
-        """Write a key's bytes, from the first of its URLs that works.
+        """Write a key's bytes, verified, from the first of its URLs that works.
 
-        Blocks of zeros, and those in the cache of this machine, need no request.
+        Blocks of zeros, and contents in the cache of this machine, need no request.
         """
+        urls = self._private_urls(key)
         try:
             with open(filename, "w+b") as file:
-                if is_all_zeros(key):
+                if not urls and is_all_zeros(key):
                     file.truncate(parse_key(key).size)
-                    return
-                if not copy_cached(key, file):
-                    self._try_urls(lambda url: self._copy(url, key, file), key)
+                elif not copy_cached(key, file):
+                    if urls:
+                        self._first_that_works(urls, lambda url: self._fetch_to(url, key, file))
+                    else:
+                        self._try_urls(lambda url: self._copy(url, key, file), key)
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
     def checkpresent(self, key: str) -> bool:
-        """Return whether the service still has these bytes.
+        """Return whether a service, or a URL that needs credentials, still has these bytes.
 
-        The service has no checksums, so the whole block is read and hashed, because git-annex drops
+        A service has no checksums, so the whole block is read and hashed, because git-annex drops
         its own copy on this result. For a key without a digest, nothing shows whether the voxels
         are still the same, so that the result is unknown. Blocks of zeros are always present.
         """
+        if urls := self._private_urls(key):
+            return self._is_file_present(urls, key)
         if is_all_zeros(key):
             return True
         if not key_checksum(key).algorithm:
@@ -253,6 +300,141 @@ class BlockRemote:
             self._git_settings = AnnexSettings.load(Path(self.annex.getgitdir()))
         return self._git_settings
 
+    # --- files that need credentials
+
+    def _is_file_present(self, urls: list[str], key: str) -> bool:
+        """Return whether a URL still has the content of the key, as far as its headers show.
+
+        Without an object version, the ETag must be that of the key, because git-annex drops its
+        own copy on this result and an object can be overwritten with one of the same size.
+        """
+        known, failures = KnownDigests(key, key_checksum(key)), []
+        for url in urls:
+            try:
+                headers = self._head(url)
+            except RetrieveError as error:
+                if not error.final:
+                    failures.append(str(error))
+                continue
+            found = compare_headers(url, headers, known, is_only_url=len(urls) == 1)
+            if found.health is Health.OK and (
+                _is_immutable(url) or found.evidence not in (None, Evidence.SIZE)
+            ):
+                return True
+            if found.health is Health.OK:
+                failures.append(
+                    f"{url}: neither URL nor headers show whether its content is that of your copy"
+                )
+        if failures:
+            raise RetrieveError(" | ".join(failures), final=False)
+        return False
+
+    def _private_urls(self, key: str) -> list[str]:
+        found: list[str] = self.annex.geturls(key, f"{SCHEME}:")
+        for scheme in ("https", "http"):
+            urls = self.annex.geturls(key, f"{scheme}://")
+            found += [url for url in urls if scheme == token_scheme(urlsplit(url).netloc)]
+        return found
+
+    def _first_that_works(self, urls: list[str], attempt: Callable[[str], None]) -> None:
+        reasons: list[str] = []
+        for url in urls:
+            try:
+                attempt(url)
+            except RetrieveError as error:
+                reasons.append(str(error))
+            else:
+                return
+        raise RetrieveError(" | ".join(dict.fromkeys(reasons)), final=False)
+
+    def _fetch_to(self, url: str, key: str, file: BinaryIO) -> None:
+        """Overwrite the file with the content of a URL.
+
+        Raises
+        ------
+        RetrieveError
+            If it cannot be read, or is not the key's content.
+        """
+        file.seek(0)
+        file.truncate()
+        check = check_for(key)
+        report_progress, done = self._progress_reporter(), 0
+        found = self._object(url)
+        try:
+            with found.session.stream(found.url) as reply:
+                for piece in reply.chunks:
+                    file.write(piece)
+                    done += len(piece)
+                    if check is not None:
+                        check.update(piece)
+                    report_progress(done)
+        except NeuromirrorError as error:
+            raise RetrieveError(found.explain(error), final=False) from error
+        file.flush()
+        fault = None if check is None else check.mismatch()
+        if fault is not None:
+            raise RetrieveError(f"{url} has changed since it was mirrored: {fault}", final=False)
+
+    def _head(self, url: str) -> Mapping[str, str]:
+        """Return the headers of an object.
+
+        Raises
+        ------
+        RetrieveError
+            If it does not exist (``final``) or cannot be read.
+        """
+        found = self._object(url)
+        try:
+            reply = found.session.head(found.url)
+            if reply.status in _GONE_STATUSES:
+                raise RetrieveError(f"{url}: not found", final=True)
+            if reply.status == 200:
+                return reply.headers
+            # only the reply to a GET has an error code, and some APIs redirect to a signed GET
+            with found.session.stream(found.url) as opened:
+                return opened.headers
+        except HttpError as error:
+            gone = error.status in _GONE_STATUSES
+            raise RetrieveError(found.explain(error), final=gone) from error
+        except NeuromirrorError as error:
+            raise RetrieveError(str(error), final=False) from error
+
+    def _object(self, url: str) -> S3Object | _ApiFile:
+        try:
+            if not url.startswith(f"{SCHEME}:"):
+                return self._api_file(url)
+            if self._s3 is None:
+                self._s3 = S3Access(
+                    self._settings().subsections("neuromirror"), self._may_be_private, _FILE_LIMITS
+                )
+            return self._s3.object(url)
+        except NeuromirrorError as error:
+            raise RetrieveError(str(error), final=False) from error
+
+    def _api_file(self, url: str) -> _ApiFile:
+        """Return the file at a URL; raise CredentialsError if there is no token for its host."""
+        host = urlsplit(url).netloc
+        if host not in self._apis:
+            token = host_tokens(self._settings())(host)
+            if not token.read():
+                raise CredentialsError(
+                    f"no token for {host}: set {token.label}", identity=token.label
+                )
+            origin = f"{token_scheme(host)}://{host}"
+            session = Session(
+                tokens={origin: token},
+                limits=_FILE_LIMITS,
+                is_private_allowed=self._is_private_address_allowed,
+                private_hint=_allow_hint,
+            )
+            self._apis[host] = session, token
+        session, token = self._apis[host]
+        return _ApiFile(session, url, token)
+
+    def _is_private_address_allowed(self, name: str, port: int) -> bool:
+        """Return whether git-annex may access a host, for targets of redirects too."""
+        return self._may_be_private(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
+
 
 def _ignore(piece: object) -> None:
     """Discard a piece of a block, or a report of progress."""
@@ -268,3 +450,16 @@ def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
                 raise
         else:
             return
+
+
+_FILE_LIMITS = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
+_ASSET = re.compile(r"/assets/[0-9a-f-]{36}/download/?\Z")
+
+
+def _is_immutable(url: str) -> bool:
+    """Return whether a URL names an object version or an archive's asset, which never change."""
+    return (url_version_id(url) or "null") != "null" or _ASSET.search(url) is not None
+
+
+def _allow_hint(address: str) -> str:
+    return f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"

@@ -6,9 +6,13 @@ import hashlib
 import mmap
 import os
 from io import BufferedReader
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from neuromirror.annex import key_digest, parse_key
+from neuromirror.volume.errors import BlockUnavailableError
+
+MAX_SHARD: Final = 1 << 30
+"""Maximum size of a shard in bytes."""
 
 
 def check_content(file: BufferedReader, key: str) -> str:
@@ -26,6 +30,14 @@ def check_content(file: BufferedReader, key: str) -> str:
     file.seek(0)
     found = hashlib.file_digest(file, algorithm).hexdigest()
     return "" if found == value else f"its {algorithm} is {found}, not {value}"
+
+
+def slice_content(content: mmap.mmap, path: str, start: int, stop: int, where: str) -> bytes:
+    """Return a part of a shard; raise BlockUnavailableError if its index names other bytes."""
+    if not 0 <= start <= stop <= len(content):
+        why = f"it ends before byte {stop}, which its index names"
+        raise BlockUnavailableError(path, where, why)
+    return content[start:stop]
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:
