@@ -110,7 +110,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
         parts = [plain(option.help or "")]
         if option.required:
             parts.append("Required.")
-        if option.multiple and "Repeat to" not in parts[0]:
+        if option.multiple and "Repeat" not in parts[0]:
             parts.append("Repeatable.")
         if default := default_of(option, context):
             parts.append(f"Default: {plain(default)}.")
@@ -122,7 +122,8 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
 def section(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yield the section of a command, and those of its subcommands."""
     yield f"## {context.command_path}"
-    if text := paragraphs(command.help):
+    # the exit codes of the program are in the table above
+    if text := paragraphs((command.help or "").partition("Exit codes:")[0]):
         yield text
     if items := list(options(command, context)):
         yield "\n".join(items)

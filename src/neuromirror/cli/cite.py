@@ -62,12 +62,9 @@ def cite_command(
 ) -> None:
     """Cite versions: authors, title, DOI and exact state.
 
-    All versions are cited in one file. A clone needs no store. The versions of a lock file are
-    read from the store, or from the bundles or manifests beside the lock file.
-
-    Authors, license and dates come from the documents of the archive in the git tree of the
-    version; missing fields are left out, and no request is sent to the archive. The same version
-    always gives exactly the same output.
+    All versions are cited in one file. A clone needs no store; a lock file needs the store, or the
+    bundles or manifests beside it. Authors, license and dates come from the documents of the
+    archive in git, without a request. The same version always gives exactly the same output.
 
     \b
     text       a paragraph

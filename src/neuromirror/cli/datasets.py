@@ -150,9 +150,8 @@ def versions_command(settings: Settings, dataset: str) -> None:
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
-    An incident: the archive changed data that must never change. A "tombstone" event is
-    a dataset that the archive removed; the mirrored copy is kept. A "takedown" event is a dataset
-    that the operator withdrew from this store.
+    An incident: the archive changed data that must never change. "tombstone": a dataset that the
+    archive removed; the mirrored copy is kept. "takedown": a dataset that the operator withdrew.
     """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))

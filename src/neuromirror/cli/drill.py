@@ -41,11 +41,9 @@ def drill_command(
     """Restore a lock file from vaults alone, and verify every file; keep nothing.
 
     The datasets are restored from the manifests beside the lock file, and their content from the
-    vaults, in a process that cannot reach upstream and cannot read the store: without a network if
-    all vaults are folders of this machine and it permits that, else with a check of each
-    connection. The result is shown by "neuromirror status"; run it from cron.
-
-    Exit code: 0 all files were restored and verified, 1 some were not, 2 wrong usage.
+    vaults, in a process that cannot reach upstream or the store: without a network if all vaults
+    are folders of this machine and it permits that, else with a check of each connection.
+    "neuromirror status" shows the result; run it from cron.
     """
     from neuromirror.custody.drill import run_drill
     from neuromirror.custody.records import record_drill

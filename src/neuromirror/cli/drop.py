@@ -53,17 +53,10 @@ def drop_command(
     """List the copies that can be removed from a vault; with --confirm, remove them.
 
     A copy can be removed if no [[keep]] of a service and no other "neuromirror keep" requires it in
-    this vault, and if another vault has the content now. Each of them is asked; what the ledger
-    states is not enough. A "neuromirror keep" of the same target and globs ends with the removal of
-    all its copies.
-
-    Of a withdrawn DATASET, also the last copies can be removed, except for contents that other
-    datasets have.
-
-    Without --confirm nothing is changed: the copies are listed with an id. With it, exactly these
-    copies are removed; if others could be removed by then, it is an error.
-
-    Exit code: 0 success, 1 some copies cannot be removed, 2 wrong usage, or the list has changed.
+    this vault, and if another vault, which is asked, has the content now. A "neuromirror keep" of
+    the same target and globs ends with the removal of all its copies. Of a withdrawn DATASET, also
+    the last copies can be removed. With --confirm exactly the listed copies are removed; if others
+    could be removed by then, it is an error.
     """
     from neuromirror.custody.contents import contents_of_withdrawn
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop

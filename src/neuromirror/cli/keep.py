@@ -74,17 +74,11 @@ def keep_command(
 ) -> None:
     """Copy content into a vault, verified on the way in.
 
-    A vault is a place where you hold copies: a folder or a bucket of S3. It is described in a file
-    NAME.toml in the folder of vaults (docs/reference/vaults.md). What the vault has is not
-    downloaded, whichever dataset or version it belongs to. Content that upstream does not provide
-    is copied from the other vaults in the folder, if they have it. A copy counts only after the
-    vault confirmed it. An interrupted run can be repeated.
-
-    Clones of the mirror find the copies: the repository of each dataset names the vaults. So does
-    LOCK, for vaults with a URL, so that it can be restored without upstream and mirror.
-
-    Exit code: 0 all contents are in the vaults, 1 if a content could not be copied or has wrong
-    bytes, 2 wrong usage, or an unknown version, lock file or vault.
+    A vault is a folder or a bucket of S3, described in a file NAME.toml in the folder of vaults
+    (docs/reference/vaults.md). What it has is not downloaded. Content that upstream does not
+    provide is copied from the other vaults in the folder. A copy counts only after the vault
+    confirmed it. An interrupted run can be repeated. Clones of the mirror find the copies, and so
+    does LOCK, for vaults with a URL.
     """
     from neuromirror.custody.contents import check_privacy, name_in_lock, open_to_fill
     from neuromirror.custody.copies import JOBS, KeepOptions

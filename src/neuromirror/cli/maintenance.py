@@ -42,18 +42,14 @@ neuromirror doctor s3://aind-open-data""",
 def doctor_command(settings: Settings, archive: str | None, *, offline: bool) -> None:
     """Check this machine, the store and the archives, or one archive in detail.
 
-    The checks cover git, git-annex and the programs it uses, SQLite, the free space and permissions
-    of the store, the format of the store, whether the index is up to date with the journal (the
-    store's log of all changes), the limit on open files, the mirror files, one small request to
-    each archive, and the clock, compared with the archives' replies. Each check is a line: ok,
-    warning or error, with the remedy.
+    Checked are git, git-annex and its programs, SQLite, space, permissions and format of the store,
+    the index, the limit on open files, the mirror files, one small request to each archive, and the
+    clock. Each line is ok, warning or error, with the remedy.
 
-    With an archive, about fifty requests check whether it answers as neuromirror needs: the order
-    and pages of listings, object versions, sizes, checksums, parts of objects, byte ranges, and
-    what it replies for what does not exist. A warning means that the archive lacks an optional
-    feature, or has no data to check it on; the line says what follows for a mirror.
-
-    Exit code: 0 no error (there may be warnings), 1 errors, 2 wrong usage or unknown archive.
+    With an archive, about fifty requests check whether it answers as neuromirror needs: listings,
+    versions, sizes, checksums, parts, ranges, and replies for what does not exist. A warning means
+    that it lacks an optional feature, or has no data to check it on; the line says what follows for
+    a mirror.
     """
     code = 0
     for one in _doctor_checks(settings, archive, offline=offline):
@@ -461,8 +457,8 @@ def holds_command(settings: Settings) -> None:
 def release_command(settings: Settings, hold: str) -> None:
     """Approve a held update; the next sync applies it.
 
-    The next sync applies the update only if the list of files is still the same; a different list
-    is checked again, and held if it is suspicious. A running service visits the dataset at once.
+    It is applied only if the list of files is still the same. A running service visits the dataset
+    at once.
     """
     from neuromirror.service.hold_release import release_and_make_due
 

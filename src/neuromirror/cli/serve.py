@@ -196,18 +196,11 @@ def serve_command(
 ) -> None:
     """Run the service that keeps mirrors up to date.
 
-    A visit is one update of one dataset. The interval between visits is set in [schedule] of the
-    mirror file; mirror files are reloaded when they change. The schedule is in the store, so that
-    the service continues where it stopped, after a pause or a crash.
-
-    On SIGTERM or Ctrl-C no new job starts, running jobs have 20 seconds to finish, and the service
-    exits; unfinished jobs run at the next start. A second signal exits at once.
-
-    With --catalogue a catalogue runs in a separate process. It is restarted if it exits, and its
-    failure does not affect mirroring. --once is for cron, and to try a configuration.
-
-    Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
-    --once as "neuromirror sync": 3 if an update is held for approval.
+    Mirror files are reloaded when they change; their [schedule] sets the intervals. The schedule is
+    in the store, so that the service continues where it stopped. On SIGTERM or Ctrl-C running jobs
+    have 20 seconds to finish; a second signal exits at once. With --catalogue a catalogue runs in a
+    separate process, whose failure does not affect mirroring. --once is for cron, with the exit
+    codes of "neuromirror sync".
     """
     from neuromirror.service.optional_dependencies import require_service, require_web
 

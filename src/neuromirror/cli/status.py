@@ -29,31 +29,12 @@ _MAX_SHOWN = 5
 def status_command(settings: Settings) -> None:
     """Show the status of each mirror.
 
-    The output has, for each mirror:
-
-    \b
-    - the number of datasets and files
-    - the times of the last listing (reading the archive's list of datasets) and of the last visit
-      (update of a dataset)
-    - failures that are not resolved: of listings, visits, superdatasets, housekeeping, backups,
-      audits and the service itself
-    - settling datasets: still changing at the archive, so their update is postponed
-    - held updates
-    - incidents
-    - withdrawn datasets (taken down here)
-    - broken URLs: they no longer serve the mirrored bytes (found by "neuromirror audit")
-    - features of the archive, as detected
-    - if a service runs on the store: the jobs in progress and the time of the next one
-
-    With vaults, it also has the contents that each [[keep]] of the service keeps, how many of them
-    are not in the vault yet and what could not be kept, the copies in each vault with the time of
-    the oldest check and of the oldest full read, and the last drill of each lock file.
-
-    For each running catalogue it has the modes of the gateway, the responses of the gateway that
-    failed, and processes that exited unexpectedly.
-
-    --json prints one record per mirror, keep, vault, drill and catalogue, and one with status
-    "error" per failure.
+    For each mirror: datasets and files, the times of the last listing and visit, failures that are
+    not resolved, settling datasets, held updates, incidents, withdrawn datasets, broken URLs (found
+    by "neuromirror audit"), features of the archive, and the jobs of a running service. With
+    vaults, also what each [[keep]] of the service lacks, the copies in each vault with the oldest
+    check and full read, and the last drill of each lock file. For each running catalogue, its
+    gateway and what failed in it.
 
     Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
     update is held.

@@ -125,20 +125,13 @@ def vault_command(
 ) -> None:
     """List, show, check or fill vaults: places where you hold copies of content.
 
-    A vault is described in a file NAME.toml in the folder of vaults (docs/reference/vaults.md). The
-    ledger records which contents each vault has.
-
     check lists what the vault has and corrects the ledger: contents that are gone do not count any
-    more, and contents that are not recorded are read, verified and recorded. Without a ledger it is
-    created in this way. --full also reads all recorded contents.
+    more, and contents that are not recorded are read, verified and recorded. --full also reads all
+    recorded contents.
 
-    import looks in DIR for contents of the datasets in the store that the vault does not have, by
-    size and digest; the names of the files do not matter. DIR may be a folder of downloads or a
-    clone. The files are not changed. Where the file system can do that, they share their data with
-    the vault.
-
-    Exit code: 0 success, 1 if a vault cannot be used, or has lost or damaged contents, 2 wrong
-    usage or configuration.
+    import looks in DIR, a folder of downloads or a clone, for contents of the datasets in the store
+    that the vault does not have, by size and digest; the names of the files do not matter, and they
+    are not changed.
     """
     if (action == "list") != (name is None):
         raise ConfigurationError(
