@@ -31,10 +31,9 @@ from neuromirror.annex import (
     record_of_key,
     upstream_path,
 )
-from neuromirror.annex.allowed_addresses import is_private_host_allowed
 from neuromirror.annex.backend import matches_key
 from neuromirror.annex.keys import key_extension
-from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
+from neuromirror.annex.logs import merge_location_log, merge_url_log
 from neuromirror.lab.minted_commit import CommitUnreadableError, _file
 from neuromirror.transfer.annexed_files import _key_of
 
@@ -170,40 +169,6 @@ def annex_log(data: bytes) -> None:
     )
 
 
-_REMOTE = remote_log(
-    _UUID, {"type": "external", "name": "a b", "url": "https://x/&"}, 1_700_000_000
-)
-
-
-@target("annex-remote-log", seeds=fixed_seeds(_REMOTE), kind="text")
-def annex_remote_log(data: bytes) -> None:
-    """``remote.log``: what is written is read back."""
-    found = parse_remote_log(data)
-    for config in found.values():
-        kept = {
-            name: value
-            for name, value in config.items()
-            if name
-            and name != "timestamp"
-            and "=" not in name
-            and name.isprintable()
-            and name.isascii()
-        }
-        written = (
-            remote_log(_UUID, kept, 1).decode("utf-8", "surrogateescape") if _is_text(kept) else ""
-        )
-        if kept and written:
-            check_agreement(parse_remote_log(written.encode())[_UUID] == kept, kept)
-
-
-def _is_text(config: dict[str, str]) -> bool:
-    try:
-        "".join([*config, *config.values()]).encode()
-    except UnicodeEncodeError:
-        return False
-    return " " not in "".join(config)
-
-
 @target(
     "git-path",
     seeds=fixed_seeds(
@@ -225,14 +190,3 @@ def git_paths(data: bytes) -> None:
         check_agreement(not any(byte < 0x20 or byte == 0x7F for byte in part), part)
     fits_path_limits(made)
     key_extension(made)
-
-
-@target(
-    "annex-addresses",
-    seeds=fixed_seeds("127.0.0.1:80 [::1]:8080 all\nlocalhost:80", "10.0.0.1\n[::1]"),
-    kind="text",
-)
-def annex_addresses(data: bytes) -> None:
-    """git-annex's setting of addresses that may be private."""
-    allowed, _, host = data.decode("utf-8", "replace").partition("\n")
-    is_private_host_allowed(host, allowed.split())

@@ -10,9 +10,8 @@ from typing import Any
 from unittest.mock import patch
 
 import yaml
-from fuzz_core import check_agreement, fixed_seeds, target
+from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
 from fuzz_git import scratch
-from fuzz_sources import _BOSS, _DESCRIPTION, _INFO, _LAYER, _NDSTORE
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite.errors import NotCitableError
@@ -22,43 +21,13 @@ from neuromirror.lab.cite.works import CitationCollection, CitedState
 from neuromirror.lab.minted_commit import CommitUnreadableError, MintedCommit
 from neuromirror.model import NeuromirrorError
 
-_DESCRIPTION_JSON: dict[str, Any] = {
-    **{"dataset": "dandi:000027", "source": "https://x.example.org/", "version": "0.1"},
-    **{"kind": "published", "state": "sha256:" + "0" * 64, "title": "A title"},
-    **{"files": 1, "bytes": 2, "evidence": {"sha256": 1}, "exceptions": []},
-    **{"license": ["spdx:CC-BY-4.0"], "doi": "10.48324/dandi.000027", "inputs": ["raw_1"]},
-    **{"landing-page": "https://x.example.org/", "form": "manifest", "documents": []},
-    "manifest-only": {"files": 3, "bytes": 4},
-    "parts": {
-        "a.zarr": {
-            **{"id": "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed", "local-id": "zarr/1"},
-            **{"state": "sha256:" + "1" * 64, "files": 1, "bytes": 2},
-        }
-    },
-    "attributes": {"investigator": ["Jane Doe"], "created": ["2024-01-01"], "funder": ["NIH"]},
-}
+_DESCRIPTION_JSON = SEEDS["dataset"]
 _DOCUMENTS: dict[str, Any] = {
-    "dandiset.yaml": {
-        **_INFO["metadata"],  # type: ignore[dict-item]
-        "identifier": "DANDI:000027",
-        "datePublished": "2024-01-02T00:00:00Z",
-        "contributor": [
-            {
-                "name": "Doe, Jane",
-                "identifier": "0000-0002-1825-0097",
-                "roleName": ["dcite:Author", "dcite:Funder"],
-                "includeInCitation": True,
-                "awardNumber": "1",
-                "affiliation": [{"name": "X", "identifier": "https://ror.org/01cwqze88"}],
-            }
-        ],
-        "relatedResource": [{"relation": "dcite:IsDescribedBy", "identifier": "doi:10.1/x"}],
-        "keywords": ["a", "b"],
-    },
-    "data_description.json": _DESCRIPTION,
-    ".boss/metadata.json": {"channel": _BOSS["metadata"]},
-    ".ndstore/project.json": _NDSTORE["project"],
-    "provenance": _LAYER,
+    "dandiset.yaml": SEEDS["info"]["metadata"] | SEEDS["dandiset"],
+    "data_description.json": SEEDS["description"],
+    ".boss/metadata.json": {"channel": SEEDS["boss"]["metadata"]},
+    ".ndstore/project.json": SEEDS["ndstore"]["project"],
+    "provenance": SEEDS["layer"],
 }
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 

@@ -7,6 +7,7 @@ where another implementation of the same format exists, the target compares the 
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 FOLDER = Path(__file__).parent
 FINDINGS = FOLDER / "findings"
 CORPUS = FOLDER / "corpus"
+SEEDS: dict[str, Any] = json.loads((FOLDER / "seeds.json").read_text("utf-8"))
+"""Valid documents of archives, commits and Zarrs, by name."""
 MAX_INPUT_BYTES = 1 << 16
 """Bytes of an input."""
 MAX_SECONDS = 2.0

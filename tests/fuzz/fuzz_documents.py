@@ -19,7 +19,6 @@ from neuromirror.lab.lock_manifests import (
     PlainFile,
     canonical_line,
 )
-from neuromirror.mint.zstd_lines import ZstdFrameError, read_lines
 from neuromirror.model import NeuromirrorError
 
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
@@ -77,21 +76,3 @@ def manifest(data: bytes) -> None:
             check_agreement(line.evidence is not None, line)
         check_agreement(not line.path.startswith("/") and "\0" not in line.path, line.path)
         check_agreement(not {"..", ".git"} & set(line.path.split("/")), line.path)
-
-
-@target("manifest-lines", NeuromirrorError, seeds=lambda: [_lines()], kind="json-lines")
-def manifest_lines(data: bytes) -> None:
-    """Lines of manifests, packed here."""
-    manifest(_packed(data))
-
-
-@target("frame", ZstdFrameError, seeds=_frames, kind="bytes")
-def frame(data: bytes) -> None:
-    """Lines of zstd frames, compared with zstandard's own reader."""
-    path = scratch() / "frame.zst"
-    path.write_bytes(data)
-    with path.open("rb") as file:
-        found = list(read_lines(file))
-    with path.open("rb") as file:
-        content = zstandard.ZstdDecompressor().stream_reader(file).read()
-    check_agreement([*found, b""] == content.split(b"\n"), "lines", found)

@@ -10,20 +10,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from fuzz_core import check_agreement, fixed_seeds, target
+from fuzz_core import check_agreement, target
 
-from neuromirror.annex import git_path
 from neuromirror.git import (
-    ObjectMissingError,
-    ObjectReader,
-    Submodule,
     git_environment,
-    gitmodules_content,
     parse_tree,
     read_bundle_refs,
 )
-from neuromirror.git.errors import PackIndexError
-from neuromirror.git.pack_indexes import PackIndex, multi_pack_index_names, pack_size
 from neuromirror.model import NeuromirrorError
 
 
@@ -61,11 +54,6 @@ def _git(*arguments: str, data: bytes = b"", check: bool = True) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def _pack(suffix: str) -> bytes:
-    (found,) = (repository() / "objects" / "pack").glob(f"*{suffix}")
-    return found.read_bytes()
-
-
 def _objects(kind: str) -> Sequence[bytes]:
     repository()
     return [_git("cat-file", kind, f"main^{{{kind}}}")]
@@ -87,67 +75,6 @@ def git_tree(data: bytes) -> None:
     check_agreement(ids == [sha.hex().encode() for _, _, sha in found], "ids")
 
 
-class _FixedObjectReader(ObjectReader):
-    """A reader of one object, whatever it is asked for."""
-
-    content = b""
-
-    def read(self, name: str) -> bytes:
-        """Return the object."""
-        return self.content
-
-
-@target(
-    "git-commit",
-    ObjectMissingError,
-    ValueError,
-    seeds=lambda: _objects("commit"),
-    kind="text",
-    slow=True,
-)
-def git_commit(data: bytes) -> None:
-    """The tree of a commit object, compared with ``git rev-parse``."""
-    reader = _FixedObjectReader(repository())
-    reader.content = data
-    tree = reader.read_commit_tree("HEAD")
-    written = _git("hash-object", "-t", "commit", "-w", "--stdin", data=data, check=False)
-    if written:
-        tree_line = _git("cat-file", "commit", written.decode().strip()).split(b"\n")[0]
-        # git accepts upper-case digits
-        is_equal = tree_line.lower() == b"tree " + tree.hex().encode()
-        check_agreement(is_equal, tree_line, tree.hex())
-
-
-@target("pack-index", PackIndexError, seeds=lambda: [_pack(".idx")], slow=True)
-def pack_index(data: bytes) -> None:
-    """Indexes of packs, compared with ``git show-index``."""
-    folder = scratch() / "objects" / "pack"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pack-x.pack").write_bytes(b"")
-    (folder / "pack-x.idx").write_bytes(data)
-    size = pack_size(folder, "pack-x")
-    with PackIndex(folder / "pack-x.idx") as ids:
-        found = set[bytes]().union(*(ids.ids_starting_with(first) for first in range(256)))
-    shown = _git("show-index", data=data, check=False)
-    if shown:
-        check_agreement(
-            {bytes.fromhex(line.split()[1].decode()) for line in shown.splitlines()} == found, "ids"
-        )
-        check_agreement(size.objects == len(shown.splitlines()), "objects", size.objects)
-
-
-@target("multi-pack-index", seeds=lambda: [_midx()])
-def multi_pack_index(data: bytes) -> None:
-    """Multi-pack indexes; one that cannot be read names a pack that is nowhere."""
-    file = scratch() / "multi-pack-index"
-    file.write_bytes(data)
-    check_agreement(isinstance(multi_pack_index_names(file), set), "no set")
-
-
-def _midx() -> bytes:
-    return (repository() / "objects" / "pack" / "multi-pack-index").read_bytes()
-
-
 def _bundles() -> Sequence[bytes]:
     repository()
     return [_git("bundle", "create", "-q", "-", "HEAD", "main")]
@@ -160,19 +87,3 @@ def bundle(data: bytes) -> None:
     file.write_bytes(data)
     for commit in read_bundle_refs(file).values():
         check_agreement(len(commit) == 40, commit)
-
-
-@target("gitmodules", seeds=fixed_seeds("a/b.zarr\ncé\x01\n.git\\config"), kind="text", slow=True)
-def gitmodules(data: bytes) -> None:
-    """``.gitmodules`` for any upstream names, read back by ``git config``."""
-    names = {git_path(name).decode() for name in data.split(b"\n")[:20]}
-    made = [
-        Submodule(name, f"../../000/{number}", "0" * 36)
-        for number, name in enumerate(sorted(names))
-    ]
-    file = scratch() / "gitmodules"
-    file.write_bytes(gitmodules_content(made))
-    listed = _git("config", "-z", "-f", str(file), "--get-regexp", r"^submodule\..*\.path$").split(
-        b"\0"
-    )[:-1]
-    check_agreement({one.partition(b"\n")[2].decode() for one in listed} == names, listed, names)

@@ -11,60 +11,12 @@ from random import Random
 from typing import Any
 
 import zstandard
-from fuzz_core import MAX_INPUT_BYTES
+from fuzz_core import FOLDER, MAX_INPUT_BYTES
 
 Mutator = Callable[[bytes, Random], bytes]
 
-_TOKENS = [
-    *("", " ", "\0", "\n", "\r\n", "\t", "%", "%00", "%2F", "+", "&", "=", "?", "#", "/", "//"),
-    *("..", "../..", ".", "-", "--", "-1", "0", "00", "1", "01", "1_0", "+1", " 1", "1.5", "1e9"),
-    *(
-        "1e999",
-        "NaN",
-        "Infinity",
-        "-Infinity",
-        "null",
-        "true",
-        "None",
-        "inf",
-        "²",
-        "\u0661",
-        "\u3007",
-    ),
-    *(
-        "9" * 19,
-        "9" * 20,
-        "9" * 400,
-        "9" * 5000,
-        "2147483648",
-        "4294967296",
-        "18446744073709551616",
-    ),
-    *(
-        "\u0000",
-        "\u0085",
-        "\u2028",
-        "\ufeff",
-        "\uffff",
-        "\ud800",
-        "\U0001f9e0",
-        "e\u0301",
-        "İ",
-        "ß",
-    ),
-    *("a" * 300, "a" * 5000, "*", "**", "?" * 40, "[", "]", "[!", "[]", "[z-a]", "\\", '"', "'"),
-    *("<", ">", "</", "<!DOCTYPE a>", "&amp;", "&#0;", "&lt;", "]]>", "<a>" * 50, ":", ";", ","),
-    *(
-        "http://[",
-        "http://a:99999999/",
-        "http://[::1",
-        "https://u:p@h/?token=1",
-        "s3://",
-        "ext::sh",
-    ),
-    *("1970-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "T", "Z"),
-    *("sha256:", "md5:", "none", "etag:", "0" * 40, "f" * 64, "\x1b[31m", "x\ud83d"),
-]
+_TOKENS: list[str] = json.loads((FOLDER / "tokens.json").read_text("utf-8"))
+"""Texts that parsers tend to trip over."""
 _VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63), 10**400),
     *(0.5, -0.0, 1e308, -1e308, 1e-320, float("inf"), float("nan"), [], {}, [[]], [None], {"": 0}),
@@ -72,11 +24,6 @@ _VALUES: list[Any] = [
 ]
 _DEEP = [b"[" * 3000 + b"]" * 3000, b'{"a":' * 2000 + b"1" + b"}" * 2000, b"[" * 30000]
 _TOKEN = re.compile(rb"[A-Za-z0-9_]+|\s+|[^A-Za-z0-9_\s]")
-
-
-def awkward_text(random: Random) -> str:
-    """Return a text that parsers tend to trip over."""
-    return random.choice(_TOKENS)
 
 
 def raw(data: bytes, random: Random) -> bytes:
@@ -95,7 +42,7 @@ def raw(data: bytes, random: Random) -> bytes:
         elif action == 3:
             made[at:at] = made[at:end] * random.choice((1, 2, 16, 256))
         elif action == 4:
-            made[at:end] = awkward_text(random).encode("utf-8", "surrogatepass")
+            made[at:end] = random.choice(_TOKENS).encode("utf-8", "surrogatepass")
         elif action == 5:
             width = random.choice((1, 2, 4, 8))
             number = random.choice((0, 1, -1, 1 << (8 * width - 1), (1 << (8 * width)) - 1, 255))
@@ -115,7 +62,7 @@ def text(data: bytes, random: Random) -> bytes:
         at = random.randrange(len(tokens))
         action = random.randrange(6)
         if action <= 1:
-            tokens[at] = awkward_text(random).encode("utf-8", "surrogatepass")
+            tokens[at] = random.choice(_TOKENS).encode("utf-8", "surrogatepass")
         elif action == 2:
             tokens[at] = random.choice(tokens)
         elif action == 3:
@@ -156,17 +103,14 @@ def _change(root: list[Any], random: Random) -> None:
     stack: list[Any] = [root[0]]
     while stack and len(positions) < 5000:
         node = stack.pop()
-        inner = (
-            list(node)
-            if isinstance(node, dict)
-            else range(len(node) if isinstance(node, list) else 0)
-        )
+        inner: Any = list(node) if isinstance(node, dict) else ()
+        inner = range(len(node)) if isinstance(node, list) else inner
         positions += [(node, key) for key in inner]
         stack += [node[key] for key in inner]
     node, key = random.choice(positions)
     action = random.randrange(7)
     if action == 0:
-        node[key] = awkward_text(random)
+        node[key] = random.choice(_TOKENS)
     elif action == 1:
         node[key] = random.choice(_VALUES)
     elif action == 2:
@@ -175,7 +119,7 @@ def _change(root: list[Any], random: Random) -> None:
     elif action == 3 and node is not root:
         del node[key]
     elif action == 4 and isinstance(node, dict):
-        node[awkward_text(random)] = node.pop(key)
+        node[random.choice(_TOKENS)] = node.pop(key)
     elif action == 5 and isinstance(node[key], str):
         changed = text(node[key].encode("utf-8", "surrogatepass"), random)
         node[key] = changed.decode("utf-8", "surrogateescape")

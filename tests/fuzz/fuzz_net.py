@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import io
-import json
 import os
 import socket
 import threading
@@ -15,10 +13,8 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 from fuzz_core import check_agreement, fixed_seeds, target
 from msgspec.structs import replace
-from urllib3 import HTTPResponse
 
 from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url
 from neuromirror.model import ConfigurationError, DatasetRef
@@ -27,10 +23,11 @@ from neuromirror.net.buffered_socket import BufferedSocket
 from neuromirror.net.errors import InvalidListingError
 from neuromirror.net.persistent_connections import ConnectionFactory, PersistentConnection
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
-from neuromirror.net.response_bodies import error_fields, parse_json, read_bounded
+from neuromirror.net.response_bodies import error_fields
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import parse_url
+from neuromirror.vault.s3_client import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 
 _URL = "https://bucket.example.org/"
@@ -142,38 +139,6 @@ def s3_error(data: bytes) -> None:
             check_agreement(seconds >= 0, seconds)
             format_wait(seconds, detail)
     redact(text)
-
-
-def _reply(data: bytes) -> tuple[requests.Response, str]:
-    """A reply whose headers are chosen by the first byte, and whose body is the rest."""
-    choice = data[0] if data else 0
-    made = requests.Response()
-    made.status_code, made.url = 200, _URL
-    if choice & 1:
-        made.headers["Content-Encoding"] = "gzip"
-    if choice & 2:
-        made.headers["Content-Length"] = data[1:9].decode("latin-1")
-    made.raw = HTTPResponse(io.BytesIO(data[1:]), preload_content=False)
-    return made, "text/html" if choice & 4 else "application/json"
-
-
-_DOCUMENT = json.dumps({"count": 1, "next": None, "results": [{"path": "a", "size": 1e3}]}).encode()
-
-
-@target(
-    "json-body",
-    NetError,
-    seeds=fixed_seeds(
-        b"\0" + _DOCUMENT, b"\1" + gzip.compress(_DOCUMENT, mtime=0), b"\x021234567890", b"\4<html>"
-    ),
-    kind="1+json",
-)
-def json_body(data: bytes) -> None:
-    """Bodies of JSON replies: length, gzip, content."""
-    reply, kind = _reply(data)
-    body = read_bounded(reply, _URL, 1 << 16)
-    check_agreement(len(body) <= 1 << 16, "more than allowed")
-    parse_json(body, kind, _URL)
 
 
 class _Offline(Session):
@@ -336,3 +301,39 @@ def url(data: bytes) -> None:
         if urlsplit(text).scheme:
             check_agreement("@" not in urlsplit(cleaned).netloc, cleaned)
     origin(text)
+
+
+_OPERATIONS = ("head_object", "put_object", "copy_object", "get_object", "head_bucket")
+_REPLIES = (
+    b'\0HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "0"\r\nx-amz-checksum-sha256: AAAA\r\n\r\n',
+    b'\1HTTP/1.1 200 OK\r\nETag: "d41d8cd98f00b204e9800998ecf8427e"\r\nContent-Length: 0\r\n\r\n',
+    b"\2HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n<CopyObjectResult><ETag>&quot;0&quot;</ETag>"
+    b"<ChecksumSHA256>AA==</ChecksumSHA256></CopyObjectResult>",
+    b"\3HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n<Error><Code>NoSuchKey</Code></Error>",
+    b"\4HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+)
+
+
+class _Socket:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+@target(
+    "s3-vault-reply",
+    http.client.HTTPException,
+    ObjectNotFoundError,
+    _UnexpectedReplyError,
+    seeds=fixed_seeds(*_REPLIES),
+    kind="1+text",
+)
+def s3_vault_reply(data: bytes) -> None:
+    """Replies of the server of a vault in S3; the first byte chooses the operation."""
+    operation = _OPERATIONS[(data[0] if data else 0) % len(_OPERATIONS)]
+    reply: Any = http.client.HTTPResponse(_Socket(data[1:]))  # type: ignore[arg-type]
+    reply.begin()
+    found = _parse_reply(operation, reply.status, reply.headers, reply.read(1 << 16))
+    check_agreement(isinstance(found, dict), found)

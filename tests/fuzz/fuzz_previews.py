@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
-from typing import Any
 from xml.etree import ElementTree
 
 import h5py
@@ -17,7 +15,6 @@ from fuzz_core import check_agreement, fixed_seeds, target
 from PIL import Image
 
 from neuromirror.previews import Preview, decode_outcome, preview_kind, worker
-from neuromirror.previews.zarr import preview_zarr
 from neuromirror.web.readmes import render
 
 _SIDE = 768
@@ -84,12 +81,6 @@ def _hdf5(*, nwb: bool) -> bytes:
 def preview_nwb(data: bytes) -> None:
     """Previews of NWB files."""
     _preview(data, "a.nwb")
-
-
-@target("preview-hdf5", UnreadableError, seeds=lambda: [_hdf5(nwb=False)], slow=True)
-def preview_hdf5(data: bytes) -> None:
-    """Previews of other HDF5 files."""
-    _preview(data, "a.h5")
 
 
 def _images() -> Sequence[bytes]:
@@ -160,93 +151,6 @@ def preview_text(data: bytes) -> None:
     choice = data[0] if data else 0
     path = _TEXTS[choice % len(_TEXTS)]
     _preview(data[1:], path, verified=choice < 128)
-
-
-class _ZarrFiles:
-    """The files of a version that is a Zarr: documents, and chunks of zeros."""
-
-    def __init__(self, documents: dict[str, Any]) -> None:
-        self._documents = documents
-
-    def git_document(self, path: str) -> bytes | None:
-        """Return a document."""
-        found = self._documents.get(path)
-        return None if found is None else json.dumps(found).encode()
-
-    def read_object(self, path: str, limit: int) -> bytes | None:
-        """Return a chunk."""
-        return bytes(8) if path.endswith("/0") else None
-
-    def has(self, path: str) -> bool:
-        """Return whether a document exists."""
-        return path in self._documents
-
-    def entries(self, folder: str) -> list[tuple[str, bool]]:
-        """Return the names in a folder."""
-        inner = f"{folder}/" if folder else ""
-        below = {one[len(inner) :] for one in self._documents if one.startswith(inner)}
-        return sorted({(one.partition("/")[0], "/" in one) for one in below})
-
-
-_ARRAY = {
-    **{"zarr_format": 2, "shape": [4, 6, 5], "chunks": [1, 6, 5], "dtype": "<u2", "order": "C"},
-    **{"compressor": None, "fill_value": 7, "filters": None, "dimension_separator": "/"},
-}
-_ARRAY_3 = {
-    **{"zarr_format": 3, "node_type": "array", "shape": [8, 9], "data_type": "float32"},
-    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 9]}},
-    "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-    "fill_value": "NaN",
-    "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-    "attributes": {},
-}
-_SCALES = [
-    {
-        "version": "0.4",
-        "name": "an image",
-        "axes": [{"name": one, "type": "space"} for one in "zyx"],
-        "datasets": [
-            {
-                "path": "0",
-                "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0, 1.0]}],
-            }
-        ],
-    }
-]
-
-
-@target(
-    "preview-zarr",
-    UnreadableError,
-    seeds=fixed_seeds(
-        json.dumps(
-            {
-                ".zgroup": {"zarr_format": 2},
-                ".zattrs": {"multiscales": _SCALES},
-                "0/.zarray": _ARRAY,
-            }
-        ),
-        json.dumps(
-            {
-                "zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {}},
-                "a/b/zarr.json": _ARRAY_3,
-                "a/zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {}},
-            }
-        ),
-        json.dumps({"zarr.json": _ARRAY_3}),
-    ),
-    kind="json",
-    slow=True,
-)
-def preview_of_zarr(data: bytes) -> None:
-    """Previews of Zarrs."""
-    try:
-        documents = json.loads(data)
-        files = _ZarrFiles(documents if isinstance(documents, dict) else {"zarr.json": documents})
-        made = preview_zarr(files, "")  # type: ignore[arg-type]
-    except Exception as error:
-        raise UnreadableError from error
-    _check(made)
 
 
 _TAGS = {

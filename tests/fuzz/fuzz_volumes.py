@@ -11,13 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy
-from fuzz_core import DisagreementError, check_agreement, fixed_seeds, target
-from fuzz_sources import _LAYER
+from fuzz_core import SEEDS, DisagreementError, check_agreement, fixed_seeds, target
 from numcodecs import blosc
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.digests import BlockDigests, CheckProgress, dump_memo, load_memo
 from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.ngff import zarr_documents
@@ -104,20 +102,6 @@ def voxels_npy(data: bytes) -> None:
     check_agreement(found == _padded(voxels), "voxels")
 
 
-@target(
-    "voxels-npygz",
-    WrongVoxelsError,
-    seeds=lambda: [one[:1] + zlib.compress(one[1:]) for one in _arrays()],
-    kind="1+bytes",
-)
-def voxels_npygz(data: bytes) -> None:
-    """Voxels in zlib streams of ``.npy``."""
-    found, _, body = _decoded(data, "npygz")
-    plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body)
-    voxels = numpy.load(io.BytesIO(plain), allow_pickle=False)
-    check_agreement(found == _padded(voxels), "voxels")
-
-
 _VOLUME = Volume(
     "boss",
     "api.example.org",
@@ -199,23 +183,9 @@ def volume_zarr(data: bytes) -> None:
     "volume-precomputed",
     NotAVolumeError,
     NeuromirrorError,
-    seeds=fixed_seeds(json.dumps(_LAYER)),
+    seeds=fixed_seeds(json.dumps(SEEDS["layer"])),
     kind="json",
 )
 def volume_precomputed(data: bytes) -> None:
     """``info`` of a mirrored layer, read back."""
     _used(describe(_Documents({"info": data, ".boss/coordinate_frame.json": data}), _row()))  # type: ignore[arg-type]
-
-
-def _memos() -> Sequence[bytes]:
-    digests = BlockDigests(5)
-    digests.put(1, bytes(range(32)), 2)
-    return [dump_memo(CheckProgress("s", "m", "x", 1, 2, "2024-01-01"), digests)]
-
-
-@target("block-memo", seeds=_memos, kind="text")
-def block_memo(data: bytes) -> None:
-    """Memos of the blocks of a volume; an invalid memo is None."""
-    found = load_memo(data, "s", 5)
-    if found is not None:
-        check_agreement(load_memo(dump_memo(*found), "s", 5) is not None, "round trip")

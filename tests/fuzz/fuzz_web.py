@@ -16,7 +16,6 @@ from fuzz_core import DisagreementError, check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.index import Index, MalformedQueryError
-from neuromirror.index.path_terms import path_terms
 from neuromirror.index.search_terms import (
     parse_terms,
     path_conditions,
@@ -28,7 +27,6 @@ from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.store import Store
-from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
 from support.store_publisher import Publisher, dataset
 
 _AT = "2024-01-01T00:00:00+00:00"
@@ -194,78 +192,6 @@ async def _request(site: Any, scope: dict[str, Any]) -> int | None:
     return status
 
 
-class _Transport(asyncio.Transport):
-    """A connection that keeps what is written to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = bytearray()
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        """Keep some of a reply."""
-        self.written += data
-
-    def close(self) -> None:
-        """Note that the connection is closed."""
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        """Return whether it is closed."""
-        return self.closed
-
-    def pause_reading(self) -> None:
-        """Read nothing."""
-
-    resume_reading = pause_reading
-
-
-@cache
-def _server() -> tuple[asyncio.AbstractEventLoop, Any, Any]:
-    import uvicorn
-    from uvicorn.server import ServerState
-
-    loop, site = _site()
-    config = uvicorn.Config(site, lifespan="off", log_config=None, access_log=False, ws="none")
-    config.load()
-    return loop, config, ServerState
-
-
-_WIRE = [
-    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET /find?checksum=x HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
-    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-]
-
-
-@target("web-wire", seeds=fixed_seeds(*_WIRE), kind="text", slow=True)
-def web_wire(data: bytes) -> None:
-    """Bytes on a connection to the catalogue: heads, bodies, requests sent ahead."""
-    loop, config, state = _server()
-    transport = _Transport()
-
-    async def talk() -> None:
-        server = state()
-        protocol = IdleTimeoutProtocol(config=config, server_state=server, app_state={}, _loop=loop)
-        protocol.connection_made(transport)
-        for at in range(0, len(data), 4096):
-            if not transport.closed:
-                protocol.data_received(data[at : at + 4096])
-        while server.tasks:
-            await asyncio.wait(server.tasks, timeout=30)
-        protocol.connection_lost(None)
-        await asyncio.sleep(0)
-
-    loop.run_until_complete(asyncio.wait_for(talk(), 60))
-    check_agreement(b"HTTP/1.1 500" not in transport.written, "500", data[:200])
-    check_agreement(len(transport.written) < 10_000_000, "a reply of more than 10 MB")
-
-
 @cache
 def _text() -> sqlite3.Connection:
     """The tables of full-text search as the index has them."""
@@ -304,10 +230,3 @@ def search_terms(data: bytes) -> None:
     conditions, given, fits = path_conditions(found, "path")
     connection.execute(f"SELECT path FROM files WHERE 1 {conditions}", given).fetchall()
     fits("sub-01/a.nwb")
-
-
-@target("path-words", seeds=fixed_seeds("sub-01/ses-003/A_b.nwb\nÄ-1"), kind="text")
-def terms_of_paths(data: bytes) -> None:
-    """Words of paths, as the index keeps them."""
-    for term in path_terms(data.decode("utf-8", "replace")):
-        check_agreement(term != "", term)
