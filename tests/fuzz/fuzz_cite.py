@@ -14,10 +14,8 @@ from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.git import ObjectMissingError, ObjectReader
-from neuromirror.lab.cite.errors import NotCitableError
-from neuromirror.lab.cite.formats import cite
-from neuromirror.lab.cite.work_reader import read_work
-from neuromirror.lab.cite.works import CitationCollection, CitedState
+from neuromirror.lab.cite import CitationCollection, CitedState, cite, read_work
+from neuromirror.lab.cite.works import NotCitableError
 from neuromirror.lab.minted_commit import CommitUnreadableError, MintedCommit
 from neuromirror.model import NeuromirrorError
 
@@ -86,7 +84,7 @@ def _cite(described: Any, held: Mapping[str, Any]) -> None:
 
     moment = datetime(2024, 1, 1, tzinfo=UTC)
     state = CitedState(scratch(), "dandi:000027", "0.1", "0" * 40, "1" * 40, moment)
-    with patch("neuromirror.lab.cite.work_reader.ObjectReader", _DocumentReader):
+    with patch("neuromirror.lab.cite.documents.ObjectReader", _DocumentReader):
         work = read_work(state)
     for form in _FORMATS:
         made = "".join(cite(CitationCollection((work,)), form, files=False))

@@ -19,11 +19,11 @@ from neuromirror.lab.cite import FORMATS as KNOWN
 from neuromirror.lab.cite import (
     CitationCollection,
     cite,
-    dandi_documents,
     read_work,
     states_of_lock,
-    upstream_documents,
 )
+from neuromirror.lab.cite.documents import read_dandiset
+from neuromirror.lab.cite.values import parse_object
 from neuromirror.lab.lockfile import Lock
 from support.citable_stores import (
     ASSET,
@@ -531,5 +531,5 @@ def test_of_a_million_authors_ten_thousand_are_read() -> None:
         def parsed(self, path: str) -> dict[str, Any]:
             return about
 
-    assert len(dandi_documents.read(Documents()).authors) == 10_000
-    assert upstream_documents.parse_object(json.dumps({"pad": "x" * (8 << 20)}).encode()) == {}
+    assert len(read_dandiset(Documents()).authors) == 10_000
+    assert parse_object(json.dumps({"pad": "x" * (8 << 20)}).encode()) == {}

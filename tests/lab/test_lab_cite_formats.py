@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from neuromirror.lab.cite.json_text import compact_json, indented_json
+from neuromirror.lab.cite.values import compact_json, indented_json
 from neuromirror.model.licenses import SPDX
 from support.citable_stores import (
     ASSET,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from neuromirror.annex import parse_link_target
-from neuromirror.lab.cite.person_names import family_first_name, make_person, orcid_of, ror_of
-from neuromirror.lab.cite.text_values import day, doi_of, license_of
+from neuromirror.lab.cite.values import day, doi_of, license_of, make_person, orcid_of, ror_of
 from neuromirror.lab.cite.works import qualified_swhid
 from neuromirror.model.plain_text import plain_text
 
@@ -54,7 +53,7 @@ def test_a_degree_is_removed_from_a_name(name: str, whole: str) -> None:
 
 def test_a_name_is_listed_as_it_is_sorted() -> None:
     names = ["Anna van der Berg", "John Doe Jr.", "Ana García Márquez"]
-    made = [family_first_name(one) for one in map(make_person, names) if one is not None]
+    made = [one.name for one in map(make_person, names) if one is not None]
     assert made == ["van der Berg, Anna", "Doe, John, Jr.", "Ana García Márquez"]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neuromirror.lab.cite.aind_documents import DOCUMENTS
-from neuromirror.lab.cite.aind_documents import read as read_aind
-from neuromirror.lab.cite.dandi_documents import read as read_dandi
+from neuromirror.lab.cite.documents import read_asset, read_dandiset
 
 
 class Documents:
@@ -21,13 +19,13 @@ class Documents:
 
 def test_modalities_are_the_variables_of_an_aind_asset() -> None:
     modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
-    found = read_aind(Documents(DOCUMENTS[0], name="x", modality=modalities))
+    found = read_asset(Documents("data_description.json", name="x", modality=modalities))
     assert found.variables == ("Behavior videos",)
 
 
 def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
     people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
-    found = read_aind(Documents(DOCUMENTS[0], investigators=people))
+    found = read_asset(Documents("data_description.json", investigators=people))
     names = ["Institute of Brain, Mind and Markets", "Jane Doe", "John Smith"]
     assert [one.full_name for one in found.authors] == names
 
@@ -35,5 +33,5 @@ def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
 def test_variables_of_a_dandiset_are_read() -> None:
     variables = ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
     summary = {"variableMeasured": variables}
-    found = read_dandi(Documents("dandiset.yaml", name="x", assetsSummary=summary))
+    found = read_dandiset(Documents("dandiset.yaml", name="x", assetsSummary=summary))
     assert found.variables == ("ElectricalSeries", "Units")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.lab.cite import state_of_clone
-from neuromirror.lab.cite.cited_files import cited_files
-from neuromirror.lab.cite.errors import NotCitableError
+from neuromirror.lab.cite.states import cited_files
+from neuromirror.lab.cite.works import NotCitableError
 from support.crafted_repositories import (
     FILE,
     FOLDER,

@@ -8,8 +8,7 @@ from msgspec import Struct
 
 from neuromirror.index import VersionRow
 from neuromirror.lab import CitationCollection, CitedWork, cite, read_work, state_of_version
-from neuromirror.lab.cite.errors import NotCitableError
-from neuromirror.lab.cite.works import Agent, Person
+from neuromirror.lab.cite.works import NotCitableError
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.web.recent_results import RecentResults
@@ -76,12 +75,8 @@ def _read_citation(store: Store, row: VersionRow) -> CitationData:
     collection = CitationCollection((work,))
     return CitationData(
         {form: "".join(cite(collection, form)) for form in FORMATS},
-        tuple(_name(one) for one in work.authors),
+        tuple(getattr(one, "full_name", one.name) for one in work.authors),
         work.description,
         work.keywords,
         work,
     )
-
-
-def _name(one: Agent) -> str:
-    return one.full_name if isinstance(one, Person) else one.name

@@ -1,29 +1,40 @@
-"""Find the states to cite on this machine: in a store, in a clone, or beside a lock file.
+"""Find the states to cite in a store, in a clone, or beside a lock file, and read their files.
 
-No request is sent.
+No request is sent. Files are read in batches from the git tree and the git-annex branch; memory is
+constant except for the upper trees of the branch (30 MB for a million files). Files of a huge Zarr
+outside git and files in subdatasets are not included.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from neuromirror.git import (
-    FSCK_OPTIONS,
-    MEMORY_LIMIT,
-    Commit,
-    check_objects,
-    parse_commit,
-    try_git,
+from neuromirror import git
+from neuromirror.annex import (
+    hash_lower,
+    key_digest,
+    key_file_name,
+    key_from_file_name,
+    parse_key,
+    parse_log,
+    strip_claim_prefix,
 )
-from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError
-from neuromirror.lab.cite.works import CitedState
+from neuromirror.lab.cite.works import (
+    CitedState,
+    NotCitableError,
+    NothingToCiteError,
+    StateUnavailableError,
+)
 from neuromirror.model import time_of_commit
 from neuromirror.store import ANNEX_BRANCH
 
@@ -32,50 +43,30 @@ if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
     from neuromirror.store import Store
 
+_Key = TypeVar("_Key")
+
 _MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
 _ADJUSTED: Final = "git-annex adjusted branch"
 _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
+_BATCH: Final = 1000
+"""Number of entries that are read at once."""
+_OWN_FOLDERS: Final = (b".datalad/", b".neuromirror/")
+_OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
+_UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 
 
 def state_of_version(store: Store, row: VersionRow) -> CitedState:
-    """Return the state of a version in a store, from the index.
-
-    Parameters
-    ----------
-    store
-        The store that has the version.
-    row
-        The version, as returned by :meth:`Index.resolve`.
-
-    Returns
-    -------
-    CitedState
-        The state, for :func:`read_work`.
-    """
+    """Return the state of a version in a store, from the index."""
     repository = store.repository(row.dataset_ref)
+    time = None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time)
+    annex = repository.ref(ANNEX_BRANCH)
     return CitedState(
-        git_dir=repository.path,
-        name=row.dataset_name,
-        label=row.label,
-        commit=row.commit,
-        tree=row.tree,
-        time=None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time),
-        annex=repository.ref(ANNEX_BRANCH),
+        repository.path, row.dataset_name, row.label, row.commit, row.tree, time, annex
     )
 
 
 def state_of_clone(folder: Path) -> CitedState:
     """Return the checked-out state of a clone, or HEAD of a bare repository.
-
-    Parameters
-    ----------
-    folder
-        The top of a clone, or a bare repository.
-
-    Returns
-    -------
-    CitedState
-        The state, for :func:`read_work`.
 
     Raises
     ------
@@ -107,20 +98,6 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
     Each is read from the store or, if the store lacks it, from the bundle or the manifest beside
     the lock file, which are unpacked into folders that are removed with ``stack``.
 
-    Parameters
-    ----------
-    lock
-        The lock file.
-    store
-        A local store, or None.
-    stack
-        Removes the unpacked repositories when it is closed.
-
-    Returns
-    -------
-    list[CitedState]
-        One state per pin.
-
     Raises
     ------
     StateUnavailableError
@@ -138,11 +115,10 @@ def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -
             f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
             "if the lock file was edited, restore it from git or pin the dataset again"
         )
-    origin = pin.clone[0] if pin.clone else None
+    state = replace(state, origin=pin.clone[0] if pin.clone else None)
     if not pin.paths:
-        return replace(state, origin=origin)
-    selected = {"paths": pin.paths, "is_cited": pin.matches}
-    return replace(state, origin=origin, files=pin.files, bytes=pin.bytes, **selected)
+        return state
+    return replace(state, files=pin.files, bytes=pin.bytes, paths=pin.paths, is_cited=pin.matches)
 
 
 def _repository_with(
@@ -157,9 +133,9 @@ def _repository_with(
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        _git(scratch, *FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
+        _git(scratch, *git.FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
-            check_objects(scratch)
+            git.check_objects(scratch)
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
@@ -168,7 +144,7 @@ def _repository_with(
 
         reader = LockManifestReader(manifest, None if pin.paths else pin.files)
         refs = rebuild_repository(reader, scratch)
-        check_objects(scratch)
+        git.check_objects(scratch)
         return scratch, refs[ANNEX_BRANCH]
     raise StateUnavailableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
@@ -177,16 +153,16 @@ def _repository_with(
     )
 
 
-def _read_commit(git_dir: Path, commit: str) -> Commit:
+def _read_commit(git_dir: Path, commit: str) -> git.Commit:
     """Return a commit; raises NotCitableError."""
-    done = try_git(git_dir, "cat-file", "commit", commit, environment=MEMORY_LIMIT)
     try:
-        return parse_commit(done.stdout.encode(errors="replace"))
+        content = _git(git_dir, "cat-file", "commit", commit)
+        return git.parse_commit(content.encode(errors="replace"))
     except ValueError as error:
         raise NotCitableError(f"git cannot read commit {commit} of {git_dir}") from error
 
 
-def _minted_state(git_dir: Path, commit: str, parsed: Commit, annex: str | None) -> CitedState:
+def _minted_state(git_dir: Path, commit: str, parsed: git.Commit, annex: str | None) -> CitedState:
     """Return the state of a commit."""
     name, _, label = parsed.subject.partition(" ")
     if name.endswith(":"):
@@ -219,10 +195,212 @@ def _git_dir(folder: Path) -> Path:
 
 
 def _has(git_dir: Path, commit: str) -> bool:
-    done = try_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=MEMORY_LIMIT)
+    done = git.try_git(
+        git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=git.MEMORY_LIMIT
+    )
     return done.returncode == 0
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
     """Return the output of a git command, empty if it failed."""
-    return try_git(git_dir, *arguments, environment=MEMORY_LIMIT).stdout
+    return git.try_git(git_dir, *arguments, environment=git.MEMORY_LIMIT).stdout
+
+
+# --- the files of a state
+
+
+class CitedFile(Struct, frozen=True):
+    """A file: its path in git, size, digest and URLs, best first.
+
+    ``digest`` is (algorithm, value): sha256, md5, or etag (multipart).
+    """
+
+    path: str
+    size: int | None
+    digest: tuple[str, str] | None
+    urls: tuple[str, ...]
+
+    def hex(self, algorithm: str) -> str | None:
+        """Return the digest if it has this algorithm."""
+        return self.digest[1] if self.digest and self.digest[0] == algorithm else None
+
+
+class CitedDocument(Struct, frozen=True):
+    """A document of upstream in a version, which is a plain file in git (not annexed)."""
+
+    path: str
+    content: bytes
+
+
+class CitedSubdataset(Struct, frozen=True):
+    """A subdataset and its commit."""
+
+    path: str
+    commit: str
+
+
+CitedEntry = CitedFile | CitedDocument | CitedSubdataset
+
+
+def cited_files(state: CitedState) -> Iterator[CitedEntry]:
+    """Yield the files, documents and subdatasets of a state, sorted by path.
+
+    Raises
+    ------
+    NotCitableError, StoreDamagedError
+        The state cannot be read.
+    """
+    with ExitStack() as stack:
+        objects = _Objects(stack.enter_context(git.BatchObjectReader(state.git_dir)), state.git_dir)
+        logs = _UrlLogs(objects, state)
+        entries = _entries(stack, state)
+        while some := list(islice(entries, _BATCH)):
+            contents = iter(
+                objects.read([sha for mode, sha, _ in some if mode != git.GITLINK_MODE])
+            )
+            read = [
+                (mode, path.decode(), sha.encode() if mode == git.GITLINK_MODE else next(contents))
+                for mode, sha, path in some
+            ]
+            keys = [_key(path, target) for mode, path, target in read if mode == git.SYMLINK_MODE]
+            urls = logs.urls([key for key, _, _ in keys])
+            files = iter(keys)
+            for mode, path, content in read:
+                if mode == git.SYMLINK_MODE:
+                    key, size, digest = next(files)
+                    yield CitedFile(path, size, digest, urls[key])
+                elif mode == git.GITLINK_MODE:
+                    yield CitedSubdataset(path, content.decode())
+                else:
+                    yield CitedDocument(path, content)
+
+
+def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | None]:
+    """Return the key of a symlink, its size and its digest."""
+    try:
+        key = key_from_file_name(target.rpartition(b"/")[2])
+        return key, parse_key(key).size, key_digest(key)
+    except ValueError as error:
+        raise NotCitableError(f"{path!r} is a symlink, but not to a file of git-annex") from error
+
+
+def _entries(stack: ExitStack, state: CitedState) -> Iterator[git.ListedEntry]:
+    """Yield the cited entries of upstream, in the order of paths."""
+    parents: list[bytes] = []
+    entries = stack.enter_context(closing(git.list_tree(state.git_dir, state.commit)))
+    try:
+        for entry in entries:
+            path = entry.path
+            if _UNSAFE.search(path):
+                raise NotCitableError(
+                    f"commit {state.commit} has a file {path!r}, which no mirror writes"
+                )
+            if _collides(parents, path):
+                raise NotCitableError(
+                    f"commit {state.commit} has {path!r} twice, or as a file and as a folder, "
+                    "which no mirror writes; clone the dataset again from its mirror"
+                )
+            is_own = path in _OWN_FILES or path.startswith(_OWN_FOLDERS)
+            if not is_own and (state.is_cited is None or state.is_cited(path)):
+                yield entry
+    except git.GitError as error:
+        raise NotCitableError(str(error)) from error
+
+
+def _collides(before: list[bytes], path: bytes) -> bool:
+    """Return whether a path is a duplicate or below the path of a file.
+
+    ``before`` has the previous path and those that are prefixes of it, in order.
+    """
+    repeated = bool(before) and path <= before[-1]
+    while before and not path.startswith(before[-1]):
+        before.pop()
+    inside = any(path.startswith(one + b"/") for one in before)
+    before.append(path)
+    return repeated or inside
+
+
+class _Objects:
+    """Reads objects by id; all of them must exist."""
+
+    def __init__(self, objects: git.BatchObjectReader, git_dir: Path) -> None:
+        self._objects = objects
+        self._git_dir = git_dir
+
+    def read(self, names: list[str]) -> list[bytes]:
+        """Return the contents of objects."""
+        found = []
+        contents = self._objects.read([name.encode() for name in names])
+        for name, content in zip(names, contents, strict=True):
+            if content is None:
+                raise NotCitableError(
+                    f"{self._git_dir}: git object {name} cannot be read; check the repository with "
+                    f"'git -C {self._git_dir} fsck'"
+                )
+            found.append(content)
+        return found
+
+    def read_commit(self, commit: str) -> git.Commit:
+        """Return a commit."""
+        try:
+            return git.parse_commit(*self.read([commit]))
+        except ValueError as error:
+            raise NotCitableError(f"{self._git_dir}: commit {commit}: {error}") from error
+
+
+class _UrlLogs:
+    """The URL logs of the git-annex branch, as they were when the version was minted.
+
+    The branch changes with every version and in clones. Log lines have the date of their version,
+    so that later lines are ignored and a citation does not change. If all lines of a key are later,
+    all of them are used.
+    """
+
+    def __init__(self, objects: _Objects, state: CitedState) -> None:
+        self._objects = objects
+        self._until = objects.read_commit(state.commit).committed_at
+        self._folders: dict[bytes, bytes] = {}
+        self._root = b""
+        if state.annex is not None:
+            (self._root,) = objects.read([objects.read_commit(state.annex).tree])
+
+    def urls(self, keys: list[str]) -> dict[str, tuple[str, ...]]:
+        """Return the URLs of at most 1000 keys, best first."""
+        places = {
+            key: (*hash_lower(key).split(b"/"), key_file_name(key) + b".log.web") for key in keys
+        }
+        tops = {top: (self._root, top) for top, _, _ in places.values()}
+        self._folders |= self._read({top: tops[top] for top in tops.keys() - self._folders.keys()})
+        inner = {(top, name): (self._folders[top], name) for top, name, _ in places.values()}
+        trees = self._read(inner)
+        logs = self._read(
+            {key: (trees[top, name], log) for key, (top, name, log) in places.items()}
+        )
+        return {key: self._current_urls(log) for key, log in logs.items()}
+
+    def _read(self, places: Mapping[_Key, tuple[bytes, bytes]]) -> dict[_Key, bytes]:
+        """Return the content of the entry of each tree with a name, empty if it has none."""
+        ids = {key: found for key, place in places.items() if (found := _child(*place))}
+        contents = dict(zip(ids, self._objects.read(list(ids.values())), strict=True))
+        return {key: contents.get(key, b"") for key in places}
+
+    def _current_urls(self, log: bytes) -> tuple[str, ...]:
+        lines = sorted(parse_log(log), key=lambda one: one.timestamp)
+        newest = {line.value: line for line in lines}
+        present = [line for line in newest.values() if line.status == "1"]
+        cited = [line for line in present if line.timestamp <= self._until] or present
+        return tuple(sorted((strip_claim_prefix(line.value) for line in cited), key=_rank))
+
+
+def _rank(url: str) -> tuple[bool, bool, str]:
+    """Return a sort key: object versions of a bucket first, download URLs of an API last."""
+    return "versionId=" not in url.partition("?")[2], url.endswith("/"), url
+
+
+def _child(tree: bytes, name: bytes) -> str:
+    """Return the id of a folder or file in a tree, or an empty text."""
+    for mode in (b"40000", b"100644"):
+        before = b"%s %s\0" % (mode, name)
+        if (at := tree.find(before)) >= 0:
+            return tree[at + len(before) : at + len(before) + 20].hex()
+    return ""

@@ -1,19 +1,33 @@
 """The metadata of a citation, as frozen records without I/O.
 
-All texts are plain (see :mod:`neuromirror.lab.cite.text_values`). Fields that upstream does not
-have are empty or None, and are omitted from a citation.
+All texts are plain (see :mod:`neuromirror.lab.cite.values`). Fields that upstream does not have are
+empty or None, and are omitted from a citation.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
 from msgspec import Struct
 
-from neuromirror.model import alias_of
+from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
+
+
+class NotCitableError(NeuromirrorError):
+    """A commit was not created by a mirror, or cannot be read."""
+
+
+class NothingToCiteError(ConfigurationError):
+    """The argument is not a version, a lock file or a clone."""
+
+
+class StateUnavailableError(NeuromirrorError):
+    """Neither the store nor the files beside the lock file have a pinned state."""
 
 
 class Organisation(Struct, frozen=True):
@@ -24,18 +38,10 @@ class Organisation(Struct, frozen=True):
 
 
 class Person(Struct, frozen=True):
-    """A person.
+    """A person; ``family`` is empty for a name that cannot be split, ``orcid`` is bare.
 
-    Attributes
-    ----------
-    full_name
-        The whole name, for a name that cannot be split; ``family`` is then empty.
-    particle
-        The word before the family name that is ignored for sorting (``van der``).
-    suffix
-        The word after the name (``Jr.``).
-    orcid
-        The bare ORCID.
+    ``particle`` is the word before the family name that is ignored for sorting (``van der``),
+    ``suffix`` the one after the name (``Jr.``).
     """
 
     full_name: str
@@ -48,8 +54,19 @@ class Person(Struct, frozen=True):
 
     @property
     def orcid_url(self) -> str | None:
-        """Return the URL of the ORCID."""
+        """The URL of the ORCID."""
         return None if self.orcid is None else f"https://orcid.org/{self.orcid}"
+
+    @property
+    def whole_family(self) -> str:
+        """The family name with its particle."""
+        return f"{self.particle} {self.family}".strip()
+
+    @property
+    def name(self) -> str:
+        """The name as in a list of authors, such as ``van der Berg, Anna, Jr``."""
+        parts = (self.whole_family, self.given, self.suffix)
+        return ", ".join(filter(None, parts)) if self.family else self.full_name
 
 
 Agent = Person | Organisation
@@ -63,17 +80,7 @@ class Funder(Struct, frozen=True):
 
 
 class License(Struct, frozen=True):
-    """A license.
-
-    Attributes
-    ----------
-    name
-        The SPDX id if it is known, otherwise upstream's text.
-    spdx
-        The SPDX id; None if unknown.
-    url
-        The URL of the license; None if unknown.
-    """
+    """A license; ``name`` is its SPDX id or, if that is unknown, upstream's text."""
 
     name: str
     spdx: str | None = None
@@ -94,26 +101,9 @@ class Related(Struct, frozen=True):
 class CitedState(Struct, frozen=True):
     """A minted commit in a local repository.
 
-    Attributes
-    ----------
-    git_dir
-        The git directory that has the commit.
-    name, label
-        The name of the dataset and the label of the version.
-    commit, tree
-        The object ids in hex.
-    time
-        The upstream time of the state, or None.
-    annex
-        The commit of the git-annex branch, or None.
-    paths
-        The globs that select the cited files; empty for all files.
-    is_cited
-        Returns whether a path is cited; None for all files.
-    files, bytes
-        The number and size of the selected files.
-    origin
-        A clone URL, if known.
+    ``paths`` are the globs that select the cited files and ``is_cited`` matches a path with them
+    (empty and None for all files), ``files`` and ``bytes`` are number and size of the selected
+    files; ``annex`` is the commit of the git-annex branch, ``origin`` a clone URL.
     """
 
     git_dir: Path
@@ -133,18 +123,8 @@ class CitedState(Struct, frozen=True):
 class UpstreamMetadata(Struct, frozen=True, kw_only=True):
     """The metadata in the documents of upstream.
 
-    Attributes
-    ----------
-    published, created
-        Dates of upstream.
-    address
-        The URL of the landing page.
-    identifiers
-        Identifiers of upstream, as (kind, value).
-    citation_requests
-        Texts that upstream asks to cite.
-    variables
-        Names of what was measured.
+    ``address`` is the landing page, ``identifiers`` are (kind, value), ``citation_requests`` are
+    texts that upstream asks to cite, ``variables`` are names of what was measured.
     """
 
     authors: tuple[Agent, ...] = ()
@@ -170,16 +150,12 @@ class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
     ----------
     state
         The retrieved state.
-    title
-        The title in upstream's metadata.
-    upstream
-        The name of the version upstream (``draft``).
+    title, upstream, source
+        The title, the name of the version and the URI of the dataset upstream.
     is_published
         Whether upstream published it under this name.
     digest
         The state digest.
-    source
-        The URI of the dataset upstream.
     files, bytes
         Number and size of the files.
     modified
@@ -190,10 +166,8 @@ class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
         Upstream names of the datasets that it was derived from.
     within
         The local id of the dataset that has this one as a component; empty if there is none.
-    manifest_only_files
-        Number of files outside git.
-    left_out
-        Number of items that upstream lists and that are not mirrored.
+    manifest_only_files, left_out
+        Number of files outside git, and of items that upstream lists and that are not mirrored.
     subdatasets
         Path, number of files and size of each subdataset.
     """
@@ -216,134 +190,92 @@ class CitedWork(UpstreamMetadata, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Return ``<mirror>:<local id>@<label>``."""
+        """``<mirror>:<local id>@<label>``."""
         return f"{self.state.name}@{self.state.label}"
 
     @property
-    def alias(self) -> str:
-        """Return the name of the dataset for file names."""
-        return alias_of(self.state.name)
-
-    @property
     def version(self) -> str:
-        """Return the version for readers, with the upstream name if the label is only a time."""
+        """The version for readers, with the upstream name if the label is only a time."""
         label, upstream = self.state.label, self.upstream
-        return (
-            label
-            if self.is_published or upstream in (label, "", "current")
-            else f"{upstream} {label}"
-        )
+        is_named = self.is_published or upstream in (label, "", "current")
+        return label if is_named else f"{upstream} {label}"
 
     @property
     def citation_date(self) -> date | None:
-        """Return the date to cite: of publication, else of the state, else of creation.
+        """The date to cite: of publication, else of the state, else of creation.
 
         With ``cite_created``, the date of creation precedes that of the state.
         """
-        if self.cite_created and self.created is not None:
-            return self.published or self.created
-        return self.published or self.modified or self.created
+        later = self.created if self.cite_created else None
+        return self.published or later or self.modified or self.created
 
     @property
     def required_date(self) -> date:
-        """Return the date for formats that require one: the date to cite, else today."""
+        """The date for formats that require one: the date to cite, else today."""
         return self.citation_date or datetime.now(UTC).date()
 
     @property
     def swhid(self) -> str:
-        """Return the SWHID of the commit, without qualifiers."""
+        """The SWHID of the commit, without qualifiers."""
         return f"swh:1:rev:{self.state.commit}"
 
     @property
     def qualified_swhid(self) -> str:
-        """Return the SWHID of the commit, with the origin if known."""
+        """The SWHID of the commit, with the origin if known."""
         return qualified_swhid(self.swhid, self.state.origin)
 
     @property
-    def directory_swhid(self) -> str:
-        """Return the SWHID of the root directory, with origin and anchor."""
-        tree = f"swh:1:dir:{self.state.tree}"
-        return qualified_swhid(tree, self.state.origin, self.swhid)
-
-    @property
     def all_identifiers(self) -> list[tuple[str, str]]:
-        """Return the identifiers of the state and those of upstream, as (kind, value)."""
+        """The identifiers of the state and those of upstream, as (kind, value)."""
+        directory = f"swh:1:dir:{self.state.tree}"
         return [
             ("SWHID", self.qualified_swhid),
-            ("SWHID", self.directory_swhid),
+            ("SWHID", qualified_swhid(directory, self.state.origin, self.swhid)),
             ("State digest", self.digest),
             *self.identifiers,
         ]
 
     @property
     def doi_url(self) -> str | None:
-        """Return the URL of the DOI."""
+        """The URL of the DOI."""
         return None if self.doi is None else f"https://doi.org/{quote(self.doi, safe='/:;().-_')}"
 
     @property
     def url(self) -> str:
-        """Return the URL to cite: the DOI, else the landing page, else the source."""
+        """The URL to cite: the DOI, else the landing page, else the source."""
         return self.doi_url or self.address
 
 
 class CitationCollection(Struct, frozen=True):
-    """The works of one citation file.
-
-    Attributes
-    ----------
-    works
-        The cited versions.
-    title
-        The title of the collection, used for several works.
-    """
+    """The works of one citation file, and a title for several works."""
 
     works: tuple[CitedWork, ...]
     title: str = "Datasets cited together"
 
     @property
     def single_work(self) -> CitedWork | None:
-        """Return the only work, or None for several."""
+        """The only work, or None for several."""
         return self.works[0] if len(self.works) == 1 else None
 
     def keys(self) -> list[str]:
-        """Return a unique ASCII key for each work.
-
-        Returns
-        -------
-        list[str]
-            The keys, in the order of the works.
-        """
+        """Return a unique ASCII key for each work, in their order."""
         found: list[str] = []
         for work in self.works:
-            made = "".join(
-                one if one.isascii() and (one.isalnum() or one in "-.") else "_"
-                for one in work.name
-            )
-            number = 1
-            while (key := made if number == 1 else f"{made}-{number}") in found:
-                number += 1
-            found.append(key)
+            made = re.sub("[^A-Za-z0-9.-]", "_", work.name)
+            keys = (made if number == 1 else f"{made}-{number}" for number in count(1))
+            found.append(next(key for key in keys if key not in found))
         return found
 
     def prefix(self, work: CitedWork) -> str:
         """Return the folder of the files of a work, with a slash; empty for a single work.
 
         Two versions of one dataset have the label in the folder name.
-
-        Parameters
-        ----------
-        work
-            A work of the collection.
-
-        Returns
-        -------
-        str
-            The folder with a slash, or an empty text.
         """
         if self.single_work is not None:
             return ""
-        same = [one for one in self.works if one.alias == work.alias]
-        return f"{work.alias}/" if len(same) == 1 else f"{work.alias}@{work.state.label}/"
+        alias = alias_of(work.state.name)
+        same = [one for one in self.works if alias_of(one.state.name) == alias]
+        return f"{alias}/" if len(same) == 1 else f"{alias}@{work.state.label}/"
 
 
 def qualified_swhid(swhid: str, origin: str | None, anchor: str | None = None) -> str:
@@ -351,9 +283,6 @@ def qualified_swhid(swhid: str, origin: str | None, anchor: str | None = None) -
 
     In values, ``;``, ``%``, spaces and non-ASCII characters are percent-encoded.
     """
-    suffixes = [
-        f";{name}={quote(value, safe='/:@?#&=+,~()!$*')}"
-        for name, value in (("origin", origin), ("anchor", anchor))
-        if value is not None
-    ]
-    return swhid + "".join(suffixes)
+    values = {"origin": origin, "anchor": anchor}.items()
+    quoted = [(name, quote(one, safe="/:@?#&=+,~()!$*")) for name, one in values if one is not None]
+    return swhid + "".join(f";{name}={one}" for name, one in quoted)

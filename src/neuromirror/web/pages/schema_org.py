@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from neuromirror.index import FileRow, RelatedVersion
-from neuromirror.lab.cite.media_types import media_type
+from neuromirror.lab.cite.crates import media_type
 from neuromirror.lab.cite.works import Agent, CitedWork, Person
 from neuromirror.model import format_bytes
 from neuromirror.web.addresses import (

@@ -1,0 +1,360 @@
+"""Read the citation metadata of a state from the documents in its git tree alone.
+
+A citation is therefore the same from a store, a clone, a bundle or a manifest.
+
+``dandiset.yaml`` follows the rules of the archive (Dandiset of dandischema, all releases): those
+contributors are cited that have ``includeInCitation``, and the publisher is the instance in the
+prefix of the identifier (``DANDI:000027``). An AIND asset has ``data_description.json``, or its
+copy in ``metadata.nd.json`` (all versions of aind-data-schema). The formats of volumes have no
+fields for authors or dates; BOSS stores keys and values of users, of which some are recognised by
+name. The account that created a channel is not cited as an author.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from msgspec.structs import asdict, replace
+
+from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.lab.cite.values import (
+    day,
+    doi_of,
+    licenses_of,
+    make_organisation,
+    make_person,
+    mapping,
+    mappings,
+    members,
+    parse_object,
+    plain_texts,
+    ror_of,
+    web_address,
+)
+from neuromirror.lab.cite.works import (
+    Agent,
+    CitedState,
+    CitedWork,
+    Funder,
+    NotCitableError,
+    Organisation,
+    Related,
+    UpstreamMetadata,
+)
+from neuromirror.model import DESCRIPTION_PATH, UNREADABLE, VersionKind, parse_description
+from neuromirror.model.person_names import split_person_names
+from neuromirror.model.plain_text import plain_text
+
+_MAX_EARLIER: Final = 1000
+"""Maximum number of earlier versions that are searched for a readable document."""
+_KEYWORDS: Final = ("species", "modality", "project")
+_DANDISET: Final = "dandiset.yaml"
+_FUNDING: Final = frozenset({"dcite:Funder", "dcite:Sponsor"})
+_ASSET: Final = ("data_description.json", "metadata.nd.json")
+_BOSS: Final = ".boss/channel.json"
+_NDSTORE: Final = ".ndstore/channel.json"
+_PRECOMPUTED: Final = "provenance"
+_LABELS: Final = ("annotation", "segmentation")
+"""Types of volumes whose voxels are ids of objects."""
+_PEOPLE: Final = (
+    *("authors", "author", "creators", "creator"),
+    *("investigators", "investigator", "pi"),
+)
+"""Keys of users that name the authors, the first existing one counts."""
+_NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and|&)\s+")
+
+
+class Documents(Protocol):
+    """The documents of one version, as the readers of citation metadata need them."""
+
+    def parsed(self, path: str) -> Mapping[str, Any]:
+        """Return the JSON object in a document; empty without a document."""
+
+
+# --- DANDI
+
+
+def read_dandiset(documents: Documents) -> UpstreamMetadata:
+    """Return the citation metadata in ``dandiset.yaml``; empty without that document."""
+    about = documents.parsed(_DANDISET)
+    contributors = mappings(about.get("contributor"))
+    cited = [one for one in contributors if one.get("includeInCitation") is True]
+    if not cited:
+        cited = [one for one in contributors if "dcite:Author" in plain_texts(one.get("roleName"))]
+    identifier = plain_text(about.get("identifier"))
+    instance = identifier.partition(":")[0] if ":" in identifier else ""
+    published = day(about.get("datePublished"))
+    named = plain_text(about.get("id")) if published else identifier
+    measured = mapping(about.get("assetsSummary")).get("variableMeasured")
+    # names, or PropertyValue objects with one
+    listed = members(measured) if isinstance(measured, list) else []
+    names = (one.get("value") if isinstance(one, dict) else one for one in listed)
+    return UpstreamMetadata(
+        authors=tuple(filter(None, map(_contributor, cited))),
+        publisher=Organisation(f"{instance} Archive") if instance else None,
+        published=published,
+        created=day(about.get("dateCreated")),
+        address=web_address(about.get("url")),
+        identifiers=((instance, named),) if instance and named else (),
+        licenses=licenses_of(about.get("license")),
+        description=plain_text(about.get("description")),
+        keywords=plain_texts(about.get("keywords")),
+        funders=tuple(dict.fromkeys(_sponsors(contributors))),
+        related=tuple(dict.fromkeys(_related(about.get("relatedResource")))),
+        variables=tuple(dict.fromkeys(filter(None, map(plain_text, names)))),
+    )
+
+
+def _contributor(contributor: Mapping[str, Any]) -> Agent | None:
+    name, identifier = contributor.get("name"), contributor.get("identifier")
+    if contributor.get("schemaKey") == "Organization" or ror_of(identifier) is not None:
+        return make_organisation(name, identifier)
+    affiliations = (
+        make_organisation(one.get("name"), one.get("identifier"))
+        for one in mappings(contributor.get("affiliation"))
+    )
+    return make_person(name, identifier, tuple(filter(None, affiliations)))
+
+
+def _sponsors(contributors: list[Mapping[str, Any]]) -> Iterator[Funder]:
+    for one in contributors:
+        found = make_organisation(one.get("name"), one.get("identifier"))
+        if found is not None and _FUNDING & set(plain_texts(one.get("roleName"))):
+            yield Funder(found, plain_text(one.get("awardNumber")))
+
+
+def _related(value: Any) -> Iterator[Related]:
+    for one in mappings(value):
+        relation = plain_text(one.get("relation")).removeprefix("dcite:")
+        for stated in (one.get("identifier"), one.get("url")):
+            if found := doi_of(stated) or web_address(stated):
+                yield Related(relation, found, "DOI" if doi_of(stated) else "URL")
+                break
+
+
+# --- AIND
+
+
+def read_asset(documents: Documents) -> UpstreamMetadata:
+    """Return the citation metadata in the sidecars of an AIND asset; empty without sidecars."""
+    joined = documents.parsed(_ASSET[1])
+    about = documents.parsed(_ASSET[0]) or mapping(joined.get("data_description"))
+    others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))
+    name = plain_text(about.get("name")) or plain_text(joined.get("name"))
+    listed = members(about.get("modalities") or about.get("modality"))
+    modalities = plain_texts([_name_of(one) for one in listed])
+    identifiers = [("AIND asset", name)] if name else []
+    identifiers += [
+        (plain_text(kind), one) for kind, values in others.items() for one in plain_texts(values)
+    ]
+    return UpstreamMetadata(
+        authors=tuple(dict.fromkeys(_investigators(about.get("investigators")))),
+        publisher=_organisation(about.get("institution")),
+        created=day(about.get("creation_time")) or day(about.get("creation_date")),
+        cite_created=True,
+        identifiers=tuple(identifiers),
+        licenses=licenses_of(about.get("license")),
+        description=plain_text(about.get("data_summary")),
+        keywords=(*plain_texts(about.get("tags")), *modalities),
+        funders=tuple(dict.fromkeys(_funders(about.get("funding_source")))),
+        variables=modalities,
+    )
+
+
+def _investigators(value: Any) -> Iterator[Agent]:
+    """Yield the investigators: one per object with a name, one or several per text."""
+    for one in members(value):
+        if isinstance(one, dict):
+            found = [make_person(one.get("name"), one.get("registry_identifier"))]
+        else:
+            found = list(map(make_person, split_person_names(plain_text(one))))
+        yield from filter(None, found)
+
+
+def _funders(value: Any) -> Iterator[Funder]:
+    for one in members(value):
+        funding = one if isinstance(one, dict) and "funder" in one else {"funder": one}
+        if found := _organisation(funding.get("funder")):
+            yield Funder(found, plain_text(funding.get("grant_number")))
+
+
+def _organisation(value: Any) -> Organisation | None:
+    about = mapping(value)
+    name = about.get("name") or about.get("abbreviation") if about else value
+    return make_organisation(name, about.get("registry_identifier"))
+
+
+def _name_of(value: Any) -> Any:
+    return value.get("name") if isinstance(value, dict) else value
+
+
+# --- volumes
+
+
+def read_boss(documents: Documents) -> UpstreamMetadata:
+    """Return the metadata of a BOSS channel, its experiment and its collection."""
+    metadata = documents.parsed(".boss/metadata.json")
+    scopes = [mapping(metadata.get(one)) for one in ("collection", "experiment", "channel")]
+    pairs = {key.strip().casefold(): value for one in scopes for key, value in one.items()}
+    texts = (pairs[key] for key in _PEOPLE if isinstance(pairs.get(key), str))
+    named = (map(make_person, _NAME_SEPARATOR.split(text)) for text in texts)
+    people = (tuple(dict.fromkeys(filter(None, some))) for some in named)
+    funders = (make_organisation(pairs.get(key)) for key in ("funding", "funder"))
+    requests = (plain_text(pairs[key]) for key in sorted(pairs) if re.search("citation|cite", key))
+    return UpstreamMetadata(
+        authors=next(filter(None, people), ()),
+        description=_descriptions(documents, ".boss", "channel", "experiment", "collection"),
+        funders=tuple(Funder(one) for one in funders if one is not None),
+        citation_requests=tuple(dict.fromkeys(filter(None, requests))),
+        variables=_voxels(documents.parsed(_BOSS), "type", "datatype"),
+    )
+
+
+def read_ndstore(documents: Documents) -> UpstreamMetadata:
+    """Return the metadata of an ndstore channel and its project."""
+    return UpstreamMetadata(
+        description=_descriptions(documents, ".ndstore", "channel", "project"),
+        variables=_voxels(documents.parsed(_NDSTORE), "channel_type", "datatype"),
+    )
+
+
+def read_precomputed(documents: Documents) -> UpstreamMetadata:
+    """Return the metadata in the ``provenance`` of a layer."""
+    return UpstreamMetadata(
+        description=plain_text(documents.parsed(_PRECOMPUTED).get("description")),
+        variables=_voxels(documents.parsed("info"), "type", "data_type"),
+    )
+
+
+def _voxels(about: Mapping[str, Any], kind: str, data_type: str) -> tuple[str, ...]:
+    """Return what the voxels of a volume mean, with their data type."""
+    name, unit = plain_text(about.get(kind)), plain_text(about.get(data_type))
+    meaning = "object ids" if name in _LABELS else "image intensity"
+    return (f"{meaning} ({unit} voxels)" if unit else meaning,) if name else ()
+
+
+def _descriptions(documents: Documents, folder: str, *scopes: str) -> str:
+    """Return the descriptions in the documents of a channel and of what it is in, as sentences."""
+    parsed = (documents.parsed(f"{folder}/{scope}.json") for scope in scopes)
+    about = dict.fromkeys(plain_text(one.get("description")) for one in parsed)
+    ends = (".", "!", "?", "…")
+    return " ".join(one if one.endswith(ends) else f"{one}." for one in about if one)
+
+
+# --- any of them
+
+_READERS: Final = (
+    (_DANDISET, read_dandiset),
+    *((one, read_asset) for one in _ASSET),
+    *((_BOSS, read_boss), (_NDSTORE, read_ndstore), (_PRECOMPUTED, read_precomputed)),
+)
+"""The reader of each document; the first existing document determines the kind of upstream."""
+
+
+class _CommitDocuments:
+    """The documents of a commit; one that is unreadable is read from the last readable version."""
+
+    def __init__(self, reader: ObjectReader, commit: str) -> None:
+        self._reader = reader
+        self._commit = commit
+        self.description: Mapping[str, Any] = self._read_description()
+        attributes = mapping(self.description.get("attributes"))
+        self._unreadable = frozenset(plain_texts(attributes.get(UNREADABLE)))
+        self.paths = frozenset(plain_texts(self.description.get("documents"))) | self._unreadable
+
+    def parsed(self, path: str) -> Mapping[str, Any]:
+        """Return the JSON object in a document; empty if missing."""
+        if path in self._unreadable:
+            return self._last_readable(path)
+        known = path in self.paths
+        return parse_object(self._reader.read(f"{self._commit}:{path}")) if known else {}
+
+    def _last_readable(self, path: str) -> Mapping[str, Any]:
+        for generation in range(1, _MAX_EARLIER):
+            earlier = f"{self._commit}~{generation}"
+            try:
+                self._reader.read(earlier)
+            except ObjectMissingError:
+                break
+            with suppress(ObjectMissingError):
+                if found := parse_object(self._reader.read(f"{earlier}:{path}")):
+                    return found
+        return {}
+
+    def _read_description(self) -> Mapping[str, Any]:
+        try:
+            content = self._reader.read(f"{self._commit}:{DESCRIPTION_PATH}")
+            description: Mapping[str, Any] = parse_description(content, DESCRIPTION_PATH)
+            for field in ("dataset", "source", "version", "kind", "state", "title", "bytes"):
+                description[field]
+            assert isinstance(description["files"], int)
+        except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise NotCitableError(
+                f"commit {self._commit} was not created by neuromirror: its {DESCRIPTION_PATH} is "
+                "missing or invalid"
+            ) from error
+        return description
+
+
+def read_work(state: CitedState) -> CitedWork:
+    """Return the citation metadata of a state, with that in the committed documents.
+
+    Raises
+    ------
+    NotCitableError
+        The commit was not created by neuromirror.
+    """
+    with ObjectReader(state.git_dir) as reader:
+        documents = _CommitDocuments(reader, state.commit)
+        read = next((read for path, read in _READERS if path in documents.paths), None)
+        metadata = UpstreamMetadata() if read is None else read(documents)
+    return _merge(state, documents.description, metadata)
+
+
+def _merge(
+    state: CitedState, description: Mapping[str, Any], metadata: UpstreamMetadata
+) -> CitedWork:
+    """Merge the metadata of upstream, which takes precedence, with the fields of the mirror."""
+    attributes = {
+        name: plain_texts(value) for name, value in mapping(description.get("attributes")).items()
+    }
+    source = plain_text(description["source"])
+    people = map(make_person, attributes.get("investigator", ()))
+    funders = map(make_organisation, attributes.get("funder", ()))
+    subjects = (keyword for name in _KEYWORDS for keyword in attributes.get(name, ()))
+    keywords: dict[str, str] = {}
+    for keyword in (*metadata.keywords, *subjects):
+        keywords.setdefault(keyword.casefold(), keyword)
+    metadata = replace(
+        metadata,
+        authors=metadata.authors or tuple(filter(None, people)),
+        created=metadata.created or day(next(iter(attributes.get("created", ())), None)),
+        address=metadata.address or web_address(description.get("landing-page")) or source,
+        licenses=metadata.licenses or licenses_of(description.get("license")),
+        keywords=tuple(keywords.values()),
+        funders=metadata.funders or tuple(Funder(one) for one in funders if one is not None),
+    )
+    return CitedWork(
+        **asdict(metadata),
+        state=state,
+        title=plain_text(description["title"]) or state.name,
+        upstream=plain_text(description["version"]),
+        is_published=description["kind"] == VersionKind.PUBLISHED.value,
+        digest=plain_text(description["state"]),
+        source=source,
+        files=state.files if state.paths else description["files"],
+        bytes=state.bytes if state.paths else description["bytes"],
+        modified=None if state.time is None else state.time.date(),
+        doi=doi_of(description.get("doi")),
+        inputs=plain_texts(description.get("inputs", [])),
+        within=plain_text(description.get("within")),
+        manifest_only_files=int(mapping(description.get("manifest-only")).get("files", 0)),
+        left_out=len(description.get("exceptions") or ()),
+        subdatasets=tuple(
+            (path, int(one["files"]), int(one["bytes"]))
+            for path, one in sorted(mapping(description.get("parts")).items())
+        ),
+    )
