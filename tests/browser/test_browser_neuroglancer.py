@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from neuromirror.lab.plain_files import download
+from neuromirror.lab.clone import download
 from neuromirror_demo import layer_contents
 from neuromirror_demo.bucket_contents import FUSION
 from support.browser_session import SharedBrowser, launched

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.lab.plain_files import move_file
+from neuromirror.lab.clone import move_file
 from neuromirror.store import SafeFolder, Store
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.archive_contents import ZARR, zarr_entries

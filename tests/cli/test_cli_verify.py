@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from neuromirror.lab.verify import VerifiedRepository
+from neuromirror.transfer.verified_repository import VerifiedRepository
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
 

@@ -15,7 +15,7 @@ from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.crawl.recorder import rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
-from neuromirror.lab.stored_records import stored_record_lines
+from neuromirror.lab.lock_manifests import stored_record_lines
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,

@@ -16,8 +16,8 @@ from fuzz_git import scratch
 from fuzz_lab import _LOCK
 from fuzz_net import _server
 
-from neuromirror.lab.catalogue_pins import _unpack, parse_catalogue_url
 from neuromirror.lab.lockfile import load_lock
+from neuromirror.lab.pin import _unpack, parse_catalogue_url
 from neuromirror.model import NeuromirrorError, StateDigest
 from neuromirror.store.manifests import manifest_file, manifest_lines
 from neuromirror.stream.catalogue_tree import CatalogueTree, parse_catalogue_address

@@ -16,7 +16,7 @@ from fuzz_git import scratch
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite import CitationCollection, CitedState, cite, read_work
 from neuromirror.lab.cite.works import NotCitableError
-from neuromirror.lab.minted_commit import CommitUnreadableError, MintedCommit
+from neuromirror.lab.rebuild import CommitUnreadableError, MintedCommit
 from neuromirror.model import NeuromirrorError
 
 _DESCRIPTION_JSON = SEEDS["dataset"]
@@ -61,7 +61,7 @@ def dataset_json(data: bytes) -> None:
         def read_commit_tree(self, commit: str) -> bytes:
             return bytes(20)
 
-    with patch("neuromirror.lab.minted_commit.ObjectReader", _DescriptionReader):
+    with patch("neuromirror.lab.rebuild.ObjectReader", _DescriptionReader):
         found = MintedCommit(scratch(), "0" * 40)
     check_agreement(found.manifest_only_files >= 0, found.manifest_only_files)
     with suppress(CommitUnreadableError):

@@ -10,7 +10,7 @@ from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.lock_block_digests import (
+from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_ENDING,
     LockBlockDigests,
     LockBlockDigestsDamagedError,

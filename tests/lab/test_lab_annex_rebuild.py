@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab import repository_rebuild
-from neuromirror.lab.annex_rebuild import annex_branch_worker, write_annex_branch
+from neuromirror.lab import rebuild
 from neuromirror.lab.lock_manifests import LockManifestReader
+from neuromirror.lab.rebuild import annex_branch_worker, write_annex_branch
 from neuromirror.mint.annex_worker import AnnexWorkerError
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
 
@@ -60,7 +60,7 @@ def test_a_dataset_restored_by_two_processes_is_the_same(
 ) -> None:
     refs = set()
     for name, limit in (("one", 1 << 40), ("two", 0)):
-        monkeypatch.setattr(repository_rebuild, "_MIN_WORKER_BYTES", limit)
+        monkeypatch.setattr(rebuild, "_MIN_WORKER_BYTES", limit)
         found = restore_lock(lock_folder.lock, tmp_path / name, offline=True)
         assert found.only().status == "ok", found.only().message
         folder = found.folder(PUBLISHED)
@@ -76,7 +76,7 @@ def test_a_dataset_restored_by_two_processes_is_the_same(
 def test_a_damaged_manifest_leaves_nothing_of_two_processes(
     lock_folder: LockFolder, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository_rebuild, "_MIN_WORKER_BYTES", 0)
+    monkeypatch.setattr(rebuild, "_MIN_WORKER_BYTES", 0)
     manifest.write_bytes(manifest.read_bytes()[:-10])
     found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
     assert found.only().status == "error"

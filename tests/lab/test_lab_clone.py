@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.clone import CloneFailedError, clone_dataset, remote_url, store_url
-from neuromirror.lab.restore_strategies import CloneUrlStrategy, StrategyFailedError
+from neuromirror.lab.restore import CloneUrlStrategy, StrategyFailedError
 from neuromirror.model import ConfigurationError
 from support.foreign_pushes import run_checked
 from support.lab_store import LabStore

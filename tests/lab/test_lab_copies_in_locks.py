@@ -15,11 +15,9 @@ from click.testing import CliRunner
 import neuromirror
 from neuromirror.annex import VaultAddress, VaultKind
 from neuromirror.cli import main
-from neuromirror.lab.lock_copies import add_vaults
-from neuromirror.lab.lockfile import LockUnusableError
-from neuromirror.lab.pinned_vaults import PinnedVault
-from neuromirror.lab.verify import verify
-from neuromirror.lab.verify.verification import Mode
+from neuromirror.lab.lockfile import LockUnusableError, PinnedVault
+from neuromirror.lab.output_files import add_vaults
+from neuromirror.lab.verify import Mode, verify
 from neuromirror.model import ConfigurationError
 from neuromirror.stream import StreamError, open_tree
 from support.foreign_pushes import run_checked

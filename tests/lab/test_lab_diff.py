@@ -9,10 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from neuromirror.lab.diff import ChangeCounts, FileChange, diff
-from neuromirror.lab.diff_sides import DiffSide, clone_side, version_side
-from neuromirror.lab.verify import VerifiedRepository
+from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange, clone_side, diff, version_side
 from neuromirror.model import Document
+from neuromirror.transfer.verified_repository import VerifiedRepository
 from support.dataset_clones import clone_dataset
 from support.lab_store import LabStore
 from support.mirror_harness import run_git

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.lab.export_formats import (
+from neuromirror.lab.export_lock import (
     LINE_FORMATS,
     ExportedFile,
     NotExportableError,

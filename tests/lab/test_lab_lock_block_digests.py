@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from neuromirror.lab.lock_block_digests import (
+from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_ENDING,
     LockBlockDigests,
     LockBlockDigestsDamagedError,

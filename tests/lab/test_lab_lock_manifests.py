@@ -21,7 +21,7 @@ from neuromirror.lab.lock_manifests import (
     LockManifestWriter,
     canonical_line,
 )
-from neuromirror.lab.repository_rebuild import rebuild_repository
+from neuromirror.lab.rebuild import rebuild_repository
 from neuromirror.model import StateDigest
 from neuromirror.store import SafeFolder
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run

@@ -24,12 +24,12 @@ from neuromirror.lab.lockfile import (
     LockVersionError,
     Pin,
     PinnedEvidence,
+    PinnedVault,
     ResolvedVersion,
     dump_lock,
     load_lock,
     parse_lock,
 )
-from neuromirror.lab.pinned_vaults import PinnedVault
 from neuromirror.model import ConfigurationError, Evidence, Retention
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from neuromirror.lab.outdated import find_outdated
+from neuromirror.lab.pin import find_outdated
 from neuromirror_demo import DemoArchive
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, LockFolder

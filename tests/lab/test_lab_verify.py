@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.digest import digest_clone
-from neuromirror.lab.verify import NOT_HERE, Finding, NotADatasetError
 from neuromirror.model import LEAF_SIZE
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+from neuromirror.transfer.findings import NOT_HERE, Finding
 from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.verified_repository import NotADatasetError
 from support.dataset_clones import (
     clone_dataset,
     copy_folder,
@@ -318,7 +319,7 @@ def test_unlocked_files_are_verified_by_their_keys(nwb_clone: Path) -> None:
 def test_the_equivalent_key_of_a_url_detects_changes_but_is_no_evidence(
     nwb_clone: Path, still_lab: LabStore, tmp_path: Path
 ) -> None:
-    from neuromirror.lab.verify import VerifiedRepository
+    from neuromirror.transfer.verified_repository import VerifiedRepository
 
     with VerifiedRepository.at(nwb_clone) as opened:
         url = opened.urls(nwb_files(nwb_clone)[0].resolve().name)[0]

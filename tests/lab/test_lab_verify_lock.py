@@ -13,8 +13,8 @@ import zstandard
 
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import PinRequest, pin
-from neuromirror.lab.verify import NOT_HERE, Finding, verify
-from neuromirror.lab.verify.verification import Mode
+from neuromirror.lab.verify import Mode, verify
+from neuromirror.transfer.findings import NOT_HERE, Finding
 from support.dataset_clones import (
     clone_dataset,
     copy_folder,

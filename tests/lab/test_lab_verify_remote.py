@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from neuromirror.crawl import Recorder, open_recorder, rebuild_index
 from neuromirror.index import Index
 from neuromirror.lab.pin import PinRequest, pin
-from neuromirror.lab.verify import Finding, Health, verify
+from neuromirror.lab.verify import verify
 from neuromirror.model import LocationsChecked
 from neuromirror.transfer.download_verifier import DownloadVerifier
+from neuromirror.transfer.findings import Finding, Health
 from neuromirror.transfer.url_health import RECORD_INTERVAL, record_health
 from neuromirror.transfer.url_prober import Prober
 from neuromirror.transfer.url_sessions import API_KEY_VARIABLES, UrlSessions

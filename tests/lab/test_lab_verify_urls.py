@@ -12,10 +12,10 @@ from contextlib import closing
 import pytest
 
 from neuromirror.annex import url_key
-from neuromirror.lab.verify import Finding, Health
 from neuromirror.model import Digest
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
 from neuromirror.transfer.download_verifier import DownloadVerifier
+from neuromirror.transfer.findings import Finding, Health
 from neuromirror.transfer.url_prober import Prober
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import PinnedFile

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from neuromirror import stream
-from neuromirror.lab.plain_files import download
+from neuromirror.lab.clone import download
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import BEHAVIOR
 from support.mirror_harness import MirrorHarness

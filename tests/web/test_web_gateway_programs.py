@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from neuromirror.lab.plain_files import download
+from neuromirror.lab.clone import download
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import RAW
 from support.client_programs import client_python, run_client

@@ -120,7 +120,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
         state_of_version,
         states_of_lock,
     )
-    from neuromirror.lab.similar_paths import similar_paths
+    from neuromirror.lab.lockfile import similar_paths
     from neuromirror.model.errors import UnknownAddressError
     from neuromirror.store import NotAStoreError
 

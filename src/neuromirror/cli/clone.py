@@ -285,7 +285,7 @@ def get_address(
         The exit code.
     """
     from neuromirror.cli.get import print_outcomes
-    from neuromirror.lab.plain_files import download
+    from neuromirror.lab.clone import download
     from neuromirror.store import refuse_relative_symlinks
     from neuromirror.transfer import JOBS
 

@@ -18,8 +18,7 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from neuromirror.lab.diff import ChangeCounts, FileChange
-    from neuromirror.lab.diff_sides import DiffSide
+    from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange
 
 _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
 _EXIT = 1
@@ -97,8 +96,8 @@ class _Sides:
         """Return the side of a name: the folder of a clone, or a version."""
         folder = Path(name)
         if folder.is_dir():
-            from neuromirror.lab.diff_sides import clone_side
-            from neuromirror.lab.verify import VerifiedRepository
+            from neuromirror.lab.diff import clone_side
+            from neuromirror.transfer.verified_repository import VerifiedRepository
 
             with VerifiedRepository.at(folder) as clone:
                 return clone_side(clone.git_dir, folder, clone.head())
@@ -111,7 +110,7 @@ class _Sides:
 
     def _version_opener(self, first: str) -> Callable[[str], DiffSide]:
         if self._version is None:
-            from neuromirror.lab.diff_sides import version_side
+            from neuromirror.lab.diff import version_side
 
             index = self._stack.enter_context(self._settings.index(first))
             store = self._settings.store()

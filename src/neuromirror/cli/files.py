@@ -115,7 +115,7 @@ def _files(
 def _stored_files(version: VersionRow, settings: Settings) -> Iterator[ListedFile]:
     """Yield the files of a version, from its stored records."""
     from neuromirror.cli.shapes import ListedFile
-    from neuromirror.lab.stored_records import stored_record_lines
+    from neuromirror.lab.lock_manifests import stored_record_lines
     from neuromirror.model import load_snapshot_entries
 
     for placed in load_snapshot_entries(stored_record_lines(settings.store(), version)):

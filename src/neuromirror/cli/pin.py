@@ -22,7 +22,7 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from neuromirror.index import Index
     from neuromirror.lab import Outcome
-    from neuromirror.lab.catalogue_pins import CataloguePins
+    from neuromirror.lab.pin import CataloguePins
 
 
 @command(
@@ -113,8 +113,8 @@ def pin_command(
     The folder FILE.d has the manifests (every file with its digest and URLs), the bundles and the
     block digests. Keep it with the lock file. "neuromirror restore" restores the datasets.
     """
-    from neuromirror.lab.catalogue_pins import pin_from_catalogues
     from neuromirror.lab.clone_urls import is_per_dataset
+    from neuromirror.lab.pin import pin_from_catalogues
 
     if not versions and not remove:
         raise ConfigurationError("nothing to pin; specify a VERSION, or a dataset with --remove")
@@ -200,7 +200,7 @@ def _pins_of_catalogues(
         Some versions are in the store, and others are not.
     """
     from neuromirror.cli.clone import is_stored
-    from neuromirror.lab.catalogue_pins import parse_catalogue_url
+    from neuromirror.lab.pin import parse_catalogue_url
 
     pages = {text: parse_catalogue_url(text, globs) for text in versions}
     found = [
@@ -237,7 +237,7 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     """
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock
-    from neuromirror.lab.outdated import find_outdated
+    from neuromirror.lab.pin import find_outdated
 
     refuse_address(lock, "a lock file", "versions", "pin")
     with settings.index() as index:

@@ -81,8 +81,7 @@ def restore_command(
     Existing files are kept: run the command again to continue after a failure.
     """
     from neuromirror.lab import Tally
-    from neuromirror.lab.lockfile import load_lock
-    from neuromirror.lab.pinned_vaults import parse_location
+    from neuromirror.lab.lockfile import load_lock, parse_location
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
     from neuromirror.vault.own_vaults import own_vaults

@@ -22,9 +22,10 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
-    from neuromirror.lab.verify import Finding, Mode
+    from neuromirror.lab.verify import Mode
     from neuromirror.model import Digest
     from neuromirror.store import Store
+    from neuromirror.transfer.findings import Finding
 
 _MAX_SHOWN = 20
 """Maximum number of missing files and of local changes in text output; --json prints all."""
@@ -89,8 +90,9 @@ def verify_command(
     replies in the index, if there is a store. A file whose key has no checksum can be compared by
     its size only.
     """
-    from neuromirror.lab.similar_paths import nearby_datasets, similar_paths
-    from neuromirror.lab.verify import NotADatasetError, verify
+    from neuromirror.lab.lockfile import nearby_datasets, similar_paths
+    from neuromirror.lab.verify import verify
+    from neuromirror.transfer.verified_repository import NotADatasetError
 
     if remote and full:
         raise ConfigurationError("--remote and --full cannot be used together; use one of them")
@@ -229,7 +231,7 @@ class _DatasetSummary(Struct):
 
 
 def _is_absent(finding: Finding) -> bool:
-    from neuromirror.lab.verify import NOT_HERE
+    from neuromirror.transfer.findings import NOT_HERE
 
     return finding.kind in ("file", "subdataset") and finding.message.startswith(NOT_HERE)
 

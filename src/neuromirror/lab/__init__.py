@@ -22,26 +22,35 @@ if TYPE_CHECKING:
         states_of_lock,
         write_citation,
     )
-    from neuromirror.lab.diff import ChangeCounts, FileChange, diff
-    from neuromirror.lab.diff_sides import DiffSide, clone_side, version_side
-    from neuromirror.lab.exclusive_write import LockBusyError
+    from neuromirror.lab.diff import (
+        ChangeCounts,
+        DiffSide,
+        FileChange,
+        clone_side,
+        diff,
+        version_side,
+    )
     from neuromirror.lab.find import find_any, queries_of_file
     from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, LockManifestReader
     from neuromirror.lab.lockfile import Lock, Pin, load_lock
-    from neuromirror.lab.mint_differences import MintDifferences, PathSample, VersionIds
-    from neuromirror.lab.outdated import find_outdated
-    from neuromirror.lab.pin import PinRequest, pin
-    from neuromirror.lab.remint import NotMintedError
+    from neuromirror.lab.output_files import LockBusyError
+    from neuromirror.lab.pin import PinRequest, find_outdated, pin
+    from neuromirror.lab.rebuild import NotMintedError
     from neuromirror.lab.reproduce import (
+        MintDifferences,
+        PathSample,
         Reproduction,
         SubdatasetReproduction,
+        VersionIds,
         reproduce,
     )
     from neuromirror.lab.restore import restore
-    from neuromirror.lab.verify import Finding, Health, NotADatasetError, verify
+    from neuromirror.lab.verify import verify
     from neuromirror.transfer import get
     from neuromirror.transfer.byte_progress import MessageCallback
+    from neuromirror.transfer.findings import Finding, Health
     from neuromirror.transfer.outcomes import Outcome, Tally, tally
+    from neuromirror.transfer.verified_repository import NotADatasetError
 
 _MODULES = {
     "neuromirror.lab.audit": ("audit",),
@@ -55,22 +64,57 @@ _MODULES = {
         "states_of_lock",
         "write_citation",
     ),
-    "neuromirror.lab.diff": ("ChangeCounts", "FileChange", "diff"),
-    "neuromirror.lab.diff_sides": ("DiffSide", "clone_side", "version_side"),
-    "neuromirror.lab.exclusive_write": ("LockBusyError",),
-    "neuromirror.lab.find": ("find_any", "queries_of_file"),
-    "neuromirror.lab.lock_manifests": ("ListedFile", "ListedSubdataset", "LockManifestReader"),
-    "neuromirror.lab.lockfile": ("Lock", "Pin", "load_lock"),
-    "neuromirror.lab.mint_differences": ("MintDifferences", "PathSample", "VersionIds"),
-    "neuromirror.lab.outdated": ("find_outdated",),
-    "neuromirror.lab.pin": ("PinRequest", "pin"),
-    "neuromirror.lab.remint": ("NotMintedError",),
-    "neuromirror.lab.reproduce": ("Reproduction", "SubdatasetReproduction", "reproduce"),
+    "neuromirror.lab.diff": (
+        "ChangeCounts",
+        "DiffSide",
+        "FileChange",
+        "clone_side",
+        "diff",
+        "version_side",
+    ),
+    "neuromirror.lab.find": (
+        "find_any",
+        "queries_of_file",
+    ),
+    "neuromirror.lab.lock_manifests": (
+        "ListedFile",
+        "ListedSubdataset",
+        "LockManifestReader",
+    ),
+    "neuromirror.lab.lockfile": (
+        "Lock",
+        "Pin",
+        "load_lock",
+    ),
+    "neuromirror.lab.output_files": ("LockBusyError",),
+    "neuromirror.lab.pin": (
+        "PinRequest",
+        "find_outdated",
+        "pin",
+    ),
+    "neuromirror.lab.rebuild": ("NotMintedError",),
+    "neuromirror.lab.reproduce": (
+        "MintDifferences",
+        "PathSample",
+        "Reproduction",
+        "SubdatasetReproduction",
+        "VersionIds",
+        "reproduce",
+    ),
     "neuromirror.lab.restore": ("restore",),
-    "neuromirror.lab.verify": ("Finding", "Health", "NotADatasetError", "verify"),
+    "neuromirror.lab.verify": ("verify",),
     "neuromirror.transfer": ("get",),
     "neuromirror.transfer.byte_progress": ("MessageCallback",),
-    "neuromirror.transfer.outcomes": ("Outcome", "Tally", "tally"),
+    "neuromirror.transfer.findings": (
+        "Finding",
+        "Health",
+    ),
+    "neuromirror.transfer.outcomes": (
+        "Outcome",
+        "Tally",
+        "tally",
+    ),
+    "neuromirror.transfer.verified_repository": ("NotADatasetError",),
 }
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
 """The module of each name."""

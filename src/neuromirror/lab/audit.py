@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.index import DueLocation
-from neuromirror.lab.verify import Finding, Health
+from neuromirror.transfer.findings import Finding, Health
 from neuromirror.transfer.url_health import record_health
 from neuromirror.transfer.url_prober import STATUSES, Prober
 from neuromirror.transfer.url_sessions import VERIFY_LIMITS, UrlSessions

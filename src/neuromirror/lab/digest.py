@@ -14,12 +14,16 @@ from msgspec import Struct, field
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.lab.globs import WatchedGlobs
-from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry
+from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry, stored_record_lines
 from neuromirror.lab.lockfile import Lock
-from neuromirror.lab.stored_records import stored_record_lines
-from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
-from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
-from neuromirror.lab.verify.verification import open_url_sessions
+from neuromirror.lab.verify import (
+    ExpectedState,
+    PinnedCounts,
+    manifest_item,
+    open_url_sessions,
+    walk,
+    walk_manifest,
+)
 from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entry, path_to_text
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store import Store

@@ -1,4 +1,22 @@
-"""The manifest beside a lock file: one version without its history and the content of its files.
+"""What lies beside a lock file: manifests, bundles and block digests of pinned versions.
+
+Validate the lines of files in a manifest, many at a time.
+
+A manifest may have millions of lines. One regular expression accepts the lines of files as they are
+usually written; all other lines are parsed one by one.
+
+Git bundles of pinned versions: a dataset in one file, from which git can clone.
+
+A bundle has the pinned commit with its history (``HEAD``, ``main`` and the tag of the version) and
+the git-annex branch of that version. Its bytes depend on the release of git; its objects do not.
+
+The block digests beside a lock file: one file per pin, named by its sha256.
+
+The file is a sequence of encoded block digests (docs/reference/block-digests.md), sorted by key.
+The lock file has its path, and thereby its sha256, so the digests are as trustworthy as the lock
+file. The file itself is untrusted input.
+
+The manifest beside a lock file: one version without its history and the content of its files.
 
 A zstd frame of JSON lines (docs/reference/lock.md): a head, the plain files in git, then files and
 subdatasets sorted by path, each with its line of the canonical manifest, its key and its URLs. The
@@ -13,20 +31,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import operator
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, BinaryIO, Final, NamedTuple, Self
 
 import msgspec
 import zstandard
 
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
-from neuromirror.git import Commit, is_ref_name, parse_commit
-from neuromirror.lab.manifest_lines import file_lines
+from neuromirror.git import (
+    Commit,
+    GitError,
+    create_bundle_of_commits,
+    is_ref_name,
+    parse_commit,
+    read_bundle_refs,
+)
+from neuromirror.index import VersionRow
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
 from neuromirror.model import (
+    BlockDigests,
     CommitId,
     Count,
     DatasetId,
@@ -38,6 +65,9 @@ from neuromirror.model import (
     SnapshotEntry,
     StateDigest,
     StateDigestText,
+    count_of,
+    default_piece_size,
+    encode_block_digests,
     invalid_document_error,
     is_git_path,
     is_in_git,
@@ -46,12 +76,354 @@ from neuromirror.model import (
     parse_json,
     subdataset_line,
 )
-from neuromirror.store import TAG_PREFIX, SafeFolder
+from neuromirror.model.block_digests import MAX_HEAD_BYTES, decode_head
+from neuromirror.store import (
+    ANNEX_BRANCH,
+    MAIN_BRANCH,
+    TAG_PREFIX,
+    SafeFolder,
+    Store,
+    read_records_from_git,
+)
+from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
 from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
-MANIFEST_VERSION = 1
-_BLOCK = 1 << 18
+_FILE_LINE: Final = re.compile(
+    rb'^\{"path":"([^"]++)",'
+    rb'"key":"([A-Z0-9_]++(?:-[smSC][0-9]{1,18})*+--[^"\x00-\x20\x7f]++)?+",'
+    rb'"digest":"(none|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|etag:[0-9a-f]{32}(?:-[0-9]{1,18}){2})"'
+    rb'(?:,"size":(0|[1-9][0-9]{0,17}))?+(?:,"urls":\["[^"]*+"(?:,"[^"]*+")*+\])?+'
+    rb'(?:,"checked":true)?+(?(2)(?:,"git":false)?+|,"git":false)\}\n',
+    re.MULTILINE,
+)
+"""The line of a file as it is written, if no text has an escape."""
+_NOT_IN_TEXT: Final = bytes(one for one in range(32) if one != ord("\n")) + b"\\"
+_ODD_IN_PATHS: Final = (b"/.", b"//", b"\n.", b"\n/", b"/\n")
+
+
+class FileLines(NamedTuple):
+    """Valid lines of files.
+
+    Attributes
+    ----------
+    canonical
+        Their lines in the canonical manifest.
+    last
+        The path of the last one.
+    files
+        Their number.
+    """
+
+    canonical: bytes
+    last: bytes
+    files: int
+
+
+def file_lines(block: bytes, last: bytes) -> FileLines | None:
+    """Validate lines of a manifest without parsing their JSON.
+
+    Parameters
+    ----------
+    block
+        The lines, each with its newline.
+    last
+        The path before them; empty for none.
+
+    Returns
+    -------
+    FileLines or None
+        None if a line is invalid, unusual, or not that of a file: then each has to be parsed.
+    """
+    if not _FILE_LINE.match(block) or not _is_plain_text(block):
+        return None
+    found = _FILE_LINE.findall(block)
+    paths = [one[0] for one in found]
+    if len(paths) != block.count(b"\n") or not all(map(operator.lt, (last, *paths), paths)):
+        return None
+    joined = b"\n%b\n" % b"\n".join(paths)
+    is_odd = any(odd in joined for odd in _ODD_IN_PATHS)
+    if is_odd and not all(is_git_path(path.decode()) for path in paths):
+        return None
+    lines = [
+        b'{"digest":"%b","path":"%b","size":%b}\n' % (digest, path, size or b"null")
+        for path, _, digest, size in found
+    ]
+    return FileLines(b"".join(lines), paths[-1], len(paths))
+
+
+def _is_plain_text(block: bytes) -> bool:
+    """Return whether lines are UTF-8 without backslashes and control characters."""
+    if len(block.translate(None, _NOT_IN_TEXT)) != len(block):
+        return False
+    try:
+        return block.isascii() or bool(block.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
+
+
 _MODE = 0o644
+
+
+class BundleError(NeuromirrorError):
+    """A bundle cannot be written."""
+
+
+def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
+    """Write the bundle of a version; an existing bundle of the same commits is kept.
+
+    The repository in the store is only read.
+
+    Parameters
+    ----------
+    store, row
+        The store and the version.
+    into
+        The folder of the bundle.
+    name
+        The file name of the bundle.
+
+    Raises
+    ------
+    BundleError
+        git cannot write the bundle.
+    UnsafePathError
+        The path of the bundle is a symlink.
+    """
+    refs = {
+        MAIN_BRANCH: row.commit,
+        f"{TAG_PREFIX}{row.label}": row.commit,
+        ANNEX_BRANCH: row.annex_commit,
+    }
+    into.refuse_symlink(name)
+    if read_bundle_refs(into.path / name) == {"HEAD": row.commit, **refs}:
+        return
+    repository = store.repository(row.dataset_ref).path
+    with into.scratch() as folder:
+        scratch = folder.path.absolute()
+        draft = scratch / name
+        try:
+            create_bundle_of_commits(repository, scratch / "git", draft, refs, MAIN_BRANCH)
+        except GitError as error:
+            raise BundleError(
+                f"{row.name}: the bundle {into.path / name} cannot be written: {error}"
+            ) from error
+        draft.chmod(_MODE)
+        folder.replace(name, into, name)
+
+
+def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
+    """Return the record lines of a version, from the store or, if they are missing, from git.
+
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError
+        The store or the repository cannot be read.
+    """
+    dataset = row.dataset_ref
+    if store.has_records(dataset.dataset_id, row.records):
+        return store.record_lines(dataset.dataset_id, row.records)
+    return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
+
+
+BLOCK_DIGESTS_ENDING: Final = ".block-digests"
+BLOCK_DIGESTS_NAME: Final = re.compile(rf"([0-9a-f]{{64}}){re.escape(BLOCK_DIGESTS_ENDING)}")
+_BLOCK: Final = 1 << 20
+
+
+class LockBlockDigestsDamagedError(NeuromirrorError):
+    """The block digests beside a lock file are missing, damaged, or not those of the lock file."""
+
+
+class _Position(NamedTuple):
+    """The position of a content's digests in the file, and the sha256 of their first line."""
+
+    start: int
+    length: int
+    head: bytes
+
+
+class LockBlockDigests:
+    """The block digests of a pin. Thread-safe, and a context manager.
+
+    Parameters
+    ----------
+    path
+        The path of the file, whose name contains its sha256.
+
+    Raises
+    ------
+    LockBlockDigestsDamagedError
+        The file is missing, is damaged, or has another sha256.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = open_regular(path)
+        except (OSError, NotARegularFileError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a regular file"
+            raise self._damaged(f"cannot be read ({reason})") from error
+        try:
+            self._positions = self._index(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        """Return the number of contents."""
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the annex keys, in the order of the file."""
+        return iter(self._positions)
+
+    def read(self, key: str) -> BlockDigests | None:
+        """Return the block digests of a key's content.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BlockDigests or None
+            The digests, which are consistent and agree with the key; None if there are none.
+
+        Raises
+        ------
+        LockBlockDigestsDamagedError
+            The file changed, or the digests contradict the key.
+        """
+        position = self._positions.get(key)
+        if position is None:
+            return None
+        content = os.pread(self._file.fileno(), position.length, position.start)
+        if hashlib.sha256(content.partition(b"\n")[0]).digest() != position.head:
+            raise self._damaged("was changed while it was in use")
+        try:
+            return check_encoded(content, str(self._path), key)[1]
+        except InvalidDocumentError as error:
+            raise self._damaged(f"is damaged ({error})") from error
+
+    def _index(self, file: BinaryIO) -> dict[str, _Position]:
+        """Return the positions by key, after a comparison of the whole file with its name."""
+        name = BLOCK_DIGESTS_NAME.fullmatch(self._path.name)
+        whole = hashlib.sha256()
+        positions: dict[str, _Position] = {}
+        left = os.fstat(file.fileno()).st_size
+        start, before = 0, ""
+        while line := file.readline(MAX_HEAD_BYTES + 1):
+            try:
+                head = decode_head(line.removesuffix(b"\n"), str(self._path))
+            except InvalidDocumentError as error:
+                raise self._damaged(f"is damaged ({error})") from error
+            length = len(line) + head.body_length
+            if not line.endswith(b"\n") or length > left or head.key <= before:
+                raise self._damaged(f"is damaged at byte {start}: it is cut off or not sorted")
+            digest = hashlib.sha256(line[:-1]).digest()
+            positions[head.key] = _Position(start, length, digest)
+            whole.update(line)
+            missing = head.body_length
+            while missing and (block := file.read(min(missing, _BLOCK))):
+                whole.update(block)
+                missing -= len(block)
+            start, before, left = start + length, head.key, left - length
+        if name is None or whole.hexdigest() != name[1]:
+            raise self._damaged("does not have the sha256 in its name, which the lock file states")
+        return positions
+
+    def _damaged(self, problem: str) -> LockBlockDigestsDamagedError:
+        return LockBlockDigestsDamagedError(
+            f"{self._path} {problem}; copy it again from the source of the lock file, or run "
+            "'neuromirror pin --streamable'"
+        )
+
+
+class PinnedDigests:
+    """Collects the block digests of a pin's files, and writes them beside the lock file.
+
+    Parameters
+    ----------
+    store
+        The store. Digests that it lacks are read from the folder of the user.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._folders = (BlockDigestsFolder.of_store(store), BlockDigestsFolder.of_user())
+        self._names = {
+            path.parent.name + path.name for folder in self._folders for path in folder.paths()
+        }
+        self._keys: set[str] = set()
+        self._missing: set[str] = set()
+
+    def add(self, key: str, size: int | None) -> None:
+        """Add the key of a file of some size, which may have no block digests."""
+        if self._names and block_digests_name(key) in self._names:
+            self._keys.add(key)
+        elif size is not None and size > default_piece_size(size):
+            self._missing.add(key)
+
+    def summary(self) -> str:
+        """Return how many contents have block digests, for a message."""
+        found = f"block digests of {count_of(len(self._keys), 'file')}"
+        if not self._missing:
+            return found
+        return (
+            f"{found}, none of {len(self._missing)} larger than a piece: run 'neuromirror digest' "
+            "for the version, and pin it again"
+        )
+
+    def write(self, folder: SafeFolder) -> tuple[str, bool]:
+        """Write the file; return its name, and whether it is new.
+
+        Parameters
+        ----------
+        folder
+            The folder of the dataset beside the lock file.
+
+        Raises
+        ------
+        BlockDigestsDamagedError
+            Block digests in the store are damaged.
+        """
+        draft, handle = folder.new_file()
+        try:
+            whole = hashlib.sha256()
+            with os.fdopen(handle, "wb") as file:
+                for encoded in self._encoded(sorted(self._keys)):
+                    whole.update(encoded)
+                    file.write(encoded)
+                file.flush()
+                os.fchmod(file.fileno(), _MODE)
+                os.fsync(file.fileno())
+            name = f"{whole.hexdigest()}{BLOCK_DIGESTS_ENDING}"
+            is_new = folder.status(name) is None
+            folder.replace(draft, folder, name)
+        finally:
+            folder.unlink(draft)
+        return name, is_new
+
+    def _encoded(self, keys: Iterable[str]) -> Iterator[bytes]:
+        for key in keys:
+            for folder in self._folders:
+                if (found := folder.read(key)) is not None:
+                    yield encode_block_digests(key, found)
+                    break
+
+
+MANIFEST_VERSION = 1
+_LINES_BLOCK = 1 << 18
 _FREE_BYTES = 1 << 26
 _MAX_FILE_LINE = 1 << 16
 """Maximum length of the line of a file in bytes; typical lines have 300."""
@@ -310,7 +682,7 @@ class LockManifestWriter:
             )
         self._block += written
         self._block += b"\n"
-        if len(self._block) > _BLOCK:
+        if len(self._block) > _LINES_BLOCK:
             self._flush()
 
     def _flush(self) -> None:

@@ -1,5 +1,10 @@
 """``datasets.lock``: the versions of datasets that a project uses.
 
+Split the text of a lock file into lines, to keep comments when values change.
+
+Only the layout that the tool writes is supported: one ``[[dataset]]`` after the other, one key per
+line, lists with one item per line. The caller parses the result to detect any other layout.
+
 The format is specified in docs/reference/lock.md and lock.schema.json: TOML, written by the tool,
 with one ``[[dataset]]`` per dataset. Equal pins give equal bytes: the file has no times and no
 names of machines, and datasets are in the order in which they were first pinned. Comments are kept.
@@ -11,19 +16,20 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct, field
 
 from neuromirror import __version__
+from neuromirror.annex import VaultAddress, VaultKind, is_vault_url, vault_addresses
 from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.lock_comments import LockBlocks
-from neuromirror.lab.pinned_vaults import MOST_VAULTS, PinnedVault
-from neuromirror.lab.similar_paths import similar_paths
 from neuromirror.model import (
     CommitId,
     ConfigurationError,
@@ -39,6 +45,270 @@ from neuromirror.model import (
     escape_unprintable,
 )
 from neuromirror.model.struct_types import analysed_type
+from neuromirror.net import redact
+
+_LOCK: Final = "datasets.lock"
+_MAX_CLONES: Final = 2
+"""Number of clones in a folder that are suggested."""
+_MAX_STEPS_UP: Final = 4
+"""Number of folders in which a lock file is looked for: the current one and those above it."""
+
+
+def similar_paths(path: Path) -> list[str]:
+    """Return paths that a user may have meant by a missing lock file or folder, the nearest first.
+
+    Parameters
+    ----------
+    path
+        The missing path.
+
+    Returns
+    -------
+    list of str
+        Similar names in its folder, and the lock files there and in the folders above.
+    """
+    try:
+        names = [one.name for one in path.parent.iterdir()]
+    except OSError:
+        names = []
+    near = [path.parent / name for name in get_close_matches(path.name, names, 2)]
+    return list(dict.fromkeys(map(str, [*near, *_locks(path.parent)])))
+
+
+def nearby_datasets(folder: Path) -> list[str]:
+    """Return clones and a lock file that a user may have meant by a folder that is not a clone.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Returns
+    -------
+    list of str
+        The clone that contains the folder, else those in it; and the nearest lock file.
+    """
+    above = [folder.joinpath(*[".."] * steps) for steps in range(1, _MAX_STEPS_UP)]
+    around = [one for one in above if (one / ".git").exists()]
+    within = sorted(one.parent for one in folder.glob("*/.git"))
+    return [*map(str, around[:1] or within[:_MAX_CLONES]), *map(str, _locks(folder))]
+
+
+def _locks(folder: Path) -> list[Path]:
+    """Return the lock file of a folder, or else the nearest one above the current folder."""
+    above = [Path(*[".."] * steps, _LOCK) for steps in range(_MAX_STEPS_UP)]
+    return [one for one in (folder / _LOCK, *above) if one.is_file()][:1]
+
+
+_TABLE = re.compile(r"\[\[\s*dataset\s*\]\]\s*(?:#.*)?\Z")
+_KEY = re.compile(r"([A-Za-z0-9_-]+)\s*=")
+_VALUE = re.compile(r"""(?:[^#"']|"(?:[^"\\]|\\.)*+"|'[^']*+')*+""")
+
+
+class _Block(Struct):
+    """A ``[[dataset]]`` with the comments before it; ``lines`` have no newline."""
+
+    name: str
+    lines: list[str] = field(default_factory=list)
+
+
+class LockBlocks(Struct):
+    """The lines of a lock file: those before the first dataset, and those of each dataset.
+
+    With them an unchanged pin keeps its comments when the file is written again.
+    """
+
+    head: list[str]
+    blocks: list[_Block]
+
+    @classmethod
+    def parse(cls, text: str) -> LockBlocks:
+        """Split the text of a lock file."""
+        found: list[list[str]] = [[]]
+        for line in text.splitlines():
+            if _TABLE.match(line):
+                own = _comments_at_end(found[-1])
+                found.append([*own, line])
+            else:
+                found[-1].append(line)
+        head, *rest = found
+        return cls(head, [_Block(_name(lines), lines) for lines in rest])
+
+    def render(self, tables: Mapping[str, Mapping[str, str] | None]) -> str:
+        """Return the text with the given datasets.
+
+        Existing datasets keep their positions; new ones follow in the given order.
+
+        Parameters
+        ----------
+        tables
+            By the name of the dataset: the lines of each key, or None for no change.
+        """
+        written = ["\n".join(self.head).rstrip("\n")]
+        for block in self.blocks:
+            if block.name in tables:
+                keys = tables[block.name]
+                lines = block.lines if keys is None else _replace_values(block.lines, keys)
+                written.append("\n".join(lines).strip("\n"))
+        existing = {block.name for block in self.blocks}
+        for name, keys in tables.items():
+            if name not in existing and keys is not None:
+                written.append("\n".join(["[[dataset]]", *keys.values()]))
+        return "\n\n".join(written) + "\n"
+
+
+def _comments_at_end(lines: list[str]) -> list[str]:
+    """Remove and return the comments directly before the next table."""
+    start = len(lines)
+    while start and lines[start - 1].lstrip().startswith("#"):
+        start -= 1
+    own = lines[start:]
+    del lines[start:]
+    return own
+
+
+def _name(lines: list[str]) -> str:
+    """Return the name of the dataset of a block, or an empty text if it cannot be parsed."""
+    try:
+        (table,) = tomllib.loads("\n".join(lines))["dataset"]
+        return str(table.get("name", ""))
+    except ValueError:
+        return ""
+
+
+def _replace_values(lines: list[str], keys: Mapping[str, str]) -> list[str]:
+    """Replace the values of a block; comments stay with their keys."""
+    before: dict[str, list[str]] = {}
+    behind: dict[str, str] = {}
+    waiting: list[str] = []
+    top: list[str] = []
+    for line in lines:
+        key = _KEY.match(line)
+        if line.lstrip().startswith("#"):
+            waiting.append(line)
+        elif _TABLE.match(line):
+            top, waiting = [*waiting, line], []
+        elif key is not None:
+            before[key[1]], waiting = waiting, []
+            behind[key[1]] = _comment(line)
+    written = top
+    for name, value in keys.items():
+        written += before.pop(name, [])
+        comment = behind.get(name, "")
+        written.append(f"{value}  {comment}" if comment and "\n" not in value else value)
+    return [*written, *(line for left in before.values() for line in left), *waiting]
+
+
+def _comment(line: str) -> str:
+    """Return the comment at the end of a line ``key = value  # comment``, or an empty text."""
+    found = _VALUE.match(line)
+    return line[found.end() :] if found and line[found.end() : found.end() + 1] == "#" else ""
+
+
+MOST_VAULTS: Final = 16
+"""Maximum number of vaults of a pin: for a missing file, each of them is asked."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9!_.()/-]{0,255}")
+
+
+class PinnedVault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A vault that has copies of pinned files.
+
+    Attributes
+    ----------
+    name
+        The name of the vault.
+    uuid
+        The git-annex UUID of the vault.
+    kind
+        How the copies are named.
+    url
+        The base of their URLs: ``http``, ``https``, or ``s3`` for a bucket that needs credentials.
+    """
+
+    name: str
+    uuid: str
+    kind: VaultKind
+    url: str
+
+    @property
+    def address(self) -> VaultAddress:
+        """Where the copies are."""
+        return VaultAddress(self.kind, self.url)
+
+    def problem(self) -> str:
+        """Return why the values are not valid; empty if they are. They may be untrusted."""
+        if not _NAME.fullmatch(self.name):
+            return f"{self.name[:80]!r} is not the name of a vault"
+        if not _UUID.fullmatch(self.uuid):
+            return f"{self.uuid[:80]!r} is not a UUID"
+        is_valid = is_vault_url(self.url)
+        if self.kind is VaultKind.S3 and self.url.startswith("s3:"):
+            parts = urlsplit(self.url)
+            bucket, prefix = parts.netloc, parts.path.removeprefix("/")
+            is_valid = self.url == f"s3://{bucket}/{prefix}" and bool(
+                _BUCKET.fullmatch(bucket) and _PREFIX.fullmatch(prefix)
+            )
+        if not is_valid:
+            allowed = "http, https or s3" if self.kind is VaultKind.S3 else "http or https"
+            shown = redact(self.url)[:200]
+            return f"{shown!r} is not the URL of a vault ({allowed}, no credentials)"
+        return ""
+
+
+def parse_location(text: str) -> VaultAddress:
+    """Return the vault at a location that the user has specified.
+
+    Parameters
+    ----------
+    text
+        The folder of a vault, the URL of such a folder, or ``s3://bucket/prefix``.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no vault at the location.
+    """
+    if text.startswith("s3:"):
+        vault = PinnedVault("vault", "0" * 8 + "-0000" * 3 + "-" + "0" * 12, VaultKind.S3, text)
+        if problem := vault.problem():
+            raise ConfigurationError(problem)
+        return vault.address
+    if is_vault_url(text):
+        return VaultAddress(VaultKind.DIRECTORY, text)
+    folder = Path(text)
+    if not (folder / "annex" / "objects").is_dir():
+        raise ConfigurationError(
+            f"{redact(text)} is no vault: specify its folder (which has annex/objects), the URL of "
+            "this folder, or s3://BUCKET/PREFIX"
+        )
+    return VaultAddress(VaultKind.DIRECTORY, str(folder.absolute()))
+
+
+def pinned_vaults(
+    remotes: Mapping[str, Mapping[str, str]], before: Iterable[PinnedVault] = ()
+) -> tuple[PinnedVault, ...]:
+    """Return the vaults that a lock file can name, sorted by name.
+
+    Vaults at a path of a machine are omitted: a lock file is used on others.
+
+    Parameters
+    ----------
+    remotes
+        The configurations of remotes in ``remote.log``, by UUID.
+    before
+        The vaults of an earlier pin. Those that need credentials are kept, since repositories do
+        not name them.
+    """
+    found = {one.uuid: one for one in before if one.url.startswith("s3:")}
+    for uuid, vault in vault_addresses(remotes).items():
+        if vault.is_url:
+            found[uuid] = PinnedVault(remotes[uuid]["name"], uuid, vault.kind, vault.base)
+    return tuple(sorted(found.values(), key=lambda one: (one.name, one.uuid))[:MOST_VAULTS])
+
 
 LOCK_VERSION = 1
 

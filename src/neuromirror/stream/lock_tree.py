@@ -17,10 +17,10 @@ import msgspec
 
 from neuromirror.annex import VaultAddress, find_local_copy, urls_with_copies
 from neuromirror.cache import cache_folder
-from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
+    LockBlockDigests,
     LockManifestDamagedError,
     LockManifestReader,
     PlainFile,

@@ -17,8 +17,7 @@ from neuromirror.store import Store
 
 if TYPE_CHECKING:
     from neuromirror.lab import ChangeCounts
-    from neuromirror.lab.diff import FileChange
-    from neuromirror.lab.diff_sides import DiffSide
+    from neuromirror.lab.diff import DiffSide, FileChange
 
 T = TypeVar("T")
 _CHECK_INTERVAL = 500
@@ -81,7 +80,7 @@ def compare_versions(
     Raises as :func:`neuromirror.lab.diff` does, and QueryStoppedError.
     """
     from neuromirror.lab import ChangeCounts, diff
-    from neuromirror.lab.diff_sides import version_side
+    from neuromirror.lab.diff import version_side
 
     counts, changes, number = ChangeCounts(), [], 0
     folders: dict[str, Counter[str]] = {}

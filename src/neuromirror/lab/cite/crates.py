@@ -25,7 +25,7 @@ from neuromirror.lab.cite.bibliography import (
 from neuromirror.lab.cite.states import CitedDocument, CitedEntry, CitedFile, cited_files
 from neuromirror.lab.cite.values import compact_json, distinct, without_empty
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, Person
-from neuromirror.lab.export_formats import printable_url
+from neuromirror.lab.export_lock import printable_url
 from neuromirror.model import count_of
 
 Entity = dict[str, Any]

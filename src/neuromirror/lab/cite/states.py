@@ -140,7 +140,7 @@ def _repository_with(
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
         from neuromirror.lab.lock_manifests import LockManifestReader
-        from neuromirror.lab.repository_rebuild import rebuild_repository
+        from neuromirror.lab.rebuild import rebuild_repository
 
         reader = LockManifestReader(manifest, None if pin.paths else pin.files)
         refs = rebuild_repository(reader, scratch)

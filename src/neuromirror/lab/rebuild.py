@@ -1,0 +1,621 @@
+"""Rebuild a dataset's repository from the manifest beside a lock file, or from upstream.
+
+Mint states of a dataset again from upstream, in an empty store.
+
+The scratch store is filled by the same code as a real one, without data of earlier visits: no
+index, no memos, no known URLs.
+
+Rebuild the git-annex branch of a dataset from the manifest beside a lock file.
+
+This module is also the worker process that does so for a large manifest, beside the process that
+rebuilds the commit.
+
+Rebuild the repository of a dataset from the manifest beside a lock file.
+
+The result has the pinned commit, because the manifest has all data of the commit. It has no history
+(a shallow repository in git's terms), and a git-annex branch of its own with the URLs of the
+manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from heapq import merge
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, ClassVar, NamedTuple
+
+from msgspec.structs import replace
+from pydantic import BaseModel
+
+from neuromirror.annex import (
+    UrlRemote,
+    find_pointer_key,
+    key_from_file_name,
+    link_target,
+    log_path,
+    parse_remote_log,
+    record_of_key,
+)
+from neuromirror.crawl import DatasetVisit, GuardSettings, Mirror, Recorder, release_hold
+from neuromirror.git import (
+    BLOB,
+    COMMIT,
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
+    BatchObjectReader,
+    GitError,
+    ListedEntry,
+    ObjectMissingError,
+    ObjectReader,
+    Pack,
+    PackWriter,
+    TreeBuilder,
+    check_pack,
+    list_tree,
+    start_git,
+)
+from neuromirror.index import SubdatasetRow, VersionRow
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestHead,
+    LockManifestReader,
+    ManifestEntry,
+    PlainFile,
+)
+from neuromirror.mint import MINT_SPEC, LineSorter, commit_bytes
+from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
+from neuromirror.mint.annex_worker import AnnexWorker, run_worker
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    DatasetHint,
+    DatasetRef,
+    NeuromirrorError,
+    VersionKind,
+    VersionRef,
+    manifest_digest,
+    parse_description,
+    path_to_text,
+)
+from neuromirror.sources import Estimate, Listing, ListingEntry, Source, VisitContext
+from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
+
+_FILES = (b"100644", b"100755", b"100664")
+_MAX_POINTER_BYTES = 80 << 10
+"""Maximum size in bytes of a file that git-annex reads as a pointer."""
+# number of ids that always fit into a pipe: they are written at once, then the replies are read
+_BATCH = 1000
+
+
+class CommitUnreadableError(NeuromirrorError):
+    """A commit was not minted by a mirror, or cannot be read by git."""
+
+
+@dataclass(slots=True)
+class MintedCommit:
+    """A minted commit in the repository ``git_dir``.
+
+    ``description`` is its ``.neuromirror/dataset.json``.
+
+    Raises
+    ------
+    CommitUnreadableError
+        The commit cannot be read, or was not minted.
+    """
+
+    git_dir: Path
+    commit: str
+    tree: str = field(init=False)
+    description: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with ObjectReader(self.git_dir) as reader:
+            try:
+                self.tree = reader.read_commit_tree(self.commit).hex()
+                content = reader.read(f"{self.commit}:{DESCRIPTION_PATH}")
+                self.description = parse_description(content, DESCRIPTION_PATH)
+            except (ObjectMissingError, ValueError) as error:
+                raise CommitUnreadableError(
+                    f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
+                    f"{error}"
+                ) from error
+
+    @property
+    def form(self) -> str:
+        """Return ``files``, or ``manifest`` for a huge Zarr, most of which is not in git."""
+        return str(self.description.get("form", "files"))
+
+    @property
+    def manifest_only_files(self) -> int:
+        """Return the number of files that are not in git."""
+        return int(self.description.get("manifest-only", {}).get("files", 0))
+
+    def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
+        """Yield the annexed files, from their keys, and the subdatasets, in the order of paths.
+
+        Pointer files (unlocked files of git-annex) are annexed files too.
+
+        Raises
+        ------
+        CommitUnreadableError
+            The commit cannot be read.
+        """
+        with ExitStack() as stack:
+            objects = stack.enter_context(BatchObjectReader(self.git_dir))
+            sizes = stack.enter_context(
+                start_git(self.git_dir, "cat-file", "--batch-check=%(objectsize)")
+            )
+            entries = stack.enter_context(closing(list_tree(self.git_dir, self.commit)))
+            try:
+                while some := list(islice(entries, _BATCH)):
+                    yield from self._read(some, objects, sizes)
+            except ValueError as error:
+                raise CommitUnreadableError(
+                    f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
+                    f"{error}"
+                ) from error
+            except GitError as error:
+                raise CommitUnreadableError(str(error)) from error
+
+    def _read(
+        self,
+        entries: list[ListedEntry],
+        objects: BatchObjectReader,
+        sizes: subprocess.Popen[bytes],
+    ) -> Iterator[ListedFile | ListedSubdataset]:
+        assert sizes.stdout is not None
+        files = [sha for mode, sha, _ in entries if mode in _FILES]
+        _ask(sizes, files)
+        small = {sha for sha in files if _size(sizes.stdout) <= _MAX_POINTER_BYTES}
+
+        def is_small(mode: bytes, sha: str) -> bool:
+            return mode in _FILES and sha in small
+
+        contents = objects.read(
+            [
+                sha.encode()
+                for mode, sha, _ in entries
+                if mode == SYMLINK_MODE or is_small(mode, sha)
+            ]
+        )
+        for mode, sha, path in entries:
+            if mode == SYMLINK_MODE:
+                yield _file(path, _existing(next(contents)))
+            elif is_small(mode, sha):
+                key = find_pointer_key(_existing(next(contents)))
+                if key is not None:
+                    yield _listed(path, key)
+            elif mode == GITLINK_MODE:
+                yield self._subdataset(path, sha)
+
+    def _subdataset(self, path: bytes, commit: str) -> ListedSubdataset:
+        name = path_to_text(path)
+        subdataset = self.description.get("parts", {}).get(name)
+        if subdataset is None:
+            raise CommitUnreadableError(
+                f"the description of commit {self.commit} lacks the subdataset {name}"
+            )
+        mirror = self.description["dataset"].partition(":")[0]
+        return ListedSubdataset(
+            name,
+            subdataset["id"],
+            f"{mirror}:{subdataset['local-id']}",
+            commit,
+            subdataset["state"],
+            subdataset["files"],
+            subdataset["bytes"],
+        )
+
+
+def _ask(process: subprocess.Popen[bytes], names: list[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{name}\n" for name in names).encode())
+    process.stdin.flush()
+
+
+def _size(sizes: IO[bytes]) -> int:
+    line = sizes.readline()
+    if not line.strip().isdigit():
+        raise CommitUnreadableError(f"an object of a commit is missing: {line!r}")
+    return int(line)
+
+
+def _existing(content: bytes | None) -> bytes:
+    if content is None:
+        raise CommitUnreadableError("an object of a commit is missing")
+    return content
+
+
+def _file(path: bytes, target: bytes) -> ListedFile:
+    """Return a file from its link target.
+
+    The target must be exactly the one that a mirror writes: a link to an object of another
+    repository has the same key, but arbitrary content.
+    """
+    try:
+        key = key_from_file_name(target.rpartition(b"/")[2])
+    except ValueError as error:
+        raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
+    found = _listed(path, key)
+    if target != link_target(key, path):
+        raise CommitUnreadableError(
+            f"{path!r} links to another path than the annex object of its key"
+        )
+    return found
+
+
+def _listed(path: bytes, key: str) -> ListedFile:
+    try:
+        record = record_of_key(key, path)
+        return ListedFile(path.decode(), key, manifest_digest(record), record.size)
+    except ValueError as error:
+        raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
+
+
+class NotMintedError(NeuromirrorError):
+    """A version that must be minted again for a comparison cannot be minted."""
+
+
+class SelectedVersionsSource:
+    """A source that lists only some versions of a dataset, so that a visit mints only these.
+
+    Parameters
+    ----------
+    source
+        The archive's source.
+    versions
+        The versions to mint, with their names in the store.
+    upstream_versions
+        Upstream's version by the name in the store, for versions of which upstream has another name
+        (an earlier state).
+    """
+
+    Options: ClassVar[type[BaseModel]] = BaseModel
+
+    def __init__(
+        self,
+        source: Source,
+        versions: Sequence[VersionRef],
+        upstream_versions: Mapping[str, VersionRef] | None = None,
+    ) -> None:
+        self._source = source
+        self._versions = list(versions)
+        self._upstream_versions = upstream_versions or {}
+        self.mirror = source.mirror
+        self.uri = source.uri
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """Return the result of the wrapped source."""
+        return self._source.dataset(local_id)
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        """Return the result of the wrapped source."""
+        return self._source.datasets()
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        """Return the result of the wrapped source."""
+        return self._source.hint(dataset)
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        """Return the selected versions."""
+        return self._versions
+
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """Return no earlier states; they are among the selected versions if requested."""
+        return []
+
+    def capabilities(self) -> Mapping[str, str]:
+        """Return the result of the wrapped source."""
+        return self._source.capabilities()
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """Return the result of the wrapped source."""
+        return self._source.estimate(dataset)
+
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
+        """Return the result of the wrapped source."""
+        return self._source.superdataset(id_prefix)
+
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """Return the listing of a version, or of an earlier state under its new name."""
+        upstream_version = self._upstream_versions.get(version.upstream)
+        if upstream_version is None:
+            return self._source.listing(version, context)
+        return _RenamedListing(self._source.listing(upstream_version, context), version.upstream)
+
+
+class _RenamedListing(Listing):
+    """A listing of an earlier state, with the upstream name of the version in the store."""
+
+    def __init__(self, listing: Listing, upstream: str) -> None:
+        vars(self).update(vars(listing), can_find_present=False)
+        self._listing = listing
+        self._upstream = upstream
+
+    def entries(self) -> Iterator[ListingEntry]:
+        yield from self._listing.entries()
+        # the version is only known at the end of the listing
+        self.version = replace(self._listing.version, upstream=self._upstream)
+        self.facts, self.documents = self._listing.facts, self._listing.documents
+
+    def confirm_version(self) -> VersionRef:
+        return replace(self._listing.confirm_version(), upstream=self._upstream)
+
+    def problems(self) -> Sequence[str]:
+        return self._listing.problems()
+
+    def refused_count(self) -> int:
+        return self._listing.refused_count()
+
+
+class Reminter:
+    """Mints versions of one dataset again from upstream, in a scratch store without guards.
+
+    Parameters
+    ----------
+    mirror, hint
+        The mirror, and the dataset's entry in its archive's overview.
+    scratch, recorder
+        The scratch store and its recorder.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        hint: DatasetHint,
+        scratch: Store,
+        recorder: Recorder,
+    ) -> None:
+        # listings that a real store would hold are minted here
+        guards = GuardSettings(max_removed_percent=100, settle_minutes=0)
+        self._settings = mirror.settings.model_copy(update={"guards": guards})
+        self._hint = hint
+        self._recorder = recorder
+        self.store = scratch
+
+    def mint(self, source: Source, version: VersionRef) -> VersionRow:
+        """Mint all versions of a source up to ``version``, the last one; return its row.
+
+        Raises
+        ------
+        NotMintedError
+            The version cannot be minted.
+        NetError, UnreliableListingError
+            The archive cannot be read.
+        """
+        dataset = self._hint.dataset
+        with self.store.lock(dataset.dataset_id, dataset.name):
+            visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
+            outcome = visit.run()
+            if outcome.hold_messages:
+                # release the hold: the result is only compared with the store
+                for one in self._recorder.ask(lambda index: list(index.open_holds())):
+                    release_hold(self._recorder, one.hold)
+                visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
+                outcome = visit.run()
+        if outcome.problems:
+            why = "; ".join(outcome.problems)
+            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
+        published = version.kind is VersionKind.PUBLISHED
+        minted = self._recorder.ask(
+            lambda index: (
+                index.published_version(dataset.name, version.upstream)
+                if published
+                else index.last_version(dataset.name, version.kind.value)
+            )
+        )
+        if minted is None:
+            problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
+            why = "; ".join(filter(None, problems)) or "the visit created no version"
+            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
+        return minted
+
+    def subdatasets(self, minted: VersionRow) -> list[SubdatasetRow]:
+        """Return the subdatasets of a version in the scratch store."""
+        return self._recorder.ask(lambda index: list(index.subdatasets(minted)))
+
+    def version_at(self, name: str, commit: str) -> VersionRow:
+        """Return the version of a dataset in the scratch store that has a commit."""
+        return self._recorder.ask(lambda index: index.resolve(name, commit))
+
+
+def annex_branch_worker(manifest: LockManifestReader, git_dir: Path) -> AnnexWorker:
+    """Return a worker process that runs :func:`write_annex_branch`."""
+    task = {
+        "manifest": str(manifest.path.absolute()),
+        "files": manifest.max_files,
+        "git_dir": str(git_dir.absolute()),
+    }
+    return AnnexWorker("neuromirror.lab.rebuild", task)
+
+
+def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[bytes, Pack | None]:
+    """Write the git-annex branch with the URLs of a manifest.
+
+    Returns
+    -------
+    tuple
+        The 20-byte id of the commit, and the pack with all objects.
+
+    Raises
+    ------
+    LockManifestDamagedError
+        The manifest is invalid.
+    """
+    packs = git_dir / "objects" / "pack"
+    with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
+        for one in manifest.entries():
+            if isinstance(one, ListedFile) and one.in_git and one.urls:
+                logs.add(b"\0".join([log_path(one.key), *(url.encode() for url in one.urls)]))
+        return _write_branch(pack, reader, manifest.head, logs), pack.finish()
+
+
+def _write_branch(
+    pack: PackWriter, reader: ObjectReader, head: LockManifestHead, logs: Iterable[bytes]
+) -> bytes:
+    stamp = head.parse_commit().committed_at
+    holders = [
+        UrlRemote(
+            uuid,
+            claims=config["type"] == "external",
+            urlinclude=config.get("urlinclude"),
+            urlexclude=config.get("urlexclude"),
+        )
+        for uuid, config in parse_remote_log(head.remotes.encode()).items()
+        if config.get("type") in ("external", "web")
+    ]
+    logged = {REMOTE_LOG: head.remotes, UUID_LOG: head.names, TRUST_LOG: head.trust}
+    settings = {
+        name: [line.encode() for line in text.splitlines(keepends=True)]
+        for name, text in logged.items()
+    }
+    try:
+        tree = AnnexBranchWriter(pack, reader, stamp, None, holders).write(logs, settings)
+    except ValueError as error:
+        raise LockManifestDamagedError(
+            f"the manifest of {head.dataset} is invalid: {error}"
+        ) from error
+    message = (
+        f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {MINT_SPEC}\n"
+    )
+    mirror = head.dataset.partition(":")[0]
+    return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))
+
+
+def _work(task: dict[str, Any]) -> tuple[bytes, Pack | None]:
+    manifest = LockManifestReader(Path(task["manifest"]), task["files"])
+    return write_annex_branch(manifest, Path(task["git_dir"]))
+
+
+if __name__ == "__main__":
+    run_worker(_work)
+
+
+_MIN_WORKER_BYTES = 4 << 20
+"""Minimum size in bytes of a manifest for which a worker process is started."""
+
+
+class _Entry(NamedTuple):
+    path: bytes
+    mode: bytes
+    sha: bytes
+
+
+def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str, str]:
+    """Write the objects of the commit of a manifest into an empty repository.
+
+    Returns
+    -------
+    dict
+        The commits by the names of their refs, which the caller creates.
+
+    git checks the commit, its trees and its plain files. It has no checks for the other objects:
+    the links and the git-annex branch, which are written from valid keys.
+
+    Raises
+    ------
+    LockManifestDamagedError
+        The objects are not those that the head of the manifest names.
+    ObjectsRefusedError
+        git rejects an object.
+    AnnexWorkerError
+        The process that writes the git-annex branch failed.
+    """
+    head = manifest.head
+    if manifest.path.stat().st_size < _MIN_WORKER_BYTES:
+        _write_commit(manifest, git_dir)
+        annex, pack = write_annex_branch(manifest, git_dir)
+    else:
+        with annex_branch_worker(manifest, git_dir) as worker:
+            _write_commit(manifest, git_dir)
+            annex, pack = worker.result()
+    assert pack is not None
+    _move_pack(pack)
+    return {f"{TAG_PREFIX}{head.version}": head.commit, ANNEX_BRANCH: annex.hex()}
+
+
+def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
+    head = manifest.head
+    packs = git_dir / "objects" / "pack"
+    with PackWriter(packs) as checked, PackWriter(packs) as links:
+        tree = _write_tree(checked, links, manifest)
+        commit = checked.add(COMMIT, head.commit_object.encode())
+        if (tree.hex(), commit.hex()) != (head.tree, head.commit):
+            raise LockManifestDamagedError(
+                f"the manifest of {head.dataset}@{head.version} has the tree {tree.hex()} and the "
+                f"commit {commit.hex()}, but its head has {head.tree} and {head.commit}"
+            )
+        finished = links.finish()
+        if finished is not None:
+            _move_pack(finished)
+        finished = checked.finish()
+        assert finished is not None
+        path = _move_pack(finished)
+    if head.parse_commit().parents:
+        (git_dir / "shallow").write_text(f"{head.commit}\n")
+    check_pack(git_dir, path)
+
+
+def _move_pack(pack: Pack) -> Path:
+    """Move a pack to its final name; return its path."""
+    path = pack.pack.with_name(f"{pack.name}.pack")
+    os.replace(pack.pack, path)
+    os.replace(pack.index, path.with_suffix(".idx"))
+    return path
+
+
+def _write_tree(checked: PackWriter, links: PackWriter, manifest: LockManifestReader) -> bytes:
+    """Write trees and plain files to one pack, links to another; return the id of the root tree."""
+    with closing(iter(manifest)) as lines:
+        # plain files are first in a manifest
+        plain: list[_Entry] = []
+        listed: Iterator[_Entry] = iter(())
+        for line in lines:
+            if not isinstance(line, PlainFile):
+                listed = _entries(links, chain([line], lines))
+                break
+            plain.append(
+                _Entry(line.path.encode(), REGULAR_FILE_MODE, checked.add(BLOB, line.content))
+            )
+        trees = TreeBuilder(checked)
+        for entry in _without_duplicates(merge(sorted(plain), listed)):
+            trees.add(*entry)
+        return trees.finish({})
+
+
+def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Yield sorted entries.
+
+    Raises
+    ------
+    LockManifestDamagedError
+        A path occurs twice, or the path of a file or subdataset is also that of a folder.
+    """
+    prefixes: list[bytes] = []
+    for entry in entries:
+        # keep the prefixes of this path; entries are sorted, so that others cannot recur
+        while prefixes and not entry.path.startswith(prefixes[-1]):
+            prefixes.pop()
+        if any(entry.path[len(one) : len(one) + 1] in (b"", b"/") for one in prefixes):
+            raise LockManifestDamagedError(
+                f"the manifest has {path_to_text(entry.path)!r} twice, or below the path of a file"
+            )
+        prefixes.append(entry.path)
+        yield entry
+
+
+def _entries(pack: PackWriter, lines: Iterable[ManifestEntry]) -> Iterator[_Entry]:
+    for one in lines:
+        path = one.path.encode()
+        if isinstance(one, ListedSubdataset):
+            yield _Entry(path, GITLINK_MODE, bytes.fromhex(one.commit))
+        elif isinstance(one, ListedFile) and one.in_git:
+            yield _Entry(path, SYMLINK_MODE, pack.add(BLOB, link_target(one.key, path)))

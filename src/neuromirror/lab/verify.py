@@ -1,0 +1,889 @@
+"""``verify``: compare datasets, or the datasets of a lock file, with their pinned state."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from neuromirror.annex import parse_link_target, parse_pointer, record_of_key, strip_claim_prefix
+from neuromirror.git import GITLINK_MODE
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestMissingError,
+    LockManifestReader,
+    PlainFile,
+    canonical_line,
+    sibling_path,
+)
+from neuromirror.model import (
+    Evidence,
+    StateDigest,
+    count_of,
+    manifest_digest,
+    manifest_line,
+    path_to_text,
+    subdataset_line,
+)
+from neuromirror.transfer.findings import NOT_HERE, Finding
+from neuromirror.transfer.outcomes import EvidenceStatus, Outcome, Status
+from neuromirror.transfer.url_claims import ClaimLookup, no_claims
+from neuromirror.transfer.verified_repository import (
+    CommitDescription,
+    NotADatasetError,
+    ObjectDamagedError,
+    VerifiedEntry,
+    VerifiedRepository,
+    object_id,
+)
+from neuromirror.transfer.verify_items import (
+    EntryInspector,
+    InspectedEntry,
+    Item,
+    PinnedFile,
+    VerifyScope,
+    select_all,
+    unreadable_entry,
+)
+from neuromirror.transfer.work_tree import WorkTreeInspector, verify_plain_files
+
+if TYPE_CHECKING:
+    from neuromirror.lab.lockfile import Lock, Pin
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+    from neuromirror.transfer.url_sessions import UrlSessions
+
+
+class EvidenceSummary(Struct):
+    """Counts how many files a restore fetched, by evidence, and formats the counts for the user.
+
+    Attributes
+    ----------
+    fetched
+        Number of fetched files by evidence, and by whether they were checked.
+    present
+        Number of files that were there before.
+    failed
+        Number of files that could not be fetched.
+    """
+
+    fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
+    present: int = 0
+    failed: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the outcome of a file."""
+        if outcome.failed:
+            self.failed += 1
+        elif outcome.status == "notneeded":
+            self.present += 1
+        else:
+            evidence = outcome.evidence or Evidence.NONE
+            checked = outcome.checked == "checked" and evidence is not Evidence.NONE
+            self.fetched[evidence, "checked" if checked else "claimed"] += 1
+
+    def messages(self) -> list[str]:
+        """Return the counts as text."""
+        unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
+        counts = [
+            *((self.fetched[one, "checked"], f"verified by {one.value}") for one in Evidence),
+            (unverified, "not verified (no checksum)"),
+            (self.present, "already present, not verified again"),
+            (self.failed, "not available"),
+        ]
+        return [f"{count_of(count, 'file')} {what}" for count, what in counts if count]
+
+
+def annexed_file_line(path: bytes, key: str) -> bytes:
+    """Return the line of the canonical manifest for an annexed file.
+
+    Parameters
+    ----------
+    path
+        The path in git.
+    key
+        The annex key, which contains the digest and the size.
+
+    Raises
+    ------
+    ValueError
+        The text is not an annex key.
+    """
+    record = record_of_key(key, path)
+    return manifest_line(path, manifest_digest(record), record.size)
+
+
+class GitStateCheck:
+    """Computes the state digest of a dataset whose files are all in git, and compares it."""
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+        self._digest = StateDigest()
+
+    def add(self, path: bytes, line: bytes) -> None:
+        """Add the line of the next file or subdataset."""
+        self._digest.add(line)
+
+    def finding(self) -> Finding:
+        """Return whether the digest is the expected one."""
+        found = self._digest.value()
+        if found == self._expected:
+            return Finding(kind="state", message=found, checked="checked")
+        message = f"the files in git have state {found}, expected {self._expected}"
+        return Finding(status="error", kind="state", message=message)
+
+
+class ManifestStateCheck:
+    """Checks the state of a dataset of which git has only a part of the files.
+
+    The manifest beside the lock file must have the expected state, and git must contain exactly the
+    files that the manifest lists as in git.
+    """
+
+    def __init__(self, expected: str, manifest: Path) -> None:
+        self._expected = expected
+        self._error = ""
+        self._mismatched: list[bytes] = []
+        self._state = ""
+        try:
+            reader = LockManifestReader(manifest)
+            self._state = reader.head.state
+            self._expected_lines = (
+                canonical_line(one)
+                for one in reader.entries()
+                if not isinstance(one, ListedFile) or one.in_git
+            )
+        except (LockManifestDamagedError, LockManifestMissingError) as error:
+            self._error = str(error)
+
+    def add(self, path: bytes, line: bytes) -> None:
+        """Add the line of the next file or subdataset."""
+        if self._next() != line:
+            self._mismatched.append(path)
+
+    def _next(self) -> bytes | None:
+        if self._error or self._mismatched:
+            return None  # after the first mismatch the sequences are not aligned
+        try:
+            return next(self._expected_lines, None)
+        except (LockManifestDamagedError, LockManifestMissingError) as error:
+            self._error = str(error)
+            return None
+
+    def finding(self) -> Finding:
+        """Return whether the manifest has the expected state, and git the files that it lists."""
+        message = ""
+        if not self._mismatched and self._next() is not None:
+            message = "git lacks files that the manifest has"
+        if self._mismatched:
+            message = f"{path_to_text(self._mismatched[0])} differs between git and the manifest"
+        if self._state != self._expected:
+            message = f"the manifest has state {self._state}, expected {self._expected}"
+        message = self._error or message
+        if message:
+            return Finding(status="error", kind="state", message=message)
+        return Finding(kind="state", message=self._state, checked="checked")
+
+
+StateCheck = GitStateCheck | ManifestStateCheck
+"""Compares the files of a dataset with its expected state, in the order of their paths."""
+
+
+class ExpectedState(Struct, frozen=True):
+    """The expected state of a dataset. Empty fields are unknown and are not compared.
+
+    Attributes
+    ----------
+    commit, tree, state
+        Commit, tree and state digest.
+    manifest
+        Path of the manifest of this state, None if missing.
+    """
+
+    commit: str
+    tree: str = ""
+    state: str = ""
+    manifest: Path | None = None
+
+
+def walk(
+    inspector: EntryInspector,
+    scope: VerifyScope,
+    clone: VerifiedRepository,
+    expected: ExpectedState,
+    below: bytes = b"",
+) -> Iterator[Item]:
+    """Yield findings and files for a dataset: its files in order of path, then its subdatasets.
+
+    Parameters
+    ----------
+    inspector
+        Strategy for inspecting the entries.
+    scope
+        The part of the dataset to verify.
+    clone
+        Repository of the dataset.
+    expected
+        The expected state of the dataset.
+    below
+        Path in the outermost dataset, with a slash at its end; empty for the outermost one.
+    """
+    where = path_to_text(below[:-1]) or "."
+    try:
+        described = clone.describe(expected.commit)
+    except ObjectDamagedError as error:
+        yield Finding(status="error", path=where, kind="commit", message=str(error))
+        return
+    yield Finding(path=where, kind="commit", message=described.commit, checked="checked")
+    if expected.tree and expected.tree != described.tree:
+        message = f"the commit has tree {described.tree}, expected {expected.tree}"
+        yield Finding(status="error", path=where, kind="tree", message=message)
+    state = _state_check(expected, described)
+    parts: list[VerifiedEntry] = []
+    try:
+        for looked in inspector.inspect(clone, below, clone.entries(described.tree)):
+            entry, key = looked.entry, looked.key
+            if entry.mode == GITLINK_MODE:
+                parts.append(entry)
+                subdataset = _subdataset(described, entry)
+                state.add(entry.path, _subdataset_line(clone, subdataset))
+            elif key is not None:
+                state.add(entry.path, _line(entry.path, key))
+            yield from looked.items
+    except ObjectDamagedError as error:
+        yield Finding(status="error", path=where, kind="tree", message=str(error))
+        return
+    yield Finding(path=where, kind="tree", message=described.tree, checked="checked")
+    yield from _state(state, expected, described, scope, where)
+    for entry in parts:
+        if scope.reaches(below + entry.path):
+            yield from _walk_subdataset(
+                inspector, scope, clone, expected, _subdataset(described, entry), below
+            )
+
+
+class _Subdataset(NamedTuple):
+    """A subdataset, as described by its superdataset."""
+
+    entry: VerifiedEntry
+    dataset_id: str
+    state: str
+    files: int
+
+
+def _subdataset(described: CommitDescription, entry: VerifiedEntry) -> _Subdataset:
+    document = described.subdatasets.get(path_to_text(entry.path))
+    if not isinstance(document, dict):
+        return _Subdataset(entry, "", "", 0)
+    files = document.get("files")
+    count = files if isinstance(files, int) else 0
+    return _Subdataset(entry, str(document.get("id", "")), str(document.get("state", "")), count)
+
+
+def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
+    """Return the line of a subdataset in the canonical manifest; raises ObjectDamagedError."""
+    try:
+        return subdataset_line(part.entry.path, part.dataset_id, part.state)
+    except UnicodeError as error:
+        raise ObjectDamagedError(
+            f"{clone.git_dir}: subdataset {part.entry.path!r} is malformed: its name, id or state "
+            "is not UTF-8"
+        ) from error
+
+
+def _state_check(expected: ExpectedState, described: CommitDescription) -> StateCheck:
+    state = expected.state or described.state
+    if described.form != "files" and expected.manifest is not None:
+        return ManifestStateCheck(state, expected.manifest)
+    return GitStateCheck(state)
+
+
+def _state(
+    state: StateCheck,
+    expected: ExpectedState,
+    described: CommitDescription,
+    scope: VerifyScope,
+    where: str,
+) -> Iterator[Finding]:
+    if not (expected.state or described.state):
+        return  # no state digest to compare with
+    only = described.manifest_only_files
+    if described.form != "files" and expected.manifest is None:
+        message = (
+            f"{only} of its files are not in git, and the manifest that lists them is only "
+            "available for a lock file: neither they nor the state digest can be verified"
+        )
+        yield Finding(status=scope.missing_status, path=where, kind="state", message=message)
+        return
+    found = state.finding()
+    yield found.at_path(where)
+    if only:
+        message = f"{NOT_HERE}: {only} files that are not in git but in the manifest"
+        yield Finding(status=scope.missing_status, path=where, kind="subdataset", message=message)
+
+
+def _line(path: bytes, key: str) -> bytes:
+    try:
+        return annexed_file_line(path, key)
+    except ValueError:
+        return b""  # the file has a finding of its own, and the digest will not match
+
+
+def _walk_subdataset(
+    inspector: EntryInspector,
+    scope: VerifyScope,
+    clone: VerifiedRepository,
+    expected: ExpectedState,
+    part: _Subdataset,
+    below: bytes,
+) -> Iterator[Item]:
+    path = below + part.entry.path
+    folder = None if clone.work_tree is None else clone.work_tree / path_to_text(part.entry.path)
+    try:
+        if folder is None or not (folder / ".git").exists():
+            raise NotADatasetError(f"{NOT_HERE}: a subdataset of {part.files} files")
+        inner = VerifiedRepository.at(folder)
+    except NotADatasetError as error:
+        yield Finding(
+            status=scope.missing_status,
+            path=path_to_text(path),
+            kind="subdataset",
+            message=str(error),
+        )
+        return
+    with inner:
+        commit = part.entry.sha
+        if (found := inner.head()) != commit:
+            message = f"the subdataset is at commit {found}, expected {commit}"
+            yield Finding(
+                status="error", path=path_to_text(path), kind="subdataset", message=message
+            )
+            if not inner.has_commit(commit):
+                return
+        manifest = expected.manifest and sibling_path(expected.manifest, commit)
+        there = manifest if manifest is not None and manifest.exists() else None
+        yield from walk(
+            inspector,
+            scope,
+            inner,
+            ExpectedState(commit, state=part.state, manifest=there),
+            path + b"/",
+        )
+
+
+class GitUrlCollector:
+    """Collects the annexed files of clones with their URLs, to be verified there."""
+
+    def __init__(self, scope: VerifyScope) -> None:
+        self._scope = scope
+        self._is_selected = scope.is_selected
+
+    def inspect(
+        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
+    ) -> Iterator[InspectedEntry]:
+        """Yield the key and URLs of each entry, in order."""
+        for entry in entries:
+            if entry.mode == GITLINK_MODE:
+                yield InspectedEntry(entry, None)
+                continue
+            path = below + entry.path
+            try:
+                content = clone.read("blob", entry.sha)
+            except ObjectDamagedError as error:
+                yield unreadable_entry(entry, path_to_text(path), error)
+                continue
+            key = parse_link_target(content) or parse_pointer(content)
+            if key is None or not self._is_selected(path):
+                yield InspectedEntry(entry, key)
+            else:
+                copies = (*self._scope.copies(key), *clone.copies(key))
+                file = PinnedFile(path, key, tuple(clone.urls(key)), copies=copies)
+                yield InspectedEntry(entry, key, (file,))
+
+
+class PinnedCounts(Struct):
+    """Totals of pinned files, from the manifests; ``is_complete`` is False if one is unreadable."""
+
+    files: int = 0
+    bytes: int = 0
+    is_complete: bool = True
+
+    def add(self, files: int, size: int) -> None:
+        """Add files and bytes."""
+        self.files += files
+        self.bytes += size
+
+
+def walk_manifest(
+    scope: VerifyScope, expected: ExpectedState, counts: PinnedCounts, below: bytes = b""
+) -> Iterator[Item]:
+    """Yield findings and files for a manifest and those of its subdatasets.
+
+    The state digest is recomputed from its lines, the commit id from the commit object in it.
+
+    Parameters
+    ----------
+    scope
+        The part of the dataset to verify.
+    expected
+        Expected state, with the path of the manifest.
+    counts
+        Totals, to which the pinned files are added.
+    below
+        Path in the outermost dataset, with a slash at its end.
+    """
+    where = path_to_text(below[:-1]) or "."
+    path = expected.manifest
+    assert path is not None
+    parts: list[ListedSubdataset] = []
+    try:
+        reader = LockManifestReader(path)
+        yield from _check_head(reader, expected, where)
+        for one in reader:
+            if isinstance(one, PlainFile):
+                continue
+            at = below + one.path.encode()
+            if isinstance(one, ListedSubdataset):
+                if scope.reaches(at):
+                    parts.append(one)
+            elif scope.is_selected(at):
+                counts.add(1, one.size or 0)
+                item = manifest_item(one, at)
+                if scope.vaults and isinstance(item, PinnedFile):
+                    item = item._replace(copies=scope.copies(one.key))
+                yield item
+    except (LockManifestDamagedError, LockManifestMissingError) as error:
+        counts.is_complete = False
+        yield Finding(status="error", path=where, kind="manifest", message=str(error))
+        return
+    if reader.head.state == expected.state:
+        message = reader.head.state
+        yield Finding(path=where, kind="state", message=message, checked="checked")
+    else:
+        counts.is_complete = False
+    for part in parts:
+        yield from walk_manifest(
+            scope,
+            ExpectedState(part.commit, state=part.state, manifest=sibling_path(path, part.commit)),
+            counts,
+            below + part.path.encode() + b"/",
+        )
+
+
+def pinned_items(lock: Lock, pin: Pin) -> Iterator[Item]:
+    """Yield the pinned files of a dataset, and findings, from the manifests beside a lock file.
+
+    Parameters
+    ----------
+    lock, pin
+        The lock file, and a pin of it.
+    """
+    scope = VerifyScope(is_selected=pin.matches, reaches=pin.reaches)
+    expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
+    return walk_manifest(scope, expected, PinnedCounts())
+
+
+def check_manifest(
+    path: Path, state: str, scope: VerifyScope, counts: PinnedCounts, below: bytes = b""
+) -> Finding:
+    """Return whether a manifest is complete and has the expected state.
+
+    A missing one is ``notneeded``: a clone has the commit, whose state digest is verified anyway.
+    Manifests of subdatasets are read only if a part of them is pinned.
+
+    Parameters
+    ----------
+    path
+        Path of the manifest.
+    state
+        Expected state digest.
+    scope
+        The part of the dataset that is pinned.
+    counts
+        Totals, to which the pinned files are added.
+    below
+        Path in the outermost dataset, with a slash at its end.
+    """
+    parts: list[ListedSubdataset] = []
+    whole = scope.is_selected is select_all
+    try:
+        reader = LockManifestReader(path)
+        for one in reader.entries():
+            at = below + one.path.encode()
+            if isinstance(one, ListedFile):
+                if scope.is_selected(at):
+                    counts.add(1, one.size or 0)
+            elif whole:
+                counts.add(one.files, one.bytes)
+            elif scope.reaches(at):
+                parts.append(one)
+        found = reader.head.state
+    except LockManifestMissingError as error:
+        counts.is_complete = False
+        return Finding(status="notneeded", kind="manifest", message=str(error))
+    except LockManifestDamagedError as error:
+        counts.is_complete = False
+        return Finding(status="error", kind="manifest", message=str(error))
+    if found != state:
+        counts.is_complete = False
+        message = f"the manifest has state {found}, expected {state}"
+        return Finding(status="error", kind="manifest", message=message)
+    for part in parts:
+        prefix = below + part.path.encode() + b"/"
+        check_manifest(sibling_path(path, part.commit), part.state, scope, counts, prefix)
+    return Finding(kind="manifest", message=found, checked="checked")
+
+
+def manifest_item(one: ListedFile, path: bytes) -> Item:
+    """Return the file to verify, or an error if its key contradicts the manifest line.
+
+    The state digest covers the line's checksum and size, not the key.
+    """
+    try:
+        same = annexed_file_line(one.path.encode(), one.key) == canonical_line(one)
+    except ValueError:
+        same = False
+    if not same:
+        message = (
+            f"its key in the manifest ({one.key or 'none'}) does not match its checksum and size"
+        )
+        return Finding(status="error", path=path_to_text(path), key=one.key, message=message)
+    web_urls = tuple(url for url in one.urls if url.startswith(("https://", "http://")))
+    return PinnedFile(path, one.key, tuple(map(strip_claim_prefix, one.urls)), web_urls)
+
+
+def _check_head(
+    reader: LockManifestReader, expected: ExpectedState, where: str
+) -> Iterator[Finding]:
+    """Yield findings for the commit, tree and state in a manifest's header."""
+    head = reader.head
+    commit = object_id("commit", head.commit_object.encode())
+    if commit != expected.commit:
+        message = f"the manifest has commit {commit}, expected {expected.commit}"
+        yield Finding(status="error", path=where, kind="commit", message=message)
+    else:
+        yield Finding(path=where, kind="commit", message=commit, checked="checked")
+    described = head.parse_commit()
+    tree = described.tree
+    if expected.tree and tree != expected.tree:
+        message = f"the commit has tree {tree}, expected {expected.tree}"
+        yield Finding(status="error", path=where, kind="tree", message=message)
+    if head.state != expected.state or f"\nState: {head.state}\n" not in described.message:
+        message = f"the manifest has state {head.state}, expected {expected.state}"
+        if head.state == expected.state:
+            message = f"the commit does not have state {head.state}"
+        yield Finding(status="error", path=where, kind="state", message=message)
+
+
+Mode = Literal["local", "remote", "full"]
+"""Hash local content, ask servers about their copies, or download and hash their copies."""
+
+_DEFAULT_REQUESTS: Final = 8
+_MAX_NAMED: Final = 5
+"""Maximum number of removed files in a message."""
+
+
+def verify(
+    target: Path | Lock,
+    mode: Mode = "local",
+    *,
+    within: Path | None = None,
+    allow_missing: bool = False,
+    jobs: int | None = None,
+    token: Callable[[str], str | None] | None = None,
+    claims: ClaimLookup = no_claims,
+    digests: BlockDigestsRecorder | None = None,
+) -> Iterator[Finding]:
+    """Verify a dataset, or all datasets of a lock file; yield findings.
+
+    Findings come in order of path, then those of subdatasets.
+
+    Parameters
+    ----------
+    target
+        A clone, which is compared with its own commit; or a lock file, opened or as a path.
+    mode
+        ``local``, ``remote`` or ``full``. For a lock file, URLs come from the manifest beside it,
+        so that no clone is needed.
+    within
+        Where the datasets of the lock file were restored, by default the lock file's folder.
+    allow_missing
+        Whether missing content and subdatasets are accepted. A whole missing dataset is not.
+    jobs
+        Number of threads; by default one per processor, or 8 for URLs.
+    token
+        Returns the token for a volume host, or None. Without it, no host is sent a token that is
+        named after it, or that a keyring has.
+    claims
+        Returns further checksums of a key's content, to compare with those of servers.
+    digests
+        Records block digests of files that are downloaded in the mode ``full``; None not to.
+
+    Yields
+    ------
+    Finding
+        A finding; ``failed`` is true where something differs.
+
+    Raises
+    ------
+    NotADatasetError
+        The folder is not a dataset.
+    LockUnusableError
+        The file is not a lock file.
+    """
+    missing_status: Status = "notneeded" if allow_missing else "impossible"
+    jobs = jobs or (_processors() if mode == "local" else _DEFAULT_REQUESTS)
+    verifier = _Verifier(mode, missing_status, jobs, token, claims, digests)
+    if isinstance(target, Path):
+        if target.is_dir():
+            yield from verifier.dataset(target)
+            return
+        # imported late: not needed to verify a folder
+        from neuromirror.lab.lockfile import load_lock
+
+        target = load_lock(target)
+    above = within or target.path.absolute().parent
+    for pin in target.datasets:
+        for finding in verifier.pin(target, pin, above / pin.dataset.alias):
+            yield finding.for_version(pin.name, pin.resolved.version)
+
+
+class _Verifier(Struct, frozen=True):
+    """Verifies datasets in one mode; fields as the parameters of :func:`verify`."""
+
+    mode: Mode
+    missing_status: Status
+    jobs: int
+    token: Callable[[str], str | None] | None
+    claims: ClaimLookup
+    digests: BlockDigestsRecorder | None
+
+    def dataset(self, folder: Path) -> Iterator[Finding]:
+        """Yield findings for a clone, compared with its own commit."""
+        with VerifiedRepository.at(folder) as clone:
+            head = clone.head()
+            commit = clone.newest_minted(head) or head
+            try:
+                described = clone.describe(commit)
+            except ObjectDamagedError:
+                described = CommitDescription(commit, "")  # walk() yields the error
+            items = self._walk(
+                clone, VerifyScope(missing_status=self.missing_status), ExpectedState(commit)
+            )
+            findings = separate_own_changes(self._findings(items, folder), clone, commit, head)
+            for finding in findings:
+                yield finding.for_version(described.dataset, described.label)
+
+    def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
+        """Yield findings for a dataset, compared with its pin."""
+        manifest = lock.manifest_path(pin)
+        expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
+        vaults = tuple(one.address for one in pin.copies)
+        scope = VerifyScope(missing_status=self.missing_status, vaults=vaults)
+        if pin.paths:
+            scope = replace(scope, is_selected=pin.matches, reaches=pin.reaches)
+        counted = PinnedCounts()
+        if self.mode != "local" and manifest.exists():
+            items = walk_manifest(scope, expected, counted)
+            yield from self._findings(items, manifest.parent)
+            yield from _check_counts(pin, counted)
+            return
+        yield check_manifest(manifest, pin.state, scope, counted)
+        yield from _check_counts(pin, counted)
+        try:
+            clone = VerifiedRepository.at(folder)
+        except NotADatasetError:
+            if folder.is_dir() and not (folder / ".git").exists() and manifest.exists():
+                yield from self._of_plain_folder(scope, expected, folder)
+                return
+            message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
+            found = sorted(folder.parent.glob(f"*/{folder.name}"))
+            # the folder of the manifests has one of the same name
+            of_manifest = manifest.resolve().parents
+            if near := [one for one in found if one.resolve() not in of_manifest]:
+                message += f", or specify --in {near[0].parent}"
+            # not subject to allow_missing: a wrong folder must not pass as missing content
+            yield Finding(status="impossible", kind="subdataset", message=message)
+            return
+        with clone:
+            yield from self._of_clone(clone, pin, scope, expected, folder)
+
+    def _of_plain_folder(
+        self, scope: VerifyScope, expected: ExpectedState, folder: Path
+    ) -> Iterator[Finding]:
+        """Yield findings for files without git, which another program downloaded."""
+        items = walk_manifest(scope, expected, PinnedCounts())
+        yield from verify_plain_files(items, folder, scope.missing_status, self.jobs)
+
+    def _of_clone(
+        self,
+        clone: VerifiedRepository,
+        pin: Pin,
+        scope: VerifyScope,
+        expected: ExpectedState,
+        folder: Path,
+    ) -> Iterator[Finding]:
+        try:
+            found = clone.head()
+        except NotADatasetError as error:
+            found = str(error)
+        head = found
+        if clone.newest_minted(found) == pin.commit:
+            found = pin.commit  # the clone has commits of its own on top of it
+        if found != pin.commit:
+            message = f"{folder} is at commit {found}, expected {pin.commit}"
+            yield Finding(status="error", kind="commit", message=message)
+            if not clone.has_commit(pin.commit):
+                return
+        yield from _contradictions(pin, clone)
+        clone.use_annex_commit(pin.annex_commit)
+        there = expected.manifest is not None and expected.manifest.exists()
+        items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
+        findings = self._findings(items, folder)
+        yield from (
+            separate_own_changes(findings, clone, pin.commit, head)
+            if found == pin.commit
+            else findings
+        )
+
+    def _walk(
+        self, clone: VerifiedRepository, scope: VerifyScope, expected: ExpectedState
+    ) -> Iterator[Item]:
+        if self.mode != "local":
+            return walk(GitUrlCollector(scope), scope, clone, expected)
+        if clone.work_tree is None:
+            raise NotADatasetError(f"{clone.git_dir} is a bare repository: it has no work tree")
+        return walk(WorkTreeInspector(scope, self.jobs), scope, clone, expected)
+
+    def _findings(self, items: Iterable[Item], folder: Path) -> Iterator[Finding]:
+        """Yield findings for items; in remote modes, check the URLs of files in threads."""
+        if self.mode == "local":
+            yield from (item for item in items if isinstance(item, Finding))
+            return
+        # imported late: the network modules are not needed in local mode
+        from neuromirror.transfer.url_checks import check_urls
+
+        full = self.mode == "full"
+        with closing(open_url_sessions(folder, self.token)) as sessions:
+            yield from check_urls(
+                *(items, sessions, self.claims),
+                jobs=self.jobs,
+                full=full,
+                digests=self.digests if full else None,
+            )
+
+
+def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -> UrlSessions:
+    """Return sessions with the addresses and hosts that git's configuration in a folder allows.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    token
+        As for :func:`verify`.
+    """
+    from neuromirror.transfer.annex_settings import settings_in_folder
+    from neuromirror.transfer.url_sessions import (
+        UrlSessions,
+        host_tokens,
+        no_token,
+        setting_command,
+    )
+
+    settings = settings_in_folder(folder)
+    return UrlSessions(
+        *(tuple(settings.allowed_addresses), token or no_token),
+        setting=setting_command(folder),
+        host_token=no_token if token is None else host_tokens(settings),
+    )
+
+
+def separate_own_changes(
+    findings: Iterable[Finding], clone: VerifiedRepository, commit: str, head: str
+) -> Iterator[Finding]:
+    """Yield findings on a mirror's commit, then the changes of the clone's own commits.
+
+    Own commits are those that the user added to the clone. A message about a file that they changed
+    mentions this; removed files make the state a failure. Added files, and settings of git and
+    DataLad, have findings of kind ``local``. Objects of own commits are hashed like the mirror's.
+    """
+    if head == commit:
+        yield from findings
+        return
+    try:
+        changed = clone.changed_paths(commit, head)
+    except ObjectDamagedError as error:
+        yield from findings
+        yield Finding(status="error", kind="commit", message=str(error))
+        return
+    removed = [path for path, kind in changed.items() if kind == "D" and not _is_setting(path)]
+    for finding in findings:
+        path = finding.path
+        if path not in changed or not finding.failed:
+            yield finding
+        elif _is_setting(path) or path in removed:
+            verb = "removed" if changed[path] == "D" else "changed"
+            message = f"{verb} by the clone's own commits"
+            yield Finding(status="notneeded", path=path, kind="local", message=message)
+        else:
+            message = f"{finding.message}; changed by the clone's own commits"
+            yield replace(finding, message=message)
+    if removed:
+        named = ", ".join(removed[:_MAX_NAMED]) + (", …" if len(removed) > _MAX_NAMED else "")
+        message = f"the clone's own commits removed {len(removed)} of the mirror's files: {named}"
+        yield Finding(status="error", kind="state", message=message)
+    yield from _own_files(clone, head, {path for path, kind in changed.items() if kind == "A"})
+
+
+def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterator[Finding]:
+    """Yield findings for files that own commits added; their trees and blobs are hashed."""
+    try:
+        for entry in clone.entries(clone.describe(head).tree):
+            path = path_to_text(entry.path)
+            if path in added:
+                if entry.mode != GITLINK_MODE:
+                    clone.read("blob", entry.sha)
+                message = "not from the mirror: added by the clone's own commits"
+                yield Finding(status="notneeded", path=path, kind="local", message=message)
+    except ObjectDamagedError as error:
+        yield Finding(status="error", kind="tree", message=str(error))
+
+
+def _is_setting(path: str) -> bool:
+    return path in (".gitattributes", ".gitmodules") or path.startswith(".datalad/")
+
+
+def _processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _contradictions(pin: Pin, clone: VerifiedRepository) -> Iterator[Finding]:
+    """Yield the differences between the pinned commit's description and the lock file."""
+    try:
+        document = clone.describe(pin.commit).document
+    except ObjectDamagedError:
+        return  # walk() yields the error
+    if document and (why := pin.contradictions(document)):
+        message = f"{why}; was the lock edited by hand?"
+        yield Finding(status="error", kind="lock", message=message)
+
+
+def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:
+    """Yield a finding if the totals in the lock file are not those of the pinned files."""
+    if counted.is_complete and (counted.files, counted.bytes) != (pin.files, pin.bytes):
+        message = (
+            f"the lock file pins {pin.files} files with {pin.bytes} bytes, but its commit and "
+            f"paths have {counted.files} with {counted.bytes}; was it edited by hand?"
+        )
+        yield Finding(status="error", kind="lock", message=message)
