@@ -128,7 +128,8 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
     if items := list(options(command, context)):
         yield "\n".join(items)
     if isinstance(command, Command) and command.example != context.command_path:
-        yield f"```text\n{command.example}\n```"
+        lines = command.example.replace("\\\n    ", "").splitlines()
+        yield f"Example: `{max(lines, key=len)}`"
     if isinstance(command, CommandGroup):
         yield "\n".join(
             [
