@@ -59,11 +59,9 @@ def audit_command(
     """Check that the URLs of files, and the vaults, still have the recorded content.
 
     Nothing is downloaded: size, checksum and object version are requested, at most ten requests per
-    second and server. URLs that were never checked come first, then those with the oldest check;
-    the next run continues after them. "neuromirror status" and "show" print the results.
-
-    Without names, each vault is also asked whether it still has its copies, at most --budget of
-    them; a copy that is gone does not count any more.
+    second and server, those with the oldest check first. "neuromirror status" and "show" print the
+    results. Without names, each vault is also asked whether it still has its copies, at most
+    --budget of them.
     """
     from datetime import UTC, datetime, timedelta
 

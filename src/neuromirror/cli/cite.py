@@ -62,9 +62,9 @@ def cite_command(
 ) -> None:
     """Cite versions: authors, title, DOI and exact state.
 
-    All versions are cited in one file. A clone needs no store; a lock file needs the store, or the
-    bundles or manifests beside it. Authors, license and dates come from the documents of the
-    archive in git, without a request. The same version always gives exactly the same output.
+    A clone needs no store; a lock file needs the store, or the bundles or manifests beside it.
+    Authors, license and dates come from the documents of the archive in git, without a request. The
+    same version always gives exactly the same output.
 
     \b
     text       a paragraph

@@ -59,13 +59,10 @@ def digest_command(
 ) -> None:
     """Record block digests of files, to verify parts of a file without the rest.
 
-    Each file is read once, hashed completely and compared with the checksum in its key; wrong bytes
-    are an error. The content is not kept. Files of one piece, and those that have block digests,
-    are not read.
-
-    Block digests of files in the index are written to the store, and the catalogue serves them; all
-    others to your own data folder. "neuromirror pin --streamable" copies them beside a lock file.
-    "neuromirror verify --full" and "neuromirror get" also record them.
+    Each file is read once, hashed completely and compared with the checksum in its key; the content
+    is not kept. Block digests of files in the index are written to the store, all others to your
+    own data folder. "neuromirror pin --streamable" copies them beside a lock file. "neuromirror
+    verify --full" and "neuromirror get" also record them.
     """
     from neuromirror.lab.digest import check_piece_size
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder

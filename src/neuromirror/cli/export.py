@@ -86,13 +86,11 @@ def export_command(
 ) -> None:
     """Export a region of a volume, or references to the chunks of Zarrs.
 
-    The blocks are fetched from their service, or in a clone by git-annex, and checked against the
-    records of the version. The same region of the same state gives the same bytes, if all its files
-    have checksums. TIFF files are not compressed; each name ends in the z coordinate of the slice.
-    Run an interrupted export again with the same folder to resume it.
-
-    With --format kerchunk, the result is a JSON file with references to the pinned objects of
-    Zarrs, for fsspec and xarray, which do not verify checksums; neuromirror.open_zarr does.
+    The blocks are fetched from their service, or in a clone by git-annex, and checked. The same
+    region of the same state gives the same bytes, if all its files have checksums. Run an
+    interrupted export again with the same folder to resume it. With --format kerchunk, the result
+    is a JSON file with references to the pinned objects of Zarrs, for fsspec and xarray, which do
+    not verify checksums.
     """
     if format == _KERCHUNK:
         _export_references(settings, version, inner, output)

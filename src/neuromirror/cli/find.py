@@ -35,10 +35,10 @@ neuromirror find md5:9e107d9d372bb6826bd81d3542a419d6""",
 def find_command(settings: Settings, checksum: str) -> None:
     """Find a file in all datasets, by its checksum or by comparing a file on disk.
 
-    A FILE on disk is searched for by its sha256, its md5 and its S3 ETags for the usual part sizes.
-    Write ./NAME for a file whose name looks like a checksum. A file is found only by the checksums
-    that the archive or this mirror recorded for it. The files of Zarrs that are not in the index
-    (index_entries in the mirror file) are not searched; their number is printed to stderr.
+    A FILE on disk is searched for by its sha256, its md5 and its S3 ETags for the usual part sizes;
+    write ./NAME for one whose name looks like a checksum. A file is found only by the checksums
+    that were recorded for it. The files of Zarrs that are not in the index are not searched; their
+    number is printed to stderr.
     """
     from neuromirror.cli.shapes import FoundOccurrence
     from neuromirror.lab.find import find_any

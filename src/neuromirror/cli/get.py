@@ -73,18 +73,14 @@ def get_command(
     """Get the content of files in a clone, or the files of a version without a clone.
 
     A PATH that does not exist and is an address (a name, identifier, DOI or URL) names a version,
-    which is mirrored first if the store lacks it. All its files, or those that the address names,
-    are put into a folder as plain files. Existing files are hashed and kept; those with different
-    content are errors, or replaced with --overwrite.
+    which is mirrored first if the store lacks it. Its files are put into a folder as plain files.
+    Existing files are hashed and kept; those with different content are errors, or replaced with
+    --overwrite.
 
-    The clone can be of any git-annex dataset. DataLad installs missing subdatasets. The URLs of
-    each file are tried in order; the content is hashed while it arrives, and wrong content is
-    discarded. Files are stored and recorded as by git-annex, which itself gets those without a
-    usable URL. Interrupted downloads of large files are resumed.
-
-    A repository that was received as files, not cloned, is refused if its configuration or hooks
-    run programs that git-annex and DataLad did not set up; your own configuration (git config
-    --global) is trusted.
+    The clone can be of any git-annex dataset. The URLs of each file are tried in order; wrong
+    content is discarded. Files are stored and recorded as by git-annex, which itself gets those
+    without a usable URL. Interrupted downloads of large files are resumed. A repository that was
+    received as files, not cloned, is refused if its configuration or hooks run programs.
     """
     from neuromirror.transfer import JOBS, get
 

@@ -110,11 +110,10 @@ neuromirror fsck --budget 3600""",
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check the integrity of the store and its index.
 
-    Checked are the alias and the repository of each dataset (git fsck, refs, foreign commits), the
-    records and the manifest of each version against its state digest, and the entries of the index;
-    without names also the journal, the whole index and the block digests. A service does the same
-    in small steps; --budget continues where it stopped. Nothing is changed or requested. Each
-    problem is printed with its remedy.
+    Checked are alias, repository (git fsck, refs, foreign commits), records and manifests of each
+    dataset, and its entries of the index; without names also the journal, the whole index and the
+    block digests. A service does the same in small steps; --budget continues where it stopped.
+    Nothing is changed or requested. Each problem is printed with its remedy.
     """
     from neuromirror.index import UnknownDatasetError
     from neuromirror.model import alias_of
@@ -389,12 +388,11 @@ neuromirror takedown dandi:000027 --undo""",
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
     """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
 
-    Its repository, records, manifests and block digests, and those of subdatasets that belong to no
-    other dataset, are moved to STORE-withdrawn, a folder beside the store that only you can read.
-    Alias and entries in superdatasets are removed, and the index is rebuilt. Commands show the
-    reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If the
-    command is interrupted, run it again. "Withdraw a dataset" in the documentation explains what
-    else to do.
+    All that the store has of it (repository, records, manifests, block digests) is moved to
+    STORE-withdrawn, a folder beside the store that only you can read, and the index is rebuilt.
+    Commands show the reason, and tombstones/ in the store records it. No sync visits the dataset
+    until --undo. If the command is interrupted, run it again. "Withdraw a dataset" in the
+    documentation explains what else to do.
     """
     from neuromirror.crawl import open_recorder
     from neuromirror.crawl.takedown import reinstate, take_down

@@ -105,13 +105,10 @@ def pin_command(
     """Record versions in a lock file.
 
     For the folder of a clone, such as ".", the checked-out version is pinned. A catalogue page URL
-    works without a store: the version is pinned from the catalogue, which is recorded as the URL to
-    clone from. A new version of a pinned dataset replaces the old one; its paths, clone URLs,
-    --bundle and --streamable are kept unless an option changes them. Subdatasets are pinned with
-    the version.
-
-    The folder FILE.d has the manifests (every file with its digest and URLs), the bundles and the
-    block digests. Keep it with the lock file. "neuromirror restore" restores the datasets.
+    works without a store. A new version of a pinned dataset replaces the old one; its paths, clone
+    URLs, --bundle and --streamable are kept unless an option changes them. The folder FILE.d has
+    the manifests (every file with its digest and URLs), the bundles and the block digests: keep it
+    with the lock file.
     """
     from neuromirror.lab.clone_urls import is_per_dataset
     from neuromirror.lab.pin import pin_from_catalogues

@@ -42,11 +42,8 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
 
     The new commits go to a scratch store. A published version must have the same commit, tree and
     state digest; all published versions before it are created again too. An observed state must
-    have the same tree and state digest, if the archive still has it. A subdataset is created with
-    the same parent commit as in the store.
-
-    Exit code: 0 everything is equal, 1 something differs, or the archive no longer has the state
-    ("impossible").
+    have the same tree and state digest, if the archive still has it; otherwise the result is
+    "impossible" (exit code 1).
     """
     from neuromirror.cli.shapes import VersionName
     from neuromirror.crawl import find_mirror

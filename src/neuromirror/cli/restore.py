@@ -71,14 +71,10 @@ def restore_command(
 
     Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit, from the first
     of these that has it: the store, the clone URLs of the lock file, those of --clone, the bundle,
-    the manifest alone. Commit, tree and state digest are checked, and a result that differs is
-    rejected. The output has the number of files by checksum, and each file that could not be
-    fetched. Content that upstream no longer has comes from the vaults that the lock file names,
-    from your own ($NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies. Vault files with
-    an endpoint are used only in $NEUROMIRROR_VAULTS, because ./vaults may be from others.
-
-    With --offline the content is neither fetched nor checked; "neuromirror get" fetches it later.
-    Existing files are kept: run the command again to continue after a failure.
+    the manifest alone. Commit, tree and state digest are checked. Content that upstream no longer
+    has comes from the vaults that the lock file names, from your own ($NEUROMIRROR_VAULTS, else
+    ./vaults without endpoints), and from --copies. With --offline the content is neither fetched
+    nor checked. Existing files are kept: run the command again to continue after a failure.
     """
     from neuromirror.lab import Tally
     from neuromirror.lab.lockfile import load_lock, parse_location

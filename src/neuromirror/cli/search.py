@@ -92,14 +92,11 @@ def search_command(
 ) -> None:
     """Search the datasets of the store by words, and by archive, species, technique, ….
 
-    All words must match: in titles, keywords, people, institutions, funders, species, brain
-    regions, techniques and descriptions, by their stem, as the start of a word, or by a synonym
+    All words must match: in the metadata, by their stem, as the start of a word, or by a synonym
     (mouse, Mus musculus); the words that are nowhere there must be in the path of one file. A
     phrase in double quotes matches its words in order. Without words, all datasets match. An option
-    for a property can be repeated, for datasets with one of several values; --facets lists the
-    values.
-
-    Exit code: 0 found, 1 not found.
+    that is repeated selects datasets with one of several values; --facets lists the values. Exit
+    code 1: nothing found.
     """
     text = " ".join(terms)
     selected = {**filters, "volume": ("yes",) * volume}

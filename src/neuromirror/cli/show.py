@@ -34,9 +34,8 @@ def show_command(settings: Settings, version: str) -> None:
     """Show the details of a version.
 
     The label is the name of a version, "draft", a commit id, state:<hex>, or "latest" (default):
-    the newest published version, or the draft if nothing is published. Derived datasets are listed
-    with their newest version that was made from this one. "last visit" is the last recorded update;
-    of consecutive updates without changes only the first is recorded.
+    the newest published version, or the draft if nothing is published. "last visit" is the last
+    recorded update; of consecutive updates without changes only the first is recorded.
     """
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link

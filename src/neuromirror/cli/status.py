@@ -30,14 +30,11 @@ def status_command(settings: Settings) -> None:
     """Show the status of each mirror.
 
     For each mirror: datasets and files, the times of the last listing and visit, failures that are
-    not resolved, settling datasets, held updates, incidents, withdrawn datasets, broken URLs (found
-    by "neuromirror audit"), features of the archive, and the jobs of a running service. With
-    vaults, also what each [[keep]] of the service lacks, the copies in each vault with the oldest
-    check and full read, and the last drill of each lock file. For each running catalogue, its
-    gateway and what failed in it.
+    not resolved, held updates, incidents, withdrawn datasets, broken URLs, and the jobs of a
+    running service; with vaults, the copies, what is not kept, and the last drills; the running
+    catalogues.
 
-    Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
-    update is held.
+    Exit code: 0 no problem, 1 something fails, 3 an update is held.
     """
     from neuromirror.service.catalogue_status import catalogue_statuses
     from neuromirror.service.custody_status import CustodyStatus

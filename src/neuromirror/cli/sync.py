@@ -91,19 +91,14 @@ def sync_command(
 ) -> None:
     """Bring datasets up to date with their archives.
 
-    A visit is one update of one dataset. If the archive lists which datasets changed, unchanged
-    datasets need no request of their own. A dataset that "neuromirror serve" is visiting is
-    skipped.
+    If the archive lists which datasets changed, unchanged ones need no request of their own.
+    --history also mirrors the states between the last mirrored one and the present one, if the
+    archive keeps old versions of its objects. Embargoed datasets are skipped, or mirrored to the
+    store of --private-store. A dataset that "neuromirror serve" is visiting is skipped. A summary
+    of the requests goes to stderr.
 
-    --history also mirrors the states between the last mirrored one and the present one, oldest
-    first, if the archive keeps old versions of its objects. Embargoed datasets are skipped, or
-    mirrored to the store of --private-store if the mirror file has embargoed = "private".
-
-    The summary on stderr has the number of requests per mirror, the bytes received, and whether the
-    archive throttled requests.
-
-    Exit code: 0 success, 1 if a dataset failed (the others are done), 3 if an update is held for
-    approval, 130 or 143 interrupted by a signal.
+    Exit code: 1 if a dataset failed (the others are done), 3 if an update is held, 130 or 143
+    interrupted by a signal.
     """
     from neuromirror.cli.progress_line import with_progress_bar
     from neuromirror.crawl import dry_run as dry_results

@@ -77,18 +77,15 @@ def verify_command(
 ) -> None:
     """Hash local files and compare them with a lock file or commit; missing content is a failure.
 
-    Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit.
-    Commit, tree and state digest are always computed again. If commits of your own follow the
-    mirror's, its files are compared with its commit, and your changes are listed separately. A
-    folder without a git repository, whose files another program downloaded, is compared with the
-    manifest beside the lock file.
+    Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit (or
+    the mirror's, if commits of your own follow it). Commit, tree and state digest are always
+    computed again. A folder without a git repository is compared with the manifest beside the lock
+    file. A file whose key has no checksum can be compared by its size only.
 
-    By default all files are read and hashed. With --remote, size, checksums and object version are
-    requested from every URL, and nothing is downloaded: the reply of a server is "claimed". With
-    --full, files are downloaded from the first URL that delivers the right content, hashed, and not
-    kept, and block digests recorded. Both need only the lock file and its manifest, and record the
-    replies in the index, if there is a store. A file whose key has no checksum can be compared by
-    its size only.
+    By default all files are read and hashed. --remote asks every URL for size, checksums and object
+    version, which are "claimed", and downloads nothing. --full downloads each file from the first
+    URL that delivers the right content, hashes it, and keeps nothing. Both need only the lock file
+    and its manifest, and record the replies in the index, if there is a store.
     """
     from neuromirror.lab.lockfile import nearby_datasets, similar_paths
     from neuromirror.lab.verify import verify
