@@ -121,8 +121,9 @@ class _KeepRun(Struct):
     ) -> dict[str, int]:
         """Copy the contents of a lock file; return their sizes."""
         contents = contents_of_lock(load_lock(path), (), self.store, self.index)
+        failed: dict[str, list[str]] = {}
         for finding in contents.findings:
-            result.problems.append(f"{path}: {finding.path}: {finding.message}")
+            failed.setdefault(finding.message, []).append(finding.path)
         options = KeepOptions(
             allowed_hosts=contents.allowed_hosts,
             with_credentials=contents.are_public(self.store),
@@ -135,5 +136,8 @@ class _KeepRun(Struct):
             self.done["copied"] += outcome.status == "ok"
             # what did not fit in the time has no key and is no failure
             if outcome.failed and (outcome.key is not None or outcome.status == "error"):
-                result.problems.append(f"{path}: {outcome.path}: {outcome.message}")
+                failed.setdefault(outcome.message, []).append(outcome.path)
+        for message, paths in failed.items():
+            more = f" and {count_of(len(paths) - 1, 'other file')}" if len(paths) > 1 else ""
+            result.problems.append(f"{path}: {paths[0]}{more}: {message}")
         return {key: one.size or 0 for key, one in contents.items.items()}
