@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -94,36 +93,8 @@ def catalogue(made: Made) -> Any:
     own = [sys.executable, "-m", "neuromirror", "--json", "--store", str(made.store)]
     own += ["--index", str(made.index), "catalogue", "--listen", "127.0.0.1:0"]
     # the benchmark is a single client
-    own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
+    own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search")]
     return _running(own, lambda line: str(json.loads(line)["url"]))
-
-
-@contextmanager
-def plain_datasette(made: Made) -> Iterator[Server]:
-    """Run Datasette alone, with the same index."""
-    from neuromirror.service.listen_address import (
-        bound_address,
-        open_listener,
-        parse_listen_address,
-    )
-
-    with open_listener(parse_listen_address("127.0.0.1:0"), "the bench") as free:
-        host, port = bound_address(free)[:2]
-    command = [sys.executable, "-m", "datasette", "serve", str(made.index)]
-    command += ["-h", host, "-p", str(port), "--setting", "sql_time_limit_ms", "10000"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            server = Server(f"http://{host}:{port}", process.pid)
-            for _ in range(100):
-                time.sleep(0.2)
-                try:
-                    _page(server, "/-/versions.json")
-                    break
-                except OSError:
-                    continue
-            yield server
-        finally:
-            process.terminate()
 
 
 def _page(server: Server, address: str) -> bytes:
@@ -231,19 +202,6 @@ def kinds(made: Made) -> dict[str, list[str]]:
     return found
 
 
-def tables(made: Made) -> dict[str, list[str]]:
-    """Return Datasette's own pages with similar content."""
-    with Index.open_readonly(made.index) as index:
-        count = sum(1 for _ in index.datasets(subdatasets=False))
-    numbers = random.Random(9).choices(range(1, count + 1), k=_ADDRESSES)
-    return {
-        "a dataset's versions": [f"/index/versions?dataset={number}" for number in numbers],
-        "a dataset's files": [
-            f"/index/files?dataset={number}&_sort=path&_nocount=1&_nofacet=1" for number in numbers
-        ],
-    }
-
-
 # --- measuring
 
 
@@ -277,7 +235,7 @@ def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dic
 
 
 def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield one line per kind of page, then those of Datasette."""
+    """Yield one line per kind of page."""
     with Index.open_readonly(made.index) as index:
         count = sum(row.files for row in index.datasets())
     here = {"n": count, "commit": commit(), "machine": machine()}
@@ -293,10 +251,6 @@ def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str
         with catalogue(made) as server:
             for page in pages or found:
                 yield line("neuromirror", page, wrk(server, found[page], seconds, folder))
-        if not pages:
-            with plain_datasette(made) as server:
-                for page, addresses in tables(made).items():
-                    yield line("datasette", page, wrk(server, addresses, seconds, folder))
 
 
 @click.command("web")

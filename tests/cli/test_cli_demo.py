@@ -117,7 +117,7 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(
 
 
 def test_without_what_pages_need_it_says_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['datasette'] = None\n")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['starlette'] = None\n")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with run_catalogue(tmp_path, {**os.environ, "PYTHONPATH": path}) as found:
         assert found.address == ""

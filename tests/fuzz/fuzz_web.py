@@ -77,8 +77,8 @@ def _store() -> Store:
 
 @cache
 def _site() -> tuple[asyncio.AbstractEventLoop, Any]:
+    from neuromirror.web.app import catalogue_app
     from neuromirror.web.rate_limits import REQUEST_KINDS, RequestLimiter
-    from neuromirror.web.server.middleware import catalogue_app
     from neuromirror.web.site import Site, SiteSettings
 
     store, limiter = _store(), RequestLimiter(dict.fromkeys(REQUEST_KINDS, 0))

@@ -85,7 +85,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         ("custody.keep", {"neuromirror.crawl", "neuromirror.sources.s3", "boto3"}),
         ("lab.restore", {"neuromirror.crawl", "neuromirror.sources.s3", "pydantic"}),
         ("vault.own_vaults", {"neuromirror.index", "pydantic"}),
-        ("web.rate_limits", {"datasette"}),
+        ("web.rate_limits", {"starlette"}),
+        ("web.serve", {"pydantic", "numpy", "dask"}),
     ],
 )
 def test_a_command_does_not_load_what_it_does_not_need(module: str, unneeded: set[str]) -> None:

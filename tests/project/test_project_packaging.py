@@ -275,7 +275,7 @@ def test_the_container_gets_all_files_that_its_installation_needs() -> None:
         assert f"!{name}" in ignored
     setup = (ROOT / "setup.cfg").read_text("utf-8")
     assert set(re.findall(r"(?:file:|license_files =) (\S+)", setup)) <= copied
-    packages = {"apscheduler", "prometheus-client", "datasette"}
+    packages = {"apscheduler", "prometheus-client", "starlette"}
     assert packages <= set().union(*map(_required, _extras()))
 
 

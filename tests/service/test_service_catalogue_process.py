@@ -323,7 +323,7 @@ def test_invalid_options_are_refused_before_anything_is_created(
         assert os.strerror(errno.EADDRINUSE) in done.err
 
 
-@pytest.mark.parametrize("package", ["datasette", "uvicorn"])
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
 def test_a_missing_extra_is_reported_with_the_install_command(
     mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:

@@ -16,11 +16,11 @@ import uvicorn
 from neuromirror.model import BlockHasher, FileRecord, Location
 from neuromirror.net import RequestLimits
 from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.web.app import catalogue_app
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.service import GatewayService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
-from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
-from neuromirror.web.server.middleware import catalogue_app
+from neuromirror.web.serve import IdleTimeoutProtocol
 from neuromirror.web.site import Site, SiteSettings
 from support.range_server import RangeServer
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource

@@ -31,7 +31,7 @@ from neuromirror.web.rate_limits import (
     parse_proxies,
     request_kind,
 )
-from neuromirror.web.server.response_cache import ResponseCache
+from neuromirror.web.response_cache import ResponseCache
 from support.command_shell import Shell
 from support.gateway_site import mirror_contents
 from support.mirror_harness import MirrorHarness

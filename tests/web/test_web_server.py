@@ -26,8 +26,8 @@ from neuromirror.store.block_digests import (
     check_encoded,
 )
 from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
-from neuromirror.web.server.response_cache import ResponseCache, cache_key
+from neuromirror.web.response_cache import ResponseCache, cache_key
+from neuromirror.web.serve import IdleTimeoutProtocol
 from support.block_digests import digests_of
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue

@@ -136,7 +136,7 @@ def catalogue_command(
             listens = socket.socket(fileno=supervised[0])
             beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
             stack.enter_context(log_printed_output())
-        from neuromirror.web.server.uvicorn_server import serve_catalogue
+        from neuromirror.web.serve import serve_catalogue
         from neuromirror.web.site import SiteSettings
 
         url = f"http://{format_address(bound_address(listens))}"

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from neuromirror.model import ConfigurationError
 
 _SERVICE_PACKAGES = ("apscheduler", "prometheus_client", "pythonjsonlogger")
-_WEB_PACKAGES = ("datasette", "uvicorn")
+_WEB_PACKAGES = ("starlette", "uvicorn")
 
 
 def require_service() -> None:

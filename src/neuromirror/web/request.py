@@ -6,11 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
 from http import HTTPStatus
-from typing import Any, Final
-from urllib.parse import parse_qs, quote, unquote
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs, unquote
 
-from datasette.utils.asgi import Request, Response
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
 
 from neuromirror.index import (
     AmbiguousNameError,
@@ -54,7 +57,52 @@ _CORS_HEADERS = {
 }
 """Headers that allow scripts of other sites to read responses."""
 
+
+class _Name(Convertor[str]):
+    """The name of a dataset, quoted; a label follows after an ``@``."""
+
+    regex = r"[^@?]+"
+    convert = to_string = staticmethod(str)  # type: ignore[assignment]
+
+
+class _Segment(_Name):
+    """A part of a path, quoted."""
+
+    regex = r"[^/?]+"
+
+
+class _List(_Name):
+    """The name of a list of files."""
+
+    regex = r"files\.[a-z0-9]+"
+
+
+class _Digits(_Name):
+    """A number."""
+
+    regex = r"[0-9]{1,6}"
+
+
+class _Text(_Name):
+    """The rest of a path, quoted."""
+
+    regex = r".+"
+
+
+class _StorePath(_Name):
+    """A public path of a store: repositories, manifests, block digests; never journal or index."""
+
+    regex = (
+        r"ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
+        r"|tombstones/[^/]+\.json|block-digests/[0-9a-f]{2}/.+"
+    )
+
+
+for _convertor in (_Name, _Segment, _List, _Digits, _Text, _StorePath):
+    register_url_convertor(_convertor.__name__.strip("_").lower(), _convertor())
+
 View = Callable[["CatalogueRequest"], Awaitable[Response]]
+_T = TypeVar("_T")
 
 
 class BadRequestError(NeuromirrorError):
@@ -69,24 +117,31 @@ class PageNotFoundError(NeuromirrorError):
     """No page exists at the requested URL."""
 
 
-class CatalogueRequest:
-    """A request to the catalogue: its parameters, and queries of the index for it.
+class CatalogueRequest(Request):
+    """A request to the catalogue: its parameters, and queries of the index for it."""
 
-    ``headers`` have names in lower case; ``scope`` is that of ASGI.
-    """
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.scope, request.receive)
+        self.site: Site = self.app.state.site
 
-    def __init__(self, request: Request, site: Site) -> None:
-        self._request = request
-        self.site = site
-        self.headers: Mapping[str, str] = request.headers
-        self.scope: Mapping[str, Any] = request.scope
-        self.is_head: bool = request.method == "HEAD"
-        self.query_index = site.reader.query
+    async def query_index(self, question: Callable[[Index], _T]) -> _T:
+        """Run a query of the index; see :meth:`AsyncIndexReader.query`."""
+        return await self.site.reader.query(question)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the body of the response is not sent."""
+        return self.method == "HEAD"
+
+    @property
+    def query(self) -> str:
+        """The quoted query."""
+        return str(self.scope["query_string"], "latin-1")
 
     def path_parameter(self, name: str, *, encoded: bool = False) -> str:
-        """Return a named group of the route, decoded; raises :class:`BadRequestError`."""
+        """Return a parameter of the route, decoded; raises :class:`BadRequestError`."""
         try:
-            text: str = self._request.url_vars[name]
+            text = str(self.path_params[name])
             return text if encoded else unquote(text, errors="strict")
         except UnicodeDecodeError:
             raise BadRequestError("the address has bytes that are not UTF-8") from None
@@ -94,7 +149,7 @@ class CatalogueRequest:
     def query_parameters(self) -> dict[str, list[str]]:
         """Return all query parameters by name; raises :class:`BadRequestError`."""
         try:
-            return parse_qs(self._request.query_string, keep_blank_values=True, errors="strict")
+            return parse_qs(self.query, keep_blank_values=True, errors="strict")
         except UnicodeDecodeError:
             raise BadRequestError("the address's query has bytes that are not UTF-8") from None
 
@@ -109,9 +164,7 @@ class CatalogueRequest:
             names = self.query_parameters().get(PARAMETER, ())
         except BadRequestError:
             return Basket()
-        raw = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
-        path = raw.decode("latin-1")
-        return Basket.of(names, path.partition("?")[0], self._request.query_string)
+        return Basket.of(names, self.scope["path"], self.query)
 
     @property
     def version_name(self) -> tuple[str, str]:
@@ -124,14 +177,14 @@ class CatalogueRequest:
 
     def has_etag(self, tag: str) -> bool:
         """Whether the client's If-None-Match contains this ETag, quotes included."""
-        return has_etag(self._request.headers.get("if-none-match", ""), tag)
+        return has_etag(self.headers.get("if-none-match", ""), tag)
 
     @property
-    def base_url(self) -> str:
+    def site_url(self) -> str:
         """The site's public URL: the configured one, or else that of the request."""
         if self.site.address:
             return self.site.address.rstrip("/")
-        return f"{self._request.scheme}://{self._request.host}"
+        return f"{self.scope['scheme']}://{self.headers.get('host') or 'localhost'}"
 
     async def render_page(self, template: str, status: int = 200, **context: Any) -> Response:
         """Return a page of HTML, whose links keep the visitor's basket."""
@@ -147,7 +200,7 @@ class CatalogueRequest:
         found = template_environment().get_template(f"neuromirror_{template}")
         variables = {
             "site": self.site,
-            "own_address": self.base_url,
+            "own_address": self.site_url,
             **self.site.operator_variables,
             **context,
         }
@@ -189,62 +242,59 @@ def parse_integer(name: str, text: str, maximum: int) -> int:
     return int(text)
 
 
-def view(make: View) -> Any:
-    """Return a view that calls ``make`` with the request.
+def view(make: View) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint of Starlette that calls ``make`` with the request of a catalogue."""
 
-    An error becomes an error page, or a problem document for the API.
-    """
+    @wraps(make)
+    async def endpoint(request: Request) -> Response:
+        return await make(CatalogueRequest(request))
 
-    async def handle(site: Site, request: Request) -> Response:
-        catalogue_request = CatalogueRequest(request, site)
-        for_programs = _is_for_programs(request)
-        try:
-            return await make(catalogue_request)
-        except NeuromirrorError as error:
-            status = _status(error)
-            message = error.problem
-            if status >= 500 and not isinstance(
-                error, (QueryStoppedError, ContentUnavailableError)
-            ):
-                # the message may contain local paths
-                logging.getLogger(__name__).warning("%s: %s", request.path, error)
-                message = _INDEX_BUSY_MESSAGE if status == 503 else _INTERNAL_ERROR_MESSAGE
-            if for_programs:
-                reply = problem_response(status, message)
-            else:
-                suggestions = await _suggestions(catalogue_request, request, error)
-                reply = await catalogue_request.render_page(
-                    "error", status, code=status, **{"message": message, **suggestions}
-                )
-            if status == 503:
-                reply.headers["retry-after"] = "10"
-            return reply
+    return endpoint
 
-    return handle
+
+async def error_response(starlette_request: Request, error: Exception) -> Response:
+    """Return the response to a request that failed: a page, or for programs a problem document."""
+    assert isinstance(error, NeuromirrorError)
+    request = CatalogueRequest(starlette_request)
+    status, message = _status(error), error.problem
+    if status >= 500 and not isinstance(error, (QueryStoppedError, ContentUnavailableError)):
+        # the message may contain local paths
+        path = unquote(request.scope["path"])
+        logging.getLogger(__name__).warning("%s: %s", path, error)
+        message = _INDEX_BUSY_MESSAGE if status == 503 else _INTERNAL_ERROR_MESSAGE
+    if _is_for_programs(request):
+        reply = problem_response(status, message)
+    else:
+        suggestions = await _suggestions(request, error)
+        reply = await request.render_page(
+            "error", status, code=status, **{"message": message, **suggestions}
+        )
+    if status == 503:
+        reply.headers["retry-after"] = "10"
+    return reply
 
 
 def _is_for_programs(request: Request) -> bool:
     """Whether an error becomes a problem document; a browser gets a page below ``/at/`` as well."""
-    if request.path.startswith("/at/"):
+    path = request.scope["path"]
+    if path.startswith("/at/"):
         return "text/html" not in request.headers.get("accept", "")
-    return bool(request.path.startswith("/api/"))
+    return bool(path.startswith("/api/"))
 
 
-async def _suggestions(
-    catalogue_request: CatalogueRequest, request: Request, error: NeuromirrorError
-) -> dict[str, Any]:
+async def _suggestions(request: CatalogueRequest, error: NeuromirrorError) -> dict[str, Any]:
     """Return suggestions for something that was not found.
 
     See :func:`~neuromirror.web.error_suggestions.suggest`.
     """
     if not isinstance(error, _NOT_FOUND_ERRORS):
         return {}
-    path = catalogue_request.query_parameter("path")
+    path = request.query_parameter("path")
     names = {"": ("", "")}
-    if "name" in request.url_vars:
-        label = catalogue_request.path_parameter("label") if "label" in request.url_vars else ""
-        names = {"": (catalogue_request.path_parameter("name"), label)}
-    elif query := catalogue_request.query_parameters():
+    if "name" in request.path_params:
+        label = request.path_parameter("label") if "label" in request.path_params else ""
+        names = {"": (request.path_parameter("name"), label)}
+    elif query := request.query_parameters():
         names = {one: split_version_name(one) for key in _NAMES for one in query.get(key, ())}
         names |= {one: (f"{one}:", "") for key in _ARCHIVES for one in query.get(key, ())}
 
@@ -253,13 +303,13 @@ async def _suggestions(
         if text is None:
             return {}
         found = suggest(index, error, *names[text], path)
-        if request.path == "/lock" and text in catalogue_request.basket.names:
-            without = (catalogue_request.basket.removing(text), f"your list without {text}")
+        if request.scope["path"] == "/lock" and text in request.basket.names:
+            without = (request.basket.removing(text), f"your list without {text}")
             found["suggestions"] = [*found.get("suggestions", ()), without]
         return found
 
     try:
-        return await catalogue_request.query_index(look)
+        return await request.query_index(look)
     except NeuromirrorError:
         return {}  # report the first error instead
 
@@ -290,3 +340,8 @@ _STATUSES: Final = {
     503: (IndexBusyError, IndexMissingError, IndexUnusableError, QueryStoppedError),
 }
 """Errors by status; others are internal errors."""
+
+
+def redirect(address: str) -> Response:
+    """Return a redirect to an address, which is quoted."""
+    return Response(None, 302, {"location": address})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import IO, Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import IO, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.request import CatalogueRequest
@@ -20,7 +21,7 @@ class SlowClientError(NeuromirrorError):
     """A client reads a response too slowly."""
 
 
-class FileResponse(Response):  # type: ignore[misc,unused-ignore]
+class SpooledResponse(StreamingResponse):
     """Sends and closes a file.
 
     Parameters
@@ -49,22 +50,19 @@ class FileResponse(Response):  # type: ignore[misc,unused-ignore]
         seconds: float | None = None,
         on_sent: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__("", 200, dict(headers), media_type)
+        super().__init__(self._pieces(), 200, headers, media_type)
         self._reader, self._file = request.site.reader, file
         self._seconds, self._on_sent = seconds, on_sent
 
-    async def asgi_send(self, send: Any) -> None:
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await self._reader.run_file_read(lambda: self._file.read(_CHUNK_SIZE)):
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file; raises SlowClientError."""
-        named = {**self.headers, "content-type": self.content_type}
-        raw = [[name.encode(), value.encode()] for name, value in named.items()]
         try:
             async with asyncio.timeout(self._seconds):
-                await send({"type": "http.response.start", "status": 200, "headers": raw})
-                while piece := await self._reader.run_file_read(
-                    lambda: self._file.read(_CHUNK_SIZE)
-                ):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+                await super().__call__(scope, receive, send)
         except TimeoutError as error:
             raise SlowClientError("a client read a file too slowly and was disconnected") from error
         finally:
@@ -81,4 +79,4 @@ def spooled_response(
         "cache-control": "no-cache",
         "access-control-allow-origin": "*",
     }
-    return FileResponse(request, body, headers, media_type)
+    return SpooledResponse(request, body, headers, media_type)

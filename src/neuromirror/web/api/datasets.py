@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
+from starlette.routing import Route
 
 from neuromirror.index import SIZES, SORTS, Index, Tombstone
 from neuromirror.index.shapes import Link
@@ -23,7 +24,6 @@ from neuromirror.web.api.operations import (
     Operation,
     Parameter,
     of_index,
-    routes,
 )
 from neuromirror.web.api.versions import CHECKSUM, LIST, MAX_PAGE_SIZE, dataset_path
 from neuromirror.web.request import CatalogueRequest, view
@@ -73,7 +73,7 @@ _Start = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
 async def root(call: Call) -> responses.RootResponse:
     """List the operations of the API."""
-    base = call.request.base_url + ROOT
+    base = call.request.site_url + ROOT
     return responses.RootResponse(
         version=1,
         title=call.request.site.title,
@@ -134,7 +134,7 @@ def dataset(call: Call, index: Index) -> responses.DatasetResponse:
         more_versions=more,
         links=[Link(*one) for one in index.links(name)],
         within=index.superdatasets(name),
-        page=call.request.base_url + dataset_address(name),
+        page=call.request.site_url + dataset_address(name),
     )
 
 
@@ -220,15 +220,15 @@ OPERATIONS: Sequence[Operation] = (
 @view
 async def openapi_view(request: CatalogueRequest) -> Any:
     """Return the OpenAPI document."""
-    title, address = request.site.title, request.base_url
+    title, address = request.site.title, request.site_url
     document = await request.site.reader.run_in_thread(
         lambda: openapi_document(OPERATIONS, title, address)
     )
     return request.json_response(document)
 
 
-ROUTES: Sequence[tuple[str, Any]] = (
-    (rf"{ROOT}/openapi\.json$", openapi_view),
-    (rf"{ROOT}$", OPERATIONS[0].route()),
-    *routes(OPERATIONS),
+ROUTES: Sequence[Route] = (
+    Route(f"{ROOT}/openapi.json", openapi_view),
+    OPERATIONS[0].route(ROOT),
+    *(one.route() for one in OPERATIONS),
 )

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from datasette.utils.asgi import Response
 from msgspec import Struct
+from starlette.responses import Response
+from starlette.routing import Route
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.shapes import Answer
@@ -120,7 +121,7 @@ class Call:
         token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
         parameters = {name: value for name, value in values.items() if value != ""}
         query = urlencode({**parameters, "after": token}, doseq=True)
-        return f"{self.request.base_url}{ROOT}{path}?{query}"
+        return f"{self.request.site_url}{ROOT}{path}?{query}"
 
     def page(
         self, rows: Iterable[_T], path: str, cursor: Callable[[_T], object], **values: str
@@ -184,13 +185,11 @@ class Operation(Struct, frozen=True):
         """Names of the path parameters."""
         return tuple(re.findall(r"\{(\w+)\}", self.path))
 
-    @property
-    def pattern(self) -> str:
-        """The path as a regular expression."""
-        return re.sub(r"\{(\w+)\}", lambda found: _PATTERNS[found[1]], ROOT + self.path) + "$"
+    def route(self, path: str | None = None) -> Route:
+        """Return a route that validates the arguments, responds, and links to the next page.
 
-    def route(self) -> Any:
-        """Return a view that validates the arguments, responds, and links to the next page."""
+        Its path is by default that of the operation.
+        """
 
         @view
         async def respond(request: CatalogueRequest) -> Response:
@@ -200,7 +199,8 @@ class Operation(Struct, frozen=True):
                 reply.headers["link"] = f'<{following}>; rel="next"'
             return reply
 
-        return respond
+        quoted = re.sub(r"\{(\w+)\}", lambda found: _PATH_PARTS[found[1]], self.path)
+        return Route(ROOT + quoted if path is None else path, respond)
 
     def _call(self, request: CatalogueRequest) -> Call:
         known = {one.name: one for one in self.parameters}
@@ -224,9 +224,4 @@ class Operation(Struct, frozen=True):
         )
 
 
-_PATTERNS = {"name": r"(?P<name>[^@?]+)", "version": r"(?P<version>[^/?]+)"}
-
-
-def routes(operations: Sequence[Operation]) -> list[tuple[str, Any]]:
-    """Return the routes of the operations: pairs of a pattern and a view."""
-    return [(one.pattern, one.route()) for one in operations]
+_PATH_PARTS = {"name": "{name:name}", "version": "{version:segment}"}

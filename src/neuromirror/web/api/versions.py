@@ -84,7 +84,7 @@ def _gateway_url(request: CatalogueRequest, row: VersionRow, path: str = "") -> 
     """Return the URL of a file, or of the top folder, in the gateway; None if it is off."""
     if request.site.gateway.modes.of(row.mirror) == "off":
         return None
-    return request.base_url + gateway_address(row.dataset_name, row.label, path)
+    return request.site_url + gateway_address(row.dataset_name, row.label, path)
 
 
 @of_version
@@ -98,11 +98,11 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
         attributes=index.attributes(row),
         left_out=index.exceptions(row),
         subdatasets=list(index.subdatasets(row)),
-        clone=f"ria+{call.request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
-        checksums=call.request.base_url + page.replace("/dataset/", "/checksums/", 1),
-        manifest=None if kept is None else f"{call.request.base_url}/{kept}",
+        clone=f"ria+{call.request.site_url}/#~{alias_of(row.dataset_name)}@{row.label}",
+        checksums=call.request.site_url + page.replace("/dataset/", "/checksums/", 1),
+        manifest=None if kept is None else f"{call.request.site_url}/{kept}",
         at=_gateway_url(call.request, row),
-        page=call.request.base_url + page,
+        page=call.request.site_url + page,
     )
 
 
@@ -147,7 +147,7 @@ def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
     """Return a file with its locations, its history and other occurrences of its content."""
     found = index.file(row, call["path"])
     others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
-    all_occurrences = f"{call.request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
+    all_occurrences = f"{call.request.site_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
     return responses.FileResponse.of(
         found,
         version=row.name,
@@ -156,7 +156,7 @@ def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
         other_occurrences=others,
         other_occurrences_url=all_occurrences if more else None,
         at=_gateway_url(call.request, row, found.path),
-        page=call.request.base_url + file_address(row.dataset_name, row.label, found.path),
+        page=call.request.site_url + file_address(row.dataset_name, row.label, found.path),
     )
 
 

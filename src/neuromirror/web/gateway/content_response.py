@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Send
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.gateway.byte_ranges import (
@@ -23,7 +25,7 @@ Read = Callable[[int, int], AsyncIterator[bytes]]
 _BODY_HEADERS = ("content-length", "content-type", "content-disposition", "repr-digest")
 
 
-class ContentResponse:
+class ContentResponse(StreamingResponse):
     """A response whose body is read while it is sent.
 
     If reading fails before the first bytes, :meth:`start` raises the error. If it fails later, the
@@ -49,7 +51,7 @@ class ContentResponse:
         body: AsyncIterator[bytes] | None = None,
         name: str = "",
     ) -> None:
-        self.status, self.headers = status, dict(headers)
+        super().__init__(body or _nothing(), status, headers)
         self._body, self._name = body, name
         self._first = b""
 
@@ -58,10 +60,10 @@ class ContentResponse:
         if self._body is not None:
             self._first = await anext(self._body, b"")
 
-    async def asgi_send(self, send: Any) -> None:
+    async def stream_response(self, send: Send) -> None:
         """Send the response; a body is read on from the bytes that :meth:`start` has read."""
-        raw = [[name.encode(), value.encode("latin-1")] for name, value in self.headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        status, headers = self.status_code, self.raw_headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         if self._body is not None:
             try:
                 if self._first:
@@ -74,6 +76,11 @@ class ContentResponse:
                 logging.getLogger(__name__).warning("%s: aborted: %s", self._name, error)
                 return
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 def content_response(

@@ -73,7 +73,7 @@ async def describe_file(
         "version": named.row.name,
         "commit": named.row.commit,
         "path": found.path,
-        "url": request.base_url + gateway_address(name, label, found.path),
+        "url": request.site_url + gateway_address(name, label, found.path),
     }
     if isinstance(found, Document):
         digest = hashlib.sha256(found.content).hexdigest()
@@ -126,7 +126,7 @@ def _next_address(named: NamedVersion, folder: Folder, form: str) -> str | None:
 
 
 def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
-    base = request.base_url
+    base = request.site_url
     entries = _entries(named, folder)
     for one in entries:
         one["url"] = base + one["url"]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.web.request import BadRequestError, CatalogueRequest
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
@@ -43,7 +43,7 @@ async def dataset(request: CatalogueRequest) -> Response:
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
 
     previews = request.site.previews
-    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
+    gateway = GatewayLinks(request.site_url, request.site.gateway.modes)
     context = await request.query_index(lambda index: _read(index, name, first, previews, gateway))
     row, file = context.pop("row"), context.pop("readme_file")
     store = request.site.store
@@ -59,14 +59,14 @@ async def dataset(request: CatalogueRequest) -> Response:
             found.work,
             alias,
             context["attributes"],
-            site=request.base_url,
+            site=request.site_url,
             title=request.site.title,
             has_checksums=row.indexed,
-            inputs=input_addresses(context["ancestors"], request.base_url),
+            inputs=input_addresses(context["ancestors"], request.site_url),
             files=listed,
         )
         data = script_text(document)
-        headers = typed_links(found.work, request.base_url, has_checksums=row.indexed)
+        headers = typed_links(found.work, request.site_url, has_checksums=row.indexed)
     reply = await request.render_page(
         "dataset",
         citation=found,

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes

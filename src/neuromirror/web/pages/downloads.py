@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 
-from datasette.utils.asgi import AsgiStream, Response
+from starlette.responses import Response, StreamingResponse
 
 from neuromirror.index import FileRow, FilesNotIndexedError, Index, VersionRow
 from neuromirror.web.citations import FORMATS, require_citation
@@ -22,7 +22,7 @@ _BATCH_SIZE = 5000
 
 
 @view
-async def checksums(request: CatalogueRequest) -> Any:
+async def checksums(request: CatalogueRequest) -> Response:
     """Stream the sha256 of all files in the format of ``sha256sum -c``.
 
     Files without a sha256 are in comment lines.
@@ -30,15 +30,13 @@ async def checksums(request: CatalogueRequest) -> Any:
     name, label = request.version_name
     row = await request.query_index(lambda index: _indexed_version(index, name, label))
 
-    async def write(to: Any) -> None:
-        await to.write(
-            f"# {row.name} {row.state}\n# In a clone of it: sha256sum -c (GNU coreutils)\n"
-        )
+    async def lines() -> AsyncIterator[str]:
+        yield f"# {row.name} {row.state}\n# In a clone of it: sha256sum -c (GNU coreutils)\n"
         after, left_out = "", 0
         while True:
             found = await request.query_index(partial(_next_files, name=name, row=row, after=after))
             left_out += sum("sha256" not in one.digest_values for one in found)
-            await to.write("".join(map(_line, found)))
+            yield "".join(map(_line, found))
             if len(found) < _BATCH_SIZE:
                 break
             after = found[-1].path
@@ -46,12 +44,12 @@ async def checksums(request: CatalogueRequest) -> Any:
             lambda index: [one.path for one in index.subdatasets(row)]
         )
         for path in parts:
-            await to.write(f"# subdataset with its own list: {path}\n")
+            yield f"# subdataset with its own list: {path}\n"
         if left_out:
-            await to.write(f"# not listed: {pluralize(left_out, 'file')} without a sha256\n")
+            yield f"# not listed: {pluralize(left_out, 'file')} without a sha256\n"
 
     headers = {"cache-control": "no-cache"}
-    return AsgiStream(write, 200, headers, "text/plain; charset=utf-8")
+    return StreamingResponse(lines(), 200, headers, "text/plain; charset=utf-8")
 
 
 def _indexed_version(index: Index, name: str, label: str) -> VersionRow:

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from xml.etree import ElementTree
 
-from datasette.utils.asgi import Response
 from msgspec import Struct
 from msgspec.structs import replace
+from starlette.responses import Response
 
 from neuromirror.index import (
     DatasetRow,
@@ -189,10 +189,10 @@ def _feed(
 ) -> Response:
     feed = ElementTree.Element(f"{{{_ATOM}}}feed")
     _add(feed, "title", title)
-    _add(feed, "id", request.base_url + path)
+    _add(feed, "id", request.site_url + path)
     _add(feed, "updated", entries[0].updated if entries else _EPOCH)
-    _add(feed, "link", rel="self", type="application/atom+xml", href=request.base_url + path)
-    _add(feed, "link", rel="alternate", type="text/html", href=request.base_url + page)
+    _add(feed, "link", rel="self", type="application/atom+xml", href=request.site_url + path)
+    _add(feed, "link", rel="alternate", type="text/html", href=request.site_url + page)
     _add(_add(feed, "author"), "name", request.site.title)
     _add(feed, "generator", "neuromirror")
     for one in entries:
@@ -200,7 +200,7 @@ def _feed(
         _add(entry, "title", one.title)
         _add(entry, "id", one.id)
         _add(entry, "updated", one.updated)
-        _add(entry, "link", rel="alternate", type="text/html", href=request.base_url + one.address)
+        _add(entry, "link", rel="alternate", type="text/html", href=request.site_url + one.address)
         _add(entry, "category", term=one.kind)
         _add(entry, "summary", one.summary)
     return _xml_response(request, feed, "application/atom+xml; charset=utf-8")
@@ -215,7 +215,7 @@ async def sitemap(request: CatalogueRequest) -> Response:
     root = ElementTree.Element(f"{{{_MAP}}}sitemapindex")
     for number in range(-(-count // _SITEMAP_LIMIT)):
         one = ElementTree.SubElement(root, f"{{{_MAP}}}sitemap")
-        _put(one, "loc", f"{request.base_url}/sitemap/{number + 1}.xml")
+        _put(one, "loc", f"{request.site_url}/sitemap/{number + 1}.xml")
     return _xml_response(request, root, "application/xml; charset=utf-8")
 
 
@@ -235,7 +235,7 @@ async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
         lambda index: index.top_level_datasets(first, _SITEMAP_LIMIT)
     ):
         url = ElementTree.SubElement(root, f"{{{_MAP}}}url")
-        _put(url, "loc", request.base_url + dataset_address(name))
+        _put(url, "loc", request.site_url + dataset_address(name))
         if changed is not None:
             _put(url, "lastmod", changed)
     return _xml_response(request, root, "application/xml; charset=utf-8")
@@ -246,7 +246,7 @@ async def robots(request: CatalogueRequest) -> Response:
     """Return robots.txt, which excludes pages per file, box, basket or pair of versions."""
     lines = ["User-agent: *"]
     lines += [f"Disallow: {path}" for path in _DISALLOWED_PATHS]
-    lines.append(f"Sitemap: {request.base_url}/sitemap.xml")
+    lines.append(f"Sitemap: {request.site_url}/sitemap.xml")
     return request.etag_response("\n".join(lines) + "\n", "text/plain; charset=utf-8")
 
 

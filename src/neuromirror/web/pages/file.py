@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
@@ -29,7 +29,7 @@ async def file(request: CatalogueRequest) -> Response:
     (name, label), path = request.version_name, request.query_parameter("path")
 
     previews, gateway = request.site.previews, request.site.gateway
-    links = GatewayLinks(request.base_url, gateway.modes)
+    links = GatewayLinks(request.site_url, gateway.modes)
 
     def look(index: Index) -> tuple[VersionRow, FileRow, bool, DownloadPlan, dict[str, Any]]:
         row = index.resolve(name, label)
@@ -40,7 +40,7 @@ async def file(request: CatalogueRequest) -> Response:
         plan = plan_download(gateway, row, found, locations, spans)
         is_delivered = gateway.can_deliver(row, found, locations)
         is_proxied = is_delivered and gateway.modes.of(row.mirror) == "proxy"
-        own = request.base_url + gateway_address(row.dataset_name, row.label, path)
+        own = request.site_url + gateway_address(row.dataset_name, row.label, path)
         return (
             row,
             found,

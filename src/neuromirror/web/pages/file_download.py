@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
 
-from datasette.utils.asgi import Response
 from msgspec import Struct
 
 from neuromirror.index import (
@@ -32,7 +31,7 @@ from neuromirror.web.gateway.content_headers import may_open_in_browser
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.pages import deliver_file, is_possible_path
 from neuromirror.web.gateway.service import Document, GatewayService, StoredFile
-from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError, redirect, view
 
 MAX_LOCATIONS: Final = 100
 
@@ -163,7 +162,7 @@ async def download(request: CatalogueRequest) -> Any:
             found = await gateway.find_file(row, path)
             own = found.file.urls if _is_stored(found) else ()
             url = next((one for one in own if one in plan.urls), url)
-    return Response.redirect(header_url(url))
+    return redirect(header_url(url))
 
 
 async def _document(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import Index, MirrorStatus, VersionRow, shapes
 from neuromirror.web.addresses import version_address
@@ -71,7 +71,7 @@ async def _changes_csv(request: CatalogueRequest) -> Response:
                 **row,
                 "archive": mirror,
                 "previous": row["before"],
-                "url": request.base_url + version_address(row["dataset"], row["version"]),
+                "url": request.site_url + version_address(row["dataset"], row["version"]),
             }
             for mirror, rows in _changes(index, archives, _CSV_VERSIONS, _CSV_VERSIONS)
             for row in rows

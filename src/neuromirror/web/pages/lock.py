@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
 from typing import IO, Any, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.lab import PinRequest, load_lock, pin
@@ -146,7 +146,7 @@ async def _send(
         Globs(globs)
     except ConfigurationError as error:
         raise BadRequestError(str(error)) from error
-    base, store = request.base_url, request.site.store
+    base, store = request.site_url, request.site.store
 
     def make(index: Index) -> IO[bytes]:
         rows = [resolve_name(index, name) for name in names]

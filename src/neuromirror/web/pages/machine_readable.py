@@ -9,8 +9,8 @@ from typing import IO, Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from datasette.utils.asgi import Response
 from msgspec import Struct
+from starlette.responses import Response
 
 from neuromirror.index import Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
@@ -88,7 +88,7 @@ async def harvest(request: CatalogueRequest) -> Response:
     since = request.query_parameter("since")
     if since and not _is_date(since):
         raise BadRequestError(f"since must be a date such as 2024-03-01, not {since[:40]!r}")
-    base, site, store = request.base_url, request.site, request.site.store
+    base, site, store = request.site_url, request.site, request.site.store
     started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     # a prefix of all times in this second, in any notation of UTC
     earliest = since.removesuffix("Z").removesuffix("+00:00")
@@ -164,7 +164,7 @@ async def open_search(request: CatalogueRequest) -> Response:
         ("application/atom+xml", "/feed.atom?q={searchTerms}"),
         ("application/json", "/api/v1/search?q={searchTerms}"),
     ):
-        address = {"type": kind, "template": request.base_url + path}
+        address = {"type": kind, "template": request.site_url + path}
         ElementTree.SubElement(root, f"{{{_OPEN_SEARCH}}}Url", address)
     ElementTree.register_namespace("", _OPEN_SEARCH)
     text = ElementTree.tostring(root, encoding="unicode")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.previews import Preview

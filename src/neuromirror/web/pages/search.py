@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import (
     FoundDataset,
@@ -28,7 +28,7 @@ from neuromirror.web.addresses import (
 from neuromirror.web.pages.csv_tables import csv_response, is_csv
 from neuromirror.web.pages.front import front_page
 from neuromirror.web.pages.search_facets import SearchQuery, facet_context, value_label
-from neuromirror.web.request import CatalogueRequest, view
+from neuromirror.web.request import CatalogueRequest, redirect, view
 
 _DOI: Final = re.compile(
     r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?10\.\d{4,9}/\S+\Z", re.IGNORECASE
@@ -67,7 +67,7 @@ async def front(request: CatalogueRequest) -> Response:
         return await front_page(request)
     direct = await _direct_url(request, query.terms) if query.terms and query.is_plain else ""
     address = direct or query.address(page=query.page)
-    return Response.redirect(request.basket.carry_address(address))
+    return redirect(request.basket.carry_address(address))
 
 
 @view
@@ -79,7 +79,7 @@ async def search(request: CatalogueRequest) -> Response:
     if query.terms and query.is_plain:
         address = await _direct_url(request, query.terms)
         if address:
-            return Response.redirect(request.basket.carry_address(address))
+            return redirect(request.basket.carry_address(address))
     return await _results_page(request, query)
 
 
@@ -159,7 +159,7 @@ async def _results_csv(request: CatalogueRequest, query: SearchQuery) -> Respons
             limit=_CSV_BATCH,
         )
         found = await request.query_index(read)
-        rows += (_csv_row(request.base_url, one) for one in found.rows)
+        rows += (_csv_row(request.site_url, one) for one in found.rows)
         start = found.next
     return csv_response(request, "datasets", _CSV_COLUMNS, rows[:_MAX_CSV_ROWS])
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from datasette.utils.asgi import Response
 from msgspec.structs import asdict
+from starlette.responses import Response
 
 from neuromirror.index import FailureRow, Index, MirrorStatus
 from neuromirror.web.pages.csv_tables import csv_response, is_csv
-from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError, redirect, view
 
 _PAGE_SIZE = 100
 _MAX_HOSTS = 100
@@ -128,8 +128,8 @@ async def api_page(request: CatalogueRequest) -> Response:
 
 
 _TABLES_REMOVED: Final = (
-    "This catalogue no longer shows the tables of its index: open a copy of the index with "
-    "'datasette serve --immutable index.sqlite' or sqlite-utils, or use /api/v1.\n"
+    "This catalogue no longer shows the tables of its index: open a backup of the index with "
+    "'datasette serve --immutable' or sqlite-utils, or use /api/v1.\n"
 )
 
 
@@ -150,5 +150,5 @@ async def not_found(request: CatalogueRequest) -> Response:
     """
     path = request.path_parameter("rest").rstrip("/")
     if path in _USUAL_NAMES or (path in _PAGES and path != request.path_parameter("rest")):
-        return Response.redirect(_USUAL_NAMES.get(path, f"/{path}"))
+        return redirect(_USUAL_NAMES.get(path, f"/{path}"))
     raise PageNotFoundError(f"page not found: /{request.path_parameter('rest')[:200]}")

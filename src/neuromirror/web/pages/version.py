@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
@@ -32,7 +32,7 @@ async def version(request: CatalogueRequest) -> Response:
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
 
-    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
+    gateway = GatewayLinks(request.site_url, request.site.gateway.modes)
     context = await request.query_index(
         lambda index: _read(index, index.resolve(name, label), under, start, terms, gateway)
     )
@@ -57,7 +57,7 @@ async def version(request: CatalogueRequest) -> Response:
         reply.headers.update(
             typed_links(
                 citation.work,
-                request.base_url,
+                request.site_url,
                 has_checksums=row.indexed,
                 has_manifest=has_manifest,
             )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from datasette.utils.asgi import Response
+from starlette.responses import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import ConfigurationError, alias_of
@@ -41,7 +41,7 @@ from neuromirror.web.request import (
     resolve_version,
     view,
 )
-from neuromirror.web.spooled_response import FileResponse
+from neuromirror.web.spooled_response import SpooledResponse
 from neuromirror.web.volume_shapes import Volume, describe_volume
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
@@ -116,7 +116,7 @@ async def cut(request: CatalogueRequest) -> Response:
     except (ConfigurationError, BadRequestError) as error:
         return await _error_page(request, row, found, given, str(error), 400)
     headers["content-length"] = str(os.fstat(file.fileno()).st_size)
-    return FileResponse(
+    return SpooledResponse(
         request,
         file,
         headers,

@@ -7,16 +7,17 @@ store instead may be outdated by as much. The total size is bounded.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import Struct
+from starlette.types import Message, Scope, Send
 
-from neuromirror.web.server.compression import accepts_gzip, is_text
-from neuromirror.web.server.http_files import Message, Send
-
+_TEXT = re.compile(rb"text/|image/svg\+xml|application/(?:[a-z.]+\+)?(?:json|xml|javascript)")
+"""Types that are cached."""
 _MAX_AGE = 5.0
 _MAX_BYTES = 1 << 22
 """Maximum size of the cache, including overhead per entry."""
@@ -65,7 +66,7 @@ class ResponseCache:
         async def sending(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                start = message if message["status"] == 200 and is_text(message) else None
+                start = message if message["status"] == 200 and _is_text(message) else None
             elif start is not None and not message.get("more_body", False):
                 self._keep(key, start, message.get("body", b""))
             else:
@@ -97,7 +98,7 @@ class ResponseCache:
             self.bytes -= len(found.body) + _ENTRY_OVERHEAD
 
 
-def cache_key(scope: Mapping[str, Any], index_revision: object) -> _Key | None:
+def cache_key(scope: Scope, index_revision: object) -> _Key | None:
     """Return the key of a request's response in the cache; None if it must not be cached.
 
     It contains everything that the response depends on, also the host, because pages contain their
@@ -115,3 +116,19 @@ def cache_key(scope: Mapping[str, Any], index_revision: object) -> _Key | None:
         return None
     named = headers.get(b"host"), scope["scheme"], accepts_gzip(scope)
     return (scope.get("raw_path", scope["path"]), scope["query_string"], *named, index_revision)
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Return whether the client accepts gzip (RFC 9110, section 12.5.3)."""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            for one in value.lower().split(b","):
+                coding, _, weight = one.partition(b";")
+                if coding.strip() in (b"gzip", b"x-gzip"):
+                    return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
+
+
+def _is_text(start: Message) -> bool:
+    """Return whether the headers in an ASGI start message are those of a text response."""
+    return any(name == b"content-type" and _TEXT.match(value) for name, value in start["headers"])

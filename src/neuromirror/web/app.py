@@ -1,0 +1,322 @@
+"""The catalogue as a Starlette application: its routes, its middleware, and its errors.
+
+A request passes :func:`catalogue_app`, which refuses what no page may see and adds the security
+headers; the router, which serves files of the store and of the pages; and for pages
+:class:`PageMiddleware`, with cached responses and limits, and the compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.web.api import datasets as api
+from neuromirror.web.gateway import pages as gateway
+from neuromirror.web.gateway.content_headers import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
+from neuromirror.web.pages import (
+    dataset,
+    diff,
+    downloads,
+    feeds,
+    file,
+    file_download,
+    front,
+    lock,
+    machine_readable,
+    preview,
+    search,
+    status,
+    version,
+    volume,
+)
+from neuromirror.web.rate_limits import RequestLimitError, client_key, request_kind
+from neuromirror.web.request import error_response, problem_response
+from neuromirror.web.response_cache import ResponseCache, accepts_gzip, cache_key
+from neuromirror.web.site import Site
+from neuromirror.web.store_files import page_files, store_files
+
+# --- routes
+
+_VERSION: Final = "{name:name}@{label:text}"
+
+# The more specific paths first.
+_PAGES: Final = (
+    Route("/", search.front),
+    Route("/search", search.search),
+    Route("/find", search.find),
+    Route(f"/dataset/{_VERSION}", version.version),
+    Route("/dataset/{name:name}", dataset.dataset),
+    Route(f"/file/{_VERSION}", file.file),
+    Route(f"/cite/{_VERSION}", downloads.citation),
+    Route(f"/badge/{_VERSION}.svg", downloads.badge),
+    Route(f"/volume/{_VERSION}", volume.volume),
+    Route(f"/slice/{_VERSION}.png", volume.picture),
+    Route(f"/preview/{_VERSION}", preview.preview),
+    Route(f"/thumbnail/{_VERSION}", preview.thumbnail),
+    Route("/diff", diff.diff),
+    Route("/lock", lock.lock),
+    Route("/events", status.events),
+    Route("/mirrors", status.mirrors),
+    Route("/changes", front.changes),
+    Route("/help", status.help_page),
+    Route("/api", status.api_page),
+    Route("/feed.atom", feeds.global_feed),
+    Route("/feed/{name:text}.atom", feeds.scoped_feed),
+    Route("/sitemap.xml", feeds.sitemap),
+    Route("/sitemap/{number:digits}.xml", feeds.sitemap_page),
+    Route("/robots.txt", feeds.robots),
+    Route("/harvest.json", machine_readable.harvest),
+    Route("/opensearch.xml", machine_readable.open_search),
+    *api.ROUTES,
+    Route("/index", status.removed_tables),
+    Route("/index.{rest:text}", status.removed_tables),
+    Route("/index/{rest:text}", status.removed_tables),
+    Route("/{rest:text}", status.not_found),
+)
+_FILES: Final = (
+    Route("/at/{address:text}", gateway.deliver),
+    Route(f"/download/{_VERSION}", file_download.download),
+    Route(f"/cutout/{_VERSION}", volume.cut),
+    Route(f"/checksums/{_VERSION}", downloads.checksums),
+    Route(f"/croissant/{_VERSION}.json", machine_readable.croissant),
+    Route("/lock/datasets.lock", lock.lock_file),
+    Route("/lock/datasets.lock.zip", lock.lock_archive),
+    Route("/lock/{list:list}", lock.file_list),
+)
+"""Responses of any length, which are not compressed."""
+
+
+def catalogue_app(site: Site) -> ASGIApp:
+    """Return the catalogue as an ASGI application."""
+
+    @asynccontextmanager
+    async def live(app: Starlette) -> AsyncIterator[None]:
+        yield
+        site.close()
+
+    compressed = Router(_PAGES, middleware=[Middleware(GZipMiddleware, 1000, 4)])
+    application = Starlette(
+        routes=[
+            Route("/{path:storepath}", store_files(site.store)),
+            Mount("/-/static-plugins/neuromirror", page_files()),
+            Route("/favicon.ico", page_files("icon.svg")),
+            Mount(
+                "/",
+                Router([*_FILES, Mount("/", compressed)], middleware=[Middleware(PageMiddleware)]),
+            ),
+        ],
+        exception_handlers={
+            NeuromirrorError: error_response,
+            HTTPException: _missing_file,
+            Exception: _internal_error,
+        },
+        lifespan=live,
+    )
+    application.state.site = site
+    return _Guard(application)
+
+
+async def _missing_file(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse("File not found.\n", error.status_code)
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("Internal server error.\n", 500)
+
+
+# --- requests that are refused, and headers of all responses
+
+_SECURITY_HEADERS: Final = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+_SECURITY_HEADER_NAMES: Final = frozenset(name for name, _ in _SECURITY_HEADERS)
+_CONTENT: Final = ("/at/", "/download/")
+"""Starts of paths whose responses have the content of files."""
+_GATEWAY_HEADERS: Final = tuple(
+    (name.encode(), value.encode()) for name, value in CORS_HEADERS.items()
+)
+_SANDBOX: Final = (b"content-security-policy", SANDBOX.encode())
+_HOST_HEADER: Final = re.compile(rb"(?:[\w.~-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{0,5})?", re.ASCII)
+"""A valid Host header, which ends up in links, feeds and clone commands."""
+_API_PREFLIGHT_HEADERS: Final = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET, HEAD",
+    "access-control-allow-headers": "If-None-Match",
+    "access-control-max-age": "86400",
+    "allow": PREFLIGHT_HEADERS["allow"],
+    "content-length": "0",
+}
+
+
+class _Guard:
+    """Refuses malformed requests and other methods than GET and HEAD; adds security headers.
+
+    Paths remain percent-encoded for the application, so that each part is decoded by itself.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+        closing = ((b"connection", b"close"),) if _has_body(scope) else ()
+        is_content = path.startswith(_CONTENT)
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = _secured_headers(message.get("headers", []), is_content=is_content)
+                message = {**message, "headers": [*headers, *closing]}
+            await send(message)
+
+        app = _refusal(scope, path) or self.app
+        await app({**scope, "path": path}, receive, send_secured)
+
+
+def _refusal(scope: Scope, path: str) -> Response | None:
+    """Return the response to a request that is refused, or to a preflight request of a browser."""
+    method = scope["method"]
+    if not path.startswith("/") and method in ("GET", "HEAD"):
+        return PlainTextResponse("The request target must be a path.\n", 400)
+    if not _HOST_HEADER.fullmatch(dict(scope["headers"]).get(b"host", b"")):
+        return PlainTextResponse(
+            "The Host header must be a host name or address, with a port or without.\n", 400
+        )
+    if method == "OPTIONS" and path.startswith(("/api/", *_CONTENT)):
+        is_content = path.startswith(_CONTENT)
+        return Response("", 204, PREFLIGHT_HEADERS if is_content else _API_PREFLIGHT_HEADERS)
+    if method not in ("GET", "HEAD"):
+        return PlainTextResponse(
+            "This site is read-only: only GET and HEAD are allowed.\n",
+            405,
+            {"allow": PREFLIGHT_HEADERS["allow"]},
+        )
+    return None
+
+
+def _secured_headers(given: Iterable[Any], *, is_content: bool) -> list[Any]:
+    """Return headers with those of :data:`_SECURITY_HEADERS`; content keeps its sandbox."""
+    given = [(name.lower(), value) for name, value in given]
+    is_sandboxed = is_content and _SANDBOX in given
+    kept = [one for one in given if one[0] not in _SECURITY_HEADER_NAMES]
+    if is_content:
+        names = {name for name, _ in _GATEWAY_HEADERS}
+        kept = [*(one for one in kept if one[0] not in names), *_GATEWAY_HEADERS]
+        if all(name != b"cache-control" for name, _ in kept):
+            kept.append((b"cache-control", b"no-store"))  # an error
+    if not is_sandboxed:
+        return [*kept, *_SECURITY_HEADERS]
+    return [*kept, _SANDBOX, *(one for one in _SECURITY_HEADERS if one[0] != _SANDBOX[0])]
+
+
+def _has_body(scope: Scope) -> bool:
+    """Return whether a request has a body.
+
+    No body is read here. The connection is closed after the reply, so that no two programs can
+    disagree about where the next request starts.
+    """
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or length.strip(b"0") != b""
+
+
+# --- pages
+
+
+class PageMiddleware:
+    """Sends cached responses, limits expensive requests, and stops work that nobody waits for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app, self._cache = app, ResponseCache()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        site: Site = scope["app"].state.site
+        scope = {
+            **scope,
+            "headers": _with_one_coding(scope),
+            # so that a response leaves it to this middleware to notice a disconnect
+            "asgi": {**scope["asgi"], "spec_version": "2.4"},
+        }
+
+        async def respond(to: Send) -> None:
+            await self._limited(scope, receive, to, site)
+
+        # a file depends on further headers of the request, and may be large
+        is_content = scope["path"].startswith(_CONTENT)
+        key = None if is_content else cache_key(scope, site.reader.revision)
+        await run_while_connected(receive, self._cache.send_response(key, send, respond))
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send, site: Site) -> None:
+        """Respond within the limits on expensive requests; refused ones get 429 or 503."""
+        kind = request_kind(scope)
+        if kind is None:
+            await self.app(scope, receive, send)
+            return
+        client = client_key(scope)
+
+        async def send_counted(message: Message) -> None:
+            site.limiter.add_bytes(client, len(message.get("body", b"")))
+            await send(message)
+
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(site.limiter.admit(kind, client))
+            except RequestLimitError as error:
+                reply = problem_response(error.status, str(error))
+                if not scope["path"].startswith(("/api/", "/at/")):
+                    reply = PlainTextResponse(f"{error}\n", error.status)
+                reply.headers["retry-after"] = str(error.retry_after)
+                await reply(scope, receive, send)
+                return
+            await self.app(scope, receive, send_counted if kind == "gateway" else send)
+
+
+def _with_one_coding(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request, whose Accept-Encoding is gzip or missing."""
+    headers = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
+    return [*headers, (b"accept-encoding", b"gzip")] if accepts_gzip(scope) else headers
+
+
+async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it finishes; cancel it if the client disconnects."""
+    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            doing.cancel()
+        with suppress(asyncio.CancelledError):
+            await doing
+    finally:
+        doing.cancel()
+        gone.cancel()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,1 +1,0 @@
-"""The server of the catalogue: files, headers, compression, caching and timeouts."""
