@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -59,13 +58,6 @@ def test_a_path_in_an_address_selects_files(
     assert folder in lock.read_text()
 
 
-def test_sync_takes_addresses(shell: Shell, demo: DemoArchive) -> None:
-    (done,) = shell.records("sync", api(demo, "versions/draft/"))
-    assert (done["dataset"], done["status"]) == (NAME, "ok")
-    (second,) = shell.records("sync", "DEMO:000002")
-    assert (second["dataset"], second["status"]) == (NAME, "notneeded")
-
-
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [
@@ -83,27 +75,6 @@ def test_a_mistake_has_a_suggestion(synced: Shell, arguments: list[str], suggest
     assert suggestion in failed["suggestions"]
 
 
-def test_a_label_with_a_v_or_a_typo_has_a_suggestion(synced: Shell) -> None:
-    label = next(
-        one["version"] for one in synced.records("versions", NAME) if one["kind"] == "published"
-    )
-    for wrong in (f"{NAME}@v{label}", f"{NAME}/{label[:-1]}", f"DEMO:000002@{label}0"):
-        (failed,) = synced.records("show", wrong, code=2)
-        assert failed["suggestions"] == [f"{NAME}@{label}"] or label in str(failed["suggestions"])
-    (failed,) = synced.records("show", f"{NAME}@{label[:4]}", code=2)
-    assert failed["suggestions"] == [f"{NAME}@{label}"] or label[:4] in str(failed["suggestions"])
-    (failed,) = synced.records("clone", f"{NAME}@{label[:4]}", "new", code=2)
-    assert label[:4] in str(failed["suggestions"])
-    (failed,) = synced.records("show", f"{NAME}@qqqq", code=2)
-    assert "suggestions" not in failed
-
-
-def test_names_of_other_programs_lead_to_the_command(synced: Shell) -> None:
-    for name, command in (("download", "get"), ("restroe", "restore")):
-        assert command in synced.run(name, code=2).err
-    synced.run("qqqq", code=2)
-
-
 def test_the_command_that_mirrors_what_the_store_lacks_is_named(
     synced: Shell, tmp_path: Path
 ) -> None:
@@ -113,13 +84,6 @@ def test_the_command_that_mirrors_what_the_store_lacks_is_named(
         for command in (["show", text], ["cite", text], ["pin", text, "-o", lock]):
             (failed,) = synced.records(*command, code=2)
             assert f"'neuromirror sync {name}'" in failed["message"]
-
-
-def test_an_id_that_the_store_lacks_is_not_taken_for_a_name(synced: Shell) -> None:
-    for text in ("0" * 40, f"swh:1:rev:{'0' * 40}", f"state:sha256:{'0' * 64}"):
-        for command in ("show", "clone", "get"):
-            (failed,) = synced.records(command, text, code=2)
-            assert "--store" in failed["message"]
 
 
 def test_without_a_store_the_command_that_mirrors_the_dataset_is_named(
@@ -136,45 +100,6 @@ def test_without_a_store_the_command_that_mirrors_the_dataset_is_named(
             assert f"'neuromirror sync {NAME}'" in failed["message"], command
     (failed,) = new.records("show", "demo:2", code=2)
     assert failed["suggestions"] == [NAME]
-
-
-def test_the_url_of_a_file_names_it_if_one_dataset_has_it(synced: Shell) -> None:
-    files = {
-        name: [one for one in synced.records("files", name) if one["type"] == "file"]
-        for name in (NAME, "demo:000001")
-    }
-    shared = {one["key"] for one in files[NAME]} & {one["key"] for one in files["demo:000001"]}
-    assert shared
-    for one in files[NAME]:
-        for url in one["urls"]:
-            if one["key"] in shared:
-                (failed,) = synced.records("show", url, code=2)
-                assert failed["suggestions"] == [f"'neuromirror find {one['key']}'"]
-            elif "2024" not in one["path"] and "notes" not in one["path"]:
-                (shown,) = synced.records("show", url)
-                assert shown["dataset"] == NAME
-                assert [each["path"] for each in synced.records("files", url)] == [one["path"]]
-
-
-def test_an_incomplete_url_is_an_unknown_address(synced: Shell) -> None:
-    for command in ("show", "clone", "get", "sync"):
-        for url in (
-            "http://[::1",
-            "https://s3.amazonaws.com",
-            "https://s3.us-west-2.amazonaws.com/",
-        ):
-            (failed,) = synced.records(command, url, code=2)
-            assert url in failed["message"]
-
-
-def test_get_outside_of_a_clone_suggests_the_nearest_name(
-    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (failed,) = synced.records("get", "999999", code=2)
-    assert "not inside a clone" in failed["message"]
-    assert failed["suggestions"] == ["dandi:999999"]
-    assert "fatal" not in synced.run("get", code=2).err
 
 
 def test_get_takes_what_is_not_a_path_for_an_address(
@@ -195,14 +120,6 @@ def test_get_takes_what_is_not_a_path_for_an_address(
     assert NAME in failed["message"].split()
 
 
-def test_a_name_in_the_index_needs_no_mirror_file(synced: Shell, tmp_path: Path) -> None:
-    shutil.copytree(synced.mirrors, tmp_path / "mirrors")
-    (tmp_path / "mirrors" / "broken.toml").write_text("source = 7\n")
-    broken = synced.with_changes(mirrors=tmp_path / "mirrors")
-    (shown,) = broken.records("show", NAME)
-    assert shown["dataset"] == NAME
-
-
 def test_an_address_is_refused_where_a_file_or_folder_is_expected(synced: Shell) -> None:
     url = "https://mirror.example.org/dataset/demo:000002"
     for command, suggested in (
@@ -214,24 +131,6 @@ def test_an_address_is_refused_where_a_file_or_folder_is_expected(synced: Shell)
         for address in (NAME, url):
             (failed,) = synced.records(*command, address, code=2)
             assert failed["suggestions"][0] == f"'neuromirror {suggested} {address}'"
-
-
-def test_a_missing_lock_file_or_folder_has_the_nearest_as_a_suggestion(
-    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
-    monkeypatch.chdir(tmp_path / "results")
-    (failed,) = synced.records("verify", "clone", code=2)
-    assert "suggestions" not in failed
-    (tmp_path / "datasets.lock").write_text("")
-    (tmp_path / "results" / "clone1").mkdir()
-    for command in (["verify"], ["restore", "--into", "data"], ["outdated"]):
-        (failed,) = synced.records(*command, "other.lock", code=2)
-        assert failed["suggestions"] == ["../datasets.lock"], command
-    (failed,) = synced.records("verify", "clone", code=2)
-    assert failed["suggestions"] == ["clone1", "../datasets.lock"]
-    (failed,) = synced.records("restore", "../dataset.lock", code=2)
-    assert failed["suggestions"] == ["../datasets.lock"]
 
 
 def test_verify_outside_of_a_clone_suggests_clones_and_lock_files(
@@ -258,18 +157,6 @@ def test_verify_outside_of_a_clone_suggests_clones_and_lock_files(
     assert "--in" not in missing.out + missing.err
     synced.run("restore", "..", "--into", "data", "--offline")
     assert "--in data" in synced.run("verify", "../datasets.lock", "--in", ".", code=1).err
-
-
-def test_cite_uses_the_lock_file_by_default(
-    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
-    synced.run("pin", NAME, "-o", str(tmp_path / "datasets.lock"))
-    monkeypatch.chdir(tmp_path / "results")
-    (failed,) = synced.records("cite", code=2)
-    assert failed["suggestions"] == ["../datasets.lock"]
-    monkeypatch.chdir(tmp_path)
-    assert synced.run("cite").out == synced.run("cite", "datasets.lock").out
 
 
 def test_a_key_with_two_slashes_is_not_another_key(

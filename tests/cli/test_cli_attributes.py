@@ -118,59 +118,6 @@ def assets(bucket: _Bucket, tmp_path: Path) -> Shell:
     return Shell(tmp_path / "mirrors", bucket.store.root)
 
 
-def _listed(shell: Shell, *options: str) -> list[str]:
-    return [one["dataset"].removeprefix("aind:") for one in shell.records("list", *options)]
-
-
-def test_list_omits_subdatasets_unless_requested(assets: Shell) -> None:
-    assert _listed(assets) == [RAW, SORTED, CURATED]
-    assert _listed(assets, "--subdatasets", "aind") == [RAW, ZARR, SORTED, CURATED]
-    records = assets.records("list", "--subdatasets")
-    is_subdataset = {one["dataset"]: one["is_subdataset"] for one in records}
-    assert is_subdataset[f"aind:{ZARR}"]
-    assert not is_subdataset[f"aind:{RAW}"]
-
-
-def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> None:
-    both = ("--where", "subject=625749", "--where", "modality=ECEPHYS")
-    assert _listed(assets, *both) == [RAW, SORTED]
-    assert _listed(assets, *both, "--where", "project=ephys*") == [RAW]
-    assert _listed(assets, "--search", "platform 625749") == [RAW]
-    assert _listed(assets, "--search", "curated", "--where", "subject=625749") == []
-    result = assets.run("list", "--where", "subject=1")
-    assert (result.out, result.err) == ("no dataset matches\n", "")
-    assert assets.records("list", "--where", "subject=1") == []
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--where", "species=mouse"], "modality, project, subject"),
-        (["--where", "subject"], "NAME=VALUE"),
-        (["--where", "=625749"], "NAME=VALUE"),
-        (["--where", "subject="], "NAME=VALUE"),
-        (["--where", "subject=a\x1b[0m"], "control characters"),
-        (["--search", "*"], "no search terms"),
-        (["ember", "--where", "subject=1"], "'ember'"),
-    ],
-)
-def test_a_condition_that_cannot_be_is_refused(
-    assets: Shell, options: list[str], expected: str
-) -> None:
-    assert expected in assets.run("list", *options, code=2).error_line
-
-
-def test_versions_marks_metadata_only_changes(assets: Shell) -> None:
-    _, first, second = assets.run("versions", f"aind:{RAW}").lines
-    assert "metadata only" not in first
-    assert "observed, metadata only" in second
-    records = assets.records("versions", f"aind:{RAW}")
-    assert [(one["metadata"], one["metadata_only"]) for one in records] == [
-        ("sha256:1", False),
-        ("sha256:2", True),
-    ]
-
-
 def test_show_prints_attributes_subdatasets_and_the_metadata_digest(assets: Shell) -> None:
     out = assets.run("show", f"aind:{RAW}").out
     for line in (
@@ -263,35 +210,6 @@ def test_show_prints_ancestors_and_derivatives(assets: Shell) -> None:
     assert (below["dataset"], below["ancestor_version"]) == (f"aind:{CURATED}", "2023-02-02")
 
 
-def test_many_relatives_are_counted_instead_of_listed(
-    bucket: _Bucket, assets: Shell, tmp_path: Path
-) -> None:
-    for number in range(13):
-        bucket.mint(f"made-{number:02d}", "2023-05-05", [], inputs=[RAW])
-    with Index.open(bucket.store.index_path) as index:
-        index.catch_up(bucket.store)
-    lines = assets.run("show", f"aind:{RAW}").out.partition("  derivatives:\n")[2].splitlines()
-    assert lines[-1] == "    … and 4 more (--json lists all)"
-    assert len(assets.records("show", f"aind:{RAW}")[0]["derivatives"]) == 14
-
-
-def test_files_lists_subdatasets(assets: Shell) -> None:
-    file, part = assets.run("files", f"aind:{RAW}").lines
-    assert file.startswith(f"md5:{MD5}")
-    assert part.startswith(f"aind:{ZARR}@2022-08-04")
-    assert part.split()[1:] == ["subdataset", "5000000000", "ecephys.zarr"]
-    assert [one["type"] for one in assets.records("files", f"aind:{RAW}")] == ["file", "subdataset"]
-
-
-def test_find_lists_datasets_and_subdatasets_that_have_a_file(assets: Shell) -> None:
-    found = {(one["dataset"], one["path"]) for one in assets.records("find", MD5)}
-    assert found == {
-        (f"aind:{RAW}", "a.bin"),
-        (f"aind:{SORTED}", "a.bin"),
-        (f"aind:{ZARR}", "0.0"),
-    }
-
-
 def test_status_prints_upstream_capabilities_and_waiting_datasets(assets: Shell) -> None:
     out = assets.run("status").out
     for line in (
@@ -303,24 +221,3 @@ def test_status_prints_upstream_capabilities_and_waiting_datasets(assets: Shell)
     (record,) = assets.records("status")
     assert record["capabilities"] == {"checksums": "returned", "versions": "not listable"}
     assert (record["settling"], record["failing"], record["subdatasets"]) == (1, 0, 1)
-
-
-def test_a_rebuilt_index_shows_the_same_assets(assets: Shell) -> None:
-    shown_before = [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)]
-    assets.run("rebuild-index")
-    assert [
-        assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)
-    ] == shown_before
-
-
-def test_find_counts_the_zarrs_whose_files_are_not_indexed(bucket: _Bucket) -> None:
-    for number in range(3):
-        name = f"{ZARR}{number}"
-        bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_subdatasets=0)
-    with Index.open(bucket.store.index_path) as index:
-        index.catch_up(bucket.store)
-    shell = Shell(bucket.store.root, bucket.store.root)
-    message = shell.run("find", MD5, code=1).err.splitlines()[-1]
-    (*_, record) = shell.records("find", MD5, code=1)
-    assert (record["mirror"], record["zarrs"], record["files"]) == ("aind", 3, 3)
-    assert "'[zarr] index_entries = 1' in aind.toml" in message

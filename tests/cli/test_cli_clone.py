@@ -69,27 +69,6 @@ def test_a_path_in_an_address_is_fetched(copied: Shell, folder: Path) -> None:
     assert has_content(folder / "mine" / other, files[other])
 
 
-def test_a_file_in_git_is_already_present(copied: Shell, folder: Path) -> None:
-    cloned = copied.records("clone", NAME, "mine", "--get", "dandiset.yaml")
-    assert [(one["status"], one["path"]) for one in cloned[1:]] == [("notneeded", "dandiset.yaml")]
-    assert "in git" in cloned[1]["message"]
-    for path in ("mine/dandiset.yaml", "mine/.dandi"):
-        assert "in git" in copied.run("get", path).out
-    (folder / "mine" / "dandiset.yaml").unlink()
-    (failed,) = copied.records("get", "mine/dandiset.yaml", code=1)
-    assert (failed["status"], failed["path"]) == ("impossible", "dandiset.yaml")
-    assert "git restore" in failed["message"]
-
-
-def test_a_clone_prints_its_version_and_what_there_is_for_a_glob_without_files(
-    copied: Shell, folder: Path
-) -> None:
-    cloned = copied.run("clone", NAME, "--get", "sub-20", code=1)
-    published = [one for one in copied.records("versions", NAME) if one["kind"] == "published"]
-    assert f"{NAME}@{published[-1]['version']}" in cloned.out
-    assert "no file of the version matches; there are, for example, sub-20" in cloned.err
-
-
 def test_get_of_an_address_makes_plain_verified_files(
     shell: Shell, demo: DemoArchive, folder: Path
 ) -> None:
@@ -135,19 +114,6 @@ def test_a_repeated_get_fetches_what_is_missing_or_different(copied: Shell, fold
     copied.run("get", "plain", "--overwrite", code=2)
 
 
-def test_a_file_that_obstructs_a_folder_does_not_end_a_get(copied: Shell, folder: Path) -> None:
-    files = files_of(copied)
-    top = next(one for one in sorted(files) if "/" in one).split("/")[0]
-    (folder / "plain").mkdir()
-    (folder / "plain" / top).write_bytes(b"mine")
-    done = copied.records("get", NAME, "--into", "plain", code=1)
-    statuses = {one["path"]: one["status"] for one in done}
-    assert set(statuses) >= set(files)
-    for path, status in statuses.items():
-        assert status == ("error" if path.startswith(f"{top}/") else "ok")
-    assert (folder / "plain" / top).read_bytes() == b"mine"
-
-
 def test_plain_files_are_written_through_no_symlink(copied: Shell, folder: Path) -> None:
     files = files_of(copied)
     top = next(one for one in sorted(files) if "/" in one).split("/")[0]
@@ -170,15 +136,6 @@ def test_plain_files_are_written_through_no_symlink(copied: Shell, folder: Path)
     # an absolute path is the user's choice
     copied.records("get", NAME, "--into", str(folder / "link"))
     assert has_content(victim / min(files), files[min(files)])
-
-
-def test_an_address_selects_files_that_the_dataset_adds(copied: Shell, folder: Path) -> None:
-    page = f"https://m.example.org/file/{NAME}?path="
-    copied.run("get", f"{page}.datalad/config", "--into", "plain")
-    written = [one for one in (folder / "plain").rglob("*") if one.is_file()]
-    assert written == [folder / "plain/.datalad/config"]
-    (missing,) = copied.records("get", f"{page}no/such/file", "--into", "plain", code=1)
-    assert (missing["status"], missing["path"]) == ("impossible", "no/such/file")
 
 
 def test_files_with_the_same_content_are_separate_files(tmp_path: Path) -> None:

@@ -33,17 +33,6 @@ def test_every_command_has_help(synced: Shell, command: str) -> None:
         assert option in out
 
 
-def test_list_shows_datasets_in_columns(synced: Shell, shared_demo: DemoArchive) -> None:
-    heads, *rows = synced.run("list").lines
-    assert heads.split() == ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"]
-    assert [row.split()[0] for row in rows] == [f"demo:00000{n}" for n in (1, 2, 3, 4, 5, 7, 8)]
-    at = heads.index("TITLE")
-    assert all(row[at - 1] == " " and row[at] != " " for row in rows)
-    two = next(one for one in synced.records("list") if one["dataset"] == "demo:000002")
-    assert two["version"] == "0.240301.1055"
-    assert two["files"] == 5
-
-
 def test_an_empty_store_says_what_to_do(tmp_path: Path, synced: Shell) -> None:
     from neuromirror.index import Index
     from neuromirror.store import Store
@@ -55,15 +44,6 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path, synced: Shell) -> None:
     assert empty.records("events") == []
     assert empty.records("holds") == []
     assert empty.records("list") == []
-
-
-def test_versions_stand_in_order_with_their_evidence(synced: Shell) -> None:
-    heads, *rows = synced.run("versions", "demo:000002").lines
-    assert heads.split() == ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
-    first, second, draft = [row.split() for row in rows]
-    assert (first[1], second[1], draft[1]) == ("published", "published", "observed")
-    assert first[0] < second[0]
-    assert "5 sha256" in rows[0]
 
 
 def test_show_accepts_every_name_of_a_version(synced: Shell) -> None:
@@ -111,32 +91,6 @@ def test_files_shows_checksum_claim_size_and_path(synced: Shell, shared_demo: De
     assert record["size"] == int(line.split()[2])
     assert any("versionId=" in url for url in record["urls"])
     assert len({line.index(column) for column in ("claimed",) for line in lines}) == 1
-
-
-def test_a_file_without_sha256_shows_its_etag(synced: Shell) -> None:
-    (line,) = [one for one in synced.run("files", "demo:000004").lines if one.endswith(LATE)]
-    assert line.startswith("etag:")
-    assert "1 etag" in synced.run("versions", "demo:000004").out
-
-
-def test_find_finds_a_shared_file_in_all_its_datasets(
-    synced: Shell, shared_demo: DemoArchive
-) -> None:
-    digest = shared_demo.sha256("000001", SHARED)
-    for query in (f"sha256:{digest}", digest, f"sha256:{digest[:12]}", digest.upper()):
-        found = synced.records("find", query)
-        assert {one["dataset"] for one in found} == {f"demo:00000{n}" for n in (1, 2, 3)}
-    heads, *rows = synced.run("find", digest).lines
-    assert heads.split() == ["DATASET", "VERSIONS", "BYTES", "PATH"]
-    assert len(rows) == 3
-
-
-def test_a_checksum_that_nothing_has_is_exit_code_1(synced: Shell) -> None:
-    ended = synced.run("find", "sha256:" + "0" * 64, code=1)
-    assert ended.out == ""
-    assert "sha256:0000" in ended.error_line
-    (record,) = synced.records("find", "0" * 64, code=1)
-    assert record["status"] == "impossible"
 
 
 def test_common_options_stand_before_or_after_the_name_or_in_the_environment(
@@ -217,37 +171,6 @@ def test_sync_says_what_is_new_and_then_that_nothing_is(shell: Shell, demo: Demo
     assert folder_snapshot(shell.store) == before
 
 
-def test_a_new_version_is_seen_by_every_command(shell: Shell, demo: DemoArchive) -> None:
-    shell.run("sync")
-    path = demo.paths("000008")[0]
-    demo.change_file("000008", path)
-    label = demo.publish("000008")
-    synced = {one["dataset"]: one for one in shell.records("sync")}
-    assert [name for name, one in synced.items() if one["status"] == "ok"] == ["demo:000008"]
-    assert label in synced["demo:000008"]["versions"]
-    assert label in shell.run("versions", "demo:000008").out
-    digest = f"sha256:{demo.sha256('000008', path)}"
-    (line,) = [one for one in shell.run("files", f"demo:000008@{label}").lines if path in one]
-    assert line.startswith(digest)
-    (found,) = shell.records("find", digest)
-    assert (found["dataset"], found["path"], found["first"]) == ("demo:000008", path, label)
-    assert shell.records("show", "demo:000008")[0]["version"] == label
-    assert shell.records("status")[0]["versions"] == 12
-
-
-def test_sync_takes_mirrors_and_datasets_by_name(shell: Shell) -> None:
-    assert shell.run("sync", "demo:000003", "demo:000001").lines
-    assert [one["dataset"] for one in shell.records("list")] == ["demo:000001", "demo:000003"]
-    rest = {one["dataset"]: one["status"] for one in shell.records("sync", "demo")}
-    assert (rest["demo:000001"], rest["demo:000002"]) == ("notneeded", "ok")
-
-
-def test_an_embargoed_dandiset_is_not_visited(shell: Shell) -> None:
-    (record,) = shell.records("sync", "demo:000006")
-    assert record["status"] == "notneeded"
-    assert "embargoed" in record["message"]
-
-
 def test_a_held_listing_is_exit_code_3_until_it_is_released(
     shell: Shell, demo: DemoArchive
 ) -> None:
@@ -269,30 +192,6 @@ def test_a_held_listing_is_exit_code_3_until_it_is_released(
     assert shell.records("holds") == []
     assert "ok" in shell.run("sync", "demo:000003").out
     assert shell.records("show", "demo:000003")[0]["files"] == 0
-
-
-def test_a_failure_is_counted_and_named_by_status(
-    shell: Shell, demo: DemoArchive, no_waits: None
-) -> None:
-    with demo.fault("status", path="/dandisets/000002/", status=500):
-        ended = shell.run("sync", code=1)
-    assert ended.error_line.startswith("error      demo:000002  ")
-    assert len(ended.lines) == 6
-    assert re.search(r"failing +1 \(demo:000002\)", shell.run("status", code=1).out)
-    shell.run("sync")
-    shell.run("status")
-
-
-def test_an_incident_is_an_event(shell: Shell, demo: DemoArchive) -> None:
-    shell.run("sync", "demo:000002")
-    version = shell.records("show", "demo:000002")[0]["version"]
-    demo.tamper_published("000002", version, demo.paths("000002")[0])
-    ended = shell.run("sync", "demo:000002", "--deep", code=1)
-    assert "published version" in ended.error_line
-    events = shell.records("events", "demo:000002")
-    assert events[0]["kind"] == "incident"
-    assert len(shell.run("events", "--limit", "1").lines) == 1
-    assert re.search(r"incidents +[1-9]\d* \(neuromirror events\)", shell.run("status", code=1).out)
 
 
 def test_check_config_names_every_wrong_file_at_once(

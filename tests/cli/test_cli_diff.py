@@ -5,25 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from support.command_shell import Shell, folder_snapshot
+from support.command_shell import Shell
 
 OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
-
-
-def test_each_change_is_a_line_and_the_last_counts(synced: Shell) -> None:
-    ran = synced.run("diff", OLD, NEW)
-    *changes, last = ran.lines
-    assert [line.split()[0] for line in changes] == [
-        *("changed", "removed", "added"),
-        *("document", "document"),
-    ]
-    assert changes[0].split()[1:] == ["52776", "sub-201/sub-201_ses-02_ecephys.nwb"]
-    assert last == (
-        f"{OLD} → {NEW}: 1 added (52.8 kB), 1 removed (37.8 kB), 1 changed (52.8 kB), "
-        "2 documents changed"
-    )
 
 
 def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
@@ -54,26 +38,3 @@ def test_a_clone_is_compared_without_a_store_of_its_own(synced: Shell, tmp_path:
     nowhere = synced.with_changes(store=tmp_path / "nowhere")
     ran = nowhere.run("diff", *folders)
     assert ran.lines[:-1] == synced.run("diff", OLD, NEW).lines[:-1]
-
-
-def test_nothing_is_written_to_the_store(synced: Shell) -> None:
-    before = folder_snapshot(synced.store)
-    synced.run("diff", "-r", "demo:000005@draft", OLD)
-    assert folder_snapshot(synced.store) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("demo:000002@9.9", "no version '9.9'"),
-        ("demo:999999", "999999"),
-        ("some/folder", "some/folder"),
-        ("demo", "neuromirror list demo"),
-        (".", ". is not a dataset"),
-    ],
-)
-def test_a_missing_side_is_reported(
-    synced: Shell, name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert expected in synced.run("diff", OLD, name, code=2).error_line

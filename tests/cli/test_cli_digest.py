@@ -17,7 +17,7 @@ from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror_demo import DemoArchive, DemoBuckets
 from neuromirror_demo.bucket_contents import BEHAVIOR
 from support.block_digests import digests_of
-from support.command_shell import Shell, folder_snapshot
+from support.command_shell import Shell
 from support.dataset_clones import clone_dataset, fetch_content, overwrite
 from support.mirror_harness import MirrorHarness
 
@@ -124,24 +124,6 @@ def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoA
     assert [one["path"] for one in files if one["status"] == "ok"] == [path]
 
 
-def test_a_dry_run_reads_and_writes_nothing(shell: Shell, demo: DemoArchive) -> None:
-    shell.run("sync", NAME)
-    before = folder_snapshot(shell.store)
-    demo.clear_requests()
-    files, summary = split(shell.records("digest", NAME, *FINE, "--dry-run"))
-    assert [(one["status"], "root" in one) for one in files] == [("ok", False)] * 3
-    assert (summary["planned"], summary["digested"]) == (3, 0)
-    assert demo.count_requests(".") == 0
-    assert folder_snapshot(shell.store) == before
-
-
-def test_files_of_one_piece_need_no_digests(copied: Shell) -> None:
-    files, summary = split(copied.records("digest", NAME))
-    assert files == []
-    assert summary["small"] == 3
-    assert list(store_folder(copied).paths()) == []
-
-
 def test_a_lock_without_a_store_is_digested_into_the_folder_of_the_user(
     copied: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,21 +212,6 @@ def test_wrong_usage_is_one_line(copied: Shell, arguments: tuple[str, ...]) -> N
     assert done.code in (1, 2)
     assert done.error_line
     assert list(store_folder(copied).paths()) == []
-
-
-def test_a_glob_without_files_is_an_error_that_names_it(
-    copied: Shell, demo: DemoArchive, tmp_path: Path
-) -> None:
-    lock, clone = tmp_path / "datasets.lock", tmp_path / "clone"
-    copied.run("pin", NAME, "-o", str(lock))
-    clone_dataset(MirrorHarness(copied.mirrors, copied.store), NAME, clone)
-    path = demo.paths("000004")[0]
-    for target in (NAME, str(lock), str(clone)):
-        files, summary = split(copied.records("digest", target, "sub-x", "*/y*", path, code=1))
-        failed = {one["path"]: one["message"] for one in files if one["status"] == "error"}
-        assert set(failed) == {"sub-x", "*/y*"}, target
-        assert all(path in message for message in failed.values())
-        assert summary["failed"] == 2
 
 
 def test_an_interrupt_leaves_complete_digests_only(

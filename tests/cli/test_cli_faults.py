@@ -125,19 +125,6 @@ def test_a_second_sync_of_one_dataset_says_that_it_is_in_use(
 # --- the index
 
 
-def test_an_index_deleted_under_a_sync_comes_back_whole(
-    new: Shell, synced: Shell, shared_demo: DemoArchive
-) -> None:
-    with hanging(new, shared_demo, "/000002/versions/", "sync", "--jobs", "1") as (process, fault):
-        for path in (new.store / "neuromirror").glob("index.sqlite*"):
-            path.unlink()
-        fault.clear()
-        out, err = process.communicate()
-    assert "Traceback" not in out + err
-    assert "unexpected" not in out + err
-    assert_converges(new, synced)
-
-
 def test_an_index_corrupted_during_a_sync_is_reported_with_a_remedy(
     new: Shell, synced: Shell, shared_demo: DemoArchive
 ) -> None:

@@ -32,25 +32,6 @@ def test_a_file_is_found_by_its_bytes_whatever_it_is_called(
         assert records == synced.records("find", records[0]["digest"])
 
 
-def test_bytes_that_several_datasets_hold_are_found_in_all_of_them_once(
-    synced: Shell, shared_demo: DemoArchive, tmp_path: Path
-) -> None:
-    path = next(one for one in shared_demo.paths("000003") if one.startswith("reference/"))
-    mine = tmp_path / "mine.nwb"
-    mine.write_bytes(content_of(shared_demo, "000003", path))
-    heads, *rows = synced.run("find", str(mine)).lines
-    assert heads.split() == ["DATASET", "VERSIONS", "BYTES", "PATH"]
-    assert {row.split()[0] for row in rows} >= {"demo:000001", "demo:000003"}
-    assert len(rows) == len(set(rows))
-
-
-def test_a_file_that_is_nowhere_is_code_1(synced: Shell, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.nwb"
-    mine.write_bytes(b"in no dataset")
-    ran = synced.run("find", str(mine), code=1)
-    assert str(mine) in ran.error_line
-
-
 def test_a_name_that_is_a_checksum_is_one_unless_it_is_written_as_a_path(
     synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

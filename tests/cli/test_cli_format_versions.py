@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.index import Schedule
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
@@ -146,14 +145,6 @@ def test_a_database_of_another_program_is_no_index(synced: Shell, tmp_path: Path
 
 
 # --- schedules and backups
-
-
-def test_a_newer_schedule(copied: Shell, tmp_path: Path) -> None:
-    path = Store.open(copied.store).schedule_path
-    Schedule.open(path).close()
-    set_version(path, 99)
-    (message,) = refuses(copied, tmp_path, ["serve"])
-    assert "schema 99" in message
 
 
 def test_a_backup_of_another_release(copied: Shell, tmp_path: Path) -> None:

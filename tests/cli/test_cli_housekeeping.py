@@ -16,16 +16,6 @@ def damage(shell: Shell, alias: str) -> None:
     pack.write_bytes(content[:12] + bytes(2 << 20) + content[12:])
 
 
-def test_small_repositories_are_reported_as_needing_nothing(copied: Shell) -> None:
-    before = folder_snapshot(copied.store / "alias")
-    found = copied.records("housekeeping")
-    assert {record["status"] for record in found} == {"notneeded"}
-    assert {"dandi", "neuromirror"} & {record["dataset"] for record in found}
-    assert folder_snapshot(copied.store / "alias") == before
-    (line,) = copied.run("housekeeping").lines
-    assert line.split()[:2] == ["notneeded", str(len(found))]
-
-
 def test_a_name_chooses_a_dataset_or_a_mirror_with_its_datasets(copied: Shell) -> None:
     every = {record["dataset"] for record in copied.records("housekeeping")}
     one = next(name for name in sorted(every) if ":" in name)

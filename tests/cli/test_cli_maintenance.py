@@ -50,12 +50,6 @@ def test_a_backup_is_made_restored_and_counted(copied: Shell, tmp_path: Path) ->
     assert "restored" in copied.run("restore-index", str(kept)).out
 
 
-def test_a_missing_backup_is_wrong_usage_and_says_what_else_there_is(
-    copied: Shell, tmp_path: Path
-) -> None:
-    assert "rebuild-index" in copied.run("restore-index", str(tmp_path), code=2).error_line
-
-
 def test_a_copy_of_a_store_continues_as_another_mirror(
     shell: Shell, demo: DemoArchive, tmp_path: Path
 ) -> None:
@@ -139,14 +133,6 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     assert shell.records("status", code=1)[0]["location_health"] == status["location_health"]
 
 
-def test_an_audit_of_an_unknown_name_sends_no_request(copied: Shell) -> None:
-    before = folder_snapshot(copied.store)
-    assert "nosuch" in copied.run("audit", "nosuch", code=2).error_line
-    assert "demo:000099" in copied.run("audit", "demo:000099", code=2).error_line
-    after = folder_snapshot(copied.store)
-    assert {name for name in after if after[name] != before.get(name)} == set()
-
-
 # --- doctor
 
 
@@ -158,13 +144,6 @@ def test_doctor_prints_a_line_per_check_and_sends_no_request_offline(synced: She
     assert (online["mirror demo"], online["clock"]) == ("ok", "ok")
     lines = synced.run("doctor", "--offline").lines
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
-
-
-def test_doctor_without_mirror_files_is_an_error_with_a_remedy(
-    synced: Shell, tmp_path: Path
-) -> None:
-    ran = synced.with_changes(mirrors=tmp_path / "none").run("doctor", "--offline", code=1)
-    assert "--mirrors" in ran.err
 
 
 # --- takedown

@@ -72,12 +72,6 @@ def test_a_shown_mirror_is_a_file_to_start_from(empty_folder: Path) -> None:
         assert failed["status"] == "error"
 
 
-def test_sync_of_everything_needs_mirror_files_of_your_own(empty_folder: Path) -> None:
-    records("sync", code=2)
-    records("sync", "--dry-run", code=2)
-    assert list(empty_folder.iterdir()) == []
-
-
 def test_without_a_store_that_of_the_user_is_named_and_found_everywhere(
     demo: DemoArchive,
     empty_folder: Path,
@@ -90,14 +84,3 @@ def test_without_a_store_that_of_the_user_is_named_and_found_everywhere(
     assert list(empty_folder.iterdir()) == []
     Shell(demo.mirrors, store.root).run("sync", "demo:000001")
     assert [record["dataset"] for record in records("list")] == ["demo:000001"]
-
-
-def test_the_store_is_beside_local_mirror_files(empty_folder: Path, isolated_home: Path) -> None:
-    assert Settings().store_folder.is_relative_to(isolated_home)
-    assert Settings(given_store=Path("other")).store_folder == Path("other")
-    assert Settings(given_mirrors=Path("mine")).store_folder == Path("store")
-    (empty_folder / "mirrors").mkdir()
-    assert Settings().store_folder == Path("store")
-    (empty_folder / "mirrors").rmdir()
-    (empty_folder / "store").mkdir()
-    assert Settings().store_folder == Path("store")

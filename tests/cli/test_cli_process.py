@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import struct
-import subprocess
 import termios
 import threading
 from collections.abc import Iterator
@@ -56,18 +55,6 @@ def test_a_closed_pipe_ends_the_program_silently(synced: Shell, command: list[st
     finally:
         os.close(writing)
     assert ended.err == ""
-
-
-def test_the_first_line_can_be_taken_by_head(synced: Shell) -> None:
-    with synced.start_program("list") as process:
-        taken = subprocess.run(
-            ["head", "-1"], stdin=process.stdout, capture_output=True, text=True, check=True
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert taken.stdout.startswith("DATASET ")
 
 
 def test_progress_is_shown_on_a_terminal_only_and_never_on_stdout(copied: Shell) -> None:

@@ -7,13 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror import __version__
 from neuromirror.cli.common import format_traffic
 from neuromirror.model import Traffic
 from neuromirror_demo import DemoArchive
-from support.command_shell import Shell, api_mirror_settings
-
-CONTACT = "mailto:mirror@institute.example"
+from support.command_shell import Shell
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
@@ -43,43 +40,6 @@ def test_throttling_by_the_archive_is_reported(shell: Shell, demo: DemoArchive) 
     assert re.search(r" 1 retried after \d+ s of waiting, throttled once \(", line)
     shown = shell.run("show", "demo:000003").out
     assert "throttled once" in shown
-
-
-def test_show_prints_the_last_visit_and_its_requests(shell: Shell, demo: DemoArchive) -> None:
-    (result,) = shell.records("sync", "demo:000003")
-    host = urlsplit(demo.api_url).netloc
-    assert set(result["traffic"][host]) == {"requests", "bytes", "retries", "throttled", "waited"}
-    assert result["traffic"][host]["requests"] > 1
-    (unchanged,) = shell.records("sync", "demo:000003")
-    assert unchanged["traffic"] == {}
-    (record,) = shell.records("show", "demo:000003")
-    visit = record["last_visit"]
-    assert (visit["status"], visit["traffic"]) == ("full", result["traffic"])
-    (line,) = [one for one in shell.run("show", "demo:000003").lines if "last visit" in one]
-    assert line.split()[2:4] == [visit["ended"] + ",", "full:"]
-    assert f"{host} {result['traffic'][host]['requests']}" in line
-
-
-def test_the_contact_of_the_mirror_file_is_in_the_agent_string(
-    shell: Shell, demo: DemoArchive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agents = set()
-    watched = demo._api_fault_injector.__class__.__call__
-
-    def call(self, environ, start_response):
-        agents.add(environ.get("HTTP_USER_AGENT"))
-        return watched(self, environ, start_response)
-
-    monkeypatch.setattr(demo._api_fault_injector.__class__, "__call__", call)
-    shell.run("sync", "demo:000002")
-    assert agents == {f"neuromirror/{__version__}"}
-    agents.clear()
-    (shell.mirrors / "demo.toml").write_text(
-        api_mirror_settings(demo.api_url, "[net]", f'contact = "{CONTACT}"')
-    )
-    demo.change_file("000002", demo.paths("000002")[0])
-    shell.run("sync", "--deep", "demo:000002")
-    assert agents == {f"neuromirror/{__version__} (+{CONTACT})"}
 
 
 def test_many_hosts_are_not_all_named() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -53,27 +52,6 @@ def without_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: Shell
     return synced.with_changes(store=Path("store"), mirrors=folder)
 
 
-def test_an_intact_dataset_is_one_line_and_a_record_per_file(
-    without_store: Shell, clone: Path
-) -> None:
-    ran = without_store.run("verify", str(clone))
-    (line,) = ran.lines
-    assert line.split()[:2] == ["ok", f"{NAME}@2024-03-01T115318Z"]
-    assert "3 files hashed (2 by sha256, 1 by etag; 143.4 kB)" in line
-    assert ran.err == ""
-    *found, last = without_store.records("verify", str(clone))
-    assert {"commit", "tree", "state", "document", "file"} == {one["kind"] for one in found}
-    files = [one for one in found if one["kind"] == "file"]
-    assert len(files) == 3
-    for one in files:
-        assert one["checked"] == "checked"
-        assert one["evidence"] in ("sha256", "etag")
-        assert one["key"].startswith(("SHA256E-", "XS3ETAG-"))
-    assert last["files"] == {"checked": {"sha256": 2, "etag": 1}, "claimed": {}}
-    about = (last["kind"], last["dataset"], last["mode"], last["failed"], last["missing"])
-    assert about == ("dataset", NAME, "local", 0, 0)
-
-
 def test_problems_are_named_on_stderr_with_exit_code_1(without_store: Shell, clone: Path) -> None:
     first, second, _ = sorted(clone.glob("sub-*/*.nwb"))
     first.resolve().write_bytes(first.read_bytes()[::-1])
@@ -103,44 +81,6 @@ def test_many_missing_files_do_not_bury_what_is_wrong(
     assert "38 missing" in lines[-1]
     records = without_store.records("verify", str(clone), code=1)
     assert sum(one["status"] == "impossible" for one in records) == 38
-
-
-def test_a_lock_is_verified_beside_it_or_in_another_folder(
-    synced: Shell, without_store: Shell, tmp_path: Path
-) -> None:
-    lock = tmp_path / "paper" / "datasets.lock"
-    lock.parent.mkdir()
-    synced.run("pin", NAME, "demo:000002", "-o", str(lock))
-    data = tmp_path / "data"
-    data.mkdir()
-    for name in (NAME, "demo:000002"):
-        filled(cloned(synced, data / name.replace(":", "--"), name))
-    subprocess.run(
-        ["git", "-C", str(data / "demo--000002"), "checkout", "-q", "0.240301.1055"], check=True
-    )
-    ran = without_store.run("verify", str(lock), code=1)
-    assert [line.split()[0] for line in ran.err.splitlines()].count("impossible") >= 2
-    assert "neuromirror restore" in ran.err
-    ran = without_store.run("verify", str(lock), "--in", str(data))
-    assert [line.split()[0] for line in ran.lines] == ["ok", "ok"]
-    for option in ("--remote", "--full"):
-        ran = without_store.run("verify", str(lock), option)
-        assert [line.split()[0] for line in ran.lines] == ["ok", "ok"]
-    assert "8 files " not in ran.out
-    assert "3 files downloaded and hashed (2 by sha256, 1 by etag; 143.4 kB)" in ran.lines[0]
-
-
-def test_remote_locations_are_claimed_and_never_checked(without_store: Shell, clone: Path) -> None:
-    shutil.rmtree(clone / ".git" / "annex")
-    (line,) = without_store.run("verify", "--remote", str(clone)).lines
-    assert "6 URLs checked: 6 ok; evidence claimed by the servers" in line
-    assert " hashed" not in line
-    *found, last = without_store.records("verify", "--remote", str(clone))
-    locations = [one for one in found if one["kind"] == "url"]
-    assert {(one["health"], one["checked"]) for one in locations} == {("ok", "claimed")}
-    assert all(one["url"].startswith("http://127.0.0.1:") for one in locations)
-    assert last["location_health"] == {"ok": 6}
-    assert last["files"] == {"checked": {}, "claimed": {}}
 
 
 def test_an_altered_file_is_named_and_the_index_remembers(
@@ -204,11 +144,6 @@ def test_the_workflow_in_the_recipes_works(
     assert json.loads(records[-1])["location_health"] == {"ok": 6}
     for line in re.findall(r"^    neuromirror (verify datasets.lock --[a-z-]+)", recipes, re.M):
         without_store.run(*line.split(), code=0 if "remote" in line or "full" in line else 1)
-
-
-def test_a_lock_without_datasets_is_reported(without_store: Shell) -> None:
-    Path("empty.lock").write_text("lock-version = 1\n")
-    assert without_store.run("verify", "empty.lock").out.startswith("empty.lock: ")
 
 
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(

@@ -83,15 +83,3 @@ def test_find_reports_zarrs_that_are_not_searched_and_the_setting_to_change(zarr
     zarrs.run("rebuild-index")
     assert name in {one["dataset"] for one in zarrs.records("find", digest)}
     assert zarrs.run("find", NOTHING, code=1).error_line.count(NOTHING) == 1
-
-
-def test_an_index_rebuilt_without_mirror_files_stays_the_same(zarrs: Shell) -> None:
-    name, _ = zarr(zarrs)
-    nowhere = zarrs.with_changes(mirrors=zarrs.store / "nowhere")
-    nowhere.run("rebuild-index")
-    assert nowhere.records("show", name)[0]["indexed"] is False
-    setting(zarrs, 10**6)
-    nowhere.run("rebuild-index")
-    assert nowhere.records("show", name)[0]["indexed"] is False
-    (zarrs.mirrors / "demo.toml").write_text("source = 7\n")
-    assert "demo.toml" in zarrs.run("rebuild-index", code=2).error_line
