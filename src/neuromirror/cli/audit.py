@@ -58,10 +58,9 @@ def audit_command(
 ) -> None:
     """Check that the URLs of files, and the vaults, still have the recorded content.
 
-    Nothing is downloaded: size, checksum and object version are requested, at most ten requests per
-    second and server, those with the oldest check first. "neuromirror status" and "show" print the
-    results. Without names, each vault is also asked whether it still has its copies, at most
-    --budget of them.
+    Nothing is downloaded: size, checksum and object version are requested, those with the oldest
+    check first, at most ten per second and server. Without names, each vault is also asked whether
+    it still has its copies.
     """
     from datetime import UTC, datetime, timedelta
 

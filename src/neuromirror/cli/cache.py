@@ -55,13 +55,10 @@ def cache_command(
 ) -> None:
     """Show, fill or empty the cache of verified content on this machine.
 
-    neuromirror.open, fsspec and Zarr stores keep the verified pieces that they read in the cache;
-    "neuromirror get", and git-annex in clones, take whole files from it. Bytes from the cache are
-    verified again. All processes of a user share it. When it reaches its limit, the least recently
-    used files are removed.
-
-    The variable NEUROMIRROR_CACHE names the folder, or is "off". NEUROMIRROR_CACHE_SIZE is the
-    limit, such as 50GB [default: 10 GiB, or a tenth of the disk if that is less].
+    neuromirror.open, fsspec and Zarr stores keep verified pieces in the cache; "neuromirror get",
+    and git-annex in clones, take whole files from it. NEUROMIRROR_CACHE names the folder, or is
+    "off"; NEUROMIRROR_CACHE_SIZE is the limit, such as 50GB [default: 10 GiB, or a tenth of the
+    disk if that is less], above which the least recently used files are removed.
     """
     from neuromirror.cache import open_cache
 

@@ -101,9 +101,8 @@ def catalogue_command(
     """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
 
     One address serves the pages, the JSON API below /api/v1, Atom feeds, and the repositories of
-    the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only, and syncs
-    and the service can run at the same time. On the open internet, run it behind a web server with
-    TLS. Requires the extra "web".
+    the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only. On the
+    open internet, run it behind a web server with TLS. Requires the extra "web".
     """
     from neuromirror.service.catalogue_process import SupervisorConnection
     from neuromirror.service.catalogue_status import CatalogueStatusFile

@@ -71,9 +71,8 @@ def clone_command(
 ) -> None:
     """Clone a version with DataLad, mirroring it first if the store lacks it.
 
-    The URL of a page of a catalogue needs no store: the version is cloned from that catalogue. The
-    file or folder in the address and the files that --get selects are fetched; other content stays
-    at the archive until "neuromirror get" or "datalad get" downloads it.
+    The URL of a page of a catalogue needs no store. The file or folder in the address and the files
+    that --get selects are fetched; other content stays at the archive.
     """
     from neuromirror.annex import skipped_remotes_message
     from neuromirror.cli.get import print_outcomes

@@ -13,10 +13,7 @@ from neuromirror.cli.common import Settings, settings_options
 def check_config_command(settings: Settings) -> None:
     """Check the configuration files of mirrors; send no request.
 
-    Every file of the folder is checked, and every invalid file is reported. If there is neither
-    --mirrors nor ./mirrors, the built-in files are checked.
-
-    Exit code: 0 all files are valid, 2 if a file is invalid.
+    If there is neither --mirrors nor ./mirrors, the built-in files are checked.
     """
     from neuromirror.config.builtin_mirrors import builtin_mirror_files
     from neuromirror.config.mirror_files import list_mirror_files, load_mirror

@@ -54,8 +54,8 @@ def list_command(
     """List the datasets in the store.
 
     LATEST is the newest published version, or the newest state of the draft if nothing is
-    published; FILES and SIZE are those of that version. --where compares the attributes of that
-    version, such as subject or modality, which "neuromirror show" prints; case is ignored.
+    published; FILES and SIZE are those of that version. --where compares its attributes, such as
+    subject or modality, which "neuromirror show" prints.
     """
     from neuromirror.cli.shapes import ListedDataset
 
@@ -107,8 +107,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a dataset.
 
     KIND is "published", or "observed" for content to which the archive assigned no version (a
-    draft, or a bucket); "metadata only" marks a version whose files equal those of the version
-    before. EVIDENCE is the number of files by the kind of their strongest checksum.
+    draft, or a bucket). EVIDENCE is the number of files by the kind of their strongest checksum.
     """
     from neuromirror.cli.shapes import ListedVersion
 
@@ -150,8 +149,8 @@ def versions_command(settings: Settings, dataset: str) -> None:
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
-    An incident: the archive changed data that must never change. "tombstone": a dataset that the
-    archive removed; the mirrored copy is kept. "takedown": a dataset that the operator withdrew.
+    An incident: the archive changed data that must never change. "tombstone": the archive removed a
+    dataset; the copy is kept. "takedown": the operator withdrew one.
     """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))

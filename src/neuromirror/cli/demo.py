@@ -33,9 +33,8 @@ neuromirror demo --serve --keep demo""",
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
     """Mirror a simulated archive on this machine, step by step.
 
-    Every step, from sync to citation, is printed as the command to type and its output. With
-    --serve it runs until Ctrl-C and prints the address of the catalogue. Requires the extra "demo",
-    and for the catalogue "web".
+    Every step, from sync to citation, is printed as the command to type and its output. Requires
+    the extra "demo", and for the catalogue "web".
     """
     from neuromirror_demo.walkthrough import run_walkthrough
 

@@ -40,10 +40,9 @@ def drill_command(
 ) -> None:
     """Restore a lock file from vaults alone, and verify every file; keep nothing.
 
-    The datasets are restored from the manifests beside the lock file, and their content from the
-    vaults, in a process that cannot reach upstream or the store: without a network if all vaults
-    are folders of this machine and it permits that, else with a check of each connection.
-    "neuromirror status" shows the result; run it from cron.
+    The content comes from the vaults, in a process that cannot reach upstream or the store: without
+    a network if all vaults are folders of this machine and it permits that, else with a check of
+    each connection. "neuromirror status" shows the result; run it from cron.
     """
     from neuromirror.custody.drill import run_drill
     from neuromirror.custody.records import record_drill

@@ -53,10 +53,8 @@ def drop_command(
     """List the copies that can be removed from a vault; with --confirm, remove them.
 
     A copy can be removed if no [[keep]] of a service and no other "neuromirror keep" requires it in
-    this vault, and if another vault, which is asked, has the content now. A "neuromirror keep" of
-    the same target and globs ends with the removal of all its copies. Of a withdrawn DATASET, also
-    the last copies can be removed. With --confirm exactly the listed copies are removed; if others
-    could be removed by then, it is an error.
+    this vault, and if another vault, which is asked, has the content now. Of a withdrawn DATASET,
+    also the last copies can be removed. With --confirm exactly the listed copies are removed.
     """
     from neuromirror.custody.contents import contents_of_withdrawn
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop

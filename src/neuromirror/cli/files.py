@@ -44,9 +44,8 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a version.
 
     The columns are the strongest checksum ("size" or "none" if there is none), whether the archive
-    claims it or it was checked here, the size in bytes, and the path. Subdatasets and files that
-    are not mirrored follow. --format sha256sum names files without sha256 on stderr, and then exits
-    with 1.
+    claims it or it was checked here, the size, and the path. --format sha256sum names files without
+    sha256 on stderr, and then exits with 1.
     """
     from neuromirror.cli.shapes import ListedSubdataset
 

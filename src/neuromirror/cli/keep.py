@@ -75,10 +75,9 @@ def keep_command(
     """Copy content into a vault, verified on the way in.
 
     A vault is a folder or a bucket of S3, described in a file NAME.toml in the folder of vaults
-    (docs/reference/vaults.md). What it has is not downloaded. Content that upstream does not
-    provide is copied from the other vaults in the folder. A copy counts only after the vault
-    confirmed it. An interrupted run can be repeated. Clones of the mirror find the copies, and so
-    does LOCK, for vaults with a URL.
+    (docs/reference/vaults.md). What it has is not downloaded; what upstream does not provide is
+    copied from the other vaults. An interrupted run can be repeated. Clones of the mirror find the
+    copies, and so does LOCK, for vaults with a URL.
     """
     from neuromirror.custody.contents import check_privacy, name_in_lock, open_to_fill
     from neuromirror.custody.copies import JOBS, KeepOptions

@@ -42,14 +42,10 @@ neuromirror doctor s3://aind-open-data""",
 def doctor_command(settings: Settings, archive: str | None, *, offline: bool) -> None:
     """Check this machine, the store and the archives, or one archive in detail.
 
-    Checked are git, git-annex and its programs, SQLite, space, permissions and format of the store,
-    the index, the limit on open files, the mirror files, one small request to each archive, and the
-    clock. Each line is ok, warning or error, with the remedy.
-
-    With an archive, about fifty requests check whether it answers as neuromirror needs: listings,
-    versions, sizes, checksums, parts, ranges, and replies for what does not exist. A warning means
-    that it lacks an optional feature, or has no data to check it on; the line says what follows for
-    a mirror.
+    Each line is ok, warning or error, with the remedy: programs, SQLite, space and permissions,
+    store and index, limits, mirror files, one small request to each archive, and the clock. With an
+    archive, about fifty requests check whether it answers as neuromirror needs; a warning means
+    that it lacks an optional feature, or has no data to check it on.
     """
     code = 0
     for one in _doctor_checks(settings, archive, offline=offline):
@@ -110,10 +106,9 @@ neuromirror fsck --budget 3600""",
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check the integrity of the store and its index.
 
-    Checked are alias, repository (git fsck, refs, foreign commits), records and manifests of each
-    dataset, and its entries of the index; without names also the journal, the whole index and the
-    block digests. A service does the same in small steps; --budget continues where it stopped.
-    Nothing is changed or requested. Each problem is printed with its remedy.
+    Checked are alias, repository, records and manifests of each dataset, and its entries of the
+    index; without names also the journal, the whole index and the block digests. A service does the
+    same in small steps. Nothing is changed or requested.
     """
     from neuromirror.index import UnknownDatasetError
     from neuromirror.model import alias_of
@@ -170,10 +165,9 @@ def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Move changes made by other programs from the store's repositories to a quarantine.
 
-    Commits and refs of a push, and files of git-annex, are moved to neuromirror/quarantine in the
-    store, so that nothing is lost. The refs are reset to those of the journal, versions recorded
-    from foreign commits are removed, and missing hooks are written. "neuromirror fsck" lists what
-    needs repair. Stop the service, run repair, then run "neuromirror sync".
+    Foreign commits, refs and files of git-annex are moved to neuromirror/quarantine in the store;
+    refs are reset to those of the journal, and missing hooks are written. "neuromirror fsck" lists
+    what needs repair. Stop the service, run repair, then "neuromirror sync".
     """
     from neuromirror.crawl.repair import repair_repositories
 
@@ -209,8 +203,7 @@ def housekeeping_command(
 ) -> None:
     """Repack repositories of the store, so that cloning is faster.
 
-    The packs of a repository are compressed into one. No ref and no object id changes, and an
-    interrupted run loses nothing. A dataset that is being updated is skipped. The service does this
+    No ref and no object id changes, and an interrupted run loses nothing. The service does this
     automatically.
     """
     from datetime import timedelta
@@ -270,9 +263,8 @@ def _aliases_of(store: Store, names: Iterable[str]) -> set[str]:
 def rebuild_index_command(settings: Settings) -> None:
     """Rebuild the index from the store.
 
-    The index holds nothing that is not in the store, and no request is sent to an archive. If
-    there are mirror files, their setting for the files of Zarrs ([zarr] index_entries) is applied
-    to existing versions too; otherwise the setting of each version stays as it was.
+    No request is sent to an archive. The setting index_entries of the mirror files is applied to
+    existing versions too.
     """
     from tqdm import tqdm
 
@@ -312,8 +304,7 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     """Back up index, schedule and ledger (not the repositories), even while the service runs.
 
     The backup is a folder in DIR that is named by its time, and is checked before older ones are
-    deleted. All other parts of a store are plain files that any program can copy; the documentation
-    lists them under "Back up a store and restore it".
+    deleted. All other parts of a store are plain files that any program can copy.
     """
     from neuromirror.crawl.recorder import BACKUP
     from neuromirror.service.backup import back_up
@@ -345,9 +336,8 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
     """Restore the index from a backup and bring it up to date.
 
     The entries of the journal after the backup are applied. Without a backup, use "neuromirror
-    rebuild-index". The schedule and the ledger are not restored: a service needs no schedule, and
-    the ledger may be newer; if it is lost, copy custody.sqlite from the backup to the folder
-    "neuromirror" of the store.
+    rebuild-index". A lost ledger is restored by copying custody.sqlite from the backup to the
+    folder "neuromirror" of the store.
     """
     from neuromirror.service.backup import restore_from_backup
 
@@ -432,9 +422,9 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
 def holds_command(settings: Settings) -> None:
     """List suspicious updates that wait for approval with "neuromirror release".
 
-    An update is held if the archive lists no files, if more files are missing than [guards] in the
-    mirror file allows, or if files changed that must never change. Check the archive, then approve
-    the update, or wait until the archive is repaired.
+    An update is held if the archive lists no files, if more are missing than [guards] in the mirror
+    file allows, or if files changed that must never change. Check the archive, then approve the
+    update, or wait until the archive is repaired.
     """
     with settings.index() as index:
         holds = list(index.open_holds())

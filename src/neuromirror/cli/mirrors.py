@@ -37,9 +37,9 @@ mkdir -p mirrors; neuromirror mirrors show dandi > mirrors/lab.toml""",
 def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     """List the mirrors that can be used, or print a mirror file.
 
-    The built-in mirrors need no configuration. A file in ./mirrors (or --mirrors) with the same
-    name overrides a built-in one, a file with another name adds a mirror. NEEDS lists requirements
-    beyond a base installation. In a folder with ./mirrors, the default store is ./store.
+    A file in ./mirrors (or --mirrors) with the name of a built-in mirror overrides it. NEEDS lists
+    requirements beyond a base installation. In a folder with ./mirrors, the default store is
+    ./store.
     """
     from neuromirror.config.builtin_mirrors import known_mirror_files
 

@@ -62,9 +62,8 @@ def publish_command(
 ) -> None:
     """Push datasets to a forge (GitHub, GitLab, Gitea, Forgejo, GIN) or a git server.
 
-    Missing repositories are created, with description, topics and homepage. A repository has the
-    history, file names, checksums and URLs of a dataset, but no content. A dataset whose refs did
-    not change needs no request. No ref is forced. Private datasets are never pushed.
+    Missing repositories are created, with description, topics and homepage. A repository has no
+    content of files. No ref is forced. Private datasets are never pushed.
 
     \b
     A sibling file, siblings/lab-forge.toml:

@@ -196,11 +196,9 @@ def serve_command(
 ) -> None:
     """Run the service that keeps mirrors up to date.
 
-    Mirror files are reloaded when they change; their [schedule] sets the intervals. The schedule is
-    in the store, so that the service continues where it stopped. On SIGTERM or Ctrl-C running jobs
-    have 20 seconds to finish; a second signal exits at once. With --catalogue a catalogue runs in a
-    separate process, whose failure does not affect mirroring. --once is for cron, with the exit
-    codes of "neuromirror sync".
+    The [schedule] of the mirror files sets the intervals; changed files are reloaded. On SIGTERM or
+    Ctrl-C running jobs have 20 seconds to finish; a second signal exits at once. --once is for
+    cron, with the exit codes of "neuromirror sync".
     """
     from neuromirror.service.optional_dependencies import require_service, require_web
 

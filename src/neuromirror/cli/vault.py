@@ -125,13 +125,9 @@ def vault_command(
 ) -> None:
     """List, show, check or fill vaults: places where you hold copies of content.
 
-    check lists what the vault has and corrects the ledger: contents that are gone do not count any
-    more, and contents that are not recorded are read, verified and recorded. --full also reads all
-    recorded contents.
-
-    import looks in DIR, a folder of downloads or a clone, for contents of the datasets in the store
-    that the vault does not have, by size and digest; the names of the files do not matter, and they
-    are not changed.
+    check corrects the ledger: contents that are gone do not count any more, and those that are not
+    recorded are read and recorded; --full reads all. import looks in DIR, a folder of downloads or
+    a clone, for contents of the datasets in the store that the vault lacks, by size and digest.
     """
     if (action == "list") != (name is None):
         raise ConfigurationError(
