@@ -132,14 +132,8 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
         yield f"Example: `{max(lines, key=len)}`"
     if isinstance(command, CommandGroup):
         yield "\n".join(
-            [
-                "| group | commands |",
-                "|---|---|",
-                *(
-                    f"| {title} | {', '.join(f'[{name}](#neuromirror-{name})' for name in names)} |"
-                    for title, names in command.sections.items()
-                ),
-            ]
+            f"- {title}: {', '.join(f'`{name}`' for name in names)}"
+            for title, names in command.sections.items()
         )
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
