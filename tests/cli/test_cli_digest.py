@@ -19,6 +19,7 @@ from neuromirror_demo.bucket_contents import BEHAVIOR
 from support.block_digests import digests_of
 from support.command_shell import Shell
 from support.dataset_clones import clone_dataset, fetch_content, overwrite
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
 
 NAME = "demo:000004"
@@ -82,8 +83,7 @@ def test_digests_are_those_of_the_bytes_and_are_found_in_the_index(copied: Shell
 
 
 def index_rows(shell: Shell) -> list[str]:
-    with Index.open_readonly(Store.open(shell.store).index_path) as index:
-        return list(index.dump())
+    return dump_index(Store.open(shell.store).index_path)
 
 
 def test_a_second_run_sends_no_request_and_smaller_pieces_are_read_again(

@@ -12,7 +12,7 @@ import pytest
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
-from support.synced_mirror import dump_index
+from support.index_dump import dump_index
 
 READS_STORE = [["list"], ["status"], ["sync", "--dry-run"]]
 WRITES_STORE = [

@@ -10,6 +10,7 @@ from neuromirror.crawl import rebuild_index
 from neuromirror.model import ConfigurationError, EventRaised, VisitEnded
 from neuromirror.sources import ComponentUnavailableError
 from neuromirror.store import Store
+from support.index_dump import dump_index
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
@@ -304,7 +305,7 @@ def test_the_index_can_be_rebuilt_with_components(zarr_harness: ScriptedHarness)
     zarr_harness.sync()
     store: Store = zarr_harness.store
     with zarr_harness.index() as index:
-        before = list(index.dump())
+        before = dump_index(index)
     rebuild_index(store, store.index_path)
     with zarr_harness.index() as index:
-        assert list(index.dump()) == before
+        assert dump_index(index) == before

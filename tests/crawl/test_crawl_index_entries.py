@@ -15,6 +15,7 @@ from neuromirror.model import MirrorSeen, VersionMinted
 from neuromirror.sources import KnownContent, Listing, VisitContext
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import (
     ScriptedDataset,
@@ -62,7 +63,7 @@ def indexed_flags(harness: ScriptedHarness) -> dict[str, list[bool]]:
 
 def dump(harness: ScriptedHarness) -> list[str]:
     with harness.index() as index:
-        return list(index.dump())
+        return dump_index(index)
 
 
 def rebuild_and_dump(

@@ -26,6 +26,7 @@ from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import MEAREC
 from support import killed_sync
 from support.foreign_pushes import problems_of
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 from support.scripted_zarrs import scripted_zarr
@@ -85,7 +86,7 @@ def stated_urls(harness: MirrorHarness) -> dict[str, list[str]]:
 
 def dump(harness: MirrorHarness) -> list[str]:
     with harness.index() as index:
-        return list(index.dump())
+        return dump_index(index)
 
 
 def alias() -> str:
@@ -284,12 +285,12 @@ def check_records(
     """Check the records of a version, the rebuilt index, and that another sync writes nothing."""
     with harness.index() as index:
         row = index.resolve(name, label)
-        before = list(index.dump())
+        before = dump_index(index)
     lines = stored_record_lines(harness.store, row)
     assert sum(host.encode() in line for line in lines) == count
     rebuild_index(harness.store, harness.store.index_path)
     with harness.index() as index:
-        assert list(index.dump()) == before
+        assert dump_index(index) == before
     assert problems_of(harness) == []
     files_before = harness.file_digests()
     harness.sync(deep=True)

@@ -23,6 +23,7 @@ from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.block_digests import claimed_digests
+from support.index_dump import dump_index
 from support.killed_takedown import kill_takedown
 from support.mirror_harness import MirrorHarness, run_git
 
@@ -72,7 +73,7 @@ def reinstate_dataset(mirror_harness: MirrorHarness, name: str = NAME) -> dict[s
 
 def dump(mirror_harness: MirrorHarness) -> list[str]:
     with mirror_harness.index() as index:
-        return list(index.dump())
+        return dump_index(index)
 
 
 def without_takedowns(rows: list[str]) -> list[str]:
@@ -274,7 +275,7 @@ def test_components_that_only_it_has_are_taken_down_and_reinstated_with_it(
     with mirror_harness.index() as index:
         (part,) = [one.name for one in index.datasets() if one.within]
         (whole,) = index.superdatasets(part)
-        rows = list(index.dump())
+        rows = dump_index(index)
     with pytest.raises(ConfigurationError, match=f"{part}.*{whole}"):
         take_dataset_down(mirror_harness, part)
     refs = mirror_harness.refs()

@@ -21,6 +21,7 @@ from neuromirror.store import dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder, digested_content
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from support.block_digests import digests_of
+from support.index_dump import dump_index
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
@@ -98,7 +99,7 @@ def stored(harness: ScriptedHarness) -> BlockDigestsFolder:
 
 def rows(harness: ScriptedHarness) -> list[str]:
     with harness.index() as index:
-        return list(index.dump())
+        return dump_index(index)
 
 
 def test_the_index_keeps_the_digests_of_a_content_that_another_dataset_has(

@@ -11,6 +11,7 @@ from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests, rebuild_i
 from neuromirror.model import Traffic, VisitEnded, load_traffic, total_traffic
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import NAME, EmbargoHarness
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
@@ -84,14 +85,14 @@ def test_a_visit_is_recorded_with_its_traffic(
             assert load_traffic(entries[name].traffic) == result.traffic
             (row,) = index.visits(name)
             assert row.traffic == result.traffic
-        before = list(index.dump())
+        before = dump_index(index)
     slowed = results["demo:000002"].traffic[api(demo)]
     assert (slowed.throttled, slowed.retries) == (1, 1)
     assert slowed.waited > 0
     assert results["demo:000003"].traffic[api(demo)].throttled == 0
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
     with mirror_harness.index() as index:
-        assert list(index.dump()) == before
+        assert dump_index(index) == before
 
 
 def test_a_failed_visit_is_recorded_with_its_traffic(

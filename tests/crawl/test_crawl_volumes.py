@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.crawl import Mirror, rebuild_index
-from neuromirror.index import Index
 from neuromirror.model import LinksFound
 from neuromirror.net import RequestLimits, Session
 from neuromirror.sources.boss import BossOptions, BossSource
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
 from support.dataset_clones import clone_dataset
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
 
@@ -324,19 +324,14 @@ def test_a_rebuilt_index_is_the_same_and_has_the_links(
     boss.move_storage(TISSUE)
     mirror_harness.sync()
     store = mirror_harness.store
-    before = dump(store.index_path)
+    before = dump_index(store.index_path)
     rebuild_index(store, store.index_path)
-    assert dump(store.index_path) == before
+    assert dump_index(store.index_path) == before
     # versions missing in the journal come from git; superdatasets are not in the index
     journal = store.root / "neuromirror" / "journal.jsonl"
     journal.unlink()
     rebuild_index(mirror_harness.store, store.index_path)
     assert [len(labels(mirror_harness, channel)) for channel in (TISSUE, ACTIVITY)] == [1, 1]
-
-
-def dump(path: Path) -> list[str]:
-    with Index.open_readonly(path) as index:
-        return list(index.dump())
 
 
 def test_a_clone_of_the_mirror_reaches_a_block(

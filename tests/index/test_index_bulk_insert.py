@@ -10,6 +10,7 @@ from neuromirror.index import Index, bulk_insert
 from neuromirror.index import file_writer as recording_module
 from neuromirror.model import Digest, Location, SnapshotEntry
 from support.disk_journal import DiskJournal, placed_file, subdataset
+from support.index_dump import dump_index
 
 
 def _files(count: int) -> list[SnapshotEntry]:
@@ -34,7 +35,7 @@ def _dump(folder: Path, journal: DiskJournal, name: str) -> list[str]:
     with Index.open(folder / name) as index:
         index.catch_up(journal)
         assert index._db.execute("PRAGMA foreign_key_check").fetchall() == []
-        return list(index.dump())
+        return dump_index(index)
 
 
 def test_rows_do_not_depend_on_how_many_are_written_at_once(

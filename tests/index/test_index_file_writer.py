@@ -16,6 +16,7 @@ from neuromirror.index import Index
 from neuromirror.index import file_writer as recording_module
 from neuromirror.model import Change, Digest, Location, Retention, SnapshotEntry
 from support.disk_journal import DiskJournal, dump_content, placed_file, skipped_version_message
+from support.index_dump import dump_index
 
 _ETAG = "3" * 32 + "-2"
 _VERSIONS = st.lists(
@@ -41,7 +42,7 @@ def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:
     with Index.open(folder / name) as index:
         index.catch_up(journal)
         assert index._db.execute("PRAGMA foreign_key_check").fetchall() == []
-        return list(index.dump())
+        return dump_index(index)
 
 
 def _etag(part_size: int | None, digest: Digest) -> FileSpec:

@@ -17,6 +17,7 @@ from neuromirror.index import (
     schema,
 )
 from support.disk_journal import DiskJournal, placed_file
+from support.index_dump import dump_index
 
 OTHER_VERSIONS = (schema.SCHEMA - 1, schema.SCHEMA + 1)
 
@@ -62,11 +63,11 @@ def test_rebuild_replaces_an_index_of_another_version(
     journal.mint([placed_file("a", 1)])
     with Index.open(path) as index:
         index.catch_up(journal)
-        expected = list(index.dump())
+        expected = dump_index(index)
     _set_version(path, version)
     assert rebuild_from_journal(path, journal) == 1
     with Index.open(path) as index:
-        assert list(index.dump()) == expected
+        assert dump_index(index) == expected
 
 
 def test_failed_creation_leaves_an_empty_file_for_the_next_attempt(

@@ -26,6 +26,7 @@ from neuromirror.transfer.verify_items import PinnedFile
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from support.dataset_clones import clone_dataset, evidence_counts, failures, verify_all
+from support.index_dump import dump_index
 from support.lab_store import LabStore
 from support.mirror_harness import run_git
 
@@ -197,11 +198,11 @@ def test_url_health_is_written_to_the_index(
     assert recorded_health(recorder, address) == ("ok", "2026-03-01T12:00:00+00:00")
     assert {recorded_health(recorder, url)[0] for url in urls_of(recorder, gone)} == {"ok"}
     # it is in the journal, so that a rebuilt index has it
-    before = recorder.ask(lambda index: list(index.dump()))
+    before = recorder.ask(dump_index)
     other = tmp_path / "index.sqlite"
     rebuild_index(lab.mirror_harness.store, other)
     with Index.open_readonly(other) as index:
-        assert list(index.dump()) == before
+        assert dump_index(index) == before
 
 
 def test_the_journal_grows_by_changes_only(

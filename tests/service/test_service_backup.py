@@ -26,8 +26,9 @@ from neuromirror.service.backup import (
 from neuromirror.store import StoreBusyError, file_lock
 from neuromirror.vault.opening import open_ledger
 from support.forked_commands import fork_command
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
-from support.synced_mirror import copy_mirror, dump_index, flip_bit
+from support.synced_mirror import copy_mirror, flip_bit
 from support.vaults import VAULT_UUID
 
 EVENT = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")

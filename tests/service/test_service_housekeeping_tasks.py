@@ -23,8 +23,9 @@ from neuromirror.service.store_checks import CheckResult
 from neuromirror.store import StoreBusyError, dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder
 from support.block_digests import claimed_digests
+from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness, run_git
-from support.synced_mirror import dump_index, flip_bit
+from support.synced_mirror import flip_bit
 
 LOCAL = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
 

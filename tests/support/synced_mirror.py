@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from neuromirror.index import Index
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 
@@ -30,11 +29,6 @@ def serve_few_dandisets(folder: Path, files: Path, *kept: str) -> Iterator[DemoA
 def copy_mirror(mirror_harness: MirrorHarness, folder: Path) -> MirrorHarness:
     shutil.copytree(mirror_harness.folder, folder, symlinks=True)
     return MirrorHarness(mirror_harness.mirrors, folder)
-
-
-def dump_index(path: Path) -> list[str]:
-    with Index.open_readonly(path) as index:
-        return list(index.dump())
 
 
 def flip_bit(path: Path, at: float = 0.5) -> None:

@@ -6,6 +6,7 @@ backup (https://www.sqlite.org/backup.html) reads it in one transaction and does
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import time
@@ -252,7 +253,8 @@ def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str, str]]
     """Return kind, name, table and SQL of everything in a schema but SQLite's statistics."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
     return {
-        (str(kind), str(name), str(table), str(sql))
+        # the quotes and spaces are those of a release of sqlite-utils
+        (str(kind), str(name), str(table), re.sub(r"[\s\"]+", "", str(sql)))
         for kind, name, table, sql in rows
         if not str(name).startswith("sqlite_stat")
     }

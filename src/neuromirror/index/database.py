@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -238,27 +238,6 @@ class Index(
             [*self.failed_tasks(), *self._failed_visits(), *self.location_failures()],
             key=lambda one: (one.mirror, one.task, one.dataset or ""),
         )
-
-    def dump(self) -> Iterator[str]:
-        """Yield every row of every table as text; equal indexes have equal dumps (I8).
-
-        The internal tables of full-text search are omitted, because they depend on the number of
-        transactions.
-
-        Yields
-        ------
-        str
-            One row.
-        """
-        names = self._rows(
-            "SELECT name FROM sqlite_master WHERE type = 'table' "
-            r"AND name NOT LIKE '%\_text\_%' ESCAPE '\' ORDER BY name"
-        )
-        for (name,) in list(names):
-            columns = [row[1] for row in self._rows(f'PRAGMA table_info("{name}")')]
-            order = ", ".join(f'"{column}"' for column in columns)
-            for row in self._rows(f'SELECT {order} FROM "{name}" ORDER BY {order}'):
-                yield f"{name} {row!r}"
 
 
 def rebuild_from_journal(

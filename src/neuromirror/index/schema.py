@@ -2,13 +2,21 @@
 
 ``PRAGMA application_id`` identifies the file and ``PRAGMA user_version`` is the version of its
 schema. There are no migrations: an index with another version is rebuilt from the store. To change
-a table, change its definition here and raise :data:`SCHEMA`. All rows must stay a function of the
-journal and the records alone: no clocks, no random ids (I8).
+a table, change its definition here and raise :data:`SCHEMA`. sqlite-utils creates the plain tables;
+those with ``WITHOUT ROWID``, ``CHECK``, compound or circular references, indexes of expressions and
+full-text tables of their own are in SQL, because sqlite-utils has none of these.
+
+All rows must stay a function of the journal and the records alone: no clocks, no random ids (I8).
 """
 
 from __future__ import annotations
 
 import sqlite3
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+    from sqlite_utils.db import Table
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
 SCHEMA = 16
@@ -20,16 +28,6 @@ SQLite has no function for it: trimming everything but slashes off the end leave
 """
 
 _DATASETS = f"""
-CREATE TABLE mirrors (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    source TEXT NOT NULL,
-    uri TEXT NOT NULL,
-    last_seen TEXT,
-    first_contents INTEGER NOT NULL DEFAULT 0,  -- distinct contents first recorded by this mirror
-    capabilities TEXT NOT NULL DEFAULT '{{}}'  -- JSON: value by name
-) STRICT;
-
 CREATE TABLE datasets (
     id INTEGER PRIMARY KEY,
     mirror INTEGER NOT NULL REFERENCES mirrors (id),
@@ -103,14 +101,6 @@ CREATE TABLE inputs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX inputs_name ON inputs (name);
 
--- What searches for datasets read; see dataset_text. Rows of withdrawn datasets are removed.
-CREATE TABLE listed_datasets (
-    dataset INTEGER PRIMARY KEY REFERENCES datasets (id),
-    is_subdataset INTEGER NOT NULL,
-    time TEXT NOT NULL,  -- of the current version
-    bytes INTEGER NOT NULL,
-    title TEXT NOT NULL  -- casefolded
-) STRICT;
 CREATE TABLE facets (
     facet TEXT NOT NULL,
     value TEXT NOT NULL,
@@ -123,9 +113,6 @@ CREATE TABLE data_types (  -- kinds of files of any version
     type TEXT NOT NULL,
     PRIMARY KEY (dataset, type)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE stale_text (  -- datasets to write into these tables; empty between transactions
-    dataset INTEGER PRIMARY KEY REFERENCES datasets (id)
-) STRICT;
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, keywords, species, anatomy, techniques, variables, people, institutions, funders,
     attributes, other, description, readme, license, doi,
@@ -138,11 +125,6 @@ CREATE VIRTUAL TABLE dataset_text_tokens USING fts5 (
 """
 
 _FILES = """
-CREATE TABLE claimants (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
-) STRICT;
-
 -- One row per distinct content, that is per git-annex key. Digests are indexed by their first eight
 -- bytes only, which makes the indexes a third of the size; a lookup compares the whole value in
 -- the row. The single writer keeps keys unique. Most keys contain a digest, which key_hash finds:
@@ -227,30 +209,7 @@ CREATE TABLE subdatasets (
     FOREIGN KEY (dataset, until) REFERENCES versions (dataset, seq)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE locations (
-    id INTEGER PRIMARY KEY,
-    content INTEGER NOT NULL REFERENCES contents (id),
-    rank INTEGER NOT NULL,  -- 0 object version, 1 object that may be overwritten, 2 other URL
-    url TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    version_id TEXT,  -- only where the URL has no versionId
-    url_hash INTEGER NOT NULL,  -- blake2b-64 of the URL without its versionId
-    last_version INTEGER NOT NULL REFERENCES versions (id),  -- the last that added a file from here
-    probed_at TEXT,
-    probe_result TEXT
-) STRICT;
-CREATE INDEX locations_content ON locations (content, rank);
-CREATE INDEX locations_url ON locations (url_hash);
-CREATE INDEX locations_probed ON locations (probed_at);
-CREATE INDEX locations_failing ON locations (probe_result) WHERE probe_result <> 'ok';
-
--- Paths added by versions of datasets other than subdatasets, in blocks: see path_terms. The
--- full-text table holds terms only and cannot return text.
-CREATE TABLE path_blocks (
-    id INTEGER PRIMARY KEY,  -- version << 20 | position of the block
-    first TEXT NOT NULL,  -- path
-    last TEXT NOT NULL
-) STRICT;
+-- Terms of the paths in path_blocks; it cannot return text.
 CREATE VIRTUAL TABLE path_text USING fts5 (
     terms, content = '', detail = none,
     tokenize = "unicode61 remove_diacritics 2 tokenchars '-'"
@@ -263,20 +222,6 @@ CREATE TABLE progress (
     position INTEGER NOT NULL  -- bytes of the journal applied
 ) STRICT;
 INSERT INTO progress VALUES (1, 0);
-
-CREATE TABLE visits (
-    id INTEGER PRIMARY KEY,
-    dataset INTEGER NOT NULL REFERENCES datasets (id),
-    visit TEXT NOT NULL,
-    started_at TEXT NOT NULL,
-    ended_at TEXT NOT NULL,
-    status TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    pending INTEGER NOT NULL,
-    message TEXT NOT NULL,
-    traffic TEXT NOT NULL  -- JSON: counts by host
-) STRICT;
-CREATE INDEX visits_dataset ON visits (dataset);
 
 -- Ids repeat: a listing that was held, lapsed and held again has two rows, of which one is open.
 CREATE TABLE holds (
@@ -297,18 +242,6 @@ CREATE TABLE holds (
 CREATE INDEX holds_hold ON holds (hold);
 CREATE INDEX holds_dataset ON holds (dataset);
 
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    mirror INTEGER NOT NULL REFERENCES mirrors (id),
-    dataset INTEGER REFERENCES datasets (id),
-    kind TEXT NOT NULL,
-    message TEXT NOT NULL,
-    at TEXT NOT NULL,
-    data TEXT NOT NULL  -- JSON
-) STRICT;
-CREATE INDEX events_dataset ON events (dataset);
-CREATE INDEX events_kind ON events (kind, mirror);
-
 -- Tasks that failed and have not succeeded since; failed visits are in visits.
 CREATE TABLE failures (
     task TEXT NOT NULL,
@@ -325,12 +258,126 @@ CREATE TABLE failures (
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables in an empty database, in one transaction.
 
-    Parameters
-    ----------
-    connection : sqlite3.Connection
-        In autocommit mode (``isolation_level=None``), without an open transaction.
+    ``connection`` is in autocommit mode (``isolation_level=None``), without an open transaction;
+    after an error, closing it rolls back.
     """
-    connection.executescript(
-        f"BEGIN IMMEDIATE; {_CRAWL} {_DATASETS} {_FILES} "
-        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA}; COMMIT;"
+    from sqlite_utils import Database  # slow, and not needed to read
+
+    connection.executescript(f"BEGIN IMMEDIATE; {_CRAWL} {_DATASETS} {_FILES}")
+    _create_plain_tables(Database(connection, recursive_triggers=False, execute_plugins=False))
+    for statement in (
+        "CREATE INDEX locations_failing ON locations (probe_result) WHERE probe_result <> 'ok'",
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        f"PRAGMA user_version = {SCHEMA}",
+        "COMMIT",
+    ):
+        connection.execute(statement)
+
+
+def _create_plain_tables(db: Database) -> None:
+    """Create the tables that sqlite-utils can express, with an integer as primary key."""
+
+    def create(
+        name: str,
+        /,
+        null: str = "",
+        refer: str = "",
+        defaults: dict[str, Any] | None = None,
+        **columns: type,
+    ) -> Table:
+        key, *others = columns
+        return db.create_table(
+            name,
+            columns,
+            pk=key,
+            not_null=set(others) - set(null.split()),
+            defaults=defaults,
+            # a column has the name of one row of the table that it refers to
+            foreign_keys=[(column, f"{column.split('_')[-1]}s", "id") for column in refer.split()],
+            strict=True,
+        )
+
+    create(
+        "mirrors",
+        null="last_seen",
+        defaults={"first_contents": 0, "capabilities": "{}"},
+        id=int,
+        name=str,
+        source=str,
+        uri=str,
+        last_seen=str,
+        first_contents=int,  # distinct contents first recorded by this mirror
+        capabilities=str,  # JSON: value by name
+    ).create_index(["name"], unique=True)
+
+    create("claimants", id=int, name=str).create_index(["name"], unique=True)
+
+    # What searches for datasets read; see dataset_text. Rows of withdrawn datasets are removed.
+    create(
+        "listed_datasets",
+        refer="dataset",
+        dataset=int,
+        is_subdataset=int,
+        time=str,  # of the current version
+        bytes=int,
+        title=str,  # casefolded
     )
+    # Datasets to write into these tables; empty between transactions.
+    create("stale_text", refer="dataset", dataset=int)
+
+    locations = create(
+        "locations",
+        null="version_id probed_at probe_result",
+        refer="content last_version",
+        id=int,
+        content=int,
+        rank=int,  # 0 object version, 1 object that may be overwritten, 2 other URL
+        url=str,
+        kind=str,
+        version_id=str,  # only where the URL has no versionId
+        url_hash=int,  # blake2b-64 of the URL without its versionId
+        last_version=int,  # the last that added a file from here
+        probed_at=str,
+        probe_result=str,
+    )
+    locations.create_index(["content", "rank"], "locations_content")
+    locations.create_index(["url_hash"], "locations_url")
+    locations.create_index(["probed_at"], "locations_probed")
+
+    # Paths added by versions of datasets other than subdatasets, in blocks: see path_terms.
+    create(
+        "path_blocks",
+        id=int,  # version << 20 | position of the block
+        first=str,  # path
+        last=str,
+    )
+
+    create(
+        "visits",
+        refer="dataset",
+        id=int,
+        dataset=int,
+        visit=str,
+        started_at=str,
+        ended_at=str,
+        status=str,
+        fingerprint=str,
+        pending=int,
+        message=str,
+        traffic=str,  # JSON: counts by host
+    ).create_index(["dataset"], "visits_dataset")
+
+    events = create(
+        "events",
+        null="dataset",
+        refer="mirror dataset",
+        id=int,
+        mirror=int,
+        dataset=int,
+        kind=str,
+        message=str,
+        at=str,
+        data=str,  # JSON
+    )
+    events.create_index(["dataset"], "events_dataset")
+    events.create_index(["kind", "mirror"], "events_kind")

@@ -171,15 +171,15 @@ class _RowForm:
 
     def find(self, text: str, start: int, is_first: bool) -> tuple[_Values, int]:
         """Return the values of the rows of this form from a position on, and where they end."""
-        one = re.compile(self.pattern.replace("%s", f"({_TEXT})"))
+        row = re.compile(self.pattern.replace("%s", f"({_TEXT})"))
         if is_first:  # most pages have nothing else up to the last row
             end = text.rindex(f"</{self.kind}>") + len(f"</{self.kind}>")
-            found = one.findall(text, start, end)
-            if len(found) * self.pattern.count("<") == text.count("<", start, end):
-                return found, end
+            values = row.findall(text, start, end)
+            if len(values) * self.pattern.count("<") == text.count("<", start, end):
+                return values, end
         rows = re.compile(f"(?:{self.pattern.replace('%s', _TEXT)})++").match(text, start)
         assert rows is not None
-        return one.findall(text, start, rows.end()), rows.end()
+        return row.findall(text, start, rows.end()), rows.end()
 
     def parse(self, found: _Values, encoded: bool, times: _Times) -> list[ObjectRow]:
         """Return the rows with these values; column by column, which is faster than by row."""

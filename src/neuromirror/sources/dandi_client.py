@@ -1,4 +1,4 @@
-"""What the ``dandi`` client knows: the archives, and where it keeps the API keys of a user.
+"""The archives that the ``dandi`` client knows, and the API keys that it keeps for a user.
 
 The public archives are in a table here. With the extra ``[dandi-cli]``, addresses of all archives
 that the installed ``dandi`` knows are understood. ``dandi`` reads a key from a variable that is
@@ -45,7 +45,9 @@ PUBLIC: Final = (
     ),
 )
 
-INSTANCES: Final[Mapping[str, str]] = {urlsplit(one.api).netloc: one.name for one in PUBLIC}
+INSTANCES: Final[Mapping[str, str]] = {
+    urlsplit(instance.api).netloc: instance.name for instance in PUBLIC
+}
 """The names of the public archives, by the host of the API.
 
 A dataset can name any URL, and must not be able to obtain a key by it: no host is added later.
@@ -56,9 +58,9 @@ _USER: Final = "key"
 
 def archive_at(api: str) -> Instance | None:
     """Return the archive whose API has this URL; None if it is unknown."""
-    for one in PUBLIC:
-        if one.api == api:
-            return one
+    for instance in PUBLIC:
+        if instance.api == api:
+            return instance
     try:
         from dandi.consts import known_instances  # type: ignore[import-untyped]
     except ImportError:
@@ -126,9 +128,9 @@ class DandiKey(TokenSource):
         CredentialsError
             If the keyring cannot be read, for example because it is locked.
         """
-        found = super().read()
-        if found:
-            return found
+        key = super().read()
+        if key:
+            return key
         with self._lock:
             if self._stored is None:
                 self._stored = self._read_keyring()
