@@ -19,7 +19,7 @@ from neuromirror.git import ObjectMissingError
 from neuromirror.model import LEAF_SIZE, ContentsDigested, VersionMinted
 from neuromirror.store import dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder, digested_content
-from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 from support.block_digests import digests_of
 from support.index_dump import dump_index
 from support.scripted_source import (

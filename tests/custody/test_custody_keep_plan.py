@@ -1,8 +1,8 @@
 """The contents of versions, each once."""
 
 from neuromirror.custody.contents import KeepContents
-from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.outcomes import Finding
+from neuromirror.transfer.verified_repository import PinnedFile
 
 
 def test_a_content_is_listed_once_with_its_first_file() -> None:

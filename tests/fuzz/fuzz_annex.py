@@ -35,7 +35,7 @@ from neuromirror.annex.backend import matches_key
 from neuromirror.annex.keys import key_extension
 from neuromirror.annex.logs import merge_location_log, merge_url_log
 from neuromirror.lab.rebuild import CommitUnreadableError, _file
-from neuromirror.transfer.annexed_files import _key_of
+from neuromirror.transfer.annex_clone import _key_of
 
 _UUID = "00000000-0000-0000-0000-000000000001"
 

@@ -14,7 +14,7 @@ import zstandard
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import Mode, verify
-from neuromirror.transfer.findings import NOT_HERE, Finding
+from neuromirror.transfer.outcomes import NOT_HERE, Finding
 from support.dataset_clones import (
     clone_dataset,
     copy_folder,

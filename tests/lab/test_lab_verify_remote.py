@@ -17,12 +17,10 @@ from neuromirror.index import Index
 from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import verify
 from neuromirror.model import LocationsChecked
-from neuromirror.transfer.download_verifier import DownloadVerifier
-from neuromirror.transfer.findings import Finding, Health
-from neuromirror.transfer.url_health import RECORD_INTERVAL, record_health
-from neuromirror.transfer.url_prober import Prober
+from neuromirror.transfer.outcomes import Finding, Health
+from neuromirror.transfer.url_health import RECORD_INTERVAL, DownloadVerifier, Prober, record_health
 from neuromirror.transfer.url_sessions import API_KEY_VARIABLES, UrlSessions
-from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.verified_repository import PinnedFile
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from support.dataset_clones import clone_dataset, evidence_counts, failures, verify_all

@@ -14,11 +14,10 @@ import pytest
 from neuromirror.annex import url_key
 from neuromirror.model import Digest
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
-from neuromirror.transfer.download_verifier import DownloadVerifier
-from neuromirror.transfer.findings import Finding, Health
-from neuromirror.transfer.url_prober import Prober
+from neuromirror.transfer.outcomes import Finding, Health
+from neuromirror.transfer.url_health import DownloadVerifier, Prober
 from neuromirror.transfer.url_sessions import UrlSessions
-from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.verified_repository import PinnedFile
 from support.scripted_http_server import (
     CONTENT,
     KEY,

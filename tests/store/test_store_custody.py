@@ -23,7 +23,7 @@ from neuromirror.store import (
     publish_locations,
 )
 from neuromirror.store.custody import published_locations, published_remotes
-from neuromirror.transfer.published_copies import PublishedCopies
+from neuromirror.transfer.annex_branch import PublishedCopies
 from support.disk_states import disk_states
 from support.store_publisher import Publisher, exit_code, fork_child, git, git_refs
 from support.vaults import OTHER_UUID, VAULT_UUID

@@ -20,7 +20,7 @@ from neuromirror.model import DESCRIPTION_PATH, LocationsChecked, NeuromirrorErr
 from neuromirror.net import RequestLimits
 from neuromirror.stream import StreamError, open_tree
 from neuromirror.stream.git_tree import GitTree
-from neuromirror.transfer import published_copies
+from neuromirror.transfer import annex_branch
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
@@ -138,7 +138,7 @@ def test_the_gateway_serves_the_pinned_bytes_without_upstream(
 def test_a_version_that_the_gateway_has_open_is_read_from_a_new_vault(
     kept: KeptDataset, serve_directory: Serve, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    monkeypatch.setattr(published_copies, "_REFRESH", -1.0)
+    monkeypatch.setattr(annex_branch, "_REFRESH", -1.0)
     kept.stop_upstream()
     path, content = next(iter(kept.contents.items()))
     store = kept.harness.store

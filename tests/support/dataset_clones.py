@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 from neuromirror.lab.verify import verify
 from neuromirror.model import path_to_text
-from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.outcomes import Finding
 from neuromirror.transfer.verified_repository import VerifiedRepository
 from support.mirror_harness import MirrorHarness, run_git
 

@@ -12,8 +12,8 @@ from neuromirror.annex import etag_of
 from neuromirror.model import LEAF_SIZE
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store.block_digests import BlockDigestsFolder
-from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
-from neuromirror.transfer.verify_items import MultipartEtag
+from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+from neuromirror.transfer.verified_repository import MultipartEtag
 from support.block_digests import digests_of, etag_key
 
 CONTENT = random.Random(7).randbytes(5 * (1 << 20) + 123)

@@ -81,7 +81,7 @@ def test_a_host_that_fails_is_not_requested_for_each_block(
     boss_mirror: BossMirror, clone: AnnexRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = RequestLimits(attempts=2, wait=0.01, wait_max=0.01)
-    monkeypatch.setattr("neuromirror.transfer.block_bodies._LIMITS", limits)
+    monkeypatch.setattr("neuromirror.transfer.content_bodies._LIMITS", limits)
     boss_mirror.boss.fault("status", path="/cutout/", status=503)
     had = count_contents(clone)
     found = outcomes(clone.path, "0")

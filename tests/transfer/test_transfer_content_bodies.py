@@ -11,11 +11,8 @@ from neuromirror.net import AccessDeniedError, HostCircuitBreaker, RequestLimits
 from neuromirror.sources.api_tokens import host_token
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.block_bodies import BlockBodies
-from neuromirror.transfer.content_bodies import ContentBodies
-from neuromirror.transfer.fetch_connections import FetchConnections
-from neuromirror.transfer.s3_access import S3Access
-from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.content_bodies import BlockBodies, ContentBodies, FetchConnections
+from neuromirror.transfer.url_sessions import S3Access, UrlSessions
 from support.web_clone import FaultyWebServer, forbidden
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.transfer import file_writers
-from neuromirror.transfer.file_writers import DirectFileWriter
+from neuromirror.transfer import partial_content
+from neuromirror.transfer.partial_content import DirectFileWriter
 
 MIB = 1 << 20
 CONTENT = random.Random(1).randbytes(9 * MIB + 123)
@@ -102,7 +102,7 @@ def test_a_file_system_that_refuses_direct_writes_gets_others(
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return control(handle, command, value)
 
-    monkeypatch.setattr(file_writers.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(partial_content.fcntl, "fcntl", refuse)
     writer = DirectFileWriter()
     writer.start(file)
     write(writer, CONTENT, MIB)

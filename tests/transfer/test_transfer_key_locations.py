@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from neuromirror.annex import key_file_name
-from neuromirror.transfer import download_pool, fetcher
+from neuromirror.transfer import fetcher
 from support.web_clone import (
     LARGE,
     Fault,
@@ -36,8 +36,8 @@ BIG = "large/1.dat"
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits between attempts."""
-    short = structs.replace(download_pool._LIMITS, wait=0.01, wait_max=0.02)
-    monkeypatch.setattr(download_pool, "_LIMITS", short)
+    short = structs.replace(fetcher._LIMITS, wait=0.01, wait_max=0.02)
+    monkeypatch.setattr(fetcher, "_LIMITS", short)
 
 
 @pytest.fixture

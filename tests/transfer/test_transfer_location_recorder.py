@@ -19,7 +19,7 @@ from neuromirror.git import GitError
 from neuromirror.transfer import get
 from neuromirror.transfer.annex_branch import KeyLogs
 from neuromirror.transfer.annex_clone import AnnexClone
-from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys
+from neuromirror.transfer.key_locations import LocationRecorder, PendingKeys
 from support.forked_commands import fork_command
 from support.web_clone import (
     ATTIC,

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from neuromirror.lab import get
-from neuromirror.transfer import download_pool, partial_content
+from neuromirror.transfer import fetcher, partial_content
 from support.forked_commands import fork_command
 from support.web_clone import WebClone, WebHandler
 
@@ -25,9 +25,9 @@ CLIENT_TIMEOUT = 36000.0
 
 LONG_TIMEOUTS_CODE = f"""
 from msgspec import structs
-from neuromirror.transfer import download_pool, partial_content
+from neuromirror.transfer import fetcher, partial_content
 
-download_pool._LIMITS = structs.replace(download_pool._LIMITS, read={CLIENT_TIMEOUT})
+fetcher._LIMITS = structs.replace(fetcher._LIMITS, read={CLIENT_TIMEOUT})
 partial_content._BODY_TIMEOUT = {CLIENT_TIMEOUT}
 """
 
@@ -98,8 +98,8 @@ def stalling_server() -> Iterator[StallingServer]:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace timeouts of minutes by fractions of a second."""
-    short = structs.replace(download_pool._LIMITS, wait=0.01, wait_max=0.02, read=0.25)
-    monkeypatch.setattr(download_pool, "_LIMITS", short)
+    short = structs.replace(fetcher._LIMITS, wait=0.01, wait_max=0.02, read=0.25)
+    monkeypatch.setattr(fetcher, "_LIMITS", short)
     monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", 0.5)
     monkeypatch.setattr(partial_content, "_MIN_BYTES_PER_SECOND", 1 << 24)
 
@@ -107,7 +107,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client wait for any server for the duration of the test."""
-    monkeypatch.setattr(download_pool, "_LIMITS", download_pool._LIMITS)
+    monkeypatch.setattr(fetcher, "_LIMITS", fetcher._LIMITS)
     monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", partial_content._BODY_TIMEOUT)
     exec(LONG_TIMEOUTS_CODE, {})
 

@@ -21,8 +21,8 @@ from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
-    from neuromirror.transfer.verify_items import Item
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+    from neuromirror.transfer.verified_repository import Item
 
 
 @command(
@@ -65,7 +65,7 @@ def digest_command(
     verify --full" and "neuromirror get" also record them.
     """
     from neuromirror.lab.digest import check_piece_size
-    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
     size = None if piece_size is None else check_piece_size(piece_size)
     with ExitStack() as stack:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from neuromirror.lab.verify import Mode
     from neuromirror.model import Digest
     from neuromirror.store import Store
-    from neuromirror.transfer.findings import Finding
+    from neuromirror.transfer.outcomes import Finding
 
 _MAX_SHOWN = 20
 """Maximum number of missing files and of local changes in text output; --json prints all."""
@@ -113,7 +113,7 @@ def verify_command(
         remote_options: dict[str, Any] = {}
         if mode != "local":
             from neuromirror.sources.volumes.tokens import token_from_environment
-            from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+            from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
             store, recorder = stack.enter_context(open_results(settings))
             remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}
@@ -228,7 +228,7 @@ class _DatasetSummary(Struct):
 
 
 def _is_absent(finding: Finding) -> bool:
-    from neuromirror.transfer.findings import NOT_HERE
+    from neuromirror.transfer.outcomes import NOT_HERE
 
     return finding.kind in ("file", "subdataset") and finding.message.startswith(NOT_HERE)
 

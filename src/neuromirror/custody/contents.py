@@ -32,8 +32,8 @@ from neuromirror.store.withdrawn_datasets import (
     find_withdrawn_folder,
     withdrawn_folder,
 )
-from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.verify_items import Item
+from neuromirror.transfer.outcomes import Finding
+from neuromirror.transfer.verified_repository import Item
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
 

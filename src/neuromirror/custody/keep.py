@@ -48,13 +48,11 @@ from neuromirror.transfer.annex_objects import (
     TransferBusyError,
 )
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.content_bodies import FetchResult, FetchTask
 from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.download_pool import DownloadPool, open_buckets, open_sessions
-from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
-from neuromirror.transfer.fetcher import MAX_IN_MEMORY
-from neuromirror.transfer.host_errors import displayed_url
-from neuromirror.transfer.rate_limit import RateLimit
-from neuromirror.transfer.url_sessions import host_tokens, no_token
+from neuromirror.transfer.fetcher import MAX_IN_MEMORY, DownloadPool, open_buckets, open_sessions
+from neuromirror.transfer.outcomes import displayed_url
+from neuromirror.transfer.url_sessions import RateLimit, host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.directory import DISK_RESERVE, DirectoryVault
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError

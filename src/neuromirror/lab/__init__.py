@@ -47,9 +47,14 @@ if TYPE_CHECKING:
     from neuromirror.lab.restore import restore
     from neuromirror.lab.verify import verify
     from neuromirror.transfer import get
-    from neuromirror.transfer.byte_progress import MessageCallback
-    from neuromirror.transfer.findings import Finding, Health
-    from neuromirror.transfer.outcomes import Outcome, Tally, tally
+    from neuromirror.transfer.outcomes import (
+        Finding,
+        Health,
+        MessageCallback,
+        Outcome,
+        Tally,
+        tally,
+    )
     from neuromirror.transfer.verified_repository import NotADatasetError
 
 _MODULES = {
@@ -104,12 +109,10 @@ _MODULES = {
     "neuromirror.lab.restore": ("restore",),
     "neuromirror.lab.verify": ("verify",),
     "neuromirror.transfer": ("get",),
-    "neuromirror.transfer.byte_progress": ("MessageCallback",),
-    "neuromirror.transfer.findings": (
+    "neuromirror.transfer.outcomes": (
         "Finding",
         "Health",
-    ),
-    "neuromirror.transfer.outcomes": (
+        "MessageCallback",
         "Outcome",
         "Tally",
         "tally",

@@ -17,11 +17,10 @@ from msgspec.structs import replace
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.index import DueLocation
-from neuromirror.transfer.findings import Finding, Health
-from neuromirror.transfer.url_health import record_health
-from neuromirror.transfer.url_prober import STATUSES, Prober
+from neuromirror.transfer.outcomes import Finding, Health
+from neuromirror.transfer.url_health import STATUSES, Prober, record_health
 from neuromirror.transfer.url_sessions import VERIFY_LIMITS, UrlSessions
-from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.verified_repository import PinnedFile
 
 DEFAULT_MAX_AGE = timedelta(days=30)
 """Default age of a result after which its URL is checked again."""

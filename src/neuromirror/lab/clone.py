@@ -40,12 +40,15 @@ from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
 from neuromirror.store import SafeFolder, UnsafePathError, refuse_relative_symlinks, refuse_symlinks
 from neuromirror.transfer import get
-from neuromirror.transfer.annex_clone import committer_environment, work_tree_environment
-from neuromirror.transfer.byte_progress import ByteProgress
-from neuromirror.transfer.git_commands import disabled_filters
-from neuromirror.transfer.outcomes import Outcome
-from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
-from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.annex_clone import (
+    committer_environment,
+    install_subdatasets,
+    is_installed,
+    work_tree_environment,
+)
+from neuromirror.transfer.annex_settings import disabled_filters
+from neuromirror.transfer.outcomes import ByteProgress, Outcome
+from neuromirror.transfer.verified_repository import PinnedFile
 from neuromirror.transfer.work_tree import verify_plain_files
 
 _NO_REPOSITORY: Final = re.compile("repository '[^']*' not found")

@@ -27,13 +27,18 @@ from neuromirror.lab.verify import (
 from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entry, path_to_text
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store import Store
-from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
-from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.outcomes import Outcome, Status
-from neuromirror.transfer.url_checks import check_urls
-from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
-from neuromirror.transfer.verify_items import Item, MultipartEtag, PinnedFile, VerifyScope
+from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+from neuromirror.transfer.content_checks import key_checksum
+from neuromirror.transfer.outcomes import Finding, Outcome, Status
+from neuromirror.transfer.url_health import check_urls
+from neuromirror.transfer.verified_repository import (
+    Item,
+    MultipartEtag,
+    NotADatasetError,
+    PinnedFile,
+    VerifiedRepository,
+    VerifyScope,
+)
 from neuromirror.transfer.work_tree import WorkTreeInspector
 
 JOBS = 8

@@ -31,7 +31,7 @@ from neuromirror.lab.output_files import OutputUnsuitableError, new_folder, writ
 from neuromirror.lab.verify import pinned_items
 from neuromirror.model import path_to_text
 from neuromirror.net import parse_aws_host
-from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.outcomes import Finding
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock

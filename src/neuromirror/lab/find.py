@@ -12,7 +12,7 @@ from typing import Final
 from neuromirror.annex import MAX_POINTER_BYTES, EtagDigest, parse_link_target, parse_pointer
 from neuromirror.index import FoundFile, Index
 from neuromirror.model import NeuromirrorError, dandi_part_size
-from neuromirror.transfer.key_checksums import Hasher
+from neuromirror.transfer.content_checks import Hasher
 
 _MIB: Final = 1 << 20
 _BLOCK: Final = 4 * _MIB

@@ -78,9 +78,7 @@ from neuromirror.model import (
 from neuromirror.model.display import format_bytes
 from neuromirror.net import Session, only_host_of
 from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
-from neuromirror.transfer.byte_progress import MessageCallback
-from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.outcomes import Outcome
+from neuromirror.transfer.outcomes import Finding, MessageCallback, Outcome
 from neuromirror.transfer.verified_repository import VerifiedRepository
 
 MANIFEST_ENDING = ".jsonl.zst"

@@ -47,7 +47,7 @@ from neuromirror.model import (
 from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import TAG_PREFIX, Store
 from neuromirror.store.private_store import is_private_store
-from neuromirror.transfer.byte_progress import MessageCallback
+from neuromirror.transfer.outcomes import MessageCallback
 
 MAX_NAMED_PATHS = 20
 """Maximum number of paths listed per kind of difference; the others are counted."""

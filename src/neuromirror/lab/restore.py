@@ -59,9 +59,8 @@ from neuromirror.model.programs import install_advice
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_clone import committer_environment
-from neuromirror.transfer.byte_progress import MessageCallback
-from neuromirror.transfer.git_commands import disabled_filters
-from neuromirror.transfer.outcomes import Outcome, Status
+from neuromirror.transfer.annex_settings import disabled_filters
+from neuromirror.transfer.outcomes import MessageCallback, Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
 
 REMOTE_PROTOCOLS = "https:http:ssh"

@@ -33,23 +33,20 @@ from neuromirror.model import (
     path_to_text,
     subdataset_line,
 )
-from neuromirror.transfer.findings import NOT_HERE, Finding
-from neuromirror.transfer.outcomes import EvidenceStatus, Outcome, Status
-from neuromirror.transfer.url_claims import ClaimLookup, no_claims
+from neuromirror.transfer.outcomes import NOT_HERE, EvidenceStatus, Finding, Outcome, Status
+from neuromirror.transfer.url_health import ClaimLookup, no_claims
 from neuromirror.transfer.verified_repository import (
     CommitDescription,
-    NotADatasetError,
-    ObjectDamagedError,
-    VerifiedEntry,
-    VerifiedRepository,
-    object_id,
-)
-from neuromirror.transfer.verify_items import (
     EntryInspector,
     InspectedEntry,
     Item,
+    NotADatasetError,
+    ObjectDamagedError,
     PinnedFile,
+    VerifiedEntry,
+    VerifiedRepository,
     VerifyScope,
+    object_id,
     select_all,
     unreadable_entry,
 )
@@ -57,7 +54,7 @@ from neuromirror.transfer.work_tree import WorkTreeInspector, verify_plain_files
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
-    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
     from neuromirror.transfer.url_sessions import UrlSessions
 
 
@@ -768,7 +765,7 @@ class _Verifier(Struct, frozen=True):
             yield from (item for item in items if isinstance(item, Finding))
             return
         # imported late: the network modules are not needed in local mode
-        from neuromirror.transfer.url_checks import check_urls
+        from neuromirror.transfer.url_health import check_urls
 
         full = self.mode == "full"
         with closing(open_url_sessions(folder, self.token)) as sessions:

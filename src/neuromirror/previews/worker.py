@@ -26,7 +26,7 @@ from neuromirror.previews.shapes import (
     PreviewTask,
     preview_kind,
 )
-from neuromirror.transfer.range_file import RangeMismatchError, ReadLimitError
+from neuromirror.transfer.partial_content import RangeMismatchError, ReadLimitError
 from neuromirror.volume import BlockUnavailableError, VersionFiles, no_token
 from neuromirror.volume.errors import BlockMismatchError
 

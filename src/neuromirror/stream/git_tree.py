@@ -42,9 +42,8 @@ from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.records import RecordLookup
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
-from neuromirror.transfer.annex_branch import present_values
+from neuromirror.transfer.annex_branch import PublishedCopies, local_hosts, present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 _MAX_LOCATIONS: Final = 5

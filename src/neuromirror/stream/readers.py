@@ -32,8 +32,8 @@ from neuromirror.stream.errors import (
 from neuromirror.stream.pieces import NoCheck, PieceCheck, StoredPieces, WholeCheck, content_name
 from neuromirror.stream.transport import Transport
 from neuromirror.transfer.content_bodies import ContentMismatchError
-from neuromirror.transfer.host_errors import displayed_url
-from neuromirror.transfer.s3_access import MalformedS3UrlError
+from neuromirror.transfer.outcomes import displayed_url
+from neuromirror.transfer.url_sessions import MalformedS3UrlError
 
 MAX_IDLE_ATTEMPTS: Final = 3
 """Consecutive attempts at one location that may be cut off without a new byte."""

@@ -18,12 +18,20 @@ from neuromirror.net import (
 )
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.stream.trees import AccessRules
-from neuromirror.transfer.block_bodies import BlockBodies
-from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchError
-from neuromirror.transfer.fetch_connections import FetchConnections
-from neuromirror.transfer.restricted_channels import RestrictedChannels
-from neuromirror.transfer.s3_access import SCHEME, S3Access
-from neuromirror.transfer.url_sessions import UrlSessions, host_tokens, no_token
+from neuromirror.transfer.content_bodies import (
+    BlockBodies,
+    ContentBodies,
+    ContentMismatchError,
+    FetchConnections,
+)
+from neuromirror.transfer.url_sessions import (
+    SCHEME,
+    RestrictedChannels,
+    S3Access,
+    UrlSessions,
+    host_tokens,
+    no_token,
+)
 
 STREAM_LIMITS: Final = RequestLimits(attempts=3, wait=0.5, read=30.0, per_host=16)
 """Limits of requests: a reader waits less long than a download does."""

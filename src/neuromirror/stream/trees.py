@@ -12,7 +12,7 @@ from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
+from neuromirror.transfer.content_checks import KeyChecksum, key_checksum
 
 
 class FolderEntry(Struct, frozen=True):

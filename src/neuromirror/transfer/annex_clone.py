@@ -1,16 +1,51 @@
-"""A clone into which files are downloaded, and its git-annex repository."""
+"""A clone and its subdatasets: annexed files, pointers and their keys.
+
+Installation of subdatasets with git alone.
+
+``datalad get -n`` and git-annex's commands would enable the special remotes that a subdataset
+names, and obey a ``.datalad/config`` that came with it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
-from neuromirror.annex import SkippedRemote, hash_lower, hash_mixed, initialize, key_file_name
-from neuromirror.git import MEMORY_LIMIT, GitError, call_git, git_environment
+from msgspec import Struct, field
+
+from neuromirror.annex import (
+    MAX_POINTER_BYTES,
+    POINTER_PREFIX,
+    SkippedRemote,
+    hash_lower,
+    hash_mixed,
+    initialize,
+    key_file_name,
+    key_from_file_name,
+    parse_key,
+    parse_pointer,
+    pointer_content,
+)
+from neuromirror.git import (
+    FSCK_OPTIONS,
+    GITLINK_MODE,
+    MEMORY_LIMIT,
+    REGULAR_FILE_MODE,
+    REMOTE_OPTIONS,
+    SYMLINK_MODE,
+    BatchObjectReader,
+    GitError,
+    call_git,
+    git_environment,
+    with_redirect_advice,
+)
 from neuromirror.model import ConfigurationError
-from neuromirror.net import redact
+from neuromirror.net import permanent_refusal, redact
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.config_check import check_programs
@@ -268,3 +303,326 @@ class AnnexClone:
     def find_object(self, key: str) -> bytes | None:
         """Return the path of a key's object, None if its content is not here."""
         return next(filter(os.path.exists, self.object_paths(key)), None)
+
+
+_EXECUTABLE: Final = b"100755"
+_REGULAR: Final = (REGULAR_FILE_MODE, _EXECUTABLE)
+_TARGET: Final = b".git/annex/objects/"
+_BLOCK: Final = 1 << 20
+
+
+class AnnexedFile(Struct, frozen=True):
+    """An annexed file: its path in git, its key, and whether it is a pointer file (unlocked)."""
+
+    path: bytes
+    key: str
+    is_unlocked: bool = False
+
+
+class SelectedSubdataset(Struct, frozen=True):
+    """A subdataset with selected files.
+
+    Attributes
+    ----------
+    path
+        The path of the subdataset.
+    paths
+        Selected paths inside it, None for all.
+    is_explicit
+        Whether the user named it or a path in it.
+    """
+
+    path: bytes
+    paths: Sequence[bytes] | None
+    is_explicit: bool
+
+
+class PathSelection:
+    """A selection of paths in a clone.
+
+    Parameters
+    ----------
+    top
+        Top folder of the clone.
+    paths
+        Paths relative to ``top``, or absolute; None selects everything.
+
+    Raises
+    ------
+    ConfigurationError
+        A path is outside of the clone.
+    """
+
+    def __init__(self, top: Path, paths: Sequence[str | Path] | None) -> None:
+        self._all = paths is None
+        self._chosen: dict[bytes, bool] = {}
+        self._folders: dict[bytes, bytes | None] = {b"": None}
+        real = os.path.realpath(top)
+        folders: dict[str, str] = {}
+        for path in paths or ():
+            # the last component may be the symlink of an annexed file: do not follow it
+            folder, name = os.path.split(os.path.normpath(os.path.join(top, path)))
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            below = os.path.relpath(os.path.join(folders[folder], name), real)
+            if below == os.curdir:
+                self._all = True
+            elif below == os.pardir or below.startswith(os.pardir + os.sep):
+                raise ConfigurationError(f"{path} is not in the dataset {top}")
+            else:
+                self._chosen[os.fsencode(below)] = False
+
+    def includes(self, path: bytes) -> bool:
+        """Return whether a path, or a folder above it, is selected."""
+        within = path if path in self._chosen else self._within(path.rpartition(b"/")[0])
+        if within is None:
+            return self._all
+        self._chosen[within] = True
+        return True
+
+    def names(self, path: bytes) -> bool:
+        """Return whether a path itself is selected, not only a folder above it."""
+        return path in self._chosen
+
+    def _within(self, folder: bytes) -> bytes | None:
+        """Return the innermost selected path that is ``folder`` or above it."""
+        passed = []
+        while folder not in self._folders:
+            passed.append(folder)
+            if folder in self._chosen:
+                self._folders[folder] = folder
+            else:
+                folder = folder.rpartition(b"/")[0]
+        found = self._folders[folder]
+        self._folders.update(dict.fromkeys(passed, found))
+        return found
+
+    def subdataset(self, path: bytes) -> SelectedSubdataset | None:
+        """Return the selection inside a subdataset, None if nothing in it is selected."""
+        below = [one for one in self._chosen if one.startswith(path + b"/")]
+        for one in below:
+            self._chosen[one] = True
+        named = path in self._chosen
+        if self.includes(path):
+            return SelectedSubdataset(path, None, named or bool(below))
+        return (
+            SelectedSubdataset(path, [one[len(path) + 1 :] for one in below], True)
+            if below
+            else None
+        )
+
+    def unmatched(self) -> list[bytes]:
+        """Return the selected paths that no file matched."""
+        found = [path for path, seen in self._chosen.items() if seen]
+        return [
+            path
+            for path, seen in self._chosen.items()
+            if not seen and not any(one.startswith(path + b"/") for one in found)
+        ]
+
+
+class AnnexedFileListing(Struct):
+    """The selected annexed files of a clone.
+
+    Attributes
+    ----------
+    clone, selection, objects
+        The clone, the paths, and a reader for the clone's objects.
+    pointer_keys
+        Keys of all unlocked files, selected or not. Their content must also be written to the work
+        tree, which only git-annex does.
+    subdatasets, unrecognized_links, foreign_links, in_git
+        Selected subdatasets, links whose key is not supported, links into another repository, and
+        files that are selected by their own path and are in git; filled while :meth:`files` is
+        iterated.
+    """
+
+    clone: AnnexClone
+    selection: PathSelection
+    objects: BatchObjectReader
+    pointer_keys: frozenset[str] = frozenset()
+    subdatasets: list[SelectedSubdataset] = field(default_factory=list)
+    unrecognized_links: list[bytes] = field(default_factory=list)
+    foreign_links: list[bytes] = field(default_factory=list)
+    in_git: list[bytes] = field(default_factory=list)
+
+    def files(self) -> Iterator[AnnexedFile]:
+        """Yield the selected files in the order of git's index; raises GitError."""
+        unlocked = self._unlocked()
+        self.pointer_keys = frozenset(unlocked.values())
+        for mode, name, path in self._entries():
+            if mode == GITLINK_MODE:
+                if (sub := self.selection.subdataset(path)) is not None:
+                    self.subdatasets.append(sub)
+            elif not self.selection.includes(path):
+                continue
+            elif mode == SYMLINK_MODE:
+                target = self._link_target(path, name)
+                if _TARGET in target:
+                    key = _key_of(target.rpartition(b"/")[2])
+                    if key is None:
+                        self.unrecognized_links.append(path)
+                    elif self._is_foreign_link(path, target):
+                        self.foreign_links.append(path)
+                    else:
+                        yield AnnexedFile(path, key)
+            elif path in unlocked:
+                yield AnnexedFile(path, unlocked[path], is_unlocked=True)
+            elif self.selection.names(path):
+                self.in_git.append(path)
+
+    def _entries(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield mode, object id (hexadecimal) and path of each entry of git's index."""
+        with subprocess.Popen(
+            ["git", "ls-files", "--stage", "-z"],
+            cwd=self.clone.top,
+            env=self.clone.environment,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            rest = b""
+            while block := process.stdout.read(_BLOCK):
+                *lines, rest = (rest + block).split(b"\0")
+                for line in lines:
+                    head, _, path = line.partition(b"\t")
+                    mode, name, _ = head.split(b" ")
+                    yield mode, name, path
+        if process.returncode:
+            raise GitError(f"{self.clone.top}: git failed to list the index; see 'git status'")
+
+    def _unlocked(self) -> dict[bytes, str]:
+        """Return the keys of all unlocked files, by path."""
+        regular = [(name, path) for mode, name, path in self._entries() if mode in _REGULAR]
+        if not regular:
+            return {}
+        sizes = call_git(
+            self.clone.environment,
+            *("cat-file", "--batch-check=%(objectsize)"),
+            stdin=b"\n".join(name for name, _ in regular) + b"\n",
+        ).stdout.split(b"\n")
+        small = [
+            one
+            for one, size in zip(regular, sizes, strict=False)
+            if size.isdigit() and len(POINTER_PREFIX) < int(size) <= MAX_POINTER_BYTES
+        ]
+        found = {}
+        contents = self.objects.read([name for name, _ in small])
+        for (_, path), content in zip(small, contents, strict=True):
+            key = None if content is None else parse_pointer(content)
+            first_line = b"" if content is None else content.split(b"\n", 1)[0]
+            if key is not None and key.isprintable() and pointer_content(key) == first_line + b"\n":
+                found[path] = key
+        return found
+
+    def _is_foreign_link(self, path: bytes, target: bytes) -> bool:
+        """Return whether a link leads to existing content of another repository."""
+        top = os.fsencode(self.clone.top)
+        resolved = os.path.normpath(os.path.join(top, os.path.dirname(path), target))
+        return os.path.lexists(resolved) and not resolved.startswith(os.path.join(top, _TARGET))
+
+    def _link_target(self, path: bytes, name: bytes) -> bytes:
+        """Return the target of a link in the work tree, or else in git."""
+        try:
+            return os.readlink(os.path.join(os.fsencode(self.clone.top), path))
+        except OSError:
+            return next(self.objects.read([name])) or b""
+
+
+def _key_of(name: bytes) -> str | None:
+    """Return the key of an object's file name, None if it is not a supported key."""
+    try:
+        key = key_from_file_name(name)
+        parse_key(key)
+    except ValueError:
+        return None
+    return key if key_file_name(key) == name and key.isprintable() else None
+
+
+_AT_ONCE: Final = 500
+_HINT: Final = "the subdataset is not installed"
+_PLAIN_PATHS: Final = {"GIT_LITERAL_PATHSPECS": "1"}
+_REMOTE: Final = "https:http:ssh"
+_LOCAL: Final = f"{_REMOTE}:file"
+
+
+def is_installed(top: Path, path: bytes) -> bool:
+    """Return whether the subdataset at a path of a dataset is cloned.
+
+    ``top`` is the top folder of the dataset.
+    """
+    return os.path.lexists(os.path.join(os.fsencode(top), path, b".git"))
+
+
+def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """Clone subdatasets without content; return the reasons for those that failed, by path."""
+    failed: dict[bytes, str] = {}
+    for first in range(0, len(paths), _AT_ONCE):
+        some = paths[first : first + _AT_ONCE]
+        refused = _refused_hosts(top, some)
+        failed.update({path: f"{_HINT}: its host is {refused[path]}" for path in refused})
+        some = [path for path in some if path not in refused]
+        if not some:
+            continue
+        _update(top, some)
+        for path in some:
+            if not is_installed(top, path):
+                # git stops at the first subdataset without a URL: try the others one by one
+                message = _update(top, [path]) or "git failed to clone it"
+                if not is_installed(top, path):
+                    failed[path] = f"{_HINT}: {message}"
+    return failed
+
+
+def _refused_hosts(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """Return why the hosts of subdatasets are never requested, for those that are not."""
+    environment = work_tree_environment() | _PLAIN_PATHS
+    # resolves relative URLs
+    call_git(environment, "submodule", "--quiet", "init", "--", *paths, folder=top)
+    urls = _submodule_settings(top, "url")
+    found = {}
+    for name, path in _submodule_settings(top, "path", "-f", ".gitmodules").items():
+        reason = permanent_refusal(os.fsdecode(urls.get(name, b"")))
+        if path in paths and reason is not None:
+            found[path] = reason
+    return found
+
+
+def _submodule_settings(top: Path, setting: str, *options: str) -> dict[bytes, bytes]:
+    """Return a setting of submodules by their name."""
+    pattern = rf"^submodule\..*\.{setting}$"
+    listed = call_git(
+        work_tree_environment(), "config", *options, "-z", "--get-regexp", pattern, folder=top
+    )
+    pairs = (one.partition(b"\n") for one in listed.stdout.split(b"\0") if one)
+    return {name.removesuffix(setting.encode()): value for name, _, value in pairs}
+
+
+def _update(top: Path, paths: Sequence[bytes]) -> str:
+    """Clone subdatasets and check out their commits; return the last line of git's message."""
+    done = call_git(
+        work_tree_environment(credentials=True)
+        | {"GIT_ALLOW_PROTOCOL": _allowed_protocols(top), "GIT_TERMINAL_PROMPT": "0"}
+        | _PLAIN_PATHS,
+        *(*REMOTE_OPTIONS, *FSCK_OPTIONS),
+        *("submodule", "--quiet", "update", "--init", "--checkout", "--"),
+        *paths,
+        folder=top,
+    )
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    advised = [one for one in map(with_redirect_advice, lines) if one not in lines]
+    return redact((advised or lines)[-1]) if lines else ""
+
+
+def _allowed_protocols(top: Path) -> str:
+    """Return the protocols by which git may clone.
+
+    Local files are allowed only if the dataset itself came from a local path.
+
+    A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path could read any
+    repository.
+    """
+    options = ("config", "--get-regexp", r"^remote\..*\.url$")
+    done = call_git(work_tree_environment(), *options, folder=top)
+    urls = [line.partition(" ")[2] for line in os.fsdecode(done.stdout).splitlines()]
+    local = any(url.startswith(("/", ".")) or urlsplit(url).scheme == "file" for url in urls)
+    return _LOCAL if local else _REMOTE

@@ -1,14 +1,35 @@
-"""git configuration that git-annex obeys when it gets files."""
+"""Settings of git-annex for repositories that neuromirror reads and fills."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Final
 
+from neuromirror.annex import VaultAddress, vault_addresses
 from neuromirror.git import GitError, call_git, git_environment
+
+
+def disabled_filters() -> dict[str, str]:
+    """Return environment variables with which git runs no filter but git-annex's.
+
+    A foreign ``.gitattributes`` could activate any filter that the user has configured (git-lfs
+    would contact its server).
+    """
+    options = ("-z", "--name-only", "--get-regexp", r"^filter\.")
+    done = call_git(git_environment(None), "config", *options, folder=Path(os.sep))
+    names = {os.fsdecode(name).rpartition(".")[0] for name in done.stdout.split(b"\0")[:-1]}
+    off = {"clean": "", "smudge": "", "process": "", "required": "false"}
+    pairs = [(f"{name}.{key}", off[key]) for name in names - {"filter.annex"} for key in off]
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    found = {"GIT_CONFIG_COUNT": str(first + len(pairs))}
+    for number, (key, value) in enumerate(pairs, first):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found if pairs else {}
+
 
 _LIST_CONFIG: Final = ("config", "--list", "-z", "--includes", "--show-scope")
 _RESERVE: Final = 100_000_000
@@ -219,3 +240,40 @@ def _parse_size(text: str, default: int) -> int:
         return default
     unit = _UNITS.get(found[2], _UNITS.get(found[2].removesuffix("s")))
     return default if unit is None else round(float(found[1]) * unit)
+
+
+def enabled_vaults(
+    configs: Mapping[str, Mapping[str, str]], settings: AnnexSettings
+) -> dict[str, VaultAddress]:
+    """Return the vaults from which contents may be read, by UUID.
+
+    A vault at a path of this machine is included only if it is a remote of the clone: the branch
+    may come from another machine. A vault at a URL need not be one.
+
+    Parameters
+    ----------
+    configs
+        The configurations of remotes in ``remote.log``, by UUID.
+    settings
+        The git configuration of the clone.
+
+    Returns
+    -------
+    dict[str, VaultAddress]
+        UUID → vault. Remotes with ``annex-ignore`` are omitted.
+    """
+    found = {}
+    for uuid, vault in vault_addresses(configs).items():
+        # git-annex sets the UUID of a new remote when it uses it first
+        names = [
+            name
+            for name in settings.remotes()
+            if settings.get(f"remote.{name}.annex-uuid", uuid) == uuid
+            and (name == configs[uuid]["name"] or settings.get(f"remote.{name}.url") == vault.base)
+        ]
+        if any(settings.is_true(f"remote.{name}.annex-ignore") for name in names):
+            continue
+        urls = {settings.get(f"remote.{name}.url") for name in names}
+        if vault.is_url or vault.base in urls:
+            found[uuid] = vault
+    return found

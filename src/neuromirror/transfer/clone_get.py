@@ -18,27 +18,35 @@ from neuromirror.model import Evidence, NeuromirrorError, path_to_text
 from neuromirror.net import permanent_refusal
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_branch import AnnexBranchReader, KeyLogs
-from neuromirror.transfer.annex_clone import AnnexClone, NotACloneError
-from neuromirror.transfer.annex_objects import AnnexObjectStore
-from neuromirror.transfer.annexed_files import (
+from neuromirror.transfer.annex_clone import (
+    AnnexClone,
     AnnexedFile,
     AnnexedFileListing,
+    NotACloneError,
     PathSelection,
     SelectedSubdataset,
+    install_subdatasets,
+    is_installed,
 )
-from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
-from neuromirror.transfer.byte_progress import ByteProgress, ProgressMeter
+from neuromirror.transfer.annex_objects import AnnexObjectStore, BlockDigestsRecorder
 from neuromirror.transfer.config_check import check_absorbed
-from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.download_pool import DownloadPool, open_buckets, open_sessions
-from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
+from neuromirror.transfer.content_bodies import FetchResult, FetchTask
+from neuromirror.transfer.content_checks import check_for, key_checksum
+from neuromirror.transfer.fetcher import DownloadPool, open_buckets, open_sessions
 from neuromirror.transfer.git_annex_get import DelegatedFile, checked_evidence, get_with_git_annex
-from neuromirror.transfer.host_errors import displayed_url
-from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.key_locations import CloneRemotes, KeyLocations
-from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys
-from neuromirror.transfer.outcomes import Outcome, Status
-from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
+from neuromirror.transfer.key_locations import (
+    CloneRemotes,
+    KeyLocations,
+    LocationRecorder,
+    PendingKeys,
+)
+from neuromirror.transfer.outcomes import (
+    ByteProgress,
+    Outcome,
+    ProgressMeter,
+    Status,
+    displayed_url,
+)
 
 JOBS: Final = 32
 """Default number of concurrent downloads."""

@@ -1,22 +1,321 @@
-"""Open the bytes of a content at any of its URLs: of the web, of a bucket, of a volume's block."""
+"""Bodies of content: from a URL, from the blocks of a volume, or from a local copy.
+
+Blocks of volumes, downloaded without git-annex and the special remote.
+
+git-annex would start a program per transfer and hash each block once more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import os
+import stat
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from io import FileIO
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
-from neuromirror.model import NeuromirrorError
+from msgspec import Struct, field
+
+from neuromirror.annex import is_all_zeros
+from neuromirror.model import NeuromirrorError, default_piece_size
 from neuromirror.net import (
     AccessDeniedError,
+    ConnectionFactory,
     HostCircuitBreaker,
     IncompleteResponseError,
     OpenBody,
+    PersistentConnection,
+    RequestLimits,
+    S3Bucket,
+    Session,
     UnreachableError,
 )
 from neuromirror.sources.volumes.errors import MalformedUrlError, WrongVoxelsError
-from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
-from neuromirror.transfer.fetch_connections import FetchConnections
+from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
+from neuromirror.sources.volumes.schemes import SCHEMES
+from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
+from neuromirror.sources.volumes.urls import parse_url
+from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
+from neuromirror.transfer.url_sessions import SCHEME, RestrictedChannels, S3Access, UrlSessions
+
+if TYPE_CHECKING:
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+
+
+class FetchTask(Struct, frozen=True):
+    """A content to download.
+
+    Attributes
+    ----------
+    key
+        Annex key.
+    size
+        Size in bytes, None if unknown.
+    urls
+        URLs, in the order in which to try them.
+    local_urls
+        Those of the URLs that are files of this machine (``file:``). No other file is read.
+    equivalent_keys
+        Keys with checksums that git-annex recorded for a VURL key.
+    digests
+        Records the block digests of a content of several pieces; None not to.
+    """
+
+    key: str
+    size: int | None
+    urls: Sequence[str]
+    local_urls: frozenset[str] = frozenset()
+    equivalent_keys: Sequence[str] = ()
+    digests: BlockDigestsRecorder | None = None
+
+    def check(self) -> ContentCheck:
+        """Return a new check for the content; the key's backend must be supported."""
+        found = check_for(self.key, self.equivalent_keys)
+        assert found is not None
+        size = self.size
+        if self.digests is not None and size is not None and size > default_piece_size(size):
+            found.digester = self.digests.start(self.key, size)
+        return found
+
+
+class FetchResult(Struct):
+    """The result of a download task.
+
+    Attributes
+    ----------
+    task
+        The task.
+    check
+        The check that the content passed; None if the download failed.
+    url
+        The URL it was downloaded from.
+    errors
+        Why each URL failed.
+    refused_hosts
+        Hosts that were refused because of their addresses.
+    needs_credentials
+        Whether a service refused a block, which the special remote may have credentials for.
+    store_error
+        Why the content could not be stored; None if it could not be downloaded.
+    hosts
+        Host of each error that concerns a whole host; None for errors that concern one file.
+    """
+
+    task: FetchTask
+    check: ContentCheck | None = None
+    url: str | None = None
+    errors: list[str] = field(default_factory=list)
+    refused_hosts: list[str] = field(default_factory=list)
+    needs_credentials: bool = False
+    store_error: Exception | None = None
+    hosts: set[str | None] = field(default_factory=set)
+
+    @property
+    def host(self) -> str | None:
+        """The hosts at fault if all errors concern a whole host, else None."""
+        named = sorted(one for one in self.hosts if one is not None)
+        return ", ".join(named) if named and None not in self.hosts else None
+
+    @property
+    def equivalent_key(self) -> str | None:
+        """The key to record for a VURL key."""
+        return self.check.equivalent_key() if isinstance(self.check, EquivalentKeyCheck) else None
+
+
+class FetchTarget(Struct, frozen=True):
+    """The request for a URL of a file.
+
+    Attributes
+    ----------
+    connection
+        The connection to use.
+    url
+        The URL to request.
+    headers
+        Additional headers.
+    explain
+        Returns the message for a failed request, without secrets.
+    session
+        The session of a plain URL at present.
+    """
+
+    connection: PersistentConnection
+    url: str
+    headers: Mapping[str, str]
+    explain: Callable[[NeuromirrorError], str]
+    session: Session | None = None
+
+
+class FetchConnections:
+    """The connections of one thread.
+
+    Parameters
+    ----------
+    sessions
+        The sessions for plain URLs.
+    s3
+        The buckets of ``s3://`` URLs. Each has a connection of its own, so that no other URL, such
+        as the target of a redirect, is requested with its credentials.
+    headers
+        Headers for requests of plain URLs.
+    """
+
+    def __init__(self, sessions: UrlSessions, s3: S3Access, headers: Mapping[str, str]) -> None:
+        self._sessions = sessions
+        self._s3 = s3
+        self._headers = headers
+        self._plain = ConnectionFactory(sessions.session_for).new_connection()
+        self._buckets: dict[S3Bucket, PersistentConnection] = {}
+        self._aborted = False
+
+    def target(self, url: str) -> FetchTarget:
+        """Return the connection and the request for a URL.
+
+        Raises
+        ------
+        CredentialsError
+            There are no credentials for the bucket of the URL.
+        NetError
+            The region of the bucket cannot be determined.
+        MalformedS3UrlError
+            It is no URL of an object.
+        """
+        if not url.startswith(f"{SCHEME}:"):
+            session = self._sessions.session_for(url)
+            return FetchTarget(self._plain, url, self._headers, str, session)
+        found = self._s3.object_with_credentials(url)
+        connection = self._buckets.get(found.bucket)
+        if connection is None:
+            session = found.session
+            connection = ConnectionFactory(lambda url: session).new_connection()
+            self._buckets[found.bucket] = connection
+            if self._aborted:
+                connection.abort()
+        return FetchTarget(connection, found.url, {}, found.explain)
+
+    def authorize(self, url: str, target: FetchTarget, error: AccessDeniedError) -> bool:
+        """Return whether a refused request of a URL can be repeated, with the token for its host.
+
+        A request that already had the token is not repeated.
+
+        Raises
+        ------
+        CredentialsError
+            The token cannot be read, or is required and not set.
+        """
+        if target.session is None:
+            return False
+        return self._sessions.authorize(url, target.session, is_required=error.status == 401)
+
+    def explain(self, url: str, error: NeuromirrorError) -> str:
+        """Return the message of an error of a URL."""
+        try:
+            return self.target(url).explain(error)
+        except NeuromirrorError:
+            return str(error)
+
+    def abort(self) -> None:
+        """Make the current and all further requests fail. Callable from any thread."""
+        self._aborted = True
+        for connection in (self._plain, *self._buckets.copy().values()):
+            connection.abort()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connection in (self._plain, *self._buckets.values()):
+            connection.close()
+
+
+_MAX_BLOCKS: Final = 4
+"""Blocks that are downloaded at a time, because parts of each are held in memory."""
+
+_LIMITS: Final = RequestLimits(per_host=8, read=300.0)
+"""Limits of block requests: a service may take minutes before it sends the first byte."""
+
+_ZEROS: Final = bytes(1 << 20)
+_PREFIXES: Final = tuple(f"{scheme}://" for scheme in SCHEMES)
+
+
+def is_block_url(url: str) -> bool:
+    """Return whether a URL is that of a block of a volume."""
+    return url.startswith(_PREFIXES)
+
+
+class BlockBodies:
+    """Opens the chunk files of blocks. Thread-safe.
+
+    Parameters
+    ----------
+    settings
+        Configuration of the clone.
+    token
+        Returns the token for a host, or None; by default from the environment.
+    channels
+        Fetches blocks of restricted channels, too; None if they are refused.
+    allowed_hosts
+        Hosts that may be accessed whatever their addresses are.
+    """
+
+    def __init__(
+        self,
+        settings: AnnexSettings,
+        token: Callable[[str], str | None] = token_from_environment,
+        allowed_hosts: frozenset[str] = frozenset(),
+        channels: RestrictedChannels | None = None,
+    ) -> None:
+        # a host that fails once is not requested for each block
+        breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
+        allowed = tuple(settings.allowed_addresses)
+        self._sessions = UrlSessions(
+            allowed, token, _LIMITS, {}, breaker=breaker, allowed_hosts=allowed_hosts
+        )
+        self._channels = channels
+        self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
+
+    def close(self) -> None:
+        """Close the open connections."""
+        self._sessions.close()
+
+    @contextmanager
+    def open(self, url: str, key: str, size: int | None) -> Iterator[OpenBody]:
+        """Open the content of a key at the URL of a block.
+
+        Blocks of zeros need no request.
+
+        Parameters
+        ----------
+        url, key, size
+            The block, and the key and size of its file.
+
+        Raises
+        ------
+        NetError
+            If the service cannot be reached or refuses the request.
+        NeuromirrorError
+            If the URL is malformed, or the reply has other voxels.
+        """
+        if size is not None and is_all_zeros(key):
+            yield OpenBody(0, size, _zeros(size))
+            return
+        block = parse_url(url)
+        session, breaker = self._sessions.session_for(url), self._sessions.breaker
+        token, name = self._sessions.token(block.host), token_variable(block.host)
+        options: dict[str, Any] = {"size": size, "token_name": name, "breaker": breaker}
+        if self._channels is None:
+            pieces = fetch_block(session, block, token=token, parallel=PARALLEL, **options)
+        else:
+            pieces = self._channels.fetch(session, block, token, **options)
+        with self._slots, closing(pieces):
+            yield OpenBody(0, size, map(memoryview, pieces))
+
+
+def _zeros(size: int) -> Iterator[memoryview]:
+    for start in range(0, size, len(_ZEROS)):
+        yield memoryview(_ZEROS)[: size - start]
 
 
 class ContentMismatchError(NeuromirrorError):
@@ -109,3 +408,52 @@ class ContentBodies:
                 raise
             self._breaker.record_success(target.url)
             yield body
+
+
+_SCHEME: Final = "file://"
+_BLOCK: Final = 1 << 20
+
+
+@contextmanager
+def open_local_copy(url: str, *, start: int = 0) -> Iterator[OpenBody]:
+    """Open a copy in a vault; the bytes are not verified.
+
+    Parameters
+    ----------
+    url
+        The ``file:`` URL of the copy. The caller has made it from the path of a vault: a URL from
+        a dataset must not be passed.
+    start
+        Offset of the first byte.
+
+    Yields
+    ------
+    OpenBody
+        The bytes from ``start``.
+
+    Raises
+    ------
+    ContentMismatchError
+        The vault does not have the copy, or it cannot be read.
+    """
+    path = unquote(url.removeprefix(_SCHEME))
+    try:
+        # a FIFO must not block the reader
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ContentMismatchError(f"the copy cannot be read: {error.strerror}") from error
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ContentMismatchError("the copy is not a regular file")
+        file.seek(start)
+        yield OpenBody(start, max(0, status.st_size - start), _blocks(file))
+
+
+def _blocks(file: FileIO) -> Generator[memoryview, None, None]:
+    buffer = memoryview(bytearray(_BLOCK))
+    try:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+    except OSError as error:
+        raise ContentMismatchError(f"the copy cannot be read: {error.strerror}") from error

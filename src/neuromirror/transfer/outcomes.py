@@ -1,15 +1,24 @@
-"""Outcomes: one record per file or dataset that a command processed, in DataLad's terms."""
+"""What a verb did to one file or URL, and progress messages."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any, Literal
 
 from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
-from neuromirror.model import Evidence
+from neuromirror.model import Evidence, NeuromirrorError
+from neuromirror.net import (
+    CredentialsError,
+    HttpError,
+    IncompleteResponseError,
+    UnreachableError,
+    UnsafeAddressError,
+    clean_url,
+)
 
 Status = Literal["ok", "notneeded", "impossible", "error"]
 """As in DataLad: done, nothing to do, not possible here, failed."""
@@ -146,3 +155,177 @@ def tally(outcomes: Iterable[Outcome]) -> Tally:
     for outcome in outcomes:
         counted.add(outcome)
     return counted
+
+
+FindingKind = Literal[
+    "commit", "tree", "state", "manifest", "lock", "document", "file", "url", "subdataset", "local"
+]
+"""The object of a finding.
+
+``commit``, ``tree`` and ``state`` concern a whole dataset, ``manifest`` the canonical manifest
+beside a lock file, and ``lock`` the totals in a lock file. A ``document`` is a file stored in git,
+a ``file`` an annexed one, a ``url`` one of its URLs. A ``subdataset`` is missing, or at another
+commit. A ``local`` file was added or changed by the clone's own commits on top of the mirror's; its
+content is not verified.
+"""
+
+NOT_HERE = "not here"
+"""The message for content that is not on this machine."""
+
+
+class Health(StrEnum):
+    """The state of a URL: whether it serves the expected bytes, or why it does not."""
+
+    OK = "ok"
+    NOT_FOUND = "not-found"
+    """404 or 410, a delete marker, or a deleted object version."""
+    REFUSED = "refused"
+    """401 or 403; a bucket without list permission also returns 403 for a missing object."""
+    UNSUPPORTED = "unsupported"
+    """405 or 501 for each kind of request: the state is not known."""
+    CHANGED = "changed"
+    """Size, checksum or object version differ from the mirrored ones."""
+    UNREACHABLE = "unreachable"
+    """No reply, or a temporary error."""
+    UNKNOWN = "unknown"
+    """A URL that cannot be requested: unsupported scheme, or an address that is not allowed."""
+
+
+class Finding(Outcome, frozen=True):
+    """The result of verifying one object.
+
+    Attributes
+    ----------
+    action
+        The command, ``verify`` or ``audit``.
+    status
+        The result; ``ok`` or ``notneeded`` if nothing differs.
+    path
+        Path in the outermost dataset; ``.`` for a dataset as a whole.
+    kind
+        The object of the finding.
+    health
+        The state of a ``url``.
+    """
+
+    action: str = "verify"
+    status: Literal["ok", "notneeded", "impossible", "error"] = "ok"
+    path: str = "."
+    kind: FindingKind = "file"
+    health: Health | None = None
+
+    def at_path(self, path: str) -> Finding:
+        """Return a copy with another path.
+
+        Parameters
+        ----------
+        path
+            The path in the outermost dataset.
+
+        Returns
+        -------
+        Finding
+            The copy.
+        """
+        return replace(self, path=path)
+
+    def for_version(self, dataset: str, version: str) -> Finding:
+        """Return a copy for a dataset and version, both empty for a commit that was not minted.
+
+        Parameters
+        ----------
+        dataset
+            ``<mirror>:<local id>``.
+        version
+            The label of the version.
+
+        Returns
+        -------
+        Finding
+            The copy.
+        """
+        return replace(self, dataset=dataset or None, version=version or None)
+
+
+MessageCallback = Callable[[str], None]
+"""Called with a message for each step."""
+
+ByteProgress = Callable[[int, int], None]
+"""Called with the bytes received and the bytes expected so far."""
+
+
+class ProgressMeter:
+    """Sums the received and expected bytes of a download, and reports them after each change.
+
+    One meter serves a dataset and all its subdatasets.
+
+    Parameters
+    ----------
+    progress
+        Called after each change with both sums; None for no progress reports.
+    """
+
+    def __init__(self, progress: ByteProgress | None) -> None:
+        self._progress = progress
+        self._received_bytes = 0
+        self._expected_bytes = 0
+        self._arrived: dict[str, int] = {}
+
+    def expect(self, size: int | None) -> None:
+        """Add the size of a requested key, None if unknown."""
+        self._expected_bytes += size or 0
+
+    def add(self, key: str, more: int) -> None:
+        """Add received bytes of a key."""
+        self._arrived[key] = self._arrived.get(key, 0) + more
+        self._received_bytes += more
+        self._report()
+
+    def reset(self, key: str) -> None:
+        """Discount the received bytes of a key, which have to be downloaded again."""
+        self._received_bytes -= self._arrived.pop(key, 0)
+
+    def give_up(self, key: str, size: int | None) -> None:
+        """Discount a key that could not be downloaded."""
+        self.reset(key)
+        self._expected_bytes -= size or 0
+        self._report()
+
+    def finish(self, key: str, size: int | None, seen: int) -> None:
+        """Count a downloaded key: its expected size, None if unknown, and its actual size."""
+        self._received_bytes += seen - self._arrived.pop(key, 0)
+        if size is None:
+            self._expected_bytes += seen
+        self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self._received_bytes, max(self._expected_bytes, self._received_bytes))
+
+
+def displayed_url(url: str) -> str:
+    """Return a URL without credentials, for messages and results."""
+    try:
+        return clean_url(url)
+    except ValueError:
+        return "<invalid URL>"
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL, with its port."""
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+def host_at_fault(error: NeuromirrorError, url: str) -> str | None:
+    """Return the host of a URL if its error would be the same for every URL of the host.
+
+    Such errors are refused credentials, refused addresses and unreachable hosts. For other errors
+    it returns None.
+    """
+    if isinstance(error, CredentialsError) or (
+        isinstance(error, HttpError) and error.status == 401
+    ):
+        return host_of(url)
+    if isinstance(error, UnsafeAddressError | UnreachableError):
+        return None if isinstance(error, IncompleteResponseError) else host_of(url)
+    return None

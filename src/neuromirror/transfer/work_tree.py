@@ -23,19 +23,21 @@ from msgspec.structs import replace
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
-from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind
-from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
-from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.content_checks import KeyChecksum, key_checksum
+from neuromirror.transfer.outcomes import NOT_HERE, Finding, FindingKind, Status
 from neuromirror.transfer.verified_repository import (
+    InspectedEntry,
+    Item,
     ObjectDamagedError,
     VerifiedEntry,
     VerifiedRepository,
+    VerifyScope,
     object_id,
+    unreadable_entry,
 )
-from neuromirror.transfer.verify_items import InspectedEntry, Item, VerifyScope, unreadable_entry
 
 if TYPE_CHECKING:
-    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder, ContentDigester
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder, ContentDigester
 
 _BLOCK: Final = 1 << 20
 _QUEUED_PER_JOB: Final = 4

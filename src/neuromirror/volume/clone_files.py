@@ -19,7 +19,7 @@ from neuromirror.annex import POINTER_PREFIX, find_pointer_key, initialize, is_p
 from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader, call_git
 from neuromirror.model import NeuromirrorError, is_secret
 from neuromirror.net import redact
-from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
+from neuromirror.transfer.git_annex_get import GitAnnexBatch, failure_reason
 from neuromirror.volume.contents import (
     MAX_SHARD,
     check_content,

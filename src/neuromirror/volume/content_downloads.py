@@ -26,7 +26,7 @@ from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import BlockUrl
-from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.content_checks import key_checksum
 from neuromirror.volume.errors import (
     BlockMismatchError,
     BlockUnavailableError,

@@ -51,14 +51,17 @@ from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, parse_url
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.cached_contents import copy_cached
-from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.findings import Health
-from neuromirror.transfer.header_claims import KnownDigests, compare_headers
-from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.restricted_channels import RestrictedChannels
-from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object
-from neuromirror.transfer.url_sessions import host_tokens
+from neuromirror.transfer.content_checks import check_for, key_checksum
+from neuromirror.transfer.outcomes import Health
+from neuromirror.transfer.partial_content import copy_cached
+from neuromirror.transfer.url_health import KnownDigests, compare_headers
+from neuromirror.transfer.url_sessions import (
+    SCHEME,
+    RestrictedChannels,
+    S3Access,
+    S3Object,
+    host_tokens,
+)
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)

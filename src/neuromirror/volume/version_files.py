@@ -31,9 +31,9 @@ from neuromirror.net import (
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.sources.volumes.urls import BlockUrl, parse_url
+from neuromirror.transfer.annex_branch import PublishedCopies, local_hosts
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
-from neuromirror.transfer.range_file import RangeFile
+from neuromirror.transfer.partial_content import RangeFile
 from neuromirror.volume.content_downloads import CLOSED, ByteLocation, ContentDownloader, CopyUrl
 from neuromirror.volume.contents import MAX_SHARD, map_file, slice_content
 from neuromirror.volume.errors import (
