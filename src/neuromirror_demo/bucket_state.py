@@ -203,20 +203,6 @@ class BucketState:
         }
         self._index(asset, documents, docdb=asset in self.records)
 
-    def touch_docdb(self, asset: str) -> None:
-        """Record a change of an asset in the document database, without a change in the bucket."""
-        self._later()
-        kept = self.records.get(asset)
-        if kept is None:
-            raise DemoError(f"the document database has no record of {asset}")
-        name = "_last_modified" if "_last_modified" in kept else "last_modified"
-        kept[name] = f"{self.clock.now:%Y-%m-%dT%H:%M:%S}.000000Z"
-
-    def forget_in_docdb(self, asset: str) -> None:
-        """Remove the record of an asset from the document database; the bucket keeps the asset."""
-        if self.records.pop(asset, None) is None:
-            raise DemoError(f"the document database has no record of {asset}")
-
     def remove_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
         """Delete all objects of an asset, but not its record; return their number."""
         with self.lock:

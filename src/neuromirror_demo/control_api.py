@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuromirror.model import NeuromirrorError
 from neuromirror_demo.archive import DemoError
@@ -12,22 +12,16 @@ from neuromirror_demo.archive import DemoError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-Verb = Callable[..., object]
-
 
 class ControlMiddleware:
-    """Adds the control API below ``/_demo/`` to an application.
+    """Adds operations below ``/_demo/`` to an application.
 
-    The response is ``{"result": …}``, or 400 and ``{"detail": …}``. ``GET /_demo/requests`` returns
-    the result of ``log``.
+    The response is ``{"result": …}``, or 400 and ``{"detail": …}``.
     """
 
-    def __init__(
-        self, app: WSGIApplication, verbs: Mapping[str, Verb], log: Callable[[], object]
-    ) -> None:
+    def __init__(self, app: WSGIApplication, verbs: Mapping[str, Callable[..., object]]) -> None:
         self._app = app
         self._verbs = verbs
-        self._log = log
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -40,15 +34,10 @@ class ControlMiddleware:
         request = Request(environ)
         verb = request.path.removeprefix("/_demo/").strip("/")
         try:
-            if request.method == "GET" and verb == "requests":
-                return json_response(self._log())(environ, start_response)
-            given = json.loads(request.get_data() or b"{}")
-            result = self._call(verb, given)
+            if verb not in self._verbs:
+                raise DemoError(f"no verb {verb!r}: there are {', '.join(self._verbs)}")
+            result = self._verbs[verb](**json.loads(request.get_data() or b"{}"))
         except (NeuromirrorError, TypeError, ValueError) as error:
             return json_response({"detail": str(error)}, 400)(environ, start_response)
+        result = result if isinstance(result, str) else None
         return json_response({"result": result})(environ, start_response)
-
-    def _call(self, verb: str, given: dict[str, Any]) -> object:
-        if verb not in self._verbs:
-            raise DemoError(f"no verb {verb!r}: there are {', '.join(self._verbs)}")
-        return self._verbs[verb](**given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,34 +23,8 @@ if TYPE_CHECKING:
 _MARKER = ".neuromirror-demo"
 
 VERBS = (
-    "add_file",
-    "add_zarr",
-    "add_zarrs",
-    "change_file",
-    "change_zarr",
-    "clear_requests",
-    "corrupt_blob",
-    "delete_dandiset",
-    "expire_blobs",
-    "finalize_zarr",
-    "heal_blob",
-    "let_time_pass",
-    "make_dandisets",
-    "make_many",
-    "misstate_zarr",
-    "paths",
-    "publish",
-    "remove_file",
-    "rename_file",
-    "restore_zarr",
-    "reveal_sha256",
-    "set_metadata",
-    "sha256",
-    "share_zarr",
-    "tamper_published",
-    "touch",
-    "unembargo",
-    "unpublish",
+    *("add_file", "change_file", "clear_faults", "delete_dandiset", "fault", "publish"),
+    *("remove_file", "touch", "unembargo"),
 )
 """The methods of :class:`DemoArchive` that can be called with ``POST /_demo/<verb>``."""
 
@@ -135,7 +109,7 @@ class DemoArchive(Archive):
             documents = DandiDocuments(self, self._base, self._s3)
             self.manifests = documents.manifests
             answers = DandiApi(self, documents, self.token, self.other_token)
-            control = ControlMiddleware(answers, self._verbs(), self._logs)
+            control = ControlMiddleware(answers, {verb: getattr(self, verb) for verb in VERBS})
             self._api_fault_injector = FaultInjector(control, "api", self._faults, self)
             if not self._empty:
                 fill(self)
@@ -223,16 +197,6 @@ class DemoArchive(Archive):
         self._s3_fault_injector.log.clear()
 
     # -- helpers
-
-    def _verbs(self) -> dict[str, Callable[..., object]]:
-        def fault(name: str = "", **options: Any) -> None:
-            self.fault(name, **options)
-
-        named: dict[str, Callable[..., object]] = {verb: getattr(self, verb) for verb in VERBS}
-        return {**named, "fault": fault, "clear_faults": self.clear_faults}
-
-    def _logs(self) -> dict[str, list[str]]:
-        return {"api": self.requests, "s3": self.s3_requests}
 
     def _write_mirror(self) -> None:
         self.mirrors.mkdir(exist_ok=True)

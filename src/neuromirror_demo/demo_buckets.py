@@ -71,13 +71,10 @@ class DemoBuckets(DemoServer, BucketState):
         self._fault_injector = self._make_fault_injector()
 
     def _make_fault_injector(self) -> FaultInjector:
-        from neuromirror_demo.control_api import ControlMiddleware
         from neuromirror_demo.faults import FaultInjector, Faults
 
         self._faults = Faults(None, FAULTS, server="s3")
-        verbs = self._verbs((*VERBS, "clear_faults"), _WITHOUT_RESULT)
-        app = ControlMiddleware(self._serve, verbs, lambda: self.requests)
-        return FaultInjector(app, "s3", self._faults, None)
+        return FaultInjector(self._serve, "s3", self._faults, None)
 
     def _prepare(self) -> None:
         from neuromirror_demo.bucket_contents import fill_benchmark, fill_hostile, fill_open_data
@@ -107,7 +104,6 @@ class DemoBuckets(DemoServer, BucketState):
             "endpoint": self.endpoint,
             "names": list(self._buckets),
             "docdb": {version: self.docdb_url(version) for version in ("v1", "v2")},
-            "control": self.control_url,
         }
 
     def url(self, key: bytes | str, *, bucket: str = OPEN_DATA, version_id: str = "") -> str:
@@ -204,30 +200,3 @@ class DemoBuckets(DemoServer, BucketState):
         if key:
             return object_response(bucket, key, query, request)
         return listing_response(bucket, query, self.page_size, listing_faults(environ))
-
-
-VERBS = (
-    "assets",
-    "clear_requests",
-    "delete_object",
-    "edit_sidecar",
-    "forget_in_docdb",
-    "grant",
-    "make_many",
-    "reindex",
-    "remove_asset",
-    "return_asset",
-    "sha256",
-    "touch_docdb",
-)
-"""The methods that can be called over HTTP and return JSON; for others HTTP returns null."""
-
-_WITHOUT_RESULT = (
-    "add_file",
-    "cut_listing",
-    "drop_key_from_listing",
-    "fault",
-    "overwrite",
-    "put",
-    "slow_down",
-)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -81,11 +80,6 @@ class DemoServer(ABC):
         """``127.0.0.1:<port>``."""
         return self._address.partition("://")[2]
 
-    @property
-    def control_url(self) -> str:
-        """The URL of the control API: ``POST <control_url>/<verb>`` with a JSON object."""
-        return f"{self._address}/_demo"
-
     # -- faults and requests
 
     def fault(self, name: str, **options: Any) -> Fault:
@@ -112,13 +106,6 @@ class DemoServer(ABC):
     def clear_requests(self) -> None:
         """Clear the request log."""
         self._fault_injector.log.clear()
-
-    def _verbs(
-        self, names: Iterable[str], without_result: Iterable[str]
-    ) -> dict[str, Callable[..., object]]:
-        """Return the operations that HTTP can call; results that are not JSON are dropped."""
-        verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in names}
-        return {**verbs, **{name: _without_result(getattr(self, name)) for name in without_result}}
 
 
 def volume_faults(voxels: str) -> dict[str, dict[str, Any]]:
@@ -161,18 +148,9 @@ class VolumeServer(DemoServer):
 
     def addresses(self) -> dict[str, Any]:
         """Return what ``serve`` prints."""
-        return {"api": self.api, "token": self.token, "control": self.control_url}
+        return {"api": self.api, "token": self.token}
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         name, source, title = self.mirror_name
         options = f'api = "{self.api}"\nblock = [128, 128, 16]\nhash = "fetch"\n'
         return {name: (source, title, options)}
-
-
-def _without_result(verb: Callable[..., object]) -> Callable[..., object]:
-    """Wrap an operation whose result is not JSON."""
-
-    def called(**given: Any) -> None:
-        verb(**given)
-
-    return called

@@ -86,14 +86,13 @@ class Zarr:
     """A Zarr archive; ``entries`` by their path in it. The id stays when entries change.
 
     ``checksum``, ``file_count`` and ``size`` (bytes) are those of the last finalization: None
-    before the first one, and while entries are written. ``removed`` are deleted entries.
+    before the first one, and while entries are written.
     """
 
     zarr_id: str
     name: str
     dandiset: str
     entries: dict[str, ZarrEntry] = field(default_factory=dict)
-    removed: dict[str, ZarrEntry] = field(default_factory=dict)
     checksum: str | None = None
     file_count: int = 0
     size: int = 0

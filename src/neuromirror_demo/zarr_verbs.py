@@ -69,7 +69,7 @@ class ZarrVerbs(ArchiveState):
                 raise DemoError(f"the Zarr {path} has no entry {entry}")
             now = self.clock.tick()
             if content is None:
-                zarr.removed[entry] = zarr.entries.pop(entry)
+                del zarr.entries[entry]
                 self.bucket.delete(zarr.key(entry), now)
             else:
                 self._put_entry(zarr, entry, content, now, part_size)
@@ -77,16 +77,6 @@ class ZarrVerbs(ArchiveState):
                 self._finalized(asset, zarr, None if quiet else now)
             else:
                 zarr.mark_pending()
-
-    def restore_zarr(
-        self, dandiset: str, path: str, entry: str, *, quiet: bool = False, finalize: bool = True
-    ) -> None:
-        """Upload a deleted entry again: the same bytes, as another version of the object."""
-        zarr = self._zarr_asset(dandiset, path)[1]
-        if entry not in zarr.removed:
-            raise DemoError(f"no entry {entry} was deleted from the Zarr {path}")
-        data = zarr.removed[entry].data
-        self.change_zarr(dandiset, path, entry, data, quiet=quiet, finalize=finalize)
 
     def finalize_zarr(self, dandiset: str, path: str, *, quiet: bool = False) -> str:
         """Finalize a Zarr; return the checksum.

@@ -16,15 +16,6 @@ def get_json(boss: DemoBoss, path: str, **how: Any) -> Any:
     return reply.json()
 
 
-def test_lists_hold_only_names(still_boss: DemoBoss) -> None:
-    assert get_json(still_boss, "collection/") == {"collections": ["demo_cortex", "demo_activity"]}
-    assert get_json(still_boss, "collection/demo_cortex/experiment/") == {
-        "experiments": ["sections"]
-    }
-    assert get_json(still_boss, f"{SECTIONS}/channel/") == {"channels": ["em", "cells", "sketch"]}
-    assert "demo_sections" in get_json(still_boss, "coord/")["coords"]
-
-
 def test_resources_have_the_fields_of_upstreams_serializers(still_boss: DemoBoss) -> None:
     collection = "name public description experiments creator"
     experiment = (
@@ -55,13 +46,6 @@ def test_resources_have_the_fields_of_upstreams_serializers(still_boss: DemoBoss
     assert (calcium["time_step_unit"], calcium["hierarchy_method"]) == ("milliseconds", "isotropic")
 
 
-def test_latest_is_version_one_and_older_versions_are_refused(still_boss: DemoBoss) -> None:
-    for path in ("collection/", "collection//", "meta/demo_cortex/?key=license"):
-        assert get_json(still_boss, path, version="latest") == get_json(still_boss, path)
-    assert error_of(ask(still_boss, "collection/", version="v0.8")) == (400, 9003)
-    assert ask(still_boss, "nonsense/").status_code == 404
-
-
 def test_level_extents_are_halved_from_the_frame_stop(still_boss: DemoBoss) -> None:
     made = get_json(still_boss, "downsample/demo_cortex/sections/em")
     assert made["status"] == "DOWNSAMPLED"
@@ -76,13 +60,6 @@ def test_level_extents_are_halved_from_the_frame_stop(still_boss: DemoBoss) -> N
         get_json(still_boss, "downsample/demo_cortex/sections/sketch")["status"]
         == "NOT_DOWNSAMPLED"
     )
-
-
-def test_levels_are_refused_where_voxels_are_not_square(boss: DemoBoss) -> None:
-    boss.add_frame("oblong", stop=(10, 10, 10), voxel=(4, 5, 40))
-    boss.add_experiment("demo_cortex/oblong", "oblong")
-    boss.add_channel("demo_cortex/oblong/em")
-    assert error_of(ask(boss, "downsample/demo_cortex/oblong/em")) == (400, 9001)
 
 
 def test_wrong_token_is_401_but_500_for_cutouts(still_boss: DemoBoss) -> None:
@@ -133,16 +110,3 @@ def test_a_resource_marked_for_deletion_is_404_with_a_code_of_its_own(boss: Demo
     assert {ask(boss, path).status_code for path in paths} == {200}
     boss.purge(TISSUE)
     assert {error_of(ask(boss, path)) for path in paths} == {(404, 4000)}
-
-
-def test_a_deleted_collection_is_still_listed(boss: DemoBoss) -> None:
-    boss.soft_delete("demo_cortex")
-    assert "demo_cortex" in get_json(boss, "collection/")["collections"]
-    assert error_of(ask(boss, "collection/demo_cortex")) == (404, 4005)
-
-
-def test_a_list_of_an_unknown_collection_fails(still_boss: DemoBoss) -> None:
-    assert ask(still_boss, "collection/none/experiment/").status_code == 500
-    assert ask(still_boss, "collection/demo_cortex/experiment/none/channel/").status_code == 500
-    for path in ("collection/none", "coord/none", "collection/demo_cortex/experiment/none"):
-        assert error_of(ask(still_boss, path)) == (404, 4000)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuromirror_demo import volumes
-from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, Box, DemoBoss
+from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, Box, DemoBoss
 from support.boss_client import BLOSC, NPYGZ, address, ask, cut, error_of, unpacked
 
 CORNER: Box = ((200, 300), (100, 260), (70, 82))
@@ -36,13 +36,6 @@ def test_time_axis_is_present_only_if_requested(still_boss: DemoBoss) -> None:
     assert np.array_equal(cut(still_boss, ACTIVITY, 0, box), whole[0])
     assert np.array_equal(cut(still_boss, ACTIVITY, 0, box, (1, 3)), whole[1:3])
     assert np.array_equal(cut(still_boss, ACTIVITY, 0, box, (2, 3)), whole[2:3])
-
-
-def test_one_time_more_than_there_is_reads_as_never_written(still_boss: DemoBoss) -> None:
-    box: Box = ((10, 30), (0, 40), (5, 10))
-    assert not cut(still_boss, ACTIVITY, 0, box, (3, 4)).any()
-    for times in ((2, 5), (4, 5), (2, 1)):
-        assert error_of(ask(still_boss, address(ACTIVITY, 0, box, times))) == (400, 1000)
 
 
 def test_bytes_of_npygz_are_the_same_every_time_and_those_of_blosc_are_not(
@@ -86,34 +79,6 @@ def test_what_lies_outside_the_frame_is_refused(still_boss: DemoBoss, box: Box) 
     assert error_of(ask(still_boss, address(TISSUE, 0, box))) == (400, 1001)
 
 
-def test_levels_that_are_not_there_are_refused(still_boss: DemoBoss) -> None:
-    box: Box = ((0, 9), (0, 9), (12, 13))
-    assert error_of(ask(still_boss, address(TISSUE, 3, box))) == (400, 1002)
-    assert ask(still_boss, address(TISSUE, 10, box)).status_code == 404
-    assert error_of(ask(still_boss, address("demo_cortex/sections/no", 0, box))) == (404, 4000)
-
-
-def test_bounds_are_those_of_level_0_and_beyond_a_level_there_are_zeros(
-    still_boss: DemoBoss,
-) -> None:
-    found = cut(still_boss, TISSUE, 1, ((100, 300), (100, 260), (12, 14)))
-    assert np.array_equal(found[:, :30, :50], still_boss.voxels(TISSUE, 1)[:2, 100:, 100:])
-    assert not found[:, 30:].any()
-    assert not found[:, :, 50:].any()
-
-
-def test_coarse_voxels_before_the_frames_start_cannot_be_had(boss: DemoBoss) -> None:
-    boss.add_frame("late", start=(0, 0, 10), stop=(40, 40, 30))
-    boss.add_experiment("demo_activity/late", "late", levels=2, method="isotropic")
-    boss.add_channel("demo_activity/late/em", voxels=volumes.tissue((40, 40, 20)))
-    assert boss.box("demo_activity/late/em", 1) == ((0, 20), (0, 20), (5, 15))
-    where = address("demo_activity/late/em", 1, ((0, 20), (0, 20), (5, 15)))
-    assert error_of(ask(boss, where)) == (400, 1001)
-    found = cut(boss, "demo_activity/late/em", 1, ((0, 20), (0, 20), (10, 15)))
-    assert np.array_equal(found, boss.voxels("demo_activity/late/em", 1)[5:])
-    assert found.any()
-
-
 def test_too_large_a_request_is_413_and_labels_may_be_four_times_as_large(boss: DemoBoss) -> None:
     assert boss.limit == 520 * 2**20
     box: Box = ((0, 100), (0, 100), (12, 22))
@@ -127,32 +92,3 @@ def test_too_large_a_request_is_413_and_labels_may_be_four_times_as_large(boss: 
     assert cut(boss, labels, 0, box).nbytes == 800_000
     boss.limit = 199_999
     assert error_of(ask(boss, address(labels, 0, box))) == (413, 2000)
-
-
-def test_the_limit_holds_for_volumes_that_are_not_there(boss: DemoBoss) -> None:
-    boss.add_frame("huge", start=(0, 0, 1), stop=(10752, 13312, 1850), voxel=(3, 3, 30))
-    boss.add_experiment("demo_cortex/huge", "huge", levels=8)
-    boss.add_channel("demo_cortex/huge/em")
-    huge: Box = ((0, 10752), (0, 13312), (1, 1850))
-    assert error_of(ask(boss, address("demo_cortex/huge/em", 0, huge))) == (413, 2000)
-    assert not cut(boss, "demo_cortex/huge/em", 0, ((10700, 10752), (0, 9), (1849, 1850))).any()
-
-
-def test_coarser_levels_of_labels_break_until_they_are_downsampled(boss: DemoBoss) -> None:
-    box: Box = ((20, 45), (15, 35), (20, 24))
-    assert ask(boss, address(SKETCH, 1, box)).status_code == 500
-    assert (cut(boss, SKETCH, 0, ((40, 90), (30, 70), (20, 24))) == 7).all()
-    boss.downsample(SKETCH)
-    assert (cut(boss, SKETCH, 1, box) == 7).all()
-    assert cut(boss, SKETCH, 2, ((0, 75), (0, 65), (12, 82))).sum() == 7 * 13 * 11 * 4
-
-
-def test_32_bit_voxels_can_be_declared_but_not_cut_out(boss: DemoBoss) -> None:
-    boss.add_channel("demo_cortex/sections/depth", "uint32")
-    where = address("demo_cortex/sections/depth", 0, ((0, 9), (0, 9), (12, 13)))
-    assert ask(boss, where).status_code == 500
-
-
-def test_a_head_request_is_refused(still_boss: DemoBoss) -> None:
-    where = address(TISSUE, 0, ((0, 9), (0, 9), (12, 13)))
-    assert ask(still_boss, where, method="HEAD").status_code == 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import subprocess
 from pathlib import Path
 
@@ -41,18 +40,6 @@ def test_an_object_is_served_whole_in_part_and_by_head(demo: DemoArchive) -> Non
         assert part.status_code == 206
         assert part.content == blob.data[100:200]
         assert part.headers["Content-Range"] == f"bytes 100-199/{blob.size}"
-
-
-def test_what_is_not_there_is_an_s3_error(demo: DemoArchive) -> None:
-    blob = shared_blob(demo)
-    plain = url_of(demo, blob, exact=False)
-    gone = requests.get(f"{plain}?versionId={'0' * 32}", timeout=300)
-    assert gone.status_code == 404
-    assert "NoSuchVersion" in gone.text
-    assert requests.get(f"{plain}?versionId=nope", timeout=300).status_code == 400
-    other = requests.get(f"{demo.s3_url}/another-bucket/x", timeout=300)
-    assert other.status_code == 404
-    assert requests.put(url_of(demo, blob), data=b"x", timeout=300).status_code == 403
 
 
 def test_the_bucket_can_be_listed_with_all_versions(demo: DemoArchive) -> None:
@@ -119,12 +106,3 @@ def test_git_annex_gets_and_verifies_an_exact_version(demo: DemoArchive, tmp_pat
     git("annex", "registerurl", key, url_of(demo, blob))
     git("annex", "get", "file.nwb")
     assert hashlib.sha256((tmp_path / "file.nwb").read_bytes()).hexdigest() == blob.sha256
-
-
-def test_a_published_version_leaves_its_manifests(demo: DemoArchive) -> None:
-    version = demo.dandisets["000002"].published[0]
-    url = f"{demo.api_url}/dandisets/000002/versions/{version.label}/"
-    (manifest,) = requests.get(url, timeout=300).json()["manifestLocation"]
-    assert re.search(r"/dandisets/000002/[0-9.]+/assets\.yaml$", manifest)
-    listed = requests.get(manifest.replace(".yaml", ".jsonld"), timeout=300).json()
-    assert sorted(one["path"] for one in listed) == demo.paths("000002", version.label)

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from neuromirror_demo import LATE, SHARED, ZARR, DemoArchive
+from neuromirror_demo import SHARED, ZARR, DemoArchive
 from neuromirror_demo.checksums import dandi_etag, zarr_checksum
 
 
@@ -119,52 +119,6 @@ def test_checksums_are_those_of_the_dandi_client(tmp_path: Path) -> None:
     assert zarr_checksum({}) == "481a2f77ab786a0f45aafd5db0971caa-0--0"
 
 
-def test_shared_bytes_are_one_blob_in_three_dandisets(demo: DemoArchive) -> None:
-    blob_ids = {
-        "000001": SHARED,
-        "000002": SHARED,
-        "000003": "reference/sub-101_ses-01_ecephys.nwb",
-    }
-    blobs = {demo.dandisets[one].draft.assets[path].blob for one, path in blob_ids.items()}
-    assets = {demo.dandisets[one].draft.assets[path].asset_id for one, path in blob_ids.items()}
-    assert len(blobs) == 1
-    assert len(assets) == 3
-
-
-def test_the_two_published_versions_differ_by_a_change_an_addition_and_a_removal(
-    demo: DemoArchive,
-) -> None:
-    first, second = demo.dandisets["000002"].published
-    draft = demo.dandisets["000002"].draft
-    assert first.assets.keys() - second.assets.keys() == {"sub-202/sub-202_ses-01_behavior.nwb"}
-    assert second.assets.keys() - first.assets.keys() == {"sub-203/sub-203_ses-01_ecephys.nwb"}
-    changed = [
-        path
-        for path in first.assets.keys() & second.assets.keys()
-        if first.assets[path].asset_id != second.assets[path].asset_id
-    ]
-    assert changed == ["sub-201/sub-201_ses-02_ecephys.nwb"]
-    assert first.assets[changed[0]].blob is not second.assets[changed[0]].blob
-    assert draft.assets.keys() - second.assets.keys() == {"sub-204/sub-204_ses-01_behavior.nwb"}
-
-
-def test_one_file_has_no_sha256_until_it_is_revealed(demo: DemoArchive) -> None:
-    url = f"{demo.api_url}/dandisets/000004/versions/draft/assets/?metadata=true"
-
-    def rows() -> dict[str, Any]:
-        return {row["path"]: row for row in requests.get(url, timeout=300).json()["results"]}
-
-    before = rows()
-    without = [p for p, row in before.items() if "dandi:sha2-256" not in row["metadata"]["digest"]]
-    assert without == [LATE]
-    modified = demo.dandisets["000004"].draft.modified
-    demo.reveal_sha256("000004", LATE)
-    after = rows()
-    assert after[LATE]["metadata"]["digest"]["dandi:sha2-256"] == demo.sha256("000004", LATE)
-    assert after[LATE]["modified"] == before[LATE]["modified"]
-    assert demo.dandisets["000004"].draft.modified == modified
-
-
 def test_counts_sizes_and_times_agree_everywhere(demo: DemoArchive) -> None:
     for row in requests.get(f"{demo.api_url}/dandisets/", timeout=300).json()["results"]:
         for brief in (row["draft_version"], row["most_recent_published_version"]):
@@ -178,14 +132,3 @@ def test_counts_sizes_and_times_agree_everywhere(demo: DemoArchive) -> None:
             assert brief["modified"] == info["modified"] >= brief["created"]
             assert info["metadata"]["assetsSummary"]["numberOfBytes"] == brief["size"]
             assert all(one["created"] <= brief["modified"] for one in assets)
-
-
-def test_the_mirror_file_points_at_the_archive(demo: DemoArchive) -> None:
-    import tomllib
-
-    (file,) = demo.mirrors.iterdir()
-    assert file.name == "demo.toml"
-    mirror = tomllib.loads(file.read_text())
-    assert mirror["source"] == "dandi"
-    assert requests.get(f"{mirror['options']['api']}/info/", timeout=300).status_code == 200
-    assert json.dumps(demo.addresses())

@@ -46,12 +46,6 @@ def test_encoding_is_declared_and_bytes_are_served_as_stored(still: DemoBuckets)
     assert json.loads(info.content)["scales"][0]["voxel_offset"] == [0, 0, 12]
 
 
-def test_chunks_that_are_all_zero_have_no_objects(still: DemoBuckets) -> None:
-    keys = still.present(f"{EM}/4_4_40/", bucket=still.precomputed)
-    assert f"{EM}/4_4_40/64-128_0-64_12-28".encode() in keys
-    assert f"{EM}/4_4_40/0-64_0-64_12-28".encode() not in keys
-
-
 def test_equal_starts_give_equal_objects(still: DemoBuckets, tmp_path: Path) -> None:
     with DemoBuckets(tmp_path, layers=True) as other:
         for layer in LAYERS:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ from neuromirror_demo.ndstore import (
     IMAGE_11,
     MEMBRANES,
     PRIVATE,
-    SINGLE_12,
     SYNAPSES,
     DemoNdstore,
 )
@@ -129,32 +126,6 @@ def test_a_time_series_is_cut_at_its_own_times_and_only_with_a_slash(
 # -- errors
 
 
-def test_unpropagated_level_gives_misplaced_voxels(still_ndstore: DemoNdstore) -> None:
-    voxels = still_ndstore.voxels(SINGLE_12)
-    # Of whole cuboids there are too many voxels.
-    assert cut(still_ndstore, SINGLE_12, "1/0,128/0,64/0,16/").shape == (1, 16, 64, 128)
-    assert cut(still_ndstore, SINGLE_12, "2/0,64/0,32/0,16/").shape == (1, 16, 32, 64)
-    ndstore_says = cut(still_ndstore, SINGLE_12, "1/0,128/0,64/0,32/")[0]
-    assert np.array_equal(ndstore_says, voxels[:, :64, :128])  # not scaled down at all
-
-
-def test_whole_cuboids_of_such_a_level_are_too_many(ndstore: DemoNdstore) -> None:
-    ndstore.projects["demo12"].space = Space(
-        "demo12", (256, 256, 32), (0, 0, 0), (4.0, 4.0, 40.0), 3, "zslices"
-    )
-    assert cut(ndstore, SINGLE_12, "1/0,128/0,128/0,16/").shape == (1, 16, 256, 256)
-
-
-def test_finer_level_than_uploaded_is_too_small_at_odd_offsets(still_ndstore: DemoNdstore) -> None:
-    assert still_ndstore.projects["demo15_ramon"].channels["synapses"].resolution == 1
-    even = cut(still_ndstore, SYNAPSES, "0/0,150/0,120/1,2/")[0, 0]
-    painted = still_ndstore.voxels(SYNAPSES, 1)[0]
-    assert np.array_equal(even, painted.repeat(2, 0).repeat(2, 1)[:120, :150])
-    shifted = cut(still_ndstore, SYNAPSES, "0/1,127/0,120/1,2/")[0, 0]
-    assert np.array_equal(shifted, even[:, 2:128])  # one voxel too far
-    assert cut(still_ndstore, SYNAPSES, "0/121,128/0,120/1,2/").shape == (1, 1, 120, 6)
-
-
 # -- refusals
 
 
@@ -194,85 +165,4 @@ def test_what_is_private_and_what_is_not_there_are_refused_alike(
     assert get(still_ndstore, f"{IMAGE_11}/npz/0/0,5/0,5/1,2/", **wrong).status_code == 200
 
 
-def test_both_bases_and_doubled_slashes_lead_to_the_same(still_ndstore: DemoNdstore) -> None:
-    where = "democube/info/"
-    bodies = {
-        requests.get(f"{still_ndstore.url}/{base}/{where}", timeout=300).text
-        for base in ("nd/ca", "nd/sd", "ca", "ocp/ca", "nd//sd")
-    }
-    assert len(bodies) == 1
-    assert requests.get(f"{still_ndstore.url}/elsewhere", timeout=300).status_code == 404
-
-
 # -- what can happen to it
-
-
-def test_voxels_change_with_and_without_their_coarser_levels(ndstore: DemoNdstore) -> None:
-    text = get(ndstore, "demo11/info/").text
-    before = {level: ndstore.voxels(IMAGE_11, level) for level in range(3)}
-    ndstore.edit(IMAGE_11, ((8, 16), (8, 16), (5, 6)), 255)
-    assert (ndstore.voxels(IMAGE_11) != before[0]).sum() == 64
-    assert ndstore.voxels(IMAGE_11, 2)[4, 2, 2] == 255
-    now = ndstore.voxels(IMAGE_11, 1)
-    ndstore.edit(IMAGE_11, ((0, 1), (0, 1), (1, 2)), spread=False)
-    assert ndstore.voxels(IMAGE_11)[0, 0, 0] in {0, 1}
-    assert np.array_equal(ndstore.voxels(IMAGE_11, 1), now)
-    ndstore.edit(CALCIUM, ((10, 11), (6, 7), (4, 5)), 9, time=6, spread=False)
-    assert list(ndstore.voxels(CALCIUM)[:, 0, 0, 0] == 9) == [False, True, False]
-    assert get(ndstore, "demo11/info/").text == text
-
-
-def test_propagation_makes_what_was_made_up(ndstore: DemoNdstore) -> None:
-    wrong = cut(ndstore, SINGLE_12, "1/0,128/0,64/0,32/")
-    ndstore.set_propagate(SINGLE_12, 1)
-    assert get(ndstore, "demo12/info/").json()["channels"]["image"]["readonly"] == 1
-    ndstore.propagate(SINGLE_12)
-    assert get(ndstore, "demo12/info/").json()["channels"]["image"]["propagate"] == 2
-    right = cut(ndstore, SINGLE_12, "1/0,128/0,64/0,32/")
-    assert np.array_equal(right[0], ndstore.voxels(SINGLE_12, 1))
-    assert not np.array_equal(right, wrong)
-
-
-def test_it_is_controlled_over_http(ndstore: DemoNdstore) -> None:
-    def post(verb: str, **given: object) -> requests.Response:
-        return requests.post(f"{ndstore.control_url}/{verb}", json=given, timeout=300)
-
-    assert post("remove", path=IMAGE_11).json() == {"result": None}
-    assert "image" not in get(ndstore, "demo11/info/").json()["channels"]
-    assert post("restore", path=IMAGE_11).ok
-    assert post("edit", path=IMAGE_11, box=[[0, 1], [0, 1], [1, 2]], value=7).ok
-    assert cut(ndstore, IMAGE_11, "0/0,1/0,1/1,2/") == 7
-    for path, about in (("demo12", "project"), (SINGLE_12, "channels")):
-        assert post("describe", path=path, description="other").ok
-        assert "other" in str(get(ndstore, "demo12/info/").json()[about])
-    assert post("move_storage", token="demo11").ok
-    assert post("lose_lims", token="demo11").ok
-    info = get(ndstore, "demo11/info/").json()
-    assert (info["project"]["s3backend"], info["metadata"]) == (1, {})
-    assert post("remove", path="demo12").ok
-    assert get(ndstore, "demo12/info/").status_code == 401
-    for refused in (
-        post("edit", path="missing/image", box=[[0, 1], [0, 1], [1, 2]]),
-        post("edit", path=IMAGE_11, box=[[0, 1], [0, 1], [0, 1]]),
-        post("edit", path=SINGLE_12, box=[[0, 1], [0, 1], [0, 1]], level=1),
-        post("set_propagate", path=IMAGE_11, value=3),
-        post("restore", path=IMAGE_11),
-        post("stop"),
-    ):
-        assert refused.status_code == 400
-        assert refused.json()["detail"]
-
-
-def test_nothing_is_left_when_it_stops(tmp_path: Path) -> None:
-    threads = set(threading.enumerate())
-    with DemoNdstore(tmp_path) as running:
-        assert running.api in Path(running.mirrors, "demo-neurodata.toml").read_text()
-        first = cut(running, CELLS, "2/0,50/0,38/1,41/")
-    with pytest.raises(requests.ConnectionError):
-        requests.get(running.api, timeout=5)
-    assert set(threading.enumerate()) == threads
-    assert os.listdir(running.mirrors) == []
-    with DemoNdstore(tmp_path) as restarted:
-        assert np.array_equal(cut(restarted, CELLS, "2/0,50/0,38/1,41/"), first)
-    with DemoNdstore(tmp_path, empty=True) as empty:
-        assert get(empty, "public_tokens/").json() == []

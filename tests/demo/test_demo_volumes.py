@@ -24,21 +24,6 @@ def test_every_machine_makes_the_same_bytes(name: str) -> None:
     assert (made.dtype, made.shape, digest[:16]) == MADE[name]
 
 
-def test_what_is_dark_in_the_tissue_is_nobodys_cell() -> None:
-    size = (120, 100, 20)
-    tissue, cells = volumes.tissue(size), volumes.cells(size)
-    assert tissue[cells == 0].max() < tissue[cells != 0].min()
-    assert cells[cells != 0].min() >= volumes.FIRST_CELL
-    assert len(np.unique(cells)) > 4
-    assert np.unique(cells.astype(float).astype(np.uint64)).size < np.unique(cells).size
-
-
-def test_a_volume_turned_or_mirrored_is_not_the_same() -> None:
-    made = volumes.tissue((60, 60, 60))
-    assert not any(np.array_equal(made, made.transpose(axes)) for axes in ((0, 2, 1), (2, 1, 0)))
-    assert not any(np.array_equal(made, np.flip(made, axis)) for axis in range(3))
-
-
 def slowly(voxels: Any, start: volumes.XYZ, factor: volumes.XYZ, labels: bool) -> Any:
     """The next level, voxel by voxel."""
     stop = tuple(a + b for a, b in zip(start, voxels.shape[::-1], strict=True))
@@ -72,10 +57,3 @@ def test_a_coarser_level_joins_voxels_on_a_grid_from_zero(
     expected = slowly(voxels, start, factor, labels)
     assert made.dtype == voxels.dtype
     assert np.array_equal(made, expected)
-
-
-def test_a_time_series_is_coarsened_sample_by_sample() -> None:
-    series = volumes.activity((20, 18, 9), 2)
-    made = volumes.coarser(series, (0, 0, 0), (2, 2, 2))
-    assert made.shape == (2, 5, 9, 10)
-    assert np.array_equal(made[1], volumes.coarser(series[1], (0, 0, 0), (2, 2, 2)))

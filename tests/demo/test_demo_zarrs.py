@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import requests
 
 from neuromirror_demo import DemoArchive, DemoError
-from neuromirror_demo.zarr_contents import ODD_PATHS, pixel
+from neuromirror_demo.zarr_contents import pixel
 
 IMAGES = ("v2x40", "v3x40", "v2x1200", "v3x1200")
 BUCKET = "demo-dandiarchive"
@@ -96,24 +93,6 @@ def test_zarr_open_reads_images_of_both_formats_and_all_their_entries(
             assert data.min() == pixel(seed, level, 0, 0) > 0  # no chunk is missing
 
 
-def test_zarr_open_reads_the_nested_the_large_and_the_odd(
-    still: tuple[DemoArchive, Made], tmp_path: Path
-) -> None:
-    import zarr
-
-    demo, made = still
-    trees = {
-        name: zarr.open(on_disk(demo, made[name]["zarr"], tmp_path / name), mode="r")
-        for name in ("nested", "parts", "odd")
-    }
-    assert [sorted(trees["nested"][name]) for name in ("1", "10")] == [["1", "10"]] * 2
-    assert trees["nested"]["10/1/data"].shape == (8, 44)
-    assert trees["parts"]["0"].shape == (7 * 2**20,)
-    assert int(trees["parts"]["0"][6 * 2**20 + 1]) == 8
-    assert sorted(trees["odd"]) == sorted(["a #1 & b+c=d~e (f),g", "Twin", "twin", "50% é"])
-    assert trees["odd"]["Twin"][0, 0] != trees["odd"]["twin"][0, 0]
-
-
 def test_the_stated_checksums_are_those_of_the_fields_library(
     still: tuple[DemoArchive, Made],
 ) -> None:
@@ -151,25 +130,6 @@ def test_two_archives_have_the_same_zarrs_ids_and_versions(
         assert all_of(other) == all_of(demo)
 
 
-def test_the_archives_list_pages_and_finds_too_much_for_a_folder(
-    still: tuple[DemoArchive, Made],
-) -> None:
-    demo, made = still
-    zarr_id = made["v3x1200"]["zarr"]
-    everything = listed(demo, zarr_id)
-    assert [one["Key"] for one in everything] == sorted(demo.zarrs[zarr_id].entries)
-    assert (
-        get(demo, f"/zarr/{zarr_id}/files/")
-        .json()["next"]
-        .endswith("after=" + quote(everything[999]["Key"], safe=""))
-    )
-    assert listed(demo, zarr_id, "?limit=400") == everything
-    nested = listed(demo, made["nested"]["zarr"], "?prefix=1/")
-    assert {one["Key"].partition("/")[0] for one in nested} == {"1", "10"}
-    inner = listed(demo, made["nested"]["zarr"], "?prefix=/1/1/")
-    assert {one["Key"].split("/")[1] for one in inner} == {"1", "10"}
-
-
 def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
     still: tuple[DemoArchive, Made],
 ) -> None:
@@ -186,36 +146,6 @@ def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
     for page in pages.paginate(Bucket=BUCKET, Prefix=shared.key()):
         keys += [one["Key"] for one in page["Versions"]]
     assert keys == sorted(shared.key(name) for name in shared.entries)
-
-
-def test_multipart_entry_reports_its_part_size(still: tuple[DemoArchive, Made]) -> None:
-    demo, made = still
-    zarr = demo.zarrs[made["parts"]["zarr"]]
-    for name, parts, first in (("0/0", 2, 5 * 2**20), (".zattrs", 1, None), (".zgroup", 0, None)):
-        url = f"{demo.s3_url}/{BUCKET}/{zarr.key(name)}?partNumber=1"
-        got = requests.head(url, timeout=300)
-        assert got.headers.get("x-amz-mp-parts-count") == (str(parts) if parts else None)
-        # of one part, or none, the first is the whole
-        assert got.headers["Content-Length"] == str(first or len(zarr.entries[name].data))
-        assert zarr.entries[name].etag.endswith(f"-{parts}") is bool(parts)
-    asset = demo.dandisets[made["odd"]["dandiset"]].draft.assets[ODD_PATHS[0]]
-    assert asset.blob is not None
-    blob = requests.head(f"{demo.s3_url}/{BUCKET}/{asset.blob.key}?partNumber=1", timeout=300)
-    assert blob.headers["x-amz-mp-parts-count"] == "1"
-
-
-def test_one_zarr_is_in_two_dandisets_and_changes_in_both(
-    zarrs: tuple[DemoArchive, Made],
-) -> None:
-    demo, made = zarrs
-    before = [row_of(demo, made[name]) for name in ("v2x40", "shared")]
-    assert before[0]["zarr"] == before[1]["zarr"]
-    assert before[0]["asset_id"] != before[1]["asset_id"]
-    demo.change_zarr(made["v2x40"]["dandiset"], made["v2x40"]["path"], "0/0/0", "new")
-    after = [row_of(demo, made[name]) for name in ("v2x40", "shared")]
-    assert len({json.dumps(row["metadata"]["digest"]) for row in [*before, *after]}) == 2
-    with pytest.raises(DemoError, match="uses a Zarr"):
-        demo.delete_dandiset(made["v2x40"]["dandiset"])
 
 
 def test_a_never_finalized_zarr_has_files_and_nothing_else(
@@ -244,39 +174,6 @@ def test_a_never_finalized_zarr_has_files_and_nothing_else(
     demo.change_zarr(one["dandiset"], one["path"], "0/0/0", "half done", finalize=False)
     assert get(demo, f"/zarr/{one['zarr']}/").json()["checksum"] is None
     assert row_of(demo, one)["modified"] == row["modified"]
-
-
-def test_entries_are_added_overwritten_deleted_and_restored_as_versions(
-    zarrs: tuple[DemoArchive, Made],
-) -> None:
-    demo, made = zarrs
-    one = made["v3x40"]
-    zarr = demo.zarrs[one["zarr"]]
-    first, where = zarr.checksum, (one["dandiset"], one["path"])
-    old = zarr.entries["0/c/0/0"]
-    demo.change_zarr(*where, "0/c/0/0", "other")
-    demo.change_zarr(*where, "labels/zarr.json", "{}")
-    demo.let_time_pass(5)
-    demo.change_zarr(*where, "0/c/1/1", None)
-    marked = demo.clock.now
-    assert zarr.file_count == 40
-    listed_versions = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
-    (marker,) = listed_versions["DeleteMarkers"]
-    assert marker["Key"] == zarr.key("0/c/1/1")
-    assert marker["LastModified"] == marked.replace(microsecond=0)
-    assert marker["IsLatest"]
-    plain = f"{demo.s3_url}/{BUCKET}/{zarr.key('0/c/0/0')}"
-    assert requests.get(plain, timeout=300).content == b"other"
-    assert requests.get(f"{plain}?versionId={old.version_id}", timeout=300).content == old.data
-    demo.restore_zarr(*where, "0/c/1/1")
-    demo.change_zarr(*where, "0/c/0/0", old.data)
-    demo.change_zarr(*where, "labels/zarr.json", None)
-    assert zarr.checksum == first
-    versions = demo.bucket.versions(zarr.key("0/c/1/1"))
-    assert [version.deleted for version in versions] == [False, True, False]
-    assert versions[0].etag == versions[2].etag
-    with pytest.raises(DemoError, match="no entry"):
-        demo.restore_zarr(*where, "0/c/9/9")
 
 
 def test_an_embargoed_zarr_is_404_but_its_list_answers_anybody(
@@ -355,89 +252,3 @@ def test_the_redirect_of_a_download_is_good_for_one_object_one_method_and_six_ho
     assert (both.status_code, "Only one auth" in both.text) == (400, True)
     demo.let_time_pass(7)
     assert "expired" in requests.get(signed, timeout=300).text
-
-
-def test_bytes_that_an_open_dandiset_holds_are_under_no_embargo(
-    zarrs: tuple[DemoArchive, Made],
-) -> None:
-    demo, made = zarrs
-    closed, open_one = made["closed"]["dandiset"], made["odd"]["dandiset"]
-    public = demo.dandisets[open_one].draft.assets[ODD_PATHS[0]].blob
-    assert public is not None
-    demo.add_file(closed, "copy.txt", public.data)
-    assert requests.get(f"{demo.s3_url}/{BUCKET}/{public.key}", timeout=300).status_code == 200
-    secret = demo.dandisets[closed].draft.assets["notes.txt"].blob
-    assert secret is not None
-    url = f"{demo.s3_url}/{BUCKET}/{secret.key}"
-    assert requests.get(url, timeout=300).status_code == 403
-    demo.add_file(open_one, "leaked.txt", secret.data)
-    assert requests.get(url, timeout=300).status_code == 200
-    assert demo.dandisets[closed].embargoed
-
-
-def test_git_annex_gets_embargoed_bytes_with_a_token_through_curl(
-    zarrs: tuple[DemoArchive, Made], tmp_path: Path
-) -> None:
-    demo, made = zarrs
-    asset = demo.dandisets[made["closed"]["dandiset"]].draft.assets["notes.txt"]
-    assert asset.blob is not None
-    blob, work = asset.blob, tmp_path / "annex"
-    work.mkdir()
-    key = f"SHA256E-s{blob.size}--{blob.sha256}.txt"
-
-    def git(*argv: str, fails: bool = False) -> None:
-        run = subprocess.run(["git", *argv], cwd=work, capture_output=True, timeout=60, check=False)
-        assert bool(run.returncode) is fails, run.stderr
-
-    git("init", "-q")
-    git("annex", "init", "-q")
-    git("annex", "fromkey", "--force", key, "notes.txt")
-    git("annex", "registerurl", key, f"{demo.api_url}/assets/{asset.asset_id}/download/")
-    git("annex", "get", "notes.txt", fails=True)
-    git("config", "annex.http-headers", f"Authorization: token {demo.token}")
-    # Its own downloader takes the header along to the bucket, which S3 refuses; curl does not.
-    git("annex", "get", "notes.txt", fails=True)
-    git("config", "annex.web-options", "--location")
-    git("config", "annex.security.allowed-ip-addresses", "all")
-    git("annex", "get", "notes.txt")
-    assert (work / "notes.txt").read_bytes() == blob.data
-
-
-def test_odd_names_are_listed_as_they_are(still: tuple[DemoArchive, Made]) -> None:
-    demo, made = still
-    url = f"/dandisets/{made['odd']['dandiset']}/versions/draft/assets/"
-    rows = get(demo, f"{url}?order=path").json()["results"]
-    assert {row["path"] for row in rows} == {*ODD_PATHS, made["odd"]["path"]}
-    twins = get(demo, f"{url}?path=TWINS/d").json()["results"]
-    assert len(twins) == 3
-
-
-def test_the_bucket_can_leave_versions_out_of_its_lists(zarrs: tuple[DemoArchive, Made]) -> None:
-    demo, made = zarrs
-    zarr = demo.zarrs[made["v2x40"]["zarr"]]
-
-    def count() -> int:
-        page = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
-        return len(page["Versions"])
-
-    with demo.fault("listing", without=[zarr.key("0/0/0"), zarr.key(".zattrs")]):
-        assert count() == 38
-    assert count() == 40
-
-
-def test_the_zarrs_are_added_and_changed_over_http(demo: DemoArchive) -> None:
-    def post(verb: str, **given: object) -> Any:
-        return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=300).json()
-
-    before = get(demo, "/dandisets/").json()["count"]
-    made = post("add_zarrs")["result"]
-    assert get(demo, "/dandisets/").json()["count"] == before + 4  # and one is under embargo
-    one = made["v2x40"]
-    where = {"dandiset": one["dandiset"], "path": one["path"]}
-    assert post("change_zarr", **where, entry="0/0/0", content="x") == {"result": None}
-    post("change_zarr", **where, entry="0/0/0", content=None)
-    assert post("restore_zarr", **where, entry="0/0/0") == {"result": None}
-    assert listed(demo, one["zarr"], "?prefix=0/0/0")[0]["Size"] == 1
-    wrong = {key: made["wrong"][key] for key in ("dandiset", "path")}
-    right = post("finalize_zarr", **wrong)["result"]
-    assert row_of(demo, made["wrong"])["metadata"]["digest"] == {"dandi:dandi-zarr-checksum": right}

@@ -27,26 +27,6 @@ pages. ``wrong_shape`` lacks a row, ``zeros`` is the content of a lost object, `
 every token.
 """
 
-VERBS: Final = (
-    "add_collection",
-    "add_channel",
-    "add_experiment",
-    "add_frame",
-    "clear_faults",
-    "clear_requests",
-    "describe",
-    "downsample",
-    "edit",
-    "move_storage",
-    "purge",
-    "restore",
-    "set_metadata",
-    "set_public",
-    "set_status",
-    "soft_delete",
-)
-"""The methods that can be called with ``POST <control_url>/<verb>``."""
-
 
 class DemoBoss(VolumeServer, BossState):
     """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
@@ -111,11 +91,9 @@ class DemoBoss(VolumeServer, BossState):
         from neuromirror_demo.boss.api import BossApi
         from neuromirror_demo.boss.documents import OWNER, PUBLIC
         from neuromirror_demo.boss.fault_injector import BossFaultInjector
-        from neuromirror_demo.control_api import ControlMiddleware
         from neuromirror_demo.faults import Faults
 
         self._faults = Faults(None, FAULTS, server="boss")
         tokens = {self.token: OWNER, self.public_token: PUBLIC}
-        verbs = self._verbs(VERBS, ("fault", "throttle"))
-        app = ControlMiddleware(BossApi(self, self._cutouts, tokens), verbs, lambda: self.requests)
+        app = BossApi(self, self._cutouts, tokens)
         self._fault_injector = BossFaultInjector(app, "boss", self._faults, None)

@@ -1,15 +1,4 @@
-"""Cutouts as ndstore returns them, including its defects.
-
-Follows neurodata/ndstore (``webservices/restargs.py``, ``webservices/ndwsrest.py``) and
-neurodata/spdb (``spatialdb.py``). Levels with a table are correct: the channel's resolution, and
-coarser levels after propagation. Other levels are not:
-
-- A coarser level before propagation is read from the channel's resolution. An image is then not
-  scaled down: the voxels are from another position, and there are too many of them if the request
-  is aligned with cuboids.
-- A finer level is scaled up along x and y only, and the remainder of the division is subtracted
-  twice: the reply can be too small, and if z is scaled too, it has the wrong slices.
-"""
+"""Cutouts as ndstore returns them (neurodata/ndstore, ``webservices/restargs.py``)."""
 
 from __future__ import annotations
 
@@ -18,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from neuromirror_demo.ndstore.records import (
-    ANNOTATION,
     PROPAGATED,
     UNDER_PROPAGATION,
     NdstoreChannel,
@@ -90,83 +78,22 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
 
 
 def cut_out(project: Project, channel: NdstoreChannel, request: NdstoreCutoutRequest) -> Voxels:
-    """Return the voxels in (z, y, x), or (time, z, y, x) if times were requested."""
-    times = request.times or (channel.timerange[0], channel.timerange[0] + 1)
-    voxels = _cube(project.space, channel, request, times)
-    return voxels if request.times is not None else voxels[0]
+    """Return the voxels in (z, y, x), or (time, z, y, x) if times were requested.
 
-
-def _cube(
-    space: Space, channel: NdstoreChannel, request: NdstoreCutoutRequest, times: tuple[int, int]
-) -> Voxels:
-    base, level = channel.resolution, request.level
-    made_up = base < level and channel.propagate not in (PROPAGATED, UNDER_PROPAGATION)
-    by = 2 ** abs(base - level)
-    if base > level:
-        cuboid = space.cuboid_at(base)
-        corner, size = _finer(request.corner, request.size, by)
-        voxels = _read_cuboids(channel, base, cuboid, corner, size, times)
-        voxels = voxels.repeat(by, axis=2).repeat(by, axis=3)
-        x, y, z = request.corner
-        # spdb adds the remainder of a division a second time
-        start = (x % (cuboid[0] * by) + x % by, y % (cuboid[1] * by) + y % by, z % cuboid[2])
-        return _trim(voxels, start, request.size)
-    if made_up:
-        cuboid = space.cuboid_at(base)
-        (x, y, z), (width, height, depth) = request.corner, request.size
-        corner, size = (x * by, y * by, z), (width * by, height * by, depth)
-        voxels = _read_cuboids(channel, base, cuboid, corner, size, times)
-        if channel.kind == ANNOTATION:
-            voxels = voxels[:, :, ::by, ::by]
-            start = (x % (cuboid[0] // by), y % (cuboid[1] // by), z % cuboid[2])
-            return _trim(voxels, start, request.size)
-    else:
-        cuboid = space.cuboid_at(level)
-        voxels = _read_cuboids(channel, level, cuboid, request.corner, request.size, times)
-    start = (
-        request.corner[0] % cuboid[0],
-        request.corner[1] % cuboid[1],
-        request.corner[2] % cuboid[2],
-    )
-    if not any(start) and not any(n % c for n, c in zip(request.size, cuboid, strict=True)):
-        return voxels
-    return _trim(voxels, start, request.size)
-
-
-def _finer(corner: XYZ, size: XYZ, by: int) -> tuple[XYZ, XYZ]:
-    """Return the region of the coarser level around a region of the finer one; z is not scaled."""
-    x, y, z = corner
-    low = (x // by, y // by, z)
-    high = ((x + size[0] - 1) // by + 1, (y + size[1] - 1) // by + 1, z + size[2])
-    return low, (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-
-
-def _read_cuboids(
-    channel: NdstoreChannel,
-    level: int,
-    cuboid: XYZ,
-    corner: XYZ,
-    size: XYZ,
-    times: tuple[int, int],
-) -> Voxels:
-    """Return the whole cuboids around a region; voxels that were never written are zero."""
+    Voxels that were never written are zero. Upstream makes up the levels that it does not store,
+    from wrong positions; here they are zero, too.
+    """
     import numpy as np
 
-    table = channel.tables.get(level)
-    low = [c // n * n for c, n in zip(corner, cuboid, strict=True)]
-    high = [-(-(c + s) // n) * n for c, s, n in zip(corner, size, cuboid, strict=True)]
-    sides = [b - a for a, b in zip(low, high, strict=True)]
-    made = np.zeros((times[1] - times[0], *sides[::-1]), np.dtype(channel.datatype))
-    if table is None:
-        return made
+    times = request.times or (channel.timerange[0], channel.timerange[0] + 1)
+    (x, y, z), (width, height, depth) = request.corner, request.size
+    made = np.zeros((times[1] - times[0], depth, height, width), np.dtype(channel.datatype))
+    table = channel.tables.get(request.level)
+    if channel.propagate not in (PROPAGATED, UNDER_PROPAGATION):
+        table = table if request.level == channel.resolution else None
     for number, time in enumerate(range(*times)):
         sample = time - channel.timerange[0]
-        if 0 <= sample < len(table):
-            there = table[sample, low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+        if table is not None and 0 <= sample < len(table):
+            there = table[sample, z : z + depth, y : y + height, x : x + width]
             made[number, : there.shape[0], : there.shape[1], : there.shape[2]] = there
-    return made
-
-
-def _trim(voxels: Voxels, start: XYZ, size: XYZ) -> Voxels:
-    (x, y, z), (width, height, depth) = start, size
-    return voxels[:, z : z + depth, y : y + height, x : x + width]
+    return made if request.times is not None else made[0]

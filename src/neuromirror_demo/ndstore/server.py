@@ -26,21 +26,6 @@ FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
 a row, ``zeros`` is the content of cuboids that were never written.
 """
 
-VERBS: Final = (
-    "clear_faults",
-    "clear_requests",
-    "describe",
-    "edit",
-    "lose_lims",
-    "move_storage",
-    "propagate",
-    "remove",
-    "restore",
-    "set_propagate",
-    "set_public",
-)
-"""The methods that can be called with ``POST <control_url>/<verb>``."""
-
 
 class DemoNdstore(VolumeServer, NdstoreState):
     """An ndstore on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
@@ -63,15 +48,12 @@ class DemoNdstore(VolumeServer, NdstoreState):
         self._fault_injector = self._make_fault_injector()
 
     def _make_fault_injector(self) -> FaultInjector:
-        from neuromirror_demo.control_api import ControlMiddleware
         from neuromirror_demo.faults import FaultInjector, Faults
         from neuromirror_demo.ndstore.api import NdstoreApi
 
         self._faults = Faults(None, FAULTS, server=_SERVER)
-        verbs = self._verbs(VERBS, ("fault", "throttle"))
         self._answers = NdstoreApi(self.projects, self.token, _apply_faults)
-        app = ControlMiddleware(self._serve, verbs, lambda: self.requests)
-        return FaultInjector(app, _SERVER, self._faults, None)
+        return FaultInjector(self._serve, _SERVER, self._faults, None)
 
     def _prepare(self) -> None:
         from neuromirror_demo.ndstore.contents import projects
