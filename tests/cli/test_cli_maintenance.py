@@ -12,7 +12,7 @@ import pytest
 
 from neuromirror.index import Index, Schedule, TaskRow
 from neuromirror.lab.audit import AuditSettings
-from neuromirror.service import housekeeping_tasks
+from neuromirror.service import housekeeping
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
@@ -102,7 +102,7 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     shell: Shell, demo: DemoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
-    monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: settings)
+    monkeypatch.setattr(housekeeping, "audit_settings_of", lambda *_: settings)
     shell.run("sync", ONE, "demo:000001")
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
         count = len(index.due_locations(10_000, "2000"))

@@ -115,7 +115,7 @@ def test_the_unit_leaves_little_to_an_intruder(analyze: list[str]) -> None:
 
 def test_the_unit_says_what_the_service_counts_on() -> None:
     unit = {name: value for section, name, value in settings() if section == "[Service]"}
-    # what neuromirror.service.systemd_notifier says is taken from the process that says it
+    # what neuromirror.service.health says is taken from the process that says it
     assert (unit["Type"], unit["NotifyAccess"]) == ("notify", "main")
     # a terminated service exits within 30 s
     assert int(unit["TimeoutStopSec"].removesuffix("s")) > 30

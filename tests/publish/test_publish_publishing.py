@@ -16,7 +16,7 @@ from neuromirror.crawl import open_recorder
 from neuromirror.index import Index, Schedule
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import VersionMinted
-from neuromirror.service.housekeeping_tasks import (
+from neuromirror.service.housekeeping import (
     HousekeepingError,
     HousekeepingSettings,
     housekeeping_tasks,

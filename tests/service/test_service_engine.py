@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded
 from neuromirror.service.worker_pool import WorkerLostError
-from neuromirror.service.writer_messages import WriterLostError
+from neuromirror.service.writer import WriterLostError
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import DAY, HOUR, ManualExecutor, open_service_harness

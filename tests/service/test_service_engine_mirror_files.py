@@ -11,7 +11,7 @@ import pytest
 from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
-from neuromirror.service.mirror_files import MirrorFiles
+from neuromirror.service.engine import MirrorFiles
 from support.command_shell import Shell, write_mirror_file
 from support.mirror_harness import MirrorHarness
 from support.service_harness import HOUR, ManualExecutor, open_service_harness

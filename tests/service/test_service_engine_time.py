@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from neuromirror.crawl.recorder import lease_owner
 from neuromirror.model import DatasetRef
-from neuromirror.service import stale_leases
+from neuromirror.service import engine
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import DAY, HOUR, ManualClock, ManualExecutor, open_service_harness
@@ -172,7 +172,7 @@ def test_leases_of_a_service_that_was_killed_end_at_the_next_start(
 def test_leases_of_live_processes_and_locked_datasets_are_kept(
     mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stale_leases, "_WAIT", 0.1)
+    monkeypatch.setattr(engine, "_WAIT", 0.1)
     dead = dead_owner()
     with open_service_harness(mirror_harness) as harness:
         harness.settle()

@@ -26,10 +26,8 @@ from neuromirror.service.executors import (
 )
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
-from neuromirror.service.worker import PipeChannel
-from neuromirror.service.worker_pool import WorkerPool
-from neuromirror.service.writer import Writer
-from neuromirror.service.writer_messages import job_channel
+from neuromirror.service.worker_pool import PipeChannel, WorkerPool
+from neuromirror.service.writer import Writer, job_channel
 from neuromirror_demo import DemoArchive
 from support.forked_commands import fork_command
 from support.forked_workers import ForkedWorker

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, EventRaised, JournalEntry
-from neuromirror.service import dask_cluster, dask_requests
+from neuromirror.service import dask_cluster
 from neuromirror.service.dask_cluster import DaskExecutor
 from neuromirror.service.executors import (
     JobTimeoutError,
@@ -27,10 +27,8 @@ from neuromirror.service.executors import (
     dask_executor,
     job_context,
 )
-from neuromirror.service.job_recorder import JobRecorder
-from neuromirror.service.jobs import Job, JobReport, run_job
-from neuromirror.service.writer import Writer
-from neuromirror.service.writer_messages import WriterLostError
+from neuromirror.service.jobs import Job, JobRecorder, JobReport, run_job
+from neuromirror.service.writer import Writer, WriterLostError
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness, open_job_harness
@@ -325,7 +323,7 @@ def test_a_job_whose_service_is_gone_is_over(
 def test_a_request_that_takes_long_is_waited_for(
     job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_requests, "_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(dask_cluster, "_POLL_SECONDS", 0.2)
     go = threading.Event()
     append = job_harness.recorder.append
 

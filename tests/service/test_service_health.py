@@ -19,8 +19,8 @@ from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
 from neuromirror.service.health import HealthServer, Heartbeat, Readiness
-from neuromirror.service.listen_address import format_address, parse_listen_address, parse_site_url
 from neuromirror.service.logs import logging_to
+from neuromirror.service.server_options import format_address, parse_listen_address, parse_site_url
 from neuromirror.store import Store
 
 

@@ -11,9 +11,8 @@ from neuromirror.crawl import FailureLog, open_recorder, rebuild_index
 from neuromirror.index import Schedule
 from neuromirror.lab.audit import AuditSettings
 from neuromirror.model import NeuromirrorError
-from neuromirror.service import housekeeping_tasks
-from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
-from neuromirror.service.housekeeping_tasks import HousekeepingTask
+from neuromirror.service import housekeeping
+from neuromirror.service.housekeeping import HousekeepingScheduler, HousekeepingTask
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import ID, NAME, EmbargoHarness
 from support.mirror_harness import MirrorHarness
@@ -152,7 +151,7 @@ def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
     full_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit_settings = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
-    monkeypatch.setattr(housekeeping_tasks, "audit_settings_of", lambda *_: audit_settings)
+    monkeypatch.setattr(housekeeping, "audit_settings_of", lambda *_: audit_settings)
     embargo = EmbargoHarness(full_demo, tmp_path / "stores")
     embargo.write_mirror_file()
     private = str(embargo.private)

@@ -13,13 +13,12 @@ from neuromirror.crawl import open_recorder, rebuild_index
 from neuromirror.index import Schedule
 from neuromirror.lab.audit import AuditSettings
 from neuromirror.model import EventRaised, LocationsChecked, VersionMinted
-from neuromirror.service.housekeeping_tasks import (
+from neuromirror.service.housekeeping import (
     HousekeepingError,
     HousekeepingSettings,
     housekeeping_tasks,
 )
-from neuromirror.service.integrity import IntegrityState, check_integrity
-from neuromirror.service.store_checks import CheckResult
+from neuromirror.service.integrity import CheckResult, IntegrityState, check_integrity
 from neuromirror.store import StoreBusyError, dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder
 from support.block_digests import claimed_digests

@@ -16,8 +16,8 @@ from neuromirror.index import Schedule
 from neuromirror.index.ledger import Ledger
 from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.service.custody_tasks import CustodyError, run_keeps
-from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
-from neuromirror.service.housekeeping_tasks import (
+from neuromirror.service.housekeeping import (
+    HousekeepingScheduler,
     HousekeepingSettings,
     HousekeepingTask,
     housekeeping_tasks,

@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from neuromirror.service.health import HealthServer, Heartbeat
-from neuromirror.service.pending_connections import MAX_PENDING, PendingConnections
+from neuromirror.service.health import MAX_PENDING, HealthServer, Heartbeat, PendingConnections
 
 CROWD = 200
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from neuromirror.crawl import DatasetTask, Result, ScheduleSettings
 from neuromirror.index import LastVisit, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef
-from neuromirror.service.scheduling_policy import (
+from neuromirror.service.scheduling import (
     MAX_FAILURES,
     JobOutcome,
     ScheduleBounds,

@@ -20,8 +20,7 @@ from neuromirror.crawl import Mirror, MirrorFile
 from neuromirror.crawl.recorder import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.jobs import Job, JobReport
-from neuromirror.service.running_jobs import RunningJob, collect_result
+from neuromirror.service.jobs import Job, JobReport, RunningJob, collect_result
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import contents
 from support.loopback_http import HttpService, send_reply

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.service.health import Heartbeat
-from neuromirror.service.systemd_notifier import SystemdNotifier
+from neuromirror.service.health import Heartbeat, SystemdNotifier
 
 
 @pytest.fixture(params=["file", "abstract"])

@@ -28,9 +28,8 @@ from neuromirror.index import (
     connection,
 )
 from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
-from neuromirror.service.job_recorder import JobRecorder
-from neuromirror.service.writer import JobWriter
-from neuromirror.service.writer_messages import MalformedMessageError, Record, send_request
+from neuromirror.service.jobs import JobRecorder
+from neuromirror.service.writer import JobWriter, MalformedMessageError, Record, send_request
 from neuromirror.store import MAIN_BRANCH, RefsMovedError
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness

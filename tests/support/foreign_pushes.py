@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 from neuromirror.crawl.repair import RepairResult, repair_repositories
-from neuromirror.service.integrity import check_integrity
-from neuromirror.service.store_checks import CheckResult
+from neuromirror.service.integrity import CheckResult, check_integrity
 from neuromirror.store.write_protection import SETTINGS
 from support.mirror_harness import MirrorHarness, run_git
 

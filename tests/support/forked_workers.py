@@ -42,7 +42,7 @@ class ForkedWorker:
 
 
 def _serve(environment: Mapping[str, str], pipe: Connection) -> None:
-    from neuromirror.service.worker import serve
+    from neuromirror.service.worker_pool import serve
 
     os.setsid()
     os.environ.clear()

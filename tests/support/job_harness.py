@@ -13,7 +13,7 @@ from neuromirror.crawl.recorder import Lease
 from neuromirror.index import Schedule
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
-from neuromirror.service.worker import run_call
+from neuromirror.service.worker_pool import run_call
 from neuromirror.service.writer import Writer
 from support.mirror_harness import MirrorHarness
 

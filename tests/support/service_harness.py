@@ -13,12 +13,9 @@ from neuromirror.crawl import Mirror, Result
 from neuromirror.crawl.recorder import lease_owner
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
-from neuromirror.service.engine import Service
+from neuromirror.service.engine import MirrorFiles, Service, StaleLeases
 from neuromirror.service.executors import thread_executor
-from neuromirror.service.mirror_files import MirrorFiles
-from neuromirror.service.stale_leases import StaleLeases
-from neuromirror.service.worker import run_call
-from neuromirror.service.worker_pool import find_job
+from neuromirror.service.worker_pool import find_job, run_call
 from neuromirror.service.writer import Writer
 from support.job_harness import JobHarness, open_job_harness
 from support.mirror_harness import MirrorHarness

@@ -17,7 +17,7 @@ from support.mirror_harness import MirrorHarness
 from support.store_states import is_alive, wait_until
 
 SHORT_TIMEOUTS = (
-    "import neuromirror.service.catalogue_process as c, neuromirror.service.schedule_writer as w, "
+    "import neuromirror.service.catalogue_process as c, neuromirror.service.scheduling as w, "
     "neuromirror.service.serve as s; "
     "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 9.0, 1; c._FIRST_DELAY = 0.2; "
     "w._SUPERDATASET_MIN_DELAY = 0.5"
@@ -25,7 +25,7 @@ SHORT_TIMEOUTS = (
 """Statements to execute before a service, which then waits for little."""
 
 _QUICK_AUDIT = (
-    "import msgspec, neuromirror.service.housekeeping_tasks as h; "
+    "import msgspec, neuromirror.service.housekeeping as h; "
     "limits = h.audit_settings_of; "
     "h.audit_settings_of = lambda *a: msgspec.structs.replace(limits(*a), per_second=1000.0)"
 )

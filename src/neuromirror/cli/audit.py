@@ -70,7 +70,7 @@ def audit_command(
     from neuromirror.crawl import FailureLog, open_recorder
     from neuromirror.crawl.recorder import AUDIT
     from neuromirror.lab.audit import AuditScope, audit
-    from neuromirror.service.housekeeping_tasks import audit_settings_of
+    from neuromirror.service.housekeeping import audit_settings_of
 
     store = settings.store()
     # a given folder is optional here; the files have the request limits of their archives

@@ -106,15 +106,16 @@ def catalogue_command(
     """
     from neuromirror.service.catalogue_process import SupervisorConnection
     from neuromirror.service.catalogue_status import CatalogueStatusFile
-    from neuromirror.service.listen_address import (
+    from neuromirror.service.logs import log_printed_output, logging_to
+    from neuromirror.service.server_options import (
         bound_address,
         format_address,
         open_listener,
         parse_listen_address,
         parse_site_url,
+        require_json_logging,
+        require_web,
     )
-    from neuromirror.service.logs import log_printed_output, logging_to
-    from neuromirror.service.optional_dependencies import require_json_logging, require_web
 
     require_web()
     if log_json:

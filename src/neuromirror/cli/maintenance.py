@@ -448,7 +448,7 @@ def release_command(settings: Settings, hold: str) -> None:
     It is applied only if the list of files is still the same. A running service visits the dataset
     at once.
     """
-    from neuromirror.service.hold_release import release_and_make_due
+    from neuromirror.service.scheduling import release_and_make_due
 
     store = settings.store()
     dataset = release_and_make_due(store, settings.index_path(store), hold)

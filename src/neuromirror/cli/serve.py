@@ -26,7 +26,7 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from neuromirror.crawl import Result
     from neuromirror.service.catalogue_process import CatalogueOptions
-    from neuromirror.service.mirror_files import MirrorFiles
+    from neuromirror.service.engine import MirrorFiles
     from neuromirror.service.serve import ServeOptions
     from neuromirror.store import Store
 
@@ -200,14 +200,14 @@ def serve_command(
     Ctrl-C running jobs have 20 seconds to finish; a second signal exits at once. --once is for
     cron, with the exit codes of "neuromirror sync".
     """
-    from neuromirror.service.optional_dependencies import require_service, require_web
+    from neuromirror.service.server_options import require_service, require_web
 
     require_service()
     if catalogue is not None:
         require_web()
-    from neuromirror.service.housekeeping_tasks import HousekeepingSettings
-    from neuromirror.service.listen_address import parse_listen_address
+    from neuromirror.service.housekeeping import HousekeepingSettings
     from neuromirror.service.serve import ServeOptions, open_mirror_files, serve
+    from neuromirror.service.server_options import parse_listen_address
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
@@ -280,7 +280,7 @@ def _catalogue_options(
 ) -> CatalogueOptions:
     """Return the options of the catalogue, from the command line or from the environment."""
     from neuromirror.service.catalogue_process import CatalogueOptions
-    from neuromirror.service.listen_address import parse_listen_address, parse_site_url
+    from neuromirror.service.server_options import parse_listen_address, parse_site_url
     from neuromirror.web.gateway.modes import parse_modes
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 

@@ -31,8 +31,8 @@ from neuromirror.crawl import FailureLog
 from neuromirror.crawl.recorder import CATALOGUE
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_status import CatalogueStatusFile
-from neuromirror.service.listen_address import bound_address, format_address, open_listener
 from neuromirror.service.logs import log_event
+from neuromirror.service.server_options import bound_address, format_address, open_listener
 from neuromirror.store import Store
 
 _HEARTBEAT_TIMEOUT = 90.0

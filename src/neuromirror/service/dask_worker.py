@@ -20,7 +20,7 @@ from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.jobs import JobContext
 from neuromirror.service.worker_pool import WorkerLostError, WorkerPool, job_label
-from neuromirror.service.writer_messages import Channel, WriterLostError
+from neuromirror.service.writer import Channel, WriterLostError
 from neuromirror.store import NotAStoreError, Store, StoreBusyError
 
 CLUSTER_LOCK = "cluster"
@@ -94,7 +94,7 @@ class DaskChannel:
         self._lock = threading.Lock()
 
     def request(self, message: bytes) -> bytes:
-        """See :class:`~neuromirror.service.writer_messages.Channel`."""
+        """See :class:`~neuromirror.service.writer.Channel`."""
         with self._lock:
             self._number += 1
             try:

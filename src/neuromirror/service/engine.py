@@ -7,26 +7,245 @@ died is still due, and runs again.
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
+from pathlib import Path
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
+from neuromirror.config.builtin_mirrors import builtin_mirror_files
+from neuromirror.crawl import (
+    FailureLog,
+    Mirror,
+    Recorder,
+    Result,
+    find_mirror,
+    list_mirror_files,
+    load_mirror,
+)
 from neuromirror.crawl.recorder import CONFIGURATION, LEASE_SECONDS, SERVICE_TASKS, WORKERS, Lease
-from neuromirror.index import Schedule, TaskRow
-from neuromirror.model import NeuromirrorError
-from neuromirror.service.jobs import ALL_MIRRORS, JobContext, run_job
+from neuromirror.index import LeaseRow, Schedule, TaskRow
+from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
+from neuromirror.service.jobs import (
+    ALL_MIRRORS,
+    JobContext,
+    JobResult,
+    RunningJob,
+    ServiceObserver,
+    collect_result,
+    job_of_task,
+    run_job,
+)
 from neuromirror.service.logs import log_event
-from neuromirror.service.mirror_files import MirrorFiles
-from neuromirror.service.running_jobs import JobResult, RunningJob, ServiceObserver, collect_result
-from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX, ScheduleWriter
-from neuromirror.service.stale_leases import StaleLeases
-from neuromirror.service.task_jobs import job_of_task
+from neuromirror.service.scheduling import SUPERDATASET_PREFIX, ScheduleWriter
+from neuromirror.store import Store, StoreBusyError
+
+# --- mirror files, reloaded when they change
+
+_Stamp = tuple[int, int, int]
+"""Modification time, size and inode of a file: they change when it is written."""
+
+
+class MirrorFileChanges(Struct):
+    """The changes of mirror files since the last time they were read.
+
+    Attributes
+    ----------
+    changed
+        Names of the mirrors that are new or whose file changed.
+    removed
+        Names of the mirrors whose file was removed.
+    errors
+        Messages about invalid files, by mirror; by an empty name for the folder itself.
+    valid
+        Names of the mirrors whose file was read without error.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    valid: list[str] = field(default_factory=list)
+
+
+class MirrorFiles:
+    """The last valid content of the mirror files; ``mirrors`` by name.
+
+    ``names`` are the mirrors to serve; if empty, all mirrors of the folder, also those added later.
+    A named mirror without a file in the folder at the start is the built-in one, until the folder
+    gets a file for it. A file that is removed later never falls back to the built-in one.
+    ``check`` raises ConfigurationError for a mirror that cannot be served. Raises
+    ConfigurationError if a file is invalid at the start.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], check: Callable[[Mirror], None]) -> None:
+        self._folder = folder
+        self._names = frozenset(names)
+        self._check = check
+        # taken before reading, so that a concurrent write is noticed by the next reload
+        builtin = builtin_mirror_files()
+        self._builtin = {name: builtin[name] for name in names if name in builtin}
+        paths = self._list()
+        self._stamps = {name: _stamp(path) for name, path in paths.items()}
+        loaded = {name: load_mirror(path) for name, path in paths.items()}
+        for name in names:
+            find_mirror(loaded, name)
+        self.mirrors = {name: one for name, one in loaded.items() if self._serves(name)}
+        for mirror in self.mirrors.values():
+            check(mirror)
+        self._folder_error = ""
+
+    def served_mirrors(self) -> list[Mirror]:
+        """Return the current mirrors; thread-safe."""
+        return list(self.mirrors.values())
+
+    def reload(self) -> MirrorFileChanges:
+        """Read changed files; a mirror whose file is invalid keeps its last valid content."""
+        changes = MirrorFileChanges()
+        try:
+            paths = self._list()
+        except ConfigurationError as error:
+            if self._folder_error != str(error):
+                self._folder_error = str(error)
+                changes.errors[""] = str(error)
+            return changes
+        if self._folder_error:
+            self._folder_error = ""
+            changes.valid.append("")
+        for name in [one for one in self.mirrors if one not in paths]:
+            del self.mirrors[name]
+            changes.removed.append(name)
+        for name, path in paths.items():
+            stamp = _stamp(path)
+            if stamp is None or self._stamps.get(name) == stamp or not self._serves(name):
+                continue
+            self._stamps[name] = stamp
+            self._read(path, changes)
+        self._stamps = {name: stamp for name, stamp in self._stamps.items() if name in paths}
+        return changes
+
+    def _list(self) -> dict[str, Path]:
+        """Return the paths of the local files and of the built-in ones that are served."""
+        if self._names and self._names <= self._builtin.keys() and not self._folder.exists():
+            return dict(self._builtin)
+        local = {path.stem: path for path in list_mirror_files(self._folder)}
+        self._builtin = {name: path for name, path in self._builtin.items() if name not in local}
+        return {**self._builtin, **local}
+
+    def _read(self, path: Path, changes: MirrorFileChanges) -> None:
+        try:
+            mirror = load_mirror(path)
+            self._check(mirror)
+        except ConfigurationError as error:
+            changes.errors[path.stem] = str(error)
+            return
+        changes.valid.append(path.stem)
+        if self.mirrors.get(mirror.name) != mirror:
+            self.mirrors[mirror.name] = mirror
+            changes.changed.append(mirror.name)
+
+    def _serves(self, name: str) -> bool:
+        return not self._names or name in self._names
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        changes = path.stat()
+    except OSError:
+        return None
+    return changes.st_mtime_ns, changes.st_size, changes.st_ino
+
+
+# --- leases whose owner no longer runs
+
+_OWNER = re.compile(r".* on (.*), process (\d+) \([0-9a-f]+\)")
+"""The format of :func:`neuromirror.crawl.recorder.lease_owner`."""
+
+_WAIT = 1.0
+"""Seconds that the workers of a killed service may take to exit."""
+
+
+class StaleLeases:
+    """Ends orphaned leases, and those that a wrong clock has made too long.
+
+    ``owner`` is the running service, whose own leases are kept. The caller holds the service lock
+    of the store.
+    """
+
+    def __init__(self, store: Store, schedule: Schedule, owner: str) -> None:
+        self._store = store
+        self._schedule = schedule
+        self._owner = owner
+        self._overlong: set[LeaseRow] = set()
+
+    def end_orphaned(self, now: float) -> list[str]:
+        """End the leases of processes of this machine that have exited; return their names.
+
+        The lease of a dataset is ended only if the dataset's lock is free, because a worker may
+        briefly outlive its service.
+        """
+        ended = []
+        for lease in self._schedule.leases.in_force(now):
+            if (
+                lease.owner != self._owner
+                and _is_orphaned(lease.owner)
+                and self._is_free(lease.name)
+            ):
+                self._schedule.leases.release(lease.name, lease.token)
+                ended.append(lease.name)
+        return ended
+
+    def end_overlong(self, now: float) -> list[str]:
+        """End leases that exceed the maximum lifetime and were not renewed since the last call.
+
+        Call it at intervals of at least the lifetime of a lease.
+        """
+        found = set(self._schedule.leases.in_force(now + 2 * LEASE_SECONDS))
+        left = sorted(found & self._overlong, key=lambda one: one.name)
+        self._overlong = found
+        for lease in left:
+            self._schedule.leases.release(lease.name, lease.token)
+        return [lease.name for lease in left]
+
+    def _is_free(self, name: str) -> bool:
+        row = self._schedule.task(name)
+        if row is None or not row.source_uri:
+            return ":" not in name
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        try:
+            with self._store.lock(dataset.dataset_id, name, wait=_WAIT):
+                return True
+        except StoreBusyError:
+            return False
+
+
+def _is_orphaned(owner: str) -> bool:
+    match = _OWNER.fullmatch(owner)
+    if match is None or match[1] != socket.gethostname():
+        return False
+    process = int(match[2])
+    # in a container each service may get the same process id
+    return process == os.getpid() or not _is_running(process)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+# --- the engine
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
 _WRITE_SECONDS = 0.05

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from neuromirror.model import ConfigurationError
 from neuromirror.service.dask_cluster import DaskExecutor, SchedulerUnavailableError
 from neuromirror.service.jobs import JobContext
-from neuromirror.service.worker import run_call
 from neuromirror.service.worker_pool import (
     JobTimeoutError,
     WorkerLostError,
     WorkerPool,
     find_job,
+    run_call,
 )
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store

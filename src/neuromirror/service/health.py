@@ -1,7 +1,7 @@
-"""HTTP server for health checks and metrics: /healthz, /readyz, /metrics.
+"""Health of a service: HTTP server for /healthz, /readyz and /metrics, and systemd's watchdog.
 
-It listens at a separate address, which should not be public. Its pages would be safe to publish:
-they contain no names of datasets, no paths and no text from upstream.
+The server listens at a separate address, which should not be public. Its pages would be safe to
+publish: they contain no names of datasets, no paths and no text from upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,10 +22,66 @@ from typing import Any, Final, Self
 
 from neuromirror.index import Index, Schedule
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.listen_address import format_address
 from neuromirror.service.logs import log_event
-from neuromirror.service.pending_connections import PendingConnections
+from neuromirror.service.server_options import format_address
 from neuromirror.store import Store
+
+# --- connections without a request
+
+MAX_PENDING: Final = 64
+"""Maximum number of such connections."""
+
+
+class PendingConnections:
+    """The connections of a server that have not sent a request yet; thread-safe.
+
+    A peer that is silent, or sends one byte at a time, is disconnected after ``seconds`` in total.
+    Beyond ``limit`` connections the oldest is disconnected, not the new one, so that a prompt
+    client is served even during an attack. Disconnecting shuts the socket down, which wakes the
+    thread that reads from it.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        limit: int = MAX_PENDING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pending: dict[int, tuple[socket.socket, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, sock: socket.socket) -> None:
+        """Add a connection; the caller discards it before closing the socket."""
+        with self._lock:
+            self._pending[id(sock)] = sock, self._clock() + self._seconds
+            while len(self._pending) > self._limit:
+                self._cut_off(next(iter(self._pending)))
+
+    def discard(self, sock: socket.socket) -> bool:
+        """Remove a connection; return whether it was still pending."""
+        with self._lock:
+            return self._pending.pop(id(sock), None) is not None
+
+    def cut_off_overdue(self) -> None:
+        """Disconnect the connections that are overdue; call it about every second."""
+        now = self._clock()
+        with self._lock:
+            for key in [key for key, (_, until) in self._pending.items() if until < now]:
+                self._cut_off(key)
+
+    def _cut_off(self, key: int) -> None:
+        sock, _ = self._pending.pop(key)
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+# --- the server
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -242,3 +299,76 @@ def _handler_class(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPReques
             pass
 
     return HealthHandler
+
+
+# --- systemd (sd_notify(3)); without it nothing is sent
+
+_LONGEST_STATUS = 512
+"""Maximum length of a status in bytes."""
+
+
+class SystemdNotifier:
+    """Notifies systemd that the service is ready, alive or stopping; does nothing without a socket.
+
+    ``socket_name`` is the path of systemd's socket, None without systemd. A name that starts with
+    ``@`` is an abstract socket. ``watchdog`` is the timeout of systemd's watchdog in seconds, None
+    without a watchdog.
+    """
+
+    def __init__(self, socket_name: str | None, watchdog: float | None = None) -> None:
+        self._name = socket_name
+        self.watchdog = watchdog
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Create a notifier from ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``."""
+        name = environment.get("NOTIFY_SOCKET", "")
+        usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+        meant = not pid or pid == str(os.getpid())
+        watched = meant and usec.isascii() and usec.isdigit() and int(usec) > 0
+        known = name.startswith(("/", "@"))
+        return cls(name if known else None, int(usec) / 1e6 if watched else None)
+
+    def ready(self, status: str = "") -> None:
+        """Report that the service is up; ``systemctl start`` returns."""
+        self._send("READY=1", status)
+
+    def stopping(self, status: str = "") -> None:
+        """Report that the service is stopping."""
+        self._send("STOPPING=1", status)
+
+    def status(self, status: str) -> None:
+        """Set the text that ``systemctl status`` shows; without names of datasets or URLs."""
+        self._send("", status)
+
+    @contextmanager
+    def feed_watchdog(self, heartbeat: Heartbeat) -> Iterator[None]:
+        """Notify the watchdog twice per timeout while the service is alive."""
+        if self._name is None or self.watchdog is None:
+            yield
+            return
+        stopped, pause = threading.Event(), self.watchdog / 2
+
+        def watch() -> None:
+            while not stopped.is_set():
+                if heartbeat.is_alive():
+                    self._send("WATCHDOG=1")
+                stopped.wait(pause)
+
+        feed_watchdog = threading.Thread(target=watch, name="watchdog", daemon=True)
+        feed_watchdog.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            feed_watchdog.join()
+
+    def _send(self, state: str, status: str = "") -> None:
+        if self._name is None:
+            return
+        shown = " ".join(status.split()).encode()[:_LONGEST_STATUS].decode(errors="ignore")
+        lines = [state, f"STATUS={shown}" if shown else ""]
+        address = f"\0{self._name[1:]}" if self._name.startswith("@") else self._name
+        # the service continues if systemd no longer listens
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as its:
+            its.sendto("\n".join(filter(None, lines)).encode(), address)

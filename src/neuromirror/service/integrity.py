@@ -1,28 +1,419 @@
-"""Integrity checks of a whole store, done in time slices.
+"""Integrity checks of a store: git objects, records, manifests, block digests, journal, index.
 
-Without a saved state, a pass starts from the beginning; only time is lost.
+The checks are read-only. They run in a fixed order, and each result has a :class:`CheckPosition`
+at which a later check can continue: a service checks a store in time slices. Without a saved
+state, a pass starts from the beginning; only time is lost.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from msgspec import field
+from msgspec import Struct, field
 
-from neuromirror.index.backup import integrity_errors_by_table
-from neuromirror.service.store_checks import (
-    START_POSITION,
-    CheckPosition,
-    CheckResult,
-    StoreChecker,
+from neuromirror.git import try_git
+from neuromirror.index import (
+    Index,
+    IndexMissingError,
+    IndexUnusableError,
+    UnknownDatasetError,
+    UnknownMirrorError,
 )
-from neuromirror.store import Store
+from neuromirror.index.backup import integrity_errors, integrity_errors_by_table
+from neuromirror.model import (
+    AnnexBranchMoved,
+    DatasetRef,
+    DatasetReinstated,
+    DatasetWithdrawn,
+    StateDigest,
+    VersionMinted,
+    entry_line,
+    escape_surrogates,
+    path_to_text,
+)
+from neuromirror.store import Repository, Store, StoreDamagedError
+from neuromirror.store.block_digests import BlockDigestsFolder, read_block_digests_file
+from neuromirror.store.foreign_commits import find_damage
+from neuromirror.store.manifests import manifest_lines
 from neuromirror.store.task_states import TaskState
+
+# --- checks
+
+CheckSubject = Literal[
+    "journal", "index", "alias", "git", "refs", "records", "manifest", "block-digests"
+]
+
+_REBUILD = "run 'neuromirror rebuild-index' to rebuild the index from the store without loss"
+_BACKUP = "restore {path} from a backup of the store (docs/howto/recipes.md)"
+
+
+class CheckPosition(NamedTuple):
+    """The progress of a check: an alias, and the number of its completed steps.
+
+    The first step is git, and each version is one more; a result within a step has the position
+    before it, so that the step is repeated.
+    """
+
+    alias: str = ""
+    steps: int = 0
+
+
+START_POSITION = CheckPosition()
+"""The position before the first alias."""
+
+
+class CheckResult(Struct, frozen=True):
+    """The result of checking one item of a store.
+
+    Attributes
+    ----------
+    name
+        The name of the item: a dataset, a version, or a file of the store.
+    subject
+        The kind of the check, such as ``git`` or ``records``.
+    position
+        The progress of the check, to continue there.
+    status
+        ``ok``, ``error`` for damage, or ``impossible`` if the item could not be checked.
+    message
+        The damage and the remedy.
+    """
+
+    name: str
+    subject: CheckSubject
+    position: CheckPosition
+    status: Literal["ok", "impossible", "error"] = "ok"
+    message: str = ""
+
+
+class _Version(NamedTuple):
+    """The fields of a version in the journal that are compared with the index."""
+
+    commit: str
+    state: str
+    label: str
+    kind: str
+    tree: str
+    time: str | None
+    files: int
+    bytes: int
+    title: str
+
+
+class _Dataset(Struct, frozen=True):
+    name: str
+    dataset_id: str
+    by_commit: dict[str, _Version]
+    entries: list[VersionMinted | AnnexBranchMoved]
+
+    @property
+    def versions(self) -> list[_Version]:
+        return list(self.by_commit.values())
+
+    def later_records(self, commit: str) -> list[str]:
+        """Return the names of the records that replaced those that a version was minted from."""
+        return [
+            one.records
+            for one in self.entries
+            if isinstance(one, AnnexBranchMoved) and one.records and one.commit == commit
+        ]
+
+
+class StoreChecker:
+    """Checks the journal, repositories, records and manifests of a store, and its index.
+
+    ``git_seconds`` is the time limit of git per repository; a repository that takes longer is
+    reported as ``impossible``.
+    """
+
+    def __init__(self, store: Store, index_path: Path, git_seconds: float | None = None) -> None:
+        self._store = store
+        self._index_path = index_path
+        self._git_seconds = git_seconds
+        self._datasets: dict[str, _Dataset] = {}
+        self._withdrawn: set[str] = set()
+        self._journal_end = 0
+        self._is_journal_intact = True
+
+    def check_journal(self) -> Iterator[CheckResult]:
+        """Check the journal, and the position of the index in it.
+
+        Run it first: the other checks compare with the versions of the journal.
+        """
+        position = self._index_position()
+        end, met = 0, position == 0
+        try:
+            for end, entry in self._store.read_entries(0):
+                met |= end == position
+                self._journal_end = end
+                if isinstance(entry, VersionMinted | AnnexBranchMoved):
+                    self._add_entry(entry)
+                elif isinstance(entry, DatasetWithdrawn | DatasetReinstated):
+                    alias = DatasetRef(entry.mirror, entry.local_id, entry.source_uri).alias
+                    (
+                        self._withdrawn.add
+                        if isinstance(entry, DatasetWithdrawn)
+                        else self._withdrawn.discard
+                    )(alias)
+        except StoreDamagedError as error:
+            # the rest of the journal is unknown, which is no error of the index
+            self._is_journal_intact = False
+            yield CheckResult("journal", "journal", CheckPosition(), "error", str(error))
+        else:
+            yield CheckResult("journal", "journal", CheckPosition(), message=f"{end:,} bytes")
+        if position is not None and not met and self._is_journal_intact:
+            message = (
+                f"the index covers {position:,} bytes of the journal, but no entry ends there (the "
+                f"journal has {end:,} bytes); {_REBUILD}"
+            )
+            yield CheckResult("index", "index", CheckPosition(), "error", message)
+
+    def check_index_pages(self) -> Iterator[CheckResult]:
+        """Check the index with SQLite: its pages, and its tables against their indexes."""
+        wrong = integrity_errors(self._index_path, deep=True)
+        if not self._index_path.exists():
+            wrong = ["it is missing"]
+        message = f"the index {self._index_path} is damaged ({'; '.join(wrong[:3])}); {_REBUILD}"
+        yield (
+            CheckResult("index", "index", CheckPosition(), "error", message)
+            if wrong
+            else CheckResult("index", "index", CheckPosition(), message="pages and tables agree")
+        )
+
+    def check_block_digests(self, after: str = "") -> Iterator[CheckResult]:
+        """Check each file with block digests: its form, its tree, and that it belongs to its key.
+
+        The results are named by path in the store; ``after`` is the name of the last one checked.
+        """
+        for path in BlockDigestsFolder.of_store(self._store).paths():
+            name = path.relative_to(self._store.root).as_posix()
+            if name <= after:
+                continue
+            try:
+                key, _ = read_block_digests_file(path)
+            except FileNotFoundError:
+                continue  # withdrawn since
+            except (StoreDamagedError, OSError) as error:
+                mark = CheckPosition()
+                yield CheckResult(name, "block-digests", mark, "error", str(error))
+            else:
+                yield CheckResult(name, "block-digests", CheckPosition(), message=key)
+
+    def aliases(self) -> list[str]:
+        """Return all aliases to check, sorted."""
+        there = {path.name for path in (self._store.root / "alias").iterdir()}
+        return sorted(
+            {name for name in there if not name.startswith(".")}
+            | set(self._datasets) - self._withdrawn
+        )
+
+    def check_repositories(
+        self, selected: Collection[str] | None = None, after: CheckPosition = START_POSITION
+    ) -> Iterator[CheckResult]:
+        """Check the repository of each alias, or of the ``selected`` ones, from a position on."""
+        for alias in self.aliases():
+            if alias < after.alias or (selected is not None and alias not in selected):
+                continue
+            done = after.steps if alias == after.alias else 0
+            try:
+                if not done:
+                    yield from self._check_repository(alias)
+                if alias in self._datasets and alias not in self._withdrawn:
+                    yield from self._check_versions(alias, max(1, done))
+            except PermissionError as error:
+                known = self._datasets.get(alias)
+                name = alias if known is None else known.name
+                message = f"{error.filename}: {error.strerror}; check its permissions"
+                yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
+
+    def _add_entry(self, entry: VersionMinted | AnnexBranchMoved) -> None:
+        dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+        known = self._datasets.setdefault(
+            dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {}, [])
+        )
+        known.entries.append(entry)
+        if isinstance(entry, AnnexBranchMoved):
+            return
+        version = _Version(
+            *(entry.commit, entry.state, entry.label, entry.kind, entry.tree, entry.time),
+            *(entry.files, entry.bytes, entry.title),
+        )
+        # the first entry counts if a writer died and recorded the version twice
+        known.by_commit.setdefault(entry.commit, version)
+
+    def _index_position(self) -> int | None:
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                return index.position
+        except IndexUnusableError:
+            return None  # check_index_pages reports it
+
+    def _check_repository(self, alias: str) -> Iterator[CheckResult]:
+        """Check an alias and its repository."""
+        known = self._datasets.get(alias)
+        name = alias if known is None else known.name
+        link = self._store.root / "alias" / alias
+        try:
+            target = os.readlink(link)
+        except OSError:
+            target = ""
+        expected = target
+        if known is not None:
+            expected = f"../{known.dataset_id[:3]}/{known.dataset_id[3:]}"
+        path = (link.parent / expected).resolve()
+        if target != expected or not target:
+            message = (
+                f"the alias {link} points to {target or 'nothing'}, not to {expected}, so that the "
+                f"dataset cannot be found by name. Run 'ln -sfn {expected} {link}'"
+            )
+            yield CheckResult(name, "alias", CheckPosition(alias), "error", message)
+        if not (path / "HEAD").exists():
+            message = f"the repository {path} is missing; {_BACKUP.format(path='it')}"
+            yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
+            return
+        for message in _foreign_changes(path, [] if known is None else known.entries):
+            detail = f"{message}; run 'neuromirror repair {name}', which loses no data"
+            yield CheckResult(name, "refs", CheckPosition(alias), "error", detail)
+        yield self._check_git(name, path, CheckPosition(alias, 1), known)
+
+    def _check_git(
+        self, name: str, path: Path, mark: CheckPosition, known: _Dataset | None
+    ) -> CheckResult:
+        try:
+            seconds = self._git_seconds
+            checked = try_git(path, "fsck", "--full", "--no-dangling", timeout=seconds)
+            listed = try_git(path, "rev-list", "--all", timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            message = (
+                f"git takes longer than {error.timeout:.0f} s for {path}; run "
+                f"'neuromirror fsck {name}'"
+            )
+            return CheckResult(name, "git", mark, "impossible", message)
+        advice = _BACKUP.format(path=path)
+        if checked.returncode or listed.returncode:
+            output = (checked.stderr + checked.stdout + listed.stderr).split("\n")
+            complaint = next(
+                (line for line in output if line.strip()), f"exit {checked.returncode}"
+            )
+            return CheckResult(name, "git", mark, "error", f"git fsck: {complaint}; {advice}")
+        reached = set(listed.stdout.split())
+        for version in () if known is None else known.versions:
+            if version.commit not in reached:
+                message = (
+                    f"no ref of {path} reaches {version.commit} ({version.label}), which pins may "
+                    f"refer to; {advice}"
+                )
+                return CheckResult(name, "git", mark, "error", message)
+        return CheckResult(name, "git", mark, message=f"{len(reached)} commits")
+
+    def _check_versions(self, alias: str, done: int) -> Iterator[CheckResult]:
+        """Check records, manifest and index rows of each version, from a step on."""
+        known = self._datasets[alias]
+        versions = known.versions
+        for number, version in enumerate(versions, 1):
+            if number < done:
+                continue
+            name, mark = f"{known.name}@{version.label}", CheckPosition(alias, number + 1)
+            if self._is_journal_intact:
+                yield from self._check_index_rows(known, number, CheckPosition(alias, number))
+            path = self._store.manifest_path(version.state)
+            try:
+                for _ in manifest_lines(path):
+                    pass
+            except StoreDamagedError as error:
+                yield CheckResult(
+                    name, "manifest", CheckPosition(alias, number), "error", str(error)
+                )
+            try:
+                for records in (version.commit, *known.later_records(version.commit)):
+                    self._check_records(known, version, records)
+            except StoreDamagedError as error:
+                yield CheckResult(name, "records", mark, "error", str(error))
+            else:
+                yield CheckResult(name, "records", mark, message=f"{version.files} files")
+
+    def _check_records(self, known: _Dataset, version: _Version, records: str) -> None:
+        digest, files = StateDigest(), 0
+        for placed in self._store.records(known.dataset_id, records):
+            digest.add(entry_line(placed))
+            files += placed.subdataset is None
+        if digest.value() != version.state or files != version.files:
+            raise StoreDamagedError(
+                f"the records {records} have {files} files and the state "
+                f"{digest.value()}, not {version.files} and {version.state}; restore the "
+                f"store's records from a backup, or move them away and run 'neuromirror "
+                "rebuild-index', which recovers all data that is in git"
+            )
+
+    def _check_index_rows(
+        self, known: _Dataset, number: int, mark: CheckPosition
+    ) -> Iterator[CheckResult]:
+        """Compare a version in the index with the journal and the records."""
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                message = self._index_difference(index, known, number)
+        except IndexMissingError:
+            return  # reported once for the whole index
+        except (IndexUnusableError, UnknownDatasetError, UnknownMirrorError) as error:
+            message = str(error)
+        except StoreDamagedError:
+            return  # reported with the records
+        if message:
+            detail = message if "rebuild-index" in message else f"{message}; {_REBUILD}"
+            yield CheckResult(known.name, "index", mark, "error", detail)
+
+    def _index_difference(self, index: Index, known: _Dataset, number: int) -> str:
+        rows, versions = list(index.versions(known.name)), known.versions
+        if len(rows) < len(versions) and index.position < self._store.journal_size():
+            return ""  # the index has not caught up
+        if len(rows) < len(versions) or (
+            len(rows) > len(versions) and index.position <= self._journal_end
+        ):
+            return f"the index has {len(rows)} versions, the journal {len(versions)}"
+        row, version = rows[number - 1], versions[number - 1]
+        same = _Version(
+            *(row.commit, row.state, row.label, row.kind, row.tree, row.upstream_time),
+            *(row.files, row.bytes, row.title),
+        )
+        if same != version._replace(title=escape_surrogates(version.title)):
+            return f"the index and the journal differ in the version {version.label}"
+        newest = [row.commit, *known.later_records(row.commit)][-1]
+        if row.records != newest and index.position >= self._store.journal_size():
+            return f"the index and the journal differ in the records of {row.label}"
+        if not row.indexed:
+            return ""
+        records = self._store.records(known.dataset_id, row.commit)
+        files = (one for one in records if one.subdataset is None)
+        for placed, file in zip_longest(files, index.files(row)):
+            if placed is None or file is None:
+                return f"the index and the records of {row.label} have different numbers of files"
+            found = (file.path.encode(), file.key, file.size)
+            if found != (placed.git_path, placed.key, placed.record.size):
+                path = path_to_text(placed.git_path)
+                return f"the index and the records of {row.label} differ in {path}"
+        if not index.path_terms_agree(row):
+            return f"the search terms of the paths of {row.label} do not match its files"
+        return ""
+
+
+def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]) -> Iterator[str]:
+    """Return the changes that other programs made to a repository, one message per change."""
+    try:
+        damage = find_damage(Repository(path), entries)
+    except StoreDamagedError:
+        return  # git fsck reports it
+    yield from damage.messages()
+
+
+# --- checks in time slices
 
 _INDEX_SHARE = 1 / 3
 """Share of a time slice for the pages of the index."""

@@ -26,10 +26,10 @@ from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
 from neuromirror.service.custody_status import CustodyStatus
-from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
+from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
 from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.jobs import ALL_MIRRORS
-from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX
+from neuromirror.service.scheduling import SUPERDATASET_PREFIX
 from neuromirror.store import Store
 
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")

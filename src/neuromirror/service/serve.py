@@ -24,7 +24,7 @@ from neuromirror.crawl.recorder import SERVICE, lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue
-from neuromirror.service.engine import SUPERDATASET_WAIT, Service
+from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service, StaleLeases
 from neuromirror.service.executors import (
     JOB_MEMORY,
     JOB_SECONDS,
@@ -33,14 +33,14 @@ from neuromirror.service.executors import (
     process_executor,
     thread_executor,
 )
-from neuromirror.service.health import HealthServer, Heartbeat, Readiness
-from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
-from neuromirror.service.housekeeping_tasks import HousekeepingSettings, housekeeping_tasks
-from neuromirror.service.listen_address import format_address
+from neuromirror.service.health import HealthServer, Heartbeat, Readiness, SystemdNotifier
+from neuromirror.service.housekeeping import (
+    HousekeepingScheduler,
+    HousekeepingSettings,
+    housekeeping_tasks,
+)
 from neuromirror.service.logs import Secrets, log_event, logging_to
-from neuromirror.service.mirror_files import MirrorFiles
-from neuromirror.service.stale_leases import StaleLeases
-from neuromirror.service.systemd_notifier import SystemdNotifier
+from neuromirror.service.server_options import format_address
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store, StoreBusyError
 
