@@ -6,11 +6,8 @@ import shutil
 
 import pytest
 
-from neuromirror.crawl import rebuild_index
 from neuromirror.model import ConfigurationError, EventRaised, VisitEnded
 from neuromirror.sources import ComponentUnavailableError
-from neuromirror.store import Store
-from support.index_dump import dump_index
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
@@ -293,19 +290,3 @@ def test_a_zarr_is_synced_only_with_the_dataset_that_holds_it(
     zarr_harness.sync()
     with pytest.raises(ConfigurationError, match="box:a"):
         zarr_harness.sync("box:zarr/l")
-
-
-def test_the_index_can_be_rebuilt_with_components(zarr_harness: ScriptedHarness) -> None:
-    zarr_harness.source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
-    zarr_harness.datasets["a"] = ScriptedDataset(
-        files("x.bin"), zarrs={"s.zarr": "s", "l.zarr": "l"}
-    )
-    zarr_harness.sync()
-    zarr_harness.source.zarrs["l"].files["0"] = ScriptedFile(b"other", at(4))
-    zarr_harness.sync()
-    store: Store = zarr_harness.store
-    with zarr_harness.index() as index:
-        before = dump_index(index)
-    rebuild_index(store, store.index_path)
-    with zarr_harness.index() as index:
-        assert dump_index(index) == before

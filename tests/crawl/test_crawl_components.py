@@ -124,32 +124,6 @@ def test_the_mirror_file_sets_the_size_of_inline_zarrs(
     assert ("z.zarr" in parts(harness)) is not inline
 
 
-def test_a_huge_zarr_keeps_its_chunks_in_the_manifest(
-    tmp_path: Path, source: ScriptedSource
-) -> None:
-    harness = ScriptedHarness(
-        tmp_path / "huge", source, "[zarr]\ninline_components = 4\ninline = 6\nmanifest = 12\n"
-    )
-    source.zarrs = {"huge": scripted_zarr(20), "large": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(
-        files("x.bin"), zarrs={"h.zarr": "huge", "l.zarr": "large"}
-    )
-    assert harness.sync()["box:a"].visit == "full"
-    assert {path: one.files for path, one in parts(harness).items()} == {
-        "h.zarr": 20,
-        "l.zarr": 9,
-    }
-    forms = {}
-    for name in ("huge", "large"):
-        description = run_git(
-            harness.repository(f"box:zarr/{name}"),
-            "show",
-            "main:.neuromirror/dataset.json",
-        )
-        forms[name] = json.loads(description)["form"]
-    assert forms == {"huge": "manifest", "large": "files"}
-
-
 def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     tmp_path: Path, source: ScriptedSource
 ) -> None:

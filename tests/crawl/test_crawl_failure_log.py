@@ -89,16 +89,6 @@ def test_a_list_that_cannot_be_read_fails_until_it_can(
     assert failing_tasks(mirror_harness) == set()
 
 
-def test_a_first_list_that_cannot_be_read_fails_until_it_can(
-    mirror_harness: MirrorHarness, demo: DemoArchive
-) -> None:
-    with demo.fault("status", path="^/api/dandisets/$", status=401):
-        mirror_harness.sync()
-        assert failing_tasks(mirror_harness) == {("list", "demo", None)}
-    mirror_harness.sync()
-    assert failing_tasks(mirror_harness) == set()
-
-
 def test_a_dataset_that_is_requested_by_name_fails_until_it_answers(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,20 +70,6 @@ def test_a_released_hold_approves_only_the_held_listing(
     assert mirror_harness.sync("demo:000007")["demo:000007"].visit == "held"
 
 
-def test_a_hold_lapses_when_the_files_are_back_upstream(
-    mirror_harness: MirrorHarness, archive_with_many_files: DemoArchive
-) -> None:
-    mirror_harness.sync("demo:000007")
-    paths = archive_with_many_files.paths("000007")[:11]
-    remove(archive_with_many_files, 11)
-    assert mirror_harness.sync("demo:000007")["demo:000007"].visit == "held"
-    for path in paths:
-        archive_with_many_files.add_file("000007", path, b"back again")
-    assert mirror_harness.sync("demo:000007")["demo:000007"].visit == "full"
-    with mirror_harness.index() as index:
-        assert not list(index.open_holds())
-
-
 def test_a_few_files_may_be_removed_without_a_hold(
     mirror_harness: MirrorHarness, archive_with_many_files: DemoArchive
 ) -> None:
@@ -145,17 +130,6 @@ def test_a_listing_during_which_files_change_is_repeated(
     with mirror_harness.index() as index:
         files = [one.path for one in index.files(index.resolve("demo:000001"))]
     assert files == sorted(demo.paths("000001"))
-
-
-def test_one_failing_dandiset_does_not_stop_the_others(
-    two_dandisets: DemoArchive, tmp_path: Path, no_waits: None
-) -> None:
-    mirror_harness = MirrorHarness(two_dandisets.mirrors, tmp_path / "store")
-    with two_dandisets.fault("status", path="/dandisets/000002/", status=500):
-        results = mirror_harness.sync()
-    assert results["demo:000002"].exit_code == 1
-    assert results["demo:000001"].status == "ok"
-    assert mirror_harness.sync()["demo:000002"].status == "ok"
 
 
 def test_a_published_version_that_changes_is_an_incident(

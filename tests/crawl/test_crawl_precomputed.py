@@ -122,19 +122,6 @@ def test_a_chunk_replaced_in_another_encoding_is_the_next_version(
     assert layers_harness.sync(name)[name].status == "notneeded"
 
 
-def test_what_a_listing_drops_is_not_deleted(
-    layers_harness: MirrorHarness, buckets: DemoBuckets
-) -> None:
-    name = name_of(EM)
-    layers_harness.sync(name)
-    refs = layers_harness.refs()
-    for key in (f"{EM}/4_4_40/64-128_0-64_12-28", f"{EM}/info"):
-        with buckets.drop_key_from_listing(key, bucket=buckets.precomputed):
-            assert layers_harness.sync(name)[name].exit_code == 1, key
-        assert layers_harness.refs() == refs, key
-        assert layers_harness.sync(name)[name].status == "notneeded"
-
-
 def test_a_layer_that_lost_its_info_is_a_tombstone(
     layers_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:

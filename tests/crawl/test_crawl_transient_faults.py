@@ -191,24 +191,6 @@ def test_a_part_that_fails_is_not_left_out_and_mints_no_version(
     check_recovers(mirror_harness, unchanged, f"demo:{dandiset}")
 
 
-@pytest.mark.parametrize("server", ["api", "s3"])
-@pytest.mark.parametrize("path", [SMALL, LARGE])
-def test_a_zarr_that_is_refused_without_an_embargo_is_requested_in_each_sync(
-    zarrs: UnchangedArchive, tmp_path: Path, server: str, path: str
-) -> None:
-    archive = zarrs.demo
-    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
-    zarr = archive.find_zarr(ZARRS, path).zarr_id
-    where = f"/zarr/{zarr}/$" if server == "api" else f"/zarr/{zarr}/."
-    fault = archive.fault("status", server=server, path=where, status=403)
-    for _ in range(2):
-        struck = fault.struck
-        result = mirror_harness.sync()[f"demo:{ZARRS}"]
-        assert fault.struck > struck
-        assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
-    check_recovers(mirror_harness, zarrs, f"demo:{ZARRS}")
-
-
 @pytest.mark.parametrize("server", ["api", "s3", "list"])
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(

@@ -9,7 +9,7 @@ import pytest
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.killed_sync import count_steps, kill_syncs
-from support.mirror_harness import MirrorHarness, run_git
+from support.mirror_harness import MirrorHarness
 
 KILLS = 4
 Zarrs = dict[str, dict[str, str]]
@@ -84,60 +84,6 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
     requested = [name for name, one in zarrs.items() if empty_archive.count_requests(one["zarr"])]
     assert set(requested) == {"pending", "wrong"}
     assert small_archive_harness.refs() == refs
-    small_archive_harness.fsck()
-
-
-def test_a_zarr_that_changes_between_visits_and_back(
-    empty_archive: DemoArchive, small_archive_harness: MirrorHarness, small_zarrs: Zarrs
-) -> None:
-    zarr = small_zarrs["v2x40"]
-    name = f"demo:{zarr['dandiset']}"
-    small_archive_harness.sync(name)
-    dataset = f"demo:zarr/{zarr['zarr']}"
-    commits = [run_git(small_archive_harness.repository(dataset), "rev-parse", "main").strip()]
-    empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"other" * 4)
-    empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
-    empty_archive.clear_requests()
-    assert small_archive_harness.sync(name)[name].status == "ok"
-    # unchanged Zarrs cost no request
-    for other in ("v3x40", "nested"):
-        assert empty_archive.count_requests(small_zarrs[other]["zarr"]) == 0
-    commits.append(run_git(small_archive_harness.repository(dataset), "rev-parse", "main").strip())
-    assert len(set(commits)) == 2
-    links = run_git(small_archive_harness.repository(name), "ls-tree", "-r", "main", zarr["path"])
-    assert commits[1] in links
-    with small_archive_harness.index() as index:
-        labels = [one.label for one in index.versions(dataset)]
-        assert [one.upstream for one in index.versions(dataset)] == labels
-    assert all(label.count("-") == 3 for label in labels)
-
-
-def test_states_missed_between_visits_are_added(
-    empty_archive: DemoArchive, small_archive_harness: MirrorHarness, small_zarrs: Zarrs
-) -> None:
-    zarr = small_zarrs["v2x40"]
-    name, dataset = f"demo:{zarr['dandiset']}", f"demo:zarr/{zarr['zarr']}"
-    small_archive_harness.sync(name)
-    for number in range(3):
-        empty_archive.let_time_pass(5)
-        empty_archive.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"%16d" % number * 4)
-    assert small_archive_harness.sync(name, history=True)[name].status == "ok"
-    with small_archive_harness.index() as index:
-        rows = list(index.versions(dataset))
-        (linked,) = (
-            one
-            for one in index.subdatasets(index.resolve(name))
-            if one.source_path.decode() == zarr["path"]
-        )
-    assert [one.upstream.startswith("at ") for one in rows] == [False, True, True, False]
-    assert [one.label == one.upstream for one in rows] == [True, False, False, True]
-    assert linked.commit == rows[-1].commit
-    assert len({one.state for one in rows}) == 4
-    # a deep visit reads the bucket again and finds nothing new
-    empty_archive.clear_requests()
-    repeated = small_archive_harness.sync(name, deep=True)[name]
-    assert (repeated.exit_code, repeated.versions) == (0, ())
-    assert empty_archive.count_requests(zarr["zarr"]) > 0
     small_archive_harness.fsck()
 
 

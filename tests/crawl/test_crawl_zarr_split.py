@@ -82,30 +82,6 @@ def test_a_large_zarr_becomes_a_dataset_of_its_own(zarr_harness: ScriptedHarness
     assert zarr_harness.refs() == refs
 
 
-def test_a_zarr_that_grows_into_a_subdataset_and_back_loses_nothing(
-    zarr_harness: ScriptedHarness,
-) -> None:
-    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
-        files("x.bin") | zarr("one.zarr", 3)
-    )
-    zarr_harness.sync()
-    assert parts(zarr_harness) == {}
-    scripted_dataset.files |= zarr("one.zarr", 30)
-    result = zarr_harness.sync()["box:a"]
-    assert (result.visit, result.exit_code) == ("full", 0)
-    assert [count for _, count in parts(zarr_harness).values()] == [31]
-    for number in range(20, 30):
-        del scripted_dataset.files[f"one.zarr/{number}"]
-    result = zarr_harness.sync()["box:a"]
-    assert result.visit == "full"
-    assert sorted(zarr_harness.source.checked_paths) == sorted(
-        b"one.zarr/%d" % number for number in range(20, 30)
-    )
-    assert [count for _, count in parts(zarr_harness).values()] == [21]
-    assert zarr_harness.source.read_listings.count("a current") == 3
-    zarr_harness.fsck()
-
-
 def test_files_lost_in_a_component_are_held_like_others(zarr_harness: ScriptedHarness) -> None:
     scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 40)
@@ -146,22 +122,6 @@ def test_an_overwritten_chunk_is_an_incident(zarr_harness: ScriptedHarness) -> N
     result = zarr_harness.sync()["box:a"]
     assert (result.exit_code, "'one.zarr/3'" in result.message) == (1, True)
     assert zarr_harness.refs() == refs
-
-
-def test_a_change_beside_a_component_makes_no_new_state_of_it(
-    zarr_harness: ScriptedHarness,
-) -> None:
-    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
-        files("x.bin") | zarr("one.zarr", 9)
-    )
-    zarr_harness.sync()
-    ((name, _),) = parts(zarr_harness).values()
-    scripted_dataset.files["y.bin"] = ScriptedFile(b"y", at(9))
-    assert len(zarr_harness.sync()["box:a"].versions) == 1
-    assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (2, 1)
-    scripted_dataset.files["one.zarr/9"] = ScriptedFile(b"9", at(10))
-    zarr_harness.sync()
-    assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (3, 2)
 
 
 def test_a_component_that_git_has_and_the_journal_lacks_is_recorded(

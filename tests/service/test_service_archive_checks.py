@@ -95,7 +95,9 @@ def run(folder: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["doctor", *arguments, *options])
 
 
-def test_the_command_checks_a_mirror_or_an_address_and_writes_nothing(tmp_path: Path) -> None:
+def test_the_command_checks_a_mirror_or_an_address_and_writes_nothing(
+    tmp_path: Path, no_waits: None
+) -> None:
     (tmp_path / "mirrors").mkdir()
     with nonconforming_bucket(missing=200) as endpoint:
         (tmp_path / "mirrors" / "odd.toml").write_text(

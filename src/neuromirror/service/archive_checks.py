@@ -23,6 +23,7 @@ from neuromirror.net import (
     RequestPolicy,
     S3Bucket,
     Session,
+    UnreachableError,
     is_local_name,
     origin,
     probe_bucket,
@@ -58,7 +59,7 @@ follows for a mirror if not."""
 
 
 def check_archive(source: Source) -> Iterator[DoctorCheck]:
-    """Run the checks of a source; one that fails is an error, and the others run."""
+    """Run the checks of a source; after one that failed, the others run if the archive answers."""
     match source:
         case DandiSource():
             yield from _DandiChecks(source.session, source.options.api).run()
@@ -134,6 +135,8 @@ def _run(name: str, *checks: Callable[[], _Findings]) -> Iterator[DoctorCheck]:
                     yield DoctorCheck(subject, level, f"{observed}; {otherwise}")
         except NeuromirrorError as error:
             yield DoctorCheck(name, "error", str(error))
+            if isinstance(error, UnreachableError):
+                return
 
 
 class _BucketChecks:
