@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli import main as program
-from neuromirror.cli.commands import Argument, Command, CommandGroup
+from neuromirror.cli.commands import Argument, CommandGroup
 from neuromirror.config.mirror_settings import MirrorFile
 from neuromirror.config.vault_files import VAULT_FILE
 from neuromirror.sources import source_kinds
@@ -26,8 +26,8 @@ HEAD = """\
 
 <!-- Written by scripts/docs from the commands themselves: do not edit. -->
 
-`neuromirror COMMAND --help` prints the short form of this page. Results go to stdout, progress and
-errors to stderr. Every command accepts the options of `neuromirror` itself, before and after its
+`neuromirror COMMAND --help` prints an example, too. Results go to stdout, progress and errors to
+stderr. Every command accepts the options of `neuromirror` itself, before and after its
 name. A version without a label (`dandi:000027`) is the latest one.
 
 | exit code | meaning |
@@ -127,9 +127,6 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
         yield text
     if items := list(options(command, context)):
         yield "\n".join(items)
-    if isinstance(command, Command) and command.example != context.command_path:
-        lines = command.example.replace("\\\n    ", "").splitlines()
-        yield f"Example: `{max(lines, key=len)}`"
     if isinstance(command, CommandGroup):
         yield "\n".join(
             f"- {title}: {', '.join(f'`{name}`' for name in names)}"
