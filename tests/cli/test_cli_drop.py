@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from neuromirror.cli import drop, main
+from neuromirror.cli import main
+from neuromirror.cli import vault as vault_commands
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store, file_lock
@@ -124,7 +125,7 @@ def test_nothing_is_removed_during_another_removal(
 ) -> None:
     keep_twice()
     (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
-    monkeypatch.setattr(drop, "_LOCK_WAIT", 0.0)
+    monkeypatch.setattr(vault_commands, "_LOCK_WAIT", 0.0)
     path = Store.open(lab / "store").ledger_path.with_name("drop.lock")
     confirmed = ("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]))
     with file_lock(path, "the removal of copies"):

@@ -27,7 +27,7 @@ from neuromirror.net.response_bodies import error_fields
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import parse_url
-from neuromirror.vault.s3_client import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
+from neuromirror.vault.s3_requests import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 
 _URL = "https://bucket.example.org/"

@@ -22,7 +22,7 @@ from neuromirror.vault.errors import (
     VaultUnavailableError,
 )
 from neuromirror.vault.s3 import S3Vault
-from neuromirror.vault.s3_sources import S3Source, find_source
+from neuromirror.vault.s3_requests import S3Source, find_source
 from support.certificates import make_certificate
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.vaults import key_of, write_vault

@@ -19,7 +19,7 @@ from neuromirror.annex import md5e_key
 from neuromirror.net import AwsSigner
 from neuromirror.vault.errors import CopyRefusedError
 from neuromirror.vault.s3 import S3Vault
-from neuromirror.vault.s3_client import S3Client
+from neuromirror.vault.s3_requests import S3Client
 from support.faulty_s3 import FaultyS3
 from support.vaults import key_of, write_vault
 
@@ -193,7 +193,7 @@ def test_a_connection_that_the_server_closed_is_replaced() -> None:
 def test_a_request_without_a_reply_is_not_repeated(
     replies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.vault.s3_client._READ_SECONDS", 0.5)
+    monkeypatch.setattr("neuromirror.vault.s3_requests._READ_SECONDS", 0.5)
     requests: list[bytes] = []
     with raw_server(requests, replies=replies, keeps_open=True) as endpoint:
         client = S3Client(refuse, endpoint, lambda: AwsSigner(endpoint, region="us-east-1"))

@@ -1,26 +1,46 @@
-"""``neuromirror vault``, and the options of all commands that use vaults."""
+"""The commands for vaults: keep, check, import, drill and drop copies of content."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, path_from_environment, settings_options
+from neuromirror.cli.addresses import may_be_address, resolve_selection
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.common import (
+    NamedPath,
+    Settings,
+    exit_on_interrupt,
+    path_from_environment,
+    settings_options,
+)
+from neuromirror.cli.outcome_report import OutcomeReport
+from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.index.ledger import LedgerVault
+    from neuromirror.custody.contents import KeepContents
+    from neuromirror.custody.copies import KeepOutcome
+    from neuromirror.index import Index
+    from neuromirror.index.ledger import Ledger, LedgerVault
+    from neuromirror.model import DatasetRef
     from neuromirror.store import Store
+    from neuromirror.vault.protocol import Vault
+
+_MAX_SHOWN: Final = 20
+_LOCK_WAIT: Final = 60.0
+"""Seconds to wait for another removal."""
 
 
 def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -292,3 +312,394 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
 
 def _time(seconds: float | None) -> str:
     return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments that select the contents of a lock file or a version."""
+    globs = globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
+    target = argument(
+        "target",
+        metavar="LOCK|VERSION|DATASET",
+        help="A lock file, or a version in the store; a dataset means its latest version.",
+    )
+    return target(globs(function))
+
+
+@command(
+    "keep",
+    example="""\
+neuromirror keep datasets.lock --in nas
+neuromirror keep dandi:000027 'sub-01/**/*.nwb' --in nas --in cloud
+neuromirror keep dandi:000027 --in nas --dry-run""",
+)
+@contents_arguments
+@click.option(
+    "--in",
+    "names",
+    multiple=True,
+    required=True,
+    metavar="VAULT",
+    help="The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
+)
+@vaults_option
+@jobs_option("Number of files copied in parallel [default: 8].")
+@click.option(
+    "--limit-rate", metavar="SIZE", help="Bytes per second for all downloads, such as 10MB."
+)
+@click.option("--dry-run", is_flag=True, help="Print which files would be copied, and stop.")
+@settings_options
+def keep_command(
+    settings: Settings,
+    target: str,
+    globs: tuple[str, ...],
+    *,
+    names: tuple[str, ...],
+    vaults: Path | None,
+    jobs: int | None,
+    limit_rate: str | None,
+    dry_run: bool,
+) -> None:
+    """Copy content into a vault, verified on the way in.
+
+    A vault is a folder or a bucket of S3, described in a file NAME.toml in the folder of vaults
+    (docs/reference/vaults.md). What it has is not downloaded; what upstream does not provide is
+    copied from the other vaults. An interrupted run can be repeated. Clones of the mirror find the
+    copies, and so does LOCK, for vaults with a URL.
+    """
+    from neuromirror.custody.contents import check_privacy, name_in_lock, open_to_fill
+    from neuromirror.custody.copies import JOBS, KeepOptions
+    from neuromirror.custody.keep import keep
+    from neuromirror.index.ledger import Wish
+    from neuromirror.vault.errors import VaultError
+    from neuromirror.vault.opening import open_ledger
+
+    configured = load_configured_vaults(vaults)
+    chosen = [configured.find(name) for name in dict.fromkeys(names)]
+    rate = _parse_rate(limit_rate)
+    with ExitStack() as stack:
+        store = store_or_none(settings)
+        contents = stack.enter_context(selected_contents(settings, store, target, globs))
+        line = stack.enter_context(ProgressLine())
+        ledger = stack.enter_context(open_ledger(store))
+        failed = False
+        for config in chosen:
+            check_privacy(store, config)
+            report = _Report("keep", settings, line, contents.bytes, vault=config.name)
+            for finding in contents.findings:
+                report.add_finding(finding.to_json(), f"{finding.path}  {finding.message}")
+            try:
+                if dry_run:
+                    _plan(config, store, ledger, report, contents)
+                else:
+                    vault = stack.enter_context(closing(open_to_fill(config, store, ledger)))
+                    is_lock = Path(target).is_file()
+                    what = str(Path(target).absolute()) if is_lock else target
+                    wish = Wish("lock" if is_lock else "version", what, vault.uuid, globs)
+                    options = KeepOptions(
+                        jobs=jobs or JOBS,
+                        allowed_hosts=contents.allowed_hosts,
+                        with_credentials=contents.are_public(store),
+                        bytes_per_second=rate,
+                        report_bytes=report.show_bytes,
+                    )
+                    others = list(configured.vaults.values())
+                    outcomes = keep(wish, contents, vault, others, store, ledger, options)
+                    kept: set[str] = set()
+                    with exit_on_interrupt(stack):
+                        try:
+                            with closing(outcomes):
+                                for outcome in outcomes:
+                                    report.add(outcome)
+                                    if not outcome.failed and outcome.key is not None:
+                                        kept.add(outcome.key)
+                        finally:
+                            if is_lock and kept:
+                                name_in_lock(Path(target), contents, vault, kept)
+            except VaultError as error:
+                report.add_vault_error(str(error))
+            report.print_summary(is_dry_run=dry_run)
+            failed |= report.failures > 0
+    sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def selected_contents(
+    settings: Settings, store: Store | None, target: str, globs: tuple[str, ...]
+) -> Iterator[KeepContents]:
+    """Provide the contents of a lock file or of a version, for the time of the block."""
+    from neuromirror.custody.contents import contents_of_lock, contents_of_version
+    from neuromirror.lab.lockfile import load_lock
+
+    with ExitStack() as stack:
+        if Path(target).is_file() or not may_be_address(target):
+            index: Index | None = None
+            if store is not None and settings.index_path(store).is_file():
+                index = stack.enter_context(settings.index())
+            yield contents_of_lock(load_lock(Path(target)), globs, store, index)
+            return
+        index = stack.enter_context(settings.index(target))
+        row, globs = resolve_selection(settings, index, target, globs)
+        yield contents_of_version(settings.store(), index, row, globs)
+
+
+def _parse_rate(text: str | None) -> float | None:
+    from neuromirror.cache import parse_size
+
+    if text is None:
+        return None
+    try:
+        return float(parse_size(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--limit-rate: {error}") from None
+
+
+def _plan(
+    config: VaultConfig,
+    store: Store | None,
+    ledger: Ledger,
+    report: _Report,
+    contents: KeepContents,
+) -> None:
+    """Report what would be copied; the vault need not exist yet."""
+    from neuromirror.custody.copies import item_outcome
+    from neuromirror.vault.errors import VaultUnavailableError
+    from neuromirror.vault.opening import open_vault
+
+    uuid = None
+    try:
+        with closing(open_vault(config, store)) as vault:
+            uuid = vault.uuid
+    except VaultUnavailableError as error:
+        click.echo(f"neuromirror: warning: {error}", err=True)
+    items = contents.items
+    lacking = set(items if uuid is None else ledger.missing(uuid, list(items)))
+    for key, item in items.items():
+        if key in lacking:
+            report.add(item_outcome(config.name, item, "ok", "would be copied"))
+        else:
+            report.add(item_outcome(config.name, item, "notneeded", "in the vault"))
+
+
+class _Report(OutcomeReport):
+    """Prints the outcomes for one vault, and counts them."""
+
+    vault: str = ""
+    received: int = 0
+
+    def show_bytes(self, count: int) -> None:
+        self.received += count
+        self.line.show_bytes(self.received, max(self.received, self.total))
+
+    def add_finding(self, record: dict[str, object], text: str) -> None:
+        self.counts["error"] += 1
+        self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
+
+    def add_vault_error(self, message: str) -> None:
+        from neuromirror.custody.copies import KeepOutcome
+
+        vault = self.vault
+        self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
+
+    def print_summary(self, *, is_dry_run: bool) -> None:
+        self.hosts.print_counts(self.action, self.settings)
+        verb = "to copy" if is_dry_run else "copied"
+        parts = [f"{count_of(self.counts['ok'], 'content')} {verb} ({format_bytes(self.bytes)})"]
+        if known := self.counts["notneeded"]:
+            parts.append(f"{known} in the vault before")
+        if self.failures:
+            parts.append(f"{count_of(self.failures, 'problem')}")
+        record = {
+            "kind": "summary",
+            "status": "error" if self.failures else "ok",
+            "vault": self.vault,
+            "kept": 0 if is_dry_run else self.counts["ok"],
+            "planned": self.counts["ok"] if is_dry_run else 0,
+            "notneeded": known,
+            "failed": self.failures,
+            "bytes": self.bytes,
+        }
+        self.settings.emit("keep", record, f"{self.vault}: {'; '.join(parts)}")
+
+
+@command("drill", example="neuromirror drill datasets.lock --in nas")
+@argument("lock", type=NamedPath(), metavar="LOCK", help="A lock file.")
+@click.option(
+    "--in",
+    "names",
+    multiple=True,
+    metavar="VAULT",
+    help="Use only this vault [default: all vaults together]. Repeatable.",
+)
+@vaults_option
+@click.option(
+    "--scratch",
+    type=NamedPath(),
+    metavar="DIR",
+    help="Folder for the restored files, which are removed [default: the system's].",
+)
+@settings_options
+def drill_command(
+    settings: Settings,
+    lock: Path,
+    *,
+    names: tuple[str, ...],
+    vaults: Path | None,
+    scratch: Path | None,
+) -> None:
+    """Restore a lock file from vaults alone, and verify every file; keep nothing.
+
+    The content comes from the vaults, in a process that cannot reach upstream or the store: without
+    a network if all vaults are folders of this machine and it permits that, else with a check of
+    each connection. "neuromirror status" shows the result; run it from cron.
+    """
+    from neuromirror.custody.drill import run_drill
+    from neuromirror.custody.records import record_drill
+    from neuromirror.lab.lockfile import load_lock
+
+    configured = load_configured_vaults(vaults)
+    chosen = {name: configured.find(name) for name in names} or configured.vaults
+    if not chosen:
+        configured.find("NAME")
+    load_lock(lock)  # wrong usage is not recorded as a failed drill
+    store = store_or_none(settings)
+    result = run_drill(lock, chosen, store, scratch=scratch)
+    if store is not None:
+        record_drill(store, lock, result)
+    record = {"status": "ok" if result.ok else "error", "lock": str(lock), **asdict(result)}
+    text = f"{'ok' if result.ok else 'error':<10} {lock}  {result.message}"
+    settings.emit("drill", record, text)
+    for problem in result.problems:
+        settings.print_text(f"  {problem}")
+    sys.exit(0 if result.ok else 1)
+
+
+@command(
+    "drop",
+    example="""\
+neuromirror drop dandi:000027@0.210831.2033 --in nas
+neuromirror drop dandi:000027@0.210831.2033 --in nas --confirm 3f2a9c01b7de""",
+)
+@contents_arguments
+@click.option("--in", "name", required=True, metavar="VAULT", help="The vault.")
+@vaults_option
+@click.option("--confirm", metavar="ID", help="Remove the copies that were listed with this id.")
+@settings_options
+def drop_command(
+    settings: Settings,
+    target: str,
+    globs: tuple[str, ...],
+    *,
+    name: str,
+    vaults: Path | None,
+    confirm: str | None,
+) -> None:
+    """List the copies that can be removed from a vault; with --confirm, remove them.
+
+    A copy can be removed if no [[keep]] of a service and no other "neuromirror keep" requires it in
+    this vault, and if another vault, which is asked, has the content now. Of a withdrawn DATASET,
+    also the last copies can be removed. With --confirm exactly the listed copies are removed.
+    """
+    from neuromirror.custody.contents import contents_of_withdrawn
+    from neuromirror.custody.drop import DropRules, plan_drop, run_drop
+    from neuromirror.index import DatasetWithdrawnError
+    from neuromirror.store import file_lock
+    from neuromirror.vault.opening import open_ledger, open_vault
+
+    configured = load_configured_vaults(vaults)
+    config = configured.find(name)
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        store = store_or_none(settings)
+        ledger = stack.enter_context(open_ledger(store))
+        index = None
+        if store is not None and settings.index_path(store).is_file():
+            index = stack.enter_context(settings.index())
+        vault = stack.enter_context(closing(open_vault(config, store)))
+        try:
+            contents = stack.enter_context(selected_contents(settings, store, target, globs))
+            withdrawn: dict[DatasetRef, set[str]] = {}
+        except DatasetWithdrawnError as error:
+            if globs or "@" in target:
+                raise ConfigurationError(
+                    f"{error}; name the dataset without a version and globs to remove its copies"
+                ) from None
+            contents = contents_of_withdrawn(settings.store(), target, vault.uuid)
+            withdrawn = contents.datasets
+        if confirm is not None:
+            # two removals at the same time could each count the copies that the other one removes
+            path = ledger.path.with_name("drop.lock")
+            stack.enter_context(file_lock(path, "the removal of copies", _LOCK_WAIT))
+        others = _open_others(stack, configured.vaults, config, store)
+        released = _wishes_of_target(ledger, vault, target, None if withdrawn else globs)
+        rules = DropRules(released, withdrawn)
+        items = list(contents.items.values())
+        plan = plan_drop(items, vault, others, ledger, index, rules)
+        for outcome in plan.refused:
+            _show(settings, outcome, counts)
+        if confirm is None:
+            for item in plan.items[:_MAX_SHOWN]:
+                settings.print_text(f"to remove  {item.path}")
+            text = f"{count_of(len(plan.items), 'content')} can be removed from {name}"
+            text += f" ({format_bytes(plan.bytes)})"
+            record = {
+                **{"kind": "plan", "status": "ok", "vault": name, "id": plan.id},
+                **{"contents": len(plan.items), "bytes": plan.bytes},
+                "keys": [one.key for one in plan.items],
+            }
+            hint = f"; add --confirm {plan.id} to remove them" if plan.items else ""
+            settings.emit("drop", record, text + hint)
+        else:
+            for outcome in run_drop(plan, ledger, store, index, confirm):
+                _show(settings, outcome, counts)
+            if not counts["error"] + counts["impossible"]:
+                for number in released:
+                    ledger.wishes.remove(number)
+            settings.print_text(f"{counts['ok']} removed from {name}")
+    sys.exit(1 if counts["error"] + counts["impossible"] else 0)
+
+
+def _open_others(
+    stack: ExitStack, vaults: dict[str, VaultConfig], config: VaultConfig, store: Store | None
+) -> list[Vault]:
+    """Open the other vaults; those that cannot be used do not count."""
+    from neuromirror.vault.opening import open_vault
+
+    found = []
+    for other in vaults.values():
+        if other.name == config.name:
+            continue
+        try:
+            vault = stack.enter_context(closing(open_vault(other, store)))
+            vault.check_access()
+            found.append(vault)
+        except NeuromirrorError as error:
+            click.echo(f"neuromirror: warning: {error}", err=True)
+    return found
+
+
+def _wishes_of_target(
+    ledger: Ledger, vault: Vault, target: str, globs: tuple[str, ...] | None
+) -> frozenset[int]:
+    """Return the numbers of the wishes that ``neuromirror keep`` recorded for a target.
+
+    Without globs, of all versions of a dataset.
+    """
+    if globs is None:
+        return frozenset(
+            one.id
+            for one in ledger.wishes.all(vault.uuid)
+            if one.kind == "version" and one.what.partition("@")[0] == target
+        )
+    names = {("version", target), ("lock", str(Path(target).absolute()))}
+    return frozenset(
+        one.id
+        for one in ledger.wishes.all(vault.uuid)
+        if (one.kind, one.what) in names and one.globs == globs
+    )
+
+
+def _show(settings: Settings, outcome: KeepOutcome, counts: Counter[str]) -> None:
+    counts[outcome.status] += 1
+    is_shown = outcome.status != "notneeded" and counts[outcome.status] <= _MAX_SHOWN
+    text = f"{outcome.status:<10} {outcome.path}  {outcome.message}"
+    settings.emit("drop", outcome.to_json(), text if is_shown else None)

@@ -30,8 +30,7 @@ from neuromirror.vault.errors import (
     VaultUnavailableError,
 )
 from neuromirror.vault.protocol import Presence, Vault, parse_uuid
-from neuromirror.vault.s3_requests import S3Requests
-from neuromirror.vault.s3_sources import S3Source, find_source
+from neuromirror.vault.s3_requests import S3Requests, S3Source, find_source
 
 _UUID_NAME: Final = "annex-uuid"
 _PART: Final = 32 << 20
