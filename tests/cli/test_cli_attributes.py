@@ -147,49 +147,6 @@ def test_show_prints_attributes_subdatasets_and_the_metadata_digest(assets: Shel
     assert "derived from" not in out
 
 
-def test_show_prints_the_form_of_a_version_and_its_inline_zarrs(
-    bucket: _Bucket, tmp_path: Path
-) -> None:
-    inline = [
-        {
-            "path": f"{n:02}.zarr",
-            "source": f"s3://z/{n}",
-            "checksum": f"c{n}",
-            "files": 2,
-            "bytes": n,
-        }
-        for n in range(12)
-    ]
-    bucket.mint("whole", "1", [_file("a.bin")], form="files", inline=inline)
-    bucket.mint(
-        "huge", "1", [_file("0")], form="manifest", manifest_only_files=40, manifest_only_bytes=5000
-    )
-    bucket.mint("old", "1", [_file("a.bin")])
-    with Index.open(bucket.store.index_path) as index:
-        index.catch_up(bucket.store)
-    shell = Shell(tmp_path / "mirrors", bucket.store.root)
-    out = shell.run("show", "aind:whole").out
-    for line in (
-        "  inline       12 Zarrs as folders in this dataset, 24 files, 66 B",
-        "               00.zarr: c0, 2 files, 0 B",
-        "               … and 2 more (--json lists all)",
-    ):
-        assert f"{line}\n" in out
-    assert "10.zarr" not in out
-    (record,) = shell.records("show", "aind:whole")
-    assert (record["form"], record["inline"]) == ("files", inline)
-    out = shell.run("show", "aind:huge").out
-    assert "  form         manifest (40 files, 5.0 kB, " in out
-    assert "  inline " not in out
-    (record,) = shell.records("show", "aind:huge")
-    assert record["form"] == "manifest"
-    assert record["manifest_only"] == {"files": 40, "bytes": 5000}
-    assert record["inline"] == []
-    # versions of earlier releases have no form
-    assert "  form " not in shell.run("show", "aind:old").out
-    assert shell.records("show", "aind:old")[0]["form"] is None
-
-
 def test_show_prints_ancestors_and_derivatives(assets: Shell) -> None:
     tail = assets.run("show", f"aind:{CURATED}").out.partition("  derived from:\n")[2]
     assert tail.splitlines() == [
@@ -208,16 +165,3 @@ def test_show_prints_ancestors_and_derivatives(assets: Shell) -> None:
     (above,), (below,) = record["derived_from"], record["derivatives"]
     assert (above["name"], above["version"], above["derived_from"]) == (RAW, "2022-09-01", [])
     assert (below["dataset"], below["ancestor_version"]) == (f"aind:{CURATED}", "2023-02-02")
-
-
-def test_status_prints_upstream_capabilities_and_waiting_datasets(assets: Shell) -> None:
-    out = assets.run("status").out
-    for line in (
-        "  datasets     3 and 1 subdatasets, 5 versions",
-        "  upstream     checksums: returned",
-        "               versions: not listable",
-    ):
-        assert f"{line}\n" in out
-    (record,) = assets.records("status")
-    assert record["capabilities"] == {"checksums": "returned", "versions": "not listable"}
-    assert (record["settling"], record["failing"], record["subdatasets"]) == (1, 0, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from neuromirror import __version__
 from neuromirror.cli import main
-from neuromirror_demo import LATE, SHARED, DemoArchive
+from neuromirror_demo import LATE, DemoArchive
 from support.command_shell import Shell, api_mirror_settings, folder_snapshot, write_mirror_file
 
 COMMANDS = list(main.commands)
@@ -79,18 +79,6 @@ def test_show_and_files_list_files_that_are_not_mirrored(
     assert ended.lines[-1].startswith("not mirrored: zarr")
     assert ended.lines[-1].endswith(exception["path"])
     assert ended.err == ""
-
-
-def test_files_shows_checksum_claim_size_and_path(synced: Shell, shared_demo: DemoArchive) -> None:
-    lines = synced.run("files", "demo:000001@draft").lines
-    digest = shared_demo.sha256("000001", SHARED)
-    (line,) = [one for one in lines if one.endswith(SHARED)]
-    assert line.split() == [f"sha256:{digest}", "claimed", line.split()[2], SHARED]
-    (record,) = [one for one in synced.records("files", "demo:000001") if one["path"] == SHARED]
-    assert record["digests"]["sha256"] == digest
-    assert record["size"] == int(line.split()[2])
-    assert any("versionId=" in url for url in record["urls"])
-    assert len({line.index(column) for column in ("claimed",) for line in lines}) == 1
 
 
 def test_common_options_stand_before_or_after_the_name_or_in_the_environment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.index import Index, Schedule, TaskRow
+from neuromirror.index import Index
 from neuromirror.lab.audit import AuditSettings
 from neuromirror.service import housekeeping
 from neuromirror.store import Store
@@ -181,26 +180,3 @@ def test_a_takedown_without_a_reason_or_a_dataset_changes_nothing(copied: Shell)
     ):
         copied.run("takedown", *arguments, code=2)
     assert folder_snapshot(copied.store) == before
-
-
-# --- status
-
-
-def test_status_shows_the_schedule_of_a_service(copied: Shell) -> None:
-    assert copied.records("status")[0]["schedule"] is None
-    now = time.time()
-    with Schedule.open(Store.open(copied.store).schedule_path) as schedule:
-        schedule.put(
-            [
-                TaskRow("demo", "demo", due=now + 3600),
-                TaskRow("demo:000001", "demo", "000001", due=now - 5),
-                TaskRow("demo:000003", "demo", "000003", disabled=True),
-            ]
-        )
-        schedule.leases.claim("demo:000001", "a test", now, 60)
-    schedule = copied.records("status")[0]["schedule"]
-    assert (schedule["tasks"], schedule["due"]) == (3, 1)
-    assert (schedule["in_progress"], schedule["disabled"]) == (["demo:000001"], ["demo:000003"])
-    assert "in progress: demo:000001" in copied.run("status").out
-    assert "ago)" in copied.run("status").out
-    assert json.dumps(schedule)

@@ -103,13 +103,6 @@ def test_status_shows_a_store_that_may_not_be_written(own: Shell, what: str) -> 
     own.program("status", code=0, **UNPRIVILEGED)
 
 
-def test_a_journal_that_may_not_be_written_is_named_by_doctor(own: Shell) -> None:
-    with closed(own, *CLOSED["journal"]) as path:
-        ran = own.program("--json", "doctor", "--offline", code=1, **UNPRIVILEGED)
-    (line,) = [one for one in ran.lines if '"status": "error"' in one]
-    assert str(path) in line
-
-
 def test_a_store_that_cannot_be_written_is_read_all_the_same(copied: Shell) -> None:
     listed = copied.run("list").out
     paths = [copied.store, *copied.store.rglob("*")]

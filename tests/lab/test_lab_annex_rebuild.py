@@ -71,13 +71,3 @@ def test_a_dataset_restored_by_two_processes_is_the_same(
         run(folder, "git", "annex", "describe", "here", "restored")
         assert f"{uuid} restored " in run(folder, "git", "show", "git-annex:uuid.log")
     assert len(refs) == 1
-
-
-def test_a_damaged_manifest_leaves_nothing_of_two_processes(
-    lock_folder: LockFolder, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rebuild, "_MIN_WORKER_BYTES", 0)
-    manifest.write_bytes(manifest.read_bytes()[:-10])
-    found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
-    assert found.only().status == "error"
-    assert list(found.into.iterdir()) == []

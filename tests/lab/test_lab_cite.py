@@ -30,9 +30,7 @@ from support.citable_stores import (
     DERIVED,
     DRAFT,
     FORMATS,
-    INPUT,
     LABELS,
-    ODD_METADATA,
     PUBLISHED,
     VOLUME,
     CitableStore,
@@ -85,21 +83,6 @@ def test_every_format_has_authors_title_license_and_state_and_a_draft_no_doi(
     assert work.digest in citation
 
 
-def test_an_asset_is_cited_by_its_investigators_institution_and_input(
-    citable_store: CitableStore,
-) -> None:
-    work = citable_store.work(DERIVED)
-    citation = citable_store.citation("text", DERIVED)
-    assert citation.startswith(f"Doe, Jane (2025) {work.title} (Version ")
-    assert "Allen Institute for Neural Dynamics." in citation
-    assert f"Derived from {INPUT}." in citation
-    (item,) = json.loads(citable_store.citation("datacite", DERIVED))["relatedItems"]
-    assert item["relationType"] == "IsDerivedFrom"
-    assert item["titles"] == [{"title": INPUT}]
-    (funder,) = json.loads(citable_store.citation("datacite", DERIVED))["fundingReferences"]
-    assert funder["funderName"] == "Allen Institute"
-
-
 def test_missing_metadata_is_omitted(citable_store: CitableStore) -> None:
     # early assets have no investigators; a BOSS has neither authors nor dates
     assert citable_store.work(ASSET).authors == ()
@@ -122,20 +105,6 @@ def test_missing_metadata_is_omitted(citable_store: CitableStore) -> None:
     }
 
 
-def test_a_copy_is_related_to_upstreams_doi_and_has_none_itself(
-    citable_store: CitableStore,
-) -> None:
-    record = json.loads(citable_store.citation("datacite", PUBLISHED))
-    assert not {"doi", "prefix", "suffix", "event"} & record.keys()
-    first, second = record["relatedIdentifiers"]
-    assert (first["relationType"], first["relatedIdentifierType"]) == ("IsIdenticalTo", "DOI")
-    assert second["relationType"] == "IsVersionOf"
-    # a volume is converted to another format; one asset is mirrored incompletely
-    for name in (VOLUME, ASSET):
-        citation = json.loads(citable_store.citation("datacite", name))["relatedIdentifiers"]
-        assert "IsIdenticalTo" not in {one["relationType"] for one in citation}
-
-
 # --- the files
 
 
@@ -156,14 +125,6 @@ def test_each_file_is_listed_with_its_urls_size_and_checksum(citable_store: Cita
     assert {one["@id"] for one in root["hasPart"]} == {one["@id"] for one in found.values()}
 
 
-def test_without_files_only_the_dataset_is_described(citable_store: CitableStore) -> None:
-    for form in ("ro-crate", "croissant"):
-        citation = citable_store.run(PUBLISHED, "--format", form, "--no-files").stdout
-        assert ".nwb" not in citation
-        assert citable_store.work(PUBLISHED).digest in citation
-    citable_store.run(PUBLISHED, "--format", "bibtex", "--no-files", code=2)
-
-
 def test_the_same_content_at_two_paths_is_two_files(
     tmp_path: Path, citable_store: CitableStore
 ) -> None:
@@ -182,25 +143,6 @@ def commit_like_mirror(clone: Path) -> None:
     message = run_git(clone, "log", "-1", "--format=%B")
     run_git(clone, "add", "-A")
     run_git(clone, "commit", "-q", "-m", message)
-
-
-def test_remarks_count_subdatasets_and_files_outside_git(odd_metadata_store: CitableStore) -> None:
-    with odd_metadata_store.mirror_harness.index() as index:
-        found = list(index.subdatasets(index.resolve("box:parts")))
-    whole = json.loads(odd_metadata_store.citation("ro-crate", "box:parts"))["@graph"]
-    entities = {one["name"]: one for one in whole if one["@id"].startswith("swh:1:rev:")}
-    assert {name: one["@id"] for name, one in entities.items()} == {
-        one.path: f"swh:1:rev:{one.commit}" for one in found
-    }
-    remark = "24 files in 2 subdatasets are not listed."
-    assert remark in odd_metadata_store.citation("croissant", "box:parts")
-    of_part = odd_metadata_store.citation("croissant", "box:zarr/huge")
-    work = odd_metadata_store.work("box:zarr/huge")
-    assert 0 < work.manifest_only_files < work.files == 15
-    assert f"{work.manifest_only_files} files outside the git tree are not listed." in of_part
-    with odd_metadata_store.mirror_harness.index() as index:
-        (part,) = index.subdatasets(index.resolve("box:bucket"))
-    assert "It is a subdataset of box:bucket." in odd_metadata_store.citation("text", part.dataset)
 
 
 # --- equal citations from every location
@@ -398,17 +340,6 @@ def test_a_lock_whose_commit_is_of_another_dataset_is_refused(
     assert "demo:000002" in citable_store.run(str(lock_folder.file), code=1).stderr
 
 
-def test_two_versions_of_one_dataset_have_separate_folders(citable_store: CitableStore) -> None:
-    with citable_store.mirror_harness.index() as index:
-        names = [f"{PUBLISHED}@{row.label}" for row in index.versions(PUBLISHED)][:2]
-    assert len(set(citable_store.collection(*names).keys())) == 2
-    graph = json.loads(citable_store.citation("ro-crate", *names))["@graph"]
-    ids = [one["@id"] for one in graph]
-    assert len(ids) == len(set(ids))
-    twice = json.loads(citable_store.citation("csl", names[0], names[0]))
-    assert len({one["id"] for one in twice}) == 2
-
-
 # --- unusual metadata
 
 
@@ -446,22 +377,6 @@ def test_markup_and_control_characters_do_not_come_through(
             assert markup not in citation, (form, markup)
     assert odd_metadata_store.work("box:markup").title == "Of Drosophila & 2H, txt[1m"
     assert odd_metadata_store.work("box:markup").description == "One. Two three, a < b."
-
-
-def test_a_very_long_title_and_list_of_authors_is_whole(odd_metadata_store: CitableStore) -> None:
-    for form in FORMATS:
-        citation = odd_metadata_store.citation(form, "box:long")
-        assert ("Very long " * 400).strip() in citation
-        assert "N98" in citation
-
-
-@pytest.mark.parametrize("name", sorted(ODD_METADATA))
-def test_any_document_gives_a_citation(odd_metadata_store: CitableStore, name: str) -> None:
-    work = odd_metadata_store.work(f"box:{name}")
-    for form in FORMATS:
-        citation = odd_metadata_store.citation(form, f"box:{name}")
-        assert work.swhid in citation
-        assert work.digest in citation
 
 
 def test_a_broken_document_is_replaced_by_the_fields_of_the_mirror(
@@ -507,20 +422,6 @@ def test_nothing_is_written_of_a_damaged_repository(
     target = str(tmp_path / "never")
     citable_store.run(str(broken), "--format", "ro-crate", "-o", target, code=1)
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}
-
-
-def test_in_json_the_citation_is_one_record(citable_store: CitableStore, tmp_path: Path) -> None:
-    (line,) = citable_store.run("--json", PUBLISHED, "--format", "bibtex").stdout.splitlines()
-    record = json.loads(line)
-    assert (record["action"], record["status"], record["path"]) == ("cite", "ok", None)
-    assert record["citation"] == citable_store.citation("bibtex", PUBLISHED)
-    assert record["swhids"] == [citable_store.work(PUBLISHED).swhid]
-    citable_store.run("--json", PUBLISHED, "--format", "ro-crate", code=2)
-    target = tmp_path / "crate.json"
-    (line,) = citable_store.run(
-        "--json", PUBLISHED, "--format", "ro-crate", "-o", str(target)
-    ).stdout.splitlines()
-    assert json.loads(line)["path"] == str(target)
 
 
 def test_of_a_million_authors_ten_thousand_are_read() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from neuromirror.lab.cite.values import compact_json, indented_json
 from neuromirror.model.licenses import SPDX
@@ -83,20 +82,6 @@ def test_a_citation_cff_fits_its_schema(
     checker = Draft7Validator(cff_schema, format_checker=FormatChecker())
     assert [error.message for error in checker.iter_errors(document)] == []
     assert document["type"] == "dataset"
-
-
-def test_a_citation_cff_passes_as_a_program_sees_it(
-    format_citation: Callable[..., str], tmp_path: Path
-) -> None:
-    from check_jsonschema import main as check_jsonschema
-
-    command = ["--builtin-schema", "vendor.citation-file-format", str(tmp_path / "CITATION.cff")]
-    for text, code in (
-        (format_citation("cff", *TOGETHER), 0),
-        ("cff-version: 1.2.0\ntitle: x\n", 1),
-    ):
-        (tmp_path / "CITATION.cff").write_text(text, "utf-8")
-        assert CliRunner().invoke(check_jsonschema, command).exit_code == code
 
 
 def test_every_license_that_is_recognised_is_one_of_cff(cff_schema: dict[str, Any]) -> None:

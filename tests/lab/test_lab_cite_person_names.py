@@ -44,13 +44,6 @@ def test_an_ambiguous_name_is_not_split(name: str, parts: tuple[str, str, str, s
     assert found.full_name == name
 
 
-@pytest.mark.parametrize(
-    ("name", "whole"), [("Doe, Jane, PhD", "Doe, Jane"), ("José Núñez, Ph.D.", "José Núñez")]
-)
-def test_a_degree_is_removed_from_a_name(name: str, whole: str) -> None:
-    assert make_person(name) == make_person(whole)
-
-
 def test_a_name_is_listed_as_it_is_sorted() -> None:
     names = ["Anna van der Berg", "John Doe Jr.", "Ana García Márquez"]
     made = [one.name for one in map(make_person, names) if one is not None]

@@ -95,26 +95,6 @@ def _check_clones_of_a_bucket(
     assert REMOTE in run_git(tmp_path / "again", "remote").split()
 
 
-def test_an_old_clone_finds_the_copies_after_an_update(
-    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
-) -> None:
-    """The first ``keep`` is later than the clone."""
-    clone = plain_clone(kept, tmp_path / "clone")
-    kept.serve(serve_directory)
-    run_checked(clone, "datalad", "update")
-    kept.stop_upstream()
-    kept.remove_store()
-    (path, *others) = kept.paths
-    # git-annex does not enable new remotes of an initialized clone
-    run_checked(clone, "git", "annex", "enableremote", REMOTE)
-    run_in(clone, "git", "annex", "verifyremote", REMOTE)
-    run_in(clone, "git", "annex", "verifyremote", REMOTE, "--safe", "1")
-    run_checked(clone, "git", "annex", "get", "-q", path)
-    assert set(kept.read_all(clone)) == {path}
-    assert {one.status for one in get(clone, others)} == {"ok"}
-    assert kept.read_all(clone) == kept.contents
-
-
 def test_get_needs_no_enabled_remote(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve
 ) -> None:
@@ -169,17 +149,6 @@ def test_wrong_bytes_in_a_vault_are_not_accepted(
     }  # fmt: skip
     assert set(kept.read_all(tmp_path / "clone")) == set(others)
     assert url in (found[gone].message or "")
-
-
-def test_a_preferred_vault_is_read_before_upstream(
-    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
-) -> None:
-    url = serve_directory(kept.vault.path)
-    kept.publish(directory_vault_config(REMOTE, url, prefer=True))
-    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
-    outcomes = list(get(tmp_path / "clone"))
-    assert {one.status for one in outcomes} == {"ok"}
-    assert all(str(one.url).startswith(url) for one in outcomes)
 
 
 def test_a_clone_from_a_mirror_enables_a_vault_at_a_url_for_content_only(

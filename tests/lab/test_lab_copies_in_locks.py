@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 import neuromirror
-from neuromirror.annex import VaultAddress, VaultKind
+from neuromirror.annex import VaultKind
 from neuromirror.cli import main
 from neuromirror.lab.lockfile import LockUnusableError, PinnedVault
 from neuromirror.lab.output_files import add_vaults
@@ -148,29 +146,6 @@ def test_the_vault_files_of_the_user_configure_the_requests_to_a_bucket(
     assert sent == {("lab", "AWS4"), ("open", "")}
 
 
-def test_upstream_is_used_as_long_as_it_exists_unless_only_vaults_are_requested(
-    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
-) -> None:
-    url = kept.serve(serve_directory)
-    locked.pin(NAME)
-    found = restore_lock(locked.lock, tmp_path / "from upstream")
-    got = [one for one in found.outcomes if one.action == "get"]
-    assert len(got) == len(kept.paths)
-    assert not [one for one in got if str(one.url).startswith(url)]
-    listed = open_tree(locked.file).file(next(iter(kept.paths)))
-    assert listed is not None
-    assert [one.startswith(url) for one in listed.urls][-1]
-    assert not listed.urls[0].startswith(url)
-    (gone, *others) = kept.paths
-    kept.vault.remove(kept.paths[gone])
-    found = restore_lock(locked.lock, tmp_path / "data", kept.harness.store, copies_only=True)
-    assert found.strategies(NAME) == ["the manifest"]
-    got = {str(one.path).rpartition("--000002/")[2]: one for one in found.outcomes}
-    assert got[gone].status == "error"
-    assert {got[path].status for path in others} == {"ok"}
-    assert all(str(got[path].url).startswith(url) for path in others)
-
-
 def test_a_folder_with_copies_is_named_on_the_command_line(
     kept: KeptDataset, locked: LockFolder, tmp_path: Path
 ) -> None:
@@ -223,24 +198,6 @@ def test_vaults_are_added_to_and_removed_from_pins(kept: KeptDataset, locked: Lo
         add_vaults(locked.file, {NAME: [wrong]})
     with pytest.raises(LockUnusableError):
         add_vaults(locked.file.with_name("no.lock"), {NAME: [one]})
-
-
-def test_urls_of_copies_are_those_that_git_annex_requests() -> None:
-    key = "SHA256E-s3--" + "0" * 64 + ".a%b"
-    bare = VaultAddress(VaultKind.DIRECTORY, "https://a.example/v/")
-    name = key.replace("%", "%26s")
-    assert bare.copy_url(key).startswith("https://a.example/v/annex/objects/")
-    assert bare.copy_url(key).endswith(f"/{name}/{name}")
-    bucket = VaultAddress(VaultKind.S3, "https://a.example/b/lab/")
-    assert bucket.copy_url(key) == f"https://a.example/b/lab/{key.replace('%', '%25')}"
-    folder = VaultAddress(VaultKind.DIRECTORY, "/srv/my vault%20/\udcff")
-    path = folder.copy_path(key)
-    assert path is not None
-    assert str(path).startswith(f"{folder.base}/annex/objects/")
-    assert path.name == key.replace("%", "&s")
-    assert urlsplit(folder.copy_url(key)).scheme == "file"
-    assert unquote_to_bytes(urlsplit(folder.copy_url(key)).path) == os.fsencode(path)
-    assert bare.copy_path(key) is bucket.copy_path(key) is None
 
 
 def test_verify_requests_copies_of_files_that_upstream_has_lost(

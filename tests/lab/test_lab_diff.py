@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange, clone_side, diff, version_side
 from neuromirror.model import Document
@@ -110,27 +109,6 @@ def test_equal_files_are_paired_by_name_and_the_rest_was_added_or_removed(
     assert [one.path for one in found if one.kind == "removed"] == ["x/3.bin"]
 
 
-def test_a_key_with_another_extension_is_the_same_content(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    # the git-annex keys differ because they contain the extension
-    bytes_ = ScriptedFile(b"same bytes", upstream_id="1")
-    sides = sync_two_states(
-        scripted_lab, source, ScriptedDataset({"a.nwb": bytes_}), ScriptedDataset({"b.tif": bytes_})
-    )
-    (moved,) = changes_between(scripted_lab, *sides)
-    assert (moved.kind, moved.before, moved.path) == ("moved", "a.nwb", "b.tif")
-
-
-def test_a_better_checksum_of_the_same_bytes_is_metadata(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    old, new = ScriptedDataset(files("a.bin")), ScriptedDataset(files("a.bin", sha256=True))
-    (found,) = changes_between(scripted_lab, *sync_two_states(scripted_lab, source, old, new))
-    assert (found.kind, found.message) == ("metadata", "checksums")
-    assert str(found.new_digest).startswith("sha256:")
-
-
 def test_documents_are_reported_but_not_what_a_mirror_adds(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
@@ -176,15 +154,6 @@ def test_subdatasets_are_one_line_each_or_compared_recursively(
     opened = changes_between(scripted_lab, *sides, recursive=True)
     assert opened[:3] == found
     assert kinds_and_paths(opened[3:]) == [("removed", "one.zarr/0"), ("added", "one.zarr/8")]
-
-
-def test_a_file_replacing_a_subdataset_is_a_change(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    old = ScriptedDataset(files("x.bin") | zarr("one.zarr", *range(8)))
-    new = ScriptedDataset(files("x.bin", "one.zarr"))
-    (found,) = changes_between(scripted_lab, *sync_two_states(scripted_lab, source, old, new))
-    assert (found.kind, found.path, found.message != "") == ("changed", "one.zarr", True)
 
 
 def test_a_clone_is_compared_by_its_keys(
@@ -235,55 +204,6 @@ def test_a_clone_is_compared_by_its_keys(
     assert kinds_and_paths(changes_between(scripted_lab, clone_of(folder), sides[0])) == [
         ("added", "a.bin")
     ]
-
-
-def test_installed_subdatasets_of_a_clone_are_compared(
-    scripted_lab: LabStore, source: ScriptedSource, tmp_path: Path
-) -> None:
-    old = ScriptedDataset(files("x.bin") | zarr("one.zarr", *range(8)))
-    new = ScriptedDataset(files("x.bin") | zarr("one.zarr", *range(9)))
-    first, second = sync_two_states(scripted_lab, source, old, new)
-    folder = clone_dataset(
-        scripted_lab.mirror_harness,
-        NAME,
-        tmp_path / "clone",
-        scripted_lab.labels(NAME, "observed")[0],
-    )
-    here = clone_of(folder)
-    assert kinds_and_paths(changes_between(scripted_lab, here, second, recursive=True)) == [
-        ("changed", "one.zarr")
-    ]
-    (folder / "one.zarr").rmdir()
-    clone_dataset(scripted_lab.mirror_harness, f"{NAME}/one.zarr", folder / "one.zarr")
-    assert kinds_and_paths(changes_between(scripted_lab, here, second, recursive=True)) == [
-        ("changed", "one.zarr"),
-        ("added", "one.zarr/8"),
-    ]
-    assert changes_between(scripted_lab, here, first, recursive=True) == []
-
-
-@pytest.mark.parametrize("lost", [False, True])
-def test_versions_whose_records_are_lost_are_read_from_git(
-    scripted_lab: LabStore, source: ScriptedSource, lost: bool
-) -> None:
-    import shutil
-
-    old = ScriptedDataset(files("a.bin", "b.bin"))
-    new = ScriptedDataset(
-        {"a.bin": replace(old.files["a.bin"], modified=at(1)), "c.bin": ScriptedFile(b"c", at(1))}
-    )
-    sides = sync_two_states(scripted_lab, source, old, new)
-    expected = [("removed", "b.bin"), ("added", "c.bin")]
-    if lost:
-        shutil.rmtree(scripted_lab.mirror_harness.folder / "neuromirror" / "records")
-        labels = scripted_lab.labels(NAME, "observed")
-        sides = (
-            side(scripted_lab, f"{NAME}@{labels[0]}"),
-            side(scripted_lab, f"{NAME}@{labels[1]}"),
-        )
-    else:
-        expected.insert(0, ("metadata", "a.bin"))
-    assert kinds_and_paths(changes_between(scripted_lab, *sides)) == expected
 
 
 def test_any_two_versions_differ_by_what_came_between_them(

@@ -154,26 +154,6 @@ def test_a_program_downloads_the_pinned_state(
     assert states(paper, folder) == {PUBLISHED: pins[0].state}
 
 
-def test_sha256sum_checks_restored_files(paper: LockFolder, tmp_path: Path) -> None:
-    assert export(paper, "sha256sum", tmp_path / "SHA256SUMS")[0] == 0
-    (data := tmp_path / "data").mkdir()
-    assert run("export-lock", paper.file, "--format", "wget", "-o", tmp_path / "get").exit_code == 0
-    with_wget(tmp_path / "get", data)
-    program("sha256sum", "--strict", "-c", tmp_path / "SHA256SUMS", folder=data)
-    victim = next(path for path in data.rglob("*.nwb"))
-    victim.write_bytes(b"x" + victim.read_bytes()[1:])
-    with pytest.raises(AssertionError):
-        program("sha256sum", "--strict", "-c", tmp_path / "SHA256SUMS", folder=data)
-    done = run("--json", "verify", paper.file, "--in", data)
-    failed = [one["path"] for one in failures(records(done))]
-    name = f"{paper.lock.datasets[0].dataset.alias}/"
-    assert done.exit_code == 1
-    assert [name + one for one in failed] == [str(victim.relative_to(data))]
-    victim.unlink()
-    done = run("--json", "verify", paper.file, "--in", data)
-    assert [one["status"] for one in failures(records(done))] == ["impossible"]
-
-
 def test_files_of_subdatasets_are_in_the_list(
     subdataset_harness: MirrorHarness, tmp_path: Path
 ) -> None:
@@ -187,24 +167,7 @@ def test_files_of_subdatasets_are_in_the_list(
     assert states(paper, tmp_path / "data") == {ZARR: pin.state}
 
 
-def test_paths_of_a_pin_limit_the_list(paper: LockFolder, tmp_path: Path) -> None:
-    whole = paper.lock.datasets[0].files
-    paper.pin(PUBLISHED, paths=("sub-101",))
-    pin = paper.lock.datasets[0]
-    assert 0 < pin.files < whole
-    done = run("export-lock", paper.file, "--format", "sha256sum")
-    assert done.exit_code == 0
-    assert len(done.stdout.splitlines()) == pin.files
-
-
 # --- Quilt and DVC
-
-
-def test_the_url_of_an_api_is_no_object_in_s3(paper: LockFolder, tmp_path: Path) -> None:
-    code, found = export(paper, "quilt", tmp_path / "manifest.jsonl")
-    (omitted,) = [one for one in found if one["kind"] == "omitted"]
-    assert (code, omitted["count"]) == (1, paper.pin_of(PUBLISHED).files)
-    assert "s3://api/" not in (tmp_path / "manifest.jsonl").read_text("utf-8")
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 
@@ -22,21 +19,8 @@ from neuromirror.lab.output_files import LockBusyError, exclusive_write
 from neuromirror.lab.pin import PinRequest
 from neuromirror_demo import DemoArchive
 from support.lab_store import LabStore
-from support.lock_folders import DRAFT, PUBLISHED, LockFolder, restore_lock
+from support.lock_folders import DRAFT, PUBLISHED, LockFolder
 from support.mirror_harness import MirrorHarness
-from support.web_clone import WebClone, object_modes, other_bytes
-
-TWO = "two/a.dat"
-
-
-@pytest.fixture
-def restored_lock_folder(lock_template: LockFolder, lock_folder: LockFolder) -> LockFolder:
-    """A copy of the lock file, and of its datasets, which the first test restores, in ``data``."""
-    restored = lock_template.folder.with_name("restored")
-    if not restored.exists():
-        assert restore_lock(lock_template.lock, restored).only().status == "ok"
-    shutil.copytree(restored, lock_folder.folder / "data", symlinks=True)
-    return lock_folder
 
 
 def command(paper: LockFolder, *arguments: str, code: int = 0) -> Result:
@@ -56,57 +40,7 @@ VERIFY = ("verify", "LOCK", "--in", "DATA")
 # --- bytes
 
 
-@pytest.fixture
-def clone_as_cwd(web_clone: WebClone, monkeypatch: pytest.MonkeyPatch) -> WebClone:
-    monkeypatch.chdir(web_clone.clone)
-    return web_clone
-
-
-def test_bytes_corrupted_at_one_url_come_from_the_next(clone_as_cwd: WebClone) -> None:
-    clone_as_cwd.web.faults[clone_as_cwd.url_path(TWO)] = [other_bytes]
-    done = CliRunner().invoke(main, ["--json", "get", TWO], catch_exceptions=False)
-    assert done.exit_code == 0
-    record = json.loads(done.stdout)
-    assert (record["status"], record["url"]) == ("ok", clone_as_cwd.files[TWO].urls[1])
-    assert clone_as_cwd.has_content(TWO)
-
-
-def test_bytes_corrupted_at_all_urls_are_an_error_that_names_each(clone_as_cwd: WebClone) -> None:
-    for index in (0, 1):
-        clone_as_cwd.web.faults[clone_as_cwd.url_path(TWO, index)] = [other_bytes]
-    done = CliRunner().invoke(main, ["get", TWO], catch_exceptions=False)
-    assert done.exit_code == 1
-    assert all(url in done.stderr for url in clone_as_cwd.files[TWO].urls)
-    assert done.stderr.count("sha256") == 2
-    assert object_modes(clone_as_cwd.clone) == {}
-
-
 # --- the lock
-
-
-def test_a_lock_edited_by_hand_is_reported(
-    restored_lock_folder: LockFolder, still_lab: LabStore
-) -> None:
-    pinned = restored_lock_folder.pin_of(PUBLISHED)
-    with restored_lock_folder.mirror_harness.index() as index:
-        other = index.resolve(PUBLISHED, still_lab.labels(PUBLISHED)[0]).commit
-    state, tree = (f"{value[:-4]}0000" for value in (pinned.state, pinned.tree))
-    edits = {
-        pinned.commit: [
-            (f'\ncommit = "{pinned.commit}', f'\ncommit = "{other}'),
-            ("rev:", "rev:#"),
-        ],
-        state: [(pinned.state, state)],
-        tree: [(pinned.tree, tree)],
-        "pins 4 files": [("files = 5", "files = 4"), ("claimed = 5", "claimed = 4")],
-        "pins 5 files": [("durability =", 'paths = ["sub-201"]\ndurability =')],
-    }
-    original = restored_lock_folder.file.read_text("utf-8")
-    for message, changes in edits.items():
-        restored_lock_folder.file.write_text(original, "utf-8")
-        for old, new in changes:
-            restored_lock_folder.edit(old, new.replace("#", f'{other}"\n#'))
-        assert message in command(restored_lock_folder, *VERIFY, code=1).stderr
 
 
 def test_a_lock_from_the_future_is_refused_by_every_verb(
@@ -119,22 +53,6 @@ def test_a_lock_from_the_future_is_refused_by_every_verb(
     for verb in (RESTORE, VERIFY, (*VERIFY, "--remote"), ("cite", "LOCK"), remove):
         assert "lock-version 2" in command(lock_folder, *store, *verb, code=2).stderr
     assert lock_folder.files() == before
-
-
-def test_a_missing_manifest_is_no_failure_while_the_clone_is_there(
-    restored_lock_folder: LockFolder,
-) -> None:
-    restored_lock_folder.delete_files(".zst")
-    command(restored_lock_folder, *VERIFY)
-    shutil.rmtree(restored_lock_folder.folder / "data", onerror=_force)
-    command(restored_lock_folder, *RESTORE)
-    command(restored_lock_folder, "cite", "LOCK")
-
-
-def _force(function: Callable[[str], object], path: str, _: object) -> None:
-    Path(path).parent.chmod(0o700)
-    Path(path).chmod(0o700)
-    function(path)
 
 
 # --- the network

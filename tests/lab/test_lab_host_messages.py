@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror_demo import DemoArchive
 from support.dataset_clones import clone_dataset
 from support.lab_store import LabStore
 
@@ -61,47 +60,6 @@ def test_the_hint_is_right(restricted_clone: Path) -> None:
     code, records, _ = run("verify", "--remote", str(restricted_clone))
     assert code == 0
     assert not any(one.get("host") for one in records)
-
-
-def test_a_host_that_takes_no_token_is_named_once(
-    restricted_clone: Path, shared_demo: DemoArchive
-) -> None:
-    subprocess.run(["git", "-C", str(restricted_clone), "config", SETTING, "127.0.0.1"], check=True)
-    with shared_demo.fault("status", server="s3", path=".", status=401):
-        code, records, lines = run("verify", "--remote", str(restricted_clone))
-    assert code == 1
-    hosts = [one["host"] for one in records if one.get("kind") == "url" and one.get("host")]
-    assert len(hosts) > 2
-    for host in set(hosts):
-        assert len([line for line in lines if line.split()[1] == host]) == 2
-
-
-def test_an_audit_names_a_host_that_takes_no_token_once(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(NAME)
-    with demo.fault("status", server="s3", path=".", status=401):
-        code, records, lines = run("audit", "--store", str(lab.mirror_harness.folder), NAME)
-    assert code == 1
-    hosts = [one["host"] for one in records if one.get("url") and one.get("host")]
-    assert len(hosts) > 2
-    for host in set(hosts):
-        # the message, and the count at the end
-        assert len([line for line in lines if host in line.split()[:2]]) == 2
-        (total,) = [one for one in records if one.get("kind") == "host" and one["host"] == host]
-        assert total["count"] == hosts.count(host)
-
-
-def test_get_names_forbidden_hosts_once(
-    restricted_clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(restricted_clone)
-    code, records, lines = run("get")
-    assert code == 1
-    failed = [one for one in records if one["status"] == "error" and "path" in one]
-    assert len(failed) > 2
-    assert len({one["host"] for one in failed}) == 1
-    # the message, and the count at the end
-    assert len([line for line in lines if "127.0.0.1" in line]) == 2
-    assert [one["count"] for one in records if one.get("kind") == "host"] == [len(failed)]
 
 
 def test_restore_prints_one_message_and_a_count(

@@ -171,17 +171,6 @@ def test_a_streamable_pin_has_the_digests_of_its_files(
     assert list(lock.parent.rglob("*.block-digests")) == []
 
 
-def test_new_digests_are_added_by_the_next_pin(lab: LabStore, tmp_path: Path) -> None:
-    lab.mirror_harness.sync(NAME)
-    lock = tmp_path / "datasets.lock"
-    make_pin(lab, lock)
-    assert pinned_keys(lock) == []
-    key = sha256_keys(lab)[0]
-    BlockDigestsFolder.of_user().write(key, claimed_digests(key))
-    make_pin(lab, lock, streamable=None)
-    assert pinned_keys(lock) == [key]
-
-
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/passwd", "x.block-digests", "a/" + "0" * 63 + ".block-digests"]
 )

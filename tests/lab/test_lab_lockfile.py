@@ -283,19 +283,15 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
         ('"datasets.lock.d/x/a', '"x/../../a', LockUnusableError, "not a path below"),
         ('"https://mirror', '"ext::sh -c https://mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"file:///mirror', LockUnusableError, "clone URL"),
-        ('"https://mirror', '"/srv/mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"--upload-pack=x://mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"https://me:secret@mirror', LockUnusableError, "clone URL"),
         ('"sub-01"', '"../sub-01"', LockUnusableError, "glob"),
         ('"https://lab.', '"file:///lab.', LockUnusableError, "URL of a vault"),
-        ('"https://lab.', '"/srv/lab.', LockUnusableError, "URL of a vault"),
-        ('"https://lab.', '"ssh://lab.', LockUnusableError, "URL of a vault"),
         ('"https://lab.', '"ext::sh -c https://lab.', LockUnusableError, "URL of a vault"),
         ('"https://lab.', '"https://me:secret@lab.', LockUnusableError, "URL of a vault"),
         ('"https://lab.example.org/v', '"s3://lab/v', LockUnusableError, "URL of a vault"),
         ("/vault", "/../vault", LockUnusableError, "URL of a vault"),
         ("/vault", "/vault?secret", LockUnusableError, "URL of a vault"),
-        ("s3://bucket/lab/", "s3://bucket/lab?a=b", LockUnusableError, "URL of a vault"),
         ("s3://bucket/lab/", "s3://a/../lab?secret#", LockUnusableError, "URL of a vault"),
         ('name = "nas"', 'name = "--nas"', LockUnusableError, "name of a vault"),
         (f'uuid = "{UUID}"', f'uuid = "{UUID}-"', LockUnusableError, "UUID"),
@@ -360,36 +356,10 @@ def test_globs_choose(glob: str, fits: str, not_these: str) -> None:
         assert [folder for folder in folders if not globs.reaches(folder)] == []
 
 
-@pytest.mark.parametrize(
-    ("glob", "folder", "reaches"),
-    [
-        ("sub-01", "sub-01/x.zarr", True),
-        ("sub-01/x.zarr/0", "sub-01/x.zarr", True),
-        ("sub-01/x.zarr/0", "sub-01/y.zarr", False),
-        ("**/*.nwb", "x.zarr", True),
-        ("a/**/b", "a", True),
-        ("a/**/b", "c", False),
-        ("*/b", "a/c", False),
-    ],
-)
-def test_a_folder_is_left_out_only_if_nothing_in_it_can_fit(
-    glob: str, folder: str, reaches: bool
-) -> None:
-    assert Globs((glob,)).reaches(folder) is reaches
-
-
 @pytest.mark.parametrize("glob", ["", "/", "/a", "a//b", "./a", "a/..", "[z-a]"])
 def test_an_invalid_glob_is_refused(glob: str) -> None:
     with pytest.raises(ConfigurationError):
         Globs((glob,))
-
-
-def test_without_globs_everything_is_pinned() -> None:
-    whole, part = make_pin(paths=()), make_pin(paths=("sub-01",))
-    assert whole.matches(b"any/thing")
-    assert whole.reaches(b"any")
-    assert (part.matches(b"sub-01/x"), part.matches(b"sub-02/x")) == (True, False)
-    assert part.matches("sub-01/\u00e9".encode())
 
 
 # --- untrusted lock files

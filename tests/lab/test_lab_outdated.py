@@ -17,19 +17,6 @@ def outcomes_by_dataset(paper: LockFolder) -> dict[str, tuple[bool | None, str]]
         return {one.path: (one.newer, one.message) for one in find_outdated(paper.lock, index)}
 
 
-def test_a_newer_published_version_is_reported(
-    new_lock_folder: LockFolder, still_lab: LabStore
-) -> None:
-    old, new = still_lab.labels(PUBLISHED)
-    new_lock_folder.pin(f"{PUBLISHED}@{old}", DRAFT)
-    found = outcomes_by_dataset(new_lock_folder)
-    assert [newer for newer, _ in found.values()] == [True, False]
-    assert f"{old} is pinned, {new} from 2024" in found[PUBLISHED][1]
-    assert "other files" in found[PUBLISHED][1]
-    new_lock_folder.pin(PUBLISHED)
-    assert outcomes_by_dataset(new_lock_folder)[PUBLISHED][0] is False
-
-
 def test_a_draft_is_compared_with_the_draft(
     lab: LabStore, demo: DemoArchive, tmp_path: Path
 ) -> None:

@@ -17,12 +17,9 @@ from neuromirror.lab.clone import clone_dataset as clone_stored_dataset
 from neuromirror.lab.clone import store_url
 from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
 from neuromirror.lab.restore import restore
-from neuromirror.model import Document
-from support.dataset_clones import clone_dataset
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, run
 from support.mirror_harness import run_git
-from support.scripted_source import ScriptedDataset, ScriptedSource, files
 
 Clones = Callable[..., Path]
 
@@ -116,22 +113,6 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
     assert (code, summary["failed"], summary["local_changes"]) == (1, 2, 1)
 
 
-def test_a_lab_with_its_own_attributes_merges_a_state_with_another_sidecar(
-    scripted_lab: LabStore, source: ScriptedSource, tmp_path: Path
-) -> None:
-    thing = source.scripted_datasets["a"] = ScriptedDataset(
-        files("data.bin"), [Document(b"procedures.json", b"{}")]
-    )
-    scripted_lab.mirror_harness.sync()
-    clone = clone_dataset(scripted_lab.mirror_harness, "box:a", tmp_path / "clone")
-    append_text2git(clone)
-    run_git(clone, "commit", "-qam", "text in git")
-    thing.documents = [*thing.documents, Document(b"subject.json", b"{}")]
-    scripted_lab.mirror_harness.sync()
-    run_git(clone, "pull", "-q", "--no-rebase", "--no-edit")
-    assert (clone / "subject.json").read_bytes() == b"{}"
-
-
 def test_own_commits_on_a_restored_dataset_are_no_failure(
     still_lab: LabStore, tmp_path: Path
 ) -> None:
@@ -159,17 +140,6 @@ def pin_clone(lab: LabStore, clone: Path, lock: Path) -> dict[str, Any]:
     assert code == 0, found
     [one] = found
     return one
-
-
-def test_the_checked_out_version_is_pinned(
-    still_lab: LabStore, clones: Clones, tmp_path: Path
-) -> None:
-    clone = clones(tmp_path)
-    paper = LockFolder(still_lab.mirror_harness, tmp_path)
-    record = pin_clone(still_lab, clone, paper.file)
-    assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
-    assert record["version"] == still_lab.labels(PUBLISHED)[-1]
-    assert "latest" not in record
 
 
 @pytest.mark.parametrize("which", ["draft", "older"])

@@ -13,24 +13,19 @@ import pytest
 import zstandard
 from jsonschema import Draft202012Validator
 
-from neuromirror.index import UnknownVersionError
-from neuromirror.lab.clone_urls import clone_urls, subdataset_url, to_git_url
 from neuromirror.lab.lock_manifests import (
-    ListedFile,
     ListedSubdataset,
     LockManifestDamagedError,
     LockManifestMissingError,
     LockManifestReader,
-    PlainFile,
 )
 from neuromirror.lab.lockfile import LockUnusableError, LockVersionError
-from neuromirror.lab.verify import verify
-from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
+from neuromirror.model import ConfigurationError, Evidence, Retention
 from neuromirror.store import StoreDamagedError
 from neuromirror_demo.bucket_contents import RAW
 from support.lab_store import LabStore
-from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock, run
-from support.mirror_harness import MirrorHarness, run_git
+from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder
+from support.mirror_harness import MirrorHarness
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
 BUCKET = f"demo-aind:{RAW}"
@@ -176,18 +171,6 @@ def test_other_files_and_other_locks_in_the_folder_are_kept(new_lock_folder: Loc
     } == files
 
 
-def test_comments_survive(new_lock_folder: LockFolder) -> None:
-    new_lock_folder.pin(PUBLISHED, DRAFT)
-    new_lock_folder.edit("[[dataset]]", "# the main one\n[[dataset]]")
-    new_lock_folder.edit("durability =", "# ask Ann\ndurability =")
-    text = new_lock_folder.file.read_text("utf-8")
-    new_lock_folder.pin(f"{PUBLISHED}@draft")
-    after = new_lock_folder.file.read_text("utf-8")
-    assert ("# the main one\n[[dataset]]" in after, "# ask Ann\ndurability" in after) == (True,) * 2
-    new_lock_folder.pin(PUBLISHED)
-    assert new_lock_folder.file.read_text("utf-8") == text
-
-
 # --- selections of files
 
 
@@ -208,24 +191,6 @@ def test_globs_pin_a_part(new_lock_folder: LockFolder) -> None:
     assert new_lock_folder.pin_of(PUBLISHED).files == 5
 
 
-def test_a_pin_of_files_in_git_has_no_annexed_file(new_lock_folder: LockFolder) -> None:
-    (done,) = new_lock_folder.pin(PUBLISHED, paths=("dandiset.yaml",))
-    assert "in git" in done.message
-    assert (new_lock_folder.pin_of(PUBLISHED).files, new_lock_folder.pin_of(PUBLISHED).bytes) == (
-        0,
-        0,
-    )
-    into = new_lock_folder.folder / "data"
-    assert (
-        restore_lock(new_lock_folder.lock, into, new_lock_folder.mirror_harness.store).only().status
-        == "ok"
-    )
-    assert (into / "demo--000002" / "dandiset.yaml").read_text("utf-8")
-    assert not any(one.failed for one in verify(new_lock_folder.file, within=into))
-    new_lock_folder.pin(PUBLISHED, paths=("dandiset.yaml", "sub-201"))
-    assert new_lock_folder.pin_of(PUBLISHED).files == 2
-
-
 def test_each_new_glob_must_match(new_lock_folder: LockFolder) -> None:
     earlier = f"{PUBLISHED}@0.240301.1026"
     with pytest.raises(ConfigurationError, match="no file matches sub-203;"):
@@ -235,19 +200,6 @@ def test_each_new_glob_must_match(new_lock_folder: LockFolder) -> None:
     new_lock_folder.pin(earlier, paths=("sub-201", "sub-202"))
     new_lock_folder.pin(PUBLISHED)
     assert new_lock_folder.pin_of(PUBLISHED).paths == ("sub-201", "sub-202")
-
-
-def test_globs_that_fit_nothing_are_refused_and_leave_nothing(new_lock_folder: LockFolder) -> None:
-    with pytest.raises(ConfigurationError, match=r"sub-999.*neuromirror files"):
-        new_lock_folder.pin(DRAFT, PUBLISHED, paths=("sub-999",))
-    assert new_lock_folder.files() == {}
-    new_lock_folder.pin(PUBLISHED)
-    before = new_lock_folder.files()
-    with pytest.raises(ConfigurationError):
-        new_lock_folder.pin(DRAFT, paths=("sub-999",), bundle=True)
-    with pytest.raises(UnknownVersionError):
-        new_lock_folder.pin(DRAFT, f"{PUBLISHED}@9.9")
-    assert new_lock_folder.files() == before
 
 
 # --- subdatasets
@@ -272,28 +224,6 @@ def test_a_zarr_is_pinned_with_the_dataset_that_it_is_in(zarrs: LockFolder) -> N
     }
 
 
-def test_a_zarr_of_which_nothing_is_pinned_is_left_out(zarrs: LockFolder) -> None:
-    zarrs.pin(ZARR, paths=("*.json",), bundle=True)
-    assert len(zarrs.files()) == 3
-    zarrs.pin(ZARR, paths=("**/0",))
-    assert len(zarrs.files()) == 5
-    assert 0 < zarrs.pin_of(ZARR).files < 38
-
-
-def test_chunks_outside_git_are_pinned_too(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
-    paper = LockFolder(bucket_harness, tmp_path / "paper")
-    paper.pin(BUCKET)
-    pinned = paper.pin_of(BUCKET)
-    listed = [
-        one for path in paper.folder.rglob("*.zst") for one in LockManifestReader(path).entries()
-    ]
-    files = [one for one in listed if isinstance(one, ListedFile)]
-    assert pinned.files == len(files)
-    without = [one for one in files if not one.in_git]
-    assert len(without) > 8
-    assert all(one.urls and one.digest.startswith("md5:") for one in without)
-
-
 # --- manifests
 
 
@@ -315,34 +245,6 @@ def test_a_manifest_is_what_its_format_says(
         head.validate(json.loads(first))
         for one in others:
             line.validate(json.loads(one))
-
-
-def test_a_manifest_lists_files_with_their_urls(new_lock_folder: LockFolder) -> None:
-    new_lock_folder.pin(PUBLISHED)
-    reader = LockManifestReader(
-        new_lock_folder.lock.manifest_path(new_lock_folder.pin_of(PUBLISHED))
-    )
-    with new_lock_folder.mirror_harness.index() as index:
-        row = index.resolve(PUBLISHED)
-        files = {
-            one.path: (
-                one.key,
-                one.size,
-                {location.url for location in index.locations(one.content)},
-            )
-            for one in index.files(row)
-        }
-    assert reader.head.version == row.label
-    listed = {one.path: one for one in reader if isinstance(one, ListedFile)}
-    assert listed.keys() == files.keys()
-    for path, (key, size, urls) in files.items():
-        assert (listed[path].key, listed[path].size) == (key, size)
-        assert set(listed[path].urls) & urls
-    plain = {one.path: one.content for one in reader if isinstance(one, PlainFile)}
-    repository = new_lock_folder.mirror_harness.repository(PUBLISHED)
-    for path, content in plain.items():
-        assert run_git(repository, "show", f"{row.commit}:{path}").encode() == content
-    assert "dandiset.yaml" in plain
 
 
 def test_a_damaged_manifest_is_distinguished_from_a_missing_one(
@@ -387,31 +289,6 @@ def test_a_damaged_manifest_is_distinguished_from_a_missing_one(
 # --- bundles and clone URLs
 
 
-def test_plain_git_clones_from_a_bundle(new_lock_folder: LockFolder, tmp_path: Path) -> None:
-    new_lock_folder.pin(PUBLISHED, bundle=True)
-    pinned = new_lock_folder.pin_of(PUBLISHED)
-    bundle = new_lock_folder.lock.bundle_path(pinned)
-    run(tmp_path, "git", "clone", "-q", str(bundle), "clone")
-    clone = tmp_path / "clone"
-    assert run(clone, "git", "rev-parse", "HEAD").strip() == pinned.commit
-    assert pinned.resolved.version in run(clone, "git", "tag", "--points-at", "HEAD")
-    branch = run(clone, "git", "rev-parse", "origin/git-annex").strip()
-    assert branch == pinned.annex_commit
-
-
-def test_a_bundle_is_made_and_unmade_on_demand(new_lock_folder: LockFolder) -> None:
-    new_lock_folder.pin(PUBLISHED)
-    without = new_lock_folder.files()
-    new_lock_folder.pin(PUBLISHED, bundle=True)
-    assert set(new_lock_folder.files()) - set(without) == {new_lock_folder.pin_of(PUBLISHED).bundle}
-    bundle = new_lock_folder.folder / str(new_lock_folder.pin_of(PUBLISHED).bundle)
-    bundle.write_bytes(bundle.read_bytes()[:-9][:30])
-    new_lock_folder.pin(PUBLISHED)
-    run(new_lock_folder.folder, "git", "bundle", "list-heads", str(bundle))
-    new_lock_folder.pin(PUBLISHED, bundle=False)
-    assert new_lock_folder.files() == without
-
-
 def test_secrets_are_taken_out_of_clone_urls(new_lock_folder: LockFolder) -> None:
     new_lock_folder.pin(
         PUBLISHED,
@@ -428,19 +305,6 @@ def test_secrets_are_taken_out_of_clone_urls(new_lock_folder: LockFolder) -> Non
         f"ssh://mirror.example.org/srv/{pinned.dataset_id}",
     )
     assert b"hunter2" not in new_lock_folder.file.read_bytes()
-
-
-def test_where_git_finds_what_a_url_names() -> None:
-    dataset = DatasetRef("dandi", "000027", "https://api.example.org/27/")
-    name = dataset.dataset_id
-    (ria,) = clone_urls(["ria+https://h.example/s"], dataset)
-    assert to_git_url(ria) == f"https://h.example/s/{name[:3]}/{name[3:]}"
-    assert to_git_url("ria+http://h.example/#~dandi--27@0.1") == "http://h.example/alias/dandi--27"
-    other = "0123456789"
-    for url in (ria, to_git_url(ria), "https://h.example/s/alias/dandi--000027/"):
-        assert to_git_url(subdataset_url(url, other)) == "https://h.example/s/012/3456789"
-    with pytest.raises(ConfigurationError):
-        to_git_url("ria+https://h.example/")
 
 
 # --- damaged stores and lock files

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import Result
 
 from neuromirror_demo import DemoArchive
@@ -71,18 +70,6 @@ def test_a_difference_does_not_stop_the_other_comparisons(lab: LabStore, demo: D
     ]
 
 
-def test_an_unreachable_archive_is_an_error_for_each_version(
-    lab: LabStore, demo: DemoArchive
-) -> None:
-    lab.mirror_harness.sync()
-    with demo.fault("html", path="000002"):
-        done = run(lab, "--json", "demo:000002", "demo:000008")
-    assert done.exit_code == 1
-    refused, same = records(done)
-    assert (refused["status"], refused["minted"], same["status"]) == ("error", None, "ok")
-    assert "000002" in refused["message"]
-
-
 def test_keep_retains_the_new_commits(still_lab: LabStore, tmp_path: Path) -> None:
     keep = tmp_path / "kept"
     done = run(still_lab, "--json", "--keep", str(keep), "demo:000002")
@@ -99,23 +86,3 @@ def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
     before = still_lab.file_states()
     done = run(still_lab, "--keep", str(still_lab.mirror_harness.folder), "demo:000002")
     assert (done.exit_code, still_lab.file_states()) == (2, before)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("demo:000002@0.1", "no version '0.1'"),
-        ("demo:999999", "999999"),
-        ("demo", "neuromirror list demo"),
-    ],
-)
-def test_an_unknown_name_is_refused_before_anything_is_minted(
-    still_lab: LabStore, name: str, message: str
-) -> None:
-    done = run(still_lab, "demo:000002", name)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert message in done.stderr
-
-
-def test_a_version_must_be_named(still_lab: LabStore) -> None:
-    assert run(still_lab).exit_code == 2

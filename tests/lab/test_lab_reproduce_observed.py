@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from neuromirror_demo import ZARR, DemoArchive, DemoBuckets
+from neuromirror_demo import ZARR, DemoArchive
 from neuromirror_demo.archive_contents import LATE as UNKNOWN
-from neuromirror_demo.bucket_contents import MEAREC
 from support.lab_store import LabStore
-from support.mirror_harness import MirrorHarness
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
-    ScriptedHarness,
     ScriptedSource,
     at,
     files,
@@ -50,26 +44,6 @@ def test_a_draft_that_moved_on_is_impossible_not_wrong(lab: LabStore, demo: Demo
     assert "upstream has changed" in found.message
     assert found.differences is not None
     assert found.differences.other_bytes.first == [path]
-
-
-def test_a_draft_that_was_only_touched_is_the_same(lab: LabStore, demo: DemoArchive) -> None:
-    lab.mirror_harness.sync(LATE)
-    demo.touch("000004")
-    assert lab.reproduce(f"{LATE}@draft").status == "ok"
-
-
-def test_an_older_draft_is_reproduced_when_upstream_reverted_to_it(
-    lab: LabStore, demo: DemoArchive
-) -> None:
-    demo.add_file("000004", "more.txt", "more")
-    lab.mirror_harness.sync(LATE)
-    (label,) = lab.labels(LATE, "observed")
-    demo.add_file("000004", "even more.txt", "more")
-    lab.mirror_harness.sync(LATE)
-    assert lab.reproduce(f"{LATE}@{label}").status == "impossible"
-    demo.remove_file("000004", "even more.txt")
-    assert lab.reproduce(f"{LATE}@{label}").status == "ok"
-    assert lab.reproduce(f"{LATE}@draft").status == "impossible"
 
 
 def test_a_draft_that_moved_on_at_the_same_time_is_impossible_once_the_store_saw_it(
@@ -111,20 +85,6 @@ def test_a_draft_with_other_bytes_at_the_same_time_is_wrong(
     assert path in found.message
 
 
-def test_settle_time_does_not_delay_reproduction(tmp_path: Path, source: ScriptedSource) -> None:
-    settling = LabStore(
-        ScriptedHarness(tmp_path / "settling", source, "[guards]\nsettle_minutes = 60\n"), tmp_path
-    )
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    settling.mirror_harness.sync()
-    source.scripted_datasets["a"].files["y.bin"] = ScriptedFile(
-        b"y", datetime.now(UTC).replace(microsecond=0)
-    )
-    settling.mirror_harness.sync()
-    assert len(settling.labels("box:a", "observed")) == 2
-    assert settling.reproduce("box:a").status == "ok"
-
-
 # --- sources with a history
 
 
@@ -150,59 +110,6 @@ def test_a_state_that_was_overwritten_is_found_among_the_earlier_ones(
     found = scripted_lab.reproduce("box:a")
     assert found.status == "impossible"
     assert "2 earlier states" in found.message
-
-
-def test_a_state_from_the_history_is_requested_by_its_name(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    past = {at(1): files("x.bin", modified=at(1)), at(2): files("y.bin", modified=at(2))}
-    thing = source.scripted_datasets["a"] = ScriptedDataset(
-        files("z.bin", modified=at(3)), earlier_states=past
-    )
-    scripted_lab.mirror_harness.sync(history=True)
-    labels = scripted_lab.labels("box:a", "observed")
-    assert len(labels) == 3
-    for label in labels:
-        source.read_listings.clear()
-        assert scripted_lab.reproduce(f"box:a@{label}").status == "ok"
-        assert len(source.read_listings) == 1
-    del thing.earlier_states[at(1)]
-    found = scripted_lab.reproduce(f"box:a@{labels[0]}")
-    assert (found.status, found.minted) == ("impossible", None)
-    assert "(to current)" in found.message
-
-
-def test_other_bytes_at_the_same_time_are_wrong_and_a_deletion_is_not(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    thing = source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
-    scripted_lab.mirror_harness.sync()
-    del thing.files["x.bin"]
-    assert scripted_lab.reproduce("box:a").status == "impossible"
-    thing.files = {**files("y.bin"), "x.bin": ScriptedFile(b"other")}
-    found = scripted_lab.reproduce("box:a")
-    assert (found.status, "x.bin" in found.message) == ("error", True)
-
-
-@pytest.fixture
-def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """Fresh demo buckets."""
-    with DemoBuckets(tmp_path / "buckets") as running:
-        yield running
-
-
-def test_a_versioned_bucket_still_serves_overwritten_objects(
-    buckets: DemoBuckets, tmp_path: Path
-) -> None:
-    name = f"demo-aind-benchmark:{MEAREC}"
-    mirrored = LabStore(MirrorHarness(buckets.mirrors, tmp_path / "store"), tmp_path)
-    mirrored.mirror_harness.sync(name, history=True)
-    labels = mirrored.labels(name, "observed")
-    assert len(labels) == 2
-    buckets.overwrite(f"{MEAREC}/mearec_NP2.h5", b"new", bucket=buckets.benchmark)
-    for label in labels:
-        found = mirrored.reproduce(f"{name}@{label}")
-        assert found.status == "ok", found.message
 
 
 # --- subdatasets
@@ -248,13 +155,3 @@ def test_a_changed_file_of_a_subdataset_is_named(
     assert part.differences is not None
     assert part.differences.other_bytes.first == ["3"]
     assert "one.zarr" in found.message
-
-
-def test_a_subdataset_is_reproduced_with_its_superdataset(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))
-    scripted_lab.mirror_harness.sync()
-    found = scripted_lab.reproduce("box:a/one.zarr")
-    assert (found.status, found.minted) == ("impossible", None)
-    assert "box:a" in found.message

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from neuromirror.crawl import open_recorder, release_hold
 from neuromirror.lab import VersionIds
 from neuromirror.model import ConfigurationError
 from neuromirror_demo import DemoArchive
@@ -96,23 +95,6 @@ def test_the_first_version_that_differs_is_named(synced: LabStore, demo: DemoArc
     assert f"first in {before}" in found.message
 
 
-def test_a_change_in_its_history_does_not_affect_its_tree_and_state(
-    lab: LabStore, demo: DemoArchive
-) -> None:
-    demo.remove_file("000002", demo.paths("000002")[0])
-    demo.add_file("000002", "only here.txt", "1")
-    label = demo.publish("000002")
-    demo.remove_file("000002", "only here.txt")
-    demo.publish("000002")
-    lab.mirror_harness.sync(TWICE)
-    demo.tamper_published("000002", label, "only here.txt")
-    found = lab.reproduce(TWICE)
-    assert found.minted is not None
-    assert (found.status, found.first) == ("error", label)
-    assert found.minted.commit != found.stored.commit
-    assert (found.minted.tree, found.minted.state) == (found.stored.tree, found.stored.state)
-
-
 def test_added_and_removed_files_are_distinguished(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
@@ -185,19 +167,6 @@ def test_a_version_that_upstream_hides_or_took_back_cannot_be_minted(
         synced.reproduce(TWICE)
 
 
-def test_a_version_that_upstream_put_in_between_is_named(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    thing = source.scripted_datasets["a"] = ScriptedDataset(
-        files("x"), published_versions={"1.0": files("x"), "2.0": files("x", "y")}
-    )
-    scripted_lab.mirror_harness.sync()
-    thing.published_versions = {"1.0": files("x"), "1.5": files("y"), "2.0": files("x", "y")}
-    assert scripted_lab.reproduce("box:a@1.0").status == "ok"
-    found = scripted_lab.reproduce("box:a@2.0")
-    assert (found.status, found.first) == ("error", "1.5")
-
-
 def test_records_that_are_lost_are_read_back_from_git(synced: LabStore, demo: DemoArchive) -> None:
     shutil.rmtree(synced.mirror_harness.folder / "neuromirror" / "records")
     assert synced.reproduce(TWICE).status == "ok"
@@ -207,18 +176,3 @@ def test_records_that_are_lost_are_read_back_from_git(synced: LabStore, demo: De
     found = synced.reproduce(f"{TWICE}@{label}").differences
     assert found is not None
     assert found.other_bytes.first == [path]
-
-
-def test_an_approved_empty_version_is_reproduced(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
-        files("x"), published_versions={"1.0": {}, "2.0": files("x")}
-    )
-    assert scripted_lab.mirror_harness.sync()["box:a"].visit == "held"
-    store = scripted_lab.mirror_harness.store
-    with open_recorder(store, store.index_path) as recorder:
-        release_hold(recorder, "")
-    scripted_lab.mirror_harness.sync()
-    assert scripted_lab.reproduce("box:a@2.0").reminted_labels == ("1.0", "2.0")
-    assert scripted_lab.reproduce("box:a@2.0").status == "ok"

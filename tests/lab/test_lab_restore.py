@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -18,7 +17,6 @@ from click.testing import Result
 
 from neuromirror.lab.lockfile import Lock
 from neuromirror.store import StoreBusyError, file_lock
-from neuromirror.transfer.outcomes import Outcome
 from neuromirror_demo.bucket_contents import RAW
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock, run
@@ -99,28 +97,6 @@ def test_then_clone_urls_those_of_the_lock_first(
     assert origin(found.folder(PUBLISHED)).startswith(address)
 
 
-@pytest.mark.parametrize("strategy", [STORE, MANIFEST])
-def test_git_annex_reads_no_index_of_all_files(
-    lock_template: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
-) -> None:
-    trace = tmp_path / "trace"
-    monkeypatch.setenv("GIT_TRACE", str(trace))
-    paper = lock_template.copy(tmp_path / "paper")
-    paper.delete_files(".bundle")
-    store = lock_template.mirror_harness.store if strategy == STORE else None
-    found = restore_lock(paper.lock, tmp_path / "data", store, offline=True)
-    assert found.strategies(PUBLISHED)[-1] == strategy
-    commands = trace.read_text()
-    assert "annex init" in commands
-    assert [one for one in ("diff-index", "update-index") if one in commands] == []
-    # git-annex agrees with the index of its branch, and commits to it
-    folder = found.folder(PUBLISHED)
-    files = run(folder, "git", "ls-tree", "-r", "--name-only", "git-annex")
-    run(folder, "git", "annex", "describe", "here", "changed")
-    assert "uuid.log" in run(folder, "git", "diff", "--name-only", "git-annex~1", "git-annex")
-    assert run(folder, "git", "ls-tree", "-r", "--name-only", "git-annex") == files
-
-
 def test_then_the_bundle(lock_template: LockFolder, tmp_path: Path) -> None:
     found = restore_lock(lock_template.lock, tmp_path / "data")
     done = found.only()
@@ -188,17 +164,6 @@ def test_offline_sends_no_request(
     shutil.rmtree(found.folder(PUBLISHED))
     done = restore_lock(lock_folder.lock, tmp_path / "data", clones=clones, offline=True).only()
     assert (done.status, "--offline" in done.message) == ("error", True)
-
-
-def test_an_unreachable_host_is_tried_once(still_lab: LabStore, tmp_path: Path) -> None:
-    paper = LockFolder(still_lab.mirror_harness, tmp_path / "paper")
-    paper.pin(PUBLISHED, DRAFT, clones=("http://127.0.0.1:9/alias/{alias}",))
-    done = restore_lock(paper.lock, tmp_path / "data").datasets
-    # git's message, with the port, is only in the first result
-    assert "127.0.0.1 port 9" in done[PUBLISHED].message
-    assert "127.0.0.1 port 9" not in done[DRAFT].message
-    assert "127.0.0.1:9" in done[DRAFT].message
-    assert {one.status for one in done.values()} == {"ok"}
 
 
 # --- results that differ from the pin
@@ -315,16 +280,6 @@ def test_a_lock_with_the_commit_of_another_version_is_refused(
 # --- resuming
 
 
-def test_files_of_a_killed_restore_are_removed(lock_template: LockFolder, tmp_path: Path) -> None:
-    into = tmp_path / "data"
-    left = into / ".neuromirror-restore" / lock_template.pin_of(PUBLISHED).commit
-    (left / ".git").mkdir(parents=True)
-    (left / ".git" / "HEAD").write_text("half")
-    found = restore_lock(lock_template.lock, into, offline=True)
-    assert found.only().status == "ok"
-    assert [path.name for path in into.iterdir()] == ["demo--000002"]
-
-
 def restore_killed(lock: Lock, into: Path, step: str) -> None:
     """Restore, and be killed before a command of git with this argument is started."""
 
@@ -430,20 +385,6 @@ def test_a_zarr_without_its_bundle_is_restored_from_its_manifest(
     assert_complete(found.folder(ZARR), paper, ZARR)
 
 
-def test_a_part_of_a_zarr_can_be_pinned(subdataset_harness: MirrorHarness, tmp_path: Path) -> None:
-    paper = LockFolder(subdataset_harness, tmp_path / "paper")
-    paper.pin(ZARR, paths=("**/.z*",))
-    count = paper.pin_of(ZARR).files
-    assert 0 < count < 36
-    found = restore_lock(paper.lock, tmp_path / "data", subdataset_harness.store)
-    assert found.strategies(ZARR) == [STORE]
-    assert found.file_statuses() == {("ok", "md5"): count}
-    # a Zarr without pinned files is not restored
-    paper.pin(ZARR, paths=("*.json",))
-    found = restore_lock(paper.lock, tmp_path / "other", subdataset_harness.store)
-    assert not list(found.folder(ZARR).rglob("*.zarr/.git"))
-
-
 def test_chunks_outside_git_are_reported(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
     paper = LockFolder(bucket_harness, tmp_path / "paper")
     paper.pin(BUCKET)
@@ -464,20 +405,6 @@ def test_chunks_outside_git_are_reported(bucket_harness: MirrorHarness, tmp_path
 
 
 # --- evidence
-
-
-def test_unavailable_content_is_named(
-    lock_folder: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # URLs in the manifest are only hints; these are not served
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "")
-    found = restore_lock(lock_folder.lock, tmp_path / "data")
-    done = found.only()
-    assert done.status == "error"
-    assert len(found.failed) == 5
-    assert all(isinstance(one, Outcome) and one.message for one in found.failed)
 
 
 # --- names
@@ -546,19 +473,6 @@ def test_git_variables_of_a_calling_hook_are_ignored(
 
 def command(paper: LockFolder, *arguments: str, store: Path | None = None) -> Result:
     return paper.command(*arguments, store=store or paper.folder / "no store")
-
-
-def test_the_command_restores_and_reports(lock_template: LockFolder, tmp_path: Path) -> None:
-    arguments = ("restore", str(lock_template.file), "--into", str(tmp_path / "data"))
-    done = command(lock_template, *arguments, store=lock_template.mirror_harness.folder)
-    assert (done.exit_code, done.stderr) == (0, "")
-    (line,) = done.stdout.splitlines()
-    assert line.split()[0] == "ok"
-    assert "demo--000002" in line
-    done = command(lock_template, "--json", *arguments)
-    records = [json.loads(one) for one in done.stdout.splitlines()]
-    assert {one["status"] for one in records} == {"notneeded"}
-    assert (records[-1]["action"], records[-1]["dataset"]) == ("restore", PUBLISHED)
 
 
 def test_the_command_refuses_an_invalid_lock(lock_folder: LockFolder, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from support.dataset_clones import (
 from support.lab_store import LabStore
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedSource, files
-from support.synced_mirror import flip_bit
 
 NAMES = ("demo:000004", "demo:000002")
 
@@ -90,14 +89,6 @@ def test_datasets_in_another_folder_are_found_by_option(
     found = verify_all(lock_parent / restored_lock.name, within=moved, allow_missing=True)
     assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert failures(verify_all(lock_parent / restored_lock.name, within=restored_lock.parent)) == []
-
-
-def test_a_corrupt_file_is_named_with_its_dataset(lock: Path) -> None:
-    (first, *_) = sorted((lock.parent / "demo--000002").glob("sub-*/*.nwb"))
-    flip_bit(first)
-    (found,) = [one for one in verify_all(lock) if one.failed]
-    assert (found.dataset, found.status) == ("demo:000002", "error")
-    assert found.path == f"{first.parent.name}/{first.name}"
 
 
 def test_another_checked_out_version_is_an_error(lock: Path) -> None:

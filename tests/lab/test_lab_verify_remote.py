@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from neuromirror.crawl import Recorder, open_recorder, rebuild_index
 from neuromirror.index import Index
-from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import verify
 from neuromirror.model import LocationsChecked
 from neuromirror.transfer.outcomes import Finding, Health
@@ -55,30 +54,6 @@ def test_all_urls_of_a_clone_answer_without_a_download(
     assert failures(full) == []
     assert evidence_counts(full) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
     assert not list((folder / ".git" / "annex").glob("objects/*"))
-
-
-def test_a_lock_without_clone_names_an_altered_file(
-    lab: LabStore, demo: DemoArchive, tmp_path: Path
-) -> None:
-    lab.mirror_harness.sync(TWICE)
-    lock = tmp_path / "paper" / "datasets.lock"
-    with lab.mirror_harness.index() as index:
-        request = PinRequest(TWICE, "latest")
-        assert [one.status for one in pin(lock, [request], lab.mirror_harness.store, index)] == [
-            "ok"
-        ]
-        label = index.resolve(TWICE).label
-    assert failures(verify_all(lock, mode="remote")) == []
-    assert failures(verify_all(lock, mode="full")) == []
-    path = demo.paths("000002", label)[0]
-    demo.tamper_published("000002", label, path, b"other bytes")
-    found = [one for one in verify_all(lock, mode="remote") if one.failed]
-    assert [(one.path, one.health, one.status) for one in found] == [
-        (path, Health.CHANGED, "error")
-    ]
-    assert "/api/assets/" in str(found[0].url)
-    # the object version, which is tried first, still has the old bytes
-    assert failures(verify_all(lock, mode="full")) == []
 
 
 def test_damage_behind_the_same_etag_is_found_by_download(
@@ -226,14 +201,3 @@ def test_the_journal_grows_by_changes_only(
     strange = url_finding("https://example.invalid/x", Health.OK)
     nameless = replace(url_finding(exact, Health.NOT_FOUND), dataset=None)
     assert len(record(later, strange, nameless, Finding(dataset=LATE))) == 4
-
-
-def test_findings_before_an_interruption_are_recorded(
-    lab: LabStore, demo: DemoArchive, recorder: Recorder
-) -> None:
-    exact, _ = urls_of(recorder, demo.paths("000004")[0])
-    findings = record_health(iter([url_finding(exact, Health.NOT_FOUND), Finding()]), recorder, NOW)
-    next(findings)
-    next(findings)
-    findings.close()  # type: ignore[attr-defined]
-    assert recorded_health(recorder, exact)[0] == "not-found"

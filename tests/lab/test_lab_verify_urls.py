@@ -29,7 +29,6 @@ from support.scripted_http_server import (
 ETAG = f"{hashlib.md5(b'parts').hexdigest()}-3"
 ONE_PART = f"{hashlib.md5(hashlib.md5(CONTENT).digest()).hexdigest()}-1"
 SIZE = len(CONTENT)
-DELETE_MARKER = ScriptedReply(405, {"x-amz-delete-marker": "true"})
 
 
 @pytest.fixture
@@ -214,14 +213,6 @@ def test_a_redirect_is_followed_by_get_since_it_may_be_signed_for_that(
     assert server.methods("/signed") == ["GET"]
 
 
-def test_an_empty_file_is_requested_without_a_range(
-    server: ScriptedServer, sessions: UrlSessions
-) -> None:
-    key = f"MD5E-s0--{hashlib.md5(b'').hexdigest()}"
-    url = server.add("/a", head=ScriptedReply(403), get=ScriptedReply(content=b""))
-    assert health(probe(sessions, url, key=key)) == ["ok"]
-
-
 def test_the_etag_in_the_key_of_a_mutable_object_is_compared(
     server: ScriptedServer, sessions: UrlSessions
 ) -> None:
@@ -252,11 +243,6 @@ def test_an_unsupported_url_scheme_is_unknown(sessions: UrlSessions) -> None:
     assert health(found) == ["unknown", "unknown"]
     assert {one.status for one in found} == {"impossible"}
     assert fetch_and_hash(sessions, "file:///etc/passwd")[-1].status == "impossible"
-
-
-def test_a_file_without_urls_is_reported(sessions: UrlSessions) -> None:
-    for found in (probe(sessions), fetch_and_hash(sessions)):
-        assert [(one.kind, one.status) for one in found] == [("file", "impossible")]
 
 
 def test_a_secret_in_a_url_is_redacted(sessions: UrlSessions) -> None:

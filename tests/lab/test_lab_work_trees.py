@@ -58,12 +58,3 @@ def test_a_failed_checkout_is_an_error(repository: CraftedRepository) -> None:
         parallel_checkout(repository.path.parent, commit, {}),
     ):
         pass
-
-
-def test_an_error_in_the_block_is_raised(repository: CraftedRepository) -> None:
-    commit = _commit(repository)
-    with (
-        pytest.raises(ZeroDivisionError),
-        parallel_checkout(repository.path.parent, commit, {}),
-    ):
-        raise ZeroDivisionError
