@@ -13,19 +13,19 @@ from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
 from neuromirror.net import NetError, Session
 from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescribed
+from neuromirror.sources.boss.channel_info import documents as boss_documents
+from neuromirror.sources.boss.channel_info import facts as boss_facts
 from neuromirror.sources.boss.channel_info import volume_of as boss_volume
-from neuromirror.sources.boss.documents import documents as boss_documents
-from neuromirror.sources.boss.documents import facts as boss_facts
 from neuromirror.sources.dandi.buckets import parse_object_url
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.paging import read_pages
 from neuromirror.sources.dandi.rows import BlobRow, parse_row
 from neuromirror.sources.dandi.versions import fingerprint, parse_version_info
 from neuromirror.sources.errors import UnexpectedReplyError
+from neuromirror.sources.ndstore.channel_info import documents as ndstore_documents
+from neuromirror.sources.ndstore.channel_info import facts as ndstore_facts
 from neuromirror.sources.ndstore.channel_info import level_shifts, parse_channels
 from neuromirror.sources.ndstore.channel_info import volume_of as ndstore_volume
-from neuromirror.sources.ndstore.documents import documents as ndstore_documents
-from neuromirror.sources.ndstore.documents import facts as ndstore_facts
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.aind import asset_facts as aind_facts

@@ -83,7 +83,7 @@ def test_chunks_without_an_info_end_the_search(layers):
 
 
 def test_a_crowded_folder_is_not_paged_through(layers, monkeypatch):
-    monkeypatch.setattr("neuromirror.sources.precomputed.search._MOST", 20)
+    monkeypatch.setattr("neuromirror.sources.precomputed.layer._MOST", 20)
     for number in range(30):
         layers.put(f"tiffs/{number:03d}.tif")
     layers.put("tiffs/a/info", INFO)

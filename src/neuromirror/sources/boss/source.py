@@ -18,9 +18,8 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import AccessDeniedError, NotFoundError, Session
-from neuromirror.sources.boss.channel_info import BossChannelInfo, volume_of
+from neuromirror.sources.boss.channel_info import BossChannelInfo, documents, facts, volume_of
 from neuromirror.sources.boss.client import BossClient
-from neuromirror.sources.boss.documents import documents, facts
 from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError

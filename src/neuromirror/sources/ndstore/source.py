@@ -31,12 +31,14 @@ from neuromirror.sources.errors import (
 from neuromirror.sources.ndstore.channel_info import (
     UNDER_PROPAGATION,
     NdstoreChannelInfo,
+    documents,
+    facts,
     is_name,
     level_shifts,
     parse_channels,
+    shift_levels,
     volume_of,
 )
-from neuromirror.sources.ndstore.documents import documents, facts, shift_levels
 from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.protocol import Estimate, Listing, LocatedDataset, VisitContext
 from neuromirror.sources.volumes.channels import (

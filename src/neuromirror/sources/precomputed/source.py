@@ -11,9 +11,14 @@ from neuromirror.model import DatasetHint, DatasetRef, VersionRef
 from neuromirror.net import Session
 from neuromirror.sources.errors import DatasetNotFoundError
 from neuromirror.sources.precomputed.encodings import EncodingNaming, LayerMemo, load_layer_memo
-from neuromirror.sources.precomputed.layer import is_volume, layer_profile, read_info
+from neuromirror.sources.precomputed.layer import (
+    LayerScope,
+    LayerSearch,
+    is_volume,
+    layer_profile,
+    read_info,
+)
 from neuromirror.sources.precomputed.options import PrecomputedOptions
-from neuromirror.sources.precomputed.search import LayerScope, LayerSearch
 from neuromirror.sources.protocol import (
     EMBARGOED,
     Listing,
