@@ -9,6 +9,8 @@ import zlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from neuromirror_demo.templates import read_data
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,7 +27,6 @@ TRACES = "traces_cached_seg0.raw"
 """The file of a SpikeInterface folder with the samples."""
 
 _GAIN = 2.34375
-_PITCH = 20.0
 
 
 def document(body: object) -> bytes:
@@ -58,48 +59,12 @@ def spikeinterface_folder(seconds: float, seed: int) -> dict[str, bytes]:
     """
     import numpy
 
-    names = [f"AP{number}" for number in range(CHANNELS)]
-    gains = [_GAIN] * CHANNELS
-    offsets = [0.0] * CHANNELS
-    annotations = {"is_filtered": False}
-    properties = {"gain_to_uV": gains, "offset_to_uV": offsets}
-    made = {"module": "spikeinterface", "version": "0.101.2"}
-    binary = {
-        "class": "spikeinterface.core.binaryrecordingextractor.BinaryRecordingExtractor",
-        **made,
-        "kwargs": {
-            "file_paths": [TRACES],
-            "sampling_frequency": SAMPLING_RATE,
-            "t_starts": None,
-            "num_channels": CHANNELS,
-            "dtype": "<i2",
-            "channel_ids": names,
-            "time_axis": 0,
-            "file_offset": 0,
-            "gain_to_uV": gains,
-            "offset_to_uV": offsets,
-            "is_filtered": False,
-        },
-        "annotations": annotations,
-        "properties": properties,
-        "relative_paths": True,
-    }
-    folder = {
-        "class": "spikeinterface.core.binaryfolder.BinaryFolderRecording",
-        **made,
-        "kwargs": {"folder_path": "."},
-        "annotations": annotations,
-        "properties": {"group": [0] * CHANNELS, **properties},
-        "relative_paths": True,
-    }
+    documents = {name: document(body) for name, body in read_data("spikeinterface").items()}
     return {
-        "binary.json": document(binary),
-        "probe.json": document(_probe()),
-        "properties/gain_to_uV.npy": _npy(numpy.array(gains)),
+        **documents,
+        "properties/gain_to_uV.npy": _npy(numpy.full(CHANNELS, _GAIN)),
         "properties/group.npy": _npy(numpy.zeros(CHANNELS, "<i8")),
-        "properties/offset_to_uV.npy": _npy(numpy.array(offsets)),
-        "provenance.json": document({"warning": "the provenace is not dumpable!!!"}),
-        "si_folder.json": document(folder),
+        "properties/offset_to_uV.npy": _npy(numpy.zeros(CHANNELS)),
         TRACES: traces(int(seconds * SAMPLING_RATE), seed),
     }
 
@@ -110,37 +75,6 @@ def _npy(values: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     numpy.save(stream, values)
     return stream.getvalue()
-
-
-def _probe() -> dict[str, object]:
-    """Return a row of contacts on one shank, in probeinterface's format."""
-    top = _PITCH * CHANNELS
-    return {
-        "specification": "probeinterface",
-        "version": "0.2.21",
-        "probes": [
-            {
-                "ndim": 2,
-                "si_units": "um",
-                "annotations": {"name": "Demo probe", "manufacturer": "none"},
-                "contact_annotations": {},
-                "contact_positions": [[0.0, _PITCH * number] for number in range(CHANNELS)],
-                "contact_plane_axes": [[[1.0, 0.0], [0.0, 1.0]]] * CHANNELS,
-                "contact_shapes": ["circle"] * CHANNELS,
-                "contact_shape_params": [{"radius": 6.0}] * CHANNELS,
-                "probe_planar_contour": [
-                    [-20.0, top],
-                    [-20.0, -20.0],
-                    [0.0, -100.0],
-                    [20.0, -20.0],
-                    [20.0, top],
-                ],
-                "contact_ids": [f"e{number}" for number in range(CHANNELS)],
-                "shank_ids": [""] * CHANNELS,
-                "device_channel_indices": list(range(CHANNELS)),
-            }
-        ],
-    }
 
 
 @cache

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from neuromirror_demo.records import fixed_uuid
+from neuromirror_demo.templates import filled, read_data
 
 Json = dict[str, Any]
 
@@ -85,7 +83,7 @@ def sidecars(asset: AssetDescription) -> dict[str, Json]:
             "abbreviation": asset.platform,
         },
     }
-    documents: dict[str, Json] = _filled(_templates()[asset.generation], values)
+    documents: dict[str, Json] = filled(read_data("sidecars")[asset.generation], values)
     description = documents["data_description.json"]
     if asset.generation:
         (one,) = description["investigators"]
@@ -99,24 +97,6 @@ def sidecars(asset: AssetDescription) -> dict[str, Json]:
     if not asset.derived:
         description.pop("process_name", None)
     return documents
-
-
-@cache
-def _templates() -> list[Json]:
-    """Return the documents of each generation; ``{name}`` and ``$name`` are values."""
-    path = Path(__file__).with_name("sidecars.json")
-    templates: list[Json] = json.loads(path.read_text("utf-8"))
-    return templates
-
-
-def _filled(node: Any, values: dict[str, Any]) -> Any:
-    if isinstance(node, dict):
-        return {_filled(name, values): _filled(one, values) for name, one in node.items()}
-    if isinstance(node, list):
-        return [_filled(one, values) for one in node]
-    if isinstance(node, str):
-        return values[node[1:]] if node.startswith("$") else node.format(**values)
-    return node
 
 
 def record(asset: AssetDescription, location: str, modified: datetime, documents: Json) -> Json:
