@@ -19,17 +19,12 @@ from neuromirror_demo.records import (
     Zarr,
     fixed_uuid,
 )
+from neuromirror_demo.templates import filled, read_data
 
 Json = dict[str, Any]
 
-SCHEMA_VERSION = "0.7.0"
 DOI_PREFIX = "10.5072"
 """DataCite's test prefix, because the demo must not claim a real DOI."""
-
-_CONTEXT = (
-    f"https://raw.githubusercontent.com/dandi/schema/master/releases/{SCHEMA_VERSION}/context.json"
-)
-_ALLOWED = ("0.4.4", "0.5.1", "0.5.2", *(f"0.6.{number}" for number in range(11)), SCHEMA_VERSION)
 
 
 def api_time(moment: datetime) -> str:
@@ -52,27 +47,8 @@ class DandiDocuments:
 
     def info(self) -> Json:
         """Return ``/info/``."""
-        return {
-            "instance_config": {
-                "instance_name": "DANDI",
-                "instance_identifier": "RRID:SCR_017571",
-                "instance_url": f"{self.base}/",
-                "doi_prefix": DOI_PREFIX,
-                "licenses": ["spdx:CC0-1.0", "spdx:CC-BY-4.0"],
-            },
-            "schema_version": SCHEMA_VERSION,
-            "schema_url": f"{self.api}/schemas/?model=Dandiset",
-            "allowed_schema_versions": _ALLOWED,
-            "version": "0.0.0+demo",
-            "services": {
-                "api": {"url": self.api},
-                "webui": {"url": self.base},
-                "jupyterhub": {"url": f"{self.base}/"},
-            },
-            "cli-minimal-version": "0.74.0",
-            "cli-requires-python": ">=3.10",
-            "cli-bad-versions": [],
-        }
+        document: Json = filled(read_data("dandi")["info"], {"base": self.base})
+        return document
 
     # -- dandisets and versions
 
@@ -144,54 +120,46 @@ class DandiDocuments:
 
     def version_metadata(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
         """Return ``/versions/<v>/``: the Dandiset document."""
-        about = version.description
-        version_path = f"dandi.{dandiset.identifier}/{version.label}"
+        about, published = version.description, version.published_by
+        doi = f"{DOI_PREFIX}/dandi.{dandiset.identifier}/{version.label}"
         url = f"{self.base}/dandiset/{dandiset.identifier}/{version.label}"
-        published = version.published_by
-        doi = f"{DOI_PREFIX}/{version_path}"
         link = url if published is None else f"https://doi.org/{doi}"
         authors = "; ".join(name for name, _ in about.contributors)
-        document: Json = {
-            "id": f"DANDI:{dandiset.identifier}/{version.label}",
+        draft = f"{self.api}/dandisets/{dandiset.identifier}/versions/draft/assets/"
+        manifest = f"{self.s3}/{BUCKET}/{_manifest_folder(dandiset, version)}/assets.yaml"
+        roles = ["dcite:ContactPerson", "dcite:Author"]
+        values = {
+            "id": dandiset.identifier,
+            "label": version.label,
+            "base": self.base,
             "doi": doi,
             "url": url,
-            "name": about.title,
+            "title": about.title,
+            "text": about.text,
+            "license": about.license,
+            "keywords": list(about.keywords),
             "access": self._access(dandiset, dandiset.embargoed),
-            "license": [about.license],
-            "version": version.label,
-            "@context": _CONTEXT,
             "citation": (
                 f"{authors} ({version.created.year}) {about.title} (Version {version.label})"
                 f" [Data set]. DANDI Archive. {link}"
             ),
-            "keywords": list(about.keywords),
-            "schemaKey": "Dandiset",
-            "identifier": f"DANDI:{dandiset.identifier}",
-            "repository": self.base,
-            "contributor": [
+            "contributors": [
                 {
                     "name": name,
                     "email": email,
-                    "roleName": ["dcite:ContactPerson", "dcite:Author"]
-                    if number == 0
-                    else ["dcite:Author"],
+                    "roleName": roles[min(number, 1) :],
                     "schemaKey": "Person",
                     "includeInCitation": True,
                 }
                 for number, (name, email) in enumerate(about.contributors)
             ],
-            "dateCreated": dandiset.created.isoformat(),
-            "description": about.text,
-            "publishedBy": published,
-            "assetsSummary": self._assets_summary(dandiset, version),
-            "datePublished": None if published is None else published["startDate"],
-            "schemaVersion": SCHEMA_VERSION,
-            "manifestLocation": [
-                f"{self.api}/dandisets/{dandiset.identifier}/versions/draft/assets/"
-                if published is None
-                else f"{self.s3}/{BUCKET}/{_manifest_folder(dandiset, version)}/assets.yaml"
-            ],
+            "created": dandiset.created.isoformat(),
+            "published_by": published,
+            "published": None if published is None else published["startDate"],
+            "summary": self._assets_summary(dandiset, version),
+            "manifest": draft if published is None else manifest,
         }
+        document: Json = filled(read_data("dandi")["dandiset"], values)
         if published is None:
             for name in ("doi", "publishedBy", "datePublished"):
                 del document[name]
@@ -240,24 +208,18 @@ class DandiDocuments:
             if blob.sha256_known:
                 digest["dandi:sha2-256"] = blob.sha256
             content_type = blob.content_type
-        document: Json = {
-            "id": f"dandiasset:{asset.asset_id}",
+        dandiset = self.archive.dandisets[asset.dandiset]
+        values = {
+            "id": asset.asset_id,
+            "base": self.base,
             "path": asset.path,
-            "access": self._access(
-                self.archive.dandisets[asset.dandiset], self.archive.is_embargoed(asset)
-            ),
+            "size": asset.size,
             "digest": digest,
-            "@context": _CONTEXT,
-            "schemaKey": "Asset",
-            "contentUrl": [
-                f"{self.api}/assets/{asset.asset_id}/download/",
-                self.content_url(asset),
-            ],
-            "identifier": asset.asset_id,
-            "contentSize": asset.size,
-            "schemaVersion": SCHEMA_VERSION,
-            "encodingFormat": content_type,
+            "access": self._access(dandiset, self.archive.is_embargoed(asset)),
+            "object": self.content_url(asset),
+            "content_type": content_type,
         }
+        document: Json = filled(read_data("dandi")["asset"], values)
         if asset.published_by is not None:
             document["publishedBy"] = asset.published_by
             document["datePublished"] = asset.published_by["startDate"]
@@ -317,7 +279,7 @@ class DandiDocuments:
             standards.append(_standard("OME/NGFF Standard", "DOI:10.25504/FAIRsharing.9af712"))
         return {
             **counts,
-            "species": [_SPECIES] if subjects else [],
+            "species": [read_data("dandi")["species"]] if subjects else [],
             "dataStandard": standards,
             "variableMeasured": [],
             **_techniques(recipe.kind for recipe in recipes),
@@ -325,58 +287,27 @@ class DandiDocuments:
 
     def _nwb_metadata(self, asset: Asset) -> Json:
         recipe = parse_recipe(asset.path)
-        seen = api_time(asset.created - timedelta(seconds=2))
         start = session_start(recipe)
-        return {
-            "repository": f"{self.base}/",
-            "dateModified": seen,
-            "blobDateModified": seen,
-            "wasGeneratedBy": [
-                {
-                    "name": recipe.session,
-                    "endDate": (start + timedelta(seconds=40)).isoformat(),
-                    "schemaKey": "Session",
-                    "startDate": start.isoformat(),
-                    "identifier": recipe.session,
-                    "description": "Demo session: made-up signals, no animal was used.",
-                },
-                metadata_activity(
-                    f"urn:uuid:{fixed_uuid('metadata', asset.asset_id)}",
-                    seen,
-                    "Metadata made up by the demo archive",
-                ),
-            ],
-            "wasAttributedTo": [participant(recipe.subject)],
-            "variableMeasured": [],
-            **_techniques([recipe.kind]),
+        values = {
+            "base": self.base,
+            "seen": api_time(asset.created - timedelta(seconds=2)),
+            "session": recipe.session,
+            "subject": recipe.subject,
+            "started": start.isoformat(),
+            "ended": (start + timedelta(seconds=40)).isoformat(),
+            "activity": f"urn:uuid:{fixed_uuid('metadata', asset.asset_id)}",
         }
-
-
-_TECHNIQUES = {
-    "behavior": ("behavioral approach", "behavioral technique"),
-    "ecephys": (
-        "electrophysiological approach",
-        "multi electrode extracellular electrophysiology recording technique",
-    ),
-}
-"""Approach and measurement technique by the kind of a recording, as dandi-cli writes them."""
+        return {**filled(read_data("dandi")["nwb"], values), **_techniques([recipe.kind])}
 
 
 def _techniques(kinds: Iterable[str]) -> Json:
-    named = [_TECHNIQUES[kind] for kind in sorted(set(kinds).intersection(_TECHNIQUES))]
+    """Return approach and measurement technique of recordings, as dandi-cli writes them."""
+    known = read_data("dandi")["techniques"]
+    found = [known[kind] for kind in sorted(set(kinds).intersection(known))]
     return {
-        "approach": [{"name": name, "schemaKey": "ApproachType"} for name, _ in named],
-        "measurementTechnique": [
-            {"name": name, "schemaKey": "MeasurementTechniqueType"} for _, name in named
-        ],
+        name: [row for one in found for row in one[name]]
+        for name in ("approach", "measurementTechnique")
     }
-
-
-_SPECIES = {
-    "name": "Mus musculus - House mouse",
-    "schemaKey": "SpeciesType",
-    "identifier": "http://purl.obolibrary.org/obo/NCBITaxon_10090",
-}
 
 
 def _standard(name: str, identifier: str) -> Json:
@@ -385,44 +316,3 @@ def _standard(name: str, identifier: str) -> Json:
 
 def _manifest_folder(dandiset: Dandiset, version: DandisetVersion) -> str:
     return f"dandisets/{dandiset.identifier}/{version.label}"
-
-
-def metadata_activity(identifier: str, moment: str, description: str) -> Json:
-    """The activity that made the metadata of an asset."""
-    return {
-        "id": identifier,
-        "name": "Metadata generation",
-        "endDate": moment,
-        "schemaKey": "Activity",
-        "startDate": moment,
-        "description": description,
-        "wasAssociatedWith": [
-            {
-                "url": "https://github.com/dandi/dandi-cli",
-                "name": "DANDI Command Line Interface",
-                "version": "0.74.0",
-                "schemaKey": "Software",
-                "identifier": "RRID:SCR_019009",
-            }
-        ],
-    }
-
-
-def participant(subject: str) -> Json:
-    """A mouse, as the subject of an asset."""
-    return {
-        "age": {
-            "value": "P90D",
-            "unitText": "ISO-8601 duration",
-            "schemaKey": "PropertyValue",
-            "valueReference": {"value": "dandi:BirthReference", "schemaKey": "PropertyValue"},
-        },
-        "sex": {
-            "name": "Male",
-            "schemaKey": "SexType",
-            "identifier": "http://purl.obolibrary.org/obo/PATO_0000384",
-        },
-        "species": _SPECIES,
-        "schemaKey": "Participant",
-        "identifier": subject,
-    }
