@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from neuromirror_demo.recordings import (
     TRACES,
@@ -15,6 +16,7 @@ from neuromirror_demo.recordings import (
     spikeinterface_folder,
 )
 from neuromirror_demo.sidecars import AssetDescription
+from neuromirror_demo.templates import read_data
 
 if TYPE_CHECKING:
     from neuromirror_demo.demo_buckets import DemoBuckets
@@ -98,8 +100,9 @@ def fill_open_data(demo: DemoBuckets) -> None:
     demo.put(f"{CCF}/notes.txt", b"Registered by hand.\n")
 
 
-def _when(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+def _about(name: str) -> AssetDescription:
+    """Return the description of an asset."""
+    return msgspec.convert({"name": name, **read_data("assets")[name]}, AssetDescription)
 
 
 def _raw(demo: DemoBuckets) -> None:
@@ -109,7 +112,7 @@ def _raw(demo: DemoBuckets) -> None:
     settings = b'<?xml version="1.0" encoding="UTF-8"?>\n<SETTINGS><INFO/></SETTINGS>\n'
     demo.put(f"{RAW}/ecephys_clipped/Record Node 104/settings.xml", settings)
     demo.put(f"{RAW}/ecephys_clipped/", b"")
-    demo.describe(AssetDescription(RAW, 0, "625749", _when("2022-08-03T15:15:06")))
+    demo.describe(_about(RAW))
 
 
 def _raw_2025(demo: DemoBuckets) -> None:
@@ -119,36 +122,18 @@ def _raw_2025(demo: DemoBuckets) -> None:
     name = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"
     demo.put_tree(name, compressed_recording(900, 4))
     demo.put(f"{RAW_2025}/behavior/Licks.csv", _table(40), checksum="SHA256")
-    demo.describe(
-        AssetDescription(
-            RAW_2025,
-            2,
-            "746346",
-            _when("2025-06-05T09:41:17"),
-            modalities=("ecephys", "behavior"),
-            platform=None,
-            project="Demo of Learning mFISH-V1omFISH",
-            investigators=("Jane Doe", "Richard Roe"),
-        )
-    )
+    demo.describe(_about(RAW_2025))
 
 
 def _sorted(demo: DemoBuckets) -> None:
-    for name, raw, generation, subject, when in (
-        (SORTED_0, RAW, 0, "625749", "2022-11-18T02:27:40"),
-        (SORTED_1, RAW, 1, "625749", "2024-02-11T20:05:33"),
-        (SORTED_2, RAW_2025, 2, "746346", "2025-06-07T23:12:09"),
-    ):
+    for name in (SORTED_0, SORTED_1, SORTED_2):
         units = document({"units": [0, 1, 2], "sorter": "demo"})
         demo.put(f"{name}/curated/experiment1_recording1/units.json", units)
         spikes = bytes(range(256)) * 16
         demo.put(f"{name}/spikesorted/experiment1_recording1/spikes.npy", spikes)
         demo.put(f"{name}/drift_maps/ProbeA.png", drift_map())
         demo.put(f"{name}/output", b"nextflow log\n")
-        process = name.removeprefix(f"{raw}_").partition("_")[0]
-        demo.describe(
-            AssetDescription(name, generation, subject, _when(when), inputs=(raw,), process=process)
-        )
+        demo.describe(_about(name))
 
 
 def _behavior(demo: DemoBuckets) -> None:
@@ -163,53 +148,18 @@ def _behavior(demo: DemoBuckets) -> None:
         checksum="SHA256",
         content_type="video/mp4",
     )
-    about = AssetDescription(
-        BEHAVIOR,
-        1,
-        "717121",
-        _when("2024-06-15T10:00:58"),
-        modalities=("behavior", "behavior-videos"),
-        platform="behavior",
-        project="Demo of Dynamic Foraging",
-        investigators=("Richard Roe",),
-        funder="NIMH",
-    )
-    demo.describe(about)
+    demo.describe(_about(BEHAVIOR))
     demo.put(f"{PROCESSED}/nwb/{BEHAVIOR}.nwb.zarr/.zgroup", document({"zarr_format": 2}))
     demo.put(
         f"{PROCESSED}/nwb/{BEHAVIOR}.nwb.zarr/.zattrs", document({".specloc": "specifications"})
     )
     demo.put(f"{PROCESSED}/performance.csv", _table(20))
-    demo.describe(
-        AssetDescription(
-            PROCESSED,
-            1,
-            "717121",
-            _when("2024-06-16T08:30:00"),
-            modalities=("behavior",),
-            platform="behavior",
-            inputs=(BEHAVIOR,),
-            process="processed",
-            links=False,
-        )
-    )
+    demo.describe(_about(PROCESSED))
 
 
 def _images(demo: DemoBuckets) -> None:
     demo.put_tree(f"{FUSION}/fused.zarr", image3())
-    demo.describe(
-        AssetDescription(
-            FUSION,
-            1,
-            "653158",
-            _when("2023-08-24T00:00:00"),
-            modalities=("SPIM",),
-            platform="exaSPIM",
-            process="fusion",
-            links=False,
-        ),
-        docdb=False,
-    )
+    demo.describe(_about(FUSION), docdb=False)
     demo.put(f"{HCR}/image_tile_fusing/tile.ome.tif", b"II*\x00" + bytes(500))
     demo.put(f"{HCR}/data_description.json", b'{"name": "HCR_BL6-000", "subject_id": null')
 
