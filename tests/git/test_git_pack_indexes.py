@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from neuromirror.git import BLOB, KnownObjects, PackWriter
-from neuromirror.git.errors import PackIndexError
-from neuromirror.git.pack_indexes import PackIndex, pack_size
+from neuromirror.git.packs import PackIndex, pack_size
+from neuromirror.git.runner import PackIndexError
 from support.mint_oracle import add_pack, bare_repository, pack_ids
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.git import ObjectMissingError, ObjectReader
-from neuromirror.git.packed_objects import PackedObjects
+from neuromirror.git.packs import PackedObjects
 
 
 def read_packed(repository: Path, name: str) -> bytes | None:

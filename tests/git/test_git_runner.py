@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.git import GitError, git_environment, list_tree, run_git, try_git
-from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
+from neuromirror.git.runner import create_bundle, create_bundle_of_commits, read_bundle_refs
 from neuromirror.store import Repository, update_refs
 from support.store_publisher import bare_repository, git
 

@@ -11,7 +11,7 @@ import pytest
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.index.synonyms import canonical_technique, without_general_techniques
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn, LinksFound
-from neuromirror.model.volumes import VOLUME_SCHEMES
+from neuromirror.model.records import VOLUME_SCHEMES
 from neuromirror.sources.volumes.schemes import SCHEMES
 from support.disk_journal import (
     URI,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from neuromirror.lab.cite.values import compact_json, indented_json
-from neuromirror.model.licenses import SPDX
+from neuromirror.model.archive_metadata import SPDX
 from support.citable_stores import (
     ASSET,
     DERIVED,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromirror.mint import FrameLimits, ZstdFrameError, decompress_frame, read_lines
-from neuromirror.mint.zstd_lines import split_lines
+from neuromirror.mint.seekable_lines import split_lines
 
 
 def repeated_frame(byte: bytes, blocks: int) -> bytes:

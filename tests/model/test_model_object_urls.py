@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from neuromirror.model.object_urls import plain_url, url_version_id
+from neuromirror.model.records import plain_url, url_version_id
 
 _URL = "https://bucket.s3.amazonaws.com/a%20b/c"
 

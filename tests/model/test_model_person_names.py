@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neuromirror.model.person_names import split_person_names, without_degrees
+from neuromirror.model.archive_metadata import split_person_names, without_degrees
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neuromirror.model.person_names import split_person_names
-from neuromirror.model.plain_text import plain_text
+from neuromirror.model.archive_metadata import plain_text, split_person_names
 from neuromirror.sources.dandi.document import clean, may_need_cleaning
 from neuromirror.sources.s3.sidecars import without_secrets
 

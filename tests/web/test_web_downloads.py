@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from neuromirror.index import Index, VersionRow
-from neuromirror.model.object_urls import is_asset_download
+from neuromirror.model.records import is_asset_download
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway import service
 from neuromirror.web.gateway.modes import GatewayMode, GatewayModes

@@ -1,23 +1,9 @@
 """git-annex's formats as pure functions: keys, pointers, paths, branch logs, XS3ETAG backend."""
 
-from neuromirror.annex.allowed_addresses import (
-    ALLOWED_ADDRESSES,
-    allow_command,
-    host_without_port,
-    is_private_host_allowed,
-)
-from neuromirror.annex.etags import EtagDigest, etag_of
-from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
-from neuromirror.annex.key_paths import (
-    hash_lower,
-    hash_mixed,
-    key_file_name,
-    key_from_file_name,
-    link_target,
-    log_path,
-    url_log_path,
-)
 from neuromirror.annex.keys import (
+    EtagDigest,
+    etag_of,
+    is_all_zeros,
     key_digest,
     key_for,
     md5e_key,
@@ -37,43 +23,57 @@ from neuromirror.annex.logs import (
     url_lines,
     url_log,
 )
-from neuromirror.annex.paths import fits_path_limits, git_path, mark_clash, upstream_path
-from neuromirror.annex.pointers import (
+from neuromirror.annex.paths import (
     MAX_POINTER_BYTES,
     POINTER_PREFIX,
     find_pointer_key,
+    fits_path_limits,
+    git_path,
+    hash_lower,
+    hash_mixed,
     is_pointer,
+    key_file_name,
+    key_from_file_name,
+    link_target,
+    log_path,
+    mark_clash,
     parse_link_target,
     parse_pointer,
     pointer_content,
+    upstream_path,
+    url_log_path,
 )
-from neuromirror.annex.url_remotes import (
+from neuromirror.annex.remotes import (
+    ALLOWED_ADDRESSES,
     CLAIM_PREFIX,
     CLAIMED_LOCATION_KINDS,
+    BucketAccess,
+    SkippedRemote,
     UrlRemote,
     UrlRemotes,
+    VaultAddress,
+    VaultKind,
+    allow_command,
+    directory_vault_config,
+    find_local_copy,
+    host_without_port,
+    initialize,
+    is_private_address,
+    is_private_host_allowed,
+    is_vault_url,
+    private_vault_config,
+    s3_vault_config,
+    skipped_remotes_message,
     special_remote,
     strip_claim_prefix,
     untrusted_line,
     url_glob,
-    uuid_line,
-    web_remote,
-)
-from neuromirror.annex.vault_remotes import (
-    BucketAccess,
-    VaultAddress,
-    VaultKind,
-    directory_vault_config,
-    find_local_copy,
-    is_private_address,
-    is_vault_url,
-    private_vault_config,
-    s3_vault_config,
     urls_with_copies,
+    uuid_line,
     vault_address,
     vault_addresses,
+    web_remote,
 )
-from neuromirror.annex.zeros import is_all_zeros
 
 __all__ = [
     "ALLOWED_ADDRESSES",

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from neuromirror.annex.etags import etag_of, ignore_progress
-from neuromirror.model.dandi_etag import dandi_part_size
+from neuromirror.annex.keys import etag_of, ignore_progress
+from neuromirror.model.records import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
 # S3's ETag of an upload with a single empty part.

@@ -1,4 +1,6 @@
-"""Map upstream names to git paths. The mapping is total, injective and reversible.
+"""Paths: which ones git and git-annex accept, those of keys, and pointer files.
+
+Map upstream names to git paths. The mapping is total, injective and reversible.
 
 Ordinary names map to themselves. Bytes that git, git-annex, DataLad or a file system would refuse
 or interpret are escaped with ``%``, per component:
@@ -13,11 +15,19 @@ or interpret are escaped with ``%``, per component:
 The variants of ``.git`` and similar names follow git's ``is_ntfs_dot*`` (path.c) and
 ``is_hfs_dot*`` (utf8.c), which ``git fsck`` and checkout use on every platform. At least the names
 that git refuses are escaped.
+
+The paths of the objects and logs of keys.
+
+Formats: git-annex's internals/hashing and internals pages.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from typing import Final
+
+from neuromirror.annex.keys import parse_key
 
 _COMPONENT_LIMIT = 255
 _PATH_LIMIT = 3800
@@ -235,3 +245,252 @@ def _escape(match: re.Match[str]) -> str:
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((int(match[1], 16),)) if match[1] else b""
+
+
+_ESCAPED_IN_FILES = b"&%:/"
+_MIXED_ALPHABET = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
+# Two characters for each 12 bits of the digest: 5 bits of every 6, the second one first.
+_MIXED = [
+    bytes((_MIXED_ALPHABET[bits >> 6 & 31], _MIXED_ALPHABET[bits & 31])) for bits in range(4096)
+]
+_UP = [b"../" * depth + b".git/annex/objects/" for depth in range(64)]
+
+
+def key_file_name(key: str) -> bytes:
+    """Return the file name of a key, with ``&``, ``%``, ``:`` and ``/`` escaped.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The file name, as in ``.git/annex/objects``.
+    """
+    raw = key.encode("utf-8")
+    if len(raw.translate(None, _ESCAPED_IN_FILES)) == len(raw):
+        return raw
+    return raw.replace(b"&", b"&a").replace(b"%", b"&s").replace(b":", b"&c").replace(b"/", b"%")
+
+
+def key_from_file_name(name: bytes) -> str:
+    """Return the key of a file name, the inverse of :func:`key_file_name`.
+
+    Parameters
+    ----------
+    name
+        The name of a file in ``.git/annex/objects``.
+
+    Returns
+    -------
+    str
+        The key.
+    """
+    raw = name.replace(b"%", b"/").replace(b"&c", b":").replace(b"&s", b"%").replace(b"&a", b"&")
+    return raw.decode("utf-8")
+
+
+def hash_lower(key: str) -> bytes:
+    """Return the directories of a key on the git-annex branch, such as ``f87/4d5``.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        Two directories of three characters, from the MD5 of the key.
+    """
+    digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).hexdigest().encode("ascii")
+    return digest[:3] + b"/" + digest[3:6]
+
+
+def hash_mixed(key: str) -> bytes:
+    """Return the directories of a key's object in a non-bare repository, such as ``pX/ZJ``.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        Two directories of two characters, from the MD5 of the key.
+    """
+    digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).digest()
+    bits = int.from_bytes(digest[:3], "little")
+    return _MIXED[bits & 0xFFF] + b"/" + _MIXED[bits >> 12]
+
+
+def link_target(key: str, git_path: bytes) -> bytes:
+    """Return the symlink target of a locked file at ``git_path``.
+
+    Parameters
+    ----------
+    key
+        The key.
+    git_path
+        The path of the symlink in git.
+
+    Returns
+    -------
+    bytes
+        The relative path of the object.
+    """
+    depth = git_path.count(b"/")
+    up = _UP[depth] if depth < len(_UP) else b"../" * depth + _UP[0]
+    name = key_file_name(key)
+    return up + hash_mixed(key) + b"/" + name + b"/" + name
+
+
+def log_path(key: str) -> bytes:
+    """Return the path of a key's location log on the git-annex branch.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The path, ending in ``.log``.
+    """
+    raw = key.encode("utf-8")
+    digest = hashlib.md5(raw, usedforsecurity=False).hexdigest().encode("ascii")
+    if len(raw.translate(None, _ESCAPED_IN_FILES)) != len(raw):
+        raw = key_file_name(key)
+    return b"%s/%s/%s.log" % (digest[:3], digest[3:6], raw)
+
+
+def url_log_path(key: str) -> bytes:
+    """Return the path of a key's URL log on the git-annex branch.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The path, ending in ``.log.web``.
+    """
+    return hash_lower(key) + b"/" + key_file_name(key) + b".log.web"
+
+
+POINTER_PREFIX: Final = b"/annex/objects/"
+"""The first bytes of a pointer file."""
+
+MAX_POINTER_BYTES: Final = 32 << 10
+"""Maximum size of a pointer file."""
+
+
+def pointer_content(key: str) -> bytes:
+    """Return the content of the pointer file of an unlocked file.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        ``/annex/objects/<file name of the key>`` and a newline.
+    """
+    return POINTER_PREFIX + key_file_name(key) + b"\n"
+
+
+def is_pointer(start: bytes, size: int) -> bool:
+    """Return whether a file is a pointer file, from its first bytes and its size.
+
+    Parameters
+    ----------
+    start
+        The first bytes of the file.
+    size
+        The size of the file in bytes.
+
+    Returns
+    -------
+    bool
+        Whether the file is a pointer file.
+    """
+    return size <= MAX_POINTER_BYTES and start.startswith(POINTER_PREFIX)
+
+
+def parse_pointer(content: bytes) -> str | None:
+    """Return the key in a pointer file as git-annex writes it; None for any other content.
+
+    Parameters
+    ----------
+    content
+        The content of a file.
+
+    Returns
+    -------
+    str | None
+        The key.
+    """
+    if not is_pointer(content, len(content)):
+        return None
+    return _parse_file_name(content.split(b"\n", 1)[0].removeprefix(POINTER_PREFIX))
+
+
+def parse_link_target(target: bytes) -> str | None:
+    """Return the key in the target of an annex symlink; None for any other target.
+
+    The target ends with ``annex/objects/…/KEY/KEY`` in a ``.git`` directory.
+
+    Parameters
+    ----------
+    target
+        The target of a symlink.
+
+    Returns
+    -------
+    str | None
+        The key.
+    """
+    folder, _, name = target.rpartition(b"/")
+    above, _, twin = folder.rpartition(b"/")
+    above = b"/%s/" % above
+    git = above.find(b"/.git/")
+    if not name or name != twin or git < 0 or above.find(POINTER_PREFIX, git + 5) < 0:
+        return None
+    return _parse_file_name(name)
+
+
+def find_pointer_key(content: bytes) -> str | None:
+    """Return the key of any content that git-annex may interpret as a pointer or link target.
+
+    git-annex accepts more than it writes: the prefix may be anywhere in the first line, and
+    directories may precede the key.
+
+    Parameters
+    ----------
+    content
+        The start of a file.
+
+    Returns
+    -------
+    str | None
+        The key, or None if git-annex sees no pointer.
+    """
+    line = content.partition(b"\n")[0].rstrip(b"\r")
+    return _parse_file_name(line.rpartition(b"/")[2]) if POINTER_PREFIX in line else None
+
+
+def _parse_file_name(name: bytes) -> str | None:
+    try:
+        key = key_from_file_name(name)
+        parse_key(key)
+    except ValueError:  # not UTF-8, or not a key
+        return None
+    return key

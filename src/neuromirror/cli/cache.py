@@ -10,8 +10,7 @@ import click
 
 from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.cache import PieceCache

@@ -19,8 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from msgspec import Struct
 
-from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_bytes
-from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.errors import (
+    UNPRINTABLE,
+    ConfigurationError,
+    NeuromirrorError,
+    escape_unprintable,
+    format_bytes,
+)
 
 if TYPE_CHECKING:
     from neuromirror.crawl import FailureLog, JournalRecorder, Mirror

@@ -13,8 +13,7 @@ from msgspec import to_builtins
 from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options, split_condition
-from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import UnknownAddressError
+from neuromirror.model.errors import UnknownAddressError, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

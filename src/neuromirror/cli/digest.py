@@ -17,8 +17,7 @@ from neuromirror.cli.common import Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.cli.verify import open_results
-from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder

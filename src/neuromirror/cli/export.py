@@ -10,7 +10,7 @@ import click
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.progress_line import ProgressLine
-from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import count_of, format_bytes
 
 _VOXEL_FORMATS = ("tiff", "zarr", "npy")
 _KERCHUNK = "kerchunk"

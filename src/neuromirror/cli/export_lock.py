@@ -11,8 +11,7 @@ import click
 from neuromirror.cli.addresses import DEFAULT_LOCK
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, print_pieces, settings_options
-from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.lab.export_lock import LockExport

@@ -12,7 +12,7 @@ from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options
-from neuromirror.model.display import count_of
+from neuromirror.model.errors import count_of
 
 if TYPE_CHECKING:
     from neuromirror.index import Index, UnindexedFiles

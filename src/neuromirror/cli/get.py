@@ -16,8 +16,7 @@ from neuromirror.cli.commands import argument, command, jobs_option
 from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
 from neuromirror.cli.outcome_report import HostMessages, outcome_text
 from neuromirror.cli.progress_line import ProgressLine
-from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import ConfigurationError, UnknownAddressError
+from neuromirror.model.errors import ConfigurationError, UnknownAddressError, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally

@@ -13,8 +13,7 @@ from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from neuromirror.annex.allowed_addresses import host_without_port
+from neuromirror.annex.remotes import host_without_port
 
 if TYPE_CHECKING:
     from neuromirror.cli.common import Settings

@@ -9,7 +9,7 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import count_of, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import FailureRow, MirrorStatus

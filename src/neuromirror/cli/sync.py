@@ -25,8 +25,7 @@ from neuromirror.cli.common import (
     printable,
     settings_options,
 )
-from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import UnknownAddressError
+from neuromirror.model.errors import UnknownAddressError, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,8 +25,7 @@ from neuromirror.cli.common import (
 )
 from neuromirror.cli.outcome_report import OutcomeReport
 from neuromirror.cli.progress_line import ProgressLine
-from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig

@@ -17,8 +17,7 @@ from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
 from neuromirror.cli.commands import argument, command, jobs_option
 from neuromirror.cli.common import NamedPath, Settings, exit_on_interrupt, settings_options
 from neuromirror.cli.outcome_report import HostMessages
-from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder

@@ -50,7 +50,7 @@ from neuromirror.model import (
     line_path,
     load_snapshot_entry,
 )
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.sources import ComponentEntry
 from neuromirror.store import MAIN_BRANCH, Store
 from neuromirror.store.memos import MemoFolder, StoredMemo

@@ -44,7 +44,7 @@ from neuromirror.model import (
     path_to_text,
     subdataset_line,
 )
-from neuromirror.model.manifest import entry_line
+from neuromirror.model.snapshot_entries import entry_line
 from neuromirror.net import ListingTooLongError, redact
 from neuromirror.sources import (
     ComponentEntry,

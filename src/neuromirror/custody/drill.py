@@ -23,7 +23,7 @@ from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
 from neuromirror.custody.records import DrillResult
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of, dump_json, parse_json
-from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import format_bytes
 from neuromirror.store import Store
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault

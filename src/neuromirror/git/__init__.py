@@ -3,43 +3,50 @@
 The package does not depend on git-annex, mirrors or archives.
 """
 
-from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
-from neuromirror.git.commit_tree import CommitTree
-from neuromirror.git.commits import Commit, parse_commit
-from neuromirror.git.errors import (
-    GitError,
-    InvalidRefNameError,
-    ObjectMissingError,
-    ObjectsRefusedError,
-    with_redirect_advice,
-)
-from neuromirror.git.fsck import FSCK_OPTIONS, check_objects, check_pack
-from neuromirror.git.index_files import write_index_file
-from neuromirror.git.objects import BatchObjectReader, ObjectReader, parse_tree
-from neuromirror.git.pack_indexes import KnownObjects
-from neuromirror.git.packs import BLOB, COMMIT, TREE, Pack, PackWriter
-from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
-from neuromirror.git.runner import (
-    MEMORY_LIMIT,
-    PACK_MEMORY_OPTIONS,
-    REMOTE_OPTIONS,
-    STALL_LIMIT,
-    call_git,
-    git_environment,
-    run_git,
-    start_git,
-    try_git,
-)
-from neuromirror.git.submodules import Submodule, gitmodules_content
-from neuromirror.git.trees import (
+from neuromirror.git.objects import (
     GITLINK_MODE,
     REGULAR_FILE_MODE,
     SYMLINK_MODE,
     TREE_MODE,
+    BatchObjectReader,
+    Commit,
+    CommitTree,
     ListedEntry,
+    ObjectReader,
+    Submodule,
     TreeBuilder,
+    gitmodules_content,
     list_tree,
+    parse_commit,
+    parse_tree,
+    write_index_file,
     write_tree,
+)
+from neuromirror.git.packs import BLOB, COMMIT, TREE, KnownObjects, Pack, PackWriter
+from neuromirror.git.runner import (
+    FSCK_OPTIONS,
+    MEMORY_LIMIT,
+    PACK_MEMORY_OPTIONS,
+    REMOTE_OPTIONS,
+    STALL_LIMIT,
+    GitError,
+    InvalidRefNameError,
+    ObjectMissingError,
+    ObjectsRefusedError,
+    call_git,
+    check_objects,
+    check_pack,
+    create_bundle,
+    create_bundle_of_commits,
+    git_environment,
+    is_ref_name,
+    read_bundle_refs,
+    read_refs,
+    ref_creation_commands,
+    run_git,
+    start_git,
+    try_git,
+    with_redirect_advice,
 )
 
 __all__ = [

@@ -18,7 +18,7 @@ from neuromirror.index.data_types import data_types
 from neuromirror.index.facet_values import facet_values
 from neuromirror.index.query_base import CURRENT
 from neuromirror.model import ArchiveMetadata, read_archive_metadata
-from neuromirror.model.volumes import is_volume
+from neuromirror.model.records import is_volume
 
 TEXT_COLUMNS: Final = (
     *("name", "title", "keywords", "species", "anatomy", "techniques", "variables", "people"),

@@ -11,7 +11,7 @@ from neuromirror.index.synonyms import (
     with_general_techniques,
 )
 from neuromirror.model import ArchiveMetadata
-from neuromirror.model.licenses import spdx_id, without_spdx_prefix
+from neuromirror.model.archive_metadata import spdx_id, without_spdx_prefix
 
 FACETS: Final = (
     *("archive", "species", "subject", "brain_region", "technique", "data_type", "level"),

@@ -21,7 +21,7 @@ from neuromirror.index.rows import (
     VersionRow,
 )
 from neuromirror.index.urls import short_hash
-from neuromirror.model.object_urls import plain_url, url_version_id
+from neuromirror.model.records import plain_url, url_version_id
 
 _MAX_LOCATIONS = 5
 _MAX_SAMPLED = 20

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from neuromirror.index.bulk_insert import insert_rows
 from neuromirror.index.urls import short_hash
 from neuromirror.model import Location, RecordLine
-from neuromirror.model.object_urls import plain_url
+from neuromirror.model.records import plain_url
 
 _PendingLocation = tuple[Location, int, bool]
 """A location, the hash of its plain URL, whether a changed file has it."""

@@ -12,7 +12,7 @@ from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import EtagRow
 from neuromirror.index.urls import key_hash, short_hash
 from neuromirror.model import Digest, Location
-from neuromirror.model.object_urls import plain_url, url_version_id
+from neuromirror.model.records import plain_url, url_version_id
 
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _BATCH = 10_000

@@ -13,7 +13,7 @@ from neuromirror.index.query_base import VERSION_TABLES
 from neuromirror.index.schema import LAST_COMPONENT
 from neuromirror.index.search_terms import MAX_QUERY_LENGTH
 from neuromirror.index.urls import short_hash
-from neuromirror.model.object_urls import plain_url
+from neuromirror.model.records import plain_url
 
 _COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,39}\Z")

@@ -27,7 +27,7 @@ import msgspec
 
 from neuromirror.index.database import Index
 from neuromirror.index.errors import MalformedQueryError
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

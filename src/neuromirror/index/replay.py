@@ -53,8 +53,8 @@ from neuromirror.model import (
     VisitEnded,
     dump_snapshot_entry,
 )
-from neuromirror.model.display import escape_surrogates
-from neuromirror.model.object_urls import plain_url
+from neuromirror.model.errors import escape_surrogates
+from neuromirror.model.records import plain_url
 
 INDEX_TASK: Final = "index"
 """The task of a failure that names a version missing from the index."""

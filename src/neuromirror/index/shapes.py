@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Meta, field
 
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 
 if TYPE_CHECKING:
     from neuromirror.index.browse_queries import FolderEntryRow

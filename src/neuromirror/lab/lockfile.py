@@ -44,7 +44,7 @@ from neuromirror.model import (
     check_values,
     escape_unprintable,
 )
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.net import redact
 
 _LOCK: Final = "datasets.lock"

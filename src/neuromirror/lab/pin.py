@@ -75,7 +75,7 @@ from neuromirror.model import (
     load_snapshot_entry,
     parse_description,
 )
-from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import format_bytes
 from neuromirror.net import Session, only_host_of
 from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
 from neuromirror.transfer.outcomes import Finding, MessageCallback, Outcome

@@ -19,8 +19,7 @@ from msgspec.structs import asdict
 from neuromirror.annex import UrlRemote
 from neuromirror.git import KnownObjects, ObjectReader, Pack, PackWriter
 from neuromirror.mint.annex_branch import AnnexBranchWriter, annex_line_from_record
-from neuromirror.mint.line_sorter import LineSorter
-from neuromirror.mint.transaction import MintTransaction
+from neuromirror.mint.transaction import LineSorter, MintTransaction
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 
 

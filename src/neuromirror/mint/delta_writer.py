@@ -15,11 +15,15 @@ from msgspec import Struct
 
 from neuromirror.git import BLOB, REGULAR_FILE_MODE, TREE_MODE, ObjectReader, PackWriter, write_tree
 from neuromirror.mint.annex_branch import annex_line
-from neuromirror.mint.documents import OWN_NAMES
-from neuromirror.mint.line_sorter import LineSorter
-from neuromirror.mint.state_counts import StateCounts
-from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits, tree_entry
-from neuromirror.mint.zstd_lines import ZstdFrameError, decompress_frame
+from neuromirror.mint.documents import OWN_NAMES, StateCounts
+from neuromirror.mint.seekable_lines import ZstdFrameError, decompress_frame
+from neuromirror.mint.transaction import (
+    LineSorter,
+    MintResult,
+    MintTransaction,
+    ParentCommits,
+    tree_entry,
+)
 from neuromirror.model import (
     DESCRIPTION_PATH,
     Change,

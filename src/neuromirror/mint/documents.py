@@ -1,9 +1,12 @@
-"""Write the files that are in git itself: DataLad's, our own, and upstream's documents."""
+"""Documents of a version in git, its counts and its commit message."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from msgspec import Struct, field
 
 from neuromirror.annex import find_pointer_key, fits_path_limits, git_path
 from neuromirror.git import (
@@ -15,15 +18,176 @@ from neuromirror.git import (
     gitmodules_content,
     write_tree,
 )
-from neuromirror.mint.commits import MINT_SPEC
-from neuromirror.mint.state_counts import StateCounts
 from neuromirror.model import (
     CHECKED_BY_VISIT,
     Document,
+    FileTotals,
+    SnapshotEntry,
     SnapshotHeader,
+    Subdataset,
+    is_in_git,
     metadata_digest,
     path_to_text,
 )
+
+MINT_SPEC = 1
+
+
+def commit_bytes(
+    mirror: str, tree: bytes, parent: str | None, timestamp: int, message: str
+) -> bytes:
+    """Return the content of a commit object.
+
+    Parameters
+    ----------
+    mirror
+        The mirror's name, in author and committer.
+    tree
+        The tree's 20-byte id.
+    parent
+        The parent's id in hex; None for a root commit.
+    timestamp
+        Author and committer date, in whole seconds since the epoch; the time zone is +0000.
+    message
+        Subject, body and trailers.
+
+    Returns
+    -------
+    bytes
+        The content, without the header of a git object.
+    """
+    identity = f"neuromirror <{mirror}@neuromirror.invalid> {timestamp} +0000"
+    lines = [f"tree {tree.hex()}"]
+    if parent is not None:
+        lines.append(f"parent {parent}")
+    lines += [f"author {identity}", f"committer {identity}", "", message]
+    return "\n".join(lines).encode()
+
+
+def version_message(header: SnapshotHeader, label: str, state: str, files: int, size: int) -> str:
+    """Return the message of a state's commit: subject and trailers.
+
+    Parameters
+    ----------
+    header
+        The version's header.
+    label, state
+        The label and the state digest.
+    files, size
+        Number and size in bytes of the files.
+    """
+    version = header.version
+    return (
+        f"{version.dataset.name} {label}\n\n"
+        f"Mirror-Spec: {MINT_SPEC}\n"
+        f"Source: {version.dataset.source_uri}\n"
+        f"Version: {version.upstream}\n"
+        f"State: {state}\n"
+        f"Files: {files}\n"
+        f"Bytes: {size}\n"
+    )
+
+
+def annex_message(header: SnapshotHeader, label: str) -> str:
+    """Return the message of the commit on the git-annex branch that belongs to a version."""
+    return f"{header.version.dataset.name} {label}\n\nMirror-Spec: {MINT_SPEC}\n"
+
+
+class StateCounts(Struct):
+    """Counts of a state's files, without those in subdatasets.
+
+    Attributes
+    ----------
+    form
+        The dataset's form, ``files`` or ``manifest``.
+    files, bytes
+        Number and size of all files, in git or not.
+    evidence
+        Number of files by evidence.
+    escaped_paths
+        Upstream's path by path in git, where the two differ.
+    subdatasets
+        The JSON objects of the subdatasets by path in git.
+    manifest_only_files, manifest_only_bytes
+        Number and size of the files that are in the manifest but not in git.
+    """
+
+    form: str
+    files: int = 0
+    bytes: int = 0
+    evidence: dict[str, int] = field(default_factory=dict)
+    escaped_paths: dict[str, str] = field(default_factory=dict)
+    subdatasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifest_only_files: int = 0
+    manifest_only_bytes: int = 0
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        """Return the counts in a state's parsed ``.neuromirror/dataset.json``."""
+        # the first commits of spec 1 lack these fields
+        only = description.get("manifest-only", {"files": 0, "bytes": 0})
+        return cls(
+            form=description.get("form", "files"),
+            files=description["files"],
+            bytes=description["bytes"],
+            evidence=description["evidence"],
+            escaped_paths=description["escaped"],
+            subdatasets=description.get("parts", {}),
+            manifest_only_files=only["files"],
+            manifest_only_bytes=only["bytes"],
+        )
+
+    def count(self, placed: SnapshotEntry, sign: int) -> None:
+        """Count a file or subdataset: ``sign`` is 1 to add it, -1 to remove it."""
+        record, path, part = placed.record, placed.git_path, placed.subdataset
+        if part is not None:
+            if sign > 0:
+                self.subdatasets[path.decode()] = _subdataset_json(part)
+            else:
+                del self.subdatasets[path.decode()]
+        else:
+            size = sign * (record.size or 0)
+            self.files += sign
+            self.bytes += size
+            evidence = record.evidence.value
+            left = self.evidence.get(evidence, 0) + sign
+            if left:
+                self.evidence[evidence] = left
+            else:
+                del self.evidence[evidence]
+            if self.form != "files" and not is_in_git(placed, self.form):
+                self.manifest_only_files += sign
+                self.manifest_only_bytes += size
+                return
+        if record.path != path:
+            if sign > 0:
+                self.escaped_paths[path.decode()] = path_to_text(record.path)
+            else:
+                del self.escaped_paths[path.decode()]
+
+    @property
+    def manifest_only(self) -> FileTotals:
+        """Number and size of the files that are not in git."""
+        return FileTotals(self.manifest_only_files, self.manifest_only_bytes)
+
+    @property
+    def in_subdatasets(self) -> FileTotals:
+        """Number and size of the files in the subdatasets."""
+        subdatasets = self.subdatasets.values()
+        return FileTotals(
+            sum(one["files"] for one in subdatasets), sum(one["bytes"] for one in subdatasets)
+        )
+
+
+def _subdataset_json(part: Subdataset) -> dict[str, Any]:
+    return {
+        "id": part.dataset_id,
+        "local-id": part.local_id,
+        "state": part.state,
+        "files": part.files,
+        "bytes": part.bytes,
+    }
+
 
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 

@@ -15,9 +15,14 @@ from msgspec import Struct
 from neuromirror.git import BLOB, REGULAR_FILE_MODE, TreeBuilder
 from neuromirror.mint.annex_branch import annex_line
 from neuromirror.mint.annex_worker import snapshot_worker
-from neuromirror.mint.line_sorter import LineSorter
-from neuromirror.mint.state_counts import StateCounts
-from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits, tree_entry
+from neuromirror.mint.documents import StateCounts
+from neuromirror.mint.transaction import (
+    LineSorter,
+    MintResult,
+    MintTransaction,
+    ParentCommits,
+    tree_entry,
+)
 from neuromirror.model import (
     SnapshotEntry,
     SnapshotHeader,

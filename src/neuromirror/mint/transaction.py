@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import zstandard
 from msgspec import Struct
@@ -36,9 +37,15 @@ from neuromirror.git import (
     try_git,
 )
 from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
-from neuromirror.mint.commits import annex_message, commit_bytes, version_message
-from neuromirror.mint.documents import dataset_json, sorted_documents, write_root_entries
-from neuromirror.mint.state_counts import StateCounts
+from neuromirror.mint.documents import (
+    StateCounts,
+    annex_message,
+    commit_bytes,
+    dataset_json,
+    sorted_documents,
+    version_message,
+    write_root_entries,
+)
 from neuromirror.model import (
     FileTotals,
     SnapshotEntry,
@@ -49,6 +56,67 @@ from neuromirror.model import (
     epoch,
     metadata_digest,
 )
+
+
+class LineSorter:
+    """Collects byte strings without newline and yields them sorted; a context manager.
+
+    Beyond ``limit`` bytes of memory, sorted runs are written to unnamed temporary files in
+    ``directory``, and merged while reading. The end of the block removes the files.
+    """
+
+    def __init__(self, directory: Path, limit: int = 24 << 20) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._runs: list[IO[bytes]] = []
+
+    def __enter__(self) -> LineSorter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for run in self._runs:
+            run.close()
+        self._runs.clear()
+        self._lines.clear()
+
+    def add(self, line: bytes) -> None:
+        """Add a line.
+
+        Parameters
+        ----------
+        line
+            The line, in bytes.
+        """
+        self._lines.append(line)
+        # 41: the size of a bytes object without its content, and of its list element
+        self._size += len(line) + 41
+        if self._size > self._limit:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._lines.sort()
+        run: IO[bytes] = tempfile.TemporaryFile(dir=self._directory, buffering=1 << 18)  # noqa: SIM115
+        self._runs.append(run)
+        run.writelines(line + b"\n" for line in self._lines)
+        self._lines = []
+        self._size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the lines sorted by their bytes; may be called more than once."""
+        self._lines.sort()
+        if not self._runs:
+            yield from self._lines
+            return
+        yield from heapq.merge(*(_read_run(run) for run in self._runs), self._lines)
+
+
+def _read_run(run: IO[bytes]) -> Iterator[bytes]:
+    run.seek(0)
+    for line in run:
+        yield line[:-1]
+
 
 _UNVERSIONED_REMOTE = WebRemote("unversioned", "*", 250, urlexclude="*versionId=?????*")
 """The remote of URLs without a version id of at least six characters.

@@ -13,26 +13,16 @@ from neuromirror.model.block_digests import (
     default_piece_size,
     encode_block_digests,
 )
-from neuromirror.model.changes import (
-    Change,
-    LinePair,
-    compose_pairs,
-    diff_lines,
-    dump_pairs,
-    line_path,
-    load_changes,
-    load_pairs,
-    patch_lines,
-    reverse_pairs,
-)
-from neuromirror.model.dandi_etag import dandi_part_size
-from neuromirror.model.description import DESCRIPTION_PATH, parse_description
-from neuromirror.model.display import count_of, escape_surrogates, escape_unprintable, format_bytes
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
+    count_of,
+    escape_surrogates,
+    escape_unprintable,
+    format_bytes,
 )
 from neuromirror.model.journal import (
+    DESCRIPTION_PATH,
     AnnexBranchMoved,
     ContentsDigested,
     DatasetReinstated,
@@ -54,15 +44,9 @@ from neuromirror.model.journal import (
     current_timestamp,
     dump_entry,
     load_entry,
+    parse_description,
 )
-from neuromirror.model.manifest import (
-    StateDigest,
-    entry_line,
-    manifest_digest,
-    manifest_line,
-    metadata_digest,
-    subdataset_line,
-)
+from neuromirror.model.programs import declare_secrets, environment_without_secrets, is_secret
 from neuromirror.model.records import (
     CHECKED_BY_VISIT,
     FOLDER_MARKER,
@@ -86,6 +70,7 @@ from neuromirror.model.records import (
     VersionRef,
     WebRemote,
     alias_of,
+    dandi_part_size,
     epoch,
     name_from_alias,
     parse_time_label,
@@ -93,20 +78,35 @@ from neuromirror.model.records import (
     time_label,
     time_of_commit,
 )
-from neuromirror.model.secrets import declare_secrets, environment_without_secrets, is_secret
 from neuromirror.model.snapshot_entries import (
     ZARR_MARKERS,
     ZARR_METADATA,
+    Change,
+    LinePair,
     RecordLine,
     SnapshotEntry,
+    StateDigest,
     Subdataset,
+    compose_pairs,
+    diff_lines,
+    dump_pairs,
     dump_snapshot_entry,
+    entry_line,
     is_in_git,
+    line_path,
+    load_changes,
+    load_pairs,
     load_snapshot_entries,
     load_snapshot_entry,
+    manifest_digest,
+    manifest_line,
+    metadata_digest,
     parse_record_line,
+    patch_lines,
     path_to_text,
     record_line_of,
+    reverse_pairs,
+    subdataset_line,
     text_to_path,
 )
 from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic

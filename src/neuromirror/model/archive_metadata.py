@@ -1,4 +1,6 @@
-"""The texts about a dataset in the documents of an archive, by field.
+"""Metadata of a dataset as its archive states it: persons, licenses, plain text.
+
+The texts about a dataset in the documents of an archive, by field.
 
 The documents are those that a version has in git: ``dandiset.yaml`` and the metadata of assets,
 the sidecars of aind-data-schema, the records and key–value pairs of BOSS and ndstore, the
@@ -8,6 +10,7 @@ missing or have a wrong type, and is then ignored.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +18,147 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from neuromirror.model.person_names import split_person_names, without_degrees
-from neuromirror.model.plain_text import plain_text
+GENERATIONS: Final = frozenset({"jr", "sr", "ii", "iii", "iv"})
+"""Generational suffixes of a name, without dots, in lower case."""
+
+DEGREES: Final = frozenset(
+    {
+        *("phd", "dphil", "md", "dsc", "msc", "mphil", "mph", "mba", "bsc", "edd", "psyd"),
+        *("dvm", "vmd", "dds", "dmd", "pharmd", "jd", "rn", "facs", "frcp"),
+    }
+)
+"""Academic degrees after a name, without dots, in lower case, except those that are also names."""
+
+# The look-behind prevents quadratic time on long white space in untrusted texts.
+_SEPARATOR: Final = re.compile(r"(?:(?<!\s)\s+)?[;&]\s*|(?<!\s)\s+(?:and|und|et)\s+")
+
+
+def is_degree(text: str) -> bool:
+    """Return whether a text is an academic degree: ``PhD``, ``Ph.D.``, ``M.D.``."""
+    return _letters(text) in DEGREES
+
+
+def is_generation(text: str) -> bool:
+    """Return whether a text is a generational suffix: ``Jr.``, ``III``."""
+    return _letters(text) in GENERATIONS
+
+
+def split_person_names(text: str) -> list[str]:
+    """Split a text into the names of people in it.
+
+    Semicolons, ``and`` and ``&`` separate people. A comma separates people, except before a degree
+    or a generational suffix (``José Núñez, PhD``) and between family and given name
+    (``Doe, Jane``).
+
+    Parameters
+    ----------
+    text
+        One name or several, as written upstream.
+
+    Returns
+    -------
+    list of str
+        The names, as written; empty if there are none.
+    """
+    return [name for part in _SEPARATOR.split(text) for name in _split_at_commas(part)]
+
+
+def _split_at_commas(text: str) -> list[str]:
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if names and (is_degree(part) or is_generation(part)):
+            names[-1] += f", {part}"
+        else:
+            names.append(part)
+    pairs = list(zip(names[::2], names[1::2], strict=False))
+    if len(names) % 2 == 0 and all(_is_inverted(family, given) for family, given in pairs):
+        return [f"{family}, {given}" for family, given in pairs]
+    return names
+
+
+def without_degrees(name: str) -> str:
+    """Return one person's name without the academic degrees after it."""
+    parts = [part.strip() for part in name.split(",")]
+    return ", ".join(part for at, part in enumerate(parts) if not at or not is_degree(part))
+
+
+def _is_inverted(family: str, given: str) -> bool:
+    """Return whether two parts are the family and the given names of one person."""
+    return not (_is_full(family) and _is_full(given))
+
+
+def _is_full(name: str) -> bool:
+    """Return whether a name has more than one word and does not end with an initial."""
+    tokens = [token for token in name.partition(",")[0].split() if not token[:1].islower()]
+    return len(tokens) > 1 and len(tokens[-1].rstrip(".")) > 1
+
+
+def _letters(text: str) -> str:
+    return text.replace(".", "").replace(" ", "").casefold()
+
+
+_TAG: Final = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|br|cite|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre"
+    r"|q|s|script|small|span|strike|strong|style|sub|sup|table|tbody|td|th|thead|tr|tt|u|ul"
+    r"|jats:[a-z]+|mml:[a-z]+)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_BLOCK: Final = re.compile(
+    r"</?(?:blockquote|br|d[dlt]|div|h[1-6]|hr|li|ol|p|pre|t[dhr]|table|ul)\b", re.IGNORECASE
+)
+_HIDDEN: Final = re.compile(
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL
+)
+# control characters, changes of the writing direction, and noncharacters
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+
+
+def plain_text(value: Any) -> str:
+    """Return a text on one line without HTML and control characters; empty for other types."""
+    if not isinstance(value, str):
+        return ""
+    text = _HIDDEN.sub(" ", value.encode("utf-8", "replace").decode("utf-8"))
+    text = _TAG.sub(lambda found: " " if _BLOCK.match(found.group()) else "", text)
+    text = _UNPRINTABLE.sub("", html.unescape(text))
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+
+
+SPDX: Final = (
+    *(f"CC-BY-{version}" for version in ("1.0", "2.0", "2.5", "3.0", "4.0")),
+    *(
+        f"CC-BY-{terms}-{version}"
+        for terms in ("NC", "NC-ND", "NC-SA", "ND", "SA")
+        for version in ("1.0", "2.0", "2.5", "3.0", "4.0")
+    ),
+    *("CC0-1.0", "CC-PDDC", "ODC-By-1.0", "ODbL-1.0", "PDDL-1.0", "CDLA-Permissive-1.0"),
+    *("CDLA-Sharing-1.0", "OGL-UK-3.0", "etalab-2.0", "MIT", "Apache-2.0", "BSD-2-Clause"),
+    *("BSD-3-Clause", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later"),
+    *("LGPL-3.0-only", "LGPL-3.0-or-later", "Unlicense"),
+)
+"""SPDX ids that are recognised in any spelling."""
+
+_SPELLINGS: Final = {
+    **{re.sub(r"[^a-z0-9.]", "", one.casefold()): one for one in SPDX},
+    **{"cc0": "CC0-1.0", "odcby": "ODC-By-1.0", "odbl": "ODbL-1.0", "pddl": "PDDL-1.0"},
+}
+
+
+def without_spdx_prefix(name: str) -> str:
+    """Return the name of a license without ``spdx:``."""
+    return name[5:].strip() if name[:5].casefold() == "spdx:" else name
+
+
+def spdx_id(name: str) -> str | None:
+    """Return the SPDX id in a name: ``spdx:CC-BY-4.0``, ``CC BY 4.0``; None for other licenses."""
+    plain = without_spdx_prefix(name)
+    known = _SPELLINGS.get(re.sub(r"[^a-z0-9.]", "", plain.casefold()))
+    if known is None and plain != name and re.fullmatch(r"[A-Za-z0-9.+-]+", plain):
+        return plain
+    return known
+
 
 LIST_FIELDS: Final = (
     *("keywords", "species", "anatomy", "techniques", "variables"),

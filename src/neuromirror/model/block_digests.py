@@ -17,11 +17,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Struct
 
-from neuromirror.model.struct_types import analysed_type
 from neuromirror.model.validation import (
     Count,
     InvalidDocumentError,
     SingleLine,
+    analysed_type,
     invalid_document_error,
 )
 

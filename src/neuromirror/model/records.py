@@ -1,4 +1,6 @@
-"""Immutable records that are passed from a source to the index. No I/O.
+"""Records of files: digests, evidence, URLs and retention.
+
+Immutable records that are passed from a source to the index. No I/O.
 
 All are msgspec Structs. Their classes are created in a hundredth, their instances in a tenth of
 the time of frozen dataclasses. Types with one instance per file cannot form reference cycles, so
@@ -9,12 +11,149 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
+from urllib.parse import unquote
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
+
+_VERSION = "versionId="
+_ASSET_DOWNLOAD = re.compile(r"https?://[^?#]+/assets/[^/?#]+/download/?")
+
+
+def plain_url(url: str) -> str:
+    """Return a URL without its ``versionId`` parameter: the current object.
+
+    Parameters
+    ----------
+    url
+        The URL of an object.
+
+    Returns
+    -------
+    str
+        The URL without the parameter.
+    """
+    if _VERSION not in url:
+        return url
+    # not urlsplit, which takes longer than all else in recording a file
+    address, _, query = url.partition("?")
+    if "&" not in query and query.startswith(_VERSION):
+        return address
+    kept = [pair for pair in query.split("&") if not pair.startswith(_VERSION)]
+    return f"{address}?{'&'.join(kept)}" if kept else address
+
+
+def url_version_id(url: str) -> str | None:
+    """Return the decoded ``versionId`` of a URL, or None."""
+    if _VERSION not in url:
+        return None
+    for pair in url.partition("#")[0].partition("?")[2].split("&"):
+        if pair.startswith(_VERSION):
+            return unquote(pair[len(_VERSION) :]) or None
+    return None
+
+
+def is_asset_download(url: str) -> bool:
+    """Return whether a URL is the download of an asset in the API of a DANDI archive.
+
+    The response names the file, so that browsers save it under its name.
+
+    Parameters
+    ----------
+    url
+        The URL of a file.
+
+    Returns
+    -------
+    bool
+        Whether it is such a URL.
+    """
+    return bool(_ASSET_DOWNLOAD.fullmatch(url))
+
+
+def url_rank(url: str) -> tuple[bool, bool]:
+    """Return a sort key for the URLs of a file: object versions first, API URLs last.
+
+    Parameters
+    ----------
+    url
+        A URL of a file.
+
+    Returns
+    -------
+    tuple of (bool, bool)
+        The sort key.
+    """
+    return _VERSION not in url, url.endswith("/")
+
+
+DANDI_PART_SIZE: Final = 64 << 20
+_MOST_PARTS: Final = 10_000
+_LARGEST_OBJECT: Final = 5 << 40
+
+
+def dandi_part_size(size: int) -> int:
+    """Return the part size of the dandi-etag of a file of ``size`` bytes.
+
+    It is 64 MiB, or for larger files the size that results in 10,000 parts. See PartGenerator in
+    dandischema/digests/dandietag.py, where the single part of a small file has the size of the
+    file; the etag is the same.
+
+    Parameters
+    ----------
+    size
+        Size of the file in bytes.
+
+    Returns
+    -------
+    int
+        The part size in bytes.
+
+    Raises
+    ------
+    ValueError
+        If the size exceeds the limits of S3.
+    """
+    if not 0 <= size <= _LARGEST_OBJECT:
+        raise ValueError(f"invalid size of an S3 object: {size} bytes")
+    if -(-size // DANDI_PART_SIZE) >= _MOST_PARTS:
+        return -(-size // _MOST_PARTS)
+    return DANDI_PART_SIZE
+
+
+VOLUME_SCHEMES: Final = ("boss", "ndstore")
+"""The schemes of source URIs and block URLs of services that return cutouts."""
+
+
+def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a dataset is a volume: a channel of a cutout service, or a Precomputed layer.
+
+    Parameters
+    ----------
+    source
+        The source URI.
+    links
+        Kind and URL of its links.
+    """
+    return source.partition("://")[0] in VOLUME_SCHEMES or any(
+        kind == "precomputed" for kind, _ in links
+    )
+
+
+def has_downloads(source: str) -> bool:
+    """Return whether the files of a dataset have URLs: the blocks of a volume service have none.
+
+    Parameters
+    ----------
+    source
+        The URI of the dataset at upstream.
+    """
+    return source.partition("://")[0] not in VOLUME_SCHEMES
+
 
 _TIME_LABEL = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z\Z", re.ASCII)
 _FIRST_REAL_SECOND = 86_400

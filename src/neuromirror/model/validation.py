@@ -1,4 +1,6 @@
-"""Parse and validate untrusted JSON documents.
+"""Structs that are validated when they are read.
+
+Parse and validate untrusted JSON documents.
 
 Lock files, manifests, ``.neuromirror/dataset.json`` and journals of other stores may have any
 content. A validated document has the members, types and patterns of its format, and a limited
@@ -9,15 +11,44 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import to_builtins
 
-from neuromirror.model.display import escape_unprintable
-from neuromirror.model.errors import NeuromirrorError
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.errors import NeuromirrorError, escape_unprintable
+
+_T = TypeVar("_T")
+
+_lock = threading.Lock()
+_analysed: set[Any] = set()
+
+
+def analysed_type(kind: type[_T]) -> type[_T]:
+    """Return a type after msgspec has analysed it completely.
+
+    msgspec analyses a type when it is used for the first time. Another thread that uses the type
+    meanwhile reads incomplete data, and the process crashes. A decoder that is made when its module
+    is imported does not need this function.
+
+    Parameters
+    ----------
+    kind
+        The type of a value to decode or convert, such as a ``msgspec.Struct``.
+
+    Returns
+    -------
+    type
+        The same type.
+    """
+    if kind not in _analysed:
+        with _lock:
+            msgspec.msgpack.Decoder(kind)
+            _analysed.add(kind)
+    return kind
+
 
 MAX_JSON_DEPTH: Final = 64
 """Maximum depth of nested lists and objects in a document."""
@@ -54,7 +85,6 @@ SingleLine = Annotated[
 ]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 
-_T = TypeVar("_T")
 _MESSAGE_WITH_MEMBER: Final = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 _MISMATCH: Final = re.compile(r"Expected (.*), got (.*)", re.DOTALL)
 _MISSING: Final = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)

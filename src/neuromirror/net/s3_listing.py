@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import zstandard
 
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.net.errors import InvalidListingError
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page

@@ -22,7 +22,7 @@ from typing import IO, Final
 import msgspec
 import zstandard
 
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 
 FORMAT: Final = 1
 MAX_AGE_SECONDS: Final = 24 * 3600.0

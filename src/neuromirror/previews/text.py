@@ -8,7 +8,7 @@ import json
 from contextlib import suppress
 from typing import Final
 
-from neuromirror.model.display import escape_surrogates
+from neuromirror.model.errors import escape_surrogates
 from neuromirror.previews.shapes import Preview, Table
 
 _ROWS: Final = 20

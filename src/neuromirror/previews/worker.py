@@ -16,8 +16,8 @@ import msgspec
 
 from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.model import NeuromirrorError
-from neuromirror.model.display import escape_unprintable
-from neuromirror.model.resource_limits import limit_resources
+from neuromirror.model.errors import escape_unprintable
+from neuromirror.model.programs import limit_resources
 from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.previews.shapes import (
     Preview,

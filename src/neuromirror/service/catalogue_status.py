@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.store import Store, write_atomically
 from neuromirror.store.durable_files import make_folder
 

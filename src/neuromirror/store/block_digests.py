@@ -22,7 +22,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from neuromirror.annex import key_digest, parse_key
-from neuromirror.annex.etags import S3_EMPTY_ETAG
+from neuromirror.annex.keys import S3_EMPTY_ETAG
 from neuromirror.model import (
     BlockDigests,
     ContentsDigested,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from neuromirror.git.pack_indexes import PackSize, pack_bytes, pack_size
+from neuromirror.git.packs import PackSize, pack_bytes, pack_size
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.errors import StoreBusyError, StoreDamagedError
 from neuromirror.store.repack import (

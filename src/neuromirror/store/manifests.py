@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from neuromirror.mint import ZstdFrameError, decompress_frame
-from neuromirror.mint.zstd_lines import split_lines
+from neuromirror.mint.seekable_lines import split_lines
 from neuromirror.model import StateDigest
 from neuromirror.store.errors import StoreDamagedError
 

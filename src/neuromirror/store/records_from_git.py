@@ -46,7 +46,7 @@ from neuromirror.model import (
     line_path,
     parse_description,
 )
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.manifests import manifest_file, manifest_lines
 from neuromirror.store.repository import Repository

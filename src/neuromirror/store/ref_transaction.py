@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuromirror.git import InvalidRefNameError, is_ref_name
-from neuromirror.git.refs import PACKED_REFS, read_loose_ref, read_packed_refs
+from neuromirror.git.runner import PACKED_REFS, read_loose_ref, read_packed_refs
 from neuromirror.store.durable_files import finish_file, fsync_path
 from neuromirror.store.errors import RefsMovedError, StoreBusyError
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.git import try_git
-from neuromirror.git.pack_indexes import PackIndex, PackSize, multi_pack_index_names, pack_size
+from neuromirror.git.packs import PackIndex, PackSize, multi_pack_index_names, pack_size
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.durable_files import UMASK, fsync_path
 from neuromirror.store.retired_packs import PackRecord, pack_names, write_pack_list

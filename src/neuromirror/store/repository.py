@@ -17,7 +17,7 @@ from neuromirror.git import (
     parse_commit,
     read_refs,
 )
-from neuromirror.git.refs import info_refs_content, read_loose_ref, read_packed_refs
+from neuromirror.git.runner import info_refs_content, read_loose_ref, read_packed_refs
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,

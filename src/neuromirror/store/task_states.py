@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import msgspec
 
 from neuromirror.model import dump_json, parse_json
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.store.durable_files import make_folder, write_atomically
 from neuromirror.store.store import Store
 

@@ -12,7 +12,7 @@ from neuromirror.cache.cached_content import LEAF
 from neuromirror.lab.globs import WatchedGlobs
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import format_bytes
 from neuromirror.stream.opening import open_object
 from neuromirror.stream.pieces import content_name
 from neuromirror.stream.transport import Transport

@@ -22,7 +22,7 @@ from neuromirror.config.addresses import Address, catalogue_page
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.model.block_digests import MAX_ENCODED_BYTES
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.net import NetError, NotFoundError, Response, Session, only_host_of
 from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
 from neuromirror.stream.errors import AddressUnresolvedError, StreamError

@@ -36,7 +36,7 @@ from neuromirror.git import (
 )
 from neuromirror.lab.lock_manifests import ListedFile, manifest_entry
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
-from neuromirror.model.object_urls import url_rank
+from neuromirror.model.records import url_rank
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.records import RecordLookup

@@ -20,7 +20,7 @@ from msgspec import Struct
 from neuromirror.annex import is_all_zeros
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ZARR_METADATA, ConfigurationError
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.store import write_atomically
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.opening import StrPath, open_tree

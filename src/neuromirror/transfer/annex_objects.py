@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from neuromirror.annex import WEB_UUID, key_file_name
-from neuromirror.annex.etags import ignore_progress
+from neuromirror.annex.keys import ignore_progress
 from neuromirror.model import (
     BlockDigests,
     BlockHasher,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from neuromirror.annex import EtagDigest, parse_key
-from neuromirror.annex.etags import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG
+from neuromirror.annex.keys import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG
 from neuromirror.cache import ContentName
 from neuromirror.model import Evidence
 

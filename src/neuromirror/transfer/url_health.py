@@ -25,7 +25,7 @@ from neuromirror.annex import url_key
 from neuromirror.crawl import JournalRecorder
 from neuromirror.index import Index
 from neuromirror.model import Digest, Evidence, LocationsChecked, NeuromirrorError, path_to_text
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     AccessDeniedError,
     HttpError,

@@ -32,7 +32,7 @@ from neuromirror.git import (
     try_git,
 )
 from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
-from neuromirror.model.object_urls import url_rank
+from neuromirror.model.records import url_rank
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.outcomes import Finding, Status
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, to_triple
 from neuromirror.volume.errors import NotAVolumeError, OutsideVolumeError, UnknownLevelError

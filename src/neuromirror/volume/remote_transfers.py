@@ -30,7 +30,7 @@ from neuromirror.annex import (
     parse_key,
 )
 from neuromirror.model import Evidence, NeuromirrorError
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     AccessDeniedError,
     CredentialsError,

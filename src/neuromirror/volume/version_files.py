@@ -24,7 +24,7 @@ from neuromirror.annex import (
 )
 from neuromirror.git import SYMLINK_MODE, TREE_MODE, CommitTree
 from neuromirror.model import DatasetRef, NeuromirrorError
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     RequestLimits,
 )

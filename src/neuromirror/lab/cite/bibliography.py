@@ -16,7 +16,7 @@ from neuromirror.lab.cite.works import (
     Person,
 )
 from neuromirror.model import count_of
-from neuromirror.model.licenses import SPDX
+from neuromirror.model.archive_metadata import SPDX
 
 # --- sentences of several formats
 

@@ -45,8 +45,7 @@ from neuromirror.lab.cite.works import (
     UpstreamMetadata,
 )
 from neuromirror.model import DESCRIPTION_PATH, UNREADABLE, VersionKind, parse_description
-from neuromirror.model.person_names import split_person_names
-from neuromirror.model.plain_text import plain_text
+from neuromirror.model.archive_metadata import plain_text, split_person_names
 
 _MAX_EARLIER: Final = 1000
 """Maximum number of earlier versions that are searched for a readable document."""

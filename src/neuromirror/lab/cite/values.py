@@ -17,9 +17,13 @@ from datetime import date
 from typing import Any, Final, TypeVar
 
 from neuromirror.lab.cite.works import License, Organisation, Person
-from neuromirror.model.licenses import spdx_id, without_spdx_prefix
-from neuromirror.model.person_names import is_generation, without_degrees
-from neuromirror.model.plain_text import plain_text
+from neuromirror.model.archive_metadata import (
+    is_generation,
+    plain_text,
+    spdx_id,
+    without_degrees,
+    without_spdx_prefix,
+)
 
 _Value = TypeVar("_Value")
 

@@ -15,7 +15,7 @@ from msgspec import to_builtins
 
 from neuromirror import __version__
 from neuromirror.model import DatasetFacts, Document, VersionRef, WebRemote
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 
 _RULES: Final = 1
 """Version of the rules that turn replies into records; increment it when they change."""

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from neuromirror.model import ExcludedEntry, FileRecord, Location, path_to_text
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.net import AccessDeniedError, ContextThreadPool, UnsafeAddressError
 from neuromirror.sources.dandi.blob_versions import BlobVersionLookup
 from neuromirror.sources.dandi.objects import ObjectHeads, ObjectReply

@@ -35,7 +35,7 @@ import msgspec
 from msgspec import Struct, field
 
 from neuromirror.model import Document, ExcludedEntry
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
-from neuromirror.model.person_names import split_person_names, without_degrees
+from neuromirror.model.archive_metadata import split_person_names, without_degrees
 from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import without_members
 

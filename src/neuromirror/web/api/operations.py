@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.shapes import Answer
-from neuromirror.model.struct_types import analysed_type
+from neuromirror.model.validation import analysed_type
 from neuromirror.web.request import BadRequestError, CatalogueRequest, parse_integer, view
 
 ROOT = "/api/v1"

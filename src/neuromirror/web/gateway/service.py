@@ -22,7 +22,7 @@ from neuromirror.git import GitError, ObjectMissingError, read_refs
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DatasetRef
-from neuromirror.model.object_urls import url_version_id
+from neuromirror.model.records import url_version_id
 from neuromirror.net import RequestLimits
 from neuromirror.store import CUSTODY_BRANCH, Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
-from neuromirror.model.volumes import has_downloads, is_volume
+from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.web.citations import CitationData, read_citation
 from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart

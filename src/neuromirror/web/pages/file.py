@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
-from neuromirror.model.volumes import is_volume
+from neuromirror.model.records import is_volume
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.pages.file_download import (

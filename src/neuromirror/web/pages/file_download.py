@@ -25,7 +25,7 @@ from neuromirror.index import (
     VersionRow,
 )
 from neuromirror.model import Retention
-from neuromirror.model.object_urls import is_asset_download
+from neuromirror.model.records import is_asset_download
 from neuromirror.web.addresses import header_url
 from neuromirror.web.gateway.content_headers import may_open_in_browser
 from neuromirror.web.gateway.errors import ContentUnavailableError

@@ -20,7 +20,7 @@ from neuromirror.lab import PinRequest, load_lock, pin
 from neuromirror.lab.export_lock import LockExport, export_lines
 from neuromirror.lab.globs import Globs
 from neuromirror.model import ConfigurationError, alias_of
-from neuromirror.model.volumes import has_downloads
+from neuromirror.model.records import has_downloads
 from neuromirror.store import Store
 from neuromirror.web.addresses import lock_address
 from neuromirror.web.basket import MAX_VERSIONS

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
-from neuromirror.model.volumes import has_downloads, is_volume
+from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.addresses import breadcrumbs
 from neuromirror.web.citations import read_citation

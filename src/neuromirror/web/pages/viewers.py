@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.model import ZARR_MARKERS
-from neuromirror.model.volumes import has_downloads, is_volume
+from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.modes import GatewayModes
 
