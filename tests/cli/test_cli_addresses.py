@@ -120,19 +120,6 @@ def test_get_takes_what_is_not_a_path_for_an_address(
     assert NAME in failed["message"].split()
 
 
-def test_an_address_is_refused_where_a_file_or_folder_is_expected(synced: Shell) -> None:
-    url = "https://mirror.example.org/dataset/demo:000002"
-    for command, suggested in (
-        (["verify"], "clone"),
-        (["restore"], "pin"),
-        (["restore", "--into", "data"], "pin"),
-        (["outdated"], "versions"),
-    ):
-        for address in (NAME, url):
-            (failed,) = synced.records(*command, address, code=2)
-            assert failed["suggestions"][0] == f"'neuromirror {suggested} {address}'"
-
-
 def test_verify_outside_of_a_clone_suggests_clones_and_lock_files(
     synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,13 +28,6 @@ WRITES_STORE = [
     ["catalogue", "--listen", "127.0.0.1:0"],
     ["serve", "--once"],
 ]
-WRITES_INDEX = [
-    ["sync"],
-    ["takedown", "demo:000001", "--reason", "x"],
-    ["release", "demo:000001"],
-    ["pin", "demo:000002", "--output", "{folder}/datasets.lock"],
-    ["catalogue", "--listen", "127.0.0.1:0"],
-]
 
 
 def refuses(shell: Shell, folder: Path, *commands: list[str]) -> Iterator[str]:
@@ -50,11 +43,6 @@ def refuses(shell: Shell, folder: Path, *commands: list[str]) -> Iterator[str]:
         assert not list(folder.glob("backup*")), done.err
         assert not list(folder.glob("datasets.lock*")), done.err
         yield done.err
-
-
-def set_version(path: Path, version: int) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(f"PRAGMA user_version = {version}")
 
 
 # --- stores
@@ -93,16 +81,6 @@ def test_a_folder_that_is_no_store_is_not_changed_and_a_missing_one_not_created(
 
 
 # --- indexes
-
-
-def test_a_newer_index(copied: Shell, tmp_path: Path) -> None:
-    set_version(Store.open(copied.store).index_path, 99)
-    commands = (["list"], ["sync", "--dry-run"], *WRITES_INDEX)
-    for message in refuses(copied, tmp_path, *commands):
-        assert "schema 99" in message
-        assert "neuromirror rebuild-index" in message
-    copied.run("rebuild-index")
-    copied.run("sync")
 
 
 @pytest.mark.parametrize("damage", ["deleted", "torn", "no database", "corrupt"])

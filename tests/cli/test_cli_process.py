@@ -68,15 +68,6 @@ def test_progress_is_shown_on_a_terminal_only_and_never_on_stdout(copied: Shell)
         assert (ended.err, "\r" in ended.out) == ("", False)
 
 
-def test_a_long_title_is_cut_on_a_terminal_and_nowhere_else(synced: Shell) -> None:
-    with terminal() as (theirs, shown):
-        synced.program("list", stdout=theirs)
-    lines = b"".join(shown).decode().splitlines()
-    assert max(len(line) for line in lines) == 80
-    assert any(line.endswith("…") for line in lines)
-    assert not any(line.endswith("…") for line in synced.program("list").lines)
-
-
 def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: DemoArchive) -> None:
     path = "sub-1/ünï \u202e漢字 'q' \"$(x)\".txt"
     demo.set_metadata("000003", title=ODD)

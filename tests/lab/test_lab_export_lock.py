@@ -41,11 +41,6 @@ def records(done: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def failures(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the files that failed."""
-    return [one for one in found if one["status"] != "ok" and one["path"] != "."]
-
-
 def export(paper: LockFolder, form: str, output: Path) -> tuple[int, list[dict[str, Any]]]:
     done = run("--json", "export-lock", paper.file, "--format", form, "-o", output)
     return done.exit_code, records(done)

@@ -328,34 +328,6 @@ def test_a_dataset_cannot_be_pinned_twice() -> None:
 # --- globs
 
 
-@pytest.mark.parametrize(
-    ("glob", "fits", "not_these"),
-    [
-        ("sub-01", "sub-01 sub-01/a.nwb sub-01/x/y", "sub-011 x/sub-01 sub-0"),
-        ("sub-01/", "sub-01/a.nwb", "sub-011/a.nwb"),
-        ("sub-*/anat", "sub-01/anat/x sub-/anat", "sub-01/x/anat/y sub-01/anatomy"),
-        ("*.nwb", "a.nwb .nwb", "x/a.nwb a.nwbx aXnwb"),
-        ("**/*.nwb", "a.nwb x/a.nwb x/y/a.nwb", "a.nwbx x/a.txt"),
-        ("x/**", "x/a x/y/a", "x y/a"),
-        ("x/**/z", "x/z x/y/z x/y/y/z/w", "x/y xz z"),
-        ("**", "a x/y/z", ""),
-        ("?.txt", "a.txt \u00e9.txt", "ab.txt /.txt .txt"),
-        ("[ab]*[!0-9]", "ax b-", "a1 cx a/"),
-        ("a[]]b", "a]b", "ab a[b"),
-        ("a[b", "a[b", "ab"),
-        ("a.(b|c)+$^\\", "a.(b|c)+$^\\", "a.b"),
-        ("A", "A", "a"),
-    ],
-)
-def test_globs_choose(glob: str, fits: str, not_these: str) -> None:
-    globs = Globs((glob,))
-    assert [path for path in fits.split() if not globs.matches(path)] == []
-    assert [path for path in not_these.split() if globs.matches(path)] == []
-    for path in fits.split():
-        folders = ["/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1)]
-        assert [folder for folder in folders if not globs.reaches(folder)] == []
-
-
 @pytest.mark.parametrize("glob", ["", "/", "/a", "a//b", "./a", "a/..", "[z-a]"])
 def test_an_invalid_glob_is_refused(glob: str) -> None:
     with pytest.raises(ConfigurationError):

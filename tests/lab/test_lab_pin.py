@@ -16,7 +16,6 @@ from jsonschema import Draft202012Validator
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
     LockManifestDamagedError,
-    LockManifestMissingError,
     LockManifestReader,
 )
 from neuromirror.lab.lockfile import LockUnusableError, LockVersionError
@@ -245,45 +244,6 @@ def test_a_manifest_is_what_its_format_says(
         head.validate(json.loads(first))
         for one in others:
             line.validate(json.loads(one))
-
-
-def test_a_damaged_manifest_is_distinguished_from_a_missing_one(
-    new_lock_folder: LockFolder,
-) -> None:
-    new_lock_folder.pin(PUBLISHED)
-    path = new_lock_folder.lock.manifest_path(new_lock_folder.pin_of(PUBLISHED))
-    whole = path.read_bytes()
-    lines = zstandard.decompress(whole, 1 << 24).splitlines(keepends=True)
-
-    def written(*changed: bytes) -> bytes:
-        return zstandard.compress(b"".join(changed))
-
-    head, files = lines[0], [one for one in lines if b'"digest"' in one]
-    start = lines[-1].index(b'"digest":"sha256:') + len(b'"digest":"sha256:')
-    digit = b"1" if lines[-1][start : start + 1] == b"0" else b"0"
-    other = lines[-1][:start] + digit + lines[-1][start + 1 :]
-    assert other != lines[-1]
-    for content, message in (
-        (whole[:-20], "truncated"),
-        (whole[:-1] + bytes([whole[-1] ^ 1]), "checksum"),
-        (b"hello", "frame descriptor"),
-        (b"", "empty"),
-        (written(*lines[:-1]), "have the state sha256:"),
-        (written(*lines[:-1], other), "have the state sha256:"),
-        (written(*lines, files[-1]), "order of paths"),
-        (written(*lines[:-2], lines[-1], lines[-2]), "order of paths"),
-        (written(*lines[1:]), "its head is invalid"),
-        (written(head.replace(b'"manifest":1', b'"manifest":2'), *lines[1:]), "newer neuromirror"),
-        (written(*lines, b'{"path":"z"}\n'), "'z' has neither digest nor content"),
-        (written(*lines, b"[1]\n"), "expected `object`"),
-        (written(*lines, b"{"), "newline"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(LockManifestDamagedError, match=message):
-            list(LockManifestReader(path))
-    path.unlink()
-    with pytest.raises(LockManifestMissingError, match="is missing"):
-        LockManifestReader(path)
 
 
 # --- bundles and clone URLs

@@ -11,7 +11,6 @@ from neuromirror.model import ConfigurationError
 from neuromirror_demo import DemoArchive
 from support.lab_store import LabStore
 from support.mirror_harness import run_git
-from support.scripted_source import ScriptedDataset, ScriptedSource, files
 
 TWICE = "demo:000002"
 
@@ -93,35 +92,6 @@ def test_the_first_version_that_differs_is_named(synced: LabStore, demo: DemoArc
     found = synced.reproduce(f"{TWICE}@{after}")
     assert found.first == before
     assert f"first in {before}" in found.message
-
-
-def test_added_and_removed_files_are_distinguished(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    thing = source.scripted_datasets["a"] = ScriptedDataset(
-        files("x"), published_versions={"1.0": files("x", "old", "same")}
-    )
-    scripted_lab.mirror_harness.sync()
-    thing.published_versions["1.0"] = files("x", "new", "same", "newer")
-    found = scripted_lab.reproduce("box:a@1.0").differences
-    assert found is not None
-    assert (found.added.first, found.removed.first) == (["new", "newer"], ["old"])
-    assert not found.other_bytes
-
-
-def test_a_changed_description_is_reported_by_field(
-    scripted_lab: LabStore, source: ScriptedSource
-) -> None:
-    thing = source.scripted_datasets["a"] = ScriptedDataset(
-        files("x"), published_versions={"1.0": files("x")}
-    )
-    scripted_lab.mirror_harness.sync()
-    thing.exceptions = ["marker/"]
-    found = scripted_lab.reproduce("box:a@1.0")
-    assert found.minted is not None
-    assert (found.status, found.minted.state) == ("error", found.stored.state)
-    assert found.differences is not None
-    assert found.differences.description_fields == ["exceptions"]
 
 
 def test_a_commit_made_by_other_rules_is_the_only_difference(synced: LabStore) -> None:

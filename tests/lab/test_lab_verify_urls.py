@@ -7,13 +7,12 @@ import hashlib
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from neuromirror.annex import url_key
 from neuromirror.model import Digest
-from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
+from neuromirror.net import HostCircuitBreaker, RequestLimits
 from neuromirror.transfer.outcomes import Finding, Health
 from neuromirror.transfer.url_health import DownloadVerifier, Prober
 from neuromirror.transfer.url_sessions import UrlSessions
@@ -257,33 +256,6 @@ def test_a_host_that_never_answers_is_given_up(sessions: UrlSessions) -> None:
         found = [probe(sessions, f"{url}{number}")[0] for number in range(10)]
         assert {one.health for one in found} == {Health.UNREACHABLE}
         assert ["request not sent" in one.message for one in found] == [False] * 8 + [True] * 2
-
-
-@pytest.mark.parametrize("full", [False, True], ids=["remote", "full"])
-def test_a_host_that_recovers_is_retried_in_the_same_run(
-    server: ScriptedServer, full: bool
-) -> None:
-    breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=0.0)
-    look = fetch_and_hash if full else probe
-    with closing(single_attempt_sessions("127.0.0.1", breaker=breaker)) as sessions:
-        url = server.add("/a", get=ScriptedReply(status=503))
-        found = [look(sessions, url)[0] for _ in range(10)]
-        assert {one.health for one in found} == {Health.UNREACHABLE}
-        assert health(look(sessions, server.add("/a"))) == ["ok"]
-
-
-def test_refusals_by_the_circuit_breaker_do_not_count_as_failures(
-    server: ScriptedServer,
-) -> None:
-    breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=3600.0)
-    with closing(single_attempt_sessions("127.0.0.1", breaker=breaker)) as sessions:
-        url = server.add("/a", get=ScriptedReply(status=503))
-        found = [probe(sessions, url)[0] for _ in range(5)]
-        assert {one.health for one in found} == {Health.UNREACHABLE}
-        assert len({one.message for one in found[2:]}) == 1
-        with pytest.raises(CircuitOpenError) as given_up:
-            breaker.check(url)
-        assert given_up.value.status == 503
 
 
 # --- downloads
