@@ -43,7 +43,7 @@ def test_life_of_a_sync_names_modules_that_exist_each_in_one_step() -> None:
     assert len(steps) >= 10
     assert sorted(set(modules)) == sorted(modules)
     service = set(re.findall(r"`(neuromirror\.service\.[\w.]+)`", text))
-    assert {f"neuromirror.service.{name}" for name in ("job_recorder", "writer")} <= service
+    assert {f"neuromirror.service.{name}" for name in ("jobs", "writer")} <= service
     assert [name for name in {*modules, *service} if find_spec(name) is None] == []
 
 
