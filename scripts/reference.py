@@ -128,10 +128,6 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
     if items := list(options(command, context)):
         yield "\n".join(items)
     if isinstance(command, CommandGroup):
-        yield "\n".join(
-            f"- {title}: {', '.join(f'`{name}`' for name in names)}"
-            for title, names in command.sections.items()
-        )
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None and not inner.hidden:
