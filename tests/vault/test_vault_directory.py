@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -41,8 +40,6 @@ def test_a_content_is_stored_read_listed_and_removed(tmp_path: Path) -> None:
     assert list(vault.keys()) == [(key, 10)]
     with vault.open(key) as file:
         assert file.read() == b"some bytes"
-    (url,) = vault.locations(key)
-    assert Path(unquote(urlsplit(url).path)).read_bytes() == b"some bytes"
     vault.flush()
     vault.remove(key)
     vault.remove(key)
@@ -87,9 +84,6 @@ def test_the_uuid_stays_and_differs_between_vaults(tmp_path: Path) -> None:
 
 def test_clients_of_http_get_the_url(tmp_path: Path) -> None:
     vault = directory_vault(tmp_path, url="https://data.example.org/vault")
-    key = key_of(b"x")
-    below = os.path.relpath(os.fsdecode(vault.object_path(key)), vault.path)
-    assert vault.locations(key)[1] == f"https://data.example.org/vault/{below}"
     assert vault.remote_config()["location"] == "https://data.example.org/vault"
 
 

@@ -69,9 +69,15 @@ class ConfiguredVaults(Struct, frozen=True):
 
     def find(self, name: str) -> VaultConfig:
         """Return the vault with a name; raises ConfigurationError for another name."""
-        from neuromirror.config.vault_files import find_vault
-
-        return find_vault(self.vaults, name, self.folder)
+        if name in self.vaults:
+            return self.vaults[name]
+        known = f"known: {', '.join(sorted(self.vaults))}"
+        if not self.vaults:
+            known = f"there is none in {self.folder}"
+        raise ConfigurationError(
+            f"unknown vault '{name}'; {known}. Create {self.folder / name}.toml, for example:"
+            '\n    kind = "directory"\n    path = "/archive/vault"'
+        )
 
 
 def load_configured_vaults(folder: Path | None) -> ConfiguredVaults:
@@ -236,7 +242,6 @@ def _describe(
 
 
 def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
-    from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.custody.vault_check import check_vault
     from neuromirror.vault.opening import open_ledger, open_vault
 
@@ -245,29 +250,16 @@ def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
         vault = stack.enter_context(closing(open_vault(config, store)))
         ledger = stack.enter_context(open_ledger(store))
         line = stack.enter_context(ProgressLine())
-        counts = {"ok": 0, "error": 0}
-        size = 0
-        for one in check_vault(vault, ledger, full=full):
-            counts["error" if one.failed else "ok"] += 1
-            size += 0 if one.failed else one.size or 0
-            line.show_bytes(size, size)
-            with line.paused():
-                text = f"{one.status:<10} {one.key}  {one.message}" if one.failed else None
-                settings.emit("vault", one.to_json(), text)
-    record = {
-        **{"kind": "summary", "status": "error" if counts["error"] else "ok"},
-        **{"vault": config.name, "contents": counts["ok"], "bytes": size},
-        "failed": counts["error"],
-    }
-    problems = f"; {count_of(counts['error'], 'problem')}" if counts["error"] else ""
-    settings.emit(
-        "vault", record, f"{count_of(counts['ok'], 'content')}, {format_bytes(size)}{problems}"
-    )
-    return 1 if counts["error"] else 0
+        tally = _Tally(settings, line)
+        for outcome in check_vault(vault, ledger, full=full):
+            tally.add(outcome, outcome.key)
+            line.show_bytes(tally.bytes, tally.bytes)
+    problems = f"; {count_of(tally.failed, 'problem')}" if tally.failed else ""
+    text = f"{count_of(tally.contents, 'content')}, {format_bytes(tally.bytes)}{problems}"
+    return tally.finish(config.name, text)
 
 
 def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
-    from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.custody.contents import contents_of_store, open_to_fill, publish_copies
     from neuromirror.custody.vault_import import adopt_files, find_files
     from neuromirror.vault.opening import open_ledger
@@ -275,8 +267,6 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
     if not folder.is_dir():
         raise ConfigurationError(f"{folder}: no such folder")
     store = settings.store()
-    counts = {"ok": 0, "error": 0}
-    size = 0
     with ExitStack() as stack:
         line = stack.enter_context(ProgressLine())
         line.show(f"listing {folder}")
@@ -285,28 +275,44 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
             contents = contents_of_store(index, {one.size for one in files})
         ledger = stack.enter_context(open_ledger(store))
         vault = stack.enter_context(closing(open_to_fill(config, store, ledger)))
+        tally = _Tally(settings, line)
         try:
             for one in adopt_files(files, folder, contents.items, vault, ledger, line.show_bytes):
-                counts["error" if one.failed else "ok"] += 1
-                size += 0 if one.failed else one.size or 0
-                with line.paused():
-                    text = f"{one.status:<10} {one.path}  {one.message}" if one.failed else None
-                    settings.emit("vault", one.to_json(), text)
+                tally.add(one, one.path)
         finally:
             # all copies in the ledger, including those that an interrupted import did not publish
             kept = contents.items.keys() - set(ledger.missing(vault.uuid, list(contents.items)))
             publish_copies(store, contents, vault, kept)
-    record = {
-        **{"kind": "summary", "status": "error" if counts["error"] else "ok"},
-        **{"vault": config.name, "files": len(files), "contents": counts["ok"], "bytes": size},
-        "failed": counts["error"],
-    }
-    text = (
-        f"{count_of(counts['ok'], 'content')} stored, {format_bytes(size)}, found in "
-        f"{count_of(len(files), 'file')}"
-    )
-    settings.emit("vault", record, text)
-    return 1 if counts["error"] else 0
+    text = f"{count_of(tally.contents, 'content')} stored, {format_bytes(tally.bytes)}, found in "
+    return tally.finish(config.name, text + count_of(len(files), "file"), files=len(files))
+
+
+class _Tally(Struct):
+    """The outcomes of a check or an import: failures are printed, and all are counted."""
+
+    settings: Settings
+    line: ProgressLine
+    contents: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+    def add(self, outcome: KeepOutcome, name: str | None) -> None:
+        if outcome.failed:
+            self.failed += 1
+        else:
+            self.contents += 1
+            self.bytes += outcome.size or 0
+        with self.line.paused():
+            text = f"{outcome.status:<10} {name}  {outcome.message}" if outcome.failed else None
+            self.settings.emit("vault", outcome.to_json(), text)
+
+    def finish(self, vault: str, text: str, **more: object) -> int:
+        """Print the summary; return the exit code."""
+        status = "error" if self.failed else "ok"
+        record = {"kind": "summary", "status": status, "vault": vault, **more}
+        record |= {"contents": self.contents, "bytes": self.bytes, "failed": self.failed}
+        self.settings.emit("vault", record, text)
+        return 1 if self.failed else 0
 
 
 def _time(seconds: float | None) -> str:

@@ -22,11 +22,6 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 _RESERVED_NAMES = frozenset({"here", "keep", "origin", "web"})
 """Names of git remotes and repositories in clones, and :data:`KEEP_FILE`."""
 
-_EXAMPLE = """
-    kind = "directory"
-    path = "/archive/vault\""""
-"""A minimal vault file."""
-
 
 class _VaultFile(BaseModel):
     """The settings that every kind of vault has."""
@@ -181,23 +176,6 @@ def load_vaults(folder: Path, *, required: bool = False) -> dict[str, VaultConfi
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be read: {error.strerror}") from error
     return {path.stem: load_vault(path) for path in paths}
-
-
-def find_vault(vaults: Mapping[str, VaultConfig], name: str, folder: Path) -> VaultConfig:
-    """Return the vault with a name.
-
-    Raises
-    ------
-    ConfigurationError
-        If no vault has that name; the message lists the known ones.
-    """
-    try:
-        return vaults[name]
-    except KeyError:
-        known = f"known: {', '.join(sorted(vaults))}" if vaults else f"there is none in {folder}"
-        raise ConfigurationError(
-            f"unknown vault '{name}'; {known}. Create {folder / name}.toml, for example:{_EXAMPLE}"
-        ) from None
 
 
 def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> None:

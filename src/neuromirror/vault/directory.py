@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
-from urllib.parse import quote
 
 from neuromirror.annex import (
     directory_vault_config,
@@ -100,14 +99,6 @@ class DirectoryVault(Vault):
     def is_checked_at_once(self) -> bool:
         """True: files are looked up, not requested."""
         return True
-
-    def locations(self, key: str) -> tuple[str, ...]:
-        """Return the ``file:`` URL of a content and, if the folder is served, its web address."""
-        path = self.object_path(key)
-        if not self._url:
-            return (f"file://{quote(path)}",)
-        below = os.path.relpath(path, os.fsencode(self.path))
-        return f"file://{quote(path)}", f"{self._url}/{quote(below)}"
 
     def remote_config(self) -> dict[str, str]:
         """Return the parameters of the git-annex remote with which clones read the vault."""

@@ -74,10 +74,6 @@ class Vault(ABC):
         """Whether :meth:`presence` of any number of keys is fast and free of charge."""
         return False
 
-    def locations(self, key: str) -> tuple[str, ...]:
-        """Return the URLs of a content for readers, whether or not the vault has it."""
-        return ()
-
     @abstractmethod
     def remote_config(self) -> dict[str, str] | None:
         """Return the parameters of the git-annex remote with which clones read the vault."""

@@ -17,9 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
-from urllib.parse import quote
 
-from neuromirror.annex import etag_of, key_digest, parse_key, s3_vault_config, vault_address
+from neuromirror.annex import etag_of, key_digest, parse_key, s3_vault_config
 from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.index.ledger import Stored
 from neuromirror.vault.errors import (
@@ -71,13 +70,6 @@ class S3Vault(Vault):
         self._refused_buckets: set[str] = set()
         self._lock = threading.Lock()
         self.uuid = self._read_uuid(create=create and not config.settings.read_only)
-
-    def locations(self, key: str) -> tuple[str, ...]:
-        """Return the public URL of a content if there is one, and its ``s3:`` URL."""
-        own = f"s3://{self._bucket}/{quote(self._name(key))}"
-        remote = self.remote_config()
-        address = None if remote is None else vault_address(remote)
-        return (own,) if address is None else (address.copy_url(key), own)
 
     def remote_config(self) -> dict[str, str] | None:
         """Return the parameters of the git-annex remote with which clones read the vault."""
