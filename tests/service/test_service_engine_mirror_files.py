@@ -164,18 +164,6 @@ def test_a_named_builtin_mirror_is_served_until_a_file_replaces_it(
         MirrorFiles(folder.with_name("missing"), [], lambda mirror: None)
 
 
-def test_a_removed_file_never_falls_back_to_the_builtin_mirror(
-    mirror_harness: MirrorHarness,
-) -> None:
-    folder = mirror_harness.mirrors
-    file = Path(shutil.copy(folder / "demo.toml", folder / "dandi.toml"))
-    files = MirrorFiles(folder, ["dandi"], lambda mirror: None)
-    assert files.mirrors["dandi"].path == file
-    file.unlink()
-    assert files.reload().removed == ["dandi"]
-    assert files.mirrors == {}
-
-
 def _untitled(content: str) -> str:
     return "\n".join(line for line in content.splitlines() if not line.startswith("title"))
 

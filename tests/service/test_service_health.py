@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics, asked over real sockets."""
+"""Health, metrics and connections over real sockets, and notifications to systemd."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import http.client
 import io
 import os
 import re
+import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +21,14 @@ import pytest
 from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
-from neuromirror.service.health import HealthServer, Heartbeat, Readiness
+from neuromirror.service.health import (
+    MAX_PENDING,
+    HealthServer,
+    Heartbeat,
+    PendingConnections,
+    Readiness,
+    SystemdNotifier,
+)
 from neuromirror.service.logs import logging_to
 from neuromirror.service.server_options import format_address, parse_listen_address, parse_site_url
 from neuromirror.store import Store
@@ -261,3 +271,203 @@ def test_a_failing_page_is_logged(probe: HealthProbe) -> None:
             probe.get("/metrics")
     assert "health page failed" in stream.getvalue()
     assert "TypeError" in stream.getvalue()
+
+
+# --- silent clients
+
+CROWD = 200
+
+
+@contextmanager
+def silent_connections(
+    address: tuple[str, int], first_bytes: bytes = b""
+) -> Iterator[list[socket.socket]]:
+    """Connections whose peers say no more than this."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(CROWD):
+            one = stack.enter_context(socket.create_connection(address, timeout=60))
+            with suppress(OSError):
+                one.sendall(first_bytes)
+            found.append(one)
+        yield found
+
+
+def eventually(holds: object) -> None:
+    until = time.monotonic() + 600
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_cut_off(one: socket.socket, drip: bytes) -> bool:
+    """Whether a peer that sends a byte now and then is disconnected; waits for it."""
+    one.settimeout(0.05)
+    until = time.monotonic() + 600
+    while time.monotonic() < until:
+        try:
+            one.sendall(drip)
+            if not one.recv(1 << 12):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+@contextmanager
+def health() -> Iterator[tuple[str, int]]:
+    with HealthServer(
+        ("127.0.0.1", 0), heartbeat=Heartbeat(1e9), problems=list, metrics=bytes
+    ) as server:
+        yield server.address
+
+
+def request_health(address: tuple[str, int]) -> bytes:
+    with socket.create_connection(address, timeout=60) as one:
+        one.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return one.recv(1 << 12)
+
+
+@pytest.mark.parametrize("first_bytes", [b"", b"GET /healthz HTTP/1.1\r\nX-"])
+def test_silent_peers_block_no_health_request(first_bytes: bytes) -> None:
+    with health() as address:
+        before = threading.active_count()
+        with silent_connections(address, first_bytes):
+            eventually(lambda: threading.active_count() - before <= MAX_PENDING + 1)
+            assert request_health(address).startswith(b"HTTP/1.0 200")
+
+
+@pytest.mark.parametrize("drip", [b"", b"X"])
+def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(
+    drip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.service.health._CLIENT_TIMEOUT", 0.5)
+    with health() as address, socket.create_connection(address) as one:
+        assert is_cut_off(one, drip)
+
+
+def test_pages_are_made_a_few_at_a_time() -> None:
+    go = threading.Event()
+
+    def slow() -> bytes:
+        go.wait(3600)
+        return b"x 1\n"
+
+    with HealthServer(
+        ("127.0.0.1", 0), heartbeat=Heartbeat(1), problems=list, metrics=slow
+    ) as server:
+        with ExitStack() as stack:
+            for _ in range(8):
+                one = stack.enter_context(socket.create_connection(server.address, timeout=60))
+                one.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            eventually(lambda: request_health(server.address).startswith(b"HTTP/1.0 503"))
+            go.set()
+        eventually(lambda: request_health(server.address).startswith(b"HTTP/1.0 200"))
+
+
+def test_the_longest_waiting_goes_first() -> None:
+    now = [0.0]
+    admission = PendingConnections(limit=2, seconds=10, clock=lambda: now[0])
+    pairs = [socket.socketpair() for _ in range(4)]
+    for ours, _ in pairs[:3]:
+        admission.add(ours)
+    assert pairs[0][1].recv(1) == b""
+    assert admission.discard(pairs[1][0])
+    assert not admission.discard(pairs[0][0])
+    now[0] = 5.0
+    admission.add(pairs[3][0])
+    now[0] = 11.0
+    admission.cut_off_overdue()
+    assert pairs[2][1].recv(1) == b""
+    assert len(admission) == 1
+    for pair in pairs:
+        for one in pair:
+            one.close()
+
+
+# --- systemd
+
+
+@pytest.fixture(params=["file", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+    """A socket's name, as systemd gives it, and its other end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(30)
+        if request.param == "file":
+            name = str(tmp_path / "notify")
+            listening.bind(name)
+        elif os.uname().sysname == "Linux":
+            name = f"@neuromirror-test-{secrets.token_hex(8)}"
+            listening.bind(f"\0{name[1:]}")
+        else:
+            pytest.skip("abstract sockets are Linux's alone")
+        yield name, listening
+
+
+def test_ready_status_and_stopping_are_sent(systemd: tuple[str, socket.socket]) -> None:
+    name, listening = systemd
+    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": name})
+    notifier.ready("2 mirrors")
+    notifier.status("three\nlines are\none")
+    notifier.status("ä" * 10_000)
+    notifier.stopping()
+    assert listening.recv(4096) == b"READY=1\nSTATUS=2 mirrors"
+    assert listening.recv(4096) == b"STATUS=three lines are one"
+    assert listening.recv(4096) == f"STATUS={'ä' * 256}".encode()
+    assert listening.recv(4096) == b"STOPPING=1"
+
+
+def test_the_watchdog_is_fed_while_the_loop_turns_and_starves_when_it_hangs(
+    systemd: tuple[str, socket.socket],
+) -> None:
+    name, listening = systemd
+    now = [0.0]
+    pulse = Heartbeat(limit=5, clock=lambda: now[0])
+    given = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())}
+    notifier = SystemdNotifier.from_environment(given)
+    assert notifier.watchdog == 0.1
+    with notifier.feed_watchdog(pulse):
+        assert [listening.recv(64) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        now[0] = 6
+        _receive_all(listening)
+        listening.settimeout(30)
+        pulse.beat()
+        assert listening.recv(64) == b"WATCHDOG=1"
+    _receive_all(listening)
+
+
+def _receive_all(listening: socket.socket) -> None:
+    # some may have been sent already
+    listening.settimeout(0.3)
+    for _ in range(500):
+        try:
+            listening.recv(64)
+        except TimeoutError:
+            return
+    pytest.fail("the watchdog is still notified")
+
+
+@pytest.mark.parametrize(
+    ("given", "watchdog"),
+    [
+        ({"WATCHDOG_USEC": "2000000"}, 2.0),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_the_watchdogs_time_is_taken_where_it_is_meant_for_this_process(
+    given: dict[str, str], watchdog: float | None
+) -> None:
+    assert SystemdNotifier.from_environment(given).watchdog == watchdog
+
+
+@pytest.mark.parametrize("name", ["", "vsock:2:1234", "relative", "/nowhere/at/all"])
+def test_the_service_continues_without_a_listening_systemd(name: str) -> None:
+    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000"})
+    with notifier.feed_watchdog(Heartbeat(limit=5)):
+        notifier.ready()
+        notifier.stopping("over")

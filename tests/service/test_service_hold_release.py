@@ -1,6 +1,9 @@
-"""A release makes its dataset due at once: in the running service, and in one that starts later."""
+"""A release makes its dataset due at once; what upstream refuses is requested again."""
 
 from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -8,8 +11,9 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.crawl import open_recorder, release_hold
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
-from support.service_harness import HOUR, ManualExecutor, ServiceHarness, open_service_harness
+from support.service_harness import DAY, HOUR, ManualExecutor, ServiceHarness, open_service_harness
 
 NAME, ID = "demo:000001", "000001"
 GUARDS = "[guards]\nmax_removed_percent = 0\nmax_removed_files = 0\n"
@@ -57,18 +61,6 @@ def test_a_running_service_visits_what_was_released_at_once(
         harness.take_results()
         assert released(guarded, found) == 0
         assert harness.settle().count("visit") == 1
-        assert harness.take_results()[NAME].versions
-
-
-def test_what_was_released_without_the_service_is_visited_with_the_next_list(
-    guarded: MirrorHarness, demo: DemoArchive
-) -> None:
-    with open_service_harness(guarded) as harness:
-        found = hold(harness, demo)
-        release_hold(harness.job_harness.recorder, found)
-        harness.clock.now += 2 * HOUR
-        harness.take_results()
-        harness.settle()
         assert harness.take_results()[NAME].versions
 
 
@@ -122,3 +114,33 @@ def test_an_incident_that_was_released_is_visited_at_once_however_often_it_faile
         assert released(guarded, found) == 0
         harness.settle()
         assert harness.take_results()[NAME].versions
+
+
+# --- refused data
+
+WITH_ZARR, ZARR = "demo:000901", "sub-1/small.ome.zarr"
+
+
+def test_a_refused_zarr_is_requested_every_day(
+    tmp_path: Path, demo_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.crawl.listing.LASTING_AFTER", timedelta(0))
+    with DemoArchive(tmp_path / "archive", cache=demo_files, empty=True) as archive:
+        archive.create_dandiset(Description("Zarrs"), identifier="000901")
+        archive.add_file("000901", "README.md", b"a Zarr")
+        archive.add_zarr("000901", ZARR, {".zgroup": b"{}", "0/0": b"chunk"})
+        zarr = archive.find_zarr("000901", ZARR).zarr_id
+        fault = archive.fault("status", server="s3", path=f"/zarr/{zarr}/.", status=403)
+        mirror_harness = MirrorHarness(archive.mirrors, tmp_path / "store")
+        with open_service_harness(mirror_harness) as harness:
+            for _ in range(10):  # longer than it takes to be disabled
+                struck = fault.struck
+                harness.settle()
+                assert fault.struck > struck
+                assert harness.take_results()[WITH_ZARR].visit == "partial"
+                harness.clock.now += 1.2 * DAY
+            archive.clear_faults()
+            harness.settle()
+            result = harness.take_results()[WITH_ZARR]
+            assert (result.exit_code, result.visit) == (0, "full")
+            assert not harness.row(WITH_ZARR).disabled

@@ -18,7 +18,6 @@ from neuromirror.service.scheduling import (
     JobOutcome,
     ScheduleBounds,
     classify_results,
-    jitter,
     mirror_row_after_listing,
     repair_row,
     row_after_listing,
@@ -99,16 +98,6 @@ def test_spacing_stays_within_the_bounds_and_moves_in_the_right_direction(
             assert row.spacing == pytest.approx(shorter if changed else longer)
 
 
-def test_one_that_keeps_changing_comes_to_the_least_and_one_that_rests_to_the_most() -> None:
-    row = _row()
-    for _ in range(40):
-        row = row_after_visit(row, "unchanged", NOW, 1, BOUNDS)
-    assert row.spacing == 30 * DAY
-    for _ in range(40):
-        row = row_after_visit(row, "changed", NOW, 1, BOUNDS)
-    assert row.spacing == 6 * HOUR
-
-
 def test_one_left_to_settle_comes_back_soon_and_later_each_time() -> None:
     row, gaps = _row(), []
     for _ in range(10):
@@ -139,15 +128,6 @@ def test_a_dataset_with_a_fingerprint_waits_for_the_overview(
     assert changed.fingerprint == "b"
 
 
-def test_a_change_during_a_visit_is_due_with_the_next_listing() -> None:
-    # the list was read while the visit of "a" was in progress, and the row has "b" now
-    row = row_after_visit(_row("b"), "changed", NOW, 60, BOUNDS)
-    row = row_after_listing(
-        row, _task(fingerprint="b", last=_last("full", "a")), NOW + HOUR, BOUNDS
-    )
-    assert row.due == NOW + HOUR
-
-
 def test_files_without_a_checksum_are_checked_at_growing_intervals() -> None:
     row, gaps, now = _row("a"), [], NOW
     for _ in range(12):
@@ -161,16 +141,6 @@ def test_files_without_a_checksum_are_checked_at_growing_intervals() -> None:
     assert gaps[0] == 6 * HOUR
     assert gaps == sorted(gaps)
     assert gaps[-1] > 24 * HOUR
-
-
-def test_a_released_hold_is_visited_when_the_list_is_read() -> None:
-    row = row_after_visit(_row("a"), "held", NOW, 1, BOUNDS)
-    row = row_after_listing(row, _task(fingerprint="a", action="held"), NOW + DAY, BOUNDS)
-    assert row.due is None
-    row = row_after_listing(
-        row, _task(fingerprint="a", last=_last("held", "a")), NOW + 2 * DAY, BOUNDS
-    )
-    assert row.due == NOW + 2 * DAY
 
 
 def test_one_under_embargo_is_not_visited_until_it_is_open() -> None:
@@ -192,13 +162,6 @@ def test_a_removed_dataset_that_reappears_is_visited() -> None:
         back = row_after_listing(gone, _task(fingerprint=fingerprint, last=last), NOW + DAY, BOUNDS)
         assert back.due == NOW + DAY
         assert back.deep_due is not None
-
-
-def test_a_new_dataset_is_visited_at_once() -> None:
-    for fingerprint in (None, "a"):
-        row = row_after_listing(None, _task("dandi:000001", fingerprint, title="One"), NOW, BOUNDS)
-        assert (row.name, row.mirror, row.local_id) == ("dandi:000001", "dandi", "000001")
-        assert (row.title, row.fingerprint, row.due) == ("One", fingerprint, NOW)
 
 
 # --- failures
@@ -308,15 +271,6 @@ def test_lists_are_read_by_the_minute_and_backed_off_from_within_reason(
 # --- no stampede
 
 
-def test_jitter_is_another_one_for_each_name_and_round_and_the_same_each_time() -> None:
-    drawn = {jitter(f"dandi:{name}", turn) for name in range(100) for turn in range(100)}
-    assert len(drawn) == 10_000
-    assert 0.995 < sum(drawn) / len(drawn) < 1.005
-    assert 0.9 <= min(drawn) < 0.901
-    assert 1.1 >= max(drawn) > 1.099
-    assert jitter("dandi:7", 7) == jitter("dandi:7", 7)
-
-
 def test_a_first_crawl_of_ten_thousand_makes_no_day_of_ten_thousand_deep_visits() -> None:
     rows = [_row("a", f"dandi:{number:06}") for number in range(10_000)]
     days: Counter[int] = Counter()
@@ -406,11 +360,6 @@ def test_a_dataset_without_a_fingerprint_always_has_a_next_visit(
             assert not later.disabled
             assert later.due is not None
             assert later.due <= now + 1.101 * BOUNDS.most
-
-
-def test_a_valid_row_is_not_changed() -> None:
-    row = row_after_visit(_row(), "changed", NOW, 1, BOUNDS)
-    assert repair_row(row, NOW, BOUNDS) is row
 
 
 def test_deep_visits_stop_when_disabled() -> None:

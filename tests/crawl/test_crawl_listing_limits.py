@@ -1,10 +1,11 @@
-"""A bucket with an endless listing, or too many datasets: refused and recorded."""
+"""Listings without end, and refusals."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import rebuild_index
+from neuromirror.crawl import listing, rebuild_index
+from neuromirror.crawl.listing import RefusalHistory
+from neuromirror.store.memos import MemoFolder
 from support.loopback_http import HttpService, send_reply
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
@@ -151,3 +154,40 @@ def test_more_than_fits_in_memory_fails_only_that_dataset(
     assert (results["box:a"].status, results["box:a"].visit) == ("error", "failed")
     assert results["box:b"].status == "ok"
     assert failing_tasks(harness) == [("visit", "box:a")]
+
+
+ID = "0" * 36
+
+
+def record_refusals(store: Path, upstream: str, *urls: str, whole: bool = True) -> list[bool]:
+    read = RefusalHistory(MemoFolder(store), ID, upstream)
+    found = [read.record(url) for url in urls]
+    read.save(is_complete=whole)
+    return found
+
+
+def simulate_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Shorten the lasting period as if so many days had passed."""
+    monkeypatch.setattr(listing, "LASTING_AFTER", timedelta(days=1) - timedelta(days=days))
+
+
+def test_a_refusal_lasts_after_a_day_whichever_version_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert record_refusals(tmp_path, "1", "u", "v") == [False, False]
+    assert record_refusals(tmp_path, "1", "u", "v") == [False, False]
+    simulate_days(monkeypatch, 1)
+    assert record_refusals(tmp_path, "draft", "u", "v") == [True, True]
+
+
+def test_an_object_that_was_available_meanwhile_starts_a_new_period(tmp_path: Path) -> None:
+    record_refusals(tmp_path, "1", "u", "v")
+    memo = MemoFolder(tmp_path).read(ID, "refused")
+    assert memo is not None
+    record_refusals(tmp_path, "1", whole=False)
+    assert MemoFolder(tmp_path).read(ID, "refused") == memo
+    record_refusals(tmp_path, "1", "v")
+    assert b'"u"' not in MemoFolder(tmp_path).read(ID, "refused").content  # type: ignore[union-attr]
+    record_refusals(tmp_path, "1")
+    assert MemoFolder(tmp_path).read(ID, "refused") is None
+    assert not list(tmp_path.rglob("*.memo"))
