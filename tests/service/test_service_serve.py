@@ -197,13 +197,25 @@ def test_once_runs_due_tasks_and_reports_like_sync(
     assert serve_once(mirror_harness, "--executor", "threads") == []
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("apscheduler", "service", ["serve"]),
+        ("starlette", "web", ["serve", "--catalogue", "127.0.0.1:0"]),
+        ("uvicorn", "web", ["catalogue"]),
+    ],
+)
 def test_a_missing_extra_is_reported_with_the_install_command(
-    mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+    mirror_harness: MirrorHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    arguments: list[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "apscheduler", None)
-    error = Shell(mirror_harness.mirrors, mirror_harness.folder).run("serve", code=2).err
-    assert "needs the extra 'service'" in error
-    assert "pip install 'neuromirror[service]'" in error
+    monkeypatch.setitem(sys.modules, package, None)
+    error = Shell(mirror_harness.mirrors, mirror_harness.folder).run(*arguments, code=2).err
+    assert f"needs the extra '{extra}'" in error
+    assert f"pip install 'neuromirror[{extra}]'" in error
     assert not mirror_harness.folder.exists()
 
 

@@ -38,7 +38,7 @@ _OTHER_NAMES = {
 
 _MODULES = {
     "backup": "maintenance",
-    "check-config": "config",
+    "check-config": "mirrors",
     "doctor": "maintenance",
     "drill": "vault",
     "drop": "vault",

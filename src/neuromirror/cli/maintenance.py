@@ -188,36 +188,23 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
 
 @command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
 @_repository_options
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=24,
-    show_default=True,
-    metavar="HOURS",
-    help="Time to keep replaced pack files, which clones in progress may still read.",
-)
 @settings_options
-def housekeeping_command(
-    settings: Settings, names: tuple[str, ...], *, dry_run: bool, grace: float
-) -> None:
+def housekeeping_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Repack repositories of the store, so that cloning is faster.
 
     No ref and no object id changes, and an interrupted run loses nothing. The service does this
     automatically.
     """
-    from datetime import timedelta
-
     from neuromirror.crawl.recorder import record_housekeeping
     from neuromirror.model import name_from_alias
-    from neuromirror.store import HousekeepingPolicy, run_housekeeping
+    from neuromirror.store import run_housekeeping
 
     store = settings.store()
     aliases = _aliases_of(store, names) if names else None
-    rules = HousekeepingPolicy(grace_period=timedelta(hours=grace))
     code = unneeded = freed = 0
     with ExitStack() as stack:
         log = None if dry_run else stack.enter_context(settings.failure_log(store))
-        for result in run_housekeeping(store, aliases, rules, dry_run=dry_run):
+        for result in run_housekeeping(store, aliases, dry_run=dry_run):
             if log is not None:
                 record_housekeeping(log, result)
             dataset = name_from_alias(result.alias)
