@@ -102,10 +102,10 @@ QUESTIONS = {
     "glob": lambda fs, path: fs.glob(f"{path}/*"),
     "glob folders": lambda fs, path: fs.glob(f"{path}/subdir?/*"),
     "glob deep": lambda fs, path: fs.glob(f"{path}/**/*file[12]"),
-    "exists": lambda fs, path: [fs.exists(f"{path}/{one}") for one in ("file1", "subdir0", "x")],
-    "isfile": lambda fs, path: [fs.isfile(f"{path}/{one}") for one in ("file1", "subdir0", "x")],
-    "isdir": lambda fs, path: [fs.isdir(f"{path}/{one}") for one in ("file1", "subdir0", "x")],
-    "type": lambda fs, path: [fs.info(f"{path}/{one}")["type"] for one in ("file1", "subdir0")],
+    "exists": lambda fs, path: [fs.exists(f"{path}/{name}") for name in ("file1", "subdir0", "x")],
+    "isfile": lambda fs, path: [fs.isfile(f"{path}/{name}") for name in ("file1", "subdir0", "x")],
+    "isdir": lambda fs, path: [fs.isdir(f"{path}/{name}") for name in ("file1", "subdir0", "x")],
+    "type": lambda fs, path: [fs.info(f"{path}/{name}")["type"] for name in ("file1", "subdir0")],
     "size": lambda fs, path: fs.sizes([f"{path}/file1", f"{path}/subdir1/subfile1"]),
     "disk use": lambda fs, path: fs.du(path, total=False),
     "cat": lambda fs, path: fs.cat(f"{path}/subdir0", recursive=True, on_error="omit"),
@@ -129,9 +129,9 @@ def test_answers_are_those_of_a_local_file_system(
 def _relative(answer: Any, top: str) -> Any:
     """Replace the path of the folder in an answer, and sort it."""
     if isinstance(answer, dict):
-        return {_relative(one, top): value for one, value in answer.items()}
+        return {_relative(name, top): value for name, value in answer.items()}
     if isinstance(answer, tuple):
-        return tuple(_relative(one, top) for one in answer)
+        return tuple(_relative(name, top) for name in answer)
     if isinstance(answer, list):
-        return sorted((_relative(one, top) for one in answer), key=repr)
+        return sorted((_relative(name, top) for name in answer), key=repr)
     return answer.replace(top, "") if isinstance(answer, str) else answer

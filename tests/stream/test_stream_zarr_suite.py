@@ -107,8 +107,8 @@ class _Blocks(dict[str, bytes]):
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         prefix = f"{folder}/" if folder else ""
-        inner = [one.removeprefix(prefix) for one in self if one.startswith(prefix)]
-        return iter(sorted({(one.partition("/")[0], "/" in one) for one in inner}))
+        inner = [key.removeprefix(prefix) for key in self if key.startswith(prefix)]
+        return iter(sorted({(key.partition("/")[0], "/" in key) for key in inner}))
 
 
 class _MemoryBlockStore(BlockStore):

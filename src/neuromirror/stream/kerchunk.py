@@ -122,15 +122,15 @@ def _zarr_files(
     entries = tree.entries("/".join(filter(None, (top, folder))))
     if entries is None:
         raise StreamError(f"{tree.name} has no folder {top or '/'}", top)
-    visible = [one for one in entries if one.name[0] != "." or one.name in _METADATA_NAMES]
-    files = [one.name for one in visible if not one.is_folder]
+    visible = [entry for entry in entries if entry.name[0] != "." or entry.name in _METADATA_NAMES]
+    files = [entry.name for entry in visible if not entry.is_folder]
     in_zarr = in_zarr or not _METADATA_NAMES.isdisjoint(files)
     prefix = f"{folder}/" if folder else ""
     if in_zarr:
         yield from (prefix + name for name in files)
-    for one in visible:
-        if one.is_folder:
-            yield from _zarr_files(tree, top, prefix + one.name, in_zarr=in_zarr)
+    for entry in visible:
+        if entry.is_folder:
+            yield from _zarr_files(tree, top, prefix + entry.name, in_zarr=in_zarr)
 
 
 def _reference(

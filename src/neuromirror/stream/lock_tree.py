@@ -102,11 +102,9 @@ class LockTree:
         file = listing.file(inner)
         if file is None:
             return None
-        if vaults:
-            # whether they have a copy is known when the other locations have failed
-            urls = urls_with_copies(file.key, file.urls, vaults)
-            file = msgspec.structs.replace(file, urls=urls)
-        return replace_path(file, path)
+        # whether vaults have a copy is known when the other locations have failed
+        urls = urls_with_copies(file.key, file.urls, vaults) if vaults else file.urls
+        return msgspec.structs.replace(file, path=path, urls=urls)
 
     def document(self, path: str) -> bytes | None:
         """Return the content of a plain file in git; None if there is no such file."""
@@ -192,24 +190,6 @@ class LockTree:
             if found is None:
                 found = self._listings[str(path)] = LockListing(path, commit, state)
             return found
-
-
-def replace_path(file: ListedFile, path: str) -> ListedFile:
-    """Return the description of a file of a subdataset, with its path in the outermost dataset.
-
-    Parameters
-    ----------
-    file
-        The file, with its path in the subdataset.
-    path
-        The path in the outermost dataset.
-
-    Returns
-    -------
-    ListedFile
-        The same file, with ``path``.
-    """
-    return file if file.path == path else msgspec.structs.replace(file, path=path)
 
 
 # --- the files of one manifest of a lock file, looked up by path
@@ -305,21 +285,17 @@ class LockListing:
             _add(found, below, path, len(content))
         for path in self.subdatasets:
             _add(found, below, f"{path}/", None)
-        for name, line in self._names_below(below.encode("utf-8", "surrogateescape")):
-            file = None if line is None else _decode(line)
-            found[name] = (
-                FolderEntry(name, True)
-                if file is None
-                else FolderEntry(name, False, file.size, file.key)
-            )
+        start = below.encode("utf-8", "surrogateescape")
+        for path_name, line in names_in_folder(self._file_lines, _line_key, start):
+            name = path_name.decode("utf-8", "surrogateescape")
+            if line is None:
+                found[name] = FolderEntry(name, True)
+            else:
+                file = _decode(line)
+                found[name] = FolderEntry(name, False, file.size, file.key)
         if not found and folder:
             return None
         return iter([found[name] for name in sorted(found)])
-
-    def _names_below(self, below: bytes) -> Iterator[tuple[str, bytes | None]]:
-        """Yield the names in a folder, each with its line; None for a folder."""
-        for name, line in names_in_folder(self._file_lines, _line_key, below):
-            yield name.decode("utf-8", "surrogateescape"), line
 
     def _file_lines(self, start: bytes) -> Iterator[bytes]:
         """Return the lines of files from a path on."""
