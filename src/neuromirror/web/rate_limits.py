@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -51,7 +51,7 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     # PreviewService limits their concurrency
     "preview": RequestKind("previews", 120, 34, 34, 6, 6),
     "gateway": RequestKind("files of the gateway", 6000, 96, 256, 64, 16),
-    "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2, 2),
+    "diff": RequestKind("comparisons, lists and lock files", 30, 2, 8, 2, 2),
     "search": RequestKind("searches", 120, 2, 8, 3, 2),
 }
 
@@ -69,6 +69,9 @@ _PATHS: Final = (
 _SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/lock\Z|/api/v1/datasets\Z")
 _SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})
 """Query parameters that turn a page into a search."""
+_CSV_PATHS: Final = re.compile(rb"/(?:search|changes|mirrors)\Z")
+_CSV_FIELDS: Final = frozenset({b"format"})
+"""Query parameters that turn a page into a list of all its rows."""
 
 
 class RequestLimitError(NeuromirrorError):
@@ -144,17 +147,22 @@ def request_kind(scope: Mapping[str, Any]) -> str | None:
     For other requests it returns None.
     """
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+    query = scope["query_string"]
+    if query and _CSV_PATHS.match(path) and _has_field(query, _CSV_FIELDS):
+        return "diff"
     for name, pattern in _PATHS:
         if pattern.match(path):
             return name
-    query = scope["query_string"]
-    if not query or not _SEARCHABLE_PATHS.match(path):
-        return None
+    is_search = query and _SEARCHABLE_PATHS.match(path) and _has_field(query, _SEARCH_FIELDS)
+    return "search" if is_search else None
+
+
+def _has_field(query: bytes, names: Collection[bytes]) -> bool:
+    """Return whether a query string has one of the fields, or too many fields to look."""
     try:
-        fields = parse_qsl(query, max_num_fields=_MAX_FIELDS)
+        return any(name in names for name, _ in parse_qsl(query, max_num_fields=_MAX_FIELDS))
     except ValueError:
-        return "search"
-    return "search" if any(name in _SEARCH_FIELDS for name, _ in fields) else None
+        return True
 
 
 class RequestLimiter:
