@@ -219,7 +219,7 @@ def _describe(
 
     record: dict[str, Any] = {
         **{"status": "ok", "message": "", "vault": config.name, "kind": config.settings.kind},
-        **{"file": str(config.path), "title": config.title},
+        **{"file": str(config.path), "title": config.settings.title or config.name},
     }
     try:
         with closing(open_vault(config, store)) as vault:

@@ -136,11 +136,6 @@ class VaultConfig(Struct, frozen=True):
     path: Path
     settings: DirectoryVaultFile | S3VaultFile
 
-    @property
-    def title(self) -> str:
-        """The title for people."""
-        return self.settings.title or self.name
-
 
 def load_vault(path: Path) -> VaultConfig:
     """Load a vault file.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from neuromirror.annex import VaultKind, vault_address
-from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
+from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
 from neuromirror.custody.records import DrillResult
 from neuromirror.lab.lockfile import load_lock
@@ -102,8 +102,7 @@ def _order(
     for name, config in vaults.items():
         order.vaults = str(config.path.parent.absolute())
         try:
-            with ExitStack() as stack:
-                vault = stack.enter_context(closing(open_vault(config, store)))
+            with closing(open_vault(config, store)) as vault:
                 vault.check_access()
                 remote = vault.remote_config()
                 address = None if remote is None else vault_address(remote)
@@ -126,15 +125,14 @@ def _hosts(config: VaultConfig, urls: Iterable[str]) -> list[str]:
     found = {urlsplit(url).hostname for url in urls}
     if isinstance(settings, DirectoryVaultFile):
         return []
-    if isinstance(settings, S3VaultFile):
-        if settings.endpoint:
-            found.add(urlsplit(settings.endpoint).hostname)
-        else:
-            region = settings.region or "us-east-1"
-            found |= {
-                f"{settings.bucket}.s3.amazonaws.com",
-                f"{settings.bucket}.s3.{region}.amazonaws.com",
-            }
+    if settings.endpoint:
+        found.add(urlsplit(settings.endpoint).hostname)
+    else:
+        region = settings.region or "us-east-1"
+        found |= {
+            f"{settings.bucket}.s3.amazonaws.com",
+            f"{settings.bucket}.s3.{region}.amazonaws.com",
+        }
     return sorted(filter(None, found))
 
 

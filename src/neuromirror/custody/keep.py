@@ -589,17 +589,6 @@ def copy_between(
         The target cannot be used.
     """
     batch = CopyBatch(target, ledger)
-    yield from batch.commit_after(_copies_between(tasks, target, ledger, options, batch))
-
-
-def _copies_between(
-    tasks: Iterable[CopyTask],
-    target: Vault,
-    ledger: Ledger,
-    options: KeepOptions,
-    batch: CopyBatch,
-) -> Generator[KeepOutcome, None, None]:
-    """Add copies to a batch; yield the outcomes of failures and of recorded copies."""
     folder = ledger.path.parent / "uploads"
     make_folder(folder, durable=False)
     remove_old_partials(folder)
@@ -632,10 +621,13 @@ def _copies_between(
                 return task, stored, source.config.name, ""
         return task, None, "", "; ".join(problems)
 
-    for task, stored, source, problem in map_in_order(options.jobs, stop, copy, tasks):
-        if stored is not None:
-            message = f"from {source}"
-            batch.add(stored, item_outcome(target.config.name, task.item, "ok", message))
-        elif problem:
-            yield item_outcome(target.config.name, task.item, "error", problem)
-        yield from batch.commit_if_due()
+    def steps() -> Generator[KeepOutcome, None, None]:
+        for task, stored, source, problem in map_in_order(options.jobs, stop, copy, tasks):
+            if stored is not None:
+                message = f"from {source}"
+                batch.add(stored, item_outcome(target.config.name, task.item, "ok", message))
+            elif problem:
+                yield item_outcome(target.config.name, task.item, "error", problem)
+            yield from batch.commit_if_due()
+
+    yield from batch.commit_after(steps())
