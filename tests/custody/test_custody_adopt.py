@@ -16,11 +16,11 @@ from neuromirror.cli import main
 from neuromirror.custody.contents import KeepItem
 from neuromirror.custody.copies import KeepOutcome
 from neuromirror.custody.vault_import import adopt_files, find_files
-from neuromirror.index.ledger import Ledger, Stored
+from neuromirror.index.ledger import Ledger
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
-from neuromirror.vault.errors import CopyRefusedError, VaultError
+from neuromirror.vault.errors import VaultError
 from neuromirror.vault.opening import open_ledger
 from support.mirror_harness import MirrorHarness
 from support.vaults import (
@@ -168,32 +168,6 @@ def test_a_disk_that_is_full_keeps_what_was_stored(
     there = {path.name for path in (disk / "vault" / "annex" / "objects").rglob("SHA256E*.nwb")}
     assert stored_keys(mirrored)
     assert {key for key in stored_keys(mirrored) if key.endswith(".nwb")} <= there
-
-
-def test_a_content_that_the_vault_refuses_is_one_error_and_the_import_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = [b"content %d" % number for number in range(3)]
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    for number, content in enumerate(contents):
-        (folder / f"{number}.bin").write_bytes(content)
-    vault = directory_vault(tmp_path)
-    store = vault.store
-
-    def refuse(key: str, path: Path) -> Stored:
-        if key == key_of(contents[1]):
-            raise CopyRefusedError("it is too large for this vault")
-        return store(key, path)
-
-    monkeypatch.setattr(vault, "store", refuse)
-    items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in contents]
-    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
-        chosen = {one.key: one for one in items}
-        outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger))
-        statuses = {one.key: one.status for one in outcomes}
-        assert [statuses[one.key] for one in items] == ["ok", "error", "ok"]
-        assert ledger.missing(vault.uuid, list(chosen)) == [items[1].key]
 
 
 def test_a_copy_is_reported_after_it_is_recorded(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_an_audit_of_some_copies_does_not_list_the_bucket(
 def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
     tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.custody.vault_check._BATCH", 2)
+    monkeypatch.setattr("neuromirror.custody.vault_check._LOOKED_UP", 2)
     keys = sorted(key_of(b"%d" % number) for number in range(5))
     now = [1_800_000_000.0]
     with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
