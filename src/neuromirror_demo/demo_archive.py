@@ -128,7 +128,7 @@ class DemoArchive(Archive):
     def add_zarrs(self) -> dict[str, dict[str, str]]:
         """Add five dandisets with Zarrs; return dandiset, path and Zarr id of each by name.
 
-        ``v2x40``, ``v3x40``, ``v2x1200``, ``v3x1200``: both formats, with this many entries;
+        ``v2x40``, ``v3x40``: both formats, with this many entries;
         ``nested``: folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another
         dandiset; ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``:
         under embargo; ``odd``: odd names, in a dandiset with odd names; ``wrong``: the stated

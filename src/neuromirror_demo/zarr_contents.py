@@ -32,13 +32,8 @@ ODD_PATHS = (
 
 _NOTE = " Demo data: the images are made up."
 _PEOPLE = (("Doe, Jane", "jane.doe@example.org"),)
-_GRIDS = {
-    (2, 40): ((12, 2), (3, 2), (1, 2)),
-    (3, 40): ((14, 2), (3, 2), (1, 2)),
-    (2, 1200): ((29, 40), (5, 6), (1, 2)),
-    (3, 1200): ((29, 40), (17, 2), (1, 2)),
-}
-"""Chunks of the three levels of an image, by the Zarr's format and number of entries."""
+_GRIDS = {2: ((12, 2), (3, 2), (1, 2)), 3: ((14, 2), (3, 2), (1, 2))}
+"""Chunks of the three levels of an image, by the Zarr's format, for 40 entries."""
 
 
 def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
@@ -60,8 +55,8 @@ def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
         made[name] = {"dandiset": dandiset, "path": path, "zarr": zarr_id}
 
     both = _dandiset(archive, "Images in both Zarr formats")
-    for number, (zarr_format, count) in enumerate(_GRIDS):
-        zarr(f"v{zarr_format}x{count}", both, image_entries(zarr_format, count, number + 1))
+    for number, zarr_format in enumerate(_GRIDS):
+        zarr(f"v{zarr_format}x40", both, image_entries(zarr_format, number + 1))
     zarr("nested", both, nested_entries())
     archive.add_file(both, "README.md", "# Images\n\nMade up.\n")
 
@@ -72,11 +67,11 @@ def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
     large = large_entries()
     in_parts = dict.fromkeys(large.keys() - {".zgroup"}, 5 * MIB)
     zarr("parts", care, large, part_sizes=in_parts)
-    zarr("pending", care, image_entries(2, 40, 11), finalize=False)
+    zarr("pending", care, image_entries(2, 11), finalize=False)
     archive.add_file(care, "notes.txt", "One upload was never finished.\n")
 
     closed = _dandiset(archive, "Images under embargo", embargoed=True)
-    zarr("closed", closed, image_entries(3, 40, 12))
+    zarr("closed", closed, image_entries(3, 12))
     archive.add_file(closed, "notes.txt", "To be opened with the paper on images.\n")
     archive.change_zarr(closed, made["closed"]["path"], "0/c/0/0", bytes(4 * CHUNK * CHUNK))
 
@@ -86,20 +81,20 @@ def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
     zarr("odd", odd, odd_entries())
 
     wrong = _dandiset(archive, "An image that is not what the archive says")
-    zarr("wrong", wrong, image_entries(2, 40, 13))
+    zarr("wrong", wrong, image_entries(2, 13))
     archive.add_file(wrong, "notes.txt", "The stated checksum is wrong.\n")
     archive.misstate_zarr(wrong, made["wrong"]["path"])
     return made
 
 
 @cache
-def image_entries(zarr_format: int, count: int, seed: int = 1) -> dict[str, bytes]:
-    """Return an OME-Zarr group with ``count`` (40 or 1,200) entries; equal seeds give equal bytes.
+def image_entries(zarr_format: int, seed: int = 1) -> dict[str, bytes]:
+    """Return an OME-Zarr group with 40 entries; equal seeds give equal bytes.
 
     Its arrays ``0``, ``1`` and ``10`` have uint32 pixels, uncompressed, in chunks of 4 × 4; pixel
     (y, x) of ``0`` is :func:`pixel` (seed, 0, y, x).
     """
-    levels = _GRIDS[zarr_format, count]
+    levels = _GRIDS[zarr_format]
     image = {"multiscales": [_multiscale()]}
     about = image if zarr_format == 2 else {"ome": {"version": "0.5", **image}}
     entries = group_entries(zarr_format, about)

@@ -64,11 +64,6 @@ def labels(mirror_harness: MirrorHarness, dataset: str = NAME) -> list[str]:
         return [one.label for one in index.versions(dataset)]
 
 
-def remove_large_zarrs(demo: DemoArchive, zarrs: dict[str, dict[str, str]]) -> None:
-    for large in (zarrs.pop("v2x1200"), zarrs.pop("v3x1200")):
-        demo.remove_file(large["dandiset"], large["path"])
-
-
 def bytes_of(demo: DemoArchive, dandiset: str) -> dict[str, bytes]:
     """Return the content of the files of a dandiset by path, including its Zarrs."""
     found: dict[str, bytes] = {}
@@ -114,7 +109,6 @@ def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
     mirror_harness: MirrorHarness, demo: DemoArchive, serve_directory: Serve, tmp_path: Path
 ) -> None:
     zarrs = demo.add_zarrs()
-    remove_large_zarrs(demo, zarrs)
     write_mirror_file(demo)
     wrong = zarrs["wrong"]["dandiset"]
     results = mirror_harness.sync()
@@ -169,7 +163,7 @@ def test_odd_names_are_mirrored_got_checked_and_read(
     for path in (*ODD_PATHS, r"back\slash.txt", ".gitattributes", "sub/.datalad/config"):
         empty_archive.add_file("000001", path, f"This is {path}\n")
     empty_archive.add_zarr("000001", "Twin/odd (1).zarr", odd_entries())
-    empty_archive.add_zarr("000001", "twin/odd (1).zarr", image_entries(3, 40))
+    empty_archive.add_zarr("000001", "twin/odd (1).zarr", image_entries(3))
     write_mirror_file(empty_archive)
     assert small_archive_harness.sync()[NAME].status == "ok"
     assert small_archive_harness.sync()[NAME].status == "notneeded"
@@ -201,7 +195,7 @@ def test_only_reliable_addresses_are_requested(
     is not an object, and a URL without its last slash is redirected.
     """
     demo = two_dandisets
-    remove_large_zarrs(demo, demo.add_zarrs())
+    demo.add_zarrs()
     write_mirror_file(demo)
     small_archive_harness.sync(deep=True, history=True)
     small_archive_harness.sync(deep=True)

@@ -12,7 +12,7 @@ import requests
 from neuromirror_demo import DemoArchive, DemoError
 from neuromirror_demo.zarr_contents import pixel
 
-IMAGES = ("v2x40", "v3x40", "v2x1200", "v3x1200")
+IMAGES = ("v2x40", "v3x40")
 BUCKET = "demo-dandiarchive"
 
 Made = dict[str, dict[str, str]]
@@ -142,7 +142,7 @@ def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
     assert text.count("<IsLatest>true</IsLatest>") == len(zarr.entries)
     keys: list[str] = []
     pages = s3(demo).get_paginator("list_object_versions")
-    shared = demo.zarrs[made["v2x1200"]["zarr"]]
+    shared = demo.zarrs[made["v2x40"]["zarr"]]
     for page in pages.paginate(Bucket=BUCKET, Prefix=shared.key()):
         keys += [one["Key"] for one in page["Versions"]]
     assert keys == sorted(shared.key(name) for name in shared.entries)
@@ -192,7 +192,7 @@ def test_an_embargoed_zarr_is_404_but_its_list_answers_anybody(
     assert len(listed(demo, one["zarr"])) == 40
     named = [row["zarr_id"] for row in get(demo, "/zarr/?page_size=100").json()["results"]]
     assert one["zarr"] not in named
-    assert len(named) == 9
+    assert len(named) == 7
 
 
 def test_embargoed_entries_are_listed_not_read_and_stay_closed_where_replaced(
@@ -245,7 +245,7 @@ def test_the_redirect_of_a_download_is_good_for_one_object_one_method_and_six_ho
     assert requests.get(plain, timeout=300).status_code == 403
     assert requests.get(signed, timeout=300).content == secret.data
     assert requests.head(signed, timeout=300).status_code == 403
-    other = requests.get(signed.replace(secret.key, f"{secret.key[:-1]}0"), timeout=300)
+    other = requests.get(signed.replace(secret.key, f"{secret.key}0"), timeout=300)
     assert "SignatureDoesNotMatch" in other.text
     assert requests.get(f"{plain}?X-Amz-Signature={'0' * 64}", timeout=300).status_code == 403
     both = requests.get(signed, headers={"Authorization": f"token {demo.token}"}, timeout=300)

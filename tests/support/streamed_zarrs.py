@@ -66,7 +66,7 @@ def streamed_zarrs(folder: Path, forms: tuple[str, ...] = FORMS) -> Iterator[Str
         dandiset = archive.create_dandiset(Description("Images", "Made up."))
         found = StreamedZarrs(archive, dandiset, {})
         for zarr_format in (2, 3):
-            entries = image_entries(zarr_format, 40, zarr_format)
+            entries = image_entries(zarr_format, zarr_format)
             found.entries[zarr_format] = entries
             archive.add_zarr(dandiset, found.path(zarr_format), entries)
         for form in forms:
