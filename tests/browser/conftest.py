@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.browser_session import (
-    BrowserSession,
-    SessionFactory,
-    SharedBrowser,
-    found_browser,
-)
+from support.browser_session import BrowserSession, SessionFactory, SharedBrowser, found_browser
 from support.browser_site import BrowserSite, run_empty_site, run_full_site
 from support.isolated_home import isolate_home
 

@@ -86,7 +86,7 @@ def test_the_tree_is_that_of_the_version(at: str) -> None:
 def test_every_entry_of_a_folder_is_on_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.web.gateway.listing._JSON_ENTRIES", 1)
+    monkeypatch.setattr("neuromirror.web.gateway.pages._JSON_ENTRIES", 1)
     # in the order of paths, the folder a follows a-b and a.txt
     names = [".zarray", "a-b", "a.txt", *(f"a/{number}" for number in range(20)), "b"]
     contents = {f"huge.zarr/{name}": name.encode() for name in names} | {

@@ -22,9 +22,8 @@ from neuromirror.stream import StreamError, open_tree
 from neuromirror.stream.git_tree import GitTree
 from neuromirror.transfer import annex_branch
 from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import GatewayService, StoredFile
+from neuromirror.web.gateway.service import ContentUnavailableError, GatewayService, StoredFile
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.running_catalogue import commands, links, run_catalogue

@@ -6,7 +6,7 @@ import gc
 import importlib
 
 from neuromirror.cli import main
-from neuromirror.web.template_environment import template_environment
+from neuromirror.web.rendering import template_environment
 
 for _module in (
     "apscheduler.schedulers.background",

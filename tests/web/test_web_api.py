@@ -11,12 +11,7 @@ import pytest
 import requests
 
 from support.running_catalogue import RunningCatalogue, run_catalogue
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    at,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, at
 
 
 def pages(site: RunningCatalogue, address: str) -> Iterator[Any]:
@@ -87,7 +82,7 @@ def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
         for name in ("a", "c", "g"):
             box.datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"same")})
         box.datasets["b"] = ScriptedDataset(
-            {f"{one}.txt": ScriptedFile(b"same", modified=at(5)) for one in "0abcz"},
+            {f"{one}.txt": ScriptedFile(b"same", modified=at(5)) for one in "0abcz"}
         )
         del box.datasets["f"]
         box.sync()

@@ -132,9 +132,7 @@ def test_third_concurrent_cutout_is_refused_with_503(
     assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).status_code == 200
 
 
-def test_page_without_cutouts_sends_no_upstream_requests(
-    quiet_volumes: VolumeArchives,
-) -> None:
+def test_page_without_cutouts_sends_no_upstream_requests(quiet_volumes: VolumeArchives) -> None:
     with run_catalogue(quiet_volumes.mirror_harness.store, "--no-cutouts") as site:
         page = site.page(f"/volume/{EM}@latest?level=1")
         assert "<img" not in page
@@ -195,9 +193,7 @@ def test_cutouts_being_sent_are_limited(quiet_volumes: VolumeArchives) -> None:
     asyncio.run(request_cutouts())
 
 
-def test_cutout_timeout_frees_its_slot(
-    quiet_volumes: VolumeArchives,
-) -> None:
+def test_cutout_timeout_frees_its_slot(quiet_volumes: VolumeArchives) -> None:
     async def request_cutouts() -> None:
         cutouts = CutoutService(quiet_volumes.mirror_harness.store, seconds=0.5)
         row = row_of(quiet_volumes, EM)

@@ -17,7 +17,7 @@ from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway import service
 from neuromirror.web.gateway.modes import GatewayMode, GatewayModes
 from neuromirror.web.gateway.service import GatewayService
-from neuromirror.web.pages.file_download import DownloadPlan, plan_download, plan_with_copy
+from neuromirror.web.pages.downloads import DownloadPlan, plan_download, plan_with_copy
 from neuromirror_demo import SHARED
 from support.gateway_site import mirror_contents
 from support.mirror_harness import MirrorHarness
@@ -103,9 +103,7 @@ def test_a_visitor_is_redirected_to_an_archive_that_the_catalogue_does_not_reach
     assert (reply.status_code, reply.headers["location"]) == (302, url)
 
 
-def test_nothing_is_read_from_archives_without_permission(
-    demo_harness: MirrorHarness,
-) -> None:
+def test_nothing_is_read_from_archives_without_permission(demo_harness: MirrorHarness) -> None:
     with run_catalogue(demo_harness.store, "--no-cutouts") as site:
         found = site.get(
             f"/download/{PUBLISHED}@latest?path={quote(SHARED)}", allow_redirects=False

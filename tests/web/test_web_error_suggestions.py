@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from neuromirror.index import QueryStoppedError, UnknownVersionError
-from neuromirror.web.error_suggestions import find_cause
+from neuromirror.web.request import find_cause
 from support.mirror_harness import MirrorHarness
 
 NAME = "demo:000001"
@@ -25,9 +25,7 @@ def test_the_cause_is_found_after_other_names(demo_harness: MirrorHarness) -> No
         assert find_cause(index, ERROR, right | wrong_names(1000) | cause) is None
 
 
-def test_the_search_for_a_cause_notices_the_time_limit(
-    demo_harness: MirrorHarness,
-) -> None:
+def test_the_search_for_a_cause_notices_the_time_limit(demo_harness: MirrorHarness) -> None:
     with (
         demo_harness.index() as index,
         index.stop_when(lambda: True),

@@ -7,12 +7,7 @@ from typing import Any
 from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.sources import UnexpectedReplyError
 from support.running_catalogue import RunningCatalogue, data_values, run_catalogue
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, files
 
 
 def failures(site: RunningCatalogue) -> list[dict[str, Any]]:

@@ -46,13 +46,7 @@ def links_of(one: ElementTree.Element) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "/feed.atom",
-        "/feed/demo.atom",
-        "/feed/demo:000001.atom",
-        "/feed.atom?q=demo",
-    ],
+    "path", ["/feed.atom", "/feed/demo.atom", "/feed/demo:000001.atom", "/feed.atom?q=demo"]
 )
 def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(
     site: RunningCatalogue, path: str

@@ -6,12 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from neuromirror.web.filters import (
-    format_age,
-    printable_lines,
-)
-from neuromirror.web.pages.growth_chart import growth_chart
-from neuromirror.web.pages.viewers import is_public
+from neuromirror.web.pages.dataset import growth_chart
+from neuromirror.web.pages.folders import is_public
+from neuromirror.web.rendering import format_age, printable_lines
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from neuromirror.web.gateway.byte_ranges import MAX_RANGES, RangeNotSatisfiableError, parse_ranges
+from neuromirror.web.gateway.content import MAX_RANGES, RangeNotSatisfiableError, parse_ranges
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
 
@@ -308,8 +308,7 @@ def test_ranges(header: str, found: list[tuple[int, int]] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
-    ["bytes=10-", "bytes=-0", "bytes=5-6,0-1", "bytes=0-5,5-6", "bytes=" + "9" * 24 + "-"],
+    "header", ["bytes=10-", "bytes=-0", "bytes=5-6,0-1", "bytes=0-5,5-6", "bytes=" + "9" * 24 + "-"]
 )
 def test_refused_ranges(header: str) -> None:
     with pytest.raises(RangeNotSatisfiableError):

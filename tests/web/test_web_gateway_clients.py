@@ -96,9 +96,7 @@ def test_blocks_of_a_boss_are_a_zarr(volumes: VolumeArchives) -> None:
         np.testing.assert_array_equal(found, voxels)
 
 
-def test_chunks_of_a_precomputed_layer_have_the_names_of_the_layer(
-    volumes: VolumeArchives,
-) -> None:
+def test_chunks_of_a_precomputed_layer_have_the_names_of_the_layer(volumes: VolumeArchives) -> None:
     name = f"demo-precomputed:{LAYER}".replace("/em", "/cells")
     scale: Any = layer_scales(LAYER.replace("/em", "/cells"))[0]
     with run_catalogue(volumes.mirror_harness.store, "--gateway=proxy") as site:

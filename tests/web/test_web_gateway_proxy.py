@@ -132,10 +132,7 @@ def test_right_bytes_are_delivered(at: str, archive: RangeServer) -> None:
 
 
 def test_faults_never_deliver_wrong_bytes(
-    harness: ScriptedHarness,
-    archive: RangeServer,
-    faults: Faults,
-    monkeypatch: pytest.MonkeyPatch,
+    harness: ScriptedHarness, archive: RangeServer, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuromirror.stream.readers._PAUSE", 0.01)
     chance = random.Random(300)
@@ -173,10 +170,7 @@ def test_faults_never_deliver_wrong_bytes(
 
 
 def test_what_was_read_once_is_not_requested_again(
-    harness: ScriptedHarness,
-    archive: RangeServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    harness: ScriptedHarness, archive: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEUROMIRROR_CACHE", str(tmp_path / "pieces"))
     before = -1

@@ -16,8 +16,7 @@ from neuromirror.net import RequestLimits
 from neuromirror.store import Store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.open_versions import OpenVersion, OpenVersions
-from neuromirror.web.gateway.service import GatewayService, StoredFile
+from neuromirror.web.gateway.service import GatewayService, OpenVersion, OpenVersions, StoredFile
 from support.gateway_site import SHORT_LIMITS, mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 from support.scripted_source import ScriptedFile, ScriptedHarness
@@ -143,7 +142,7 @@ def test_a_version_that_opens_slowly_delays_no_other(
                 assert may_open.wait(30)
             super().__init__(store, row, limits)
 
-    monkeypatch.setattr("neuromirror.web.gateway.open_versions.OpenVersion", SlowVersion)
+    monkeypatch.setattr("neuromirror.web.gateway.service.OpenVersion", SlowVersion)
     versions = OpenVersions(harness.store, SHORT_LIMITS)
 
     def use(row: VersionRow) -> str:

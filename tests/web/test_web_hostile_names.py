@@ -11,12 +11,7 @@ from test_web_hostile import HostileMirror
 
 from support.mirror_harness import run_git
 from support.running_catalogue import links, run_catalogue
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, files
 
 NAMES = [
     *(

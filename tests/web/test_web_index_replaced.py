@@ -100,9 +100,7 @@ def leaking_paths(site: RunningCatalogue, secret_texts: tuple[str, str]) -> set[
     }
 
 
-def test_warm_connections_show_nothing_after_a_takedown(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_warm_connections_show_nothing_after_a_takedown(copied_harness: MirrorHarness) -> None:
     secret_texts = secrets(copied_harness)
     with run_catalogue(copied_harness.store) as site:
         before = leaking_paths(site, secret_texts)
@@ -178,10 +176,7 @@ def test_a_reader_that_may_not_write_sees_each_change(
             one.chmod(0o755)
     path.chmod(0o644)
     with subprocess.Popen(
-        [*person, _READER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [*person, _READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -12,18 +12,8 @@ import pytest
 from neuromirror.lab.lockfile import load_lock, parse_lock
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import (
-    RunningCatalogue,
-    commands,
-    links,
-    run_catalogue,
-    visible_text,
-)
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-)
+from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
 HOSTILE = "<script>alert(1)</script>"

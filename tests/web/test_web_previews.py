@@ -26,12 +26,7 @@ from neuromirror.web.previews import (
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import (
-    RunningCatalogue,
-    allow_loopback,
-    run_catalogue,
-    visible_text,
-)
+from support.running_catalogue import RunningCatalogue, allow_loopback, run_catalogue, visible_text
 from support.store_publisher import git
 
 NWB = "sub-1/sub-1_ses-01_ecephys.nwb"

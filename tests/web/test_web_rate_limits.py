@@ -21,6 +21,7 @@ import requests
 from neuromirror.index import Index, QueryStoppedError, UnknownDatasetError
 from neuromirror.model import ConfigurationError
 from neuromirror.web import async_index as reading
+from neuromirror.web.app import ResponseCache
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.rate_limits import (
     REQUEST_KINDS,
@@ -31,7 +32,6 @@ from neuromirror.web.rate_limits import (
     parse_proxies,
     request_kind,
 )
-from neuromirror.web.response_cache import ResponseCache
 from support.command_shell import Shell
 from support.gateway_site import mirror_contents
 from support.mirror_harness import MirrorHarness
@@ -379,9 +379,7 @@ def test_overlong_search_is_refused_before_it_runs(site: RunningCatalogue) -> No
         assert site.get(f"/?q={quote(terms)}").status_code == 400
 
 
-def test_a_page_is_answered_while_many_clients_send_cut_outs(
-    quiet_volumes: VolumeArchives,
-) -> None:
+def test_a_page_is_answered_while_many_clients_send_cut_outs(quiet_volumes: VolumeArchives) -> None:
     fault = quiet_volumes.boss.fault("hang", path="/cutout/", seconds=3600)
     with (
         run_catalogue(quiet_volumes.mirror_harness.store, PROXY) as site,

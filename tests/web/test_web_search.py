@@ -11,12 +11,7 @@ import pytest
 
 from neuromirror.index import Index
 from neuromirror.model import DatasetFacts
-from support.running_catalogue import (
-    RunningCatalogue,
-    links,
-    run_catalogue,
-    visible_text,
-)
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 _YUTA = "sub-YutaMouse41/sub-YutaMouse41_ses-YutaMouse41-150831_behavior+ecephys.nwb"

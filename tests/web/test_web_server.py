@@ -20,13 +20,9 @@ import pytest
 import requests
 
 from neuromirror.model import LEAF_SIZE
-from neuromirror.store.block_digests import (
-    BlockDigestsFolder,
-    block_digests_name,
-    check_encoded,
-)
+from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
+from neuromirror.web.app import ResponseCache, cache_key
 from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.response_cache import ResponseCache, cache_key
 from neuromirror.web.serve import IdleTimeoutProtocol
 from support.block_digests import digests_of
 from support.mirror_harness import MirrorHarness

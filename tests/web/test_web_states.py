@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.web.filters import FILTERS
+from neuromirror.web.rendering import FILTERS
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import BEHAVIOR, MEAREC
 from support.mirror_harness import MirrorHarness

@@ -10,11 +10,7 @@ import pytest
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
-from neuromirror.web.template_environment import (
-    CONTACT_VARIABLE,
-    REPOSITORY_VARIABLE,
-    operator_variables,
-)
+from neuromirror.web.rendering import CONTACT_VARIABLE, REPOSITORY_VARIABLE, operator_variables
 from support.running_catalogue import (
     RunningCatalogue,
     data_values,

@@ -79,9 +79,7 @@ def test_a_dataset_that_is_not_a_volume_has_no_volume_page(site: RunningCatalogu
     site.api("/datasets/demo:000001@draft/volume", 404)
 
 
-def test_a_sharded_layer_is_described_but_not_cut_out(
-    volume_site: RunningCatalogue,
-) -> None:
+def test_a_sharded_layer_is_described_but_not_cut_out(volume_site: RunningCatalogue) -> None:
     level = volume_site.api(f"/datasets/demo-precomputed:{ACTIVITY}@latest/volume")["levels"][0]
     assert level["unreadable_reason"]
     page = volume_site.page(f"/volume/demo-precomputed:{ACTIVITY}@latest")
@@ -155,9 +153,7 @@ def test_concurrent_requests_for_a_picture_read_its_blocks_once(
         assert quiet_volumes.count_voxel_requests() == requests_before
 
 
-def test_failed_picture_is_a_message_and_not_retried(
-    quiet_volumes: VolumeArchives,
-) -> None:
+def test_failed_picture_is_a_message_and_not_retried(quiet_volumes: VolumeArchives) -> None:
     with run_catalogue(quiet_volumes.mirror_harness.store) as site:
         quiet_volumes.boss.fault("status", status=503, path="/cutout/")
         reply = site.get(f"/slice/{EM}@latest.png")

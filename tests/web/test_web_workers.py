@@ -30,11 +30,7 @@ def test_a_worker_that_dies_is_replaced_and_all_end_with_the_catalogue(
     command = [sys.executable, "-m", "neuromirror", "--json", "--store", str(store.root)]
     command += ["catalogue", "--listen", "127.0.0.1:0", "--workers=2", "--log-json"]
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,18 +28,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.api import datasets as api
 from neuromirror.web.gateway import pages as gateway
-from neuromirror.web.gateway.content_headers import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
+from neuromirror.web.gateway.content import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
 from neuromirror.web.pages import (
     dataset,
     diff,
     downloads,
     feeds,
     file,
-    file_download,
-    front,
     lock,
     machine_readable,
-    preview,
     search,
     status,
     version,
@@ -44,9 +44,126 @@ from neuromirror.web.pages import (
 )
 from neuromirror.web.rate_limits import RequestLimitError, client_key, request_kind
 from neuromirror.web.request import error_response, problem_response
-from neuromirror.web.response_cache import ResponseCache, accepts_gzip, cache_key
 from neuromirror.web.site import Site
 from neuromirror.web.store_files import page_files, store_files
+
+_TEXT = re.compile(rb"text/|image/svg\+xml|application/(?:[a-z.]+\+)?(?:json|xml|javascript)")
+"""Types that are cached."""
+_MAX_AGE = 5.0
+_MAX_BYTES = 1 << 22
+"""Maximum size of the cache, including overhead per entry."""
+_ENTRY_OVERHEAD = 1 << 12
+
+_Respond = Callable[[Send], Awaitable[None]]
+_Key = tuple[Any, ...]
+
+
+class _CachedResponse(Struct, frozen=True):
+    start: Message
+    body: bytes
+    until: float
+
+
+class ResponseCache:
+    """Keeps the responses of one site for a short time; ``now`` returns the time in seconds."""
+
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, max_bytes: int = _MAX_BYTES
+    ) -> None:
+        self._now, self._max_bytes = now, max_bytes
+        self._responses: OrderedDict[_Key, _CachedResponse] = OrderedDict()
+        self._in_progress: dict[_Key, asyncio.Event] = {}
+        self.bytes = 0
+
+    async def send_response(self, key: _Key | None, send: Send, respond: _Respond) -> None:
+        """Send the cached response of a key, or produce, cache and send it.
+
+        Without a key the cache is bypassed.
+        """
+        if key is None:
+            await respond(send)
+            return
+        if key in self._in_progress:
+            # many clients may request an expired entry at once
+            await self._in_progress[key].wait()
+        found = self._responses.get(key)
+        if found is not None and self._now() < found.until:
+            self._responses.move_to_end(key)
+            await send(found.start)
+            await send({"type": "http.response.body", "body": found.body})
+            return
+        start: Message | None = None
+
+        async def sending(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message if message["status"] == 200 and _is_text(message) else None
+            elif start is not None and not message.get("more_body", False):
+                self._keep(key, start, message.get("body", b""))
+            else:
+                start = None
+            if start is None or message["type"] != "http.response.start":
+                # waiting requests must not depend on a client that reads slowly
+                making.set()
+                self._in_progress.pop(key, None)
+            await send(message)
+
+        making = self._in_progress.setdefault(key, asyncio.Event())
+        try:
+            await respond(sending)
+        finally:
+            making.set()
+            if self._in_progress.get(key) is making:
+                del self._in_progress[key]
+
+    def _keep(self, key: _Key, start: Message, body: bytes) -> None:
+        self._drop(key)
+        self._responses[key] = _CachedResponse(start, body, self._now() + _MAX_AGE)
+        self.bytes += len(body) + _ENTRY_OVERHEAD
+        while self.bytes > self._max_bytes:
+            self._drop(next(iter(self._responses)))
+
+    def _drop(self, key: _Key) -> None:
+        found = self._responses.pop(key, None)
+        if found is not None:
+            self.bytes -= len(found.body) + _ENTRY_OVERHEAD
+
+
+def cache_key(scope: Scope, index_revision: object) -> _Key | None:
+    """Return the key of a request's response in the cache; None if it must not be cached.
+
+    It contains everything that the response depends on, also the host, because pages contain their
+    own URL.
+
+    Parameters
+    ----------
+    scope
+        The request.
+    index_revision
+        A value that changes with the index.
+    """
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if b"if-none-match" in headers or b"cookie" in headers or b"authorization" in headers:
+        return None
+    named = headers.get(b"host"), scope["scheme"], accepts_gzip(scope)
+    return (scope.get("raw_path", scope["path"]), scope["query_string"], *named, index_revision)
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Return whether the client accepts gzip (RFC 9110, section 12.5.3)."""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            for one in value.lower().split(b","):
+                coding, _, weight = one.partition(b";")
+                if coding.strip() in (b"gzip", b"x-gzip"):
+                    return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
+
+
+def _is_text(start: Message) -> bool:
+    """Return whether the headers in an ASGI start message are those of a text response."""
+    return any(name == b"content-type" and _TEXT.match(value) for name, value in start["headers"])
+
 
 # --- routes
 
@@ -64,13 +181,13 @@ _PAGES: Final = (
     Route(f"/badge/{_VERSION}.svg", downloads.badge),
     Route(f"/volume/{_VERSION}", volume.volume),
     Route(f"/slice/{_VERSION}.png", volume.picture),
-    Route(f"/preview/{_VERSION}", preview.preview),
-    Route(f"/thumbnail/{_VERSION}", preview.thumbnail),
+    Route(f"/preview/{_VERSION}", file.preview),
+    Route(f"/thumbnail/{_VERSION}", file.thumbnail),
     Route("/diff", diff.diff),
     Route("/lock", lock.lock),
     Route("/events", status.events),
     Route("/mirrors", status.mirrors),
-    Route("/changes", front.changes),
+    Route("/changes", status.changes),
     Route("/help", status.help_page),
     Route("/api", status.api_page),
     Route("/feed.atom", feeds.global_feed),
@@ -88,7 +205,7 @@ _PAGES: Final = (
 )
 _FILES: Final = (
     Route("/at/{address:text}", gateway.deliver),
-    Route(f"/download/{_VERSION}", file_download.download),
+    Route(f"/download/{_VERSION}", downloads.download),
     Route(f"/cutout/{_VERSION}", volume.cut),
     Route(f"/checksums/{_VERSION}", downloads.checksums),
     Route(f"/croissant/{_VERSION}.json", machine_readable.croissant),

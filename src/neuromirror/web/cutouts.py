@@ -39,7 +39,7 @@ from neuromirror.volume import (
     to_display,
 )
 from neuromirror.volume.errors import CopyUnreadableError
-from neuromirror.web.recent_results import RecentResults, SharedWork
+from neuromirror.web.async_index import RecentResults, SharedWork
 
 MAX_CONCURRENT: Final = 2
 """Maximum number of concurrent cutouts, and of concurrent previews."""
@@ -145,8 +145,7 @@ class CutoutService:
         self.check_possible()
         if self._cutouts_in_progress >= MAX_CONCURRENT or self._cutouts_being_sent >= MAX_SENDING:
             raise CutoutFailedError(
-                "too many cutouts are in progress; try again in half a minute",
-                503,
+                "too many cutouts are in progress; try again in half a minute", 503
             )
 
         opened: list[VersionFiles] = []

@@ -29,7 +29,7 @@ from neuromirror.previews import (
 )
 from neuromirror.store import Store
 from neuromirror.store.preview_cache import preview_folder
-from neuromirror.web.recent_results import RecentResults, SharedWork
+from neuromirror.web.async_index import RecentResults, SharedWork
 
 MAX_RUNNING: Final = 2
 """Maximum number of preview processes."""

@@ -22,8 +22,8 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.store import Store
 from neuromirror.volume import no_token, open_version_files
-from neuromirror.web.filters import printable_lines
-from neuromirror.web.recent_results import RecentResults, SharedWork
+from neuromirror.web.async_index import RecentResults, SharedWork
+from neuromirror.web.rendering import printable_lines
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

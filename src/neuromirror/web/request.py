@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from itertools import islice
+from typing import IO, Any, Final, TypeVar
 from urllib.parse import parse_qs, unquote
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from neuromirror.index import (
     AmbiguousNameError,
+    DatasetRow,
     DatasetWithdrawnError,
     FilesNotIndexedError,
     Index,
@@ -33,13 +39,19 @@ from neuromirror.index import (
 )
 from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError, escape_surrogates
-from neuromirror.web.basket import PARAMETER, Basket
-from neuromirror.web.error_suggestions import find_cause, suggest
-from neuromirror.web.gateway.byte_ranges import has_etag
-from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.addresses import (
+    PARAMETER,
+    Basket,
+    dataset_address,
+    file_address,
+    search_address,
+    version_address,
+)
+from neuromirror.web.gateway.content import has_etag
+from neuromirror.web.gateway.service import ContentUnavailableError
+from neuromirror.web.lookups import split_version_name
+from neuromirror.web.rendering import template_environment
 from neuromirror.web.site import Site
-from neuromirror.web.template_environment import template_environment
-from neuromirror.web.version_comparison import split_version_name
 
 _NAMES = ("add", "a", "b", "dataset", "other")
 """Query parameters with the name of a version or dataset."""
@@ -285,7 +297,7 @@ def _is_for_programs(request: Request) -> bool:
 async def _suggestions(request: CatalogueRequest, error: NeuromirrorError) -> dict[str, Any]:
     """Return suggestions for something that was not found.
 
-    See :func:`~neuromirror.web.error_suggestions.suggest`.
+    See :func:`suggest`.
     """
     if not isinstance(error, _NOT_FOUND_ERRORS):
         return {}
@@ -345,3 +357,173 @@ _STATUSES: Final = {
 def redirect(address: str) -> Response:
     """Return a redirect to an address, which is quoted."""
     return Response(None, 302, {"location": address})
+
+
+_MAX_SUGGESTIONS = 5
+_MIN_SIMILARITY = 0.4
+_MAX_WRONG = 20
+
+
+def suggest(
+    index: Index, error: NeuromirrorError, name: str, label: str, path: str
+) -> dict[str, Any]:
+    """Return the variables for the template of an error page: ``suggestions`` or a ``tombstone``.
+
+    ``suggestions`` are pairs of URL and text, for similar names; a ``message`` replaces one that
+    is written for operators. The ``tombstone`` is that of a withdrawn dataset. ``name``, ``label``
+    and ``path`` are those of the request, empty if it had none.
+    """
+    if isinstance(error, DatasetWithdrawnError):
+        return {"tombstone": index.tombstone(name)}
+    found: dict[str, Any] = {"suggestions": _similar_names(index, error, name, label, path)}
+    if isinstance(error, UnknownMirrorError):
+        found["message"] = f"This catalogue has no archive {name.partition(':')[0]!r}."
+    elif isinstance(error, UnknownDatasetError) and ":" in name:
+        found["message"] = f"This catalogue has no dataset {name!r}."
+    elif isinstance(error, UnknownDatasetError):
+        found["message"] = (
+            f"{name!r} is not the name of a dataset, which consists of the name of an archive and "
+            "an identifier"
+        )
+    return found
+
+
+def find_cause(
+    index: Index, error: NeuromirrorError, names: Mapping[str, tuple[str, str]]
+) -> str | None:
+    """Return the key of the name and label that cause an error; None if none of them does.
+
+    A single one is always the cause. The search ends with the 20th name that is wrong in another
+    way, because each is compared with many names.
+
+    Raises
+    ------
+    QueryStoppedError
+    """
+    if len(names) == 1:
+        return next(iter(names))
+    wrong = 0
+    for text, (name, label) in names.items():
+        index.raise_if_stopped()  # the queries are too short to notice it
+        try:
+            index.resolve(name, label or "latest")
+        except type(error):
+            return text
+        except NeuromirrorError:
+            wrong += 1
+            if wrong == _MAX_WRONG:
+                break
+    return None
+
+
+def _similar_names(
+    index: Index, error: NeuromirrorError, name: str, label: str, path: str
+) -> list[tuple[str, str]]:
+    if isinstance(error, UnknownVersionError):
+        labels = [one.label for one in index.versions(name)][::-1]
+        alike = difflib.get_close_matches(label, labels, _MAX_SUGGESTIONS, _MIN_SIMILARITY)
+        chosen = list(dict.fromkeys((*alike, *labels[:_MAX_SUGGESTIONS])))[:_MAX_SUGGESTIONS]
+        return [
+            *((version_address(name, one), f"{name}@{one}") for one in chosen),
+            (dataset_address(name), f"the versions of {name}"),
+        ]
+    if isinstance(error, UnknownFileError):
+        row = index.resolve(name, label)
+        return [
+            *(
+                (file_address(name, one.last, path), f"{path} as it was in {one.last}")
+                for one in index.content_spans(row, path)[-_MAX_SUGGESTIONS:]
+            ),
+            (version_address(name, row.label), f"the files of {row.name}"),
+        ]
+    if isinstance(error, UnknownMirrorError):
+        local_id = name.partition(":")[2]
+        alike = [one for one in index.similar_names(name) if one.partition(":")[2] == local_id]
+        mirrors = [one.mirror for one in index.mirror_status()]
+        return [
+            *((dataset_address(one), one) for one in alike),
+            *((search_address("", [("archive", one)]), f"datasets of {one}") for one in mirrors),
+        ]
+    if isinstance(error, UnknownDatasetError):
+        terms = name.rpartition(":")[2].replace("/", " ")
+        rows = islice(_search(index, terms), _MAX_SUGGESTIONS)
+        found = {one.name: f"{one.name}: {one.title}" for one in rows}
+        found |= {one: one for one in index.similar_names(name) if one not in found}
+        links = [(dataset_address(one), text) for one, text in found.items()]
+        return links or [(search_address(""), "all datasets of this catalogue")]
+    return []
+
+
+def _search(index: Index, terms: str) -> Iterator[DatasetRow]:
+    with suppress(MalformedQueryError):
+        yield from index.search(terms)
+
+
+SPOOLED_BYTES: Final = 1 << 20
+"""Size up to which a body is kept in memory."""
+_CHUNK_SIZE: Final = 1 << 18
+
+
+class SlowClientError(NeuromirrorError):
+    """A client reads a response too slowly."""
+
+
+class SpooledResponse(StreamingResponse):
+    """Sends and closes a file.
+
+    Parameters
+    ----------
+    request
+        The request.
+    file
+        The file.
+    headers
+        The headers, without the type.
+    media_type
+        The type.
+    seconds
+        The time in which the client must read the file; unlimited by default.
+    on_sent
+        Called when the file is closed.
+    """
+
+    def __init__(
+        self,
+        request: CatalogueRequest,
+        file: IO[bytes],
+        headers: Mapping[str, str],
+        media_type: str,
+        *,
+        seconds: float | None = None,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(self._pieces(), 200, headers, media_type)
+        self._reader, self._file = request.site.reader, file
+        self._seconds, self._on_sent = seconds, on_sent
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await self._reader.run_file_read(lambda: self._file.read(_CHUNK_SIZE)):
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file; raises SlowClientError."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError as error:
+            raise SlowClientError("a client read a file too slowly and was disconnected") from error
+        finally:
+            self._file.close()
+            self._on_sent()
+
+
+def spooled_response(
+    request: CatalogueRequest, body: IO[bytes], name: str, media_type: str
+) -> Response:
+    """Return a response that sends and closes a file, which browsers save under a name."""
+    headers = {
+        "content-disposition": f'attachment; filename="{name}"',
+        "cache-control": "no-cache",
+        "access-control-allow-origin": "*",
+    }
+    return SpooledResponse(request, body, headers, media_type)

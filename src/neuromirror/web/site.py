@@ -12,13 +12,13 @@ from neuromirror.store import Store
 from neuromirror.store.private_store import require_public_store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.cutouts import CutoutService
-from neuromirror.web.example_searches import ExampleSearches
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.service import GatewayService
+from neuromirror.web.lookups import ExampleSearches
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
-from neuromirror.web.template_environment import operator_variables
+from neuromirror.web.rendering import operator_variables
 
 
 class SiteSettings(Struct, frozen=True):

@@ -21,7 +21,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from neuromirror.store import Store
-from neuromirror.web.gateway.byte_ranges import is_precondition_failed
+from neuromirror.web.gateway.content import is_precondition_failed
 
 _STATIC: Final = Path(__file__).with_name("static")
 _REPOSITORY_FILES: Final = re.compile(

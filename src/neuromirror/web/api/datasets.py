@@ -17,13 +17,13 @@ from neuromirror.index.shapes import Link
 from neuromirror.web.addresses import dataset_address
 from neuromirror.web.api import responses
 from neuromirror.web.api import versions as of_versions
-from neuromirror.web.api.openapi import openapi_document
 from neuromirror.web.api.operations import (
     ROOT,
     Call,
     Operation,
     Parameter,
     of_index,
+    openapi_document,
 )
 from neuromirror.web.api.versions import CHECKSUM, LIST, MAX_PAGE_SIZE, dataset_path
 from neuromirror.web.request import CatalogueRequest, view

@@ -17,22 +17,16 @@ from neuromirror.index.shapes import folder_entry
 from neuromirror.model import alias_of
 from neuromirror.web.addresses import file_address, gateway_address, version_address
 from neuromirror.web.api import responses
-from neuromirror.web.api.operations import (
-    ROOT,
-    Call,
-    Operation,
-    Parameter,
-    of_version,
+from neuromirror.web.api.operations import ROOT, Call, Operation, Parameter, of_version
+from neuromirror.web.api.responses import Volume, describe_volume
+from neuromirror.web.lookups import (
+    FORMATS,
+    compare_versions,
+    other_occurrences,
+    require_citation,
+    split_version_name,
 )
-from neuromirror.web.citations import FORMATS, require_citation
-from neuromirror.web.occurrences import other_occurrences
-from neuromirror.web.request import (
-    BadRequestError,
-    CatalogueRequest,
-    resolve_version,
-)
-from neuromirror.web.version_comparison import compare_versions, split_version_name
-from neuromirror.web.volume_shapes import Volume, describe_volume
+from neuromirror.web.request import BadRequestError, CatalogueRequest, resolve_version
 
 MAX_PAGE_SIZE = 1000
 _MAX_OTHER_LOCATIONS = 100

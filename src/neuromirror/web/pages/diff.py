@@ -16,13 +16,9 @@ from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
-from neuromirror.web.filters import kind_label
+from neuromirror.web.lookups import compare_versions, resolve_name, split_version_name
+from neuromirror.web.rendering import kind_label
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
-from neuromirror.web.version_comparison import (
-    compare_versions,
-    resolve_name,
-    split_version_name,
-)
 
 if TYPE_CHECKING:
     from neuromirror.lab.diff import FileChange

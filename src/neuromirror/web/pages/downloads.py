@@ -1,18 +1,44 @@
-"""Downloads: checksum lists, citations, badges."""
+"""Downloads: files, checksum lists, citations, badges."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any, Final, TypeGuard
+from urllib.parse import unquote
 
+from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
-from neuromirror.index import FileRow, FilesNotIndexedError, Index, VersionRow
-from neuromirror.web.citations import FORMATS, require_citation
-from neuromirror.web.filters import pluralize
+from neuromirror.index import (
+    ContentSpanRow,
+    FileRow,
+    FilesNotIndexedError,
+    Index,
+    LocationRow,
+    UnknownFileError,
+    VersionRow,
+)
+from neuromirror.model import Retention
+from neuromirror.model.records import is_asset_download
+from neuromirror.web.addresses import header_url
+from neuromirror.web.gateway.content import may_open_in_browser
+from neuromirror.web.gateway.pages import deliver_file, is_possible_path
+from neuromirror.web.gateway.service import (
+    ContentUnavailableError,
+    Document,
+    GatewayService,
+    StoredFile,
+)
+from neuromirror.web.lookups import FORMATS, require_citation
+from neuromirror.web.rendering import pluralize
 from neuromirror.web.request import (
     BadRequestError,
     CatalogueRequest,
+    PageNotFoundError,
+    redirect,
     resolve_version,
     view,
 )
@@ -97,3 +123,147 @@ async def badge(request: CatalogueRequest) -> Response:
     label = f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
     text = await request.render_template("badge.svg", left="version", right=label)
     return request.etag_response(text, "image/svg+xml; charset=utf-8")
+
+
+MAX_LOCATIONS: Final = 100
+
+
+class DownloadPlan(Struct, frozen=True):
+    """Where a browser gets a file.
+
+    Attributes
+    ----------
+    is_relayed
+        Whether from the catalogue, which verifies the content.
+    urls
+        Else the URLs at the archive of which one is used; empty if none is known.
+    is_named
+        Whether the response at these URLs names the file.
+    is_copy
+        Whether the URL is that of a copy in a vault.
+    """
+
+    is_relayed: bool
+    urls: Sequence[str]
+    is_named: bool = False
+    is_copy: bool = False
+
+    def saved_name(self, path: str) -> str:
+        """Return the name under which a browser saves the file at ``path``; empty if unknown."""
+        if self.is_relayed or self.is_named:
+            return path.rpartition("/")[2]
+        return unquote(self.urls[0].partition("?")[0].rpartition("/")[2]) if self.urls else ""
+
+    def may_open(self, path: str) -> bool:
+        """Return whether a browser may open the file at ``path`` instead of saving it."""
+        return not (self.is_relayed or self.is_named) and may_open_in_browser(path)
+
+
+def plan_download(
+    gateway: GatewayService,
+    row: VersionRow,
+    file: FileRow,
+    locations: Sequence[LocationRow],
+    spans: Sequence[ContentSpanRow],
+) -> DownloadPlan:
+    """Return where a browser gets a file.
+
+    Parameters
+    ----------
+    gateway
+        The gateway.
+    row, file
+        The file and its version.
+    locations
+        The locations of the content of the file.
+    spans
+        The contents of the path of the file by version.
+    """
+    urls = gateway.visitor_urls(row, locations)
+    is_proxy = gateway.modes.of(row.mirror) == "proxy"
+    if (urls or is_proxy) and gateway.can_relay(row, file):
+        return DownloadPlan(True, urls[:1])
+    # the archive deletes assets that neither a published version nor the draft lists
+    is_kept = file.retention is Retention.PUBLISHED or any(
+        one.current and one.key == file.key for one in spans
+    )
+    named = [url for url in urls if is_asset_download(url)] if is_kept else []
+    return DownloadPlan(False, named or urls[:1], bool(named))
+
+
+async def plan_with_copy(
+    gateway: GatewayService, row: VersionRow, file: FileRow, plan: DownloadPlan
+) -> DownloadPlan:
+    """Return the plan, with a copy in a vault if no location at the archive is usable."""
+    if plan.is_relayed or plan.urls:
+        return plan
+    with suppress(ContentUnavailableError):  # the store is damaged
+        if await gateway.has_copies(row):
+            found = await gateway.find_file(row, file.path)
+            urls = await gateway.public_urls(row, found.file) if _is_stored(found) else []
+            if urls:
+                return DownloadPlan(gateway.can_relay(row, file), urls[:1], is_copy=True)
+    return plan
+
+
+def _is_stored(found: StoredFile | Document | None) -> TypeGuard[StoredFile]:
+    return isinstance(found, StoredFile)
+
+
+@view
+async def download(request: CatalogueRequest) -> Any:
+    """Deliver a file for saving, or redirect to its content."""
+    (name, label), path = request.version_name, request.query_parameter("path")
+    gateway = request.site.gateway
+
+    def look(index: Index) -> tuple[VersionRow, FileRow, DownloadPlan] | UnknownFileError:
+        row = index.resolve(name, label)
+        try:
+            found = index.file(row, path)
+        except UnknownFileError as error:
+            return error
+        locations = index.locations(found.content, limit=MAX_LOCATIONS)
+        spans = index.content_spans(row, path)
+        return row, found, plan_download(gateway, row, found, locations, spans)
+
+    looked_up = await request.query_index(look)
+    if isinstance(looked_up, UnknownFileError):
+        return await _document(request, name, label, path, looked_up)
+    row, file, plan = looked_up
+    plan = await plan_with_copy(gateway, row, file, plan)
+    if plan.is_relayed:
+        try:
+            found = await gateway.find_file(row, path)
+            if found is not None:
+                named = await gateway.version(name, label)
+                return await deliver_file(request, named, found, is_saved=True)
+        except ContentUnavailableError as error:
+            if error.is_changed or not plan.urls:
+                raise
+            # the visitor may reach an archive that this machine does not reach
+            logging.getLogger(__name__).warning("%s: %s: %s", row.name, path, error)
+    if not plan.urls:
+        raise PageNotFoundError(
+            "this file has no known location from which a browser can download; a clone may "
+            "still be able to get it"
+        )
+    url = plan.urls[0]
+    if len(plan.urls) > 1:
+        # equal contents have several names; this version's is in its records
+        with suppress(ContentUnavailableError):  # the store is damaged
+            found = await gateway.find_file(row, path)
+            own = found.file.urls if _is_stored(found) else ()
+            url = next((one for one in own if one in plan.urls), url)
+    return redirect(header_url(url))
+
+
+async def _document(
+    request: CatalogueRequest, name: str, label: str, path: str, error: UnknownFileError
+) -> Any:
+    """Deliver a document, which is in git and not in the index; raise the error without one."""
+    gateway = request.site.gateway
+    named = await gateway.version(name, label)
+    found = await gateway.find_file(named.row, path) if is_possible_path(path) else None
+    if not isinstance(found, Document):
+        raise error
+    return await deliver_file(request, named, found, is_saved=True)

@@ -24,8 +24,8 @@ from neuromirror.index import (
     VersionRow,
 )
 from neuromirror.web.addresses import dataset_address, search_address, version_address
-from neuromirror.web.filters import event_kind, format_number, format_size, printable
-from neuromirror.web.pages.search_facets import SearchQuery
+from neuromirror.web.pages.search import SearchQuery
+from neuromirror.web.rendering import event_kind, format_number, format_size, printable
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
 _ATOM = "http://www.w3.org/2005/Atom"

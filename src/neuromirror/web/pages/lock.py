@@ -22,13 +22,16 @@ from neuromirror.lab.globs import Globs
 from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.model.records import has_downloads
 from neuromirror.store import Store
-from neuromirror.web.addresses import lock_address
-from neuromirror.web.basket import MAX_VERSIONS
-from neuromirror.web.pages.viewers import is_web
-from neuromirror.web.private_hosts import allow_command_for
-from neuromirror.web.request import BadRequestError, CatalogueRequest, view
-from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
-from neuromirror.web.version_comparison import resolve_name
+from neuromirror.web.addresses import MAX_VERSIONS, lock_address
+from neuromirror.web.lookups import allow_command_for, resolve_name
+from neuromirror.web.pages.folders import is_web
+from neuromirror.web.request import (
+    SPOOLED_BYTES,
+    BadRequestError,
+    CatalogueRequest,
+    spooled_response,
+    view,
+)
 
 _MAX_FILES: Final = 500_000
 """Number of files above which no lock file is created here, because it would take minutes."""

@@ -11,11 +11,9 @@ from neuromirror.model import Retention, alias_of
 from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.addresses import breadcrumbs
-from neuromirror.web.citations import read_citation
-from neuromirror.web.pages.folders import folder_entries, matching_files
+from neuromirror.web.lookups import allow_command_for, read_citation
+from neuromirror.web.pages.folders import GatewayLinks, folder_entries, matching_files, zarr_viewers
 from neuromirror.web.pages.machine_readable import typed_links
-from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
-from neuromirror.web.private_hosts import allow_command_for
 from neuromirror.web.request import CatalogueRequest, view
 
 _MAX_RETENTION_FILES = 50_000

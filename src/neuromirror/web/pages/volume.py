@@ -31,18 +31,18 @@ from neuromirror.volume import (
     validate_box,
 )
 from neuromirror.web.addresses import cutout_address
+from neuromirror.web.api.responses import Volume, describe_volume
 from neuromirror.web.cutouts import CutoutFailedError, Picture
-from neuromirror.web.pages.viewers import is_web
-from neuromirror.web.private_hosts import allow_command_for
+from neuromirror.web.lookups import allow_command_for
+from neuromirror.web.pages.folders import is_web
 from neuromirror.web.request import (
     BadRequestError,
     CatalogueRequest,
     PageNotFoundError,
+    SpooledResponse,
     resolve_version,
     view,
 )
-from neuromirror.web.spooled_response import SpooledResponse
-from neuromirror.web.volume_shapes import Volume, describe_volume
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
 _MAX_DIGITS: Final = 16
