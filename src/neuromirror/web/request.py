@@ -209,7 +209,7 @@ class CatalogueRequest(Request):
 
     async def render_template(self, template: str, **context: Any) -> str:
         """Render a template in a thread."""
-        found = template_environment().get_template(f"neuromirror_{template}")
+        found = template_environment().get_template(template)
         variables = {
             "site": self.site,
             "own_address": self.site_url,
