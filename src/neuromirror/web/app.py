@@ -97,7 +97,8 @@ class ResponseCache:
         async def sending(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                start = message if message["status"] == 200 and _is_text(message) else None
+                is_kept = message["status"] == 200 and _is_text(message["headers"])
+                start = message if is_kept else None
             elif start is not None and not message.get("more_body", False):
                 self._keep(key, start, message.get("body", b""))
             else:
@@ -160,9 +161,9 @@ def accepts_gzip(scope: Scope) -> bool:
     return False
 
 
-def _is_text(start: Message) -> bool:
-    """Return whether the headers in an ASGI start message are those of a text response."""
-    return any(name == b"content-type" and _TEXT.match(value) for name, value in start["headers"])
+def _is_text(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether the headers of a response are those of text."""
+    return any(name == b"content-type" and _TEXT.match(value) for name, value in headers)
 
 
 # --- routes
@@ -381,13 +382,21 @@ class PageMiddleware:
             "asgi": {**scope["asgi"], "spec_version": "2.4"},
         }
 
+        # a file depends on further headers of the request, and may be large
+        is_content = scope["path"].startswith(_CONTENT)
+
         async def respond(to: Send) -> None:
             await self._limited(scope, receive, to, site)
 
-        # a file depends on further headers of the request, and may be large
-        is_content = scope["path"].startswith(_CONTENT)
+        async def send_page(message: Message) -> None:
+            headers = message.get("headers", ())
+            if not is_content and _is_text(headers) and all(one[0] != b"vary" for one in headers):
+                # also of a page that is too small to be compressed, and if it is unchanged
+                message = {**message, "headers": [*headers, (b"vary", b"Accept-Encoding")]}
+            await send(message)
+
         key = None if is_content else cache_key(scope, site.reader.revision)
-        await run_while_connected(receive, self._cache.send_response(key, send, respond))
+        await run_while_connected(receive, self._cache.send_response(key, send_page, respond))
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send, site: Site) -> None:
         """Respond within the limits on expensive requests; refused ones get 429 or 503."""
