@@ -92,13 +92,6 @@ def test_another_version_of_a_dataset_replaces_the_first(site: RunningCatalogue)
     assert names_in(replacing) == [ONE, OTHER]
 
 
-def test_the_last_version_is_removed_from_the_list(site: RunningCatalogue) -> None:
-    page = site.page(f"/lock?add={ONE}")
-    empty = link_to(page, "Remove")
-    assert names_in(empty) == []
-    assert "Your list is empty" in site.text(empty)
-
-
 def test_a_redirect_keeps_the_basket(site: RunningCatalogue) -> None:
     for path in ("/?q=hippocampal", "/search?q=demo:000002", "/?q=demo:000002"):
         reply = site.get(with_basket(path, OTHER), allow_redirects=False)
@@ -117,11 +110,6 @@ def test_hostile_names_are_escaped(site: RunningCatalogue, name: str) -> None:
         page = site.get(with_basket(path, name)).text
         assert "<script>alert" not in page
         assert f"add={quote(name, safe='/:@')}" in page.replace("+", "%20")
-
-
-def test_names_with_invisible_characters_are_left_out(site: RunningCatalogue) -> None:
-    for name in ("\x00", "\x04Tc", "a\u202eb"):
-        assert names_in(link_to(site.page(with_basket("/help", name)), "Datasets")) == []
 
 
 def test_a_basket_that_is_too_large_is_not_carried(site: RunningCatalogue) -> None:

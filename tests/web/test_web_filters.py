@@ -8,7 +8,7 @@ import pytest
 
 from neuromirror.web.pages.dataset import growth_chart
 from neuromirror.web.pages.folders import is_public
-from neuromirror.web.rendering import format_age, printable_lines
+from neuromirror.web.rendering import format_age
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,6 @@ def test_recent_time_is_shown_as_age_and_an_old_one_as_date(seconds: int, text: 
     assert format_age(datetime.now(UTC) - timedelta(seconds=seconds)) == text
     assert format_age("2024-03-01T12:00:00+00:00") == "on 2024-03-01"
     assert format_age(None) == "never"
-
-
-def test_lines_stay_lines_and_what_turns_text_is_escaped() -> None:
-    assert printable_lines("one\ntwo\u202e\x07") == "one\ntwo\\u202e\\x07"
 
 
 def test_growth_chart_marks_published_and_observed() -> None:

@@ -32,7 +32,6 @@ from neuromirror.web.rate_limits import (
     parse_proxies,
     request_kind,
 )
-from support.command_shell import Shell
 from support.gateway_site import mirror_contents
 from support.mirror_harness import MirrorHarness
 from support.range_server import RangeServer
@@ -99,16 +98,6 @@ def test_only_a_trusted_proxy_sets_the_client_address(demo_harness: MirrorHarnes
                 for one in range(3)
             ]
             assert found == [200, 429, 429], options
-
-
-@pytest.mark.parametrize("options", [["--limit=all=3"], ["--limit=diff=-1"], [f"{PROXY}/99"]])
-def test_a_malformed_setting_is_wrong_usage(
-    demo_harness: MirrorHarness, options: list[str]
-) -> None:
-    kept = [one.replace("--", "--catalogue-") for one in options]
-    shell = Shell(demo_harness.mirrors, demo_harness.store.root)
-    shell.run("catalogue", *options, code=2)
-    shell.run("serve", "--catalogue", "127.0.0.1:0", *kept, code=2)
 
 
 def scope_of(host: str) -> dict[str, Any]:

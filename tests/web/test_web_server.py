@@ -220,12 +220,6 @@ def test_page_is_compressed_only_if_accepted(site: RunningCatalogue) -> None:
         assert (second.status_code, second.content) == (304, b"")
 
 
-def test_cached_page_depends_on_the_host(site: RunningCatalogue) -> None:
-    page = "/dataset/demo:000001"
-    for host in ("one.example.org", "two.example.org"):
-        assert f"ria+http://{host}" in site.get(page, headers={"Host": host}).text
-
-
 # --- response cache
 
 
@@ -413,16 +407,6 @@ def test_who_reads_no_more_of_a_reply_is_not_waited_for() -> None:
         made.recv(1000)
         time.sleep(1)
         assert read_to_the_end(made) < 200 << 17
-
-
-def test_who_reads_slowly_gets_all_of_a_reply() -> None:
-    with short_timeouts() as site, connected(site, "GET / HTTP/1.1", "Host: x", "") as made:
-        got = 0
-        while got < 200 << 17:
-            block = made.recv(1 << 18)
-            assert block
-            got += len(block)
-            time.sleep(0.002)
 
 
 def test_block_digests_are_served_by_the_name_of_their_key(
