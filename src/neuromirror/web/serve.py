@@ -129,6 +129,8 @@ def _config(application: Any, proxies: Sequence[str], **more: Any) -> uvicorn.Co
         # each takes a file descriptor, often limited to 1024
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=5,
+        # a worker answers its supervisor once its modules are loaded
+        timeout_worker_healthcheck=60,
         **more,
     )
 
