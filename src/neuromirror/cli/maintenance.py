@@ -56,7 +56,7 @@ def doctor_command(settings: Settings, archive: str | None, *, offline: bool) ->
             "status": "error" if failed else "ok",
             "message": one.message,
         }
-        settings.emit("doctor", record, f"{one.level:<8} {one.subject:<12} {one.message}")
+        settings.emit("doctor", record, f"{one.level:<8} {one.subject:<16} {one.message}")
     sys.exit(code)
 
 
