@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -116,17 +115,6 @@ class Shell:
             out, err = process.communicate()
         assert process.returncode == code, (process.returncode, out, err)
         return CommandResult.from_output(process.returncode, out, err)
-
-    def start_program(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command as a program, as users do; the caller waits for it."""
-        return subprocess.Popen(
-            [*PROGRAM, *arguments],
-            env={**os.environ, **self._environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
 
 UNPRIVILEGED = {"first": "from support import command_child; command_child.drop_root_privileges()"}
