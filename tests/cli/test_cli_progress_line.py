@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from neuromirror.cli.progress_line import ProgressLine
+from neuromirror.cli.common import ProgressLine
 
 
 class Terminal(io.StringIO):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.cli.cite import _FORMATS
+from neuromirror.cli.pin import _FORMATS
 from neuromirror.lab import cite as public_cite
 from neuromirror.lab.cite import FORMATS as KNOWN
 from neuromirror.lab.cite import (

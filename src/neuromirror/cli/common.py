@@ -1,4 +1,6 @@
-"""Shared by all commands: common options, and output as text or JSON.
+"""What commands share: settings, output, progress and reports of outcomes.
+
+Shared by all commands: common options, and output as text or JSON.
 
 Heavy packages are imported inside functions, so that ``--help`` is fast.
 """
@@ -11,14 +13,17 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import click
-from msgspec import Struct
+from msgspec import Struct, field
 
+from neuromirror.annex.remotes import host_without_port
 from neuromirror.model.errors import (
     UNPRINTABLE,
     ConfigurationError,
@@ -28,10 +33,11 @@ from neuromirror.model.errors import (
 )
 
 if TYPE_CHECKING:
-    from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
+    from neuromirror.crawl import FailureLog, JournalRecorder, Mirror, Result, Sync
     from neuromirror.index import Index
     from neuromirror.model import Traffic
     from neuromirror.store import Store
+    from neuromirror.transfer.outcomes import Outcome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -403,3 +409,166 @@ def split_version(name: str) -> tuple[str, str]:
             "version; 'neuromirror list' lists the datasets"
         )
     return dataset, label or "latest"
+
+
+_REFRESH_SECONDS: Final = 0.1
+_TICK_SECONDS: Final = 1.0
+_STEP: Final = "{desc} [{elapsed}]"
+
+
+class ProgressLine:
+    """A line on stderr, if that is a terminal; a context manager that removes it at the end."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            *(),
+            disable=None,
+            leave=False,
+            file=sys.stderr,
+            bar_format=_STEP,
+            unit="B",
+            unit_scale=True,
+            mininterval=_REFRESH_SECONDS,
+        )
+        self._finished = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> Self:
+        if not self._bar.disable:
+            self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the line."""
+        self._finished.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+        self._bar.close()
+
+    def show(self, step: str) -> None:
+        """Show a step and the time since its start."""
+        self._bar.bar_format = _STEP
+        self._bar.reset()
+        self._bar.set_description_str(step)
+
+    def show_bytes(self, received: int, total: int) -> None:
+        """Show the bytes received and expected so far, instead of the last step."""
+        if self._bar.disable:
+            return
+        if self._bar.bar_format is not None:
+            self._bar.bar_format = None
+            self._bar.reset(total)
+            self._bar.set_description_str("", refresh=False)
+        self._bar.total = total
+        self._bar.update(received - self._bar.n)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Remove the line while something is printed."""
+        if self._bar.disable:
+            yield
+            return
+        with self._bar.external_write_mode(file=sys.stdout):
+            yield
+
+    def _tick(self) -> None:
+        """Refresh the elapsed time of long steps."""
+        while not self._finished.wait(_TICK_SECONDS):
+            self._bar.refresh()
+
+
+@contextmanager
+def step_line(verb: str) -> Iterator[Callable[[str], None]]:
+    """Show a progress line; yield a function that shows ``verb`` and the object of a step."""
+    with ProgressLine() as line:
+        yield lambda what: line.show(f"{verb} {what}")
+
+
+def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
+    """Yield the results; show a progress bar if stderr is a terminal."""
+    from tqdm import tqdm
+
+    finished = threading.Event()
+
+    def tick() -> None:
+        # refresh the elapsed time during long visits
+        while not finished.wait(1):
+            bar.total = run.total or None
+            bar.refresh()
+
+    shape = "{desc}{n_fmt}/{total_fmt} datasets [{elapsed}{postfix}]"
+    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="syncing ") as bar:
+        ticker = threading.Thread(target=tick, daemon=True)
+        if not bar.disable:
+            ticker.start()
+        try:
+            for result in results:
+                bar.total = run.total
+                bar.update()
+                with bar.external_write_mode(file=sys.stdout):
+                    yield result
+        finally:
+            finished.set()
+            if ticker.is_alive():
+                ticker.join()
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return the message of an outcome, after its host or path unless it starts with the host."""
+    if outcome.host is not None and outcome.message.startswith(host_without_port(outcome.host)):
+        return outcome.message
+    return f"{outcome.host or outcome.path}  {outcome.message}"
+
+
+class HostMessages(Struct):
+    """Prints each message about a host once, and the number of occurrences at the end."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def is_first(self, outcome: Outcome) -> bool:
+        """Count an outcome and return whether its message has not been printed yet."""
+        if outcome.host is None:
+            return True
+        self.counts[outcome.host, outcome.status] += 1
+        return self.counts[outcome.host, outcome.status] == 1
+
+    def print_counts(self, action: str, settings: Settings) -> None:
+        """Print the number of files or URLs that each message applies to."""
+        for (host, status), count in self.counts.items():
+            record = {"kind": "host", "host": host, "status": status, "count": count}
+            line = f"{status:<10} {host} failed {count} times in total" if count > 1 else None
+            settings.emit(action, record, line)
+
+
+class OutcomeReport(Struct):
+    """Prints the outcomes of an action on contents, and counts them by status."""
+
+    action: str
+    settings: Settings
+    line: ProgressLine
+    total: int = 0
+    bytes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    hosts: HostMessages = field(default_factory=HostMessages)
+
+    @property
+    def failures(self) -> int:
+        """The number of contents that failed."""
+        return self.counts["error"] + self.counts["impossible"]
+
+    def add(self, outcome: Outcome) -> None:
+        """Print and count an outcome; contents that need nothing are printed as JSON only."""
+        self.counts[outcome.status] += 1
+        if outcome.status == "ok":
+            self.bytes += outcome.size or 0
+        elif outcome.status == "notneeded" and not self.settings.json:
+            return
+        text = f"{outcome.status:<10} {outcome_text(outcome)}"
+        is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
+        with self.line.paused():
+            self.settings.emit(self.action, outcome.to_json(), text.rstrip() if is_shown else None)

@@ -1,22 +1,36 @@
-"""``neuromirror list``, ``versions`` and ``events``."""
+"""Commands that explore datasets: list, search, versions, show and events."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.addresses import find_address
+from neuromirror.cli.addresses import find_address, resolve_version
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import Settings, settings_options, split_condition
-from neuromirror.model.errors import UnknownAddressError, format_bytes
+from neuromirror.cli.common import Settings, format_traffic, settings_options, split_condition
+from neuromirror.model import Retention, alias_of
+from neuromirror.model.errors import UnknownAddressError, count_of, format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from neuromirror.cli.shapes import ListedSubdataset, ShownVersion
+    from neuromirror.index import (
+        CopyRow,
+        EdgeRow,
+        FoundDataset,
+        FoundDatasets,
+        Index,
+        MatchedText,
+        RelatedVersion,
+        VisitRow,
+    )
 
 
 @command(
@@ -163,3 +177,374 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
 def format_counts(counts: Mapping[str, int]) -> str:
     """Format counts as ``12 sha256, 3 etag``; a dash for no files."""
     return ", ".join(f"{count} {label}" for label, count in counts.items()) or "-"
+
+
+_MAX_LINES = 3
+"""Maximum number of matching texts per dataset."""
+_MAX_SHOWN_VALUES = 20
+
+
+_FILTERS = (
+    ("archive", "MIRROR", "mirror"),
+    ("species", "NAME", "species, e.g. mouse or 'Mus musculus'"),
+    ("subject", "ID", "subject"),
+    ("brain_region", "NAME", "brain region, e.g. hippocampus"),
+    ("technique", "NAME", "technique, e.g. ecephys or 'calcium imaging'"),
+    ("data_type", "NAME", "kind of files, e.g. NWB or OME-Zarr"),
+    ("level", "LEVEL", "level of processing, e.g. raw or derived"),
+    ("license", "NAME", "license, e.g. CC-BY-4.0"),
+    ("size", "CLASS", "size class (see --facets)"),
+    ("year", "YEAR", "year of the latest version"),
+    (
+        "status",
+        "STATUS",
+        "status: published, draft (no published version yet) or observed (the archive has no "
+        "versions, such as a bucket)",
+    ),
+)
+
+
+def _filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each facet except ``volume``."""
+    for name, metavar, text in reversed(_FILTERS):
+        function = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            metavar=metavar,
+            multiple=True,
+            help=f"Only datasets of this {text}.",
+        )(function)
+    return function
+
+
+@command(
+    "search",
+    example="""\
+neuromirror search hippocampus sleep
+neuromirror search '"place cells"' --species mouse --status published
+neuromirror search --archive dandi --facets""",
+)
+@argument("terms", nargs=-1, metavar="[TERMS]...", help='Words, or phrases in "double quotes".')
+@_filter_options
+@click.option("--volume", is_flag=True, help="Only volumes.")
+@click.option(
+    "--sort",
+    type=click.Choice(["relevance", "newest", "size", "title"]),
+    help="Order of the results [default: relevance; without terms newest].",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of datasets.",
+)
+@click.option("--facets", is_flag=True, help="List values to select by, with their counts.")
+@settings_options
+def search_command(
+    settings: Settings,
+    terms: tuple[str, ...],
+    *,
+    volume: bool,
+    sort: str | None,
+    limit: int,
+    facets: bool,
+    **filters: tuple[str, ...],
+) -> None:
+    """Search the datasets of the store by words, and by archive, species, technique, ….
+
+    All words must match: in the metadata, by their stem, as the start of a word, or by a synonym
+    (mouse, Mus musculus); the words that are nowhere there must be in the path of one file. A
+    phrase in double quotes matches its words in order. Without words, all datasets match. An option
+    that is repeated selects datasets with one of several values; --facets lists the values. Exit
+    code 1: nothing found.
+    """
+    text = " ".join(terms)
+    selected = {**filters, "volume": ("yes",) * volume}
+    with settings.index() as index:
+        found = index.find_datasets(text, filters=selected, sort=sort or "", limit=limit)
+        if found.total:
+            _print_results(settings, found, facets=facets)
+            return
+        _print_nothing(settings, index, text)
+    sys.exit(1)
+
+
+def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) -> None:
+    from neuromirror.index.shapes import FacetValue, Match
+
+    if facets:
+        for name, values in found.facets.items():
+            for value in values:
+                settings.emit("search", {"facet": name, **FacetValue.of(value).plain()})
+        rows = [
+            [name, one.value, str(one.count)]
+            for name, values in found.facets.items()
+            for one in values[:_MAX_SHOWN_VALUES]
+        ]
+        settings.print_table(rows, ["FACET", "VALUE", "DATASETS"], ["DATASETS"])
+        return
+    for row in found.rows:
+        settings.emit("search", Match.of(row).plain())
+        for line in _lines(row):
+            settings.print_text(line)
+    about = "" if found.exact else "about "
+    settings.print_text(f"{len(found.rows)} of {about}{count_of(found.total, 'dataset')}")
+
+
+def _lines(row: FoundDataset) -> list[str]:
+    dataset = row.dataset
+    name = dataset.name if dataset.version is None else f"{dataset.name}@{dataset.version}"
+    counts = f"{count_of(dataset.files, 'file')}, {format_bytes(dataset.bytes)}"
+    lines = [f"{name}  {dataset.title}", f"    {counts}"]
+    lines += [f"    {one.field}: {_marked(one)}" for one in row.matched if one.field != "title"][
+        :_MAX_LINES
+    ]
+    if row.path:
+        lines.append(f"    path: {row.path}")
+    return lines
+
+
+def _marked(one: MatchedText) -> str:
+    """Return a text with its matches between asterisks."""
+    pieces, last = [], 0
+    for start, end in one.spans:
+        pieces += [one.value[last:start], f"*{one.value[start:end]}*"]
+        last = end
+    return "".join([*pieces, one.value[last:]])
+
+
+def _print_nothing(settings: Settings, index: Index, text: str) -> None:
+    """Report that nothing matches, with the number of datasets for each word."""
+    message = "no dataset matches"
+    record: dict[str, object] = {}
+    if text.strip():
+        counts = index.count_terms(text)
+        record = {"counts": counts}
+        each = ", ".join(f"{term}: {count}" for term, count in counts.items())
+        message += f" all of this; datasets for each term alone: {each}"
+    else:
+        message += "; 'neuromirror search --facets' lists the values that can be selected"
+    settings.emit("search", {**record, "status": "impossible", "message": message}, message)
+
+
+_MAX_SHOWN = 10
+"""Maximum number of lines per field in text output."""
+_REMOVED = "removed upstream, kept in the store"
+_NOT_INDEXED = "without the files of this version: 'files' lists them, 'find' does not search them"
+_EXPIRES = "upstream may delete files that a draft no longer lists"
+
+
+@command("show", example="neuromirror show dandi:000027@0.210831.2033")
+@argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
+@settings_options
+def show_command(settings: Settings, version: str) -> None:
+    """Show the details of a version.
+
+    The label is the name of a version, "draft", a commit id, state:<hex>, or "latest" (default):
+    the newest published version, or the draft if nothing is published. "last visit" is the last
+    recorded update; of consecutive updates without changes only the first is recorded.
+    """
+    from neuromirror.cli.shapes import ShownVersion
+    from neuromirror.index.shapes import Link
+
+    with settings.index(version) as index:
+        address, row = resolve_version(settings, index, version)
+        name = address.dataset
+        dataset = index.dataset(name)
+        exceptions = index.exceptions(row)
+        attributes = index.attributes(row)
+        subdatasets = list(index.subdatasets(row))
+        inline = index.inline_components(row)
+        ancestors = index.ancestors(row)
+        descendants = index.descendants(row)
+        superdatasets = index.superdatasets(name)
+        visit = next(index.visits(name, limit=1), None)
+        links = index.links(name)
+        evidence = index.evidence_counts(row)
+        copies = index.copies(row)
+        location_health = index.failing_locations_of(row)
+        failures = [one for one in index.failures() if one.dataset == name]
+    alias = alias_of(name)
+    location = settings.store_folder.absolute()
+    shown = ShownVersion.of(
+        row,
+        source=dataset.source_uri,
+        dataset_id=dataset.dataset_id,
+        removed=dataset.is_removed_upstream,
+        checked=evidence.checked,
+        retention=evidence.retention,
+        copies=copies,
+        location_health=location_health,
+        superdatasets=superdatasets,
+        attributes=attributes,
+        links=[Link(*one) for one in links],
+        derived_from=ancestors,
+        derivatives=descendants,
+        form=row.form or None,
+        manifest_only={"files": row.manifest_only_files, "bytes": row.manifest_only_bytes},
+        subdatasets=subdatasets,
+        inline=inline,
+        exceptions=exceptions,
+        last_visit=visit,
+        failures=failures,
+        clone=f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
+    )
+    settings.emit("show", shown.plain())
+    if settings.json:
+        return
+    settings.print_text(f"{name}@{row.label}")
+    lines = list(_field_lines(shown))
+    width = max(12, *(len(head) for head, _ in lines))
+    for head, text in lines:
+        settings.print_text(f"  {head:<{width}} {text}")
+    for head, relatives, end in [
+        ("derived from", ancestors, _input_name),
+        ("derivatives", descendants, _derived_name),
+    ]:
+        if relatives:
+            settings.print_text(f"  {head}:")
+        for line in _relative_lines(relatives, row.label, end):
+            settings.print_text(f"    {line}")
+
+
+def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the fields of a version; a line that continues has no name."""
+    yield "title", shown.title
+    yield "kind", f"{shown.kind} ({shown.upstream})" + ", metadata only" * shown.metadata_only
+    yield "time", shown.upstream_time or f"not specified upstream, recorded {shown.recorded_at}"
+    yield "source", shown.source + f" ({_REMOVED})" * shown.removed
+    yield "doi", shown.doi or "-"
+    yield "license", ", ".join(shown.license) or "-"
+    yield from ((name, ", ".join(values)) for name, values in shown.attributes.items())
+    yield from (("superdataset", one) for one in shown.superdatasets)
+    yield from _content_lines(shown)
+    yield "commit", shown.commit
+    yield "tree", shown.tree
+    yield "state", shown.state
+    if shown.metadata:
+        yield "metadata", shown.metadata
+    yield "swhid", shown.swhid
+    yield "dataset id", shown.dataset_id
+    yield from ((f"see ({one.kind})", one.url) for one in shown.links)
+    if shown.last_visit is not None:
+        yield "last visit", _visit_text(shown.last_visit)
+    for one in shown.failures:
+        yield "failed", f"{one.task}: {one.message} (since {one.since})"
+    yield "clone", shown.clone
+
+
+def _content_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
+    """Yield the fields about the files of a version."""
+    yield "files", f"{shown.files}, {format_bytes(shown.bytes)} ({shown.bytes} bytes)"
+    if shown.form == "manifest":
+        yield "form", _form_text(shown)
+    if not shown.indexed:
+        yield "index", _NOT_INDEXED
+    yield "evidence", _evidence_text(shown)
+    if shown.retention:
+        yield "retention", _retention_text(shown.retention)
+    yield from (("other copy", _copy_text(one)) for one in shown.copies)
+    if shown.location_health:
+        yield "locations", _location_health_text(shown.location_health)
+    not_mirrored = len(shown.exceptions)
+    yield "not mirrored", f"{not_mirrored} files that upstream lists" if not_mirrored else "0"
+    yield from _shortened([f"{one['path']}: {one['detail']}" for one in shown.exceptions])
+    if shown.subdatasets:
+        yield "subdatasets", _subdatasets_text(shown.subdatasets)
+    yield from _shortened([_subdataset_line(one) for one in shown.subdatasets])
+    if shown.inline:
+        yield "inline", _inline_text(shown.inline)
+    yield from _shortened([_inline_line(one) for one in shown.inline])
+
+
+def _evidence_text(shown: ShownVersion) -> str:
+    """Format the number of files per kind of evidence, and who computed the checksums."""
+    checked = sum(shown.checked.values())
+    text = format_counts(shown.evidence)
+    if not checked:
+        return f"{text} (claimed by upstream)"
+    if checked == sum(shown.evidence.values()):
+        return f"{text} (checked: hashed here)"
+    return f"{text} ({format_counts(shown.checked)} checked here, others claimed by upstream)"
+
+
+def _retention_text(retention: Mapping[str, int]) -> str:
+    """Format how long upstream promises to keep the files."""
+    text = format_counts(retention)
+    return f"{text} ({_EXPIRES})" if Retention.DRAFT in retention else text
+
+
+def _copy_text(copy: CopyRow) -> str:
+    """Format another dataset with the same files and a stronger retention."""
+    return f"{count_of(copy.files, 'file')} in {copy.dataset} ({copy.retention.value})"
+
+
+def _visit_text(visit: VisitRow) -> str:
+    traffic = f": {format_traffic(visit.traffic)}" if visit.traffic else ""
+    message = f"; {visit.message}" if visit.message else ""
+    return f"{visit.ended}, {visit.status}{traffic}{message}"
+
+
+def _location_health_text(counts: dict[str, int]) -> str:
+    text = ", ".join(f"{count} {health}" for health, count in counts.items())
+    return f"{text} (neuromirror audit)"
+
+
+def _shortened(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first lines of a field, and the number of the others."""
+    more = [f"… and {len(lines) - _MAX_SHOWN} more (--json lists all)"] * (len(lines) > _MAX_SHOWN)
+    return [("", line) for line in [*lines[:_MAX_SHOWN], *more]]
+
+
+def _subdatasets_text(subdatasets: Sequence[ListedSubdataset]) -> str:
+    files, size = sum(one.files for one in subdatasets), sum(one.bytes for one in subdatasets)
+    return f"{len(subdatasets)} with {files} files, {format_bytes(size)}"
+
+
+def _subdataset_line(one: ListedSubdataset) -> str:
+    version = one.label or one.commit[:12]
+    return f"{one.path}: {version}, {one.files} files, {format_bytes(one.bytes)}"
+
+
+def _form_text(version: ShownVersion) -> str:
+    files, size = version.manifest_only["files"], format_bytes(version.manifest_only["bytes"])
+    return f"manifest ({files} files, {size}, in the manifest but not in git)"
+
+
+def _inline_text(inline: Sequence[dict[str, Any]]) -> str:
+    files, size = sum(one["files"] for one in inline), sum(one["bytes"] for one in inline)
+    return f"{len(inline)} Zarrs as folders in this dataset, {files} files, {format_bytes(size)}"
+
+
+def _inline_line(one: dict[str, Any]) -> str:
+    return f"{one['path']}: {one['checksum']}, {one['files']} files, {format_bytes(one['bytes'])}"
+
+
+def _input_name(edge: EdgeRow, version: str) -> str:
+    if edge.dataset is None:
+        return f"{edge.name} (not mirrored)"
+    return f"{edge.dataset} (no version yet)" if edge.label is None else _edge_name(edge)
+
+
+def _derived_name(edge: EdgeRow, version: str) -> str:
+    return _edge_name(edge) + (f" (of {edge.own_label})" if edge.own_label != version else "")
+
+
+def _edge_name(edge: EdgeRow) -> str:
+    return f"{edge.dataset}@{edge.label}"
+
+
+def _relative_lines(
+    relatives: Sequence[RelatedVersion], version: str | None, end: Callable[[EdgeRow, str], str]
+) -> Iterator[str]:
+    """Yield one line per relative of a version, with its own relatives indented."""
+    for relative in relatives[:_MAX_SHOWN]:
+        yield end(relative, version or "")
+        inner = _relative_lines(relative.relatives, relative.label, end)
+        yield from (f"  {line}" for line in inner)
+        if relative.is_truncated:
+            yield "  …"
+    if len(relatives) > _MAX_SHOWN:
+        yield f"… and {len(relatives) - _MAX_SHOWN} more (--json lists all)"

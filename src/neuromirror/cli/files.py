@@ -1,24 +1,28 @@
-"""``neuromirror files``."""
+"""Commands that explore files: files, find and diff."""
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from neuromirror.cli.shapes import ListedFile
     from neuromirror.config.addresses import Address
-    from neuromirror.index import Index, VersionRow
+    from neuromirror.index import Index, UnindexedFiles, VersionRow
+    from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange
 
 _MAX_SHOWN = 10
 """Maximum number of files without sha256 that are named on stderr."""
@@ -172,3 +176,214 @@ def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> 
 
 def _print_omission(reason: str) -> None:
     click.echo(printable(f"left out: {reason}"), err=True)
+
+
+_SETTING = "[zarr] index_entries"
+
+
+@command(
+    "find",
+    example="""\
+neuromirror find recording.nwb
+neuromirror find md5:9e107d9d372bb6826bd81d3542a419d6""",
+)
+@argument(
+    "checksum",
+    metavar="CHECKSUM|FILE",
+    help="sha256:HEX, md5:HEX, etag:MD5-PARTS, bare hex, a git-annex key, or a file on disk.",
+)
+@settings_options
+def find_command(settings: Settings, checksum: str) -> None:
+    """Find a file in all datasets, by its checksum or by comparing a file on disk.
+
+    A FILE on disk is searched for by its sha256, its md5 and its S3 ETags for the usual part sizes;
+    write ./NAME for one whose name looks like a checksum. A file is found only by the checksums
+    that were recorded for it. The files of Zarrs that are not in the index are not searched; their
+    number is printed to stderr.
+    """
+    from neuromirror.cli.shapes import FoundOccurrence
+    from neuromirror.lab.find import find_any
+
+    rows = []
+    with settings.index() as index:
+        queries = _queries(index, checksum)
+        for found in find_any(index, queries):
+            settings.emit("find", FoundOccurrence.of(found).plain())
+            until = "" if found.last == found.first else f" to {found.last}"
+            size = "-" if found.size is None else str(found.size)
+            rows.append([found.dataset, f"{found.first}{until}", size, found.path])
+        not_searched = index.unindexed_files()
+    settings.print_table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
+    if not rows:
+        what = "checksum" if queries == [checksum] else "content of"
+        message = (
+            f"no mirrored file is recorded with the {what} {checksum}; 'neuromirror list' lists "
+            "the mirrored datasets"
+        )
+        settings.emit("find", {"status": "impossible", "message": message}, message)
+    for one in not_searched:
+        message = _not_searched_message(one)
+        record = {
+            "type": "not-indexed",
+            **to_builtins(one),
+            "setting": _SETTING,
+            "message": message,
+        }
+        settings.emit("find", {**record, "status": "notneeded"})
+        if not settings.json:
+            click.echo(printable(message), err=True)
+    if not rows:
+        sys.exit(1)
+
+
+def _queries(index: Index, query: str) -> list[str]:
+    """Return the checksums to search for: the given one, or those of a file."""
+    from neuromirror.index import MalformedQueryError
+    from neuromirror.lab.find import queries_of_file
+
+    try:
+        index.find(query)
+    except MalformedQueryError as error:
+        path = Path(query)
+        # os.path returns False for names that are invalid as paths, where pathlib raises
+        if not (os.path.isfile(path) or os.path.islink(path)):
+            raise MalformedQueryError(f"{error}; there is no file with this name either") from error
+        return queries_of_file(path)
+    return [query]
+
+
+def _not_searched_message(one: UnindexedFiles) -> str:
+    zarrs = count_of(one.zarrs, "Zarr")
+    return (
+        f"not searched: {one.files} files in {zarrs} of {one.mirror}, which are not in the index. "
+        f"To index them, set '{_SETTING} = {one.largest}' in {one.mirror}.toml and run "
+        "'neuromirror rebuild-index'."
+    )
+
+
+_KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
+_EXIT = 1
+
+
+@command(
+    "diff",
+    example="""\
+neuromirror diff dandi:000027@0.210831.2033 dandi:000027@draft
+neuromirror diff --exit-code ./clone dandi:000027""",
+)
+@argument("old", metavar="A", help="The old version, or the folder of a clone.")
+@argument("new", metavar="B", help="The new version, or the folder of a clone.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="List the changes inside changed subdatasets too."
+)
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 if there is a difference, like git diff."
+)
+@settings_options
+def diff_command(
+    settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool
+) -> None:
+    """Compare two versions, or the checked-out commits of clones.
+
+    The kinds of changes are:
+
+    \b
+    added, removed
+    changed   different content
+    moved     the same content at another path
+    metadata  the same content with other URLs, times or checksums
+    document  a plain file in git with metadata of the archive, such as dandiset.yaml
+
+    The number before a path is the size of the file in bytes (the new size if both exist).
+    "metadata" is not compared for clones, and the files in their work trees are not read: use
+    "neuromirror verify". A subdataset (a Zarr) is one line; --recursive lists the changes inside
+    it.
+    """
+    from tempfile import TemporaryDirectory
+
+    from neuromirror.cli.shapes import ListedChange
+    from neuromirror.lab.diff import ChangeCounts, diff
+
+    counts = ChangeCounts()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="neuromirror-")))
+        sides = _Sides(settings, stack)
+        one, other = sides.open(old), sides.open(new)
+        for change in diff(one, other, scratch, recursive=recursive):
+            counts.add(change)
+            settings.emit("diff", ListedChange.of(change).plain(), _change_line(change))
+    names = {"old": one.name, "new": other.name}
+    totals = {
+        "files": dict(counts.files),
+        "bytes": dict(counts.bytes),
+        "subdatasets": dict(counts.subdatasets),
+    }
+    message = _summary(counts)
+    settings.emit("diff", {"type": "summary", **names, **totals, "message": message})
+    settings.print_text(f"{one.name} → {other.name}: {message}")
+    differs = bool(counts.files or counts.subdatasets)
+    sys.exit(_EXIT if exit_code and differs else 0)
+
+
+class _Sides:
+    """Opens the two sides; the store is opened only for a version."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._version: Callable[[str], DiffSide] | None = None
+
+    def open(self, name: str) -> DiffSide:
+        """Return the side of a name: the folder of a clone, or a version."""
+        folder = Path(name)
+        if folder.is_dir():
+            from neuromirror.lab.diff import clone_side
+            from neuromirror.transfer.verified_repository import VerifiedRepository
+
+            with VerifiedRepository.at(folder) as clone:
+                return clone_side(clone.git_dir, folder, clone.head())
+        if "/" in name and ":" not in name:
+            raise ConfigurationError(
+                f"{name}: no such folder; specify the folder of a clone, or a version such as "
+                "dandi:000027@draft"
+            )
+        return self._version_opener(name)(name)
+
+    def _version_opener(self, first: str) -> Callable[[str], DiffSide]:
+        if self._version is None:
+            from neuromirror.lab.diff import version_side
+
+            index = self._stack.enter_context(self._settings.index(first))
+            store = self._settings.store()
+            self._version = lambda name: version_side(
+                store, index, resolve_version(self._settings, index, name)[1]
+            )
+        return self._version
+
+
+def _change_line(change: FileChange) -> str:
+    """Format a change in columns that fit a size of up to a terabyte."""
+    size = change.old_size if change.kind == "removed" else change.new_size
+    columns = [change.path]
+    if change.before is not None:
+        columns.append(f"(was {change.before})")
+    if change.kind == "changed" and change.old_size not in (None, change.new_size):
+        columns.append(f"(was {change.old_size} bytes)")
+    if change.files is not None:
+        columns.append(f"(subdataset with {change.files} files)")
+    if change.message:
+        columns.append(f"({change.message})")
+    return f"{change.kind:<8}  {'-' if size is None else size:>13}  {' '.join(columns)}"
+
+
+def _summary(counts: ChangeCounts) -> str:
+    changes = []
+    for kind in _KINDS:
+        files, subdatasets = counts.files[kind], counts.subdatasets[kind]
+        if files and kind == "document":
+            changes.append(f"{count_of(files, 'document')} changed")
+        elif files:
+            changes.append(f"{files} {kind} ({format_bytes(counts.bytes[kind])})")
+        if subdatasets:
+            changes.append(f"{subdatasets} subdataset{'s' * (subdatasets > 1)} {kind}")
+    return ", ".join(changes) or "no difference"

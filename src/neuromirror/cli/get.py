@@ -1,25 +1,340 @@
-"""``neuromirror get``."""
+"""Commands for content: clone, get, cache and export."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from msgspec.structs import replace
 
-from neuromirror.cli.addresses import may_be_address
-from neuromirror.cli.commands import argument, command, jobs_option
-from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
-from neuromirror.cli.outcome_report import HostMessages, outcome_text
-from neuromirror.cli.progress_line import ProgressLine
-from neuromirror.model.errors import ConfigurationError, UnknownAddressError, format_bytes
+from neuromirror.cli.addresses import find_address, may_be_address, resolve_version
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.common import (
+    PRIVATE_STORE,
+    HostMessages,
+    NamedPath,
+    ProgressLine,
+    Settings,
+    outcome_text,
+    path_from_environment,
+    printable,
+    settings_options,
+)
+from neuromirror.model.errors import (
+    ConfigurationError,
+    NeuromirrorError,
+    UnknownAddressError,
+    count_of,
+    format_bytes,
+)
 
 if TYPE_CHECKING:
+    from neuromirror.cache import PieceCache
+    from neuromirror.config.addresses import Address
     from neuromirror.lab import Outcome, Tally
+
+_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:[^@#\s]+")
+"""The name of a dataset of any mirror."""
+
+
+@command(
+    "clone",
+    example="""\
+neuromirror clone dandi:000027 --get sub-RAT123
+neuromirror clone https://dandiarchive.org/dandiset/000027/0.210831.2033 data
+neuromirror clone https://data.example.org/dataset/dandi:000027""",
+)
+@argument("address", help="A dataset or version, by name, identifier, DOI or URL.")
+@argument(
+    "folder",
+    required=False,
+    type=NamedPath(),
+    metavar="[DIR]",
+    help="New folder [default: the last part of the id of the dataset].",
+)
+@click.option(
+    "--get",
+    "globs",
+    metavar="GLOB",
+    multiple=True,
+    help="Get files that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to get more.",
+)
+@click.option(
+    "--from",
+    "base",
+    metavar="URL",
+    help="Clone from this catalogue or mirror; the archive and the store are not used.",
+)
+@jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
+@settings_options
+def clone_command(
+    settings: Settings,
+    address: str,
+    folder: Path | None,
+    globs: tuple[str, ...],
+    base: str | None,
+    jobs: int | None,
+) -> None:
+    """Clone a version with DataLad, mirroring it first if the store lacks it.
+
+    The URL of a page of a catalogue needs no store. The file or folder in the address and the files
+    that --get selects are fetched; other content stays at the archive.
+    """
+    from neuromirror.annex import skipped_remotes_message
+    from neuromirror.lab.clone import clone_dataset, get_selected
+    from neuromirror.lab.globs import Globs, escape
+    from neuromirror.transfer import JOBS
+
+    Globs(globs)  # an invalid glob is an error before the clone
+    with ProgressLine() as line:
+        found, url = locate_clone(settings, address, base, line)
+        target = folder or Path(_last_part(found.dataset))
+        chosen = [*globs, *([escape(found.path)] if found.path else [])]
+        line.show(f"cloning {found.dataset}")
+        message = skipped_remotes_message(
+            clone_dataset(url, target, _settings_of(settings, found, url))
+        )
+        record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
+        name = f"{found.dataset}@{found.version}" if found.version else found.dataset
+        with line.paused():
+            settings.emit(
+                "clone",
+                record | ({"message": message} if message else {}),
+                f"ok         {target}  {name}{message and f'; {message}'}",
+            )
+        code = 0
+        if chosen:
+            line.show(f"reading {target}")
+            code = print_outcomes(
+                settings,
+                "clone",
+                lambda progress: get_selected(
+                    target.absolute(), chosen, jobs=jobs or JOBS, progress=progress
+                ),
+                line,
+            )
+    sys.exit(code)
+
+
+def locate_clone(
+    settings: Settings, text: str, base: str | None, line: ProgressLine
+) -> tuple[Address, str]:
+    """Resolve an address, and return the URL to clone from.
+
+    If the dataset is missing in the store, the URL of a catalogue page is cloned from that
+    catalogue, and any other dataset is synced.
+    """
+    from neuromirror.config.addresses import catalogue_page
+    from neuromirror.lab.clone import remote_url, store_url
+    from neuromirror.model import alias_of
+
+    if base is not None:
+        try:
+            found = find_address(settings, text)
+        except UnknownAddressError:
+            # a remote mirror may have names for which there is no mirror file here
+            named = _named_elsewhere(text)
+            if named is None:
+                raise
+            found = named
+        return found, remote_url(base, alias_of(found.dataset), found.version)
+    stored = _find_stored(settings, text)
+    if stored is None and (page := catalogue_page(text)) is not None:
+        base, found = page
+        label = None if found.label == "latest" else found.version
+        return found, remote_url(base, alias_of(found.dataset), label)
+    if stored is None:
+        dataset = find_address(settings, text).dataset
+        with _no_unused_store(settings):
+            reasons = _sync(settings, dataset, line)
+            stored = _synced(settings, text, reasons)
+    root, found, label = stored
+    named = replace(found, version=label)
+    return named, store_url(root, alias_of(found.dataset), label)
+
+
+@contextmanager
+def _no_unused_store(settings: Settings) -> Iterator[None]:
+    """Remove the store if the block creates it and then fails before a dataset is mirrored."""
+    from neuromirror.store.new_store import remove_if_unused
+
+    is_new = not settings.store_folder.exists()
+    try:
+        yield
+    except (NeuromirrorError, SystemExit):
+        if is_new and settings.store_folder.exists():
+            remove_if_unused(settings.store())
+        raise
+
+
+def _stores(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings for the store, and for the private store if there is one."""
+    from neuromirror.store.private_store import is_private_store
+
+    yield settings
+    private = path_from_environment(PRIVATE_STORE)
+    if private is not None and is_private_store(private):
+        yield replace(settings, given_store=private)
+
+
+def _named_elsewhere(text: str) -> Address | None:
+    """Parse the name of a dataset of a mirror that has no mirror file here."""
+    from neuromirror.config.addresses import Address
+
+    name, at, label = text.partition("@")
+    if not _NAME.fullmatch(name) or "://" in text or (at and not label):
+        return None
+    return Address(name, label or None)
+
+
+def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address, str]:
+    """Resolve an address, its store and the label of its version, after a sync."""
+    from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
+    from neuromirror.lab.clone import CloneFailedError
+    from neuromirror.sources import EMBARGOED
+
+    for one in _stores(settings):
+        try:
+            with one.index() as index:
+                found, row = resolve_version(one, index, text)
+        except (UnknownDatasetError, UnknownMirrorError):
+            continue
+        except UnknownVersionError as error:
+            raise ConfigurationError(f"{text}: the archive has no such version") from error
+        return one.store().root, found, row.label
+    if reasons == EMBARGOED:
+        reasons += (
+            "; data that needs a credential is mirrored only into a private store: see "
+            "docs/howto/private.md"
+        )
+    raise CloneFailedError(f"{text}: nothing was mirrored: {reasons}")
+
+
+def _find_stored(settings: Settings, text: str) -> tuple[Path, Address, str] | None:
+    """Resolve an address, its store and the label of its version; None if no store has it."""
+    unknown = None
+    for one in _stores(settings):
+        try:
+            if (stored := _stored(one, text)) is not None:
+                return one.store().root, *stored
+        except UnknownAddressError as error:
+            unknown = unknown or error
+    if unknown is not None:
+        raise unknown
+    return None
+
+
+def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
+    """Resolve an address and the label of its version; None if the store lacks it."""
+    from neuromirror.index import (
+        DatasetWithdrawnError,
+        IndexMissingError,
+        UnknownDatasetError,
+        UnknownMirrorError,
+        UnknownVersionError,
+    )
+    from neuromirror.store import NotAStoreError
+
+    try:
+        with settings.index() as index:
+            # an unknown address is an error, with the names in the index as suggestions
+            find_address(settings, text, index)
+            try:
+                found, row = resolve_version(settings, index, text)
+            except UnknownAddressError:  # a version similar to one that the archive may have
+                return None
+    except DatasetWithdrawnError:
+        raise
+    except (
+        IndexMissingError,
+        NotAStoreError,
+        UnknownDatasetError,
+        UnknownMirrorError,
+        UnknownVersionError,
+    ):
+        return None
+    return found, row.label
+
+
+def is_stored(settings: Settings, text: str) -> bool:
+    """Return whether the store has the version that an address names."""
+    try:
+        return _stored(settings, text) is not None
+    except UnknownAddressError:
+        return False
+
+
+def _sync(settings: Settings, dataset: str, line: ProgressLine) -> str:
+    """Mirror a dataset; exit with the code of the sync if it failed, else return its messages."""
+    from neuromirror.cli.sync import sync_dataset, worst_exit_code
+
+    line.show(f"mirroring {dataset}")
+    results = sync_dataset(settings, dataset, line)
+    code = 0
+    for result in results:
+        code = worst_exit_code(code, result.exit_code)
+    if code:
+        sys.exit(code)
+    return "; ".join(result.message for result in results)
+
+
+def get_address(
+    settings: Settings, text: str, output: Path | None, jobs: int | None, *, overwrite: bool
+) -> int:
+    """Run ``neuromirror get ADDRESS``: write the files of a version into a folder, without a clone.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    from neuromirror.lab.clone import download
+    from neuromirror.store import refuse_relative_symlinks
+    from neuromirror.transfer import JOBS
+
+    with ProgressLine() as line:
+        found, url = locate_clone(settings, text, None, line)
+        target = output or Path(_last_part(found.dataset))
+        refuse_relative_symlinks(target)
+        target = target.absolute()
+        line.show(f"reading {found.dataset}")
+        return print_outcomes(
+            settings,
+            "get",
+            lambda progress: download(
+                *(url, found.path, target),
+                jobs=jobs or JOBS,
+                overwrite=overwrite,
+                progress=progress,
+                settings=_settings_of(settings, found, url),
+            ),
+            line,
+        )
+
+
+def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]:
+    """Return the settings of a clone that request private content as the mirror file states.
+
+    A clone of the store of another operator gets none, and neither does one whose mirror file is in
+    a folder that the user did not name: it may be from others.
+    """
+    if settings.given_mirrors is None or not url.startswith("ria+file:"):
+        return {}
+    mirror = settings.mirrors().get(found.dataset.partition(":")[0])
+    return {} if mirror is None else mirror.options().clone_settings()
+
+
+def _last_part(dataset: str) -> str:
+    """Return the last part of the id of a dataset, as the name of a folder."""
+    return dataset.rpartition("/")[2].rpartition(":")[2]
+
 
 _MAX_SHOWN: Final = 20
 """Maximum number of files with the same message in text output; --json prints all."""
@@ -96,8 +411,6 @@ def get_command(
         )
     ]
     if addresses and len(addresses) == len(paths):
-        from neuromirror.cli.clone import get_address
-
         try:
             codes = [
                 get_address(settings, text, output, jobs, overwrite=overwrite) for text in addresses
@@ -206,3 +519,305 @@ def _summary(counted: Tally, received: int, in_git: int) -> str:
     if failed:
         parts.append(f"{failed} failed")
     return ", ".join(parts) or "no annexed files to get; files in git are in each clone"
+
+
+@command(
+    "cache",
+    example="""\
+neuromirror cache
+neuromirror cache add datasets.lock 'sub-01/**/*.nwb'
+neuromirror cache prune --size 2GB""",
+)
+@argument(
+    "action",
+    type=click.Choice(["show", "add", "prune", "clear"]),
+    metavar="[show|add|prune|clear]",
+    default="show",
+    help="show: print folder and size (default); add: read files of VERSION into the cache; prune: "
+    "remove the least recently used files; clear: remove all.",
+)
+@argument(
+    "target",
+    required=False,
+    metavar="[VERSION|LOCK|DIR]",
+    help="For add: a version in the store, a lock file or the folder of a clone.",
+)
+@globs_argument("For add: files or folders, as for 'neuromirror pin --path' [default: all].")
+@click.option(
+    "--size", metavar="SIZE", help="For prune: the cache's size afterwards [default: the limit]."
+)
+@jobs_option("For add: number of files read in parallel [default: 4].")
+@settings_options
+def cache_command(
+    settings: Settings,
+    action: str,
+    target: str | None,
+    globs: tuple[str, ...],
+    *,
+    size: str | None,
+    jobs: int | None,
+) -> None:
+    """Show, fill or empty the cache of verified content on this machine.
+
+    neuromirror.open, fsspec and Zarr stores keep verified pieces in the cache; "neuromirror get",
+    and git-annex in clones, take whole files from it. NEUROMIRROR_CACHE names the folder, or is
+    "off"; NEUROMIRROR_CACHE_SIZE is the limit, such as 50GB [default: 10 GiB, or a tenth of the
+    disk if that is less], above which the least recently used files are removed.
+    """
+    from neuromirror.cache import open_cache
+
+    _check_usage(action, target, size, jobs)
+    cache = open_cache()
+    if cache is None:
+        if action != "show":
+            raise ConfigurationError(
+                "the cache is switched off; set NEUROMIRROR_CACHE and NEUROMIRROR_CACHE_SIZE"
+            )
+        settings.emit("cache", {"folder": None}, "the cache is switched off")
+    elif action == "add":
+        assert target is not None
+        sys.exit(_add(settings, cache, target, globs, jobs))
+    elif action == "show":
+        _show(settings, cache)
+    else:
+        _remove(settings, cache, action, size)
+
+
+def _check_usage(action: str, target: str | None, size: str | None, jobs: int | None) -> None:
+    if (action == "add") != (target is not None):
+        raise ConfigurationError(
+            "specify what to add: neuromirror cache add VERSION|LOCK|DIR [GLOB]..."
+            if target is None
+            else f"'{action}' takes no further arguments; write: neuromirror cache {action}"
+        )
+    if size is not None and action != "prune":
+        raise ConfigurationError(f"--size is for prune; leave it out with '{action}'")
+    if jobs is not None and action != "add":
+        raise ConfigurationError(f"--jobs is for add; leave it out with '{action}'")
+
+
+def _show(settings: Settings, cache: PieceCache) -> None:
+    contents = stored = 0
+    for entry in cache.entries():
+        contents += 1
+        stored += entry.stored
+    record = {
+        **{"folder": str(cache.folder), "limit": cache.limit},
+        **{"contents": contents, "bytes": stored},
+    }
+    settings.emit(
+        "cache",
+        record,
+        f"{cache.folder}: {count_of(contents, 'content')}, {format_bytes(stored)} of "
+        f"{format_bytes(cache.limit)}",
+    )
+
+
+def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None) -> None:
+    from neuromirror.cache import parse_size
+
+    limit: int | None = -1
+    if action == "prune":
+        try:
+            limit = None if size is None else parse_size(size)
+        except ValueError as error:
+            raise ConfigurationError(f"--size: {error}") from None
+    try:
+        removed, freed = cache.clear() if action == "clear" else cache.prune(limit, wait=True)
+    except OSError as error:
+        raise NeuromirrorError(
+            f"{error.filename or cache.folder} cannot be removed from the cache: {error.strerror}"
+        ) from error
+    settings.emit(
+        "cache",
+        {"folder": str(cache.folder), "removed": removed, "bytes": freed},
+        f"{count_of(removed, 'content')} removed, {format_bytes(freed)} freed",
+    )
+
+
+def _add(
+    settings: Settings,
+    cache: PieceCache,
+    target: str,
+    globs: tuple[str, ...],
+    jobs: int | None,
+) -> int:
+    """Fill the cache; return the exit code."""
+    from neuromirror.stream import open_tree
+    from neuromirror.stream.cache_filling import JOBS, fill_cache
+
+    counts: Counter[str] = Counter()
+    stored = 0
+    tree = open_tree(target, store=settings.store_folder)
+    try:
+        for outcome in fill_cache(tree, globs, cache, jobs=jobs or JOBS):
+            counts[outcome.status] += 1
+            stored += (outcome.size or 0) if outcome.status == "ok" else 0
+            line = f"{outcome.status:<10} {outcome.path}  {outcome.message}".rstrip()
+            settings.emit(
+                "cache", outcome.to_json(), None if outcome.status == "notneeded" else line
+            )
+    finally:
+        tree.close()
+    failed = counts["error"] + counts["impossible"]
+    if not counts:
+        raise ConfigurationError(
+            f"{target}: no annexed file matches; 'neuromirror files' lists the files"
+        )
+    if not settings.json:
+        settings.print_text(
+            f"{count_of(counts['ok'], 'file')} added ({format_bytes(stored)}), "
+            f"{counts['notneeded']} there before, {failed} failed"
+        )
+    return 1 if failed else 0
+
+
+_VOXEL_FORMATS = ("tiff", "zarr", "npy")
+_KERCHUNK = "kerchunk"
+
+
+@command(
+    "export",
+    example="""\
+neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
+)
+@argument(
+    "version",
+    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk "
+    "any version.",
+)
+@click.option(
+    "--box",
+    metavar="X0:X1,Y0:Y1,Z0:Z1",
+    help=(
+        "Region in voxels of the level, upper bounds exclusive, in the coordinates of the "
+        "archive, which need not start at 0 [default: the whole volume]."
+    ),
+)
+@click.option(
+    "--level",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Resolution level, numbered as at the archive; 0 is the finest.",
+)
+@click.option(
+    "--time",
+    type=int,
+    metavar="T",
+    help="Index of the time sample, as at the archive; required for a time series.",
+)
+@click.option(
+    "--format",
+    type=click.Choice((*_VOXEL_FORMATS, _KERCHUNK)),
+    default="tiff",
+    show_default=True,
+    help=(
+        "One TIFF per z-slice, an OME-Zarr, one NumPy array, or references to the chunks of Zarrs "
+        "(kerchunk)."
+    ),
+)
+@click.option(
+    "--path",
+    "inner",
+    default="",
+    metavar="PATH",
+    help="For kerchunk: Zarr or folder in the version [default: the whole version].",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=NamedPath(),
+    required=True,
+    metavar="PATH",
+    help="Folder for the files; for kerchunk, the JSON file.",
+)
+@settings_options
+def export_command(
+    settings: Settings,
+    version: str,
+    *,
+    box: str | None,
+    level: int,
+    time: int | None,
+    format: str,
+    inner: str,
+    output: Path,
+) -> None:
+    """Export a region of a volume, or references to the chunks of Zarrs.
+
+    The blocks are fetched from their service, or in a clone by git-annex, and checked. The same
+    region of the same state gives the same bytes, if all its files have checksums. Run an
+    interrupted export again with the same folder to resume it. With --format kerchunk, the result
+    is a JSON file with references to the pinned objects of Zarrs, for fsspec and xarray, which do
+    not verify checksums.
+    """
+    if format == _KERCHUNK:
+        _export_references(settings, version, inner, output)
+        return
+    from neuromirror.volume import export, parse_box
+
+    if inner:
+        raise click.UsageError("--path is for the format kerchunk")
+    with ProgressLine() as line:
+        made = export(
+            version,
+            output,
+            box=None if box is None else parse_box(box),
+            level=level,
+            format=format,
+            time=time,
+            store=settings.store_folder,
+            index=settings.index_file,
+            progress=line.show_bytes,
+        )
+    status = "notneeded" if made.unchanged == len(made.paths) else "ok"
+    record = {
+        "status": status,
+        "version": made.version,
+        "state": made.state,
+        "level": made.level,
+        "box": made.box,
+        "time": made.time,
+        "format": made.format,
+        "path": str(made.folder.absolute()),
+        "files": len(made.paths),
+        "unchanged": made.unchanged,
+        "bytes": made.bytes,
+    }
+    files = count_of(len(made.paths), "file")
+    unchanged = f", {made.unchanged} of them unchanged" if made.unchanged else ""
+    summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{unchanged}"
+    settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
+
+
+def _export_references(settings: Settings, version: str, inner: str, output: Path) -> None:
+    """Write references, and report them."""
+    from tqdm import tqdm
+
+    from neuromirror.stream import export_references
+
+    with tqdm(disable=None, leave=False, file=sys.stderr, unit=" chunks") as bar:
+        made = export_references(
+            version,
+            output,
+            inner,
+            store=settings.store_folder,
+            progress=lambda count: bar.update(count - bar.n),
+        )
+    record = {
+        "status": "ok",
+        "version": made.version,
+        "format": "kerchunk",
+        "path": str(made.path.absolute()),
+        "references": made.references,
+        "included": made.included,
+        "unversioned": made.unversioned,
+    }
+    line = f"{'ok':<10} {made.version}  {made.references} references, in {made.path}"
+    settings.emit("export", record, line)
+    if made.unversioned:
+        settings.print_text(
+            f"{made.unversioned} references have no object version: if the archive replaces these "
+            "objects, other bytes are read"
+        )

@@ -1,27 +1,33 @@
-"""``neuromirror pin`` and ``neuromirror outdated``."""
+"""Commands for a lock file: pin, outdated, cite, export-lock and reproduce."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
+    print_pieces,
     printable,
     settings_options,
+    step_line,
 )
-from neuromirror.cli.progress_line import step_line
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
-    from neuromirror.index import Index
-    from neuromirror.lab import Outcome
+    from neuromirror.index import Index, VersionRow
+    from neuromirror.lab import Outcome, Reproduction
+    from neuromirror.lab.cite import CitationCollection, CitedState
+    from neuromirror.lab.export_lock import LockExport
     from neuromirror.lab.pin import CataloguePins
 
 
@@ -196,7 +202,7 @@ def _pins_of_catalogues(
     ConfigurationError
         Some versions are in the store, and others are not.
     """
-    from neuromirror.cli.clone import is_stored
+    from neuromirror.cli.get import is_stored
     from neuromirror.lab.pin import parse_catalogue_url
 
     pages = {text: parse_catalogue_url(text, globs) for text in versions}
@@ -249,3 +255,377 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
 
 def _outcome_line(outcome: Outcome) -> str:
     return f"{outcome.status:<10} {outcome.path}  {outcome.message}"
+
+
+# the same as lab.cite.FORMATS, which is slow to import
+_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
+
+
+@command(
+    "cite",
+    example="""\
+neuromirror cite dandi:000027@0.210831.2033
+neuromirror cite datasets.lock --format bibtex -o datasets.bib
+neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
+)
+@argument(
+    "what",
+    nargs=-1,
+    metavar="[VERSION|LOCK|DIR]...",
+    help="Versions, lock files (all their pins) or folders of clones [default: datasets.lock].",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="Output format.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=NamedPath(),
+    metavar="FILE|DIR",
+    help="Output file, or an existing folder for it [default: print the citation].",
+)
+@click.option(
+    "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."
+)
+@settings_options
+def cite_command(
+    settings: Settings, what: tuple[str, ...], *, form: str, output: Path | None, no_files: bool
+) -> None:
+    """Cite versions: authors, title, DOI and exact state.
+
+    A clone needs no store; a lock file needs the store, or the bundles or manifests beside it.
+    Authors, license and dates come from the documents of the archive in git, without a request. The
+    same version always gives exactly the same output.
+
+    \b
+    text       a paragraph
+    bibtex     an entry for biblatex
+    csl        CSL-JSON
+    cff        a CITATION.cff
+    datacite   JSON of DataCite
+    ro-crate   RO-Crate 1.2, with the URL and checksum of every file
+    croissant  Croissant 1.0, with the URL and checksum of every file
+    """
+    from neuromirror.lab.cite import FORMATS, cite, write_citation
+
+    if no_files and form not in ("ro-crate", "croissant"):
+        raise ConfigurationError(
+            f"--no-files is for ro-crate and croissant; {form} has no list of files"
+        )
+    if settings.json and output is None and FORMATS[form].lists_files and not no_files:
+        raise ConfigurationError(f"{form} can be long; with --json, specify an output file with -o")
+    with ExitStack() as stack:
+        collection = _collection(settings, what or (str(DEFAULT_LOCK),), stack)
+        record: dict[str, Any] = {
+            "format": form,
+            "versions": [work.name for work in collection.works],
+            "swhids": [work.swhid for work in collection.works],
+        }
+        if output is not None:
+            path = write_citation(collection, form, output, files=not no_files)
+            settings.emit("cite", {**record, "path": str(path)}, f"ok  {path}")
+            return
+        pieces = cite(collection, form, files=not no_files)
+        if settings.json:
+            settings.emit("cite", {**record, "path": None, "citation": "".join(pieces)})
+            return
+        print_pieces(pieces)
+
+
+def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> CitationCollection:
+    from neuromirror.lab.cite import CitationCollection, read_work
+
+    states = [state for name in what for state in _states(settings, name, stack)]
+    works = tuple(read_work(state) for state in states)
+    if len(what) == 1 and Path(what[0]).is_file():
+        return CitationCollection(works, f"Datasets pinned in {Path(what[0]).name}")
+    return CitationCollection(works)
+
+
+def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]:
+    """Return the states of a lock file, a clone or a version."""
+    from neuromirror.index import IndexMissingError
+    from neuromirror.lab.cite import (
+        NothingToCiteError,
+        state_of_clone,
+        state_of_version,
+        states_of_lock,
+    )
+    from neuromirror.lab.lockfile import similar_paths
+    from neuromirror.model.errors import UnknownAddressError
+    from neuromirror.store import NotAStoreError
+
+    path = Path(name)
+    if not name:
+        raise NothingToCiteError("an argument is empty; is a variable of your script unset?")
+    if path.is_file():
+        from neuromirror.lab.lockfile import load_lock
+
+        try:
+            store = settings.store()
+        except NotAStoreError:
+            store = None
+        states = states_of_lock(load_lock(path), store, stack)
+        if not states:
+            raise NothingToCiteError(
+                f"{path}: the lock file has no pins; add one with 'neuromirror pin'"
+            )
+        return states
+    if path.is_dir():
+        return [state_of_clone(path)]
+    try:
+        with settings.index(name) as index:
+            row = resolve_version(settings, index, name)[1]
+    except (UnknownAddressError, NotAStoreError, IndexMissingError) as error:
+        if ":" in name:
+            raise
+        raise NothingToCiteError(
+            f"{name!r} is not a lock file, a clone or a version; write a version as "
+            "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033",
+            suggestions=[*error.suggestions, *similar_paths(path)],
+        ) from error
+    return [state_of_version(settings.store(), row)]
+
+
+_MAX_SHOWN = 5
+"""Maximum number of files named per reason in text output."""
+
+# the same as in lab.export_lock, which is slow to import
+_LIST_FORMATS = (
+    "pooch",
+    "sha256sum",
+    "md5sum",
+    "dvc",
+    "quilt",
+    "aria2",
+    "curl",
+    "wget",
+    "addurls",
+)
+
+
+@command(
+    "export-lock",
+    example="""\
+neuromirror export-lock datasets.lock --format sha256sum -o SHA256SUMS
+neuromirror export-lock --format pooch -o registry.txt
+neuromirror export-lock --format dvc -o data""",
+)
+@argument(
+    "lock",
+    type=NamedPath(),
+    default=DEFAULT_LOCK,
+    metavar="[LOCK]",
+    help="A lock file [default: datasets.lock].",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_LIST_FORMATS),
+    required=True,
+    help="Format of the list.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=NamedPath(),
+    metavar="FILE|DIR",
+    help="New file, or for dvc a new folder [default: print the list].",
+)
+@settings_options
+def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
+    """Write the list of pinned files, with URLs and checksums, for another program.
+
+    Paths in the list are those of "neuromirror restore": <mirror>--<id>/<path>. After the other
+    program has downloaded the files, check them with "neuromirror verify LOCK --in DIR".
+
+    \b
+    pooch      a registry with URLs
+    sha256sum  a list for "sha256sum -c"
+    md5sum     a list for "md5sum -c", with the files whose checksum is an MD5
+    dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
+    quilt      a manifest of a Quilt package (files in S3 buckets)
+    aria2      a list for "aria2c -i"
+    curl       a configuration for "curl --parallel --config"
+    wget       a shell script that runs wget per file
+    addurls    a table for "datalad addurls"
+
+    Files that the format cannot hold (no URL, no suitable checksum, an unsuitable name) are listed
+    on stderr; the exit code is then 1.
+    """
+    from neuromirror.lab.export_lock import FOLDER_FORMATS, LockExport, export_lines, export_lock
+    from neuromirror.lab.lockfile import load_lock
+
+    if output is None and (settings.json or form in FOLDER_FORMATS):
+        what = "a folder" if form in FOLDER_FORMATS else "a file"
+        raise ConfigurationError(f"specify {what} for the {form} list with --output")
+    pinned = load_lock(lock)
+    if not pinned.datasets:
+        raise ConfigurationError(f"{lock} has no pins; add one with 'neuromirror pin'")
+    if output is not None:
+        export = export_lock(pinned, form, output)
+    else:
+        export = LockExport()
+        print_pieces(export_lines(pinned, form, export))
+    _report(settings, form, output, export)
+    sys.exit(1 if export.omitted else 0)
+
+
+def _report(settings: Settings, form: str, output: Path | None, export: LockExport) -> None:
+    for reason, count in export.omitted.items():
+        paths = export.examples[reason]
+        files = "1 file is" if count == 1 else f"{count} files are"
+        named = ", ".join(paths[:_MAX_SHOWN]) + (", …" if count > _MAX_SHOWN else "")
+        record = {
+            "kind": "omitted",
+            "status": "impossible",
+            "message": reason,
+            "count": count,
+            "paths": paths,
+        }
+        line = f"{'impossible':<10} {files} not in the {form} list: {reason}: {named}"
+        settings.emit("export-lock", record, line)
+    if output is None:
+        return
+    record = {
+        "kind": "list",
+        "format": form,
+        "path": str(output),
+        "files": export.files,
+        "bytes": export.bytes,
+        "omitted": export.omitted.total(),
+    }
+    files = f"{count_of(export.files, 'file')}, {format_bytes(export.bytes)}"
+    settings.emit("export-lock", record, f"{'ok':<10} {output}  {files}")
+
+
+@command("reproduce", example="neuromirror reproduce dandi:000027@0.210831.2033")
+@argument(
+    "versions",
+    nargs=-1,
+    required=True,
+    metavar="VERSION...",
+    help="Versions, e.g. dandi:000027@0.210831.2033.",
+)
+@click.option(
+    "--keep",
+    type=NamedPath(),
+    metavar="DIR",
+    help="Keep the new commits in DIR, a new or empty folder [default: delete them].",
+)
+@settings_options
+def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
+    """Create versions again from the archive, without file content, and compare the commits.
+
+    The new commits go to a scratch store. A published version must have the same commit, tree and
+    state digest; all published versions before it are created again too. An observed state must
+    have the same tree and state digest, if the archive still has it; otherwise the result is
+    "impossible" (exit code 1).
+    """
+    from neuromirror.cli.shapes import VersionName
+    from neuromirror.crawl import find_mirror
+    from neuromirror.lab import reproduce
+    from neuromirror.store.private_store import is_private_store
+
+    mirrors = settings.mirrors()
+    store = settings.store()
+    code = 0
+    with ExitStack() as stack:
+        index = stack.enter_context(settings.index())
+        rows = {
+            row.name: (row, find_mirror(mirrors, row.mirror))
+            for row in (resolve_version(settings, index, name)[1] for name in versions)
+        }
+        scratch = stack.enter_context(_scratch(keep, private=is_private_store(store.root)))
+        for number, (row, mirror) in enumerate(rows.values()):
+            folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
+            try:
+                with step_line("minting") as progress:
+                    found = reproduce(row, store, index, mirror, folder, progress)
+            except ConfigurationError:
+                raise
+            except NeuromirrorError as error:
+                record = {
+                    **VersionName.of(row).plain(),
+                    "status": "error",
+                    "message": str(error),
+                    "minted": None,
+                }
+                settings.emit("reproduce", record, _result_line("error", row.name, str(error)))
+                code = 1
+                continue
+            code = max(code, found.exit_code)
+            kept_folder = None if keep is None else str(folder.absolute())
+            record = {
+                **VersionName.of(row).plain(),
+                **_reproduction_json(found),
+                "folder": kept_folder,
+            }
+            settings.emit("reproduce", record, _result_line(found.status, row.name, found.message))
+            _print_ids(settings, found)
+    sys.exit(code)
+
+
+@contextmanager
+def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
+    """Create the folder for the new commits: a temporary one, or ``keep``.
+
+    For a private store, only its owner can read the folder.
+    """
+    if keep is None:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(prefix="neuromirror-") as folder:
+            yield Path(folder)
+        return
+    from neuromirror.lab.output_files import is_missing_or_empty
+
+    if not is_missing_or_empty(keep):
+        raise ConfigurationError(f"--keep {keep}: not an empty folder; use an empty or missing one")
+    keep.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
+    if private:
+        keep.chmod(0o700)
+    yield keep
+
+
+def _folder_name(row: VersionRow) -> str:
+    from neuromirror.model import alias_of
+
+    name = alias_of(row.name)
+    return name if len(name) <= 200 else row.commit
+
+
+def _result_line(status: str, name: str, message: str) -> str:
+    # many messages start with the name of the dataset
+    dataset = name.partition("@")[0]
+    return f"{status:<10} {name}  {message.removeprefix(f'{dataset}: ')}"
+
+
+def _reproduction_json(found: Reproduction) -> dict[str, Any]:
+    record: dict[str, Any] = to_builtins(found)
+    for field in ("dataset", "label", "kind"):
+        del record[field]
+    return record
+
+
+def _print_ids(settings: Settings, found: Reproduction) -> None:
+    """Print the ids in the store, and the new ones if they differ."""
+    if found.exit_code:
+        settings.print_text(found.name)
+    for field in ("commit", "tree", "state"):
+        stored = getattr(found.stored, field)
+        reminted = None if found.minted is None else getattr(found.minted, field)
+        if found.minted is None or reminted == stored:
+            same = "" if found.minted is None else "equal"
+        elif field not in found.promised:
+            same = "not promised"
+        else:
+            same = f"now: {reminted}"
+        settings.print_text(f"  {field:<6} {stored}  {same}".rstrip())
+    for one in found.subdatasets:
+        settings.print_text(f"  {one.path}: {one.dataset} differs")

@@ -1,18 +1,48 @@
-"""``neuromirror restore``."""
+"""Commands that restore and check content: restore, verify, digest and audit."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct, field
 
-from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address
-from neuromirror.cli.commands import argument, command, jobs_option
-from neuromirror.cli.common import NamedPath, Settings, printable, settings_options
-from neuromirror.cli.outcome_report import HostMessages
-from neuromirror.cli.progress_line import step_line
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.cli.addresses import (
+    DEFAULT_LOCK,
+    may_be_address,
+    refuse_address,
+    resolve_selection,
+)
+from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.common import (
+    HostMessages,
+    NamedPath,
+    OutcomeReport,
+    ProgressLine,
+    Settings,
+    exit_on_interrupt,
+    printable,
+    settings_options,
+    step_line,
+)
+from neuromirror.cli.vault import load_configured_vaults, vaults_option
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
+
+if TYPE_CHECKING:
+    from neuromirror.crawl import JournalRecorder
+    from neuromirror.lab.verify import Mode
+    from neuromirror.model import Digest
+    from neuromirror.store import Store
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+    from neuromirror.transfer.outcomes import Finding
+    from neuromirror.transfer.verified_repository import Item
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")
@@ -114,3 +144,580 @@ def restore_command(
     for message in own.unused if counted.exit_code else ():
         click.echo(printable(f"neuromirror: {message}"), err=True)
     sys.exit(counted.exit_code)
+
+
+_MAX_SHOWN = 20
+"""Maximum number of missing files and of local changes in text output; --json prints all."""
+
+
+@command(
+    "verify",
+    example="""\
+neuromirror verify datasets.lock --in data
+neuromirror verify --remote ./clone""",
+)
+@argument(
+    "target",
+    metavar="[LOCK|DIR]",
+    type=NamedPath(),
+    required=False,
+    help="A lock file or its folder, or the folder of a clone "
+    "[default: datasets.lock if it exists, else .].",
+)
+@click.option(
+    "--remote",
+    is_flag=True,
+    help="Ask the servers of all files for sizes and checksums, without downloads.",
+)
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Download all files again, hash them and discard the downloads; your copies stay.",
+)
+@click.option(
+    "--in",
+    "folder",
+    metavar="DIR",
+    type=NamedPath(),
+    help="Folder given to 'restore --into' [default: the folder of LOCK].",
+)
+@click.option("--allow-missing", is_flag=True, help="Do not count missing content as a failure.")
+@jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
+@settings_options
+def verify_command(
+    settings: Settings,
+    target: Path | None,
+    *,
+    remote: bool,
+    full: bool,
+    folder: Path | None,
+    allow_missing: bool,
+    jobs: int | None,
+) -> None:
+    """Hash local files and compare them with a lock file or commit; missing content is a failure.
+
+    Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit (or
+    the mirror's, if commits of your own follow it). Commit, tree and state digest are always
+    computed again. A folder without a git repository is compared with the manifest beside the lock
+    file. A file whose key has no checksum can be compared by its size only.
+
+    By default all files are read and hashed. --remote asks every URL for size, checksums and object
+    version, which are "claimed", and downloads nothing. --full downloads each file from the first
+    URL that delivers the right content, hashes it, and keeps nothing. Both need only the lock file
+    and its manifest, and record the replies in the index, if there is a store.
+    """
+    from neuromirror.lab.lockfile import nearby_datasets, similar_paths
+    from neuromirror.lab.verify import verify
+    from neuromirror.transfer.verified_repository import NotADatasetError
+
+    if remote and full:
+        raise ConfigurationError("--remote and --full cannot be used together; use one of them")
+    if target is None:
+        target = DEFAULT_LOCK if DEFAULT_LOCK.is_file() else Path()
+    elif (target / DEFAULT_LOCK).is_file() and not (target / ".git").exists():
+        target = target / DEFAULT_LOCK
+    mode: Mode = "remote" if remote else "full" if full else "local"
+    if not target.exists():
+        refuse_address(target, "a lock file or the folder of a clone", "clone", "pin")
+        raise ConfigurationError(
+            f"{target}: no such file or folder; specify a lock file or the folder of a clone",
+            suggestions=similar_paths(target),
+        )
+    if folder is not None and target.is_dir():
+        raise ConfigurationError(
+            f"--in is for lock files, but {target} is a folder; leave out --in"
+        )
+    with ExitStack() as stack:
+        recorder = None
+        remote_options: dict[str, Any] = {}
+        if mode != "local":
+            from neuromirror.sources.volumes.tokens import token_from_environment
+            from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+
+            store, recorder = stack.enter_context(open_results(settings))
+            remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}
+            if mode == "full":
+                digests = stack.enter_context(BlockDigestsRecorder(store, recorder))
+                remote_options["digests"] = digests
+        findings = verify(
+            target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **remote_options
+        )
+        if recorder is not None:
+            from neuromirror.transfer.url_health import record_health
+
+            findings = record_health(findings, recorder, datetime.now(UTC))
+        with exit_on_interrupt(stack, advice=""):
+            try:
+                code = _report(settings, _with_progress(findings), mode, str(target))
+            except NotADatasetError as error:
+                suggestions = nearby_datasets(target)
+                raise ConfigurationError(str(error), suggestions=suggestions) from error
+    sys.exit(code)
+
+
+class _KnownDigests:
+    """Looks up further checksums of a key in the index of the store."""
+
+    def __init__(self, recorder: JournalRecorder | None) -> None:
+        self._recorder = recorder
+
+    def __call__(self, key: str) -> tuple[Digest, ...]:
+        from neuromirror.index import Index, MalformedQueryError
+
+        if self._recorder is None:
+            return ()
+
+        def digests(index: Index) -> tuple[Digest, ...]:
+            try:
+                found = next(index.find(key), None)
+            except MalformedQueryError:
+                return ()
+            return () if found is None else found.digests
+
+        return self._recorder.ask(digests)
+
+
+@contextmanager
+def open_results(settings: Settings) -> Iterator[tuple[Store | None, JournalRecorder | None]]:
+    """Open the store, and a recorder for results; each is None if it is missing or unwritable."""
+    from neuromirror.store import NotAStoreError
+
+    try:
+        store = settings.store()
+    except NotAStoreError:
+        if settings.given_store is not None and settings.store_folder != Path("store"):
+            raise
+        yield None, None
+        return
+    with settings.recorder(store, "the results are") as recorder:
+        yield store, recorder
+
+
+def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the findings; show their number on stderr if that is a terminal."""
+    from tqdm import tqdm
+
+    shape = "{desc}{n_fmt} [{elapsed}, {rate_fmt}]"
+    with tqdm(
+        disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="verified ", unit=""
+    ) as bar:
+        for finding in findings:
+            bar.update()
+            yield finding
+
+
+class _DatasetSummary(Struct):
+    """Counts of the findings in one dataset."""
+
+    name: str
+    version: str | None
+    statuses: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)
+    claimed: Counter[str] = field(default_factory=Counter)
+    locations: Counter[str] = field(default_factory=Counter)
+    stated: Counter[str] = field(default_factory=Counter)
+    whole: set[str] = field(default_factory=set)
+    documents: int = 0
+    bytes: int = 0
+    missing: int = 0
+    local_changes: int = 0
+
+    def add(self, finding: Finding) -> None:
+        self.statuses[finding.status] += 1
+        if finding.kind == "url" and finding.health is not None:
+            self.locations[finding.health.value] += 1
+        self.missing += _is_absent(finding)
+        self.local_changes += finding.kind == "local"
+        if finding.status != "ok":
+            return
+        if finding.path == ".":
+            self.whole.add(finding.kind)
+        if finding.kind == "url":
+            self.stated["nothing" if finding.evidence is None else finding.evidence.value] += 1
+        elif finding.kind == "document":
+            self.documents += 1
+        elif finding.kind == "file":
+            counter = self.checked if finding.checked == "checked" else self.claimed
+            counter["other" if finding.evidence is None else finding.evidence.value] += 1
+            self.bytes += finding.size or 0
+
+    @property
+    def failed(self) -> int:
+        return self.statuses["error"] + self.statuses["impossible"]
+
+
+def _is_absent(finding: Finding) -> bool:
+    from neuromirror.transfer.outcomes import NOT_HERE
+
+    return finding.kind in ("file", "subdataset") and finding.message.startswith(NOT_HERE)
+
+
+def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
+    """Print the problems and a summary of each dataset; return the exit code."""
+    code = 0
+    summary: _DatasetSummary | None = None
+    hosts = HostMessages()
+    for finding in findings:
+        name = finding.dataset or target
+        if summary is None or (summary.name, summary.version) != (name, finding.version):
+            code = max(code, _print_summary(settings, summary, mode))
+            summary = _DatasetSummary(name, finding.version)
+        summary.add(finding)
+        is_new = finding.failed and hosts.is_first(finding)
+        line = _finding_line(finding) if is_new or finding.kind == "local" else None
+        if _is_absent(finding) and summary.missing > _MAX_SHOWN:
+            line = None
+        if finding.kind == "local" and summary.local_changes > _MAX_SHOWN:
+            line = None
+        settings.emit("verify", finding.to_json(), line)
+    if summary is None:
+        settings.print_text(f"{target}: the lock file has no pins")
+    hosts.print_counts("verify", settings)
+    return max(code, _print_summary(settings, summary, mode))
+
+
+def _finding_line(finding: Finding) -> str:
+    if finding.kind == "local":
+        return f"{finding.kind:<10} {finding.path}  {finding.message}"
+    where = finding.host or (finding.path if finding.path != "." else finding.kind)
+    location = f" ({finding.url})" if _needs_url(finding) else ""
+    return f"{finding.status:<10} {where}  {finding.message}{location}"
+
+
+def _needs_url(finding: Finding) -> bool:
+    url = finding.url
+    return url is not None and finding.host is None and url not in finding.message
+
+
+def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mode) -> int:
+    if summary is None:
+        return 0
+    failed = summary.failed
+    name = summary.name if summary.version is None else f"{summary.name}@{summary.version}"
+    message = _summary_text(summary, mode)
+    record = {
+        "kind": "dataset",
+        "status": "error" if failed else "ok",
+        "path": ".",
+        "dataset": summary.name,
+        "version": summary.version,
+        "mode": mode,
+        "failed": failed,
+        "missing": summary.missing,
+        "local_changes": summary.local_changes,
+        "documents": summary.documents,
+        "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
+        "location_health": dict(summary.locations),
+        "bytes": summary.bytes,
+        "message": message,
+    }
+    settings.emit("verify", record, f"{record['status']:<10} {name}  {message}")
+    return 1 if failed else 0
+
+
+def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
+    parts = []
+    if summary.whole >= {"commit", "state"}:
+        parts.append("commit and state digest verified")
+    if summary.checked:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.checked.items())
+        how = "downloaded and hashed" if mode == "full" else "hashed"
+        files = count_of(summary.checked.total(), "file")
+        parts.append(f"{files} {how} ({breakdown}; {format_bytes(summary.bytes)})")
+    if summary.claimed:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.claimed.items())
+        parts.append(f"{count_of(summary.claimed.total(), 'file')} without checksum ({breakdown})")
+    if summary.locations:
+        breakdown = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
+        what = "checked" if mode == "remote" else "without the right content"
+        parts.append(f"{count_of(summary.locations.total(), 'URL')} {what}: {breakdown}")
+    if summary.stated:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.stated.items())
+        parts.append(f"evidence claimed by the servers ({breakdown})")
+    if summary.missing:
+        parts.append(f"{summary.missing} missing")
+    if summary.local_changes:
+        parts.append(
+            f"{summary.local_changes} local changes, from commits of the clone, not checked"
+        )
+    if summary.failed:
+        parts.append(f"{summary.failed} differ from the pin or are unavailable")
+    return "; ".join(parts) or "no files"
+
+
+@command(
+    "digest",
+    example="""\
+neuromirror digest dandi:000027@0.210831.2033
+neuromirror digest datasets.lock 'sub-01/**/*.nwb'
+neuromirror digest ./clone --piece-size 256KiB""",
+)
+@argument(
+    "target",
+    metavar="VERSION|LOCK|DIR",
+    help="A version in the store, a lock file, or the folder of a clone, whose content is read.",
+)
+@globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
+@click.option(
+    "--piece-size",
+    metavar="SIZE",
+    help="Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
+    "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
+    "4 GiB].",
+)
+@jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
+@click.option("--dry-run", is_flag=True, help="Print which files would be read, and stop.")
+@settings_options
+def digest_command(
+    settings: Settings,
+    target: str,
+    globs: tuple[str, ...],
+    *,
+    piece_size: str | None,
+    jobs: int | None,
+    dry_run: bool,
+) -> None:
+    """Record block digests of files, to verify parts of a file without the rest.
+
+    Each file is read once, hashed completely and compared with the checksum in its key; the content
+    is not kept. Block digests of files in the index are written to the store, all others to your
+    own data folder. "neuromirror pin --streamable" copies them beside a lock file. "neuromirror
+    verify --full" and "neuromirror get" also record them.
+    """
+    from neuromirror.lab.digest import check_piece_size
+    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
+
+    size = None if piece_size is None else check_piece_size(piece_size)
+    with ExitStack() as stack:
+        store, journal = stack.enter_context(open_results(settings))
+        line = stack.enter_context(ProgressLine())
+        report = _Report("digest", settings, line)
+        digests = stack.enter_context(BlockDigestsRecorder(store, journal, size, report.show_bytes))
+        with exit_on_interrupt(stack):
+            if Path(target).is_dir():
+                _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
+            else:
+                _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
+    report.print_summary(is_dry_run=dry_run)
+    sys.exit(1 if report.failures else 0)
+
+
+def _digest_clone(
+    report: _Report,
+    folder: Path,
+    globs: tuple[str, ...],
+    digests: BlockDigestsRecorder,
+    jobs: int | None,
+    *,
+    dry_run: bool,
+) -> None:
+    from neuromirror.lab.digest import digest_clone
+
+    if dry_run:
+        raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
+    for outcome in digest_clone(folder, globs, digests, jobs=jobs or os.cpu_count() or 1):
+        report.add(outcome)
+
+
+def _digest_remote(
+    report: _Report,
+    target: str,
+    globs: tuple[str, ...],
+    digests: BlockDigestsRecorder,
+    jobs: int | None,
+    *,
+    dry_run: bool,
+) -> None:
+    from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
+    from neuromirror.sources.volumes.tokens import token_from_environment
+
+    with _selected_files(report.settings, target, globs) as (files, folder):
+        plan = plan_digests(files, folder, digests)
+    report.small, report.total = plan.small, plan.bytes
+    for outcome in plan.known:
+        report.add(outcome)
+    if dry_run:
+        for dataset, version, file in plan.files:
+            report.add(planned_outcome(dataset, version, file))
+        return
+    for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
+        report.add(outcome)
+
+
+@contextmanager
+def _selected_files(
+    settings: Settings, target: str, globs: tuple[str, ...]
+) -> Iterator[tuple[Iterator[tuple[str, str, Item]], Path]]:
+    """Provide the files of a lock file or of a version, and the folder with the git configuration.
+
+    A file has its dataset and label; a finding about the records or the manifest may replace it.
+    """
+    from neuromirror.lab.digest import files_of_lock, files_of_version
+    from neuromirror.lab.lockfile import load_lock
+
+    path = Path(target)
+    if path.is_file() or not may_be_address(target):
+        lock = load_lock(path)
+        yield files_of_lock(lock, globs), lock.path.absolute().parent
+        return
+    with settings.index(target) as index:
+        row, globs = resolve_selection(settings, index, target, globs)
+        store = settings.store()
+        yield files_of_version(store, index, row, globs), store.root
+
+
+class _Report(OutcomeReport):
+    """Prints outcomes, and counts them."""
+
+    small: int = 0
+
+    def show_bytes(self, done: int) -> None:
+        self.line.show_bytes(done, max(done, self.total))
+
+    def print_summary(self, *, is_dry_run: bool) -> None:
+        self.hosts.print_counts(self.action, self.settings)
+        verb = "to read" if is_dry_run else "read and digested"
+        parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
+        if known := self.counts["notneeded"]:
+            parts.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
+        if self.small:
+            parts.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
+        if self.failures:
+            parts.append(f"{count_of(self.failures, 'problem')}")
+        record = {
+            "kind": "summary",
+            "status": "error" if self.failures else "ok",
+            "digested": 0 if is_dry_run else self.counts["ok"],
+            "planned": self.counts["ok"] if is_dry_run else 0,
+            "notneeded": self.counts["notneeded"],
+            "small": self.small,
+            "failed": self.failures,
+            "bytes": self.bytes,
+        }
+        self.settings.emit("digest", record, "; ".join(parts))
+
+
+@command("audit", example="neuromirror audit dandi --budget 5000")
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Mirrors (dandi) or datasets (dandi:000027) to choose URLs from [default: all].",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of URLs to check; the next run checks the next ones.",
+)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="Check only URLs that have not been checked for this many days.",
+)
+@vaults_option
+@settings_options
+def audit_command(
+    settings: Settings,
+    names: tuple[str, ...],
+    *,
+    budget: int,
+    older_than: float,
+    vaults: Path | None,
+) -> None:
+    """Check that the URLs of files, and the vaults, still have the recorded content.
+
+    Nothing is downloaded: size, checksum and object version are requested, those with the oldest
+    check first, at most ten per second and server. Without names, each vault is also asked whether
+    it still has its copies.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from tqdm import tqdm
+
+    from neuromirror.config.builtin_mirrors import load_known_mirrors
+    from neuromirror.crawl import FailureLog, open_recorder
+    from neuromirror.crawl.recorder import AUDIT
+    from neuromirror.lab.audit import AuditScope, audit
+    from neuromirror.service.housekeeping import audit_settings_of
+
+    store = settings.store()
+    # a given folder is optional here; the files have the request limits of their archives
+    mirrors = load_known_mirrors(settings.mirrors_folder).values()
+    counts: Counter[str] = Counter()
+    failed = named = 0
+    hosts = HostMessages()
+    with (
+        open_recorder(store, settings.index_path(store)) as recorder,
+        FailureLog(recorder).watch(AUDIT),
+    ):
+        asking = audit(
+            recorder,
+            tuple(map(AuditScope.parse, names)) or (AuditScope(),),
+            budget=budget,
+            older_than=timedelta(days=older_than),
+            settings=audit_settings_of(store, mirrors),
+            now=datetime.now(UTC),
+        )
+        with (
+            closing(asking) as findings,
+            tqdm(
+                total=budget, disable=None, leave=False, file=sys.stderr, unit=" URLs"
+            ) as progress,
+        ):
+            for finding in findings:
+                progress.update()
+                counts[finding.health.value if finding.health else "unknown"] += 1
+                failed += finding.failed
+                is_shown = finding.failed and hosts.is_first(finding)
+                if finding.host is None:
+                    line = f"{finding.dataset} {finding.path}  {finding.message} ({finding.url})"
+                    named += is_shown
+                    is_shown = is_shown and named <= _MAX_SHOWN
+                else:
+                    line = f"{finding.host}  {finding.message}"
+                line = f"{finding.status:<10} {line}"
+                settings.emit("audit", finding.to_json(), line if is_shown else None)
+    hosts.print_counts("audit", settings)
+    if named > _MAX_SHOWN:
+        settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
+    summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))
+    settings.print_text(f"{counts.total()} URLs checked" + (f": {summary}" if summary else ""))
+    if not names:
+        failed += _audit_vaults(settings, store, vaults, budget, older_than)
+    sys.exit(1 if failed else 0)
+
+
+def _audit_vaults(
+    settings: Settings, store: Store, folder: Path | None, budget: int, days: float
+) -> int:
+    """Check the copies in all vaults; return the number of problems."""
+    from neuromirror.custody.vault_check import audit_copies
+    from neuromirror.vault.opening import open_ledger, open_vault
+
+    failed = 0
+    for config in load_configured_vaults(folder).vaults.values():
+        checked = lost = unchecked = 0
+        try:
+            with open_ledger(store) as ledger, closing(open_vault(config, store)) as vault:
+                before = ledger.clock() - days * 86_400
+                for outcome in audit_copies(vault, ledger, before, budget):
+                    checked += 1
+                    unchecked += outcome.host is not None
+                    lost += outcome.failed and outcome.host is None
+                    text = f"{outcome.status:<10} {config.name}: {outcome.key}  {outcome.message}"
+                    is_shown = outcome.failed and lost + unchecked <= _MAX_SHOWN
+                    settings.emit("audit", outcome.to_json(), text if is_shown else None)
+        except NeuromirrorError as error:
+            failed += 1
+            record = {"kind": "vault", "status": "error", "vault": config.name}
+            settings.emit("audit", record | {"message": str(error)}, f"error      {error}")
+        failed += lost + unchecked
+        text = f"{checked - unchecked} copies in {config.name} checked, {lost} lost or damaged"
+        settings.print_text(text + (f", {unchecked} not checked" if unchecked else ""))
+    return failed

@@ -1,9 +1,13 @@
-"""``neuromirror serve``."""
+"""Commands that run for long: serve, catalogue and publish."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +22,153 @@ from neuromirror.cli.common import (
     path_from_environment,
     settings_options,
 )
-from neuromirror.cli.publish import siblings_folder
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from neuromirror.config.sibling_files import Sibling
     from neuromirror.crawl import Result
     from neuromirror.service.catalogue_process import CatalogueOptions
     from neuromirror.service.engine import MirrorFiles
     from neuromirror.service.serve import ServeOptions
     from neuromirror.store import Store
+
+_LOCAL_SIBLINGS = Path("siblings")
+
+
+@command(
+    "publish",
+    example="""\
+neuromirror publish dandi:000027 --to lab-forge --dry-run
+neuromirror publish dandi --to lab-forge
+neuromirror publish --to lab-forge""",
+)
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Datasets (dandi:000027), or mirrors (dandi) for all their datasets and their "
+    "superdataset [default: 'datasets' in the sibling file].",
+)
+@click.option(
+    "--to", "sibling_name", required=True, metavar="SIBLING", help="Name of a sibling file."
+)
+@click.option(
+    "--siblings",
+    type=NamedPath(),
+    metavar="DIR",
+    help="Folder with sibling files (NAME.toml) [default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
+)
+@click.option("--check", is_flag=True, help="Push unchanged datasets too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be pushed, and change nothing.")
+@click.option(
+    "--forget",
+    "forgotten",
+    metavar="DATASET",
+    help="Push nothing; forget a dataset that you deleted at the sibling.",
+)
+@settings_options
+def publish_command(
+    settings: Settings,
+    names: tuple[str, ...],
+    *,
+    sibling_name: str,
+    siblings: Path | None,
+    check: bool,
+    dry_run: bool,
+    forgotten: str | None,
+) -> None:
+    """Push datasets to a forge (GitHub, GitLab, Gitea, Forgejo, GIN) or a git server.
+
+    Missing repositories are created, with description, topics and homepage. A repository has no
+    content of files. No ref is forced. Private datasets are never pushed.
+
+    \b
+    A sibling file, siblings/lab-forge.toml:
+      type = "gitea"
+      api = "https://forge.example.org"
+      owner = "lab"
+      credential = "lab-forge"      # of "datalad credentials"
+      datasets = ["dandi:*"]        # the service keeps them published
+    """
+    from neuromirror.crawl.recorder import PUBLISH
+    from neuromirror.publish import forget, publish, record_outcome, sibling_datasets
+
+    sibling = find_sibling(siblings, sibling_name)
+    store = settings.store()
+    if forgotten is not None:
+        found = forget(store, sibling, forgotten)
+        with settings.failure_log(store) as log:
+            if log is not None:
+                log.record_success(f"{PUBLISH} {sibling.name}", forgotten)
+        status = "ok" if found else "notneeded"
+        message = "forgotten" if found else f"it was not published to {sibling.name}"
+        line = f"{status:<10} {forgotten}  {message}"
+        settings.emit("publish", {"status": status, "dataset": forgotten, "message": message}, line)
+        return
+    unchanged, code = 0, 0
+    with settings.failure_log(store) as log, settings.index() as index:
+        selected = names or tuple(sibling_datasets(index, sibling.settings.datasets))
+        if not selected:
+            raise ConfigurationError(
+                f"nothing to publish: name datasets or mirrors, or write patterns such as dandi:* "
+                f"to 'datasets' in the file of sibling {sibling.name}"
+            )
+        for outcome in publish(store, index, selected, sibling, check=check, dry_run=dry_run):
+            code = max(code, int(outcome.failed))
+            if log is not None and not dry_run:
+                record_outcome(log, sibling, outcome)
+            where = (outcome.page or outcome.target or "") if outcome.status == "ok" else ""
+            line = f"{outcome.status:<10} {outcome.path}  {outcome.message}  {where}".rstrip()
+            is_unchanged = outcome.status == "notneeded"
+            unchanged += is_unchanged
+            settings.emit("publish", outcome.to_json(), None if is_unchanged else line)
+    if unchanged:
+        settings.print_text(f"notneeded  {unchanged} datasets are unchanged")
+    sys.exit(code)
+
+
+def siblings_folder(given: Path | None) -> Path:
+    """Return the folder of sibling files; it need not exist.
+
+    Raises
+    ------
+    ConfigurationError
+        The user named no folder, and ./siblings would send a credential to a server of its choice.
+    """
+    from neuromirror.config.sibling_files import refuse_unbound_credentials
+
+    named = given or path_from_environment("NEUROMIRROR_SIBLINGS")
+    if named is not None:
+        return named
+    refuse_unbound_credentials(_LOCAL_SIBLINGS)
+    return _LOCAL_SIBLINGS
+
+
+def find_sibling(given: Path | None, name: str) -> Sibling:
+    """Return a sibling by name.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such sibling file, or it is invalid.
+    """
+    from difflib import get_close_matches
+
+    from neuromirror.config.sibling_files import load_sibling
+
+    folder = siblings_folder(given)
+    path = folder / f"{name}.toml"
+    if "/" in name or not path.exists():
+        known = sorted(one.stem for one in folder.glob("*.toml"))
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"existing: {', '.join(known) or 'none'}"
+        raise ConfigurationError(
+            f"{path}: no such sibling file ({hint}); 'neuromirror publish --help' shows an example"
+        )
+    return load_sibling(path)
+
 
 _MIN_WORKER_MEMORY = 256 << 20
 """Bytes that a worker needs to start."""
@@ -329,3 +469,169 @@ def _serve_once(
 
 def _environment_values(name: str) -> tuple[str, ...]:
     return tuple(os.environ.get(name, "").replace(",", " ").split())
+
+
+_LISTEN = "127.0.0.1:8270"
+_WHOLE_LIFE = ExitStack()
+"""What lasts as long as the process."""
+
+
+@command(
+    "catalogue",
+    example="""\
+neuromirror catalogue
+neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
+    --address https://data.example.org""",
+)
+@click.option(
+    "--listen",
+    default=_LISTEN,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address to listen on; port 0 selects a free port.",
+)
+@click.option(
+    "--address",
+    default="",
+    metavar="URL",
+    help="Public URL behind a reverse proxy [default: taken from each request].",
+)
+@click.option(
+    "--title", default="", metavar="TEXT", help="Title of the site [default: neuromirror]."
+)
+@click.option(
+    "--cutouts/--no-cutouts",
+    default=True,
+    show_default=True,
+    help="Show previews of files and let visitors download regions of volumes, both read from the "
+    "archives, with limits.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="KIND=NUMBER",
+    help="Requests per minute and client, for cutout, diff, gateway, preview or search, and "
+    "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
+    "preview=120, search=120, gateway-mb=6000].",
+)
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="[MIRROR=]MODE",
+    help="How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
+    "redirect (to the archive, not verified), proxy (through this catalogue, verified) or off "
+    "[default: redirect].",
+)
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    envvar="NEUROMIRROR_CATALOGUE_WORKERS",
+    metavar="NUMBER",
+    help="Processes that serve; limits per client then apply in each of them [default: "
+    "$NEUROMIRROR_CATALOGUE_WORKERS, else 1].",
+)
+@click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
+@click.option("--supervised", nargs=2, type=int, hidden=True)
+@settings_options
+def catalogue_command(
+    settings: Settings,
+    *,
+    listen: str,
+    address: str,
+    title: str,
+    cutouts: bool,
+    limits: tuple[str, ...],
+    gateways: tuple[str, ...],
+    proxies: tuple[str, ...],
+    workers: int,
+    log_json: bool,
+    supervised: tuple[int, int] | None,
+) -> None:
+    """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
+
+    One address serves the pages, the JSON API below /api/v1, Atom feeds, and the repositories of
+    the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only. On the
+    open internet, run it behind a web server with TLS. Requires the extra "web".
+    """
+    from neuromirror.service.catalogue_process import SupervisorConnection
+    from neuromirror.service.catalogue_status import CatalogueStatusFile
+    from neuromirror.service.logs import log_printed_output, logging_to
+    from neuromirror.service.server_options import (
+        bound_address,
+        format_address,
+        open_listener,
+        parse_listen_address,
+        parse_site_url,
+        require_json_logging,
+        require_web,
+    )
+
+    require_web()
+    if log_json:
+        require_json_logging()
+    from neuromirror.config.builtin_mirrors import mirror_titles
+    from neuromirror.web.gateway.modes import parse_modes
+    from neuromirror.web.rate_limits import parse_limits, parse_proxies
+
+    modes = parse_modes(gateways)
+    per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
+    beat: Callable[[Mapping[str, int]], None] | None = None
+    with ExitStack() as stack:
+        stack.enter_context(logging_to(as_json=log_json, mirrors={}))
+        if supervised is None:
+            listens = open_listener(parse_listen_address(listen), "the catalogue")
+        else:
+            # "neuromirror serve" passes the listening socket and a socket for heartbeats
+            listens = socket.socket(fileno=supervised[0])
+            beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
+            stack.enter_context(log_printed_output())
+        from neuromirror.web.serve import serve_catalogue
+        from neuromirror.web.site import SiteSettings
+
+        url = f"http://{format_address(bound_address(listens))}"
+
+        store = settings.store()
+        status = CatalogueStatusFile(store, url, modes.by_name)
+
+        def ready() -> None:
+            if supervised is None:  # else the service saves its status
+                status.update({})
+                line = f"the catalogue is at {url} (press Ctrl-C to stop)"
+                settings.emit("catalogue", {"url": url}, line)
+
+        serve_catalogue(
+            store,
+            settings.index_path(store),
+            listens,
+            SiteSettings(
+                title=title or "neuromirror",
+                address=parse_site_url(address),
+                cutouts=cutouts,
+                archives=mirror_titles(settings.mirrors_folder),
+                modes=modes,
+            ),
+            per_minute=per_minute,
+            proxies=trusted,
+            workers=workers,
+            start_worker=partial(_start_logging, as_json=log_json),
+            on_ready=ready,
+            heartbeat=beat or status.update,
+            on_stop=status.remove if supervised is None else lambda: None,
+        )
+
+
+def _start_logging(*, as_json: bool) -> None:
+    """Log for the whole life of a process that uvicorn started."""
+    from neuromirror.service.logs import logging_to
+
+    _WHOLE_LIFE.enter_context(logging_to(as_json=as_json, mirrors={}))

@@ -1,4 +1,4 @@
-"""``neuromirror sync``."""
+"""Commands that mirror: mirrors, check-config, demo, sync and status."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command, jobs_option
@@ -25,18 +27,163 @@ from neuromirror.cli.common import (
     printable,
     settings_options,
 )
-from neuromirror.model.errors import UnknownAddressError, format_bytes
+from neuromirror.model.errors import ConfigurationError, UnknownAddressError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from neuromirror.cli.progress_line import ProgressLine
+    from neuromirror.cli.common import ProgressLine
     from neuromirror.config.mirror_files import Mirror
     from neuromirror.crawl import PrivateStore, Result, Sync
     from neuromirror.crawl.plan import SyncRequest
-    from neuromirror.index import Index
+    from neuromirror.index import FailureRow, Index, MirrorStatus
+    from neuromirror.service.catalogue_status import CatalogueStatus
+    from neuromirror.service.custody_status import CustodyStatus
+    from neuromirror.service.store_status import ScheduleSummary
     from neuromirror.sources import Estimate
     from neuromirror.store import Store
+
+_SCHEMA_LINE = "#:schema "
+"""The first line of a mirror file in the repository; its relative path is valid only there."""
+
+
+@command(
+    "mirrors",
+    example="""\
+neuromirror mirrors
+mkdir -p mirrors; neuromirror mirrors show dandi > mirrors/lab.toml""",
+)
+@argument(
+    "action",
+    type=click.Choice(["list", "show"]),
+    metavar="[list|show]",
+    default="list",
+    help="list: one line per mirror (default); show: print the mirror file of NAME, as a template. "
+    "A file mirrors/NAME.toml defines the mirror NAME.",
+)
+@argument("name", required=False, metavar="[NAME]", help="The mirror to show, e.g. dandi.")
+@settings_options
+def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
+    """List the mirrors that can be used, or print a mirror file.
+
+    A file in ./mirrors (or --mirrors) with the name of a built-in mirror overrides it. NEEDS lists
+    requirements beyond a base installation. In a folder with ./mirrors, the default store is
+    ./store.
+    """
+    from neuromirror.config.builtin_mirrors import known_mirror_files
+
+    if (action == "show") != (name is not None):
+        raise ConfigurationError(
+            "specify the mirror to show: neuromirror mirrors show NAME"
+            if name is None
+            else f"'{name}': 'list' takes no name; write: neuromirror mirrors show {name}"
+        )
+    found = known_mirror_files(settings.mirrors_folder, required=settings.given_mirrors is not None)
+    if name is not None:
+        _show(settings, found, name)
+    else:
+        sys.exit(_list(settings, found))
+
+
+def _list(settings: Settings, found: dict[str, Path]) -> int:
+    """Print one line per mirror; return the exit code."""
+    from neuromirror.config.builtin_mirrors import builtin_mirror_files
+    from neuromirror.config.mirror_files import load_mirror
+
+    builtin = builtin_mirror_files()
+    code, rows = 0, []
+    for name, path in found.items():
+        is_builtin = builtin.get(name) == path
+        overrides = name in builtin and not is_builtin
+        record = {"mirror": name, "path": str(path), "builtin": is_builtin, "overrides": overrides}
+        try:
+            mirror = load_mirror(path)
+            needs = mirror.options().requirements()
+        except ConfigurationError as error:
+            code = 2
+            settings.emit(
+                "mirrors", {**record, "status": "error", "message": str(error)}, f"error  {error}"
+            )
+            continue
+        title, source = mirror.settings.title or name, mirror.settings.source
+        settings.emit("mirrors", {**record, "title": title, "source": source, "needs": list(needs)})
+        file = "built-in" if is_builtin else str(path) + " (overrides the built-in one)" * overrides
+        rows.append([name, title, file, ", ".join(needs) or "-"])
+    settings.print_table(rows, ["MIRROR", "TITLE", "FILE", "NEEDS"])
+    return code
+
+
+def _show(settings: Settings, found: dict[str, Path], name: str) -> None:
+    from neuromirror.config.builtin_mirrors import is_builtin
+    from neuromirror.config.mirror_files import find_mirror
+
+    path = find_mirror(found, name)
+    lines = path.read_text("utf-8", "backslashreplace").splitlines()
+    if is_builtin(path):
+        lines = [line for line in lines if not line.startswith(_SCHEMA_LINE)]
+    settings.emit("mirrors", {"mirror": name, "path": str(path), "text": "\n".join(lines) + "\n"})
+    for line in lines:
+        settings.print_text(line)
+
+
+@command("check-config", example="neuromirror check-config --mirrors mirrors")
+@settings_options
+def check_config_command(settings: Settings) -> None:
+    """Check the configuration files of mirrors; send no request.
+
+    If there is neither --mirrors nor ./mirrors, the built-in files are checked.
+    """
+    from neuromirror.config.builtin_mirrors import builtin_mirror_files
+    from neuromirror.config.mirror_files import list_mirror_files, load_mirror
+
+    code = 0
+    folder = settings.mirrors_folder
+    has_own = settings.given_mirrors is not None or folder.exists()
+    for path in list_mirror_files(folder) if has_own else builtin_mirror_files().values():
+        try:
+            mirror = load_mirror(path)
+            source = mirror.open()
+        except ConfigurationError as error:
+            code = 2
+            record = {"path": str(path), "status": "error", "message": str(error)}
+            settings.emit("check-config", record, f"error  {error}")
+            continue
+        kind = mirror.settings.source
+        record = {"path": str(path), "mirror": mirror.name, "source": kind, "uri": source.uri}
+        settings.emit(
+            "check-config", record, f"ok     {mirror.name}: archive of type {kind} at {source.uri}"
+        )
+    sys.exit(code)
+
+
+@command(
+    "demo",
+    example="""\
+neuromirror demo
+neuromirror demo --serve --keep demo""",
+)
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Mirror volumes too, then serve the archives, the store and the catalogue.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep all files in DIR [default: delete them at the end].",
+)
+@click.option("--no-input", is_flag=True, help="Run all steps without waiting for a key.")
+@settings_options
+def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
+    """Mirror a simulated archive on this machine, step by step.
+
+    Every step, from sync to citation, is printed as the command to type and its output. Requires
+    the extra "demo", and for the catalogue "web".
+    """
+    from neuromirror_demo.walkthrough import run_walkthrough
+
+    sys.exit(run_walkthrough(keep=keep, serve=serve, ask=not no_input, as_json=settings.json))
 
 
 _MAX_SHOWN = 20
@@ -99,7 +246,7 @@ def sync_command(
     Exit code: 1 if a dataset failed (the others are done), 3 if an update is held, 130 or 143
     interrupted by a signal.
     """
-    from neuromirror.cli.progress_line import with_progress_bar
+    from neuromirror.cli.common import with_progress_bar
     from neuromirror.crawl import dry_run as dry_results
     from neuromirror.crawl import parse_sync_requests
     from neuromirror.store.private_store import require_public_store
@@ -310,3 +457,209 @@ def worst_exit_code(one: int, other: int) -> int:
     """Return the worse of two exit codes: 1 (failed) before 3 (held) before 0."""
     ranks = {0: 0, 3: 1, 1: 2}
     return max(one, other, key=lambda code: ranks[code])
+
+
+_MAX_TASKS_SHOWN = 5
+"""Maximum number of names per line."""
+
+
+@command("status", example="neuromirror status")
+@settings_options
+def status_command(settings: Settings) -> None:
+    """Show the status of each mirror.
+
+    For each mirror: datasets and files, the times of the last listing and visit, failures that are
+    not resolved, held updates, incidents, withdrawn datasets, broken URLs, and the jobs of a
+    running service; with vaults, the copies, what is not kept, and the last drills; the running
+    catalogues.
+
+    Exit code: 0 no problem, 1 something fails, 3 an update is held.
+    """
+    from neuromirror.service.catalogue_status import catalogue_statuses
+    from neuromirror.service.custody_status import CustodyStatus
+    from neuromirror.service.integrity import IntegrityState
+    from neuromirror.service.store_status import schedule_summaries, unwritable_paths
+
+    store = settings.store()
+    code = 0
+    shown: set[str] = set()
+    agenda = schedule_summaries(store)
+    with settings.index() as index:
+        failures = index.failures()
+        ailing = index.failing_locations()
+        for one in index.mirror_status():
+            checked = store.last_listed(one.mirror)
+            when = "never" if checked is None else checked.isoformat(timespec="seconds")
+            location_health = ailing.get(one.mirror, {})
+            withdrawn = [
+                stone.dataset for stone in index.tombstones(one.mirror) if not stone.within
+            ]
+            schedule = agenda.get(one.mirror)
+            record = {
+                **to_builtins(one),
+                "last_checked": when,
+                "location_health": location_health,
+                "taken_down": withdrawn,
+                "schedule": None if schedule is None else to_builtins(schedule),
+            }
+            settings.emit("status", record)
+            code = code or (3 if one.open_holds else 0)
+            shown.add(one.mirror)
+            if settings.json:
+                continue
+            own = [row for row in failures if row.mirror == one.mirror]
+            removed = (
+                [row.name for row in index.datasets(one.mirror) if row.is_removed_upstream]
+                if one.removed_upstream
+                else []
+            )
+            for line in _mirror_lines(
+                one, when, own, removed, withdrawn, location_health, schedule
+            ):
+                settings.print_text(line)
+    if not shown:
+        settings.print_text("the store has no mirrors yet; run 'neuromirror sync'")
+    for failure in failures:
+        code = 1
+        record = {**to_builtins(failure), "status": "error"}
+        shown_text = None if failure.mirror in shown else f"failed  {_failure_text(failure)}"
+        settings.emit("status", record, shown_text)
+    custody, catalogues = CustodyStatus.load(store), catalogue_statuses(store)
+    for record, text in (*_custody_lines(custody), *map(_catalogue_line, catalogues)):
+        settings.emit("status", record, text)
+    for message in (*custody.problems(), *(text for one in catalogues for text in one.problems())):
+        code = 1
+        settings.emit("status", {"status": "error", "message": message}, f"failed  {message}")
+    for message in (*IntegrityState.load(store).messages, *unwritable_paths(store)):
+        code = 1
+        record = {"status": "error", "path": str(store.root), "message": message}
+        settings.emit("status", record, f"damaged {message}")
+    sys.exit(code)
+
+
+def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], str]]:
+    """Yield a record and a line per [[keep]], vault and drill."""
+    for keep in custody.keeps:
+        text = f"keep {keep.locks} in {keep.vault}  {count_of(keep.lock_files, 'lock file')}, "
+        text += f"{count_of(keep.contents, 'content')}, {format_bytes(keep.bytes)}"
+        if keep.lacking:
+            text += f"; {keep.lacking} not in the vault yet ({format_bytes(keep.lacking_bytes)})"
+        status = "error" if keep.problems else "ok"
+        yield {"kind": "keep", "status": status, **asdict(keep)}, text
+    for vault in custody.vaults:
+        text = f"vault {vault.name}  {vault.copies} copies, {format_bytes(vault.bytes)}"
+        if vault.oldest_check is not None and vault.oldest_read is not None:
+            text += f"; all checked since {_moment(vault.oldest_check)}"
+            text += (
+                f", all read since {_moment(vault.oldest_read) if vault.oldest_read else 'never'}"
+            )
+        if vault.damaged or vault.missing:
+            text += f"; {vault.damaged} damaged, {vault.missing} missing"
+        yield (
+            {**to_builtins(vault), "kind": "vault", "vault_kind": vault.kind, "status": "ok"},
+            text,
+        )
+    for path, drill in custody.drills.items():
+        text = f"drill {path}  {_moment(drill.at)}: {drill.message}"
+        status = "ok" if drill.ok else "error"
+        yield {"kind": "drill", "lock": path, "status": status, **asdict(drill)}, text
+
+
+def _catalogue_line(one: CatalogueStatus) -> tuple[dict[str, object], str]:
+    """Return a record and a line about a running catalogue."""
+    modes = [f"{mirror} {mode}".lstrip() for mirror, mode in one.gateway.items()]
+    text = f"catalogue {one.name}  gateway {', '.join(modes)}"
+    failures = [f"{count} {reason}" for reason, count in one.gateway_failures.items()]
+    if failures:
+        text += f"; failed responses of the gateway: {', '.join(failures)}"
+    record = {
+        **{"kind": "catalogue", "url": one.url, "host": one.host, "status": "ok"},
+        **{"gateway": one.gateway, "counts": one.counts, "saved_at": one.saved_at},
+    }
+    return record, text
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _mirror_lines(
+    one: MirrorStatus,
+    when: str,
+    own: list[FailureRow],
+    removed: list[str],
+    withdrawn: list[str],
+    location_health: dict[str, int],
+    schedule: ScheduleSummary | None,
+) -> Iterator[str]:
+    """Yield the lines about a mirror; ``own`` are the failures of the mirror."""
+    from neuromirror.service.store_status import format_age
+
+    failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
+    yield f"{one.mirror}  {one.uri}"
+    for head, text in [
+        ("datasets", _dataset_counts(one)),
+        ("content", f"{one.files} files in latest versions, {format_bytes(one.bytes)}"),
+        ("last listing", when + format_age(when)),
+        ("last visit", (one.last_visit or "never") + format_age(one.last_visit)),
+        ("last full", (one.last_full_visit or "never") + format_age(one.last_full_visit)),
+        ("failing", f"{one.failing}" + (f" ({_first_names(failing)})" * bool(failing))),
+        *[("failed", line) for line in _failure_lines(own)],
+        *[("removed", f"{len(removed)} upstream, kept in the store ({_first_names(removed)})")]
+        * bool(removed),
+        *[("settling", f"{one.settling} (still changing upstream)")] * bool(one.settling),
+        *[("sidecars", _unreadable_text(one.unreadable_sidecars))] * bool(one.unreadable_sidecars),
+        ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
+        ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
+        *[("taken down", f"{len(withdrawn)} ({_first_names(withdrawn)})")] * bool(withdrawn),
+        *[("locations", _location_health_text(location_health))] * bool(location_health),
+        *([] if schedule is None else [("service", _schedule_text(schedule))]),
+    ]:
+        yield f"  {head:<12} {text}"
+    for number, (name, value) in enumerate(one.capabilities.items()):
+        yield f"  {'' if number else 'upstream':<12} {name}: {value}"
+
+
+def _failure_lines(failures: list[FailureRow]) -> list[str]:
+    more = [f"... {len(failures) - _MAX_TASKS_SHOWN} more (--json lists all)"] * (
+        len(failures) > _MAX_TASKS_SHOWN
+    )
+    return [*map(_failure_text, failures[:_MAX_TASKS_SHOWN]), *more]
+
+
+def _failure_text(failure: FailureRow) -> str:
+    name = failure.dataset or failure.mirror
+    message = failure.message.removeprefix(f"{name}: ")
+    return f"{failure.task} {name}".rstrip() + f": {message} (since {failure.since})"
+
+
+def _unreadable_text(datasets: int) -> str:
+    plural = "" if datasets == 1 else "s"
+    return f"unreadable in {datasets} dataset{plural} (neuromirror events)"
+
+
+def _location_health_text(counts: dict[str, int]) -> str:
+    text = ", ".join(f"{count} {health}" for health, count in counts.items())
+    return f"{text} (neuromirror audit, neuromirror show)"
+
+
+def _schedule_text(schedule: ScheduleSummary) -> str:
+    parts = [f"{schedule.tasks} tasks", f"{schedule.due} due"]
+    if schedule.next_due is not None:
+        parts.append(f"next {schedule.next_due}")
+    if schedule.in_progress:
+        parts.append(f"in progress: {_first_names(schedule.in_progress)}")
+    if schedule.disabled:
+        parts.append(f"disabled after repeated failures: {_first_names(schedule.disabled)}")
+    return ", ".join(parts)
+
+
+def _dataset_counts(mirror: MirrorStatus) -> str:
+    subdatasets = f" and {mirror.subdatasets} subdatasets" if mirror.subdatasets else ""
+    return f"{mirror.datasets - mirror.subdatasets}{subdatasets}, {mirror.versions} versions"
+
+
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_TASKS_SHOWN]) + (
+        f", … {len(names) - _MAX_TASKS_SHOWN} more" * (len(names) > _MAX_TASKS_SHOWN)
+    )

@@ -18,13 +18,13 @@ from neuromirror.cli.addresses import may_be_address, resolve_selection
 from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
 from neuromirror.cli.common import (
     NamedPath,
+    OutcomeReport,
+    ProgressLine,
     Settings,
     exit_on_interrupt,
     path_from_environment,
     settings_options,
 )
-from neuromirror.cli.outcome_report import OutcomeReport
-from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
