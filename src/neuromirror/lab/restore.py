@@ -42,7 +42,6 @@ from neuromirror.lab.lock_manifests import (
     sibling_path,
 )
 from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.lab.rebuild import MintedCommit, rebuild_repository
 from neuromirror.lab.verify import EvidenceSummary
 from neuromirror.lab.work_trees import (
     find_annex_commit,
@@ -308,6 +307,9 @@ class ManifestStrategy(Struct, frozen=True):
 
     def fill(self, repository: Path) -> None:
         """See :class:`RestoreStrategy`."""
+        # it loads the crawler
+        from neuromirror.lab.rebuild import rebuild_repository
+
         path = self.target.manifest
         try:
             reader = LockManifestReader(path, self.target.files)
@@ -758,6 +760,8 @@ class _DatasetRestorer(Struct):
 
     def _examine(self, target: RestoreTarget, repository: Path, root: Path) -> _RestoredDataset:
         """Verify the tree and the state of a dataset, and count its pinned files."""
+        from neuromirror.lab.rebuild import MintedCommit
+
         pin, placed = self.pin, _RestoredDataset(target, root)
         placed.files = [] if pin.paths else None
         committed = MintedCommit(repository / ".git", target.commit)

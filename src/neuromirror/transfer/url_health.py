@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from msgspec.structs import replace
 
 from neuromirror.annex import url_key
-from neuromirror.crawl import JournalRecorder
-from neuromirror.index import Index
 from neuromirror.model import Digest, Evidence, LocationsChecked, NeuromirrorError, path_to_text
 from neuromirror.model.records import url_version_id
 from neuromirror.net import (
@@ -45,6 +43,8 @@ from neuromirror.transfer.verified_repository import Item, PinnedFile
 from neuromirror.transfer.work_tree import VerificationStoppedError, compare_content, map_in_order
 
 if TYPE_CHECKING:
+    from neuromirror.crawl import JournalRecorder
+    from neuromirror.index import Index
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
 ClaimLookup = Callable[[str], Iterable[Digest]]
