@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neuromirror.store import Store, file_lock
-from neuromirror.store.retired_packs import pack_names
+from neuromirror.store.repack import pack_names
 from support.command_shell import Shell, folder_snapshot
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl import rebuild_index
-from neuromirror.store.write_protection import is_protected
+from neuromirror.store.durable_files import is_protected
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.foreign_pushes import run_checked, run_in, trust_remotes, unprotect

@@ -19,7 +19,7 @@ from fuzz_net import _server
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import _unpack, parse_catalogue_url
 from neuromirror.model import NeuromirrorError, StateDigest
-from neuromirror.store.manifests import manifest_file, manifest_lines
+from neuromirror.store.records import manifest_file, manifest_lines
 from neuromirror.stream.catalogue_tree import CatalogueTree, parse_catalogue_address
 
 _COMMIT = "4015b57a143aec5156fd1444a017a32137a3fd0f"

@@ -19,11 +19,14 @@ from msgspec.structs import replace
 from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import NetError, Session, clean_url, is_local_name, origin, redact
-from neuromirror.net.buffered_socket import BufferedSocket
 from neuromirror.net.errors import InvalidListingError
-from neuromirror.net.persistent_connections import ConnectionFactory, PersistentConnection
+from neuromirror.net.persistent_connections import (
+    BufferedSocket,
+    ConnectionFactory,
+    PersistentConnection,
+)
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
-from neuromirror.net.response_bodies import error_fields
+from neuromirror.net.responses import error_fields
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import parse_url

@@ -16,8 +16,8 @@ from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescrib
 from neuromirror.sources.boss.channel_info import documents as boss_documents
 from neuromirror.sources.boss.channel_info import facts as boss_facts
 from neuromirror.sources.boss.channel_info import volume_of as boss_volume
-from neuromirror.sources.dandi.buckets import parse_object_url
-from neuromirror.sources.dandi.metadata_shards import MetadataShards
+from neuromirror.sources.dandi.blob_versions import parse_object_url
+from neuromirror.sources.dandi.document import MetadataShards
 from neuromirror.sources.dandi.paging import read_pages
 from neuromirror.sources.dandi.rows import BlobRow, parse_row
 from neuromirror.sources.dandi.versions import fingerprint, parse_version_info

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.index import Index, bulk_insert
+from neuromirror.index import Index, contents
 from neuromirror.index import file_writer as recording_module
 from neuromirror.model import Digest, Location, SnapshotEntry
 from support.disk_journal import DiskJournal, placed_file, subdataset
@@ -48,6 +48,6 @@ def test_rows_do_not_depend_on_how_many_are_written_at_once(
     default = _dump(tmp_path, journal, "default")
     assert sum(line.startswith("files ") for line in default) > 2300
     for rows in (2, 499, 501):
-        monkeypatch.setattr(bulk_insert, "_ROWS", rows)
+        monkeypatch.setattr(contents, "_ROWS", rows)
         monkeypatch.setattr(recording_module, "_BATCH", 2 * rows + 1)
         assert _dump(tmp_path, journal, f"{rows} at once") == default, rows

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neuromirror.index import Index, rebuild_from_journal
-from neuromirror.index.synonyms import canonical_technique, without_general_techniques
+from neuromirror.index.dataset_text import canonical_technique, without_general_techniques
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn, LinksFound
 from neuromirror.model.records import VOLUME_SCHEMES
 from neuromirror.sources.volumes.schemes import SCHEMES

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from neuromirror.index import EtagRow, Index
-from neuromirror.index import lookup_queries as known_module
+from neuromirror.index import file_queries as known_module
 from neuromirror.model import Digest, Location, SnapshotEntry
 from support.disk_journal import BUCKET, DiskJournal, placed_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.index import Index
-from neuromirror.index.result_cache import ResultCache
+from neuromirror.index.query_base import ResultCache
 from support.disk_journal import DiskJournal, placed_file
 
 NAME = "dandi:000001"

@@ -122,7 +122,7 @@ def test_requests_to_a_host_start_no_faster_than_the_rate_limit(
     server, other_server, make_session, monkeypatch
 ):
     waits: list[float] = []
-    monkeypatch.setattr("neuromirror.net.request_policy.time.sleep", waits.append)
+    monkeypatch.setattr("neuromirror.net.request_limits.time.sleep", waits.append)
     session = make_session(total=5.0, attempts=1).with_policy(
         RequestPolicy(requests_per_second=0.1)
     )
@@ -139,7 +139,7 @@ def test_requests_to_a_host_start_no_faster_than_the_rate_limit(
 
 def test_redirects_and_repeats_keep_the_pace_too(server, make_session, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr("neuromirror.net.request_policy.time.sleep", waits.append)
+    monkeypatch.setattr("neuromirror.net.request_limits.time.sleep", waits.append)
     session = make_session().with_policy(RequestPolicy(requests_per_second=0.1))
     server.answers["/from"] = lambda handler: send_reply(handler, 302, Location="/x")
     server.answers["/x"] = responds_with_json(1)

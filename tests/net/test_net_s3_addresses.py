@@ -3,7 +3,7 @@
 import pytest
 
 from neuromirror.net import parse_aws_host
-from neuromirror.net.s3_addresses import AwsHost
+from neuromirror.net.urls import AwsHost
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from neuromirror.service.housekeeping import (
 from neuromirror.store import CUSTODY_BRANCH, Repository, dataset_ref_of
 from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import open_private_store
-from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.repository import update_refs
 from support.forge_server import OWNER, Forge
 from support.mirror_harness import MirrorHarness, run_git
 from support.ssh_server import ssh_server

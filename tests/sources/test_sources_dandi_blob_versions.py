@@ -12,8 +12,7 @@ import pytest
 from neuromirror.net import ObjectRow, RequestLimits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
 from neuromirror.sources.dandi import blob_versions as blob_versions_module
-from neuromirror.sources.dandi.blob_versions import BlobTable, BlobVersionLookup
-from neuromirror.sources.dandi.buckets import BucketCache
+from neuromirror.sources.dandi.blob_versions import BlobTable, BlobVersionLookup, BucketCache
 from neuromirror_demo import DemoBuckets
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 

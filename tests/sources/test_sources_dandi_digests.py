@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neuromirror.model import dandi_part_size
-from neuromirror.sources.dandi.digests import part_count
+from neuromirror.sources.dandi.rows import part_count
 
 MIB = 2**20
 

@@ -37,25 +37,23 @@ from neuromirror.store import (
 )
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.custody import published_locations
-from neuromirror.store.dataset_move import (
+from neuromirror.store.durable_files import is_protected
+from neuromirror.store.private_store import (
     DivergedHistoriesError,
+    StoreNotPrivateError,
+    UnexpectedPrivateStoreError,
     check_copy_complete,
     copy_dataset,
     dataset_entries,
-    remove_files,
-    remove_from_journal,
-)
-from neuromirror.store.private_store import (
-    StoreNotPrivateError,
-    UnexpectedPrivateStoreError,
     find_private_store,
     is_private_store,
     open_private_store,
+    remove_files,
+    remove_from_journal,
     require_public_store,
     restrict_to_owner,
 )
-from neuromirror.store.ref_transaction import update_refs
-from neuromirror.store.write_protection import is_protected
+from neuromirror.store.repository import update_refs
 from support.block_digests import claimed_digests
 from support.disk_states import disk_states
 from support.store_publisher import (

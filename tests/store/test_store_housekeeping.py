@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.store import HousekeepingPolicy, HousekeepingResult, Store, run_housekeeping
-from neuromirror.store.retired_packs import PackRecord, active_pack_names, pack_names
+from neuromirror.store.repack import PackRecord, active_pack_names, pack_names
 from support.disk_states import disk_states
 from support.store_publisher import (
     Publisher,

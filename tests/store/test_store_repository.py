@@ -19,7 +19,7 @@ from neuromirror.store import (
     dataset_ref_of,
     read_versions_from_git,
 )
-from neuromirror.store.write_protection import HOOKS
+from neuromirror.store.durable_files import HOOKS
 from support.disk_states import disk_states
 from support.store_publisher import Publisher, commits, dataset, git
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec import field
 
 from neuromirror.store import Store
-from neuromirror.store.task_states import TaskState
+from neuromirror.store.store import TaskState
 
 
 class CountingState(TaskState):

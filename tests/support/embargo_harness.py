@@ -15,7 +15,7 @@ from neuromirror.cli import main
 from neuromirror.index import Index
 from neuromirror.model import DatasetRef, JournalEntry
 from neuromirror.store import Store
-from neuromirror.store.dataset_move import dataset_entries
+from neuromirror.store.private_store import dataset_entries
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import run_git

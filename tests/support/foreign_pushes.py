@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neuromirror.crawl.repair import RepairResult, repair_repositories
 from neuromirror.service.integrity import CheckResult, check_integrity
-from neuromirror.store.write_protection import SETTINGS
+from neuromirror.store.durable_files import SETTINGS
 from support.mirror_harness import MirrorHarness, run_git
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.lab import get
-from neuromirror.store.write_protection import protect
+from neuromirror.store.durable_files import protect
 from neuromirror.transfer.repository_check import RepositoryRefusedError
 from support.web_clone import WebClone, git
 

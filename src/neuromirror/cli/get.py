@@ -163,7 +163,7 @@ def locate_clone(
 @contextmanager
 def _no_unused_store(settings: Settings) -> Iterator[None]:
     """Remove the store if the block creates it and then fails before a dataset is mirrored."""
-    from neuromirror.store.new_store import remove_if_unused
+    from neuromirror.store.store import remove_if_unused
 
     is_new = not settings.store_folder.exists()
     try:

@@ -27,16 +27,14 @@ from neuromirror.model import (
 )
 from neuromirror.sources import EMBARGOED, EmbargoAwareSource, Source
 from neuromirror.store import Store, dataset_ref_of
-from neuromirror.store.dataset_move import (
+from neuromirror.store.private_store import (
     check_copy_complete,
     copy_dataset,
     dataset_entries,
-    remove_files,
-    remove_from_journal,
-)
-from neuromirror.store.private_store import (
     find_private_store,
     open_private_store,
+    remove_files,
+    remove_from_journal,
     restrict_to_owner,
 )
 
@@ -260,7 +258,7 @@ class PrivateDatasets(Container[DatasetRef]):
 def move_datasets(
     source: Store, target: Store, datasets: Iterable[DatasetRef], recorder: Recorder
 ) -> None:
-    """Move datasets from one store to another; see :mod:`neuromirror.store.dataset_move`.
+    """Move datasets from one store to another; see :mod:`neuromirror.store.private_store`.
 
     Components come before the datasets that link them. ``recorder`` is the target's. The caller
     holds all locks.

@@ -20,13 +20,14 @@ from neuromirror.model import (
     current_timestamp,
 )
 from neuromirror.store import Repository, Store, dataset_ref_of
-from neuromirror.store.foreign_commits import RepositoryDamage, find_damage
-from neuromirror.store.quarantine import (
+from neuromirror.store.durable_files import protect
+from neuromirror.store.foreign_commits import (
+    RepositoryDamage,
+    find_damage,
     quarantine_annex_files,
     quarantine_foreign_refs,
     restore_refs,
 )
-from neuromirror.store.write_protection import protect
 
 _WAIT = 60.0
 """Seconds to wait for a visit that is in progress."""
@@ -64,9 +65,9 @@ def repair_repositories(
 ) -> Iterator[RepairResult]:
     """Repair repositories, one after the other.
 
-    Foreign refs and objects go to quarantine (:mod:`neuromirror.store.quarantine`), refs go back to
-    the commits in the journal, and journal entries about foreign commits are removed. A repository
-    whose repair fails is not changed.
+    Foreign refs and objects go to quarantine (:mod:`neuromirror.store.foreign_commits`), refs go
+    back to the commits in the journal, and journal entries about foreign commits are removed. A
+    repository whose repair fails is not changed.
 
     Parameters
     ----------

@@ -30,10 +30,11 @@ from neuromirror.store.block_digests import (
     block_digests_name,
     digest_entries,
     digested_content,
+    digested_keys,
+    keys_of_version,
 )
-from neuromirror.store.digested_keys import digested_keys, keys_of_version
-from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
+from neuromirror.store.store import delete_previews
 from neuromirror.store.withdrawn_datasets import (
     find_other_owner,
     find_withdrawn_datasets,

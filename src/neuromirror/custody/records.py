@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from neuromirror.store import Store
-from neuromirror.store.task_states import TaskState
+from neuromirror.store.store import TaskState
 
 
 class KeepResult(Struct, forbid_unknown_fields=True):

@@ -7,9 +7,14 @@ the live run did. :mod:`neuromirror.index.schema` defines the tables.
 from neuromirror.index.backup import raise_if_damaged
 from neuromirror.index.browse_queries import ContentSpanRow, FolderEntryRow
 from neuromirror.index.checksums import is_checksum
-from neuromirror.index.content_queries import FileContent
 from neuromirror.index.database import Index, rebuild_from_journal
-from neuromirror.index.effective_entries import effective_entries, is_indexed
+from neuromirror.index.dataset_queries import NameMatch
+from neuromirror.index.dataset_text import (
+    FACETS,
+    SIZES,
+    canonical_value,
+    without_general_techniques,
+)
 from neuromirror.index.errors import (
     AmbiguousNameError,
     DatasetWithdrawnError,
@@ -28,13 +33,9 @@ from neuromirror.index.errors import (
     UnknownMirrorError,
     UnknownVersionError,
 )
-from neuromirror.index.facet_queries import FacetCount
-from neuromirror.index.facet_values import FACETS, SIZES, canonical_value
-from neuromirror.index.lease_table import LeaseRow, LeaseTable
-from neuromirror.index.match_texts import MatchedText
-from neuromirror.index.name_queries import NameMatch
+from neuromirror.index.file_queries import FileContent
 from neuromirror.index.remote_index import CrawlIndex, RemoteIndex, answer_query
-from neuromirror.index.replay import Journal
+from neuromirror.index.replay import Journal, effective_entries, is_indexed
 from neuromirror.index.rows import (
     CopyRow,
     DatasetRow,
@@ -59,9 +60,15 @@ from neuromirror.index.rows import (
     VersionRow,
     VisitRow,
 )
-from neuromirror.index.schedule import Schedule, TaskRow
-from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
-from neuromirror.index.synonyms import without_general_techniques
+from neuromirror.index.schedule import LeaseRow, LeaseTable, Schedule, TaskRow
+from neuromirror.index.search_queries import (
+    SORTS,
+    FacetCount,
+    FoundDataset,
+    FoundDatasets,
+    MatchedText,
+    MatchingFiles,
+)
 
 __all__ = [
     "FACETS",

@@ -22,9 +22,13 @@ from neuromirror.index.connection import (
     translate_errors,
     write_lock,
 )
-from neuromirror.index.damage import damage_error
 from neuromirror.index.database import LOCK_WAIT, Index, replace_index_file
-from neuromirror.index.errors import REBUILD_HINT, IndexMissingError, IndexUnusableError
+from neuromirror.index.errors import (
+    REBUILD_HINT,
+    IndexMissingError,
+    IndexUnusableError,
+    damage_error,
+)
 from neuromirror.index.replay import Journal
 
 _STEPS = 100_000

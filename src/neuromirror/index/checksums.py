@@ -6,8 +6,8 @@ import re
 
 from msgspec import Struct
 
+from neuromirror.index.contents import key_hash
 from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.urls import key_hash
 
 _SHA256 = re.compile(r"[0-9a-f]{8,64}\Z")
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")

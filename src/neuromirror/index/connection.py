@@ -13,13 +13,13 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 from neuromirror.index import schema
-from neuromirror.index.damage import damage_error
 from neuromirror.index.errors import (
     REBUILD_HINT,
     IndexBusyError,
     IndexMissingError,
     IndexUnusableError,
     QueryStoppedError,
+    damage_error,
 )
 
 READ_TIMEOUT = 30.0

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from neuromirror.index.ancestry_queries import AncestryQueries
-from neuromirror.index.browse_queries import BrowseQueries
+from neuromirror.index.browse_queries import AncestryQueries, BrowseQueries
 from neuromirror.index.connection import (
     ReadConnection,
     file_identity,
@@ -24,17 +23,14 @@ from neuromirror.index.connection import (
     translate_errors,
     write_lock,
 )
-from neuromirror.index.content_queries import ContentQueries
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
+from neuromirror.index.dataset_queries import NameQueries
 from neuromirror.index.dataset_text import read_documents, refresh_text, stale_datasets
-from neuromirror.index.effective_entries import effective_entries
 from neuromirror.index.errors import IndexUnusableError
-from neuromirror.index.location_queries import LocationQueries
-from neuromirror.index.lookup_queries import LookupQueries
-from neuromirror.index.name_queries import NameQueries
-from neuromirror.index.replay import Journal, apply_entry, record_skipped_version
-from neuromirror.index.result_cache import ResultCache
+from neuromirror.index.file_queries import ContentQueries, LocationQueries, LookupQueries
+from neuromirror.index.query_base import ResultCache
+from neuromirror.index.replay import Journal, apply_entry, effective_entries, record_skipped_version
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.model import (

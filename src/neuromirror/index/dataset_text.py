@@ -8,17 +8,371 @@ the archive in its commit. An entry of the journal marks the dataset as stale; a
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from neuromirror.index.data_types import data_types
-from neuromirror.index.facet_values import facet_values
 from neuromirror.index.query_base import CURRENT
 from neuromirror.model import ArchiveMetadata, read_archive_metadata
+from neuromirror.model.archive_metadata import spdx_id, without_spdx_prefix
 from neuromirror.model.records import is_volume
+
+_TABLE: Final = """
+species   | Mus musculus, mouse, mice, house mouse, murine
+species   | Homo sapiens, human, humans
+species   | Rattus norvegicus, rat, rats, rattus, norway rat, brown rat
+species   | Macaca mulatta, rhesus macaque, rhesus monkey, rhesus
+species   | Macaca fascicularis, cynomolgus, cynomolgus macaque, crab-eating macaque
+species   | Macaca nemestrina, pigtail macaque, pig-tailed macaque
+species   | Callithrix jacchus, marmoset, marmosets, common marmoset
+species   | Danio rerio, zebrafish, zebra fish, leopard danio
+species   | Drosophila melanogaster, drosophila, fly, flies, fruit fly, fruit flies
+species   | Caenorhabditis elegans, c elegans, worm, worms, nematode, roundworm
+species   | Mustela putorius furo, ferret, ferrets
+species   | Taeniopygia guttata, zebra finch, zebra finches
+species   | Felis catus, cat, cats
+species   | Sus scrofa, pig, pigs
+species   | Ovis aries, sheep
+species   | Gallus gallus, chicken, chick
+species   | Meriones unguiculatus, gerbil, gerbils
+species   | Cavia porcellus, guinea pig
+species   | Xenopus laevis, xenopus, clawed frog
+species   | Apis mellifera, honeybee, honey bee
+species   | Platynereis dumerilii, platynereis
+technique | electrophysiology, ephys, electrophysiological, \
+            electrophysiological approach > ecephys, icephys
+technique | extracellular electrophysiology, ecephys, extracellular recording, \
+            multi electrode extracellular electrophysiology recording technique
+technique | intracellular electrophysiology, icephys, patch clamp, whole cell patch clamp, \
+            patch clamp technique, voltage clamp, current clamp, whole cell recording
+technique | calcium imaging, ophys, optical physiology, planar optical physiology, \
+            pophys > gcamp
+technique | two-photon microscopy, two photon, 2 photon, 2p, twophoton, two photon imaging, \
+            two-photon microscopy technique, multiphoton
+technique | electron microscopy, em, sem, tem, fib sem, electron microscopy technique
+technique | light-sheet microscopy, lightsheet, light sheet, spim, \
+            selective plane illumination > smartspim, exaspim
+technique | X-ray tomography, xray, x ray, microct, x ray microtomography
+technique | functional MRI, fmri, functional magnetic resonance imaging
+technique | magnetic resonance imaging, mri
+technique | electroencephalography, eeg
+technique | electrocorticography, ecog, intracranial eeg, ieeg
+technique | behavior, behaviour, behavioral, behavioural, behavioral approach
+technique | fiber photometry, fib, fibre photometry, photometry
+technique | optogenetics, optogenetic, optogenetic approach
+technique | immunofluorescence, immunohistochemistry, immunostaining
+-         | local field potential, lfp, local field potentials
+-         | primary visual cortex, visp
+-         | primary somatosensory cortex, barrel cortex, ssp
+-         | prefrontal cortex, pfc, mpfc
+-         | hippocampus, hippocampal, hippocampal formation
+-         | sharp wave ripple, swr, sharp wave ripples
+-         | connectomics, connectome
+-         | neuropixels, neuropixel, neuropix, neuropixels probe
+-         | spike sorting, spikesorting
+-         | colour, color
+-         | tumour, tumor
+-         | grey matter, gray matter
+-         | macaque, macaques, macaca > rhesus, cynomolgus
+-         | monkey, monkeys, primate, primates, non-human primate, nhp > macaque, macaca, \
+            rhesus, marmoset, callithrix
+-         | rodent, rodents > mouse, mus, rat, rattus, gerbil
+-         | v1 > primary visual cortex, visp
+-         | s1 > primary somatosensory cortex, barrel cortex
+"""
+"""One line per thing: its facet, its names, and after ``>`` names of its members or parts.
+
+A search for one of the names also finds the others, and the members; the first name of a species or
+technique is its value in the facet.
+"""
+
+_SPECIAL: Final = {
+    **dict.fromkeys(("smartspim", "exaspim", "mesospim"), "light-sheet microscopy"),
+    **dict.fromkeys(("neuropixels", "neuropixel"), "extracellular electrophysiology"),
+}
+"""Names of specialized techniques, which a search does not replace by the general one."""
+
+_GENERAL: Final = {
+    **dict.fromkeys(
+        ("extracellular electrophysiology", "intracellular electrophysiology"), "electrophysiology"
+    ),
+}
+"""Techniques, and the more general one under which they are counted too."""
+
+MAX_TOKENS: Final = 4
+"""Maximum number of words of a name that a search replaces."""
+
+
+def tokens_of(name: str) -> tuple[str, ...]:
+    """Return the words of a name, in lower case."""
+    return tuple(re.findall(r"[^\W_]+", name.casefold()))
+
+
+def _table_lines() -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield facet, names and names of members of each line of the table."""
+    for line in _TABLE.strip().splitlines():
+        facet, _, rest = line.partition("|")
+        names, _, members = rest.partition(">")
+        yield facet.strip(), _names(names), _names(members)
+
+
+def _names(text: str) -> list[str]:
+    return [name for one in text.split(",") if (name := one.strip())]
+
+
+@cache
+def _by_tokens() -> dict[tuple[str, ...], tuple[str, ...]]:
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for _, names, members in _table_lines():
+        for name in names:
+            others = found.setdefault(tokens_of(name), {})
+            others.update(dict.fromkeys((*names, *members)))
+    return {tokens: tuple(names) for tokens, names in found.items()}
+
+
+def synonyms_of(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a search for a name, given by its words in lower case, also finds.
+
+    For ``("mouse",)`` they contain ``Mus musculus``.
+    """
+    return _by_tokens().get(tuple(tokens), ())
+
+
+@cache
+def _canonical(facet: str) -> dict[tuple[str, ...], str]:
+    found = {
+        tokens_of(name): names[0]
+        for kind, names, _ in _table_lines()
+        if kind == facet
+        for name in names
+    }
+    special = _SPECIAL if facet == "technique" else {}
+    return found | {tokens_of(name): general for name, general in special.items()}
+
+
+def canonical_species(value: str) -> str:
+    """Return the name under which a species is counted: ``Mus musculus`` for ``House mouse``.
+
+    Of any other name it returns the part before `` - ``, after which archives write a common name.
+    """
+    return _find_canonical("species", value) or value.partition(" - ")[0].strip()
+
+
+def canonical_technique(value: str) -> str:
+    """Return the name under which a technique is counted.
+
+    A name without synonyms is returned without a final ``technique``, ``approach`` or ``platform``,
+    with spaces instead of hyphens, and in lower case unless it is an abbreviation.
+    """
+    name = re.sub(r"[\s_-]+(?:technique|approach|platform)\Z", "", value, flags=re.I)
+    found = _find_canonical("technique", value) or _find_canonical("technique", name)
+    return found or " ".join(map(_lower_unless_abbreviated, re.split(r"[\s_-]+", name.strip())))
+
+
+def with_general_techniques(values: Iterable[str]) -> list[str]:
+    """Return techniques and the more general ones, as :func:`canonical_technique` writes them."""
+    return [name for value in values for name in (value, _GENERAL.get(value, value))]
+
+
+def without_general_techniques(values: Sequence[str]) -> list[str]:
+    """Return techniques without those of which a more specific one is given."""
+    general = {_GENERAL[value] for value in values if value in _GENERAL}
+    return [value for value in values if value not in general]
+
+
+def _lower_unless_abbreviated(word: str) -> str:
+    return word.lower() if word[1:].islower() else word
+
+
+def _find_canonical(facet: str, value: str) -> str | None:
+    known, tokens = _canonical(facet), tokens_of(value)
+    if tokens in known:
+        return known[tokens]
+    # a binomial name stands before or behind the common one
+    for length in range(min(MAX_TOKENS, len(tokens)), 1, -1):
+        for start in range(len(tokens) - length + 1):
+            if tokens[start : start + length] in known:
+                return known[tokens[start : start + length]]
+    return None
+
+
+_BY_SUFFIX: Final[Mapping[str, str]] = {
+    **{"nwb": "NWB", "nii": "NIfTI", "zarr": "Zarr", "n5": "N5", "mefd": "MEF3"},
+    **{"ome.zarr": "OME-Zarr", "ome.tif": "OME-TIFF", "ome.tiff": "OME-TIFF"},
+    **dict.fromkeys(("tif", "tiff", "btf"), "TIFF"),
+    **dict.fromkeys(("h5", "hdf5", "hdf"), "HDF5"),
+    **dict.fromkeys(("mp4", "avi", "mkv", "mov", "wmv"), "video"),
+    **dict.fromkeys(("png", "jpg", "jpeg", "jp2", "bmp", "gif"), "image"),
+    **dict.fromkeys(("csv", "tsv", "parquet", "feather", "xlsx"), "table"),
+    **dict.fromkeys(("npy", "npz"), "NumPy"),
+    **dict.fromkeys(("edf", "bdf", "vhdr", "fif"), "EEG"),
+    **dict.fromkeys(("obj", "ply", "stl", "vtk"), "mesh"),
+    **{"mat": "MATLAB", "czi": "CZI", "nd2": "ND2", "ims": "Imaris"},
+    **{"wav": "audio", "pdf": "PDF", "swc": "neuron tracing"},
+}
+_COMPRESSED: Final = ("gz", "zst", "bz2", "xz")
+_FOLDERS: Final = (("ome.zarr", ".ome.zarr/"), ("zarr", ".zarr/"), ("n5", ".n5/"))
+
+
+def data_types(paths: Iterable[str]) -> set[str]:
+    """Return the kinds of data that paths have by their suffixes, such as ``NWB`` for ``.nwb``.
+
+    A path below a folder such as ``x.zarr/`` has the kind of that folder.
+    """
+    lowered = [path.lower() for path in paths]
+    # thousands of names have only a few distinct ends
+    ends = {path.rpartition("/")[2].partition(".")[2] for path in lowered}
+    joined = "\n".join(lowered)
+    for suffix, folder in _FOLDERS:
+        if folder in joined:
+            ends.add(suffix)
+            joined = joined.replace(folder, "/")
+    return {_BY_SUFFIX[suffix] for suffix in _suffixes(ends) if suffix in _BY_SUFFIX}
+
+
+def _suffixes(ends: Iterable[str]) -> Iterator[str]:
+    for end in ends:
+        parts = [part for part in end.split(".") if part not in _COMPRESSED]
+        if not parts:
+            continue
+        pair = ".".join(parts[-2:])
+        yield pair if pair in _BY_SUFFIX else parts[-1]
+
+
+def add_data_types(connection: sqlite3.Connection, version: int, found: Iterable[str]) -> None:
+    """Record for a version's dataset the kinds of data ``found``; known kinds are not repeated.
+
+    ``version`` is the row id of the version.
+    """
+    connection.executemany(
+        "INSERT INTO data_types (dataset, type) SELECT dataset, ? FROM versions WHERE id = ? "
+        "ON CONFLICT DO NOTHING",
+        [(name, version) for name in sorted(found)],
+    )
+
+
+FACETS: Final = (
+    *("archive", "species", "subject", "brain_region", "technique", "data_type", "level"),
+    *("license", "size", "year", "status", "volume"),
+)
+"""The names of the facets, in the order of pages."""
+
+SIZES: Final = (
+    ("up to 1 GB", 10**9),
+    ("1 to 100 GB", 10**11),
+    ("100 GB to 1 TB", 10**12),
+    ("over 1 TB", None),
+)
+"""The values of the facet ``size``, with the largest number of bytes of each."""
+_MAX_VALUES: Final = 20
+"""Maximum number of values of a dataset in one facet."""
+
+
+def facet_values(
+    *,
+    mirror: str,
+    version: Mapping[str, Any],
+    attributes: Sequence[tuple[str, str]],
+    metadata: ArchiveMetadata,
+    data_types: Iterable[str],
+    volume: bool,
+) -> dict[str, list[str]]:
+    """Return the values of a dataset by facet, each once.
+
+    Parameters
+    ----------
+    mirror
+        The name of the mirror.
+    version
+        The values ``kind``, ``upstream``, ``time``, ``bytes`` and ``license`` of the current
+        version; empty if the dataset has none.
+    attributes
+        Names and values of the version's attributes.
+    metadata
+        The texts of the archive's documents.
+    data_types
+        Kinds of files, from :func:`~neuromirror.index.dataset_text.data_types`.
+    volume
+        Whether the dataset is a volume.
+
+    Returns
+    -------
+    dict[str, list[str]]
+        The values by the name of the facet, in the order of :data:`FACETS`.
+    """
+    named: dict[str, list[str]] = {}
+    for name, value in attributes:
+        named.setdefault(name.casefold(), []).append(value)
+    values = metadata.values
+    found: dict[str, Iterable[str]] = {
+        "archive": [mirror],
+        "species": map(canonical_species, [*values.get("species", ()), *named.get("species", ())]),
+        "subject": named.get("subject", ()),
+        "brain_region": values.get("anatomy", ()),
+        "technique": with_general_techniques(
+            map(canonical_technique, [*values.get("techniques", ()), *named.get("modality", ())])
+        ),
+        "data_type": data_types,
+        "level": named.get("data-level", ()),
+        "volume": ["yes"] if volume else [],
+    }
+    if version:
+        found["license"] = [
+            spdx_id(one) or without_spdx_prefix(one) for one in version.get("license", ())
+        ]
+        found["size"] = [_size_class(version["bytes"])]
+        found["year"] = [version["time"][:4]] if version["time"] else []
+        found["status"] = [_status(version)]
+    return {name: _distinct(found[name])[:_MAX_VALUES] for name in FACETS if name in found}
+
+
+def canonical_value(facet: str, value: str) -> str:
+    """Return the canonical form of a facet value: ``Mus musculus`` for the species ``mouse``.
+
+    Parameters
+    ----------
+    facet
+        The name of the facet, one of :data:`FACETS`.
+    value
+        The value, under any of its names.
+
+    Returns
+    -------
+    str
+        The name under which datasets are counted; ``value`` itself in facets without synonyms.
+    """
+    if facet == "species":
+        return canonical_species(value)
+    if facet == "technique":
+        return canonical_technique(value)
+    if facet == "license":
+        return spdx_id(value) or without_spdx_prefix(value)
+    return value
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    """Return the values without empty ones, and without duplicates that differ only in case."""
+    known: dict[str, str] = {}
+    for value in values:
+        if value:
+            known.setdefault(value.casefold(), value)
+    return list(known.values())
+
+
+def _size_class(size: int) -> str:
+    return next(name for name, most in SIZES if most is None or size <= most)
+
+
+def _status(version: Mapping[str, Any]) -> str:
+    """Return ``published``, ``draft``, or ``observed`` where the archive has no versions."""
+    if version["kind"] == "published":
+        return "published"
+    return "draft" if version["upstream"] == "draft" else "observed"
+
 
 TEXT_COLUMNS: Final = (
     *("name", "title", "keywords", "species", "anatomy", "techniques", "variables", "people"),

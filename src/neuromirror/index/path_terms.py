@@ -17,7 +17,7 @@ from unicodedata import ucd_3_2_0
 
 from msgspec import Struct
 
-from neuromirror.index.data_types import add_data_types, data_types
+from neuromirror.index.dataset_text import add_data_types, data_types
 
 PATHS_PER_BLOCK = 500
 """Paths per block. Blocks are rows, so changing it changes the schema."""

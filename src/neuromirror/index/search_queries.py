@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Final
 
@@ -10,11 +13,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.dataset_text import FACETS, SIZES, TEXT_COLUMNS, canonical_value
 from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.facet_queries import FacetCount, FacetQueries
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.match_texts import MatchedText, MatchQueries
 from neuromirror.index.path_terms import BLOCK_SHIFT, is_single_token, path_terms, split_blocks
+from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
 from neuromirror.index.search_terms import (
     SearchTerm,
@@ -23,6 +26,265 @@ from neuromirror.index.search_terms import (
     split_terms,
 )
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
+
+_OPEN, _CLOSE = "\x02", "\x03"
+_MARK = re.compile(f"[{_OPEN}{_CLOSE}]")
+_TOKEN = re.compile(r"[^\W_]+")
+_LONG = frozenset({"description", "readme"})
+_MAX_SNIPPET = 240
+_BEFORE_MATCH = 60
+_MAX_SNIPPETS = 4
+"""Maximum number of values of one field."""
+_HIGHLIGHTS = ", ".join(
+    f"highlight(dataset_text, {column}, char(2), char(3))" for column in range(len(TEXT_COLUMNS))
+)
+_HIGHLIGHTED = f"SELECT {_HIGHLIGHTS} FROM dataset_text WHERE dataset_text MATCH ? AND rowid = ?"
+
+
+class MatchedText(Struct, frozen=True):
+    """A text of the metadata that matches a term.
+
+    Attributes
+    ----------
+    field
+        ``title``, ``keywords``, …, or the name of an attribute.
+    value
+        The text; for a long text, the part around the first match.
+    spans
+        Start and end of each match, in characters.
+    """
+
+    field: str
+    value: str
+    spans: tuple[tuple[int, int], ...]
+
+
+class MatchQueries(QueryBase):
+    """Queries for the texts of a dataset's metadata in which a search found its terms.
+
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
+    """
+
+    def _matched_texts(
+        self, candidate: Candidate, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]
+    ) -> tuple[MatchedText, ...]:
+        """Return the texts that match, each value once."""
+        dataset = candidate.dataset
+        found = [(term, one) for term, one in zip(terms, matches, strict=True) if dataset in one]
+        if not found:
+            return ()
+        query = " OR ".join(
+            term.stem_query() if dataset in one.stems else term.prefix_query()
+            for term, one in found
+        )
+        columns = self._row(_HIGHLIGHTED, (query, dataset)) or self._marked_prefixes(
+            dataset, [token.casefold() for term, _ in found for token in term.tokens]
+        )
+        seen: dict[str, MatchedText] = {}
+        for one in self._texts(dataset, columns):
+            seen.setdefault(one.value, one)
+        return tuple(seen.values())
+
+    def _texts(self, dataset: int, columns: Sequence[str]) -> Iterator[MatchedText]:
+        for name, text in zip(TEXT_COLUMNS, columns, strict=True):
+            if _OPEN not in text:
+                continue
+            if name in _LONG:
+                yield _snippet(name, text)
+                continue
+            lines = text.split("\n")
+            names = [name] * len(lines)
+            if name == "attributes":
+                names = [
+                    row[0]
+                    for row in self._rows(
+                        "SELECT name FROM attributes WHERE dataset = ? ORDER BY name, value",
+                        (dataset,),
+                    )
+                ]
+            marked = [one for one in zip(names, lines, strict=False) if _OPEN in one[1]]
+            for column, line in marked[:_MAX_SNIPPETS]:
+                found = _matched_text(column, line)
+                yield _without_name(found) if name == "attributes" else found
+
+    def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
+        """Return a dataset's texts, and mark the words that start with any of ``tokens``."""
+        row = self._row(
+            f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
+        )
+        assert row is not None
+
+        def mark(match: re.Match[str]) -> str:
+            starts = match[0].casefold().startswith(tuple(tokens))
+            return f"{_OPEN}{match[0]}{_CLOSE}" if starts else match[0]
+
+        return tuple(_TOKEN.sub(mark, text) for text in row)
+
+
+def _without_name(found: MatchedText) -> MatchedText:
+    """Return the value of an attribute, whose line starts with its name."""
+    start = len(found.field) + 1
+    spans = tuple((begin - start, end - start) for begin, end in found.spans if begin >= start)
+    return MatchedText(found.field, found.value[start:], spans)
+
+
+def _snippet(name: str, text: str) -> MatchedText:
+    """Return the part of a long text around its first match."""
+    first = text.index(_OPEN)
+    start = 0
+    if first > _BEFORE_MATCH:
+        start = text.find(" ", first - _BEFORE_MATCH, first) + 1 or first
+    part, length = text[start:], 0
+    for position, sign in enumerate(part):
+        length += sign not in (_OPEN, _CLOSE)
+        if length > _MAX_SNIPPET and sign == " ":
+            part = f"{part[:position]} …"
+            break
+    return _matched_text(name, f"… {part}" if start else part)
+
+
+def _matched_text(name: str, marked: str) -> MatchedText:
+    spans: list[tuple[int, int]] = []
+    value, begin = "", 0
+    for number, piece in enumerate(_MARK.split(marked)):
+        begin = len(value)
+        value += piece
+        if number % 2:
+            spans.append((begin, len(value)))
+    return MatchedText(name, value, tuple(spans))
+
+
+_MAX_VALUES = 500
+"""Maximum number of values of a facet in a result."""
+_SIZE_ORDER = {name: position for position, (name, _) in enumerate(SIZES)}
+
+
+class FacetCount(Struct, frozen=True):
+    """A value of a facet.
+
+    Attributes
+    ----------
+    value
+        The value.
+    count
+        The number of results with this value, under the selected values of the other facets.
+    is_selected
+        Whether the search requires it.
+    """
+
+    value: str
+    count: int
+    is_selected: bool
+
+
+class FacetQueries(QueryBase):
+    """Queries that select datasets by facets and count them per value.
+
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
+    """
+
+    def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """Return the facets that have selected values; raise for unknown facets and archives."""
+        for name in filters:
+            if name not in FACETS:
+                near = difflib.get_close_matches(name, FACETS, 1)
+                meant = f"; did you mean {near[0]!r}?" if near else f"; use {', '.join(FACETS)}"
+                raise MalformedQueryError(f"there is no facet {name!r}{meant}")
+        for archive in filters.get("archive", ()):
+            self._mirror_number(archive)
+        return {
+            name: tuple(dict.fromkeys(canonical_value(name, value) for value in values))
+            for name, values in filters.items()
+            if values
+        }
+
+    def _selected(self, filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
+        """Return the datasets that have one of the selected values, by facet."""
+        return {
+            name: {
+                row[0]
+                for row in self._all(
+                    "SELECT dataset FROM facets WHERE facet = ? "
+                    "AND value IN (SELECT value FROM json_each(?))",
+                    (name, json.dumps(list(values))),
+                )
+            }
+            for name, values in filters.items()
+        }
+
+    def _facet_values(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
+        """Return the values of some datasets by facet, each in the order of its name."""
+        found: dict[int, dict[str, list[str]]] = {dataset: {} for dataset in datasets}
+        rows = self._all(
+            "SELECT dataset, facet, value FROM facets "
+            "WHERE dataset IN (SELECT value FROM json_each(?)) ORDER BY facet, value",
+            (json.dumps(list(datasets)),),
+        )
+        for dataset, facet, value in rows:
+            found[dataset].setdefault(facet, []).append(value)
+        return found
+
+    def _facet_counts(
+        self,
+        datasets: Sequence[int],
+        filters: Mapping[str, Sequence[str]],
+        selected: Mapping[str, Collection[int]],
+    ) -> dict[str, tuple[FacetCount, ...]]:
+        """Count the values of each facet among results, under the selections of the others."""
+        common = [one for one in datasets if all(one in some for some in selected.values())]
+        counts = self._count_values(common, "")
+        for name in filters:
+            others = [some for facet, some in selected.items() if facet != name]
+            among = [one for one in datasets if all(one in some for some in others)]
+            counts[name] = self._count_values(among, name).get(name, {})
+        return {name: _facet(name, counts.get(name, {}), filters.get(name, ())) for name in FACETS}
+
+    def _count_values(self, datasets: Sequence[int], facet: str) -> dict[str, dict[str, int]]:
+        """Return the number of datasets by facet and value, of one facet or of all."""
+        found: dict[str, dict[str, int]] = {}
+        rows = self._all(
+            "SELECT facet, value, count(*) FROM facets WHERE (?1 = '' OR facet = ?1) "
+            "AND dataset IN (SELECT value FROM json_each(?2)) GROUP BY facet, value",
+            (facet, json.dumps(datasets)),
+        )
+        for name, value, count in rows:
+            found.setdefault(name, {})[value] = count
+        return found
+
+    def archive_topics(self) -> dict[str, dict[str, list[str]]]:
+        """Return the values of the datasets of each archive, the most frequent first.
+
+        Returns
+        -------
+        dict[str, dict[str, list[str]]]
+            The values by facet (``data_type``, ``technique``, ``species``, ``volume``), by mirror.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        rows = self._all(
+            "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
+            "JOIN mirrors m ON m.id = d.mirror "
+            "WHERE f.facet IN ('data_type', 'technique', 'species', 'volume') "
+            "GROUP BY m.name, f.facet, f.value ORDER BY count(*) DESC, f.value",
+            (),
+        )
+        for mirror, facet, value in rows:
+            found.setdefault(mirror, {}).setdefault(facet, []).append(value)
+        return found
+
+
+def _facet(name: str, counts: Mapping[str, int], selected: Sequence[str]) -> tuple[FacetCount, ...]:
+    """Return the values of a facet: sizes and years in order, others by count."""
+    found = {**dict.fromkeys(selected, 0), **counts}
+    if name == "size":
+        ordered = sorted(found, key=lambda value: _SIZE_ORDER.get(value, len(_SIZE_ORDER)))
+    elif name == "year":
+        ordered = sorted(found, reverse=True)
+    else:
+        ordered = sorted(found, key=lambda value: (-found[value], value.casefold()))
+    return tuple(
+        FacetCount(value, found[value], value in selected) for value in ordered[:_MAX_VALUES]
+    )
+
 
 SORTS: Final = ("relevance", "newest", "size", "title")
 """The orders of results; the default without terms is ``newest``."""

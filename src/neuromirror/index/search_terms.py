@@ -1,7 +1,7 @@
 """Parse the text of a search into terms, and terms into full-text queries.
 
 All terms must match. A term is a word, several words in double quotes, or successive words that
-are one name in :mod:`neuromirror.index.synonyms`. Words match by their stem or as a prefix; a
+are one name in :mod:`neuromirror.index.dataset_text`. Words match by their stem or as a prefix; a
 phrase in quotes matches by the stems of its words in order. No character has a meaning in a
 full-text query: each word is quoted.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
+from neuromirror.index.dataset_text import MAX_TOKENS, synonyms_of, tokens_of
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.path_terms import MIN_DIGITS, is_single_token, path_terms
-from neuromirror.index.synonyms import MAX_TOKENS, synonyms_of, tokens_of
 
 MAX_QUERY_LENGTH = 500
 """Maximum number of characters of a search."""

@@ -86,7 +86,7 @@ from neuromirror.store import (
     read_records_from_git,
 )
 from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
-from neuromirror.store.regular_files import NotARegularFileError, open_regular
+from neuromirror.store.durable_files import NotARegularFileError, open_regular
 
 _FILE_LINE: Final = re.compile(
     rb'^\{"path":"([^"]++)",'

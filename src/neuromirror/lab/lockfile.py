@@ -637,7 +637,7 @@ def read_lock_bytes(path: Path) -> bytes:
         The path is not a regular file.
     """
     # a program that only parses lock files does not load the store
-    from neuromirror.store.regular_files import NotARegularFileError, open_regular
+    from neuromirror.store.durable_files import NotARegularFileError, open_regular
 
     try:
         with open_regular(path) as file:

@@ -29,8 +29,7 @@ from neuromirror.net.errors import (
 )
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
 from neuromirror.net.persistent_connections import ConnectionFactory, OpenBody, PersistentConnection
-from neuromirror.net.request_limits import RequestLimits
-from neuromirror.net.request_policy import RequestPolicy, validate_contact
+from neuromirror.net.request_limits import RequestLimits, RequestPolicy, validate_contact
 from neuromirror.net.responses import (
     Response,
     ResponseHead,
@@ -39,9 +38,13 @@ from neuromirror.net.responses import (
     content_length,
     parse_http_date,
 )
-from neuromirror.net.s3_addresses import parse_aws_host
-from neuromirror.net.s3_bucket import S3Bucket, bucket_url
-from neuromirror.net.s3_capabilities import S3Capabilities, probe_bucket, probe_version_reads
+from neuromirror.net.s3_bucket import (
+    S3Bucket,
+    S3Capabilities,
+    bucket_url,
+    probe_bucket,
+    probe_version_reads,
+)
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
@@ -53,6 +56,7 @@ from neuromirror.net.urls import (
     is_local_name,
     only_host_of,
     origin,
+    parse_aws_host,
     permanent_refusal,
     redact,
 )

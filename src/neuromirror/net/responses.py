@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from neuromirror.net.errors import WebPageError
-from neuromirror.net.urls import clean_url
+from neuromirror.model import Traffic
+from neuromirror.net.errors import (
+    IncompleteResponseError,
+    InvalidJsonError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    WebPageError,
+)
+from neuromirror.net.traffic import record_traffic
+from neuromirror.net.urls import clean_url, display_host
+
+if TYPE_CHECKING:
+    import requests
 
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
@@ -149,3 +163,144 @@ def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
         headers.get("x-amz-server-side-encryption", "") in _KMS
         or "x-amz-server-side-encryption-customer-algorithm" in headers
     )
+
+
+_CHUNK: Final = 1 << 16
+
+
+def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
+    """Yield the bytes of a reply's body as sent, without decompression; ``url`` is for messages.
+
+    Raises
+    ------
+    RequestTimeoutError
+        If the server is too slow.
+    IncompleteResponseError
+        If the body ends before its stated length.
+    """
+    from urllib3.exceptions import HTTPError as TransportError
+    from urllib3.exceptions import ReadTimeoutError
+
+    received = 0
+    try:
+        while chunk := reply.raw.read(_CHUNK, decode_content=False):
+            received += len(chunk)
+            yield chunk
+    except (ReadTimeoutError, TimeoutError):
+        raise RequestTimeoutError(
+            f"{url}: timed out after {received} bytes; try again", url=url
+        ) from None
+    except (TransportError, OSError):
+        raise IncompleteResponseError(
+            f"{url}: connection lost after {received} bytes; try again", url=url
+        ) from None
+    finally:
+        record_traffic(display_host(reply.url), Traffic(bytes=received))
+    stated = content_length(reply.headers)
+    if stated is not None and stated != received:
+        raise IncompleteResponseError(
+            f"{url}: received {received} of {stated} bytes; try again",
+            url=url,
+            status=reply.status_code,
+        )
+
+
+def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest and not inflate.eof:
+                yield inflate.decompress(rest, min(limit + 1, 1 << 20))
+                rest = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise IncompleteResponseError(f"{url}: corrupt gzip body; try again", url=url) from error
+    if not inflate.eof:
+        raise IncompleteResponseError(f"{url}: truncated gzip body; try again", url=url)
+
+
+def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
+    """Return the whole body of a reply, decompressed; ``url`` is for messages.
+
+    Raises
+    ------
+    ResponseTooLargeError
+        If it has more than ``limit`` bytes. Memory use stays near the limit.
+    InvalidJsonError
+        If it has an unknown content coding.
+    """
+    coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    chunks = raw_chunks(reply, url)
+    if coding in ("gzip", "x-gzip"):
+        chunks = _decompress(chunks, url, limit)
+    elif coding not in ("identity", ""):
+        raise InvalidJsonError(f"{url}: unexpected content encoding {coding[:40]!r}", url=url)
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            raise ResponseTooLargeError(
+                f"{url}: response larger than the limit of {limit} bytes; request smaller pages",
+                url=url,
+                status=reply.status_code,
+            )
+    return bytes(body)
+
+
+_FIELD: Final = re.compile(rb"<(Code|Message|Region|Endpoint)>([^<>]{1,1000})</\1>")
+_REGION: Final = "x-amz-bucket-region"
+
+
+def error_fields(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the elements of an S3 error document; empty for any other body.
+
+    The region of the bucket may be in a header instead. Format: S3 API reference, "REST error
+    responses".
+    """
+    found: dict[str, str] = {}
+    if b"<Error" in body[:200]:
+        for name, text in _FIELD.findall(body):
+            found.setdefault(name.decode(), html.unescape(text.decode(errors="replace")))
+    if headers.get(_REGION):
+        found["Region"] = headers[_REGION]
+    return found
+
+
+def _reject_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not valid JSON")
+
+
+def parse_json(body: bytes, content_type: str, url: str) -> Any:
+    """Return the value of a JSON body; raise :class:`InvalidJsonError` if it is not JSON.
+
+    A web page in place of JSON is mentioned in the message, for which ``content_type`` and ``url``
+    are needed.
+    """
+    start = body[:200].lstrip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
+    if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):
+        raise InvalidJsonError(
+            f"{url} returned a web page instead of JSON, perhaps a login page or an error page of"
+            " a proxy; check the address and the network",
+            url=url,
+            status=200,
+        )
+    if not start:
+        empty_error = InvalidJsonError(
+            f"{url} returned an empty body instead of JSON; try again", url=url, status=200
+        )
+        empty_error.transient = True
+        raise empty_error
+    try:
+        return json.loads(body, parse_constant=_reject_constant)
+    except RecursionError:
+        raise InvalidJsonError(f"{url}: JSON nested too deeply", url=url, status=200) from None
+    except ValueError as error:
+        truncated_error = InvalidJsonError(
+            f"{url} returned a body that is not JSON or is truncated ({len(body)} bytes received);"
+            " try again",
+            url=url,
+            status=200,
+        )
+        truncated_error.transient = True
+        raise truncated_error from error

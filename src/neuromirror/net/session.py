@@ -32,10 +32,25 @@ from neuromirror.net.errors import (
     error_causes,
     root_cause_text,
 )
-from neuromirror.net.request_limits import Deadline, RequestLimits, format_wait, requested_wait
-from neuromirror.net.request_policy import HostLimiter, RequestPolicy, user_agent
-from neuromirror.net.response_bodies import error_fields, parse_json, raw_chunks, read_bounded
-from neuromirror.net.responses import Response, ResponseHead, ResponseStream, case_insensitive
+from neuromirror.net.request_limits import (
+    Deadline,
+    HostLimiter,
+    RequestLimits,
+    RequestPolicy,
+    format_wait,
+    requested_wait,
+    user_agent,
+)
+from neuromirror.net.responses import (
+    Response,
+    ResponseHead,
+    ResponseStream,
+    case_insensitive,
+    error_fields,
+    parse_json,
+    raw_chunks,
+    read_bounded,
+)
 from neuromirror.net.tokens import TokenSource
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact

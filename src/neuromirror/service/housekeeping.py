@@ -36,7 +36,7 @@ from neuromirror.service.logs import log_event
 from neuromirror.service.scheduling import jitter
 from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.store import Store, run_housekeeping
-from neuromirror.store.task_states import TaskState
+from neuromirror.store.store import TaskState
 from neuromirror.transfer.annex_settings import settings_in_folder
 
 # --- tasks

@@ -42,8 +42,8 @@ from neuromirror.model import (
 from neuromirror.store import Repository, Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder, read_block_digests_file
 from neuromirror.store.foreign_commits import find_damage
-from neuromirror.store.manifests import manifest_lines
-from neuromirror.store.task_states import TaskState
+from neuromirror.store.records import manifest_lines
+from neuromirror.store.store import TaskState
 
 # --- checks
 

@@ -13,8 +13,11 @@ from neuromirror.store.errors import (
 )
 from neuromirror.store.housekeeping import HousekeepingResult, run_housekeeping
 from neuromirror.store.locks import file_lock
-from neuromirror.store.records_from_git import read_records_from_git
-from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.records_from_git import (
+    dataset_ref_of,
+    read_records_from_git,
+    read_versions_from_git,
+)
 from neuromirror.store.repack import HousekeepingPolicy, RepackError
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
@@ -25,6 +28,7 @@ from neuromirror.store.repository import (
     TAG_PREFIX,
     Repository,
     run_git,
+    update_refs,
 )
 from neuromirror.store.safe_paths import (
     SafeFolder,
@@ -38,7 +42,6 @@ from neuromirror.store.superdatasets import (
     has_complete_commit,
     superdataset_commit,
 )
-from neuromirror.store.versions_from_git import dataset_ref_of, read_versions_from_git
 
 __all__ = [
     "ANNEX_BRANCH",

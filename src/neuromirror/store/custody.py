@@ -19,8 +19,7 @@ from neuromirror.mint import (
 )
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store.foreign_commits import is_own_commit
-from neuromirror.store.ref_transaction import update_refs
-from neuromirror.store.repository import ANNEX_BRANCH, CUSTODY_BRANCH, Repository
+from neuromirror.store.repository import ANNEX_BRANCH, CUSTODY_BRANCH, Repository, update_refs
 from neuromirror.store.store import Store
 from neuromirror.store.withdrawn_datasets import find_withdrawn_folder
 

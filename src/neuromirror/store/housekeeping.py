@@ -2,7 +2,7 @@
 
 A mint writes one or two uncompressed packs per version. Housekeeping replaces them by fewer and
 smaller packs. Refs and object ids stay, and no object is dropped, reachable or not. Packs are
-retired (:mod:`neuromirror.store.retired_packs`) only after a check that the new pack has all their
+retired (:mod:`neuromirror.store.repack`) only after a check that the new pack has all their
 objects, so a retired pack can be deleted at any later time, whatever was minted in between.
 """
 
@@ -22,18 +22,16 @@ from neuromirror.store.repack import (
     MULTI_PACK_INDEX,
     PACK_SUFFIXES,
     HousekeepingPolicy,
+    PackRecord,
     consolidate,
     delete_packs,
     is_multi_pack_index_stale,
-    update_multi_pack_index,
-)
-from neuromirror.store.repository import Repository
-from neuromirror.store.retired_packs import (
-    PackRecord,
     is_pack_list_current,
     pack_names,
+    update_multi_pack_index,
     write_pack_list,
 )
+from neuromirror.store.repository import Repository
 from neuromirror.store.store import Store
 
 _FOREIGN_SUFFIXES = (".keep", ".promisor", ".mtimes")

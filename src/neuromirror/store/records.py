@@ -16,22 +16,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain, takewhile
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from neuromirror.mint import (
     SortedLines,
     ZstdFrameError,
+    decompress_frame,
     names_in_folder,
     read_seekable_lines,
     write_seekable_lines,
 )
+from neuromirror.mint.seekable_lines import split_lines
 from neuromirror.model import (
     Change,
     Count,
     InvalidDocumentError,
     LinePair,
     SnapshotEntry,
+    StateDigest,
     compose_pairs,
     convert,
     dump_pairs,
@@ -47,6 +51,42 @@ from neuromirror.model import (
 from neuromirror.model.journal import RecordsText
 from neuromirror.store.durable_files import finish_file, fsync_path, make_folder
 from neuromirror.store.errors import StoreDamagedError
+
+
+def manifest_file(root: Path, state: str) -> Path:
+    """Return the path of the manifest of a state (``sha256:<hex>``) in the store at ``root``."""
+    digest = state.removeprefix("sha256:")
+    return root / "manifests" / digest[:2] / f"{digest[2:]}.jsonl.zst"
+
+
+def manifest_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a manifest, without newlines.
+
+    Raises
+    ------
+    StoreDamagedError
+        The manifest is missing, or its digest differs from its name. The digest is checked only
+        after the last line.
+    """
+    digest = StateDigest()
+
+    def hashed(file: IO[bytes]) -> Iterator[bytes]:
+        for piece in decompress_frame(file):
+            digest.add(piece)
+            yield piece
+
+    try:
+        with path.open("rb") as file:
+            yield from split_lines(hashed(file))
+    except (FileNotFoundError, ZstdFrameError) as error:
+        raise StoreDamagedError(
+            f"the manifest {path} cannot be read ({error}); restore it from a backup"
+        ) from error
+    if manifest_file(path.parents[2], digest.value()) != path:
+        raise StoreDamagedError(
+            f"the digest of the manifest {path} differs from its name; restore it from a backup"
+        )
+
 
 MAX_DELTA_DEPTH = 16
 """The length of a chain of deltas, beyond which a version is stored whole."""

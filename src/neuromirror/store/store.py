@@ -22,24 +22,34 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar, Final, Self
+
+import msgspec
 
 from neuromirror.git import GitError, ObjectMissingError, ObjectReader
 from neuromirror.model import (
     DESCRIPTION_PATH,
     DatasetRef,
     InvalidDocumentError,
+    TaskFailed,
     describing_documents,
+    dump_json,
     parse_description,
     parse_json,
 )
-from neuromirror.store.durable_files import fsync_path, make_folder, write_atomically
+from neuromirror.model.validation import analysed_type
+from neuromirror.store.durable_files import (
+    fsync_path,
+    make_folder,
+    protect,
+    protection_digest,
+    write_atomically,
+)
 from neuromirror.store.errors import NotAStoreError, StoreBusyError
 from neuromirror.store.journal_file import StoredJournal
 from neuromirror.store.locks import file_lock
-from neuromirror.store.manifests import manifest_file
-from neuromirror.store.records import StoredRecords
+from neuromirror.store.records import StoredRecords, manifest_file
 from neuromirror.store.repository import Repository
-from neuromirror.store.write_protection import protect, protection_digest
 
 _FORMAT = 3
 """The format of the store; a store of another format is rejected."""
@@ -336,7 +346,7 @@ class Store(StoredJournal, StoredRecords):
         """Protect all repositories against other writers; return how many had to be changed.
 
         A repository is checked once per version of the protection; see
-        :mod:`neuromirror.store.write_protection`.
+        :mod:`neuromirror.store.durable_files`.
 
         Returns
         -------
@@ -425,3 +435,77 @@ def _remove_if_orphaned(lock: Path) -> None:
         # a child of the killed process may still write there; then the next visit retries
         if not folder.exists():
             lock.unlink()
+
+
+_TOP_NAMES: Final = frozenset({"alias", "error_logs", "neuromirror", "ria-layout-version"})
+
+
+def remove_if_unused(store: Store) -> None:
+    """Remove a store that has no datasets, and no journal entries except those of failures.
+
+    Parameters
+    ----------
+    store
+        A store that did not exist when the command started.
+    """
+    root, own = store.root, store.index_path.parent
+    empty_folders = (root / "alias", own / "locks", own / "protected")
+    is_unused = (
+        {path.name for path in root.iterdir()} <= _TOP_NAMES
+        and not any(path.is_dir() and any(path.iterdir()) for path in empty_folders)
+        and all(isinstance(entry, TaskFailed) for _, entry in store.read_entries(0))
+    )
+    if is_unused:
+        shutil.rmtree(root)
+
+
+def preview_folder(store: Store) -> Path:
+    """Return the folder of the previews, which may be deleted at any time."""
+    return store.root / "neuromirror" / "previews"
+
+
+def delete_previews(store: Store) -> None:
+    """Delete the previews of all datasets, so that none of a withdrawn dataset is left."""
+    shutil.rmtree(preview_folder(store), ignore_errors=True)
+
+
+class TaskState(msgspec.Struct, forbid_unknown_fields=True):
+    """The state of a task, in ``<store>/neuromirror/tasks/<task>.json``.
+
+    Its fields have defaults: those are the state if the file is missing or unreadable.
+
+    Attributes
+    ----------
+    task
+        The name of the task.
+    """
+
+    task: ClassVar[str]
+
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """Return the saved state.
+
+        Parameters
+        ----------
+        store
+            The store.
+        """
+        path = store.task_state_path(cls.task)
+        try:
+            found = parse_json(path.read_bytes(), path.name)
+            return msgspec.convert(found, analysed_type(cls))
+        except (FileNotFoundError, ValueError):
+            return cls()
+
+    def save(self, store: Store) -> None:
+        """Save the state.
+
+        Parameters
+        ----------
+        store
+            The store.
+        """
+        path = store.task_state_path(self.task)
+        make_folder(path.parent)
+        write_atomically(path, dump_json(self) + b"\n", durable=False)

@@ -27,8 +27,7 @@ from neuromirror.model import (
     VersionMinted,
     VisitEnded,
 )
-from neuromirror.store.block_digests import BlockDigestsFolder
-from neuromirror.store.digested_keys import digested_keys
+from neuromirror.store.block_digests import BlockDigestsFolder, digested_keys
 from neuromirror.store.durable_files import (
     copy_atomically,
     fsync_path,

@@ -30,7 +30,7 @@ from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.mint import SortedLines, ZstdFrameError, names_in_folder, write_seekable_lines
 from neuromirror.model import BlockDigests
 from neuromirror.store.block_digests import BlockDigestsFolder
-from neuromirror.store.regular_files import open_regular
+from neuromirror.store.durable_files import open_regular
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.vault.own_vaults import own_vaults

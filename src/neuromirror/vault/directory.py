@@ -30,8 +30,7 @@ from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.index.ledger import Stored
 from neuromirror.model import ConfigurationError
 from neuromirror.store import file_lock
-from neuromirror.store.durable_files import make_folder
-from neuromirror.store.regular_files import NotARegularFileError, open_regular
+from neuromirror.store.durable_files import NotARegularFileError, make_folder, open_regular
 from neuromirror.store.repository import Repository
 from neuromirror.vault.errors import (
     CopyMissingError,

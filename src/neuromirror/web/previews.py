@@ -28,7 +28,7 @@ from neuromirror.previews import (
     preview_kind,
 )
 from neuromirror.store import Store
-from neuromirror.store.preview_cache import preview_folder
+from neuromirror.store.store import preview_folder
 from neuromirror.web.async_index import RecentResults, SharedWork
 
 MAX_RUNNING: Final = 2

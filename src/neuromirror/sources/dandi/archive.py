@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from neuromirror.model import DatasetRef, ExcludedEntry, VersionRef, WebRemote
-from neuromirror.net import Session
-from neuromirror.sources.dandi.asset_list import AssetList
-from neuromirror.sources.dandi.blob_versions import BlobVersionLookup
-from neuromirror.sources.dandi.buckets import BucketCache
+import msgspec
+from msgspec import to_builtins
+
+from neuromirror import __version__
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    Document,
+    ExcludedEntry,
+    VersionRef,
+    WebRemote,
+)
+from neuromirror.model.validation import analysed_type
+from neuromirror.net import NetError, Session
+from neuromirror.sources.dandi.blob_versions import BlobVersionLookup, BucketCache
 from neuromirror.sources.dandi.document import published_doi
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.options import DandiOptions
-from neuromirror.sources.dandi.prefetch import PrefetchedPages
+from neuromirror.sources.dandi.paging import fetch_page, read_pages
+from neuromirror.sources.dandi.rows import Row, ToComponent, parse_row
 from neuromirror.sources.dandi.versions import (
     DRAFT,
     RecentVersions,
@@ -25,6 +39,222 @@ from neuromirror.sources.dandi.versions import (
 )
 from neuromirror.sources.dandi.zarrs import ZarrSource
 from neuromirror.sources.protocol import ComponentEntry
+
+_RULES: Final = 1
+"""Version of the rules that turn replies into records; increment it when they change."""
+
+
+class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One page: its number and size as requested, and the sha256 (hex) of its content."""
+
+    number: int
+    size: int
+    digest: str
+
+    @classmethod
+    def of(cls, number: int, size: int, page: Any) -> PageDigest:
+        """Return the digest of a parsed page, which depends on the order of members."""
+        try:
+            encoded = msgspec.json.encode(page)
+        except (ValueError, OverflowError):
+            # for lone surrogates and very long numbers; ten times as slow
+            encoded = json.dumps(page).encode("ascii")
+        return cls(number, size, _digest(encoded))
+
+
+class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
+    """The memo by which an unchanged asset list is recognized: its page digests and context digest.
+
+    See :func:`context_digest`.
+    """
+
+    context_digest: str
+    pages: list[PageDigest]
+
+    def dump(self) -> bytes:
+        """Return the memo as JSON."""
+        return msgspec.json.encode(self)
+
+
+def load_memo(memo: bytes | None) -> AssetListMemo | None:
+    """Return the memo from :meth:`AssetListMemo.dump`; None if it is invalid or has no pages."""
+    try:
+        found = (
+            None if memo is None else msgspec.json.decode(memo, type=analysed_type(AssetListMemo))
+        )
+    except ValueError:
+        return None
+    return found if found is not None and found.pages else None
+
+
+def context_digest(
+    options: Mapping[str, Any],
+    version: VersionRef,
+    facts: DatasetFacts,
+    documents: Iterable[Document],
+    web_remotes: Iterable[WebRemote],
+) -> str:
+    """Return a digest of everything on which a listing depends, except the pages of the asset list.
+
+    These are the options, this program's version, and upstream's totals, time, facts and documents.
+    A memo with another digest is void.
+    """
+    parts = {
+        "rules": [_RULES, __version__],
+        "options": options,
+        "version": to_builtins(version),
+        "facts": to_builtins(facts),
+        "documents": [[one.path.hex(), _digest(one.content)] for one in documents],
+        "web_remotes": [to_builtins(one) for one in web_remotes],
+    }
+    return _digest(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+_QUERY: Final = {"metadata": "true", "order": "path"}
+
+
+class AssetList:
+    """Reads the asset list of a version page by page, and compares it with a memo.
+
+    ``url`` is the list's address; ``name`` is the version's name, for messages.
+
+    Attributes
+    ----------
+    page_digests
+        Digests of the pages that were read.
+    is_complete
+        Whether all pages were read.
+    has_unfinalized_zarrs
+        Whether a row is a Zarr without checksum, which can change although its row does not.
+    """
+
+    def __init__(self, session: Session, url: str, name: str) -> None:
+        self._session = session
+        self._url = url
+        self._name = name
+        self.page_digests: list[PageDigest] = []
+        self.is_complete = False
+        self.has_unfinalized_zarrs = False
+
+    def rows(
+        self,
+        *,
+        published: bool,
+        page_size: int,
+        to_component: ToComponent | None = None,
+        on_rows: Callable[[Sequence[Any]], object] | None = None,
+        private: bool = False,
+        first: Future[Any] | None = None,
+    ) -> Iterator[list[Row]]:
+        """Yield the parsed rows of each page; raise as :func:`read_pages` does.
+
+        Parameters
+        ----------
+        published
+            Whether the version is published.
+        page_size
+            Rows per page.
+        to_component
+            Returns the entry for a Zarr asset; None to exclude Zarrs.
+        on_rows
+            Called with the unparsed rows of each page.
+        private
+            Whether rows under embargo are included; else each becomes an excluded entry.
+        first
+            A request by :meth:`first_page` that was sent earlier.
+        """
+
+        def add_digest(number: int, size: int, page: Any) -> None:
+            self.page_digests.append(PageDigest.of(number, size, page))
+
+        before = 0
+        for rows in read_pages(
+            self._session,
+            self._url,
+            _QUERY,
+            what=f"{self._name}: the list of assets",
+            page_size=page_size,
+            key="path",
+            shrink=True,
+            on_page=add_digest,
+            first=first,
+        ):
+            if on_rows is not None:
+                on_rows(rows)
+            found = [
+                parse_row(
+                    row,
+                    number,
+                    published=published,
+                    allow_private=self._session.allow_private,
+                    to_component=to_component,
+                    private=private,
+                )
+                for number, row in enumerate(rows, before + 1)
+            ]
+            self.has_unfinalized_zarrs |= any(
+                isinstance(one, ComponentEntry) and not one.version.claimed_totals for one in found
+            )
+            yield found
+            before += len(rows)
+        self.is_complete = True
+
+    def first_page(self, page_size: int) -> Any:
+        """Return the first page, unchecked; raise NetError."""
+        return fetch_page(self._session, self._url, _QUERY, 1, page_size, attempts=1)
+
+    def matches(self, remembered: Sequence[PageDigest]) -> bool:
+        """Return whether every page matches a memo; stop at the first that does not.
+
+        The result is also False if a page cannot be read; :meth:`rows` then handles or reports the
+        error.
+        """
+        try:
+            return all(
+                one == PageDigest.of(one.number, one.size, self._page(one)) for one in remembered
+            )
+        except NetError:
+            return False
+
+    def _page(self, one: PageDigest) -> Any:
+        return fetch_page(self._session, self._url, _QUERY, one.number, one.size)
+
+
+_T = TypeVar("_T")
+
+
+class PrefetchedPages:
+    """Requests for the first page of the version that a visit reads next. Thread-safe.
+
+    While a thread reads one version, it sends the request for the next one. At most one request per
+    dandiset is kept, and each is returned once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pages: dict[str, tuple[str, Future[Any]]] = {}
+
+    def add(self, version: VersionRef, page: Future[Any]) -> None:
+        """Keep the request for the first page of a version."""
+        with self._lock:
+            self._pages[version.dataset.local_id] = version.upstream, page
+
+    def pop(self, version: VersionRef) -> Future[Any] | None:
+        """Return the request for the first page of a version; drop any other of its dandiset."""
+        with self._lock:
+            upstream, page = self._pages.pop(version.dataset.local_id, ("", None))
+        return page if upstream == version.upstream else None
+
+
+def yield_then_call(items: Iterable[_T], step: Callable[[], object]) -> Iterator[_T]:
+    """Yield all items, then call ``step``."""
+    yield from items
+    step()
+
 
 VERSION_PATTERN: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
 """The version number of a published dandiset."""

@@ -2,25 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from typing import Any, Final
 
 import msgspec
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.model import DatasetFacts, FileRecord, VersionRef
-from neuromirror.net import ContextThreadPool
-from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
-from neuromirror.sources.dandi.memo import AssetListMemo, context_digest, load_memo
-from neuromirror.sources.dandi.metadata_shards import MetadataShards
-from neuromirror.sources.dandi.object_locations import AssetEntry, ObjectLocator
-from neuromirror.sources.dandi.pending import PendingItems
-from neuromirror.sources.dandi.prefetch import yield_then_call
-from neuromirror.sources.dandi.rows import BlobRow, Row
+from neuromirror.model import DatasetFacts, ExcludedEntry, FileRecord, NeuromirrorError, VersionRef
+from neuromirror.net import ContextThreadPool, Session
+from neuromirror.sources.dandi.archive import (
+    VERSION_PATTERN,
+    AssetListMemo,
+    DandiArchive,
+    context_digest,
+    load_memo,
+    yield_then_call,
+)
+from neuromirror.sources.dandi.document import MetadataShards
+from neuromirror.sources.dandi.objects import AssetEntry, ObjectLocator
+from neuromirror.sources.dandi.rows import SHA256, BlobRow, Row
 from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
 from neuromirror.sources.errors import MalformedIdError
-from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, ComponentEntry, Listing, VisitContext
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+
+_MOST: Final = 1_000
+"""Maximum items; a visit takes fewer requests."""
+_REQUESTS_PER_VISIT: Final = 2
+"""Requests of a visit of an unchanged draft, without its pages."""
+_REQUESTS_PER_ZARR: Final = 3
+"""Minimum requests per Zarr without checksum in such a visit."""
+
+
+class PendingItems(Struct):
+    """The items of a draft that the archive has yet to complete, collected from its asset list.
+
+    Attributes
+    ----------
+    assets
+        Ids of the assets without a sha256.
+    zarrs
+        Local ids of the Zarrs without a checksum.
+    embargoed
+        Whether a Zarr under embargo was left out. The end of the embargo shows only in the list of
+        assets.
+    """
+
+    assets: list[str] = field(default_factory=list)
+    zarrs: list[str] = field(default_factory=list)
+    embargoed: bool = False
+
+    def collect(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Collect the pending items of a page, and return its rows."""
+        for row in rows:
+            if len(self.assets) + len(self.zarrs) > _MOST:
+                break
+            if isinstance(row, ExcludedEntry):
+                self.embargoed |= row.reason == EMBARGOED
+            elif isinstance(row, ComponentEntry):
+                if row.version.claimed_totals is None:
+                    self.zarrs.append(row.dataset.local_id)
+            elif row.record.digest("sha256") is None:
+                self.assets.append(row.asset_id)
+        return rows
+
+    def dump(self, pages: int) -> bytes | None:
+        """Return the items as JSON.
+
+        None if nothing is pending, or if a visit, whose asset list has this number of ``pages``,
+        takes no more requests.
+        """
+        count = len(self.assets) + len(self.zarrs)
+        visit = _REQUESTS_PER_VISIT + pages + _REQUESTS_PER_ZARR * len(self.zarrs)
+        if self.embargoed or not 0 < count <= visit:
+            return None
+        return msgspec.json.encode([self.assets, self.zarrs])
+
+
+def is_still_pending(
+    content: bytes,
+    session: Session,
+    api: str,
+    zarr_checksum: Callable[[str], str | None],
+    connections: int,
+) -> bool:
+    """Return whether all items that were pending at the last visit are still pending.
+
+    The result is also False if an item cannot be requested: the visit then reports the problem.
+
+    Parameters
+    ----------
+    content
+        The pending items, from :meth:`PendingItems.dump`.
+    session, api
+        The archive's session, and the URL of its API.
+    zarr_checksum
+        Requests the checksum of a Zarr by its local id; returns None before it is computed.
+    connections
+        Maximum number of parallel requests.
+    """
+
+    def asset_is_pending(asset_id: str) -> bool:
+        metadata = session.get_json(f"{api}/assets/{asset_id}/")
+        digest = metadata.get("digest") if isinstance(metadata, dict) else None
+        return isinstance(digest, dict) and not _is_sha256(digest.get("dandi:sha2-256"))
+
+    def zarr_is_pending(local_id: str) -> bool:
+        return zarr_checksum(local_id) is None
+
+    try:
+        assets, zarrs = msgspec.json.decode(content, type=tuple[list[str], list[str]])
+        count = max(1, min(connections, len(assets) + len(zarrs)))
+        with ContextThreadPool(count, thread_name_prefix="dandi-pending") as pool:
+            futures = [
+                *(pool.submit(asset_is_pending, one) for one in assets),
+                *(pool.submit(zarr_is_pending, one) for one in zarrs),
+            ]
+            try:
+                return all(future.result() for future in futures)
+            finally:
+                for future in futures:
+                    future.cancel()
+    except (NeuromirrorError, msgspec.DecodeError):
+        return False
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and SHA256.match(value.lower()) is not None
 
 
 class DandisetListing(Listing):

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from neuromirror.model import Digest, ExcludedEntry, FileRecord, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
-from neuromirror.sources.dandi.digests import ETAG, SHA256, part_count
 from neuromirror.sources.protocol import EMBARGOED, ComponentEntry
 
 CLAIMED_BY: Final = "dandi"
@@ -251,3 +250,12 @@ def moment_or_none(value: object) -> datetime | None:
         return None if time is None or time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+ETAG: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9][0-9]{0,4})\Z")
+
+
+def part_count(size: int) -> int:
+    """Return the number of parts of a multipart upload by DANDI; 0 for an empty file."""
+    return -(-size // dandi_part_size(size))

@@ -22,12 +22,11 @@ from neuromirror.net import AccessDeniedError, NotFoundError, Session
 from neuromirror.sources.dandi import addresses
 from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
 from neuromirror.sources.dandi.document import clean
-from neuromirror.sources.dandi.listing import DandisetListing
+from neuromirror.sources.dandi.listing import DandisetListing, is_still_pending
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import read_pages
-from neuromirror.sources.dandi.pending import is_still_pending
 from neuromirror.sources.dandi.versions import DRAFT, OPEN, fingerprint, parse_version
-from neuromirror.sources.dandi.zarr_api import LOCAL_PREFIX
+from neuromirror.sources.dandi.zarr_listing import LOCAL_PREFIX
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.protocol import (
     EMBARGOED,

@@ -4,36 +4,293 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final
-from urllib.parse import quote
+from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror import __version__
-from neuromirror.model import DatasetFacts, ExcludedEntry, FileRecord, Location, VersionRef
-from neuromirror.net import ObjectRow, S3Bucket, S3Capabilities, S3Listing
-from neuromirror.sources.dandi.zarr_api import ZarrApi, ZarrState
-from neuromirror.sources.dandi.zarr_checksum import compute_zarr_checksum
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    ExcludedEntry,
+    FileRecord,
+    FileTotals,
+    Location,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.net import (
+    AccessDeniedError,
+    NotFoundError,
+    ObjectRow,
+    ResponseHead,
+    S3Bucket,
+    S3Capabilities,
+    S3Listing,
+    Session,
+)
+from neuromirror.sources.dandi.blob_versions import ObjectAddress, parse_object_url
 from neuromirror.sources.errors import (
     ComponentMismatchError,
     ComponentRefusedError,
     ComponentUnavailableError,
+    DatasetNotFoundError,
+    MalformedIdError,
+    UnexpectedReplyError,
     UnreliableListingError,
 )
 from neuromirror.sources.protocol import Listing, VisitContext
-from neuromirror.sources.s3.history import moment_of, state_at
+from neuromirror.sources.s3.history import moment_of, read_rows, state_at, write_row
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
-from neuromirror.sources.s3.profile import PLAIN
-from neuromirror.sources.s3.row_spool import read_rows, write_row
+from neuromirror.sources.s3.options import PLAIN
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+
+CHECKSUM_PATTERN: Final = re.compile(
+    r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"
+)
+_MAX_IN_MEMORY: Final = 1 << 24
+"""Bytes of the listing of one folder's files; longer ones are on disk."""
+_CHUNK: Final = 1 << 20
+
+
+class _Entry(NamedTuple):
+    digest: str
+    name: str
+    size: int
+
+
+def parse_checksum(checksum: str) -> FileTotals:
+    """Return the number of files and bytes that a Zarr checksum states.
+
+    Raises
+    ------
+    ValueError
+        The text is no Zarr checksum.
+    """
+    found = CHECKSUM_PATTERN.match(checksum)
+    if found is None:
+        raise ValueError(f"{checksum[:80]!r} is not a checksum of a Zarr")
+    return FileTotals(int(found["files"]), int(found["bytes"]))
+
+
+def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
+    """Return the checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
+
+    In this order everything below a folder is contiguous, so only the open folders are in memory.
+    The listing of a folder with many files is spooled to disk.
+    """
+    open_folders = [_Folder("")]
+    for row in rows:
+        # split paths like pathlib, as the archive does
+        *above, name = [
+            one for one in decode_key(row.key[len(prefix) :]).split("/") if one not in ("", ".")
+        ] or [""]
+        depth = 0
+        while (
+            depth < len(above)
+            and depth + 1 < len(open_folders)
+            and open_folders[depth + 1].name == above[depth]
+        ):
+            depth += 1
+        _close(open_folders, depth + 1)
+        open_folders += [_Folder(one) for one in above[depth:]]
+        open_folders[-1].add(_Entry(row.etag, name, row.size))
+    _close(open_folders, 1)
+    return open_folders[0].entry().digest
+
+
+def decode_key(key: bytes) -> str:
+    """Decode an object key to text, so that bytes that are not UTF-8 can be restored."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _close(open_folders: list[_Folder], until: int) -> None:
+    while len(open_folders) > until:
+        done = open_folders.pop().entry()
+        open_folders[-1].folders.append(done)
+
+
+class _Folder:
+    """A folder whose entries are being added: files in order of name, folders in any order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folders: list[_Entry] = []
+        self._files = SpooledTemporaryFile(_MAX_IN_MEMORY)  # noqa: SIM115 - closed after hashing
+        self._count = self._bytes = 0
+
+    def add(self, file: _Entry) -> None:
+        self._files.write(b"," * bool(self._count) + _json(file))
+        self._count += 1
+        self._bytes += file.size
+
+    def entry(self) -> _Entry:
+        md5 = hashlib.md5(b'{"directories":[', usedforsecurity=False)
+        for number, folder in enumerate(sorted(self.folders, key=lambda one: one.name)):
+            md5.update(b"," * bool(number) + _json(folder))
+            self._count += parse_checksum(folder.digest).files
+            self._bytes += folder.size
+        md5.update(b'],"files":[')
+        with self._files as files:
+            files.seek(0)
+            while chunk := files.read(_CHUNK):
+                md5.update(chunk)
+        md5.update(b"]}")
+        digest = f"{md5.hexdigest()}-{self._count}--{self._bytes}"
+        return _Entry(digest, self.name, self._bytes)
+
+
+def _json(entry: _Entry) -> bytes:
+    return json.dumps(entry._asdict(), separators=(",", ":")).encode("ascii")
+
+
+CURRENT: Final = "current"
+"""The upstream name of the current state of a Zarr without checksum."""
+LOCAL_PREFIX: Final = "zarr/"
+_LOCAL_ID: Final = re.compile(
+    rf"{LOCAL_PREFIX}([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})\Z"
+)
+_DIGEST: Final = "dandi:dandi-zarr-checksum"
+_PROBE: Final = "zarr.json"
+_EXISTING_STATUSES: Final = frozenset({200, 302, 401, 403})
+"""HTTP statuses of replies about a Zarr that exists."""
+
+
+class ZarrState(Struct, frozen=True):
+    """A Zarr's state according to the archive; ``checksum`` is None until it is finalized."""
+
+    checksum: str | None
+    name: str
+
+
+class ZarrApi:
+    """Requests the ids, checksums and object addresses of Zarrs from a DANDI API. Thread-safe.
+
+    ``session`` sends the requests, ``mirror`` is the name of the mirror, and ``api`` the base URL
+    of the API.
+    """
+
+    def __init__(self, session: Session, mirror: str, api: str) -> None:
+        self._session = session
+        self._mirror = mirror
+        self._api = api
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """Return the dataset of ``zarr/<zarr id>``; raise MalformedIdError."""
+        found = _LOCAL_ID.match(local_id)
+        if found is None:
+            raise MalformedIdError(
+                f"{self._mirror}: {local_id[:80]!r} is no Zarr; write zarr/<its id>"
+            )
+        return DatasetRef(self._mirror, local_id, f"{self._api}/zarr/{found[1]}/")
+
+    def version(self, dataset: DatasetRef, checksum: str | None) -> VersionRef:
+        """Return the version with this checksum."""
+        claimed = None if checksum is None else parse_checksum(checksum)
+        return VersionRef(dataset, checksum or CURRENT, VersionKind.OBSERVED, None, claimed)
+
+    def state(self, dataset: DatasetRef) -> ZarrState:
+        """Return a Zarr's current state.
+
+        For an embargoed Zarr the archive returns 404, except to its owners. So after a 404 one of
+        the Zarr's files is requested, which returns 404 only if the Zarr does not exist.
+
+        Raises
+        ------
+        ComponentRefusedError
+            If the Zarr exists but is not readable.
+        DatasetNotFoundError
+            If it does not exist.
+        """
+        try:
+            row = self._session.get_json(dataset.source_uri)
+        except NotFoundError as error:
+            if error.detail is None:
+                raise
+            if self._request_object(dataset).status in _EXISTING_STATUSES:
+                raise _refused_error(dataset) from error
+            raise DatasetNotFoundError(
+                f"{dataset.name}: {error.url} reports no such Zarr, or one that it hides: "
+                f"{error.detail}"
+            ) from error
+        except AccessDeniedError as error:
+            if error.detail is None or "token" in error.detail.lower():
+                raise
+            raise _refused_error(dataset) from error
+        zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
+        if not isinstance(row, dict) or str(row.get("zarr_id")).lower() != zarr_id:
+            raise UnexpectedReplyError(f"{dataset.name}: the reply describes no such Zarr")
+        checksum, name = row.get("checksum"), row.get("name")
+        if not (checksum is None or is_checksum(checksum)):
+            raise UnexpectedReplyError(
+                f"{dataset.name}: {checksum!r:.80} is not a checksum of a Zarr"
+            )
+        return ZarrState(checksum, name if isinstance(name, str) else "")
+
+    def address(self, dataset: DatasetRef) -> ObjectAddress:
+        """Return the address of a Zarr's objects, from the API's redirect to one of them."""
+        reply = self._request_object(dataset)
+        if reply.status in (401, 403):
+            raise _refused_error(dataset)
+        plain = urlsplit(reply.headers.get("Location", ""))._replace(query="", fragment="").geturl()
+        zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
+        if not plain.endswith(f"/{zarr_id}/{_PROBE}"):
+            raise UnexpectedReplyError(
+                f"{dataset.name}: the archive does not redirect to the Zarr's objects"
+            )
+        return parse_object_url(plain.removesuffix(_PROBE))
+
+    def _request_object(self, dataset: DatasetRef) -> ResponseHead:
+        """Request a file of a Zarr, which redirects whether the Zarr has this file or not."""
+        return self._session.head(f"{dataset.source_uri}files/?prefix={_PROBE}")
+
+
+def _refused_error(dataset: DatasetRef) -> ComponentRefusedError:
+    return ComponentRefusedError(
+        f"{dataset.name}: the archive does not show it (is it under embargo?)"
+    )
+
+
+def is_checksum(value: object) -> bool:
+    """Return whether a JSON value is a Zarr checksum."""
+    return isinstance(value, str) and CHECKSUM_PATTERN.match(value) is not None
+
+
+def stated_checksum(metadata: Mapping[str, Any]) -> object:
+    """Return the checksum that a Zarr asset's metadata state, not validated; None without one."""
+    digest = metadata.get("digest")
+    return digest.get(_DIGEST) if isinstance(digest, dict) else None
+
+
+def prefix_url(metadata: Mapping[str, Any], zarr_id: str) -> str | None:
+    """Return the URL of the folder with a Zarr's objects, with a final slash; None if unknown.
+
+    It is the content URL in the asset's metadata that ends with the Zarr's id.
+    """
+    urls = metadata.get("contentUrl")
+    for url in urls if isinstance(urls, list) else []:
+        if not isinstance(url, str):
+            continue
+        plain = url.split("?", 1)[0].split("#", 1)[0]
+        try:
+            key = parse_object_url(plain).key
+        except ValueError:
+            continue
+        if key.rstrip(b"/").lower().endswith(b"/" + zarr_id.encode()):
+            return plain if plain.endswith("/") else f"{plain}/"
+    return None
+
 
 CHECKSUM: Final = "zarr-checksum"
 """The attribute with the checksum of the listed objects, also if the archive states none."""

@@ -15,19 +15,20 @@ from msgspec.structs import replace
 
 from neuromirror.model import DatasetHint, DatasetRef, ExcludedEntry, VersionKind, VersionRef
 from neuromirror.net import ContextThreadPool, Session
-from neuromirror.sources.dandi.buckets import BucketCache, ObjectAddress, parse_object_url
+from neuromirror.sources.dandi.blob_versions import BucketCache, ObjectAddress, parse_object_url
 from neuromirror.sources.dandi.rows import is_embargoed
-from neuromirror.sources.dandi.zarr_api import (
+from neuromirror.sources.dandi.zarr_listing import (
+    CHECKSUM_PATTERN,
     CURRENT,
     LOCAL_PREFIX,
+    PENDING,
     ZarrApi,
+    ZarrListing,
     ZarrState,
     is_checksum,
     prefix_url,
     stated_checksum,
 )
-from neuromirror.sources.dandi.zarr_checksum import CHECKSUM_PATTERN
-from neuromirror.sources.dandi.zarr_listing import PENDING, ZarrListing
 from neuromirror.sources.errors import (
     ComponentRefusedError,
     ComponentUnavailableError,

@@ -39,7 +39,7 @@ from neuromirror.model.validation import analysed_type
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders
-from neuromirror.sources.s3.row_spool import read_rows, write_row
+from neuromirror.sources.s3.history import read_rows, write_row
 
 DOCUMENT_PATH: Final = b".precomputed/encodings.json"
 SAMPLE: Final = 8

@@ -26,7 +26,7 @@ from neuromirror.sources.options import may_match_below
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.discovery import PrefixScope, Segments, UnassignedObjects
-from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, one_line
 
 INFO: Final = b"info"

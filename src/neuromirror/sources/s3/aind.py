@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
 from neuromirror.model.archive_metadata import split_person_names, without_degrees
-from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
 _TIME: Final = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}"

@@ -35,15 +35,18 @@ from neuromirror.net import (
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Listing, Source, VisitContext
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.s3.bucket_listing import BucketListing, BucketReading
+from neuromirror.sources.s3.bucket_listing import (
+    BucketListing,
+    BucketMemo,
+    BucketReading,
+    load_memo,
+)
 from neuromirror.sources.s3.discovery import Segments
 from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming
 from neuromirror.sources.s3.history import burst_ends, moment_of, state_at, upstream_name
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
-from neuromirror.sources.s3.memo import BucketMemo, load_memo
 from neuromirror.sources.s3.object_claims import ClaimResolver
-from neuromirror.sources.s3.options import BucketOptions
-from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.options import BucketOptions, Profile
 
 CURRENT: Final = "current"
 _SPEC: Final = 2

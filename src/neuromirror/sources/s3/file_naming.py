@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import ClassVar, Final
 
 from neuromirror.model import ExcludedEntry
-from neuromirror.net import ContextThreadPool, ObjectRow
+from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket
 
 RequestHeaders = Callable[[ObjectRow], Mapping[str, str] | None]
 """Returns the headers of a row's object; None if the bucket refuses them.
@@ -55,3 +56,57 @@ class FileNaming:
 
 
 OBJECT_NAMING: Final = FileNaming()
+
+
+_MAX_HEADS: Final = 1000
+"""Paths above which the prefix is listed again instead of one request per object."""
+
+
+def find_present(
+    bucket: S3Bucket,
+    prefix: bytes,
+    naming: FileNaming,
+    paths: Sequence[bytes],
+    *,
+    connections: int,
+) -> list[bytes]:
+    """Return those of the given paths whose objects exist in the bucket.
+
+    The caller gives paths that a listing lacks, to detect an incomplete listing. Many paths are
+    looked up in a new listing of the prefix, a few with one request each.
+
+    Parameters
+    ----------
+    bucket, prefix
+        The location of the dataset's objects.
+    naming
+        Maps paths to names of objects.
+    paths
+        The paths.
+    connections
+        Number of parallel requests.
+    """
+    if len(paths) > _MAX_HEADS:
+        keys = {prefix + name for path in paths for name in naming.object_names(path)}
+        found = {row.key for row in bucket.objects(prefix).rows() if row.key in keys}
+        paths = [
+            path
+            for path in paths
+            if any(prefix + name in found for name in naming.object_names(path))
+        ]
+        if not naming.needs_headers:
+            return list(paths)
+    with ContextThreadPool(connections, thread_name_prefix="s3-object") as pool:
+        present = list(pool.map(partial(_is_present, bucket, prefix, naming), paths))
+    return [path for path, is_present in zip(paths, present, strict=True) if is_present]
+
+
+def _is_present(bucket: S3Bucket, prefix: bytes, naming: FileNaming, path: bytes) -> bool:
+    for name in naming.object_names(path):
+        reply = bucket.head(prefix + name)
+        if reply.status in (404, 410):
+            continue
+        # an object that is refused exists
+        if reply.status != 200 or naming.is_file(name, reply.headers, path):
+            return True
+    return False

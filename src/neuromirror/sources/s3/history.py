@@ -13,10 +13,28 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
+
+import msgspec
 
 from neuromirror.net import ObjectRow
-from neuromirror.sources.s3.row_spool import read_rows, write_row
+
+_LENGTH: Final = 4
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ObjectRow).decode
+
+
+def write_row(file: IO[bytes], row: ObjectRow) -> None:
+    """Append a row to a binary file."""
+    line = _encode(row)
+    file.write(len(line).to_bytes(_LENGTH, "big") + line)
+
+
+def read_rows(file: IO[bytes]) -> Iterator[ObjectRow]:
+    """Yield the rows of a file, from its current position on."""
+    while head := file.read(_LENGTH):
+        yield _decode(file.read(int.from_bytes(head, "big")))
+
 
 _PARTS: Final = 64
 _AT: Final = "at "

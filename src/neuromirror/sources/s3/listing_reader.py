@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import threading
+import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -29,23 +32,124 @@ from neuromirror.model import (
     Retention,
     VersionRef,
 )
-from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket
+from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_date
 from neuromirror.sources.errors import UnreliableListingError
 from neuromirror.sources.protocol import KnownContent, VisitContext
-from neuromirror.sources.s3.document_reader import DocumentReader
-from neuromirror.sources.s3.etag_samples import EtagSample
-from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming, PathOrException
-from neuromirror.sources.s3.file_presence import find_present
+from neuromirror.sources.s3.file_naming import (
+    OBJECT_NAMING,
+    FileNaming,
+    PathOrException,
+    find_present,
+)
 from neuromirror.sources.s3.local_ids import display_key
 from neuromirror.sources.s3.object_claims import (
+    MD5,
     ClaimResolver,
+    DocumentReader,
     ObjectClaims,
     has_sha256,
     part_count,
 )
-from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, DocumentSelection, is_plain
-from neuromirror.sources.s3.write_detector import WriteDetector
+
+_START_FILE: Final = "began"
+
+
+class WriteDetector:
+    """Detects objects that were written while they were listed, by the bucket's clock.
+
+    Parameters
+    ----------
+    bucket
+        The bucket.
+    workspace
+        A folder that keeps the start of an interrupted listing, or None.
+    """
+
+    def __init__(self, bucket: S3Bucket, workspace: Path | None) -> None:
+        self._bucket = bucket
+        self._file = None if workspace is None else workspace / _START_FILE
+        self._created = time.monotonic()
+        self._started: datetime | None = None
+        self._newest: datetime | None = None
+
+    def start(self) -> None:
+        """Determine the start of the listing; until then, :meth:`check` does nothing."""
+        self._started = self._start_time()
+
+    def add(self, modified: datetime) -> None:
+        """Record the time of a listed object."""
+        if self._newest is None or modified > self._newest:
+            self._newest = modified
+
+    def check(self, name: str) -> None:
+        """Raise UnreliableListingError if an object was written after the start."""
+        if self._started is None or self._newest is None:
+            return
+        newest = self._newest.replace(microsecond=0)
+        # A time in the future comes from a wrong clock and proves nothing.
+        if newest > self._started and newest <= (self._server_time() or newest):
+            raise UnreliableListingError(
+                f"{name}: objects were written while they were listed (at {newest.isoformat()})"
+            )
+
+    def _start_time(self) -> datetime | None:
+        """Return a time before the first page was requested, by the bucket's clock.
+
+        If this process resumes a listing, that is the time of the process that started it.
+        """
+        if self._file is not None and self._file.is_file():
+            return datetime.fromisoformat(self._file.read_text("ascii"))
+        now = self._server_time()
+        if now is None:
+            return None
+        # The Date header is cut to whole seconds, so the time may be a second later.
+        started = now + timedelta(seconds=1 - (time.monotonic() - self._created))
+        started = started.replace(microsecond=0)
+        if self._file is not None:
+            self._file.write_text(started.isoformat(), "ascii")
+        return started
+
+    def _server_time(self) -> datetime | None:
+        return parse_http_date(self._bucket.head(b"").headers.get("Date", ""))
+
+
+_SAMPLES: Final = 8
+
+
+class EtagSample:
+    """At most eight objects of a listing, to be requested to learn whether ETags are MD5s.
+
+    The sample is the same in whatever order the rows are added: the top-level folders are divided
+    into eight groups by a checksum of their names, and each group contributes the object whose key
+    has the lowest checksum.
+    """
+
+    def __init__(self) -> None:
+        self._best: dict[int, tuple[int, ObjectRow]] = {}
+        self._worst = 0
+
+    def __len__(self) -> int:
+        return len(self._best)
+
+    def add(self, row: ObjectRow, path: bytes) -> None:
+        """Consider a row; ``path`` is its key within the dataset."""
+        rank = zlib.crc32(row.key)
+        if rank >= self._worst and len(self._best) == _SAMPLES:
+            return
+        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
+        best = self._best.get(group)
+        if best is not None and (best[0], best[1].key) <= (rank, row.key):
+            return
+        if MD5.match(row.etag) and is_plain(path):
+            self._best[group] = (rank, row)
+            self._worst = max(rank for rank, _ in self._best.values())
+
+    def rows(self) -> list[ObjectRow]:
+        """Return the sampled rows."""
+        return [row for _, row in self._best.values()]
+
 
 ObjectEntry = FileRecord | ExcludedEntry
 _BATCH: Final = 1000

@@ -14,8 +14,7 @@ from neuromirror.sources.s3 import docdb, local_ids
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.bucket_source import BucketSource
 from neuromirror.sources.s3.discovery import DatasetLayout, Segments, UnassignedObjects, find_roots
-from neuromirror.sources.s3.options import S3Options
-from neuromirror.sources.s3.profile import PLAIN, Profile
+from neuromirror.sources.s3.options import PLAIN, Profile, S3Options
 
 _PROFILES: Final[Mapping[str, Profile]] = {"plain": PLAIN, "aind": AIND}
 _SHOWN: Final = 5

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.records import has_downloads, is_volume
-from neuromirror.store.manifests import manifest_file
+from neuromirror.store.records import manifest_file
 from neuromirror.web.addresses import breadcrumbs
 from neuromirror.web.lookups import allow_command_for, read_citation
 from neuromirror.web.pages.folders import GatewayLinks, folder_entries, matching_files, zarr_viewers
