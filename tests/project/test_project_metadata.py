@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,20 @@ def test_constraints_fit_the_requirements() -> None:
     for one in [*requirement_lines(None), *requirement_lines("all")]:
         chosen = pinned[canonicalize_name(one.name)]
         assert one.specifier.contains(chosen, prereleases=True), one
+
+
+def test_every_imported_package_is_required() -> None:
+    distributions = packages_distributions()
+    required = requirements(None) | requirements("all")
+    # parts of Starlette, uvicorn and Jinja2
+    required |= {"anyio", "h11", "markupsafe"}
+    imported = set()
+    for path in (ROOT / "src/neuromirror").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    for name in imported - sys.stdlib_module_names - {"neuromirror", "neuromirror_demo"}:
+        names = {canonicalize_name(one) for one in distributions[name]}
+        assert names & required, f"setup.cfg lacks {name}"
