@@ -33,7 +33,7 @@ from neuromirror.annex import (
 )
 from neuromirror.annex.backend import matches_key
 from neuromirror.annex.keys import key_extension
-from neuromirror.annex.logs import merge_location_log, merge_url_log
+from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
 from neuromirror.lab.rebuild import CommitUnreadableError, _file
 from neuromirror.transfer.annex_clone import _key_of
 
@@ -190,3 +190,20 @@ def git_paths(data: bytes) -> None:
         check_agreement(not any(byte < 0x20 or byte == 0x7F for byte in part), part)
     fits_path_limits(made)
     key_extension(made)
+
+
+@target(
+    "annex-remote-log",
+    seeds=fixed_seeds(
+        remote_log(_UUID, {"type": "external", "name": "a b", "url": "https://&"}, 9)
+    ),
+    kind="text",
+)
+def annex_remote_log(data: bytes) -> None:
+    """``remote.log``: what is written is read back."""
+    for config in parse_remote_log(data).values():
+        names = [one for one in config if re.fullmatch("[!-<>-~]+", one) and one != "timestamp"]
+        kept = {name: config[name] for name in names}
+        with suppress(UnicodeEncodeError):
+            written = remote_log(_UUID, kept, 1)
+            check_agreement(not kept or parse_remote_log(written)[_UUID] == kept, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from functools import cache
 
@@ -19,6 +20,7 @@ from neuromirror.lab.lock_manifests import (
     PlainFile,
     canonical_line,
 )
+from neuromirror.mint import ZstdFrameError, read_lines
 from neuromirror.model import NeuromirrorError
 
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
@@ -76,3 +78,11 @@ def manifest(data: bytes) -> None:
             check_agreement(line.evidence is not None, line)
         check_agreement(not line.path.startswith("/") and "\0" not in line.path, line.path)
         check_agreement(not {"..", ".git"} & set(line.path.split("/")), line.path)
+
+
+@target("frame", ZstdFrameError, seeds=_frames)
+def frame(data: bytes) -> None:
+    """Lines of zstd frames, compared with zstandard's own reader."""
+    found = list(read_lines(io.BytesIO(data)))
+    content = zstandard.ZstdDecompressor().stream_reader(data).read()
+    check_agreement([*found, b""] == content.split(b"\n"), "lines", found)

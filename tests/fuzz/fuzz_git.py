@@ -7,13 +7,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 from fuzz_core import check_agreement, target
 
 from neuromirror.git import (
+    ObjectMissingError,
+    ObjectReader,
     git_environment,
+    parse_commit,
     parse_tree,
     read_bundle_refs,
 )
@@ -87,3 +91,28 @@ def bundle(data: bytes) -> None:
     file.write_bytes(data)
     for commit in read_bundle_refs(file).values():
         check_agreement(len(commit) == 40, commit)
+
+
+class _FixedObjectReader(ObjectReader):
+    content = b""
+
+    def read(self, name: str) -> bytes:
+        return self.content
+
+
+_commits = partial(_objects, "commit")
+
+
+@target("git-commit", ObjectMissingError, ValueError, seeds=_commits, kind="text", slow=True)
+def git_commit(data: bytes) -> None:
+    """The tree of a commit object, compared with git."""
+    reader = _FixedObjectReader(repository())
+    reader.content = data
+    tree = reader.read_commit_tree("HEAD")
+    with suppress(ValueError):
+        parse_commit(data)
+    written = _git("hash-object", "-t", "commit", "-w", "--stdin", data=data, check=False)
+    if written:
+        line = _git("cat-file", "commit", written.decode().strip()).split(b"\n")[0]
+        # git accepts upper-case digits
+        check_agreement(line.lower() == b"tree " + tree.hex().encode(), line, tree.hex())

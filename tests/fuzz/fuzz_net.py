@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import os
@@ -13,8 +14,10 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from fuzz_core import check_agreement, fixed_seeds, target
 from msgspec.structs import replace
+from urllib3 import HTTPResponse
 
 from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url
 from neuromirror.model import ConfigurationError, DatasetRef
@@ -26,7 +29,7 @@ from neuromirror.net.persistent_connections import (
     PersistentConnection,
 )
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
-from neuromirror.net.responses import error_fields
+from neuromirror.net.responses import error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import parse_url
@@ -340,3 +343,22 @@ def s3_vault_reply(data: bytes) -> None:
     reply.begin()
     found = _parse_reply(operation, reply.status, reply.headers, reply.read(1 << 16))
     check_agreement(isinstance(found, dict), found)
+
+
+_PAGE = b'{"count": 1, "next": null, "results": [{"path": "a", "size": 1000.0}]}'
+_PAGES = (b"\0" + _PAGE, b"\1" + gzip.compress(_PAGE, mtime=0), b"\x021234567890", b"\4<html>")
+
+
+@target("json-body", NetError, seeds=fixed_seeds(*_PAGES), kind="1+json")
+def json_body(data: bytes) -> None:
+    """Bodies of JSON replies: length, gzip, content; the first byte chooses the headers."""
+    choice, reply = data[0] if data else 0, requests.Response()
+    reply.status_code, reply.url = 200, _URL
+    if choice & 1:
+        reply.headers["Content-Encoding"] = "gzip"
+    if choice & 2:
+        reply.headers["Content-Length"] = data[1:9].decode("latin-1")
+    reply.raw = HTTPResponse(io.BytesIO(data[1:]), preload_content=False)
+    body = read_bounded(reply, _URL, 1 << 16)
+    check_agreement(len(body) <= 1 << 16, "more than allowed")
+    parse_json(body, "text/html" if choice & 4 else "application/json", _URL)

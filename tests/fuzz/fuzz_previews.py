@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 from xml.etree import ElementTree
 
 import h5py
 import msgspec
 import numpy
-from fuzz_core import check_agreement, fixed_seeds, target
+from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
 from PIL import Image
 
 from neuromirror.previews import Preview, decode_outcome, preview_kind, worker
+from neuromirror.previews.zarr import preview_zarr
 from neuromirror.web.readmes import render
 
 _SIDE = 768
@@ -81,6 +84,11 @@ def _hdf5(*, nwb: bool) -> bytes:
 def preview_nwb(data: bytes) -> None:
     """Previews of NWB files."""
     _preview(data, "a.nwb")
+
+
+target("preview-hdf5", UnreadableError, seeds=lambda: [_hdf5(nwb=False)], slow=True)(
+    lambda data: _preview(data, "a.h5")
+)
 
 
 def _images() -> Sequence[bytes]:
@@ -213,3 +221,35 @@ def readme(data: bytes) -> None:
     checker = _Checker(convert_charrefs=True)
     checker.feed(str(render("README.md", data.decode("utf-8", "replace"))))
     checker.close()
+
+
+class _ZarrFiles(dict[str, Any]):
+    """The files of a version that is a Zarr: documents, and chunks of zeros."""
+
+    has = dict.__contains__
+
+    def git_document(self, path: str) -> bytes | None:
+        return None if self.get(path) is None else msgspec.json.encode(self[path])
+
+    def read_object(self, path: str, limit: int) -> bytes | None:
+        return bytes(8) if path.endswith("/0") else None
+
+    def entries(self, folder: str) -> list[tuple[str, bool]]:
+        inner = f"{folder}/" if folder else ""
+        below = (one[len(inner) :] for one in self if one.startswith(inner))
+        return sorted({(one.partition("/")[0], "/" in one) for one in below})
+
+
+_ZARRS = fixed_seeds(*map(json.dumps, SEEDS["zarrs"]))
+
+
+@target("preview-zarr", UnreadableError, seeds=_ZARRS, kind="json", slow=True)
+def preview_of_zarr(data: bytes) -> None:
+    """Previews of Zarrs."""
+    try:
+        held = json.loads(data)
+        files = _ZarrFiles(held if isinstance(held, dict) else {"zarr.json": held})
+        made = preview_zarr(files, "")  # type: ignore[arg-type]
+    except Exception as error:
+        raise UnreadableError from error
+    _check(made)

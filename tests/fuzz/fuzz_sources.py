@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
 
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
+from neuromirror.model.archive_metadata import split_person_names, without_degrees
 from neuromirror.net import NetError, Session
+from neuromirror.net.responses import ResponseHead, case_insensitive, parse_http_date
+from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescribed
 from neuromirror.sources.boss.channel_info import documents as boss_documents
 from neuromirror.sources.boss.channel_info import facts as boss_facts
 from neuromirror.sources.boss.channel_info import volume_of as boss_volume
-from neuromirror.sources.dandi.blob_versions import parse_object_url
+from neuromirror.sources.dandi.blob_versions import BlobTable, parse_object_url
 from neuromirror.sources.dandi.document import MetadataShards
+from neuromirror.sources.dandi.objects import ObjectReply
 from neuromirror.sources.dandi.paging import read_pages
 from neuromirror.sources.dandi.rows import BlobRow, parse_row
 from neuromirror.sources.dandi.versions import fingerprint, parse_version_info
@@ -26,10 +32,13 @@ from neuromirror.sources.ndstore.channel_info import documents as ndstore_docume
 from neuromirror.sources.ndstore.channel_info import facts as ndstore_facts
 from neuromirror.sources.ndstore.channel_info import level_shifts, parse_channels
 from neuromirror.sources.ndstore.channel_info import volume_of as ndstore_volume
+from neuromirror.sources.precomputed.encodings import encoding_of
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.aind import asset_facts as aind_facts
 from neuromirror.sources.s3.aind import normalize as aind_kept
+from neuromirror.sources.s3.docdb import all_times
+from neuromirror.sources.s3.object_claims import _sha256, part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 from neuromirror.sources.volumes.channels import check_size, plan_volume
 from neuromirror.sources.volumes.ngff import zarr_documents
@@ -246,3 +255,49 @@ def precomputed_layer(data: bytes) -> None:
         document = _json(data)
         if isinstance(document, Mapping):
             is_volume(document)
+
+
+_PEOPLE = fixed_seeds("Doe, Jane; José Núñez, PhD and A. B. Smith Jr. & X")
+
+
+@target("people", seeds=_PEOPLE, kind="text")
+def people(data: bytes) -> None:
+    """Names of several people in one text."""
+    for name in split_person_names(data.decode("utf-8", "replace")):
+        without_degrees(name)
+        check_agreement(name.strip() != "", "an empty name")
+
+
+@target("docdb", NeuromirrorError, seeds=fixed_seeds(json.dumps(SEEDS["docdb"])), kind="json")
+def docdb(data: bytes) -> None:
+    """Pages of records of AIND's DocDB."""
+    replies = _json(data)
+    session = _FixedReplies(replies if isinstance(replies, list) else [replies])
+    all_times(session, "https://x.example.org/", "s3://b")
+
+
+_table = cache(BlobTable)
+
+
+@target("object-headers", seeds=fixed_seeds(json.dumps(SEEDS["headers"])), kind="json")
+def object_headers(data: bytes) -> None:
+    """Headers of objects, and ETags in listings, as they are kept."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(document, dict) or not all(isinstance(one, str) for one in document.values()):
+        return
+    headers = case_insensitive(document)
+    reply = ObjectReply.of(ResponseHead(200, headers))
+    check_agreement(reply.size is None or reply.size >= 0, reply)
+    encoding_of(headers)
+    _sha256(headers)
+    parse_http_date(headers.get("Date", ""))
+    etag, table, blob = headers.get("ETag", "").strip('"'), _table(), UUID(int=1)
+    table._shards[0].clear()
+    row = ObjectRow(b"k", 5, etag, datetime.now(UTC), version_id=headers.get("x-amz-version-id"))
+    part_count(row)
+    if table.add(blob, row):
+        found = table.get(blob)
+        check_agreement(found is not None and found.etag == etag, etag, found)

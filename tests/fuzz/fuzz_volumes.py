@@ -102,6 +102,19 @@ def voxels_npy(data: bytes) -> None:
     check_agreement(found == _padded(voxels), "voxels")
 
 
+def _streams() -> Sequence[bytes]:
+    return [one[:1] + zlib.compress(one[1:]) for one in _arrays()]
+
+
+@target("voxels-npygz", WrongVoxelsError, seeds=_streams, kind="1+bytes")
+def voxels_npygz(data: bytes) -> None:
+    """Voxels in zlib streams of ``.npy``."""
+    found, _, body = _decoded(data, "npygz")
+    plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body)
+    voxels = numpy.load(io.BytesIO(plain), allow_pickle=False)
+    check_agreement(found == _padded(voxels), "voxels")
+
+
 _VOLUME = Volume(
     "boss",
     "api.example.org",
