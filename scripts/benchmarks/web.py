@@ -33,7 +33,7 @@ from neuromirror.web.addresses import (
     search_address,
     version_address,
 )
-from neuromirror_demo.catalogue_process import first_line
+from neuromirror_demo.walkthrough import first_line
 
 CLIENTS = 8
 _ADDRESSES = 2000

@@ -2,8 +2,7 @@
 
 from neuromirror_demo.archive import DemoError
 from neuromirror_demo.archive_contents import LATE, SHARED, ZARR
-from neuromirror_demo.demo_archive import DemoArchive, DemoDirectoryError
-from neuromirror_demo.demo_buckets import DemoBuckets
+from neuromirror_demo.demo_server import DemoArchive, DemoBuckets, DemoDirectoryError
 from neuromirror_demo.records import ArchiveClock, Description
 
 __all__ = [

@@ -1,25 +1,232 @@
-"""Initial contents of the demo buckets."""
+"""Initial contents of the demo buckets: recordings and precomputed layers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from neuromirror_demo.recordings import (
-    TRACES,
-    compressed_recording,
-    document,
-    drift_map,
-    image3,
-    spike_times,
-    spikeinterface_folder,
+from neuromirror_demo import volumes
+from neuromirror_demo.bucket_state import AssetDescription
+from neuromirror_demo.records import read_data
+from neuromirror_demo.volumes import (
+    FIRST_CELL,
+    HALVING,
+    XYZ,
+    EncodedObject,
+    LayerScale,
+    Point,
+    layer_objects,
+    meshes,
+    skeletons,
 )
-from neuromirror_demo.sidecars import AssetDescription
-from neuromirror_demo.templates import read_data
 
 if TYPE_CHECKING:
-    from neuromirror_demo.demo_buckets import DemoBuckets
+    import numpy
+    from numpy.typing import NDArray
+
+    from neuromirror_demo.demo_server import DemoBuckets
+
+SAMPLING_RATE = 30_000.0
+"""Samples per second of every recording."""
+
+CHANNELS = 16
+"""Channels of every recording."""
+
+TRACES = "traces_cached_seg0.raw"
+"""The file of a SpikeInterface folder with the samples."""
+
+_GAIN = 2.34375
+
+
+def document(body: object) -> bytes:
+    """Return JSON in the style of these folders."""
+    return json.dumps(body, indent=4).encode()
+
+
+@cache
+def traces(samples: int, seed: int) -> bytes:
+    """Return noise with a spike every 10 ms: little-endian int16, ``samples`` × 16."""
+    import numpy
+
+    hashes = numpy.arange(samples * CHANNELS, dtype=numpy.uint64) + numpy.uint64(seed << 32)
+    # A hash of the position; numpy's own generators may change between releases.
+    hashes = (hashes ^ (hashes >> numpy.uint64(15))) * numpy.uint64(0x9E3779B97F4A7C15)
+    noise = ((hashes >> numpy.uint64(58)).astype("<i2") - 32).reshape(samples, CHANNELS)
+    every = int(SAMPLING_RATE / 100)
+    for number, start in enumerate(range(every // 2, samples - 3, every)):
+        noise[start : start + 3, (number * 7 + seed) % CHANNELS] -= numpy.array(
+            [60, 140, 40], "<i2"
+        )
+    return noise.tobytes()
+
+
+@cache
+def spikeinterface_folder(seconds: float, seed: int) -> dict[str, bytes]:
+    """Return the files that SpikeInterface's ``recording.save(format="binary")`` writes, by path.
+
+    The samples are in ``traces_cached_seg0.raw``: int16, C order, ``seconds`` × 30,000 by 16.
+    """
+    import numpy
+
+    documents = {name: document(body) for name, body in read_data("spikeinterface").items()}
+    return {
+        **documents,
+        "properties/gain_to_uV.npy": _npy(numpy.full(CHANNELS, _GAIN)),
+        "properties/group.npy": _npy(numpy.zeros(CHANNELS, "<i8")),
+        "properties/offset_to_uV.npy": _npy(numpy.zeros(CHANNELS)),
+        TRACES: traces(int(seconds * SAMPLING_RATE), seed),
+    }
+
+
+def _npy(values: NDArray[Any]) -> bytes:
+    import numpy
+
+    stream = io.BytesIO()
+    numpy.save(stream, values)
+    return stream.getvalue()
+
+
+@cache
+def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
+    """Return a recording in SpikeInterface's Zarr format 2: a group with a chunked array.
+
+    ``traces_seg0`` is ``samples`` × 16 in chunks of 300 × 16, each compressed with zlib.
+    """
+    import numpy
+
+    data = numpy.frombuffer(traces(samples, seed), "<i2").reshape(samples, CHANNELS)
+    names = numpy.array([f"AP{number}" for number in range(CHANNELS)], "<U4")
+    entries = {
+        ".zgroup": document({"zarr_format": 2}),
+        ".zattrs": document(
+            {
+                "sampling_frequency": SAMPLING_RATE,
+                "num_segments": 1,
+                "annotations": {"is_filtered": False},
+            }
+        ),
+        "channel_ids/.zarray": document(_array2([CHANNELS], [CHANNELS], "<U4", "")),
+        "channel_ids/0": zlib.compress(names.tobytes(), 6),
+        "traces_seg0/.zarray": document(_array2(list(data.shape), [300, CHANNELS], "<i2", 0)),
+    }
+    for number, start in enumerate(range(0, samples, 300)):
+        chunk = numpy.zeros((300, CHANNELS), "<i2")
+        part = data[start : start + 300]
+        chunk[: len(part)] = part
+        entries[f"traces_seg0/{number}.0"] = zlib.compress(chunk.tobytes(), 6)
+    consolidated = {
+        name: json.loads(text)
+        for name, text in entries.items()
+        if name.rpartition("/")[2].startswith(".z")
+    }
+    metadata = {"metadata": consolidated, "zarr_consolidated_format": 1}
+    entries[".zmetadata"] = document(metadata)
+    return entries
+
+
+def _array2(shape: list[int], chunks: list[int], dtype: str, fill: object) -> dict[str, object]:
+    return {
+        "zarr_format": 2,
+        "shape": shape,
+        "chunks": chunks,
+        "dtype": dtype,
+        "compressor": {"id": "zlib", "level": 6},
+        "fill_value": fill,
+        "order": "C",
+        "filters": None,
+    }
+
+
+@cache
+def image3() -> dict[str, bytes]:
+    """Return a small OME-Zarr 0.5 (Zarr format 3, no compression): two levels of a gradient.
+
+    Level 0 has 2 × 32 × 32 pixels, level 1 2 × 16 × 16, both uint16 in chunks of 1 × 16 × 16.
+    """
+    import numpy
+
+    ramp = numpy.arange(2 * 32 * 32, dtype="uint32") * 13 % 50_000
+    full = ramp.astype("<u2").reshape(2, 32, 32)
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    levels = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [1.0, 0.5 * 2**level, 0.5 * 2**level]}
+            ],
+        }
+        for level in range(2)
+    ]
+    ome = {"version": "0.5", "multiscales": [{"name": "demo", "axes": axes, "datasets": levels}]}
+    entries = {
+        "zarr.json": document({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}})
+    }
+    for level, image in enumerate((full, full[:, ::2, ::2])):
+        entries.update({f"{level}/{name}": data for name, data in _array3(image).items()})
+    return entries
+
+
+def _array3(image: numpy.ndarray[tuple[int, ...], numpy.dtype[Any]]) -> Mapping[str, bytes]:
+    depth, height, width = image.shape
+    entries = {
+        "zarr.json": document(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": [depth, height, width],
+                "data_type": "uint16",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 16, 16]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": 0,
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                "attributes": {},
+            }
+        )
+    }
+    for z in range(depth):
+        for y in range(height // 16):
+            for x in range(width // 16):
+                chunk = image[z, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+                entries[f"c/{z}/{y}/{x}"] = chunk.tobytes()
+    return entries
+
+
+@cache
+def drift_map(width: int = 96, height: int = 64) -> bytes:
+    """Return a PNG of a drift over time, uncompressed, so that its bytes are always the same."""
+    rows = (
+        b"\0" + bytes(255 - 6 * abs((y + x // 16) % height - height // 2) for x in range(width))
+        for y in range(height)
+    )
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(rows), 0)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@cache
+def spike_times(count: int) -> bytes:
+    """Return an HDF5 file with the times of some spikes, in samples."""
+    import h5py
+    import numpy
+
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        file.create_dataset("spike_times", data=numpy.arange(count, dtype="int32") * 37)
+    return made.getvalue()
+
 
 MIB = 1024**2
 
@@ -195,3 +402,100 @@ def fill_hostile(demo: DemoBuckets) -> None:
 def _table(rows: int) -> bytes:
     lines = [f"{row},{row * 37 % 101 / 10},{row % 2}" for row in range(rows)]
     return "\n".join(["trial,time,rewarded", *lines, ""]).encode()
+
+
+EM: Final = "demo_cortex/sections/em"
+"""uint8 images, three anisotropic scales, stored as brotli; an empty corner has no objects."""
+
+CELLS: Final = "demo_cortex/sections/cells"
+"""uint64 labels of EM, two scales, meshes and skeletons; stored as gzip, except lists of meshes."""
+
+GCAMP: Final = "demo_activity/calcium/gcamp"
+"""uint16 images, two isotropic scales, in shards."""
+
+LAYERS: Final = (GCAMP, CELLS, EM)
+"""Every layer, in the order of the bucket."""
+
+POINTS: Final = "demo_cortex/sections/points"
+"""A layer of annotations, which is not a volume."""
+
+DRAFT: Final = "demo_cortex/drafts/em"
+"""Chunks whose ``info`` was never written."""
+
+_SIZE: Final[XYZ] = (150, 130, 40)
+_START: Final[XYZ] = (0, 0, 12)
+_VOXEL: Final[XYZ] = (4, 4, 40)
+
+
+@cache
+def layer_scales(layer: str) -> list[LayerScale]:
+    """Return the voxels of a layer at every scale, finest first."""
+    if layer == GCAMP:
+        first = LayerScale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
+        return _pyramid(first, 2, HALVING["isotropic"])
+    if layer == CELLS:
+        first = LayerScale(volumes.cells(_SIZE), _START, _VOXEL)
+        return _pyramid(first, 2, HALVING["anisotropic"], labels=True)
+    tissue = volumes.tissue(_SIZE).copy()
+    tissue[:16, :64, :64] = 0
+    return _pyramid(LayerScale(tissue, _START, _VOXEL), 3, HALVING["anisotropic"])
+
+
+def _pyramid(
+    first: LayerScale, count: int, factor: XYZ, *, labels: bool = False
+) -> list[LayerScale]:
+    made = [first]
+    while len(made) < count:
+        last = made[-1]
+        x, y, z = (start // by for start, by in zip(last.start, factor, strict=True))
+        width, height, depth = (size * by for size, by in zip(last.voxel, factor, strict=True))
+        voxels = volumes.coarser(last.voxels, last.start, factor, labels=labels)
+        made.append(LayerScale(voxels, (x, y, z), (width, height, depth)))
+    return made
+
+
+def fill_precomputed(demo: DemoBuckets) -> None:
+    """Create the layers, and the objects beside them."""
+    bucket = demo.precomputed
+    demo.put("README.md", b"# Volumes (demo)\n", bucket=bucket)
+    for folder, objects in _layers(bucket).items():
+        for name in sorted(objects):
+            stored = objects[name]
+            demo.put(f"{folder}/{name}", stored.data, bucket=bucket, encoding=stored.encoding)
+    points = {"@type": "neuroglancer_annotations_v1", "annotation_type": "POINT"}
+    demo.put(f"{POINTS}/info", json.dumps(points).encode(), bucket=bucket)
+    demo.put(f"{POINTS}/spatial0/0_0_0", bytes(8), bucket=bucket)
+    demo.put(f"{DRAFT}/4_4_40/0-64_0-64_0-16", bytes(64), bucket=bucket)
+
+
+@cache
+def _layers(bucket: str) -> Mapping[str, Mapping[str, EncodedObject]]:
+    """Return the objects of each layer, by name."""
+    cells = layer_objects(
+        layer_scales(CELLS),
+        kind="segmentation",
+        encoding="gzip",
+        about={
+            "description": "Cells (demo)",
+            "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
+        },
+        more={"mesh": "mesh", "skeletons": "skeletons"},
+    )
+    cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
+    cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
+    glow, tissue = {"description": "Glow (demo)"}, {"description": "Tissue (demo)"}
+    return {
+        GCAMP: layer_objects(layer_scales(GCAMP), sharded=True, about=glow),
+        CELLS: cells,
+        EM: layer_objects(layer_scales(EM), encoding="br", about=tissue),
+    }
+
+
+_BOXES: Final[Mapping[int, tuple[Point, Point]]] = {
+    FIRST_CELL + number: ((100.0 * number, 0.0, 480.0), (100.0 * number + 90.0, 80.0, 900.0))
+    for number in range(4)
+}
+_PATHS: Final[Mapping[int, tuple[Point, ...]]] = {
+    FIRST_CELL + number: ((0.0, 10.0 * number, 480.0), (40.0, 20.0, 520.0), (80.0, 20.0, 560.0))
+    for number in range(4)
+}

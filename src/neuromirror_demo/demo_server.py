@@ -1,15 +1,86 @@
-"""The base class of the demo services: start and stop, address, faults, request log."""
+"""The demo archives as servers on loopback, with their mirror files."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+from neuromirror.model import ConfigurationError
+from neuromirror_demo.archive import Archive, DemoError
+from neuromirror_demo.archive_contents import fill
+from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
+from neuromirror_demo.records import ArchiveClock
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from werkzeug.wrappers import Request, Response
+
     from neuromirror_demo.faults import Fault, FaultInjector, Faults
+
+_GITCONFIG = """\
+# Settings of git in the demo. The identity is used only if the user has none.
+[user]
+	name = Demo
+	email = demo@example.invalid
+[include]
+{includes}
+# git-annex refuses addresses of this machine by default, and the demo archives have such.
+[annex "security"]
+	allowed-ip-addresses = 127.0.0.1
+"""
+
+_ENVIRONMENT = """\
+# Settings of the demo, for the current shell: . {path}
+{exports}
+"""
+
+
+def demo_variables(folder: Path) -> dict[str, str]:
+    """Return the environment variables for commands that use the demo archives of a folder."""
+    return {
+        "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
+        "NEUROMIRROR_MIRRORS": str(folder / "mirrors"),
+    }
+
+
+def write_environment(folder: Path) -> None:
+    """Write the git configuration and the shell script that sets the variables.
+
+    Parameters
+    ----------
+    folder
+        The folder of the demo, for the files ``gitconfig`` and ``environment``.
+    """
+    config, script = folder / "gitconfig", folder / "environment"
+    includes = "\n".join(
+        # git's quoting of strings is that of JSON
+        f"\tpath = {json.dumps(path, ensure_ascii=False)}"
+        for path in _user_configs()
+        if Path(path) != config
+    )
+    config.write_text(_GITCONFIG.format(includes=includes), "utf-8")
+    exports = "\n".join(
+        f"export {name}={shlex.quote(value)}" for name, value in demo_variables(folder).items()
+    )
+    script.write_text(_ENVIRONMENT.format(path=shlex.quote(str(script)), exports=exports), "utf-8")
+
+
+def _user_configs() -> list[str]:
+    """Return the paths of git's global configuration of the user; they need not exist."""
+    given = os.environ.get("GIT_CONFIG_GLOBAL")
+    if given is not None:
+        return [os.path.abspath(given)] if given else []
+    home = os.path.expanduser("~")
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    return [os.path.join(config, "git", "config"), os.path.join(home, ".gitconfig")]
 
 
 class DemoServer(ABC):
@@ -40,7 +111,7 @@ class DemoServer(ABC):
 
     def start(self) -> Self:
         """Start to serve."""
-        from neuromirror_demo.loopback_server import LoopbackServer
+        from neuromirror_demo.web import LoopbackServer
 
         with ExitStack() as undo:
             undo.push(self._stack)
@@ -154,3 +225,411 @@ class VolumeServer(DemoServer):
         name, source, title = self.mirror_name
         options = f'api = "{self.api}"\nblock = [128, 128, 16]\nhash = "fetch"\n'
         return {name: (source, title, options)}
+
+
+_LISTING = r"^/{bucket}/?$"
+_ANY_BUCKET = "[^/]+"
+
+FAULTS: Mapping[str, dict[str, Any]] = {
+    "status": {"path": ".", "status": 503, "retry_after": None},
+    "html": {"path": "."},
+    "hang": {"path": ".", "seconds": 30.0},
+    "reset": {"path": "."},
+    "slow": {"path": ".", "delay": 0.05, "chunk": 64},
+    "cut": {"path": ".", "keep": 0.5, "lying": False},
+    "wrong_bytes": {"path": "."},
+    "no_version_id": {"path": ".", "method": "HEAD"},
+    "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
+}
+"""Every fault with the default values of its options; ``faults.Fault`` has the common ones."""
+
+
+class DemoBuckets(DemoServer, BucketState):
+    """Buckets on loopback, from ``with`` to the end of the block.
+
+    ``demo-aind-open-data`` has no versions and refuses to list them; ``demo-aind-benchmark-data``
+    has public versions; ``demo-hostile`` has keys that break other programs. With ``layers`` there
+    is also ``demo-precomputed``, with volumes in Neuroglancer's precomputed format and without
+    versions. Objects are at ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times and
+    version ids.
+
+    The mirror files are written to ``directory/mirrors``. ``port`` 0 selects a free port. A page of
+    a listing has at most ``page_size`` names. With ``empty`` the buckets start without objects. The
+    document database returns at most ``docdb_most`` records, whatever the limit.
+
+    The process must not use anything that resets moto's state (``mock_aws``).
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        port: int = 0,
+        page_size: int = 1000,
+        clock: ArchiveClock | None = None,
+        empty: bool = False,
+        layers: bool = False,
+        docdb_most: int = 4,
+    ) -> None:
+        super().__init__(clock, layers=layers)
+        self._initialize(directory, port)
+        self.page_size = page_size
+        self.docdb_most = docdb_most
+        self._empty = empty
+        self._fault_injector = self._make_fault_injector()
+
+    def _make_fault_injector(self) -> FaultInjector:
+        from neuromirror_demo.faults import FaultInjector, Faults
+
+        self._faults = Faults(None, FAULTS, server="s3")
+        return FaultInjector(self._serve, "s3", self._faults, None)
+
+    def _prepare(self) -> None:
+        from neuromirror_demo.bucket_contents import (
+            fill_benchmark,
+            fill_hostile,
+            fill_open_data,
+            fill_precomputed,
+        )
+
+        if not self._empty:
+            fill_open_data(self)
+            fill_benchmark(self)
+            fill_hostile(self)
+            if PRECOMPUTED in self._buckets:
+                fill_precomputed(self)
+
+    # -- addresses
+
+    @property
+    def endpoint(self) -> str:
+        """``http://127.0.0.1:<port>``, while the server runs."""
+        return self._address
+
+    def docdb_url(self, version: str = "v2") -> str:
+        """Return the URL of the document database for finding records; ``v1`` or ``v2``."""
+        return f"{self.endpoint}/{version}/metadata_index/data_assets/find"
+
+    def addresses(self) -> dict[str, Any]:
+        """Return what ``serve`` prints."""
+        return {
+            "endpoint": self.endpoint,
+            "names": list(self._buckets),
+            "docdb": {version: self.docdb_url(version) for version in ("v1", "v2")},
+        }
+
+    def url(self, key: bytes | str, *, bucket: str = OPEN_DATA, version_id: str = "") -> str:
+        """Return the URL of an object."""
+        query = f"?versionId={version_id}" if version_id else ""
+        return f"{self.endpoint}/{bucket}/{quote(key_bytes(key), safe='/~')}{query}"
+
+    # -- faults and requests
+
+    def drop_key_from_listing(
+        self, key: str | Sequence[str], *, bucket: str = OPEN_DATA, tail: bool = False, **how: Any
+    ) -> Fault:
+        """Omit a key (or several) from listings, although the object exists.
+
+        With ``tail`` all keys from the first such key on are missing, and the listing states that
+        it is complete.
+        """
+        path = _LISTING.format(bucket=bucket)
+        keys = [key] if isinstance(key, str) else list(key)
+        if tail:
+            before = min(key_bytes(one) for one in keys)
+            first = before[:-1] + bytes([before[-1] - 1]) + b"\xff" * 8
+            return self.fault("listing", path=path, after=first, **how)
+        return self.fault("listing", path=path, without=keys, **how)
+
+    def cut_listing(self, ends: str = "cut", *, bucket: str = _ANY_BUCKET, **how: Any) -> Fault:
+        """Return malformed ends of listing pages.
+
+        ``cut``: in the middle of the document; ``early``: with the statement that nothing follows;
+        ``no-token``: with the statement that more follows, but without a token; ``objects``: a page
+        of objects instead of versions.
+        """
+        if ends not in {"cut", "early", "no-token", "objects"}:
+            raise DemoError(
+                f"a listing can end as cut, early, no-token or objects, not as {ends!r}"
+            )
+        return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
+
+    def slow_down(self, times: int | None = None, **how: Any) -> Fault:
+        """Return 503 SlowDown a number of times (None: until it is cleared)."""
+        return self.fault("status", status=503, times=times, **how)
+
+    # -- helpers
+
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        from neuromirror_demo.bucket_contents import MEAREC
+
+        made = {
+            "demo-aind": (
+                "s3",
+                "AIND-like open data",
+                f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nlayout = "aind"\n'
+                f'depth = 1\ndocdb = "{self.docdb_url()}"\n',
+            ),
+            "demo-aind-benchmark": (
+                "s3",
+                "AIND-like benchmark data",
+                f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nlayout = "aind"\n'
+                f'depth = 3\n\n[[options.datasets]]\nprefix = "{MEAREC}/"\ndepth = 2\n',
+            ),
+        }
+        if PRECOMPUTED in self._buckets:
+            made[PRECOMPUTED] = (
+                "precomputed",
+                "Layers of volumes",
+                f'bucket = "{PRECOMPUTED}"\nendpoint = "{self.endpoint}"\n',
+            )
+        return made
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        from werkzeug.wrappers import Request
+
+        request = Request(environ)
+        with self.lock:
+            response = self._answer(request, environ)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
+
+        from neuromirror_demo.s3 import (
+            DOCDB_PATH,
+            docdb_collection,
+            error_response,
+            find_records,
+            listing_faults,
+            listing_response,
+            object_response,
+        )
+
+        raw, _, text = environ["REQUEST_URI"].partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        if match := DOCDB_PATH.fullmatch(raw):
+            found = docdb_collection(self.records.values(), match["version"])
+            return find_records(found, query, self.docdb_most)
+        name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
+        bucket = self._buckets.get(name.decode("utf-8", "replace"))
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(403, "AccessDenied")
+        if bucket is None:
+            return error_response(404, "NoSuchBucket")
+        if key:
+            return object_response(bucket, key, query, request)
+        return listing_response(bucket, query, self.page_size, listing_faults(environ))
+
+
+_MARKER = ".neuromirror-demo"
+
+VERBS = (
+    *("add_file", "change_file", "clear_faults", "delete_dandiset", "fault", "publish"),
+    *("remove_file", "touch", "unembargo"),
+)
+"""The methods of :class:`DemoArchive` that can be called with ``POST /_demo/<verb>``."""
+
+
+class DemoDirectoryError(ConfigurationError):
+    """The given folder cannot be used by a demo archive."""
+
+
+class DemoArchive(Archive):
+    """A DANDI archive on loopback, from ``with`` to the end of the block.
+
+    ``directory`` is created if it is missing, and refused (:class:`DemoDirectoryError`) if it has
+    other files than those of a demo. ``port`` and ``s3_port`` 0 select free ports. ``cache`` is the
+    folder of NWB files that later starts reuse, by default inside ``directory``. With ``empty`` the
+    archive starts without dandisets; with ``zarrs`` it also has those of :meth:`add_zarrs`. With
+    ``buckets`` the buckets of :class:`DemoBuckets` are started too, and their mirror files are
+    written beside ``demo.toml``; ``layers`` is passed to them. Equal calls of an equal installation
+    give equal ids, times and bytes; only ports differ, unless they are given.
+
+    The process must not use anything that resets moto's state (``mock_aws``).
+    """
+
+    token = "8c1f4b6e0d3a5972" + "0" * 24
+    """The owner's token, which can read the embargoed dandiset (``Authorization: token …``)."""
+
+    other_token = "1d0e5a7c93b84f26" + "1" * 24
+    """Token of a user without access: embargoed data is 403."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        port: int = 0,
+        s3_port: int = 0,
+        cache: Path | str | None = None,
+        clock: ArchiveClock | None = None,
+        empty: bool = False,
+        zarrs: bool = False,
+        buckets: bool = False,
+        buckets_port: int = 0,
+        layers: bool = False,
+    ) -> None:
+        from neuromirror_demo.faults import FaultInjector, Faults
+        from neuromirror_demo.s3 import BUCKET, DandiBucket
+
+        self.directory = _demo_directory(Path(directory))
+        self.mirrors = self.directory / "mirrors"
+        self.bucket_name = BUCKET
+        bucket = DandiBucket()
+        files = self.directory / "cache" if cache is None else Path(cache)
+        super().__init__(bucket, files, clock)
+        self._ports = (port, s3_port)
+        self._empty = empty
+        self._with_zarrs = zarrs
+        self._stack = ExitStack()
+        self._faults = Faults(self)
+        self._s3_fault_injector = FaultInjector(bucket, "s3", self._faults, self)
+        self._api_fault_injector: FaultInjector = self._s3_fault_injector
+        self._base = self._s3 = ""
+        self.buckets = (
+            DemoBuckets(self.directory, port=buckets_port, layers=layers) if buckets else None
+        )
+        """The S3 buckets that were started beside the archive; None without them."""
+
+    def __enter__(self) -> Self:
+        from neuromirror_demo.api import DandiApi, DandiDocuments
+        from neuromirror_demo.faults import ControlMiddleware, FaultInjector
+        from neuromirror_demo.web import LoopbackServer
+
+        with ExitStack() as undo:
+            undo.push(self._stack)
+            late = _DeferredApp()
+            s3 = LoopbackServer(self._s3_fault_injector, self._ports[1])
+            self._stack.callback(s3.stop)
+            api = LoopbackServer(late, self._ports[0])
+            self._stack.callback(api.stop)
+            # In reverse order: hanging responses are released before the servers wait for them.
+            self._stack.callback(self._faults.clear)
+            self._base, self._s3 = api.url, s3.url
+            documents = DandiDocuments(self, self._base, self._s3)
+            self.manifests = documents.manifests
+            answers = DandiApi(self, documents, self.token, self.other_token)
+            control = ControlMiddleware(answers, {verb: getattr(self, verb) for verb in VERBS})
+            self._api_fault_injector = FaultInjector(control, "api", self._faults, self)
+            if not self._empty:
+                fill(self)
+            if self._with_zarrs:
+                self.add_zarrs()
+            self._write_mirror()
+            if self.buckets is not None:
+                self._stack.enter_context(self.buckets)
+            late.app = self._api_fault_injector
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add_zarrs(self) -> dict[str, dict[str, str]]:
+        """Add five dandisets with Zarrs; return dandiset, path and Zarr id of each by name.
+
+        ``v2x40``, ``v3x40``: both formats, with this many entries;
+        ``nested``: folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another
+        dandiset; ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``:
+        under embargo; ``odd``: odd names, in a dandiset with odd names; ``wrong``: the stated
+        checksum is wrong.
+        """
+        from neuromirror_demo.archive_contents import add_zarrs
+
+        with self.lock:
+            return add_zarrs(self)
+
+    # -- addresses
+
+    @property
+    def api_url(self) -> str:
+        """``http://127.0.0.1:<port>/api``."""
+        return f"{self._base}/api"
+
+    @property
+    def s3_url(self) -> str:
+        """The S3 endpoint; objects are at ``<s3_url>/demo-dandiarchive/<key>``."""
+        return self._s3
+
+    @property
+    def control_url(self) -> str:
+        """The URL of the control API: ``POST <control_url>/<verb>`` with a JSON object."""
+        return f"{self._base}/_demo"
+
+    def addresses(self) -> dict[str, Any]:
+        """Return what ``serve`` prints."""
+        buckets = {} if self.buckets is None else {"buckets": self.buckets.addresses()}
+        return {
+            "dandi": {"api": self.api_url, "token": self.token},
+            "s3": {"endpoint": self.s3_url, "bucket": self.bucket_name},
+            **buckets,
+            "control": self.control_url,
+            "mirrors": str(self.mirrors),
+        }
+
+    # -- faults and requests
+
+    def fault(self, name: str, **options: Any) -> Fault:
+        """Enable a fault, until its ``clear`` or the end of a ``with`` block."""
+        return self._faults.set(name, **options)
+
+    def clear_faults(self) -> None:
+        """Disable all faults."""
+        self._faults.clear()
+
+    @property
+    def requests(self) -> list[str]:
+        """Return the API's requests so far, in order: ``"GET /api/dandisets/?page=2"``."""
+        return list(self._api_fault_injector.log)
+
+    @property
+    def s3_requests(self) -> list[str]:
+        """Return the bucket's requests so far, in order."""
+        return list(self._s3_fault_injector.log)
+
+    def count_requests(self, pattern: str = "") -> int:
+        """Return the number of requests to both servers that match this regular expression."""
+        return sum(bool(re.search(pattern, one)) for one in [*self.requests, *self.s3_requests])
+
+    def clear_requests(self) -> None:
+        """Clear the request logs."""
+        self._api_fault_injector.log.clear()
+        self._s3_fault_injector.log.clear()
+
+    # -- helpers
+
+    def _write_mirror(self) -> None:
+        self.mirrors.mkdir(exist_ok=True)
+        target = self.mirrors / "demo.toml"
+        target.write_text(
+            'source = "dandi"\ntitle = "Demo archive (simulated)"\n\n'
+            f'[options]\napi = "{self.api_url}"\n'
+        )
+        self._stack.callback(target.unlink, missing_ok=True)
+        # kept, because shells that source the script use this git configuration
+        write_environment(self.directory)
+
+
+class _DeferredApp:
+    """A placeholder for the API until the archive is filled; its URL is needed earlier."""
+
+    app: WSGIApplication | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self.app is None:
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
+        return self.app(environ, start_response)
+
+
+def _demo_directory(directory: Path) -> Path:
+    directory = directory.absolute()
+    if directory.exists() and not directory.is_dir():
+        raise DemoDirectoryError(f"{directory} is a file: give a folder for the demo")
+    marker = directory / _MARKER
+    if directory.is_dir() and any(directory.iterdir()) and not marker.exists():
+        raise DemoDirectoryError(
+            f"{directory} holds something else than a demo: give a new or an empty folder"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    marker.write_text("Made by `python -m neuromirror_demo serve`; may be deleted.\n")
+    return directory

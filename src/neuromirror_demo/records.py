@@ -1,14 +1,95 @@
-"""Records of the demo archive: dandisets, versions, assets, blobs, Zarrs, and its clock."""
+"""What the demo archives are made of: records, checksums and templates of documents."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from neuromirror_demo.checksums import dandi_etag, zarr_checksum
+PART_SIZE = 64 * 1024 * 1024
+"""Part size of a dandi-etag in bytes; it suffices for files under 10,000 parts, as all here are."""
+
+
+def part_sizes(size: int, part_size: int = PART_SIZE) -> tuple[int, ...]:
+    """Return the sizes of the parts of an upload; at least one part."""
+    starts = range(0, max(size, 1), part_size)
+    return tuple(min(part_size, size - start) for start in starts)
+
+
+def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, ...]]:
+    """Return S3's ETag and the part sizes; for a single-part upload (None) the MD5, and no parts.
+
+    In parts it is ``<md5 of the joined part md5s>-<parts>``.
+    """
+    if part_size is None:
+        return hashlib.md5(data, usedforsecurity=False).hexdigest(), ()
+    sizes = part_sizes(len(data), part_size)
+    joined = hashlib.md5(usedforsecurity=False)
+    start = 0
+    for size in sizes:
+        joined.update(hashlib.md5(data[start : start + size], usedforsecurity=False).digest())
+        start += size
+    return f"{joined.hexdigest()}-{len(sizes)}", sizes
+
+
+def dandi_etag(data: bytes) -> str:
+    """Return the ETag of an upload in parts of 64 MiB."""
+    return multipart_etag(data, PART_SIZE)[0]
+
+
+def zarr_checksum(entries: Mapping[str, tuple[str, int]]) -> str:
+    """Return the dandi-zarr-checksum ``<md5>-<files>--<bytes>`` of path → (md5 hex, bytes).
+
+    The checksum of a folder is the md5 of its compact JSON listing, sorted by name; the format is
+    that of the ``compute_zarr_checksum`` package.
+    """
+    files: list[dict[str, object]] = []
+    folders: dict[str, dict[str, tuple[str, int]]] = {}
+    for path, (digest, size) in entries.items():
+        head, slash, rest = path.partition("/")
+        if slash:
+            folders.setdefault(head, {})[rest] = (digest, size)
+        else:
+            files.append({"digest": digest, "name": head, "size": size})
+    directories: list[dict[str, object]] = []
+    for name in sorted(folders):
+        digest = zarr_checksum(folders[name])
+        directories.append(
+            {"digest": digest, "name": name, "size": int(digest.rpartition("--")[2])}
+        )
+    listing = {
+        "directories": directories,
+        "files": sorted(files, key=lambda one: str(one["name"])),
+    }
+    text = json.dumps(listing, separators=(",", ":"))
+    total = sum(size for _, size in entries.values())
+    return (
+        f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}-{len(entries)}--{total}"
+    )
+
+
+@cache
+def read_data(name: str) -> Any:
+    """Return the content of a file of ``data``, which must not be changed."""
+    return json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text("utf-8"))
+
+
+def filled(node: Any, values: dict[str, Any]) -> Any:
+    """Return a copy in which ``{name}`` in texts, and texts ``$name``, are replaced by values."""
+    if isinstance(node, dict):
+        return {filled(name, values): filled(one, values) for name, one in node.items()}
+    if isinstance(node, list):
+        return [filled(one, values) for one in node]
+    if isinstance(node, str):
+        return values[node[1:]] if node.startswith("$") else node.format(**values)
+    return node
+
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://neuromirror.invalid/demo")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from neuromirror.lab.clone import download
-from neuromirror_demo import layer_contents
+from neuromirror_demo import bucket_contents
 from neuromirror_demo.bucket_contents import FUSION
 from support.browser_session import SharedBrowser, launched
 from support.browser_site import VOLUME, BrowserSite
@@ -25,7 +25,7 @@ from support.loopback_http import serving
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import run_catalogue
 
-LAYER, CELLS = f"demo-precomputed:{layer_contents.EM}", f"demo-precomputed:{layer_contents.CELLS}"
+LAYER, CELLS = f"demo-precomputed:{bucket_contents.EM}", f"demo-precomputed:{bucket_contents.CELLS}"
 ZARR = f"demo-aind:{FUSION}"
 
 _WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")

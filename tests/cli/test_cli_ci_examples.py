@@ -14,7 +14,7 @@ import yaml
 from werkzeug.wrappers import Request, Response
 
 from neuromirror_demo import DemoArchive
-from neuromirror_demo.loopback_server import LoopbackServer
+from neuromirror_demo.web import LoopbackServer
 from support.command_shell import Shell
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "watch.md"

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from neuromirror_demo.bucket_contents import SORTED_1
-from neuromirror_demo.catalogue_process import run_catalogue
+from neuromirror_demo.walkthrough import run_catalogue
 from support.command_shell import INTERRUPTIBLE, Shell
 
 

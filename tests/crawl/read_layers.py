@@ -13,7 +13,7 @@ import numpy as np
 from cloudvolume import CloudVolume
 from cloudvolume.exceptions import EmptyVolumeException
 
-from neuromirror_demo.layer_contents import CELLS, layer_scales
+from neuromirror_demo.bucket_contents import CELLS, layer_scales
 from neuromirror_demo.volumes import FIRST_CELL
 
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.model import Retention, VersionMinted
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.archive_contents import ODD_PATHS, image_entries, odd_entries
 from neuromirror_demo.records import Description
-from neuromirror_demo.zarr_contents import ODD_PATHS, image_entries, odd_entries
 from support.embargo_harness import NAME as EMBARGOED
 from support.embargo_harness import EmbargoHarness, contents
 from support.mirror_harness import MirrorHarness, run_git

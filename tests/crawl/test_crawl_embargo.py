@@ -23,8 +23,8 @@ from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionMinte
 from neuromirror.sources.dandi import DandiSource
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Store
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.api import DandiDocuments
 from neuromirror_demo.archive_contents import zarr_entries
-from neuromirror_demo.documents import DandiDocuments
 from neuromirror_demo.records import Dandiset, Description
 from support.embargo_harness import (
     FOLDER,

@@ -12,13 +12,13 @@ import pytest
 
 from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.layer_contents import CELLS, EM, GCAMP, LAYERS
-from neuromirror_demo.layers import encode_object
+from neuromirror_demo.bucket_contents import CELLS, EM, GCAMP, LAYERS
+from neuromirror_demo.volumes import encode_object
 from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
 
 MIRROR = "demo-precomputed"
-READER = Path(__file__).with_name("read_layers.py")
+READER = Path(__file__).with_name("read_volumes.py")
 
 
 @pytest.fixture

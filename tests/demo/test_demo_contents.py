@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from neuromirror_demo import SHARED, ZARR, DemoArchive
-from neuromirror_demo.checksums import dandi_etag, zarr_checksum
+from neuromirror_demo.records import dandi_etag, zarr_checksum
 
 
 def everything(demo: DemoArchive) -> dict[str, Any]:
@@ -45,7 +45,7 @@ _OTHER_PROCESS = """
 import json, sys
 from pathlib import Path
 from pynwb import NWBHDF5IO
-from neuromirror_demo.nwb import nwb_bytes, parse_recipe
+from neuromirror_demo.archive import nwb_bytes, parse_recipe
 folder, read = Path(sys.argv[1]), {}
 for path in folder.iterdir():
     with NWBHDF5IO(path, mode="r") as reader:

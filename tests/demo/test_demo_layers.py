@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.layer_contents import CELLS, EM, LAYERS, layer_scales
-from neuromirror_demo.layers import encode_object
+from neuromirror_demo.bucket_contents import CELLS, EM, LAYERS, layer_scales
+from neuromirror_demo.volumes import encode_object
 
 
 @pytest.fixture(scope="module")

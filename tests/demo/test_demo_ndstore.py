@@ -22,7 +22,7 @@ from neuromirror_demo.ndstore import (
     SYNAPSES,
     DemoNdstore,
 )
-from neuromirror_demo.ndstore.records import Project, Space
+from neuromirror_demo.ndstore.server import Project, Space
 
 OWNER = {"Authorization": f"Token {DemoNdstore.token}"}
 

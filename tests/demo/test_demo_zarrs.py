@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from neuromirror_demo import DemoArchive, DemoError
-from neuromirror_demo.zarr_contents import pixel
+from neuromirror_demo.archive_contents import pixel
 
 IMAGES = ("v2x40", "v3x40")
 BUCKET = "demo-dandiarchive"

@@ -32,7 +32,7 @@ from neuromirror.net import (
     UnsafeAddressError,
     count_traffic,
 )
-from neuromirror_demo.loopback_server import stop_serving
+from neuromirror_demo.web import stop_serving
 from support.loopback_http import QuietHandler, send_reply
 from support.stub_server import (
     StubServer,

@@ -17,7 +17,7 @@ from neuromirror.sources import (
     open_source,
 )
 from neuromirror.sources.precomputed import PrecomputedSource
-from neuromirror_demo.layer_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
+from neuromirror_demo.bucket_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
 from support.precomputed_layers import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
 
 

@@ -24,7 +24,7 @@ from neuromirror.sources.precomputed.encodings import (
     encoding_of,
 )
 from neuromirror.sources.s3.history import upstream_name
-from neuromirror_demo.layers import encode_object
+from neuromirror_demo.volumes import encode_object
 from support.precomputed_layers import (
     INFO,
     TEXT,

@@ -17,8 +17,7 @@ from neuromirror.stream import (
     open_zarr,
 )
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.bucket_contents import RAW_2025
-from neuromirror_demo.recordings import traces
+from neuromirror_demo.bucket_contents import RAW_2025, traces
 from support.mirror_harness import MirrorHarness
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs
 

@@ -26,7 +26,7 @@ from neuromirror.stream import (
     WrongBytesError,
     open_zarr,
 )
-from neuromirror_demo.layer_contents import LAYERS, layer_scales
+from neuromirror_demo.bucket_contents import LAYERS, layer_scales
 from support.layer_mirror import LayerMirror, layer_mirror
 from support.mirror_harness import run_git
 from support.range_server import RangeServer, ServedTree

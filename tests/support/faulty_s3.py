@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
-from neuromirror_demo.loopback_server import stop_serving
+from neuromirror_demo.web import stop_serving
 from support.moto_buckets import Buckets
 
 Rule = Callable[[str, str], tuple[int, str] | None]

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any, Self
 
-from neuromirror_demo.loopback_server import stop_serving
+from neuromirror_demo.web import stop_serving
 
 
 class QuietHandler(BaseHTTPRequestHandler):

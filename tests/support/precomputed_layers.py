@@ -13,7 +13,7 @@ from neuromirror.net import RequestLimits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.precomputed import PrecomputedOptions, PrecomputedSource
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.layers import encode_object
+from neuromirror_demo.volumes import encode_object
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 INFO = json.dumps({"scales": [], "data_type": "uint8", "type": "image"})

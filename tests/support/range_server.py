@@ -18,7 +18,7 @@ from neuromirror.lab import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror_demo.loopback_server import stop_serving
+from neuromirror_demo.web import stop_serving
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 

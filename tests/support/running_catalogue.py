@@ -19,7 +19,7 @@ import requests
 
 from neuromirror.store import Store
 from neuromirror.web.rate_limits import REQUEST_KINDS
-from neuromirror_demo.catalogue_process import first_line
+from neuromirror_demo.walkthrough import first_line
 from support.forked_commands import fork_command
 
 UNLIMITED = [f"--limit={kind}=0" for kind in REQUEST_KINDS]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuromirror_demo import DemoArchive, Description
-from neuromirror_demo.zarr_contents import image_entries
+from neuromirror_demo.archive_contents import image_entries
 from support.mirror_harness import MirrorHarness
 
 FORMS = ("inline", "subdataset", "manifest")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
-from neuromirror_demo.layer_contents import layer_scales
+from neuromirror_demo.bucket_contents import layer_scales
 from neuromirror_demo.ndstore import DemoNdstore
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue

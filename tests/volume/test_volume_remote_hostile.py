@@ -11,7 +11,7 @@ from annexremote import RemoteError
 
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
-from neuromirror_demo.loopback_server import stop_serving
+from neuromirror_demo.web import stop_serving
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 
 EM = "demo_cortex/sections/em"

@@ -22,7 +22,7 @@ from neuromirror.web.cutouts import (
     CutoutService,
     Picture,
 )
-from neuromirror_demo import catalogue_process
+from neuromirror_demo import walkthrough
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
 from support.volume_archives import EM, VolumeArchives, cutout_path
@@ -156,7 +156,7 @@ def test_without_the_optional_packages_the_page_has_facts_and_the_command(
     )
     store = quiet_volumes.mirror_harness.folder
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NEUROMIRROR_STORE": str(store)}
-    with catalogue_process.run_catalogue(tmp_path, environment) as process:
+    with walkthrough.run_catalogue(tmp_path, environment) as process:
         site = RunningCatalogue(process.address)
         text = site.text(f"/volume/{EM}@latest")
         assert "4 × 4 × 40 nm" in text

@@ -16,8 +16,7 @@ import requests
 import zarr
 
 from neuromirror_demo import DemoArchive
-from neuromirror_demo.bucket_contents import FUSION
-from neuromirror_demo.layer_contents import layer_scales
+from neuromirror_demo.bucket_contents import FUSION, layer_scales
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, allow_loopback, run_catalogue
 from support.volume_archives import LAYER, VolumeArchives

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror_demo.catalogue_process import first_line, run_catalogue
+from neuromirror_demo.walkthrough import first_line, run_catalogue
 from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
 

@@ -2,29 +2,585 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from werkzeug.wrappers import Request, Response
 
-from neuromirror_demo.boss.cutouts import BossCutouts, active_faults, check, locate
-from neuromirror_demo.boss.documents import ANONYMOUS, OWNER, PUBLIC, Json
-from neuromirror_demo.boss.encodings import JSON, accepted_type
-from neuromirror_demo.boss.errors import (
-    BossError,
-    Code,
-    FrameworkError,
-    UpstreamDefectError,
-    not_found_page,
-    server_error_page,
+from neuromirror_demo.boss.server import (
+    DOWNSAMPLED,
+    SIZE,
+    BossChannel,
+    BossCollection,
+    BossExperiment,
+    BossState,
+    CoordinateFrame,
+    Resource,
 )
-from neuromirror_demo.boss.resources import Resources
-from neuromirror_demo.boss.state import BossState
-from neuromirror_demo.paging import json_response
+from neuromirror_demo.faults import FaultInjector
+from neuromirror_demo.volumes import XYZ, coarser_box
+from neuromirror_demo.web import json_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from neuromirror_demo.faults import Fault
+    from neuromirror_demo.volumes import Voxels
+
+
+class Code(IntEnum):
+    """The ``code`` of an error; each has its own HTTP status."""
+
+    INVALID_URL = 1000
+    INVALID_CUTOUT_ARGS = 1001
+    TYPE_ERROR = 1002
+    INVALID_POST_ARGUMENT = 1003
+    REQUEST_TOO_LARGE = 2000
+    MISSING_PERMISSION = 3001
+    ACCESS_DENIED_UNKNOWN = 3004
+    RESOURCE_NOT_FOUND = 4000
+    RESOURCE_MARKED_FOR_DELETION = 4005
+    BOSS_SYSTEM_ERROR = 9001
+    UNSUPPORTED_VERSION = 9003
+
+
+_STATUS: Final = {
+    Code.REQUEST_TOO_LARGE: 413,
+    Code.MISSING_PERMISSION: 403,
+    Code.RESOURCE_NOT_FOUND: 404,
+    Code.RESOURCE_MARKED_FOR_DELETION: 404,
+}
+
+
+class BossError(Exception):
+    """An error of BOSS."""
+
+    def __init__(self, message: str, code: Code) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    def response(self) -> Response:
+        """Return the JSON of status, code and message."""
+        import json
+
+        from werkzeug.wrappers import Response
+
+        status = _STATUS.get(self.code, 400)
+        body = {"status": status, "code": int(self.code), "message": self.message}
+        return Response(json.dumps(body), status, content_type="application/json")
+
+
+class FrameworkError(Exception):
+    """An error of the framework below BOSS: credentials, method or media type."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+    def response(self) -> Response:
+        """Return the JSON of a detail."""
+        from neuromirror_demo.web import json_response
+
+        response = json_response({"detail": self.detail}, self.status)
+        if self.status == 401:
+            response.headers["WWW-Authenticate"] = "api"
+        return response
+
+
+class UpstreamDefectError(Exception):
+    """A defect in upstream's code: 500."""
+
+
+def server_error_page(status: int = 500, text: str = "Server Error (500)") -> Response:
+    """Return the page of a server error, which has no details."""
+    from neuromirror_demo.web import html_response
+
+    return html_response(f"<h1>{text}</h1>", status)
+
+
+def not_found_page() -> Response:
+    """Return the page for an unknown path."""
+    from neuromirror_demo.web import html_response
+
+    text = "<h1>Not Found</h1><p>The requested resource was not found on this server.</p>"
+    return html_response(text, 404)
+
+
+Json = dict[str, Any]
+
+OWNER = "demo"
+"""The owner of all resources."""
+
+PUBLIC = "public"
+"""The public user."""
+
+ANONYMOUS = ""
+
+
+def readable(resource: BossCollection | BossExperiment | BossChannel, user: str) -> bool:
+    """Return whether the user may read a resource."""
+    return resource.public or user == OWNER
+
+
+def names(
+    held: Mapping[str, BossExperiment] | Mapping[str, BossChannel], whole: bool, user: str
+) -> list[str]:
+    """Return the names of resources that are not deleted; with ``whole`` also unreadable ones."""
+    found: Mapping[str, Any] = held
+    return [
+        name for name, one in found.items() if not one.deleted and (whole or readable(one, user))
+    ]
+
+
+def collection_document(one: BossCollection, user: str) -> Json:
+    """Return the JSON of a collection."""
+    return {
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "experiments": names(one.experiments, one.public or user == OWNER, user),
+        "creator": OWNER,
+    }
+
+
+def frame_document(one: CoordinateFrame) -> Json:
+    """Return the JSON of a coordinate frame."""
+    axes = "xyz"
+    ends = {
+        f"{axis}_{end}": getattr(one, end)[at]
+        for at, axis in enumerate(axes)
+        for end in ("start", "stop")
+    }
+    sizes = {f"{axis}_voxel_size": float(one.voxel[at]) for at, axis in enumerate(axes)}
+    about = {"name": one.name, "description": one.description}
+    return {**about, **ends, **sizes, "voxel_unit": one.unit}
+
+
+def experiment_document(collection: str, one: BossExperiment, user: str) -> Json:
+    """Return the JSON of an experiment; that of a public one names private channels too."""
+    return {
+        "channels": names(one.channels, one.public or user == OWNER, user),
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "collection": collection,
+        "coord_frame": one.frame.name,
+        "num_hierarchy_levels": one.levels,
+        "hierarchy_method": one.method,
+        "num_time_samples": one.samples,
+        "time_step": one.time_step,
+        "time_step_unit": one.time_step_unit,
+        "creator": OWNER,
+    }
+
+
+def channel_document(experiment: BossExperiment, one: BossChannel) -> Json:
+    """Return the JSON of a channel; deleted sources and related channels are left out."""
+    there = names(experiment.channels, True, OWNER)
+    return {
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "experiment": experiment.name,
+        "default_time_sample": one.default_time_sample,
+        "type": one.kind,
+        "base_resolution": one.base_resolution,
+        "datatype": one.datatype,
+        "creator": OWNER,
+        "sources": [name for name in one.sources if name in there],
+        "downsample_status": one.downsample_status,
+        "related": [name for name in one.related if name in there],
+        "storage_type": one.storage_type,
+        "bucket": one.bucket,
+        "cv_path": one.cv_path,
+    }
+
+
+def levels_document(experiment: BossExperiment, channel: BossChannel) -> Json:
+    """Return the levels of a channel (spdb/project/resource.py).
+
+    Extents are halved from the frame's stop, and rounded up. Upstream refuses frames whose voxels
+    are not square, because it also looks for the level at which they are nearest to cubes.
+    """
+    x, y, _ = experiment.frame.voxel
+    if experiment.method == "anisotropic" and x != y:
+        raise BossError(
+            "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
+            "Currently unable to determine isotropic level",
+            Code.BOSS_SYSTEM_ERROR,
+        )
+    voxel, extent = list(experiment.frame.voxel), experiment.frame.stop
+    voxels, extents = {"0": [float(one) for one in voxel]}, {"0": list(extent)}
+    for level in range(1, experiment.levels):
+        voxel = [one * by for one, by in zip(voxel, experiment.factor, strict=True)]
+        _, extent = coarser_box((0, 0, 0), extent, experiment.factor)
+        voxels[str(level)], extents[str(level)] = [float(one) for one in voxel], list(extent)
+    return {
+        "status": channel.downsample_status,
+        "num_hierarchy_levels": experiment.levels,
+        "voxel_size": voxels,
+        "extent": extents,
+        "cuboid_size": {str(level): list(SIZE) for level in range(experiment.levels)},
+    }
+
+
+BLOSC: Final = "application/blosc"
+NPYGZ: Final = "application/npygz"
+JSON: Final = "application/json"
+OFFERED: Final = (BLOSC, NPYGZ, JSON)
+"""Media types in order of preference; the first is sent unless the request accepts another."""
+
+
+@dataclass(frozen=True, slots=True)
+class BossCutoutRequest:
+    """The parameters of one request."""
+
+    experiment: BossExperiment
+    channel: BossChannel
+    level: int
+    start: XYZ
+    stop: XYZ
+    samples: range
+    with_time: bool
+
+    @property
+    def size(self) -> int:
+        """The size of the voxels in bytes."""
+        size = int(self.channel.datatype.removeprefix("uint")) // 8 * len(self.samples)
+        for a, b in zip(self.start, self.stop, strict=True):
+            size *= b - a
+        return size
+
+
+def accepted_type(request: Request) -> str:
+    """Return the media type that the request accepts.
+
+    Raises Broken if upstream does not support it: its first renderer then fails to render the JSON
+    of the error.
+    """
+    accepted_types = [
+        mime.lower() for mime, quality in request.accept_mimetypes if quality > 0
+    ] or ["*/*"]
+    for mime in sorted(accepted_types, key=lambda one: one.count("*")):
+        for offered in OFFERED:
+            if mime in {offered, f"{offered.partition('/')[0]}/*", "*/*"}:
+                return offered
+    raise UpstreamDefectError(f"cannot give {accepted_types}")
+
+
+def encode(voxels: Voxels, accepted: str, turn: int) -> bytes:
+    """Return the body of a reply.
+
+    Upstream's blosc streams depend on the order in which its threads finish. Here large ones do
+    too, and small ones, which need no threads, depend on ``turn``.
+    """
+    if accepted == JSON:
+        raise UpstreamDefectError("voxels are no JSON")
+    if accepted == NPYGZ:
+        import numpy as np
+
+        file = io.BytesIO()
+        np.save(file, voxels, allow_pickle=False)
+        return zlib.compress(file.getvalue())
+    import blosc  # type: ignore[import-untyped]
+
+    sizes = (8 * voxels.itemsize, voxels.itemsize, 3, 5)
+    stream: bytes = blosc.compress(voxels, typesize=sizes[turn % len(sizes)])
+    return stream
+
+
+T = TypeVar("T")
+R = TypeVar("R", BossCollection, BossExperiment, BossChannel)
+
+
+class Resources:
+    """Handles requests for resources, given the request, the user, and names from the path."""
+
+    def __init__(self, state: BossState) -> None:
+        self._state = state
+
+    # -- lists
+
+    def collections(self, request: Request, user: str) -> Json:
+        """Return the names of readable collections, including public ones marked for deletion."""
+        found = self._state.collections.values()
+        seen = [one for one in found if one.public or (user == OWNER and not one.deleted)]
+        return {"collections": [one.name for one in seen]}
+
+    def experiments(self, request: Request, user: str, collection: str) -> Json:
+        """Return the names of a collection's experiments; like upstream, fail if it is unknown."""
+        held = _require(self._state.collections, collection).experiments
+        return {"experiments": names(held, False, user)}
+
+    def channels(self, request: Request, user: str, collection: str, experiment: str) -> Json:
+        """Return the names of an experiment's channels."""
+        held = _require(self._state.collections, collection).experiments
+        return {"channels": names(_require(held, experiment).channels, False, user)}
+
+    def frames(self, request: Request, user: str) -> Json:
+        """Return the names of all coordinate frames."""
+        return {"coords": [one.name for one in self._state.frames.values() if not one.deleted]}
+
+    # -- single resources
+
+    def collection(self, request: Request, user: str, collection: str) -> Json:
+        """Return a collection."""
+        found = _lookup(self._state.collections, collection)
+        return collection_document(_require_readable(found, user), user)
+
+    def experiment(self, request: Request, user: str, collection: str, experiment: str) -> Json:
+        """Return an experiment."""
+        parent = _lookup(self._state.collections, collection)
+        found = _lookup(parent.experiments, experiment)
+        return experiment_document(collection, _require_readable(found, user), user)
+
+    def channel(
+        self, request: Request, user: str, collection: str, experiment: str, channel: str
+    ) -> Json:
+        """Return a channel."""
+        parent = _lookup(_lookup(self._state.collections, collection).experiments, experiment)
+        found = _lookup(parent.channels, channel)
+        return channel_document(parent, _require_readable(found, user))
+
+    def frame(self, request: Request, user: str, frame: str) -> Json:
+        """Return a coordinate frame."""
+        found = _lookup(self._state.frames, frame)
+        if found.deleted:
+            raise _deleted()
+        return frame_document(found)
+
+
+def _require(held: Mapping[str, T], name: str) -> T:
+    if name not in held:
+        raise UpstreamDefectError(name)
+    return held[name]
+
+
+def _lookup(held: Mapping[str, T], name: str) -> T:
+    if name not in held:
+        raise BossError(f"{name} does not exist.", Code.RESOURCE_NOT_FOUND)
+    return held[name]
+
+
+def _require_readable(found: R, user: str) -> R:
+    if not readable(found, user):
+        what = f"Missing read permissions on the resource {found.name}"
+        raise BossError(what, Code.MISSING_PERMISSION)
+    if found.deleted:
+        raise _deleted()
+    return found
+
+
+def _deleted() -> BossError:
+    return BossError(
+        "Invalid Request. This Resource has been marked for deletion",
+        Code.RESOURCE_MARKED_FOR_DELETION,
+    )
+
+
+MAX_REQUEST_BYTES: Final = 520 << 20
+"""Maximum bytes of voxels per request; four times as many for voxels of 64 bits."""
+
+
+class BossCutouts:
+    """Read and write voxels, and describe levels; ``most`` is the limit per request in bytes."""
+
+    def __init__(self, state: BossState, max_bytes: int = MAX_REQUEST_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._state = state
+        self._turn = itertools.count()
+
+    def cutout(self, request: Request, user: str, **names: str) -> Response:
+        """Return the voxels of a box."""
+        cutout_request = self._parse_request(request, user, names)
+        accepted = accepted_type(request)
+        voxels = _apply_faults(self._voxels(cutout_request), active_faults(request))
+        return Response(encode(voxels, accepted, next(self._turn)), content_type=accepted)
+
+    def levels(self, request: Request, user: str, **names: str) -> Json:
+        """Describe the downsampling status and the levels."""
+        return levels_document(*self._channel(request, user, names))
+
+    # -- request parsing
+
+    def _channel(
+        self, request: Request, user: str, names: dict[str, str]
+    ) -> tuple[BossExperiment, BossChannel]:
+        where = [names[name] for name in ("collection", "experiment", "channel")]
+        _, experiment, channel = locate(self._state, where)
+        assert isinstance(experiment, BossExperiment)
+        assert isinstance(channel, BossChannel)
+        check(request, channel.public or user == OWNER)
+        return experiment, channel
+
+    def _parse_request(
+        self, request: Request, user: str, names: dict[str, str]
+    ) -> BossCutoutRequest:
+        experiment, channel = self._channel(request, user, names)
+        samples = range(channel.default_time_sample, channel.default_time_sample + 1)
+        if names.get("t"):
+            samples = _times(names["t"], experiment.samples)
+        level, first = int(names["level"]), channel.base_resolution
+        if level not in range(first, first + experiment.levels):
+            last = first + experiment.levels
+            what = f"Invalid resolution {level}. The resolution has to be within {first} and {last}"
+            raise BossError(what, Code.TYPE_ERROR)
+        start, stop = _corners(names, experiment)
+        cutout_request = BossCutoutRequest(
+            experiment, channel, level, start, stop, samples, bool(names.get("t"))
+        )
+        if channel.datatype == "uint32":
+            raise UpstreamDefectError(
+                "upstream has no size for 32-bit voxels (spdb/project/resource.py)"
+            )
+        if cutout_request.size > self.max_bytes * (4 if channel.datatype == "uint64" else 1):
+            what = "Cutout request is over 500MB when uncompressed. Reduce cutout dimensions."
+            raise BossError(what, Code.REQUEST_TOO_LARGE)
+        return cutout_request
+
+    # -- reading and writing
+
+    def _voxels(self, cutout_request: BossCutoutRequest) -> Voxels:
+        """Return the voxels in the requested shape."""
+        import numpy as np
+
+        experiment, channel = cutout_request.experiment, cutout_request.channel
+        if channel.storage_type == "cloudvol":
+            # A layer is read with ``bounded`` set (cvdb/cloudvolumedb.py).
+            first, last = experiment.box(cutout_request.level)
+            ends = zip((*first, *cutout_request.stop), (*cutout_request.start, *last), strict=True)
+            if any(a > b for a, b in ends):
+                raise UpstreamDefectError("beyond the layer")
+        elif (
+            channel.labels
+            and cutout_request.level > channel.base_resolution
+            and channel.downsample_status != DOWNSAMPLED
+        ):
+            raise UpstreamDefectError("labels are not downsampled on the fly (spdb/spatialdb.py)")
+        if not cutout_request.samples:
+            raise UpstreamDefectError("no time at all")
+        with self._state.lock:
+            self._state.fill(experiment, channel)
+            read = channel.cuboids.read
+            found = [
+                read(cutout_request.level, one, cutout_request.start, cutout_request.stop)
+                for one in cutout_request.samples
+            ]
+        return np.stack(found) if cutout_request.with_time else found[0]
+
+
+def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
+    """Return the resources along a path, as looked up by all but the resource service."""
+    found: list[Resource] = []
+    held: Any = state.collections
+    kinds = (("Collection", "experiments"), ("Experiment", "channels"), ("Channel", ""))
+    for name, (kind, within) in zip(names, kinds, strict=False):
+        if name is None:
+            break
+        if name not in held:
+            raise BossError(f"{kind} {name} not found", Code.RESOURCE_NOT_FOUND)
+        if held[name].deleted:
+            what = f"Invalid Request. This resource {name} has been marked for deletion"
+            raise BossError(what, Code.RESOURCE_MARKED_FOR_DELETION)
+        found.append(held[name])
+        held = getattr(held[name], within, None)
+    return found
+
+
+def check(request: Request, allowed: bool) -> None:
+    """Raise Refused if the user lacks the permission; upstream does not support ``HEAD``."""
+    if request.method == "HEAD":
+        raise BossError("Unable to get permissions for this request", Code.INVALID_POST_ARGUMENT)
+    if not allowed:
+        what = "This user does not have the required permissions"
+        raise BossError(what, Code.MISSING_PERMISSION)
+
+
+def active_faults(request: Request) -> set[str]:
+    """Return the names of the active faults that apply to the request."""
+    found: list[Any] = request.environ.get("neuromirror_demo.struck", [])
+    return {one.name for one in found}
+
+
+def _apply_faults(voxels: Voxels, faults: set[str]) -> Voxels:
+    if "zeros" in faults:
+        voxels[...] = 0
+    if "wrong_shape" in faults:
+        voxels = voxels[..., :-1, :].copy()
+    if "wrong_dtype" in faults:
+        voxels = voxels.astype("uint16" if voxels.itemsize == 1 else "uint8")
+    return voxels
+
+
+def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XYZ]:
+    """Return start and stop of the box; the bounds of all levels are those of level 0."""
+    starts, stops = zip(
+        *([int(end) for end in names[one].split(":")] for one in "xyz"), strict=True
+    )
+    frame = experiment.frame
+    for a, b, low, high in zip(starts, stops, frame.start, frame.stop, strict=True):
+        if not low <= a < b <= high:
+            ranges = "/".join(names[one] for one in ("level", "x", "y", "z"))
+            raise BossError(f"Incorrect cutout arguments {ranges}", Code.INVALID_CUTOUT_ARGS)
+    return (starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])
+
+
+def _times(text: str, samples: int) -> range:
+    """Return the time samples; upstream allows one more than exist, which reads as zeros."""
+    start, stop = (int(end) for end in text.split(":"))
+    what = f"Invalid time range {text}. "
+    if start > samples:
+        more = "Start time is greater than the maximum time sample"
+        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
+    if start > stop or stop > samples + 1:
+        more = "End time is greater than the start time or out of bounds with maximum time sample"
+        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
+    return range(start, stop)
+
+
+_PAGES: Final = {
+    500: "Server Error (500)",
+    502: "502 Bad Gateway",
+    503: "503 Service Temporarily Unavailable",
+    504: "504 Gateway Time-out",
+}
+
+
+class BossFaultInjector(FaultInjector):
+    """Refuses requests as BOSS's throttle (bosscore/renderer_helper.py) or load balancer does."""
+
+    def _answer(self, request: Request, struck: list[Fault]) -> Response:
+        for fault in struck:
+            if fault.name == "status":
+                return _error_response(fault)
+        return super()._answer(request, struck)
+
+
+def _error_response(fault: Fault) -> Response:
+    from werkzeug.wrappers import Response
+
+    status = int(fault.options["status"])
+    if status == 429:
+        after = fault.options["retry_after"]
+        when = "tomorrow" if after is None else f"in {after} seconds"
+        text = f"User is throttled. Expected available {when}."
+        body = {"status": status, "message": text, "code": int(Code.ACCESS_DENIED_UNKNOWN)}
+        response = Response(json.dumps(body), status, content_type="application/json")
+    else:
+        response = server_error_page(status, _PAGES.get(status, str(status)))
+    if fault.options["retry_after"] is not None:
+        response.headers["Retry-After"] = str(fault.options["retry_after"])
+    return response
+
 
 Answer = Callable[..., "Response | Json"]
 

@@ -1,16 +1,17 @@
 """An ndstore on loopback that behaves like neurodata/ndstore; no code of ndstore is copied."""
 
-from neuromirror_demo.ndstore.contents import (
+from neuromirror_demo.ndstore.server import (
     CALCIUM,
     CELLS,
+    FAULTS,
     IMAGE_11,
     MEMBRANES,
     PRIVATE,
     SINGLE_12,
     SYNAPSES,
+    Box,
+    DemoNdstore,
 )
-from neuromirror_demo.ndstore.server import FAULTS, DemoNdstore
-from neuromirror_demo.ndstore.state import Box
 
 __all__ = [
     "CALCIUM",
