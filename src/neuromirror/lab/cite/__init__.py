@@ -11,14 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from neuromirror.lab.cite.bibliography import (
-    write_bibtex,
-    write_cff,
-    write_csl,
-    write_datacite,
-    write_text,
-)
-from neuromirror.lab.cite.crates import write_croissant, write_rocrate
+from neuromirror.lab.cite import bibliography, crates
 from neuromirror.lab.cite.documents import read_work
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
 from neuromirror.lab.cite.works import (
@@ -53,13 +46,13 @@ class CitationFormat(NamedTuple):
 
 
 FORMATS: Final = {
-    "text": CitationFormat("citation.txt", write_text),
-    "bibtex": CitationFormat("citation.bib", write_bibtex),
-    "csl": CitationFormat("citation.csl.json", write_csl),
-    "cff": CitationFormat("CITATION.cff", write_cff),
-    "datacite": CitationFormat("datacite.json", write_datacite),
-    "ro-crate": CitationFormat("ro-crate-metadata.json", write_rocrate, lists_files=True),
-    "croissant": CitationFormat("croissant.json", write_croissant, lists_files=True),
+    "text": CitationFormat("citation.txt", bibliography.write_text),
+    "bibtex": CitationFormat("citation.bib", bibliography.write_bibtex),
+    "csl": CitationFormat("citation.csl.json", bibliography.write_csl),
+    "cff": CitationFormat("CITATION.cff", bibliography.write_cff),
+    "datacite": CitationFormat("datacite.json", bibliography.write_datacite),
+    "ro-crate": CitationFormat("ro-crate-metadata.json", crates.write_rocrate, lists_files=True),
+    "croissant": CitationFormat("croissant.json", crates.write_croissant, lists_files=True),
 }
 
 

@@ -12,6 +12,7 @@ from neuromirror.lab.cite.works import (
     Agent,
     CitationCollection,
     CitedWork,
+    Funder,
     Organisation,
     Person,
 )
@@ -76,7 +77,7 @@ def unlisted_remarks(work: CitedWork) -> list[str]:
 def paragraph(work: CitedWork) -> str:
     """Return one citation on one line, in the style of DANDI and journals."""
     title, publisher = work.title.rstrip("."), work.publisher
-    year = _year(work) or "n.d."
+    year = work.citation_date.year if work.citation_date else "n.d."
     authors = "; ".join(one.name for one in work.authors)
     head = f"{authors} ({year}) {title}" if authors else f"{title} ({year})"
     return _joined(
@@ -91,10 +92,6 @@ def paragraph(work: CitedWork) -> str:
 
 def _joined(*sentences: str | None) -> str:
     return " ".join(filter(None, sentences))
-
-
-def _year(work: CitedWork) -> str:
-    return "" if work.citation_date is None else str(work.citation_date.year)
 
 
 def write_text(collection: CitationCollection) -> Iterator[str]:
@@ -128,7 +125,7 @@ def write_bibtex(collection: CitationCollection) -> Iterator[str]:
         fields = {
             "author": " and ".join(map(_bibtex_author, work.authors)),
             "title": f"{{{_tex(work.title)}}}",  # extra braces keep the case of letters
-            "year": _year(work),
+            "year": work.citation_date and work.citation_date.year,
             "version": _tex(work.version),
             "publisher": _tex(work.publisher.name) if work.publisher else "",
             "doi": (work.doi or "").translate(_VERBATIM),
@@ -165,9 +162,7 @@ def _tex(text: str) -> str:
 
 def write_csl(collection: CitationCollection) -> Iterator[str]:
     """Yield the text of a CSL-JSON file: one list with one item per work."""
-    yield indented_json(
-        [_csl(key, work) for key, work in zip(collection.keys(), collection.works, strict=True)]
-    )
+    yield indented_json(list(map(_csl, collection.keys(), collection.works)))
 
 
 def _csl(key: str, work: CitedWork) -> dict[str, Any]:
@@ -211,19 +206,17 @@ _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\u
 def write_cff(collection: CitationCollection) -> Iterator[str]:
     """Yield the text of a ``CITATION.cff`` file."""
     only = collection.single_work
-    about: dict[str, Any] = {"cff-version": "1.2.0"}
     if only is not None:
-        about["message"] = f"{_CITE} them as below. {_cff_note(only)}"
-        about |= {"type": "dataset", **_cff_fields(only)}
+        message, about = f"them as below. {_cff_note(only)}", _cff_fields(only)
     else:
-        about["message"] = f"{_CITE} each of the references below."
-        about |= {"type": "dataset", "title": collection.title}
-        about["authors"] = _cff_authors(collection.works)
+        message = "each of the references below."
+        about = {"title": collection.title, "authors": _cff_authors(collection.works)}
         about["references"] = [
             {"type": "data", **_cff_fields(work), "notes": _cff_note(work)}
             for work in collection.works
         ]
-    yield from _block(about, 0)
+    head = {"cff-version": "1.2.0", "message": f"{_CITE} {message}", "type": "dataset"}
+    yield from _block(head | about, 0)
 
 
 def _cff_fields(work: CitedWork) -> dict[str, Any]:
@@ -321,7 +314,10 @@ def _yaml(value: str) -> str:
 
 _UNKNOWN: Final = ":unav"
 _ROR: Final = "https://ror.org"
-_SPDX: Final = "https://spdx.org/licenses/"
+_SPDX_SCHEME: Final = {
+    "rightsIdentifierScheme": "SPDX",
+    "schemeUri": "https://spdx.org/licenses/",
+}
 _INPUT: Final = {"relatedItemType": "Dataset", "relationType": "IsDerivedFrom"}
 _RELATIONS: Final = frozenset(
     (
@@ -369,15 +365,10 @@ def _record(work: CitedWork) -> dict[str, Any]:
             "relatedItems": [{"titles": [{"title": one}], **_INPUT} for one in work.inputs],
             "sizes": [count_of(work.files, "file"), f"{work.bytes} bytes"],
             "rightsList": [
-                without_empty(
-                    {
-                        "rights": one.name,
-                        "rightsUri": one.url,
-                        "rightsIdentifier": one.spdx,
-                        "rightsIdentifierScheme": one.spdx and "SPDX",
-                        "schemeUri": one.spdx and _SPDX,
-                    }
-                )
+                {
+                    **without_empty({"rights": one.name, "rightsUri": one.url}),
+                    **({"rightsIdentifier": one.spdx, **_SPDX_SCHEME} if one.spdx else {}),
+                }
                 for one in work.licenses
             ],
             "descriptions": [
@@ -385,21 +376,17 @@ def _record(work: CitedWork) -> dict[str, Any]:
                 for text, kind in ((work.description, "Abstract"), (info, "TechnicalInfo"))
                 if text
             ],
-            "fundingReferences": [
-                without_empty(
-                    {
-                        "funderName": one.organisation.name,
-                        "funderIdentifier": one.organisation.ror,
-                        "funderIdentifierType": one.organisation.ror and "ROR",
-                        "awardNumber": one.award,
-                    }
-                )
-                for one in work.funders
-            ],
+            "fundingReferences": list(map(_funding, work.funders)),
             "url": work.address if work.address.startswith(("http://", "https://")) else None,
             "schemaVersion": "http://datacite.org/schema/kernel-4",
         }
     )
+
+
+def _funding(one: Funder) -> dict[str, Any]:
+    name, ror = one.organisation.name, one.organisation.ror
+    identifier = {"funderIdentifier": ror, "funderIdentifierType": "ROR"} if ror else {}
+    return without_empty({"funderName": name, **identifier, "awardNumber": one.award})
 
 
 def _creator(one: Agent) -> dict[str, Any]:

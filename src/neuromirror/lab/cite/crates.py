@@ -24,7 +24,7 @@ from neuromirror.lab.cite.bibliography import (
 )
 from neuromirror.lab.cite.states import CitedDocument, CitedEntry, CitedFile, cited_files
 from neuromirror.lab.cite.values import compact_json, distinct, without_empty
-from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, Person
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, License, Person
 from neuromirror.lab.export_lock import printable_url
 from neuromirror.model import count_of
 
@@ -74,14 +74,8 @@ def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[st
     """Yield the text of ``ro-crate-metadata.json``; without ``files`` it lists no files."""
     crate = _Crate(collection, files=files)
     yield f'{{\n"@context": "{_SPECIFICATION}/context",\n"@graph": [\n'
-    yield compact_json(
-        {
-            "@id": "ro-crate-metadata.json",
-            "@type": "CreativeWork",
-            "about": {"@id": _ROOT},
-            "conformsTo": {"@id": _SPECIFICATION},
-        }
-    )
+    head = {"@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": {"@id": _ROOT}}
+    yield compact_json({**head, "conformsTo": {"@id": _SPECIFICATION}})
     if collection.single_work is not None:
         yield from crate.dataset(_ROOT, collection.single_work)
     else:
@@ -149,15 +143,7 @@ class _Crate:
     def _about(self, work: CitedWork) -> Entity:
         """Return the entity of a dataset without its id and files."""
         text = f"{_description(work, files=self._has_files)} {retrieval_phrase(work)}"
-        licenses = [
-            self._add(
-                one.url or f"#license-{quote(one.name, safe='')}",
-                "CreativeWork",
-                name=one.name,
-                description=f"The license that upstream states: {one.name}",
-            )
-            for one in work.licenses
-        ]
+        licenses = list(map(self._license, work.licenses))
         return without_empty(
             {
                 "@type": "Dataset",
@@ -173,18 +159,20 @@ class _Crate:
                 "url": work.url,
                 "identifier": distinct(self._identifiers(work)),
                 "keywords": list(work.keywords),
-                "isBasedOn": [
-                    self._add(
-                        f"#input-{quote(one, safe='')}",
-                        "Dataset",
-                        name=one,
-                        description="Upstream name of an input.",
-                    )
-                    for one in work.inputs
-                ],
+                "isBasedOn": list(map(self._input, work.inputs)),
                 "creditText": paragraph(work),
             }
         )
+
+    def _license(self, one: License) -> Entity:
+        about = f"The license that upstream states: {one.name}"
+        identity = one.url or f"#license-{quote(one.name, safe='')}"
+        return self._add(identity, "CreativeWork", name=one.name, description=about)
+
+    def _input(self, one: str) -> Entity:
+        about = "Upstream name of an input."
+        identity = f"#input-{quote(one, safe='')}"
+        return self._add(identity, "Dataset", name=one, description=about)
 
     def _agent(self, one: Agent) -> Entity:
         """Return a reference to a person or an organisation."""

@@ -257,9 +257,8 @@ class _CommitDocuments:
     """The documents of a commit; one that is unreadable is read from the last readable version."""
 
     def __init__(self, reader: ObjectReader, commit: str) -> None:
-        self._reader = reader
-        self._commit = commit
-        self.description: Mapping[str, Any] = self._read_description()
+        self._reader, self._commit = reader, commit
+        self.description = self._read_description()
         attributes = mapping(self.description.get("attributes"))
         self._unreadable = frozenset(plain_texts(attributes.get(UNREADABLE)))
         self.paths = frozenset(plain_texts(self.description.get("documents"))) | self._unreadable

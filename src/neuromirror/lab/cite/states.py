@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -115,10 +115,9 @@ def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -
             f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
             "if the lock file was edited, restore it from git or pin the dataset again"
         )
-    state = replace(state, origin=pin.clone[0] if pin.clone else None)
-    if not pin.paths:
-        return state
-    return replace(state, files=pin.files, bytes=pin.bytes, paths=pin.paths, is_cited=pin.matches)
+    origin = pin.clone[0] if pin.clone else None
+    chosen = {"files": pin.files, "bytes": pin.bytes, "paths": pin.paths}
+    return replace(state, origin=origin, is_cited=pin.matches, **chosen)
 
 
 def _repository_with(
@@ -251,28 +250,23 @@ def cited_files(state: CitedState) -> Iterator[CitedEntry]:
         The state cannot be read.
     """
     with ExitStack() as stack:
-        objects = _Objects(stack.enter_context(git.BatchObjectReader(state.git_dir)), state.git_dir)
+        objects = stack.enter_context(_Objects(state.git_dir))
         logs = _UrlLogs(objects, state)
         entries = _entries(stack, state)
         while some := list(islice(entries, _BATCH)):
-            contents = iter(
-                objects.read([sha for mode, sha, _ in some if mode != git.GITLINK_MODE])
-            )
-            read = [
-                (mode, path.decode(), sha.encode() if mode == git.GITLINK_MODE else next(contents))
-                for mode, sha, path in some
-            ]
-            keys = [_key(path, target) for mode, path, target in read if mode == git.SYMLINK_MODE]
-            urls = logs.urls([key for key, _, _ in keys])
-            files = iter(keys)
-            for mode, path, content in read:
+            ids = [sha for mode, sha, _ in some if mode != git.GITLINK_MODE]
+            contents = dict(zip(ids, objects.read_all(ids), strict=True))
+            links = [(sha, path) for mode, sha, path in some if mode == git.SYMLINK_MODE]
+            keys = {sha: _key(path.decode(), contents[sha]) for sha, path in links}
+            urls = logs.urls([key for key, _, _ in keys.values()])
+            for mode, sha, path in some:
                 if mode == git.SYMLINK_MODE:
-                    key, size, digest = next(files)
-                    yield CitedFile(path, size, digest, urls[key])
+                    key, size, digest = keys[sha]
+                    yield CitedFile(path.decode(), size, digest, urls[key])
                 elif mode == git.GITLINK_MODE:
-                    yield CitedSubdataset(path, content.decode())
+                    yield CitedSubdataset(path.decode(), sha)
                 else:
-                    yield CitedDocument(path, content)
+                    yield CitedDocument(path.decode(), contents[sha])
 
 
 def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | None]:
@@ -320,17 +314,16 @@ def _collides(before: list[bytes], path: bytes) -> bool:
     return repeated or inside
 
 
-class _Objects:
+class _Objects(git.BatchObjectReader):
     """Reads objects by id; all of them must exist."""
 
-    def __init__(self, objects: git.BatchObjectReader, git_dir: Path) -> None:
-        self._objects = objects
-        self._git_dir = git_dir
+    def __enter__(self) -> Self:
+        return self
 
-    def read(self, names: list[str]) -> list[bytes]:
+    def read_all(self, names: list[str]) -> list[bytes]:
         """Return the contents of objects."""
         found = []
-        contents = self._objects.read([name.encode() for name in names])
+        contents = self.read([name.encode() for name in names])
         for name, content in zip(names, contents, strict=True):
             if content is None:
                 raise NotCitableError(
@@ -343,7 +336,7 @@ class _Objects:
     def read_commit(self, commit: str) -> git.Commit:
         """Return a commit."""
         try:
-            return git.parse_commit(*self.read([commit]))
+            return git.parse_commit(*self.read_all([commit]))
         except ValueError as error:
             raise NotCitableError(f"{self._git_dir}: commit {commit}: {error}") from error
 
@@ -362,7 +355,7 @@ class _UrlLogs:
         self._folders: dict[bytes, bytes] = {}
         self._root = b""
         if state.annex is not None:
-            (self._root,) = objects.read([objects.read_commit(state.annex).tree])
+            (self._root,) = objects.read_all([objects.read_commit(state.annex).tree])
 
     def urls(self, keys: list[str]) -> dict[str, tuple[str, ...]]:
         """Return the URLs of at most 1000 keys, best first."""
@@ -381,7 +374,7 @@ class _UrlLogs:
     def _read(self, places: Mapping[_Key, tuple[bytes, bytes]]) -> dict[_Key, bytes]:
         """Return the content of the entry of each tree with a name, empty if it has none."""
         ids = {key: found for key, place in places.items() if (found := _child(*place))}
-        contents = dict(zip(ids, self._objects.read(list(ids.values())), strict=True))
+        contents = dict(zip(ids, self._objects.read_all(list(ids.values())), strict=True))
         return {key: contents.get(key, b"") for key in places}
 
     def _current_urls(self, log: bytes) -> tuple[str, ...]:
