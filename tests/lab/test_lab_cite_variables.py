@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from neuromirror.lab.cite.documents import read_asset, read_dandiset
 
 
-class Documents:
-    """Metadata in one document."""
-
-    def __init__(self, path: str, **fields: Any) -> None:
-        self.documents = {path: fields}
-
-    def parsed(self, path: str) -> dict[str, Any]:
-        return self.documents.get(path, {})
+def document(path: str, **fields: Any) -> Callable[[str], dict[str, Any]]:
+    """Return what reads the only document of a version."""
+    return lambda asked: fields if asked == path else {}
 
 
 def test_modalities_are_the_variables_of_an_aind_asset() -> None:
     modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
-    found = read_asset(Documents("data_description.json", name="x", modality=modalities))
+    found = read_asset(document("data_description.json", name="x", modality=modalities))
     assert found.variables == ("Behavior videos",)
 
 
 def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
     people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
-    found = read_asset(Documents("data_description.json", investigators=people))
+    found = read_asset(document("data_description.json", investigators=people))
     names = ["Institute of Brain, Mind and Markets", "Jane Doe", "John Smith"]
     assert [one.full_name for one in found.authors] == names
 
@@ -33,5 +29,5 @@ def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
 def test_variables_of_a_dandiset_are_read() -> None:
     variables = ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
     summary = {"variableMeasured": variables}
-    found = read_dandiset(Documents("dandiset.yaml", name="x", assetsSummary=summary))
+    found = read_dandiset(document("dandiset.yaml", name="x", assetsSummary=summary))
     assert found.variables == ("ElectricalSeries", "Units")

@@ -13,9 +13,9 @@ name. The account that created a channel is not cited as an author.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec.structs import asdict, replace
 
@@ -66,19 +66,15 @@ _PEOPLE: Final = (
 _NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and|&)\s+")
 
 
-class Documents(Protocol):
-    """The documents of one version, as the readers of citation metadata need them."""
-
-    def parsed(self, path: str) -> Mapping[str, Any]:
-        """Return the JSON object in a document; empty without a document."""
-
+Parsed = Callable[[str], Mapping[str, Any]]
+"""Returns the JSON object in a document of one version by its path; empty without a document."""
 
 # --- DANDI
 
 
-def read_dandiset(documents: Documents) -> UpstreamMetadata:
+def read_dandiset(parsed: Parsed) -> UpstreamMetadata:
     """Return the citation metadata in ``dandiset.yaml``; empty without that document."""
-    about = documents.parsed(_DANDISET)
+    about = parsed(_DANDISET)
     contributors = mappings(about.get("contributor"))
     cited = [one for one in contributors if one.get("includeInCitation") is True]
     if not cited:
@@ -137,10 +133,10 @@ def _related(value: Any) -> Iterator[Related]:
 # --- AIND
 
 
-def read_asset(documents: Documents) -> UpstreamMetadata:
+def read_asset(parsed: Parsed) -> UpstreamMetadata:
     """Return the citation metadata in the sidecars of an AIND asset; empty without sidecars."""
-    joined = documents.parsed(_ASSET[1])
-    about = documents.parsed(_ASSET[0]) or mapping(joined.get("data_description"))
+    joined = parsed(_ASSET[1])
+    about = parsed(_ASSET[0]) or mapping(joined.get("data_description"))
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))
     name = plain_text(about.get("name")) or plain_text(joined.get("name"))
     listed = members(about.get("modalities") or about.get("modality"))
@@ -193,9 +189,9 @@ def _name_of(value: Any) -> Any:
 # --- volumes
 
 
-def read_boss(documents: Documents) -> UpstreamMetadata:
+def read_boss(parsed: Parsed) -> UpstreamMetadata:
     """Return the metadata of a BOSS channel, its experiment and its collection."""
-    metadata = documents.parsed(".boss/metadata.json")
+    metadata = parsed(".boss/metadata.json")
     scopes = [mapping(metadata.get(one)) for one in ("collection", "experiment", "channel")]
     pairs = {key.strip().casefold(): value for one in scopes for key, value in one.items()}
     texts = (pairs[key] for key in _PEOPLE if isinstance(pairs.get(key), str))
@@ -205,26 +201,26 @@ def read_boss(documents: Documents) -> UpstreamMetadata:
     requests = (plain_text(pairs[key]) for key in sorted(pairs) if re.search("citation|cite", key))
     return UpstreamMetadata(
         authors=next(filter(None, people), ()),
-        description=_descriptions(documents, ".boss", "channel", "experiment", "collection"),
+        description=_descriptions(parsed, ".boss", "channel", "experiment", "collection"),
         funders=tuple(Funder(one) for one in funders if one is not None),
         citation_requests=tuple(dict.fromkeys(filter(None, requests))),
-        variables=_voxels(documents.parsed(_BOSS), "type", "datatype"),
+        variables=_voxels(parsed(_BOSS), "type", "datatype"),
     )
 
 
-def read_ndstore(documents: Documents) -> UpstreamMetadata:
+def read_ndstore(parsed: Parsed) -> UpstreamMetadata:
     """Return the metadata of an ndstore channel and its project."""
     return UpstreamMetadata(
-        description=_descriptions(documents, ".ndstore", "channel", "project"),
-        variables=_voxels(documents.parsed(_NDSTORE), "channel_type", "datatype"),
+        description=_descriptions(parsed, ".ndstore", "channel", "project"),
+        variables=_voxels(parsed(_NDSTORE), "channel_type", "datatype"),
     )
 
 
-def read_precomputed(documents: Documents) -> UpstreamMetadata:
+def read_precomputed(parsed: Parsed) -> UpstreamMetadata:
     """Return the metadata in the ``provenance`` of a layer."""
     return UpstreamMetadata(
-        description=plain_text(documents.parsed(_PRECOMPUTED).get("description")),
-        variables=_voxels(documents.parsed("info"), "type", "data_type"),
+        description=plain_text(parsed(_PRECOMPUTED).get("description")),
+        variables=_voxels(parsed("info"), "type", "data_type"),
     )
 
 
@@ -235,10 +231,10 @@ def _voxels(about: Mapping[str, Any], kind: str, data_type: str) -> tuple[str, .
     return (f"{meaning} ({unit} voxels)" if unit else meaning,) if name else ()
 
 
-def _descriptions(documents: Documents, folder: str, *scopes: str) -> str:
+def _descriptions(parsed: Parsed, folder: str, *scopes: str) -> str:
     """Return the descriptions in the documents of a channel and of what it is in, as sentences."""
-    parsed = (documents.parsed(f"{folder}/{scope}.json") for scope in scopes)
-    about = dict.fromkeys(plain_text(one.get("description")) for one in parsed)
+    listed = (parsed(f"{folder}/{scope}.json") for scope in scopes)
+    about = dict.fromkeys(plain_text(one.get("description")) for one in listed)
     ends = (".", "!", "?", "…")
     return " ".join(one if one.endswith(ends) else f"{one}." for one in about if one)
 
@@ -308,7 +304,7 @@ def read_work(state: CitedState) -> CitedWork:
     with ObjectReader(state.git_dir) as reader:
         documents = _CommitDocuments(reader, state.commit)
         read = next((read for path, read in _READERS if path in documents.paths), None)
-        metadata = UpstreamMetadata() if read is None else read(documents)
+        metadata = UpstreamMetadata() if read is None else read(documents.parsed)
     return _merge(state, documents.description, metadata)
 
 
