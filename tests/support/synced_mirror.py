@@ -27,7 +27,9 @@ def serve_few_dandisets(folder: Path, files: Path, *kept: str) -> Iterator[DemoA
 
 
 def copy_mirror(mirror_harness: MirrorHarness, folder: Path) -> MirrorHarness:
-    shutil.copytree(mirror_harness.folder, folder, symlinks=True)
+    # a catalogue of the original does not serve the copy
+    no_catalogue = shutil.ignore_patterns("catalogue-*.json")
+    shutil.copytree(mirror_harness.folder, folder, symlinks=True, ignore=no_catalogue)
     return MirrorHarness(mirror_harness.mirrors, folder)
 
 
