@@ -51,14 +51,7 @@ def main() -> None:
     help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets'), and a bucket"
     " of precomputed layers beside the other buckets.",
 )
-@click.option(
-    "--zarrs",
-    is_flag=True,
-    help="Add dandisets with Zarrs of every kind to the archive.",
-)
-def serve(
-    directory: Path, port: int, buckets: bool | None, volumes: bool | None, zarrs: bool
-) -> None:
+def serve(directory: Path, port: int, buckets: bool | None, volumes: bool | None) -> None:
     """Serve until interrupted; print one line of JSON with the addresses.
 
     The field "mirrors" is the folder with mirror files for the archives.
@@ -77,7 +70,6 @@ def serve(
                     directory,
                     port=port,
                     s3_port=port + 1 if port else 0,
-                    zarrs=zarrs,
                     buckets=buckets,
                     buckets_port=port + 2 if port else 0,
                     layers=volumes,

@@ -18,7 +18,6 @@ from neuromirror_demo.records import (
     Asset,
     Dandiset,
     DandisetVersion,
-    VersionSummary,
     Zarr,
     filled,
     fixed_uuid,
@@ -70,18 +69,9 @@ class DandiDocuments:
 
     # -- dandisets and versions
 
-    def summary(self, dandiset: Dandiset, version: DandisetVersion) -> VersionSummary:
-        """Return the current summary, or the frozen one."""
-        frozen = self.archive.frozen_summaries
-        if frozen is not None:
-            return frozen.get((dandiset.identifier, version.label), version.summary)
-        return version.summary
-
-    def version_brief(
-        self, dandiset: Dandiset, version: DandisetVersion, *, full: bool = True
-    ) -> Json:
+    def version_brief(self, version: DandisetVersion, *, full: bool = True) -> Json:
         """Return a version inside a dandiset; without ``full`` as in the list of all dandisets."""
-        summary = self.summary(dandiset, version)
+        summary = version.summary
         row: Json = {
             "version": version.label,
             "name": version.description.title,
@@ -115,14 +105,14 @@ class DandiDocuments:
         return {
             **self.dandiset_brief(dandiset),
             "most_recent_published_version": (
-                None if newest is None else self.version_brief(dandiset, newest, full=full)
+                None if newest is None else self.version_brief(newest, full=full)
             ),
-            "draft_version": self.version_brief(dandiset, dandiset.draft, full=full),
+            "draft_version": self.version_brief(dandiset.draft, full=full),
         }
 
     def version_row(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
         """Return a row of ``/versions/``."""
-        row = self.version_brief(dandiset, version)
+        row = self.version_brief(version)
         notes = row.pop("release_notes")
         return {**row, "dandiset": self.dandiset_brief(dandiset), "release_notes": notes}
 
@@ -174,7 +164,7 @@ class DandiDocuments:
             "created": dandiset.created.isoformat(),
             "published_by": published,
             "published": None if published is None else published["startDate"],
-            "summary": self._assets_summary(dandiset, version),
+            "summary": self._assets_summary(version),
             "manifest": draft if published is None else manifest,
         }
         document: Json = filled(read_data("dandi")["dandiset"], values)
@@ -278,8 +268,8 @@ class DandiDocuments:
             }
         ]
 
-    def _assets_summary(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
-        summary = self.summary(dandiset, version)
+    def _assets_summary(self, version: DandisetVersion) -> Json:
+        summary = version.summary
         counts: Json = {
             "schemaKey": "AssetsSummary",
             "numberOfBytes": summary.size,

@@ -30,7 +30,6 @@ from neuromirror_demo.records import (
     Dandiset,
     DandisetVersion,
     Description,
-    VersionSummary,
     Zarr,
     ZarrEntry,
     fixed_uuid,
@@ -184,8 +183,6 @@ class ArchiveState:
         self.lock = threading.RLock()
         self.members_only = False
         """Whether every request needs a token, as at LINC."""
-        self.frozen_summaries: dict[tuple[str, str], VersionSummary] | None = None
-        """If set, the outdated summary that lists report for each version."""
         self.manifests: Callable[[Dandiset, DandisetVersion], dict[str, bytes]] | None = None
         """Returns the documents that the archive writes to the bucket for a published version."""
         self._cache = cache
@@ -742,15 +739,6 @@ class Archive(ZarrVerbs):
             self.clock.now += timedelta(hours=hours)
 
     # -- queries
-
-    def freeze_summaries(self) -> None:
-        """Freeze the summary that lists report of each version at its present value."""
-        with self.lock:
-            self.frozen_summaries = {
-                (one.identifier, version.label): version.summary
-                for one in self.dandisets.values()
-                for version in one.versions
-            }
 
     def sha256(self, dandiset: str, path: str, version: str = "draft") -> str:
         """Return the true sha256 of a file, even if the archive does not show it yet."""

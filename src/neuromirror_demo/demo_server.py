@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from neuromirror.model import ConfigurationError
-from neuromirror_demo.archive import Archive, DemoError
+from neuromirror_demo.archive import Archive
 from neuromirror_demo.archive_contents import fill
 from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
 from neuromirror_demo.records import ArchiveClock
@@ -238,7 +238,6 @@ FAULTS: Mapping[str, dict[str, Any]] = {
     "slow": {"path": ".", "delay": 0.05, "chunk": 64},
     "cut": {"path": ".", "keep": 0.5, "lying": False},
     "wrong_bytes": {"path": "."},
-    "no_version_id": {"path": ".", "method": "HEAD"},
     "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
 }
 """Every fault with the default values of its options; ``faults.Fault`` has the common ones."""
@@ -281,7 +280,7 @@ class DemoBuckets(DemoServer, BucketState):
     def _make_fault_injector(self) -> FaultInjector:
         from neuromirror_demo.faults import FaultInjector, Faults
 
-        self._faults = Faults(None, FAULTS, server="s3")
+        self._faults = Faults(FAULTS, server="s3")
         return FaultInjector(self._serve, "s3", self._faults, None)
 
     def _prepare(self) -> None:
@@ -344,14 +343,8 @@ class DemoBuckets(DemoServer, BucketState):
     def cut_listing(self, ends: str = "cut", *, bucket: str = _ANY_BUCKET, **how: Any) -> Fault:
         """Return malformed ends of listing pages.
 
-        ``cut``: in the middle of the document; ``early``: with the statement that nothing follows;
-        ``no-token``: with the statement that more follows, but without a token; ``objects``: a page
-        of objects instead of versions.
+        ``cut``: in the middle of the document; ``objects``: a page of objects instead of versions.
         """
-        if ends not in {"cut", "early", "no-token", "objects"}:
-            raise DemoError(
-                f"a listing can end as cut, early, no-token or objects, not as {ends!r}"
-            )
         return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
 
     def slow_down(self, times: int | None = None, **how: Any) -> Fault:
@@ -440,7 +433,7 @@ class DemoArchive(Archive):
     ``directory`` is created if it is missing, and refused (:class:`DemoDirectoryError`) if it has
     other files than those of a demo. ``port`` and ``s3_port`` 0 select free ports. ``cache`` is the
     folder of NWB files that later starts reuse, by default inside ``directory``. With ``empty`` the
-    archive starts without dandisets; with ``zarrs`` it also has those of :meth:`add_zarrs`. With
+    archive starts without dandisets. With
     ``buckets`` the buckets of :class:`DemoBuckets` are started too, and their mirror files are
     written beside ``demo.toml``; ``layers`` is passed to them. Equal calls of an equal installation
     give equal ids, times and bytes; only ports differ, unless they are given.
@@ -463,7 +456,6 @@ class DemoArchive(Archive):
         cache: Path | str | None = None,
         clock: ArchiveClock | None = None,
         empty: bool = False,
-        zarrs: bool = False,
         buckets: bool = False,
         buckets_port: int = 0,
         layers: bool = False,
@@ -479,9 +471,8 @@ class DemoArchive(Archive):
         super().__init__(bucket, files, clock)
         self._ports = (port, s3_port)
         self._empty = empty
-        self._with_zarrs = zarrs
         self._stack = ExitStack()
-        self._faults = Faults(self)
+        self._faults = Faults()
         self._s3_fault_injector = FaultInjector(bucket, "s3", self._faults, self)
         self._api_fault_injector: FaultInjector = self._s3_fault_injector
         self._base = self._s3 = ""
@@ -512,8 +503,6 @@ class DemoArchive(Archive):
             self._api_fault_injector = FaultInjector(control, "api", self._faults, self)
             if not self._empty:
                 fill(self)
-            if self._with_zarrs:
-                self.add_zarrs()
             self._write_mirror()
             if self.buckets is not None:
                 self._stack.enter_context(self.buckets)
@@ -523,20 +512,6 @@ class DemoArchive(Archive):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def add_zarrs(self) -> dict[str, dict[str, str]]:
-        """Add five dandisets with Zarrs; return dandiset, path and Zarr id of each by name.
-
-        ``v2x40``, ``v3x40``: both formats, with this many entries;
-        ``nested``: folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another
-        dandiset; ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``:
-        under embargo; ``odd``: odd names, in a dandiset with odd names; ``wrong``: the stated
-        checksum is wrong.
-        """
-        from neuromirror_demo.archive_contents import add_zarrs
-
-        with self.lock:
-            return add_zarrs(self)
 
     # -- addresses
 

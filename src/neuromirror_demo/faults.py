@@ -38,10 +38,6 @@ class ControlMiddleware:
         """Serve one request."""
         if not environ["PATH_INFO"].startswith("/_demo/"):
             return self._app(environ, start_response)
-        from werkzeug.wrappers import Request
-
-        from neuromirror_demo.web import json_response
-
         request = Request(environ)
         verb = request.path.removeprefix("/_demo/").strip("/")
         try:
@@ -83,9 +79,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
         "action": "remove",
         "file": None,
     },
-    "stale_info": {"path": _ANY},
     "wrong_bytes": {"path": _ANY, "server": "s3"},
-    "no_version_id": {"path": _ANY, "server": "s3", "method": "HEAD"},
     "listing": {"path": "^/[^/]+/?$", "server": "s3", "without": (), "after": None, "ends": ""},
 }
 """Every fault with the default values of its options; :class:`Fault` has the common ones."""
@@ -147,11 +141,9 @@ class Faults:
 
     def __init__(
         self,
-        archive: Archive | None,
         named: Mapping[str, dict[str, Any]] = DEFAULTS,
         server: str = "api",
     ) -> None:
-        self._archive = archive
         self._defaults = named
         self._server = server
         self._lock = threading.Lock()
@@ -175,8 +167,6 @@ class Faults:
             options={key: value for key, value in given.items() if key not in common},
             cleared=self._clear,
         )
-        if name == "stale_info" and self._archive is not None:
-            self._archive.freeze_summaries()
         with self._lock:
             self._on.append(fault)
         return fault
@@ -190,8 +180,6 @@ class Faults:
         with self._lock:
             if fault in self._on:
                 self._on.remove(fault)
-            if fault.name == "stale_info" and self._archive is not None:
-                self._archive.frozen_summaries = None
 
     def strike(self, server: str, request: Request) -> list[Fault]:
         """Return the faults that apply to this request, and count them."""
@@ -325,13 +313,6 @@ def _wrong_bytes(
     return Response(b"\x00" * size, content_type="application/octet-stream")
 
 
-def _no_version_id(
-    fault: Fault, request: Request, response: Response, site: FaultInjector
-) -> Response:
-    response.headers.pop("x-amz-version-id", None)
-    return response
-
-
 def _mutate(fault: Fault, request: Request, response: Response, site: FaultInjector) -> Response:
     assert site.archive is not None
     dandiset = request.path.split("/")[3]
@@ -399,7 +380,6 @@ _CHANGES: Mapping[str, _Change] = {
     "slow": _slow,
     "cut": _cut,
     "wrong_bytes": _wrong_bytes,
-    "no_version_id": _no_version_id,
     "mutate_while_listing": _mutate,
     "lost_page": _list_fault(_lost_page),
     "next_null": _list_fault(_next_null),

@@ -228,8 +228,7 @@ _OWNER = "<Owner><ID>0123456789abcdef</ID></Owner>"
 class ListingFaults:
     """Faults of a response: omitted keys, and how it ends.
 
-    ``ends`` is ``""`` (complete), ``"early"`` (claims to be the last page), ``"no-token"`` (claims
-    that more follows, without a token), ``"cut"`` (half the document) or ``"objects"`` (objects
+    ``ends`` is ``""`` (complete), ``"cut"`` (half the document) or ``"objects"`` (a page of objects
     instead of versions).
     """
 
@@ -359,9 +358,9 @@ def _objects_page(
             shown.append(f"<CommonPrefixes><Prefix>{name(one)}</Prefix></CommonPrefixes>")
         else:
             shown.append(_contents(bucket, one, name))
-    truncated = bool(following) and tampering.ends != "early"
+    truncated = bool(following)
     ends = ""
-    if truncated and tampering.ends != "no-token":
+    if truncated:
         if second:
             text = base64.urlsafe_b64encode(following).decode()
             ends = f"<NextContinuationToken>{text}</NextContinuationToken>"
@@ -443,14 +442,14 @@ def _versions_page(
             break
         shown.append(row)
         reached = (key, version)
-    truncated = bool(ends) and tampering.ends != "early"
+    truncated = bool(ends)
     return "".join(
         [
             '<ListVersionsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">',
             f"<Name>{bucket.name}</Name><Prefix>{name(prefix)}</Prefix>",
             f"<KeyMarker>{name(marker)}</KeyMarker>",
             f"<VersionIdMarker>{query.get('version-id-marker', '')}</VersionIdMarker>",
-            ends if truncated and tampering.ends != "no-token" else "",
+            ends,
             f"<MaxKeys>{most}</MaxKeys>",
             f"<Delimiter>{name(delimiter)}</Delimiter>" if delimiter else "",
             "<EncodingType>url</EncodingType>" if name is encode_name else "",

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.model import Retention, VersionMinted
 from neuromirror_demo import DemoArchive
-from neuromirror_demo.archive_contents import ODD_PATHS, image_entries, odd_entries
 from neuromirror_demo.records import Description
 from support.embargo_harness import NAME as EMBARGOED
 from support.embargo_harness import EmbargoHarness, contents
 from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
+from support.zarrs_of_every_kind import ODD_PATHS, add_zarrs, image_entries, odd_entries
 
 NAME = "demo:000001"
 ZARR = "sub-1/sub-1_photo.ome.zarr"
@@ -108,7 +108,7 @@ def assert_zarrs_open(clone: Path, paths: list[str]) -> None:
 def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
     mirror_harness: MirrorHarness, demo: DemoArchive, serve_directory: Serve, tmp_path: Path
 ) -> None:
-    zarrs = demo.add_zarrs()
+    zarrs = add_zarrs(demo)
     write_mirror_file(demo)
     wrong = zarrs["wrong"]["dandiset"]
     results = mirror_harness.sync()
@@ -195,7 +195,7 @@ def test_only_reliable_addresses_are_requested(
     is not an object, and a URL without its last slash is redirected.
     """
     demo = two_dandisets
-    demo.add_zarrs()
+    add_zarrs(demo)
     write_mirror_file(demo)
     small_archive_harness.sync(deep=True, history=True)
     small_archive_harness.sync(deep=True)

@@ -10,6 +10,7 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness
+from support.zarrs_of_every_kind import add_zarrs
 
 KILLS = 4
 Zarrs = dict[str, dict[str, str]]
@@ -26,14 +27,14 @@ def write_mirror_file(mirrors: Path, demo: DemoArchive, limits: str = "") -> Non
 def zarrs(empty_archive: DemoArchive) -> Zarrs:
     """The Zarrs of the archive, which are mirrored."""
     write_mirror_file(empty_archive.mirrors, empty_archive)
-    return empty_archive.add_zarrs()
+    return add_zarrs(empty_archive)
 
 
 @pytest.fixture
 def small_zarrs(empty_archive: DemoArchive) -> Zarrs:
     """The Zarrs of the archive; those of 30 files or more are subdatasets."""
     write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_components = 30\n")
-    return empty_archive.add_zarrs()
+    return add_zarrs(empty_archive)
 
 
 def newest(

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from neuromirror_demo import DemoArchive, DemoError
-from neuromirror_demo.archive_contents import pixel
+from support.zarrs_of_every_kind import add_zarrs, pixel
 
 IMAGES = ("v2x40", "v3x40")
 BUCKET = "demo-dandiarchive"
@@ -22,7 +22,7 @@ Made = dict[str, dict[str, str]]
 def zarrs(tmp_path: Path, demo_files: Path) -> Iterator[tuple[DemoArchive, Made]]:
     """An archive of nothing but the dandisets with Zarrs, and where these are."""
     with DemoArchive(tmp_path / "demo", cache=demo_files, empty=True) as running:
-        yield running, running.add_zarrs()
+        yield running, add_zarrs(running)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def still(
     """The same for all tests that only read."""
     folder = tmp_path_factory.mktemp("zarrs")
     with DemoArchive(folder, cache=demo_files, empty=True) as running:
-        yield running, running.add_zarrs()
+        yield running, add_zarrs(running)
 
 
 def get(demo: DemoArchive, path: str, token: str = "", **options: Any) -> requests.Response:
@@ -126,7 +126,7 @@ def test_two_archives_have_the_same_zarrs_ids_and_versions(
         ]
 
     with DemoArchive(tmp_path / "other", cache=demo_files, empty=True) as other:
-        assert other.add_zarrs() == made
+        assert add_zarrs(other) == made
         assert all_of(other) == all_of(demo)
 
 

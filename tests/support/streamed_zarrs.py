@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuromirror_demo import DemoArchive, Description
-from neuromirror_demo.archive_contents import image_entries
 from support.mirror_harness import MirrorHarness
+from support.zarrs_of_every_kind import image_entries
 
 FORMS = ("inline", "subdataset", "manifest")
 """Where a Zarr of 40 files is: in a folder, in a subdataset, or with its chunks in the manifest."""

@@ -533,15 +533,11 @@ def fill(boss: BossState) -> None:
 
 _VOXELS: Final = "/cutout/"
 
-FAULTS: Final[Mapping[str, dict[str, Any]]] = {
-    **volume_faults(_VOXELS),
-    "bad_token": {"path": "."},
-}
+FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
 """Every fault with the default values of its options; ``faults.Fault`` has the common ones.
 
 ``status`` 429 states no time for a retry unless ``parse_retry_after`` is set; other statuses are
-pages. ``wrong_shape`` lacks a row, ``zeros`` is the content of a lost object, ``bad_token`` rejects
-every token.
+pages. ``wrong_shape`` lacks a row, ``zeros`` is the content of a lost object.
 """
 
 
@@ -608,7 +604,7 @@ class DemoBoss(VolumeServer, BossState):
         from neuromirror_demo.boss.api import OWNER, PUBLIC, BossApi, BossFaultInjector
         from neuromirror_demo.faults import Faults
 
-        self._faults = Faults(None, FAULTS, server="boss")
+        self._faults = Faults(FAULTS, server="boss")
         tokens = {self.token: OWNER, self.public_token: PUBLIC}
         app = BossApi(self, self._cutouts, tokens)
         self._fault_injector = BossFaultInjector(app, "boss", self._faults, None)

@@ -492,7 +492,7 @@ class DemoNdstore(VolumeServer, NdstoreState):
         from neuromirror_demo.faults import FaultInjector, Faults
         from neuromirror_demo.ndstore.api import NdstoreApi
 
-        self._faults = Faults(None, FAULTS, server=_SERVER)
+        self._faults = Faults(FAULTS, server=_SERVER)
         self._answers = NdstoreApi(self.projects, self.token, _apply_faults)
         return FaultInjector(self._serve, _SERVER, self._faults, None)
 
