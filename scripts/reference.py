@@ -14,7 +14,7 @@ import click
 
 from neuromirror.cli import main as program
 from neuromirror.cli.commands import Argument, CommandGroup
-from neuromirror.config.mirror_settings import MirrorFile
+from neuromirror.config.mirror_files import MirrorFile
 from neuromirror.config.vault_files import VAULT_FILE
 from neuromirror.sources import source_kinds
 

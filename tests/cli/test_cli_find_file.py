@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab.find import PART_SIZES, queries_of_file
+from neuromirror.lab.addresses import PART_SIZES, queries_of_file
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 

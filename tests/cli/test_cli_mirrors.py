@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.cli.common import Settings
-from neuromirror.config.builtin_mirrors import builtin_mirror_files
+from neuromirror.config.mirror_files import builtin_mirror_files
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 

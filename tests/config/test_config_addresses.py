@@ -8,10 +8,13 @@ from urllib.parse import quote
 
 import pytest
 
-from neuromirror.config.address_errors import unknown_address
-from neuromirror.config.addresses import Address, enclosing_addresses, parse_addresses
-from neuromirror.config.builtin_mirrors import load_known_mirrors
-from neuromirror.config.mirror_files import Mirror
+from neuromirror.config.addresses import (
+    Address,
+    enclosing_addresses,
+    parse_addresses,
+    unknown_address,
+)
+from neuromirror.config.mirror_files import Mirror, load_known_mirrors
 
 ASSET = "ecephys_625749_2022-08-03_15-15-06"
 LAYER = "nguyen_thomas2022/cb2/em"

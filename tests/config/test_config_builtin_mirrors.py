@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.builtin_mirrors import (
+from neuromirror.config.mirror_files import (
     builtin_mirror_files,
     include_named,
     is_builtin,

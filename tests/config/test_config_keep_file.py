@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.keep_file import Keep, load_keeps
-from neuromirror.config.vault_files import KEEP_FILE
+from neuromirror.config.vault_files import KEEP_FILE, Keep, load_keeps
 from neuromirror.model import ConfigurationError
 
 GOOD = '[[keep]]\nlocks = "../papers/*/datasets.lock"\nvault = "nas"\n'

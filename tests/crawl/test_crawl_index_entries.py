@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl import rebuild_index
 from neuromirror.index import FilesNotIndexedError, UnindexedFiles
 from neuromirror.model import MirrorSeen, VersionMinted

@@ -20,7 +20,7 @@ from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import _unpack, parse_catalogue_url
 from neuromirror.model import NeuromirrorError, StateDigest
 from neuromirror.store.records import manifest_file, manifest_lines
-from neuromirror.stream.catalogue_tree import CatalogueTree, parse_catalogue_address
+from neuromirror.stream.remote_trees import CatalogueTree, parse_catalogue_address
 
 _COMMIT = "4015b57a143aec5156fd1444a017a32137a3fd0f"
 _KEY = "SHA256E-s5--" + "0" * 64 + ".nwb"

@@ -31,8 +31,7 @@ from neuromirror.net.persistent_connections import (
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
 from neuromirror.net.responses import error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, parse_page
-from neuromirror.sources.volumes.errors import MalformedUrlError
-from neuromirror.sources.volumes.urls import parse_url
+from neuromirror.sources.volumes.urls import MalformedUrlError, parse_url
 from neuromirror.vault.s3_requests import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 

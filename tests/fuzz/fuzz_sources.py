@@ -41,7 +41,7 @@ from neuromirror.sources.s3.docdb import all_times
 from neuromirror.sources.s3.object_claims import _sha256, part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 from neuromirror.sources.volumes.channels import check_size, plan_volume
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
 
 _ASSET = SEEDS["asset"]

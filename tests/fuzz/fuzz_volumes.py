@@ -16,9 +16,8 @@ from numcodecs import blosc
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.errors import WrongVoxelsError
-from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, zarr_documents
+from neuromirror.sources.volumes.urls import WrongVoxelsError
 from neuromirror.volume.description import describe
 from neuromirror.volume.errors import NotAVolumeError
 from neuromirror.volume.geometry import METADATA, block_box, read_volume

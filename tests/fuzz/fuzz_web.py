@@ -24,8 +24,7 @@ from neuromirror.index.search_terms import (
 )
 from neuromirror.mint import MintResult
 from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted, VisitEnded
-from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, zarr_documents
 from neuromirror.store import Store
 from support.store_publisher import Publisher, dataset
 

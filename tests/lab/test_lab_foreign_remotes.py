@@ -17,7 +17,7 @@ from neuromirror.cli import main
 from neuromirror.transfer import get
 from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.outcomes import Outcome
-from neuromirror.volume.clone_files import AnnexGet
+from neuromirror.volume.files import AnnexGet
 from support.crafted_repositories import FILE, FOLDER, CraftedRepository
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock
 from support.web_clone import API, STAMP, File, WebClone, git, make_dataset

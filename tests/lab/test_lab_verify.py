@@ -14,7 +14,7 @@ import pytest
 from neuromirror.lab.digest import digest_clone
 from neuromirror.model import LEAF_SIZE
 from neuromirror.transfer.annex_objects import BlockDigestsRecorder
-from neuromirror.transfer.content_checks import key_checksum
+from neuromirror.transfer.content_bodies import key_checksum
 from neuromirror.transfer.outcomes import NOT_HERE, Finding
 from neuromirror.transfer.verified_repository import NotADatasetError
 from support.dataset_clones import (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
-from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.components import (
     SplitZarr,
     insert_subdatasets,

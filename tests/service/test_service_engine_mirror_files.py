@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.builtin_mirrors import is_builtin
+from neuromirror.config.mirror_files import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.service.engine import MirrorFiles

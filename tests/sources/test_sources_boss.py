@@ -17,7 +17,7 @@ from neuromirror.net import (
 )
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.boss import BossChannelNotPublicError, WrongTokenError
-from neuromirror.sources.boss.intern_client import InternClient
+from neuromirror.sources.boss.client import InternClient
 from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
 from support.boss_sources import (
     TOKEN,

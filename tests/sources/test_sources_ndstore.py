@@ -12,7 +12,7 @@ import zarr
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import NetError
 from neuromirror.sources import UnreliableListingError
-from neuromirror.sources.volumes.errors import BlockReadError
+from neuromirror.sources.volumes.urls import BlockReadError
 from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.errors import WrongVoxelsError
-from neuromirror.sources.volumes.grid import Level, Volume, blocks
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, blocks, zarr_documents
+from neuromirror.sources.volumes.urls import WrongVoxelsError
 from support.volume_service import npy
 
 _DTYPES = ["uint8", "uint16", "uint32", "uint64", "float32"]

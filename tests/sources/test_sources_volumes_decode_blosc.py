@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.urls import WrongVoxelsError
 
 SHAPE = (5, 7, 11)
 COUNT = 5 * 7 * 11

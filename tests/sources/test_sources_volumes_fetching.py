@@ -16,16 +16,17 @@ from neuromirror.net import (
     Session,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes.errors import (
+from neuromirror.sources.volumes.fetching import cutout_request, fetch_block
+from neuromirror.sources.volumes.grid import Block, Level, Volume, blocks
+from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import (
+    BlockUrl,
     CutoutRefusedError,
     MalformedUrlError,
     TokenRefusedError,
     WrongVoxelsError,
+    parse_url,
 )
-from neuromirror.sources.volumes.fetching import cutout_request, fetch_block
-from neuromirror.sources.volumes.grid import Block, Level, Volume, blocks
-from neuromirror.sources.volumes.tokens import token_variable
-from neuromirror.sources.volumes.urls import BlockUrl, parse_url
 from support.volume_service import VolumeService
 
 _LEVEL = Level("1", (2, 0, 1), (12, 9, 8), (1.0, 1.0, 1.0), (8, 8, 8))

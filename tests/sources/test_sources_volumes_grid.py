@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from neuromirror.model import ConfigurationError
 from neuromirror.sources.volumes.channels import check_size, estimate_volume, plan_volume
-from neuromirror.sources.volumes.errors import MalformedUrlError, TooManyFilesError
 from neuromirror.sources.volumes.grid import (
     Block,
     Level,
@@ -20,7 +19,13 @@ from neuromirror.sources.volumes.grid import (
     level_blocks,
 )
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.urls import BlockUrl, is_secure, parse_url
+from neuromirror.sources.volumes.urls import (
+    BlockUrl,
+    MalformedUrlError,
+    TooManyFilesError,
+    is_secure,
+    parse_url,
+)
 
 _UNIT = (1.0, 1.0, 1.0)
 

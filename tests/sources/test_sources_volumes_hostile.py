@@ -18,9 +18,8 @@ from neuromirror.net import NetError, RequestLimits, Session
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.ndstore import NdstoreOptions, NdstoreSource
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.fetching import cutout_request, fetch_block
-from neuromirror.sources.volumes.urls import BlockUrl, parse_url
+from neuromirror.sources.volumes.urls import BlockUrl, MalformedUrlError, parse_url
 from neuromirror_demo.boss import DemoBoss
 from support.boss_sources import RewritingProxy, documents_of, listing_of, make_source
 from support.visit_context import FakeVisitContext

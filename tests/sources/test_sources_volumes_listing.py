@@ -21,13 +21,16 @@ from neuromirror.model import (
 )
 from neuromirror.net import RequestLimits, Session
 from neuromirror.sources import Listing, UnreliableListingError
-from neuromirror.sources.volumes.digests import BlockDigests, DigestLog, dump_memo, load_memo
-from neuromirror.sources.volumes.errors import BlockReadError, TooManyFilesError
-from neuromirror.sources.volumes.grid import Level, Volume, blocks
-from neuromirror.sources.volumes.listing import VolumeListing
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, blocks, zarr_documents
+from neuromirror.sources.volumes.listing import (
+    BlockDigests,
+    DigestLog,
+    VolumeListing,
+    dump_memo,
+    load_memo,
+)
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE, BlockReadError, TooManyFilesError
 from support.visit_context import FakeVisitContext
 from support.volume_service import VolumeService, npy
 

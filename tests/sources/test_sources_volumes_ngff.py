@@ -11,8 +11,7 @@ import zarr
 from msgspec.structs import replace
 
 from neuromirror.sources.volumes.decode import decode_cutout
-from neuromirror.sources.volumes.grid import Level, Volume, blocks
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, blocks, zarr_documents
 from support.volume_service import npy
 
 ANISOTROPIC = Volume(

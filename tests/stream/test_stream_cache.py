@@ -19,10 +19,10 @@ from msgspec.structs import replace
 
 from neuromirror import stream
 from neuromirror.cache import ContentName, PieceCache, open_cache
-from neuromirror.cache.cached_content import CachedContent, Data
+from neuromirror.cache.piece_cache import CachedContent, Data
 from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
-from neuromirror.stream.cache_filling import fill_cache
-from neuromirror.stream.trees import listed_file
+from neuromirror.stream.git_tree import listed_file
+from neuromirror.stream.opening import fill_cache
 from support.block_digests import digests_of, etag_key
 from support.range_server import RangeServer, ServedTree
 

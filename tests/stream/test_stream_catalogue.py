@@ -15,7 +15,7 @@ import neuromirror
 from neuromirror.crawl import open_recorder
 from neuromirror.crawl.takedown import take_down
 from neuromirror.stream import AddressUnresolvedError, StreamError, open_tree
-from neuromirror.stream.catalogue_tree import parse_catalogue_address
+from neuromirror.stream.remote_trees import parse_catalogue_address
 from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 

@@ -9,8 +9,8 @@ import pytest
 
 from neuromirror.lab import load_lock
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.stream import VersionTree, lock_tree, open_tree, open_zarr
-from neuromirror.stream.lock_tree import LockListing
+from neuromirror.stream import VersionTree, open_tree, open_zarr, remote_trees
+from neuromirror.stream.remote_trees import LockListing
 from support.pinned_locks import pin_latest
 from support.streamed_zarrs import StreamedZarrs
 
@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's cache folder; every manifest counts as large."""
     monkeypatch.setenv("NEUROMIRROR_CACHE", str(tmp_path / "pieces"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lock_tree, "_LARGE", 1)
+    monkeypatch.setattr(remote_trees, "_LARGE", 1)
     return tmp_path / "cache" / "neuromirror" / "listings"
 
 
@@ -99,7 +99,7 @@ def test_second_open_does_not_read_the_manifest(
     def refuse(*_: object) -> None:
         pytest.fail("the manifest was read again")
 
-    monkeypatch.setattr(lock_tree, "LockManifestReader", refuse)
+    monkeypatch.setattr(remote_trees, "LockManifestReader", refuse)
     second = LockListing(*given)
     assert first.file(f"{zarrs.path(2)}/0/.zarray") == second.file(f"{zarrs.path(2)}/0/.zarray")
     assert first.documents == second.documents

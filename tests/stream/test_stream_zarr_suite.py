@@ -14,7 +14,7 @@ from zarr.testing.store import StoreTests
 
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.stream import VersionStore
-from neuromirror.volume.block_store import BlockStore
+from neuromirror.volume.read_only_store import BlockStore
 from support.range_server import RangeServer, ServedTree
 
 LEVEL = Level("0", (0, 0, 0), (4, 4, 4), (1, 1, 1), (4, 4, 4))

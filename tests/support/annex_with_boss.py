@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from neuromirror.annex import link_target, sha256e_key
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 from neuromirror.volume.remote_transfers import RemoteTransfers
 from neuromirror_demo.boss import DemoBoss
 

@@ -16,8 +16,8 @@ import msgspec
 from neuromirror.annex import sha256e_key
 from neuromirror.lab import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher
-from neuromirror.stream.trees import AccessRules, FolderEntry
-from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.stream.git_tree import AccessRules, FolderEntry
+from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror_demo.web import stop_serving
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.transfer import get
-from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.annex_branch import AnnexSettings
 from support.web_clone import WebClone, git, missing, temporary_files
 
 SMALL = "small/1.dat"

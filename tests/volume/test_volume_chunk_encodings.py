@@ -14,10 +14,9 @@ import tensorstore
 
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.volume.chunk_encodings import decode_voxels, unpack
+from neuromirror.volume.chunk_encodings import decode_voxels, parse_sharding, unpack
 from neuromirror.volume.description import VolumeDescription, describe
 from neuromirror.volume.precomputed_files import PrecomputedFiles
-from neuromirror.volume.shards import parse_sharding
 
 SIZE = (70, 45, 37)
 CHUNK = (32, 16, 8)

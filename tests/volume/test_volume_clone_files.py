@@ -18,7 +18,7 @@ import zarr
 import neuromirror.volume
 from neuromirror.model import ConfigurationError
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.volume.clone_files import AnnexGet
+from neuromirror.volume.files import AnnexGet
 from support.annex_with_boss import AnnexRepository
 from support.volume_mirror import EM, SKETCH, BossMirror, count_contents
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from neuromirror.sources.volumes.grid import Level, Volume, blocks
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Level, Volume, blocks, zarr_documents
 from neuromirror.volume import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import block_box, read_volume
 

@@ -10,10 +10,17 @@ from msgspec.structs import replace
 from PIL import Image
 
 from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.volume.cutouts import MAX_READ_BYTES, MAX_VOXEL_BYTES, plan_cutout
+from neuromirror.volume.cutouts import (
+    MAX_READ_BYTES,
+    MAX_VOXEL_BYTES,
+    color_labels,
+    encode_png,
+    middle_plane,
+    plan_cutout,
+    to_display,
+)
 from neuromirror.volume.description import LevelStorage, VolumeDescription
 from neuromirror.volume.errors import CutoutTooLargeError, OutsideVolumeError, UnreadableVolumeError
-from neuromirror.volume.images import color_labels, encode_png, middle_plane, to_display
 
 RANDOM = np.random.default_rng(7)
 

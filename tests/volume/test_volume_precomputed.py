@@ -13,7 +13,7 @@ import tifffile
 
 import neuromirror.volume
 from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError, export
-from neuromirror.volume.block_store import BlockStore
+from neuromirror.volume.read_only_store import BlockStore
 from neuromirror_demo.bucket_contents import CELLS, EM, GCAMP, LAYERS, layer_scales
 from support.layer_mirror import LAYER_MIRROR, LayerMirror, layer_mirror
 from support.mirror_harness import run_git

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.config.builtin_mirrors import mirror_titles
+from neuromirror.config.mirror_files import mirror_titles
 from neuromirror.web.readmes import render
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text

@@ -105,7 +105,7 @@ class Settings(Struct):
         ConfigurationError
             A mirror file is invalid, or the given folder is missing.
         """
-        from neuromirror.config.builtin_mirrors import load_known_mirrors
+        from neuromirror.config.mirror_files import load_known_mirrors
 
         return load_known_mirrors(self.mirrors_folder, required=self.given_mirrors is not None)
 

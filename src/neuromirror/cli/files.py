@@ -202,7 +202,7 @@ def find_command(settings: Settings, checksum: str) -> None:
     number is printed to stderr.
     """
     from neuromirror.cli.shapes import FoundOccurrence
-    from neuromirror.lab.find import find_any
+    from neuromirror.lab.addresses import find_any
 
     rows = []
     with settings.index() as index:
@@ -239,7 +239,7 @@ def find_command(settings: Settings, checksum: str) -> None:
 def _queries(index: Index, query: str) -> list[str]:
     """Return the checksums to search for: the given one, or those of a file."""
     from neuromirror.index import MalformedQueryError
-    from neuromirror.lab.find import queries_of_file
+    from neuromirror.lab.addresses import queries_of_file
 
     try:
         index.find(query)

@@ -644,7 +644,7 @@ def _add(
 ) -> int:
     """Fill the cache; return the exit code."""
     from neuromirror.stream import open_tree
-    from neuromirror.stream.cache_filling import JOBS, fill_cache
+    from neuromirror.stream.opening import JOBS, fill_cache
 
     counts: Counter[str] = Counter()
     stored = 0

@@ -231,7 +231,7 @@ def verify_command(
         recorder = None
         remote_options: dict[str, Any] = {}
         if mode != "local":
-            from neuromirror.sources.volumes.tokens import token_from_environment
+            from neuromirror.sources.volumes.options import token_from_environment
             from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
             store, recorder = stack.enter_context(open_results(settings))
@@ -529,7 +529,7 @@ def _digest_remote(
     dry_run: bool,
 ) -> None:
     from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
-    from neuromirror.sources.volumes.tokens import token_from_environment
+    from neuromirror.sources.volumes.options import token_from_environment
 
     with _selected_files(report.settings, target, globs) as (files, folder):
         plan = plan_digests(files, folder, digests)
@@ -640,7 +640,7 @@ def audit_command(
 
     from tqdm import tqdm
 
-    from neuromirror.config.builtin_mirrors import load_known_mirrors
+    from neuromirror.config.mirror_files import load_known_mirrors
     from neuromirror.crawl import FailureLog, open_recorder
     from neuromirror.crawl.recorder import AUDIT
     from neuromirror.lab.audit import AuditScope, audit

@@ -390,7 +390,7 @@ def serve_command(
 
 def _vaults_folder(folder: Path | None) -> Path | None:
     """Return the folder of vault files after a check of them; None if there is no vault."""
-    from neuromirror.config.keep_file import load_keeps
+    from neuromirror.config.vault_files import load_keeps
 
     configured = load_configured_vaults(folder)
     load_keeps(configured.folder, configured.vaults)
@@ -579,7 +579,7 @@ def catalogue_command(
     require_web()
     if log_json:
         require_json_logging()
-    from neuromirror.config.builtin_mirrors import mirror_titles
+    from neuromirror.config.mirror_files import mirror_titles
     from neuromirror.web.gateway.modes import parse_modes
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 

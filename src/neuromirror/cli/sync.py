@@ -70,7 +70,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     requirements beyond a base installation. In a folder with ./mirrors, the default store is
     ./store.
     """
-    from neuromirror.config.builtin_mirrors import known_mirror_files
+    from neuromirror.config.mirror_files import known_mirror_files
 
     if (action == "show") != (name is not None):
         raise ConfigurationError(
@@ -87,8 +87,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
 
 def _list(settings: Settings, found: dict[str, Path]) -> int:
     """Print one line per mirror; return the exit code."""
-    from neuromirror.config.builtin_mirrors import builtin_mirror_files
-    from neuromirror.config.mirror_files import load_mirror
+    from neuromirror.config.mirror_files import builtin_mirror_files, load_mirror
 
     builtin = builtin_mirror_files()
     code, rows = 0, []
@@ -114,8 +113,7 @@ def _list(settings: Settings, found: dict[str, Path]) -> int:
 
 
 def _show(settings: Settings, found: dict[str, Path], name: str) -> None:
-    from neuromirror.config.builtin_mirrors import is_builtin
-    from neuromirror.config.mirror_files import find_mirror
+    from neuromirror.config.mirror_files import find_mirror, is_builtin
 
     path = find_mirror(found, name)
     lines = path.read_text("utf-8", "backslashreplace").splitlines()
@@ -133,8 +131,7 @@ def check_config_command(settings: Settings) -> None:
 
     If there is neither --mirrors nor ./mirrors, the built-in files are checked.
     """
-    from neuromirror.config.builtin_mirrors import builtin_mirror_files
-    from neuromirror.config.mirror_files import list_mirror_files, load_mirror
+    from neuromirror.config.mirror_files import builtin_mirror_files, list_mirror_files, load_mirror
 
     code = 0
     folder = settings.mirrors_folder
@@ -353,7 +350,7 @@ def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) 
 @contextmanager
 def _index_if_any(settings: Settings) -> Iterator[Index | None]:
     """Open the index for a dry run; yields None before the first sync."""
-    from neuromirror.lab.output_files import is_missing_or_empty
+    from neuromirror.lab.export_lock import is_missing_or_empty
     from neuromirror.store import NotAStoreError
 
     try:

@@ -1,13 +1,15 @@
 """The crawl: plan visits, read and validate listings, publish versions and record the results."""
 
 from neuromirror.config.mirror_files import (
+    GuardSettings,
     Mirror,
+    MirrorFile,
+    ScheduleSettings,
     find_mirror,
     list_mirror_files,
     load_mirror,
     load_mirrors,
 )
-from neuromirror.config.mirror_settings import GuardSettings, MirrorFile, ScheduleSettings
 from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.crawl.guards import StateDifference, release_hold
 from neuromirror.crawl.plan import RELEASED, DatasetTask, Result, SyncRequest, parse_sync_requests

@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.annex import fits_path_limits
-from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.components import (
     ComponentPublisher,
     PreviousState,

@@ -26,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.annex import git_path, mark_clash, upstream_path
-from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.guards import ComponentRoots, CountedItems, StateChanges, StateDifference
 from neuromirror.crawl.listing import InlineComponentState, RecordSpool, SpooledSnapshot
 from neuromirror.crawl.publisher import Publisher, dataset_versions

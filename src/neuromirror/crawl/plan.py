@@ -14,8 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.config.builtin_mirrors import include_named, is_builtin
-from neuromirror.config.mirror_files import Mirror, find_mirror
+from neuromirror.config.mirror_files import Mirror, find_mirror, include_named, is_builtin
 from neuromirror.index import (
     CrawlIndex,
     LastVisit,

@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from neuromirror.config.mirror_settings import ZarrLimits
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.plan import (
     RELEASED,
     DatasetTask,

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Self
 
-from neuromirror.config.mirror_settings import GuardSettings
+from neuromirror.config.mirror_files import GuardSettings
 from neuromirror.crawl.components import is_split_component
 from neuromirror.crawl.guards import DatasetHolds, StateChanges, StateDifference, record_event
 from neuromirror.crawl.listing import (

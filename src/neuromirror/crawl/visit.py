@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuromirror.config.mirror_settings import MirrorFile
+from neuromirror.config.mirror_files import MirrorFile
 from neuromirror.crawl.component_visits import (
     ComponentVisitor,
     StoreComponentResolver,

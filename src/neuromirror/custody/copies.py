@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from neuromirror.custody.contents import KeepItem
 from neuromirror.index.ledger import CheckMethod, Ledger, LedgerCopy, Stored
 from neuromirror.model import NeuromirrorError
-from neuromirror.transfer.content_checks import check_for, key_checksum
+from neuromirror.transfer.content_bodies import check_for, key_checksum
 from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.vault.errors import CopyRefusedError, VaultError
 from neuromirror.vault.protocol import Presence, Vault

@@ -42,14 +42,13 @@ from neuromirror.index.ledger import CheckMethod, Ledger, Stored, Wish
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder
+from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
     InsufficientSpaceError,
     TransferBusyError,
 )
-from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.content_bodies import FetchResult, FetchTask
-from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.content_bodies import FetchResult, FetchTask, check_for
 from neuromirror.transfer.fetcher import MAX_IN_MEMORY, DownloadPool, open_buckets, open_sessions
 from neuromirror.transfer.outcomes import displayed_url
 from neuromirror.transfer.url_sessions import RateLimit, host_tokens, no_token

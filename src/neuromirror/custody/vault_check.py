@@ -20,7 +20,7 @@ from neuromirror.custody.copies import (
     read_method,
 )
 from neuromirror.index.ledger import CheckMethod, Ledger, Stored
-from neuromirror.transfer.content_checks import key_checksum
+from neuromirror.transfer.content_bodies import key_checksum
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.errors import CopyMissingError, CopyRefusedError

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from neuromirror.custody.contents import KeepItem
 from neuromirror.custody.copies import CopyBatch, KeepOutcome
 from neuromirror.index.ledger import Ledger
-from neuromirror.transfer.content_checks import KeyChecksum, key_checksum
+from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import ByteProgress
 from neuromirror.vault.errors import CopyRefusedError, VaultError
 from neuromirror.vault.protocol import Vault

@@ -1,14 +1,14 @@
 """DataLad commands for mirrored versions: a thin layer over neuromirror.lab.
 
 DataLad finds them by the entry point ``neuromirror`` of the group ``datalad.extensions``, and
-imports this module at each start. The modules of the commands are imported when they are used.
+imports this module at each start. The module of the commands is imported when one is used.
 """
 
 command_suite = (
     "Exact versions of neuroscience archives, for papers and labs",
     [
         (
-            f"neuromirror.datalad_ext.{verb}",
+            "neuromirror.datalad_ext.commands",
             f"Mirror{verb.title()}",
             f"mirror-{verb}",
             f"mirror_{verb}",

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuromirror.lab.addresses import find_any, queries_of_file
     from neuromirror.lab.audit import audit
     from neuromirror.lab.cite import (
         CitationCollection,
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
         diff,
         version_side,
     )
-    from neuromirror.lab.find import find_any, queries_of_file
+    from neuromirror.lab.export_lock import LockBusyError
     from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, LockManifestReader
     from neuromirror.lab.lockfile import Lock, Pin, load_lock
-    from neuromirror.lab.output_files import LockBusyError
     from neuromirror.lab.pin import PinRequest, find_outdated, pin
     from neuromirror.lab.rebuild import NotMintedError
     from neuromirror.lab.reproduce import (
@@ -77,7 +77,7 @@ _MODULES = {
         "diff",
         "version_side",
     ),
-    "neuromirror.lab.find": (
+    "neuromirror.lab.addresses": (
         "find_any",
         "queries_of_file",
     ),
@@ -91,7 +91,7 @@ _MODULES = {
         "Pin",
         "load_lock",
     ),
-    "neuromirror.lab.output_files": ("LockBusyError",),
+    "neuromirror.lab.export_lock": ("LockBusyError",),
     "neuromirror.lab.pin": (
         "PinRequest",
         "find_outdated",

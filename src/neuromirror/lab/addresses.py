@@ -1,22 +1,30 @@
-"""Resolve addresses with the known mirrors and an index."""
+"""Resolve addresses with the known mirrors and an index; search it for a file on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from neuromirror.annex import MAX_POINTER_BYTES, EtagDigest, parse_link_target, parse_pointer
 from neuromirror.config.addresses import Address, enclosing_addresses, parse_addresses
 from neuromirror.index import (
     DatasetWithdrawnError,
+    FoundFile,
     Index,
     UnknownDatasetError,
     UnknownMirrorError,
     UnknownVersionError,
     VersionRow,
 )
+from neuromirror.model import NeuromirrorError, dandi_part_size
 from neuromirror.model.errors import UnknownAddressError
+from neuromirror.transfer.content_bodies import Hasher
 
 _MAX_FILES: Final = 1000
 """Maximum number of places of a file that are compared."""
@@ -50,7 +58,7 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
         if (match := index.match_doi(text.strip())) is not None:
             return Address(match.dataset, match.label or None)
     # reading mirror files needs modules that take as long to import as all others together
-    from neuromirror.config.builtin_mirrors import load_known_mirrors
+    from neuromirror.config.mirror_files import load_known_mirrors
 
     mirrors = load_known_mirrors(mirrors_folder)
     found = None
@@ -68,7 +76,7 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
         found = _indexed_match(index, text.strip())
     if found is None:
         names = [] if index is None else (one.name for one in index.datasets())
-        from neuromirror.config.address_errors import unknown_address
+        from neuromirror.config.addresses import unknown_address
 
         raise unknown_address(text, mirrors, names)
     return found
@@ -161,3 +169,109 @@ def _file_address(index: Index, text: str, key: str) -> Address | None:
             [f"'neuromirror find {key}'"],
         )
     return Address(current[-1].dataset, current[-1].last, current[-1].path) if current else None
+
+
+_MIB: Final = 1 << 20
+_BLOCK: Final = 4 * _MIB
+
+PART_SIZES: Final = (5 * _MIB, 8 * _MIB, 15 * _MIB, 16 * _MIB, 64 * _MIB)
+"""Default part sizes of multipart uploads, in bytes.
+
+The minimum of S3 (rclone, Java SDK); AWS CLI and boto3; s3cmd; AWS console; DANDI.
+"""
+
+
+class ContentUnavailableError(NeuromirrorError):
+    """A file cannot be looked up: it does not exist, or is a broken link that is not annexed."""
+
+
+def queries_of_file(path: Path) -> list[str]:
+    """Return the checksums by which the content of a file may be in the index.
+
+    They are sha256, md5 and the multipart ETags for the usual part sizes, computed in one pass. For
+    an annexed file without content, it is the key.
+
+    Parameters
+    ----------
+    path
+        The file; annexed files may have no content.
+
+    Returns
+    -------
+    list[str]
+        Queries for :func:`find_any`.
+
+    Raises
+    ------
+    ContentUnavailableError
+        The file does not exist, or is a broken link that is not annexed.
+    OSError
+        The file cannot be read.
+    """
+    key = annexed_key(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            if (
+                key is not None
+                and parse_pointer(os.pread(file.fileno(), MAX_POINTER_BYTES, 0)) == key
+            ):
+                return [key]
+            return _checksum_queries(file.fileno())
+    except FileNotFoundError as error:
+        if key is None:
+            raise ContentUnavailableError(f"{path}: no such file, or a broken link") from error
+        return [key]
+
+
+def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
+    """Yield the files that match one of the queries, without duplicates.
+
+    Parameters
+    ----------
+    index
+        The index to search.
+    queries
+        Checksums (with or without the name of the algorithm) or annex keys.
+
+    Yields
+    ------
+    FoundFile
+        A file of a version, once.
+
+    Raises
+    ------
+    MalformedQueryError
+        A query is not a checksum or a key.
+    """
+    seen: set[FoundFile] = set()
+    for query in queries:
+        for found in index.find(query):
+            if found not in seen:
+                seen.add(found)
+                yield found
+
+
+def annexed_key(path: Path) -> str | None:
+    """Return the key of an annexed file, locked or unlocked; None for any other file."""
+    if path.is_symlink():
+        return parse_link_target(os.fsencode(os.readlink(path)))
+    if path.is_file() and path.stat().st_size <= MAX_POINTER_BYTES:
+        return parse_pointer(path.read_bytes())
+    return None
+
+
+def _checksum_queries(descriptor: int) -> list[str]:
+    size = os.fstat(descriptor).st_size
+    parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
+    # a file of one part has the same ETag for all larger part sizes
+    sizes = sorted({min(one, max(size, 1)) for one in parts})
+    hashes: dict[str, Hasher] = {
+        "sha256": hashlib.sha256(usedforsecurity=False),
+        "md5": hashlib.md5(usedforsecurity=False),
+        **{f"etag {one}": EtagDigest(one) for one in sizes},
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while block := os.read(descriptor, _BLOCK):
+            for done in [pool.submit(one.update, block) for one in hashes.values()]:
+                done.result()
+    return [f"{name.partition(' ')[0]}:{one.hexdigest()}" for name, one in hashes.items()]

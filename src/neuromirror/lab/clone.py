@@ -29,24 +29,24 @@ from neuromirror.git import (
     list_tree,
     with_redirect_advice,
 )
+from neuromirror.lab.addresses import annexed_key
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
-from neuromirror.lab.find import annexed_key
 from neuromirror.lab.globs import Globs, escape
+from neuromirror.lab.rebuild import run_git
 from neuromirror.lab.restore import REMOTE_PROTOCOLS
-from neuromirror.lab.work_trees import run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError, name_from_alias
 from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
 from neuromirror.store import SafeFolder, UnsafePathError, refuse_relative_symlinks, refuse_symlinks
 from neuromirror.transfer import get
+from neuromirror.transfer.annex_branch import disabled_filters
 from neuromirror.transfer.annex_clone import (
     committer_environment,
     install_subdatasets,
     is_installed,
     work_tree_environment,
 )
-from neuromirror.transfer.annex_settings import disabled_filters
 from neuromirror.transfer.outcomes import ByteProgress, Outcome
 from neuromirror.transfer.verified_repository import PinnedFile
 from neuromirror.transfer.work_tree import verify_plain_files

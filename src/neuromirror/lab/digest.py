@@ -28,7 +28,7 @@ from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entr
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store import Store
 from neuromirror.transfer.annex_objects import BlockDigestsRecorder
-from neuromirror.transfer.content_checks import key_checksum
+from neuromirror.transfer.content_bodies import key_checksum
 from neuromirror.transfer.outcomes import Finding, Outcome, Status
 from neuromirror.transfer.url_health import check_urls
 from neuromirror.transfer.verified_repository import (

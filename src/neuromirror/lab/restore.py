@@ -42,8 +42,7 @@ from neuromirror.lab.lock_manifests import (
     sibling_path,
 )
 from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.lab.verify import EvidenceSummary
-from neuromirror.lab.work_trees import (
+from neuromirror.lab.rebuild import (
     find_annex_commit,
     has_commit,
     is_origin_checked,
@@ -52,13 +51,14 @@ from neuromirror.lab.work_trees import (
     run_git,
     write_annex_index,
 )
+from neuromirror.lab.verify import EvidenceSummary
 from neuromirror.mint.annex_worker import AnnexWorkerError
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest, count_of
 from neuromirror.model.programs import install_advice
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
+from neuromirror.transfer.annex_branch import disabled_filters
 from neuromirror.transfer.annex_clone import committer_environment
-from neuromirror.transfer.annex_settings import disabled_filters
 from neuromirror.transfer.outcomes import MessageCallback, Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
 

@@ -787,7 +787,7 @@ def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -
     token
         As for :func:`verify`.
     """
-    from neuromirror.transfer.annex_settings import settings_in_folder
+    from neuromirror.transfer.annex_branch import settings_in_folder
     from neuromirror.transfer.url_sessions import (
         UrlSessions,
         host_tokens,

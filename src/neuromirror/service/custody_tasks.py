@@ -12,8 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from neuromirror.config.keep_file import Keep, KeepList, load_keeps
-from neuromirror.config.vault_files import VaultConfig, load_vaults
+from neuromirror.config.vault_files import Keep, KeepList, VaultConfig, load_keeps, load_vaults
 from neuromirror.custody.contents import contents_of_lock, open_to_fill
 from neuromirror.custody.copies import KeepOptions
 from neuromirror.custody.keep import keep

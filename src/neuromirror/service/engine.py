@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.config.builtin_mirrors import builtin_mirror_files
+from neuromirror.config.mirror_files import builtin_mirror_files
 from neuromirror.crawl import (
     FailureLog,
     Mirror,

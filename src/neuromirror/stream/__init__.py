@@ -17,18 +17,22 @@ if TYPE_CHECKING:
         UnverifiableError,
         WrongBytesError,
     )
-    from neuromirror.stream.file import VerifiedFile
-    from neuromirror.stream.git_tree import CloneTree, GitTree
+    from neuromirror.stream.file import VerifiedFile, VerifiedObject
+    from neuromirror.stream.git_tree import (
+        AccessRules,
+        CloneTree,
+        FolderEntry,
+        GitTree,
+        VersionTree,
+    )
     from neuromirror.stream.kerchunk import (
         ReferencesRefusedError,
         ReferencesResult,
         export_references,
     )
-    from neuromirror.stream.lock_tree import LockTree
     from neuromirror.stream.opening import open, open_object, open_tree, tree_of_version
-    from neuromirror.stream.transport import Transport
-    from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
-    from neuromirror.stream.verified_object import VerifiedObject
+    from neuromirror.stream.readers import Transport
+    from neuromirror.stream.remote_trees import LockTree
     from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
@@ -38,14 +42,12 @@ _EXPORTS = {
             "AddressUnresolvedError ContentGoneError ExcludedFileError FileMissingError "
             "LocationsFailedError NotAFileError StreamError UnverifiableError WrongBytesError"
         ),
-        "file": "VerifiedFile",
-        "git_tree": "CloneTree GitTree",
+        "file": "VerifiedFile VerifiedObject",
+        "git_tree": "AccessRules CloneTree FolderEntry GitTree VersionTree",
         "kerchunk": "ReferencesRefusedError ReferencesResult export_references",
-        "lock_tree": "LockTree",
         "opening": "open open_object open_tree tree_of_version",
-        "transport": "Transport",
-        "trees": "AccessRules FolderEntry VersionTree",
-        "verified_object": "VerifiedObject",
+        "readers": "Transport",
+        "remote_trees": "LockTree",
         "zarr_store": "VersionStore open_zarr",
     }.items()
     for name in names.split()

@@ -1,15 +1,283 @@
-"""Open a file of a pinned state as a seekable file, whose bytes are verified."""
+"""Contents as seekable files, whose pieces are verified before a caller sees them."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
+from neuromirror.cache import PieceCache
+from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.stream.errors import StreamError
-from neuromirror.stream.verified_object import VerifiedObject
+from neuromirror.stream.pieces import MAX_WHOLE, PieceCheck, StoredPieces, WholeCheck
+from neuromirror.stream.readers import PieceReader, Transport, WholeReader
+
+MEMORY: Final = 32 << 20
+"""Maximum size in bytes of the pieces of one content that are kept in memory."""
+
+_REQUEST: Final = 4 << 20
+"""Size in bytes above which consecutive pieces are requested in parallel."""
+
+ByteRange = tuple[int, int]
+"""Offsets of the first byte, and after the last byte."""
+
+
+class VerifiedObject:
+    """The content of a file, read piece by piece. Thread-safe.
+
+    The most recently used pieces are kept in memory. Consecutive pieces are requested together.
+
+    Parameters
+    ----------
+    file
+        The file, with its locations.
+    check
+        Verifies its pieces.
+    transport
+        Requests them.
+    version
+        The name of the version, for messages.
+    cache
+        The cache of this machine; None for none.
+    local
+        The path of a local copy, whose bytes are not trusted; None for none.
+    memory
+        Maximum size in bytes of the pieces that are kept in memory; at least one is.
+    """
+
+    def __init__(
+        self,
+        file: ListedFile,
+        check: PieceCheck,
+        transport: Transport,
+        version: str,
+        *,
+        cache: PieceCache | None = None,
+        local: Path | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.file = file
+        self.version = version
+        self._stored = StoredPieces(file, check, cache, local)
+        self._reader: PieceReader | WholeReader
+        self._reader = PieceReader(file, check, transport, version, self._stored)
+        if isinstance(check, WholeCheck) and check.size > MAX_WHOLE:
+            self._reader = WholeReader(file, check, transport, self._reader, cache, local)
+            check = self._reader.check
+        self.check = check
+        self._pool = transport.pool
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._pieces: OrderedDict[int, bytearray] = OrderedDict()
+        self._held = 0
+        self._pending: dict[int, Future[bytearray]] = {}
+
+    def __repr__(self) -> str:
+        mode = "" if self.check.is_verified else ", not verified"
+        return f"<VerifiedObject {self.version} {self.file.path}{mode}>"
+
+    @property
+    def size(self) -> int:
+        """Size of the content in bytes."""
+        return self.check.size
+
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[bytes]:
+        """Return the bytes of ranges, all of them verified.
+
+        Parameters
+        ----------
+        ranges
+            Offsets of the first byte, and after the last byte; beyond the end there are no bytes.
+
+        Returns
+        -------
+        list[bytes]
+            The bytes of each range.
+
+        Raises
+        ------
+        WrongBytesError
+            A location has other bytes than the version, and no location has the right ones.
+        ContentGoneError
+            No location has the content any more.
+        LocationsFailedError
+            No location returned the content.
+        """
+        cut = [(max(0, start), min(stop, self.size)) for start, stop in ranges]
+        pieces = self._get({one for start, stop in cut for one in self._numbers(start, stop)})
+        return [
+            b"".join(self._slices(pieces, start, stop)) if start < stop else b""
+            for start, stop in cut
+        ]
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Fill a buffer with the verified bytes from an offset.
+
+        Parameters
+        ----------
+        offset
+            The offset of the first byte.
+        view
+            The buffer, of bytes.
+
+        Returns
+        -------
+        int
+            The number of bytes; fewer than the buffer has only at the end of the content.
+
+        Raises
+        ------
+        StreamError
+            As for :meth:`read_ranges`.
+        """
+        stop = min(offset + len(view), self.size)
+        if offset >= stop:
+            return 0
+        pieces = self._get(self._numbers(offset, stop))
+        at = 0
+        for part in self._slices(pieces, offset, stop):
+            view[at : at + len(part)] = part
+            at += len(part)
+        return at
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start to request a range in the background; errors are raised when it is read.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+        """
+        numbers = self._numbers(max(0, start), min(stop, self.size))
+        with self._lock:
+            runs = self._claim(
+                [one for one in numbers if one not in self._pieces and one not in self._pending]
+            )
+        for run in runs:
+            self._start(run)
+
+    def has(self, start: int, stop: int) -> bool:
+        """Return whether a range is in memory or requested.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Returns
+        -------
+        bool
+            Whether a read of it sends no request.
+        """
+        with self._lock:
+            return all(
+                number in self._pieces or number in self._pending
+                for number in self._numbers(start, min(stop, self.size))
+            )
+
+    def forget(self, stop: int) -> None:
+        """Remove pieces from memory that end before an offset.
+
+        Parameters
+        ----------
+        stop
+            The offset in bytes.
+        """
+        before = stop // self.check.piece_size
+        with self._lock:
+            for number in [one for one in self._pieces if one < before]:
+                self._held -= len(self._pieces.pop(number))
+
+    # --- pieces
+
+    def _numbers(self, start: int, stop: int) -> range:
+        if start >= stop:
+            return range(0)
+        return range(start // self.check.piece_size, -(-stop // self.check.piece_size))
+
+    def _slices(self, pieces: dict[int, bytearray], start: int, stop: int) -> Iterator[memoryview]:
+        for number in self._numbers(start, stop):
+            first = number * self.check.piece_size
+            yield memoryview(pieces[number])[max(0, start - first) : stop - first]
+
+    def _get(self, numbers: Iterable[int]) -> dict[int, bytearray]:
+        """Return pieces from memory, or request them."""
+        found: dict[int, bytearray] = {}
+        waits: dict[int, Future[bytearray]] = {}
+        missing: list[int] = []
+        with self._lock:
+            for number in sorted(numbers):
+                piece = self._pieces.get(number)
+                if piece is not None:
+                    self._pieces.move_to_end(number)
+                    found[number] = piece
+                elif number in self._pending:
+                    waits[number] = self._pending[number]
+                else:
+                    missing.append(number)
+            runs = self._claim(missing)
+            waits.update({one: self._pending[one] for one in missing})
+        # the calling thread requests the last run itself, so that a single one costs no hand-over
+        for run in runs[:-1]:
+            self._start(run)
+        if runs:
+            self._fetch(runs[-1])
+        found.update({number: future.result() for number, future in waits.items()})
+        return found
+
+    def _claim(self, numbers: Sequence[int]) -> list[range]:
+        """Mark pieces as requested, with the lock held; return the requests."""
+        self._pending.update({one: Future() for one in numbers})
+        most = max(1, _REQUEST // self.check.piece_size)
+        runs: list[range] = []
+        for number in numbers:
+            if runs and runs[-1].stop == number and len(runs[-1]) < most:
+                runs[-1] = range(runs[-1].start, number + 1)
+            else:
+                runs.append(range(number, number + 1))
+        return runs
+
+    def _start(self, run: range) -> None:
+        try:
+            self._pool.submit(self._fetch, run)
+        except RuntimeError:  # the transport was closed
+            self._fail(run, StreamError(f"{self.version}: {self.file.path}: the file was closed"))
+
+    def _fetch(self, run: range) -> None:
+        """Read consecutive pieces, and hand each over as soon as it is verified."""
+        left = set(run)
+        error: BaseException = StreamError(f"{self.version}: {self.file.path}: not read")
+        try:
+            for number, piece in self._reader.read(run):
+                left.discard(number)
+                self._keep(number, piece).set_result(piece)
+        except BaseException as failure:
+            error = failure
+            if not isinstance(failure, Exception):
+                raise
+        finally:
+            self._fail(left, error)
+
+    def _fail(self, numbers: Iterable[int], error: BaseException) -> None:
+        with self._lock:
+            waits = [self._pending.pop(one) for one in numbers]
+        for future in waits:
+            future.set_exception(error)
+
+    def _keep(self, number: int, piece: bytearray) -> Future[bytearray]:
+        with self._lock:
+            self._pieces[number] = piece
+            self._held += len(piece)
+            while self._held > self._memory and len(self._pieces) > 1:
+                self._held -= len(self._pieces.popitem(last=False)[1])
+            return self._pending.pop(number)
+
 
 _MAX_AHEAD: Final = 24 << 20
 """Maximum number of bytes that are requested before they are read."""

@@ -17,12 +17,11 @@ from fsspec import AbstractFileSystem
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.stream.errors import FileMissingError, StreamError
-from neuromirror.stream.file import VerifiedFile
+from neuromirror.stream.file import VerifiedFile, VerifiedObject
+from neuromirror.stream.git_tree import FolderEntry, VersionTree, listed_file
 from neuromirror.stream.opening import StrPath, missing_file, open_object, open_tree
 from neuromirror.stream.pieces import Verify
-from neuromirror.stream.transport import PARALLEL, Transport
-from neuromirror.stream.trees import FolderEntry, VersionTree, listed_file
-from neuromirror.stream.verified_object import VerifiedObject
+from neuromirror.stream.readers import PARALLEL, Transport
 
 _T = TypeVar("_T")
 

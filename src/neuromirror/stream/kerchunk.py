@@ -23,10 +23,10 @@ from neuromirror.model import ZARR_METADATA, ConfigurationError
 from neuromirror.model.records import url_version_id
 from neuromirror.store import write_atomically
 from neuromirror.stream.errors import StreamError
+from neuromirror.stream.git_tree import VersionTree
 from neuromirror.stream.opening import StrPath, open_tree
-from neuromirror.stream.transport import Transport
+from neuromirror.stream.readers import Transport
 from neuromirror.stream.tree_objects import TreeObjects
-from neuromirror.stream.trees import VersionTree
 
 _METADATA_NAMES: Final = frozenset(name.decode() for name in ZARR_METADATA)
 _MAX_INLINE: Final = 1 << 16

@@ -13,8 +13,8 @@ from neuromirror.cache import CachedContent, ContentName, PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.stream.errors import UnverifiableError
-from neuromirror.stream.trees import content_checksum
-from neuromirror.transfer.content_checks import KeyChecksum, cache_name
+from neuromirror.stream.git_tree import content_checksum
+from neuromirror.transfer.content_bodies import KeyChecksum, cache_name
 
 Verify = Literal["require", "whole-objects", "off"]
 """``require``: unverifiable reads are errors. ``whole-objects``: a content without block digests is

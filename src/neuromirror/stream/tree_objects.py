@@ -18,11 +18,11 @@ from neuromirror.model import (
     text_to_path,
 )
 from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
+from neuromirror.stream.file import VerifiedObject
+from neuromirror.stream.git_tree import VersionTree, content_checksum
 from neuromirror.stream.opening import digest_command, open_object
 from neuromirror.stream.pieces import NoCheck, Verify, WholeCheck
-from neuromirror.stream.transport import Transport
-from neuromirror.stream.trees import VersionTree, content_checksum
-from neuromirror.stream.verified_object import VerifiedObject
+from neuromirror.stream.readers import Transport
 
 _MAX_HELD: Final = 1 << 30
 """Maximum size in bytes of a file without block digests of which a part is read."""

@@ -15,11 +15,11 @@ from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentEr
 from neuromirror.net import RequestLimits
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.file import NOT_REOPENED
+from neuromirror.stream.git_tree import VersionTree
 from neuromirror.stream.opening import StrPath, open_tree
 from neuromirror.stream.pieces import Verify
-from neuromirror.stream.transport import STREAM_LIMITS, Transport
+from neuromirror.stream.readers import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
-from neuromirror.stream.trees import VersionTree
 from neuromirror.volume.description import LAYER_INFO, describe
 from neuromirror.volume.errors import UnreadableVolumeError
 from neuromirror.volume.precomputed_files import PrecomputedFiles

@@ -47,8 +47,8 @@ from neuromirror.git import (
 from neuromirror.model import ConfigurationError
 from neuromirror.net import permanent_refusal, redact
 from neuromirror.store import refuse_symlinks
-from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.config_check import check_programs
+from neuromirror.transfer.annex_branch import AnnexSettings
+from neuromirror.transfer.repository_check import check_programs
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = b"refs/heads/adjusted/"

@@ -46,7 +46,7 @@ from neuromirror.store.block_digests import (
     digest_entries,
     digested_content,
 )
-from neuromirror.transfer.content_checks import Chunk, key_checksum
+from neuromirror.transfer.content_bodies import Chunk, key_checksum
 from neuromirror.vault.object_files import freeze_folder, move_object, write_all
 
 if TYPE_CHECKING:

@@ -33,13 +33,14 @@ from neuromirror.net import (
     TokenSource,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes.errors import CutoutRefusedError
-from neuromirror.sources.volumes.tokens import token_from_environment
+from neuromirror.sources.volumes.options import token_from_environment
+from neuromirror.sources.volumes.urls import CutoutRefusedError
+from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import InsufficientSpaceError, ObjectSink, TransferBusyError
-from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.content_bodies import (
     BlockBodies,
     ContentBodies,
+    ContentCheck,
     ContentMismatchError,
     FetchConnections,
     FetchResult,
@@ -47,7 +48,6 @@ from neuromirror.transfer.content_bodies import (
     is_block_url,
     open_local_copy,
 )
-from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.outcomes import displayed_url, host_at_fault, host_of
 from neuromirror.transfer.partial_content import (
     CachedContents,

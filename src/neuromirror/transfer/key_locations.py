@@ -46,13 +46,15 @@ from neuromirror.annex import (
     url_glob,
 )
 from neuromirror.git import BatchObjectReader, GitError
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
     URLS,
     AnnexBranchReader,
+    AnnexSettings,
     KeyLogs,
+    enabled_vaults,
     file_names,
     journal_file,
     present_values,
@@ -60,7 +62,6 @@ from neuromirror.transfer.annex_branch import (
 )
 from neuromirror.transfer.annex_clone import BRANCH, FALLBACK_IDENTITY, AnnexClone
 from neuromirror.transfer.annex_objects import AnnexObjectStore
-from neuromirror.transfer.annex_settings import AnnexSettings, enabled_vaults
 from neuromirror.transfer.content_bodies import is_block_url
 from neuromirror.transfer.url_sessions import SCHEME
 

@@ -23,8 +23,13 @@ from neuromirror.annex import parse_key
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import NetError, Response, Session
-from neuromirror.transfer.content_bodies import ContentMismatchError, FetchTask
-from neuromirror.transfer.content_checks import ContentCheck, cache_name, key_checksum
+from neuromirror.transfer.content_bodies import (
+    ContentCheck,
+    ContentMismatchError,
+    FetchTask,
+    cache_name,
+    key_checksum,
+)
 from neuromirror.vault.object_files import write_all
 
 _BUFFER: Final = 4 << 20

@@ -36,7 +36,7 @@ from neuromirror.net import (
     UnsafeAddressError,
 )
 from neuromirror.net.responses import has_encrypted_etag
-from neuromirror.transfer.content_checks import KeyChecksum, key_checksum
+from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Finding, Health, Status, displayed_url, host_at_fault
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verified_repository import Item, PinnedFile
@@ -453,9 +453,8 @@ def _compare_reply(
 def _ask_volume(
     session: Session, url: str, known: KnownDigests, token: Callable[[str], str | None]
 ) -> ProbeResult:
-    from neuromirror.sources.volumes.errors import WrongVoxelsError
     from neuromirror.sources.volumes.fetching import fetch_block
-    from neuromirror.sources.volumes.urls import Box, parse_url
+    from neuromirror.sources.volumes.urls import Box, WrongVoxelsError, parse_url
 
     block = parse_url(url)
     dtype = block.dtype if known.size is None else block.voxel_type(known.size)

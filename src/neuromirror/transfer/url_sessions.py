@@ -53,9 +53,9 @@ from neuromirror.net import (
 from neuromirror.sources.api_tokens import InternToken, host_token, token_scheme
 from neuromirror.sources.dandi_client import INSTANCES, api_key_variable
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
-from neuromirror.sources.volumes.tokens import token_variable
+from neuromirror.sources.volumes.options import token_variable
 from neuromirror.sources.volumes.urls import BlockUrl
-from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.annex_branch import AnnexSettings
 
 
 class RateLimit:

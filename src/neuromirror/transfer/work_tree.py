@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
-from neuromirror.transfer.content_checks import KeyChecksum, key_checksum
+from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import NOT_HERE, Finding, FindingKind, Status
 from neuromirror.transfer.verified_repository import (
     InspectedEntry,

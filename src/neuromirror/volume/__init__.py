@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neuromirror.transfer.url_sessions import no_token
     from neuromirror.volume.array import OpenVolume, open, open_volume, volume_context
-    from neuromirror.volume.cutouts import MAX_VOXEL_BYTES, Cutout, plan_cutout, read_voxels
+    from neuromirror.volume.cutouts import (
+        CUTOUT_FORMATS,
+        MAX_VOXEL_BYTES,
+        Cutout,
+        MiddlePlane,
+        OutputFile,
+        encode_png,
+        has_ome_type,
+        middle_plane,
+        nested_boxes,
+        plan_cutout,
+        read_voxels,
+        to_display,
+    )
     from neuromirror.volume.description import PRECOMPUTED, VolumeDescription, describe
     from neuromirror.volume.errors import (
         BlockUnavailableError,
@@ -25,18 +38,8 @@ if TYPE_CHECKING:
         UnreadableVolumeError,
     )
     from neuromirror.volume.exporter import FORMATS, ExportResult, export
+    from neuromirror.volume.files import VersionFiles, open_version_files
     from neuromirror.volume.geometry import format_box, parse_box, validate_box
-    from neuromirror.volume.images import (
-        CUTOUT_FORMATS,
-        MiddlePlane,
-        OutputFile,
-        encode_png,
-        has_ome_type,
-        middle_plane,
-        nested_boxes,
-        to_display,
-    )
-    from neuromirror.volume.version_files import VersionFiles, open_version_files
 
 __all__ = [
     "CUTOUT_FORMATS",
@@ -83,7 +86,10 @@ _EXPORTS = {
     for module, names in {
         "transfer.url_sessions": "no_token",
         "volume.array": "OpenVolume open open_volume volume_context",
-        "volume.cutouts": "Cutout MAX_VOXEL_BYTES plan_cutout read_voxels",
+        "volume.cutouts": (
+            "CUTOUT_FORMATS Cutout MAX_VOXEL_BYTES MiddlePlane OutputFile encode_png has_ome_type "
+            "middle_plane nested_boxes plan_cutout read_voxels to_display"
+        ),
         "volume.description": "PRECOMPUTED VolumeDescription describe",
         "volume.errors": (
             "BlockUnavailableError CutoutTooLargeError ExportFailedError "
@@ -92,11 +98,7 @@ _EXPORTS = {
         ),
         "volume.exporter": "ExportResult FORMATS export",
         "volume.geometry": "format_box parse_box validate_box",
-        "volume.images": (
-            "CUTOUT_FORMATS MiddlePlane OutputFile encode_png has_ome_type middle_plane "
-            "nested_boxes to_display"
-        ),
-        "volume.version_files": "VersionFiles open_version_files",
+        "volume.files": "VersionFiles open_version_files",
     }.items()
     for name in names.split()
 }

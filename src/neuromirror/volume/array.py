@@ -25,7 +25,7 @@ from neuromirror.volume.precomputed_files import LayerObjects, PrecomputedFiles
 if TYPE_CHECKING:
     import zarr
 
-    from neuromirror.volume.block_store import VolumeFiles
+    from neuromirror.volume.read_only_store import VolumeFiles
 
 
 class OpenVolume(Struct, frozen=True):
@@ -75,7 +75,7 @@ class OpenVolume(Struct, frozen=True):
         try:
             import zarr
 
-            from neuromirror.volume.block_store import BlockStore
+            from neuromirror.volume.read_only_store import BlockStore
         except ImportError as error:
             raise MissingExtraError(error) from error
         store = BlockStore(self.files, self.volume)
@@ -188,7 +188,7 @@ def open_volume(
 
 
 def _open_clone(folder: Path, level: str) -> OpenVolume:
-    from neuromirror.volume.clone_files import CloneFiles
+    from neuromirror.volume.files import CloneFiles
 
     files = CloneFiles(folder)
     if not (folder / METADATA).exists() and not (folder / ".git").exists():
@@ -218,7 +218,7 @@ def _open_version(
     from neuromirror.index import Index
     from neuromirror.store import Store
     from neuromirror.store.private_store import is_private_store
-    from neuromirror.volume.version_files import open_version_files
+    from neuromirror.volume.files import open_version_files
 
     held = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
     named = index or os.environ.get("NEUROMIRROR_INDEX")

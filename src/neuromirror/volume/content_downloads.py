@@ -1,18 +1,22 @@
-"""Downloads of whole contents from volume services, web servers and vaults, verified by keys."""
+"""Downloads of whole contents from volume services, web servers and vaults, verified by key."""
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
-from neuromirror.annex import ALLOWED_ADDRESSES, is_all_zeros, parse_key
+from neuromirror.annex import ALLOWED_ADDRESSES, is_all_zeros, key_digest, parse_key
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     HostCircuitBreaker,
@@ -22,11 +26,10 @@ from neuromirror.net import (
     UnsafeAddressError,
     only_host_of,
 )
-from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
-from neuromirror.sources.volumes.tokens import token_variable
-from neuromirror.sources.volumes.urls import BlockUrl
-from neuromirror.transfer.content_checks import key_checksum
+from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import BlockUrl, WrongVoxelsError
+from neuromirror.transfer.content_bodies import key_checksum
 from neuromirror.volume.errors import (
     BlockMismatchError,
     BlockUnavailableError,
@@ -36,6 +39,40 @@ from neuromirror.volume.errors import (
     failure_group,
     summarize_failures,
 )
+
+MAX_SHARD: Final = 1 << 30
+"""Maximum size of a shard in bytes."""
+
+
+def check_content(file: BufferedReader, key: str) -> str:
+    """Return how the content of a file differs from its annex key, as text; empty if it does not.
+
+    A key without a sha256 or MD5 is compared by size only.
+    """
+    size, has = parse_key(key).size, os.fstat(file.fileno()).st_size
+    if size is not None and size != has:
+        return f"it has {has} bytes, not {size}"
+    digest = key_digest(key)
+    if digest is None or digest[0] == "etag":
+        return ""
+    algorithm, value = digest
+    file.seek(0)
+    found = hashlib.file_digest(file, algorithm).hexdigest()
+    return "" if found == value else f"its {algorithm} is {found}, not {value}"
+
+
+def slice_content(content: mmap.mmap, path: str, start: int, stop: int, where: str) -> bytes:
+    """Return a part of a shard; raise BlockUnavailableError if its index names other bytes."""
+    if not 0 <= start <= stop <= len(content):
+        why = f"it ends before byte {stop}, which its index names"
+        raise BlockUnavailableError(path, where, why)
+    return content[start:stop]
+
+
+def map_file(file: BinaryIO) -> mmap.mmap:
+    """Map a whole file into memory, for reading."""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
 
 CLOSED: Final = "the volume was closed"
 _ATTEMPTS: Final = 3

@@ -1,6 +1,6 @@
 """Describe a version as a volume, from its documents in git; no network access.
 
-Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.ngff` writes it, and ``info`` of
+Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.grid` writes it, and ``info`` of
 Neuroglancer's "Precomputed: volume".
 """
 
@@ -17,10 +17,9 @@ from msgspec.structs import replace
 
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
-from neuromirror.volume.chunk_encodings import ENCODINGS
+from neuromirror.volume.chunk_encodings import ENCODINGS, Sharding, parse_sharding
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import METADATA, level_names, read_volume
-from neuromirror.volume.shards import Sharding, parse_sharding
 
 OME_ZARR: Final = "OME-Zarr 0.5"
 PRECOMPUTED: Final = "Neuroglancer precomputed"

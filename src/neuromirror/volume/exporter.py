@@ -27,16 +27,20 @@ from neuromirror.store.durable_files import fsync_path
 from neuromirror.volume.array import OpenVolume, volume_context
 from neuromirror.volume.errors import BlockUnavailableError, ExportFailedError, ExportRefusedError
 from neuromirror.volume.geometry import (
+    LAYOUTS,
+    Layout,
+    Region,
+    TargetFile,
     boxes_by_block,
     format_box,
     sample_index,
     split_range,
+    targets_in_range,
     validate_box,
 )
-from neuromirror.volume.layouts import LAYOUTS, Layout, Region, TargetFile, targets_in_range
 
 if TYPE_CHECKING:
-    from neuromirror.volume.layouts import TargetFile
+    from neuromirror.volume.geometry import TargetFile
 
 FORMATS: Final = tuple(LAYOUTS)
 """The export formats."""

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
-from neuromirror.sources.volumes.grid import Volume
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
-from neuromirror.volume.chunk_encodings import MAX_OVERHEAD, decode_voxels, unpack
+from neuromirror.volume.chunk_encodings import (
+    MAX_OVERHEAD,
+    ShardReader,
+    chunk_number,
+    decode_voxels,
+    unpack,
+)
 from neuromirror.volume.description import LevelStorage
 from neuromirror.volume.errors import BlockUnavailableError
 from neuromirror.volume.geometry import METADATA, block_box
-from neuromirror.volume.shards import ShardReader, chunk_number
 
 if TYPE_CHECKING:
-    from neuromirror.volume.block_store import BytesCallback
+    from neuromirror.volume.read_only_store import BytesCallback
 
 _ENDINGS: Final = {"": "", ".br": "br", ".gz": "gzip"}
 """The content codings of objects, by the ending of their paths."""

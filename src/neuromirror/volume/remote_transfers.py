@@ -46,12 +46,11 @@ from neuromirror.net import (
     only_host_of,
 )
 from neuromirror.sources.api_tokens import token_scheme
-from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.options import token_from_environment, token_variable
 from neuromirror.sources.volumes.schemes import SCHEMES
-from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
-from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, parse_url
-from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.content_checks import check_for, key_checksum
+from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, WrongVoxelsError, parse_url
+from neuromirror.transfer.annex_branch import AnnexSettings
+from neuromirror.transfer.content_bodies import check_for, key_checksum
 from neuromirror.transfer.outcomes import Health
 from neuromirror.transfer.partial_content import copy_cached
 from neuromirror.transfer.url_health import KnownDigests, compare_headers

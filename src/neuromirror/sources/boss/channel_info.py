@@ -15,7 +15,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from neuromirror.model import DatasetFacts, Document, ExcludedEntry
-from neuromirror.sources.boss.intern_client import is_name
+from neuromirror.sources.boss.client import is_name
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.sidecars import one_line, without_secrets

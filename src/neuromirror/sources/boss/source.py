@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
@@ -17,11 +17,10 @@ from neuromirror.model import (
     NeuromirrorError,
     VersionRef,
 )
-from neuromirror.net import AccessDeniedError, NotFoundError, Session
+from neuromirror.net import AccessDeniedError, NotFoundError, Session, TokenSource
+from neuromirror.sources.api_tokens import InternToken
 from neuromirror.sources.boss.channel_info import BossChannelInfo, documents, facts, volume_of
-from neuromirror.sources.boss.client import BossClient
-from neuromirror.sources.boss.intern_client import is_name
-from neuromirror.sources.boss.options import BossOptions
+from neuromirror.sources.boss.client import BossClient, is_name
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
 from neuromirror.sources.options import may_match_below
 from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, LocatedDataset, VisitContext
@@ -34,9 +33,47 @@ from neuromirror.sources.volumes.channels import (
     plan_volume,
     segments_of,
 )
-from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.listing import VolumeListing
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.options import VolumeOptions, token_variable
+
+_VERSIONS: Final = ("v1", "latest")
+
+
+class BossOptions(VolumeOptions):
+    """The ``[options]`` of a mirror of a BOSS.
+
+    Attributes
+    ----------
+    api
+        The service's base URL. It may end with the API's version (``https://api.bossdb.io/v1``, or
+        ``/latest``); the default is version 1.
+    restricted
+        What to do with channels that require a token: ``skip``, mirror them in the ``private``
+        store, or ``mirror`` them like the others into the same store.
+    """
+
+    restricted: Literal["skip", "private", "mirror"] = "skip"
+
+    @property
+    def token(self) -> TokenSource | None:
+        """The source of the token; only restricted channels need the file of ``intern``."""
+        if self.restricted == "skip":
+            return super().token
+        variable = self.token_env or token_variable(self.host)
+        return InternToken(self.host, variable)
+
+    @property
+    def service(self) -> str:
+        """The base URL without the API's version."""
+        head, _, last = self.api.rpartition("/")
+        return head if last in _VERSIONS else self.api
+
+    @property
+    def base(self) -> str:
+        """The base URL with the API's version."""
+        return self.api if self.service != self.api else f"{self.api}/{_VERSIONS[0]}"
+
 
 OPENED: Final = "opened"
 """Why a public channel is unavailable in the source of the restricted ones."""

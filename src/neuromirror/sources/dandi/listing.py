@@ -26,7 +26,7 @@ from neuromirror.sources.dandi.rows import SHA256, BlobRow, Row
 from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import EMBARGOED, ComponentEntry, Listing, VisitContext
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 
 _MOST: Final = 1_000
 """Maximum items; a visit takes fewer requests."""

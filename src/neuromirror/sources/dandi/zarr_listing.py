@@ -54,7 +54,7 @@ from neuromirror.sources.s3.history import moment_of, read_rows, state_at, write
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.options import PLAIN
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 
 CHECKSUM_PATTERN: Final = re.compile(
     r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"

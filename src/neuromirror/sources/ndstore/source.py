@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import quote, unquote
 
-from neuromirror.model import (
-    DatasetHint,
-    DatasetRef,
-    ExcludedEntry,
-    NeuromirrorError,
-    VersionRef,
-)
+from pydantic import Field, field_validator
+
+from neuromirror.model import DatasetHint, DatasetRef, ExcludedEntry, NeuromirrorError, VersionRef
 from neuromirror.net import (
     AccessDeniedError,
     HttpError,
@@ -39,7 +36,6 @@ from neuromirror.sources.ndstore.channel_info import (
     shift_levels,
     volume_of,
 )
-from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.protocol import Estimate, Listing, LocatedDataset, VisitContext
 from neuromirror.sources.volumes.channels import (
     RESTRICTED,
@@ -50,9 +46,66 @@ from neuromirror.sources.volumes.channels import (
     plan_volume,
     segments_of,
 )
-from neuromirror.sources.volumes.grid import Volume
+from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.listing import VolumeListing
-from neuromirror.sources.volumes.ngff import zarr_documents
+from neuromirror.sources.volumes.options import VolumeOptions
+
+_SAME = "/sd"
+_USUAL = "/ca"
+
+
+class NdstoreOptions(VolumeOptions):
+    """The ``[options]`` of a mirror of an ndstore.
+
+    Attributes
+    ----------
+    api
+        The service's base URL, which ends with ``/nd/ca`` or its synonym ``/nd/sd``.
+    tokens
+        The projects to mirror; by default all public ones.
+    restricted
+        What to do with projects that require a token: ``skip``, or ``mirror`` them like the others
+        into the same store.
+    unit
+        The unit of voxel sizes, which the service does not state.
+    """
+
+    tokens: tuple[Annotated[str, Field(pattern=r"^[^/]{1,255}$")], ...] = ()
+    restricted: Literal["skip", "mirror"] = "skip"
+    unit: Literal["nanometer", "micrometer", "millimeter"] = "nanometer"
+
+    @field_validator("api")
+    @classmethod
+    def _one_name(cls, api: str) -> str:
+        return api.removesuffix(_SAME) + _USUAL if api.endswith(_SAME) else api
+
+    def may_include(self, token: str) -> bool:
+        """Return whether the options can include a channel of a project.
+
+        ``token`` is encoded as in a local id.
+
+        Parameters
+        ----------
+        token
+            The token of the project, encoded as in a local id.
+
+        Returns
+        -------
+        bool
+            False if no pattern can match.
+        """
+        if any(one.endswith("*") and fnmatchcase(f"{token}/", one) for one in self.exclude):
+            return False
+        return not self.include or any(_may_match(token, one) for one in self.include)
+
+
+def _may_match(token: str, pattern: str) -> bool:
+    """Return whether a pattern can match a token, a slash and a channel's name."""
+    before, slash, rest = pattern.partition("/")
+    if not slash or "/" in rest or "[" in pattern:
+        return True
+    return fnmatchcase(token, before)
+
 
 REQUEST_LIMIT: Final = 256 << 20
 """Bytes of voxels per request, as in ndstore's client; the service states no limit."""

@@ -1,4 +1,6 @@
-"""The ``info`` and ``provenance`` of a layer, its facts and viewer links.
+"""The options of a mirror, the ``info`` and ``provenance`` of a layer, its facts and viewer links.
+
+The ``info`` and ``provenance`` of a layer, its facts and viewer links.
 
 Formats: Neuroglancer's page "Precomputed: volume" for ``info``; CloudVolume for ``provenance``.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
+
+from pydantic import Field
 
 from neuromirror.model import DatasetFacts, Document
 from neuromirror.net import (
@@ -23,11 +27,30 @@ from neuromirror.net import (
 )
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.options import may_match_below
-from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.discovery import PrefixScope, Segments, UnassignedObjects
-from neuromirror.sources.s3.options import Profile
+from neuromirror.sources.s3.options import BucketOptions, Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, one_line
+
+
+class PrecomputedOptions(BucketOptions):
+    """The ``[options]`` of a mirror of precomputed layers.
+
+    Attributes
+    ----------
+    depth
+        Maximum number of levels between ``prefix`` and a layer; 0 if ``prefix`` is the only layer.
+    include
+        Shell patterns of the prefixes to mirror; by default all.
+    encodings
+        Whether a sample of each folder is requested to determine encodings (``probe``), or every
+        object (``each``).
+    """
+
+    depth: int = Field(default=4, ge=0, le=8)
+    include: tuple[str, ...] = ()
+    encodings: Literal["probe", "each"] = "probe"
+
 
 INFO: Final = b"info"
 _PROVENANCE: Final = b"provenance"

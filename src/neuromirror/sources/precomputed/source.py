@@ -14,11 +14,11 @@ from neuromirror.sources.precomputed.encodings import EncodingNaming, LayerMemo,
 from neuromirror.sources.precomputed.layer import (
     LayerScope,
     LayerSearch,
+    PrecomputedOptions,
     is_volume,
     layer_profile,
     read_info,
 )
-from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.protocol import (
     EMBARGOED,
     Listing,

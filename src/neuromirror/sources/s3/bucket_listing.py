@@ -10,7 +10,7 @@ from neuromirror.model import DatasetFacts, VersionRef
 from neuromirror.net import S3Listing
 from neuromirror.sources.protocol import Listing, ListingEntry
 from neuromirror.sources.s3.listing_reader import ListingReader
-from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 
 
 class BucketMemo(Struct, frozen=True):

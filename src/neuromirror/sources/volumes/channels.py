@@ -14,7 +14,6 @@ from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, Versi
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Estimate, Source
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.volumes.errors import TooManyFilesError
 from neuromirror.sources.volumes.grid import (
     REQUEST_LIMIT,
     Level,
@@ -22,7 +21,7 @@ from neuromirror.sources.volumes.grid import (
     choose_chunk,
 )
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.urls import Box, to_triple
+from neuromirror.sources.volumes.urls import Box, TooManyFilesError, to_triple
 
 CURRENT: Final = "current"
 RESTRICTED: Final = (

@@ -19,8 +19,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from neuromirror.sources.volumes.errors import WrongVoxelsError
-from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
+from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple, WrongVoxelsError
 
 _PIECE: Final = 1 << 20
 _ZEROS: Final = bytes(_PIECE)

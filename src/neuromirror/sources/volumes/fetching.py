@@ -31,16 +31,20 @@ from neuromirror.net import (
     UnreachableError,
 )
 from neuromirror.sources.volumes.decode import can_decode, decode_cutout
-from neuromirror.sources.volumes.errors import (
+from neuromirror.sources.volumes.grid import Block
+from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import (
+    ITEM_SIZES,
     BlockReadError,
+    BlockUrl,
     CutoutRefusedError,
     MalformedUrlError,
+    Range,
     TokenRefusedError,
     WrongVoxelsError,
+    is_secure,
+    parse_url,
 )
-from neuromirror.sources.volumes.grid import Block
-from neuromirror.sources.volumes.tokens import token_variable
-from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, Range, is_secure, parse_url
 
 PARALLEL: Final = 3
 """Parallel requests per block.

@@ -48,7 +48,7 @@ from neuromirror.stream import (
     tree_of_version,
 )
 from neuromirror.stream.pieces import MAX_WHOLE
-from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.web.async_index import AsyncIndexReader, RecentResults
 from neuromirror.web.gateway.modes import GatewayModes
 
