@@ -164,10 +164,6 @@ def _is_plain_text(block: bytes) -> bool:
 _MODE = 0o644
 
 
-class BundleError(NeuromirrorError):
-    """A bundle cannot be written."""
-
-
 def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
     """Write the bundle of a version; an existing bundle of the same commits is kept.
 
@@ -184,7 +180,7 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
 
     Raises
     ------
-    BundleError
+    NeuromirrorError
         git cannot write the bundle.
     UnsafePathError
         The path of the bundle is a symlink.
@@ -204,7 +200,7 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
         try:
             create_bundle_of_commits(repository, scratch / "git", draft, refs, MAIN_BRANCH)
         except GitError as error:
-            raise BundleError(
+            raise NeuromirrorError(
                 f"{row.name}: the bundle {into.path / name} cannot be written: {error}"
             ) from error
         draft.chmod(_MODE)

@@ -353,10 +353,6 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     )
 
 
-class TargetOccupiedError(ConfigurationError):
-    """The target folder of a dataset has other content."""
-
-
 def is_restored(
     parent: SafeFolder, name: str, target: RestoreTarget, lock_dir: Path, store: Store | None
 ) -> bool:
@@ -377,7 +373,7 @@ def is_restored(
 
     Raises
     ------
-    TargetOccupiedError
+    ConfigurationError
         The folder has other content.
     UnsafePathError
         The folder is a symlink.
@@ -400,13 +396,13 @@ def is_restored(
     except FileNotFoundError:
         return False
     except NotADirectoryError as error:
-        raise TargetOccupiedError(
+        raise ConfigurationError(
             f"{root} is not a folder; choose another one with --into"
         ) from error
     if head == target.commit:
         return True
     what = f"a repository at commit {head}" if head else "other content"
-    raise TargetOccupiedError(
+    raise ConfigurationError(
         f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or "
         f"choose another folder with --into"
     )
@@ -420,18 +416,6 @@ them. Its next command commits them, for which git needs 0.9 GB with a million f
 _NO_ORIGIN = ("-c", "remote.origin.annex-ignore=true")
 """Options of git with which git-annex does not contact the origin."""
 _EDITED_HINT = "if the lock file was edited, restore it from git or pin the dataset again"
-
-
-class NotRestoredError(NeuromirrorError):
-    """No strategy restored a dataset; the message has the reason for each."""
-
-
-class LockMismatchError(NeuromirrorError):
-    """A lock file contradicts the commit that it names: another tree or state digest."""
-
-
-class GitAnnexMissingError(ConfigurationError):
-    """git-annex is not installed."""
 
 
 class _RestoreOptions(Struct, frozen=True):
@@ -495,17 +479,17 @@ def restore(
 
     Raises
     ------
-    TargetOccupiedError
+    ConfigurationError
         The folder of a dataset has other content.
     UnsafePathError
         The folder of a dataset is a symlink.
-    GitAnnexMissingError
+    ConfigurationError
         git-annex is not installed.
     StoreBusyError
         Another process is restoring into the same folder.
     """
     if shutil.which("git-annex") is None:
-        raise GitAnnexMissingError(
+        raise ConfigurationError(
             "git-annex is not installed, and is required to restore datasets: "
             + install_advice("git-annex")
         )
@@ -533,7 +517,7 @@ def _open_target_folder(into: Path, lock_dir: Path) -> SafeFolder:
     try:
         return SafeFolder.open_path(into, create=True, below=lock_dir)
     except (FileExistsError, NotADirectoryError) as error:
-        raise TargetOccupiedError(
+        raise ConfigurationError(
             f"{into} is not a folder; choose another one with --into"
         ) from error
 
@@ -543,7 +527,7 @@ def _scratch_folder(target: SafeFolder) -> Iterator[SafeFolder]:
     """Create the folder for incomplete repositories, and lock it against other processes."""
     with target.folder(_SCRATCH, create=True, mode=0o700) as scratch:
         if os.fstat(scratch.descriptor).st_uid != os.geteuid():
-            raise TargetOccupiedError(
+            raise ConfigurationError(
                 f"{scratch.path} belongs to another user; ask them to remove it"
             )
         os.fchmod(scratch.descriptor, 0o700)
@@ -715,7 +699,7 @@ class _DatasetRestorer(Struct):
                 "; no host could be reached: check the network, or put the manifests of the lock "
                 "file (its folder datasets.lock.d) beside it"
             )
-        raise NotRestoredError(
+        raise NeuromirrorError(
             f"{target.name}: commit {target.commit} could not be restored: {why}{hint}"
         )
 
@@ -766,7 +750,7 @@ class _DatasetRestorer(Struct):
         placed.files = [] if pin.paths else None
         committed = MintedCommit(repository / ".git", target.commit)
         if target.tree not in (None, committed.tree):
-            raise LockMismatchError(
+            raise NeuromirrorError(
                 f"{target.name}: the tree of commit {target.commit} is {committed.tree}, but "
                 f"{target.tree} in the lock file; {_EDITED_HINT}"
             )
@@ -788,12 +772,12 @@ class _DatasetRestorer(Struct):
         else:
             self._count_listed(placed)
         if state != target.state:
-            raise LockMismatchError(
+            raise NeuromirrorError(
                 f"{target.name}: the state of commit {target.commit} is {state}, but "
                 f"{target.state} in the lock file; {_EDITED_HINT}"
             )
         if not target.prefix and (why := pin.contradictions(committed.description)):
-            raise LockMismatchError(f"{target.name}: {why}; {_EDITED_HINT}")
+            raise NeuromirrorError(f"{target.name}: {why}; {_EDITED_HINT}")
         return placed
 
     def _count_listed(self, placed: _RestoredDataset) -> None:
@@ -817,7 +801,7 @@ class _DatasetRestorer(Struct):
         files = sum(one.count + (one.manifest_only_files or 0) for one in placed)
         size = sum(one.bytes for one in placed)
         if (files, size) != (pin.files, pin.bytes):
-            raise LockMismatchError(
+            raise NeuromirrorError(
                 f"{pin.name}: commit and paths select {count_of(files, 'file')} with {size} "
                 f"bytes, but the lock file has {pin.files} with {pin.bytes}; {_EDITED_HINT}"
             )

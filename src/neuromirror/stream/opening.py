@@ -305,10 +305,6 @@ _POLL_SECONDS: Final = 0.02
 """How long, and how often, to look for pieces that are being written."""
 
 
-class CacheTooSmallError(ConfigurationError):
-    """The files do not fit into the cache, or one of them into half of it."""
-
-
 def fill_cache(
     tree: VersionTree, globs: Sequence[str], cache: PieceCache, *, jobs: int = JOBS
 ) -> Iterator[Outcome]:
@@ -333,7 +329,7 @@ def fill_cache(
 
     Raises
     ------
-    CacheTooSmallError
+    ConfigurationError
         The files do not fit into the cache, or one of them into half of it. Nothing was read.
     """
     watched = WatchedGlobs(globs)
@@ -341,7 +337,7 @@ def fill_cache(
     total = sum(file.size or 0 for file in {file.key: file for file in files}.values())
     largest = max((file.size or 0 for file in files), default=0)
     if total > cache.limit or largest > cache.limit // 2:
-        raise CacheTooSmallError(
+        raise ConfigurationError(
             f"{tree.name}: {len(files)} files of {format_bytes(total)}, the largest of "
             f"{format_bytes(largest)}, do not fit into the cache of {format_bytes(cache.limit)}, "
             "of which one file gets at most half; set NEUROMIRROR_CACHE_SIZE, or specify a GLOB"
