@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.stub_server import StubServer

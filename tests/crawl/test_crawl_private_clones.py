@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents, prepare_embargo
 from support.foreign_pushes import run_checked, run_in

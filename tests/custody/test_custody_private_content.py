@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import PRIVATE, DemoBoss
 from support.embargo_harness import FOLDER, ID, contents, prepare_embargo

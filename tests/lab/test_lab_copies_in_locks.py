@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import neuromirror
 from neuromirror.annex import VaultKind
 from neuromirror.cli import main
-from neuromirror.lab.export_lock import add_vaults
 from neuromirror.lab.lockfile import LockUnusableError, PinnedVault
+from neuromirror.lab.output_files import add_vaults
 from neuromirror.lab.verify import Mode, verify
 from neuromirror.model import ConfigurationError
 from neuromirror.stream import StreamError, open_tree

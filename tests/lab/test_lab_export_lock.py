@@ -16,12 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.lab.export_lock import (
-    LINE_FORMATS,
-    ExportedFile,
-    NotExportableError,
-    s3_address,
-)
+from neuromirror.lab.export_lock import LINE_FORMATS, ExportedFile, NotExportableError, s3_address
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder
 from support.mirror_harness import MirrorHarness

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
 from neuromirror.lab import pin
-from neuromirror.lab.export_lock import LockBusyError, exclusive_write
+from neuromirror.lab.output_files import LockBusyError, exclusive_write
 from neuromirror.lab.pin import PinRequest
 from neuromirror_demo import DemoArchive
 from support.lab_store import LabStore

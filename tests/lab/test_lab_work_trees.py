@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.git import GitError
-from neuromirror.lab.rebuild import parallel_checkout
+from neuromirror.lab.work_trees import parallel_checkout
 from support.crafted_repositories import FILE, LINK, CraftedRepository
 from support.lock_folders import run
 

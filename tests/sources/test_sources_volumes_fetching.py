@@ -18,7 +18,6 @@ from neuromirror.net import (
 )
 from neuromirror.sources.volumes.fetching import cutout_request, fetch_block
 from neuromirror.sources.volumes.grid import Block, Level, Volume, blocks
-from neuromirror.sources.volumes.options import token_variable
 from neuromirror.sources.volumes.urls import (
     BlockUrl,
     CutoutRefusedError,
@@ -26,6 +25,7 @@ from neuromirror.sources.volumes.urls import (
     TokenRefusedError,
     WrongVoxelsError,
     parse_url,
+    token_variable,
 )
 from support.volume_service import VolumeService
 

@@ -9,7 +9,7 @@ import pytest
 
 from neuromirror.net import AccessDeniedError, HostCircuitBreaker, RequestLimits
 from neuromirror.sources.api_tokens import host_token
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.content_bodies import BlockBodies, ContentBodies, FetchConnections
 from neuromirror.transfer.url_sessions import S3Access, UrlSessions

@@ -14,7 +14,7 @@ import zarr
 
 import neuromirror.volume
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError
 from support.volume_mirror import ACTIVITY, CELLS, EM, FLAT, BossMirror
 

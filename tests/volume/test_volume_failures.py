@@ -21,7 +21,7 @@ from neuromirror.net import (
     RetryAfterTooLongError,
     UnreachableError,
 )
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.volume import BlockUnavailableError, VersionFiles
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url

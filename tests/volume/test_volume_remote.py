@@ -12,7 +12,7 @@ import pytest
 from annexremote import RemoteError
 
 from neuromirror.cache import ContentName, open_cache
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 

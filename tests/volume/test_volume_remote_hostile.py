@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from annexremote import RemoteError
 
-from neuromirror.sources.volumes.options import token_from_environment, token_variable
+from neuromirror.sources.volumes.urls import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.web import stop_serving
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url

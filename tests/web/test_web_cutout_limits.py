@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from neuromirror.index import VersionRow
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.volume import CUTOUT_FORMATS, middle_plane, plan_cutout
 from neuromirror.web.cutouts import (
     MAX_CONCURRENT,

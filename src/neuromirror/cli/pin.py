@@ -583,7 +583,7 @@ def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
         with TemporaryDirectory(prefix="neuromirror-") as folder:
             yield Path(folder)
         return
-    from neuromirror.lab.export_lock import is_missing_or_empty
+    from neuromirror.lab.output_files import is_missing_or_empty
 
     if not is_missing_or_empty(keep):
         raise ConfigurationError(f"--keep {keep}: not an empty folder; use an empty or missing one")

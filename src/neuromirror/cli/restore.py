@@ -231,7 +231,7 @@ def verify_command(
         recorder = None
         remote_options: dict[str, Any] = {}
         if mode != "local":
-            from neuromirror.sources.volumes.options import token_from_environment
+            from neuromirror.sources.volumes.urls import token_from_environment
             from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
             store, recorder = stack.enter_context(open_results(settings))
@@ -529,7 +529,7 @@ def _digest_remote(
     dry_run: bool,
 ) -> None:
     from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
-    from neuromirror.sources.volumes.options import token_from_environment
+    from neuromirror.sources.volumes.urls import token_from_environment
 
     with _selected_files(report.settings, target, globs) as (files, folder):
         plan = plan_digests(files, folder, digests)

@@ -350,7 +350,7 @@ def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) 
 @contextmanager
 def _index_if_any(settings: Settings) -> Iterator[Index | None]:
     """Open the index for a dry run; yields None before the first sync."""
-    from neuromirror.lab.export_lock import is_missing_or_empty
+    from neuromirror.lab.output_files import is_missing_or_empty
     from neuromirror.store import NotAStoreError
 
     try:

@@ -20,7 +20,7 @@ from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import ListingLimits, RequestPolicy, validate_contact
 from neuromirror.sources import Source, SourceOptions, open_source, source_options
 from neuromirror.sources.dandi_client import api_key_variable, instance_at
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 
 
 class GuardSettings(BaseModel):

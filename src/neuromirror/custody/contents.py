@@ -20,8 +20,8 @@ from neuromirror.index import (
 )
 from neuromirror.index.ledger import Ledger
 from neuromirror.lab.digest import files_by_dataset, files_of_lock
-from neuromirror.lab.export_lock import add_vaults
 from neuromirror.lab.lockfile import Lock, PinnedVault, load_lock, pinned_vaults
+from neuromirror.lab.output_files import add_vaults
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, path_to_text
 from neuromirror.store import Store

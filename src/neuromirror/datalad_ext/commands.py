@@ -397,7 +397,7 @@ class MirrorVerify(Interface):  # type: ignore[misc]
     ) -> Iterator[ResultRecord]:
         """Yield a result for each finding."""
         from neuromirror.lab import load_lock, verify
-        from neuromirror.sources.volumes.options import token_from_environment
+        from neuromirror.sources.volumes.urls import token_from_environment
 
         action = "mirror_verify"
         folders: dict[str | None, Path] = {}

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         diff,
         version_side,
     )
-    from neuromirror.lab.export_lock import LockBusyError
     from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, LockManifestReader
     from neuromirror.lab.lockfile import Lock, Pin, load_lock
+    from neuromirror.lab.output_files import LockBusyError
     from neuromirror.lab.pin import PinRequest, find_outdated, pin
     from neuromirror.lab.rebuild import NotMintedError
     from neuromirror.lab.reproduce import (
@@ -91,7 +91,7 @@ _MODULES = {
         "Pin",
         "load_lock",
     ),
-    "neuromirror.lab.export_lock": ("LockBusyError",),
+    "neuromirror.lab.output_files": ("LockBusyError",),
     "neuromirror.lab.pin": (
         "PinRequest",
         "find_outdated",

@@ -32,8 +32,8 @@ from neuromirror.git import (
 from neuromirror.lab.addresses import annexed_key
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs, escape
-from neuromirror.lab.rebuild import run_git
 from neuromirror.lab.restore import REMOTE_PROTOCOLS
+from neuromirror.lab.work_trees import run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError, name_from_alias
 from neuromirror.model.programs import install_advice

@@ -36,7 +36,6 @@ from neuromirror.index import (
 )
 from neuromirror.index.rows import RETENTION
 from neuromirror.lab.clone_urls import clone_urls
-from neuromirror.lab.export_lock import exclusive_write
 from neuromirror.lab.globs import Globs, WatchedGlobs, escape
 from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_NAME,
@@ -64,6 +63,7 @@ from neuromirror.lab.lockfile import (
     pinned_vaults,
     read_lock_bytes,
 )
+from neuromirror.lab.output_files import exclusive_write
 from neuromirror.lab.verify import pinned_items
 from neuromirror.model import (
     DESCRIPTION_PATH,

@@ -42,7 +42,8 @@ from neuromirror.lab.lock_manifests import (
     sibling_path,
 )
 from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.lab.rebuild import (
+from neuromirror.lab.verify import EvidenceSummary
+from neuromirror.lab.work_trees import (
     find_annex_commit,
     has_commit,
     is_origin_checked,
@@ -51,7 +52,6 @@ from neuromirror.lab.rebuild import (
     run_git,
     write_annex_index,
 )
-from neuromirror.lab.verify import EvidenceSummary
 from neuromirror.mint.annex_worker import AnnexWorkerError
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest, count_of
 from neuromirror.model.programs import install_advice

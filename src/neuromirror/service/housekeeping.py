@@ -34,7 +34,7 @@ from neuromirror.service.integrity import IntegrityState, check_integrity
 from neuromirror.service.jobs import ServiceObserver
 from neuromirror.service.logs import log_event
 from neuromirror.service.scheduling import jitter
-from neuromirror.sources.volumes.options import token_from_environment
+from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.store import Store, run_housekeeping
 from neuromirror.store.store import TaskState
 from neuromirror.transfer.annex_branch import settings_in_folder

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from neuromirror.model import declare_secrets
 from neuromirror.net import CredentialsError, TokenSource
 from neuromirror.sources.dandi_client import DandiKey, instance_at, is_key_for
-from neuromirror.sources.volumes.options import token_variable
+from neuromirror.sources.volumes.urls import token_variable
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _INTERN_FILE: Final = "~/.intern/intern.cfg"

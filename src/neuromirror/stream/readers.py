@@ -26,7 +26,7 @@ from neuromirror.net import (
     RequestLimits,
     RequestTimeoutError,
 )
-from neuromirror.sources.volumes.options import token_from_environment
+from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.stream.errors import (
     ContentGoneError,
     LocationsFailedError,

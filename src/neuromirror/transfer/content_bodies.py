@@ -53,9 +53,14 @@ from neuromirror.net import (
     UnreachableError,
 )
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
-from neuromirror.sources.volumes.options import token_from_environment, token_variable
 from neuromirror.sources.volumes.schemes import SCHEMES
-from neuromirror.sources.volumes.urls import MalformedUrlError, WrongVoxelsError, parse_url
+from neuromirror.sources.volumes.urls import (
+    MalformedUrlError,
+    WrongVoxelsError,
+    parse_url,
+    token_from_environment,
+    token_variable,
+)
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.url_sessions import SCHEME, RestrictedChannels, S3Access, UrlSessions
 

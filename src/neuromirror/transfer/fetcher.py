@@ -33,8 +33,7 @@ from neuromirror.net import (
     TokenSource,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes.options import token_from_environment
-from neuromirror.sources.volumes.urls import CutoutRefusedError
+from neuromirror.sources.volumes.urls import CutoutRefusedError, token_from_environment
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import InsufficientSpaceError, ObjectSink, TransferBusyError
 from neuromirror.transfer.content_bodies import (

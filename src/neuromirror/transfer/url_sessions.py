@@ -53,8 +53,7 @@ from neuromirror.net import (
 from neuromirror.sources.api_tokens import InternToken, host_token, token_scheme
 from neuromirror.sources.dandi_client import INSTANCES, api_key_variable
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
-from neuromirror.sources.volumes.options import token_variable
-from neuromirror.sources.volumes.urls import BlockUrl
+from neuromirror.sources.volumes.urls import BlockUrl, token_variable
 from neuromirror.transfer.annex_branch import AnnexSettings
 
 

@@ -27,8 +27,7 @@ from neuromirror.net import (
     only_host_of,
 )
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
-from neuromirror.sources.volumes.options import token_variable
-from neuromirror.sources.volumes.urls import BlockUrl, WrongVoxelsError
+from neuromirror.sources.volumes.urls import BlockUrl, WrongVoxelsError, token_variable
 from neuromirror.transfer.content_bodies import key_checksum
 from neuromirror.volume.errors import (
     BlockMismatchError,

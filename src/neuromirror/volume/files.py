@@ -43,8 +43,7 @@ from neuromirror.model import DatasetRef, NeuromirrorError, is_secret
 from neuromirror.model.records import url_version_id
 from neuromirror.net import RequestLimits, redact
 from neuromirror.sources.volumes.grid import Volume
-from neuromirror.sources.volumes.options import token_from_environment
-from neuromirror.sources.volumes.urls import BlockUrl, parse_url
+from neuromirror.sources.volumes.urls import BlockUrl, parse_url, token_from_environment
 from neuromirror.transfer.annex_branch import AnnexSettings, PublishedCopies, local_hosts
 from neuromirror.transfer.clone_get import GitAnnexBatch, failure_reason
 from neuromirror.transfer.partial_content import RangeFile

@@ -46,9 +46,15 @@ from neuromirror.net import (
     only_host_of,
 )
 from neuromirror.sources.api_tokens import token_scheme
-from neuromirror.sources.volumes.options import token_from_environment, token_variable
 from neuromirror.sources.volumes.schemes import SCHEMES
-from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, WrongVoxelsError, parse_url
+from neuromirror.sources.volumes.urls import (
+    ITEM_SIZES,
+    BlockUrl,
+    WrongVoxelsError,
+    parse_url,
+    token_from_environment,
+    token_variable,
+)
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.content_bodies import check_for, key_checksum
 from neuromirror.transfer.outcomes import Health

@@ -20,7 +20,7 @@ from neuromirror.lab.cite.works import (
     CitedWork,
     NothingToCiteError,
 )
-from neuromirror.lab.export_lock import OutputUnsuitableError, write_file
+from neuromirror.lab.output_files import OutputUnsuitableError, write_file
 
 __all__ = [
     "FORMATS",

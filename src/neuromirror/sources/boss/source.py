@@ -35,7 +35,8 @@ from neuromirror.sources.volumes.channels import (
 )
 from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.listing import VolumeListing
-from neuromirror.sources.volumes.options import VolumeOptions, token_variable
+from neuromirror.sources.volumes.options import VolumeOptions
+from neuromirror.sources.volumes.urls import token_variable
 
 _VERSIONS: Final = ("v1", "latest")
 

@@ -32,7 +32,6 @@ from neuromirror.net import (
 )
 from neuromirror.sources.volumes.decode import can_decode, decode_cutout
 from neuromirror.sources.volumes.grid import Block
-from neuromirror.sources.volumes.options import token_variable
 from neuromirror.sources.volumes.urls import (
     ITEM_SIZES,
     BlockReadError,
@@ -44,6 +43,7 @@ from neuromirror.sources.volumes.urls import (
     WrongVoxelsError,
     is_secure,
     parse_url,
+    token_variable,
 )
 
 PARALLEL: Final = 3

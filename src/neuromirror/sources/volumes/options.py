@@ -1,14 +1,7 @@
-"""The common ``[options]`` of mirrors of cutout services.
-
-The environment variable with the token for a cutout service; each is bound to one host.
-
-Hosts come from datasets, which anybody can create, so a token must not be sent to other hosts.
-"""
+"""The common ``[options]`` of mirrors of cutout services."""
 
 from __future__ import annotations
 
-import os
-import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -17,28 +10,6 @@ from pydantic import Field, field_validator
 
 from neuromirror.net import RequestLimits, Session, TokenSource
 from neuromirror.sources.options import SourceOptions, api_session, base_address
-
-_JOINS = re.compile("[-_]")
-_NOT_IN_NAMES = re.compile("[^A-Z0-9_]")
-
-
-def token_variable(host: str) -> str:
-    """Return the environment variable with a host's token: ``NEUROMIRROR_TOKEN_API_BOSSDB_IO``.
-
-    ``host`` includes its port, if there is one. A hyphen becomes two underscores, so that
-    ``api-bossdb.io``, which anybody could register, differs from ``api.bossdb.io``.
-    """
-    named = _NOT_IN_NAMES.sub("_", _JOINS.sub("__", host.upper().strip("[].")))
-    return f"NEUROMIRROR_TOKEN_{named}"
-
-
-def token_from_environment(host: str) -> str | None:
-    """Return the token for a host from :func:`token_variable`; None if it is unset or empty.
-
-    ``host`` includes its port, if there is one.
-    """
-    return os.environ.get(token_variable(host), "").strip() or None
-
 
 Voxels = Annotated[int, Field(ge=1, le=1 << 20)]
 Coordinate = Annotated[int, Field(ge=0, le=1 << 40)]

@@ -20,6 +20,7 @@ that
 from __future__ import annotations
 
 import math
+import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -380,3 +381,25 @@ def _check(made: BlockUrl, url: str) -> None:
         why = f"its canonical spelling is {str(made)[:_SHOWN]!r}"
     if why is not None:
         raise MalformedUrlError(f"{_shown(url)!r} is no URL of a block: {why}")
+
+
+_JOINS = re.compile("[-_]")
+_NOT_IN_NAMES = re.compile("[^A-Z0-9_]")
+
+
+def token_variable(host: str) -> str:
+    """Return the environment variable with a host's token: ``NEUROMIRROR_TOKEN_API_BOSSDB_IO``.
+
+    ``host`` includes its port, if there is one. A hyphen becomes two underscores, so that
+    ``api-bossdb.io``, which anybody could register, differs from ``api.bossdb.io``.
+    """
+    named = _NOT_IN_NAMES.sub("_", _JOINS.sub("__", host.upper().strip("[].")))
+    return f"NEUROMIRROR_TOKEN_{named}"
+
+
+def token_from_environment(host: str) -> str | None:
+    """Return the token for a host from :func:`token_variable`; None if it is unset or empty.
+
+    ``host`` includes its port, if there is one.
+    """
+    return os.environ.get(token_variable(host), "").strip() or None
