@@ -391,7 +391,8 @@ def token_variable(host: str) -> str:
     """Return the environment variable with a host's token: ``NEUROMIRROR_TOKEN_API_BOSSDB_IO``.
 
     ``host`` includes its port, if there is one. A hyphen becomes two underscores, so that
-    ``api-bossdb.io``, which anybody could register, differs from ``api.bossdb.io``.
+    ``api-bossdb.io``, which anybody could register, differs from ``api.bossdb.io``. Hosts come from
+    datasets, which anybody can create, so a token must not be sent to other hosts.
     """
     named = _NOT_IN_NAMES.sub("_", _JOINS.sub("__", host.upper().strip("[].")))
     return f"NEUROMIRROR_TOKEN_{named}"
