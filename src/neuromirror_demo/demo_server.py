@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -84,7 +84,7 @@ def _user_configs() -> list[str]:
 
 
 class DemoServer(ABC):
-    """A service on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
+    """A service on loopback, from ``with`` to the end of the block.
 
     The mirror files are written to ``directory/mirrors``, and removed at the end. ``port`` 0
     selects a free port. A subclass sets ``_watch`` and ``_faults``, and implements :meth:`_prepare`
@@ -109,8 +109,7 @@ class DemoServer(ABC):
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         """Return source type, title and options of each mirror file, by the mirror's name."""
 
-    def start(self) -> Self:
-        """Start to serve."""
+    def __enter__(self) -> Self:
         from neuromirror_demo.web import LoopbackServer
 
         with ExitStack() as undo:
@@ -125,15 +124,8 @@ class DemoServer(ABC):
             undo.pop_all()
         return self
 
-    def stop(self) -> None:
-        """Stop, and remove the mirror files."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stack.close()
 
     def _write_mirrors(self) -> None:
         self.mirrors.mkdir(parents=True, exist_ok=True)
@@ -179,24 +171,6 @@ class DemoServer(ABC):
         self._fault_injector.log.clear()
 
 
-def volume_faults(voxels: str) -> dict[str, dict[str, Any]]:
-    """Return the faults of a service of volumes, with the default values of their options.
-
-    ``voxels`` is the regular expression of the paths of cutouts.
-    """
-    return {
-        "status": {"path": ".", "status": 503, "retry_after": None},
-        "html": {"path": "."},
-        "hang": {"path": ".", "seconds": 30.0},
-        "slow": {"path": voxels, "delay": 0.05, "chunk": 4096},
-        "cut": {"path": voxels, "keep": 0.5, "lying": False},
-        "wrong_bytes": {"path": voxels},
-        "wrong_shape": {"path": voxels},
-        "wrong_dtype": {"path": voxels},
-        "zeros": {"path": voxels},
-    }
-
-
 class VolumeServer(DemoServer):
     """A service of volumes, with one mirror file.
 
@@ -229,18 +203,6 @@ class VolumeServer(DemoServer):
 
 _LISTING = r"^/{bucket}/?$"
 _ANY_BUCKET = "[^/]+"
-
-FAULTS: Mapping[str, dict[str, Any]] = {
-    "status": {"path": ".", "status": 503, "retry_after": None},
-    "html": {"path": "."},
-    "hang": {"path": ".", "seconds": 30.0},
-    "reset": {"path": "."},
-    "slow": {"path": ".", "delay": 0.05, "chunk": 64},
-    "cut": {"path": ".", "keep": 0.5, "lying": False},
-    "wrong_bytes": {"path": "."},
-    "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
-}
-"""Every fault with the default values of its options; ``faults.Fault`` has the common ones."""
 
 
 class DemoBuckets(DemoServer, BucketState):
@@ -280,8 +242,8 @@ class DemoBuckets(DemoServer, BucketState):
     def _make_fault_injector(self) -> FaultInjector:
         from neuromirror_demo.faults import FaultInjector, Faults
 
-        self._faults = Faults(FAULTS, server="s3")
-        return FaultInjector(self._serve, "s3", self._faults, None)
+        self._faults = Faults("s3")
+        return FaultInjector(self._serve, "s3", self._faults)
 
     def _prepare(self) -> None:
         from neuromirror_demo.bucket_contents import (

@@ -23,6 +23,8 @@ from neuromirror_demo.web import html_response, json_response, with_query
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from neuromirror_demo.volumes import Voxels
+
 
 class ControlMiddleware:
     """Adds operations below ``/_demo/`` to an application.
@@ -66,7 +68,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
     "html": {"path": _ANY},
     "hang": {"path": _ANY, "seconds": 30.0},
     "reset": {"path": _ANY},
-    "slow": {"path": _ANY, "delay": 0.05, "chunk": 64},
+    "slow": {"path": _ANY, "delay": 0.05, "chunk": 4096},
     "cut": {"path": ASSETS, "keep": 0.5, "lying": False},
     "lost_page": {"path": ASSETS, "page": 2},
     "next_null": {"path": ASSETS, "page": 1},
@@ -80,9 +82,15 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
         "file": None,
     },
     "wrong_bytes": {"path": _ANY, "server": "s3"},
+    "wrong_shape": {},
+    "wrong_dtype": {},
+    "zeros": {},
     "listing": {"path": "^/[^/]+/?$", "server": "s3", "without": (), "after": None, "ends": ""},
 }
-"""Every fault with the default values of its options; :class:`Fault` has the common ones."""
+"""Every fault with the default values of its options; :class:`Fault` has the common ones.
+
+The last three are faults of services of volumes.
+"""
 
 
 @dataclass(eq=False)
@@ -137,29 +145,40 @@ class Fault:
 
 
 class Faults:
-    """The active faults among those supported; ``server`` is the default target."""
+    """The active faults; ``server`` is the default target, ``contents`` the path of its data."""
 
     def __init__(
         self,
-        named: Mapping[str, dict[str, Any]] = DEFAULTS,
         server: str = "api",
+        contents: str = _ANY,
     ) -> None:
-        self._defaults = named
         self._server = server
+        self._contents = contents
         self._lock = threading.Lock()
         self._on: list[Fault] = []
 
     def set(self, name: str, **options: Any) -> Fault:
         """Enable a fault; raise :class:`DemoError` for an unknown name or option."""
-        if name not in self._defaults:
-            raise DemoError(f"no fault {name!r}: there are {', '.join(self._defaults)}")
-        own = self._defaults[name]
+        if name not in DEFAULTS:
+            raise DemoError(f"no fault {name!r}: there are {', '.join(DEFAULTS)}")
+        own = DEFAULTS[name]
         common = {"path", "server", "method", "query", "page", "skip", "times"}
         for option in options:
             if option not in common | own.keys():
                 raise DemoError(f"the fault {name} has no option {option!r}")
         given = {"server": self._server, **own, **options}
-        if name == "wrong_bytes" and given["server"] == "api" and "path" not in options:
+        if self._server != "api":
+            is_of_contents = name in {
+                "slow",
+                "cut",
+                "wrong_bytes",
+                "wrong_shape",
+                "wrong_dtype",
+                "zeros",
+            }
+            path = self._contents if is_of_contents else own["path"]
+            given |= {"server": self._server, "path": options.get("path", path)}
+        elif name == "wrong_bytes" and given["server"] == "api" and "path" not in options:
             given["path"] = "/download/$"
         fault = Fault(
             name,
@@ -201,17 +220,23 @@ class FaultInjector:
 
     ``log`` has ``"GET /path?query"`` in order of arrival; requests below ``/_demo/`` are neither
     logged nor subject to faults. The application finds the faults that apply to a request in its
-    environment as ``neuromirror_demo.struck``.
+    environment as ``neuromirror_demo.struck``. ``refuse`` makes the response of ``status``.
     """
 
     def __init__(
-        self, app: WSGIApplication, server: str, faults: Faults, archive: Archive | None
+        self,
+        app: WSGIApplication,
+        server: str,
+        faults: Faults,
+        archive: Archive | None = None,
+        refuse: Callable[[Fault], Response] | None = None,
     ) -> None:
         self.log: list[str] = []
         self.archive = archive
         self._app = app
         self._server = server
         self._faults = faults
+        self._refuse = refuse or _error_response
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -235,7 +260,7 @@ class FaultInjector:
     def _answer(self, request: Request, struck: list[Fault]) -> Response:
         for fault in struck:
             if fault.name == "status":
-                return _error_response(fault)
+                return self._refuse(fault)
             if fault.name == "html":
                 return html_response("<html><body>Down for maintenance</body></html>")
             if fault.name == "hang":
@@ -249,6 +274,18 @@ class FaultInjector:
             if change is not None:
                 response = change(fault, request, response, self)
         return response
+
+
+def spoil_voxels(request: Request, voxels: Voxels) -> Voxels:
+    """Return the voxels of a cutout with the faults that apply to this request."""
+    for fault in request.environ.get("neuromirror_demo.struck", ()):
+        if fault.name == "wrong_shape":
+            voxels = voxels[..., :-1, :].copy()
+        elif fault.name == "wrong_dtype":
+            voxels = voxels.astype("uint16" if voxels.itemsize == 1 else "uint8")
+        elif fault.name == "zeros":
+            voxels = voxels * 0
+    return voxels
 
 
 def _query(request: Request) -> str:

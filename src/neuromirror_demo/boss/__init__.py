@@ -3,7 +3,6 @@
 from neuromirror_demo.boss.server import (
     ACTIVITY,
     CELLS,
-    FAULTS,
     PRIVATE,
     SKETCH,
     TISSUE,
@@ -11,4 +10,4 @@ from neuromirror_demo.boss.server import (
     DemoBoss,
 )
 
-__all__ = ["ACTIVITY", "CELLS", "FAULTS", "PRIVATE", "SKETCH", "TISSUE", "Box", "DemoBoss"]
+__all__ = ["ACTIVITY", "CELLS", "PRIVATE", "SKETCH", "TISSUE", "Box", "DemoBoss"]

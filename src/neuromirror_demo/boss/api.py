@@ -24,7 +24,7 @@ from neuromirror_demo.boss.server import (
     CoordinateFrame,
     Resource,
 )
-from neuromirror_demo.faults import FaultInjector
+from neuromirror_demo.faults import spoil_voxels
 from neuromirror_demo.volumes import XYZ, coarser_box
 from neuromirror_demo.web import html_response, json_response
 
@@ -393,7 +393,7 @@ class BossCutouts:
         """Return the voxels of a box."""
         cutout_request = self._parse_request(request, user, names)
         accepted = accepted_type(request)
-        voxels = _apply_faults(self._voxels(cutout_request), active_faults(request))
+        voxels = spoil_voxels(request, self._voxels(cutout_request))
         return Response(encode(voxels, accepted, next(self._turn)), content_type=accepted)
 
     def levels(self, request: Request, user: str, **names: str) -> Json:
@@ -495,22 +495,6 @@ def check(request: Request, allowed: bool) -> None:
         raise BossError(what, Code.MISSING_PERMISSION)
 
 
-def active_faults(request: Request) -> set[str]:
-    """Return the names of the active faults that apply to the request."""
-    found: list[Any] = request.environ.get("neuromirror_demo.struck", [])
-    return {one.name for one in found}
-
-
-def _apply_faults(voxels: Voxels, faults: set[str]) -> Voxels:
-    if "zeros" in faults:
-        voxels[...] = 0
-    if "wrong_shape" in faults:
-        voxels = voxels[..., :-1, :].copy()
-    if "wrong_dtype" in faults:
-        voxels = voxels.astype("uint16" if voxels.itemsize == 1 else "uint8")
-    return voxels
-
-
 def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XYZ]:
     """Return start and stop of the box; the bounds of all levels are those of level 0."""
     starts, stops = zip(
@@ -545,17 +529,8 @@ _PAGES: Final = {
 }
 
 
-class BossFaultInjector(FaultInjector):
-    """Refuses requests as BOSS's throttle (bosscore/renderer_helper.py) or load balancer does."""
-
-    def _answer(self, request: Request, struck: list[Fault]) -> Response:
-        for fault in struck:
-            if fault.name == "status":
-                return _error_response(fault)
-        return super()._answer(request, struck)
-
-
-def _error_response(fault: Fault) -> Response:
+def refuse(fault: Fault) -> Response:
+    """Refuse like BOSS's throttle (bosscore/renderer_helper.py) or load balancer."""
     status = int(fault.options["status"])
     if status == 429:
         after = fault.options["retry_after"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror_demo import volumes
 from neuromirror_demo.archive import DemoError
-from neuromirror_demo.demo_server import VolumeServer, volume_faults
+from neuromirror_demo.demo_server import VolumeServer
 from neuromirror_demo.records import read_data
 from neuromirror_demo.volumes import HALVING, XYZ, coarser, coarser_box
 
@@ -531,18 +531,8 @@ def fill(boss: BossState) -> None:
         getattr(boss, verb)(*arguments, **given)
 
 
-_VOXELS: Final = "/cutout/"
-
-FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
-"""Every fault with the default values of its options; ``faults.Fault`` has the common ones.
-
-``status`` 429 states no time for a retry unless ``parse_retry_after`` is set; other statuses are
-pages. ``wrong_shape`` lacks a row, ``zeros`` is the content of a lost object.
-"""
-
-
 class DemoBoss(VolumeServer, BossState):
-    """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
+    """A BOSS on loopback, from ``with`` to the end of the block.
 
     The mirror file is written to ``directory/mirrors``, and removed at the end. ``port`` 0 selects
     a free port. With ``empty`` the service has no contents. Contents survive a stop. ``limit`` is
@@ -601,10 +591,10 @@ class DemoBoss(VolumeServer, BossState):
         return BossCutouts(self, MAX_REQUEST_BYTES if limit is None else limit)
 
     def _make_fault_injector(self) -> None:
-        from neuromirror_demo.boss.api import OWNER, PUBLIC, BossApi, BossFaultInjector
-        from neuromirror_demo.faults import Faults
+        from neuromirror_demo.boss.api import OWNER, PUBLIC, BossApi, refuse
+        from neuromirror_demo.faults import FaultInjector, Faults
 
-        self._faults = Faults(FAULTS, server="boss")
+        self._faults = Faults("boss", "/cutout/")
         tokens = {self.token: OWNER, self.public_token: PUBLIC}
         app = BossApi(self, self._cutouts, tokens)
-        self._fault_injector = BossFaultInjector(app, "boss", self._faults, None)
+        self._fault_injector = FaultInjector(app, "boss", self._faults, refuse=refuse)

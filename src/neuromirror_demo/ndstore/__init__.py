@@ -3,7 +3,6 @@
 from neuromirror_demo.ndstore.server import (
     CALCIUM,
     CELLS,
-    FAULTS,
     IMAGE_11,
     MEMBRANES,
     PRIVATE,
@@ -16,7 +15,6 @@ from neuromirror_demo.ndstore.server import (
 __all__ = [
     "CALCIUM",
     "CELLS",
-    "FAULTS",
     "IMAGE_11",
     "MEMBRANES",
     "PRIVATE",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror_demo import volumes
 from neuromirror_demo.archive import DemoError
-from neuromirror_demo.demo_server import VolumeServer, volume_faults
+from neuromirror_demo.demo_server import VolumeServer
 from neuromirror_demo.volumes import HALVING, XYZ, coarser
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-    from werkzeug.wrappers import Request
 
     from neuromirror_demo.faults import FaultInjector
     from neuromirror_demo.volumes import Voxels
@@ -457,19 +456,8 @@ def _table(channel: NdstoreChannel, path: str, level: int) -> Voxels:
     return channel.tables[level]
 
 
-_SERVER: Final = "ndstore"
-_VOXELS: Final = r"/npz/\d+/"
-
-FAULTS: Final[Mapping[str, dict[str, Any]]] = volume_faults(_VOXELS)
-"""Every fault with the default values of its options; ``faults.Fault`` has the common ones.
-
-``status`` 429 states no time for a retry unless ``parse_retry_after`` is set. ``wrong_shape`` lacks
-a row, ``zeros`` is the content of cuboids that were never written.
-"""
-
-
 class DemoNdstore(VolumeServer, NdstoreState):
-    """An ndstore on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
+    """An ndstore on loopback, from ``with`` to the end of the block.
 
     It replies like neurodata/ndstore below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and accepts
     no uploads. The mirror file is written to ``directory/mirrors``, and removed at the end.
@@ -489,15 +477,14 @@ class DemoNdstore(VolumeServer, NdstoreState):
         self._fault_injector = self._make_fault_injector()
 
     def _make_fault_injector(self) -> FaultInjector:
-        from neuromirror_demo.faults import FaultInjector, Faults
+        from neuromirror_demo.faults import FaultInjector, Faults, spoil_voxels
         from neuromirror_demo.ndstore.api import NdstoreApi
 
-        self._faults = Faults(FAULTS, server=_SERVER)
-        self._answers = NdstoreApi(self.projects, self.token, _apply_faults)
-        return FaultInjector(self._serve, _SERVER, self._faults, None)
+        self._faults = Faults("ndstore", r"/npz/\d+/")
+        self._answers = NdstoreApi(self.projects, self.token, spoil_voxels)
+        return FaultInjector(self._serve, "ndstore", self._faults)
 
     def _prepare(self) -> None:
-
         if not self._empty:
             self.projects.update((project.token, project) for project in projects())
 
@@ -516,15 +503,3 @@ class DemoNdstore(VolumeServer, NdstoreState):
         with self.lock:
             response = self._answers.answer(Request(environ))
         return response(environ, start_response)
-
-
-def _apply_faults(request: Request, voxels: Voxels) -> Voxels:
-    """Return the voxels of a cutout with the faults that apply to this request."""
-    for fault in request.environ["neuromirror_demo.struck"]:
-        if fault.name == "wrong_shape":
-            voxels = voxels[..., :-1, :]
-        elif fault.name == "wrong_dtype":
-            voxels = voxels.astype("uint16" if voxels.dtype.name == "uint8" else "uint8")
-        elif fault.name == "zeros":
-            voxels = voxels * 0
-    return voxels
