@@ -25,8 +25,9 @@ from urllib.parse import quote
 import click
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror_demo.bucket_contents import SORTED_1
+from neuromirror_demo.bucket_contents import RAW, SORTED_1, TRACES
 from neuromirror_demo.demo_server import demo_variables
+from neuromirror_demo.records import read_data
 
 if TYPE_CHECKING:
     from neuromirror_demo import DemoBuckets
@@ -60,37 +61,22 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
         demo = stack.enter_context(DemoArchive(folder))
         address = stack.enter_context(serve_folder(folder / "store"))
         steps = CommandSteps(folder, ask=ask, as_json=as_json)
-        steps.run("Mirror the archive: every public dandiset becomes a DataLad dataset.", "sync")
-        steps.run("List the datasets in the store", "list")
-        steps.run(
-            "The versions of one: published ones, and the draft as observed.",
-            "versions demo:000002",
-        )
-        steps.shell(
-            "Anybody clones it with datalad, over plain HTTP, without neuromirror.",
-            f"datalad clone 'ria+{address}/#~demo--000002' dataset",
-        )
         path = next(one for one in demo.paths("000002") if one.endswith(".nwb"))
-        steps.shell(
-            "A file is got from the archive itself, only when it is wanted.",
-            f"datalad -C dataset get {shlex.quote(path)}",
+        restored = "paper/data/demo--000002"
+        steps.run_all(
+            "archive",
+            address=address,
+            path=shlex.quote(path),
+            restored=restored,
+            damaged=shlex.quote(f"{restored}/{path}"),
         )
-        steps.shell(
-            "git-annex verifies the checksum of the file; then it checks the whole dataset.",
-            f"git -C dataset annex fsck {shlex.quote(path)}",
+        changed = demo.paths("000008")[0]
+        demo.change_file("000008", changed)
+        label = demo.publish("000008")
+        steps.print_text(
+            f"\nMeanwhile, upstream: {changed} of 000008 changes, and {label} is published."
         )
-        steps.shell("", "git -C dataset annex fsck --fast --quiet")
-        _pin_and_restore(path, steps)
-        label = _publish(demo, steps)
-        steps.run(
-            "The next sync finds what is new. (The archive has no sha256 yet for one file\n"
-            "of 000004, so that dandiset is visited again, too.)",
-            "sync",
-        )
-        steps.run("", f"files demo:000008@{label}")
-        digest = demo.sha256("000008", demo.paths("000008")[0])
-        steps.run("In which datasets is a file with this checksum?", f"find sha256:{digest}")
-        steps.run("Nothing has changed since: nothing is written.", "sync")
+        steps.run_all("news", label=label, digest=demo.sha256("000008", changed))
         served = demo.addresses()
         if entry_points(group="neuromirror.sources", name="s3"):
             buckets = stack.enter_context(DemoBuckets(folder, layers=serve))
@@ -126,73 +112,14 @@ def _refuse_earlier(folder: Path) -> None:
             )
 
 
-def _pin_and_restore(path: str, steps: CommandSteps) -> None:
-    """Pin a version, restore it, damage and repair a file of it, and cite the version."""
-    restored = "paper/data/demo--000002"
-    damaged = shlex.quote(f"{restored}/{path}")
-    steps.run(
-        "A paper pins the version that it used, in a lock file.",
-        "pin demo:000002 -o paper/datasets.lock --bundle",
-    )
-    restore = "restore paper/datasets.lock --into paper/data"
-    verify = "verify paper/datasets.lock --in paper/data"
-    steps.run("Its readers restore exactly these bytes.", restore)
-    steps.shell(
-        "A file is damaged on the disk …",
-        f"chmod u+w $(readlink -f {damaged}) && echo damage >> {damaged}",
-    )
-    steps.run("… which verify finds.", verify, code=1)
-    steps.shell(
-        "git-annex moves the damaged content away, and restore gets the file again.",
-        f"git -C {restored} annex fsck --quiet {shlex.quote(path)}",
-        code=1,
-    )
-    steps.run("", restore)
-    steps.run("", verify)
-    steps.run("The citation, with ids of the exact state.", "cite paper/datasets.lock")
-
-
-def _publish(demo: object, steps: CommandSteps) -> str:
-    from neuromirror_demo import DemoArchive
-
-    assert isinstance(demo, DemoArchive)
-    first = demo.paths("000008")[0]
-    demo.change_file("000008", first)
-    label = demo.publish("000008")
-    steps.print_text(f"\nMeanwhile, upstream: {first} of 000008 changes, and {label} is published.")
-    return label
-
-
 def _mirror_buckets(buckets: DemoBuckets, address: str, steps: CommandSteps) -> None:
-    from neuromirror_demo.bucket_contents import RAW, SORTED_1, TRACES
-
-    samples = f"si_folder/{TRACES}"
-    steps.run(
-        "Now a bucket on S3, as the Allen Institute for Neural Dynamics keeps one: every asset\n"
-        "becomes a dataset. The bucket keeps no versions, and nothing is downloaded.",
-        "sync demo-aind",
-    )
-    steps.run(
-        "Show a sorted recording and the recording from which it was derived.",
-        f"show demo-aind:{SORTED_1}",
-        shown=2 * _SHOWN + 4,
-    )
-    steps.shell(
-        "The raw recording is cloned like any other dataset. Its samples were uploaded in parts:\n"
-        "the bucket states no MD5 for them, only a multipart ETag.",
-        f"datalad clone 'ria+{address}/#~demo-aind--{RAW}' recording",
-    )
-    steps.shell("", f"datalad -C recording get {samples}")
-    steps.shell(
-        "With git-annex-backend-XS3ETAG, which comes with neuromirror, git-annex can verify\nthem.",
-        f"git -C recording annex fsck {samples}",
-    )
+    values = {"raw": RAW, "sorted": SORTED_1, "samples": f"si_folder/{TRACES}"}
+    steps.run_all("buckets", address=address, **values)
     buckets.edit_sidecar(SORTED_1, "quality_control.json")
     steps.print_text(
         "\nMeanwhile, upstream: the quality control of the sorted recording is edited."
     )
-    steps.run("The next sync records a version that is marked as metadata-only.", "sync demo-aind")
-    steps.run("", f"versions demo-aind:{SORTED_1}")
+    steps.run_all("edited", **values)
 
 
 class CommandSteps:
@@ -215,14 +142,20 @@ class CommandSteps:
         """Print a sentence between steps."""
         _print_text(self.json, text)
 
+    def run_all(self, part: str, **values: str) -> None:
+        """Run the steps of a part of ``walkthrough.json``, with values for its places."""
+        for step in read_data("walkthrough")[part]:
+            shown, code = step.get("shown", _SHOWN), step.get("code", 0)
+            if "run" in step:
+                self.run(step["text"], step["run"].format(**values), shown=shown, code=code)
+            else:
+                command = step["shell"].format(**values)
+                self._step(step["text"], command, ["sh", "-c", command], shown, code)
+
     def run(self, text: str, command: str, *, shown: int = _SHOWN, code: int = 0) -> None:
         """Run a neuromirror command and print the start of its output; ``code`` is expected."""
         arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
         self._step(text, f"neuromirror {command}", arguments, shown, code)
-
-    def shell(self, text: str, command: str, *, code: int = 0) -> None:
-        """Run any other command."""
-        self._step(text, command, ["sh", "-c", command], _SHOWN, code)
 
     def _step(self, text: str, typed: str, arguments: Sequence[str], shown: int, code: int) -> None:
         if text:
