@@ -14,7 +14,7 @@ import msgspec
 
 from neuromirror_demo import volumes
 from neuromirror_demo.bucket_state import AssetDescription
-from neuromirror_demo.records import read_data
+from neuromirror_demo.records import filled, read_data
 from neuromirror_demo.volumes import (
     FIRST_CELL,
     HALVING,
@@ -105,13 +105,7 @@ def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
     names = numpy.array([f"AP{number}" for number in range(CHANNELS)], "<U4")
     entries = {
         ".zgroup": document({"zarr_format": 2}),
-        ".zattrs": document(
-            {
-                "sampling_frequency": SAMPLING_RATE,
-                "num_segments": 1,
-                "annotations": {"is_filtered": False},
-            }
-        ),
+        ".zattrs": document(read_data("bucket_zarrs")["recording"]),
         "channel_ids/.zarray": document(_array2([CHANNELS], [CHANNELS], "<U4", "")),
         "channel_ids/0": zlib.compress(names.tobytes(), 6),
         "traces_seg0/.zarray": document(_array2(list(data.shape), [300, CHANNELS], "<i2", 0)),
@@ -132,16 +126,9 @@ def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
 
 
 def _array2(shape: list[int], chunks: list[int], dtype: str, fill: object) -> dict[str, object]:
-    return {
-        "zarr_format": 2,
-        "shape": shape,
-        "chunks": chunks,
-        "dtype": dtype,
-        "compressor": {"id": "zlib", "level": 6},
-        "fill_value": fill,
-        "order": "C",
-        "filters": None,
-    }
+    values = {"shape": shape, "chunks": chunks, "dtype": dtype, "fill": fill}
+    made: dict[str, object] = filled(read_data("bucket_zarrs")["array2"], values)
+    return made
 
 
 @cache
@@ -154,20 +141,7 @@ def image3() -> dict[str, bytes]:
 
     ramp = numpy.arange(2 * 32 * 32, dtype="uint32") * 13 % 50_000
     full = ramp.astype("<u2").reshape(2, 32, 32)
-    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
-    levels = [
-        {
-            "path": str(level),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [1.0, 0.5 * 2**level, 0.5 * 2**level]}
-            ],
-        }
-        for level in range(2)
-    ]
-    ome = {"version": "0.5", "multiscales": [{"name": "demo", "axes": axes, "datasets": levels}]}
-    entries = {
-        "zarr.json": document({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}})
-    }
+    entries = {"zarr.json": document(read_data("bucket_zarrs")["image3"])}
     for level, image in enumerate((full, full[:, ::2, ::2])):
         entries.update({f"{level}/{name}": data for name, data in _array3(image).items()})
     return entries
@@ -175,21 +149,8 @@ def image3() -> dict[str, bytes]:
 
 def _array3(image: numpy.ndarray[tuple[int, ...], numpy.dtype[Any]]) -> Mapping[str, bytes]:
     depth, height, width = image.shape
-    entries = {
-        "zarr.json": document(
-            {
-                "zarr_format": 3,
-                "node_type": "array",
-                "shape": [depth, height, width],
-                "data_type": "uint16",
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 16, 16]}},
-                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-                "fill_value": 0,
-                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-                "attributes": {},
-            }
-        )
-    }
+    about = filled(read_data("bucket_zarrs")["array3"], {"shape": [depth, height, width]})
+    entries = {"zarr.json": document(about)}
     for z in range(depth):
         for y in range(height // 16):
             for x in range(width // 16):
