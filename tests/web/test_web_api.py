@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,21 +123,6 @@ def test_two_versions_are_compared_in_pages(site: RunningCatalogue) -> None:
     assert {page["new"] for page in found} == {whole["new"]}
 
 
-def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(
-    site: RunningCatalogue,
-) -> None:
-    version = site.api("/datasets/demo:000001@draft")
-    assert re.fullmatch(r"swh:1:rev:[0-9a-f]{40}", version["swhid"])
-    assert version["clone"].startswith(f"ria+{site.address}/#~demo--000001@")
-    assert site.api(f"/datasets/demo:000001@{version['commit'][:12]}")["name"] == version["name"]
-    assert site.get(version["manifest"]).content[:4] == bytes.fromhex("28b52ffd")
-    assert site.get(version["checksums"]).status_code == 200
-    cited = site.api("/datasets/demo:000001@draft/citation?format=bibtex")
-    assert version["swhid"] in cited["citation"]
-    ancestry = site.api("/datasets/demo:000001@draft/ancestry")
-    assert set(ancestry) == {"version", "ancestors", "descendants"}
-
-
 def test_search_finds_datasets_and_paths(site: RunningCatalogue) -> None:
     found = site.api("/search?q=hippocampal")
     assert "demo:000001" in [one["dataset"]["name"] for one in found["found"]]
@@ -179,23 +163,6 @@ def test_errors_are_problem_json(site: RunningCatalogue, path: str, status: int,
     assert says in problem["detail"]
 
 
-@pytest.mark.parametrize("path", ["", "/datasets", "/datasets/demo:000001@draft/files?limit=1"])
-def test_who_has_a_reply_already_gets_no_second_copy(site: RunningCatalogue, path: str) -> None:
-    address = f"/api/v1{path}"
-    first = site.get(address)
-    etag = first.headers["etag"]
-    assert re.fullmatch(r'W/"[0-9a-f]{32}"', etag)
-    for known in (etag, etag.removeprefix("W/"), f'"other", {etag}, W/"more, or less"', "*"):
-        second = site.get(address, headers={"If-None-Match": known})
-        assert (second.status_code, second.text) == (304, ""), known
-        assert second.headers["etag"] == etag
-    for other in ('"other"', etag[3:-1], "", etag[:-2] + '"'):
-        assert site.get(address, headers={"If-None-Match": other}).status_code == 200, other
-    head = requests.head(site.address + address, timeout=300)
-    assert (head.status_code, head.text) == (200, "")
-    assert head.headers["etag"] == etag
-
-
 def test_a_script_of_another_site_may_read_and_only_read(site: RunningCatalogue) -> None:
     address = f"{site.address}/api/v1/datasets?limit=1"
     origin = {"Origin": "https://lab.example.org"}
@@ -213,20 +180,3 @@ def test_a_script_of_another_site_may_read_and_only_read(site: RunningCatalogue)
     assert refused.status_code == 405
     assert refused.headers["allow"] == "GET, HEAD, OPTIONS"
     assert "access-control-allow-origin" not in site.get("/").headers
-
-
-def test_history_of_a_path_hides_no_other_occurrence(box: ScriptedHarness) -> None:
-    same = ScriptedFile(b"the same bytes")
-    for hour, first in enumerate(
-        (same, ScriptedFile(b"others"), same, ScriptedFile(b"others"), same)
-    ):
-        copies = {f"copy-{number:03}.txt": same for number in range(101)}
-        box.datasets["one"] = ScriptedDataset(
-            {"a.txt": replace(first, modified=at(hour)), **copies}
-        )
-        box.sync()
-    with run_catalogue(box.store) as site:
-        document = site.api("/datasets/box:one@latest/file?path=a.txt")
-        assert len(document["history"]) == 5
-        assert len(document["other_occurrences"]) == 100
-        assert document["other_occurrences_url"] is not None

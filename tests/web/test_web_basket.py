@@ -59,17 +59,6 @@ def test_every_link_and_form_keeps_the_basket(site: RunningCatalogue, path: str)
     assert "set-cookie" not in reply.headers
 
 
-def test_a_page_without_a_basket_has_none_in_its_links(site: RunningCatalogue) -> None:
-    for path in PAGES:
-        page = site.get(path).text
-        for tag in re.findall(r"<a [^>]*>", page):
-            if "add=" in tag and "/lock/" not in tag:
-                # only to add a version; crawlers do not follow it
-                assert 'rel="nofollow"' in tag, path
-        (header,) = re.findall(r"<header>.*</header>", page, re.DOTALL)
-        assert "Your list" not in visible_text(header), path
-
-
 def test_versions_are_added_and_removed_where_they_are_shown(site: RunningCatalogue) -> None:
     results = site.page(f"{link_to(site.page('/'), 'Datasets')}?q=hippocampal&sort=title")
     added = link_to(results, "Add to your list")
@@ -84,22 +73,6 @@ def test_versions_are_added_and_removed_where_they_are_shown(site: RunningCatalo
     assert urlsplit(removed).path == f"/dataset/{dataset}"
     assert names_in(removed) == [ONE]
     assert "Add to your list" in visible_text(site.page(removed))
-
-
-def test_another_version_of_a_dataset_replaces_the_first(site: RunningCatalogue) -> None:
-    page = site.page(with_basket(f"/dataset/{ONE}", "demo:000002@draft", OTHER))
-    replacing = link_to(page, "Replace draft")
-    assert names_in(replacing) == [ONE, OTHER]
-
-
-def test_a_redirect_keeps_the_basket(site: RunningCatalogue) -> None:
-    for path in ("/?q=hippocampal", "/search?q=demo:000002", "/?q=demo:000002"):
-        reply = site.get(with_basket(path, OTHER), allow_redirects=False)
-        assert reply.status_code == 302
-        assert names_in(reply.headers["location"]) == [OTHER]
-    # the list is not sent to the archive
-    reply = site.get(with_basket(f"/download/{ONE}?path={FILE}", OTHER), allow_redirects=False)
-    assert "add=" not in reply.headers["location"]
 
 
 @pytest.mark.parametrize(
@@ -127,10 +100,3 @@ def test_an_unknown_version_can_be_removed_from_the_list(site: RunningCatalogue)
         assert "Your list: 1 version" in site.text(address)
     page = site.page(with_basket("/lock", "demo:999999"), 404)
     assert "Your list is empty" in site.text(link_to(page, "your list without"))
-
-
-def test_names_in_queries_have_suggestions(site: RunningCatalogue) -> None:
-    page = site.page("/diff?a=demo:000002@9.9&b=demo:000002", 404)
-    assert f"/dataset/{ONE}" in links(page)
-    assert "/search?archive=demo" in links(site.page("/search?archive=dem", 404))
-    assert "/search?archive=demo" in links(site.page("/events?mirror=dem", 404))

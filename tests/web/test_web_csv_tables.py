@@ -8,8 +8,7 @@ import io
 import pytest
 
 from neuromirror.model import DatasetFacts
-from neuromirror.web.pages.csv_tables import escape_cell
-from support.running_catalogue import RunningCatalogue, links, run_catalogue
+from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 TITLES = [
@@ -60,26 +59,6 @@ def test_changes_and_archives_have_the_rows_of_their_pages_as_csv(site: RunningC
     known = site.api("/mirrors")["mirrors"][0]
     assert (archive["mirror"], archive["datasets"]) == ("demo", str(known["datasets"]))
     assert archive["listed"]
-
-
-def test_pages_link_to_their_csv(site: RunningCatalogue) -> None:
-    for page in ("/search?q=demo&page=1", "/changes", "/mirrors"):
-        (address,) = [one for one in links(site.page(page)) if "format=csv" in one]
-        assert table(site, address)
-        assert site.get(f"{page}{'&' if '?' in page else '?'}format=xlsx").status_code == 400
-
-
-@pytest.mark.parametrize(
-    ("value", "escaped"),
-    [
-        *((text, f"'{text}") for text in ("=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1")),
-        *((text, f"'{text}") for text in ("\uff0b1", "\ufeff=1", "\0=1")),
-        *((value, value) for value in ("", "a=1", " =1", 0, -1, -1.5, None, "1-2")),
-        *(("a;=1", "a;'=1"), ("a; @b;-1", "a; '@b;'-1"), ('a;"=1', "a;\"'=1"), ("a\t+1", "a\t'+1")),
-    ],
-)
-def test_no_part_of_a_text_is_a_formula(value: object, escaped: object) -> None:
-    assert escape_cell(value) == escaped
 
 
 def test_no_cell_of_any_csv_is_a_formula(box: ScriptedHarness) -> None:

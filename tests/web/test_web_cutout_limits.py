@@ -20,10 +20,9 @@ from neuromirror.web.cutouts import (
     MAX_SENDING,
     CutoutFailedError,
     CutoutService,
-    Picture,
 )
 from neuromirror_demo import walkthrough
-from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
+from neuromirror_demo.boss import ACTIVITY, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
 from support.volume_archives import EM, VolumeArchives, cutout_path
 
@@ -53,21 +52,6 @@ def test_impossible_cutout_is_refused_without_upstream_requests(
     assert 'role="alert"' in page
     assert 'name="x0"' in page
     assert quiet_volumes.count_voxel_requests() == 0
-
-
-def test_the_form_sends_what_can_be_cut_and_keeps_what_was_sent(
-    volume_site: RunningCatalogue,
-) -> None:
-    page = volume_site.page(f"/volume/b:{ACTIVITY}@latest?level=1")
-    assert 'name="x1" id="cut-x1" min="1" max="75" value="75"' in page
-    assert 'name="t" id="cut-t" min="0" max="2" value="0"' in page
-    wrong = volume_site.page(cutout_path(EM, 1, "0:5000,7:50,12:20", format="png"), 400)
-    assert 'value="5000"' in wrong
-    assert 'name="y0" id="cut-y0" min="0" max="129" value="7"' in wrong
-    assert 'value="png" checked' in wrong
-    hostile = volume_site.page(cutout_path(EM, 1, "1;$(id)%3Cb%3E:5,7:50,12:20"), 400)
-    assert "<b>" not in hostile
-    assert "--box 0:150,0:130,12:82" in visible_text(hostile)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +114,6 @@ def test_third_concurrent_cutout_is_refused_with_503(
         fault.clear()
         assert [one.result().status_code for one in first] == [200, 200]
     assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).status_code == 200
-
-
-def test_page_without_cutouts_sends_no_upstream_requests(quiet_volumes: VolumeArchives) -> None:
-    with run_catalogue(quiet_volumes.mirror_harness.store, "--no-cutouts") as site:
-        page = site.page(f"/volume/{EM}@latest?level=1")
-        assert "<img" not in page
-        assert 'name="x0"' not in page
-        assert "4 × 4 × 40 nm" in visible_text(page)
-        assert "--level 1 --box 0:150,0:130,12:82 --format tiff" in visible_text(page)
-        site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
-        assert site.get(f"/slice/{EM}@latest.png").status_code == 403
-        assert quiet_volumes.count_voxel_requests() == 0
 
 
 def test_without_the_optional_packages_the_page_has_facts_and_the_command(
@@ -213,18 +185,3 @@ def test_cutout_timeout_frees_its_slot(quiet_volumes: VolumeArchives) -> None:
         (await cutouts.cut(row, region, kind)).close()
 
     asyncio.run(request_cutouts())
-
-
-def test_pictures_are_kept_within_a_bound(quiet_volumes: VolumeArchives) -> None:
-    async def request_pictures() -> None:
-        cutouts = CutoutService(quiet_volumes.mirror_harness.store, cache_bytes=12_000)
-        rows = [
-            row_of(quiet_volumes, one) for one in (f"b:{ACTIVITY}", f"b:{CELLS}", "n:demo11/image")
-        ]
-        for row in rows:
-            of = cutouts.describe(row)
-            await cutouts.picture(row, of, middle_plane(of))
-        kept = [isinstance(cutouts.cached_picture(row.commit), Picture) for row in rows]
-        assert kept == [False, True, True]
-
-    asyncio.run(request_pictures())

@@ -9,12 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neuromirror.model import DatasetFacts, Document, NeuromirrorError
+from neuromirror.model import DatasetFacts, Document
 from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
 from support.scripted_source import (
     START,
@@ -22,7 +21,6 @@ from support.scripted_source import (
     ScriptedFile,
     ScriptedHarness,
     ScriptedSource,
-    ScriptedZarr,
     files,
 )
 
@@ -62,44 +60,6 @@ def linked_data(page: str) -> Any:
     found = re.search(r'<script type="application/ld\+json">(.*?)</script>', page)
     assert found is not None
     return json.loads(found[1])
-
-
-def test_timeline_marks_published_observed_and_latest(box: ScriptedHarness) -> None:
-    box.datasets["one"] = ScriptedDataset(
-        files("a.txt"), published_versions={"1.0": files("a.txt")}
-    )
-    box.sync()
-    box.datasets["one"].files = files("a.txt", "b.txt", modified=START + timedelta(hours=1))
-    box.sync()
-    with run_catalogue(box.store) as site:
-        page = site.page("/dataset/box:one")
-        items = re.findall(r'<li class="(published|observed)"(.*?)</li>', page, flags=re.DOTALL)
-        kinds = [kind for kind, _ in items]
-        assert sorted(set(kinds)) == ["observed", "published"]
-        for kind, item in items:
-            assert kind in visible_text(item)
-        (latest,) = [kind for kind, item in items if '<span class="badge mark">' in item]
-        assert latest == "published"
-        newest = visible_text(items[0][1])
-        assert "+ 1 added" in newest
-        assert "MD5 (all files)" in newest
-        assert "versioned" in newest
-        diff = next(one for one in links(items[0][1]) if one.startswith("/diff?"))
-        assert "b.txt" in site.text(diff)
-        assert "first version" in visible_text(items[-1][1])
-
-
-def test_a_version_with_only_a_changed_subdataset(tmp_path: Path, source: ScriptedSource) -> None:
-    box = ScriptedHarness(tmp_path / "parts", source, "[zarr]\ninline = 1\n")
-    source.zarrs["z"] = ScriptedZarr(files(".zgroup", "0/0"))
-    source.scripted_datasets["imaged"] = ScriptedDataset(files("a.txt"), zarrs={"brain.zarr": "z"})
-    box.sync()
-    source.zarrs["z"].files["0/1"] = ScriptedFile(b"more", START + timedelta(hours=1))
-    box.sync()
-    with run_catalogue(box.store) as site:
-        text = site.text("/dataset/box:imaged")
-        assert "1 subdataset changed · compare" in text
-        assert "no file changed" not in text
 
 
 def test_each_of_hundreds_of_versions_is_listed_once(box: ScriptedHarness) -> None:
@@ -147,17 +107,6 @@ def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> N
         assert any(visible_text(citation)[:60] in visible_text(one) for one in commands(page))
 
 
-def test_derivation_is_listed_in_both_directions(catalogue: RunningCatalogue) -> None:
-    raw, made_of = catalogue.page("/dataset/box:raw"), catalogue.page("/dataset/box:sorted")
-    text = visible_text(made_of)
-    assert re.search(r"was derived from: .*elsewhere \(not in this catalogue\)", text)
-    label = catalogue.api("/datasets/box:raw")["newest"]
-    assert f"/dataset/box:raw@{label}" in links(made_of)
-    inputs = linked_data(made_of)["isBasedOn"]
-    assert set(inputs) == {"elsewhere", f"{catalogue.address}/dataset/box:raw@{label}"}
-    assert "Datasets that were derived from this one: box:sorted@" in visible_text(raw)
-
-
 def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     document = linked_data(site.page("/dataset/demo:000001"))
     assert document["@type"] == "Dataset"
@@ -189,18 +138,6 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     assert reply.status_code == 302
 
 
-def test_search_engines_read_species_modality_and_a_long_description(
-    catalogue: RunningCatalogue,
-) -> None:
-    document = linked_data(catalogue.page("/dataset/box:linked"))
-    assert document["keywords"] == ["Mus musculus", "ecephys"]
-    assert document["measurementTechnique"] == ["ecephys"]
-    for name in ("without", "short", "long"):
-        document = linked_data(catalogue.page(f"/dataset/box:{name}"))
-        assert 50 <= len(document["description"]) <= 5000
-        assert document["name"] == "Scripted"
-
-
 def test_a_title_cannot_close_the_json_ld_script(catalogue: RunningCatalogue) -> None:
     page = catalogue.page("/dataset/box:signs")
     assert linked_data(page)["name"] == SIGNS
@@ -217,21 +154,6 @@ def test_only_what_a_browser_can_follow_is_a_link(catalogue: RunningCatalogue) -
     # a bucket has no page for the prefix of a dataset
     assert "https://bucket.example.invalid/linked/" in visible_text(page)
     assert "https://bucket.example.invalid/linked/" not in links(page)
-
-
-def test_a_dataset_that_could_not_be_read_yet_has_a_page(box: ScriptedHarness) -> None:
-    def refuse() -> None:
-        raise NeuromirrorError("upstream is on fire")
-
-    box.datasets["new"] = ScriptedDataset(files("a.txt"))
-    box.source.on_entries = refuse
-    box.sync()
-    with run_catalogue(box.store) as site:
-        text = site.text("/dataset/box:new")
-        assert "No version is recorded yet." in text
-        assert "failed" in text
-        assert "No version is recorded yet." not in site.text("/")
-        assert site.get("/dataset/box:new@latest").status_code == 404
 
 
 def test_a_dataset_whose_repository_cannot_be_read_still_has_its_pages(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, visible_text
+from support.running_catalogue import RunningCatalogue
 
 NAME = "demo:000002"
 """Has published versions, and a draft with other files."""
@@ -36,17 +35,6 @@ def test_the_api_lists_the_figures_of_the_version_that_it_names(site: RunningCat
     for document in (listed, whole, found):
         assert {name: document[name] for name in _FIGURES} == expected
         assert document["published"] == expected["version"] != document["newest"]
-
-
-def test_pages_list_the_figures_of_the_version_that_they_name(site: RunningCatalogue) -> None:
-    expected = expected_figures(site)
-    files = f"{expected['files']} files"
-    for address in ("/search?archive=demo", "/?q=demo+ripples"):
-        items = re.findall(r"<li>.*?</li>", site.page(address), flags=re.DOTALL)
-        [item] = [visible_text(one) for one in items if f"/{NAME}" in one]
-        assert f" {expected['version']} · {files}" in item
-    facts = visible_text(site.page(f"/dataset/{NAME}"))
-    assert f" · {files}, " in facts
 
 
 def test_the_command_line_lists_the_same_figures(

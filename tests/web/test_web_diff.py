@@ -57,16 +57,6 @@ def test_every_kind_of_change_is_counted_and_named(catalogue: RunningCatalogue) 
     assert "identical" in catalogue.text(f"/diff?a={new}&b={new}")
 
 
-def test_files_that_differ_lead_to_their_pages(catalogue: RunningCatalogue) -> None:
-    old, new = names(catalogue, "box:one")
-    page = catalogue.page(f"/diff?a={old}&b={new}")
-    found = [one for one in links(page) if one.startswith("/file/")]
-    # both files of a renamed one, one with other bytes and one with other metadata
-    assert len(found) == 8
-    assert sum(f"@{old.partition('@')[2]}" in one for one in found) == 4
-    assert {catalogue.get(one).status_code for one in found} == {200}
-
-
 def test_more_than_a_page_comes_in_pages_and_is_counted_whole(catalogue: RunningCatalogue) -> None:
     old, new = names(catalogue, "box:many")
     path, seen = f"/diff?a={old}&b={new}", []
@@ -83,41 +73,6 @@ def test_versions_of_two_datasets_are_compared(catalogue: RunningCatalogue) -> N
     text = catalogue.text("/diff?a=box:one@latest&b=box:other@latest")
     assert "added elsewhere.txt" in text
     assert "removed added.txt" in text
-
-
-def test_the_form_offers_datasets_and_then_their_versions(catalogue: RunningCatalogue) -> None:
-    page = catalogue.page("/diff")
-    offered = re.findall(r'<option value="([^"]+)"', page)
-    assert offered == ["box:many", "box:one", "box:other"]
-    newest_first = list(reversed(names(catalogue, "box:one")))
-    for query in ("dataset=box:one", "a=box:one", f"a={newest_first[1]}"):
-        page = catalogue.page(f"/diff?{query}")
-        assert re.findall(r'<option value="([^"]+)"', page) == newest_first * 2
-        assert re.findall(r'<option value="([^"]+)" selected', page) == newest_first[::-1]
-    page = catalogue.page("/diff?dataset=box:one&other=box:other")
-    (other,) = names(catalogue, "box:other")
-    assert re.findall(r'<option value="([^"]+)"', page) == [*newest_first, other]
-    assert catalogue.get("/diff?dataset=box:none").status_code == 404
-
-
-def test_many_differences_are_summarised_by_folder(box: ScriptedHarness) -> None:
-    box.datasets["deep"] = ScriptedDataset(files("kept.txt"))
-    box.sync()
-    made = [f"{folder}/{part}/{n}.dat" for folder in "xy" for part in "pq" for n in range(20)]
-    box.datasets["deep"] = ScriptedDataset(
-        files("kept.txt", "top.txt", *made, modified=START + timedelta(hours=1))
-    )
-    box.sync()
-    with run_catalogue(box.store) as site:
-        old, new = names(site, "box:deep")
-        page = site.page(f"/diff?a={old}&b={new}")
-        for text in ("x/ 40 added", "y/ 40 added", "files in the top folder"):
-            assert text in visible_text(page)
-        (inner,) = [one for one in links(page) if one.endswith("&under=x")]
-        inner_text = site.text(inner)
-        assert "40 added" in inner_text
-        assert "y/p/" not in inner_text
-        assert "identical" in site.text(f"/diff?a={old}&b={new}&under=none")
 
 
 def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(box: ScriptedHarness) -> None:
@@ -138,15 +93,3 @@ def test_changed_lines_of_documents_are_shown(site: RunningCatalogue) -> None:
     page = site.page(f"/diff?a={old}&b={new}")
     assert "<ins>+" in page
     assert "<del>-" in page
-
-
-def test_datasets_are_chosen_by_words(catalogue: RunningCatalogue) -> None:
-    page = catalogue.page("/diff?dataset=box&other=box:one")
-    found = [one for one in links(page) if one.startswith("/diff?dataset=")]
-    assert len(found) == 3
-    assert all(one.endswith("other=box:one") for one in found)
-    assert "<select" in catalogue.page(found[0])
-    reply = catalogue.get("/diff?dataset=nothing+has+this")
-    assert 'value="nothing has this"' in reply.text  # to be corrected
-    assert reply.status_code == 404
-    assert "/diff" in links(reply.text)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from neuromirror.crawl import FailureLog, open_recorder
-from neuromirror.sources import UnexpectedReplyError
 from support.running_catalogue import RunningCatalogue, data_values, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 
 def failures(site: RunningCatalogue) -> list[dict[str, Any]]:
@@ -44,19 +43,3 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
         assert failures(site) == []
         assert data_values(site.page("/mirrors")) == [("mirrors", 1)]
         assert 'class="good"' in site.page("/mirrors")
-
-
-def test_the_page_of_archives_counts_failures_and_holds(box: ScriptedHarness) -> None:
-    box.datasets["held"] = ScriptedDataset(files(*map(str, range(40))))
-    box.datasets["fails"] = ScriptedDataset(files("a"))
-    box.sync()
-    box.datasets["held"] = ScriptedDataset({})
-    box.datasets["fails"].files["b"] = ScriptedFile(b"b")
-    box.datasets["fails"].error = UnexpectedReplyError("no reply")
-    box.sync()
-    with run_catalogue(box.store) as site:
-        page = site.page("/mirrors")
-        assert [one["dataset"] for one in failures(site)] == ["box:fails"]
-        summary = [("mirrors", 1), ("attention", 1), ("failures", 1), ("holds", 1)]
-        card = [("failures", 1), ("holds", 1)]
-        assert data_values(page) == [*summary, *card, ("removed", 40)]

@@ -63,11 +63,6 @@ def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(
     assert site.get(links_of(feed)["self"]).text == reply.text
 
 
-def test_a_feed_of_nothing_that_is_here_is_not_found(site: RunningCatalogue) -> None:
-    assert site.get("/feed/nowhere.atom").status_code == 404
-    assert site.get("/feed/demo:999999.atom").status_code == 404
-
-
 def test_feed_lists_removals_and_escapes_titles(box: ScriptedHarness) -> None:
     title = "<b>&amp; ]]> \ufffe\uffff\x07\u202e {{ 1 }} \"'"
     for name in ("stays", "goes", "secret"):
@@ -125,15 +120,6 @@ def test_a_feed_of_a_search_has_an_entry_per_dataset(box: ScriptedHarness) -> No
     box.sync()
     with run_catalogue(box.store) as site:
         assert entries("q=two") == before
-
-
-def test_an_empty_catalogue_has_an_empty_feed(box: ScriptedHarness) -> None:
-    box.sync()
-    with run_catalogue(box.store) as site:
-        assert not valid(site.page("/feed.atom")).findall(f"{_ATOM}entry")
-        assert not list(ElementTree.fromstring(site.page("/sitemap.xml")))
-        assert 'href="/dataset/' not in site.page("/")
-        assert site.api("/datasets") == {"datasets": [], "next": None}
 
 
 def test_the_sitemap_names_all_datasets_and_when_they_changed(site: RunningCatalogue) -> None:

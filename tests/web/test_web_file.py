@@ -5,16 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import msgspec
 import pytest
 
-from neuromirror.crawl import JournalRecorder
-from neuromirror.model import Digest, FileRecord, Location, LocationsChecked
+from neuromirror.model import Digest, FileRecord, Location
 from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
 from support.scripted_source import (
     START,
@@ -115,60 +113,6 @@ def test_the_past_of_a_path_leads_to_what_it_held(catalogue: RunningCatalogue) -
     assert all(catalogue.get(one).status_code == 200 for one in near)
 
 
-def test_other_datasets_with_the_bytes_are_named_and_their_own_pages_name_this(
-    catalogue: RunningCatalogue,
-) -> None:
-    page = catalogue.page("/file/box:one@latest?path=same.txt")
-    other = next(one for one in links(page) if one.startswith("/file/box:two@"))
-    back = catalogue.page(other)
-    assert any(one.startswith("/file/box:one@") for one in links(back))
-
-
-def test_breadcrumbs_lead_to_the_archive_the_dataset_the_version_and_the_folder(
-    box: ScriptedHarness, catalogue: RunningCatalogue
-) -> None:
-    with box.index() as index:
-        label = index.resolve("box:two").label
-    page = catalogue.page(f"/file/box:two@{label}?path=deep/copy.txt")
-    crumbs = links(page[page.index('class="crumbs"') : page.index("<h1>")])
-    version = f"/dataset/box:two@{label}"
-    assert crumbs == [
-        *("/search", "/search?archive=box", "/dataset/box:two", version),
-        f"{version}?under=deep",
-    ]
-    assert all(catalogue.get(one).status_code == 200 for one in crumbs)
-
-
-def test_each_location_shows_its_last_probe(
-    box: ScriptedHarness, catalogue: RunningCatalogue
-) -> None:
-    page = "/file/box:two@latest?path=deep/copy.txt"
-    name = "/datasets/box:two@latest/file?path=deep/copy.txt"
-    assert {one["result"] for one in catalogue.api(name)["locations"]} == {None}
-    assert any("curl" in one for one in commands(catalogue.page(page)))
-    with box.index() as index:
-        row = index.resolve("box:two")
-        urls = [one.url for one in index.locations(index.file(row, "deep/copy.txt").content)]
-    with closing(JournalRecorder(box.store, box.store.index_path)) as recorder:
-        at = "2026-03-01T12:00:00+00:00"
-        recorder.record(LocationsChecked("box", "two", {"not-found": urls[:1]}, at))
-    text = catalogue.text(page)
-    assert "not found 2026-03-01 12:00 UTC" in text
-    # an unavailable location is not offered for download
-    assert not any(urls[0] in one for one in commands(catalogue.page(page)))
-
-
-def test_neurosift_is_given_the_archives_own_address_and_the_dandiset(
-    catalogue: RunningCatalogue,
-) -> None:
-    (address,) = viewers(catalogue, "dandi.nwb")
-    query = parse_qs(urlsplit(address).query)
-    assert query["url"] == [DANDI]
-    assert query["dandisetId"] == ["000027"]
-    (address,) = viewers(catalogue, "open.nwb")
-    assert parse_qs(urlsplit(address).query) == {"url": [f"{OPEN}?versionId=1"]}
-
-
 def test_viewers_get_only_public_urls_of_known_formats(catalogue: RunningCatalogue) -> None:
     assert viewers(catalogue, "inner.nwb") == []
     assert viewers(catalogue, "notes.txt") == []
@@ -218,8 +162,3 @@ def test_the_curl_command_requests_only_the_url_of_the_file(tmp_path: Path) -> N
         subprocess.run(["sh", "-ec", script], cwd=data, capture_output=True, check=True)
         assert [unquote(one.path) for one in server.requests] == ["/{a,b}[1-3]"]
     assert (data / "#1.txt").read_bytes() == b"content"
-
-
-def test_a_checksum_of_parts_has_their_size(catalogue: RunningCatalogue) -> None:
-    text = catalogue.text("/file/box:parts@latest?path=a.bin")
-    assert "0123456789abcdef-1 in parts of 5.2 MB (5,242,880 bytes)" in text

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
-from neuromirror.index import VersionRow
 from neuromirror.net import RequestLimits
-from neuromirror.store import Store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import GatewayService, OpenVersion, OpenVersions, StoredFile
-from support.gateway_site import SHORT_LIMITS, mirror_contents, serve_gateway
+from neuromirror.web.gateway.service import GatewayService, StoredFile
+from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
-from support.scripted_source import ScriptedFile, ScriptedHarness
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -124,42 +119,6 @@ def test_downloads_of_different_large_files_fetch_each_once(tmp_path: Path) -> N
         assert server.bytes_requested == 2 * (17 << 20)
 
 
-def test_a_version_that_opens_slowly_delays_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with RangeServer() as server:
-        harness = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"})
-        harness.datasets["data"].files["b.txt"] = ScriptedFile(b"b", sha256=True)
-        harness.sync()
-    with harness.index() as index:
-        slow, fast = index.versions("box:data")
-    opening, may_open = threading.Event(), threading.Event()
-
-    class SlowVersion(OpenVersion):
-        def __init__(self, store: Store, row: VersionRow, limits: RequestLimits) -> None:
-            if row.commit == slow.commit:
-                opening.set()
-                assert may_open.wait(30)
-            super().__init__(store, row, limits)
-
-    monkeypatch.setattr("neuromirror.web.gateway.service.OpenVersion", SlowVersion)
-    versions = OpenVersions(harness.store, SHORT_LIMITS)
-
-    def use(row: VersionRow) -> str:
-        with versions.use(row) as version:
-            return version.tree.name
-
-    with ThreadPoolExecutor(2) as threads:
-        late = threads.submit(use, slow)
-        assert opening.wait(30)
-        try:
-            assert threads.submit(use, fast).result(20) == fast.name
-        finally:
-            may_open.set()
-        assert late.result(20) == slow.name
-    versions.close()
-
-
 def test_the_gateway_ends_with_the_catalogue(tmp_path: Path) -> None:
     before = gateway_threads()
     with RangeServer() as server:
@@ -171,24 +130,3 @@ def test_the_gateway_ends_with_the_catalogue(tmp_path: Path) -> None:
     for one in started:
         one.join(30)
     assert not any(one.is_alive() for one in started)
-
-
-def test_a_missing_part_of_a_store_is_an_error_with_a_reason(tmp_path: Path) -> None:
-    names = (".zarray", *map(str, range(8)))
-    contents = {f"small.zarr/{name}": name.encode() for name in names}
-    with RangeServer() as server:
-        harness = mirror_contents(
-            tmp_path / "box", server, contents, settings="[zarr]\ninline = 4\nmanifest = 12\n"
-        )
-        lose_subdataset(harness)
-        with serve_gateway(harness) as at:
-            for path in ("small.zarr/1", "small.zarr/?format=json"):
-                reply = requests.get(f"{at}/{path}", timeout=60)
-                assert reply.status_code == 502, path
-                assert "subdataset" in reply.text
-                assert str(harness.folder) not in reply.text
-
-
-def lose_subdataset(harness: ScriptedHarness) -> None:
-    """Remove the repository of the Zarr, as a disk failure could."""
-    shutil.rmtree(harness.repository("box:data/small.zarr"))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import unicodedata
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from test_web_hostile import HostileMirror
 
 from support.mirror_harness import run_git
-from support.running_catalogue import links, run_catalogue
+from support.running_catalogue import run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, files
 
 NAMES = [
@@ -64,30 +63,3 @@ def test_names_that_are_alike_for_some_file_systems_are_all_committed(box: Scrip
     assert sorted(committed) == sorted(ALIKE)
     folded = {unicodedata.normalize("NFC", name).casefold() for name in committed}
     assert len(folded) == 3
-
-
-def test_a_folder_is_shown_in_pages_of_one_size_however_many_files_it_has(
-    box: ScriptedHarness,
-) -> None:
-    names = [f"many/{number:05}.txt" for number in range(1_300)]
-    box.datasets["a"] = ScriptedDataset(files(*names))
-    box.sync()
-    with run_catalogue(box.store) as site:
-        found: list[str] = []
-        following: str | None = "/datasets/box:a@latest/files?limit=1000"
-        while following:
-            page = site.api(following)
-            assert len(page["files"]) <= 1000
-            found += [one["path"] for one in page["files"]]
-            at = urlsplit(page["next"] or "")
-            following = f"{at.path.removeprefix('/api/v1')}?{at.query}" if page["next"] else None
-        assert found == names
-        shown: list[str] = []
-        address: str | None = "/dataset/box:a@latest?under=many/"
-        while address:
-            led = links(site.page(address))
-            rows = [one for one in led if one.startswith("/file/")]
-            assert 0 < len(rows) <= 200
-            shown += rows
-            address = next((one for one in led if "start=" in one), None)
-        assert len(shown) == len(names)

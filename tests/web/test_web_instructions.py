@@ -165,18 +165,6 @@ def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, em
     assert len(list((empty / "datasets.lock.d" / ALIAS).iterdir())) == 1
 
 
-def test_a_page_that_cannot_be_pinned_changes_nothing(site: RunningCatalogue, empty: Path) -> None:
-    call("pin", f"{site.address}/dataset/{NAME}")
-    before = {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()}
-    for url, code in (
-        ("/dataset/demo:000002@9.9.9", 1),
-        ("/lock?add=demo:000002&add=demo:999999", 1),
-        ("/dataset", 2),
-    ):
-        call("pin", f"{site.address}{url}", code=code)
-        assert {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()} == before
-
-
 def test_the_python_lines_work(site: RunningCatalogue, empty: Path) -> None:
     (code,) = [one for one in commands(site.page(PAGES["version"])) if one.startswith("import")]
     assert len(code.splitlines()) == 3
@@ -198,39 +186,6 @@ def code_of(site: RunningCatalogue, start: str) -> str:
 def test_the_address_in_other_languages_has_the_files(site: RunningCatalogue, start: str) -> None:
     address = code_of(site, start).replace('"', "'").split("'")[1]
     assert site.get(address).json()["files"]
-
-
-HAS_OCTAVE = shutil.which("octave-cli") is not None
-HAS_R = shutil.which("Rscript") is not None and not subprocess.call(
-    ["Rscript", "-e", "library(jsonlite)"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-)
-
-
-@pytest.mark.skipif(not HAS_OCTAVE, reason="needs Octave")
-def test_the_matlab_lines_work_in_octave(site: RunningCatalogue, empty: Path) -> None:
-    """MATLAB cannot be installed here; Octave has the same functions."""
-    code = code_of(site, "reply = jsondecode(webread(")
-    shown = run("octave-cli", "--norc", "--eval", f"{code}\ndisp(jsonencode(files));")
-    expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
-    assert [one["path"] for one in json.loads(shown)] == [one["path"] for one in expected]
-
-
-@pytest.mark.skipif(not HAS_R, reason="needs R with jsonlite")
-def test_the_r_line_works(site: RunningCatalogue, empty: Path) -> None:
-    code = code_of(site, "files <- jsonlite::fromJSON(")
-    shown = run("Rscript", "-e", f"{code}\ncat(jsonlite::toJSON(files$path))")
-    expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
-    assert json.loads(shown) == [one["path"] for one in expected]
-
-
-@pytest.mark.parametrize("start", ["websave(", "download.file("])
-def test_the_file_in_other_languages_is_the_file(site: RunningCatalogue, start: str) -> None:
-    found = commands(site.page(PAGES["file"]))
-    (code,) = [one for one in found if one.startswith(start)]
-    addresses = [one for one in code.replace('"', "'").split("'") if one.startswith("http")]
-    files = site.api(f"/datasets/{NAME}/files")["files"]
-    (size,) = [one["size"] for one in files if one["path"] == FILE]
-    assert len(site.get(addresses[0]).content) == size
 
 
 VOLUME_PAGES = {
@@ -278,11 +233,3 @@ def test_every_command_for_a_volume_is_tried_above(
     assert {
         one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell
     } == tried
-
-
-def test_the_python_lines_of_the_api_page_list_all_datasets(
-    site: RunningCatalogue, empty: Path
-) -> None:
-    (code,) = [one for one in commands(site.page("/api")) if one.startswith("import")]
-    names = run(sys.executable, "-c", code).split()
-    assert names == [one["name"] for one in site.api("/datasets")["datasets"]]

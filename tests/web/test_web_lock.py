@@ -12,7 +12,7 @@ import pytest
 from neuromirror.lab.lockfile import load_lock, parse_lock
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.running_catalogue import RunningCatalogue, commands, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
@@ -33,19 +33,6 @@ def test_the_lock_file_is_the_one_that_pin_writes(
     assert set(archive.namelist()) == {"datasets.lock", *made}
     for name, path in made.items():
         assert archive.read(name) == path.read_bytes()
-
-
-def test_versions_are_collected_in_the_address(site: RunningCatalogue) -> None:
-    found = links(site.page(f"/lock?add={ONE}&q=hippocampal"))
-    (more,) = [one for one in found if one.startswith("/lock?") and "000001" in one]
-    both = site.page(more)
-    (address,) = [one for one in links(both) if one.startswith("/lock/datasets.lock?")]
-    lock = parse_lock(Path("datasets.lock"), site.get(address).content)
-    assert [one.name for one in lock.datasets] == ["demo:000002", "demo:000001"]
-    assert lock.datasets[0].version == ONE
-    without = [one for one in links(both) if one.startswith("/lock?") and one.count("add=") == 1]
-    assert len(without) == 2
-    assert "cookie" not in {name.lower() for name in site.get(more).headers}
 
 
 def test_a_later_version_replaces_one_of_the_same_dataset(site: RunningCatalogue) -> None:
@@ -97,21 +84,3 @@ def test_files_without_sha256_are_checked_by_their_md5(box: ScriptedHarness) -> 
         ]
         assert "files.md5" in curl
         assert "files.sha256" not in curl
-
-
-@pytest.mark.parametrize(
-    "page", [f"/lock?add={ONE}", "/dataset/demo:000002", "/dataset/demo:000002@0.240301.1055"]
-)
-def test_commands_for_files_on_this_machine_name_the_setting_that_they_need(
-    site: RunningCatalogue, page: str
-) -> None:
-    setting = "git config --global annex.security.allowed-ip-addresses"
-    command = f'{setting} "$({setting}) 127.0.0.1"'
-    assert visible_text(site.page(page)).count(command) == 1
-
-
-def test_commands_for_files_on_the_internet_need_no_setting(box: ScriptedHarness) -> None:
-    box.datasets["public"] = ScriptedDataset({"a": ScriptedFile(b"a", sha256=True)})
-    box.sync()
-    with run_catalogue(box.store) as found:
-        assert "allowed-ip-addresses" not in found.page("/dataset/box:public")

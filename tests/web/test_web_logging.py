@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror_demo.walkthrough import first_line, run_catalogue
+from neuromirror_demo.walkthrough import first_line
 from support.forked_commands import fork_command
 from support.mirror_harness import MirrorHarness
 
@@ -78,17 +77,6 @@ def test_no_address_and_no_query_is_written_down(catalogue: tuple[str, Path]) ->
     log = output.read_bytes()
     assert VISITOR.encode() not in log
     assert SECRET.encode() not in log
-
-
-def test_a_demonstrations_pages_answer_whatever_they_write(
-    demo_harness: MirrorHarness, quiet_loopback: None
-) -> None:
-    environment = {**os.environ, "NEUROMIRROR_STORE": str(demo_harness.store.root)}
-    with run_catalogue(demo_harness.folder, environment) as found:
-        assert found.address
-        for _ in range(4):
-            for request in BAD:
-                assert ask(found.address, request)
 
 
 def test_what_follows_the_first_line_of_a_process_does_not_stop_it() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
-from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from xml.etree import ElementTree
 
 import pytest
 import requests
@@ -17,7 +14,7 @@ import requests
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
-from support.volume_archives import EM, VolumeArchives
+from support.volume_archives import EM
 
 NAME = "demo:000002@0.240301.1055"
 
@@ -133,53 +130,3 @@ def test_metadata_of_a_volume_name_what_its_voxels_are(volume_site: RunningCatal
     assert measured == {"image intensity", "object ids"}
     derived = [one for one in found.values() if "isBasedOn" in one]
     assert any(f"/dataset/{EM}" in base for one in derived for base in one["isBasedOn"])
-
-
-def test_browsers_find_the_search(site: RunningCatalogue) -> None:
-    assert 'rel="search"' in site.page("/")
-    root = ElementTree.fromstring(site.get("/opensearch.xml").content)
-    templates = [one.get("template", "") for one in root if one.tag.endswith("Url")]
-    assert len(templates) == 3
-    for one in templates:
-        assert site.get(one.replace("{searchTerms}", "ripples")).status_code == 200
-
-
-def properties(page: str) -> dict[str, str]:
-    """Return the description and the Open Graph properties in the head of a page."""
-    found = re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)">', page)
-    return {name: unescape(value) for name, value in found}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("/", "/search?q=demo&page=1", "/search?archive=demo", "/find", "/lock", "/diff", "/help"),
-        *("/api", "/mirrors", "/changes", "/events", "/dataset/demo:000001", f"/dataset/{NAME}"),
-        *(f"/file/{NAME}?path=dataset%20notes.txt", f"/preview/{NAME}?path=dataset%20notes.txt"),
-        *(f"/diff?a={NAME}&b=demo:000002@draft", "/find?checksum=sha256:00000000", f"/at/{NAME}/"),
-    ],
-)
-def test_every_page_describes_itself_in_its_head(site: RunningCatalogue, path: str) -> None:
-    browser = {"accept": "text/html"}
-    page = site.get(path, headers=browser).text
-    found = properties(page)
-    (title,) = re.findall(r"<title>(.*?)</title>", page)
-    assert found["og:title"] == unescape(title)
-    assert found["description"] == found["og:description"]
-    assert 10 < len(found["description"]) < 700
-    assert found["og:url"].partition("?")[0] == site.address + path.partition("?")[0]
-    other = site.get(found["og:url"], headers=browser)
-    assert properties(other.text)["og:title"] == found["og:title"]
-
-
-def test_the_picture_of_a_volume_is_in_the_heads_of_its_pages(
-    volume_site: RunningCatalogue, volumes: VolumeArchives
-) -> None:
-    pages = (f"/volume/{EM}@latest", f"/dataset/{EM}")
-    pictures = {properties(volume_site.page(one))["og:image"] for one in pages}
-    (picture,) = {re.sub("@[^.]+", "", one) for one in pictures}
-    assert picture.startswith(volume_site.address)
-    for one in pictures:
-        assert volume_site.get(one).headers["content-type"] == "image/png"
-    with run_catalogue(volumes.mirror_harness.store, "--no-cutouts") as site:
-        assert [one for one in pages if "og:image" in properties(site.page(one))] == []

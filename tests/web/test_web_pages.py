@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, visible_text
 
@@ -56,27 +54,6 @@ def test_every_address_on_every_page_leads_somewhere(site: RunningCatalogue) -> 
     assert len(seen) > 20
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "says"),
-    [
-        ("/dataset/demo:999999", 404, "demo:999999"),
-        ("/dataset/nowhere:000001", 404, "'nowhere'"),
-        ("/dataset/demo:000001@9.9.9", 404, "9.9.9"),
-        ("/file/demo:000001@draft?path=nothing.nwb", 404, "nothing.nwb"),
-        ("/find?checksum=xyz", 400, "checksum"),
-        ("/diff?a=demo:999999", 404, "demo:999999"),
-        ("/?page=none", 400, "whole number"),
-        ("/no/such/page", 404, "page not found"),
-    ],
-)
-def test_a_wrong_address_is_a_page_that_helps(
-    site: RunningCatalogue, path: str, status: int, says: str
-) -> None:
-    page = site.page(path, status)
-    assert says in visible_text(page)
-    assert 'role="search"' in page
-
-
 def test_the_store_is_served_and_nothing_beside_it(
     site: RunningCatalogue, demo_harness: MirrorHarness
 ) -> None:
@@ -104,8 +81,3 @@ def test_replies_carry_the_headers_that_keep_browsers_safe(site: RunningCatalogu
         assert "script-src 'self'" in headers["content-security-policy"], path
         assert headers["x-content-type-options"] == "nosniff"
         assert "set-cookie" not in headers
-
-
-@pytest.mark.parametrize("path", ["/index", "/index/datasets", "/index.json?sql=select+1"])
-def test_removed_tables_name_their_replacement(site: RunningCatalogue, path: str) -> None:
-    assert "datasette serve --immutable" in site.page(path, 410)

@@ -23,7 +23,6 @@ from support.mirror_harness import MirrorHarness
 from support.running_catalogue import (
     RunningCatalogue,
     allow_loopback,
-    links,
     run_catalogue,
     visible_text,
 )
@@ -65,24 +64,6 @@ def test_the_arrays_and_a_slice_of_an_ome_zarr(catalogue: RunningCatalogue) -> N
     picture = catalogue.get(f"/thumbnail/{NAME}@latest?path=fused.zarr")
     assert picture.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(picture.content)).width > 1
-
-
-def test_pages_lead_to_the_preview_of_a_zarr(catalogue: RunningCatalogue) -> None:
-    version = catalogue.page(f"/dataset/{NAME}@latest")
-    (address,) = [one for one in links(version) if one.startswith("/preview/")]
-    assert address.endswith("path=fused.zarr")
-    folder = catalogue.page(f"/dataset/{NAME}@latest?under=fused.zarr")
-    assert address in links(folder)
-
-
-def test_the_thumbnail_of_a_dataset_may_be_that_of_a_zarr(catalogue: RunningCatalogue) -> None:
-    assert any("fused.zarr" in one for one in links(catalogue.page(f"/dataset/{NAME}")))
-    assert f"/thumbnail/{NAME}@" in catalogue.page(f"/dataset/{NAME}")
-
-
-@pytest.mark.parametrize("path", ["nothing.zarr", "fused.zarr/0", ".zarr"])
-def test_other_folders_have_none(catalogue: RunningCatalogue, path: str) -> None:
-    catalogue.page(f"/preview/{NAME}@latest?path={path}", 404)
 
 
 def test_a_zarr_that_cannot_be_read_has_none(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from msgspec.structs import replace
 from PIL import Image
 
 from neuromirror.index import FileRow, VersionRow
@@ -27,7 +25,6 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, allow_loopback, run_catalogue, visible_text
-from support.store_publisher import git
 
 NWB = "sub-1/sub-1_ses-01_ecephys.nwb"
 LARGE = "behavior/large.csv"
@@ -153,14 +150,6 @@ def test_archive_that_fails_is_named(previews: PreviewSite) -> None:
         previews.reset()
 
 
-def test_content_that_is_not_what_its_name_says_is_one_line_on_the_log(
-    previews: PreviewSite, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert previews.status("images/broken.png") == 422
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("no preview of images/broken.png: ")
-
-
 def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
     previews.service = PreviewService(previews.harness.store, seconds=3)
     with (
@@ -171,59 +160,12 @@ def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
     assert previews.cached_files() == []  # it is not the content's fault
 
 
-def test_archive_that_fails_while_a_large_file_is_read_is_no_fault_of_the_file(
-    previews: PreviewSite,
-) -> None:
-    with previews.archive.fault("status", path=".", status=404, server="s3"):
-        assert previews.status("large.h5") == 502
-    assert previews.cached_files() == []
-    previews.reset()
-    [found] = previews.preview("large.h5")
-    assert (found.kind, found.verified) == ("hdf5", False)
-
-
-def test_damaged_store_is_no_fault_of_the_file(previews: PreviewSite) -> None:
-    repository = previews.harness.repository("demo:000001")
-    folders = "".join(f"040000 tree {'1' * 40}\t{name}\n" for name in ("behavior", "images"))
-    tree = git(repository, "mktree", "--missing", stdin=folders).strip()
-    damaged = git(repository, "commit-tree", "-m", "damaged", tree).strip()
-    previews.row = replace(previews.version, commit=damaged)
-    for path in ("images/map.png", LARGE):
-        assert previews.status(path) == 500
-    assert previews.cached_files() == []
-    previews.reset()
-    assert previews.status("images/map.png") == 200
-
-
-def test_package_that_cannot_be_imported_is_no_fault_of_the_file(
-    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "PIL").mkdir()
-    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert previews.status("images/map.png") == 500
-    assert previews.cached_files() == []
-
-
 def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:
     assert previews.status("images/broken.png") == 422
     previews.archive.clear_requests()
     previews.service = PreviewService(previews.harness.store)
     assert previews.status("images/broken.png") == 422
     assert previews.archive.count_requests() == 0
-
-
-def test_garbage_of_a_preview_process_is_no_internal_error(
-    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "broken-parser"
-    monkeypatch.setattr(sys, "executable", str(program))
-    for printed in ("", "garbage", "{}", '{"type":"preview"}', "[" * 5000):
-        program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf %s '{printed}'\n")
-        program.chmod(0o755)
-        previews.reset()
-        assert previews.status("images/map.png") == 422
-        assert previews.cached_files() == []
 
 
 def test_queue_is_bounded(
@@ -236,18 +178,6 @@ def test_queue_is_bounded(
     results = previews.preview(*MANY)
     refused = [one.status for one in results if isinstance(one, PreviewUnavailableError)]
     assert (refused.count(503), refused.count(422)) == (6, len(MANY) - 6)
-
-
-def test_store_that_cannot_be_written_has_no_cache(previews: PreviewSite) -> None:
-    previews.folder.write_bytes(b"")
-    try:
-        (found,) = previews.preview("notes.txt")
-        assert found.text == "the first line\nthe second line"
-        previews.archive.clear_requests()
-        assert previews.preview("notes.txt") == [found]
-        assert previews.archive.count_requests("GET") == 1
-    finally:
-        previews.folder.unlink()
 
 
 def test_without_permission_nothing_is_requested(previews: PreviewSite) -> None:
@@ -293,27 +223,3 @@ def test_pages_show_previews(running: RunningCatalogue) -> None:
     running.page(f"/preview/{version}?path=images/broken.png", 422)
     running.page(f"/preview/{version}?path=images/broken.png&embedded=1")
     running.page(f"/preview/{version}?path=no/such.png", 404)
-
-
-def test_thumbnails_are_images(running: RunningCatalogue) -> None:
-    for path, kind in (
-        ("images/map.png", "image/png"),
-        (NWB, "image/svg+xml"),
-        ("notes.txt", "image/svg+xml"),
-        ("images/broken.png", "image/svg+xml"),
-    ):
-        reply = running.get(f"/thumbnail/demo:000001@latest?path={path}")
-        assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
-
-
-def test_the_picture_of_a_file_is_in_the_head_of_its_page(running: RunningCatalogue) -> None:
-    page = running.page("/file/demo:000001@latest?path=images/map.png")
-    (picture,) = re.findall('<meta property="og:image" content="([^"]+)">', page)
-    assert running.get(picture).headers["content-type"] == "image/png"
-    assert "og:image" not in running.page("/file/demo:000001@latest?path=notes.txt")
-
-
-def test_without_cutouts_pages_offer_no_preview(previews: PreviewSite) -> None:
-    with run_catalogue(previews.harness.store, "--no-cutouts") as found:
-        assert 'id="preview"' not in found.page("/file/demo:000001@latest?path=notes.txt")
-        found.page("/preview/demo:000001@latest?path=notes.txt", 404)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import shutil
-import socket
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 import requests
 
-from neuromirror.index import Index, QueryStoppedError, UnknownDatasetError
+from neuromirror.index import Index, QueryStoppedError
 from neuromirror.model import ConfigurationError
 from neuromirror.web import async_index as reading
-from neuromirror.web.app import ResponseCache
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.rate_limits import (
     REQUEST_KINDS,
@@ -160,24 +157,6 @@ async def admitted(limiter: RequestLimiter, kind: str, client: str) -> int:
             return 200
     except RequestLimitError as error:
         return error.status if error.retry_after >= 1 else 0
-
-
-def test_client_rate_refills_over_time() -> None:
-    clock = [0.0]
-    limiter = RequestLimiter(parse_limits(["diff=3"]), now=lambda: clock[0])
-
-    def get(count: int) -> list[int]:
-        async def several() -> list[int]:
-            return [await admitted(limiter, "diff", "a") for _ in range(count)]
-
-        return asyncio.run(several())
-
-    assert get(5) == [200, 200, 200, 429, 429]
-    clock[0] = 20
-    assert get(2) == [200, 429]
-    clock[0] = 10_000
-    assert get(4) == [200, 200, 200, 429]
-    assert limiter.refused == {"diff": 4}
 
 
 def test_bytes_of_the_gateway_are_limited_per_client() -> None:
@@ -343,25 +322,6 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
         assert 0 < peak_memory(site.pid) < before + (300 << 20)
 
 
-def test_an_unknown_name_is_compared_with_few_others(
-    large: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared: list[int] = []
-    close = difflib.get_close_matches
-
-    def counting(name: str, known: Any, **named: Any) -> list[str]:
-        compared.append(len(known))
-        return close(name, known, **named)
-
-    monkeypatch.setattr(difflib, "get_close_matches", counting)
-    with Index.open_readonly(large) as index:
-        for name in ("demo:many100x", "many100x"):
-            with pytest.raises(UnknownDatasetError, match="demo:many100"):
-                index.dataset(name)
-    assert compared
-    assert max(compared) < DATASETS / 5
-
-
 def test_overlong_search_is_refused_before_it_runs(site: RunningCatalogue) -> None:
     for terms in (MANY, "a " * 3000, "x" * 5000, "NEAR(" * 200):
         assert site.get(f"/api/v1/search?q={quote(terms)}").status_code == 400
@@ -436,55 +396,3 @@ def test_a_query_that_takes_too_long_stops(
         assert await reader.query(lambda index: index.position) > 0
 
     asyncio.run(run_query())
-
-
-def requested(site: RunningCatalogue, address: str) -> socket.socket:
-    """A connection over which a page is requested, and nothing is read."""
-    where = urlsplit(site.address)
-    made = socket.create_connection((where.hostname or "", where.port or 80), timeout=60)
-    made.sendall(f"GET {address} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    return made
-
-
-def test_cutout_stops_when_its_client_disconnects(quiet_volumes: VolumeArchives) -> None:
-    with (
-        run_catalogue(quiet_volumes.mirror_harness.store) as site,
-        quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.5, chunk=1 << 16),
-    ):
-        with ExitStack() as stack:
-            for columns in (290, 291):
-                box = f"0:{columns},0:260,12:82"
-                stack.enter_context(requested(site, cutout_path(EM, 0, box)))
-            wait_until(lambda: quiet_volumes.count_voxel_requests() >= 2)
-        wait_until(lambda: site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).ok)
-        # each has 27 blocks, or more; none had all of them when the next one started
-        assert quiet_volumes.count_voxel_requests() < 27
-
-
-def test_a_slow_client_does_not_block_others() -> None:
-    kept = ResponseCache()
-
-    async def stream(to: Any) -> None:
-        headers = [(b"content-type", b"text/plain")]
-        await to({"type": "http.response.start", "status": 200, "headers": headers})
-        for more in (True, False):
-            await to({"type": "http.response.body", "body": b"part", "more_body": more})
-
-    async def several() -> list[bytes]:
-        reads, got = asyncio.Event(), []
-
-        async def slowly(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                await reads.wait()
-
-        async def quickly(message: Any) -> None:
-            got.append(message.get("body", b""))
-
-        slow = asyncio.ensure_future(kept.send_response(("a",), slowly, stream))
-        await asyncio.sleep(0)
-        await asyncio.wait_for(kept.send_response(("a",), quickly, stream), 30)
-        reads.set()
-        await slow
-        return got
-
-    assert asyncio.run(several())[1:] == [b"part", b"part"]

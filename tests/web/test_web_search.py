@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
 import pytest
 
-from neuromirror.index import Index
 from neuromirror.model import DatasetFacts
 from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
@@ -74,25 +72,6 @@ def test_results_come_in_pages(search_site: RunningCatalogue, query: str, count:
     assert len(set(names)) == count
 
 
-def test_results_are_limited_to_an_archive(search_site: RunningCatalogue) -> None:
-    assert "60 datasets" in search_site.text("/search?q=many&archive=box")
-    assert "No more results" in search_site.text("/?q=many&page=9")
-    for query in ("/?q=many&archive=other", "/search?archive=other"):
-        assert "'other'" in search_site.text(query, 404)
-
-
-def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> None:
-    page = search_site.page("/?q=spikse+imaging")
-    text = visible_text(page)
-    assert "No results" in text
-    assert "/search?q=imaging" in links(page)
-    assert "imaging only (1 dataset)" in text
-    assert "“spikse”" in text
-    assert "sha256:" in text
-    assert "/find" in links(page)
-    assert 'role="search"' in page
-
-
 def _leads(site: RunningCatalogue, text: str) -> str:
     reply = site.get(f"/?q={quote(text)}", allow_redirects=False)
     assert reply.status_code == 302, (text, reply.status_code)
@@ -131,34 +110,6 @@ def test_bytes_are_found_with_all_that_is_known_of_them(site: RunningCatalogue) 
     for one in (nothing, site.page("/find")):
         assert "etag:" in one
     site.page("/find?checksum=xyz", 400)
-
-
-def test_front_page_shows_archives_examples_and_changes(site: RunningCatalogue) -> None:
-    reply = site.get("/")
-    text = visible_text(reply.text)
-    assert "<svg" in reply.text
-    examples = [one for one in links(reply.text) if "q=" in one and one.partition("q=")[2]]
-    assert len(examples) == 3
-    for one in examples:
-        assert "/dataset/" in site.page(one)
-    assert {"/mirrors", "/changes", "/diff", "/help", "/api"} <= set(links(reply.text))
-    assert "What changed" in text
-    assert len(gzip.compress(reply.content)) < 40_000
-    new = [one for one in links(reply.text) if re.match(r"/dataset/demo:[^@]+@", one)]
-    assert len({one.partition("@")[0] for one in new}) == len(new) > 3
-
-
-def test_the_front_page_of_many_versions_names_each_dataset_once(box: ScriptedHarness) -> None:
-    published = {f"0.{number}": {"a": ScriptedFile(b"%d" % number)} for number in range(4)}
-    box.datasets["past"] = ScriptedDataset({}, published_versions=published)
-    box.datasets["one"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
-    box.sync()
-    with Index.open_readonly(box.store.index_path) as index:
-        versions = len(list(index.versions("box:past")))
-    with run_catalogue(box.store) as site:
-        page = site.page("/")
-    assert len([one for one in links(page) if one.startswith("/dataset/box:past@")]) == 1
-    assert f"{versions - 1} other versions" in visible_text(page)
 
 
 def test_all_datasets_are_listed_with_facets_that_add_and_remove_a_value(
@@ -217,18 +168,3 @@ def test_a_name_that_only_paths_have_in_another_form_is_found(
     assert "/search?q=neuropix" not in links(page)
     assert "No dataset matches" not in visible_text(page)
     assert "with “neuropix” in their paths" in visible_text(page)
-
-
-def test_a_facet_whose_only_value_divides_the_results_is_shown(
-    search_site: RunningCatalogue,
-) -> None:
-    assert "/search?subject=YutaMouse41" in links(search_site.page("/search"))
-    one = links(search_site.page("/search?q=Imaging"))
-    assert not [link for link in one if "subject=" in link]
-
-
-def test_usual_names_of_pages_lead_to_them(site: RunningCatalogue) -> None:
-    for path, page in (("/help/", "/help"), ("/datasets", "/search"), ("/api/", "/api")):
-        reply = site.get(path, allow_redirects=False)
-        assert (reply.status_code, reply.headers["location"]) == (302, page)
-    assert site.get("/nothing/").status_code == 404

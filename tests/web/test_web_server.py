@@ -145,31 +145,6 @@ def test_pipe_or_folder_in_the_store_does_not_block(site: RunningCatalogue, file
     assert site.get("/alias/demo--000001/objects").status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/-/static-plugins/neuromirror/catalogue.css", "text/css"),
-        ("/-/static-plugins/neuromirror/icon.svg", "image/svg+xml"),
-        ("/favicon.ico", "image/svg+xml"),
-    ],
-)
-def test_files_of_pages_are_sent_once(site: RunningCatalogue, path: str, kind: str) -> None:
-    reply = site.get(path)
-    assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
-    known = {"If-None-Match": reply.headers["etag"]}
-    assert site.get(path, headers=known).status_code == 304
-    assert site.get(f"{path.rpartition('/')[0]}/-/none").status_code == 404
-
-
-def test_a_file_that_vanishes_while_it_is_sent_is_sent_whole(
-    site: RunningCatalogue, demo_harness: MirrorHarness, large: tuple[str, bytes]
-) -> None:
-    address, content = large
-    with requests.get(site.address + address, stream=True, timeout=300) as reply:
-        (demo_harness.folder / address[1:]).unlink()
-        assert hashlib.sha256(reply.raw.read()).digest() == hashlib.sha256(content).digest()
-
-
 def test_a_file_that_is_cut_off_while_it_is_sent_is_seen_to_be(
     site: RunningCatalogue, demo_harness: MirrorHarness, large: tuple[str, bytes]
 ) -> None:
@@ -239,18 +214,6 @@ def reply(kept: ResponseCache, key: str, body: bytes, **start: Any) -> list[byte
     return sent
 
 
-def test_only_text_is_cached_for_a_moment() -> None:
-    clock = [0.0]
-    kept = ResponseCache(now=lambda: clock[0])
-    reply(kept, "a", b"wrong", status=503)
-    assert reply(kept, "a", b"first")[-1] == b"first"
-    assert reply(kept, "a", b"second")[-1] == b"first"
-    reply(kept, "b", b"picture", headers=[(b"content-type", b"image/png")])
-    assert reply(kept, "b", b"other")[-1] == b"other"
-    clock[0] = 60
-    assert reply(kept, "a", b"third")[-1] == b"third"
-
-
 @pytest.mark.parametrize(("error", "count"), [(None, 1), (OSError("a defect"), 8)])
 def test_what_many_ask_for_at_once_is_made_once_but_each_gets_its_own_error(
     error: OSError | None, count: int
@@ -275,15 +238,6 @@ def test_what_many_ask_for_at_once_is_made_once_but_each_gets_its_own_error(
 
     assert asyncio.run(many()) == [error] * 8
     assert (sent.count(b"page"), len(made)) == (0 if error else 8, count)
-
-
-def test_what_is_kept_is_bounded_however_small_or_large_it_is() -> None:
-    kept = ResponseCache(max_bytes=1 << 20)
-    for size in (0, 10_000, 2 << 20):
-        for number in range(500):
-            reply(kept, f"{size} {number}", b"x" * size)
-            assert kept.bytes <= 1 << 20
-    assert reply(kept, "10000 0", b"new")[-1] == b"new"
 
 
 def test_requests_with_credentials_or_etags_are_not_cached() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
-from neuromirror.web.rendering import CONTACT_VARIABLE, REPOSITORY_VARIABLE, operator_variables
 from support.running_catalogue import (
     RunningCatalogue,
     data_values,
@@ -88,17 +87,6 @@ def test_the_mirrors_page_shows_each_hold_without_commands_for_operators(
         text = catalogue.text(path)
 
 
-def test_error_pages_have_no_commands_for_operators(catalogue: RunningCatalogue) -> None:
-    for path in ("/dataset/box:nothing", "/dataset/nowhere:1", "/dataset/box:dead@nope"):
-        assert (
-            "neuromirror "
-            not in catalogue.text(path, 404)
-            .partition("Help API")[2]
-            .partition("Each version is recorded here")[0]
-        )
-        assert "`" not in catalogue.api(path.replace("/dataset/", "/datasets/"), 404)["detail"]
-
-
 def test_failing_locations_are_counted_by_host_and_result(catalogue: RunningCatalogue) -> None:
     text = catalogue.text("/mirrors")
     assert "box bucket.example.invalid not found 7 2026-03-01 12:00 UTC" in text
@@ -147,47 +135,3 @@ def test_a_withdrawn_dataset_has_only_a_tombstone(box: ScriptedHarness) -> None:
         assert site.get("/alias/box--secret/HEAD").status_code == 404
         assert site.get("/tombstones/box--secret.json").json()["dataset"] == "box:secret"
         assert site.get(f"/dataset/box:open@{commit}").status_code == 404
-
-
-def test_pages_of_unknown_names_suggest_similar_ones(catalogue: RunningCatalogue) -> None:
-    page = catalogue.page("/dataset/box:dead@nope", 404)
-    near = [one for one in links(page) if one.startswith("/dataset/box:dead")]
-    assert "/dataset/box:dead" in near
-    assert len(near) >= 2
-    assert {catalogue.get(one).status_code for one in near} == {200}
-    other = catalogue.page("/dataset/box:dea", 404)
-    assert "/dataset/box:dead" in links(other)
-    assert 'role="search"' in other
-    archive = catalogue.page("/dataset/nowhere:dead", 404)
-    assert "/dataset/box:dead" in links(archive)
-    assert "store" not in visible_text(archive)
-    assert "/search?archive=box" in links(catalogue.page("/dataset/nowhere:%22*", 404))
-    folder = catalogue.page("/dataset/box:dead@latest?under=nope", 404)
-    assert any(one.startswith("/dataset/box:dead@") for one in links(folder))
-
-
-@pytest.mark.parametrize(
-    ("contact", "address"),
-    [
-        ("data@example.org", "mailto:data@example.org"),
-        ("https://example.org/help", "https://example.org/help"),
-        ("room 101", ""),
-        ("javascript:alert(1)@x", ""),
-        ("", ""),
-    ],
-)
-def test_the_contact_of_the_operator_is_linked_if_it_is_an_address(
-    monkeypatch: pytest.MonkeyPatch, contact: str, address: str
-) -> None:
-    monkeypatch.setenv(CONTACT_VARIABLE, contact)
-    made = operator_variables()
-    assert (made["contact"], made["contact_address"]) == (contact, address)
-
-
-def test_the_help_names_a_command_that_installs_the_program(
-    site: RunningCatalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "pip install neuromirror" in visible_text(site.page("/help"))
-    monkeypatch.setenv(REPOSITORY_VARIABLE, "https://git.example.org/neuromirror")
-    source = "neuromirror @ git+https://git.example.org/neuromirror"
-    assert operator_variables()["package_source"] == source

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import closing
-from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +14,6 @@ from neuromirror.crawl import JournalRecorder
 from neuromirror.model import LocationsChecked
 from support.running_catalogue import (
     RunningCatalogue,
-    commands,
     data_values,
     links,
     run_catalogue,
@@ -58,19 +55,6 @@ def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
     """The catalogue of that store."""
     with run_catalogue(box.store) as site:
         yield site
-
-
-def test_filter_finds_files_in_all_folders(catalogue: RunningCatalogue) -> None:
-    page = catalogue.page("/dataset/box:large@latest?match=012+X.TXT")
-    found = re.findall(r">(deep/\d{4}/x\.txt)</a>", page)
-    assert found[:10] == [f"deep/0{one}/x.txt" for one in ("012", *range(120, 129))][:10]
-    path, seen = "/dataset/box:large@latest?match=x.txt", set()
-    while path:
-        page = catalogue.page(path)
-        seen |= set(re.findall(r">(deep/\d{4}/x\.txt)</a>", page))
-        path = next((one for one in links(page) if "start=" in one), "")
-    assert len(seen) == 450
-    assert "No file with “nowhere”" in catalogue.text("/dataset/box:large@latest?match=nowhere")
 
 
 def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> None:
@@ -118,30 +102,6 @@ def test_badge_has_the_state_and_the_page_the_last_probe(
     assert probe_counts() == {"checked": 2, "available": 2}
     record_probe("not-found", "a.txt", "2026-05-01T00:00:00+00:00")
     assert probe_counts() == {"checked": 2, "available": 1}
-
-
-def test_badge_snippets_link_to_the_badge_and_the_page(catalogue: RunningCatalogue) -> None:
-    found = commands(catalogue.page("/dataset/box:probed@latest"))
-    for snippet in (one for one in found if "/badge/" in one):
-        addresses = re.findall(r"https?://[^)\"\]]+", snippet)
-        assert len(addresses) == 2
-        assert {catalogue.get(one).status_code for one in addresses} == {200}
-
-
-def test_a_zarr_in_a_folder_has_viewers_where_it_stands_and_on_its_own_page(
-    catalogue: RunningCatalogue,
-) -> None:
-    root = "https://bucket.example.invalid"
-    page = catalogue.page("/dataset/box:imaged@latest?under=sub")
-    row = next(one for one in page.split("<tr>") if "subdataset" in one)
-    shown = [one for one in links(row) if one.startswith("https://")]
-    assert any(one.startswith("https://neuroglancer-demo.appspot.com/#!") for one in shown)
-    assert f"https://volumeviewer.allencell.org/viewer?url={quote(root, safe='')}" in shown
-    inner = next(one for one in links(row) if one.startswith("/dataset/box:zarr/"))
-    assert any("neuroglancer" in one for one in links(catalogue.page(inner)))
-    assert not any(
-        "neuroglancer" in one for one in links(catalogue.page("/dataset/box:large@latest"))
-    )
 
 
 def test_a_folder_that_does_not_exist_is_not_found(site: RunningCatalogue) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import tifffile
 from PIL import Image
 
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH
-from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.running_catalogue import RunningCatalogue, commands, run_catalogue, visible_text
 from support.volume_archives import (
     EM,
     LAYER,
@@ -26,18 +25,6 @@ from support.volume_archives import (
 )
 
 # --- the page
-
-
-def test_page_shows_levels_sizes_blocks_and_frame(volume_site: RunningCatalogue) -> None:
-    page_text = volume_site.text(f"/volume/{EM}@latest")
-    for data in (
-        "300 × 260 × 70 (x, y, z)",
-        "4 × 4 × 40 nm",
-        "demo_sections: Sections are counted from the block's face.",
-        "1 150 × 130 × 70 0, 0, 12 8 × 8 × 40 128 × 128 × 32 (524.3 kB) 12 1.4 MB",
-        "Neuroglancer",
-    ):
-        assert data in page_text
 
 
 def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
@@ -57,26 +44,6 @@ def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
         "Neuroglancer precomputed",
         "1500_1500_1500",
     )
-
-
-def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
-    volume_site: RunningCatalogue,
-) -> None:
-    for path in (f"/dataset/{EM}", f"/dataset/{EM}@latest", f"/dataset/demo-precomputed:{LAYER}"):
-        targets = {one for one in links(volume_site.page(path)) if one.startswith("/volume/")}
-        (found,) = {one.partition("#")[0] for one in targets}
-        page = volume_site.page(found)
-        assert 'action="/cutout/' in page
-        # where a browser cannot download the files, their list leads to the form for cutouts
-        assert (f"{found}#cut" in targets) is (EM in path)
-        assert 'id="cut"' in page
-
-
-def test_a_dataset_that_is_not_a_volume_has_no_volume_page(site: RunningCatalogue) -> None:
-    site.page("/volume/demo:000001@draft", 404)
-    site.page("/slice/demo:000001@draft.png", 404)
-    assert "/volume/" not in site.page("/dataset/demo:000001")
-    site.api("/datasets/demo:000001@draft/volume", 404)
 
 
 def test_a_sharded_layer_is_described_but_not_cut_out(volume_site: RunningCatalogue) -> None:
@@ -236,19 +203,6 @@ def test_a_cutout_has_the_voxels_of_the_command_on_its_page(
     assert np.array_equal(found, np.stack([tifffile.imread(one) for one in made]))
 
 
-def test_a_list_with_a_volume_has_the_commands_for_the_other_datasets(
-    volume_site: RunningCatalogue,
-) -> None:
-    layer = f"demo-precomputed:{LAYER}"
-    page = volume_site.page(f"/lock?add={EM}@latest&add={layer}@latest")
-    assert f"Not possible for {EM}:" in visible_text(page)
-    (curl,) = (one for one in commands(page) if "files.curl" in one)
-    assert layer in curl
-    assert EM not in curl
-    page = volume_site.page(f"/lock?add={EM}@latest")
-    assert not any("files.curl" in one for one in commands(page))
-
-
 def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
     volume_site: RunningCatalogue, volumes: VolumeArchives
 ) -> None:
@@ -268,19 +222,6 @@ def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
     second = volume_site.get(cutout_path(f"b:{ACTIVITY}", 0, box, format="png", t=1))
     assert second.content == several.content
     volume_site.page(cutout_path("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400)
-
-
-def test_conditional_and_head_cutouts_send_no_upstream_requests(
-    volume_site: RunningCatalogue, quiet_volumes: VolumeArchives
-) -> None:
-    path = cutout_path(EM, 2, "0:10,0:10,12:13")
-    tag = volume_site.get(path).headers["etag"]
-    requests_before = quiet_volumes.count_voxel_requests()
-    assert volume_site.get(path, headers={"If-None-Match": tag}).status_code == 304
-    head = requests.head(volume_site.address + path, timeout=300)
-    assert (head.status_code, head.headers["etag"]) == (200, tag)
-    assert quiet_volumes.count_voxel_requests() == requests_before
-    assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,12:14")).headers["etag"] != tag
 
 
 def test_voxels_without_checksums_are_not_called_verified(volume_site: RunningCatalogue) -> None:
