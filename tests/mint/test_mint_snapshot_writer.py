@@ -23,7 +23,6 @@ from neuromirror.model import (
 )
 from support.mint_oracle import (
     DOCUMENT,
-    FIRST_TIME,
     REMOTE,
     FastImportOracle,
     MintedRepository,
@@ -221,17 +220,6 @@ def test_several_paths_of_one_key_share_their_logs(tmp_path: Path) -> None:
     ]
 
 
-def test_file_without_locations_has_no_location_log(tmp_path: Path) -> None:
-    minting = MintedRepository.create(tmp_path / "m")
-    minting.mint(0, state({b"a.nwb": (4, ()), b"b.nwb": (8, (0,))}))
-    listed = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").decode()
-    logs = [name for name in listed.splitlines() if ".log" in name and "/" in name]
-    assert len(logs) == 2
-    minting.mint(1, state({b"a.nwb": (4, (1,)), b"b.nwb": (8, (0,))}))
-    listed = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").decode()
-    assert len([name for name in listed.splitlines() if "/" in name]) == 4
-
-
 def test_the_remote_is_configured_once_and_a_second_one_is_added(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     files = state({b"a": (1, (0,))})
@@ -307,20 +295,3 @@ def test_a_state_without_files_can_be_cloned(tmp_path: Path) -> None:
     assert (minted.files, minted.bytes, minted.evidence) == (0, 0, {})
     git(tmp_path, "clone", "-q", str(minting.repository), "clone")
     assert (tmp_path / "clone" / "dandiset.yaml").read_bytes() == DOCUMENT.content
-
-
-def test_label_function_receives_the_state_digest(tmp_path: Path) -> None:
-    digests: list[str] = []
-
-    def label(state: str) -> str:
-        digests.append(state)
-        return "x"
-
-    snapshot = Snapshot(header(), lambda: iter([]))
-    minted = mint(
-        snapshot, bare_repository(tmp_path / "r"), ParentCommits(), label, tmp_path / "scratch"
-    )
-    assert digests == [minted.state]
-    assert FIRST_TIME.timestamp() == timestamp(0)
-    minted.discard()
-    assert not list((tmp_path / "scratch").iterdir())

@@ -101,16 +101,6 @@ def test_zarr_is_recognized_by_its_marker_not_by_its_name(tmp_path: Path, marker
     assert rest.files == 9
 
 
-def test_outermost_zarr_is_split(tmp_path: Path) -> None:
-    inner = [*zarr(b"p.zarr/a/0/", 5, b".zarray"), *zarr(b"p.zarr/b/0/", 5, b"zarr.json")]
-    one = proven_listing(tmp_path, [*inner, b"p.zarr/zarr.json", b"p.zarr/.zattrs", b"q/zarr.json"])
-    _, parts = split_zarrs(one, limits(3), tmp_path)
-    assert [(part.git_path, part.snapshot.files) for part in parts] == [(b"p.zarr", 12)]
-    two = proven_listing(tmp_path, [*inner, b"p.zarr/.zattrs", b"q/zarr.json"])
-    _, parts = split_zarrs(two, limits(3), tmp_path)
-    assert [part.git_path for part in parts] == [b"p.zarr/a/0", b"p.zarr/b/0"]
-
-
 def test_zarr_asset_gets_the_form_for_its_size(tmp_path: Path) -> None:
     names = [*zarr(b"", 5), *zarr(b"labels/", 5)]
     for documents in ([], [b"zarr.json"]):
@@ -121,13 +111,6 @@ def test_zarr_asset_gets_the_form_for_its_size(tmp_path: Path) -> None:
         assert parts == []
         assert rest.header.form == "manifest"
         assert rest == replace(one, header=replace(one.header, form="manifest"))
-
-
-def test_nothing_is_written_where_no_zarr_is_large(tmp_path: Path) -> None:
-    for names in (zarr(b"a.zarr/", 10), [b"a/%d" % n for n in range(50)], []):
-        one = proven_listing(tmp_path, names)
-        assert split_zarrs(one, limits(10), tmp_path) == (one, [])
-        assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
 
 
 def test_documents_and_exceptions_move_with_their_zarr(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 from neuromirror.crawl import open_recorder
 from neuromirror.index import IndexUnusableError, Schedule, TaskRow
 from neuromirror.index.backup import integrity_errors, read_position
-from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.model import EventRaised, MirrorSeen
 from neuromirror.service.backup import (
     BackupError,
@@ -24,12 +23,10 @@ from neuromirror.service.backup import (
     restore_from_backup,
 )
 from neuromirror.store import StoreBusyError, file_lock
-from neuromirror.vault.opening import open_ledger
 from support.forked_commands import fork_command
 from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import copy_mirror, flip_bit
-from support.vaults import VAULT_UUID
 
 EVENT = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
 
@@ -79,18 +76,6 @@ def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(
     assert kept.stat().st_mode & 0o077 == 0
     with Schedule.open(made[3].folder / "schedule.sqlite") as schedule:
         assert [row.due for row in schedule.tasks()] == [5.0]
-
-
-def test_the_ledger_of_vaults_is_among_the_copies(
-    copied_harness: MirrorHarness, tmp_path: Path
-) -> None:
-    store = copied_harness.store
-    with open_ledger(store) as ledger:
-        ledger.add_vault(VAULT_UUID, "nas", "directory")
-        ledger.record(VAULT_UUID, [Stored("SHA256E-s3--" + 64 * "0", 3, "full-read")])
-    made = back_up(store, store.index_path, tmp_path / "kept")
-    with Ledger.open(made.folder / "custody.sqlite") as copy:
-        assert [(one.uuid, one.copies) for one in copy.vaults()] == [(VAULT_UUID, 1)]
 
 
 def test_a_damaged_index_makes_no_backup_and_drops_none(

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.service import catalogue_status
-from neuromirror.service.catalogue_status import CatalogueStatusFile, catalogue_statuses
+from neuromirror.service.catalogue_status import catalogue_statuses
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import run_catalogue
 from support.service_process import SHORT_TIMEOUTS, ServiceProcess, running_service
 from support.synced_mirror import copy_mirror
 
@@ -327,35 +324,6 @@ def test_invalid_options_are_refused_before_anything_is_created(
         assert os.strerror(errno.EADDRINUSE) in done.err
 
 
-def test_output_and_exceptions_of_the_catalogue_are_events(tmp_path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from neuromirror.service.catalogue_process import SupervisorConnection\n"
-        "from neuromirror.service.logs import log_printed_output, logging_to\n"
-        "with (\n"
-        "    logging_to(as_json=True, mirrors={}),\n"
-        "    SupervisorConnection(int(sys.argv[1])),\n"
-        "    log_printed_output(),\n"
-        "):\n"
-        "    print('odd words')\n"
-        "    raise ValueError('odder ones')\n"
-    )
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert (done.returncode, done.stdout) == (1, "")
-    printed, failed = map(json.loads, done.stderr.splitlines())
-    assert (printed["event"], printed["message"]) == ("printed output", "odd words")
-    assert (failed["event"], failed["message"]) == ("catalogue failed", "odder ones")
-    assert any("ValueError" in line for line in failed["trace"])
-
-
 # --- status
 
 MODES = ("proxy", "demo=redirect")
@@ -365,70 +333,6 @@ def status_of(harness: MirrorHarness, code: int) -> list[dict[str, Any]]:
     """Return the records of ``status`` about catalogues."""
     lines = shell(harness).run("--json", "status", code=code).out.splitlines()
     return [one for one in map(json.loads, lines) if one.get("kind") == "catalogue"]
-
-
-def test_status_has_the_modes_of_a_catalogue(
-    copied_harness: MirrorHarness,
-) -> None:
-    harness = copied_harness
-    options = [f"--gateway={one}" for one in MODES]
-    assert status_of(harness, 0) == []
-    with run_catalogue(harness.store, *options) as site:
-        (one,) = status_of(harness, 0)
-        assert one["url"] == site.address
-        assert one["gateway"] == {"": "proxy", "demo": "redirect"}
-        text = shell(harness).run("status").out
-        assert (
-            f"catalogue {site.address} on {socket.gethostname()}  gateway proxy, demo redirect\n"
-            in text
-        )
-    assert status_of(harness, 0) == []
-
-
-def test_a_catalogue_that_was_not_stopped_is_a_failure(
-    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    harness = copied_harness
-    with run_catalogue(harness.store) as site:
-        os.kill(site.pid, signal.SIGKILL)
-    (one,) = catalogue_statuses(harness.store)
-    assert one.url == site.address
-    monkeypatch.setattr(catalogue_status, "_LOST_SECONDS", -1.0)
-    (problem,) = one.problems()
-    assert f"{site.address} on {socket.gethostname()}: not running since" in problem
-    assert problem in shell(harness).run("status", code=1).err
-
-
-def test_failed_responses_of_the_gateway_are_shown(copied_harness: MirrorHarness) -> None:
-    harness = copied_harness
-    file = CatalogueStatusFile(harness.store, "http://[::1]:8270", {"": "proxy"})
-    file.update({"gateway wrong": 2, "gateway proxy": 7, "gateway bytes": 900, "search": 3})
-    text = shell(harness).run("status").out
-    assert "gateway proxy; failed responses of the gateway: 2 wrong\n" in text
-    file.remove()
-    assert catalogue_statuses(harness.store) == []
-
-
-def test_a_damaged_status_is_ignored(copied_harness: MirrorHarness) -> None:
-    store = copied_harness.store
-    CatalogueStatusFile(store, "http://127.0.0.1:1", {}).update({})
-    (path,) = store.task_state_path("catalogue").parent.glob("catalogue-*.json")
-    path.write_text("{")
-    assert catalogue_statuses(store) == []
-
-
-def test_catalogues_on_two_hosts_with_one_address_have_a_status_each(
-    copied_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, files = copied_harness.store, []
-    for host in ("first", "second"):
-        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
-        files.append(CatalogueStatusFile(store, "http://0.0.0.0:8270", {"": host}))
-        files[-1].update({})
-    found = {one.host: one.gateway[""] for one in catalogue_statuses(store)}
-    assert found == {"first": "first", "second": "second"}
-    files[0].remove()
-    assert [one.name for one in catalogue_statuses(store)] == ["http://0.0.0.0:8270 on second"]
 
 
 def test_a_service_reports_the_modes_of_its_catalogue(

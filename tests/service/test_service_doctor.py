@@ -102,17 +102,6 @@ def test_where_all_is_well_nothing_is_an_error_and_nothing_is_written(
     assert demo_harness.file_digests() == before
 
 
-def test_no_store_yet_is_no_fault_and_a_folder_of_other_things_is(
-    tmp_path: Path, demo_harness: MirrorHarness
-) -> None:
-    mirror_harness = MirrorHarness(demo_harness.mirrors, tmp_path / "new")
-    assert checks_by_subject(mirror_harness)["store format"].level == "ok"
-    assert not mirror_harness.folder.exists()
-    mirror_harness.folder.mkdir()
-    (mirror_harness.folder / "letter.txt").touch()
-    assert failed_checks(mirror_harness)["store format"][0] == "error"
-
-
 def test_missing_programs_are_named_with_what_to_install(
     demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,27 +167,6 @@ def test_an_unreachable_or_refusing_archive_is_reported_and_the_others_are_check
         )
     assert [checks[f"mirror m{number}"].level for number in range(3)] == ["error", "warning", "ok"]
     assert closed.removesuffix("/api").removeprefix("http://") in checks["mirror m0"].message
-
-
-def test_an_address_that_is_404_is_an_error_unless_the_archive_lists_datasets(
-    tmp_path: Path,
-) -> None:
-    with archive() as well, archive(lists=False) as elsewhere:
-        checks = checks_by_subject(mirror_harness_of(tmp_path, well, elsewhere), offline=False)
-    assert [checks[f"mirror m{number}"].level for number in range(2)] == ["ok", "error"]
-
-
-def test_an_invalid_mirror_file_is_reported_beside_the_valid_ones(tmp_path: Path) -> None:
-    mirror_harness = mirror_harness_of(tmp_path, "https://api.example.invalid/api")
-    (mirror_harness.mirrors / "wrong.toml").write_text('source = "nothing"\n')
-    (mirror_harness.mirrors / "token.toml").write_text(
-        'source = "dandi"\n[options]\napi = "https://b.example.invalid/api"\n'
-        'token_env = "NO_SUCH_TOKEN"\n'
-    )
-    failed = failed_checks(mirror_harness)
-    assert failed["mirror wrong"][0] == "error"
-    assert "nothing" in failed["mirror wrong"][1]
-    assert "mirror m0" not in failed
 
 
 def test_a_disk_that_is_nearly_full_is_an_error(

@@ -52,20 +52,6 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
     mirror_harness.fsck()
 
 
-def test_no_request_is_sent_before_it_is_due(
-    mirror_harness: MirrorHarness, demo: DemoArchive
-) -> None:
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        harness.write_superdatasets()
-        demo.clear_requests()
-        harness.clock.now += 40 * 60
-        harness.service.tick()
-        assert harness.settle() == []
-        harness.clock.now += 30 * 60
-        assert "listing" in harness.settle()
-
-
 def test_what_changed_upstream_is_found_with_the_next_list(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
@@ -161,25 +147,6 @@ def test_jobs_keep_to_the_limits_of_the_mirror_and_of_all(mirror_harness: Mirror
         assert len(manual_executor.names) == 1
 
 
-@pytest.mark.parametrize("dandisets", [5])
-def test_what_waited_longest_is_done_first(mirror_harness: MirrorHarness) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
-        harness.read_list()
-        schedule, now = harness.job_harness.schedule, harness.clock.now
-        rows = [row for row in schedule.due(now, 100) if row.local_id]
-        assert len(rows) > 3
-        manual_executor.run(manual_executor.names[0])
-        expected = [row.name for row in reversed(rows)]
-        schedule.put(replace(row, due=now - 1000 + expected.index(row.name)) for row in rows)
-        done = []
-        for _ in expected:
-            harness.service.tick()
-            done += manual_executor.names
-            manual_executor.run(manual_executor.names[0])
-        assert done == expected
-
-
 @pytest.mark.parametrize("dandisets", [7])
 def test_deep_visits_are_a_share_of_the_jobs_and_are_deep(mirror_harness: MirrorHarness) -> None:
     with open_service_harness(mirror_harness) as harness:
@@ -208,31 +175,6 @@ def test_deep_visits_are_a_share_of_the_jobs_and_are_deep(mirror_harness: Mirror
             assert (visited[name].deep_due or 0) > now + DAY
         for name in plain:
             assert visited[name].deep_due == now - 60
-
-
-def test_superdatasets_follow_their_datasets_once_per_minute(
-    mirror_harness: MirrorHarness, demo: DemoArchive
-) -> None:
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        harness.write_superdatasets()
-        before = mirror_harness.refs()["demo refs/heads/main"]
-        demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
-        harness.clock.now += 2 * HOUR
-        assert "superdatasets" not in harness.settle()
-        harness.clock.now += 6
-        assert harness.settle() == ["superdatasets"]
-        after = mirror_harness.refs()["demo refs/heads/main"]
-        assert after != before
-        # and not again within the minute, whatever comes
-        harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
-        demo.add_file("000001", "sub-9/sub-9_newer.nwb", content=b"newer")
-        assert harness.settle()[:2] == ["listing", "visit"]
-        harness.clock.now += 50
-        assert "superdatasets" not in harness.settle()
-        harness.clock.now += 11
-        assert "superdatasets" in harness.settle()
-        assert mirror_harness.refs()["demo refs/heads/main"] != after
 
 
 def test_changes_during_an_update_of_superdatasets_are_not_lost(
@@ -297,21 +239,6 @@ def test_a_change_listed_during_a_visit_causes_another_visit(
         manual_executor.run("demo:000001")
         harness.service.tick()
         assert "demo:000001" in manual_executor.names
-
-
-def test_a_visit_in_progress_is_not_scheduled_twice_for_the_same_change(
-    mirror_harness: MirrorHarness,
-) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, workers=20) as harness:
-        harness.read_list()
-        name = manual_executor.names[0]
-        harness.clock.now += 2 * HOUR
-        harness.service.tick()
-        manual_executor.run("demo")
-        manual_executor.run(name)
-        harness.service.tick()
-        assert harness.row(name).due is None
 
 
 def test_a_job_taken_over_by_another_owner_is_not_recorded_twice(
@@ -455,41 +382,3 @@ def test_superdatasets_wait_for_the_visits_of_the_round(several: MirrorHarness) 
     for alias in (first, second, "neuromirror"):
         assert len(commits(several, alias)) == 1
         assert commits(several, alias) == commits(other, alias)
-
-
-def test_superdatasets_wait_an_hour_for_visits_that_do_not_end(
-    mirror_harness: MirrorHarness,
-) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, workers=64) as harness:
-        harness.read_list()
-        first, *_ = [one for one in manual_executor.names if one.startswith("demo:")]
-        manual_executor.run(first)
-        harness.service.tick()
-        harness.clock.now += 3000
-        harness.service.tick()
-        assert "superdatasets demo" not in manual_executor.names
-        harness.clock.now += 700
-        harness.service.tick()
-        manual_executor.run("superdatasets demo")
-        harness.service.tick()
-        assert len(commits(mirror_harness, "demo")) == 1
-        harness.clock.now += 3000
-        harness.service.tick()
-        assert "superdatasets neuromirror" not in manual_executor.names
-        harness.clock.now += 700
-        harness.service.tick()
-        manual_executor.run("superdatasets neuromirror")
-        harness.service.tick()
-        assert len(commits(mirror_harness, "neuromirror")) == 1
-
-
-def test_a_list_without_anything_due_brings_superdatasets_on(mirror_harness: MirrorHarness) -> None:
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        harness.write_superdatasets()
-        harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
-        harness.clock.now += 61
-        assert "listing" in harness.settle()
-        harness.clock.now += 6
-        assert "superdatasets" in harness.settle()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from neuromirror.config.mirror_files import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.service.engine import MirrorFiles
@@ -43,33 +41,6 @@ def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
         assert harness.settle() == []
 
 
-def test_a_right_edit_counts_at_once(mirror_harness: MirrorHarness) -> None:
-    file = mirror_harness.mirrors / "demo.toml"
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        file.write_text(file.read_text("utf-8") + "\n[schedule]\nlist_minutes = 10\n", "utf-8")
-        harness.service.reload_mirror_files()
-        assert "listing" in harness.settle()
-        assert harness.clock.now < (harness.row("demo").due or 0) <= harness.clock.now + 660
-
-
-def test_narrower_bounds_make_postponed_tasks_due_earlier(
-    mirror_harness: MirrorHarness,
-) -> None:
-    file = mirror_harness.mirrors / "demo.toml"
-    right = file.read_text("utf-8")
-    file.write_text(right + "\n[schedule]\ndeep_days = 3000\n", "utf-8")
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        far = max(row.deep_due or 0 for row in harness.job_harness.schedule.tasks("demo"))
-        assert far > harness.clock.now + 1000 * 24 * HOUR
-        file.write_text(right + "\n[schedule]\ndeep_days = 2\n", "utf-8")
-        harness.service.reload_mirror_files()
-        harness.settle()
-        far = max(row.deep_due or 0 for row in harness.job_harness.schedule.tasks("demo"))
-        assert far < harness.clock.now + 3 * 24 * HOUR
-
-
 def test_a_mirror_comes_and_goes_with_its_file(
     mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
@@ -97,19 +68,6 @@ def test_a_mirror_comes_and_goes_with_its_file(
         }
         # its tasks wait for it
         assert harness.job_harness.schedule.task("demo:000001") is not None
-
-
-def test_only_mirrors_that_are_named_are_served(mirror_harness: MirrorHarness) -> None:
-    content = (mirror_harness.mirrors / "demo.toml").read_text("utf-8")
-    write_mirror_file(mirror_harness.mirrors, "other", content)
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, names=["demo"]) as harness:
-        harness.service.tick()
-        assert manual_executor.names == ["demo"]
-        write_mirror_file(mirror_harness.mirrors, "third", content)
-        harness.service.reload_mirror_files()
-        harness.service.tick()
-        assert sorted(harness.files.mirrors) == ["demo"]
 
 
 def test_a_folder_that_is_away_for_a_while_changes_nothing(mirror_harness: MirrorHarness) -> None:
@@ -144,24 +102,6 @@ def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
     assert files.reload().changed == ["other"]
     with pytest.raises(ConfigurationError, match="'thrid'"):
         MirrorFiles(mirror_harness.mirrors, ["thrid"], check)
-
-
-def test_a_named_builtin_mirror_is_served_until_a_file_replaces_it(
-    mirror_harness: MirrorHarness,
-) -> None:
-    folder = mirror_harness.mirrors
-    files = MirrorFiles(folder, ["demo", "dandi"], lambda mirror: None)
-    assert is_builtin(files.mirrors["dandi"].path)
-    file = Path(shutil.copy(folder / "demo.toml", folder / "dandi.toml"))
-    assert files.reload().changed == ["dandi"]
-    assert files.mirrors["dandi"].path == file
-    file.unlink()
-    assert files.reload().removed == ["dandi"]
-    assert sorted(files.mirrors) == ["demo"]
-    only = MirrorFiles(folder.with_name("missing"), ["dandi"], lambda mirror: None)
-    assert (sorted(only.mirrors), only.reload().errors) == (["dandi"], {})
-    with pytest.raises(ConfigurationError):
-        MirrorFiles(folder.with_name("missing"), [], lambda mirror: None)
 
 
 def _untitled(content: str) -> str:

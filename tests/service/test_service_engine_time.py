@@ -123,33 +123,6 @@ def test_updates_continue_after_the_clock_is_set_back(
         assert harness.take_results()["demo:000001"].versions
 
 
-@pytest.mark.parametrize(
-    "jump", [-DAY, DAY, -365 * DAY, 365 * DAY], ids=["back", "on", "a-year-back", "a-year-on"]
-)
-def test_a_running_job_survives_a_clock_jump(mirror_harness: MirrorHarness, jump: float) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, workers=20) as harness:
-        harness.service.tick()
-        harness.clock.now += jump
-        harness.service.tick()
-        (lease,) = harness.job_harness.schedule.leases.in_force(0)
-        assert jump > 0 or lease.until <= harness.clock.now + 60
-        manual_executor.run("demo")
-        harness.service.tick()
-        harness.settle_writing()
-        row = harness.row("demo")
-        assert (row.status, row.failures) == ("unchanged", 0)
-        assert harness.clock.now < (row.due or 0) < harness.clock.now + 2 * HOUR
-        assert 0 <= row.seconds <= max(jump, 0) + HOUR
-
-
-def test_a_clock_set_forward_reads_each_list_once(mirror_harness: MirrorHarness) -> None:
-    with open_service_harness(mirror_harness) as harness:
-        harness.settle()
-        harness.clock.now += 365 * DAY
-        assert harness.settle().count("listing") == 1
-
-
 def test_leases_of_a_service_that_was_killed_end_at_the_next_start(
     mirror_harness: MirrorHarness,
 ) -> None:

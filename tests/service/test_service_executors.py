@@ -22,7 +22,6 @@ from neuromirror.service.executors import (
     WorkerLostError,
     job_context,
     process_executor,
-    thread_executor,
 )
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
@@ -345,21 +344,6 @@ def test_a_job_over_its_memory_limit_is_killed_and_its_worker_replaced(writer: W
         assert executor.submit(os.getpid).result() != left
 
 
-def test_git_processes_of_a_job_have_the_limit_too(worker_pair: Executor) -> None:
-    if sys.platform != "linux":
-        pytest.skip("only Linux limits memory")
-    output = worker_pair.submit(subprocess.check_output, ["sh", "-c", "ulimit -d"]).result()
-    assert int(output) * 1024 == GIB + 512 * MIB
-
-
-def test_a_worker_that_died_idle_is_no_loss(worker_pair: Executor) -> None:
-    idle = worker_pair.submit(os.getpid).result()
-    os.kill(idle, signal.SIGKILL)
-    wait_until(lambda: not is_alive(idle))
-    pids = [worker_pair.submit(os.getpid) for _ in range(20)]
-    assert idle not in {one.result() for one in pids}
-
-
 def test_an_error_of_a_job_keeps_its_type_and_traceback(worker_pair: Executor) -> None:
     with pytest.raises(ZeroDivisionError) as found:
         worker_pair.submit(eval, "1 / 0").result()
@@ -435,16 +419,6 @@ def test_a_service_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
         assert all(map(is_alive, pids))
         service.kill()
     wait_until(lambda: not any(map(is_alive, pids)))
-
-
-def test_threads_are_left_in_time(writer: Writer) -> None:
-    with thread_executor(1, writer, grace=0.1) as executor:
-        runs = executor.submit(time.sleep, 0.5)
-        wait_until(runs.running)
-        waits = executor.submit(os.getpid)
-    assert waits.cancelled()
-    assert not runs.done()
-    runs.result()
 
 
 def test_workers_elsewhere_get_neither_index_nor_private_store(job_harness: JobHarness) -> None:

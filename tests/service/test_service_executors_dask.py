@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
@@ -17,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuromirror import __version__
-from neuromirror.model import ConfigurationError, EventRaised, JournalEntry
+from neuromirror.model import ConfigurationError
 from neuromirror.service import dask_cluster
 from neuromirror.service.dask_cluster import DaskExecutor
 from neuromirror.service.executors import (
@@ -250,38 +249,6 @@ def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(
         executor.submit(os.getpid)
 
 
-def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
-    job_harness: JobHarness, executor: DaskExecutor
-) -> None:
-    job = job_harness.job("listing", "demo")
-    listener, ticket = executor._listener, "a ticket"
-    with closing(listener.open(ticket, job_harness.writer.open(job))) as replies:
-        # of an earlier request, and the sign that one is in progress
-        replies.send(7, b"late")
-        replies.send(1, b"")
-        with far_recorder(executor, ticket) as far:
-            assert far.ask(lambda index: index.tombstones()) == []
-
-
-def test_a_malformed_request_does_not_end_the_listener(
-    job_harness: JobHarness, executor: DaskExecutor
-) -> None:
-    job = job_harness.writer.open(job_harness.job("listing", "demo"))
-    with closing(executor._listener.open("a ticket", job)):
-        requests = executor._listener.queue(executor._plugin)
-        for request in (
-            7,
-            "abc",
-            (1, 2),
-            ({}, 1, b""),
-            ("a ticket", "one", b""),
-            ("a ticket", 9, 7),
-        ):
-            requests.put(request)
-        with far_recorder(executor, "a ticket") as far:
-            assert far.ask(lambda index: index.tombstones()) == []
-
-
 @contextmanager
 def far_recorder(executor: DaskExecutor, ticket: str) -> Iterator[JobRecorder]:
     """The recorder of a job on a Dask worker."""
@@ -291,21 +258,6 @@ def far_recorder(executor: DaskExecutor, ticket: str) -> Iterator[JobRecorder]:
     channel = DaskChannel(queue(executor._plugin), queue(ticket), ticket)
     with closing(channel), closing(JobRecorder(channel, Store(Path()), None)) as recorder:
         yield recorder
-
-
-def test_a_job_that_cannot_be_submitted_leaves_nothing(
-    job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("refused")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(executor._client, "submit", refuse)
-        with pytest.raises(OSError, match="refused"):
-            submit(executor, job_harness, job_harness.job("visit", "demo:000001"))
-    assert executor._listener._jobs == {}
-    submit(executor, job_harness, job_harness.job("visit", "demo:000002")).result()
-    wait_until(lambda: not executor._listener._jobs)
 
 
 def test_a_job_whose_service_is_gone_is_over(
@@ -318,46 +270,6 @@ def test_a_job_whose_service_is_gone_is_over(
         executor._listener.close()
         with far_recorder(executor, "a ticket") as far, pytest.raises(WriterLostError):
             far.ask(lambda index: index.tombstones())
-
-
-def test_a_request_that_takes_long_is_waited_for(
-    job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dask_cluster, "_POLL_SECONDS", 0.2)
-    go = threading.Event()
-    append = job_harness.recorder.append
-
-    def slow(*entries: JournalEntry) -> None:
-        assert go.wait(600)
-        append(*entries)
-
-    monkeypatch.setattr(job_harness.recorder, "append", slow)
-    entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
-    job = job_harness.writer.open(job_harness.job("listing", "demo"))
-    with closing(executor._listener.open("a ticket", job)) as replies:
-        signs = threading.Event()
-        send = replies.send
-
-        def observe(number: int, reply: bytes) -> None:
-            send(number, reply)
-            if not reply:
-                signs.set()
-
-        monkeypatch.setattr(replies, "send", observe)
-        with far_recorder(executor, "a ticket") as far:
-            recording = threading.Thread(target=far.record, args=(entry,))
-            recording.start()
-            assert signs.wait(600)
-            go.set()
-            recording.join(600)
-    events = job_harness.recorder.ask(lambda index: list(index.events("demo:000001")))
-    assert [one.kind for one in events].count("incident") == 1
-
-
-@pytest.mark.parametrize("address", ["", " ", "here", "tcp://here", "tcp://here:port"])
-def test_a_malformed_address_is_an_error_of_usage(writer: Writer, address: str) -> None:
-    with pytest.raises(ConfigurationError), dask_executor(address, writer):
-        pass
 
 
 def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(

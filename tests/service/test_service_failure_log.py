@@ -11,13 +11,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
-from neuromirror.service.worker_pool import WorkerLostError
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
-from support.service_harness import HOUR, ManualExecutor, open_service_harness
+from support.service_harness import open_service_harness
 
 
 def failing(mirror_harness: MirrorHarness) -> set[tuple[str, str]]:
@@ -50,22 +48,6 @@ def test_a_mirror_file_that_is_wrong_fails_until_it_is_right(mirror_harness: Mir
         assert failing(mirror_harness) == set()
 
 
-def test_a_list_whose_worker_died_fails_until_it_is_read(mirror_harness: MirrorHarness) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor) as harness:
-        harness.service.tick()
-        manual_executor.fail("demo", WorkerLostError("the worker died"))
-        harness.service.tick()
-        harness.settle_writing()
-        assert failing(mirror_harness) == {("list", "demo")}
-        harness.clock.now += 5 * HOUR
-        harness.service.tick()
-        manual_executor.run("demo")
-        harness.service.tick()
-        harness.settle_writing()
-        assert failing(mirror_harness) == set()
-
-
 def test_workers_that_cannot_be_had_fail_until_they_can(
     mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,31 +60,6 @@ def test_workers_that_cannot_be_had_fail_until_they_can(
         shut.shut = False
         harness.settle()
         assert failing(mirror_harness) == set()
-
-
-def test_a_new_service_starts_without_the_troubles_of_the_last_one(
-    mirror_harness: MirrorHarness,
-) -> None:
-    with open_recorder(mirror_harness.store, mirror_harness.store.index_path) as recorder:
-        log = FailureLog(recorder)
-        log.record_failure("workers", "none could be had")
-        log.record_failure("backup", "the disk is full")
-    with open_service_harness(mirror_harness):
-        assert failing(mirror_harness) == {("backup", "")}
-
-
-def test_failures_are_counted_by_mirror_and_task(mirror_harness: MirrorHarness) -> None:
-    store = mirror_harness.store
-    with (
-        open_recorder(store, store.index_path) as recorder,
-        Schedule.open(store.schedule_path) as schedule,
-    ):
-        FailureLog(recorder).record_failure("list", "refused", "demo")
-        page = Metrics(store, store.index_path, schedule, ["demo"]).page().decode()
-        assert 'neuromirror_failures{mirror="demo",task="list"} 1.0' in page
-        FailureLog(recorder).record_success("list", "demo")
-        page = Metrics(store, store.index_path, schedule, ["demo"]).page().decode()
-        assert "neuromirror_failures{" not in page
 
 
 ALERTS = Path(__file__).parents[2] / "scripts" / "alerts.yml"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import io
 import os
 import re
 import secrets
@@ -22,14 +21,11 @@ from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
 from neuromirror.service.health import (
-    MAX_PENDING,
     HealthServer,
     Heartbeat,
-    PendingConnections,
     Readiness,
     SystemdNotifier,
 )
-from neuromirror.service.logs import logging_to
 from neuromirror.service.server_options import format_address, parse_listen_address, parse_site_url
 from neuromirror.store import Store
 
@@ -102,34 +98,12 @@ def test_readyz_reports_problems_and_lists_remarks(probe: HealthProbe) -> None:
     assert probe.get("/healthz") == (200, "ok\n")
 
 
-def test_metrics_are_given_as_they_are(probe: HealthProbe) -> None:
-    assert probe.get("/metrics") == (200, "figures 1\n")
-    assert probe.get("/metrics?name[]=x") == (200, "figures 1\n")
-    assert probe.get("/metrics", "HEAD") == (200, "")
-
-
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/etc/passwd", "/%2e%2e/healthz"])
-def test_unknown_paths_of_the_health_server_are_404(probe: HealthProbe, path: str) -> None:
-    assert probe.get(path) == (404, "no such page\n")
-
-
-def test_the_health_server_accepts_only_get_and_head(probe: HealthProbe) -> None:
-    status, text = probe.get("/healthz", "POST")
-    assert status == 501
-    assert "Python" not in text
-
-
 def test_slow_clients_delay_no_other_client(probe: HealthProbe) -> None:
     with ExitStack() as slow:
         for _ in range(20):
             one = slow.enter_context(socket.create_connection(probe.address))
             one.sendall(b"GET /healthz HTTP/1.0\r\nX-")
         assert probe.get("/healthz") == (200, "ok\n")
-
-
-def test_an_address_that_is_taken_is_named(probe: HealthProbe) -> None:
-    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{probe.address[1]}: Address already"):
-        HealthServer(probe.address, heartbeat=Heartbeat(1), problems=list, metrics=bytes)
 
 
 @pytest.mark.parametrize(
@@ -156,19 +130,6 @@ def test_an_invalid_address_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("", ""),
-        ("https://mirror.example.org", "https://mirror.example.org"),
-        ("http://[::1]:8270/", "http://[::1]:8270"),
-        ("https://example.org/mirror/", "https://example.org/mirror"),
-    ],
-)
-def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
-    assert parse_site_url(text) == address
-
-
-@pytest.mark.parametrize(
     "text",
     [
         "mirror.example.org",
@@ -183,16 +144,6 @@ def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
 def test_an_invalid_site_url_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(repr(text))):
         parse_site_url(text)
-
-
-def test_it_answers_on_ipv6(probe: HealthProbe) -> None:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with HealthServer(("::1", 0), heartbeat=Heartbeat(1), problems=list, metrics=bytes) as server:
-        probe.address = server.address
-        assert probe.get("/readyz") == (200, "ok\n")
 
 
 # --- readiness
@@ -232,17 +183,6 @@ def _fill(path: Path) -> None:
             pass
 
 
-def test_a_missing_store_is_not_ready_and_no_path_is_shown(store: Store) -> None:
-    with Schedule.open(store.schedule_path) as schedule:
-        readiness = Readiness(store, store.index_path, schedule)
-        store.root.rename(store.root.with_name("elsewhere"))
-        problems = readiness.problems()
-    causes = {line.partition(":")[0]: line.rpartition("(")[2].rstrip(")") for line in problems}
-    assert causes["store"] == os.strerror(errno.ENOENT)
-    assert causes["index"] == "IndexMissingError"
-    assert not any("/" in line for line in problems)
-
-
 def test_a_damaged_index_is_not_ready(store: Store) -> None:
     with Schedule.open(store.schedule_path) as schedule:
         readiness = Readiness(store, store.index_path, schedule)
@@ -263,34 +203,7 @@ def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
         assert (problem[:9], "IndexDamagedError" in problem) == ("schedule:", True)
 
 
-def test_a_failing_page_is_logged(probe: HealthProbe) -> None:
-    stream = io.StringIO()
-    with logging_to(stream, mirrors={}):
-        probe.page = "no bytes"  # type: ignore[assignment]
-        with pytest.raises(http.client.HTTPException):
-            probe.get("/metrics")
-    assert "health page failed" in stream.getvalue()
-    assert "TypeError" in stream.getvalue()
-
-
 # --- silent clients
-
-CROWD = 200
-
-
-@contextmanager
-def silent_connections(
-    address: tuple[str, int], first_bytes: bytes = b""
-) -> Iterator[list[socket.socket]]:
-    """Connections whose peers say no more than this."""
-    with ExitStack() as stack:
-        found = []
-        for _ in range(CROWD):
-            one = stack.enter_context(socket.create_connection(address, timeout=60))
-            with suppress(OSError):
-                one.sendall(first_bytes)
-            found.append(one)
-        yield found
 
 
 def eventually(holds: object) -> None:
@@ -330,15 +243,6 @@ def request_health(address: tuple[str, int]) -> bytes:
         return one.recv(1 << 12)
 
 
-@pytest.mark.parametrize("first_bytes", [b"", b"GET /healthz HTTP/1.1\r\nX-"])
-def test_silent_peers_block_no_health_request(first_bytes: bytes) -> None:
-    with health() as address:
-        before = threading.active_count()
-        with silent_connections(address, first_bytes):
-            eventually(lambda: threading.active_count() - before <= MAX_PENDING + 1)
-            assert request_health(address).startswith(b"HTTP/1.0 200")
-
-
 @pytest.mark.parametrize("drip", [b"", b"X"])
 def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(
     drip: bytes, monkeypatch: pytest.MonkeyPatch
@@ -365,26 +269,6 @@ def test_pages_are_made_a_few_at_a_time() -> None:
             eventually(lambda: request_health(server.address).startswith(b"HTTP/1.0 503"))
             go.set()
         eventually(lambda: request_health(server.address).startswith(b"HTTP/1.0 200"))
-
-
-def test_the_longest_waiting_goes_first() -> None:
-    now = [0.0]
-    admission = PendingConnections(limit=2, seconds=10, clock=lambda: now[0])
-    pairs = [socket.socketpair() for _ in range(4)]
-    for ours, _ in pairs[:3]:
-        admission.add(ours)
-    assert pairs[0][1].recv(1) == b""
-    assert admission.discard(pairs[1][0])
-    assert not admission.discard(pairs[0][0])
-    now[0] = 5.0
-    admission.add(pairs[3][0])
-    now[0] = 11.0
-    admission.cut_off_overdue()
-    assert pairs[2][1].recv(1) == b""
-    assert len(admission) == 1
-    for pair in pairs:
-        for one in pair:
-            one.close()
 
 
 # --- systemd
@@ -463,11 +347,3 @@ def test_the_watchdogs_time_is_taken_where_it_is_meant_for_this_process(
     given: dict[str, str], watchdog: float | None
 ) -> None:
     assert SystemdNotifier.from_environment(given).watchdog == watchdog
-
-
-@pytest.mark.parametrize("name", ["", "vsock:2:1234", "relative", "/nowhere/at/all"])
-def test_the_service_continues_without_a_listening_systemd(name: str) -> None:
-    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000"})
-    with notifier.feed_watchdog(Heartbeat(limit=5)):
-        notifier.ready()
-        notifier.stopping("over")

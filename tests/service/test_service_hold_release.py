@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import open_recorder, release_hold
+from neuromirror.crawl import release_hold
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
@@ -64,19 +64,6 @@ def test_a_running_service_visits_what_was_released_at_once(
         assert harness.take_results()[NAME].versions
 
 
-def test_a_service_that_starts_later_visits_what_was_released_at_once(
-    guarded: MirrorHarness, demo: DemoArchive
-) -> None:
-    with open_service_harness(guarded) as harness:
-        found = hold(harness, demo)
-        clock = harness.clock
-    with open_recorder(guarded.store, guarded.store.index_path) as recorder:
-        release_hold(recorder, found)
-    with open_service_harness(guarded, clock=clock) as harness:
-        harness.settle()
-        assert harness.take_results()[NAME].versions
-
-
 def test_what_is_released_while_it_is_visited_is_visited_once_more(
     guarded: MirrorHarness, demo: DemoArchive
 ) -> None:
@@ -98,22 +85,6 @@ def test_what_is_released_while_it_is_visited_is_visited_once_more(
         harness.service.tick()
         harness.service.tick()
         assert NAME in manual_executor.names
-
-
-def test_an_incident_that_was_released_is_visited_at_once_however_often_it_failed(
-    guarded: MirrorHarness, demo: DemoArchive
-) -> None:
-    with open_service_harness(guarded) as harness:
-        harness.settle()
-        demo.change_file(ID, demo.paths(ID)[0], b"other bytes")
-        found = hold(harness, demo)
-        for _ in range(4):
-            harness.clock.now += 30 * HOUR
-            harness.settle()
-        harness.take_results()
-        assert released(guarded, found) == 0
-        harness.settle()
-        assert harness.take_results()[NAME].versions
 
 
 # --- refused data

@@ -322,33 +322,6 @@ def test_a_git_timeout_is_reported_and_the_slice_continues(
 # --- other tasks
 
 
-def test_housekeeping_goes_on_where_the_last_slice_stopped(
-    copied_harness: MirrorHarness,
-) -> None:
-    names = [alias for alias, _ in copied_harness.store.aliases()]
-    for _ in names[:-1]:
-        summary = run_task(copied_harness, "housekeeping", seconds=0)
-        assert summary.startswith("1 repositories checked")
-        assert not summary.endswith("pass complete")
-    run_task(copied_harness, "housekeeping", seconds=0)
-    assert run_task(copied_harness, "housekeeping", seconds=30).endswith("pass complete")
-    summary = run_task(copied_harness, "housekeeping", seconds=30)
-    assert summary.startswith(f"{len(names)} repositories checked")
-
-
-def test_the_backup_task_exists_only_with_a_folder_and_fills_it(
-    copied_harness: MirrorHarness, tmp_path: Path
-) -> None:
-    summary = run_task(
-        copied_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1
-    )
-    run_task(copied_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1)
-    assert len(list((tmp_path / "kept").glob("2*/index.sqlite"))) == 1
-    assert "bytes" in summary
-    with pytest.raises(KeyError):
-        run_task(copied_harness, "backup")
-
-
 def test_the_audit_task_checks_each_location_once_per_interval(
     copied_harness: MirrorHarness,
 ) -> None:
@@ -392,10 +365,6 @@ def test_a_service_that_ends_does_not_wait_for_a_slice(
     assert summaries["audit"].startswith("1 locations probed")
     # probes before the end are recorded
     assert copied_harness.entries(LocationsChecked)
-
-
-def test_a_slice_of_the_audit_ends_with_its_time(copied_harness: MirrorHarness) -> None:
-    assert run_task(copied_harness, "audit", seconds=0).startswith("0 locations probed")
 
 
 # --- the scheduler
@@ -476,57 +445,6 @@ def test_a_failed_housekeeping_task_is_logged_and_stops_no_other(
     row = schedule.task("housekeeping one")
     assert row is not None
     assert (row.status, row.message, row.failures) == ("failed", "one is broken", 2)
-
-
-def test_a_failed_housekeeping_task_stays_recorded_until_it_succeeds(
-    schedule: Schedule, log: FailureLog, mirror_harness: MirrorHarness
-) -> None:
-    work, clock = RecordedTasks(), ManualClock()
-    work.fails.add("backup")
-    times = HousekeepingScheduler(
-        [work.task("backup", HOUR)], schedule, RecordingObserver(), log, clock=clock
-    )
-    assert times.run_due() == 1
-    with mirror_harness.index() as index:
-        (failure,) = index.failures()
-    assert (failure.task, failure.mirror, failure.dataset) == ("backup", "", None)
-    rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
-    with mirror_harness.index() as index:
-        assert index.failures() == [failure]
-    work.fails.clear()
-    clock.now += 2 * HOUR
-    assert times.run_due() == 0
-    with mirror_harness.index() as index:
-        assert index.failures() == []
-
-
-def test_no_housekeeping_task_starts_while_the_service_stops(
-    schedule: Schedule, log: FailureLog
-) -> None:
-    work = RecordedTasks()
-    over = [False]
-
-    def last() -> str:
-        over[0] = True
-        return "the last one"
-
-    tasks = [HousekeepingTask("last", HOUR, last), work.task("never", HOUR)]
-    HousekeepingScheduler(tasks, schedule, RecordingObserver(), log, lambda: over[0]).run_due()
-    assert work.done == []
-
-
-def test_a_clock_that_was_ahead_does_not_delay_a_housekeeping_task(
-    schedule: Schedule, log: FailureLog
-) -> None:
-    work, clock = RecordedTasks(), ManualClock()
-    clock.now += 30 * DAY
-    times = HousekeepingScheduler(
-        [work.task("hourly", HOUR)], schedule, RecordingObserver(), log, clock=clock
-    )
-    times.run_due()
-    clock.now -= 30 * DAY
-    times.run_due()
-    assert len(work.done) == 2
 
 
 def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(

@@ -172,20 +172,6 @@ def test_one_content_that_cannot_be_stored_does_not_keep_the_others_out(
     assert (kept.lacking, len(kept.problems)) == (1, 1)
 
 
-def test_what_does_not_fit_in_the_time_is_no_failure_and_is_done_later(
-    mirror: MirrorHarness, run: Run, tmp_path: Path
-) -> None:
-    assert run_keeps(mirror.store, mirror.store.index_path, tmp_path / "vaults", 0.0).startswith(
-        "0"
-    )
-    (kept,) = CustodyStatus.load(mirror.store).keeps
-    assert (kept.problems, kept.lacking) == ([], kept.contents)
-    assert "not in the vault yet" in status(mirror)[2]
-    assert run()[0] == 0
-    (kept,) = CustodyStatus.load(mirror.store).keeps
-    assert kept.lacking == 0
-
-
 def test_data_of_a_private_store_is_kept_in_a_private_vault_only(
     mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,20 +184,3 @@ def test_data_of_a_private_store_is_kept_in_a_private_vault_only(
     write_vault(tmp_path / "vaults", "nas", kind="directory", path=path, private=True)
     run_keeps(*arguments)
     assert copies(tmp_path)
-
-
-def test_serve_once_keeps_and_its_exit_code_is_that_of_a_failed_task(
-    mirror: MirrorHarness, tmp_path: Path
-) -> None:
-    vaults = tmp_path / "vaults"
-    command = ["serve", "--once", "--store", str(mirror.store.root), "--mirrors"]
-    command += [str(mirror.mirrors), "--vaults", str(vaults)]
-    (vaults / "keep.toml").write_text(KEEP.replace("papers", "theses"))
-    assert CliRunner().invoke(main, command).exit_code == 1
-    (vaults / "keep.toml").write_text(f"{KEEP}hours = 1\n")
-    wrong = CliRunner().invoke(main, command)
-    assert (wrong.exit_code, "keep.0.hours" in wrong.output, "keep.toml" in wrong.output) == (
-        2,
-        True,
-        True,
-    )

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from neuromirror import __version__
 from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule, TaskRow
-from neuromirror.model import EventRaised, HoldPlaced, LocationsChecked, Traffic, VisitEnded
-from neuromirror.service.integrity import IntegrityState
+from neuromirror.model import EventRaised, HoldPlaced, LocationsChecked, VisitEnded
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
@@ -66,43 +64,6 @@ def test_jobs_are_counted_by_kind_mirror_and_outcome(metrics: Metrics) -> None:
     assert found["neuromirror_job_duration_seconds_sum{kind=visit,mirror=demo}"] == 4.0
     assert found["neuromirror_job_duration_seconds_count{kind=visit,mirror=demo}"] == 3
     assert found["neuromirror_job_duration_seconds_bucket{kind=visit,le=1.0,mirror=demo}"] == 2
-
-
-def test_housekeeping_tasks_and_ticks_are_counted(metrics: Metrics) -> None:
-    metrics.housekeeping_finished("backup", True, 3.0)
-    metrics.housekeeping_finished("backup", False, 1.0)
-    metrics.tick_finished(0.125)
-    found = read(metrics)
-    assert found["neuromirror_housekeeping_runs_total{outcome=ok,task=backup}"] == 1
-    assert found["neuromirror_housekeeping_runs_total{outcome=failed,task=backup}"] == 1
-    assert found["neuromirror_housekeeping_duration_seconds_sum{task=backup}"] == 4.0
-    assert found["neuromirror_tick_duration_seconds_sum"] == 0.125
-
-
-def test_requests_to_archives_are_summed(metrics: Metrics) -> None:
-    hosts = {
-        "api.example.org": Traffic(requests=10, bytes=500, retries=2, throttled=1, waited=1.5),
-        "s3.example.org": Traffic(requests=3, bytes=20),
-    }
-    metrics.requests_sent("demo", hosts)
-    metrics.requests_sent("demo", {"api.example.org": Traffic(requests=1, throttled=1)})
-    found = read(metrics)
-    assert found["neuromirror_http_requests_total{mirror=demo}"] == 14
-    assert found["neuromirror_http_received_bytes_total{mirror=demo}"] == 520
-    assert found["neuromirror_http_retries_total{mirror=demo}"] == 2
-    assert found["neuromirror_http_throttled_total{mirror=demo}"] == 2
-    assert found["neuromirror_http_wait_seconds_total{mirror=demo}"] == 1.5
-    assert not any("example.org" in name for name in found)
-
-
-def test_unknown_values_become_no_label(metrics: Metrics) -> None:
-    for value in ("https://user:secret@host/", 'a"b', "a\nb", "", "x" * 100, "ä"):
-        metrics.job_finished(value, value, value, 1)
-        metrics.housekeeping_finished(value, True, 1)
-        metrics.requests_sent(value, {})
-    found = read(metrics)
-    assert found["neuromirror_jobs_total{kind=other,mirror=other,outcome=other}"] == 6
-    assert "secret" not in metrics.page().decode()
 
 
 def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
@@ -203,36 +164,6 @@ def _failed(local_id: str) -> VisitEnded:
     return VisitEnded("v", "demo", local_id, "", "", at, at, "failed", "", 0, "no luck")
 
 
-def test_a_mirror_that_is_served_no_more_is_late_for_nothing(store: Store) -> None:
-    store.mark_listed("old")
-    with open_recorder(store, store.index_path) as recorder:
-        recorder.record(EventRaised("old", "", "unavailable", "off", _at(NOW)))
-    with Schedule.open(store.schedule_path) as schedule:
-        found = read(Metrics(store, store.index_path, schedule, SERVED))
-    assert found["neuromirror_datasets{mirror=old}"] == 0
-    assert "neuromirror_listing_last_success_timestamp_seconds{mirror=old}" not in found
-
-
-def test_store_and_process_metrics_exist(metrics: Metrics, store: Store) -> None:
-    found = read(metrics)
-    assert 0 < found["neuromirror_store_free_bytes"] <= found["neuromirror_store_disk_bytes"]
-    assert found[f"neuromirror_build_info{{version={__version__}}}"] == 1
-    assert found["process_resident_memory_bytes"] > 1_000_000
-    assert found["process_open_fds"] > 3
-
-
-def test_what_cannot_be_read_is_missing_and_the_rest_is_there(
-    store: Store, schedule: Schedule, metrics: Metrics
-) -> None:
-    schedule.put([TaskRow("demo", "demo", due=NOW - 1)])
-    store.index_path.unlink()
-    found = read(metrics)
-    assert found["neuromirror_index_readable"] == 0
-    assert found["neuromirror_queue_length{mirror=demo}"] == 1
-    # that it is not known is not that it never was
-    assert "neuromirror_visit_last_success_timestamp_seconds{mirror=demo}" not in found
-
-
 def test_a_damaged_schedule_is_reported_as_unreadable(store: Store) -> None:
     Schedule.open(store.schedule_path).close()
     with store.schedule_path.open("r+b") as file:
@@ -260,17 +191,3 @@ def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
             assert all(one.name.endswith(("_total", "_created")) for one in family.samples), name
         else:
             assert not name.endswith("_total"), name
-
-
-def test_what_was_found_broken_is_counted(metrics: Metrics, store: Store) -> None:
-    assert read(metrics)["neuromirror_damaged_items"] == 0
-    known = IntegrityState.load(store)
-    known.damage = {"demo--000001": ["a pack", "a manifest"], "index": ["a table"]}
-    known.save(store)
-    assert read(metrics)["neuromirror_damaged_items"] == 3
-
-
-def test_the_figures_of_two_services_do_not_mix(store: Store, schedule: Schedule) -> None:
-    first, second = (Metrics(store, store.index_path, schedule, SERVED) for _ in range(2))
-    first.tick_finished(1)
-    assert read(second)["neuromirror_tick_duration_seconds_count"] == 0

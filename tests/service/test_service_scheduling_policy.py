@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec.structs import replace
 
-from neuromirror.crawl import DatasetTask, Result, ScheduleSettings
+from neuromirror.crawl import DatasetTask, ScheduleSettings
 from neuromirror.index import LastVisit, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.service.scheduling import (
     MAX_FAILURES,
     JobOutcome,
     ScheduleBounds,
-    classify_results,
     mirror_row_after_listing,
     repair_row,
     row_after_listing,
@@ -36,8 +35,6 @@ all_bounds = some.builds(
     deep_days=some.one_of(some.just(0.0), some.floats(0.5, 400)),
 ).map(ScheduleBounds.from_settings)
 outcomes = some.sampled_from(get_args(JobOutcome))
-moments = some.floats(0, 4e9)
-spans = some.floats(0, 30 * DAY)
 fingerprints = some.sampled_from([None, "a", "b"])
 
 
@@ -65,23 +62,6 @@ def _row(fingerprint: str | None = None, name: str = "volumes:one", **more: obje
 # --- datasets without fingerprints
 
 
-@given(bounds=all_bounds, outcome=outcomes, spacing=some.floats(0, 1e8), now=moments, took=spans)
-def test_no_two_visits_follow_each_other_immediately(
-    bounds: ScheduleBounds, outcome: JobOutcome, spacing: float, now: float, took: float
-) -> None:
-    deep_due = now - took if bounds.deep else None
-    row = _row(spacing=spacing, deep_due=deep_due)
-    done = row_after_visit(row, outcome, now, took, bounds, "said")
-    assert (done.status, done.ended, done.seconds, done.message) == (outcome, now, took, "said")
-    if outcome == "removed":
-        assert (done.due, done.deep_due) == (None, None)
-    else:
-        assert done.due is not None
-        assert done.due > now
-        assert (done.deep_due is None) == (not bounds.deep)
-        assert done.deep_due is None or done.deep_due > now
-
-
 @given(bounds=all_bounds, changes=some.lists(some.booleans(), min_size=1, max_size=40))
 def test_spacing_stays_within_the_bounds_and_moves_in_the_right_direction(
     bounds: ScheduleBounds, changes: list[bool]
@@ -96,18 +76,6 @@ def test_spacing_stays_within_the_bounds_and_moves_in_the_right_direction(
         if before:
             shorter, longer = max(before / 4, bounds.least), min(before * 1.2, bounds.most)
             assert row.spacing == pytest.approx(shorter if changed else longer)
-
-
-def test_one_left_to_settle_comes_back_soon_and_later_each_time() -> None:
-    row, gaps = _row(), []
-    for _ in range(10):
-        row = row_after_visit(row, "settling", NOW, 1, BOUNDS)
-        gaps.append(row.spacing)
-    assert gaps[0] == HOUR
-    assert gaps == sorted(gaps)
-    assert gaps[-1] == 6 * HOUR
-    # and it is no less watched, once it is there, than any other that changed
-    assert row_after_visit(row, "changed", NOW, 1, BOUNDS).spacing == 6 * HOUR
 
 
 # --- datasets with fingerprints in the list
@@ -153,15 +121,6 @@ def test_one_under_embargo_is_not_visited_until_it_is_open() -> None:
         row, _task(fingerprint="a", action="unavailable"), NOW + 2 * DAY, BOUNDS
     )
     assert shut.due is None
-
-
-def test_a_removed_dataset_that_reappears_is_visited() -> None:
-    for fingerprint in (None, "a"):
-        gone = row_after_visit(_row(fingerprint), "removed", NOW, 1, BOUNDS)
-        last = _last("not_found", fingerprint or "")
-        back = row_after_listing(gone, _task(fingerprint=fingerprint, last=last), NOW + DAY, BOUNDS)
-        assert back.due == NOW + DAY
-        assert back.deep_due is not None
 
 
 # --- failures
@@ -216,56 +175,7 @@ def test_a_disabled_one_is_tried_once_more_after_a_while(
     assert row_after_visit(awake, "failed", row.due, 1, bounds).disabled
 
 
-def test_a_failed_deep_visit_is_retried_later_and_deep() -> None:
-    row = replace(_row("a"), due=None, deep_due=NOW - 10)
-    row = row_after_visit(row, "failed", NOW, 5, BOUNDS)
-    assert row.due == row.deep_due
-    assert row.due is not None
-    assert row.due > NOW + 50 * 60
-
-
-@pytest.mark.parametrize(
-    ("results", "outcome"),
-    [
-        ([], "unchanged"),
-        ([("notneeded", "", ())], "unchanged"),
-        ([("notneeded", "full", ())], "unchanged"),
-        ([("ok", "full", ("draft",))], "changed"),
-        ([("ok", "full", ())], "changed"),
-        ([("notneeded", "waiting", ())], "settling"),
-        ([("impossible", "held", ("1.0",))], "held"),
-        ([("error", "failed", ())], "failed"),
-        ([("error", "partial", ())], "failed"),
-        ([("error", "partial", ("1.0",))], "changed"),
-        ([("error", "not_found", ())], "removed"),
-        ([("ok", "full", ("1.0",)), ("error", "failed", ())], "failed"),
-    ],
-)
-def test_results_of_a_visit_come_to_one_outcome(
-    results: list[tuple[str, str, tuple[str, ...]]], outcome: JobOutcome
-) -> None:
-    visit_results = [
-        Result("demo:1", status, "", visit, labels) for status, visit, labels in results
-    ]
-    assert classify_results(visit_results) == outcome
-
-
 # --- lists
-
-
-@given(bounds=all_bounds, failures=some.integers(0, 3000), now=moments)
-def test_lists_are_read_by_the_minute_and_backed_off_from_within_reason(
-    bounds: ScheduleBounds, failures: int, now: float
-) -> None:
-    row = TaskRow("dandi", "dandi", failures=failures)
-    good = mirror_row_after_listing(row, True, now, 2, bounds)
-    assert good.due is not None
-    assert 0.899 * bounds.listing <= good.due - now <= 1.101 * bounds.listing
-    bad = mirror_row_after_listing(row, False, now, 2, bounds, "no answer")
-    assert (bad.failures, bad.disabled, bad.message) == (failures + 1, False, "no answer")
-    assert bad.due is not None
-    assert bad.spacing >= bounds.listing
-    assert bad.due - now <= 1.101 * max(bounds.listing, 4 * HOUR)
 
 
 # --- no stampede
@@ -360,18 +270,3 @@ def test_a_dataset_without_a_fingerprint_always_has_a_next_visit(
             assert not later.disabled
             assert later.due is not None
             assert later.due <= now + 1.101 * BOUNDS.most
-
-
-def test_deep_visits_stop_when_disabled() -> None:
-    never = ScheduleBounds.from_settings(ScheduleSettings(deep_days=0))
-    row = _row("a")
-    assert row.deep_due is not None
-    assert repair_row(row, NOW, never).deep_due is None
-    assert row_after_visit(row, "unchanged", NOW, 1, never).deep_due is None
-    assert row_after_listing(None, _task(fingerprint="a"), NOW, never).deep_due is None
-
-
-def test_the_least_is_never_more_than_the_most() -> None:
-    odd = ScheduleBounds.from_settings(ScheduleSettings(min_hours=48, max_days=1))
-    assert odd.least == odd.most == 2 * DAY
-    assert ScheduleBounds.from_settings(ScheduleSettings()).listing == HOUR

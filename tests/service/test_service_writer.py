@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuromirror.crawl import RefMove, open_recorder, rebuild_index
+from neuromirror.crawl import RefMove, rebuild_index
 from neuromirror.crawl.recorder import LeaseLostError
 from neuromirror.index import (
     Index,
@@ -22,13 +22,12 @@ from neuromirror.index import (
     MalformedQueryError,
     RemoteIndex,
     Schedule,
-    UnknownDatasetError,
     UnknownMirrorError,
     connection,
 )
 from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
 from neuromirror.service.jobs import JobRecorder
-from neuromirror.service.writer import JobWriter, MalformedMessageError, Record, send_request
+from neuromirror.service.writer import JobWriter
 from neuromirror.store import MAIN_BRANCH, RefsMovedError
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness
@@ -71,19 +70,6 @@ def test_jobs_of_workers_make_what_a_sync_makes(
 def test_an_expired_lease_holds_until_another_owner_takes_it(job_harness: JobHarness) -> None:
     lease = job_harness.lease("demo:000001", seconds=-1)
     assert job_harness.run_job("visit", "demo:000001", lease=lease).results[0].status == "ok"
-
-
-def test_queries_go_to_a_rebuilt_index(job_harness: JobHarness) -> None:
-    job_harness.run_job("visit", "demo:000001")
-    rebuild_index(job_harness.mirror_harness.store, job_harness.mirror_harness.store.index_path)
-    with open_recorder(
-        job_harness.mirror_harness.store, job_harness.mirror_harness.store.index_path
-    ) as another:
-        moment = "2024-03-01T00:00:00+00:00"
-        another.record(EventRaised("demo", "000001", "incident", "recorded elsewhere", moment))
-    with far_recorder(job_harness) as far:
-        messages = far.ask(lambda index: [one.message for one in index.events("demo:000001")])
-    assert "recorded elsewhere" in messages
 
 
 @contextmanager
@@ -165,32 +151,6 @@ def test_errors_of_the_writer_keep_their_type(job_harness: JobHarness) -> None:
             far.record(EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00Z"))
 
 
-class _SpecialError(UnknownDatasetError):
-    """An error that no job knows."""
-
-
-@pytest.mark.parametrize("kind", [UnknownDatasetError, _SpecialError])
-def test_an_error_of_the_writer_keeps_its_fields(
-    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, kind: type[NeuromirrorError]
-) -> None:
-    error = kind("demo:1 is unknown", hint="run 'neuromirror list'", suggestions=["demo:000001"])
-
-    def fail(*entries: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(job_harness.recorder, "append", fail)
-    with far_recorder(job_harness) as far, pytest.raises(UnknownDatasetError) as caught:
-        far.record()
-    got = caught.value
-    assert type(got) is UnknownDatasetError
-    assert (got.problem, got.hint, got.suggestions) == (
-        error.problem,
-        error.hint,
-        error.suggestions,
-    )
-    assert str(got) == str(error)
-
-
 @pytest.mark.parametrize("method", ["move_refs", "append"])
 def test_no_lease_is_taken_between_its_check_and_the_write(
     job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, method: str
@@ -226,16 +186,6 @@ def test_no_lease_is_taken_between_its_check_and_the_write(
         with pytest.raises(LeaseLostError):
             recorder.record(entry)
     assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
-
-
-def test_a_request_of_another_form_is_refused_and_named(job_harness: JobHarness) -> None:
-    with closing(job_harness.writer.open(job_harness.job("listing", "demo"))) as channel:
-        for message in (b"", b"\xc0", msgspec.msgpack.encode({"type": "Record", "entries": 7}), 7):
-            reply = msgspec.msgpack.decode(channel.request(message))  # type: ignore[arg-type]
-            assert (reply["type"], reply["kind"]) == ("Failed", "MalformedMessageError")
-        for line in (b"", b"7", b'{"type": "Unknown"}'):
-            with pytest.raises(MalformedMessageError):
-                send_request(channel, Record([line]))
 
 
 @pytest.mark.parametrize(

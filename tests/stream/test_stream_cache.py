@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pickle
 import random
 import resource
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -18,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuromirror import stream
-from neuromirror.cache import ContentName, PieceCache, open_cache
+from neuromirror.cache import PieceCache
 from neuromirror.cache.piece_cache import CachedContent, Data
 from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
 from neuromirror.stream.git_tree import listed_file
@@ -67,43 +61,6 @@ def test_reading_twice_costs_no_request(cache: PieceCache, piece_size: int | Non
     with stream.open(tree, "x.bin", cache=cache) as opened:  # the server is gone
         assert opened.read() == CONTENT
     assert len(web.requests) == before
-
-
-def test_a_read_does_not_wait_for_the_cache(
-    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_write, write = threading.Event(), CachedContent.write
-
-    def write_late(self: CachedContent, start: int, data: Data) -> None:
-        assert may_write.wait(60)
-        write(self, start, data)
-
-    monkeypatch.setattr(CachedContent, "write", write_late)
-    tree = ServedTree()
-    with RangeServer({"/x": CONTENT}) as web:
-        tree.add("x.bin", CONTENT, f"{web.url}/x")
-        with stream.open(tree, "x.bin", cache=cache) as opened:
-            assert opened.read() == CONTENT
-    assert not cache.folder.joinpath("whole").exists()
-    may_write.set()
-    with stream.open(tree, "x.bin", cache=cache) as opened:  # the server is gone
-        assert opened.read() == CONTENT
-
-
-def test_a_process_writes_what_it_has_read_before_it_exits(cache: PieceCache) -> None:
-    name = ContentName("sha256", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
-    cache.write(cache.content(name), 0, CONTENT[:MIB])  # a fork lacks the thread that writes
-    program = "import pickle, sys; cache, name, data = pickle.load(sys.stdin.buffer)\n"
-    program += "cache.write(cache.content(name), 2 << 20, data)"
-    given = pickle.dumps((cache, name, CONTENT[2 * MIB :]))
-    subprocess.run([sys.executable, "-c", program], input=given, check=True)
-    child = os.fork()
-    if child == 0:
-        cache.write(cache.content(name), MIB, CONTENT[MIB : 2 * MIB])
-        cache.finish_writing()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert cache.content(name).read(0, len(CONTENT)) == CONTENT
 
 
 @pytest.mark.parametrize("piece_size", [1 << 16, None])
@@ -196,21 +153,6 @@ def test_a_cached_content_that_changes_after_it_was_verified_is_an_error(
                 opened.read()
 
 
-def test_the_cache_of_the_user_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NEUROMIRROR_CACHE")
-    tree = ServedTree()
-    with RangeServer({"/x": CONTENT}) as web:
-        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
-        with stream.open(tree, "x.bin") as opened:
-            opened.read(1)
-        with stream.open(tree, "x.bin", cache=False) as opened:
-            opened.read(1)
-        assert len(web.requests) == 2
-    cache = open_cache()
-    assert cache is not None
-    assert [one.name.endswith(f"-{len(CONTENT)}") for one in cache.entries()] == [True]
-
-
 def test_a_content_is_read_without_a_cache_that_cannot_be_written(
     cache: PieceCache, small_limit: None
 ) -> None:
@@ -221,19 +163,6 @@ def test_a_content_is_read_without_a_cache_that_cannot_be_written(
         with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
             assert opened.read() == CONTENT
     assert cache.folder.read_bytes() == b"no folder"
-
-
-def test_a_content_is_read_if_the_folder_of_the_cache_is_inaccessible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # for any user: the name is too long, which is an error of the system as missing permission is
-    monkeypatch.setenv("NEUROMIRROR_CACHE", str(tmp_path / ("x" * 300) / "pieces"))
-    monkeypatch.delenv("NEUROMIRROR_CACHE_SIZE", raising=False)
-    tree = ServedTree()
-    with RangeServer({"/x": CONTENT}) as web:
-        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
-        with stream.open(tree, "x.bin") as opened:
-            assert opened.read() == CONTENT
 
 
 def test_a_full_disk_is_an_error_with_the_folder(cache: PieceCache, small_limit: None) -> None:
@@ -289,12 +218,3 @@ def test_a_filled_cache_has_every_content(tmp_path: Path) -> None:
         with stream.open(tree, path, cache=slow) as opened:  # without the server
             assert opened.read() == contents[path]
     assert len([*slow.entries()]) == 3
-
-
-def test_a_cache_that_cannot_be_filled_is_an_error(cache: PieceCache) -> None:
-    cache.folder.touch()
-    tree = ServedTree()
-    with RangeServer({"/x": CONTENT}) as web:
-        tree.add("x", CONTENT, f"{web.url}/x", piece_size=MIB)
-        (found,) = fill_cache(tree, (), cache)
-    assert found.status == "error"

@@ -74,33 +74,3 @@ def test_contents_are_removed(demo_harness: MirrorHarness, tmp_path: Path) -> No
     assert cache is not None
     assert [*cache.entries()] == []
     assert [one["removed"] for one in run("cache", "clear")] == [0]
-
-
-def test_files_that_do_not_fit_are_refused(
-    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
-    monkeypatch.setenv("NEUROMIRROR_CACHE_SIZE", "60kB")
-    assert run("cache", "add", "datasets.lock", code=2)[0]["status"] == "error"
-    assert run("cache")[0]["contents"] == 0
-
-
-def test_a_switched_off_cache_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
-    assert run("cache")[0]["folder"] is None
-    run("cache", "clear", code=2)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["add"],
-        ["add", "missing.lock"],
-        ["clear", "x"],
-        ["prune", "--size", "much"],
-        ["show", "--size", "1GB"],
-        ["clear", "--jobs", "2"],
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
-    run("cache", *arguments, code=2)

@@ -14,8 +14,7 @@ import requests
 import neuromirror
 from neuromirror.crawl import open_recorder
 from neuromirror.crawl.takedown import take_down
-from neuromirror.stream import AddressUnresolvedError, StreamError, open_tree
-from neuromirror.stream.remote_trees import parse_catalogue_address
+from neuromirror.stream import StreamError, open_tree
 from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 
@@ -130,22 +129,3 @@ def test_wrong_bytes_are_an_error_here(at: str, archive: RangeServer) -> None:
             file.read(200_000)
     finally:
         archive.fault = lambda handler, request: False
-
-
-def test_an_unknown_version_is_named(at: str) -> None:
-    with pytest.raises(AddressUnresolvedError):
-        open_tree(f"{at.rpartition('@')[0]}@nosuch")
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("https://a.org/at/x:1@2/b/c", ("https://a.org", "x:1@2")),
-        ("https://a.org/p/at/x:1%402/", ("https://a.org/p", "x:1@2")),
-        ("https://a.org/dataset/x:1", ("https://a.org", "x:1@latest")),
-        ("https://a.org/file/x:1@2?path=b", ("https://a.org", "x:1@2")),
-        *((one, None) for one in ("x:1@2", "https://a.org/at/x", "https://dandiarchive.org/1")),
-    ],
-)
-def test_urls_of_catalogues(text: str, found: tuple[str, str] | None) -> None:
-    assert parse_catalogue_address(text) == found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,10 +19,6 @@ from neuromirror.model import DESCRIPTION_PATH, LocationsChecked, NeuromirrorErr
 from neuromirror.net import RequestLimits
 from neuromirror.stream import StreamError, open_tree
 from neuromirror.stream.git_tree import GitTree
-from neuromirror.transfer import annex_branch
-from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.service import ContentUnavailableError, GatewayService, StoredFile
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.running_catalogue import commands, links, run_catalogue
@@ -90,15 +85,6 @@ def test_an_old_clone_is_read_from_the_vault(
         assert read(clone, path) == content
 
 
-def test_a_clone_that_is_not_initialized_has_the_urls_of_upstream(
-    kept: KeptDataset, tmp_path: Path
-) -> None:
-    kept.publish()
-    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
-    path, content = next(iter(kept.contents.items()))
-    assert read(tmp_path / "clone", path) == content
-
-
 def test_wrong_bytes_of_a_vault_are_replaced_by_those_of_upstream(
     kept: KeptDataset, serve_directory: Serve
 ) -> None:
@@ -131,36 +117,6 @@ def test_the_gateway_serves_the_pinned_bytes_without_upstream(
             reply = site.get(f"/at/{NAME}@latest/{path}")
             assert reply.status_code == 200, reply.text
             assert reply.content == content
-
-
-@pytest.mark.parametrize("address", ["path", "http"])
-def test_a_version_that_the_gateway_has_open_is_read_from_a_new_vault(
-    kept: KeptDataset, serve_directory: Serve, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    monkeypatch.setattr(annex_branch, "_REFRESH", -1.0)
-    kept.stop_upstream()
-    path, content = next(iter(kept.contents.items()))
-    store = kept.harness.store
-    reader = AsyncIndexReader(store.index_path)
-    gateway = GatewayService(store, reader, GatewayModes("proxy"), limits=LIMITS)
-
-    async def read() -> bytes:
-        row = (await gateway.version(NAME, "latest")).row
-        found = await gateway.find_file(row, path)
-        assert isinstance(found, StoredFile)
-        parts = [one async for one in gateway.read(row, found.file, 0, len(content))]
-        return b"".join(parts)
-
-    async def run() -> None:
-        with pytest.raises(ContentUnavailableError):
-            await read()
-        publish(kept, serve_directory, address)
-        assert await read() == content
-
-    try:
-        asyncio.run(run())
-    finally:
-        gateway.close()
 
 
 def git_processes() -> set[int]:

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from neuromirror.stream import WrongBytesError
@@ -68,25 +67,6 @@ def test_info_has_the_digest(files: NeuromirrorFileSystem, version: str) -> None
     assert files.isfile(f"{version}/dandiset.yaml")
 
 
-@pytest.mark.parametrize("path", ["{}/nowhere", "demo:000001", "x/y", ""])
-def test_unknown_paths_are_not_found(files: NeuromirrorFileSystem, version: str, path: str) -> None:
-    with pytest.raises(FileNotFoundError):
-        files.info(path.format(version))
-    assert not files.exists(path.format(version))
-
-
-def test_files_are_read_only(files: NeuromirrorFileSystem, version: str) -> None:
-    with pytest.raises(OSError, match="read-only"):
-        files.open(f"{version}/{NWB}", "wb")
-
-
-def test_a_document_in_git_is_a_file(files: NeuromirrorFileSystem, version: str) -> None:
-    with files.open(f"{version}/dandiset.yaml", "r") as opened:
-        text = opened.read()
-    assert files.cat_file(f"{version}/dandiset.yaml") == text.encode()
-    assert files.cat_file(f"{version}/dandiset.yaml", 1, -1) == text.encode()[1:-1]
-
-
 @pytest.fixture
 def served() -> ServedFileSystem:
     made = ServedFileSystem(skip_instance_cache=True)
@@ -119,15 +99,3 @@ def test_errors_of_ranges_are_returned_or_raised(served: ServedFileSystem) -> No
         assert isinstance(missing, FileNotFoundError)
         with pytest.raises(WrongBytesError):
             served.cat_ranges(paths, 0, 10, on_error="raise")
-
-
-def test_an_instance_can_be_pickled(files: NeuromirrorFileSystem, version: str) -> None:
-    import pickle
-
-    second = pickle.loads(pickle.dumps(files))
-    assert second.size(f"{version}/{NWB}") == files.size(f"{version}/{NWB}")
-
-
-def test_urls_are_opened(demo_harness: MirrorHarness, version: str) -> None:
-    with fsspec.open(f"neuromirror://{version}/{NWB}", store=str(demo_harness.folder)) as one:
-        assert one.read(4) == b"\x89HDF"

@@ -15,14 +15,11 @@ from zarr.storage import FsspecStore, LocalStore
 
 from neuromirror.cli import main
 from neuromirror.stream import (
-    ReferencesRefusedError,
-    StreamError,
     export_references,
     open_zarr,
 )
 from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import StreamedZarrs, streamed_zarrs, write_entries
-from support.volume_mirror import EM, BossMirror
 
 
 def _voxels(folder: Path, entries: dict[str, bytes]) -> dict[str, Any]:
@@ -76,33 +73,6 @@ def test_the_pinned_version_is_read_after_upstream_replaced_a_chunk(tmp_path: Pa
         expected = _voxels(tmp_path / "zarr", changing.entries[3])["0"]
         changing.archive.change_zarr(changing.dandiset, path, "0/c/0/0", bytes(64))
         assert np.array_equal(_open_kerchunk(done.path)["0"][...], expected)
-
-
-def test_references_to_the_whole_version_have_its_paths(
-    zarrs: StreamedZarrs, tmp_path: Path
-) -> None:
-    done = export_references(zarrs.version(), tmp_path / "all.json", store=zarrs.store())
-    refs = json.loads(done.path.read_bytes())["refs"]
-    names = {f"{zarrs.path(one)}/{name}" for one in (2, 3) for name in zarrs.entries[one]}
-    assert set(refs) == names
-    url, start, size = refs[f"{zarrs.path(3)}/0/c/1/1"]
-    assert ("versionId=" in url, start, size) == (True, 0, 64)
-
-
-def test_what_cannot_be_referenced_is_refused(
-    zarrs: StreamedZarrs, boss_mirror: BossMirror, tmp_path: Path
-) -> None:
-    version, store = zarrs.version(), zarrs.store()
-    (tmp_path / "there").write_text("mine")
-    with pytest.raises(ReferencesRefusedError):
-        export_references(version, tmp_path / "there", store=store)
-    assert (tmp_path / "there").read_text() == "mine"
-    with pytest.raises(StreamError):
-        export_references(version, tmp_path / "x", "nowhere", store=store)
-    with pytest.raises(ReferencesRefusedError):
-        # blocks are made by the special remote: there is no object to refer to
-        export_references(f"held:{EM}", tmp_path / "x", store=boss_mirror.store)
-    assert not (tmp_path / "x").exists()
 
 
 def test_zeros_are_included(tmp_path: Path) -> None:

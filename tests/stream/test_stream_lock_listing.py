@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -60,49 +59,6 @@ def test_kept_listing_equals_the_manifest(
     opened = open_zarr(lock, zarrs.path(3))
     assert set(opened) >= {"0", "1", "10"}
     assert len([*cache.iterdir()]) == kept
-
-
-@pytest.mark.parametrize("path", ["", "\udcff", "\udcff\udcff", "\0", "~"])
-def test_names_that_no_file_has_are_not_found(
-    zarrs: StreamedZarrs, tmp_path: Path, path: str, cache: Path
-) -> None:
-    lock = load_lock(_pin(zarrs, tmp_path / "paper", "inline"))
-    (pin,) = lock.datasets
-    listing = LockListing(lock.manifest_path(pin), pin.commit, pin.state)
-    assert listing.file(path) is None
-    assert path == "" or listing.entries(path) is None
-    listing.close()
-
-
-def test_a_manifest_is_read_without_a_folder_to_keep_it(
-    zarrs: StreamedZarrs, tmp_path: Path, cache: Path
-) -> None:
-    lock = _pin(zarrs, tmp_path / "paper", "inline")
-    kept = open_tree(lock)
-    expected = _described(kept)
-    kept.close()
-    shutil.rmtree(cache)
-    cache.write_bytes(b"")
-    tree = open_tree(lock)
-    assert _described(tree) == expected
-    tree.close()
-
-
-def test_second_open_does_not_read_the_manifest(
-    zarrs: StreamedZarrs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    lock = load_lock(_pin(zarrs, tmp_path / "paper", "inline"))
-    (pin,) = lock.datasets
-    given = lock.manifest_path(pin), pin.commit, pin.state
-    first = LockListing(*given)
-
-    def refuse(*_: object) -> None:
-        pytest.fail("the manifest was read again")
-
-    monkeypatch.setattr(remote_trees, "LockManifestReader", refuse)
-    second = LockListing(*given)
-    assert first.file(f"{zarrs.path(2)}/0/.zarray") == second.file(f"{zarrs.path(2)}/0/.zarray")
-    assert first.documents == second.documents
 
 
 def test_damaged_or_foreign_listing_is_not_used(

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import random
-import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from neuromirror import stream
 from neuromirror.annex import key_digest
-from neuromirror.cli import main
 from neuromirror.stream import (
     ContentGoneError,
-    FileMissingError,
-    NotAFileError,
     UnverifiableError,
     WrongBytesError,
     open_tree,
 )
 from support.mirror_harness import MirrorHarness
-from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
 
 NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
@@ -41,56 +33,6 @@ def test_a_file_of_a_version_has_the_bytes_of_its_key(demo_harness: MirrorHarnes
         content = opened.read()
     tree.close()
     assert ("sha256", hashlib.sha256(content).hexdigest()) == key_digest(file.key)
-
-
-@pytest.mark.parametrize(
-    ("path", "error"), [("nowhere.nwb", FileMissingError), ("sub-101", NotAFileError)]
-)
-def test_a_path_without_a_file_is_an_error(
-    demo_harness: MirrorHarness, path: str, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        stream.open("demo:000001", path, store=demo_harness.folder)
-
-
-@pytest.mark.parametrize(
-    ("path", "names"),
-    [
-        ("sub-101/sub-101_ses-01_ecephy.nwb", "its folder sub-101 has sub-101_ses-01_ecephys.nwb"),
-        ("sub-11/x/y.nwb", "its top folder has .*sub-101"),
-        ("dandiset.yml", "its top folder has dandiset.yaml"),
-    ],
-)
-@pytest.mark.parametrize("form", ["store", "lock"])
-def test_the_error_for_a_missing_file_has_similar_names(
-    demo_harness: MirrorHarness, tmp_path: Path, path: str, names: str, form: str
-) -> None:
-    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
-    address = lock if form == "lock" else "demo:000001"
-    with pytest.raises(FileMissingError, match=f"has no file {path}; {names}"):
-        stream.open(address, path, store=demo_harness.folder)
-
-
-@pytest.mark.parametrize("form", ["store", "lock", "two pins"])
-def test_the_error_for_an_unverifiable_file_has_a_command_that_works(
-    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    monkeypatch.setattr("neuromirror.stream.pieces.MAX_WHOLE", 1 << 14)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    others = ["demo:000003"] if form == "two pins" else []
-    lock = pin_latest(demo_harness, tmp_path / "a paper.lock", "demo:000001", *others)
-    path = "sub-101/sub-101_ses-01_ecephys.nwb"
-    address = "demo:000001" if form == "store" else lock
-    given = f"demo:000001/{path}" if others else path
-    with pytest.raises(UnverifiableError) as caught:
-        stream.open(address, given, store=demo_harness.folder)
-    program, *arguments = shlex.split(str(caught.value).partition("run: ")[2])
-    assert program == "neuromirror"
-    options = ["--piece-size", "16KiB", "--dry-run", "--json"]
-    done = CliRunner().invoke(main, [*arguments, *options, "--store", str(demo_harness.folder)])
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    read = [one["path"] for one in found if one.get("message") == "would be read"]
-    assert read == [path], found
 
 
 @pytest.fixture
@@ -124,16 +66,6 @@ def test_a_sequential_reader_sends_few_requests(served: ServedTree, web: RangeSe
             pass
     assert web.bytes_requested == len(CONTENT)
     assert len(web.requests) < 15
-
-
-def test_a_random_reader_requests_only_the_pieces_it_reads(
-    served: ServedTree, web: RangeServer
-) -> None:
-    with stream.open(served, "x.bin") as opened:
-        for start in (3 * MIB, MIB, 4 * MIB):
-            opened.seek(start)
-            opened.read(1 << 16)
-    assert web.bytes_requested == 3 << 16
 
 
 def test_a_server_without_ranges_serves_the_right_bytes(served: ServedTree) -> None:
@@ -202,12 +134,3 @@ def test_block_digests_of_another_content_are_not_used(served: ServedTree) -> No
         with stream.open(served, "x.bin") as opened:
             assert opened.read(10) == CONTENT[:10]
         assert web.bytes_requested == len(CONTENT)
-
-
-def test_text_files_are_read_line_by_line(served: ServedTree) -> None:
-    lines = [f"{number},{number**2}\n".encode() for number in range(5_000)]
-    content = b"".join(lines)
-    with RangeServer({"/t": content}) as web:
-        served.add("t.csv", content, f"{web.url}/t", piece_size=1 << 14)
-        with stream.open(served, "t.csv") as opened:
-            assert [*opened] == lines

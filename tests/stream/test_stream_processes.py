@@ -19,7 +19,7 @@ import zarr
 
 from neuromirror import stream
 from neuromirror.lab import PinRequest, pin
-from neuromirror.stream import VersionStore, VersionTree, open_tree
+from neuromirror.stream import VersionStore
 from neuromirror.stream.errors import StreamError
 from support.file_parts import read_part
 from support.mirror_harness import MirrorHarness
@@ -153,34 +153,6 @@ def test_a_store_is_read_after_a_fork(zarrs: StreamedZarrs) -> None:
     assert sum_of(array) == expected
     assert in_fork(lambda: sum_of(array)) == expected
     store.close()
-
-
-def test_a_store_of_an_open_version_is_an_error_after_a_fork(zarrs: StreamedZarrs) -> None:
-    tree: VersionTree = open_tree(zarrs.version(), store=zarrs.store("manifest"))
-    array = zarr.open_array(VersionStore(tree, zarrs.path(3)), path="0", mode="r")
-    expected = sum_of(array)
-    assert "opened in another process" in in_fork(lambda: sum_of(array))
-    assert sum_of(array) == expected
-    tree.close()
-
-
-def test_a_file_system_is_used_after_a_fork(demo_harness: MirrorHarness, lock: Path) -> None:
-    files = fsspec.filesystem("lock", skip_instance_cache=True)
-    path = f"{lock}/{NWB}"
-    expected = files.cat_file(path)
-    paths = [path, path, path]
-    starts, ends = [0, 100, 2000], [50, 4000, 9000]
-    ranges = files.cat_ranges(paths, starts, ends)
-
-    def work() -> tuple[Any, ...]:
-        return (
-            files.cat_ranges(paths, starts, ends),
-            files.cat(paths),
-            fsspec.open(f"lock://{path}").open().read(),
-        )
-
-    assert in_fork(work) == (ranges, {path: expected}, expected)
-    assert files.cat_file(path) == expected
 
 
 def test_workers_read_one_file_in_parallel(lock: Path) -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.model.errors import NeuromirrorError, UnknownAddressError
 from neuromirror.stream import (
-    StreamError,
     VersionTree,
     open,
     open_tree,
@@ -52,19 +50,6 @@ def test_a_lock_file_has_the_files_of_its_version(
     assert described(open_tree(lock)) == described(
         open_tree("demo:000005", store=demo_harness.folder)
     )
-
-
-def test_a_lock_file_is_enough(
-    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
-    monkeypatch.chdir(tmp_path)
-    with open("demo:000001", NWB, store=demo_harness.folder) as expected:
-        content = expected.read()
-    with open(lock, NWB) as opened:
-        assert opened.read() == content
-    with open("datasets.lock", f"demo:000001/{NWB}") as opened:
-        assert opened.read() == content
 
 
 def test_several_pins_are_folders_of_a_lock_file(
@@ -110,32 +95,6 @@ def test_a_zarr_in_a_subdataset_is_followed(
     for tree in (open_tree("demo:000005", store=subdataset_mirror.folder), open_tree(lock)):
         found = described(tree)
         assert {path: found.get(path) for path in expected} == expected
-
-
-@pytest.mark.parametrize("address", ["demo:000001@9.9", "nowhere:1", "x", "missing.lock"])
-def test_an_unknown_address_is_an_error(demo_harness: MirrorHarness, address: str) -> None:
-    with pytest.raises((UnknownAddressError, StreamError, Exception)) as caught:
-        open_tree(address, store=demo_harness.folder)
-    assert getattr(caught.value, "exit_code", None) in (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("demo:000010", "demo:000010"),
-        ("https://dandiarchive.org/dandiset/000001/draft", "dandi:000001"),
-        ("10.48324/dandi.000999/0.1", "dandi:000999"),
-    ],
-)
-def test_a_dataset_that_the_store_lacks_is_named(
-    demo_harness: MirrorHarness,
-    monkeypatch: pytest.MonkeyPatch,
-    address: str,
-    message: str,
-) -> None:
-    monkeypatch.delenv("NEUROMIRROR_MIRRORS", raising=False)
-    with pytest.raises(NeuromirrorError, match=message):
-        open_tree(address, store=demo_harness.folder)
 
 
 def test_content_of_a_clone_is_read_there_and_verified(

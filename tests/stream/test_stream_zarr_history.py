@@ -12,17 +12,9 @@ import zarr
 
 from neuromirror.stream import (
     ContentGoneError,
-    LocationsFailedError,
-    WrongBytesError,
     open_zarr,
 )
-from neuromirror_demo import DemoBuckets
-from neuromirror_demo.bucket_contents import RAW_2025, traces
-from support.mirror_harness import MirrorHarness
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs
-
-RECORDING = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"
-INNER = RECORDING.partition("/")[2]
 
 
 @pytest.fixture(params=["inline"])
@@ -65,28 +57,3 @@ def test_expired_object_is_gone(zarrs: StreamedZarrs) -> None:
     with pytest.raises(ContentGoneError) as caught:
         array[...]
     assert caught.value.path == f"{zarrs.path(2)}/0/2/1"
-
-
-@pytest.fixture
-def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    with DemoBuckets(tmp_path / "buckets") as running:
-        yield running
-
-
-def test_bucket_without_versions_names_the_chunk(buckets: DemoBuckets, tmp_path: Path) -> None:
-    harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
-    harness.sync(f"demo-aind:{RAW_2025}")
-    version, array_path = f"demo-aind:{RAW_2025}", f"{INNER}/traces_seg0"
-    array = _array(version, array_path, harness.folder)
-    expected = np.frombuffer(traces(900, 4), "<i2").reshape(900, 16)
-    assert np.array_equal(array[...], expected)
-    buckets.overwrite(f"{RECORDING}/traces_seg0/1.0")
-    assert np.array_equal(array[:300], expected[:300])
-    with pytest.raises(WrongBytesError) as wrong:
-        array[300:600]
-    assert wrong.value.path == f"{array_path}/1.0"
-    buckets.delete_object(f"{RECORDING}/traces_seg0/2.0")
-    with pytest.raises((ContentGoneError, LocationsFailedError)) as gone:
-        array[600:]
-    assert gone.value.path == f"{array_path}/2.0"
-    assert isinstance(gone.value, ContentGoneError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
-from neuromirror.annex import md5e_key
-from neuromirror.net import RequestLimits
 from neuromirror.stream import (
     ContentGoneError,
     ExcludedFileError,
@@ -32,8 +29,6 @@ from support.mirror_harness import run_git
 from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import FORMS, StreamedZarrs, write_entries
 from support.volume_mirror import ACTIVITY, EM, BossMirror
-
-FEW_SECONDS = RequestLimits(attempts=2, wait=0.01, read=0.1)
 
 
 def _tree(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
@@ -59,19 +54,6 @@ def test_zarr_of_each_form_equals_its_download(
     opened = open_zarr(zarrs.version(), zarrs.path(zarr_format), store=zarrs.store(form))
     assert _tree(opened) == expected
     opened.store.close()
-
-
-def test_store_is_pickled_and_read_by_dask(zarrs: StreamedZarrs) -> None:
-    import dask.array
-
-    store = VersionStore(zarrs.version(), zarrs.path(3), store=zarrs.store("manifest"))
-    copy = pickle.loads(pickle.dumps(store))
-    assert copy == store
-    array = zarr.open_array(copy, path="0", mode="r")
-    found = dask.array.from_zarr(array).sum().compute()
-    assert found == array[...].sum()
-    for one in (store, copy):
-        one.close()
 
 
 # --- volumes
@@ -195,15 +177,6 @@ def test_wrong_chunk_is_an_error_that_names_it(server: RangeServer, tmp_path: Pa
         array[8:16, 16:24]
     assert (caught.value.path, caught.value.url) == ("c/1/2", f"{server.url}/c/1/2")
     assert not served.open(verify="off")[8:16, 16:24].any()
-
-
-def test_zeros_are_not_requested(server: RangeServer, tmp_path: Path) -> None:
-    served = ServedZarr(server, tmp_path)
-    served.add("c/0/0", bytes(128))
-    key = md5e_key(128, "f09f35a5637839458e462e6350ecbce4", b"c/0/0")
-    assert key
-    server.requests.clear()
-    assert not served.open()[:8, :8].any()
 
 
 @pytest.mark.parametrize("piece_size", [None, 1 << 14])

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
-import neuromirror.volume
-from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.sources.volumes.urls import token_variable
-from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError
-from support.volume_mirror import ACTIVITY, CELLS, EM, FLAT, BossMirror
+from neuromirror.volume import BlockUnavailableError
+from support.volume_mirror import ACTIVITY, CELLS, EM, BossMirror
 
 
 @pytest.mark.parametrize("path", [EM, CELLS, ACTIVITY])
@@ -34,11 +29,6 @@ def test_a_slice_asks_for_its_own_blocks_and_each_only_once(boss_mirror: BossMir
     assert boss_mirror.boss.count_requests("/cutout/") == 4
     array[31, 6:9, 128]
     assert boss_mirror.boss.count_requests("/cutout/") == 4
-
-
-def test_blocks_without_a_checksum_can_be_read(boss_mirror: BossMirror) -> None:
-    array = boss_mirror.open(mirror="plain", level=1)
-    assert np.array_equal(array[...], boss_mirror.voxels(level=1))
 
 
 def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(
@@ -69,27 +59,6 @@ def test_other_voxels_than_those_that_were_mirrored_are_an_error(
         array[0, 0, 0]
 
 
-def test_block_is_fetched_from_its_own_url_first(
-    boss_mirror: BossMirror,
-) -> None:
-    array = boss_mirror.open(FLAT)
-    boss_mirror.boss.clear_requests()
-    boss_mirror.boss.fault("status", status=404, path="/cutout/.*/128:256/128:256/44:76/")
-    assert (array[32:64, 128:256, 128:256] == 7).all()
-    own, other = [one for one in boss_mirror.boss.requests if "/cutout/" in one]
-    assert "/128:256/128:256/44:76/" in own
-    assert own != other
-    assert (array[:32, :128, :128] == 7).all()
-    assert boss_mirror.boss.count_requests("/cutout/") == 2
-
-
-def test_nothing_waits_for_a_running_event_loop(boss_mirror: BossMirror) -> None:
-    async def notebook() -> Any:
-        return boss_mirror.open()[0:2, 0:2, 0:2]
-
-    assert np.array_equal(asyncio.run(notebook()), boss_mirror.voxels()[0:2, 0:2, 0:2])
-
-
 def test_a_document_is_read_from_git_or_not_at_all(boss_mirror: BossMirror) -> None:
     files = boss_mirror.open().store._files
     boss_mirror.boss.clear_requests()
@@ -98,20 +67,6 @@ def test_a_document_is_read_from_git_or_not_at_all(boss_mirror: BossMirror) -> N
     assert files.git_document("0") is None
     assert files.git_document("nothing.json") is None
     assert not boss_mirror.boss.requests
-
-
-def test_threads_share_what_one_of_them_fetched(boss_mirror: BossMirror) -> None:
-    array = boss_mirror.open()
-    boss_mirror.boss.clear_requests()
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda z: array[z, 3, 4], range(32)))
-    assert found == [boss_mirror.voxels()[z, 3, 4] for z in range(32)]
-    assert boss_mirror.boss.count_requests("/cutout/") == 1
-
-
-def test_an_array_can_be_sent_to_another_process(boss_mirror: BossMirror) -> None:
-    array = pickle.loads(pickle.dumps(boss_mirror.open()))
-    assert array[3, 2, 1] == boss_mirror.voxels()[3, 2, 1]
 
 
 def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> None:
@@ -135,15 +90,6 @@ def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> N
         assert not await store.exists("0/c/2/2/3")
 
     asyncio.run(check_listing())
-
-
-def test_a_block_of_which_there_is_no_file_is_an_error_too(boss_mirror: BossMirror) -> None:
-    from zarr.core.buffer import default_buffer_prototype
-
-    store = boss_mirror.open().store
-    with pytest.raises(BlockUnavailableError, match="block "):
-        asyncio.run(store.get("0/c/9/9/9", default_buffer_prototype()))
-    assert asyncio.run(store.get("9/zarr.json", default_buffer_prototype())) is None
 
 
 def test_a_token_opens_what_is_not_public(
@@ -172,24 +118,3 @@ def test_loopback_needs_permission_of_source_or_git_annex(
     with pytest.raises(BlockUnavailableError, match=r"annex\.security\.allowed-ip-addresses"):
         made(*given, "api.example.org").block("0/c/0/0/0")
     assert not boss_mirror.boss.requests
-
-
-def test_the_store_is_found_as_on_the_command_line(
-    boss_mirror: BossMirror, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEUROMIRROR_STORE", str(boss_mirror.store))
-    label = neuromirror.volume.open_volume(f"held:{EM}").version.partition("@")[2]
-    assert neuromirror.volume.open(f"held:{EM}@{label}").shape == boss_mirror.voxels().shape
-
-
-def test_what_cannot_be_opened_says_why(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    with pytest.raises(UnknownLevelError, match=r"7.*0, 1, 2"):
-        boss_mirror.open(level=7)
-    with pytest.raises(NotAVolumeError, match="neuromirror list"):
-        neuromirror.volume.open("nowhere")
-    with pytest.raises(NotAVolumeError, match=r"zarr\.json"):
-        neuromirror.volume.open(tmp_path)
-    with pytest.raises(NeuromirrorError, match="'then'"):
-        neuromirror.volume.open(f"held:{EM}@then", store=boss_mirror.store)
-    with pytest.raises(ConfigurationError):
-        neuromirror.volume.open(f"held:{EM}", store=tmp_path / "elsewhere")

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
 import neuromirror.volume
-from neuromirror.model import ConfigurationError
 from neuromirror.volume import BlockUnavailableError
 from neuromirror.volume.files import AnnexGet
 from support.annex_with_boss import AnnexRepository
-from support.volume_mirror import EM, SKETCH, BossMirror, count_contents
+from support.volume_mirror import EM, BossMirror, count_contents
 
 
 def test_a_slice_gets_its_own_blocks_which_stay_and_no_other_is_read_as_zeros(
@@ -89,56 +82,6 @@ def test_many_threads_in_a_running_event_loop_end(
         return np.array_equal(planes, boss_mirror.voxels()[[0, 1, 31, 32], :100, :100])
 
     assert asyncio.run(notebook())
-
-
-def test_blocks_of_the_same_bytes_are_got_together(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    sketch = AnnexRepository(tmp_path / "sketch")
-    subprocess.run(["git", "clone", "-q", boss_mirror.alias(SKETCH), sketch.path], check=True)
-    array = neuromirror.volume.open(sketch.path)
-    assert np.array_equal(array[:64], boss_mirror.voxels(SKETCH)[:64])
-    assert count_contents(sketch) < array.nchunks * 2 // 3
-
-
-def test_what_is_there_already_is_nothing_to_get(
-    boss_mirror: BossMirror, clone: AnnexRepository
-) -> None:
-    getting = AnnexGet(clone.path)
-    assert getting.get("1/c/0/0/0") == ""
-    with ThreadPoolExecutor(5) as pool:
-        paths = ["1/c/0/0/0", "zarr.json", "1/c/0/0/1", "1/c/0/0/0", "no-such-file"]
-        *fine, _ = list(pool.map(getting.get, paths))
-    assert fine == ["", "", "", ""]
-    assert (clone.path / "1/c/0/0/1").exists()
-    getting.close()
-
-
-def test_dead_git_annex_is_reported_and_restarted(
-    boss_mirror: BossMirror, clone: AnnexRepository
-) -> None:
-    getting = AnnexGet(clone.path)
-    boss_mirror.boss.fault("hang", path="/cutout/", times=1, seconds=30)
-    with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(getting.get, "0/c/0/0/0")
-        while not boss_mirror.boss.count_requests("/cutout/"):
-            assert not result.done()
-            time.sleep(0.05)
-        assert getting._process is not None
-        os.kill(getting._process._batch._process.pid, signal.SIGKILL)
-        assert result.result().startswith("git-annex ")
-    boss_mirror.boss.clear_faults()
-    assert getting.get("0/c/0/0/1") == ""
-    getting.close()
-
-
-def test_clone_without_annex_is_reported(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    cloning = ["git", "clone", "-q", "--single-branch", "-b", "main", "--no-tags"]
-    subprocess.run([*cloning, f"file://{boss_mirror.alias().resolve()}", str(plain)], check=True)
-    with pytest.raises(BlockUnavailableError, match="git-annex"):
-        neuromirror.volume.open(plain)[0, 0, 0]
-    shutil.rmtree(plain / ".git")
-    with pytest.raises(ConfigurationError, match=str(plain)):
-        neuromirror.volume.open(plain)
 
 
 def test_state_is_trusted_until_a_later_commit(

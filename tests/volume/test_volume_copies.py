@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from neuromirror.annex import directory_vault_config
-from neuromirror.net import NetError, NotFoundError, RequestLimits
+from neuromirror.net import NetError, RequestLimits
 from neuromirror.volume import BlockUnavailableError, VersionFiles, open_version_files
-from neuromirror.volume.errors import CopyUnreadableError, DamagedCopyError
+from neuromirror.volume.errors import DamagedCopyError
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.synced_mirror import flip_bit
 
@@ -64,18 +64,3 @@ def test_a_damaged_copy_is_not_used(kept: KeptDataset) -> None:
     assert isinstance(first, DamagedCopyError)
     assert upstream
     assert all(isinstance(one, NetError) for one in upstream)
-
-
-def test_a_failure_of_a_copy_is_not_reported_as_that_of_the_archive(
-    kept: KeptDataset, serve_directory: Callable[[Path], str]
-) -> None:
-    path, _ = next(iter(kept.contents.items()))
-    kept.serve(serve_directory)
-    copy = Path(os.fsdecode(kept.vault.object_path(kept.paths[path])))
-    copy.parent.chmod(0o755)
-    copy.unlink()
-    kept.stop_upstream()
-    with closing(open_files(kept)) as files, pytest.raises(BlockUnavailableError) as raised:
-        files.read_object(path, 1 << 30)
-    assert any(isinstance(one, CopyUnreadableError) for one in raised.value.causes)
-    assert not any(isinstance(one, NotFoundError) for one in raised.value.causes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from neuromirror.volume import (
     BlockUnavailableError,
     ExportRefusedError,
     ExportResult,
-    MissingExtraError,
     OutsideVolumeError,
     export,
 )
@@ -83,15 +81,6 @@ def test_labels_keep_every_bit(boss_mirror: BossMirror, tmp_path: Path, format: 
     assert found.max() > 1 << 60
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_one_sample_of_a_time_series_is_exported(
-    boss_mirror: BossMirror, tmp_path: Path, format: str
-) -> None:
-    made = exported(boss_mirror, tmp_path, ACTIVITY, level=1, time=2, format=format)
-    assert np.array_equal(read(tmp_path, made), boss_mirror.voxels(ACTIVITY, 1)[2])
-    assert "_t2_z" in made.paths[0]
-
-
 def test_an_exported_zarr_lies_where_the_volume_does(
     boss_mirror: BossMirror, tmp_path: Path
 ) -> None:
@@ -116,29 +105,6 @@ def test_the_same_bytes_come_from_a_clone_and_from_the_store(
         export(clone.path, other, box=box, format=format)
         assert contents(one) == contents(other) != {}
     assert count_contents(clone) == 2
-
-
-@pytest.mark.parametrize("format", ["tiff", "npy"])
-def test_an_export_that_broke_off_goes_on(
-    boss_mirror: BossMirror, tmp_path: Path, format: str
-) -> None:
-    exported(boss_mirror, tmp_path / "whole", box=BOX, format=format)
-    boss_mirror.boss.fault("status", status=404, path="/cutout/.*/44:76/")
-    with pytest.raises(BlockUnavailableError, match="404"):
-        exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
-    finished = {one: (tmp_path / "out" / one).stat() for one in contents(tmp_path / "out")}
-    assert len([one for one in finished if one.endswith(".tif")]) == (14 if format == "tiff" else 0)
-    boss_mirror.boss.clear_faults()
-    boss_mirror.boss.clear_requests()
-    made = exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
-    assert made.unchanged == (14 if format == "tiff" else 0)
-    assert boss_mirror.boss.count_requests("/cutout/.*/12:44/") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    boss_mirror.boss.clear_requests()
-    assert exported(boss_mirror, tmp_path / "out", box=BOX, format=format).unchanged == len(
-        made.paths
-    )
-    assert boss_mirror.boss.count_requests("/cutout/") == 0
 
 
 def test_voxels_that_were_changed_upstream_are_not_published(
@@ -248,14 +214,6 @@ def test_what_cannot_be_exported_says_why(boss_mirror: BossMirror, tmp_path: Pat
     with pytest.raises(ExportRefusedError, match=r"'png'.*tiff, zarr, npy"):
         exported(boss_mirror, tmp_path, format="png")
     assert not contents(tmp_path)
-
-
-def test_without_tifffile_the_missing_extra_is_named(
-    boss_mirror: BossMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(MissingExtraError, match=r"tifffile: pip install 'neuromirror\[volumes\]'"):
-        exported(boss_mirror, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 from click.testing import CliRunner, Result
 
-import neuromirror.volume
 from neuromirror.cli import main
 from support.volume_mirror import EM, BossMirror
 
@@ -51,20 +46,6 @@ def test_box_is_written_and_reported(boss_mirror: BossMirror, tmp_path: Path) ->
     assert "3 files, 1.5 kB of voxels" in second.stdout
 
 
-def test_without_a_box_all_of_the_level_is_written(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    document = json_record(
-        boss_mirror, VERSION, "--level", "2", "--format", "npy", "-o", str(tmp_path)
-    )
-    assert document["box"] == [[0, 75], [0, 65], [12, 82]]
-    assert document["bytes"] == 75 * 65 * 70
-
-
-def test_the_command_offers_the_formats_that_there_are() -> None:
-    (option,) = [one for one in main.commands["export"].params if one.name == "format"]
-    assert isinstance(option.type, click.Choice)
-    assert tuple(option.type.choices) == (*neuromirror.volume.FORMATS, "kerchunk")
-
-
 def test_usage_error_exits_with_2(boss_mirror: BossMirror, tmp_path: Path) -> None:
     for box in ("0:10", "0:10,0:10,12:13,0:1", "0:x,0:10,12:13", "-1:10,0:10,12:13"):
         done = run(boss_mirror, VERSION, f"--box={box}", "-o", str(tmp_path), code=2)
@@ -78,12 +59,6 @@ def test_usage_error_exits_with_2(boss_mirror: BossMirror, tmp_path: Path) -> No
     run(boss_mirror, VERSION, "--level", "9", "-o", str(tmp_path), code=2)
 
 
-def test_a_block_that_cannot_be_had_ends_with_1(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    boss_mirror.boss.fault("status", status=404, path="/cutout/")
-    done = run(boss_mirror, VERSION, "--box", "0:9,0:9,12:13", "-o", str(tmp_path), code=1)
-    assert f"neuromirror: block 0/c/0/0/0 of {VERSION}@" in done.stderr
-
-
 def test_full_disk_is_reported_and_finished_files_stay(
     boss_mirror: BossMirror, tmp_path: Path, mount_disk: Callable[[str], Path]
 ) -> None:
@@ -95,28 +70,3 @@ def test_full_disk_is_reported_and_finished_files_stay(
     assert len(finished) == 32
     subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
     assert json_record(boss_mirror, *argv)["unchanged"] == 32
-
-
-def test_a_killed_export_goes_on(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    program = [
-        sys.executable,
-        "-m",
-        "neuromirror",
-        "--store",
-        str(boss_mirror.store),
-        "export",
-        VERSION,
-    ]
-    out = tmp_path / "out"
-    boss_mirror.boss.fault("hang", path="/cutout/.*/44:76/", seconds=3600)
-    with subprocess.Popen([*program, "-o", str(out)], stderr=subprocess.PIPE) as process:
-        while not boss_mirror.boss.count_requests("/cutout/.*/44:76/"):
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-    boss_mirror.boss.clear_faults()
-    finished = list(out.glob("*.tif"))
-    assert len(finished) == 32
-    document = json_record(boss_mirror, VERSION, "-o", str(out))
-    assert (document["unchanged"], document["files"]) == (32, 70)
-    assert sorted(path.name for path in out.iterdir() if path.name.endswith(".part")) == []

@@ -8,24 +8,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from annexremote import RemoteError
 
-import neuromirror.volume
 from neuromirror.lab import get
 from neuromirror.net import (
-    CircuitOpenError,
-    NetError,
     RequestLimits,
-    RetryAfterTooLongError,
-    UnreachableError,
 )
 from neuromirror.sources.volumes.urls import token_variable
-from neuromirror.volume import BlockUnavailableError, VersionFiles
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
-from support.volume_mirror import SKETCH, BossMirror
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))
@@ -95,21 +87,6 @@ def test_dead_host_is_contacted_once_for_all_urls(
     assert [counted_urls(one) for one in messages] == [[MANY]] * 3
 
 
-def test_an_array_does_not_request_an_unreachable_host_for_each_url(
-    boss_mirror: BossMirror, dead: DeadService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, (*given, _) = boss_mirror.open().store._files.__reduce__()
-    files = VersionFiles(*given, dead.host, limits=RequestLimits(attempts=3, wait=0.01))
-    monkeypatch.setattr(files, "_known_urls", lambda key: addresses(dead.host))
-    for name in ("0/c/0/0/0", "0/c/0/0/1"):
-        with pytest.raises(BlockUnavailableError) as missing:
-            files.block(name)
-    files.close()
-    assert dead.connections == 3
-    assert isinstance(missing.value.causes[0], CircuitOpenError)
-    assert isinstance(missing.value.causes[0].cause, UnreachableError)
-
-
 def test_a_service_that_refuses_is_contacted_once_for_all_urls(
     boss: DemoBoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,24 +112,6 @@ def refusals(boss: DemoBoss, folder: Path, reason: str = "") -> int:
     return len(boss.requests)
 
 
-@pytest.fixture
-def private_em(boss_mirror: BossMirror) -> Iterator[BossMirror]:
-    """A mirrored channel that is no longer public."""
-    boss_mirror.boss.set_public(EM, False)
-    boss_mirror.boss.clear_requests()
-    yield boss_mirror
-    boss_mirror.boss.set_public(EM, True)
-
-
-def test_an_array_requests_a_service_that_refuses_once(private_em: BossMirror) -> None:
-    with pytest.raises(BlockUnavailableError) as missing:
-        private_em.open()[:, :, :]
-    (cause, *_) = missing.value.causes
-    assert isinstance(cause, NetError)
-    assert cause.status == 403
-    assert private_em.boss.count_requests("/cutout/") == 1
-
-
 @pytest.mark.usefixtures("no_waits")
 def test_one_block_that_a_service_cannot_cut_does_not_stop_the_others(
     boss: DemoBoss, remote: RemoteInProcess
@@ -175,41 +134,3 @@ def test_zeros_are_made_without_the_network(annex: AnnexRepository, dead: DeadSe
     annex.run("drop")  # the remote still has them
     assert not (annex.path / "block").exists()
     assert dead.connections == 0
-
-
-def test_arrays_and_exports_make_zeros_without_the_network(
-    boss_mirror: BossMirror, tmp_path: Path
-) -> None:
-    boss_mirror.boss.clear_requests()
-    array = boss_mirror.open(SKETCH)
-    assert not array[32:64, 128:256, 128:256].any()
-    box = ((128, 256), (128, 256), (44, 70))
-    exported = neuromirror.volume.export(
-        f"held:{SKETCH}", tmp_path / "out", box=box, format="npy", store=boss_mirror.store
-    )
-    assert not np.load(tmp_path / "out" / exported.paths[0]).any()
-    assert boss_mirror.boss.count_requests("/cutout/") == 0
-
-
-def test_changed_voxels_are_reported_once_for_a_dataset(
-    boss: DemoBoss, remote: RemoteInProcess
-) -> None:
-    within = [one for one in addresses(boss.host) if int(one.split("/")[7].split(":")[1]) <= 256]
-    messages = failures(remote, within)
-    assert [one.count("sha256 ") for one in messages] == [1, 0, 0]
-    # each message is for all addresses
-    assert {count for one in messages for count in counted_urls(one)} == {len(within)}
-
-
-def test_an_array_says_until_when_a_quota_is_used_up(boss_mirror: BossMirror) -> None:
-    array = boss_mirror.open()
-    boss_mirror.boss.fault("status", status=429, path="/cutout/")
-    boss_mirror.boss.clear_requests()
-    with pytest.raises(BlockUnavailableError) as missing:
-        array[:, :, :]
-    (cause,) = missing.value.causes
-    assert "tomorrow" in str(missing.value)
-    assert isinstance(
-        cause.cause if isinstance(cause, CircuitOpenError) else cause, RetryAfterTooLongError
-    )
-    assert boss_mirror.boss.count_requests("/cutout/") == 1

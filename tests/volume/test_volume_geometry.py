@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from neuromirror.sources.volumes.grid import Level, Volume, blocks, zarr_documents
-from neuromirror.volume import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import block_box, read_volume
 
 sizes = st.one_of(st.integers(1, 500).map(float), st.floats(0.01, 900, allow_nan=False))
@@ -68,23 +66,3 @@ def test_the_box_of_a_chunk_file_is_that_of_its_block(times: tuple[int, ...] | N
     outside = [f"0/c/{rest}", f"1/c/{rest}/0", f"1/c/{rest[:-1]}2", f"1/c/0{rest}", "1/zarr.json"]
     for path in outside:
         assert block_box(volume, path) is None
-
-
-def test_non_volume_is_reported() -> None:
-    volume, _ = made((0, 0, 0), (4.0, 4.0, 40.0), 0)
-    with pytest.raises(UnknownLevelError, match="3, only 0"):
-        read(volume, "3")
-    with pytest.raises(NotAVolumeError, match="OME-Zarr"):
-        read_volume({}.get, "0", "here")
-    real = reader(volume)
-
-    def packed(path: str) -> bytes | None:
-        content = real(path)
-        if path != "0/zarr.json" or content is None:
-            return content
-        document = json.loads(content)
-        document["codecs"].append({"name": "gzip"})
-        return json.dumps(document).encode()
-
-    with pytest.raises(NotAVolumeError):
-        read_volume(packed, "0", "here")

@@ -15,12 +15,10 @@ from neuromirror.volume.cutouts import (
     MAX_VOXEL_BYTES,
     color_labels,
     encode_png,
-    middle_plane,
     plan_cutout,
-    to_display,
 )
 from neuromirror.volume.description import LevelStorage, VolumeDescription
-from neuromirror.volume.errors import CutoutTooLargeError, OutsideVolumeError, UnreadableVolumeError
+from neuromirror.volume.errors import CutoutTooLargeError, OutsideVolumeError
 
 RANDOM = np.random.default_rng(7)
 
@@ -68,45 +66,6 @@ def test_a_png_is_drawn_some_rows_at_a_time() -> None:
     found = np.asarray(Image.open(io.BytesIO(b"".join(encode_png(labels, drawn)))))
     assert np.array_equal(found, color_labels(labels))
     assert max(seen) < 900
-
-
-def test_planes_are_shown_as_numbers_without_a_number_are_not() -> None:
-    plane = np.array([[0.0, np.nan], [5.0, np.inf]], np.float32)
-    pixels, caption = to_display(plane, labels=False)
-    assert pixels[0, 0] == 0
-    assert pixels[1, 0] == 255
-    assert "stretched" in caption
-    flat, _ = to_display(np.full((2, 2), 7, np.uint16), labels=False)
-    assert not flat.any()
-    flat, _ = to_display(np.full((2, 2), np.nan, np.float32), labels=False)
-    assert not flat.any()
-
-
-def test_the_coarsest_level_that_shows_enough_is_shown() -> None:
-    pyramid = [level(n, (8192 >> n, 6000 >> n, 900)) for n in range(8)]
-    found = middle_plane(of(*pyramid))
-    assert found.cutout.region.volume.level.name == "5"
-    assert found.cutout.region.box == ((0, 256), (0, 187), (455, 456))
-    assert (found.whole, found.step, found.cutout.blocks) == (True, 1, 1)
-    small = middle_plane(of(level(0, (100, 90, 8)), level(1, (50, 45, 8))))
-    assert small.cutout.region.volume.level.name == "0"
-
-
-def test_of_a_plane_too_large_the_block_in_its_middle_is_shown() -> None:
-    found = middle_plane(of(level(0, (100_000, 90_000, 900), (1024, 1024, 64))))
-    assert not found.whole
-    assert found.cutout.blocks == 1
-    (x0, x1), (y0, y1), _ = found.cutout.region.box
-    assert x0 <= 50_000 < x1
-    assert y0 <= 45_000 < y1
-    assert (x1 - x0, found.step) == (1024, 2)
-
-
-def test_blocks_too_large_for_a_picture_give_none() -> None:
-    with pytest.raises(CutoutTooLargeError, match="too large"):
-        middle_plane(of(level(0, (100_000, 90_000, 900), (2048, 2048, 64))))
-    with pytest.raises(UnreadableVolumeError, match="in shards"):
-        middle_plane(of(level(0, (100, 90, 9)), unread="in shards"))
 
 
 def test_a_cut_out_is_bounded_by_its_voxels_and_by_the_blocks_it_lies_in() -> None:

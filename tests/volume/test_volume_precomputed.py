@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 
 import neuromirror.volume
-from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError, export
+from neuromirror.volume import BlockUnavailableError
 from neuromirror.volume.read_only_store import BlockStore
-from neuromirror_demo.bucket_contents import CELLS, EM, GCAMP, LAYERS, layer_scales
+from neuromirror_demo.bucket_contents import EM, LAYERS, layer_scales
 from support.layer_mirror import LAYER_MIRROR, LayerMirror, layer_mirror
 from support.mirror_harness import run_git
 
@@ -38,35 +36,6 @@ def test_every_scale_is_what_upstream_has(layers: LayerMirror, layer: str) -> No
         assert (array.dtype, array.shape) == (scale.voxels.dtype, scale.voxels.shape)
         assert np.array_equal(array[...], scale.voxels)
         assert opened.level.start == scale.start
-
-
-def test_a_slice_requests_its_own_chunks(layers: LayerMirror) -> None:
-    array = open_level(layers, EM).array()
-    layers.buckets.clear_requests()
-    expected = layer_scales(EM)[0].voxels
-    assert np.array_equal(array[20:24, 70:80, 70:100], expected[20:24, 70:80, 70:100])
-    found = [one for one in layers.buckets.requests if one.startswith("GET") and "4_4_40/" in one]
-    assert len(found) == 1, found
-
-
-def test_region_is_exported_as_the_same_voxels(layers: LayerMirror, tmp_path: Path) -> None:
-    name = layers.version(CELLS)
-    box = ((10, 140), (3, 100), (14, 40))
-    done = export(name, tmp_path, box=box, level=0, format="npy", store=layers.store)
-    expected = layer_scales(CELLS)[0].voxels[2:28, 3:100, 10:140]
-    assert np.array_equal(np.load(tmp_path / done.paths[0]), expected)
-    tiffs = export(name, tmp_path / "tiff", box=box, format="tiff", store=layers.store)
-    assert np.array_equal(tifffile.imread(tmp_path / "tiff" / tiffs.paths[5]), expected[5])
-
-
-def test_clone_is_opened(layers: LayerMirror, tmp_path: Path) -> None:
-    for layer in (GCAMP, CELLS):
-        clone = tmp_path / layer.rpartition("/")[2]
-        source = layers.harness.repository(f"{LAYER_MIRROR}:{layer}")
-        run_git(tmp_path, "clone", "-q", str(source), str(clone))
-        run_git(clone, "annex", "get", "-q", ".")
-        voxels = neuromirror.volume.open(clone, 1)[...]
-        assert np.array_equal(voxels, layer_scales(layer)[1].voxels)
 
 
 def test_a_chunk_of_other_bytes_is_an_error_that_names_it(layers: LayerMirror) -> None:
@@ -104,13 +73,6 @@ def test_a_tracked_chunk_that_the_work_tree_lacks_is_an_error(
     assert not array[:16, :64, :64].any()
 
 
-def test_unknown_levels_and_other_datasets_are_refused(layers: LayerMirror) -> None:
-    with pytest.raises(UnknownLevelError):
-        open_level(layers, EM, 3)
-    with pytest.raises(NotAVolumeError):
-        neuromirror.volume.open_volume("x", store=layers.store)
-
-
 def test_store_lists_every_chunk_of_the_grid(layers: LayerMirror) -> None:
     opened = open_level(layers, EM, 2)
     store = BlockStore(opened.files, opened.volume)
@@ -122,8 +84,3 @@ def test_store_lists_every_chunk_of_the_grid(layers: LayerMirror) -> None:
     found = asyncio.run(keys())
     assert len([key for key in found if "/c/" in key]) == x * y * z
     assert {"zarr.json", "2/zarr.json"} <= set(found)
-
-
-def test_open_layer_is_pickled(layers: LayerMirror) -> None:
-    array = pickle.loads(pickle.dumps(open_level(layers, GCAMP, 1))).array()
-    assert np.array_equal(array[...], layer_scales(GCAMP)[1].voxels)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,32 +79,6 @@ def test_voxels_that_were_changed_upstream_are_refused_and_the_last_copy_stays(
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_temporary_failures_are_retried(boss: DemoBoss, remote: RemoteInProcess) -> None:
-    busy = boss.fault("status", status=429, path="/cutout/.*/0:64/64:128/", times=2, retry_after=1)
-    once = boss.fault("cut", path="/cutout/.*/64:128/64:128/", times=1)
-    for box in (BOX, OTHER):
-        content = chunk(boss, EM, box)
-        assert remote.get(content, url(boss, EM, box)) == content
-    assert (busy.struck, once.struck) == (2, 1)
-
-
-def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:
-    """git-annex starts the program several times for one file; all but one transfer nothing."""
-    questions = "EXTENSIONS INFO\nLISTCONFIGS\nEXPORTSUPPORTED\nPREPARE\nGETCOST\nVALUE\n"
-    code = (
-        "import sys; from neuromirror.volume.remote import main; main();"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=questions, capture_output=True, text=True, check=True
-    )
-    *answers, modules = done.stdout.splitlines()
-    assert "PREPARE-SUCCESS" in answers
-    assert "COST 250" in answers
-    assert not {"requests", "urllib3", "numpy", "msgspec"} & set(modules.split())
-
-
-@pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("lying", [False, True])
 def test_always_truncated_body_is_reported(
     boss: DemoBoss, remote: RemoteInProcess, lying: bool
@@ -151,19 +122,3 @@ def test_loopback_needs_git_annex_permission(boss: DemoBoss, remote: RemoteInPro
     port = boss.host.rpartition(":")[2]
     git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
     assert allowed.get(content, url(boss, EM, BOX)) == content
-
-
-def test_without_the_program_git_annex_says_which_one_it_lacks(
-    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for folder in reversed(os.environ["PATH"].split(os.pathsep)):
-        for one in Path(folder).glob("git*"):
-            if one.name != "git-annex-remote-neuromirror":
-                (programs / one.name).unlink(missing_ok=True)
-                (programs / one.name).symlink_to(one)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    output = annex.run("get", "block", ok=False)
-    assert "git-annex-remote-neuromirror" in output
