@@ -1,9 +1,7 @@
 """The state of the demo DANDI archive, and the operations on it.
 
-Small real NWB files with reproducible bytes.
-
-Equal recipes and equal versions of pynwb, hdmf and h5py give equal bytes; other versions may lay a
-file out differently.
+Its NWB files are small, real and reproducible: equal recipes and equal versions of pynwb, hdmf and
+h5py give equal bytes; other versions may lay a file out differently.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The state of the demo buckets, and the operations on it.
 
-Metadata documents of AIND assets, in the formats of several versions of aind-data-schema.
-
+The metadata documents of AIND assets are in the formats of several versions of aind-data-schema:
 ``0`` stands for versions up to 0.3 (2022), ``1`` for 0.5 to 1.4 (2023 to early 2025), ``2`` for
 2.x. Their values are invented.
 """

@@ -1,25 +1,16 @@
-"""Answers of S3 and of the document database, as WSGI applications.
+"""S3 and the document database of AIND on loopback.
 
-S3's responses to GET and HEAD of an object: ranges, parts, conditions, versions, checksums.
+Responses are as in the S3 API reference (GetObject, HeadObject, ListObjects, ListObjectsV2,
+ListObjectVersions): names are in the order of their bytes, at most 1,000 per page. With
+``encoding-type=url`` a space becomes ``+``; letters, digits and ``-._*/`` stay; every other byte
+becomes ``%XX``.
 
-As in the S3 API reference (GetObject, HeadObject).
+Embargoed objects of the archive are tagged: S3 refuses a tagged version unless the URL is signed by
+the archive. An upload can set the tag, which belongs to a single version.
 
-S3's responses to listings of a bucket: its objects, or all their versions.
-
-As in the S3 API reference (ListObjects, ListObjectsV2, ListObjectVersions), names are in the order
-of their bytes, at most 1,000 per page. With ``encoding-type=url`` a space becomes ``+``; letters,
-digits and ``-._*/`` stay; every other byte becomes ``%XX``.
-
-The archive's versioned, public S3 bucket, on loopback.
-
-Embargoed objects are tagged: S3 refuses a tagged version unless the URL is signed by the archive.
-An upload can set the tag, which belongs to a single version.
-
-A simulation of the REST endpoint of AIND's document database.
-
-``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&limit=&skip=`` returns
-a JSON list of records. Like the real one, it silently returns fewer than ``limit`` records if they
-would exceed a size in bytes.
+``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&limit=&skip=`` of the document
+database returns a JSON list of records. Like the real one, it silently returns fewer than ``limit``
+records if they would exceed a size in bytes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Voxels of the demo volumes, and precomputed layers of them.
+"""Voxels of the demo volumes, and objects of Neuroglancer's precomputed format.
 
-Small volumes with structure: tissue in sections, its cells as labels, activity over time.
-
+The volumes are small, with structure: tissue in sections, its cells as labels, activity over time.
 Only integer arithmetic is used, so that every machine computes the same bytes. Arrays are in C
 order, axes ``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are ``(x, y, z)``.
-
-Volumes as objects in Neuroglancer's precomputed format: chunks, shards, meshes, skeletons.
 
 Formats: Neuroglancer's pages "Precomputed: volume", "… sharded", "… meshes" (legacy single
 resolution) and "… skeletons". Voxels are stored as they are (encoding ``raw``): x goes fastest, so

@@ -1,6 +1,4 @@
-"""The answers of ndstore.
-
-The read-only part of the REST interface of ndstore that clients of volumes need (``django/sd``).
+"""The read-only part of ndstore's REST interface that clients of volumes need (``django/sd``).
 
 It is served below ``/nd/ca/`` and its synonym ``/nd/sd/``. ndstore's own errors are 404 with a line
 of text and an HTML content type. A token that is not public is refused before ndstore receives the

@@ -1,7 +1,5 @@
 """The demo ndstore: its state, the operations on it, its contents and its server.
 
-Records of an ndstore project: its dataset (the space), channels, and the info JSON.
-
 The numbers follow neurodata/ndstore (``ndproj/nddataset.py`` and ``ndproj/jsonprojinfo.py``), with
 the integer divisions of Python 2.
 """
