@@ -32,7 +32,7 @@ def cache(tmp_path: Path) -> PieceCache:
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contents above 1 MiB are not held in memory as a whole."""
-    for module in ("pieces", "verified_object"):
+    for module in ("pieces", "file"):
         monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
 
 

@@ -211,7 +211,7 @@ def test_shards_are_read_by_range_if_they_have_block_digests(
         assert server.bytes_requested < whole / 2
     assert np.array_equal(opened[...], voxels)
     if piece_size is None:
-        for name, limit in (("pieces.MAX_WHOLE", 1000), ("verified_object.MAX_WHOLE", 1000)):
+        for name, limit in (("pieces.MAX_WHOLE", 1000), ("file.MAX_WHOLE", 1000)):
             monkeypatch.setattr(f"neuromirror.stream.{name}", limit)
         monkeypatch.setattr("neuromirror.stream.tree_objects._MAX_HELD", whole - 1)
         server.requests.clear()
