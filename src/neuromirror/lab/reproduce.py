@@ -1,7 +1,5 @@
 """Mint a version again from upstream and compare it with the one in the store.
 
-Mint a version again from upstream and compare it with the one in the store (I4).
-
 The ids that must be equal depend on the kind of version:
 
 - *Published* versions never change upstream: commit, tree and state digest must be equal. A commit

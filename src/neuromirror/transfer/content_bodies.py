@@ -1,7 +1,5 @@
 """Bodies of content: their checks against annex keys, and where they come from.
 
-Checksums of annex keys, and checks of content against them.
-
 The checksum in an annex key, and the hash functions to compute it.
 
 Backends: git-annex, page "backends". ``XS3ETAG`` is neuromirror's own backend (annex.backend): the
@@ -12,8 +10,6 @@ Checks of downloaded content against its key, while the bytes arrive.
 
 A VURL key stands for the keys recorded for it in the ``.log.ek`` log. Without recorded keys, a VURL
 or URL key can be checked for its size only.
-
-Bodies of content: from a URL, from the blocks of a volume, or from a local copy.
 
 Blocks of volumes, downloaded without git-annex and the special remote.
 

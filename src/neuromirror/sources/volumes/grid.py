@@ -1,7 +1,5 @@
 """A volume's levels, their division into blocks, and their OME-Zarr metadata.
 
-A volume's levels, and their division into blocks.
-
 Axes are x, y, z in upstream's coordinates, and t, z, y, x in an array and in the path of a chunk.
 Coordinates are whole voxels of the respective level; ranges are half-open.
 

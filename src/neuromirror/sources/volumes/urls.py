@@ -10,9 +10,8 @@ sample. The query has these parameters, each only if it differs from the default
 
 - ``chunk=X,Y,Z``: the file's shape, if it is larger than the ranges; the rest is filled with zeros
   at the end of each axis;
-- ``dtype=float32``: numpy's name of the type of a voxel, if it is not the unsigned integer type
-that
-  follows from the file's size;
+- ``dtype=float32``: numpy's name of the type of a voxel, if it is not the unsigned
+  integer type that follows from the file's size;
 - ``scheme=http`` or ``scheme=https``: the protocol. The default is HTTPS for names and public
   addresses, and HTTP for this machine and private addresses.
 """
