@@ -18,7 +18,7 @@ from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
 
 MIRROR = "demo-precomputed"
-READER = Path(__file__).with_name("read_volumes.py")
+READER = Path(__file__).with_name("read_layers.py")
 
 
 @pytest.fixture

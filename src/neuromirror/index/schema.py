@@ -12,6 +12,7 @@ All rows must stay a function of the journal and the records alone: no clocks, n
 from __future__ import annotations
 
 import sqlite3
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -261,10 +262,9 @@ def create_tables(connection: sqlite3.Connection) -> None:
     ``connection`` is in autocommit mode (``isolation_level=None``), without an open transaction;
     after an error, closing it rolls back.
     """
-    from sqlite_utils import Database  # slow, and not needed to read
-
     connection.executescript(f"BEGIN IMMEDIATE; {_CRAWL} {_DATASETS} {_FILES}")
-    _create_plain_tables(Database(connection, recursive_triggers=False, execute_plugins=False))
+    database = _import_sqlite_utils()
+    _create_plain_tables(database(connection, recursive_triggers=False, execute_plugins=False))
     for statement in (
         "CREATE INDEX locations_failing ON locations (probe_result) WHERE probe_result <> 'ok'",
         f"PRAGMA application_id = {APPLICATION_ID}",
@@ -272,6 +272,23 @@ def create_tables(connection: sqlite3.Connection) -> None:
         "COMMIT",
     ):
         connection.execute(statement)
+
+
+def _import_sqlite_utils() -> type[Database]:
+    """Import sqlite-utils, which is not needed to read an index, without pandas.
+
+    It imports pandas, if that is installed, to know types that no table here has: half a second.
+    """
+    modules: dict[str, Any] = sys.modules
+    is_hidden = "pandas" not in modules
+    if is_hidden:
+        modules["pandas"] = None
+    try:
+        from sqlite_utils import Database
+    finally:
+        if is_hidden:
+            del modules["pandas"]
+    return Database
 
 
 def _create_plain_tables(db: Database) -> None:
