@@ -185,3 +185,23 @@ def test_a_lease_that_a_wrong_clock_made_too_long_ends(mirror_harness: MirrorHar
 
 def _dataset_id(source_uri: str) -> str:
     return DatasetRef("", "", source_uri).dataset_id
+
+
+@pytest.mark.parametrize(
+    "jump", [-DAY, DAY, -365 * DAY, 365 * DAY], ids=["back", "on", "a-year-back", "a-year-on"]
+)
+def test_a_running_job_survives_a_clock_jump(mirror_harness: MirrorHarness, jump: float) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=20) as harness:
+        harness.service.tick()
+        harness.clock.now += jump
+        harness.service.tick()
+        (lease,) = harness.job_harness.schedule.leases.in_force(0)
+        assert jump > 0 or lease.until <= harness.clock.now + 60
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.settle_writing()
+        row = harness.row("demo")
+        assert (row.status, row.failures) == ("unchanged", 0)
+        assert harness.clock.now < (row.due or 0) < harness.clock.now + 2 * HOUR
+        assert 0 <= row.seconds <= max(jump, 0) + HOUR

@@ -429,3 +429,10 @@ def test_workers_elsewhere_get_neither_index_nor_private_store(job_harness: JobH
     assert (there.store, there.index, there.private) == (store.root, None, None)
     with pytest.raises(ConfigurationError, match="--private-store"):
         job_context(store, store.index_path, private, remote=True)
+
+
+def test_git_processes_of_a_job_have_the_limit_too(worker_pair: Executor) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux limits memory")
+    output = worker_pair.submit(subprocess.check_output, ["sh", "-c", "ulimit -d"]).result()
+    assert int(output) * 1024 == GIB + 512 * MIB

@@ -363,3 +363,35 @@ def job_begun(cluster: Cluster) -> bool:
 
     with distributed.Client(cluster.address, set_as_default=False) as client:
         return any(client.processing().values())
+
+
+def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
+    job_harness: JobHarness, executor: DaskExecutor
+) -> None:
+    job = job_harness.job("listing", "demo")
+    listener, ticket = executor._listener, "a ticket"
+    with closing(listener.open(ticket, job_harness.writer.open(job))) as replies:
+        # of an earlier request, and the sign that one is in progress
+        replies.send(7, b"late")
+        replies.send(1, b"")
+        with far_recorder(executor, ticket) as far:
+            assert far.ask(lambda index: index.tombstones()) == []
+
+
+def test_a_malformed_request_does_not_end_the_listener(
+    job_harness: JobHarness, executor: DaskExecutor
+) -> None:
+    job = job_harness.writer.open(job_harness.job("listing", "demo"))
+    with closing(executor._listener.open("a ticket", job)):
+        requests = executor._listener.queue(executor._plugin)
+        for request in (
+            7,
+            "abc",
+            (1, 2),
+            ({}, 1, b""),
+            ("a ticket", "one", b""),
+            ("a ticket", 9, 7),
+        ):
+            requests.put(request)
+        with far_recorder(executor, "a ticket") as far:
+            assert far.ask(lambda index: index.tombstones()) == []

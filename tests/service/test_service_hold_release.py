@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import release_hold
+from neuromirror.crawl import open_recorder, release_hold
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
@@ -115,3 +115,16 @@ def test_a_refused_zarr_is_requested_every_day(
             result = harness.take_results()[WITH_ZARR]
             assert (result.exit_code, result.visit) == (0, "full")
             assert not harness.row(WITH_ZARR).disabled
+
+
+def test_a_service_that_starts_later_visits_what_was_released_at_once(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        found = hold(harness, demo)
+        clock = harness.clock
+    with open_recorder(guarded.store, guarded.store.index_path) as recorder:
+        release_hold(recorder, found)
+    with open_service_harness(guarded, clock=clock) as harness:
+        harness.settle()
+        assert harness.take_results()[NAME].versions

@@ -481,3 +481,25 @@ def test_without_its_private_store_such_a_mirror_is_not_served(
     result = embargo.run("serve", "--once", code=2)
     assert "with --private-store or NEUROMIRROR_PRIVATE_STORE" in result
     assert not embargo.public.exists()
+
+
+def test_a_failed_housekeeping_task_stays_recorded_until_it_succeeds(
+    schedule: Schedule, log: FailureLog, mirror_harness: MirrorHarness
+) -> None:
+    work, clock = RecordedTasks(), ManualClock()
+    work.fails.add("backup")
+    times = HousekeepingScheduler(
+        [work.task("backup", HOUR)], schedule, RecordingObserver(), log, clock=clock
+    )
+    assert times.run_due() == 1
+    with mirror_harness.index() as index:
+        (failure,) = index.failures()
+    assert (failure.task, failure.mirror, failure.dataset) == ("backup", "", None)
+    rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
+    with mirror_harness.index() as index:
+        assert index.failures() == [failure]
+    work.fails.clear()
+    clock.now += 2 * HOUR
+    assert times.run_due() == 0
+    with mirror_harness.index() as index:
+        assert index.failures() == []

@@ -184,3 +184,20 @@ def test_data_of_a_private_store_is_kept_in_a_private_vault_only(
     write_vault(tmp_path / "vaults", "nas", kind="directory", path=path, private=True)
     run_keeps(*arguments)
     assert copies(tmp_path)
+
+
+def test_serve_once_keeps_and_its_exit_code_is_that_of_a_failed_task(
+    mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    vaults = tmp_path / "vaults"
+    command = ["serve", "--once", "--store", str(mirror.store.root), "--mirrors"]
+    command += [str(mirror.mirrors), "--vaults", str(vaults)]
+    (vaults / "keep.toml").write_text(KEEP.replace("papers", "theses"))
+    assert CliRunner().invoke(main, command).exit_code == 1
+    (vaults / "keep.toml").write_text(f"{KEEP}hours = 1\n")
+    wrong = CliRunner().invoke(main, command)
+    assert (wrong.exit_code, "keep.0.hours" in wrong.output, "keep.toml" in wrong.output) == (
+        2,
+        True,
+        True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -185,3 +186,49 @@ def test_invalid_arguments_are_refused_before_anything_is_created(
     ):
         assert expected in shell.run("serve", *arguments, code=2).err
     assert not mirror_harness.folder.exists()
+
+
+@pytest.mark.parametrize("dandisets", [6])
+def test_a_worker_that_is_killed_costs_one_visit(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
+    with running_service(mirror_harness, "--workers", "1", first=SHORT_TIMEOUTS) as service:
+        service.wait(lambda: fault.struck)
+        (worker,) = service.children()
+        os.kill(worker, signal.SIGKILL)
+        failed = service.wait_for("visited", outcome="failed")
+        assert failed["dataset"] == "demo:000002"
+        assert "demo:000002" in failed["message"]
+        assert failed["visit"]
+        # a new one takes its place
+        service.wait(lambda: len(service.find_events("visited", outcome="changed")) > 3)
+        assert service.send_signal(signal.SIGTERM) == 0
+    fault.clear()
+    (row,) = mirror_harness.index().visits("demo:000002")
+    assert (row.status, row.message) == ("failed", failed["message"])
+    mirror_harness.sync()
+    assert mirror_harness.index().dataset("demo:000002").versions > 0
+
+
+def test_sigterm_lets_a_visit_come_to_its_end(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=1, times=1)
+    with running_service(mirror_harness, *THREAD) as service:
+        service.wait(lambda: fault.struck)
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+        assert service.find_events("stopped")[0]["message"] == "all jobs finished"
+        # but nothing new is begun
+        assert service.find_events("visited")[-1]["dataset"] == "demo:000002"
+    assert mirror_harness.index().dataset("demo:000002").versions > 0
+
+
+def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
+    with running_service(mirror_harness, *THREAD) as service:
+        service.wait(lambda: fault.struck)
+        os.kill(service.pid, signal.SIGINT)
+        service.wait_for("stopping")
+        assert service.send_signal(signal.SIGINT, 5) == 130
+    fault.clear()

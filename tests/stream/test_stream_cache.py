@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuromirror import stream
-from neuromirror.cache import PieceCache
+from neuromirror.cache import ContentName, PieceCache
 from neuromirror.cache.piece_cache import CachedContent, Data
 from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
 from neuromirror.stream.git_tree import listed_file
@@ -218,3 +223,19 @@ def test_a_filled_cache_has_every_content(tmp_path: Path) -> None:
         with stream.open(tree, path, cache=slow) as opened:  # without the server
             assert opened.read() == contents[path]
     assert len([*slow.entries()]) == 3
+
+
+def test_a_process_writes_what_it_has_read_before_it_exits(cache: PieceCache) -> None:
+    name = ContentName("sha256", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    cache.write(cache.content(name), 0, CONTENT[:MIB])  # a fork lacks the thread that writes
+    program = "import pickle, sys; cache, name, data = pickle.load(sys.stdin.buffer)\n"
+    program += "cache.write(cache.content(name), 2 << 20, data)"
+    given = pickle.dumps((cache, name, CONTENT[2 * MIB :]))
+    subprocess.run([sys.executable, "-c", program], input=given, check=True)
+    child = os.fork()
+    if child == 0:
+        cache.write(cache.content(name), MIB, CONTENT[MIB : 2 * MIB])
+        cache.finish_writing()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert cache.content(name).read(0, len(CONTENT)) == CONTENT

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from zarr.storage import FsspecStore, LocalStore
 
-from support.streamed_zarrs import FORMS, StreamedZarrs, write_entries
+from neuromirror.stream import WrongBytesError
+from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
 
 
 def _fsspec_store(zarrs: StreamedZarrs, zarr_format: int, form: str) -> FsspecStore:
@@ -31,3 +33,14 @@ def test_zarr_over_fsspec_equals_a_download(
         other = found[name]
         assert isinstance(other, zarr.Array)
         assert np.array_equal(other[...], array[...])
+
+
+def test_wrong_chunk_over_fsspec_is_an_error(tmp_path: Path) -> None:
+    with streamed_zarrs(tmp_path / "zarrs", ("inline",)) as zarrs:
+        array: Any = zarr.open_array(_fsspec_store(zarrs, 3, "inline"), path="0", mode="r")
+        found = zarrs.archive.find_zarr(zarrs.dandiset, zarrs.path(3))
+        entry = found.entries["0/c/0/1"]
+        zarrs.archive.bucket.overwrite(found.key("0/c/0/1"), entry.version_id, bytes(64))
+        with pytest.raises(WrongBytesError) as caught:
+            array[...]
+        assert caught.value.path == f"{zarrs.path(3)}/0/c/0/1"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -104,3 +107,21 @@ def test_a_line_break_in_a_path_requests_no_other_object(
     assert getting.get("0/c/0/0/x\n0/c/0/0/1") != ""
     getting.close()
     assert count_contents(clone) == 0
+
+
+def test_dead_git_annex_is_reported_and_restarted(
+    boss_mirror: BossMirror, clone: AnnexRepository
+) -> None:
+    getting = AnnexGet(clone.path)
+    boss_mirror.boss.fault("hang", path="/cutout/", times=1, seconds=30)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(getting.get, "0/c/0/0/0")
+        while not boss_mirror.boss.count_requests("/cutout/"):
+            assert not result.done()
+            time.sleep(0.05)
+        assert getting._process is not None
+        os.kill(getting._process._batch._process.pid, signal.SIGKILL)
+        assert result.result().startswith("git-annex ")
+    boss_mirror.boss.clear_faults()
+    assert getting.get("0/c/0/0/1") == ""
+    getting.close()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,28 @@ def test_full_disk_is_reported_and_finished_files_stay(
     assert len(finished) == 32
     subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
     assert json_record(boss_mirror, *argv)["unchanged"] == 32
+
+
+def test_a_killed_export_goes_on(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    program = [
+        sys.executable,
+        "-m",
+        "neuromirror",
+        "--store",
+        str(boss_mirror.store),
+        "export",
+        VERSION,
+    ]
+    out = tmp_path / "out"
+    boss_mirror.boss.fault("hang", path="/cutout/.*/44:76/", seconds=3600)
+    with subprocess.Popen([*program, "-o", str(out)], stderr=subprocess.PIPE) as process:
+        while not boss_mirror.boss.count_requests("/cutout/.*/44:76/"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    boss_mirror.boss.clear_faults()
+    finished = list(out.glob("*.tif"))
+    assert len(finished) == 32
+    document = json_record(boss_mirror, VERSION, "-o", str(out))
+    assert (document["unchanged"], document["files"]) == (32, 70)
+    assert sorted(path.name for path in out.iterdir() if path.name.endswith(".part")) == []

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from annexremote import RemoteError
 
+import neuromirror.volume
 from neuromirror.lab import get
 from neuromirror.net import (
     RequestLimits,
@@ -18,6 +20,7 @@ from neuromirror.net import (
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
+from support.volume_mirror import SKETCH, BossMirror
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))
@@ -134,3 +137,17 @@ def test_zeros_are_made_without_the_network(annex: AnnexRepository, dead: DeadSe
     annex.run("drop")  # the remote still has them
     assert not (annex.path / "block").exists()
     assert dead.connections == 0
+
+
+def test_arrays_and_exports_make_zeros_without_the_network(
+    boss_mirror: BossMirror, tmp_path: Path
+) -> None:
+    boss_mirror.boss.clear_requests()
+    array = boss_mirror.open(SKETCH)
+    assert not array[32:64, 128:256, 128:256].any()
+    box = ((128, 256), (128, 256), (44, 70))
+    exported = neuromirror.volume.export(
+        f"held:{SKETCH}", tmp_path / "out", box=box, format="npy", store=boss_mirror.store
+    )
+    assert not np.load(tmp_path / "out" / exported.paths[0]).any()
+    assert boss_mirror.boss.count_requests("/cutout/") == 0

@@ -122,3 +122,13 @@ def test_loopback_needs_git_annex_permission(boss: DemoBoss, remote: RemoteInPro
     port = boss.host.rpartition(":")[2]
     git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
     assert allowed.get(content, url(boss, EM, BOX)) == content
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_temporary_failures_are_retried(boss: DemoBoss, remote: RemoteInProcess) -> None:
+    busy = boss.fault("status", status=429, path="/cutout/.*/0:64/64:128/", times=2, retry_after=1)
+    once = boss.fault("cut", path="/cutout/.*/64:128/64:128/", times=1)
+    for box in (BOX, OTHER):
+        content = chunk(boss, EM, box)
+        assert remote.get(content, url(boss, EM, box)) == content
+    assert (busy.struck, once.struck) == (2, 1)

@@ -8,6 +8,7 @@ import io
 import pytest
 
 from neuromirror.model import DatasetFacts
+from neuromirror.web.pages.csv_tables import escape_cell
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
@@ -74,3 +75,16 @@ def test_no_cell_of_any_csv_is_a_formula(box: ScriptedHarness) -> None:
             cells = [cell for row in rows for cell in row.values()]
             formulas = [one for one in cells if one.startswith(("=", "+", "@", "\uff1d", "-2"))]
             assert formulas == [], path
+
+
+@pytest.mark.parametrize(
+    ("value", "escaped"),
+    [
+        *((text, f"'{text}") for text in ("=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1")),
+        *((text, f"'{text}") for text in ("\uff0b1", "\ufeff=1", "\0=1")),
+        *((value, value) for value in ("", "a=1", " =1", 0, -1, -1.5, None, "1-2")),
+        *(("a;=1", "a;'=1"), ("a; @b;-1", "a; '@b;'-1"), ('a;"=1', "a;\"'=1"), ("a\t+1", "a\t'+1")),
+    ],
+)
+def test_no_part_of_a_text_is_a_formula(value: object, escaped: object) -> None:
+    assert escape_cell(value) == escaped

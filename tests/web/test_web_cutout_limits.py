@@ -185,3 +185,15 @@ def test_cutout_timeout_frees_its_slot(quiet_volumes: VolumeArchives) -> None:
         (await cutouts.cut(row, region, kind)).close()
 
     asyncio.run(request_cutouts())
+
+
+def test_page_without_cutouts_sends_no_upstream_requests(quiet_volumes: VolumeArchives) -> None:
+    with run_catalogue(quiet_volumes.mirror_harness.store, "--no-cutouts") as site:
+        page = site.page(f"/volume/{EM}@latest?level=1")
+        assert "<img" not in page
+        assert 'name="x0"' not in page
+        assert "4 × 4 × 40 nm" in visible_text(page)
+        assert "--level 1 --box 0:150,0:130,12:82 --format tiff" in visible_text(page)
+        site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
+        assert site.get(f"/slice/{EM}@latest.png").status_code == 403
+        assert quiet_volumes.count_voxel_requests() == 0

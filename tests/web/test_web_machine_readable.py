@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,3 +132,31 @@ def test_metadata_of_a_volume_name_what_its_voxels_are(volume_site: RunningCatal
     assert measured == {"image intensity", "object ids"}
     derived = [one for one in found.values() if "isBasedOn" in one]
     assert any(f"/dataset/{EM}" in base for one in derived for base in one["isBasedOn"])
+
+
+def properties(page: str) -> dict[str, str]:
+    """Return the description and the Open Graph properties in the head of a page."""
+    found = re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)">', page)
+    return {name: unescape(value) for name, value in found}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/search?q=demo&page=1", "/search?archive=demo", "/find", "/lock", "/diff", "/help"),
+        *("/api", "/mirrors", "/changes", "/events", "/dataset/demo:000001", f"/dataset/{NAME}"),
+        *(f"/file/{NAME}?path=dataset%20notes.txt", f"/preview/{NAME}?path=dataset%20notes.txt"),
+        *(f"/diff?a={NAME}&b=demo:000002@draft", "/find?checksum=sha256:00000000", f"/at/{NAME}/"),
+    ],
+)
+def test_every_page_describes_itself_in_its_head(site: RunningCatalogue, path: str) -> None:
+    browser = {"accept": "text/html"}
+    page = site.get(path, headers=browser).text
+    found = properties(page)
+    (title,) = re.findall(r"<title>(.*?)</title>", page)
+    assert found["og:title"] == unescape(title)
+    assert found["description"] == found["og:description"]
+    assert 10 < len(found["description"]) < 700
+    assert found["og:url"].partition("?")[0] == site.address + path.partition("?")[0]
+    other = site.get(found["og:url"], headers=browser)
+    assert properties(other.text)["og:title"] == found["og:title"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, visible_text
 
@@ -81,3 +83,8 @@ def test_replies_carry_the_headers_that_keep_browsers_safe(site: RunningCatalogu
         assert "script-src 'self'" in headers["content-security-policy"], path
         assert headers["x-content-type-options"] == "nosniff"
         assert "set-cookie" not in headers
+
+
+@pytest.mark.parametrize("path", ["/index", "/index/datasets", "/index.json?sql=select+1"])
+def test_removed_tables_name_their_replacement(site: RunningCatalogue, path: str) -> None:
+    assert "datasette serve --immutable" in site.page(path, 410)

@@ -223,3 +223,16 @@ def test_pages_show_previews(running: RunningCatalogue) -> None:
     running.page(f"/preview/{version}?path=images/broken.png", 422)
     running.page(f"/preview/{version}?path=images/broken.png&embedded=1")
     running.page(f"/preview/{version}?path=no/such.png", 404)
+
+
+def test_garbage_of_a_preview_process_is_no_internal_error(
+    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "broken-parser"
+    monkeypatch.setattr(sys, "executable", str(program))
+    for printed in ("", "garbage", "{}", '{"type":"preview"}', "[" * 5000):
+        program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf %s '{printed}'\n")
+        program.chmod(0o755)
+        previews.reset()
+        assert previews.status("images/map.png") == 422
+        assert previews.cached_files() == []

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -396,3 +397,44 @@ def test_a_query_that_takes_too_long_stops(
         assert await reader.query(lambda index: index.position) > 0
 
     asyncio.run(run_query())
+
+
+def test_client_rate_refills_over_time() -> None:
+    clock = [0.0]
+    limiter = RequestLimiter(parse_limits(["diff=3"]), now=lambda: clock[0])
+
+    def get(count: int) -> list[int]:
+        async def several() -> list[int]:
+            return [await admitted(limiter, "diff", "a") for _ in range(count)]
+
+        return asyncio.run(several())
+
+    assert get(5) == [200, 200, 200, 429, 429]
+    clock[0] = 20
+    assert get(2) == [200, 429]
+    clock[0] = 10_000
+    assert get(4) == [200, 200, 200, 429]
+    assert limiter.refused == {"diff": 4}
+
+
+def requested(site: RunningCatalogue, address: str) -> socket.socket:
+    """A connection over which a page is requested, and nothing is read."""
+    where = urlsplit(site.address)
+    made = socket.create_connection((where.hostname or "", where.port or 80), timeout=60)
+    made.sendall(f"GET {address} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return made
+
+
+def test_cutout_stops_when_its_client_disconnects(quiet_volumes: VolumeArchives) -> None:
+    with (
+        run_catalogue(quiet_volumes.mirror_harness.store) as site,
+        quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.5, chunk=1 << 16),
+    ):
+        with ExitStack() as stack:
+            for columns in (290, 291):
+                box = f"0:{columns},0:260,12:82"
+                stack.enter_context(requested(site, cutout_path(EM, 0, box)))
+            wait_until(lambda: quiet_volumes.count_voxel_requests() >= 2)
+        wait_until(lambda: site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).ok)
+        # each has 27 blocks, or more; none had all of them when the next one started
+        assert quiet_volumes.count_voxel_requests() < 27

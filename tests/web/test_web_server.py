@@ -382,3 +382,12 @@ def test_block_digests_are_served_by_the_name_of_their_key(
         )
     finally:
         folder.path(key).unlink()
+
+
+def test_a_file_that_vanishes_while_it_is_sent_is_sent_whole(
+    site: RunningCatalogue, demo_harness: MirrorHarness, large: tuple[str, bytes]
+) -> None:
+    address, content = large
+    with requests.get(site.address + address, stream=True, timeout=300) as reply:
+        (demo_harness.folder / address[1:]).unlink()
+        assert hashlib.sha256(reply.raw.read()).digest() == hashlib.sha256(content).digest()

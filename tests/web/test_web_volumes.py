@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import tifffile
 from PIL import Image
 
@@ -228,3 +229,16 @@ def test_voxels_without_checksums_are_not_called_verified(volume_site: RunningCa
     volume_site.get(f"/slice/plain:{SKETCH}@latest.png")
     assert 'class="soft unverified"' in volume_site.page(f"/volume/plain:{SKETCH}@latest?shown")
     assert 'class="soft verified"' in volume_site.page(f"/volume/{EM}@latest")
+
+
+def test_conditional_and_head_cutouts_send_no_upstream_requests(
+    volume_site: RunningCatalogue, quiet_volumes: VolumeArchives
+) -> None:
+    path = cutout_path(EM, 2, "0:10,0:10,12:13")
+    tag = volume_site.get(path).headers["etag"]
+    requests_before = quiet_volumes.count_voxel_requests()
+    assert volume_site.get(path, headers={"If-None-Match": tag}).status_code == 304
+    head = requests.head(volume_site.address + path, timeout=300)
+    assert (head.status_code, head.headers["etag"]) == (200, tag)
+    assert quiet_volumes.count_voxel_requests() == requests_before
+    assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,12:14")).headers["etag"] != tag
