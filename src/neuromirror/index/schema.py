@@ -275,19 +275,18 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def _import_sqlite_utils() -> type[Database]:
-    """Import sqlite-utils, which is not needed to read an index, without pandas.
+    """Import sqlite-utils, which is not needed to read an index, without pandas and numpy.
 
-    It imports pandas, if that is installed, to know types that no table here has: half a second.
+    It imports them, if they are installed, to know types that no table here has: half a second.
     """
     modules: dict[str, Any] = sys.modules
-    is_hidden = "pandas" not in modules
-    if is_hidden:
-        modules["pandas"] = None
+    hidden = [name for name in ("numpy", "pandas") if name not in modules]
+    modules.update(dict.fromkeys(hidden))
     try:
         from sqlite_utils import Database
     finally:
-        if is_hidden:
-            del modules["pandas"]
+        for name in hidden:
+            del modules[name]
     return Database
 
 
