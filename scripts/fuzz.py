@@ -91,12 +91,14 @@ def fuzz_here(name: str, seconds: float, seed: int, folder: Path) -> None:
         corpus = fuzzing.target.corpus()
         for data in corpus:
             fuzzing(data)
-        while time.monotonic() < until:
+        while True:
             data = random.choice(corpus)
             for _ in range(random.choice((1, 1, 2, 4))):
                 data = mutate(fuzzing.target.kind, data, random)
             fuzzing(data)
-        return
+            # at least one mutation, even if the corpus took all the time
+            if time.monotonic() >= until:
+                return
     with atheris.instrument_imports(include=["neuromirror"], enable_loader_override=False):
         fuzzing = Fuzzing(name, folder)
 
@@ -120,8 +122,8 @@ def fuzz_here(name: str, seconds: float, seed: int, folder: Path) -> None:
 def fuzz_in_processes(name: str, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
     """Fuzz a target in child processes until its time is over; a new one follows a crash."""
     folder.mkdir(parents=True, exist_ok=True)
-    before, until = set(folder.glob("*.bin")), time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    before, left, until = set(folder.glob("*.bin")), seconds, time.monotonic() + seconds
+    while left > 0:
         with tempfile.TemporaryDirectory(prefix="fuzz-home-") as home:
             Path(home, ".gitconfig").write_text("[user]\nname = Test\nemail = t@example.invalid\n")
             environment = {**os.environ, "HOME": home, "GIT_CONFIG_NOSYSTEM": "1"}
@@ -133,6 +135,7 @@ def fuzz_in_processes(name: str, seconds: float, seed: int, folder: Path) -> dic
             end = done.stderr[-4000:].decode("utf-8", "replace")
             keep(folder / f"crash-{sha256(data).hexdigest()[:8]}", data, end)
         seed += 1
+        left = until - time.monotonic()
     findings = sorted(path.stem for path in set(folder.glob("*.bin")) - before)
     return {"target": name, "executions": read_current(folder)[0], "findings": findings}
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from neuromirror_demo.boss import ACTIVITY, TISSUE, DemoBoss
 
@@ -35,7 +37,7 @@ def failing(act):
 """
 
 
-def intern(boss: DemoBoss, code: str, folder: Path, token: str = DemoBoss.token) -> Any:
+def intern(boss: DemoBoss, code: str, folder: Path, token: str) -> Any:
     """Run code with intern in the folder; return its ``results``. The code uses ``boss``."""
     script = f"{_BEFORE}{code}\nprint(json.dumps(results))"
     done = subprocess.run(
@@ -48,6 +50,12 @@ def intern(boss: DemoBoss, code: str, folder: Path, token: str = DemoBoss.token)
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def boss(tmp_path: Path) -> Iterator[DemoBoss]:
+    with DemoBoss(tmp_path / "boss") as running:
+        yield running
 
 
 def test_intern_lists_cuts_out_and_reports_errors(boss: DemoBoss, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sidecars written by real releases of aind-data-schema (tests/sources/data/aind/record.py)."""
+"""Sidecars written by real releases of aind-data-schema."""
 
 from __future__ import annotations
 
