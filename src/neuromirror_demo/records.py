@@ -167,7 +167,8 @@ class Zarr:
     """A Zarr archive; ``entries`` by their path in it. The id stays when entries change.
 
     ``checksum``, ``file_count`` and ``size`` (bytes) are those of the last finalization: None
-    before the first one, and while entries are written.
+    or 0 before the first one, and while entries are written. ``counted_size`` is the size in the
+    totals of a version, which only a finalization changes.
     """
 
     zarr_id: str
@@ -177,6 +178,7 @@ class Zarr:
     checksum: str | None = None
     file_count: int = 0
     size: int = 0
+    counted_size: int = 0
 
     @property
     def true_checksum(self) -> str:
@@ -189,10 +191,10 @@ class Zarr:
         """Update checksum and totals from the entries."""
         self.checksum = self.true_checksum
         self.file_count = len(self.entries)
-        self.size = sum(len(entry.data) for entry in self.entries.values())
+        self.size = self.counted_size = sum(len(entry.data) for entry in self.entries.values())
 
     def mark_pending(self) -> None:
-        """Mark the Zarr as pending: its checksum and totals are unknown."""
+        """Mark the Zarr as pending: it has neither checksum nor totals."""
         self.checksum, self.file_count, self.size = None, 0, 0
 
     def key(self, path: str = "") -> str:
@@ -247,7 +249,10 @@ class DandisetVersion:
     @property
     def summary(self) -> VersionSummary:
         """Return what the archive's lists report for it now."""
-        size = sum(asset.size for asset in self.assets.values())
+        size = sum(
+            asset.size if asset.zarr is None else asset.zarr.counted_size
+            for asset in self.assets.values()
+        )
         return VersionSummary(len(self.assets), size, self.status, self.modified)
 
 

@@ -10,7 +10,7 @@ import pytest
 from neuromirror.model import Evidence
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
-from support.mirror_harness import MirrorHarness
+from support.mirror_harness import MirrorHarness, run_git
 from support.realistic_archive import SHARING, fill_like_a_real_archive
 
 MAX_FIRST_SYNC_REQUESTS = 120
@@ -137,6 +137,39 @@ def test_a_pending_file_that_cannot_be_checked_causes_a_full_visit(
     demo.clear_requests()
     mirror_harness.sync()
     assert demo.count_requests(f"/dandisets/{name}/versions/draft/assets/") == 1
+
+
+@pytest.mark.parametrize("settings", ["", "[zarr]\ninline_components = 1\n", "zarrs = false\n"])
+def test_a_zarr_that_is_uploaded_again_keeps_its_last_state_and_blocks_nothing(
+    two_dandisets: DemoArchive, tmp_path: Path, settings: str
+) -> None:
+    demo, name, is_mirrored = two_dandisets, "demo:000002", settings != "zarrs = false\n"
+    toml = demo.mirrors / "demo.toml"
+    toml.write_text(toml.read_text() + settings)
+    mirror_harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+    mirror_harness.sync()
+
+    def zarr() -> list[str]:
+        tree = run_git(mirror_harness.repository(name), "ls-tree", "-r", "main").splitlines()
+        return [line for line in tree if "z.zarr" in line]
+
+    before = zarr()
+    demo.change_zarr("000002", "z.zarr", "0/1", "half of the upload", finalize=False)
+    demo.add_file("000002", "new.txt", "other work goes on")
+    result = mirror_harness.sync()[name]
+    assert (result.status, result.visit, len(result.versions)) == ("ok", "full", 1), result.message
+    assert zarr() == before
+    assert ("1 Zarr is still being written upstream" in result.message) is is_mirrored
+    assert mirror_harness.pending_files(name) == is_mirrored
+    # the next sync asks for the checksum only, and a deep one changes nothing
+    demo.clear_requests()
+    assert mirror_harness.sync().keys() >= {name}
+    assert len(demo.requests) + len(demo.s3_requests) == 1 + is_mirrored
+    assert mirror_harness.sync(name, deep=True)[name].status == "notneeded"
+    demo.finalize_zarr("000002", "z.zarr", quiet=True)
+    mirror_harness.sync()
+    assert (zarr() != before) is is_mirrored
+    assert mirror_harness.pending_files(name) == 0
 
 
 def test_a_deep_sync_rereads_pending_items(

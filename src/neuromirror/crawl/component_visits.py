@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import cached_property, partial
@@ -28,8 +28,10 @@ from neuromirror.crawl.components import (
     ComponentPublisher,
     PreviousState,
     SubdatasetLink,
+    find_last_finalized,
     find_minted_version,
     has_other_upstream_path,
+    is_earlier_state,
     is_subdataset_line,
     link_to_version,
     names_exact_state,
@@ -52,7 +54,6 @@ from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.version_reader import (
     StateCommits,
     VersionReader,
-    is_earlier_state,
     list_earlier_states,
     unseen_states,
 )
@@ -535,7 +536,10 @@ class StoreComponentResolver:
         large: list[ComponentEntry] = []
         fresh: list[ComponentEntry] = []
         unchanged: dict[bytes, ComponentEntry] = {}
+        rewritten = yield from self._keep_finalized(components)
         for component in components:
+            if component.path in rewritten:
+                continue
             claimed = component.version.claimed_totals
             if claimed is not None and not claimed.files:
                 yield empty_exception(component)
@@ -559,6 +563,40 @@ class StoreComponentResolver:
         check_lasting_failures(failed, self._record_refusal)
         yield from self._keep_previous(failed, before)
         yield from self._link_subdatasets(large)
+
+    def _keep_finalized(
+        self, components: Sequence[ComponentEntry]
+    ) -> Generator[ResolvedEntry, None, set[bytes]]:
+        """Yield the last finalized state of each component that is being written again.
+
+        Returns
+        -------
+        set[bytes]
+            The paths of these components. One that was never finalized is read as it is.
+        """
+        before = self._previous_inline
+        kept: set[bytes] = set()
+        inline: set[bytes] = set()
+        for component in components:
+            if names_exact_state(component.version):
+                continue
+            previous = before.get(component.path)
+            row = self._recorder.ask(partial(find_last_finalized, version=component.version))
+            if previous is not None and previous.local_id == component.dataset.local_id:
+                inline.add(component.path)
+            elif row is not None:
+                kept.add(component.path)
+                link = self._recorder.ask(partial(link_to_version, row=row))
+                yield link.as_file(component)
+            else:
+                continue
+            self._pending_ids.add(component.dataset.local_id)
+        for path, line in self._previous.lines(inline) if inline else ():
+            if path not in kept:
+                kept.add(path)
+                self._inline.append(before[path])
+            yield _copied_entry(line)
+        return kept
 
     def _is_small(self, files: int) -> bool:
         limits = self._limits

@@ -109,6 +109,21 @@ def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | 
     return next((one for one in rows if one.upstream == version.upstream), None)
 
 
+def find_last_finalized(index: CrawlIndex, version: VersionRef) -> VersionRow | None:
+    """Return the newest mirrored version of a component whose state upstream named exactly.
+
+    ``version`` is the component's present one, whose name identifies no state; None without one.
+    """
+    rows = dataset_versions(index, version.dataset.name)
+    named = (one for one in reversed(rows) if one.upstream != version.upstream)
+    return next((one for one in named if not is_earlier_state(one.upstream)), None)
+
+
+def is_earlier_state(upstream: str) -> bool:
+    """Return whether upstream's name of a version, ``at <time>``, is an earlier state's."""
+    return upstream.startswith("at ")
+
+
 def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
     """Return a link (id, commit, state digest) to a mirrored version of a component."""
     inner = list(index.subdatasets(row))

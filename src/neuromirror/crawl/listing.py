@@ -581,7 +581,9 @@ def _assign_git_path(entry: FileRecord | ExcludedEntry) -> SnapshotEntry | Exclu
     return SnapshotEntry(path, key_for(entry, path), entry)
 
 
-def check_summary(entries: ListedEntries, before: VersionRef, after: VersionRef) -> None:
+def check_summary(
+    entries: ListedEntries, before: VersionRef, after: VersionRef, *, lacks_sizes: bool = False
+) -> None:
     """Check the totals of a listing against upstream's own summary.
 
     Parameters
@@ -590,6 +592,8 @@ def check_summary(entries: ListedEntries, before: VersionRef, after: VersionRef)
         All entries of the listing.
     before, after
         The version as upstream states it before the listing and after it.
+    lacks_sizes
+        Whether the summary counts bytes that no entry states (:attr:`Listing.lacks_sizes`).
 
     Raises
     ------
@@ -609,7 +613,11 @@ def check_summary(entries: ListedEntries, before: VersionRef, after: VersionRef)
             "nothing was changed, try again"
         )
     claimed = before.claimed_totals
-    if claimed is not None and (claimed.files, claimed.bytes) != (entries.count, entries.bytes):
+    if claimed is not None and (
+        claimed.files != entries.count
+        or claimed.bytes < entries.bytes
+        or (claimed.bytes > entries.bytes and not lacks_sizes)
+    ):
         raise UnreliableListingError(
             f"{name}: the listing has {entries.count} files with {entries.bytes} bytes, but "
             f"upstream states {claimed.files} files with {claimed.bytes} bytes; nothing was "
@@ -822,7 +830,8 @@ def read_listing(
             if isinstance(entry, ComponentEntry) and resolver is not None:
                 resolver.prefetch(entry, scratch)
         # a source may complete its version while the entries are read
-        check_summary(entries, listing.version, listing.confirm_version())
+        confirmed = listing.confirm_version()
+        check_summary(entries, listing.version, confirmed, lacks_sizes=listing.lacks_sizes)
         resolved = _resolve_components(entries, resolver, scratch)
         return validate_listing(listing, entries, resolved, scratch)
 

@@ -337,17 +337,6 @@ class VersionReader:
             self._memos.write(self._id, _PROBLEMS + memo_name, memo)
 
 
-_EARLIER_PREFIX = "at "
-
-
-def is_earlier_state(upstream: str) -> bool:
-    """Return whether upstream's name of a version means an earlier state of a bucket.
-
-    Such a name is ``at <time>``.
-    """
-    return upstream.startswith(_EARLIER_PREFIX)
-
-
 def list_earlier_states(
     source: Source, dataset: DatasetRef, last: VersionRow | None
 ) -> list[VersionRef]:

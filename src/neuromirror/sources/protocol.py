@@ -152,7 +152,15 @@ class Listing(ABC):
     can_find_present
         Whether :meth:`find_present` can look up missing files; needless if upstream states totals,
         which the listing is compared with.
+
+    Attributes
+    ----------
+    lacks_sizes
+        Whether upstream's total counts bytes of entries that are being written, whose rows state
+        none: then it is a limit of the listed bytes. Complete after the last entry.
     """
+
+    lacks_sizes = False
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from neuromirror.sources.dandi.document import published_doi
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import fetch_page, read_pages
-from neuromirror.sources.dandi.rows import Row, ToComponent, parse_row
+from neuromirror.sources.dandi.rows import Row, ToComponent, is_unfinalized_zarr, parse_row
 from neuromirror.sources.dandi.versions import (
     DRAFT,
     RecentVersions,
@@ -196,9 +196,7 @@ class AssetList:
                 )
                 for number, row in enumerate(rows, before + 1)
             ]
-            self.has_unfinalized_zarrs |= any(
-                isinstance(one, ComponentEntry) and not one.version.claimed_totals for one in found
-            )
+            self.has_unfinalized_zarrs |= any(map(is_unfinalized_zarr, rows))
             yield found
             before += len(rows)
         self.is_complete = True

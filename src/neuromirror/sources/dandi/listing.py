@@ -200,6 +200,7 @@ class DandisetListing(Listing):
             located = self._locator.locate(collected)
             yield from map(_claim_api_url, located) if is_private else located
             self._after = after[0].result()
+        self.lacks_sizes = self._assets.has_unfinalized_zarrs
         self.facts = self._after.facts
         self.documents = (self._after.document, *self._shards.documents())
 

@@ -96,6 +96,18 @@ def parse_row(
         return ExcludedEntry(path, "malformed", f"The archive's row: {error}", size or 0)
 
 
+def is_unfinalized_zarr(row: Any) -> bool:
+    """Return whether a row is a Zarr without checksum: it states no size, its version may."""
+    metadata = row.get("metadata") if isinstance(row, dict) and row.get("zarr") else None
+    return isinstance(metadata, dict) and stated_zarr_checksum(metadata) is None
+
+
+def stated_zarr_checksum(metadata: Mapping[str, Any]) -> object:
+    """Return the checksum that a Zarr asset's metadata state, not validated; None without one."""
+    digest = metadata.get("digest")
+    return digest.get("dandi:dandi-zarr-checksum") if isinstance(digest, dict) else None
+
+
 def is_embargoed(metadata: object) -> bool:
     """Return whether an asset's metadata state that it is under embargo."""
     access = metadata.get("access") if isinstance(metadata, Mapping) else None

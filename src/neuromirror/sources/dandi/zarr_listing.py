@@ -161,7 +161,6 @@ LOCAL_PREFIX: Final = "zarr/"
 _LOCAL_ID: Final = re.compile(
     rf"{LOCAL_PREFIX}([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})\Z"
 )
-_DIGEST: Final = "dandi:dandi-zarr-checksum"
 _PROBE: Final = "zarr.json"
 _EXISTING_STATUSES: Final = frozenset({200, 302, 401, 403})
 """HTTP statuses of replies about a Zarr that exists."""
@@ -265,12 +264,6 @@ def _refused_error(dataset: DatasetRef) -> ComponentRefusedError:
 def is_checksum(value: object) -> bool:
     """Return whether a JSON value is a Zarr checksum."""
     return isinstance(value, str) and CHECKSUM_PATTERN.match(value) is not None
-
-
-def stated_checksum(metadata: Mapping[str, Any]) -> object:
-    """Return the checksum that a Zarr asset's metadata state, not validated; None without one."""
-    digest = metadata.get("digest")
-    return digest.get(_DIGEST) if isinstance(digest, dict) else None
 
 
 def prefix_url(metadata: Mapping[str, Any], zarr_id: str) -> str | None:

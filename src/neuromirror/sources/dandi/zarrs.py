@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from neuromirror.model import DatasetHint, DatasetRef, ExcludedEntry, VersionKind, VersionRef
 from neuromirror.net import ContextThreadPool, Session
 from neuromirror.sources.dandi.blob_versions import BucketCache, ObjectAddress, parse_object_url
-from neuromirror.sources.dandi.rows import is_embargoed
+from neuromirror.sources.dandi.rows import is_embargoed, stated_zarr_checksum
 from neuromirror.sources.dandi.zarr_listing import (
     CHECKSUM_PATTERN,
     CURRENT,
@@ -27,7 +27,6 @@ from neuromirror.sources.dandi.zarr_listing import (
     ZarrState,
     is_checksum,
     prefix_url,
-    stated_checksum,
 )
 from neuromirror.sources.errors import (
     ComponentRefusedError,
@@ -89,7 +88,7 @@ class ZarrSource:
         if is_embargoed(metadata):
             detail = f"Zarr asset {zarr_id}: it is under embargo"
             return ExcludedEntry(path, EMBARGOED, detail, size)
-        checksum = stated_checksum(metadata)
+        checksum = stated_zarr_checksum(metadata)
         url = prefix_url(metadata, zarr_id)
         if url is None or not (checksum is None or is_checksum(checksum)):
             wrong = "no prefix in the bucket" if url is None else f"the checksum {checksum!r:.80}"
