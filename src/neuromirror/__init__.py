@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         UnverifiableError,
         WrongBytesError,
         open,
-        open_zarr,
     )
+    from neuromirror.volume import open_zarr
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,6 @@ def __getattr__(name: str) -> Any:
     # imported on first use: most commands do not stream
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from neuromirror import stream
+    from neuromirror import stream, volume
 
-    return getattr(stream, name)
+    return getattr(volume if name == "open_zarr" else stream, name)

@@ -14,10 +14,8 @@ from click.testing import CliRunner
 from zarr.storage import FsspecStore, LocalStore
 
 from neuromirror.cli import main
-from neuromirror.stream import (
-    export_references,
-    open_zarr,
-)
+from neuromirror.stream import export_references
+from neuromirror.volume import open_zarr
 from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import StreamedZarrs, streamed_zarrs, write_entries
 

@@ -8,8 +8,9 @@ import pytest
 
 from neuromirror.lab import load_lock
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.stream import VersionTree, open_tree, open_zarr, remote_trees
+from neuromirror.stream import VersionTree, open_tree, remote_trees
 from neuromirror.stream.remote_trees import LockListing
+from neuromirror.volume import open_zarr
 from support.pinned_locks import pin_latest
 from support.streamed_zarrs import StreamedZarrs
 

@@ -19,8 +19,8 @@ import zarr
 
 from neuromirror import stream
 from neuromirror.lab import PinRequest, pin
-from neuromirror.stream import VersionStore
 from neuromirror.stream.errors import StreamError
+from neuromirror.volume import VersionStore
 from support.file_parts import read_part
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest

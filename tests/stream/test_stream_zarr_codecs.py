@@ -12,7 +12,8 @@ import numcodecs.pickles
 import numpy as np
 import pytest
 
-from neuromirror.stream import StreamError, open_zarr
+from neuromirror.stream import StreamError
+from neuromirror.volume import open_zarr
 from neuromirror.volume.read_only_store import names_unsafe_codec
 from support.range_server import RangeServer, ServedTree
 

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import zarr
 
-from neuromirror.stream import (
-    ContentGoneError,
-    open_zarr,
-)
+from neuromirror.stream import ContentGoneError
+from neuromirror.volume import open_zarr
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs
 
 

@@ -19,10 +19,9 @@ from neuromirror.stream import (
     ExcludedFileError,
     StreamError,
     UnverifiableError,
-    VersionStore,
     WrongBytesError,
-    open_zarr,
 )
+from neuromirror.volume import VersionStore, open_zarr
 from neuromirror_demo.bucket_contents import LAYERS, layer_scales
 from support.layer_mirror import LayerMirror, layer_mirror
 from support.mirror_harness import run_git

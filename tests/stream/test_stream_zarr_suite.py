@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.testing.store import StoreTests
 
 from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.stream import VersionStore
+from neuromirror.volume import VersionStore
 from neuromirror.volume.read_only_store import BlockStore
 from support.range_server import RangeServer, ServedTree
 

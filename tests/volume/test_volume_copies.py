@@ -11,8 +11,8 @@ import pytest
 
 from neuromirror.annex import directory_vault_config
 from neuromirror.net import NetError, RequestLimits
+from neuromirror.stream.errors import DamagedCopyError
 from neuromirror.volume import BlockUnavailableError, VersionFiles, open_version_files
-from neuromirror.volume.errors import DamagedCopyError
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.synced_mirror import flip_bit
 

@@ -12,6 +12,7 @@ import tifffile
 import zarr
 
 from neuromirror.store import UnsafePathError
+from neuromirror.transfer.content_bodies import ContentMismatchError
 from neuromirror.volume import (
     FORMATS,
     BlockUnavailableError,
@@ -20,7 +21,6 @@ from neuromirror.volume import (
     OutsideVolumeError,
     export,
 )
-from neuromirror.volume.errors import BlockMismatchError
 from neuromirror.volume.exporter import _RowSplitter
 from support.annex_with_boss import AnnexRepository
 from support.volume_mirror import ACTIVITY, CELLS, EM, FIRST_Z, BossMirror, count_contents
@@ -114,7 +114,7 @@ def test_voxels_that_were_changed_upstream_are_not_published(
     with pytest.raises(BlockUnavailableError) as caught:
         exported(boss_mirror, tmp_path / "out", box=BOX)
     assert fault.struck
-    assert any(isinstance(cause, BlockMismatchError) for cause in caught.value.causes)
+    assert any(isinstance(cause, ContentMismatchError) for cause in caught.value.causes)
     finished = [path for path in contents(tmp_path / "out") if path.endswith(".tif")]
     assert len([path for path in finished if not path.startswith(".")]) == 14
     boss_mirror.boss.clear_faults()

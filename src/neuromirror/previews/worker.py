@@ -26,9 +26,10 @@ from neuromirror.previews.shapes import (
     PreviewTask,
     preview_kind,
 )
+from neuromirror.store import Store
+from neuromirror.transfer.content_bodies import ContentMismatchError
 from neuromirror.transfer.partial_content import RangeMismatchError, ReadLimitError
-from neuromirror.volume import BlockUnavailableError, VersionFiles, no_token
-from neuromirror.volume.errors import BlockMismatchError
+from neuromirror.volume import BlockUnavailableError, VersionFiles
 
 _MEMORY: Final = 2 << 30
 """Limit of the address space in bytes, most of which is libraries and never used."""
@@ -58,9 +59,11 @@ def main() -> None:
 
 
 def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
+    repository = Path(task.repository)
+    store = Store(repository.parent.parent)
     files = VersionFiles(
-        *(Path(task.repository), task.commit, task.annex_commit, task.version, task.host),
-        token=no_token,
+        *(repository, task.commit, task.annex_commit, task.version, task.host, store),
+        has_credentials=False,
         limits=_LIMITS,
         seconds=task.seconds,
     )
@@ -138,7 +141,7 @@ def _failure(causes: Iterable[NeuromirrorError]) -> PreviewFailure:
     found = list(causes)
     if any(isinstance(one, ReadLimitError) for one in found):
         return PreviewFailure("too-large")
-    if any(isinstance(one, (BlockMismatchError, RangeMismatchError)) for one in found):
+    if any(isinstance(one, (ContentMismatchError, RangeMismatchError)) for one in found):
         return PreviewFailure("changed")
     if any(isinstance(one, AccessDeniedError) for one in found):
         return PreviewFailure("refused")

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from neuromirror.stream.opening import open, open_object, open_tree, tree_of_version
     from neuromirror.stream.readers import Transport
     from neuromirror.stream.remote_trees import LockTree
-    from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
     name: f"neuromirror.stream.{module}"
@@ -48,7 +47,6 @@ _EXPORTS = {
         "opening": "open open_object open_tree tree_of_version",
         "readers": "Transport",
         "remote_trees": "LockTree",
-        "zarr_store": "VersionStore open_zarr",
     }.items()
     for name in names.split()
 }
@@ -80,13 +78,11 @@ __all__ = [
     "UnverifiableError",
     "VerifiedFile",
     "VerifiedObject",
-    "VersionStore",
     "VersionTree",
     "WrongBytesError",
     "export_references",
     "open",
     "open_object",
     "open_tree",
-    "open_zarr",
     "tree_of_version",
 ]

@@ -62,6 +62,19 @@ class LocationsFailedError(StreamError):
     """No location returned the content: network, server or permissions."""
 
 
+class CopyUnreadableError(NeuromirrorError):
+    """A copy in a vault cannot be read."""
+
+
+class DamagedCopyError(CopyUnreadableError):
+    """A copy in a vault differs from its key."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path}: the copy in the vault is damaged; run 'neuromirror vault check --full'"
+        )
+
+
 class FileMissingError(StreamError, FileNotFoundError):
     """The version has no such file."""
 

@@ -343,6 +343,32 @@ class GitTree:
             return iter(sorted(in_git, key=lambda one: one.name))
         return _merge_entries(in_git, chain((first,), outside))
 
+    def names(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Yield the names in a folder, each with whether it is a folder; no content is read.
+
+        Parameters
+        ----------
+        folder
+            The path of the folder; empty for the top.
+        """
+        tree, inner = self._locate(folder)
+        if tree._is_manifest:
+            yield from ((one.name, one.is_folder) for one in tree.entries(inner) or ())
+            return
+        for name, (mode, _) in (tree._tree.folder(inner) or {}).items():
+            yield name.decode("utf-8", "surrogateescape"), mode in (TREE_MODE, GITLINK_MODE)
+
+    def has(self, path: str) -> bool:
+        """Return whether the git tree has a file or folder at a path.
+
+        Parameters
+        ----------
+        path
+            The path in the version, through subdatasets.
+        """
+        tree, inner = self._locate(path)
+        return tree._tree.entry(inner) is not None
+
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file, from the store or those of the user."""
         for folder in self._digests:

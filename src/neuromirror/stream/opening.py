@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.cache.piece_cache import LEAF
@@ -26,11 +26,16 @@ from neuromirror.net import RequestLimits
 from neuromirror.store import NotAStoreError, Store
 from neuromirror.store.default_folder import default_store_folder
 from neuromirror.store.private_store import is_private_store
-from neuromirror.stream.errors import AddressUnresolvedError, FileMissingError, NotAFileError
+from neuromirror.stream.errors import (
+    AddressUnresolvedError,
+    FileMissingError,
+    NotAFileError,
+    UnverifiableError,
+)
 from neuromirror.stream.file import MEMORY, VerifiedFile, VerifiedObject
-from neuromirror.stream.git_tree import CloneTree, GitTree, VersionTree
-from neuromirror.stream.pieces import Verify, content_name, piece_check
-from neuromirror.stream.readers import STREAM_LIMITS, Transport
+from neuromirror.stream.git_tree import CloneTree, GitTree, VersionTree, content_checksum
+from neuromirror.stream.pieces import StoredPieces, Verify, WholeCheck, content_name, piece_check
+from neuromirror.stream.readers import STREAM_LIMITS, PieceReader, Transport, WholeReader
 from neuromirror.stream.remote_trees import CatalogueTree, LockTree, parse_catalogue_address
 from neuromirror.transfer.outcomes import Outcome, Status
 
@@ -155,6 +160,37 @@ def open_object(
         local=local,
         memory=memory,
     )
+
+
+def download(
+    tree: VersionTree, file: ListedFile, transport: Transport, new_file: Callable[[], BinaryIO]
+) -> BinaryIO:
+    """Return a new file with the whole content of a file of a version; no cache is used.
+
+    Parameters
+    ----------
+    tree, file, transport
+        As for :func:`open_object`. Of a file without a digest only the size is verified.
+    new_file
+        Returns the file to write to; called for each attempt. The bytes are verified when this
+        function returns, not before.
+
+    Returns
+    -------
+    BinaryIO
+        The file of the last attempt.
+
+    Raises
+    ------
+    StreamError
+        No location has the right bytes, or the size is unknown.
+    """
+    if file.size is None:
+        raise UnverifiableError(f"{tree.name}: {file.path}: its size is unknown", file.path)
+    check, local = WholeCheck(content_checksum(file), file.size), tree.local_content(file)
+    stored = StoredPieces(file, check, None, None)
+    pieces = PieceReader(file, check, transport, tree.name, stored)
+    return WholeReader(file, check, transport, pieces, None, local).copy_to(new_file)
 
 
 def missing_file(tree: VersionTree, path: str, hint: str = "") -> FileMissingError | NotAFileError:

@@ -25,10 +25,13 @@ from neuromirror.net import (
     NotFoundError,
     RequestLimits,
     RequestTimeoutError,
+    Session,
 )
 from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.stream.errors import (
     ContentGoneError,
+    CopyUnreadableError,
+    DamagedCopyError,
     LocationsFailedError,
     StreamError,
     WrongBytesError,
@@ -36,6 +39,7 @@ from neuromirror.stream.errors import (
 from neuromirror.stream.git_tree import AccessRules
 from neuromirror.stream.pieces import NoCheck, PieceCheck, StoredPieces, WholeCheck, content_name
 from neuromirror.transfer.content_bodies import (
+    BLOCK_LIMITS,
     BlockBodies,
     ContentBodies,
     ContentMismatchError,
@@ -58,6 +62,9 @@ STREAM_LIMITS: Final = RequestLimits(attempts=3, wait=0.5, read=30.0, per_host=1
 PARALLEL: Final = 8
 """Maximum number of concurrent requests of one transport."""
 
+_RETRY_SECONDS: Final = 30.0
+"""Seconds after which a service of blocks that failed is requested again."""
+
 _MIN_BYTES_PER_SECOND: Final = 1 << 14
 """Rate below which a server counts as stalled."""
 
@@ -69,8 +76,8 @@ class Transport:
     ----------
     access
         The rules for requests.
-    limits
-        Timeouts, retries and concurrency limits.
+    limits, block_limits
+        Timeouts, retries and concurrency limits; ``block_limits`` for blocks of volumes.
     has_credentials
         Whether tokens, configured headers and signatures are sent. If not, ``s3://`` URLs are
         refused.
@@ -85,6 +92,7 @@ class Transport:
         access: AccessRules,
         *,
         limits: RequestLimits = STREAM_LIMITS,
+        block_limits: RequestLimits = BLOCK_LIMITS,
         has_credentials: bool = True,
         seconds: float | None = None,
         parallel: int = PARALLEL,
@@ -112,7 +120,11 @@ class Transport:
         )
         token: Callable[[str], str | None] = token_from_environment if has_credentials else no_token
         channels = RestrictedChannels() if has_credentials else None
-        self._blocks = BlockBodies(settings, token, hosts, channels)
+        self._blocks = BlockBodies(
+            *(settings, token, hosts, channels, block_limits),
+            retry_after=_RETRY_SECONDS,
+            deadline=self._deadline,
+        )
         self._bodies = ContentBodies(self._blocks, breaker)
         self._lock = threading.Lock()
         self._idle: list[FetchConnections] = []
@@ -160,6 +172,10 @@ class Transport:
         finally:
             self._check_in(connections)
 
+    def session_for(self, url: str) -> Session:
+        """Return the session for a URL."""
+        return self._sessions.session_for(url)
+
     def close(self) -> None:
         """Cancel the requests in progress; all later ones fail."""
         with self._lock:
@@ -174,6 +190,11 @@ class Transport:
         self._blocks.close()
         self._buckets.close()
         self._sessions.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the transport was closed, or its time is over."""
+        return self._closed or (self._deadline is not None and time.monotonic() > self._deadline)
 
     def _seconds_for(self, count: int) -> float:
         seconds = self._limits.read + max(count, 0) / _MIN_BYTES_PER_SECOND
@@ -230,7 +251,9 @@ MAX_IDLE_ATTEMPTS: Final = 3
 _PAUSE: Final = 0.2
 """Seconds to wait after a response was cut off without a new byte."""
 
-FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
+FAILURES: Final = (
+    *(NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError, CopyUnreadableError),
+)
 """Errors of one location, after which the next one is tried."""
 
 Piece = tuple[int, bytearray]
@@ -560,6 +583,42 @@ class WholeReader:
                 )
             yield number, piece
 
+    def copy_to(self, new_file: Callable[[], BinaryIO]) -> BinaryIO:
+        """Return a new file with the content, from the local copy or one of the locations.
+
+        Parameters
+        ----------
+        new_file
+            Returns the file to write to; called for each attempt. The bytes are verified when this
+            method returns, not before.
+
+        Raises
+        ------
+        StreamError
+            No location has the right bytes.
+        """
+        failures: list[tuple[str, NeuromirrorError]] = []
+        copies = [] if self._local is None else [self._local]
+        locations: list[Path | str] = [*copies, *self._pieces.locations()]
+        for location in locations:
+            file, hashing = new_file(), _WholeHashing(self._whole_check)
+            try:
+                if isinstance(location, Path):
+                    for block in _read_copy(location):
+                        file.write(block)
+                        hashing.update(block)
+                    if not hashing.is_right():
+                        raise DamagedCopyError(str(location))
+                    file.flush()
+                else:
+                    self._receive(location, file, hashing)
+            except FAILURES as error:
+                failures.append((str(location), error))
+            else:
+                return file
+            file.close()
+        raise self._pieces.error(0, failures)
+
     def _stored(self) -> BinaryIO | None:
         """Return the content from this machine, verified; None if it is not there."""
         cached = self._cached
@@ -580,13 +639,14 @@ class WholeReader:
         return None
 
     def _is_right(self, file: BinaryIO) -> bool:
-        hashing, left = _WholeHashing(self._whole_check), self.check.size
+        pieces = BlockHasher(_PIECE)
+        hashing, left = _WholeHashing(self._whole_check, pieces), self.check.size
         file.seek(0)
         while left and (block := file.read(min(_PIECE, left))):
             hashing.update(block)
             left -= len(block)
-        self._digests = hashing.finish()
-        return self._digests is not None
+        self._digests = pieces.finish("")
+        return hashing.is_right()
 
     def _download(self) -> BinaryIO:
         failures: list[tuple[str, NeuromirrorError]] = []
@@ -602,7 +662,7 @@ class WholeReader:
         if self._cache is not None and name is not None and self._cache.accepts(name.size):
             try:
                 with self._cache.new_content(name) as cached:
-                    self._receive(url, cached)
+                    self._receive_pieces(url, cached)
                     return os.fdopen(os.dup(cached.fileno()), "rb")
             except OSError:
                 self._cache = None  # a full disk, or no permission: read without the cache
@@ -610,7 +670,7 @@ class WholeReader:
             with ExitStack() as stack:
                 made = stack.enter_context(tempfile.TemporaryFile(prefix="neuromirror-"))
                 file = cast(BinaryIO, made)
-                self._receive(url, file)
+                self._receive_pieces(url, file)
                 stack.pop_all()
                 return file
         except OSError as error:
@@ -621,9 +681,14 @@ class WholeReader:
                 self._file.path,
             ) from error
 
-    def _receive(self, url: str, file: BinaryIO) -> None:
+    def _receive_pieces(self, url: str, file: BinaryIO) -> None:
+        pieces = BlockHasher(_PIECE)
+        self._receive(url, file, _WholeHashing(self._whole_check, pieces))
+        self._digests = pieces.finish("")
+
+    def _receive(self, url: str, file: BinaryIO, hashing: _WholeHashing) -> None:
         """Write the content to a file and verify it; a response that is cut off is resumed."""
-        hashing, position, idle = _WholeHashing(self._whole_check), 0, 0
+        position = idle = 0
         size = self.check.size
         while position < size:
             before = position
@@ -638,30 +703,36 @@ class WholeReader:
                 if idle == MAX_IDLE_ATTEMPTS:
                     raise
         file.flush()
-        self._digests = hashing.finish()
-        if self._digests is None:
+        if not hashing.is_right():
             raise ContentMismatchError("its bytes differ from those of the version")
+
+
+def _read_copy(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as copy:
+            while block := copy.read(_PIECE):
+                yield block
+    except OSError as error:
+        raise CopyUnreadableError(f"{path}: {error.strerror}") from error
 
 
 class _WholeHashing:
     """Hashes a content as a whole, and its pieces for later reads."""
 
-    def __init__(self, check: WholeCheck) -> None:
-        hasher = check.checksum.hasher()
-        assert hasher is not None
-        self._check, self._hasher = check, hasher
-        self._pieces = BlockHasher(_PIECE)
+    def __init__(self, check: WholeCheck, pieces: BlockHasher | None = None) -> None:
+        self._check, self._hasher = check, check.checksum.hasher()
+        self._pieces = pieces
         self._count = 0
 
     def update(self, data: bytes | memoryview) -> None:
-        self._hasher.update(data)
-        self._pieces.update(data)
+        for one in (self._hasher, self._pieces):
+            if one is not None:
+                one.update(data)
         self._count += len(data)
 
-    def finish(self) -> BlockDigests | None:
-        """Return the digests of the pieces; None if the content is wrong."""
-        if self._count != self._check.size or not self._check.checksum.matches(
-            self._hasher.hexdigest(), self._count
-        ):
-            return None
-        return self._pieces.finish("")
+    def is_right(self) -> bool:
+        """Return whether the bytes are the content."""
+        return self._count == self._check.size and (
+            self._hasher is None
+            or self._check.checksum.matches(self._hasher.hexdigest(), self._count)
+        )

@@ -23,6 +23,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -522,7 +523,7 @@ class FetchConnections:
 _MAX_BLOCKS: Final = 4
 """Blocks that are downloaded at a time, because parts of each are held in memory."""
 
-_LIMITS: Final = RequestLimits(per_host=8, read=300.0)
+BLOCK_LIMITS: Final = RequestLimits(per_host=8, read=300.0)
 """Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _ZEROS: Final = bytes(1 << 20)
@@ -547,6 +548,12 @@ class BlockBodies:
         Fetches blocks of restricted channels, too; None if they are refused.
     allowed_hosts
         Hosts that may be accessed whatever their addresses are.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+    retry_after
+        Seconds after which a host that failed is requested again; None for never.
+    deadline
+        Time of the monotonic clock after which requests fail; None for no limit.
     """
 
     def __init__(
@@ -555,18 +562,24 @@ class BlockBodies:
         token: Callable[[str], str | None] = token_from_environment,
         allowed_hosts: frozenset[str] = frozenset(),
         channels: RestrictedChannels | None = None,
+        limits: RequestLimits = BLOCK_LIMITS,
+        *,
+        retry_after: float | None = None,
+        deadline: float | None = None,
     ) -> None:
         # a host that fails once is not requested for each block
-        breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
+        breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=retry_after)
         allowed = tuple(settings.allowed_addresses)
         self._sessions = UrlSessions(
-            allowed, token, _LIMITS, {}, breaker=breaker, allowed_hosts=allowed_hosts
+            allowed, token, limits, {}, breaker=breaker, allowed_hosts=allowed_hosts
         )
         self._channels = channels
+        self._deadline = deadline
         self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
 
     def close(self) -> None:
-        """Close the open connections."""
+        """Cancel the requests in progress, and close the open connections."""
+        self._sessions.abort()
         self._sessions.close()
 
     @contextmanager
@@ -594,6 +607,8 @@ class BlockBodies:
         session, breaker = self._sessions.session_for(url), self._sessions.breaker
         token, name = self._sessions.token(block.host), token_variable(block.host)
         options: dict[str, Any] = {"size": size, "token_name": name, "breaker": breaker}
+        if self._deadline is not None:
+            options["seconds"] = max(0.001, self._deadline - time.monotonic())
         if self._channels is None:
             pieces = fetch_block(session, block, token=token, parallel=PARALLEL, **options)
         else:

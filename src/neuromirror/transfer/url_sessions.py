@@ -446,11 +446,17 @@ class UrlSessions:
 
     def close(self) -> None:
         """Close the open connections."""
-        self._public.close()
-        self._private.close()
-        for session in self._authorized.values():
-            if session is not None:
-                session.close()
+        for session in self._sessions():
+            session.close()
+
+    def abort(self) -> None:
+        """Make requests with a time limit fail at the next read, in every thread."""
+        for session in self._sessions():
+            session.abort()
+
+    def _sessions(self) -> list[Session]:
+        authorized = [one for one in self._authorized.copy().values() if one is not None]
+        return [self._public, self._private, *authorized]
 
     def session_for(self, url: str) -> Session:
         """Return the session for a URL of any scheme. Host names are not resolved here."""

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuromirror.transfer.url_sessions import no_token
     from neuromirror.volume.array import OpenVolume, open, open_volume, volume_context
     from neuromirror.volume.cutouts import (
         CUTOUT_FORMATS,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from neuromirror.volume.exporter import FORMATS, ExportResult, export
     from neuromirror.volume.files import VersionFiles, open_version_files
     from neuromirror.volume.geometry import format_box, parse_box, validate_box
+    from neuromirror.volume.zarr_store import VersionStore, open_zarr
 
 __all__ = [
     "CUTOUT_FORMATS",
@@ -61,6 +61,7 @@ __all__ = [
     "UnknownLevelError",
     "UnreadableVolumeError",
     "VersionFiles",
+    "VersionStore",
     "VolumeDescription",
     "describe",
     "encode_png",
@@ -69,10 +70,10 @@ __all__ = [
     "has_ome_type",
     "middle_plane",
     "nested_boxes",
-    "no_token",
     "open",
     "open_version_files",
     "open_volume",
+    "open_zarr",
     "parse_box",
     "plan_cutout",
     "read_voxels",
@@ -84,7 +85,6 @@ __all__ = [
 _EXPORTS = {
     name: f"neuromirror.{module}"
     for module, names in {
-        "transfer.url_sessions": "no_token",
         "volume.array": "OpenVolume open open_volume volume_context",
         "volume.cutouts": (
             "CUTOUT_FORMATS Cutout MAX_VOXEL_BYTES MiddlePlane OutputFile encode_png has_ome_type "
@@ -99,6 +99,7 @@ _EXPORTS = {
         "volume.exporter": "ExportResult FORMATS export",
         "volume.geometry": "format_box parse_box validate_box",
         "volume.files": "VersionFiles open_version_files",
+        "volume.zarr_store": "VersionStore open_zarr",
     }.items()
     for name in names.split()
 }

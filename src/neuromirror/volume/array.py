@@ -228,9 +228,7 @@ def _open_version(
     files = open_version_files(held, row)
     if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
         return _open_layer(describe(files, row, reads_shards=True), level, files)
-    found = _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
-    files.volume = found.volume
-    return found
+    return _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
 
 
 def _open_files(

@@ -177,7 +177,6 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
     import numpy
 
     region, level = cutout.region, cutout.region.volume.level
-    files.volume = region.volume.volume
     chunks = LevelChunks(files, region.volume.volume, cutout.storage)
     made = numpy.zeros(region.shape, _dtype(region.volume.volume))
     (x0, _), (y0, _), (z0, _) = region.box

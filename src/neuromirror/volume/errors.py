@@ -51,10 +51,6 @@ class BlockUnavailableError(NeuromirrorError):
         self.closed = closed
 
 
-class CopyUnreadableError(NeuromirrorError):
-    """A copy in a vault cannot be read."""
-
-
 class CutoutTooLargeError(ConfigurationError):
     """A cut-out exceeds the limit of voxels or blocks."""
 
@@ -85,19 +81,6 @@ class BlockMismatchError(NeuromirrorError):
             f"'neuromirror sync' creates a version with the current voxels"
         )
         self.channel = channel
-
-
-class DamagedCopyError(CopyUnreadableError):
-    """A copy in a vault differs from its key.
-
-    ``address`` is the URL or the path of the copy; ``wrong`` states how it differs.
-    """
-
-    def __init__(self, address: str, wrong: str) -> None:
-        super().__init__(
-            f"{address}: the copy in the vault is damaged ({wrong}); run "
-            "'neuromirror vault check --full'"
-        )
 
 
 def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:

@@ -22,6 +22,7 @@ from neuromirror.index import VersionRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import NetError, RequestLimits, RequestTimeoutError
 from neuromirror.store import Store
+from neuromirror.stream.errors import CopyUnreadableError
 from neuromirror.volume import (
     BlockUnavailableError,
     Cutout,
@@ -33,12 +34,10 @@ from neuromirror.volume import (
     VolumeDescription,
     describe,
     encode_png,
-    no_token,
     open_version_files,
     read_voxels,
     to_display,
 )
-from neuromirror.volume.errors import CopyUnreadableError
 from neuromirror.web.async_index import RecentResults, SharedWork
 
 MAX_CONCURRENT: Final = 2
@@ -267,7 +266,7 @@ class CutoutService:
     @contextmanager
     def _files(self, row: VersionRow) -> Iterator[VersionFiles]:
         files = open_version_files(
-            self._store, row, token=no_token, limits=_LIMITS, seconds=self._seconds
+            self._store, row, has_credentials=False, limits=_LIMITS, seconds=self._seconds
         )
         try:
             yield files

@@ -21,7 +21,7 @@ from neuromirror.index import FileRow, Index, UnknownFileError, VersionRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.store import Store
-from neuromirror.volume import no_token, open_version_files
+from neuromirror.volume import open_version_files
 from neuromirror.web.async_index import RecentResults, SharedWork
 from neuromirror.web.rendering import printable_lines
 
@@ -129,7 +129,7 @@ class ReadmeService:
         try:
             with closing(
                 open_version_files(
-                    self._store, row, token=no_token, limits=_LIMITS, seconds=_SECONDS
+                    self._store, row, has_credentials=False, limits=_LIMITS, seconds=_SECONDS
                 )
             ) as files:
                 found = files.git_document(file.path)
