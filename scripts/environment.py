@@ -329,21 +329,24 @@ def bring_up_to_date(extra: str) -> None:
     UNFINISHED.unlink()
 
 
-def make_client_environments() -> None:
-    """Create or update the environment of each file of :data:`CLIENTS`.
+def make_client_environments() -> bool:
+    """Create or update the environment of each file of :data:`CLIENTS`; return whether all are.
 
     If one cannot be created, the error is printed, and the tests that need it fail in CI.
     """
 
-    def make(pinned: Path) -> None:
+    def make(pinned: Path) -> bool:
         with suppress(SystemExit):
             try:
                 make_client_environment(pinned)
+                return True
             except OSError as error:
                 say(f"creating .venv-clients/{pinned.stem} failed: {error}")
+        return False
 
     with ThreadPoolExecutor(2) as several:
-        list(several.map(make, sorted(CLIENTS.glob("*.txt"))))
+        made = list(several.map(make, sorted(CLIENTS.glob("*.txt"))))
+    return all(made)
 
 
 def make_client_environment(pinned: Path) -> None:
@@ -403,8 +406,8 @@ def main() -> None:
             system = other.submit(complete_system, extra)
             bring_up_to_date(extra)
             system.result()
-        if sys.argv[1] == "clients" or (extra == "test" and in_ci()):
-            make_client_environments()
+        if sys.argv[1] == "clients" and not make_client_environments():
+            raise SystemExit(1)
     except KeyboardInterrupt:
         give_up("interrupted; run this script again to finish .venv")
 

@@ -87,9 +87,11 @@ def test_a_program_without_an_environment_does_not_stop_the_others(
     monkeypatch.setattr(environment, "CLIENTS", clients)
     monkeypatch.setattr(environment, "CLIENT_VENVS", tmp_path / "venvs")
     monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
-    environment.make_client_environments()
+    assert not environment.make_client_environments()
     assert (tmp_path / "venvs" / "empty" / "complete").exists()
     assert not (tmp_path / "venvs" / "a" / "complete").exists()
+    (clients / "a.txt").rmdir()
+    assert environment.make_client_environments()
 
 
 def test_a_program_that_hangs_is_stopped(environment: ModuleType) -> None:
