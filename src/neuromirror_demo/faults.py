@@ -355,7 +355,8 @@ def _mutate(fault: Fault, request: Request, response: Response, site: FaultInjec
     dandiset = request.path.split("/")[3]
     file, action = fault.options["file"], fault.options["action"]
     if action == "add":
-        site.archive.add_file(dandiset, file or "added-while-listing.txt")
+        name = (file or "added-while-listing.txt").format(fault.struck)
+        site.archive.add_file(dandiset, name)
     else:
         chosen = file or next(iter(site.archive.dandisets[dandiset].draft.assets))
         if action == "remove":

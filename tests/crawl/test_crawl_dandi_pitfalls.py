@@ -256,6 +256,53 @@ def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
         )
 
 
+@pytest.mark.parametrize("name", ["a-{}.txt", "z-{}.txt"])
+def test_a_draft_that_grows_at_each_request_is_mirrored_as_it_was(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive, name: str
+) -> None:
+    empty_archive.create_dandiset(Description("Being uploaded"))
+    old = [f"old-{number}.txt" for number in range(6)]
+    for path in old:
+        empty_archive.add_file("000001", path, path)
+    write_mirror_file(empty_archive, "page_size = 2\n")
+    with empty_archive.fault(
+        "mutate_while_listing", page=None, times=None, action="add", file=name
+    ) as fault:
+        result = small_archive_harness.sync()[NAME]
+    assert (result.status, result.visit) == ("ok", "full"), result.message
+    assert fault.struck > 3
+    added = [path for path in empty_archive.paths("000001") if path not in old]
+    with small_archive_harness.index() as index:
+        mirrored = [one.path for one in index.files(index.resolve(NAME))]
+    # all files of one moment, although more were added meanwhile
+    new = sorted({*mirrored} - {*old}, key=lambda path: int(path[2:-4]))
+    assert sorted([*old, *new]) == mirrored
+    assert new == sorted(added, key=lambda path: int(path[2:-4]))[: len(new)]
+    assert len(new) < len(added)
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    with small_archive_harness.index() as index:
+        files = [one.path for one in index.files(index.resolve(NAME))]
+    assert files == empty_archive.paths("000001")
+
+
+def test_a_draft_that_loses_files_at_each_request_is_changing_and_no_failure(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    empty_archive.create_dandiset(Description("Being cleaned up"))
+    for number in range(20):
+        empty_archive.add_file("000001", f"{number:02}.txt", str(number))
+    write_mirror_file(empty_archive, "page_size = 2\n")
+    with empty_archive.fault("mutate_while_listing", page=None, times=None):
+        result = small_archive_harness.sync()[NAME]
+    assert (result.status, result.visit, result.exit_code) == ("notneeded", "waiting", 0)
+    assert "changing" in result.message
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    # a list that contradicts a summary which stays the same is still a failure
+    empty_archive.add_file("000001", "new.txt", "new")
+    with empty_archive.fault("lost_page"):
+        assert small_archive_harness.sync()[NAME].visit == "failed"
+
+
 # --- changes that the overview does not show
 
 

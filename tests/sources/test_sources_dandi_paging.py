@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import tracemalloc
 
@@ -12,6 +13,7 @@ from neuromirror.net import (
     AccessDeniedError,
     InvalidJsonError,
     NetError,
+    RequestLimits,
     ServerError,
     UnreachableError,
 )
@@ -161,10 +163,11 @@ def test_a_row_lost_between_pages_is_noticed(make_source, archive):
 
 
 def test_a_path_twice_on_a_page_is_noticed(make_source, archive):
-    rows = archive.assets("000002_draft")
+    label = "0.261121.0905"
+    rows = archive.assets(f"000002_{label}")
     rows[1]["path"] = rows[0]["path"]
     with pytest.raises(UnreliableListingError, match="repeats"):
-        paths_of(make_source())
+        list(listing_of(make_source(), label=label).entries())
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,27 @@ def test_a_page_that_times_out_or_is_cut_off_is_split(make_source, archive):
 
     archive.on_request = before
     assert len(paths_of(make_source(page_size=48))) == 50
+
+
+@pytest.mark.parametrize("status", [429, None])
+def test_a_page_is_requested_five_times_if_the_server_is_busy_or_hangs_up(
+    make_source, archive, status
+):
+    archive.set_blob_count("000002_draft", 50)
+    failures = iter([True] * 4)
+
+    def before(handler, path, query):
+        if path != ASSETS or query["page"] == "1" or not next(failures, False):
+            return False
+        if status is not None:
+            return send_reply(handler, status)
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        return True
+
+    archive.on_request = before
+    source = make_source(page_size=20)
+    source.session.limits = RequestLimits(attempts=5, wait=0.01, wait_max=0.02)
+    assert len(paths_of(source)) == 50
 
 
 def test_a_server_that_is_down_stays_an_error(make_source, archive):

@@ -117,8 +117,11 @@ class DandiReplayServer(HttpService):
             self.objects[path] = (index + 1, f"v-{index}")
             rows.append(row)
         self.replies[f"v{version}_assets"]["results"] = rows
-        info = self.replies[f"v{version}_info"]
-        info["asset_count"], info["size"] = number, number * (number + 1) // 2
+        dandiset, label = version.split("_")
+        listed = self.replies[f"d{dandiset}_versions"]["results"]
+        for row in (self.replies[f"v{version}_info"], *listed):
+            if row["version"] == label:
+                row["asset_count"], row["size"] = number, number * (number + 1) // 2
 
 
 def page_of(rows: list[Any], address: str, query: dict[str, str]) -> dict[str, Any]:

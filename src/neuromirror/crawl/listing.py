@@ -52,6 +52,7 @@ from neuromirror.sources import (
     Listing,
     UnexpectedReplyError,
     UnreliableListingError,
+    UpstreamChangingError,
 )
 from neuromirror.store.memos import MemoFolder, StoredMemo
 
@@ -602,10 +603,9 @@ def check_summary(
     """
     name = f"{before.dataset.name} {before.upstream}"
     if (before.claimed_totals, before.time) != (after.claimed_totals, after.time):
-        raise UnreliableListingError(
+        raise UpstreamChangingError(
             f"{name}: upstream changed during the listing ({before.claimed_totals} at "
-            f"{before.time}, then {after.claimed_totals} at {after.time}); "
-            "nothing was changed, try again"
+            f"{before.time}, then {after.claimed_totals} at {after.time})"
         )
     if entries.bytes > MAX_INTEGER:
         raise UnreliableListingError(

@@ -570,7 +570,7 @@ class VisitOutcome(Struct):
     problems
         Messages about components and files that could not be mirrored as they are upstream.
     waiting_reason
-        The reason why a new dataset was not mirrored yet, or an empty text.
+        The reason why a new dataset, or a new state, was not mirrored yet, or an empty text.
     pending_files
         Number of files without sha256, and of components without checksum, for which upstream
         will compute one.
@@ -686,7 +686,10 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
         return Result(dataset.name, "impossible", problems, "held", versions)
     notes += "".join(f"; known incident: {one}" for one in outcome.known_incidents)
     if outcome.waiting_reason:
-        return Result(dataset.name, "notneeded", outcome.waiting_reason + notes, "waiting")
+        status = "ok" if versions else "notneeded"
+        new = f"new: {', '.join(versions)}; " if versions else ""
+        message = new + outcome.waiting_reason + notes
+        return Result(dataset.name, status, message, "waiting", versions)
     if versions:
         return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
     if outcome.new_component_states:

@@ -30,7 +30,7 @@ from neuromirror.crawl.version_reader import (
 )
 from neuromirror.index import VersionRow
 from neuromirror.model import UNREADABLE, DatasetHint, FileTotals, VersionKind, VersionRef
-from neuromirror.sources import Listing, Source
+from neuromirror.sources import Listing, Source, UpstreamChangingError
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
 
 
@@ -126,7 +126,10 @@ class DatasetVisit:
                 self._check_published(version, row)
         if not history or self._mint_history({one.upstream for one in observed}):
             for version in observed:
-                self._observe(version)
+                try:
+                    self._observe(version)
+                except UpstreamChangingError as error:
+                    self.outcome.waiting_reason = f"changing now: {error}"
         if self._publisher.repository.exists():
             self._publisher.repository.update_server_info()
         return self.outcome

@@ -221,6 +221,7 @@ class Session:
         params: Mapping[str, str | int] | None = None,
         *,
         attempts: int | None = None,
+        limited: tuple[type[NetError], ...] = (NetError,),
         check_size: Callable[[int], object] | None = None,
     ) -> Any:
         """Request a JSON document; follow redirects and retry transient errors.
@@ -231,8 +232,8 @@ class Session:
             The URL.
         params
             Query parameters.
-        attempts
-            Overrides the limit of the session.
+        attempts, limited
+            Overrides the session's number of attempts after these errors.
         check_size
             Called with the size of the body in bytes; may raise an error.
 
@@ -255,7 +256,9 @@ class Session:
             return parse_json(body, kind, self._redact_url(reply.url))
 
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
-        return self._request("GET", url, read, headers, params=params, attempts=attempts)
+        return self._request(
+            "GET", url, read, headers, params=params, attempts=attempts, limited=limited
+        )
 
     def get_bytes(
         self,
@@ -392,12 +395,17 @@ class Session:
                 reply.status_code, case_insensitive(reply.headers), raw_chunks(reply, redacted_url)
             )
 
-    def _retry(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
+    def _retry(
+        self,
+        ask: Callable[[], T],
+        url: str,
+        attempts: int | None = None,
+        limited: tuple[type[NetError], ...] = (NetError,),
+    ) -> T:
         """Return the result of ``ask``, which is retried while its errors are transient.
 
         The name of a host that never replied is resolved at most twice.
         """
-        most = attempts or self.limits.attempts
         attempt = 0
         while True:
             attempt += 1
@@ -405,6 +413,7 @@ class Session:
                 return ask()
             except NetError as error:
                 is_offline = isinstance(error, UnknownHostError) and not error.has_replied
+                most = (attempts if isinstance(error, limited) else None) or self.limits.attempts
                 if not error.transient or attempt >= (min(most, 2) if is_offline else most):
                     raise
                 wait = min(self.limits.wait_max, self.limits.wait * 2 ** (attempt - 1))
@@ -423,6 +432,7 @@ class Session:
         params: Mapping[str, str | int] | None = None,
         redirects: int | None = None,
         attempts: int | None = None,
+        limited: tuple[type[NetError], ...] = (NetError,),
     ) -> T:
         """Return what ``read`` returns of the response to a request, which is retried with it."""
         most = self.limits.redirects if redirects is None else redirects
@@ -435,7 +445,7 @@ class Session:
             ):
                 return read(reply)
 
-        return self._retry(ask, url, attempts)
+        return self._retry(ask, url, attempts, limited)
 
     def _read_body(self, reply: requests.Response, limit: int) -> bytes:
         """Return the body of a successful response."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         MalformedIdError,
         UnexpectedReplyError,
         UnreliableListingError,
+        UpstreamChangingError,
     )
     from neuromirror.sources.options import SourceOptions
     from neuromirror.sources.protocol import (
@@ -71,6 +72,7 @@ __all__ = [
     "SupportsPendingCheck",
     "UnexpectedReplyError",
     "UnreliableListingError",
+    "UpstreamChangingError",
     "VisitContext",
     "open_source",
     "source_kinds",

@@ -16,6 +16,13 @@ class UnreliableListingError(NeuromirrorError):
         super().__init__(message + hint)
 
 
+class UpstreamChangingError(UnreliableListingError):
+    """Upstream changed while a list was read, so that no single state of it is known.
+
+    The next visit reads it again; this is no failure.
+    """
+
+
 class UnexpectedReplyError(UnreliableListingError):
     """A reply that does not follow the archive's API."""
 

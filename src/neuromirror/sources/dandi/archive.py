@@ -8,8 +8,9 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import timedelta
-from typing import Any, Final, TypeVar
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any, Final
 
 import msgspec
 from msgspec import to_builtins
@@ -30,7 +31,13 @@ from neuromirror.sources.dandi.document import published_doi
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import fetch_page, read_pages
-from neuromirror.sources.dandi.rows import Row, ToComponent, is_unfinalized_zarr, parse_row
+from neuromirror.sources.dandi.rows import (
+    Row,
+    ToComponent,
+    is_unfinalized_zarr,
+    moment_or_none,
+    parse_row,
+)
 from neuromirror.sources.dandi.versions import (
     DRAFT,
     RecentVersions,
@@ -130,6 +137,10 @@ class AssetList:
         Whether all pages were read.
     has_unfinalized_zarrs
         Whether a row is a Zarr without checksum, which can change although its row does not.
+    growth
+        A message if rows were repeated or too many: others were added while a draft was read.
+    newer_rows
+        The unparsed rows of a draft that were created after the given moment.
     """
 
     def __init__(self, session: Session, url: str, name: str) -> None:
@@ -139,23 +150,27 @@ class AssetList:
         self.page_digests: list[PageDigest] = []
         self.is_complete = False
         self.has_unfinalized_zarrs = False
+        self.growth = ""
+        self.newer_rows: list[Any] = []
 
     def rows(
         self,
         *,
-        published: bool,
+        moment: datetime | None,
         page_size: int,
         to_component: ToComponent | None = None,
         on_rows: Callable[[Sequence[Any]], object] | None = None,
         private: bool = False,
         first: Future[Any] | None = None,
+        include_newer: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Row]]:
         """Yield the parsed rows of each page; raise as :func:`read_pages` does.
 
         Parameters
         ----------
-        published
-            Whether the version is published.
+        moment
+            The time of a draft before the list is read; None for a published version. Rows that
+            were created later come last, if at all.
         page_size
             Rows per page.
         to_component
@@ -166,39 +181,50 @@ class AssetList:
             Whether rows under embargo are included; else each becomes an excluded entry.
         first
             A request by :meth:`first_page` that was sent earlier.
+        include_newer
+            Called after the last page: whether to yield the newer rows.
         """
+        numbers = count(1)
+
+        def parse(rows: list[Any]) -> list[Row]:
+            if on_rows is not None:
+                on_rows(rows)
+            self.has_unfinalized_zarrs |= any(map(is_unfinalized_zarr, rows))
+            return [
+                parse_row(
+                    row,
+                    next(numbers),
+                    published=moment is None,
+                    allow_private=self._session.allow_private,
+                    to_component=to_component,
+                    private=private,
+                )
+                for row in rows
+            ]
+
+        def note_growth(message: str) -> None:
+            self.growth = self.growth or message
 
         def add_digest(number: int, size: int, page: Any) -> None:
             self.page_digests.append(PageDigest.of(number, size, page))
 
-        before = 0
         for rows in read_pages(
             self._session,
             self._url,
             _QUERY,
             what=f"{self._name}: the list of assets",
             page_size=page_size,
-            key="path",
+            key="path" if moment is None else ("path", "asset_id"),
             shrink=True,
             on_page=add_digest,
             first=first,
+            on_growth=None if moment is None else note_growth,
         ):
-            if on_rows is not None:
-                on_rows(rows)
-            found = [
-                parse_row(
-                    row,
-                    number,
-                    published=published,
-                    allow_private=self._session.allow_private,
-                    to_component=to_component,
-                    private=private,
-                )
-                for number, row in enumerate(rows, before + 1)
-            ]
-            self.has_unfinalized_zarrs |= any(map(is_unfinalized_zarr, rows))
-            yield found
-            before += len(rows)
+            newer = [row for row in rows if moment is not None and _created_after(row, moment)]
+            self.newer_rows += newer
+            yield parse([row for row in rows if row not in newer] if newer else rows)
+        if include_newer() and self.newer_rows:
+            yield parse(self.newer_rows)
         self.is_complete = True
 
     def first_page(self, page_size: int) -> Any:
@@ -222,7 +248,9 @@ class AssetList:
         return fetch_page(self._session, self._url, _QUERY, one.number, one.size)
 
 
-_T = TypeVar("_T")
+def _created_after(row: Any, moment: datetime) -> bool:
+    created = moment_or_none(row.get("created")) if isinstance(row, dict) else None
+    return created is not None and created > moment
 
 
 class PrefetchedPages:
@@ -246,12 +274,6 @@ class PrefetchedPages:
         with self._lock:
             upstream, page = self._pages.pop(version.dataset.local_id, ("", None))
         return page if upstream == version.upstream else None
-
-
-def yield_then_call(items: Iterable[_T], step: Callable[[], object]) -> Iterator[_T]:
-    """Yield all items, then call ``step``."""
-    yield from items
-    step()
 
 
 VERSION_PATTERN: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")

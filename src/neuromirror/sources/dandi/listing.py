@@ -18,13 +18,16 @@ from neuromirror.sources.dandi.archive import (
     DandiArchive,
     context_digest,
     load_memo,
-    yield_then_call,
 )
 from neuromirror.sources.dandi.document import MetadataShards
 from neuromirror.sources.dandi.objects import AssetEntry, ObjectLocator
 from neuromirror.sources.dandi.rows import SHA256, BlobRow, Row
 from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
-from neuromirror.sources.errors import MalformedIdError
+from neuromirror.sources.errors import (
+    MalformedIdError,
+    UnreliableListingError,
+    UpstreamChangingError,
+)
 from neuromirror.sources.protocol import EMBARGOED, ComponentEntry, Listing, VisitContext
 from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 
@@ -138,6 +141,10 @@ class DandisetListing(Listing):
 
     :attr:`version` has the totals that upstream stated before the list was read. Facts and
     documents are complete after the last entry; they come from the reply that confirms the totals.
+
+    A draft may grow while its list is read. Rows that were created after :attr:`version` are then
+    left out, and the others are its assets at that time if they are as many as it states: assets
+    are immutable and never return, so the rows that are old enough were all there.
     """
 
     def __init__(self, archive: DandiArchive, version: VersionRef, context: VisitContext) -> None:
@@ -156,6 +163,9 @@ class DandisetListing(Listing):
         # fetched before them is of no use.
         self._first_page = page if self._before is None else None
         self._after: VersionInfo | None = None
+        self._closing: Future[VersionInfo] | None = None
+        """The request for the version after the last page."""
+        self._row_count = 0
         self._assets = archive.asset_list(version)
         self._locator = ObjectLocator(
             archive.heads,
@@ -178,31 +188,60 @@ class DandisetListing(Listing):
 
     def entries(self) -> Iterator[AssetEntry]:
         """Yield the assets with their locations."""
-        options = self._archive.options
         is_private = self._archive.is_private
         is_published = self.version.upstream != DRAFT
         with ContextThreadPool(3, thread_name_prefix="dandi-prefetch") as pool:
             if is_published:
                 pool.submit(self._archive.instance_config)
-            after: list[Future[VersionInfo]] = []
-            rows = self._assets.rows(
-                published=is_published,
-                page_size=options.page_size,
-                to_component=self._archive.to_component if options.zarrs else None,
-                on_rows=self._shards.add_rows if options.metadata else None,
-                private=is_private,
-                first=self._first_page,
-            )
-            rows = yield_then_call(rows, lambda: after.append(self._request_ahead(pool)))
-            collected: Iterator[Sequence[Row]] = map(self._pending.collect, rows)
+            collected: Iterator[Sequence[Row]] = map(self._pending.collect, self._rows(pool))
             if is_private:
                 collected = map(_drop_object_urls, collected)
             located = self._locator.locate(collected)
             yield from map(_claim_api_url, located) if is_private else located
-            self._after = after[0].result()
+            self._has_changed()
         self.lacks_sizes = self._assets.has_unfinalized_zarrs
-        self.facts = self._after.facts
-        self.documents = (self._after.document, *self._shards.documents())
+        info = self._before if self._has_changed() else self._after
+        if info is not None:
+            self.facts = info.facts
+            self.documents = (info.document, *self._shards.documents())
+
+    def _rows(self, pool: ContextThreadPool) -> Iterator[list[Row]]:
+        """Yield the rows of each page, those after the draft's time only if it did not change."""
+        options, is_published = self._archive.options, self.version.upstream != DRAFT
+
+        def include_newer() -> bool:
+            self._closing = self._request_ahead(pool)
+            return bool(self._assets.newer_rows) and not self._has_changed()
+
+        try:
+            for rows in self._assets.rows(
+                moment=None if is_published else self.version.time,
+                page_size=options.page_size,
+                to_component=self._archive.to_component if options.zarrs else None,
+                on_rows=self._shards.add_rows if options.metadata else None,
+                private=self._archive.is_private,
+                first=self._first_page,
+                include_newer=include_newer,
+            ):
+                self._row_count += len(rows)
+                yield rows
+        except UnreliableListingError as error:
+            if not is_published and self._has_changed():
+                raise UpstreamChangingError(str(error)) from error
+            raise
+        if self._assets.growth and not self._has_changed():
+            raise UnreliableListingError(self._assets.growth)
+
+    def _has_changed(self) -> bool:
+        """Return whether the version's totals or time changed while the list was read."""
+        if self._after is None:
+            version = self.version
+            self._after = (
+                self._archive.fetch_version_info(version.dataset, version.upstream)
+                if self._closing is None
+                else self._closing.result()
+            )
+        return self._after.version != self.version
 
     def _request_ahead(self, pool: ContextThreadPool) -> Future[VersionInfo]:
         """Request the closing totals and the next version's first page, after the last page."""
@@ -216,10 +255,17 @@ class DandisetListing(Listing):
         return info
 
     def confirm_version(self) -> VersionRef:
-        """Return the version as of the end of the list."""
-        version = self.version
-        after = self._after or self._archive.fetch_version_info(version.dataset, version.upstream)
-        return after.version
+        """Return the version as of the end of the list, or of its beginning if that is proven."""
+        claimed = self.version.claimed_totals
+        if not self._has_changed() or (
+            self._before is not None
+            and self.version.upstream == DRAFT
+            and claimed is not None
+            and claimed.files == self._row_count
+        ):
+            return self.version
+        assert self._after is not None
+        return self._after.version
 
     def is_unchanged(self) -> bool:
         """Return whether totals, facts and every page of the list match the memo."""
@@ -237,7 +283,7 @@ class DandisetListing(Listing):
     def memo(self) -> bytes | None:
         """Return the digests of the pages; None if an equal list could give other records."""
         is_complete = self._is_settled() and not self._assets.has_unfinalized_zarrs
-        if not is_complete or self._after is None:
+        if not is_complete or self._after is None or self._has_changed():
             return None
         return AssetListMemo(self._context_digest(self._after), self._assets.page_digests).dump()
 

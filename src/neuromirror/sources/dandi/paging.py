@@ -6,7 +6,6 @@ A page is ``{count, next, previous, results}``, selected by ``page`` and ``page_
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -16,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from neuromirror.net import (
     IncompleteResponseError,
     ListingBudget,
+    NetError,
     NotFoundError,
     RequestTimeoutError,
     ResponseTooLargeError,
@@ -28,7 +28,11 @@ from neuromirror.sources.errors import UnexpectedReplyError, UnreliableListingEr
 _SMALLEST: Final = 10
 _SHRINK: Final = 4
 _ATTEMPTS_BEFORE_SHRINKING: Final = 2
-"""Attempts at a page before smaller pages are requested."""
+"""Attempts at a page that may be too large, before smaller pages are requested."""
+_MAY_BE_TOO_LARGE: Final = (
+    *(ServerError, RequestTimeoutError),
+    *(IncompleteResponseError, ResponseTooLargeError),
+)
 
 
 def read_pages(
@@ -38,12 +42,13 @@ def read_pages(
     *,
     what: str,
     page_size: int,
-    key: str,
+    key: str | tuple[str, ...],
     shrink: bool = False,
     on_page: Callable[[int, int, Any], object] | None = None,
     first: Future[Any] | None = None,
+    on_growth: Callable[[str], object] | None = None,
 ) -> Iterator[list[Any]]:
-    """Yield the rows of each page, up to the count that the first page states.
+    """Yield the rows of each page, at least as many as the first page states.
 
     Parameters
     ----------
@@ -54,13 +59,16 @@ def read_pages(
     page_size
         Rows per page.
     key
-        The field that identifies a row.
+        The field, or fields, that identify a row.
     shrink
         Whether to continue with pages a quarter as long if the server fails to return a page.
     on_page
         Called with number, size and content of each page.
     first
         A request for the first page that was sent earlier; repeated if it failed.
+    on_growth
+        For a list to which rows may be added meanwhile: called with a message if rows are repeated,
+        which are then left out, or more than stated.
 
     Raises
     ------
@@ -73,15 +81,12 @@ def read_pages(
         If a page cannot be read.
     """
     budget = ListingBudget(session.limits.listing, what)
-    checker = _PageChecker(url, what, key, page_size, budget)
+    checker = _PageChecker(url, what, key, budget, on_growth)
     size = page_size
     while True:
         number, skip = checker.offset // size + 1, checker.offset % size
         may_shrink = shrink and size > _SMALLEST
         try:
-            attempts = session.limits.attempts
-            if may_shrink:
-                attempts = min(attempts, _ATTEMPTS_BEFORE_SHRINKING)
             if first is not None and not first.cancelled() and first.exception() is None:
                 page = first.result()
             else:
@@ -91,11 +96,12 @@ def read_pages(
                     params,
                     number,
                     size,
-                    attempts=attempts,
+                    attempts=_ATTEMPTS_BEFORE_SHRINKING if may_shrink else None,
+                    limited=_MAY_BE_TOO_LARGE,
                     received=partial(budget.count_page, 0),
                 )
             first = None
-        except (ServerError, RequestTimeoutError, IncompleteResponseError, ResponseTooLargeError):
+        except _MAY_BE_TOO_LARGE:
             if not may_shrink:
                 raise
             size //= _SHRINK
@@ -113,22 +119,31 @@ def read_pages(
         yield rows
         if is_last:
             return
-        if not rows:
-            raise UnreliableListingError(f"{what}: page {number} is empty, but has a next page")
 
 
 class _PageChecker:
-    """Checks that the pages of a list are complete and consistent; ``offset`` counts rows."""
+    """Checks that the pages of a list are complete and consistent.
+
+    ``offset`` is the position after the last page, and ``_rows`` counts the rows without repeated
+    ones.
+    """
 
     def __init__(
-        self, url: str, what: str, key: str, page_size: int, budget: ListingBudget
+        self,
+        url: str,
+        what: str,
+        key: str | tuple[str, ...],
+        budget: ListingBudget,
+        on_growth: Callable[[str], object] | None,
     ) -> None:
         self._url = url
         self._what = what
         self._key = key
         self._budget = budget
         self._count: int | None = None
-        self._recent: deque[object] = deque(maxlen=page_size)
+        self._on_growth = on_growth
+        self._seen: set[object] = set()
+        self._rows = 0
         self.offset = 0
 
     def check(self, page: Any, number: int, size: int, skip: int) -> tuple[list[Any], bool]:
@@ -145,11 +160,16 @@ class _PageChecker:
                 f"{what}: page {number} has {len(rows)} rows instead of {size}"
                 " (if this archive returns smaller pages, set page_size)"
             )
-        self._check_names([_name(row, self._key) for row in rows], number, skip)
-        fresh = rows[skip:]
-        self.offset += len(fresh)
-        if self.offset > count or (following is None and self.offset != count):
-            raise UnreliableListingError(f"{what}: {self.offset} rows instead of {count}")
+        fresh = self._fresh_rows(rows, number, skip)
+        if following is not None and not fresh:
+            raise UnreliableListingError(f"{what}: page {number} has no new row, but a next page")
+        self.offset = (number - 1) * size + len(rows)
+        self._rows += len(fresh)
+        message = f"{what}: {self._rows} rows instead of {count}"
+        if self._rows > count:
+            self._note(message)
+        elif following is None and self._rows < count:
+            raise UnreliableListingError(message)
         return fresh, following is None
 
     def _check_count(self, stated: int | None, number: int) -> int:
@@ -165,19 +185,25 @@ class _PageChecker:
         self._budget.check_stated_count(self._count)
         return self._count
 
-    def _check_names(self, names: list[object], number: int, skip: int) -> None:
-        """Raise UnreliableListingError if rows moved or repeat earlier ones."""
-        seen = set(self._recent)
-        if any(name not in seen for name in names[:skip]):
-            raise UnreliableListingError(
-                f"{self._what}: rows moved between pages during the listing"
-            )
-        fresh = [name for name in names[skip:] if name is not None]
-        if len(set(fresh)) < len(fresh) or not seen.isdisjoint(fresh):
-            raise UnreliableListingError(
-                f"{self._what}: page {number} repeats rows of earlier pages"
-            )
-        self._recent.extend(names[skip:])
+    def _fresh_rows(self, rows: list[Any], number: int, skip: int) -> list[Any]:
+        """Return the rows after the first ``skip`` ones that do not repeat earlier rows."""
+        fresh = []
+        for index, row in enumerate(rows):
+            name = _name(row, self._key)
+            is_known = name is not None and name in self._seen
+            if is_known and index >= skip:
+                self._note(f"{self._what}: page {number} repeats rows of earlier pages")
+            elif not is_known and index < skip:
+                self._note(f"{self._what}: rows moved between pages during the listing")
+            if not is_known:
+                self._seen.add(name)
+                fresh.append(row)
+        return fresh
+
+    def _note(self, message: str) -> None:
+        if self._on_growth is None:
+            raise UnreliableListingError(message)
+        self._on_growth(message)
 
 
 def fetch_page(
@@ -188,6 +214,7 @@ def fetch_page(
     size: int,
     *,
     attempts: int | None = None,
+    limited: tuple[type[NetError], ...] = (NetError,),
     received: Callable[[int], object] | None = None,
 ) -> Any:
     """Return the JSON value of one page of a list, without validation.
@@ -200,13 +227,13 @@ def fetch_page(
         Where the list is, and the other parameters of its query.
     number, size
         The number of the page, from 1, and the number of rows per page.
-    attempts
-        Attempts of the request; None for the session's own number.
+    attempts, limited
+        Attempts of the request after these errors; None for the session's own number.
     received
         Called with the size of each response body in bytes.
     """
     query = {**params, "page": number, "page_size": size}
-    return session.get_json(url, query, attempts=attempts, check_size=received)
+    return session.get_json(url, query, attempts=attempts, limited=limited, check_size=received)
 
 
 def _parse_page(page: Any, what: str) -> tuple[list[Any], int | None, str | None]:
@@ -242,6 +269,8 @@ def _check_next(following: str | None, url: str, number: int, what: str) -> None
         )
 
 
-def _name(row: Any, key: str) -> object:
+def _name(row: Any, key: str | tuple[str, ...]) -> object:
+    if isinstance(key, tuple):
+        return tuple(_name(row, one) for one in key)
     value = row.get(key) if isinstance(row, dict) else None
     return value if isinstance(value, (str, int)) else None

@@ -33,7 +33,7 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_date
-from neuromirror.sources.errors import UnreliableListingError
+from neuromirror.sources.errors import UnreliableListingError, UpstreamChangingError
 from neuromirror.sources.protocol import KnownContent, VisitContext
 from neuromirror.sources.s3.file_naming import (
     OBJECT_NAMING,
@@ -84,13 +84,13 @@ class WriteDetector:
             self._newest = modified
 
     def check(self, name: str) -> None:
-        """Raise UnreliableListingError if an object was written after the start."""
+        """Raise UpstreamChangingError if an object was written after the start."""
         if self._started is None or self._newest is None:
             return
         newest = self._newest.replace(microsecond=0)
         # A time in the future comes from a wrong clock and proves nothing.
         if newest > self._started and newest <= (self._server_time() or newest):
-            raise UnreliableListingError(
+            raise UpstreamChangingError(
                 f"{name}: objects were written while they were listed (at {newest.isoformat()})"
             )
 
@@ -323,7 +323,7 @@ class ListingReader:
         return refused
 
     def confirm_version(self) -> VersionRef:
-        """Return the version; raise UnreliableListingError if objects were written meanwhile."""
+        """Return the version; raise UpstreamChangingError if objects were written meanwhile."""
         self._write_detector.check(self._name)
         return self._version
 

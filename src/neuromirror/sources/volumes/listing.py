@@ -43,7 +43,7 @@ from neuromirror.model import (
     metadata_digest,
 )
 from neuromirror.net import Session
-from neuromirror.sources.errors import UnreliableListingError
+from neuromirror.sources.errors import UpstreamChangingError
 from neuromirror.sources.protocol import Listing, ListingEntry, VisitContext
 from neuromirror.sources.volumes.channels import check_size
 from neuromirror.sources.volumes.fetching import BlockHasher
@@ -355,11 +355,11 @@ class VolumeListing(Listing):
 
         Raises
         ------
-        UnreliableListingError
+        UpstreamChangingError
             If the volume's extent or levels changed while it was read.
         """
         if fingerprint(self._reload_volume(), self._options) != self._shape:
-            raise UnreliableListingError(
+            raise UpstreamChangingError(
                 f"{self._name}: the volume's extent or levels changed while it was read"
             )
         return self.version
