@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_failing_dataset_blocks_no_other_is_disabled_and_comes_back_with_a_cha
 
 
 @pytest.mark.parametrize("dandisets", [7])
-def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
+def test_a_job_that_fails_by_itself_or_loses_two_workers_is_a_failed_visit(
     mirror_harness: MirrorHarness,
 ) -> None:
     manual_executor = ManualExecutor()
@@ -109,6 +110,13 @@ def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
         harness.read_list()
         assert len(manual_executor.names) == 3
         one, two, three = manual_executor.names
+        manual_executor.fail(one, WorkerLostError("killed"))
+        manual_executor.fail(three, WriterLostError("lost"))
+        harness.service.tick()
+        # the fault of the worker, not of the dataset: they stay due and run again at once
+        for name in (one, three):
+            assert (harness.row(name).status, harness.row(name).failures) == ("", 0)
+        assert set(manual_executor.names) == {one, two, three}
         manual_executor.fail(one, WorkerLostError("the worker died of a bullet"))
         manual_executor.fail(two, ValueError("a bug"))
         manual_executor.fail(three, WriterLostError("lost"))
@@ -274,13 +282,65 @@ def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarne
     with open_service_harness(mirror_harness, executor=broken, workers=2) as harness:
         for _ in range(3):
             assert harness.service.tick() == 0
-        assert harness.service.worker_error == "no worker is available: the cluster is away"
+        assert harness.service.pause_reason == "no worker is available: the cluster is away"
         assert (harness.row("demo").failures, harness.row("demo").ended) == (0, None)
         assert harness.job_harness.schedule.leases.in_force(harness.clock.now) == []
         broken.broken = False
-        harness.service._paused_until = 0.0
+        harness.service._next_check = 0.0
         harness.service.tick()
         assert broken.names == ["demo"]
+
+
+@pytest.mark.parametrize("size", ["6m", "64m,nr_inodes=300"])
+def test_a_full_disk_is_no_failure_of_a_dataset(
+    mirror_harness: MirrorHarness, mount_disk: Callable[[str], Path], size: str
+) -> None:
+    disk = mount_disk(size)
+    manual_executor = ManualExecutor()
+    on_disk = MirrorHarness(mirror_harness.mirrors, disk / "store")
+    with open_service_harness(on_disk, executor=manual_executor) as harness:
+        harness.read_list()
+        visits = sorted(manual_executor.names)
+        assert visits
+        fill_disk(disk / "ballast")
+        for name in visits:
+            manual_executor.run(name)
+        tick(harness)
+        journal = on_disk.store.journal_path.stat().st_size
+        for _ in range(5):
+            assert tick(harness) == 0
+        assert "no jobs are started: store: cannot be written to" in harness.service.pause_reason
+        assert on_disk.store.journal_path.stat().st_size == journal
+        assert [harness.row(name).failures for name in visits] == [0] * len(visits)
+
+        shutil.rmtree(disk / "ballast")
+        tick(harness)
+        assert sorted(manual_executor.names) == visits
+        for name in visits:
+            manual_executor.run(name)
+        harness.service.tick()
+        assert {harness.row(name).status for name in visits} == {"changed"}
+        with on_disk.index() as index:
+            assert index.failures() == []
+
+
+def fill_disk(folder: Path) -> None:
+    """Use all bytes and inodes of a small disk."""
+    folder.mkdir()
+    with suppress(OSError), (folder / "bytes").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with suppress(OSError):
+        for number in range(1000):
+            (folder / str(number)).touch()
+
+
+def tick(harness: ServiceHarness) -> int:
+    """Tick as the process does, which logs errors."""
+    harness.service._next_check = 0.0
+    with suppress(NeuromirrorError, OSError):
+        return harness.service.tick()
+    return 0
 
 
 def test_what_is_abandoned_stays_due_and_is_free_for_others(mirror_harness: MirrorHarness) -> None:

@@ -51,7 +51,7 @@ def test_a_mirror_file_that_is_wrong_fails_until_it_is_right(mirror_harness: Mir
 def test_workers_that_cannot_be_had_fail_until_they_can(
     mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.service.engine._PAUSE", 0.0)
+    monkeypatch.setattr("neuromirror.service.engine._CHECK_SECONDS", 0.0)
     with open_service_harness(mirror_harness) as harness:
         shut = Shut(harness.executor)
         monkeypatch.setattr(harness.service, "_executor", shut)

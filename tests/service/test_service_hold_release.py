@@ -57,9 +57,9 @@ def test_a_running_service_visits_what_was_released_at_once(
     guarded: MirrorHarness, demo: DemoArchive
 ) -> None:
     with open_service_harness(guarded) as harness:
-        found = hold(harness, demo)
+        hold(harness, demo)
         harness.take_results()
-        assert released(guarded, found) == 0
+        assert released(guarded, NAME) == 0
         assert harness.settle().count("visit") == 1
         assert harness.take_results()[NAME].versions
 

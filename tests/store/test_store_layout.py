@@ -394,12 +394,13 @@ def test_small_file_is_never_incomplete(tmp_path: Path) -> None:
 
 
 def test_time_of_the_last_listing_is_kept_per_mirror(store: Store) -> None:
-    assert store.last_listed("demo") is None
-    store.mark_listed("demo")
+    assert (store.last_listed("demo"), store.listed_datasets("demo")) == (None, 0)
+    store.mark_listed("demo", 2)
     first = store.last_listed("demo")
     assert first is not None
-    store.mark_listed("demo")
+    store.mark_listed("demo", 3)
     second = store.last_listed("demo")
+    assert store.listed_datasets("demo") == 3
     assert second is not None
     assert second >= first
 

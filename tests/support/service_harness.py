@@ -15,6 +15,7 @@ from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.service.engine import MirrorFiles, Service, StaleLeases
 from neuromirror.service.executors import thread_executor
+from neuromirror.service.health import Readiness
 from neuromirror.service.worker_pool import find_job, run_call
 from neuromirror.service.writer import Writer
 from support.job_harness import JobHarness, open_job_harness
@@ -173,6 +174,9 @@ def open_service_harness(
             observer=observer,
             stale_leases=StaleLeases(mirror_harness.store, job_harness.schedule, name),
             on_result=results.append,
+            problems=Readiness(
+                mirror_harness.store, mirror_harness.store.index_path, job_harness.schedule
+            ).local_problems,
             clock=clock,
         )
         if start:

@@ -640,6 +640,21 @@ def initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
     NeuromirrorError
         If git-annex cannot be initialized.
     """
+    skipped = _initialize(git, is_new=is_new)
+    exclude_from_fetch(git)
+    return skipped
+
+
+def exclude_from_fetch(git: RunGit) -> None:
+    """Exclude special remotes from ``git fetch --all``: git cannot fetch from them."""
+    settings = _settings(git)
+    for setting in settings:
+        name, _, variable = setting.removeprefix("remote.").rpartition(".")
+        if variable == "annex-uuid" and f"remote.{name}.url" not in settings:
+            git("config", f"remote.{name}.skipFetchAll", "true")
+
+
+def _initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
     skipped: list[SkippedRemote] = []
     lines = _remote_lines(git, skipped)
     # git-annex looks up names before UUIDs, and merges the remote.log of several branches

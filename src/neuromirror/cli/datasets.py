@@ -163,7 +163,8 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
     An incident: the archive changed data that must never change. "tombstone": the archive removed a
-    dataset; the copy is kept. "takedown": the operator withdrew one.
+    dataset; the copy is kept. "takedown": the operator withdrew one. "outage": the archive could
+    not be read for a while.
     """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))

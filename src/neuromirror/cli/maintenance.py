@@ -425,8 +425,13 @@ def holds_command(settings: Settings) -> None:
     sys.exit(3 if holds else 0)
 
 
-@command("release", example="neuromirror release 4f1c")
-@argument("hold", help='The id in the column HOLD of "neuromirror holds", or its first characters.')
+@command("release", example="neuromirror release dandi:000027")
+@argument(
+    "hold",
+    metavar="DATASET | HOLD",
+    help='The dataset, or the id in the column HOLD of "neuromirror holds" or its first '
+    "characters.",
+)
 @settings_options
 def release_command(settings: Settings, hold: str) -> None:
     """Approve a held update; the next sync applies it.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from neuromirror.index import FailureRow, Index, MirrorStatus
     from neuromirror.service.catalogue_status import CatalogueStatus
     from neuromirror.service.custody_status import CustodyStatus
-    from neuromirror.service.store_status import ScheduleSummary
+    from neuromirror.service.store_status import ScheduleSummary, ServiceStatus
     from neuromirror.sources import Estimate
     from neuromirror.store import Store
 
@@ -475,12 +475,12 @@ def status_command(settings: Settings) -> None:
     from neuromirror.service.catalogue_status import catalogue_statuses
     from neuromirror.service.custody_status import CustodyStatus
     from neuromirror.service.integrity import IntegrityState
-    from neuromirror.service.store_status import schedule_summaries, unwritable_paths
+    from neuromirror.service.store_status import service_status, unwritable_paths
 
     store = settings.store()
     code = 0
     shown: set[str] = set()
-    agenda = schedule_summaries(store)
+    service = service_status(store)
     with settings.index() as index:
         failures = index.failures()
         ailing = index.failing_locations()
@@ -491,12 +491,14 @@ def status_command(settings: Settings) -> None:
             withdrawn = [
                 stone.dataset for stone in index.tombstones(one.mirror) if not stone.within
             ]
-            schedule = agenda.get(one.mirror)
+            schedule = None if service is None else service.mirrors.get(one.mirror)
+            unvisited = _unvisited_datasets(store, index, one.mirror)
             record = {
                 **to_builtins(one),
                 "last_checked": when,
                 "location_health": location_health,
                 "taken_down": withdrawn,
+                "unvisited": unvisited,
                 "schedule": None if schedule is None else to_builtins(schedule),
             }
             settings.emit("status", record)
@@ -511,7 +513,7 @@ def status_command(settings: Settings) -> None:
                 else []
             )
             for line in _mirror_lines(
-                one, when, own, removed, withdrawn, location_health, schedule
+                one, when, own, removed, withdrawn, unvisited, location_health, schedule
             ):
                 settings.print_text(line)
     if not shown:
@@ -522,9 +524,19 @@ def status_command(settings: Settings) -> None:
         shown_text = None if failure.mirror in shown else f"failed  {_failure_text(failure)}"
         settings.emit("status", record, shown_text)
     custody, catalogues = CustodyStatus.load(store), catalogue_statuses(store)
-    for record, text in (*_custody_lines(custody), *map(_catalogue_line, catalogues)):
+    services: list[ServiceStatus] = [] if service is None else [service]
+    for record, text in (
+        *map(_service_line, services),
+        *_custody_lines(custody),
+        *map(_catalogue_line, catalogues),
+    ):
         settings.emit("status", record, text)
-    for message in (*custody.problems(), *(text for one in catalogues for text in one.problems())):
+    problems = [*custody.problems()]
+    for program in services:
+        problems += program.problems()
+    for catalogue in catalogues:
+        problems += catalogue.problems()
+    for message in problems:
         code = 1
         settings.emit("status", {"status": "error", "message": message}, f"failed  {message}")
     for message in (*IntegrityState.load(store).messages, *unwritable_paths(store)):
@@ -532,6 +544,31 @@ def status_command(settings: Settings) -> None:
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"damaged {message}")
     sys.exit(code)
+
+
+def _unvisited_datasets(store: Store, index: Index, mirror: str) -> int:
+    """Return the number of listed datasets without a visit: a first sync was interrupted."""
+    visits = index.last_visits(mirror).values()
+    visited = sum(visit.status not in ("not_found", "unavailable") for visit in visits)
+    return max(0, store.listed_datasets(mirror) - visited)
+
+
+def _service_line(service: ServiceStatus) -> tuple[dict[str, object], str]:
+    """Return a record and a line about the service of the store."""
+    from neuromirror.service.store_status import format_age
+
+    text = "service  running" if service.is_running else "service  not running"
+    text += f", last active {service.last_active or 'never'}{format_age(service.last_active)}"
+    if (checked := service.checks.get("integrity")) is not None:
+        text += f"; store last checked {checked}{format_age(checked)}"
+    for name, since in service.postponed.items():
+        text += f"; superdataset {name} postponed since {since}, until failed datasets are visited"
+    record = to_builtins(service)
+    return {
+        "kind": "service",
+        "status": "ok",
+        **{k: record[k] for k in record if k != "mirrors"},
+    }, text
 
 
 def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], str]]:
@@ -586,6 +623,7 @@ def _mirror_lines(
     own: list[FailureRow],
     removed: list[str],
     withdrawn: list[str],
+    unvisited: int,
     location_health: dict[str, int],
     schedule: ScheduleSummary | None,
 ) -> Iterator[str]:
@@ -596,6 +634,8 @@ def _mirror_lines(
     yield f"{one.mirror}  {one.uri}"
     for head, text in [
         ("datasets", _dataset_counts(one)),
+        *[("missing", f"{count_of(unvisited, 'listed dataset')} never visited yet")]
+        * bool(unvisited),
         ("content", f"{one.files} files in latest versions, {format_bytes(one.bytes)}"),
         ("last listing", when + format_age(when)),
         ("last visit", (one.last_visit or "never") + format_age(one.last_visit)),

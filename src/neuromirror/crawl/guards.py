@@ -422,7 +422,7 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     recorder
         The store's recorder.
     hold
-        The id of the hold, or a prefix of it.
+        The dataset, or the id of the hold or a prefix of it.
 
     Returns
     -------
@@ -432,21 +432,20 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     Raises
     ------
     ConfigurationError
-        If the id matches no open hold, or several.
+        If the name or id matches no open hold, or several.
     """
-    found = recorder.ask(lambda index: list(index.open_holds()))
-    matching = [one for one in found if one.hold.startswith(hold)]
+    holds = recorder.ask(lambda index: list(index.open_holds()))
+    matching = [row for row in holds if hold == row.dataset or row.hold.startswith(hold)]
     if len(matching) != 1:
-        ids = ", ".join(one.hold for one in matching or found)
-        held = f"the ids of the held updates are {ids}" if ids else "no update is held"
+        listed = ", ".join(f"{row.hold} ({row.dataset})" for row in matching or holds)
         raise ConfigurationError(
-            f"several held updates have an id that starts with '{hold}': {ids}; write more of it"
+            f"'{hold}' names several held updates: {listed}; write the whole id"
             if matching
-            else f"no held update has an id that starts with '{hold}'; {held}"
+            else f"'{hold}' names no held update; held are {listed or 'none'}"
         )
-    (one,) = matching
-    recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))
-    return one.dataset
+    (row,) = matching
+    recorder.record(HoldReleased(row.hold, getpass.getuser(), current_timestamp()))
+    return row.dataset
 
 
 class InvalidNameError(NeuromirrorError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePath
 from types import TracebackType
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -17,6 +17,10 @@ from msgspec.structs import replace
 from neuromirror.config.mirror_files import Mirror, find_mirror, include_named, is_builtin
 from neuromirror.index import (
     CrawlIndex,
+    IndexBusyError,
+    IndexDamagedError,
+    IndexMissingError,
+    IndexUnusableError,
     LastVisit,
     Tombstone,
     UnknownDatasetError,
@@ -634,6 +638,8 @@ class Result(Struct, frozen=True):
         Number of files that upstream lists and refuses to return.
     cause
         The cause of a failure, without names of files, keys or URLs; empty if unknown.
+    local_fault
+        Whether this machine caused the failure, e.g. its full disk, and not archive or dataset.
     """
 
     dataset: str
@@ -645,6 +651,7 @@ class Result(Struct, frozen=True):
     estimate: Estimate | None = None
     refused_count: int = 0
     cause: str = ""
+    local_fault: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -724,6 +731,28 @@ def public_cause(error: BaseException) -> str:
     return ", ".join(facts)
 
 
+_LOCAL_ERRORS = frozenset(
+    {*(errno.ENOSPC, errno.EDQUOT, errno.EROFS), *(errno.EMFILE, errno.ENFILE, errno.ENOMEM)}
+)
+
+
+def is_local_fault(error: BaseException) -> bool:
+    """Whether this machine caused an error: its disk, its limits or its index."""
+    if isinstance(error, OSError):
+        return error.errno in _LOCAL_ERRORS
+    return isinstance(
+        error, IndexBusyError | IndexDamagedError | IndexMissingError | IndexUnusableError
+    )
+
+
+def failed_result(
+    dataset: str, error: Exception, message: str, visit: str = "failed", **fields: Any
+) -> Result:
+    """Return the result of something that failed with an error."""
+    local_fault = is_local_fault(error)
+    return Result(dataset, "error", message, visit, local_fault=local_fault, **fields)
+
+
 def describe_error(error: Exception, store: Store, plugin: PluginSource | None = None) -> str:
     """Return an error as one line for a message; a long one is cut in the middle.
 
@@ -768,7 +797,7 @@ def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Re
             f"{message.removesuffix('; try again')}; check the network{address}, then run the "
             "command again"
         )
-    return Result(request.name, "error", message, visit)
+    return failed_result(request.name, error, message, visit)
 
 
 DEFAULT_JOBS = 16

@@ -24,6 +24,7 @@ from neuromirror.crawl.plan import (
     Result,
     VisitSkippedError,
     describe_error,
+    failed_result,
 )
 from neuromirror.index import (
     CrawlIndex,
@@ -646,14 +647,12 @@ def run_step(
         step()
     except Exception as error:  # noqa: BLE001 - recorded and returned as a result
         message = describe_error(error, store, plugin)
-        yield Result(
-            name, "error", message + _try_record_failure(log, task, message, mirror), "failed"
-        )
+        yield failed_result(name, error, message + _try_record_failure(log, task, message, mirror))
         return
     try:
         log.record_success(task, mirror)
     except (NeuromirrorError, OSError) as error:
-        yield Result(name, "error", describe_error(error, store), "failed")
+        yield failed_result(name, error, describe_error(error, store))
 
 
 def _try_record_failure(log: FailureLog, task: str, message: str, name: str) -> str:

@@ -44,6 +44,7 @@ from neuromirror.crawl.plan import (
     VisitSkippedError,
     describe_error,
     describe_unexpected,
+    failed_result,
     find_plugin,
     public_cause,
     resolve_vanished,
@@ -168,24 +169,24 @@ class MirrorRun:
 
         try:
             tasks, vanished_ids = self._recorder.ask(plan)
+            tasks = [task for task in tasks if not self._policy.is_excluded(task.hint.dataset)]
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded and returned as a result
             yield self._record_unplanned(request, error)
             return None
         try:
-            self._record_overview(request)
+            self._record_overview(request, tasks)
         except (NeuromirrorError, OSError) as error:
-            yield Result(request.name, "error", self._describe(error), "failed")
+            yield failed_result(request.name, error, self._describe(error))
             return None
-        return [
-            task for task in tasks if not self._policy.is_excluded(task.hint.dataset)
-        ], vanished_ids
+        return tasks, vanished_ids
 
-    def _record_overview(self, request: SyncRequest) -> None:
+    def _record_overview(self, request: SyncRequest, tasks: Sequence[DatasetTask]) -> None:
         """Record that the overview of the mirror or of one dataset was read."""
         if request.local_id is None:
-            self._store.mark_listed(request.mirror.name)
+            available = [task for task in tasks if task.action in ("visit", "skip", "held")]
+            self._store.mark_listed(request.mirror.name, len(available))
         self._log.record_success(LIST, request.name, with_datasets=request.local_id is None)
 
     def _record_unplanned(self, request: SyncRequest, error: Exception) -> Result:
@@ -284,7 +285,7 @@ class MirrorRun:
                 ended = Result(dataset.name, "notneeded", reason, "unavailable")
                 self._visit_log.record_result(dataset, last, ended)
         except (NeuromirrorError, OSError) as error:
-            result = Result(dataset.name, "error", self._describe(error), "failed")
+            result = failed_result(dataset.name, error, self._describe(error))
         if result is None:
             self._add_to_total(-1)
         else:
@@ -376,9 +377,14 @@ class MirrorRun:
             return Result(dataset.name, "notneeded", str(error))
         except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
             status = "partial" if visit.outcome.new_labels else "failed"
-            message = self._describe(error)
-            result = Result(dataset.name, "error", message, status, tuple(visit.outcome.new_labels))
-            result = replace(result, cause=public_cause(error))
+            result = failed_result(
+                dataset.name,
+                error,
+                self._describe(error),
+                status,
+                versions=tuple(visit.outcome.new_labels),
+                cause=public_cause(error),
+            )
         else:
             earlier_state_counts.append(outcome.earlier_state_count)
             result = result_from_outcome(dataset, outcome)
@@ -390,7 +396,7 @@ class MirrorRun:
             pending = max(visit.outcome.pending_files, len(visit.outcome.unfinished_components))
             self._visit_log.record_visit(task, started, result, pending, visit_traffic)
         except (NeuromirrorError, OSError) as error:
-            return Result(dataset.name, "error", self._describe(error), "failed")
+            return failed_result(dataset.name, error, self._describe(error))
         return result
 
     def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:

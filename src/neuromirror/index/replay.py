@@ -175,10 +175,7 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
         case TaskFailed():
             _apply_failure(connection, entry)
         case TaskRecovered():
-            connection.execute(
-                "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ?",
-                (entry.task, entry.mirror, entry.local_id),
-            )
+            _apply_recovery(connection, entry)
 
 
 def record_skipped_version(
@@ -221,6 +218,20 @@ def _apply_failure(connection: sqlite3.Connection, entry: TaskFailed) -> None:
         "SET message = excluded.message, last_at = excluded.last_at",
         (entry.task, entry.mirror, entry.local_id, message, entry.at, entry.at),
     )
+
+
+def _apply_recovery(connection: sqlite3.Connection, entry: TaskRecovered) -> None:
+    """End a failure; that of a mirror as a whole leaves an event with its begin and end."""
+    failure = connection.execute(
+        "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
+        "RETURNING first_at, message",
+        (entry.task, entry.mirror, entry.local_id),
+    ).fetchone()
+    if failure is not None and entry.mirror and not entry.local_id:
+        since, message = failure
+        text = f"{entry.task} failed from {since} to {entry.at}: {message}"
+        data = {"task": entry.task, "begin": since, "end": entry.at}
+        _apply_event(connection, EventRaised(entry.mirror, "", "outage", text, entry.at, data))
 
 
 def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:

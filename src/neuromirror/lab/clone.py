@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from msgspec.structs import replace
 
-from neuromirror.annex import SkippedRemote, initialize, sha256e_key
+from neuromirror.annex import SkippedRemote, exclude_from_fetch, initialize, sha256e_key
 from neuromirror.git import (
     FSCK_OPTIONS,
     GITLINK_MODE,
@@ -56,6 +56,7 @@ _NO_BRANCH: Final = re.compile("Remote branch .* not found in upstream")
 _NO_CONNECTION: Final = re.compile(
     "(Could not resolve host|Failed to connect|Connection timed out|SSL)[^;\\n]*"
 )
+_OTHER_OWNER: Final = re.compile("dubious ownership in repository at '([^']*)'")
 _QUIET_OPTIONS: Final = ("-c", "advice.detachedHead=false")
 
 
@@ -185,9 +186,20 @@ def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -
         if done.returncode:
             if command is initialization:
                 shutil.rmtree(folder, ignore_errors=True)
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            reason = redact(lines[-1]) if lines else "no reason"
+            reason = _failure_reason(done.stderr.decode(errors="replace"))
             raise CloneFailedError(f"{root}: {name} cannot be cloned: {reason}")
+    exclude_from_fetch(lambda *args: run_git(folder, *args))
+
+
+def _failure_reason(output: str) -> str:
+    """Return why git failed: its first error, which the others follow from."""
+    if (distrusted := _OTHER_OWNER.search(output)) is not None:
+        return (
+            "it belongs to another user, and git reads only repositories of users that you trust; "
+            f"trust it: git config --global --add safe.directory '{distrusted[1]}'"
+        )
+    lines = output.strip().splitlines() or ["git gave no reason"]
+    return redact(next((line for line in lines if line.startswith("fatal: ")), lines[-1]))
 
 
 def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[SkippedRemote]:

@@ -387,7 +387,8 @@ class EventRaised(Struct, frozen=True, tag="event"):
         The dataset's id in the mirror; empty for an event of the whole mirror.
     kind
         ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
-        ``takedown`` or ``repair``.
+        ``takedown``, ``repair`` or ``outage`` (only in the index: a mirror's task failed for a
+        while).
     message
         One sentence for the operator.
     at

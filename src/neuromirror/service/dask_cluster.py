@@ -22,9 +22,9 @@ import msgspec
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.jobs import JobContext
+from neuromirror.service.jobs import JobContext, WorkerLostError
 from neuromirror.service.logs import log_event
-from neuromirror.service.worker_pool import WorkerLostError, find_job
+from neuromirror.service.worker_pool import find_job
 from neuromirror.service.writer import JobWriter, Writer
 from neuromirror.store import Store
 

@@ -18,8 +18,8 @@ from distributed import Event, Queue, Worker, WorkerPlugin, get_worker
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.jobs import JobContext
-from neuromirror.service.worker_pool import WorkerLostError, WorkerPool, job_label
+from neuromirror.service.jobs import JobContext, WorkerLostError
+from neuromirror.service.worker_pool import WorkerPool, job_label
 from neuromirror.service.writer import Channel, WriterLostError
 from neuromirror.store import NotAStoreError, Store, StoreBusyError
 

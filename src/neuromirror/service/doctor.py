@@ -251,7 +251,10 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
     yield DoctorCheck(
         "store format",
         "warning" if others else "ok",
-        f"{message}; run neuromirror as that user" if others else f"a store at {root}",
+        f"{message}; mirror as that user; to clone, git must trust it: git config --global --add "
+        f"safe.directory '{root.absolute()}/*' (before git 2.46: '*')"
+        if others
+        else f"a store at {root}",
     )
     if not os.access(store.journal_path, os.W_OK, effective_ids=True) and store.journal_size():
         message = f"{store.journal_path} cannot be written; check its permissions"

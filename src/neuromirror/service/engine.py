@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -257,9 +258,8 @@ _SET_BACK = 30.0
 _REPAIR_SECONDS = 600.0
 """Seconds between two repairs of all rows of the schedule."""
 
-_PAUSE = 30.0
-"""Seconds without new jobs after no worker was available."""
-
+_CHECK_SECONDS = 5.0
+"""Seconds between two checks whether this machine can work."""
 
 SUPERDATASET_WAIT = 3600.0
 """Seconds that superdatasets wait for the visits that are in progress or due."""
@@ -291,6 +291,8 @@ class Service:
         Ends leases of processes that no longer run.
     on_result
         Called with the result of each dataset.
+    problems
+        Returns what prevents this machine from working; no job starts meanwhile.
     clock
         Returns POSIX seconds.
     superdataset_wait
@@ -310,6 +312,7 @@ class Service:
         observer: ServiceObserver,
         stale_leases: StaleLeases,
         on_result: Callable[[Result], None] = lambda result: None,
+        problems: Callable[[], list[str]] = list,
         clock: Callable[[], float] = time.time,
         superdataset_wait: float = SUPERDATASET_WAIT,
     ) -> None:
@@ -324,6 +327,7 @@ class Service:
         self._observer = observer
         self._stale_leases = stale_leases
         self._on_result = on_result
+        self._problems = problems
         self._clock = clock
         self._superdataset_wait = superdataset_wait
         self._running: dict[str, RunningJob] = {}
@@ -332,10 +336,12 @@ class Service:
         self._excluded_mirrors: set[str] = set()
         self._last_time = clock()
         self._last_renewal = self._last_lease_check = self._last_repair = time.monotonic()
-        self._paused_until = 0.0
+        self._next_check = 0.0
         self._closed = False
-        self.worker_error = ""
+        self.pause_reason = ""
+        self._recorded_pause: str | None = ""
         self._has_no_workers = False
+        self._excused: set[str] = set()
         self._invalid_files: dict[str, str] = {}
         self._valid_files: set[str] = set()
         self.wakeup = threading.Event()
@@ -442,9 +448,11 @@ class Service:
                 self._process_finished(now)
             self._continue_writes(began + _WRITE_SECONDS)
             self._maintain_leases(now, began)
-            if self.worker_error and began >= self._paused_until:
-                self.worker_error = ""
-            return 0 if self._closed else self._start_due(now)
+            if began >= self._next_check:
+                self._check_readiness()
+            started = 0 if self._closed else self._start_due(now)
+            self._record_pause()
+            return started
         finally:
             self._observer.tick_finished(time.monotonic() - began)
 
@@ -489,6 +497,47 @@ class Service:
             if time.monotonic() >= until:
                 return
 
+    # --- pauses
+
+    def _check_readiness(self) -> None:
+        """Start no jobs while this machine cannot work; those that are due wait."""
+        problems = self._problems()
+        self._pause(f"no jobs are started: {'; '.join(problems)}" if problems else "")
+
+    def _pause(self, reason: str) -> None:
+        """Start no jobs until the next check, or continue if there is no reason."""
+        self._next_check = time.monotonic() + _CHECK_SECONDS
+        if reason and reason not in (self.pause_reason, self._recorded_pause):
+            log_event("paused", reason, level=logging.ERROR)
+        self.pause_reason = reason
+
+    def _record_pause(self) -> None:
+        """Record a pause or its end; retried at the next tick if that fails."""
+        if self.pause_reason == self._recorded_pause or (
+            self._has_no_workers and not self.pause_reason
+        ):
+            return
+        # part of the record may be written before an error
+        self._recorded_pause = None
+        with suppress(NeuromirrorError, OSError):
+            if self.pause_reason:
+                self._log.record_failure(WORKERS, self.pause_reason)
+            else:
+                self._log.record_success(WORKERS)
+            self._recorded_pause = self.pause_reason
+
+    def _is_excused(self, name: str, job_result: JobResult) -> bool:
+        """Whether a failed job runs again at once, because the failure is not its own.
+
+        A job that also loses its next worker, or fills the disk again, may be the cause itself.
+        """
+        if job_result.failed:
+            self._check_readiness()
+            if self.pause_reason or (job_result.is_local_fault and name not in self._excused):
+                return True
+        self._excused.discard(name)
+        return False
+
     # --- finished jobs
 
     def _process_finished(self, now: float) -> None:
@@ -503,6 +552,10 @@ class Service:
                     "lease lost", "another worker has taken over the task", dataset=lease.name
                 )
                 self._release(running_job)
+            elif self._is_excused(running_job.row.name, job_result):
+                self._release(running_job)
+                self._excused.add(running_job.row.name)
+                self._log_job(running_job, job_result, "failed", "repeated")
             elif running_job.job.kind == "listing":
                 self._pending_writes.append(self._record_listing(running_job, job_result, now))
             else:
@@ -555,9 +608,9 @@ class Service:
             one.dataset == running_job.mirror for one in job_result.problems
         )
         outcome = "failed" if failed else "changed" if job_result.due else "unchanged"
-        self._log_job(
-            running_job, job_result, outcome, "listed", f"{len(job_result.due)} to be visited"
-        )
+        due = self._schedule.waiting(now).get(running_job.mirror, 0)
+        message = f"{due} to be visited" if due else ""
+        self._log_job(running_job, job_result, outcome, "listed", message=message)
 
     def _log_job(
         self,
@@ -566,6 +619,7 @@ class Service:
         outcome: str,
         event: str,
         visit: str = "",
+        message: str = "",
     ) -> None:
         seconds = self._last_time - running_job.started_at
         kind = running_job.job.kind
@@ -573,7 +627,7 @@ class Service:
         for one in job_result.results:
             self._observer.requests_sent(running_job.mirror, one.traffic)
         reported = [*job_result.results] if kind == "visit" else job_result.problems
-        message = job_result.error or "; ".join(one.message for one in reported)
+        message = job_result.error or "; ".join(one.message for one in reported) or message
         log_event(
             event,
             message,
@@ -669,8 +723,8 @@ class Service:
         return started
 
     def _free_slots(self) -> int:
-        """Return the number of jobs that can be started; 0 while no worker is available."""
-        return 0 if self.worker_error else max(0, self._workers - len(self._running))
+        """Return the number of jobs that can be started; 0 during a pause."""
+        return 0 if self.pause_reason else max(0, self._workers - len(self._running))
 
     def _has_deep_slot(self) -> bool:
         """Whether another deep visit may start: at most a quarter of the jobs are deep."""
@@ -691,14 +745,10 @@ class Service:
         except (NeuromirrorError, OSError, RuntimeError) as error:
             # a missing worker is not a failure of the dataset
             self._schedule.leases.release(lease.name, lease.token)
-            self.worker_error, self._has_no_workers = f"no worker is available: {error}", True
-            self._paused_until = time.monotonic() + _PAUSE
-            log_event("workers unavailable", self.worker_error, level=logging.ERROR)
-            self._log.record_failure(WORKERS, self.worker_error)
+            self._has_no_workers = True
+            self._pause(f"no worker is available: {error}")
             return 0
-        if self._has_no_workers:
-            self._has_no_workers = False
-            self._log.record_success(WORKERS)
+        self._has_no_workers = False
         running_job = self._running[row.name] = RunningJob(row, job, now, began, future)
         future.add_done_callback(lambda _: self._on_job_finished(running_job))
         return 1

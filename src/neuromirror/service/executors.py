@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 from neuromirror.model import ConfigurationError
 from neuromirror.service.dask_cluster import DaskExecutor, SchedulerUnavailableError
-from neuromirror.service.jobs import JobContext
+from neuromirror.service.jobs import JobContext, WorkerLostError
 from neuromirror.service.worker_pool import (
     JobTimeoutError,
-    WorkerLostError,
     WorkerPool,
     find_job,
     run_call,

@@ -131,7 +131,12 @@ class Readiness:
 
     def problems(self) -> list[str]:
         """Return the problems that prevent the service from working, one line each, no paths."""
-        found = ["stopping: no new jobs are started"] if self._stopping.is_set() else []
+        stopping = ["stopping: no new jobs are started"] if self._stopping.is_set() else []
+        return stopping + self.local_problems()
+
+    def local_problems(self) -> list[str]:
+        """Return the problems of this machine, one line each, no paths."""
+        found = []
         for what, ask in (
             ("store: cannot be written to", self._write),
             ("journal: cannot be written to", self._write_journal),

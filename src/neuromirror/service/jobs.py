@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, RefMove, Result, Sync, SyncRequest
-from neuromirror.crawl.plan import describe_unexpected
+from neuromirror.crawl.plan import describe_unexpected, is_local_fault
 from neuromirror.crawl.recorder import TOP_ALIAS, Lease
 from neuromirror.index import CrawlIndex, Index, IndexMissingError, RemoteIndex, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef, JournalEntry, NeuromirrorError, Traffic
@@ -27,6 +27,7 @@ from neuromirror.service.writer import (
     Publish,
     Query,
     Record,
+    WriterLostError,
     encode_arguments,
     encode_entries,
     job_channel,
@@ -260,6 +261,10 @@ def _hint(row: TaskRow) -> DatasetHint | None:
 # --- running jobs and their results
 
 
+class WorkerLostError(NeuromirrorError):
+    """The worker process of a job died; published states are complete, and the job is retried."""
+
+
 class ServiceObserver(Protocol):
     """Is called when jobs, requests and housekeeping tasks finish; the metrics implement it."""
 
@@ -306,12 +311,19 @@ class JobResult(Struct, frozen=True):
     """Result of a finished job: its report, or in ``error`` the reason why it has no report.
 
     ``is_superseded``: another worker has taken over the task, so that nothing is recorded.
+    ``is_local_fault``: this machine or the worker caused the failure, not archive or dataset.
     """
 
     results: Sequence[Result] = ()
     due: Sequence[DatasetTask] = field(default_factory=list)
     error: str = ""
     is_superseded: bool = False
+    is_local_fault: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job or one of its steps failed."""
+        return bool(self.error) or any(one.status == "error" for one in self.results)
 
     @property
     def problems(self) -> list[Result]:
@@ -326,7 +338,10 @@ def collect_result(running_job: RunningJob) -> JobResult:
     error = running_job.future.exception()
     if error is None:
         report = running_job.future.result()
-        return JobResult(report.results, report.due)
+        local_fault = any(one.local_fault for one in report.results)
+        return JobResult(report.results, report.due, is_local_fault=local_fault)
     if isinstance(error, NeuromirrorError | OSError):
-        return JobResult(error=redact(str(error)) or type(error).__name__)
+        lost = isinstance(error, WorkerLostError | WriterLostError)
+        message = redact(str(error)) or type(error).__name__
+        return JobResult(error=message, is_local_fault=lost or is_local_fault(error))
     return JobResult(error=describe_unexpected(error))

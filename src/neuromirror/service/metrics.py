@@ -7,8 +7,8 @@ fixed sets: never a dataset, a URL, or other text from upstream or from an opera
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -357,11 +357,14 @@ class _StateCollector(Collector):
     def _disk(self) -> Iterator[Metric]:
         free = _gauge("store_free_bytes", "Free bytes on the store's disk.")
         size = _gauge("store_disk_bytes", "Size of the store's disk in bytes.")
+        inodes = _gauge("store_free_inodes", "Free inodes on the store's disk.")
         with suppress(OSError):
-            usage = shutil.disk_usage(self._store.root)
-            free.add_metric([], usage.free)
-            size.add_metric([], usage.total)
-        yield from (free, size)
+            disk = os.statvfs(self._store.root)
+            free.add_metric([], disk.f_bavail * disk.f_frsize)
+            size.add_metric([], disk.f_blocks * disk.f_frsize)
+            if disk.f_files:  # some file systems have no limit
+                inodes.add_metric([], disk.f_favail)
+        yield from (free, size, inodes)
 
 
 def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:

@@ -305,7 +305,7 @@ def repair_row(row: TaskRow, now: float, bounds: ScheduleBounds) -> TaskRow:
     """
     due, deep_due = row.due, row.deep_due
     if due is not None:
-        latest = bounds.most if row.local_id else max(bounds.listing, _LIST_LATEST)
+        latest = bounds.most if row.local_id else _list_latest(row, bounds)
         due = min(due, now + latest * _MAX_JITTER)
     if deep_due is not None:
         deep_due = min(deep_due, now + bounds.deep * _MAX_JITTER) if bounds.deep else None
@@ -316,6 +316,11 @@ def repair_row(row: TaskRow, now: float, bounds: ScheduleBounds) -> TaskRow:
         if (due, deep_due) == (row.due, row.deep_due)
         else replace(row, due=due, deep_due=deep_due)
     )
+
+
+def _list_latest(row: TaskRow, bounds: ScheduleBounds) -> float:
+    """Return the maximum delay before a mirror's list is read again."""
+    return max(bounds.listing, _LIST_LATEST) if row.failures else bounds.listing
 
 
 def mirror_row_after_listing(
@@ -341,15 +346,13 @@ def mirror_row_after_listing(
     message
         The error, if it failed.
     """
-    failures = 0 if ok else row.failures + 1
-    latest = max(bounds.listing, _LIST_LATEST)
+    row = replace(row, failures=0 if ok else row.failures + 1)
     # the exponent is bounded: an archive may be unavailable for months
-    spacing = min(bounds.listing * 2.0 ** min(failures, 20), latest)
+    spacing = min(bounds.listing * 2.0 ** min(row.failures, 20), _list_latest(row, bounds))
     return replace(
         row,
         spacing=spacing,
         due=_due_in(spacing, row, now),
-        failures=failures,
         disabled=False,
         status="unchanged" if ok else "failed",
         ended=now,
@@ -676,7 +679,7 @@ def release_and_make_due(store: Store, index_path: Path, hold: str) -> str:
     store, index_path
         The store and its index.
     hold
-        The id of the hold, or its first digits.
+        The dataset, or the id of the hold or its first digits.
 
     Returns
     -------

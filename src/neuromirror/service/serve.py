@@ -171,6 +171,7 @@ class _RunningService(Struct, frozen=True):
     service: Service
     metrics: Metrics
     schedule: Schedule
+    readiness: Readiness
     housekeeping: HousekeepingScheduler
     housekeeping_lock: threading.Lock
     log: FailureLog
@@ -224,6 +225,7 @@ def _open_service(
         writer = stack.enter_context(closing(Writer(recorder, schedule)))
         executor = stack.enter_context(_executor(options, writer))
         name = lease_owner("serve")
+        readiness = Readiness(store, index_path, schedule)
         service = Service(
             context,
             files,
@@ -235,6 +237,7 @@ def _open_service(
             observer=metrics,
             stale_leases=StaleLeases(store, schedule, name),
             on_result=on_result,
+            problems=readiness.local_problems,
             superdataset_wait=group_wait,
         )
         tasks = housekeeping_tasks(
@@ -248,7 +251,9 @@ def _open_service(
         )
         log = FailureLog(recorder)
         housekeeping = HousekeepingScheduler(tasks, schedule, metrics, log, stop.is_received)
-        yield _RunningService(service, metrics, schedule, housekeeping, housekeeping_lock, log)
+        yield _RunningService(
+            service, metrics, schedule, readiness, housekeeping, housekeeping_lock, log
+        )
 
 
 def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[Executor]:
@@ -288,10 +293,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
         _open_service(store, index_path, files, options, stop, lambda result: None) as running,
         ExitStack() as stack,
     ):
-        heartbeat, readiness = (
-            Heartbeat(_HANG_SECONDS),
-            Readiness(store, index_path, running.schedule),
-        )
+        heartbeat = Heartbeat(_HANG_SECONDS)
         catalogue = None
         if options.catalogue is not None:
             catalogue = _supervised_catalogue(
@@ -302,7 +304,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
             server = HealthServer(
                 options.metrics,
                 heartbeat=heartbeat,
-                problems=readiness.problems,
+                problems=running.readiness.problems,
                 metrics=running.metrics.page,
                 remarks=list if catalogue is None else catalogue.remarks,
             )
@@ -318,7 +320,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
             notifier.ready(f"{len(files.mirrors)} mirrors")
             stop.wait()
             notifier.stopping()
-            readiness.stop()
+            running.readiness.stop()
             if catalogue is not None:
                 catalogue.stop()
             guard = _exit_timer(0)
@@ -383,22 +385,23 @@ class _ServiceLoop:
         self._heartbeat = heartbeat
         self._stop = stop
         self._lock = threading.Lock()
-        self._error = self._recorded_error = ""
+        self._error = ""
+        self._is_recorded = True
 
     def turn(self) -> None:
         """Tick now and after each finished job, until shortly before the next pass."""
         until = time.monotonic() + 0.8 * _TURN
         while True:
             with self._lock:
-                self._call(self._service.tick)
+                self._tick()
             left = until - time.monotonic()
             if self._stop.is_received() or left <= 0 or not self._service.wakeup.wait(left):
                 return
 
     def reload_mirror_files(self) -> None:
-        """Reload changed mirror files."""
-        with self._lock:
-            self._call(self._service.reload_mirror_files)
+        """Reload changed mirror files; what cannot be recorded now is recorded the next time."""
+        with self._lock, suppress(NeuromirrorError, OSError):
+            self._service.reload_mirror_files()
 
     def stop(self, timeout: float) -> list[str]:
         """Wait for running jobs; release the leases of the others and return their names."""
@@ -406,23 +409,24 @@ class _ServiceLoop:
         with self._lock:
             self._service.close()
             while not self._service.is_idle and time.monotonic() < until:
-                self._call(self._service.tick)
+                self._tick()
                 self._service.wakeup.wait(0.1)
             left = self._service.abandon()
         log_event("stopped", f"interrupted: {', '.join(left)}" if left else "all jobs finished")
         return left
 
-    def _call(self, what: Callable[[], object]) -> None:
-        """Call a function; log an error such as a full disk once, and retry at the next pass."""
+    def _tick(self) -> None:
+        """Tick; log an error such as a full disk once, and retry at the next pass."""
+        error = ""
         try:
-            what()
-        except (NeuromirrorError, OSError) as error:
-            if self._error != str(error):
-                self._error = str(error)
-                log_event("service error", self._error, level=logging.ERROR)
-        else:
-            self._error = ""
-        if self._error != self._recorded_error:
+            self._service.tick()
+        except (NeuromirrorError, OSError) as raised:
+            error = str(raised)
+        if error != self._error:
+            self._error, self._is_recorded = error, False
+            if error:
+                log_event("service error", error, level=logging.ERROR)
+        if not self._is_recorded:
             self._record_error()
         self._heartbeat.beat()
 
@@ -433,7 +437,7 @@ class _ServiceLoop:
                 self._log.record_failure(SERVICE, self._error)
             else:
                 self._log.record_success(SERVICE)
-            self._recorded_error = self._error
+            self._is_recorded = True
 
 
 @contextmanager
@@ -513,8 +517,8 @@ def serve_once(
         while not stop.is_received():
             if service.tick() or not service.is_idle:
                 service.wakeup.wait(0.2)
-            elif service.worker_error:
-                raise NeuromirrorError(service.worker_error)
+            elif service.pause_reason:
+                raise NeuromirrorError(service.pause_reason)
             elif not service.make_superdatasets_due():
                 break
         failed = running.housekeeping.run_due()

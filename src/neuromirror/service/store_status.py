@@ -1,22 +1,26 @@
-"""Status of a store beyond its index: the schedule, known damage, permissions."""
+"""Status of a store beyond its index: the service and its schedule, permissions."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from msgspec import Struct, field
 
 from neuromirror.index import Schedule, TaskRow
-from neuromirror.store import Store
+from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
+from neuromirror.store import Store, StoreBusyError
+
+_HOUR, _DAY = 3600.0, 86_400.0
 
 
 class ScheduleSummary(Struct):
     """A mirror's tasks: their number, how many are due now, and when the next one is (ISO 8601).
 
     ``in_progress`` are the tasks with a valid lease, ``disabled`` those that failed too often.
+    ``overdue_since`` is when the mirror's list should have been read; None if it is not overdue.
     """
 
     tasks: int = 0
@@ -24,41 +28,100 @@ class ScheduleSummary(Struct):
     next_due: str | None = None
     in_progress: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
+    overdue_since: str | None = None
 
 
-def schedule_summaries(store: Store, now: float | None = None) -> dict[str, ScheduleSummary]:
-    """Return the schedule summary of each mirror; empty if no service ever ran on the store."""
+class ServiceStatus(Struct):
+    """The service of a store.
+
+    ``mirrors`` are the schedule summaries of the mirrors, ``checks`` the times of the last
+    housekeeping tasks, and ``last_active`` that of the last finished task (all ISO 8601).
+    ``postponed`` are the superdatasets whose update waits for failed datasets, and since when.
+    """
+
+    is_running: bool
+    last_active: str | None = None
+    checks: dict[str, str] = field(default_factory=dict)
+    postponed: dict[str, str] = field(default_factory=dict)
+    mirrors: dict[str, ScheduleSummary] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[str]:
+        """Yield a message for everything that an operator has to look at."""
+        overdue = {
+            name: one.overdue_since for name, one in self.mirrors.items() if one.overdue_since
+        }
+        if overdue and not self.is_running:
+            yield (
+                f"no service runs on this store since {self.last_active}, and the lists of "
+                f"{', '.join(overdue)} are overdue; start it ('neuromirror serve'), or run "
+                "'neuromirror sync'"
+            )
+        elif overdue:
+            for name, moment in overdue.items():
+                yield (
+                    f"the list of {name} is due since {moment}, although a service runs; its log "
+                    "says what it waits for"
+                )
+
+
+def service_status(store: Store, now: float | None = None) -> ServiceStatus | None:
+    """Return the status of a store's service; None if none ever ran on the store."""
     if not store.schedule_path.exists():
-        return {}
+        return None
     now = time.time() if now is None else now
+    try:
+        with store.lock("service", "the service"):
+            status = ServiceStatus(is_running=False)
+    except StoreBusyError:
+        status = ServiceStatus(is_running=True)
     with Schedule.open(store.schedule_path) as schedule:
         tasks, leases = schedule.tasks(), schedule.leases.in_force(now)
-    found: dict[str, ScheduleSummary] = {}
+    ended = [row.ended for row in tasks if row.ended is not None]
+    status.last_active = _iso(max(ended)) if ended else None
+    status.postponed = {
+        name.removeprefix("superdataset-"): since.isoformat(timespec="seconds")
+        for name, since in store.postponements().items()
+    }
     upcoming: dict[str, float] = {}
     for row in tasks:
         if not row.mirror:
+            if row.name.startswith(HOUSEKEEPING_PREFIX) and row.ended is not None:
+                status.checks[row.name.removeprefix(HOUSEKEEPING_PREFIX)] = _iso(row.ended)
             continue
-        summary = found.setdefault(row.mirror, ScheduleSummary())
+        summary = status.mirrors.setdefault(row.mirror, ScheduleSummary())
         summary.tasks += 1
         if row.disabled:
             summary.disabled.append(row.name)
             continue
-        for moment in _moments(row):
+        if not row.local_id and _is_overdue(row, store, now, is_running=status.is_running):
+            summary.overdue_since = _iso(row.due or 0.0)
+        for moment in sorted(moment for moment in (row.due, row.deep_due) if moment is not None):
             if moment <= now:
                 summary.due += 1
                 break
             upcoming[row.mirror] = min(moment, upcoming.get(row.mirror, moment))
     for mirror, moment in upcoming.items():
-        found[mirror].next_due = datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+        status.mirrors[mirror].next_due = _iso(moment)
     for lease in leases:
         mirror = lease.name.partition(":")[0]
-        if mirror in found:
-            found[mirror].in_progress.append(lease.name)
-    return found
+        if mirror in status.mirrors:
+            status.mirrors[mirror].in_progress.append(lease.name)
+    return status
 
 
-def _moments(row: TaskRow) -> Iterable[float]:
-    return sorted(one for one in (row.due, row.deep_due) if one is not None)
+def _is_overdue(row: TaskRow, store: Store, now: float, *, is_running: bool) -> bool:
+    """Whether a mirror's list should have been read long ago.
+
+    Without a service, ``serve --once`` may run once a day, or ``sync`` may read the list.
+    """
+    listed = store.last_listed(row.mirror)
+    grace = _HOUR + (row.spacing if is_running else _DAY)
+    due = max(row.due or now, 0.0 if listed is None else listed.timestamp())
+    return due + grace < now
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def unwritable_paths(store: Store) -> list[str]:

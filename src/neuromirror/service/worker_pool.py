@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.jobs import Job
+from neuromirror.service.jobs import Job, WorkerLostError
 from neuromirror.service.writer import Channel, WriterLostError, job_channel
 
 # --- the program of a worker
@@ -182,10 +182,6 @@ _PROGRAM = (
     "from neuromirror.service.worker_pool import serve; serve(int(sys.argv[1]))"
 )
 """Workers use the module search path of this process."""
-
-
-class WorkerLostError(NeuromirrorError):
-    """The worker process of a job died; published states are complete, and the job is retried."""
 
 
 class JobTimeoutError(NeuromirrorError):

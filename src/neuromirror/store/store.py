@@ -202,17 +202,18 @@ class Store(StoredJournal, StoredRecords):
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
 
-    def mark_listed(self, mirror: str) -> None:
-        """Record, as the mtime of a file, that a mirror's list of datasets was read completely.
-
-        Parameters
-        ----------
-        mirror
-            The name of the mirror.
-        """
+    def mark_listed(self, mirror: str, datasets: int) -> None:
+        """Record that a mirror's list of ``datasets`` datasets was read completely now."""
         folder = self._own_folder / "listed"
         make_folder(folder)
-        (folder / mirror).touch()
+        (folder / mirror).write_text(f"{datasets}\n")
+
+    def listed_datasets(self, mirror: str) -> int:
+        """Return the number of datasets in a mirror's last complete list; 0 without one."""
+        try:
+            return int((self._own_folder / "listed" / mirror).read_text() or 0)
+        except FileNotFoundError:
+            return 0
 
     def last_listed(self, mirror: str) -> datetime | None:
         """Return when a mirror's list of datasets was last read completely.
@@ -260,6 +261,11 @@ class Store(StoredJournal, StoredRecords):
             return True
         # abs: after the clock was set back, the task must not be postponed indefinitely
         return abs(time.time() - since) < at_most.total_seconds()
+
+    def postponements(self) -> dict[str, datetime]:
+        """Return the postponed tasks, with the time of their first postponement in UTC."""
+        marks = sorted((self._own_folder / "postponed").glob("*"))
+        return {mark.name: datetime.fromtimestamp(mark.stat().st_mtime, UTC) for mark in marks}
 
     def clear_postponement(self, task: str) -> None:
         """Forget the first postponement of a task.
