@@ -48,6 +48,12 @@ def test_a_path_in_an_address_selects_files(
     synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
     files = [one for one in synced.records("files", NAME) if one["type"] == "file"]
+    # the archive's web pages, whose address only its /info/ states
+    page = f"{shared_demo.api_url.removesuffix('/api')}/dandiset/000002/draft/files"
+    in_catalogue = f"https://mirror.example.org/dataset/{NAME}@draft?under=sub-201"
+    assert synced.records("files", f"{page}?location=sub-201") == synced.records(
+        "files", in_catalogue
+    )
     folder = next(one["path"].split("/")[0] for one in files if "/" in one["path"])
     below = [one["path"] for one in files if one["path"].startswith(f"{folder}/")]
     assert len(below) > 0

@@ -19,6 +19,23 @@ def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
     assert last["bytes"]["removed"] == changes[1]["old_size"]
 
 
+def test_changes_of_metadata_are_summarised_and_name_their_fields(synced: Shell) -> None:
+    published, draft = NEW, "demo:000002@draft"
+    lines = synced.run("diff", draft, published).lines
+    (summary,) = (line for line in lines if line.startswith("metadata"))
+    assert summary.split(None, 2)[2] == "5 files (retention; list: --metadata)"
+    (document,) = (line for line in synced.run("diff", OLD, NEW).lines if ".jsonl" in line)
+    changed = "(changed: blobDateModified, identifier of sub-201/sub-201_ses-02_ecephys.nwb)"
+    assert document.endswith(changed)
+    listed = synced.run("diff", "--metadata", draft, published).lines
+    assert [line for line in lines if line != summary] == [
+        line for line in listed if not line.startswith("metadata")
+    ]
+    assert sum(line.endswith(" (retention)") for line in listed) == 5
+    changes = synced.records("diff", draft, published)
+    assert sum(one.get("kind") == "metadata" for one in changes) == 5
+
+
 def test_the_exit_code_reports_differences_only_with_the_option(synced: Shell) -> None:
     for code in (0, 1):
         more = ["--exit-code"] * code

@@ -57,6 +57,14 @@ def test_a_refused_object_that_many_assets_share_is_requested_once(
     assert set(object_heads(empty_archive).values()) == {1}
 
 
+def test_a_dataset_that_is_synced_by_name_has_its_versions_listed_once(
+    two_dandisets: DemoArchive, tmp_path: Path
+) -> None:
+    mirror_harness = MirrorHarness(two_dandisets.mirrors, tmp_path / "store")
+    assert mirror_harness.sync("demo:000001")["demo:000001"].status == "ok"
+    assert two_dandisets.count_requests(r"/000001/versions/(\?|$)") == 1
+
+
 @pytest.fixture
 def pending_dandiset(
     empty_archive: DemoArchive, tmp_path: Path

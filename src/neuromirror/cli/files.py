@@ -279,9 +279,10 @@ neuromirror diff --exit-code ./clone dandi:000027""",
 @click.option(
     "--exit-code", is_flag=True, help="Exit with 1 if there is a difference, like git diff."
 )
+@click.option("--metadata", "each", is_flag=True, help="Also list each file of the kind metadata.")
 @settings_options
 def diff_command(
-    settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool
+    settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool, each: bool
 ) -> None:
     """Compare two versions, or the checked-out commits of clones.
 
@@ -295,7 +296,8 @@ def diff_command(
     document  a plain file in git with metadata of the archive, such as dandiset.yaml
 
     The number before a path is the size of the file in bytes (the new size if both exist).
-    "metadata" is not compared for clones, and the files in their work trees are not read: use
+    Files of the kind metadata are one line for all with the same changes, unless with --metadata or
+    --json. They are not compared for clones, and the files in their work trees are not read: use
     "neuromirror verify". A subdataset (a Zarr) is one line; --recursive lists the changes inside
     it.
     """
@@ -304,14 +306,22 @@ def diff_command(
     from neuromirror.cli.shapes import ListedChange
     from neuromirror.lab.diff import ChangeCounts, diff
 
-    counts = ChangeCounts()
+    counts, unlisted = ChangeCounts(), dict[str, ChangeCounts]()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="neuromirror-")))
         sides = _Sides(settings, stack)
         one, other = sides.open(old), sides.open(new)
         for change in diff(one, other, scratch, recursive=recursive):
             counts.add(change)
-            settings.emit("diff", ListedChange.of(change).plain(), _change_line(change))
+            line: str | None = _change_line(change)
+            if change.kind == "metadata" and not (each or change.is_subdataset):
+                line = None
+                unlisted.setdefault(change.message, ChangeCounts()).add(change)
+            settings.emit("diff", ListedChange.of(change).plain(), line)
+    for changed, group in unlisted.items():
+        files = count_of(group.files["metadata"], "file")
+        size = group.bytes["metadata"]
+        settings.print_text(f"{'metadata':<8}  {size:>13}  {files} ({changed}; list: --metadata)")
     names = {"old": one.name, "new": other.name}
     totals = {
         "files": dict(counts.files),

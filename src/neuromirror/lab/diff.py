@@ -321,6 +321,8 @@ def diff(
                 yield from diff(sides[0], sides[1], scratch, recursive=True, below=folder)
 
 
+_MAX_GROUPS = 5
+"""Groups of changed fields that a message has."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(FileChange).decode
 
@@ -449,6 +451,29 @@ def _changed_fields(old: FileRecord, new: FileRecord) -> str:
     return ", ".join(name for name, (one, other) in pairs.items() if one != other)
 
 
+def _changed_metadata(old: bytes, new: bytes) -> str:
+    """Return which fields of which assets differ between two lists of metadata, for a message."""
+    olds, news = (
+        {str(one.get("path")): one for one in map(msgspec.json.decode, side.splitlines())}
+        for side in (old, new)
+    )
+    assets: dict[str, list[str]] = {}
+    for path in olds.keys() & news.keys():
+        before, after = olds[path], news[path]
+        names = sorted(
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        )
+        if names:
+            assets.setdefault(", ".join(names), []).append(path)
+    groups = sorted(assets.items(), key=lambda one: (-len(one[1]), one[0]))
+    texts = [
+        f"{names} of {paths[0] if len(paths) == 1 else f'{len(paths)} assets'}"
+        for names, paths in groups[:_MAX_GROUPS]
+    ]
+    more = "; …" if len(groups) > _MAX_GROUPS else ""
+    return f": {'; '.join(texts)}{more}" if texts else ""
+
+
 def _documents(old: DiffSide, new: DiffSide, below: str) -> Iterator[FileChange]:
     """Yield the changes of plain files in git, without those that the mirror writes."""
     with ExitStack() as stack:
@@ -461,4 +486,6 @@ def _documents(old: DiffSide, new: DiffSide, below: str) -> Iterator[FileChange]
             if not any(plain) or path.partition(b"/")[0] in OWN_NAMES:
                 continue
             message = "changed" if all(plain) else "added" if plain[1] else "removed"
+            if was is not None and entry is not None and all(plain) and path.endswith(b".jsonl"):
+                message += _changed_metadata(one.read(was[1].hex()), other.read(entry[1].hex()))
             yield FileChange("document", below + path_to_text(path), message=message)

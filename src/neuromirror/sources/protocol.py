@@ -467,7 +467,7 @@ class SupportsLocate(Protocol):
     """A source that understands upstream's own addresses."""
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Resolve an address of this archive, without a request.
+        """Resolve an address of this archive, if possible without a request.
 
         Parameters
         ----------

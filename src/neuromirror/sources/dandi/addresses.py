@@ -7,6 +7,7 @@ addresses.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,8 +30,10 @@ _API_PATH: Final = re.compile(rf"/dandisets/{_ID}(?:/versions/(?P<version>[^/]+)
 _PAGE_PATH: Final = re.compile(rf"/dandiset/{_ID}(?:/(?P<version>[^/]+))?(?:/files)?/?\Z")
 
 
-def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
-    """Parse an address of a dandiset, without a request; None if it is not in this archive.
+def locate(
+    api: str, mirror: str, address: str, fetch_gui: Callable[[], str]
+) -> LocatedDataset | None:
+    """Parse an address of a dandiset; None if it is not in this archive.
 
     Parameters
     ----------
@@ -40,6 +43,8 @@ def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
         The name of the mirror.
     address
         An identifier (``DANDI:000027``), a DOI, or a URL of the API, of a web page or of ``dandi``.
+    fetch_gui
+        Requests the URL of the web pages, for the page of an archive that is not built in.
     """
     for form in (_IDENTIFIER, _CLIENT_URL, _DOI):
         if (found := form.match(address)) is not None:
@@ -55,7 +60,7 @@ def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
     if "/dandiset/" not in f"{page.path}{page.fragment}":
         return None
     archive = archive_at(api)
-    host = urlsplit(archive.gui).netloc if archive else ""
+    host = urlsplit(archive.gui if archive else fetch_gui()).netloc.lower()
     if page.netloc.lower() not in {host, f"gui.{host}"}:
         return None
     # older pages have their path after the #

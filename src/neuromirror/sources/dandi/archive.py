@@ -307,7 +307,7 @@ class DandiArchive:
             history_gap=timedelta(minutes=options.history_gap_minutes),
             objects_are_private=is_private,
         )
-        self._instance: Mapping[str, Any] | None = None
+        self._info: Any = None
         self._instance_lock = threading.Lock()
 
     @property
@@ -346,12 +346,25 @@ class DandiArchive:
 
     def instance_config(self) -> Mapping[str, Any]:
         """Return ``instance_config`` of the API's ``/info/``, which is fetched once."""
+        return self._info_part(None, "instance_config")
+
+    def web_pages(self) -> str:
+        """Return the URL of the archive's web pages; empty if ``/info/`` does not state it."""
+        try:
+            url = self._info_part(1, "services", "webui").get("url")
+        except NetError:
+            return ""
+        return url if isinstance(url, str) else ""
+
+    def _info_part(self, attempts: int | None, *names: str) -> Mapping[str, Any]:
+        """Return an object in the API's ``/info/``, which is fetched once."""
         with self._instance_lock:
-            if self._instance is None:
-                info = self.session.get_json(f"{self.options.api}/info/")
-                found = info.get("instance_config") if isinstance(info, dict) else None
-                self._instance = found if isinstance(found, dict) else {}
-            return self._instance
+            if self._info is None:
+                self._info = self.session.get_json(f"{self.options.api}/info/", attempts=attempts)
+            part = self._info
+        for name in names:
+            part = part.get(name) if isinstance(part, dict) else None
+        return part if isinstance(part, dict) else {}
 
     def to_component(
         self, path: bytes, size: int, zarr_id: str, metadata: Mapping[str, Any]

@@ -7,6 +7,7 @@ from the archive's source code.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -25,7 +26,13 @@ from neuromirror.sources.dandi.document import clean
 from neuromirror.sources.dandi.listing import DandisetListing, is_still_pending
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import read_pages
-from neuromirror.sources.dandi.versions import DRAFT, OPEN, fingerprint, parse_version
+from neuromirror.sources.dandi.versions import (
+    DRAFT,
+    OPEN,
+    RECENT_SECONDS,
+    fingerprint,
+    parse_version,
+)
 from neuromirror.sources.dandi.zarr_listing import LOCAL_PREFIX
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.protocol import (
@@ -60,6 +67,9 @@ class DandiSource(Source):
         self._is_private = is_private
         self._archive = DandiArchive(mirror, options, session, is_private=is_private)
         self._zarrs = self._archive.zarrs
+        self._listed_versions: tuple[DatasetRef | None, float, list[dict[str, Any]]]
+        """The versions that the last hint listed, for the visit that follows it."""
+        self._listed_versions = None, 0.0, []
 
     def dataset(self, local_id: str) -> DatasetRef:
         """Return the reference of a dandiset, or of ``zarr/<id>``.
@@ -89,7 +99,10 @@ class DandiSource(Source):
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the dandiset, version and path that an address names; no request is made.
+        """Return the dandiset, version and path that an address names.
+
+        Only the page of an archive that is not built in takes a request, for the archive's
+        ``/info/``.
 
         Parameters
         ----------
@@ -101,7 +114,7 @@ class DandiSource(Source):
         LocatedDataset or None
             None if it is not an address of this archive.
         """
-        return addresses.locate(self.options.api, self.mirror, address)
+        return addresses.locate(self.options.api, self.mirror, address, self._archive.web_pages)
 
     @property
     def is_private_only(self) -> bool:
@@ -279,6 +292,7 @@ class DandiSource(Source):
                 # saved last. They differ after an older version is saved. Both must give the same
                 # fingerprint, so look up the version that was created last.
                 versions = self._version_rows(dataset)
+                self._listed_versions = dataset, time.monotonic(), versions
                 published = max(
                     (one for one in versions if one.get("version") != DRAFT),
                     key=lambda one: (str(one.get("created")), str(one.get("version"))),
@@ -369,10 +383,13 @@ class DandiSource(Source):
         """
         if _is_zarr(dataset):
             return self._zarrs.versions(dataset)
-        try:
-            rows = self._version_rows(dataset)
-        except NotFoundError as error:
-            raise self._not_found_error(dataset, error) from error
+        listed, at, rows = self._listed_versions
+        self._listed_versions = None, 0.0, []
+        if listed != dataset or time.monotonic() - at > RECENT_SECONDS:
+            try:
+                rows = self._version_rows(dataset)
+            except NotFoundError as error:
+                raise self._not_found_error(dataset, error) from error
         refs = [
             parse_version(dataset, row["version"], row, private=self._is_private) for row in rows
         ]

@@ -26,7 +26,7 @@ from neuromirror.sources.errors import UnexpectedReplyError
 
 DRAFT: Final = "draft"
 OPEN: Final = "OPEN"
-_RECENT_SECONDS: Final = 60.0
+RECENT_SECONDS: Final = 60.0
 """Seconds for which a listed version counts as current.
 
 A longer time would not make listings wrong, but more of them would have to be repeated."""
@@ -169,5 +169,5 @@ class RecentVersions:
         """Return whether upstream just listed this very version, and forget it."""
         found = self._versions.pop((version.dataset.local_id, version.upstream), None)
         return (
-            found is not None and found[0] == version and self._clock() - found[1] < _RECENT_SECONDS
+            found is not None and found[0] == version and self._clock() - found[1] < RECENT_SECONDS
         )
