@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import configparser
+import os
+import pickle
 import random
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import h5py
 import pytest
+from fsspec.implementations.cached import CachingFileSystem
 
 from neuromirror.stream import WrongBytesError
 from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFileSystem
@@ -65,6 +70,39 @@ def test_info_has_the_digest(files: NeuromirrorFileSystem, version: str) -> None
     assert files.ukey(f"{version}/{NWB}") == found["key"]
     assert files.info(f"{version}/sub-101")["type"] == "directory"
     assert files.isfile(f"{version}/dandiset.yaml")
+
+
+def test_wrappers_of_fsspec_keep_files_and_blocks_on_disk(
+    files: NeuromirrorFileSystem, version: str, tmp_path: Path
+) -> None:
+    path = f"{version}/{NWB}"
+    expected = files.cat_file(path)
+    # as in the documentation of pynwb
+    caching = CachingFileSystem(fs=files, cache_storage=str(tmp_path / "blocks"))
+    with caching.open(path, "rb") as file, h5py.File(file) as nwb:
+        assert nwb.attrs["nwb_version"]
+    with caching.open(path, "rb") as file:
+        assert file.read() == expected
+    for protocol in ("blockcache", "filecache", "simplecache"):
+        options = {"cache_storage": str(tmp_path / protocol)}
+        store = {"store": files.store}
+        url = f"{protocol}::neuromirror://{path}"
+        with fsspec.open(url, neuromirror=store, **{protocol: options}) as file:
+            assert file.read() == expected
+        assert os.listdir(tmp_path / protocol)
+    with pickle.loads(pickle.dumps(files.open(path))) as file:
+        assert file.read() == expected
+
+
+def test_a_path_without_label_is_in_the_version_that_the_name_means(
+    files: NeuromirrorFileSystem, version: str
+) -> None:
+    name = version.partition("@")[0]
+    assert files.cat_file(f"{name}/{NWB}") == files.cat_file(f"{version}/{NWB}")
+    listed = [path.replace(name, version) for path in files.ls(f"{name}/sub-101", detail=False)]
+    assert listed == files.ls(f"{version}/sub-101", detail=False)
+    with pytest.raises(FileNotFoundError, match="does not name a version"):
+        files.ls("demo:999999/sub-101")
 
 
 @pytest.fixture

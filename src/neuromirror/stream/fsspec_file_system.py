@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.stream.errors import FileMissingError, StreamError
 from neuromirror.stream.file import VerifiedFile, VerifiedObject
 from neuromirror.stream.git_tree import FolderEntry, VersionTree, listed_file
-from neuromirror.stream.opening import StrPath, missing_file, open_object, open_tree
+from neuromirror.stream.opening import (
+    StrPath,
+    find_dataset,
+    missing_file,
+    open_object,
+    open_tree,
+)
 from neuromirror.stream.pieces import Verify
 from neuromirror.stream.readers import PARALLEL, Transport
 
@@ -47,6 +54,7 @@ class _OpenVersions:
 class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """The files of versions: ``neuromirror://dandi:000027@0.210831.2033/sub-1/file.nwb``.
 
+    Without a label, it is the version that the name of the dataset means: the newest published one.
     Read-only. Each byte is verified before it is returned.
 
     Parameters
@@ -264,14 +272,20 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 result[number] = parts if isinstance(parts, Exception) else parts[at]
         return result
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> VerifiedFile | io.BytesIO:
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **_: Any
+    ) -> BufferedFile:
         if mode != "rb":
             raise OSError(f"{path}: versions are read-only")
         tree, inner = self._locate(path)
         document = None if tree.file(inner) is not None else tree.document(inner)
         if document is not None:
-            return io.BytesIO(document)
-        return VerifiedFile(self._content(path), reopen=partial(self._open, path))
+            return BufferedFile(self, path, io.BytesIO(document), len(document), block_size)
+        file = self._open_verified(path)
+        return BufferedFile(self, path, file, file.size, block_size)
+
+    def _open_verified(self, path: str) -> VerifiedFile:
+        return VerifiedFile(self._content(path), reopen=partial(self._open_verified, path))
 
     def _read_ranges(
         self, path: str, ranges: Sequence[tuple[int | None, int | None]]
@@ -328,14 +342,18 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Return the address of the version, and the path in it."""
         # names of datasets may have slashes, labels do not
         dataset, at, rest = path.partition("@")
-        label, _, inner = rest.partition("/")
-        if not at or ":" not in dataset:
+        if at and ":" in dataset:
+            label, _, inner = rest.partition("/")
+            return f"{dataset}@{label}", inner
+        opened = next((one for one in self._opened.trees if f"{path}/".startswith(f"{one}/")), None)
+        address = opened or find_dataset(path, store=self.store)
+        if address is None:
             raise FileMissingError(
                 f"'{path}' does not name a version; paths are like "
                 "neuromirror://dandi:000027@0.210831.2033/sub-1/file.nwb",
                 path,
             )
-        return f"{dataset}@{label}", inner
+        return address, path[len(address) + 1 :]
 
     def _map(self, read: Callable[[_T], Any], items: Iterable[_T]) -> list[Any]:
         """Apply a function to items in parallel; errors are returned."""
@@ -381,6 +399,55 @@ class LockFileSystem(NeuromirrorFileSystem):
             "lock://datasets.lock/sub-1/file.nwb",
             path,
         )
+
+
+class BufferedFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file as wrappers of fsspec need it, such as ``blockcache::``, which keeps blocks on disk.
+
+    The verified file that it reads requests bytes ahead, so that fsspec buffers nothing by default.
+    """
+
+    def __init__(
+        self,
+        fs: NeuromirrorFileSystem,
+        path: str,
+        file: VerifiedFile | io.BytesIO,
+        size: int,
+        block_size: int | None,
+    ) -> None:
+        block_size = block_size or self.DEFAULT_BLOCK_SIZE
+        super().__init__(fs, path, "rb", block_size, cache_type="none", size=size)
+        self.file = file
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return repr(self.file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.fs, self.path, self.file, self.size, self.blocksize, self.loc)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        with self._lock:
+            self.file.seek(start)
+            return self.file.read(end - start)
+
+    def close(self) -> None:
+        """Close the file; requests in progress are cancelled."""
+        super().close()
+        self.file.close()
+
+
+def _reopened(
+    fs: NeuromirrorFileSystem,
+    path: str,
+    file: VerifiedFile | io.BytesIO,
+    size: int,
+    block_size: int,
+    position: int,
+) -> BufferedFile:
+    opened = BufferedFile(fs, path, file, size, block_size)
+    opened.seek(position)
+    return opened
 
 
 def _describe_entry(folder: str, entry: FolderEntry) -> dict[str, Any]:

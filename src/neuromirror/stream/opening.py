@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.cache.piece_cache import LEAF
 from neuromirror.index import Index
-from neuromirror.lab.addresses import find_address, version_at
+from neuromirror.lab.addresses import find_address, indexed_name, version_at
 from neuromirror.lab.globs import WatchedGlobs, escape
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests, ConfigurationError, DatasetRef, NeuromirrorError
@@ -312,6 +313,25 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
 
 
 def _version_tree(text: str, store: StrPath | None) -> GitTree:
+    with _opened_index(text, store) as (opened, index):
+        # local mirror files are not read by default: another user may have written them
+        mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or f"{os.devnull}/none")
+        return tree_of_version(opened, version_at(index, find_address(text, mirrors, index)))
+
+
+def find_dataset(path: str, *, store: StrPath | None = None) -> str | None:
+    """Return the dataset of the store whose name a path begins with; None if there is none."""
+    names = path.split("/")
+    with _opened_index(path, store) as (_, index):
+        for count in range(len(names), 0, -1):
+            address = "/".join(names[:count])
+            if indexed_name(index, address) is not None:
+                return address
+    return None
+
+
+@contextmanager
+def _opened_index(text: str, store: StrPath | None) -> Iterator[tuple[Store, Index]]:
     try:
         opened = Store.open(_store_folder(store))
     except NotAStoreError as error:
@@ -321,9 +341,7 @@ def _version_tree(text: str, store: StrPath | None) -> GitTree:
     named = os.environ.get("NEUROMIRROR_INDEX")
     own = store is not None or named is None or is_private_store(opened.root)
     with Index.open_readonly(opened.index_path if own else Path(named or "")) as index:
-        # local mirror files are not read by default: another user may have written them
-        mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or f"{os.devnull}/none")
-        return tree_of_version(opened, version_at(index, find_address(text, mirrors, index)))
+        yield opened, index
 
 
 def _store_folder(store: StrPath | None) -> Path:
