@@ -53,6 +53,10 @@ class LayerFolder:
     def read_part(self, path: str, start: int, stop: int) -> bytes | None:
         return (self.folder / path).read_bytes()[start:stop] if self.has(path) else None
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        found = self.folder.glob(f"{prefix}*")
+        return next((str(one.relative_to(self.folder)) for one in sorted(found)), None)
+
     def close(self) -> None:
         pass
 

@@ -21,6 +21,7 @@ import re
 import struct
 import subprocess
 import threading
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -514,6 +515,7 @@ class TreeBuilder:
 
 
 _CACHED_FOLDERS: Final = 256
+_SORTED_FOLDERS: Final = 4
 
 TreeEntry = tuple[bytes, bytes]
 """The mode and the 20-byte object id of an entry of a git tree."""
@@ -543,6 +545,7 @@ class CommitTree:
             self._reader.__exit__()
             raise
         self._folder_of = lru_cache(_CACHED_FOLDERS)(self._read_folder)
+        self._sorted_names = lru_cache(_SORTED_FOLDERS)(self._sort_names)
 
     def folder(self, path: str) -> dict[bytes, TreeEntry] | None:
         """Return the entries of a folder by name.
@@ -581,6 +584,15 @@ class CommitTree:
         folder, _, name = path.rpartition("/")
         found = self.folder(folder)
         return None if found is None else found.get(name.encode())
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of an entry of the folder in the text."""
+        folder, _, start = prefix.rpartition("/")
+        names, name = self._sorted_names(folder), start.encode()
+        at = bisect_left(names, name)
+        if at == len(names) or not names[at].startswith(name):
+            return None
+        return f"{folder}/".lstrip("/") + names[at].decode("utf-8", "surrogateescape")
 
     def read_blob(self, sha: bytes) -> bytes:
         """Return the content of a blob.
@@ -625,6 +637,9 @@ class CommitTree:
         """Let the git process finish."""
         with self._lock:
             self._reader.__exit__()
+
+    def _sort_names(self, folder: str) -> list[bytes]:
+        return sorted(self.folder(folder) or ())
 
     def _read_folder(self, sha: bytes) -> dict[bytes, TreeEntry]:
         with self._lock:

@@ -449,6 +449,12 @@ class RecordLookup:
                 return None
             return load_snapshot_entry(line)
 
+    def first_with_prefix(self, prefix: bytes) -> bytes | None:
+        """Return the first path that starts with given bytes; None without one."""
+        with self._explain():
+            path = next(map(line_path, self._lines_from(prefix)), b"")
+        return path if path.startswith(prefix) else None
+
     def below(self, folder: bytes) -> Iterator[SnapshotEntry]:
         """Yield all files and subdatasets below a folder, by path; b"" for the whole version."""
         start = folder + b"/" if folder else b""

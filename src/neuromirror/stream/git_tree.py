@@ -149,6 +149,15 @@ class VersionTree(Protocol):
             The path of the folder; empty for the top.
         """
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of a file; None without one.
+
+        Parameters
+        ----------
+        prefix
+            The start of a path, of which at least the folder exists.
+        """
+
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file; None if there are none.
 
@@ -342,6 +351,15 @@ class GitTree:
         if first is None:
             return iter(sorted(in_git, key=lambda one: one.name))
         return _merge_entries(in_git, chain((first,), outside))
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of a file; None without one."""
+        tree, inner = self._locate(prefix)
+        if tree._records is not None:
+            found = tree._records.first_with_prefix(inner)
+        else:
+            found = tree._tree.first_with_prefix(inner)
+        return None if found is None else prefix + found[len(inner) :]
 
     def names(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder; no content is read.
@@ -602,6 +620,11 @@ class ManifestFiles:
                 yield FolderEntry(text, True)
             else:
                 yield FolderEntry(text, False, entry.record.size, entry.key)
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text; None without one."""
+        found = self._records.first_with_prefix(prefix.encode("utf-8", "surrogateescape"))
+        return None if found is None else found.decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Close the records."""

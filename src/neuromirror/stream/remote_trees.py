@@ -171,6 +171,10 @@ class CatalogueTree:
         first = self._get(f"{address}?format=json", _Folder)
         return None if first is None else self._pages(address, first)
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return None: the catalogue refuses a path of which it has only another form."""
+        return None
+
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file, from the user's folder or the catalogue."""
         found = self._digests.read(file.key)
@@ -355,6 +359,12 @@ class LockTree:
         found = self._locate(path)
         return None if found is None else found[0].documents.get(found[1])
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of a file; None without one."""
+        found = self._locate(prefix)
+        path = None if found is None else found[0].first_with_prefix(found[1])
+        return None if found is None or path is None else prefix + path[len(found[1]) :]
+
     def entries(self, folder: str) -> Iterator[FolderEntry] | None:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""
         folder = folder.strip("/")
@@ -520,6 +530,12 @@ class LockListing:
         if line is None or _line_key(line) != key or key == _HEAD_KEY:
             return None
         return _decode(line)
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of a file; None without one."""
+        lines = self._file_lines(prefix.encode("utf-8", "surrogateescape"))
+        path = next((_decode(line).path for line in lines), "")
+        return path if path.startswith(prefix) else None
 
     def entries(self, folder: str) -> Iterator[FolderEntry] | None:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""

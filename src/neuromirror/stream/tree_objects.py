@@ -217,6 +217,11 @@ class TreeObjects:
             return None if opened is None else opened[start:stop]
         return opened.read_ranges([(start, stop)])[0]
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path below the folder that starts with a text; None without one."""
+        found = self._tree.first_with_prefix(self._prefix + prefix)
+        return None if found is None else found[len(self._prefix) :]
+
     def close(self) -> None:
         """Cancel the requests in progress."""
         self._transport.close()

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import math
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from neuromirror.sources.volumes.content_codings import unpack
 from neuromirror.sources.volumes.urls import Triple
 from neuromirror.volume.errors import MissingExtraError
 
@@ -31,55 +31,6 @@ _MAX_BLOCK: Final = 1 << 16
 """Voxels of a block of a compressed segmentation; usually 8 × 8 × 8."""
 _MAX_PADDED: Final = 1 << 28
 """Maximum size in bytes of a chunk that is extended to whole blocks."""
-
-
-def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
-    """Undo a content coding.
-
-    Parameters
-    ----------
-    content
-        The stored bytes.
-    coding
-        ``gzip``, ``br``, or empty.
-    max_bytes
-        Maximum size of the result in bytes.
-
-    Returns
-    -------
-    bytes
-        The content; one byte more than ``max_bytes`` if it is larger.
-
-    Raises
-    ------
-    ValueError
-        The content is damaged.
-    MissingExtraError
-        The package brotli is not installed.
-    """
-    if coding == "gzip":
-        try:
-            inflate = zlib.decompressobj(wbits=31)
-            inflated = inflate.decompress(content, max_bytes + 1)
-        except zlib.error as error:
-            raise ValueError(str(error)) from error
-        if len(inflated) <= max_bytes and not inflate.eof:
-            raise ValueError("a truncated gzip stream")
-        return inflated
-    if coding == "br":
-        try:
-            import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        except ImportError as error:
-            raise MissingExtraError(error) from error
-        try:
-            decompressor = brotli.Decompressor()
-            made: bytes = decompressor.process(content, output_buffer_limit=max_bytes + 1)
-        except brotli.error as error:
-            raise ValueError(str(error)) from error
-        if len(made) <= max_bytes and not decompressor.is_finished():
-            raise ValueError("a truncated brotli stream")
-        return made
-    return bytes(content)
 
 
 def decode_voxels(

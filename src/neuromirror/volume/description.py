@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
 from neuromirror.volume.chunk_encodings import ENCODINGS, Sharding, parse_sharding
@@ -307,6 +308,7 @@ def _level_storage(
     folder, encoding = str(scale.get("key", "")), str(scale.get("encoding", ""))
     channels = info.get("num_channels", 1)
     unread, sharding, block = "", None, None
+    unknown = _unknown_codings(files.git_document(ENCODINGS_DOCUMENT), folder)
     try:
         sharding = parse_sharding(scale["sharding"]) if scale.get("sharding") else None
         if encoding == "compressed_segmentation":
@@ -321,6 +323,10 @@ def _level_storage(
         unread = f"its voxels have {str(channels)[:40]} channels"
     elif math.prod(level.chunk) * item_size > LARGEST_CHUNK:
         unread = "its chunks are too large to be decoded here"
+    elif unknown:
+        unread = (
+            f"its chunks are stored with the Content-Encoding {unknown}, which is not supported"
+        )
     elif row.form == "manifest":
         unread = _MANIFEST
     elif not files.has(folder):
@@ -328,6 +334,16 @@ def _level_storage(
     elif row.exceptions:
         unread = "some objects of the layer are excluded, so that chunks may be missing"
     return LevelStorage(folder, encoding, unread, block, sharding)
+
+
+def _unknown_codings(document: bytes | None, folder: str) -> str:
+    """Return the codings of a folder that no reader knows, from the document of the crawler."""
+    objects = _object(document).get("objects")
+    found: set[str] = set()
+    for pattern, about in objects.items() if isinstance(objects, dict) else ():
+        if f"{folder}/".startswith(pattern.rstrip("*:")) and isinstance(about, dict):
+            found.update(map(str, about.get("encodings", ())))
+    return ", ".join(sorted(found - {"identity", *CODING_SUFFIXES}))[:200]
 
 
 def _frame(files: DescribingFiles) -> tuple[str, str]:

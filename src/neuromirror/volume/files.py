@@ -108,7 +108,11 @@ class CloneFiles:
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | None:
         """Return an object of a layer, verified; None if the clone lacks it."""
         # a tracked file that the work tree lacks is no missing chunk: block() raises an error
-        return self.block(path) if self.has(path) or self._is_tracked(path) else None
+        return self.block(path) if self.has(path) or self._commit.entry(path) else None
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path of the commit that starts with a text; None without one."""
+        return self._commit.first_with_prefix(prefix)
 
     def read_part(self, path: str, start: int, stop: int) -> bytes | None:
         """Return a part of an object of a layer; None if the clone lacks it."""
@@ -123,12 +127,13 @@ class CloneFiles:
         """Return whether the clone has the file, with or without its content."""
         return os.path.lexists(self.folder / path)
 
-    def _is_tracked(self, path: str) -> bool:
-        """Return whether the commit that is checked out has the file."""
+    @property
+    def _commit(self) -> CommitTree:
+        """The commit that is checked out."""
         with self._head_lock:
             if self._head is None:
                 self._head = CommitTree(self._git_folder(), "HEAD")
-            return self._head.entry(path) is not None
+            return self._head
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder."""
@@ -482,6 +487,10 @@ class VersionFiles:
         if file.size is None or not urls:
             raise BlockUnavailableError(path, self.where, "no size and URL are known for it")
         return RangeFile(self._transport.session_for, urls, file.size, max_bytes=max_bytes)
+
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path that starts with a text, of a file; None without one."""
+        return self._tree.first_with_prefix(prefix)
 
     def has(self, path: str) -> bool:
         """Return whether the git tree of the version has a file or folder at a path."""

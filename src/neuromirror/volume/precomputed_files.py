@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
+from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, unpack
 from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
 from neuromirror.volume.chunk_encodings import (
@@ -19,16 +20,15 @@ from neuromirror.volume.chunk_encodings import (
     ShardReader,
     chunk_number,
     decode_voxels,
-    unpack,
 )
 from neuromirror.volume.description import LevelStorage
-from neuromirror.volume.errors import BlockUnavailableError
+from neuromirror.volume.errors import BlockUnavailableError, MissingExtraError
 from neuromirror.volume.geometry import METADATA, block_box
 
 if TYPE_CHECKING:
     from neuromirror.volume.read_only_store import BytesCallback
 
-_ENDINGS: Final = {"": "", ".br": "br", ".gz": "gzip"}
+_ENDINGS: Final = {"": ""} | {ending: coding for coding, ending in CODING_SUFFIXES.items()}
 """The content codings of objects, by the ending of their paths."""
 
 _CHUNK_PARTS: Final = 5
@@ -64,6 +64,9 @@ class LayerObjects(Protocol):
             Offsets of the first byte, and after the last byte.
         """
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        """Return the first path of a file that starts with a text; None without one."""
+
     def close(self) -> None:
         """Abort running requests."""
 
@@ -88,7 +91,7 @@ class LevelChunks:
         self._shards = (
             None
             if storage.sharding is None
-            else ShardReader(storage.folder, storage.sharding, objects.read_part)
+            else ShardReader(storage.folder, storage.sharding, self._read_shard)
         )
 
     def voxels(self, position: Triple, box: Box) -> bytes | None:
@@ -128,6 +131,8 @@ class LevelChunks:
                 self._volume.dtype,
                 self._storage.block,
             )
+        except ImportError as error:
+            raise MissingExtraError(error) from error
         except ValueError as error:
             why = f"it does not decode to the {size} bytes of its voxels: {error}"
             raise BlockUnavailableError(stem, self._objects.where, why) from error
@@ -150,7 +155,24 @@ class LevelChunks:
             stored = self._objects.read_object(stem + ending, most + MAX_OVERHEAD)
             if stored is not None:
                 return stem + ending, unpack(memoryview(stored), coding, most)
+        self._refuse_other_forms(stem)
         return None
+
+    def _read_shard(self, path: str, start: int, stop: int) -> bytes | None:
+        part = self._objects.read_part(path, start, stop)
+        if part is None:
+            self._refuse_other_forms(path.removesuffix(".shard"))
+        return part
+
+    def _refuse_other_forms(self, stem: str) -> None:
+        """Raise BlockUnavailableError if the version has an object under a name like a missing one.
+
+        What is missing is read as zeros.
+        """
+        other = self._objects.first_with_prefix(f"{stem}.")
+        if other is not None:
+            why = f"chunks in files that end in {other[len(stem) :]} are not supported"
+            raise BlockUnavailableError(other, self._objects.where, why)
 
 
 class PrecomputedFiles:

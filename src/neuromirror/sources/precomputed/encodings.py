@@ -40,19 +40,19 @@ from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders
 from neuromirror.sources.s3.history import read_rows, write_row
+from neuromirror.sources.volumes.content_codings import (
+    CODING_ALIASES,
+    CODING_SUFFIXES,
+    ENCODINGS_DOCUMENT,
+)
 
-DOCUMENT_PATH: Final = b".precomputed/encodings.json"
+DOCUMENT_PATH: Final = ENCODINGS_DOCUMENT.encode()
 SAMPLE: Final = 8
 """Objects per folder that are requested."""
 FRESH_SAMPLE: Final = 256
 """Objects per folder that are requested among those written since the last visit."""
 
-_SUFFIXES: Final = {
-    **{"br": b".br", "gzip": b".gz", "zstd": b".zstd", "xz": b".xz", "bzip2": b".bz2"},
-}
-"""The suffixes that CloudVolume knows, by Content-Encoding."""
-_ENCODINGS: Final = {suffix: encoding for encoding, suffix in _SUFFIXES.items()}
-_SAME: Final = {"x-gzip": "gzip", "identity": "", "aws-chunked": "", "utf-8": ""}
+_SUFFIXES: Final = {coding: suffix.encode() for coding, suffix in CODING_SUFFIXES.items()}
 _READABLE: Final = ("", "gzip")
 _IDENTITY: Final = "identity"
 _FOLDERS: Final = 512
@@ -62,7 +62,7 @@ _DEEP: Final = 4
 def encoding_of(headers: Mapping[str, str]) -> str:
     """Return the encoding that an object's headers state, such as ``gzip``; '' without one."""
     codings = headers.get("Content-Encoding", "").lower().split(",")
-    stripped = [_SAME.get(coding.strip(), coding.strip()) for coding in codings]
+    stripped = [CODING_ALIASES.get(coding.strip(), coding.strip()) for coding in codings]
     return ",".join(coding for coding in stripped if coding)
 
 
@@ -281,7 +281,7 @@ class EncodingNaming(FileNaming):
 
     def object_names(self, file_path: bytes) -> Sequence[bytes]:
         """Return the name itself, and the name without a suffix that may have been added."""
-        for suffix in _ENCODINGS:
+        for suffix in _SUFFIXES.values():
             if file_path.endswith(suffix) and len(file_path) > len(suffix):
                 return file_path, file_path[: -len(suffix)]
         return (file_path,)
@@ -325,8 +325,7 @@ class EncodingNaming(FileNaming):
             }
             for key, folder in self._folders.items()
         }
-        added = {one: _SUFFIXES[one].decode() for one in _SUFFIXES}
-        content = {"endings": added, "objects": object_names}
+        content = {"endings": CODING_SUFFIXES, "objects": object_names}
         text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
         return Document(DOCUMENT_PATH, text.encode())
 

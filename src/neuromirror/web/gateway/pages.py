@@ -235,6 +235,8 @@ async def deliver(request: CatalogueRequest) -> Any:
                 form = request.query_parameter("format")
                 address = gateway_address(row.dataset_name, named.label, f"{path}/", form=form)
                 return _to_folder(address)
+        if is_possible_path(path):
+            await gateway.refuse_other_forms(row, path)
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)

@@ -32,6 +32,7 @@ from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.model.records import url_version_id
 from neuromirror.net import RequestLimits, clean_url, is_local_name, permanent_refusal
+from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.store import CUSTODY_BRANCH, Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream import (
@@ -112,9 +113,6 @@ MAX_OPEN: Final = 8
 """Maximum number of versions that stay open; each has a git process."""
 WINDOW: Final = 8 << 20
 """Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
-ENCODINGS: Final = {"br": ".br", "gzip": ".gz", "zstd": ".zstd"}
-"""Encodings of HTTP, with the ending of the names of files of a precomputed layer."""
-_ENCODINGS_DOCUMENT: Final = ".precomputed/encodings.json"
 _MAX_MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
@@ -138,7 +136,7 @@ class OpenVersion:
         self._transports: list[Transport] = []
         self._contents: OrderedDict[_ContentName, VerifiedObject] = OrderedDict()
         try:
-            self.has_encodings = self.tree.document(_ENCODINGS_DOCUMENT) is not None
+            self.has_encodings = self.tree.document(ENCODINGS_DOCUMENT) is not None
             """Whether names of files have the encoding of the stored object at their ends."""
         except BaseException:
             self.tree.close()
@@ -435,6 +433,25 @@ class GatewayService:
 
         return await self._look(find)
 
+    async def refuse_other_forms(self, row: VersionRow, path: str) -> None:
+        """Raise ContentUnavailableError for a chunk that is stored under a name with an ending.
+
+        Programs read a chunk that is not found as zeros.
+        """
+
+        def find() -> str | None:
+            with self._versions.use(row) as version:
+                return version.tree.first_with_prefix(f"{path}.") if version.has_encodings else None
+
+        other = await self._look(find)
+        if other is not None:
+            raise self._failure(
+                "form",
+                f"{row.name} has {other}; chunks in files that end in {other[len(path) :]} are not "
+                "supported",
+                406,
+            )
+
     async def list_folder(self, row: VersionRow, path: str, after: str, most: int) -> Folder | None:
         """Return the entries of a folder, sorted by name; None if the version has no such folder.
 
@@ -662,7 +679,7 @@ def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
     """Return a chunk of a precomputed layer that is stored with an encoding."""
     if not version.has_encodings:
         return None
-    for encoding, ending in ENCODINGS.items():
+    for encoding, ending in CODING_SUFFIXES.items():
         file = version.tree.file(path + ending)
         if file is not None:
             return StoredFile(path, file, encoding)
