@@ -219,8 +219,8 @@ _OWNER = "<Owner><ID>0123456789abcdef</ID></Owner>"
 class ListingFaults:
     """Faults of a response: omitted keys, and how it ends.
 
-    ``ends`` is ``""`` (complete), ``"cut"`` (half the document) or ``"objects"`` (a page of objects
-    instead of versions).
+    ``ends`` is ``""`` (complete), ``"cut"`` (half the document), ``"objects"`` (a page of objects
+    instead of versions) or ``"raw"`` (versions whose names are not encoded at all).
     """
 
     without: frozenset[bytes] = frozenset()
@@ -259,6 +259,8 @@ def listing_response(
     if not number.isdecimal() or query.get("encoding-type", "url") != "url":
         return error_response(400, "InvalidArgument")
     name = encode_name if query.get("encoding-type") == "url" else _plain
+    if versions and tampering.ends == "raw":
+        name = _raw
     most = min(int(number), page_size, _MAX_KEYS)
     page = _versions_page if versions and tampering.ends != "objects" else _objects_page
     try:
@@ -278,6 +280,11 @@ Writes = Callable[[bytes], str]
 def _plain(name: bytes) -> str:
     """Return a name without encoding; bytes that are not UTF-8 are lost."""
     return escape(name.decode("utf-8", "replace")).translate(_CONTROL_CHARACTERS)
+
+
+def _raw(name: bytes) -> str:
+    """Return a name without encoding, with its control characters."""
+    return escape(name.decode("utf-8", "replace"))
 
 
 def _bytes(text: bytes | str) -> bytes:

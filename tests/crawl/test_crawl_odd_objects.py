@@ -56,6 +56,24 @@ def exceptions(mirror_harness: MirrorHarness) -> dict[str, str]:
         return {one["path"]: one["reason"] for one in index.exceptions(index.resolve(DATASET))}
 
 
+def test_keys_with_raw_control_characters_do_not_hide_the_versions_of_a_bucket(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
+) -> None:
+    bucket = buckets.bucket(BUCKET)
+    bucket.versioned = bucket.list_versions = bucket.read_versions = True
+    names = ["a\rb.txt", "a\nb.txt", "a\r\nb.txt", "tab\t.txt", "start\x01of.txt", "\r", "z.txt"]
+    for name in names:
+        buckets.put(f"{ASSET}/{name}", name)
+    with buckets.fault("listing", query="versions", ends="raw"):
+        assert mirror_harness.sync()[DATASET].status == "ok"
+    found = files(mirror_harness).values()
+    assert {one.source_path for one in found} == {name.encode() for name in names}
+    with mirror_harness.index() as index:
+        assert index.capabilities("swift")["versions"] == "listable"
+        locations = [index.locations(one.content)[0] for one in found]
+    assert all("versionId=" in one.url for one in locations)
+
+
 @pytest.mark.parametrize("ordinary", [FEW, MANY])
 def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     buckets: DemoBuckets,

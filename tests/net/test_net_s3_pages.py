@@ -72,10 +72,22 @@ def test_a_name_that_is_not_encoded_stays_as_it_is():
     assert parse_page(page(row("a+b%20c&amp;d"), head=head), "x").rows[0].key == b"a+b%20c&d"
 
 
-def test_a_carriage_return_that_xml_would_change_is_refused():
-    head = HEAD.replace("<EncodingType>url</EncodingType>", "")
-    with pytest.raises(InvalidListingError, match="carriage"):
-        parse_page(page(row("a\rb"), head=head), "x")
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("a\rb", b"a\rb"),
+        ("a\r\nb", b"a\r\nb"),
+        ("\r", b"\r"),
+        ("a&#xD;b", b"a\rb"),
+        ("a\x01b", b"a\x01b"),
+        ("a&#1;b&#x1f;", b"a\x01b\x1f"),
+    ],
+)
+def test_control_characters_that_xml_would_change_or_refuse_stay_in_keys(name, key):
+    head = HEAD.replace("<EncodingType>url</EncodingType>", "\r\n")
+    assert parse_page(page(row(name), head=head), "x").rows[0].key == key
+    with pytest.raises(InvalidListingError):
+        parse_page(page(row("a\x00b"), head=head), "x")
 
 
 @pytest.mark.parametrize("at", ["2023-01-02T03:04:05Z", "2023-01-02T03:04:05.000Z"])

@@ -114,6 +114,13 @@ _ELEMENT: Final = re.compile(
 )
 _ENTITY: Final = re.compile("&(?:(amp|lt|gt|quot|apos)|#([0-9]+)|#x([0-9A-Fa-f]+));")
 _ENTITIES: Final = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_CONTROL: Final = re.compile(
+    rb"[\x01-\x08\x0b-\x1f]|&#(?:x0*1?[0-9A-Fa-f]|0*(?:[12]?[0-9]|3[01]));"
+)
+"""A control character, raw or as a reference; XML forbids or normalizes most of them."""
+_OUTSIDE_NAMES: Final = re.compile(
+    r"(<(?:Key|KeyMarker|NextKeyMarker|Prefix)>[^<]*)|\r\n?", re.DOTALL
+)
 _END: Final = re.compile(rb"</List(?:Bucket|Versions)Result>\s*\Z")
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
@@ -295,12 +302,18 @@ def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
 
 
 def _read_document(body: bytes) -> str:
+    # Some servers encode no name in a list of versions, so that keys have control characters.
+    is_encoded = b"<EncodingType>url</EncodingType>" in body
     # as other readers do, with namespaces: a prefix must be bound
     parser = expat.ParserCreate("UTF-8", "}")
     parser.StartDoctypeDeclHandler = _refuse_doctype
-    parser.Parse(body, True)
+    parser.Parse(body if is_encoded else _CONTROL.sub(b"_", body), True)
     text = body.decode("utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n") if b"\r" in body else text
+    if b"\r" not in body:
+        return text
+    if is_encoded:
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    return _OUTSIDE_NAMES.sub(lambda found: found[1] or "\n", text)
 
 
 def _refuse_doctype(*_: object) -> None:
@@ -341,9 +354,6 @@ def _parse(body: bytes, versions: bool) -> Page:
     if text[at:].strip() != f"</{expected}>":
         raise ValueError("unexpected markup")
     encoded = fields.get("EncodingType") == "url"
-    if not encoded and b"\r" in body:
-        # XML normalizes it to a line feed, so that two keys could become equal.
-        raise ValueError("carriage returns in keys that are not URL-encoded")
     times = _Times()
     rows = [row for form, values in found for row in form.parse(values, encoded, times)]
     if versions:

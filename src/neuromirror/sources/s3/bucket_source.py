@@ -110,6 +110,7 @@ class BucketSource(Source):
         self._profile = profile
         self._lock = threading.Lock()
         self._found_capabilities: S3Capabilities | None = None
+        self._has_garbled_versions = False
         self._head_each: set[bytes] = set()
         self._mismatched: dict[bytes, frozenset[bytes]] = {}
         """Keys of objects that differed from their rows, by prefix."""
@@ -215,7 +216,11 @@ class BucketSource(Source):
             return {}
         capabilities = self._capabilities()
         return {
-            "versions": "listable" if capabilities.versions_listable else "not listable",
+            "versions": "listable"
+            if capabilities.versions_listable
+            else "invalid lists"
+            if self._has_garbled_versions
+            else "not listable",
             "version-reads": _describe_capability(
                 capabilities.version_readable, "allowed", "refused"
             ),
@@ -238,6 +243,7 @@ class BucketSource(Source):
             return probe_bucket(self.bucket, prefix)
         except GarbledListingError:
             # Some stores garble unusual keys in lists of versions but not in lists of objects.
+            self._has_garbled_versions = True
             return S3Capabilities(False, None, None)
 
     # --- listing
