@@ -189,6 +189,9 @@ class ServedTree:
                 found[name] = FolderEntry(name, bool(slash), None if slash else size, key)
         return iter([found[name] for name in sorted(found)]) if found or not folder else None
 
+    def first_with_prefix(self, prefix: str) -> str | None:
+        return next((path for path in sorted(self.files) if path.startswith(prefix)), None)
+
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         return self.digests.get(file.path)
 
