@@ -1,20 +1,27 @@
-"""The program as a process: pipes, terminals, encodings."""
+"""Processes of the command line: signals, pipes, core dumps, progress, the summary of requests."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
+import re
 import struct
+import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from neuromirror.cli.common import ProgressLine, format_traffic
+from neuromirror.model import Traffic
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 
@@ -95,3 +102,96 @@ def test_a_sync_needs_no_git_and_fsck_reports_that_git_is_missing(
     ended = shell.program("fsck", code=1, env=without_git)
     assert "git is not on PATH" in ended.error_line
     shell.run("fsck")
+
+
+LIMIT = "resource.getrlimit(resource.RLIMIT_CORE)[0]"
+RAISED = (
+    "import io, resource, sys; "
+    "resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2); "
+)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from neuromirror.cli import main; main(['list'], standalone_mode=False)",
+        "sys.stdin = io.StringIO(''); from neuromirror.volume.remote import main; main()",
+    ],
+    ids=["neuromirror", "git-annex-remote-neuromirror"],
+)
+def test_no_core_dump_is_written(program: str, tmp_path: Path) -> None:
+    code = (
+        f"{RAISED}\ntry:\n    {program}\nexcept BaseException:\n    pass\nprint('limit', {LIMIT})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "limit 0"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stderr", [Terminal(), io.StringIO()])
+def test_a_line_shows_steps_and_bytes_and_is_removed(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with ProgressLine() as line:
+        line.show("mirroring demo:000002")
+        line.show("cloning demo:000002")
+        line.show_bytes(0, 1000)
+        line.show_bytes(500, 1000)
+        with line.paused():
+            sys.stdout.write("a result\n")
+        line.show("another step")
+    assert capsys.readouterr().out == "a result\n"
+    if not stderr.isatty():
+        assert stderr.getvalue() == ""
+        return
+    written = stderr.getvalue()
+    assert "\n" not in written
+    shown = [written.index(text) for text in ("mirroring", "cloning", "500/1.00k", "another")]
+    assert shown == sorted(shown)
+    assert written.rsplit("\r", 1)[1].strip() == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_sync_prints_a_request_summary_at_the_end(
+    shell: Shell, demo: DemoArchive, options: list[str]
+) -> None:
+    demo.clear_requests()
+    ended = shell.run(*options, "sync", "demo:000002", "demo:000003")
+    requests = len(demo.requests) + len(demo.s3_requests)
+    (line,) = ended.traffic_lines
+    assert line.startswith(f"neuromirror: demo: {requests} requests, ")
+    for url, log in ((demo.api_url, demo.requests), (demo.s3_url, demo.s3_requests)):
+        assert f"{urlsplit(url).netloc} {len(log)}" in line
+    assert ended.err == ""
+    quiet = shell.run(*options, "sync", "--quiet", "--deep", "demo:000003")
+    assert (quiet.traffic_lines, quiet.err) == ((), "")
+    assert shell.run(*options, "sync", "unknown", code=2).traffic_lines == ()
+    demo.fault("status", path="/000003/versions/", status=404)
+    failed = shell.run(*options, "sync", "--deep", "demo:000003", code=1)
+    assert len(failed.traffic_lines) == 1
+    assert failed.error_line.startswith("error      demo:000003")
+
+
+def test_throttling_by_the_archive_is_reported(shell: Shell, demo: DemoArchive) -> None:
+    demo.fault("status", path="/000003/versions/$", status=429, times=1)
+    (line,) = shell.run("sync", "demo:000003").traffic_lines
+    assert re.search(r" 1 retried after \d+ s of waiting, throttled once \(", line)
+    shown = shell.run("show", "demo:000003").out
+    assert "throttled once" in shown
+
+
+def test_many_hosts_are_not_all_named() -> None:
+    hosts = {f"{number}.example": Traffic(requests=number, bytes=1) for number in range(1, 9)}
+    text = format_traffic(hosts)
+    assert text == (
+        "36 requests, 8 B received (8.example 8, 7.example 7, 6.example 6, 5.example 5, "
+        "4.example 4, 3 more hosts)"
+    )
+    assert format_traffic({"a": Traffic(1, 2500)}) == "1 request, 2.5 kB received (a 1)"

@@ -1,28 +1,39 @@
-"""The file itself: locks, readers beside a writer, and files that are not what they should be."""
+"""The file itself: schema, locks, readers beside a writer, damage, and files that are no index."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neuromirror.index import (
     Index,
     IndexBusyError,
+    IndexDamagedError,
     IndexMissingError,
     IndexUnusableError,
+    Schedule,
+    raise_if_damaged,
     rebuild_from_journal,
+    schedule,
+    schema,
 )
 from neuromirror.index import file_writer as recording_module
+from neuromirror.index.backup import copy_database
+from neuromirror.model import NeuromirrorError
 from support.disk_journal import DiskJournal, placed_file
 from support.index_dump import dump_index
 from support.store_publisher import exit_code, fork_child
@@ -236,3 +247,224 @@ def test_progress_reports_the_bytes_applied(journal: DiskJournal, index: Index) 
     reported: list[int] = []
     rebuild_from_journal(index.path, journal, reported.append)
     assert reported == [position for position, _ in journal.read_entries(0)]
+
+
+OTHER_VERSIONS = (schema.SCHEMA - 1, schema.SCHEMA + 1)
+
+
+def _set_version(path: Path, version: int) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def test_new_index_has_strict_tables_and_the_current_version(path: Path) -> None:
+    Index.open(path).close()
+    database = sqlite3.connect(path)
+    strict = {
+        name: bool(is_strict)
+        for _, name, kind, _, _, is_strict in database.execute("PRAGMA main.table_list")
+        if kind == "table" and not name.startswith("sqlite_")
+    }
+    assert strict.keys() >= {"datasets", "versions", "files", "subdatasets"}
+    assert all(strict.values())
+    assert database.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
+    assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+    database.close()
+
+
+@pytest.mark.parametrize("version", OTHER_VERSIONS)
+def test_index_of_another_version_is_refused_and_unchanged(path: Path, version: int) -> None:
+    Index.open(path).close()
+    _set_version(path, version)
+    before = path.read_bytes()
+    for opened in (Index.open, Index.open_readonly):
+        with pytest.raises(
+            IndexUnusableError, match=rf"\b{version}\b.*`neuromirror rebuild-index`"
+        ):
+            opened(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", OTHER_VERSIONS)
+def test_rebuild_replaces_an_index_of_another_version(
+    journal: DiskJournal, path: Path, version: int
+) -> None:
+    journal.mint([placed_file("a", 1)])
+    with Index.open(path) as index:
+        index.catch_up(journal)
+        expected = dump_index(index)
+    _set_version(path, version)
+    assert rebuild_from_journal(path, journal) == 1
+    with Index.open(path) as index:
+        assert dump_index(index) == expected
+
+
+def test_failed_creation_leaves_an_empty_file_for_the_next_attempt(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_FILES", f"{schema._FILES} CREATE TABLE files (x);")
+        with pytest.raises(IndexDamagedError):
+            Index.open(path)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    connection.close()
+    with pytest.raises(IndexUnusableError):
+        Index.open_readonly(path)
+    with Index.open(path) as index:
+        assert index.position == 0
+
+
+def test_schedule_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.sqlite"
+    Schedule.open(path).close()
+    for version in (schedule.SCHEMA - 1, schedule.SCHEMA + 1):
+        _set_version(path, version)
+        with pytest.raises(IndexUnusableError, match=rf"\b{version}\b"):
+            Schedule.open(path)
+
+
+NAME = "dandi:000001"
+
+QUESTIONS: dict[str, Callable[[Index], Any]] = {
+    "datasets": lambda index: list(index.datasets()),
+    "dataset": lambda index: index.dataset(NAME),
+    "versions": lambda index: list(index.versions(NAME)),
+    "resolve": lambda index: index.resolve(NAME),
+    "files": lambda index: list(index.files(index.resolve(NAME))),
+    "level": lambda index: list(index.folder_entries(index.resolve(NAME))),
+    "search": lambda index: list(index.search("a1")),
+    "find": lambda index: list(index.find("0" * 64)),
+    "paths": lambda index: index.matching_files(index.resolve(NAME), "a1"),
+    "events": lambda index: list(index.events()),
+    "failures": lambda index: index.failures(),
+    "mirrors": lambda index: list(index.mirror_status()),
+    "withdrawn": lambda index: list(index.tombstones()),
+    "position": lambda index: index.position,
+}
+
+
+@pytest.fixture(scope="module")
+def sound_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of a dataset with some versions."""
+    root = tmp_path_factory.mktemp("damage")
+    journal = DiskJournal(root)
+    for shift in range(4):
+        journal.mint(placed_file(f"a{n}/b{n}.nwb", n + shift * (n % 2)) for n in range(60))
+    journal.visit()
+    with Index.open(root / "live.sqlite") as index:
+        index.catch_up(journal)
+    copy_database(root / "live.sqlite", root / "sound.sqlite")
+    return root / "sound.sqlite"
+
+
+def outcomes(path: Path) -> Iterator[BaseException]:
+    """What questions to an index raise."""
+    for question in QUESTIONS.values():
+        try:
+            with Index.open_readonly(path) as index:
+                question(index)
+        except Exception as error:  # noqa: BLE001
+            yield error
+
+
+@pytest.mark.parametrize("count", [1, 8, 64])
+@pytest.mark.parametrize("block", range(4))
+def test_changed_bytes_give_results_or_one_kind_of_error(
+    sound_index: Path, tmp_path: Path, count: int, block: int
+) -> None:
+    content = sound_index.read_bytes()
+    path = tmp_path / "index.sqlite"
+    for seed in range(block * 8, block * 8 + 8):
+        drawn = random.Random(seed * 1000 + count)
+        changed = bytearray(content)
+        for offset in drawn.choices(range(len(changed)), k=count):
+            changed[offset] ^= drawn.randrange(1, 256)
+        path.write_bytes(changed)
+        for error in outcomes(path):
+            assert isinstance(error, NeuromirrorError), (seed, count, repr(error))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"b1.nwb", b"b1.\xff\xfeb"),
+        (b"observed", b"obs\xc3rved"),
+        (b'{"', b"{{"),
+        (b"dandi", b"dan\xffi"),
+    ],
+)
+def test_text_that_is_not_text_is_damage(
+    sound_index: Path, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(sound_index.read_bytes().replace(old, new))
+    found = list(outcomes(path))
+    assert found
+    for error in found:
+        assert isinstance(error, NeuromirrorError), repr(error)
+    assert any(isinstance(error, IndexDamagedError) for error in found)
+
+
+def test_a_file_that_is_cut_off_is_damage(sound_index: Path, tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    shutil.copy(sound_index, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    found = list(outcomes(path))
+    assert found
+    assert all(isinstance(error, NeuromirrorError) for error in found)
+
+
+def test_a_value_of_a_wrong_type_is_damage_where_it_is_used(
+    sound_index: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    shutil.copy(sound_index, path)
+    raise_if_damaged(path, TypeError())  # a defect of the program stays one
+    with path.open("r+b") as file:
+        file.seek(2000)
+        file.write(bytes(range(256)) * 20)
+    with pytest.raises(IndexDamagedError):
+        raise_if_damaged(path, TypeError())
+
+
+_PROGRAM = """
+import threading, time
+import msgspec._utils
+from neuromirror.index.shapes import Answer
+
+analyse = msgspec._utils._get_class_mro_and_typevar_mappings
+
+def analyse_slowly(kind):
+    time.sleep(0.2)  # the other threads run
+    return analyse(kind)
+
+msgspec._utils._get_class_mro_and_typevar_mappings = analyse_slowly
+
+class Inner(Answer, frozen=True):
+    value: int
+
+class Outer(Answer, frozen=True):
+    inner: Inner
+
+def make_shape(number):
+    time.sleep(0.05 * number)
+    made.append(Outer.of(inner={"value": number}).plain())
+
+made = []
+threads = [threading.Thread(target=make_shape, args=(number,)) for number in range(8)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+assert sorted(one["inner"]["value"] for one in made) == [*range(8)]
+"""
+
+
+def test_threads_make_the_first_shapes_of_a_kind_at_the_same_time() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

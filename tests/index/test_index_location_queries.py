@@ -1,4 +1,4 @@
-"""Places to be asked next, and those that do not have what they should; copies of the index."""
+"""Locations that are due for a check, what they answered, and copies of the index."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from neuromirror.index.backup import (
 from neuromirror.model import (
     DatasetReinstated,
     DatasetWithdrawn,
+    EventRaised,
     Location,
     LocationsChecked,
     MirrorSeen,
     VersionMinted,
+    dump_entry,
+    load_entry,
 )
 from support.disk_journal import URI, DiskJournal, placed_file
 from support.index_dump import dump_index
@@ -39,7 +42,7 @@ def append_probe(journal: DiskJournal, found: dict[str, list[str]], at: str) -> 
     journal.append(LocationsChecked("dandi", "000001", found, at))
 
 
-def urls(index: Index, before: str = "9", **where: str) -> list[str]:
+def due_urls(index: Index, before: str = "9", **where: str) -> list[str]:
     return [one.url for one in index.due_locations(1000, before, **where)]
 
 
@@ -48,13 +51,13 @@ def test_locations_never_probed_come_first_then_the_longest_unprobed(
 ) -> None:
     journal.mint([placed_file("a", 1), placed_file("b", 2)])
     index.catch_up(journal)
-    first = urls(index)
+    first = due_urls(index)
     assert len(first) == 4
     append_probe(journal, {"ok": [first[0]]}, "2025-02-01")
     append_probe(journal, {"not-found": [first[1]]}, "2025-01-01")
     index.catch_up(journal)
-    assert urls(index) == [first[2], first[3], first[1], first[0]]
-    assert urls(index, "2025-01-15") == [first[2], first[3], first[1]]
+    assert due_urls(index) == [first[2], first[3], first[1], first[0]]
+    assert due_urls(index, "2025-01-15") == [first[2], first[3], first[1]]
     assert [one.url for one in index.due_locations(3, "9")] == [first[2], first[3], first[1]]
     due = {one.url: one for one in index.due_locations(9, "9")}
     assert (due[first[1]].result, due[first[1]].checked_at) == ("not-found", "2025-01-01")
@@ -94,14 +97,14 @@ def test_due_locations_can_be_limited_to_a_mirror_or_dataset(
     # a file that is no more counts too: a version that was pinned has it
     journal.mint([placed_file("b", 2)])
     index.catch_up(journal)
-    assert len(urls(index)) == 8
+    assert len(due_urls(index)) == 8
     assert {one.path for one in index.due_locations(9, "9", dataset="dandi:000001")} == {"a", "b"}
     assert {one.path for one in index.due_locations(9, "9", mirror="else")} == {"d"}
     assert {one.path for one in index.due_locations(9, "9", mirror="dandi")} == {"a", "b", "c"}
     with pytest.raises(UnknownDatasetError):
-        urls(index, dataset="dandi:9")
+        due_urls(index, dataset="dandi:9")
     with pytest.raises(UnknownMirrorError):
-        urls(index, mirror="nosuch")
+        due_urls(index, mirror="nosuch")
 
 
 def test_due_locations_are_found_by_an_index(journal: DiskJournal, index: Index) -> None:
@@ -133,11 +136,11 @@ def test_due_locations_of_a_small_mirror_beside_a_large_one_are_the_same(
     journal.mint([placed_file("d", "its own")], "7", mirror="small")
     index.catch_up(journal)
     assert [one.path for one in index.due_locations(9, "9", mirror="small")] == ["d", "d"]
-    first = urls(index, mirror="small")[0]
+    first = due_urls(index, mirror="small")[0]
     append_probe(journal, {"ok": [first]}, "2025-01-01")
     index.catch_up(journal)
-    assert len(urls(index, "2024", mirror="small")) == 1
-    assert urls(index, mirror="small")[1] == first
+    assert len(due_urls(index, "2024", mirror="small")) == 1
+    assert due_urls(index, mirror="small")[1] == first
 
 
 # --- withdrawn datasets
@@ -238,3 +241,83 @@ def test_tables_are_looked_at_one_after_the_other(journal: DiskJournal, path: Pa
     path.write_bytes(damaged)
     assert [table for table, found in integrity_errors_by_table(path, "", 60) if found]
     assert integrity_errors(path)
+
+
+FIRST, LATER = "2026-03-01T12:00:00+00:00", "2026-03-02T12:00:00+00:00"
+
+
+def urls(index: Index, path: str, label: str = "latest") -> list[str]:
+    files = {one.path: one for one in index.files(index.resolve("dandi:000001", label))}
+    return [location.url for location in index.locations(files[path].content)]
+
+
+def probe_results(index: Index, url: str) -> list[tuple[str | None, str | None]]:
+    return [(one.result, one.checked_at) for one in index.url_locations(url)]
+
+
+def probe_entry(found: dict[str, list[str]], at: str) -> LocationsChecked:
+    return LocationsChecked("dandi", "000001", found, at)
+
+
+def test_an_entry_comes_back_from_its_line() -> None:
+    entry = probe_entry({"ok": ["https://a.invalid/é"], "not-found": []}, FIRST)
+    assert load_entry(dump_entry(entry)) == entry
+
+
+def test_last_probe_of_each_location_counts(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed_file("a", 1), placed_file("b", 2)])
+    index.catch_up(journal)
+    exact, address = urls(index, "a")
+    assert probe_results(index, exact) == [(None, None)]
+    journal.append(probe_entry({"ok": [exact], "refused": [address]}, FIRST))
+    journal.append(probe_entry({"not-found": [exact]}, LATER))
+    index.catch_up(journal)
+    assert probe_results(index, exact) == [("not-found", LATER)]
+    assert probe_results(index, address) == [("refused", FIRST)]
+    for url in urls(index, "b"):
+        assert probe_results(index, url) == [(None, None)]
+    # it belongs to the location, wherever that is recorded
+    (row, _) = index.locations(next(index.files(index.resolve("dandi:000001"))).content)
+    assert (row.url, row.result, row.checked_at) == (exact, "not-found", LATER)
+
+
+def test_probe_of_an_unknown_location_changes_nothing(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed_file("a", 1)])
+    index.catch_up(journal)
+    exact, _ = urls(index, "a")
+    before = dump_index(index)
+    plain = exact.partition("?")[0]
+    journal.append(probe_entry({"not-found": ["https://elsewhere.invalid/", plain]}, FIRST))
+    index.catch_up(journal)
+    assert [one for one in dump_index(index) if not one.startswith("progress")] == [
+        one for one in before if not one.startswith("progress")
+    ]
+    assert index.url_locations(plain) == []
+
+
+def test_rebuilt_index_has_the_same_probe_results(
+    journal: DiskJournal, index: Index, tmp_path: Path
+) -> None:
+    journal.mint([placed_file("a", 1)])
+    index.catch_up(journal)
+    exact, address = urls(index, "a")
+    journal.append(probe_entry({"ok": [exact], "changed": [address]}, FIRST))
+    journal.mint([placed_file("a", 1), placed_file("c", 1)])
+    data = {"url": exact, "result": "unreachable"}
+    journal.append(EventRaised("dandi", "000001", "unavailable", "gone", LATER, data))
+    index.catch_up(journal)
+    assert probe_results(index, exact) == [("unreachable", LATER)]
+    rebuilt = tmp_path / "again.sqlite"
+    rebuild_from_journal(rebuilt, journal)
+    with Index.open_readonly(rebuilt) as other:
+        assert dump_index(other) == dump_index(index)
+
+
+def test_one_address_may_have_had_several_contents(journal: DiskJournal, index: Index) -> None:
+    one, other = placed_file("a", 1), placed_file("a", 2)
+    shared = one.record.locations[1]
+    journal.mint([one])
+    journal.mint([placed_file("a", 2, locations=(*other.record.locations, shared))])
+    journal.append(probe_entry({"changed": [shared.url]}, FIRST))
+    index.catch_up(journal)
+    assert probe_results(index, shared.url) == [("changed", FIRST)] * 2

@@ -1,15 +1,32 @@
-"""Bulk look-ups of a visit."""
+"""Look-ups of contents, folders, URLs and block digests."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
-from neuromirror.index import EtagRow, Index
+from neuromirror.index import (
+    EtagRow,
+    Index,
+    MalformedQueryError,
+    UnknownDatasetError,
+    browse_queries,
+    rebuild_from_journal,
+)
 from neuromirror.index import file_queries as known_module
-from neuromirror.model import Digest, Location, SnapshotEntry
+from neuromirror.model import (
+    ContentsDigested,
+    Digest,
+    DigestedContent,
+    Location,
+    SnapshotEntry,
+    dump_entry,
+    load_entry,
+)
 from support.disk_journal import BUCKET, DiskJournal, placed_file
+from support.index_dump import dump_index
 
 
 def _at(name: str, version: str) -> Location:
@@ -55,7 +72,7 @@ def _file(path: str, key: str, *digests: Digest, **more: object) -> SnapshotEntr
 
 
 MD5, ETAG = "a" * 32, "b" * 32
-SHA256 = Digest("sha256", "c" * 64, "dandi")
+CLAIMED = Digest("sha256", "c" * 64, "dandi")
 
 
 def test_an_etag_is_known_whatever_names_the_key(journal: DiskJournal, index: Index) -> None:
@@ -67,10 +84,10 @@ def test_an_etag_is_known_whatever_names_the_key(journal: DiskJournal, index: In
         f"SHA256E-s7--{'c' * 64}",
         "URL--x",
     ):
-        journal.mint([_file("a", key, md5, etag, SHA256, part_size=8)], key[:6], mirror="m")
+        journal.mint([_file("a", key, md5, etag, CLAIMED, part_size=8)], key[:6], mirror="m")
         index.catch_up(journal)
-        known = EtagRow(7, 8, SHA256)
-        plain = EtagRow(7, None, SHA256)
+        known = EtagRow(7, 8, CLAIMED)
+        plain = EtagRow(7, None, CLAIMED)
         assert index.known_contents(requested) == [known, plain, *[None] * 5, plain], key
     assert index.known_contents([]) == []
 
@@ -80,12 +97,12 @@ def test_the_etag_of_another_upload_of_the_same_bytes_is_known_too(
 ) -> None:
     key = f"SHA256E-s7--{'c' * 64}"
     for etag, part_size in ((f"{ETAG}-2", 8), (f"{MD5}-9", 1), (ETAG, None)):
-        journal.mint([_file("a", key, Digest("etag", etag, "s3"), SHA256, part_size=part_size)])
+        journal.mint([_file("a", key, Digest("etag", etag, "s3"), CLAIMED, part_size=part_size)])
     index.catch_up(journal)
     assert index.known_contents([f"{MD5}-9", f"{ETAG}-2", ETAG]) == [
-        EtagRow(7, 1, SHA256),
-        EtagRow(7, 8, SHA256),
-        EtagRow(7, None, SHA256),
+        EtagRow(7, 1, CLAIMED),
+        EtagRow(7, 8, CLAIMED),
+        EtagRow(7, None, CLAIMED),
     ]
 
 
@@ -129,3 +146,127 @@ def test_batch_lookups_use_an_index(index: Index) -> None:
     for sql in lookups:
         for row in index._db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall():
             assert row[3].startswith("SEARCH"), row
+
+
+def test_contents_of_all_versions_and_the_datasets_that_have_them(
+    journal: DiskJournal, index: Index
+) -> None:
+    journal.mint([placed_file("a", 1), placed_file("b", 2)])
+    journal.mint([placed_file("b", 2), placed_file("a", 3)])
+    journal.mint([placed_file("x", 2)], "000002")
+    index.catch_up(journal)
+    assert [(one.path, one.key, one.size) for one in index.file_contents("dandi:000001")] == [
+        (path, placed_file(path, number).key, len(repr(number)))
+        for path, number in (("a", 1), ("a", 3), ("b", 2))
+    ]
+    with pytest.raises(UnknownDatasetError):
+        list(index.file_contents("dandi:000003"))
+    one, two = placed_file("a", 1), placed_file("b", 2)
+    found = index.datasets_with([one.key, two.key, "SHA256E-s1--0"])
+    assert set(found) == {one.key, two.key}
+    assert {ref.local_id for ref in found[two.key]} == {"000001", "000002"}
+
+
+_PATHS = ("a-b.nwb", "a/é/1.nwb", "a/é/2.nwb", "a/z.nwb", "a0/1.nwb", "b.nwb", "zebra/𝄞/1.nwb")
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_folder_is_listed_alike_in_versions_of_any_size(
+    journal: DiskJournal, index: Index, monkeypatch: pytest.MonkeyPatch, *, is_small: bool
+) -> None:
+    monkeypatch.setattr(browse_queries, "_MAX_GROUPED", 100 if is_small else -1)
+    files = [placed_file(path, number) for number, path in enumerate(_PATHS, 1)]
+    journal.mint(files, label="one")
+    journal.mint([*files[:2], *files[3:]], label="two")
+    index.catch_up(journal)
+
+    def listed(label: str, under: str = "", start: str = "") -> list[tuple[str, int | None]]:
+        found = list(index.folder_entries(index.resolve("dandi:000001", label), under, start))
+        for one in found:
+            assert (one.file is None) is (one.bytes is not None)
+            assert one.file is None or one.file.path == one.path
+        return [(one.path, one.files) for one in found]
+
+    whole = [("a-b.nwb", None), ("a", 3), ("a0", 1), ("b.nwb", None), ("zebra", 1)]
+    assert listed("one") == whole
+    assert listed("two") == [whole[0], ("a", 2), *whole[2:]]
+    assert listed("one", "a") == [("a/z.nwb", None), ("a/é", 2)]
+    assert listed("one", "a/é") == [("a/é/1.nwb", None), ("a/é/2.nwb", None)]
+    assert listed("one", "missing") == []
+    entries = list(index.folder_entries(index.resolve("dandi:000001", "one")))
+    for number, one in enumerate(entries, 1):
+        assert listed("one", start=one.next) == whole[number:]
+    assert listed("one", start="a/é/2.nwb")[:2] == [("a", 3), ("a0", 1)]
+
+
+AT = "2026-03-01T12:00:00+00:00"
+ROOT, SHA256 = hashlib.sha256(b"root").hexdigest(), hashlib.sha256(b"bytes").hexdigest()
+
+
+def digested(*keys: str, root: str = ROOT, sha256: str = SHA256) -> ContentsDigested:
+    return ContentsDigested([DigestedContent(key, sha256, 1 << 20, root) for key in keys], AT)
+
+
+def test_an_entry_comes_back_from_its_line() -> None:
+    entry = digested("MD5E-s5--" + "0" * 32)
+    assert load_entry(dump_entry(entry)) == entry
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(ROOT, ROOT[:-1]), ('"piece_size":1048576', '"piece_size":-1'), (SHA256, "")]
+)
+def test_malformed_entries_are_refused(old: str, new: str) -> None:
+    line = dump_entry(digested("MD5E-s5--" + "0" * 32)).decode()
+    assert old in line
+    with pytest.raises(ValueError, match="not a journal entry"):
+        load_entry(line.replace(old, new).encode())
+
+
+def test_a_content_is_found_by_what_the_pass_computed(journal: DiskJournal, index: Index) -> None:
+    key = "MD5E-s7--" + "1" * 32 + ".nwb"
+    journal.mint([placed_file("a", 1, key=key, digests=()), placed_file("b", 2)])
+    journal.append(digested(key, "MD5E-s9--" + "2" * 32))
+    index.catch_up(journal)
+    for query in (f"sha256:{SHA256}", f"sha256:{SHA256[:12]}", f"btv2:{ROOT}"):
+        assert [one.path for one in index.find(query)] == ["a"]
+    assert list(index.find(f"btv2:{SHA256}")) == []
+    with pytest.raises(MalformedQueryError):
+        index.find("btv2:0123")
+    # the digests of a version stay those that upstream stated
+    (file,) = (one for one in index.files(index.resolve("dandi:000001")) if one.path == "a")
+    assert file.digests == ()
+
+
+def test_later_digests_replace_earlier_ones(journal: DiskJournal, index: Index) -> None:
+    placed = placed_file("a", 1)
+    journal.mint([placed])
+    journal.append(digested(placed.key))
+    journal.append(digested(placed.key, root=SHA256))
+    index.catch_up(journal)
+    assert [one.path for one in index.find(f"btv2:{SHA256}")] == ["a"]
+    assert list(index.find(f"btv2:{ROOT}")) == []
+
+
+def test_a_rebuilt_index_has_the_same_rows(
+    journal: DiskJournal, index: Index, tmp_path: Path
+) -> None:
+    first, later = placed_file("a", 1), placed_file("b", 2)
+    journal.mint([first])
+    journal.append(digested(first.key, later.key))
+    index.catch_up(journal)
+    journal.mint([first, later])
+    index.catch_up(journal)
+    rebuilt = tmp_path / "again.sqlite"
+    rebuild_from_journal(rebuilt, journal)
+    with Index.open_readonly(rebuilt) as other:
+        assert dump_index(other) == dump_index(index)
+        assert [one.path for one in other.find(f"btv2:{ROOT}")] == ["a"]
+
+
+def test_keys_of_shown_datasets(journal: DiskJournal, index: Index) -> None:
+    placed = [placed_file("a", 1), placed_file("b", 2)]
+    journal.mint(placed)
+    index.catch_up(journal)
+    keys = [one.key for one in placed]
+    assert index.shown_keys([*keys, "MD5E-s9--" + "2" * 32]) == set(keys)
+    assert index.shown_keys([]) == set()

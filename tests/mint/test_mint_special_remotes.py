@@ -1,4 +1,4 @@
-"""URLs that a special remote claims are logged exactly as git-annex logs them."""
+"""git-annex accepts minted repositories, and claimed URLs are logged exactly as it logs them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from support.mint_oracle import (
     git,
     header,
     placed_files,
+    record,
     timestamp,
 )
 
@@ -205,3 +206,35 @@ def test_url_that_no_remote_claims_cannot_be_minted(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     with pytest.raises(ValueError, match="special remote"):
         minting.mint(0, FIRST, header(0))
+
+
+def test_git_annex_sees_files_urls_and_the_second_remote(tmp_path: Path) -> None:
+    minting = MintedRepository.create(tmp_path / "m")
+    first = {b"sub-1/a.nwb": record(b"sub-1/a.nwb", 4, (1, 2)), b"\xff.nwb": record(b"\xff.nwb", 8)}
+    minting.mint(0, placed_files(first))
+    second = first | {b"copy.nwb": record(b"copy.nwb", 4, (3,)), b".git/x": record(b".git/x", 2)}
+    del second[b"\xff.nwb"]
+    files = placed_files(second)
+    minting.mint(1, files)
+    git(tmp_path, "clone", "-q", str(minting.repository), "clone")
+    clone = tmp_path / "clone"
+    git(clone, "annex", "init", "-q")
+    found = git(clone, "annex", "find", "--in", "web").decode().splitlines()
+    assert (
+        found == [one.git_path.decode() for one in files] == ["%2Egit/x", "copy.nwb", "sub-1/a.nwb"]
+    )
+    lines = git(clone, "annex", "whereis", "--json").decode().splitlines()
+    seen = {one["file"]: one for one in map(json.loads, lines)}
+    for one in files:
+        entry = seen[one.git_path.decode()]
+        assert entry["key"] == one.key
+        (web,) = [remote for remote in entry["whereis"] if remote["description"] == "web"]
+        expected = {at.url for at in one.record.locations}
+        if one.key == files[1].key:
+            expected = {
+                f"https://s3.example.org/4?versionId=version-{number}" for number in (1, 2, 3)
+            }
+        assert set(web["urls"]) == expected
+    remotes = git(clone, "remote").decode().split()
+    assert "demo-api" in remotes
+    assert git(clone, "status", "--porcelain") == b""

@@ -1,4 +1,4 @@
-"""The documents of each archive say who, what and how, and malformed ones say nothing."""
+"""What the documents of each archive say, the names of people in them, and the limits of it all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from neuromirror.model import describing_documents, read_archive_metadata
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetHint,
+    DatasetRef,
+    describing_documents,
+    read_archive_metadata,
+)
+from neuromirror.model.archive_metadata import split_person_names, without_degrees
 
 DANDISET = {
     "name": "Ripples",
@@ -180,3 +187,79 @@ def test_malformed_documents_are_ignored(path: str, content: bytes) -> None:
     found = read_archive_metadata({path: content})
     assert (found.description, found.readme) == ("", "")
     assert not any(found.values.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("José Núñez, PhD", ["José Núñez, PhD"]),
+        ("Doe, Jane", ["Doe, Jane"]),
+        ("Doe, J. A.", ["Doe, J. A."]),
+        ("van der Berg, Anna", ["van der Berg, Anna"]),
+        ("García Márquez, Ana", ["García Márquez, Ana"]),
+        ("Jane Doe, John Smith", ["Jane Doe", "John Smith"]),
+        ("Jane A. Doe, J. Smith", ["Jane A. Doe", "J. Smith"]),
+        ("Anna van der Berg, Jane Doe", ["Anna van der Berg", "Jane Doe"]),
+        ("Jane Doe, John Smith, Ada Lovelace", ["Jane Doe", "John Smith", "Ada Lovelace"]),
+        ("Doe, Jane, Smith, John", ["Doe, Jane", "Smith, John"]),
+        ("Doe, Jane; Smith, John", ["Doe, Jane", "Smith, John"]),
+        ("Jane Doe and John Smith", ["Jane Doe", "John Smith"]),
+        ("Jane Doe, Ph.D., John Smith, Jr.", ["Jane Doe, Ph.D.", "John Smith, Jr."]),
+        ("Jane Doe, PhD, MD", ["Jane Doe, PhD, MD"]),
+        ("Yo-Yo Ma, Jane Doe", ["Yo-Yo Ma", "Jane Doe"]),
+        ("Madonna", ["Madonna"]),
+        (" , ;", []),
+        ("", []),
+    ],
+)
+def test_a_comma_splits_people_and_not_a_name(text: str, names: list[str]) -> None:
+    assert split_person_names(text) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("José Núñez, PhD", "José Núñez"),
+        ("Doe, Jane, Ph.D., M.D.", "Doe, Jane"),
+        ("John Smith, Jr.", "John Smith, Jr."),
+        ("MD", "MD"),
+    ],
+)
+def test_degrees_are_no_part_of_a_name(name: str, plain: str) -> None:
+    assert without_degrees(name) == plain
+
+
+def test_white_space_of_any_length_is_read_once() -> None:
+    assert split_person_names("A" + " " * 1_000_000 + "B") == ["A" + " " * 1_000_000 + "B"]
+
+
+LONG = "x" * 1_000_000
+
+
+def test_facts_of_any_size_are_kept_small() -> None:
+    facts = DatasetFacts(
+        title=LONG,
+        license=(LONG,) * 1_000,
+        doi=LONG,
+        landing_page=LONG,
+        attributes=((LONG, LONG),) * 6_000,
+        inputs=(LONG,) * 6_000,
+        links=((LONG, LONG), ("viewer", "https://example.org/")),
+    )
+    assert len(facts.title) == 10_000
+    assert {len(one) for one in facts.license} == {4_000}
+    assert (len(facts.license), len(facts.attributes), len(facts.inputs)) == (100, 5_000, 5_000)
+    assert (facts.doi, facts.landing_page) == (None, None)
+    assert facts.links == (("viewer", "https://example.org/"),)
+
+
+def test_usual_facts_stay_as_they_are() -> None:
+    expected = ("A title", ("CC0-1.0",), "10.1/x", "https://example.org/", (("a", "b"),), ("c",))
+    facts = DatasetFacts(*expected)
+    assert (facts.title, facts.license, facts.doi, facts.landing_page) == expected[:4]
+    assert (facts.attributes, facts.inputs) == expected[4:]
+
+
+def test_the_title_in_an_overview_is_kept_small() -> None:
+    dataset = DatasetRef("box", "a", "https://example.org/a")
+    assert len(DatasetHint(dataset, None, LONG).title) == 10_000

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuromirror.model.archive_metadata import plain_text, split_person_names
 from neuromirror.net import (
     ConnectionFactory,
+    RequestLimits,
+    RequestPolicy,
+    Session,
     UnreachableError,
     UnsafeAddressError,
     clean_url,
     is_local_name,
+    only_host_of,
     redact,
 )
-from support.stub_server import responds_with, responds_with_json
+from neuromirror.sources.dandi.document import clean, may_need_cleaning
+from neuromirror.sources.s3.sidecars import without_secrets
+from support.stub_server import StubServer, responds_with, responds_with_json
 
 SIGNED = (
     "https://me:pw@bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&X-Amz-Algorithm=AWS4"
@@ -278,3 +287,101 @@ def test_one_forbidden_address_among_good_ones_is_enough_to_refuse(make_session,
 )
 def test_local_names_are_known_without_dns(host, local):
     assert is_local_name(host) is local
+
+
+@pytest.fixture
+def restricted_session(server: StubServer) -> Session:
+    """Return a session that may request one server on this machine."""
+    return Session(limits=RequestLimits(attempts=1), is_private_allowed=only_host_of(server.url))
+
+
+def test_a_redirect_to_another_private_address_is_not_followed(
+    server: StubServer, other_server: StubServer, restricted_session: Session
+) -> None:
+    server.answers["/away"] = responds_with(302, Location=f"{other_server.url}/x")
+    server.answers["/here"] = responds_with(302, Location="/x")
+    server.answers["/x"] = other_server.answers["/x"] = responds_with_json("reached")
+    with pytest.raises(UnsafeAddressError, match="this machine itself"):
+        restricted_session.get_json(f"{server.url}/away")
+    connection = ConnectionFactory(lambda url: restricted_session).new_connection()
+    for one in (restricted_session, connection):
+        with pytest.raises(UnsafeAddressError), one.stream(f"{server.url}/away"):
+            pass
+    assert restricted_session.get_json(f"{server.url}/here") == "reached"
+    assert other_server.requests == []
+
+
+def test_the_restriction_applies_to_derived_sessions(
+    server: StubServer, other_server: StubServer, restricted_session: Session
+) -> None:
+    server.answers["/x"] = other_server.answers["/x"] = responds_with_json("reached")
+    for session in (
+        restricted_session.anonymous(),
+        restricted_session.with_policy(RequestPolicy(contact="mailto:me@example.org")),
+    ):
+        assert session.get_json(f"{server.url}/x") == "reached"
+        with pytest.raises(UnsafeAddressError):
+            session.get_json(f"{other_server.url}/x")
+    assert other_server.requests == []
+
+
+def test_the_restriction_applies_to_ip_literals_behind_a_proxy(
+    server: StubServer,
+    other_server: StubServer,
+    restricted_session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", other_server.url)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY")
+    with pytest.raises(UnsafeAddressError):
+        restricted_session.get_json(f"http://127.0.0.1:{server.port + 1}/x")
+    with pytest.raises(UnsafeAddressError):
+        restricted_session.get_json("http://localhost:1/x")
+    assert other_server.requests == []
+
+
+SHORT, LONG = 1_000, 16_000
+
+
+def of_sidecar(text: str) -> object:
+    return without_secrets(b'"%s"' % text.encode())
+
+
+TEXTS: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
+    "addresses": (clean, lambda count: "http://a?x" * count),
+    "addresses without a query": (may_need_cleaning, lambda count: "=" + "https://a" * count),
+    "addresses in a sidecar": (of_sidecar, lambda count: "s3://a?x " * 2 + "s3://a?x" * count),
+    "schemes in a sidecar": (of_sidecar, lambda count: "://" + "a.b" * count),
+    "scripts": (plain_text, lambda count: "<script>" * count),
+    "scripts without an end": (plain_text, lambda count: "<script " * count),
+    "spaces": (split_person_names, lambda count: "A" + " " * count + "B"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_of_sixteen_times_the_length_takes_no_more_than_its_share(name: str) -> None:
+    read, text = TEXTS[name]
+
+    def seconds(count: int) -> float:
+        made = text(count)
+        began = time.process_time()
+        read(made)
+        return time.process_time() - began
+
+    # in quadratic time it would take 256 times as long
+    assert seconds(LONG) < 1.0 + 64 * seconds(SHORT)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see http://u:p@h/x now", "see http://h/x now"),
+        ("http://h/x?a=1&token=t2 and http://k", "http://h/x?a=1 and http://k"),
+        ("http://a,http://u:p@h/x", "http://a,http://h/x"),
+        ("http://[u@x", "***"),
+        ("no http:// address", "no http:// address"),
+    ],
+)
+def test_secrets_are_removed(text: str, expected: str) -> None:
+    assert clean({"a": [text]}) == {"a": [expected]}

@@ -1,16 +1,15 @@
-"""Every command of the how-tos works, and gives what its page shows.
-
-The pages speak of the real archives. Here demo archives stand for them: the mirror files that come
-with the project lead there, and so do the names of what the demos have.
-"""
+"""Every command of the how-tos works, and gives what its page shows."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -183,3 +182,32 @@ def test_how_tos_have_commands_that_exist_and_only_installations_are_not_run() -
 def test_every_how_to_is_typed_by_a_test() -> None:
     tests = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/project/test_*.py"))
     assert {page for page in HOWTOS if f'"{page}"' not in tests} == set()
+
+
+PAGE = "source.md"
+
+
+def test_the_example_package_is_installed_and_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in blocks(f"howto/{PAGE}"):
+        if block.mark.startswith("file: shelf/"):
+            path = tmp_path / "package" / block.mark.removeprefix("file: shelf/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.body, "utf-8")
+    assert not_run(PAGE) == [["pip", "install", "./shelf"]]
+    # what pip does, without its own start; dependencies are installed already
+    subprocess.run(
+        [sys.executable, "-c", "from setuptools import build_meta as b; b.build_wheel('..')"],
+        cwd=tmp_path / "package",
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    typed = run_page(PAGE, folder, {"8900": str(neighbouring_ports(1))})
+    assert "neuromirror sync shelf" in typed

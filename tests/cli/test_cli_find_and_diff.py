@@ -1,4 +1,4 @@
-"""``neuromirror find FILE`` and ``neuromirror files --format sha256sum``."""
+"""Finding datasets and files, and comparing versions: ``search``, ``find`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -130,3 +130,120 @@ def test_files_without_sha256_are_named_and_the_list_is_incomplete(synced: Shell
     assert " 26 more files " in ran.err
     ran = synced.run("--json", "files", "demo:000004", "--format", "sha256sum", code=2)
     assert "--json" in ran.err
+
+
+OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
+
+
+def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
+    *changes, last = synced.records("diff", OLD, NEW)
+    assert {one["type"] for one in changes} == {"change"}
+    assert changes[0]["old_digest"] != changes[0]["new_digest"]
+    assert (last["type"], last["old"], last["new"]) == ("summary", OLD, NEW)
+    assert last["files"] == {"changed": 1, "removed": 1, "added": 1, "document": 2}
+    assert last["bytes"]["removed"] == changes[1]["old_size"]
+
+
+def test_changes_of_metadata_are_summarised_and_name_their_fields(synced: Shell) -> None:
+    published, draft = NEW, "demo:000002@draft"
+    lines = synced.run("diff", draft, published).lines
+    (summary,) = (line for line in lines if line.startswith("metadata"))
+    assert summary.split(None, 2)[2] == "5 files (retention; list: --metadata)"
+    (document,) = (line for line in synced.run("diff", OLD, NEW).lines if ".jsonl" in line)
+    changed = "(changed: blobDateModified, identifier of sub-201/sub-201_ses-02_ecephys.nwb)"
+    assert document.endswith(changed)
+    listed = synced.run("diff", "--metadata", draft, published).lines
+    assert [line for line in lines if line != summary] == [
+        line for line in listed if not line.startswith("metadata")
+    ]
+    assert sum(line.endswith(" (retention)") for line in listed) == 5
+    changes = synced.records("diff", draft, published)
+    assert sum(one.get("kind") == "metadata" for one in changes) == 5
+
+
+def test_the_exit_code_reports_differences_only_with_the_option(synced: Shell) -> None:
+    for code in (0, 1):
+        more = ["--exit-code"] * code
+        synced.run("diff", *more, OLD, NEW, code=code)
+        assert "no difference" in synced.run("diff", *more, OLD, OLD).out
+
+
+def test_a_clone_is_compared_without_a_store_of_its_own(synced: Shell, tmp_path: Path) -> None:
+    folders = []
+    for version in (OLD, NEW):
+        folder = tmp_path / version.partition("@")[2]
+        source = (synced.store / "alias" / "demo--000002").resolve()
+        subprocess.run(["git", "clone", "-q", str(source), str(folder)], check=True)
+        subprocess.run(["git", "-C", str(folder), "checkout", "-q", folder.name], check=True)
+        folders.append(str(folder))
+    assert "no difference" in synced.run("diff", "--exit-code", folders[0], OLD).out
+    nowhere = synced.with_changes(store=tmp_path / "nowhere")
+    ran = nowhere.run("diff", *folders)
+    assert ran.lines[:-1] == synced.run("diff", OLD, NEW).lines[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("place cells", "demo:000001"),
+        ("CA1 mouse track", "demo:000001"),
+        ('"sharp-wave ripples"', "demo:000002"),
+        ("sleeping", "demo:000002"),
+        ("spike sorting benchmark", "demo:000003"),
+        ("locomotion", "demo:000004"),
+        ("light sheet microscopy", "demo:000005"),
+        ("hemisphere zarr", "demo:000005"),
+        ("Doe locomotion", "demo:000004"),
+    ],
+)
+def test_a_search_of_the_demo_has_the_expected_first_hit(
+    synced: Shell, text: str, first: str
+) -> None:
+    found = synced.records("search", text)
+    assert found[0]["dataset"]["name"] == first
+    assert {"action", "status", "matched"} <= found[0].keys()
+
+
+def test_matches_in_the_metadata_are_reported_with_their_positions(synced: Shell) -> None:
+    [found] = synced.records("search", "Roe", "hippocampus", "linear")
+    matched = {one["field"]: one for one in found["matched"]}
+    for name, text in (("keywords", "hippocampus"), ("people", "Roe"), ("title", "linear")):
+        value, spans = matched[name]["value"], matched[name]["spans"]
+        assert text in [value[start:end] for start, end in spans]
+
+
+def test_results_are_printed_in_lines(synced: Shell) -> None:
+    done = synced.run("search", "hippocampus")
+    name, counts, *_ = done.lines
+    assert name.startswith("demo:00000")
+    assert counts.startswith("    ")
+    assert "\\n" not in "".join(done.lines)
+
+
+def test_facets_select_and_are_counted(synced: Shell) -> None:
+    rows = synced.records("search", "--facets")
+    counts = {(row["facet"], row["value"]): row["count"] for row in rows}
+    mice = synced.records("search", "--species", "mouse")
+    assert len(mice) == counts["species", "Mus musculus"] > 0
+    published = synced.records("search", "--status", "published", "--sort", "title")
+    assert len(published) == counts["status", "published"] > 0
+    titles = [row["dataset"]["title"] for row in published]
+    assert titles == sorted(titles)
+    both = synced.records("search", "--status", "published", "--status", "draft", "--limit", "3")
+    assert len(both) == 3
+
+
+def test_nothing_found_is_an_exit_code_with_counts(synced: Shell) -> None:
+    [report] = synced.records("search", "qqqq", "locomotoin", code=1)
+    assert report["status"] == "impossible"
+    assert report["counts"] == {"qqqq": 0, "locomotoin": 0}
+    synced.run("search", "--volume", code=1)
+    synced.run("search", '"***', code=2)
+    synced.run("search", "--archive", "nowhere", code=2)
+
+
+def test_a_list_and_a_watch_use_the_same_search(synced: Shell) -> None:
+    listed = synced.records("list", "--search", "hippocampal")
+    assert {row["dataset"] for row in listed} == {
+        row["dataset"]["name"] for row in synced.records("search", "hippocampal")
+    }
