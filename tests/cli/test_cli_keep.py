@@ -104,17 +104,6 @@ def test_a_lock_is_kept_without_a_store(
     assert split(without_store.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
 
 
-def test_a_vault_that_was_emptied_is_filled_once_more(keeper: Shell, tmp_path: Path) -> None:
-    keeper.run("keep", NAME, "--in", "nas")
-    vault = vault_of(keeper, tmp_path)
-    for key, _ in list(vault.keys()):
-        vault.remove(key)
-    _files, summary = split(keeper.records("keep", NAME, "--in", "nas"))
-    assert summary["kept"] == 3
-    assert len(list(vault.keys())) == 3
-    assert ledger_counts(keeper) == (3, 0, 0)
-
-
 def test_what_upstream_does_not_provide_is_copied_from_another_vault_and_verified(
     copied: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
@@ -190,22 +179,6 @@ def test_a_keep_goes_on_for_files_whose_manifest_is_missing(keeper: Shell, tmp_p
     keeper.run("keep", str(lock), "--in", "nas", code=1)
     with Ledger.open(Store.open(keeper.store).ledger_path) as ledger:
         assert ledger.wishes.needed(sorted(keys)) == keys
-
-
-def test_damaged_bytes_of_the_right_size_are_found_by_a_full_check_and_replaced(
-    keeper: Shell, tmp_path: Path
-) -> None:
-    keeper.run("keep", NAME, "--in", "nas")
-    vault = vault_of(keeper, tmp_path)
-    key, _ = next(iter(vault.keys()))
-    damage(vault, key)
-    assert split(keeper.records("vault", "check", "nas"))[1]["failed"] == 0
-    files, _summary = split(keeper.records("vault", "check", "nas", "--full", code=1))
-    assert [one["key"] for one in files if one["status"] == "error"] == [key]
-    assert ledger_counts(keeper) == (2, 1, 0)
-    assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["kept"] == 1
-    assert split(keeper.records("vault", "check", "nas", "--full"))[1]["contents"] == 3
-    assert ledger_counts(keeper) == (3, 0, 0)
 
 
 def test_the_ledger_is_restored_from_the_vault(keeper: Shell, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from neuromirror_demo import DemoArchive
 from support.embargo_harness import NAME, EmbargoHarness
 from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
-from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 
 @pytest.fixture
@@ -56,23 +55,6 @@ def test_every_request_is_counted_for_a_visit_or_for_the_run(
     assert sum(visits) == total_traffic(traffic).requests - beside
 
 
-@pytest.mark.parametrize("jobs", [1, 7])
-def test_each_visit_counts_its_own_requests_however_many_run(
-    demo: DemoArchive, mirror_harness: MirrorHarness, jobs: int
-) -> None:
-    demo.clear_requests()
-    results, _ = run(mirror_harness, jobs=jobs)
-    general = sum("/api/info/" in one for one in demo.requests)
-    shared_requests = 0
-    for name, result in results.items():
-        own = sum(f"/dandisets/{name.partition(':')[2]}/" in one for one in demo.requests)
-        counted = result.traffic[api(demo)].requests
-        assert own <= counted <= own + general
-        shared_requests += counted - own
-    # the URL of a Zarr does not contain a dandiset id
-    assert shared_requests == general + sum("/api/zarr/" in one for one in demo.requests)
-
-
 def test_a_visit_is_recorded_with_its_traffic(
     demo: DemoArchive, mirror_harness: MirrorHarness
 ) -> None:
@@ -93,49 +75,6 @@ def test_a_visit_is_recorded_with_its_traffic(
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
     with mirror_harness.index() as index:
         assert dump_index(index) == before
-
-
-def test_a_failed_visit_is_recorded_with_its_traffic(
-    demo: DemoArchive, mirror_harness: MirrorHarness
-) -> None:
-    demo.fault("status", path="/000003/versions/draft/info/$", status=404)
-    results, _ = run(mirror_harness, "demo:000003")
-    assert results["demo:000003"].visit == "failed"
-    (entry,) = mirror_harness.entries(VisitEnded)
-    assert load_traffic(entry.traffic) == results["demo:000003"].traffic
-    assert results["demo:000003"].traffic[api(demo)].requests > 1
-
-
-def test_a_run_that_finds_nothing_new_reports_its_requests_and_writes_nothing(
-    demo: DemoArchive, mirror_harness: MirrorHarness
-) -> None:
-    run(mirror_harness)
-    size = mirror_harness.store.journal_size()
-    demo.clear_requests()
-    results, traffic = run(mirror_harness)
-    assert total_traffic(traffic).requests == len(demo.requests) > 0
-    skipped = [one for one in results.values() if one.message == "unchanged"]
-    assert len(skipped) == len(demo.dandisets)
-    assert [one.traffic for one in skipped] == [{}] * len(skipped)
-    assert mirror_harness.store.journal_size() == size
-
-
-def test_a_vanished_dataset_is_recorded_with_the_traffic_of_the_check(
-    demo: DemoArchive, mirror_harness: MirrorHarness
-) -> None:
-    run(mirror_harness)
-    demo.delete_dandiset("000003")
-    results, _ = run(mirror_harness)
-    (gone,) = [one for one in mirror_harness.entries(VisitEnded) if one.status == "not_found"]
-    assert gone.traffic[api(demo)]["requests"] == 1
-    assert results["demo:000003"].traffic == load_traffic(gone.traffic)
-
-
-def test_a_source_without_requests_has_no_traffic(harness: ScriptedHarness) -> None:
-    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
-    assert harness.sync()["box:a"].traffic == {}
-    (entry,) = harness.entries(VisitEnded)
-    assert entry.traffic == {}
 
 
 def test_the_traffic_of_embargoed_datasets_is_not_revealed(embargo: EmbargoHarness) -> None:

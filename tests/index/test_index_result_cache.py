@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,23 +45,6 @@ def test_a_result_is_read_again_after_a_commit_of_another_connection(database: P
         assert len(reads) == 2
 
 
-def repeat(number: int) -> list[int]:
-    return [number] * 4
-
-
-def test_the_size_of_all_results_is_limited(database: Path) -> None:
-    with sqlite3.connect(database) as reader:
-        cache = ResultCache(reader, max_size=20)
-        for number in range(100):
-            assert cache.recall(number, partial(repeat, number), len) == [number] * 4
-            assert cache.size <= 20
-        assert cache.recall("large", lambda: list(range(1000)), len) == list(range(1000))
-        assert cache.size <= 20
-        # the results used last are kept
-        assert cache.recall(99, list, len) == [99] * 4
-        assert cache.recall(0, list, len) == []
-
-
 def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite"
     journal.mint([placed_file("recordings/one.nwb", 1)])
@@ -79,15 +61,6 @@ def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Pat
             assert reader.change_counts(NAME) == {1: (1, 0, 0), 2: (1, 1, 0)}
             assert reader.find_datasets("two").total == 2
             assert reader.find_datasets("").total == 2
-
-
-def test_the_size_of_keys_counts(database: Path) -> None:
-    with sqlite3.connect(database) as reader:
-        cache = ResultCache(reader, max_size=20)
-        for number in range(100):
-            key = "search", f"{number}".zfill(1000)
-            assert cache.recall(key, lambda: 1, lambda _: 1) == 1
-            assert len(cache._results) <= 2
 
 
 def test_facets_of_an_earlier_search_are_not_shown(

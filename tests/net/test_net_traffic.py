@@ -6,7 +6,6 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -14,7 +13,6 @@ from neuromirror.model import Traffic, dump_traffic, load_traffic, total_traffic
 from neuromirror.net import (
     ContextThreadPool,
     NotFoundError,
-    S3Bucket,
     ServerError,
     TooManyRequestsError,
     TrafficCounter,
@@ -22,7 +20,6 @@ from neuromirror.net import (
     count_traffic,
 )
 from neuromirror.net.traffic import OTHER_HOSTS, record_traffic
-from support.loopback_http import send_reply
 from support.stub_server import responds_in_turn, responds_with, responds_with_json
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce.</Message></Error>"
@@ -103,14 +100,6 @@ def test_failed_requests_are_counted_too(server, make_session):
     assert (list(found), refused.requests, refused.retries) == ([unused_address], 3, 2)
 
 
-def test_heads_count_without_bytes(server, make_session):
-    server.answers["/x"] = responds_with(200, b"never sent")
-    counter = TrafficCounter()
-    with count_traffic(counter):
-        make_session().head(f"{server.url}/x")
-    assert counter.hosts() == {host(server): Traffic(requests=1)}
-
-
 def test_visits_side_by_side_count_their_own_and_the_run_counts_all(server, make_session):
     session, run = make_session(), TrafficCounter()
     server.answers["/x"] = responds_with_json(1)
@@ -131,39 +120,6 @@ def test_visits_side_by_side_count_their_own_and_the_run_counts_all(server, make
     assert len(server.requests) == 25
 
 
-def test_requests_of_a_parallel_listing_are_counted_for_its_caller(server, make_session):
-    keys = [f"f{folder}/{number:03}" for folder in range(4) for number in range(25)]
-
-    def page(handler) -> None:
-        query = parse_qs(urlsplit(handler.path).query)
-        after, prefix = query.get("start-after", [""])[0], query.get("prefix", [""])[0]
-        rest = [key for key in keys if key > after and key.startswith(prefix)]
-        rows = "".join(
-            f"<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>"
-            f"<ETag>&quot;{'0' * 32}&quot;</ETag><Size>1</Size>"
-            "<StorageClass>STANDARD</StorageClass></Contents>"
-            for key in rest[:3]
-        )
-        cut = str(len(rest) > 3).lower()
-        send_reply(
-            handler,
-            200,
-            (
-                "<ListBucketResult><EncodingType>url</EncodingType>"
-                f"<IsTruncated>{cut}</IsTruncated>{rows}</ListBucketResult>"
-            ).encode(),
-            "application/xml",
-        )
-
-    bucket = S3Bucket(make_session(), "b0cket", endpoint=server.url, page_size=3)
-    server.answers["/b0cket/"] = page
-    counter = TrafficCounter()
-    with count_traffic(counter):
-        rows = list(bucket.objects(b"", connections=4).rows())
-    assert len(rows) == len(keys)
-    assert total_traffic(counter.hosts()).requests == len(server.requests) > 30
-
-
 def test_an_archive_cannot_name_hosts_without_end():
     counter = TrafficCounter()
     with count_traffic(counter):
@@ -173,11 +129,6 @@ def test_an_archive_cannot_name_hosts_without_end():
     assert len(found) < 50
     assert found[OTHER_HOSTS].requests > 900
     assert total_traffic(found).requests == 1000
-
-
-def test_requests_without_a_counter_are_no_error(server, make_session):
-    server.answers["/x"] = responds_with_json(1)
-    assert make_session().get_json(f"{server.url}/x") == 1
 
 
 def test_traffic_comes_back_from_its_journal_form():

@@ -22,11 +22,10 @@ from neuromirror.service.backup import (
     generations,
     restore_from_backup,
 )
-from neuromirror.store import StoreBusyError, file_lock
 from support.forked_commands import fork_command
 from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness
-from support.synced_mirror import copy_mirror, flip_bit
+from support.synced_mirror import copy_mirror
 
 EVENT = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
 
@@ -183,15 +182,6 @@ def test_a_copy_older_than_a_setting_that_holds_for_all_versions_is_refused(
         restore_from_backup(store, store.index_path, tmp_path / "kept")
 
 
-def test_two_backups_do_not_meet_in_one_folder(
-    copied_harness: MirrorHarness, tmp_path: Path
-) -> None:
-    store, kept = copied_harness.store, tmp_path / "kept"
-    kept.mkdir()
-    with file_lock(kept / ".lock", "a test"), pytest.raises(StoreBusyError, match="backup folder"):
-        back_up(store, store.index_path, kept)
-
-
 _KILLED = """
 import os, signal
 from pathlib import Path
@@ -225,16 +215,6 @@ def test_a_backup_killed_at_any_step_leaves_a_sound_copy_and_the_next_one_cleans
     assert integrity_errors(generations(kept)[0].folder / "index.sqlite") == []
     last = back_up(store, store.index_path, kept, keep=1)
     assert sorted(path.name for path in kept.iterdir()) == [".lock", last.folder.name]
-
-
-def test_a_bit_of_the_journal_that_turned_makes_the_copy_no_copy_of_it(
-    copied_harness: MirrorHarness, tmp_path: Path
-) -> None:
-    store = copied_harness.store
-    back_up(store, store.index_path, tmp_path / "kept")
-    flip_bit(store.journal_path)
-    with pytest.raises(ForeignBackupError):
-        restore_from_backup(store, store.index_path, tmp_path / "kept")
 
 
 def test_too_little_disk_space_is_reported_before_anything_is_written(

@@ -61,7 +61,7 @@ def test_wrong_chunk_over_fsspec_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["inline"])
-def zarrs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StreamedZarrs]:
+def fresh_zarrs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StreamedZarrs]:
     """Zarrs in the form of the parameter, which a test may change."""
     with streamed_zarrs(tmp_path / "zarrs", (request.param,)) as found:
         yield found
@@ -73,33 +73,35 @@ def _array(version: str, path: str, store: Path) -> zarr.Array[Any]:
     return found
 
 
-@pytest.mark.parametrize("zarrs", FORMS, indirect=True)
-def test_old_state_is_read_where_upstream_keeps_versions(zarrs: StreamedZarrs) -> None:
-    [(form, harness)] = zarrs.harnesses.items()
-    store, path = zarrs.store(form), f"{zarrs.path(3)}/0"
-    before = _array(zarrs.version(), path, store)[...]
+@pytest.mark.parametrize("fresh_zarrs", FORMS, indirect=True)
+def test_old_state_is_read_where_upstream_keeps_versions(fresh_zarrs: StreamedZarrs) -> None:
+    [(form, harness)] = fresh_zarrs.harnesses.items()
+    store, path = fresh_zarrs.store(form), f"{fresh_zarrs.path(3)}/0"
+    before = _array(fresh_zarrs.version(), path, store)[...]
     with harness.index() as index:
-        first = index.resolve(f"demo:{zarrs.dandiset}", "draft").name
-        commit = index.resolve(f"demo:{zarrs.dandiset}", "draft").commit
+        first = index.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").name
+        commit = index.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").commit
     assert first
-    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/0/0", b"\1" * 64)
-    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/1/1", None)
-    assert harness.sync()[f"demo:{zarrs.dandiset}"].status == "ok"
-    old = _array(zarrs.version(commit), path, store)
+    fresh_zarrs.archive.change_zarr(
+        fresh_zarrs.dandiset, fresh_zarrs.path(3), "0/c/0/0", b"\1" * 64
+    )
+    fresh_zarrs.archive.change_zarr(fresh_zarrs.dandiset, fresh_zarrs.path(3), "0/c/1/1", None)
+    assert harness.sync()[f"demo:{fresh_zarrs.dandiset}"].status == "ok"
+    old = _array(fresh_zarrs.version(commit), path, store)
     assert np.array_equal(old[...], before)
-    new = _array(zarrs.version(), path, store)[...]
+    new = _array(fresh_zarrs.version(), path, store)[...]
     assert (new[:4, :4] == 0x01010101).all()
     assert not new[4:8, 4:8].any()  # this state has no such chunk
     assert np.array_equal(new[8:], before[8:])
 
 
-def test_expired_object_is_gone(zarrs: StreamedZarrs) -> None:
-    array = _array(zarrs.version(), f"{zarrs.path(2)}/0", zarrs.store())
-    found = zarrs.archive.find_zarr(zarrs.dandiset, zarrs.path(2))
-    zarrs.archive.bucket.expire(found.key("0/2/1"))
+def test_expired_object_is_gone(fresh_zarrs: StreamedZarrs) -> None:
+    array = _array(fresh_zarrs.version(), f"{fresh_zarrs.path(2)}/0", fresh_zarrs.store())
+    found = fresh_zarrs.archive.find_zarr(fresh_zarrs.dandiset, fresh_zarrs.path(2))
+    fresh_zarrs.archive.bucket.expire(found.key("0/2/1"))
     with pytest.raises(ContentGoneError) as caught:
         array[...]
-    assert caught.value.path == f"{zarrs.path(2)}/0/2/1"
+    assert caught.value.path == f"{fresh_zarrs.path(2)}/0/2/1"
 
 
 PICKLE = {"id": "pickle", "protocol": 5}
