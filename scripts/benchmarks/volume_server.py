@@ -29,11 +29,11 @@ class VolumeBoss(DemoBoss):
             self.add_experiment(f"bench/{name}", name, levels=1)
             self.add_channel(f"bench/{name}/em")
         _, channel = self._channel("bench/bench/em")
-        channel.cuboids = _Array(_made_voxels(blocks))  # type: ignore[assignment]
+        channel.tables = _Array(_made_voxels(blocks))  # type: ignore[assignment]
 
 
 class _Array:
-    """An array in place of cuboids, of which a BOSS would have copies."""
+    """An array in place of tables, of which a BOSS would have copies."""
 
     def __init__(self, voxels: Any) -> None:
         self._voxels = voxels

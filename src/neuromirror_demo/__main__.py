@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -40,26 +39,22 @@ def main() -> None:
 )
 @click.option(
     "--buckets/--no-buckets",
-    default=None,
-    show_default="where S3 buckets can be mirrored",
+    default=True,
+    show_default=True,
     help="Serve AIND-like S3 buckets, too (the port after S3's).",
 )
 @click.option(
     "--volumes/--no-volumes",
-    default=None,
-    show_default="where a BOSS can be mirrored",
+    default=True,
+    show_default=True,
     help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets'), and a bucket"
     " of precomputed layers beside the other buckets.",
 )
-def serve(directory: Path, port: int, buckets: bool | None, volumes: bool | None) -> None:
+def serve(directory: Path, port: int, buckets: bool, volumes: bool) -> None:
     """Serve until interrupted; print one line of JSON with the addresses.
 
     The field "mirrors" is the folder with mirror files for the archives.
     """
-    if buckets is None:
-        buckets = bool(entry_points(group="neuromirror.sources", name="s3"))
-    if volumes is None:
-        volumes = bool(entry_points(group="neuromirror.sources", name="boss"))
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, frame: stop.set())

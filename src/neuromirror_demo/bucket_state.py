@@ -14,13 +14,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from neuromirror_demo.archive import DemoError
-from neuromirror_demo.records import ArchiveClock, filled, fixed_uuid, read_data
-
-_SHORTEST_PART = 5 * 1024**2
+from neuromirror_demo.records import (
+    ArchiveClock,
+    filled,
+    fixed_uuid,
+    joined_digest,
+    multipart_etag,
+    read_data,
+)
 
 
 @dataclass(slots=True)
@@ -104,8 +108,7 @@ class ObjectBucket:
         key = key_bytes(key)
         data = data.encode() if isinstance(data, str) else data
         if part_size is not None:
-            parts = _part_sizes(len(data), part_size)
-            etag = f"{_joined_digest('md5', data, parts).hex()}-{len(parts)}"
+            etag, parts = multipart_etag(data, part_size)
         elif etag is None:
             etag = hashlib.md5(b"kms" * kms + data, usedforsecurity=False).hexdigest()
         made = ObjectVersion(
@@ -126,7 +129,7 @@ class ObjectBucket:
             digest = (
                 hashlib.new(checksum, data).digest()
                 if whole
-                else _joined_digest(checksum, data, parts)
+                else joined_digest(checksum, data, parts)
             )
             kind = "FULL_OBJECT" if whole else "COMPOSITE"
             made.checksum = checksum, kind, base64.b64encode(digest).decode()
@@ -192,31 +195,6 @@ class ObjectBucket:
 def key_bytes(key: bytes | str) -> bytes:
     """Return a key as stored by S3; text may contain surrogates for bytes that are not UTF-8."""
     return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
-
-
-def _part_sizes(size: int, part_size: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = [part_size] if isinstance(part_size, int) else list(part_size)
-    parts: list[int] = []
-    rest = size
-    while not parts or rest > 0:
-        part = sizes[min(len(parts), len(sizes) - 1)]
-        if part < min(_SHORTEST_PART, rest):
-            raise DemoError(f"S3 takes no part of {part} bytes before the last: give 5 MiB")
-        parts.append(min(part, rest))
-        rest -= part
-    return tuple(parts)
-
-
-@lru_cache(maxsize=8)  # the demo's own objects are uploaded to each new bucket
-def _joined_digest(algorithm: str, data: bytes, parts: tuple[int, ...]) -> bytes:
-    """Return the digest of the digests of the parts, as S3 computes it."""
-    joined = hashlib.new(algorithm, usedforsecurity=False)
-    view, start = memoryview(data), 0
-    for size in parts:
-        piece = view[start : start + size]
-        joined.update(hashlib.new(algorithm, piece, usedforsecurity=False).digest())
-        start += size
-    return joined.digest()
 
 
 Json = dict[str, Any]
@@ -359,9 +337,9 @@ class BucketState:
     hostile = HOSTILE
     precomputed = PRECOMPUTED
 
-    def __init__(self, clock: ArchiveClock | None = None, *, layers: bool = False) -> None:
+    def __init__(self, *, layers: bool = False) -> None:
         first = datetime(2025, 6, 10, 8, 0, 0, tzinfo=UTC)
-        self.clock = ArchiveClock(first, timedelta(seconds=1)) if clock is None else clock
+        self.clock = ArchiveClock(first, timedelta(seconds=1))
         self.lock = threading.RLock()
         self.records: dict[str, dict[str, Any]] = {}
         """Documents of the document database, by asset."""
@@ -532,8 +510,6 @@ class BucketState:
         with self.lock:
             kept = self.bucket(bucket)
             gone = [kept.head(key) for key in self.present(f"{asset}/", bucket=bucket)]
-            if not gone:
-                raise DemoError(f"the bucket {bucket} holds nothing of {asset}")
             self._later()
             self._removed[bucket, asset] = gone
             for one in gone:
@@ -543,22 +519,10 @@ class BucketState:
     def return_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
         """Upload a removed asset again, with a later time; return the number of objects."""
         self._later()
-        gone = self._removed.pop((bucket, asset), None)
-        if gone is None:
-            raise DemoError(f"nothing of {asset} was removed from {bucket}")
+        gone = self._removed.pop((bucket, asset))
         for one in gone:
             self._put_like(one, one.data, bucket)
         return len(gone)
-
-    def grant(
-        self, bucket: str, *, list_versions: bool | None = None, read_versions: bool | None = None
-    ) -> None:
-        """Change the public permissions on object versions."""
-        kept = self.bucket(bucket)
-        if list_versions is not None:
-            kept.list_versions = list_versions
-        if read_versions is not None:
-            kept.read_versions = read_versions
 
     # -- helpers
 
@@ -583,8 +547,6 @@ class BucketState:
         self.clock.now += timedelta(hours=1)
 
     def _index(self, asset: str, documents: Mapping[str, Any], *, docdb: bool) -> None:
-        if asset not in self._descriptions:
-            raise DemoError(f"{asset} has no documents that the indexer would know")
         body = record(
             self._descriptions[asset], f"s3://{OPEN_DATA}/{asset}", self.clock.now, dict(documents)
         )

@@ -20,10 +20,12 @@ from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, Buc
 from neuromirror_demo.records import ArchiveClock
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from threading import RLock
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from werkzeug.wrappers import Request, Response
 
-    from neuromirror_demo.faults import Fault, FaultInjector, Faults
+    from neuromirror_demo.faults import Fault, FaultInjector, Faults, Kind
 
 _GITCONFIG = """\
 # Settings of git in the demo. The identity is used only if the user has none.
@@ -87,12 +89,13 @@ class DemoServer(ABC):
     """A service on loopback, from ``with`` to the end of the block.
 
     The mirror files are written to ``directory/mirrors``, and removed at the end. ``port`` 0
-    selects a free port. A subclass sets ``_watch`` and ``_faults``, and implements :meth:`_prepare`
-    and :meth:`_mirror_files`.
+    selects a free port. A subclass sets ``_faults``, ``_fault_injector`` and ``lock``, and
+    implements :meth:`_fill` and :meth:`_mirror_files`.
     """
 
     _fault_injector: FaultInjector
     _faults: Faults
+    lock: RLock
 
     def _initialize(self, directory: Path | str, port: int) -> None:
         """Initialize a service that is not running yet."""
@@ -102,39 +105,40 @@ class DemoServer(ABC):
         self._stack = ExitStack()
 
     @abstractmethod
-    def _prepare(self) -> None:
-        """Prepare the service before it accepts requests."""
+    def _fill(self) -> None:
+        """Create the contents, while requests wait for the lock."""
 
     @abstractmethod
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         """Return source type, title and options of each mirror file, by the mirror's name."""
 
     def __enter__(self) -> Self:
-        from neuromirror_demo.web import LoopbackServer
-
-        with ExitStack() as undo:
+        with ExitStack() as undo, self.lock:
             undo.push(self._stack)
-            self._prepare()
-            server = LoopbackServer(self._fault_injector, self._port)
-            self._stack.callback(server.stop)
+            self._address = self._start(self._fault_injector, self._port)
             # In reverse order: hanging responses are released before the server waits for them.
             self._stack.callback(self._faults.clear)
-            self._address = server.url
-            self._write_mirrors()
+            self._fill()
+            self.mirrors.mkdir(parents=True, exist_ok=True)
+            for name, (source, title, options) in self._mirror_files().items():
+                target = self.mirrors / f"{name}.toml"
+                target.write_text(
+                    f'source = "{source}"\ntitle = "{title} (simulated)"\n\n[options]\n{options}'
+                )
+                self._stack.callback(target.unlink, missing_ok=True)
             undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _write_mirrors(self) -> None:
-        self.mirrors.mkdir(parents=True, exist_ok=True)
-        for name, (source, title, options) in self._mirror_files().items():
-            target = self.mirrors / f"{name}.toml"
-            target.write_text(
-                f'source = "{source}"\ntitle = "{title} (simulated)"\n\n[options]\n{options}'
-            )
-            self._stack.callback(target.unlink, missing_ok=True)
+    def _start(self, app: FaultInjector, port: int) -> str:
+        """Serve until the end of the block; return the URL."""
+        from neuromirror_demo.web import LoopbackServer
+
+        server = LoopbackServer(app, port)
+        self._stack.callback(server.stop)
+        return server.url
 
     # -- addresses
 
@@ -145,13 +149,9 @@ class DemoServer(ABC):
 
     # -- faults and requests
 
-    def fault(self, name: str, **options: Any) -> Fault:
-        """Enable a fault of ``FAULTS``, until its ``clear`` or the end of a ``with`` block."""
-        return self._faults.set(name, **options)
-
-    def throttle(self, times: int | None = None, **how: Any) -> Fault:
-        """Return 429 without Retry-After a number of times (None: until it is cleared)."""
-        return self.fault("status", status=429, times=times, **how)
+    def fault(self, kind: str | Kind, **options: Any) -> Fault:
+        """Enable a fault, until its ``clear`` or the end of a ``with`` block."""
+        return self._faults.set(kind, **options)
 
     def clear_faults(self) -> None:
         """Disable all faults."""
@@ -203,6 +203,7 @@ class VolumeServer(DemoServer):
 
 _LISTING = r"^/{bucket}/?$"
 _ANY_BUCKET = "[^/]+"
+_DOCDB_MOST = 4
 
 
 class DemoBuckets(DemoServer, BucketState):
@@ -216,7 +217,7 @@ class DemoBuckets(DemoServer, BucketState):
 
     The mirror files are written to ``directory/mirrors``. ``port`` 0 selects a free port. A page of
     a listing has at most ``page_size`` names. With ``empty`` the buckets start without objects. The
-    document database returns at most ``docdb_most`` records, whatever the limit.
+    document database returns at most four records, whatever the limit.
 
     The process must not use anything that resets moto's state (``mock_aws``).
     """
@@ -227,25 +228,19 @@ class DemoBuckets(DemoServer, BucketState):
         *,
         port: int = 0,
         page_size: int = 1000,
-        clock: ArchiveClock | None = None,
         empty: bool = False,
         layers: bool = False,
-        docdb_most: int = 4,
     ) -> None:
-        super().__init__(clock, layers=layers)
+        super().__init__(layers=layers)
         self._initialize(directory, port)
         self.page_size = page_size
-        self.docdb_most = docdb_most
         self._empty = empty
-        self._fault_injector = self._make_fault_injector()
-
-    def _make_fault_injector(self) -> FaultInjector:
         from neuromirror_demo.faults import FaultInjector, Faults
 
         self._faults = Faults("s3")
-        return FaultInjector(self._serve, "s3", self._faults)
+        self._fault_injector = FaultInjector(self._serve, "s3", self._faults)
 
-    def _prepare(self) -> None:
+    def _fill(self) -> None:
         from neuromirror_demo.bucket_contents import (
             fill_benchmark,
             fill_hostile,
@@ -309,10 +304,6 @@ class DemoBuckets(DemoServer, BucketState):
         """
         return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
 
-    def slow_down(self, times: int | None = None, **how: Any) -> Fault:
-        """Return 503 SlowDown a number of times (None: until it is cleared)."""
-        return self.fault("status", status=503, times=times, **how)
-
     # -- helpers
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
@@ -364,7 +355,7 @@ class DemoBuckets(DemoServer, BucketState):
         query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
         if match := DOCDB_PATH.fullmatch(raw):
             found = docdb_collection(self.records.values(), match["version"])
-            return find_records(found, query, self.docdb_most)
+            return find_records(found, query, _DOCDB_MOST)
         name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
         bucket = self._buckets.get(name.decode("utf-8", "replace"))
         if request.method not in {"GET", "HEAD"}:
@@ -379,8 +370,13 @@ class DemoBuckets(DemoServer, BucketState):
 _MARKER = ".neuromirror-demo"
 
 VERBS = (
-    *("add_file", "change_file", "clear_faults", "delete_dandiset", "fault", "publish"),
-    *("remove_file", "touch", "unembargo"),
+    "add_file",
+    "change_file",
+    "delete_dandiset",
+    "publish",
+    "remove_file",
+    "touch",
+    "unembargo",
 )
 """The methods of :class:`DemoArchive` that can be called with ``POST /_demo/<verb>``."""
 
@@ -389,7 +385,7 @@ class DemoDirectoryError(ConfigurationError):
     """The given folder cannot be used by a demo archive."""
 
 
-class DemoArchive(Archive):
+class DemoArchive(DemoServer, Archive):
     """A DANDI archive on loopback, from ``with`` to the end of the block.
 
     ``directory`` is created if it is missing, and refused (:class:`DemoDirectoryError`) if it has
@@ -426,61 +422,53 @@ class DemoArchive(Archive):
         from neuromirror_demo.s3 import BUCKET, DandiBucket
 
         self.directory = _demo_directory(Path(directory))
-        self.mirrors = self.directory / "mirrors"
         self.bucket_name = BUCKET
         bucket = DandiBucket()
         files = self.directory / "cache" if cache is None else Path(cache)
         super().__init__(bucket, files, clock)
-        self._ports = (port, s3_port)
+        self._initialize(self.directory, port)
+        self._s3_port = s3_port
         self._empty = empty
-        self._stack = ExitStack()
         self._faults = Faults()
-        self._s3_fault_injector = FaultInjector(bucket, "s3", self._faults, self)
-        self._api_fault_injector: FaultInjector = self._s3_fault_injector
-        self._base = self._s3 = ""
+        self._s3_fault_injector = FaultInjector(bucket, "s3", self._faults)
+        self._fault_injector = FaultInjector(self._serve, "api", self._faults)
+        self._s3 = ""
         self.buckets = (
             DemoBuckets(self.directory, port=buckets_port, layers=layers) if buckets else None
         )
         """The S3 buckets that were started beside the archive; None without them."""
 
-    def __enter__(self) -> Self:
+    def _fill(self) -> None:
         from neuromirror_demo.api import DandiApi, DandiDocuments
-        from neuromirror_demo.faults import ControlMiddleware, FaultInjector
-        from neuromirror_demo.web import LoopbackServer
+        from neuromirror_demo.web import ControlMiddleware
 
-        with ExitStack() as undo:
-            undo.push(self._stack)
-            late = _DeferredApp()
-            s3 = LoopbackServer(self._s3_fault_injector, self._ports[1])
-            self._stack.callback(s3.stop)
-            api = LoopbackServer(late, self._ports[0])
-            self._stack.callback(api.stop)
-            # In reverse order: hanging responses are released before the servers wait for them.
-            self._stack.callback(self._faults.clear)
-            self._base, self._s3 = api.url, s3.url
-            documents = DandiDocuments(self, self._base, self._s3)
-            self.manifests = documents.manifests
-            answers = DandiApi(self, documents, self.token, self.other_token)
-            control = ControlMiddleware(answers, {verb: getattr(self, verb) for verb in VERBS})
-            self._api_fault_injector = FaultInjector(control, "api", self._faults, self)
-            if not self._empty:
-                fill(self)
-            self._write_mirror()
-            if self.buckets is not None:
-                self._stack.enter_context(self.buckets)
-            late.app = self._api_fault_injector
-            undo.pop_all()
-        return self
+        self._s3 = self._start(self._s3_fault_injector, self._s3_port)
+        self._stack.callback(self._faults.clear)
+        documents = DandiDocuments(self, self._address, self._s3)
+        self.manifests = documents.manifests
+        answers = DandiApi(self, documents, self.token, self.other_token)
+        self._app = ControlMiddleware(answers, {verb: getattr(self, verb) for verb in VERBS})
+        if not self._empty:
+            fill(self)
+        # kept, because shells that source the script use this git configuration
+        write_environment(self.directory)
+        if self.buckets is not None:
+            self._stack.enter_context(self.buckets)
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        return {"demo": ("dandi", "Demo archive", f'api = "{self.api_url}"\n')}
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with self.lock:  # until the archive is filled
+            app = self._app
+        return app(environ, start_response)
 
     # -- addresses
 
     @property
     def api_url(self) -> str:
         """``http://127.0.0.1:<port>/api``."""
-        return f"{self._base}/api"
+        return f"{self._address}/api"
 
     @property
     def s3_url(self) -> str:
@@ -490,7 +478,7 @@ class DemoArchive(Archive):
     @property
     def control_url(self) -> str:
         """The URL of the control API: ``POST <control_url>/<verb>`` with a JSON object."""
-        return f"{self._base}/_demo"
+        return f"{self._address}/_demo"
 
     def addresses(self) -> dict[str, Any]:
         """Return what ``serve`` prints."""
@@ -503,20 +491,7 @@ class DemoArchive(Archive):
             "mirrors": str(self.mirrors),
         }
 
-    # -- faults and requests
-
-    def fault(self, name: str, **options: Any) -> Fault:
-        """Enable a fault, until its ``clear`` or the end of a ``with`` block."""
-        return self._faults.set(name, **options)
-
-    def clear_faults(self) -> None:
-        """Disable all faults."""
-        self._faults.clear()
-
-    @property
-    def requests(self) -> list[str]:
-        """Return the API's requests so far, in order: ``"GET /api/dandisets/?page=2"``."""
-        return list(self._api_fault_injector.log)
+    # -- requests
 
     @property
     def s3_requests(self) -> list[str]:
@@ -529,33 +504,8 @@ class DemoArchive(Archive):
 
     def clear_requests(self) -> None:
         """Clear the request logs."""
-        self._api_fault_injector.log.clear()
+        super().clear_requests()
         self._s3_fault_injector.log.clear()
-
-    # -- helpers
-
-    def _write_mirror(self) -> None:
-        self.mirrors.mkdir(exist_ok=True)
-        target = self.mirrors / "demo.toml"
-        target.write_text(
-            'source = "dandi"\ntitle = "Demo archive (simulated)"\n\n'
-            f'[options]\napi = "{self.api_url}"\n'
-        )
-        self._stack.callback(target.unlink, missing_ok=True)
-        # kept, because shells that source the script use this git configuration
-        write_environment(self.directory)
-
-
-class _DeferredApp:
-    """A placeholder for the API until the archive is filled; its URL is needed earlier."""
-
-    app: WSGIApplication | None = None
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self.app is None:
-            start_response("503 Service Unavailable", [("Content-Length", "0")])
-            return []
-        return self.app(environ, start_response)
 
 
 def _demo_directory(directory: Path) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,33 @@ PART_SIZE = 64 * 1024 * 1024
 """Part size of a dandi-etag in bytes; it suffices for files under 10,000 parts, as all here are."""
 
 
-def part_sizes(size: int, part_size: int = PART_SIZE) -> tuple[int, ...]:
-    """Return the sizes of the parts of an upload; at least one part."""
-    starts = range(0, max(size, 1), part_size)
-    return tuple(min(part_size, size - start) for start in starts)
+def part_sizes(size: int, part_size: int | Sequence[int] = PART_SIZE) -> tuple[int, ...]:
+    """Return the sizes of the parts of an upload; at least one part.
+
+    The last of several sizes applies to all further parts.
+    """
+    sizes = [part_size] if isinstance(part_size, int) else list(part_size)
+    parts: list[int] = []
+    while not parts or size > sum(parts):
+        parts.append(min(sizes[min(len(parts), len(sizes) - 1)], size - sum(parts)))
+    return tuple(parts)
 
 
-def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, ...]]:
+@lru_cache(maxsize=8)  # the demo's own objects are uploaded to each new bucket
+def joined_digest(algorithm: str, data: bytes, parts: tuple[int, ...]) -> bytes:
+    """Return the digest of the digests of the parts, as S3 computes it."""
+    joined = hashlib.new(algorithm, usedforsecurity=False)
+    view, start = memoryview(data), 0
+    for size in parts:
+        piece = view[start : start + size]
+        joined.update(hashlib.new(algorithm, piece, usedforsecurity=False).digest())
+        start += size
+    return joined.digest()
+
+
+def multipart_etag(
+    data: bytes, part_size: int | Sequence[int] | None
+) -> tuple[str, tuple[int, ...]]:
     """Return S3's ETag and the part sizes; for a single-part upload (None) the MD5, and no parts.
 
     In parts it is ``<md5 of the joined part md5s>-<parts>``.
@@ -30,12 +50,7 @@ def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, 
     if part_size is None:
         return hashlib.md5(data, usedforsecurity=False).hexdigest(), ()
     sizes = part_sizes(len(data), part_size)
-    joined = hashlib.md5(usedforsecurity=False)
-    start = 0
-    for size in sizes:
-        joined.update(hashlib.md5(data[start : start + size], usedforsecurity=False).digest())
-        start += size
-    return f"{joined.hexdigest()}-{len(sizes)}", sizes
+    return f"{joined_digest('md5', data, sizes).hex()}-{len(sizes)}", sizes
 
 
 def dandi_etag(data: bytes) -> str:
@@ -247,23 +262,12 @@ class DandisetVersion:
     published_by: dict[str, Any] | None = None
 
     @property
-    def summary(self) -> VersionSummary:
-        """Return what the archive's lists report for it now."""
-        size = sum(
+    def size(self) -> int:
+        """The size in bytes that the archive's lists report."""
+        return sum(
             asset.size if asset.zarr is None else asset.zarr.counted_size
             for asset in self.assets.values()
         )
-        return VersionSummary(len(self.assets), size, self.status, self.modified)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSummary:
-    """Number of assets, bytes, status and time of a version."""
-
-    asset_count: int
-    size: int
-    status: str
-    modified: datetime
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,6 @@
 """S3 and the document database of AIND on loopback.
 
-Responses are as in the S3 API reference (GetObject, HeadObject, ListObjects, ListObjectsV2,
+Responses are as in the S3 API reference (GetObject, HeadObject, ListObjectsV2,
 ListObjectVersions): names are in the order of their bytes, at most 1,000 per page. With
 ``encoding-type=url`` a space becomes ``+``; letters, digits and ``-._*/`` stay; every other byte
 becomes ``%XX``.
@@ -55,13 +55,11 @@ _MESSAGES = {
 }
 
 
-def error_response(
-    status: int, code: str, headers: Mapping[str, str] | None = None, message: str = ""
-) -> Response:
+def error_response(status: int, code: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an S3 error document."""
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
-        f"<Message>{message or _MESSAGES.get(code, code)}</Message></Error>"
+        f"<Message>{_MESSAGES.get(code, code)}</Message></Error>"
     )
     return Response(text, status=status, mimetype="application/xml", headers=headers)
 
@@ -80,7 +78,7 @@ def object_response(
     allowed = {"versionId", "partNumber", "x-id"} | _SIGNATURE
     if "X-Amz-Signature" in query:
         # Only signed requests may choose response headers.
-        allowed |= _OVERRIDES.keys()
+        allowed |= {_DISPOSITION}
     if query.keys() - allowed:
         return error_response(403, "AccessDenied")
     found = _found(bucket, key, query.get("versionId"))
@@ -89,8 +87,8 @@ def object_response(
     if refuses(found):
         return error_response(403, "AccessDenied")
     headers = _headers(found, request)
-    for name in query.keys() & _OVERRIDES.keys():
-        headers[_OVERRIDES[name]] = query[name]
+    if _DISPOSITION in query:
+        headers["Content-Disposition"] = query[_DISPOSITION]
     etag = f'"{found.etag}"'
     if request.headers.get("If-Match") not in {None, etag, "*"}:
         return error_response(412, "PreconditionFailed")
@@ -118,10 +116,7 @@ _SIGNATURE = frozenset(
 )
 
 
-_OVERRIDES = {
-    "response-content-disposition": "Content-Disposition",
-    "response-content-type": "Content-Type",
-}
+_DISPOSITION = "response-content-disposition"
 
 
 def _found(bucket: ObjectBucket, key: bytes, version: str | None) -> ObjectVersion | Response:
@@ -207,7 +202,7 @@ _MAX_KEYS = 1000
 _LISTING = frozenset(
     {
         *("continuation-token", "delimiter", "encoding-type", "fetch-owner", "key-marker"),
-        *("list-type", "marker", "max-keys", "prefix", "start-after", "version-id-marker"),
+        *("list-type", "max-keys", "prefix", "start-after", "version-id-marker"),
         *("versions", "x-id"),
     }
 )
@@ -228,17 +223,13 @@ class ListingFaults:
     ends: str = ""
 
 
+LISTING_FAULTS = "neuromirror_demo.listing"
+"""The name of the faults in the environment of a request."""
+
+
 def listing_faults(environ: Mapping[str, Any]) -> ListingFaults:
-    """Return the effect of the active ``listing`` faults on a response."""
-    without: set[bytes] = set()
-    after: bytes | None = None
-    ends = ""
-    for fault in environ.get("neuromirror_demo.struck", ()):
-        if fault.name == "listing":
-            without |= {_bytes(key) for key in fault.options["without"]}
-            after = fault.options["after"] or after
-            ends = fault.options["ends"] or ends
-    return ListingFaults(frozenset(without), after, ends)
+    """Return the effect of the active ``listing`` fault on a response."""
+    return environ.get(LISTING_FAULTS) or ListingFaults()
 
 
 def encode_name(name: bytes) -> str:
@@ -253,7 +244,7 @@ def listing_response(
     versions = "versions" in query
     if versions and not bucket.list_versions:
         return error_response(403, "AccessDenied")
-    if query.keys() - _LISTING:
+    if query.keys() - _LISTING or (not versions and query.get("list-type") != "2"):
         return error_response(403, "AccessDenied")
     number = query.get("max-keys", str(_MAX_KEYS))
     if not number.isdecimal() or query.get("encoding-type", "url") != "url":
@@ -336,9 +327,8 @@ def _objects_page(
     tampering: ListingFaults,
 ) -> str:
     prefix, delimiter = _bytes(query.get("prefix", "")), _bytes(query.get("delimiter", ""))
-    second = query.get("list-type") == "2"
-    token = query.get("continuation-token") if second else None
-    given = _bytes(query.get("start-after" if second else "marker", ""))
+    token = query.get("continuation-token")
+    given = _bytes(query.get("start-after", ""))
     marker = given if token is None else base64.urlsafe_b64decode(token)
     shown: list[str] = []
     reached = following = b""
@@ -352,37 +342,45 @@ def _objects_page(
             following = reached
             break
         reached = one
-        if is_prefix:
-            shown.append(f"<CommonPrefixes><Prefix>{name(one)}</Prefix></CommonPrefixes>")
-        else:
-            shown.append(_contents(bucket, one, name))
-    truncated = bool(following)
-    ends = ""
-    if truncated:
-        if second:
-            text = base64.urlsafe_b64encode(following).decode()
-            ends = f"<NextContinuationToken>{text}</NextContinuationToken>"
-        elif delimiter:
-            ends = f"<NextMarker>{name(following)}</NextMarker>"
-    if second:
-        about = f"<StartAfter>{name(given)}</StartAfter>" if given else ""
-        about += f"<ContinuationToken>{token}</ContinuationToken>" if token else ""
-        about += f"<KeyCount>{len(shown)}</KeyCount>"
-    else:
-        about = f"<Marker>{name(given)}</Marker>"
+        shown.append(_common_prefix(name(one)) if is_prefix else _contents(bucket, one, name))
+    about = f"<StartAfter>{name(given)}</StartAfter>" if given else ""
+    about += f"<ContinuationToken>{token}</ContinuationToken>" if token else ""
+    about += f"<KeyCount>{len(shown)}</KeyCount>"
+    if following:
+        text = base64.urlsafe_b64encode(following).decode()
+        about += f"<NextContinuationToken>{text}</NextContinuationToken>"
+    # S3 lists all objects of a page before all prefixes.
+    shown.sort(key=lambda row: row.startswith("<CommonPrefixes>"))
+    return _page("ListBucketResult", bucket, query, most, name, about, shown, bool(following))
+
+
+def _page(
+    kind: str,
+    bucket: ObjectBucket,
+    query: Mapping[str, str],
+    most: int,
+    name: Writes,
+    about: str,
+    rows: list[str],
+    truncated: bool,
+) -> str:
+    delimiter = _bytes(query.get("delimiter", ""))
     return "".join(
         [
-            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">',
-            f"<Name>{bucket.name}</Name><Prefix>{name(prefix)}</Prefix>{about}{ends}",
+            f'<{kind} xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{bucket.name}</Name>',
+            f"<Prefix>{name(_bytes(query.get('prefix', '')))}</Prefix>{about}",
             f"<MaxKeys>{most}</MaxKeys>",
             f"<Delimiter>{name(delimiter)}</Delimiter>" if delimiter else "",
             "<EncodingType>url</EncodingType>" if name is encode_name else "",
             f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>",
-            # S3 lists all objects of a page before all prefixes.
-            *sorted(shown, key=lambda row: row.startswith("<CommonPrefixes>")),
-            "</ListBucketResult>",
+            *rows,
+            f"</{kind}>",
         ]
     )
+
+
+def _common_prefix(name: str) -> str:
+    return f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"
 
 
 def _contents(bucket: ObjectBucket, key: bytes, name: Writes) -> str:
@@ -440,22 +438,9 @@ def _versions_page(
             break
         shown.append(row)
         reached = (key, version)
-    truncated = bool(ends)
-    return "".join(
-        [
-            '<ListVersionsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">',
-            f"<Name>{bucket.name}</Name><Prefix>{name(prefix)}</Prefix>",
-            f"<KeyMarker>{name(marker)}</KeyMarker>",
-            f"<VersionIdMarker>{query.get('version-id-marker', '')}</VersionIdMarker>",
-            ends,
-            f"<MaxKeys>{most}</MaxKeys>",
-            f"<Delimiter>{name(delimiter)}</Delimiter>" if delimiter else "",
-            "<EncodingType>url</EncodingType>" if name is encode_name else "",
-            f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>",
-            *shown,
-            "</ListVersionsResult>",
-        ]
-    )
+    about = f"<KeyMarker>{name(marker)}</KeyMarker>"
+    about += f"<VersionIdMarker>{query.get('version-id-marker', '')}</VersionIdMarker>{ends}"
+    return _page("ListVersionsResult", bucket, query, most, name, about, shown, bool(ends))
 
 
 def _version_rows(
@@ -463,7 +448,7 @@ def _version_rows(
 ) -> Iterator[tuple[bytes, str, str]]:
     for key, is_prefix in _names(bucket, prefix, delimiter, start):
         if is_prefix:
-            yield key, f"<CommonPrefixes><Prefix>{name(key)}</Prefix></CommonPrefixes>", ""
+            yield key, _common_prefix(name(key)), ""
             continue
         for one in bucket.versions(key):
             version = one.version_id or "null"
@@ -553,34 +538,19 @@ class DandiBucket(ObjectBucket):
             return listing_response(self, query, self.page_size, listing_faults(environ))
         signed = _SIGNATURE_FIELD in query
         if signed:
-            if "Authorization" in request.headers:
-                return error_response(400, "InvalidArgument", message=_TWO_AUTH_MECHANISMS)
-            refusal = self._refusal(request.method, key, query)
-            if refusal is not None:
-                return refusal
+            if "Authorization" in request.headers:  # S3 allows one mechanism only
+                return error_response(400, "InvalidArgument")
+            rest = {name: value for name, value in query.items() if name != _SIGNATURE_FIELD}
+            if query[_SIGNATURE_FIELD] != _sign(request.method, key, rest):
+                return error_response(403, "SignatureDoesNotMatch")
+            made = datetime.strptime(query["X-Amz-Date"], _DATE).replace(tzinfo=UTC)
+            if self.clock.now > made + _EXPIRES:
+                return error_response(403, "AccessDenied")
 
         def refuses(found: ObjectVersion) -> bool:
             return not signed and found.version_id in self._tagged
 
         return object_response(self, key, query, request, refuses)
-
-    def _refusal(self, method: str, key: bytes, query: Mapping[str, str]) -> Response | None:
-        """Return S3's response to an invalid or expired signed URL, if it is one."""
-        rest = {name: value for name, value in query.items() if name != _SIGNATURE_FIELD}
-        if not hmac.compare_digest(
-            query[_SIGNATURE_FIELD].encode(), _sign(method, key, rest).encode()
-        ):
-            return error_response(403, "SignatureDoesNotMatch")
-        made = datetime.strptime(query["X-Amz-Date"], _DATE).replace(tzinfo=UTC)
-        if self.clock.now > made + _EXPIRES:
-            return error_response(403, "AccessDenied", message="Request has expired")
-        return None
-
-
-_TWO_AUTH_MECHANISMS = (
-    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query "
-    "string parameter or the Authorization header should be specified"
-)
 
 
 def _sign(method: str, key: bytes, query: Mapping[str, str]) -> str:

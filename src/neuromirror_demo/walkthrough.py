@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -78,10 +77,9 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
         )
         steps.run_all("news", label=label, digest=demo.sha256("000008", changed))
         served = demo.addresses()
-        if entry_points(group="neuromirror.sources", name="s3"):
-            buckets = stack.enter_context(DemoBuckets(folder, layers=serve))
-            _mirror_buckets(buckets, address, steps)
-            served["buckets"] = buckets.addresses()
+        buckets = stack.enter_context(DemoBuckets(folder, layers=serve))
+        _mirror_buckets(buckets, address, steps)
+        served["buckets"] = buckets.addresses()
         _print_text(as_json, _END if keep is None else f"{_END}{_KEPT.format(folder=folder)}")
         if serve:
             serve_until_interrupted(served, address, folder, steps, stack)
@@ -272,19 +270,6 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def volumes(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Start a BOSS and an ndstore beside the other archives; yield their addresses."""
-    from neuromirror_demo.boss import DemoBoss
-    from neuromirror_demo.ndstore import DemoNdstore
-
-    found: dict[str, Any] = {}
-    if entry_points(group="neuromirror.sources", name="boss"):
-        found["boss"] = stack.enter_context(DemoBoss(folder)).addresses()
-    if entry_points(group="neuromirror.sources", name="ndstore"):
-        found["ndstore"] = stack.enter_context(DemoNdstore(folder)).addresses()
-    return found
-
-
 def first_line(process: subprocess.Popen[str]) -> str:
     """Return the first line of a process's output, and discard the rest in the background.
 
@@ -337,7 +322,11 @@ def serve_until_interrupted(
 
     ``static`` is the URL of the store alone, used if the catalogue is not available.
     """
-    archives |= volumes(folder, stack)
+    from neuromirror_demo.boss import DemoBoss
+    from neuromirror_demo.ndstore import DemoNdstore
+
+    archives["boss"] = stack.enter_context(DemoBoss(folder)).addresses()
+    archives["ndstore"] = stack.enter_context(DemoNdstore(folder)).addresses()
     steps.run("Everything else that the archives have is mirrored too: volumes, Zarrs.", "sync")
     catalogue = stack.enter_context(run_catalogue(folder, steps.environment))
     store = catalogue.address or static
@@ -353,7 +342,7 @@ def serve_until_interrupted(
     else:
         click.echo(_SERVED.format(address=store, folder=folder))
         if catalogue.address:
-            click.echo(f"\nSome pages:\n\n{_highlights(store, archives)}")
+            click.echo(f"\nSome pages:\n\n{_highlights(store)}")
             click.secho(f"\nOpen the catalogue in a browser: {store}", bold=True)
         else:
             click.echo(f"\nNo pages: {catalogue.error}")
@@ -376,13 +365,14 @@ What syncs and all other commands go by is in {folder}.
 Ctrl-C ends it."""
 
 
-def _highlights(address: str, archives: Mapping[str, Any]) -> str:
+def _highlights(address: str) -> str:
     """Return one line per dataset with its special features."""
-    shown = {"versions, and what changed": "demo:000008", "a Zarr": "demo:000005"}
-    if "buckets" in archives:
-        shown["provenance"] = f"demo-aind:{SORTED_1}"
-    if "boss" in archives:
-        shown["a volume"] = "demo-boss:demo_cortex/sections/em"
+    shown = {
+        "versions, and what changed": "demo:000008",
+        "a Zarr": "demo:000005",
+        "provenance": f"demo-aind:{SORTED_1}",
+        "a volume": "demo-boss:demo_cortex/sections/em",
+    }
     width = max(map(len, shown))
     return "\n".join(
         f"    {what:<{width}}  {address}/dataset/{quote(name, safe='/:')}"

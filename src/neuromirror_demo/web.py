@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.wrappers import Response
+from werkzeug.wrappers import Request, Response
+
+from neuromirror.model import NeuromirrorError
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -167,3 +169,28 @@ def flag(args: Mapping[str, str], name: str, default: bool) -> bool:
     if text.lower() in {"false", "0", "no", "f", "n", "off"}:
         return False
     raise ApiError(400, {name: ["Must be a valid boolean."]})
+
+
+class ControlMiddleware:
+    """Adds operations below ``/_demo/`` to an application.
+
+    The response is ``{"result": …}``, or 400 and ``{"detail": …}``.
+    """
+
+    def __init__(self, app: WSGIApplication, verbs: Mapping[str, Callable[..., object]]) -> None:
+        self._app = app
+        self._verbs = verbs
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        if not environ["PATH_INFO"].startswith("/_demo/"):
+            return self._app(environ, start_response)
+        request = Request(environ)
+        verb = request.path.removeprefix("/_demo/").strip("/")
+        try:
+            if verb not in self._verbs:
+                raise ValueError(f"no verb {verb!r}: there are {', '.join(self._verbs)}")
+            result = self._verbs[verb](**json.loads(request.get_data() or b"{}"))
+        except (NeuromirrorError, TypeError, ValueError) as error:
+            return json_response({"detail": str(error)}, 400)(environ, start_response)
+        return json_response({"result": result})(environ, start_response)

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.embargo_harness import NAME as EMBARGOED
 from support.embargo_harness import EmbargoHarness, contents
+from support.list_faults import and_then, lost_page
 from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
 from support.zarrs_of_every_kind import ODD_PATHS, add_zarrs, image_entries, odd_entries
@@ -243,11 +245,13 @@ def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
     for name in "abcdef":
         empty_archive.add_file("000001", f"{name}.txt", name)
     write_mirror_file(empty_archive, "page_size = 2\n")
+
     # after page 1 was read, all rows move up by one, and one is added at the end
-    with (
-        empty_archive.fault("mutate_while_listing", action="remove", file="a.txt"),
-        empty_archive.fault("mutate_while_listing", action="add", file="g.txt"),
-    ):
+    def move() -> None:
+        empty_archive.remove_file("000001", "a.txt")
+        empty_archive.add_file("000001", "g.txt")
+
+    with empty_archive.fault(and_then(move), page=1, times=1):
         result = small_archive_harness.sync()[NAME]
     assert (result.status, result.visit) == ("ok", "full")
     with small_archive_harness.index() as index:
@@ -265,9 +269,12 @@ def test_a_draft_that_grows_at_each_request_is_mirrored_as_it_was(
     for path in old:
         empty_archive.add_file("000001", path, path)
     write_mirror_file(empty_archive, "page_size = 2\n")
-    with empty_archive.fault(
-        "mutate_while_listing", page=None, times=None, action="add", file=name
-    ) as fault:
+    numbers = count(1)
+
+    def grow() -> None:
+        empty_archive.add_file("000001", name.format(next(numbers)))
+
+    with empty_archive.fault(and_then(grow)) as fault:
         result = small_archive_harness.sync()[NAME]
     assert (result.status, result.visit) == ("ok", "full"), result.message
     assert fault.struck > 3
@@ -292,14 +299,18 @@ def test_a_draft_that_loses_files_at_each_request_is_changing_and_no_failure(
     for number in range(20):
         empty_archive.add_file("000001", f"{number:02}.txt", str(number))
     write_mirror_file(empty_archive, "page_size = 2\n")
-    with empty_archive.fault("mutate_while_listing", page=None, times=None):
+
+    def shrink() -> None:
+        empty_archive.remove_file("000001", empty_archive.paths("000001")[0])
+
+    with empty_archive.fault(and_then(shrink)):
         result = small_archive_harness.sync()[NAME]
     assert (result.status, result.visit, result.exit_code) == ("notneeded", "waiting", 0)
     assert "changing" in result.message
     assert small_archive_harness.sync()[NAME].status == "ok"
     # a list that contradicts a summary which stays the same is still a failure
     empty_archive.add_file("000001", "new.txt", "new")
-    with empty_archive.fault("lost_page"):
+    with empty_archive.fault(lost_page, page=1):
         assert small_archive_harness.sync()[NAME].visit == "failed"
 
 

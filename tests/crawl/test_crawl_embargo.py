@@ -25,6 +25,7 @@ from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Store
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.api import DandiDocuments
 from neuromirror_demo.archive_contents import zarr_entries
+from neuromirror_demo.faults import Kind
 from neuromirror_demo.records import Dandiset, Description
 from support.embargo_harness import (
     FOLDER,
@@ -38,6 +39,7 @@ from support.embargo_harness import (
     refs_or_none,
 )
 from support.killed_move import kill_move
+from support.list_faults import duplicate_row, empty_list, lost_page
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
@@ -199,15 +201,15 @@ FAULTS = [
     ("status", {"path": r"versions/draft/", "status": 404}),
     ("html", {"path": r"versions/"}),
     ("cut", {"keep": 0.7, "lying": True}),
-    ("duplicate_rows", {}),
-    ("lost_page", {}),
-    ("empty_list", {}),
+    (duplicate_row, {"page": 2}),
+    (lost_page, {"page": 1}),
+    (empty_list, {}),
 ]
 
 
 @pytest.mark.parametrize(("fault", "options"), FAULTS)
 def test_no_failure_reveals_more(
-    embargo: EmbargoHarness, no_waits: None, fault: str, options: dict[str, object]
+    embargo: EmbargoHarness, no_waits: None, fault: str | Kind, options: dict[str, object]
 ) -> None:
     for number in range(3):
         embargo.demo.add_file(ID, f"{FOLDER}/{number}.txt", f"{number}\n")

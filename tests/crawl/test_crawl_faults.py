@@ -14,6 +14,8 @@ import pytest
 from neuromirror.crawl import Sync, load_mirrors, open_recorder, parse_sync_requests, rebuild_index
 from neuromirror.model import EventRaised, NeuromirrorError, VersionMinted
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.faults import Kind
+from support.list_faults import empty_list
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import (
     ScriptedDataset,
@@ -75,12 +77,12 @@ def test_summer_time_and_zones_make_no_difference(
 # --- proxies and logins in place of the archive
 
 
-ONE_ANSWER: list[tuple[str, dict[str, Any]]] = [
+ONE_ANSWER: list[tuple[str | Kind, dict[str, Any]]] = [
     ("status", {"status": 403}),
     ("status", {"status": 401}),
     ("html", {}),
     ("status", {"status": 404, "path": "/dandisets/"}),
-    ("empty_list", {"path": r"/dandisets/$"}),
+    (empty_list, {"path": r"/dandisets/$"}),
 ]
 
 

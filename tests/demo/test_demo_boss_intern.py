@@ -115,4 +115,4 @@ results["failed"] = {
         "outside": "(400)",
         "throttled": "(429)",
     }
-    assert '"code": 4005' in messages["deleted"]
+    assert '"code":4005' in messages["deleted"]

@@ -99,7 +99,7 @@ def test_a_large_version_listing_is_divided_by_prefix_and_complete(filled, monke
 
 
 def test_a_bucket_that_refuses_version_listings_gets_one_request(few):
-    few.grant(BUCKET, list_versions=False)
+    few.bucket(BUCKET).list_versions = False
     sweep = sweep_of()
     for _ in range(3):
         assert sweep.look_up(urls_of(few, range(60))) == {}

@@ -9,9 +9,9 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.wrappers import Request, Response
 
 from neuromirror_demo.boss.server import (
@@ -26,68 +26,21 @@ from neuromirror_demo.boss.server import (
 )
 from neuromirror_demo.faults import spoil_voxels
 from neuromirror_demo.volumes import XYZ, coarser_box
-from neuromirror_demo.web import html_response, json_response
+from neuromirror_demo.web import NOT_FOUND_HTML, ApiError, html_response, json_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from neuromirror_demo.faults import Fault
     from neuromirror_demo.volumes import Voxels
 
 
-class Code(IntEnum):
-    """The ``code`` of an error; each has its own HTTP status."""
-
-    INVALID_URL = 1000
-    INVALID_CUTOUT_ARGS = 1001
-    TYPE_ERROR = 1002
-    INVALID_POST_ARGUMENT = 1003
-    REQUEST_TOO_LARGE = 2000
-    MISSING_PERMISSION = 3001
-    ACCESS_DENIED_UNKNOWN = 3004
-    RESOURCE_NOT_FOUND = 4000
-    RESOURCE_MARKED_FOR_DELETION = 4005
-    BOSS_SYSTEM_ERROR = 9001
-    UNSUPPORTED_VERSION = 9003
+_STATUS: Final = {2000: 413, 3001: 403, 4000: 404, 4005: 404}
 
 
-_STATUS: Final = {
-    Code.REQUEST_TOO_LARGE: 413,
-    Code.MISSING_PERMISSION: 403,
-    Code.RESOURCE_NOT_FOUND: 404,
-    Code.RESOURCE_MARKED_FOR_DELETION: 404,
-}
-
-
-class BossError(Exception):
-    """An error of BOSS."""
-
-    def __init__(self, message: str, code: Code) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-
-    def response(self) -> Response:
-        """Return the JSON of status, code and message."""
-        status = _STATUS.get(self.code, 400)
-        body = {"status": status, "code": int(self.code), "message": self.message}
-        return Response(json.dumps(body), status, content_type="application/json")
-
-
-class FrameworkError(Exception):
-    """An error of the framework below BOSS: credentials, method or media type."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-
-    def response(self) -> Response:
-        """Return the JSON of a detail."""
-        response = json_response({"detail": self.detail}, self.status)
-        if self.status == 401:
-            response.headers["WWW-Authenticate"] = "api"
-        return response
+def boss_error(code: int, message: str) -> ApiError:
+    """Return an error of BOSS, by its code; 400 for most."""
+    status = _STATUS.get(code, 400)
+    return ApiError(status, {"status": status, "code": code, "message": message})
 
 
 class UpstreamDefectError(Exception):
@@ -97,12 +50,6 @@ class UpstreamDefectError(Exception):
 def server_error_page(status: int = 500, text: str = "Server Error (500)") -> Response:
     """Return the page of a server error, which has no details."""
     return html_response(f"<h1>{text}</h1>", status)
-
-
-def not_found_page() -> Response:
-    """Return the page for an unknown path."""
-    text = "<h1>Not Found</h1><p>The requested resource was not found on this server.</p>"
-    return html_response(text, 404)
 
 
 Json = dict[str, Any]
@@ -201,14 +148,9 @@ def levels_document(experiment: BossExperiment, channel: BossChannel) -> Json:
     Extents are halved from the frame's stop, and rounded up. Upstream refuses frames whose voxels
     are not square, because it also looks for the level at which they are nearest to cubes.
     """
-    x, y, _ = experiment.frame.voxel
-    if experiment.method == "anisotropic" and x != y:
-        raise BossError(
-            "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
-            "Currently unable to determine isotropic level",
-            Code.BOSS_SYSTEM_ERROR,
-        )
     voxel, extent = list(experiment.frame.voxel), experiment.frame.stop
+    if experiment.method == "anisotropic" and voxel[0] != voxel[1]:
+        raise boss_error(9001, "X voxel size != Y voxel size: unable to determine isotropic level")
     voxels, extents = {"0": [float(one) for one in voxel]}, {"0": list(extent)}
     for level in range(1, experiment.levels):
         voxel = [one * by for one, by in zip(voxel, experiment.factor, strict=True)]
@@ -254,17 +196,13 @@ class BossCutoutRequest:
 def accepted_type(request: Request) -> str:
     """Return the media type that the request accepts.
 
-    Raises Broken if upstream does not support it: its first renderer then fails to render the JSON
-    of the error.
+    Upstream does not support others: its first renderer then fails to render the JSON of the error.
     """
-    accepted_types = [
-        mime.lower() for mime, quality in request.accept_mimetypes if quality > 0
-    ] or ["*/*"]
-    for mime in sorted(accepted_types, key=lambda one: one.count("*")):
-        for offered in OFFERED:
-            if mime in {offered, f"{offered.partition('/')[0]}/*", "*/*"}:
-                return offered
-    raise UpstreamDefectError(f"cannot give {accepted_types}")
+    accepted = request.accept_mimetypes or MIMEAccept([("*/*", 1)])
+    best = accepted.best_match(OFFERED)
+    if best is None:
+        raise UpstreamDefectError(f"cannot give {accepted}")
+    return best
 
 
 def encode(voxels: Voxels, accepted: str, turn: int) -> bytes:
@@ -298,8 +236,6 @@ class Resources:
     def __init__(self, state: BossState) -> None:
         self._state = state
 
-    # -- lists
-
     def collections(self, request: Request, user: str) -> Json:
         """Return the names of readable collections, including public ones marked for deletion."""
         found = self._state.collections.values()
@@ -308,19 +244,22 @@ class Resources:
 
     def experiments(self, request: Request, user: str, collection: str) -> Json:
         """Return the names of a collection's experiments; like upstream, fail if it is unknown."""
-        held = _require(self._state.collections, collection).experiments
-        return {"experiments": names(held, False, user)}
+        return {"experiments": names(self._children(collection), False, user)}
 
     def channels(self, request: Request, user: str, collection: str, experiment: str) -> Json:
         """Return the names of an experiment's channels."""
-        held = _require(self._state.collections, collection).experiments
-        return {"channels": names(_require(held, experiment).channels, False, user)}
+        return {"channels": names(self._children(collection, experiment), False, user)}
+
+    def _children(self, collection: str, *experiment: str) -> Any:
+        try:
+            held: Any = self._state.collections[collection].experiments
+            return held[experiment[0]].channels if experiment else held
+        except KeyError as error:
+            raise UpstreamDefectError(str(error)) from error
 
     def frames(self, request: Request, user: str) -> Json:
         """Return the names of all coordinate frames."""
         return {"coords": [one.name for one in self._state.frames.values() if not one.deleted]}
-
-    # -- single resources
 
     def collection(self, request: Request, user: str, collection: str) -> Json:
         """Return a collection."""
@@ -345,36 +284,25 @@ class Resources:
         """Return a coordinate frame."""
         found = _lookup(self._state.frames, frame)
         if found.deleted:
-            raise _deleted()
+            raise boss_error(4005, _DELETED)
         return frame_document(found)
 
 
-def _require(held: Mapping[str, T], name: str) -> T:
-    if name not in held:
-        raise UpstreamDefectError(name)
-    return held[name]
+_DELETED: Final = "Invalid Request. This Resource has been marked for deletion"
 
 
 def _lookup(held: Mapping[str, T], name: str) -> T:
     if name not in held:
-        raise BossError(f"{name} does not exist.", Code.RESOURCE_NOT_FOUND)
+        raise boss_error(4000, f"{name} does not exist.")
     return held[name]
 
 
 def _require_readable(found: R, user: str) -> R:
     if not readable(found, user):
-        what = f"Missing read permissions on the resource {found.name}"
-        raise BossError(what, Code.MISSING_PERMISSION)
+        raise boss_error(3001, f"Missing read permissions on the resource {found.name}")
     if found.deleted:
-        raise _deleted()
+        raise boss_error(4005, _DELETED)
     return found
-
-
-def _deleted() -> BossError:
-    return BossError(
-        "Invalid Request. This Resource has been marked for deletion",
-        Code.RESOURCE_MARKED_FOR_DELETION,
-    )
 
 
 MAX_REQUEST_BYTES: Final = 520 << 20
@@ -409,7 +337,7 @@ class BossCutouts:
         _, experiment, channel = locate(self._state, where)
         assert isinstance(experiment, BossExperiment)
         assert isinstance(channel, BossChannel)
-        check(request, channel.public or user == OWNER)
+        check(channel.public or user == OWNER)
         return experiment, channel
 
     def _parse_request(
@@ -423,7 +351,7 @@ class BossCutouts:
         if level not in range(first, first + experiment.levels):
             last = first + experiment.levels
             what = f"Invalid resolution {level}. The resolution has to be within {first} and {last}"
-            raise BossError(what, Code.TYPE_ERROR)
+            raise boss_error(1002, what)
         start, stop = _corners(names, experiment)
         cutout_request = BossCutoutRequest(
             experiment, channel, level, start, stop, samples, bool(names.get("t"))
@@ -434,7 +362,7 @@ class BossCutouts:
             )
         if cutout_request.size > self.max_bytes * (4 if channel.datatype == "uint64" else 1):
             what = "Cutout request is over 500MB when uncompressed. Reduce cutout dimensions."
-            raise BossError(what, Code.REQUEST_TOO_LARGE)
+            raise boss_error(2000, what)
         return cutout_request
 
     # -- reading and writing
@@ -460,7 +388,7 @@ class BossCutouts:
             raise UpstreamDefectError("no time at all")
         with self._state.lock:
             self._state.fill(experiment, channel)
-            read = channel.cuboids.read
+            read = channel.tables.read
             found = [
                 read(cutout_request.level, one, cutout_request.start, cutout_request.stop)
                 for one in cutout_request.samples
@@ -477,22 +405,19 @@ def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
         if name is None:
             break
         if name not in held:
-            raise BossError(f"{kind} {name} not found", Code.RESOURCE_NOT_FOUND)
+            raise boss_error(4000, f"{kind} {name} not found")
         if held[name].deleted:
             what = f"Invalid Request. This resource {name} has been marked for deletion"
-            raise BossError(what, Code.RESOURCE_MARKED_FOR_DELETION)
+            raise boss_error(4005, what)
         found.append(held[name])
         held = getattr(held[name], within, None)
     return found
 
 
-def check(request: Request, allowed: bool) -> None:
-    """Raise Refused if the user lacks the permission; upstream does not support ``HEAD``."""
-    if request.method == "HEAD":
-        raise BossError("Unable to get permissions for this request", Code.INVALID_POST_ARGUMENT)
+def check(allowed: bool) -> None:
+    """Raise an error if the user lacks the permission."""
     if not allowed:
-        what = "This user does not have the required permissions"
-        raise BossError(what, Code.MISSING_PERMISSION)
+        raise boss_error(3001, "This user does not have the required permissions")
 
 
 def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XYZ]:
@@ -504,20 +429,15 @@ def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XY
     for a, b, low, high in zip(starts, stops, frame.start, frame.stop, strict=True):
         if not low <= a < b <= high:
             ranges = "/".join(names[one] for one in ("level", "x", "y", "z"))
-            raise BossError(f"Incorrect cutout arguments {ranges}", Code.INVALID_CUTOUT_ARGS)
+            raise boss_error(1001, f"Incorrect cutout arguments {ranges}")
     return (starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])
 
 
 def _times(text: str, samples: int) -> range:
     """Return the time samples; upstream allows one more than exist, which reads as zeros."""
     start, stop = (int(end) for end in text.split(":"))
-    what = f"Invalid time range {text}. "
-    if start > samples:
-        more = "Start time is greater than the maximum time sample"
-        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
     if start > stop or stop > samples + 1:
-        more = "End time is greater than the start time or out of bounds with maximum time sample"
-        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
+        raise boss_error(1000, f"Invalid time range {text}: the maximum time sample is {samples}")
     return range(start, stop)
 
 
@@ -529,27 +449,20 @@ _PAGES: Final = {
 }
 
 
-def refuse(fault: Fault) -> Response:
+def refuse(status: int, retry_after: int | None) -> Response:
     """Refuse like BOSS's throttle (bosscore/renderer_helper.py) or load balancer."""
-    status = int(fault.options["status"])
-    if status == 429:
-        after = fault.options["retry_after"]
-        when = "tomorrow" if after is None else f"in {after} seconds"
-        text = f"User is throttled. Expected available {when}."
-        body = {"status": status, "message": text, "code": int(Code.ACCESS_DENIED_UNKNOWN)}
-        response = Response(json.dumps(body), status, content_type="application/json")
-    else:
-        response = server_error_page(status, _PAGES.get(status, str(status)))
-    if fault.options["retry_after"] is not None:
-        response.headers["Retry-After"] = str(fault.options["retry_after"])
-    return response
+    if status != 429:
+        return server_error_page(status, _PAGES.get(status, str(status)))
+    when = "tomorrow" if retry_after is None else f"in {retry_after} seconds"
+    text = f"User is throttled. Expected available {when}."
+    body = {"status": status, "message": text, "code": 3004}
+    return Response(json.dumps(body), status, content_type="application/json")
 
 
 Answer = Callable[..., "Response | Json"]
 
 _C, _E, _N = (rf"(?P<{name}>[\w-]+)" for name in ("collection", "experiment", "channel"))
 _BOX: Final = r"(?P<level>\d)/(?P<x>\d+:\d+)/(?P<y>\d+:\d+)/(?P<z>\d+:\d+)(?:/(?P<t>\d+:\d+))?"
-_READ: Final = ("GET", "HEAD")
 
 
 class BossApi:
@@ -578,8 +491,7 @@ class BossApi:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        request = Request(environ)
-        return self.answer(request)(environ, start_response)
+        return self.answer(Request(environ))(environ, start_response)
 
     def answer(self, request: Request) -> Response:
         """Return the response to a request."""
@@ -589,52 +501,41 @@ class BossApi:
         try:
             if path.startswith("/ping"):
                 return json_response({"ip": "127.0.0.1"})
-            if re.match(r"/v0\.\d/", path):
-                what = " This API version is unsupported. Update to version v1"
-                raise BossError(what, Code.UNSUPPORTED_VERSION)
             for pattern, answer in self._routes:
                 if found := pattern.fullmatch(path):
                     return self._call(answer, request, found.groupdict())
-        except (BossError, FrameworkError) as error:
-            return error.response()
+        except ApiError as error:
+            return json_response(error.body, error.status)
         except UpstreamDefectError:
             return server_error_page()
-        return not_found_page()
+        return html_response(NOT_FOUND_HTML, 404)
 
     def _call(self, answer: Answer, request: Request, names: dict[str, Any]) -> Response:
-        try:
-            user = self._user(request)
-            if request.method not in _READ:
-                # the demo is changed by its verbs only
-                raise FrameworkError(405, f'Method "{request.method}" not allowed.')
-            made = answer(request, user, **names)
-        except FrameworkError as error:
-            if answer == self._cutouts.cutout and accepted_type(request) != JSON:
-                # The renderer of voxels finds none in the error, and fails.
-                raise UpstreamDefectError(error.detail) from error
-            raise
-        return made if isinstance(made, Response) else json_response(made)
-
-    def _user(self, request: Request) -> str:
+        user = ANONYMOUS
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "token":
-            return ANONYMOUS
-        if token not in self._tokens:
-            raise FrameworkError(401, "Invalid token.")
-        return self._tokens[token]
+        if scheme.lower() == "token":
+            if token not in self._tokens:
+                if answer == self._cutouts.cutout and accepted_type(request) != JSON:
+                    # The renderer of voxels finds none in the error, and fails.
+                    raise UpstreamDefectError("Invalid token.")
+                raise ApiError(401, {"detail": "Invalid token."})
+            user = self._tokens[token]
+        if request.method not in {"GET", "HEAD"}:
+            # the demo is changed by its verbs only
+            raise ApiError(405, {"detail": f'Method "{request.method}" not allowed.'})
+        made = answer(request, user, **names)
+        return made if isinstance(made, Response) else json_response(made)
 
     def _meta(self, request: Request, user: str, **names: str | None) -> Json:
         """Return the keys of a resource, or the value of one (bossmeta/views.py)."""
         key = request.args.get("key")
         resource = locate(self._state, names.values())[-1]
         # Even public data requires the token of the public user.
-        check(request, user == OWNER or (user == PUBLIC and resource.public))
+        check(user == OWNER or (user == PUBLIC and resource.public))
         path = "/".join(name for name in names.values() if name)
         held = self._state.metadata.get(path, {})
         if key is None:
             return {"keys": sorted(held)}
         if key not in held:
-            raise BossError(
-                f"Invalid request. Key {key} Not found in the database", Code.INVALID_POST_ARGUMENT
-            )
+            raise boss_error(1003, f"Invalid request. Key {key} Not found in the database")
         return {"key": key, "value": held[key]}

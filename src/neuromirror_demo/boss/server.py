@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,88 +17,44 @@ from neuromirror_demo.records import read_data
 from neuromirror_demo.volumes import HALVING, XYZ, coarser, coarser_box
 
 if TYPE_CHECKING:
-    from neuromirror_demo.boss.api import BossCutouts
     from neuromirror_demo.volumes import Voxels
 
 SIZE: Final[XYZ] = (512, 512, 16)
 """The size of a cuboid at every level (spdb/c_lib/ndtype.py)."""
 
-_Piece = tuple[tuple[int, int, int], tuple[slice, ...], tuple[slice, ...]]
 
+class VoxelTables:
+    """The voxels of one channel; ``stops`` are the ends of the levels, from level 0 on."""
 
-class Cuboids:
-    """The cuboids of one channel; at every level all voxels are before ``stop``."""
-
-    def __init__(self, datatype: str, stop: XYZ) -> None:
+    def __init__(self, datatype: str, stops: Sequence[XYZ]) -> None:
         self._datatype = datatype
-        self._stop = stop
-        self._cuboids: dict[tuple[int, int], dict[XYZ, Voxels]] = {}
+        self._stops = stops
+        self._tables: dict[tuple[int, int], Voxels] = {}
 
     def read(self, level: int, sample: int, start: XYZ, stop: XYZ) -> Voxels:
-        """Return a copy of a box, axes ``z, y, x``."""
+        """Return a copy of a box, axes ``z, y, x``; voxels that were never written are zeros."""
         import numpy as np
 
         wide, high, deep = (b - a for a, b in zip(start, stop, strict=True))
         found = np.zeros((deep, high, wide), self._datatype)
-        held = self._cuboids.get((level, sample), {})
-        for corner, inside, outside in _pieces(start, stop):
-            if corner in held:
-                found[outside] = held[corner][inside]
+        if (level, sample) in self._tables:
+            x, y, z = map(slice, start, stop)
+            held = self._tables[level, sample][z, y, x]
+            found[: held.shape[0], : held.shape[1], : held.shape[2]] = held
         return found
 
     def write(self, level: int, sample: int, start: XYZ, voxels: Voxels) -> None:
-        """Write a box, including its zeros."""
+        """Write a box."""
         import numpy as np
 
-        depth, height, width = voxels.shape
-        stop = (start[0] + width, start[1] + height, start[2] + depth)
-        held = self._cuboids.setdefault((level, sample), {})
-        for corner, inside, outside in _pieces(start, stop):
-            if corner not in held:
-                shape = tuple(
-                    min(size, end - size * at)
-                    for size, end, at in zip(SIZE, self._stop, corner, strict=True)
-                )
-                held[corner] = np.zeros(shape[::-1], self._datatype)
-            held[corner][inside] = voxels[outside]
-
-    def extent(self, level: int) -> tuple[XYZ, XYZ] | None:
-        """Return the box, in whole cuboids, around all written voxels of a level."""
-        corners = [one for (at, _), held in self._cuboids.items() if at == level for one in held]
-        if not corners:
-            return None
-        (ax, bx), (ay, by), (az, bz) = (
-            (min(axis), max(axis)) for axis in zip(*corners, strict=True)
-        )
-        w, h, d = SIZE
-        return (ax * w, ay * h, az * d), ((bx + 1) * w, (by + 1) * h, (bz + 1) * d)
-
-
-def _pieces(start: XYZ, stop: XYZ) -> Iterator[_Piece]:
-    """Yield the cuboids of a box: the cuboid, the part in the cuboid, the part in the box."""
-    spans = [
-        [
-            (at, slice(max(a - at * size, 0), min(b - at * size, size)), max(at * size - a, 0))
-            for at in range(a // size, -(-b // size))
-        ]
-        for a, b, size in zip(start, stop, SIZE, strict=True)
-    ]
-    for z, in_z, from_z in spans[2]:
-        for y, in_y, from_y in spans[1]:
-            for x, in_x, from_x in spans[0]:
-                inside = (in_z, in_y, in_x)
-                outside = tuple(
-                    slice(first, first + one.stop - one.start)
-                    for first, one in zip((from_z, from_y, from_x), inside, strict=True)
-                )
-                yield (x, y, z), inside, outside
+        if (level, sample) not in self._tables:
+            self._tables[level, sample] = np.zeros(self._stops[level][::-1], self._datatype)
+        z, y, x = (slice(at, at + size) for at, size in zip(start[::-1], voxels.shape, strict=True))
+        self._tables[level, sample][z, y, x] = voxels
 
 
 DOWNSAMPLED = "DOWNSAMPLED"
 NOT_DOWNSAMPLED = "NOT_DOWNSAMPLED"
-STATUSES = (NOT_DOWNSAMPLED, "QUEUED", "IN_PROGRESS", DOWNSAMPLED, "FAILED")
-
-STORAGE = ("spdb", "cloudvol")
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +77,7 @@ class BossChannel:
     name: str
     kind: str
     datatype: str
-    cuboids: Cuboids
+    tables: VoxelTables
     description: str = ""
     base_resolution: int = 0
     default_time_sample: int = 0
@@ -188,8 +144,8 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """``((x0, x1), (y0, y1), (z0, z1))``, half-open, in the coordinates of a level."""
 
 
-_FILLED: dict[tuple[Any, ...], Cuboids] = {}
-"""The filled cuboids of channels whose voxels :mod:`~neuromirror_demo.volumes` computes."""
+_FILLED: dict[tuple[Any, ...], VoxelTables] = {}
+"""The voxels of channels whose voxels :mod:`~neuromirror_demo.volumes` computes."""
 
 
 class BossState:
@@ -210,7 +166,6 @@ class BossState:
     def add_collection(self, name: str, *, description: str = "", public: bool = True) -> None:
         """Create an empty collection."""
         with self.lock:
-            _fresh(name, name, self.collections)
             self.collections[name] = BossCollection(name, description, public)
 
     def add_frame(
@@ -225,7 +180,6 @@ class BossState:
     ) -> None:
         """Create a coordinate frame; ``start``, ``stop`` and ``voxel`` are ``x, y, z``."""
         with self.lock:
-            _fresh(name, name, self.frames)
             made = CoordinateFrame(
                 name, _xyz(start), _xyz(stop), (voxel[0], voxel[1], voxel[2]), unit
             )
@@ -237,9 +191,6 @@ class BossState:
         with self.lock:
             collection, name = self._parent(path)
             assert isinstance(collection, BossCollection)
-            _fresh(path, name, collection.experiments)
-            if frame not in self.frames:
-                raise DemoError(f"no coordinate frame {frame}: add_frame makes one")
             made = BossExperiment(name, self.frames[frame], public=public, **about)
             collection.experiments[name] = made
 
@@ -262,10 +213,9 @@ class BossState:
         with self.lock:
             experiment, name = self._parent(path)
             assert isinstance(experiment, BossExperiment)
-            _fresh(path, name, experiment.channels)
-            made = BossChannel(
-                name, kind, datatype, Cuboids(datatype, experiment.frame.stop), **about
-            )
+            last = about.get("base_resolution", 0) + experiment.levels
+            stops = [experiment.box(level)[1] for level in range(last)]
+            made = BossChannel(name, kind, datatype, VoxelTables(datatype, stops), **about)
             made.public = public
             made.downsample_status = DOWNSAMPLED if downsampled else NOT_DOWNSAMPLED
             if voxels is not None:
@@ -297,11 +247,10 @@ class BossState:
             self.fill(experiment, channel)
             at = channel.base_resolution if level is None else level
             start, stop = _corners(box)
-            _within(path, start, stop, experiment.box(at))
             for sample in range(experiment.samples) if time is None else (time,):
-                old = channel.cuboids.read(at, sample, start, stop)
+                old = channel.tables.read(at, sample, start, stop)
                 new = old ^ np.ones_like(old) if value is None else np.zeros_like(old) + value
-                channel.cuboids.write(at, sample, start, new.astype(old.dtype))
+                channel.tables.write(at, sample, start, new.astype(old.dtype))
                 if spread:
                     self.coarsen(experiment, channel, at, sample, start, stop)
 
@@ -318,14 +267,10 @@ class BossState:
     def purge(self, path: str) -> None:
         """Delete a resource and its contents permanently: 404 with code 4000."""
         with self.lock:
-            self.find(path)
-            if "/" not in path:
-                del self.collections[path]
-                return
-            parent, name = self._parent(path)
-            del (parent.experiments if isinstance(parent, BossCollection) else parent.channels)[
-                name
-            ]
+            above, _, name = path.rpartition("/")
+            parent: Any = self.find(above) if above else self
+            held = ("collections", "experiments", "channels")[path.count("/")]
+            del getattr(parent, held)[name]
 
     def set_public(self, path: str, public: bool) -> None:
         """Make a resource public or private."""
@@ -360,12 +305,8 @@ class BossState:
         read-only.
         """
         with self.lock:
-            experiment, channel = self._channel(path)
-            if storage_type not in STORAGE:
-                raise DemoError(f"storage is {' or '.join(STORAGE)}, not {storage_type!r}")
+            _, channel = self._channel(path)
             moved = storage_type == "cloudvol"
-            if moved and experiment.samples > 1:
-                raise DemoError(f"{path} has {experiment.samples} samples: cloudvol keeps only one")
             channel.storage_type = storage_type
             channel.bucket = bucket if moved else None
             channel.cv_path = (cv_path or f"/{path}") if moved else None
@@ -373,8 +314,6 @@ class BossState:
     def set_status(self, path: str, status: str) -> None:
         """Set the downsampling status of a channel; no voxel changes."""
         with self.lock:
-            if status not in STATUSES:
-                raise DemoError(f"a status is one of {', '.join(STATUSES)}, not {status!r}")
             self._channel(path)[1].downsample_status = status
 
     def downsample(self, path: str) -> None:
@@ -383,15 +322,9 @@ class BossState:
             experiment, channel = self._channel(path)
             self.fill(experiment, channel)
             channel.downsample_status = DOWNSAMPLED
-            written = channel.cuboids.extent(channel.base_resolution)
-            if written is None:
-                return
-            first, last = experiment.box(channel.base_resolution)
-            start = _xyz([max(pair) for pair in zip(first, written[0], strict=True)])
-            stop = _xyz([min(pair) for pair in zip(last, written[1], strict=True)])
+            at = channel.base_resolution
             for sample in range(experiment.samples):
-                at = channel.base_resolution
-                self.coarsen(experiment, channel, at, sample, start, stop)
+                self.coarsen(experiment, channel, at, sample, *experiment.box(at))
 
     # -- queries
 
@@ -403,15 +336,13 @@ class BossState:
             experiment, channel = self._channel(path)
             self.fill(experiment, channel)
             box = experiment.box(level)
-            found = [channel.cuboids.read(level, t, *box) for t in range(experiment.samples)]
+            found = [channel.tables.read(level, t, *box) for t in range(experiment.samples)]
             return np.stack(found) if experiment.samples > 1 else found[0]
 
     def box(self, path: str, level: int = 0) -> Box:
         """Return the box of :meth:`voxels`."""
         start, stop = self._channel(path)[0].box(level)
         return (start[0], stop[0]), (start[1], stop[1]), (start[2], stop[2])
-
-    # -- helpers
 
     def find(self, path: str) -> Resource:
         """Return the collection, experiment or channel with this name."""
@@ -436,16 +367,16 @@ class BossState:
             *(channel.datatype, channel.labels, is_downsampled),
         )
         if name in _FILLED:
-            channel.cuboids = deepcopy(_FILLED[name])
+            channel.tables = deepcopy(_FILLED[name])
             return
         voxels = source()
         start, stop = experiment.box(base)
         for sample, one in enumerate(voxels if voxels.ndim == 4 else [voxels]):
-            channel.cuboids.write(base, sample, start, one)
+            channel.tables.write(base, sample, start, one)
             if is_downsampled:
                 self.coarsen(experiment, channel, base, sample, start, stop)
         if hasattr(source, "cache_info"):
-            _FILLED[name] = deepcopy(channel.cuboids)
+            _FILLED[name] = deepcopy(channel.tables)
 
     def coarsen(
         self,
@@ -463,9 +394,9 @@ class BossState:
             low, high = coarser_box(start, stop, factor)
             start = _xyz([max(a, b * f) for a, b, f in zip(first, low, factor, strict=True)])
             stop = _xyz([min(a, b * f) for a, b, f in zip(end, high, factor, strict=True)])
-            finer = channel.cuboids.read(at, sample, start, stop)
+            finer = channel.tables.read(at, sample, start, stop)
             made = coarser(finer, start, factor, labels=channel.labels)
-            channel.cuboids.write(at + 1, sample, low, made)
+            channel.tables.write(at + 1, sample, low, made)
             start, stop = low, high
 
     def _channel(self, path: str) -> tuple[BossExperiment, BossChannel]:
@@ -479,14 +410,8 @@ class BossState:
     def _parent(self, path: str) -> tuple[BossCollection | BossExperiment, str]:
         above, _, name = path.rpartition("/")
         parent = self.find(above)
-        if isinstance(parent, BossChannel):
-            raise DemoError(f"{above} is a channel: nothing is in it")
+        assert not isinstance(parent, BossChannel)
         return parent, name
-
-
-def _fresh(path: str, name: str, held: dict[str, Any]) -> None:
-    if name in held:
-        raise DemoError(f"{path} exists already: choose another name")
 
 
 def _xyz(numbers: Sequence[int]) -> XYZ:
@@ -497,12 +422,6 @@ def _xyz(numbers: Sequence[int]) -> XYZ:
 def _corners(box: Box) -> tuple[XYZ, XYZ]:
     (x0, x1), (y0, y1), (z0, z1) = box
     return (x0, y0, z0), (x1, y1, z1)
-
-
-def _within(path: str, start: XYZ, stop: XYZ, whole: tuple[XYZ, XYZ]) -> None:
-    for a, b, first, last in zip(start, stop, *whole, strict=True):
-        if not first <= a < b <= last:
-            raise DemoError(f"{start} to {stop} is not within {path}: {whole[0]} to {whole[1]}")
 
 
 TISSUE: Final = "demo_cortex/sections/em"
@@ -535,8 +454,7 @@ class DemoBoss(VolumeServer, BossState):
     """A BOSS on loopback, from ``with`` to the end of the block.
 
     The mirror file is written to ``directory/mirrors``, and removed at the end. ``port`` 0 selects
-    a free port. With ``empty`` the service has no contents. Contents survive a stop. ``limit`` is
-    the maximum size of the voxels in a request in bytes, by default upstream's.
+    a free port. With ``empty`` the service has no contents. Contents survive a stop.
     """
 
     token = "6f1d8b07c2e94a53" + "0" * 24
@@ -553,15 +471,21 @@ class DemoBoss(VolumeServer, BossState):
         *,
         port: int = 0,
         empty: bool = False,
-        limit: int | None = None,
     ) -> None:
+        from neuromirror_demo.boss import api
+        from neuromirror_demo.faults import FaultInjector, Faults
+
         super().__init__()
         self._initialize(directory, port)
         self._empty = empty
-        self._cutouts = self._make_cutouts(limit)
-        self._make_fault_injector()
+        self._cutouts = api.BossCutouts(self)
+        self._faults = Faults("boss", "/cutout/")
+        app = api.BossApi(
+            self, self._cutouts, {self.token: api.OWNER, self.public_token: api.PUBLIC}
+        )
+        self._fault_injector = FaultInjector(app, "boss", self._faults, refuse=api.refuse)
 
-    def _prepare(self) -> None:
+    def _fill(self) -> None:
         for name in ("blosc", "numpy"):
             import_module(name)  # fail here rather than in a request
         if not self._empty and not self.collections:
@@ -582,19 +506,3 @@ class DemoBoss(VolumeServer, BossState):
     @limit.setter
     def limit(self, most: int) -> None:
         self._cutouts.max_bytes = most
-
-    # -- helpers
-
-    def _make_cutouts(self, limit: int | None) -> BossCutouts:
-        from neuromirror_demo.boss.api import MAX_REQUEST_BYTES, BossCutouts
-
-        return BossCutouts(self, MAX_REQUEST_BYTES if limit is None else limit)
-
-    def _make_fault_injector(self) -> None:
-        from neuromirror_demo.boss.api import OWNER, PUBLIC, BossApi, refuse
-        from neuromirror_demo.faults import FaultInjector, Faults
-
-        self._faults = Faults("boss", "/cutout/")
-        tokens = {self.token: OWNER, self.public_token: PUBLIC}
-        app = BossApi(self, self._cutouts, tokens)
-        self._fault_injector = FaultInjector(app, "boss", self._faults, refuse=refuse)

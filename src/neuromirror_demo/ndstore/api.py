@@ -37,13 +37,7 @@ _TIMES: Final = re.compile(r"/(\d+),(\d+)/")
 
 
 class NdstoreError(Exception):
-    """An error that ndstore returns as 404; ``body`` is its text."""
-
-    def __init__(self, body: str, *, wrapped: int = 0) -> None:
-        for _ in range(wrapped):
-            body = repr(body)
-        super().__init__(body)
-        self.body = body
+    """An error that ndstore returns as 404, with its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +61,11 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
     found = _ARGUMENTS.match(arguments)
     if found is None:
         nothing = "'NoneType' object has no attribute 'groups'"
-        raise NdstoreError(f"Incorrect cutout arguments {arguments}. {nothing}", wrapped=1)
+        raise NdstoreError(f"Incorrect cutout arguments {arguments}. {nothing}")
     level, x0, x1, y0, y1, z0, z1 = map(int, found.groups()[:-1])
     rest = found[8]
     if level not in space.resolutions:
-        raise NdstoreError(f"Illegal scaling level {arguments}", wrapped=1)
+        raise NdstoreError(f"Illegal scaling level {arguments}")
     start = space.offset_at(level)
     low = (x0 - start[0], y0 - start[1], z0 - start[2])
     high = (x1 - start[0], y1 - start[1], z1 - start[2])
@@ -79,7 +73,7 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
     if not all(0 <= a < b <= n for a, b, n in zip(low, high, whole, strict=True)):
         message = f"Illegal range. Image size: {list(whole)} at offset {list(start)}"
         failed = f"Illegal arguments to cutout. Check cube failed {message!r}"
-        raise NdstoreError(failed, wrapped=1)
+        raise NdstoreError(failed)
     times = _TIMES.match(rest)
     return NdstoreCutoutRequest(
         level,
@@ -157,7 +151,7 @@ class NdstoreApi:
             try:
                 return self._refusal(request, found["token"]) or self._cutout(request, found)
             except NdstoreError as error:
-                return _html(error.body, 404)
+                return _html(str(error), 404)
         return _html(NOT_FOUND_HTML, 404)
 
     def _refusal(self, request: Request, token: str, *, plain: bool = True) -> Response | None:
@@ -170,10 +164,7 @@ class NdstoreApi:
         project = self._projects.get(token)
         if project is not None and (known or not project.private):
             return None
-        response = _json({"detail": _DETAILS[known]}, 403 if known or plain else 401)
-        if response.status_code == 401:
-            response.headers["WWW-Authenticate"] = "Token"
-        return response
+        return _json({"detail": _DETAILS[known]}, 403 if known or plain else 401)
 
     def _cutout(self, request: Request, match: re.Match[str]) -> Response:
         """Return a zlib stream (no zip file) of a ``.npy`` file of (channel, [time,] z, y, x)."""
@@ -184,13 +175,10 @@ class NdstoreApi:
             raise NdstoreError(
                 f"An illegal Web GET service was requested {service}. Args {match['arguments']}"
             )
-        try:
-            channel = project.channels.get(match["channel"])
-            if channel is None:
-                raise NdstoreError("")  # Django's own error has no text
-            voxels = cut_out(project, channel, parse(match["arguments"], project.space))
-        except NdstoreError as error:
-            raise NdstoreError(error.body, wrapped=2) from None
+        channel = project.channels.get(match["channel"])
+        if channel is None:
+            raise NdstoreError("")  # Django's own error has no text
+        voxels = cut_out(project, channel, parse(match["arguments"], project.space))
         body = io.BytesIO()
         np.save(body, self._spoil(request, voxels)[None])
         return Response(zlib.compress(body.getvalue()), content_type="product/npz")

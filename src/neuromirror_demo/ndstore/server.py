@@ -23,7 +23,6 @@ from neuromirror_demo.volumes import HALVING, XYZ, coarser
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from neuromirror_demo.faults import FaultInjector
     from neuromirror_demo.volumes import Voxels
 
 NOT_PROPAGATED, UNDER_PROPAGATION, PROPAGATED = 0, 1, 2
@@ -342,7 +341,7 @@ class NdstoreState:
         with self.lock:
             project, channel = self._channel(path)
             at = channel.resolution if level is None else level
-            table = _table(channel, path, at)
+            table = channel.tables[at]
             start = project.space.offset_at(at)
             samples = slice(None)
             if time is not None:
@@ -351,12 +350,7 @@ class NdstoreState:
                 slice(low - first, high - first)
                 for (low, high), first in zip(box, start, strict=True)
             )
-            old = table[samples, z, y, x]
-            inside = all(one.start >= 0 for one in (x, y, z)) and (samples.start or 0) >= 0
-            sides = [high - low for low, high in box]
-            if not inside or not old.size or list(old.shape[:0:-1]) != sides:
-                raise DemoError(f"{path} has no such voxels at level {at}: {box}, time {time}")
-            table[samples, z, y, x] = (old == 0) if value is None else value
+            table[samples, z, y, x] = table[samples, z, y, x] == 0 if value is None else value
             if spread and channel.propagate == PROPAGATED:
                 project.propagate(channel, at)
 
@@ -375,8 +369,6 @@ class NdstoreState:
         """
         with self.lock:
             _, channel = self._channel(path)
-            if value not in (NOT_PROPAGATED, UNDER_PROPAGATION, PROPAGATED):
-                raise DemoError(f"propagation is 0, 1 or 2, not {value!r}")
             channel.propagate = value
             channel.readonly = int(value == UNDER_PROPAGATION)
 
@@ -384,7 +376,7 @@ class NdstoreState:
         """Return all voxels of a level; ``t, z, y, x`` if it is a time series."""
         with self.lock:
             _, channel = self._channel(path)
-            table = _table(channel, path, level).copy()
+            table = channel.tables[level].copy()
             return table if channel.is_timeseries else table[0]
 
     # -- projects and channels
@@ -430,8 +422,6 @@ class NdstoreState:
                 self.projects[path] = found
             elif found is not None:
                 self._project(path.partition("/")[0]).channels[found.name] = found
-            else:
-                raise DemoError(f"{path} was not removed")
 
     # -- helpers
 
@@ -448,18 +438,12 @@ class NdstoreState:
         return project, project.channels[name]
 
 
-def _table(channel: NdstoreChannel, path: str, level: int) -> Voxels:
-    if level not in channel.tables:
-        raise DemoError(f"{path} has no voxels of its own at level {level}")
-    return channel.tables[level]
-
-
 class DemoNdstore(VolumeServer, NdstoreState):
     """An ndstore on loopback, from ``with`` to the end of the block.
 
     It replies like neurodata/ndstore below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and accepts
     no uploads. The mirror file is written to ``directory/mirrors``, and removed at the end.
-    ``port`` 0 selects a free port. With ``empty`` it has no projects. Equal calls give equal
+    ``port`` 0 selects a free port. Equal calls give equal
     voxels.
     """
 
@@ -468,23 +452,18 @@ class DemoNdstore(VolumeServer, NdstoreState):
 
     mirror_name = ("demo-neurodata", "ndstore", "ndstore")
 
-    def __init__(self, directory: Path | str, *, port: int = 0, empty: bool = False) -> None:
-        super().__init__()
-        self._initialize(directory, port)
-        self._empty = empty
-        self._fault_injector = self._make_fault_injector()
-
-    def _make_fault_injector(self) -> FaultInjector:
+    def __init__(self, directory: Path | str, *, port: int = 0) -> None:
         from neuromirror_demo.faults import FaultInjector, Faults, spoil_voxels
         from neuromirror_demo.ndstore.api import NdstoreApi
 
+        super().__init__()
+        self._initialize(directory, port)
         self._faults = Faults("ndstore", r"/npz/\d+/")
         self._answers = NdstoreApi(self.projects, self.token, spoil_voxels)
-        return FaultInjector(self._serve, "ndstore", self._faults)
+        self._fault_injector = FaultInjector(self._serve, "ndstore", self._faults)
 
-    def _prepare(self) -> None:
-        if not self._empty:
-            self.projects.update((project.token, project) for project in projects())
+    def _fill(self) -> None:
+        self.projects.update((project.token, project) for project in projects())
 
     # -- addresses
 
