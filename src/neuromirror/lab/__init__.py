@@ -58,68 +58,27 @@ if TYPE_CHECKING:
     from neuromirror.transfer.verified_repository import NotADatasetError
 
 _MODULES = {
-    "neuromirror.lab.audit": ("audit",),
-    "neuromirror.lab.cite": (
-        "CitationCollection",
-        "CitedWork",
-        "cite",
-        "read_work",
-        "state_of_clone",
-        "state_of_version",
-        "states_of_lock",
-        "write_citation",
-    ),
-    "neuromirror.lab.diff": (
-        "ChangeCounts",
-        "DiffSide",
-        "FileChange",
-        "clone_side",
-        "diff",
-        "version_side",
-    ),
-    "neuromirror.lab.addresses": (
-        "find_any",
-        "queries_of_file",
-    ),
-    "neuromirror.lab.lock_manifests": (
-        "ListedFile",
-        "ListedSubdataset",
-        "LockManifestReader",
-    ),
-    "neuromirror.lab.lockfile": (
-        "Lock",
-        "Pin",
-        "load_lock",
-    ),
-    "neuromirror.lab.output_files": ("LockBusyError",),
-    "neuromirror.lab.pin": (
-        "PinRequest",
-        "find_outdated",
-        "pin",
-    ),
-    "neuromirror.lab.rebuild": ("NotMintedError",),
-    "neuromirror.lab.reproduce": (
-        "MintDifferences",
-        "PathSample",
-        "Reproduction",
-        "SubdatasetReproduction",
-        "VersionIds",
-        "reproduce",
-    ),
-    "neuromirror.lab.restore": ("restore",),
-    "neuromirror.lab.verify": ("verify",),
-    "neuromirror.transfer": ("get",),
-    "neuromirror.transfer.outcomes": (
-        "Finding",
-        "Health",
-        "MessageCallback",
-        "Outcome",
-        "Tally",
-        "tally",
-    ),
-    "neuromirror.transfer.verified_repository": ("NotADatasetError",),
+    "lab.audit": "audit",
+    "lab.cite": "CitationCollection CitedWork cite read_work state_of_clone state_of_version"
+    " states_of_lock write_citation",
+    "lab.diff": "ChangeCounts DiffSide FileChange clone_side diff version_side",
+    "lab.addresses": "find_any queries_of_file",
+    "lab.lock_manifests": "ListedFile ListedSubdataset LockManifestReader",
+    "lab.lockfile": "Lock Pin load_lock",
+    "lab.output_files": "LockBusyError",
+    "lab.pin": "PinRequest find_outdated pin",
+    "lab.rebuild": "NotMintedError",
+    "lab.reproduce": "MintDifferences PathSample Reproduction SubdatasetReproduction VersionIds"
+    " reproduce",
+    "lab.restore": "restore",
+    "lab.verify": "verify",
+    "transfer": "get",
+    "transfer.outcomes": "Finding Health MessageCallback Outcome Tally tally",
+    "transfer.verified_repository": "NotADatasetError",
 }
-_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
+_EXPORTS = {
+    name: f"neuromirror.{module}" for module, names in _MODULES.items() for name in names.split()
+}
 """The module of each name."""
 
 

@@ -352,11 +352,12 @@ class AnnexBranchReader:
     commit
         Commit of the branch, in hexadecimal.
     annex
-        git-annex's directory, ``.git/annex``.
+        git-annex's directory, ``.git/annex``; None to ignore its journals.
     """
 
-    def __init__(self, objects: BatchObjectReader, commit: str, annex: Path) -> None:
+    def __init__(self, objects: BatchObjectReader, commit: str, annex: Path | None = None) -> None:
         self._objects = objects
+        annex = annex or Path(os.devnull)  # nothing is below it
         self._journal = annex / "journal"
         self._private = annex / "journal-private"
         self._root = self._read_object(f"{commit}^{{tree}}".encode())
@@ -459,7 +460,7 @@ def read_journal(folder: Path, name: bytes) -> bytes | None:
     try:
         with open(os.path.join(os.fsencode(folder), name), "rb") as file:
             content = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return content[: content.rfind(b"\n") + 1]
 
@@ -468,7 +469,7 @@ def file_names(folder: Path) -> frozenset[bytes]:
     """Return the names of the files in a folder; none if it does not exist."""
     try:
         return frozenset(os.listdir(os.fsencode(folder)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
 
 

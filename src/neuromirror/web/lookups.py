@@ -183,7 +183,7 @@ def _read_citation(store: Store, row: VersionRow) -> CitationData:
     collection = CitationCollection((work,))
     return CitationData(
         {form: "".join(cite(collection, form)) for form in FORMATS},
-        tuple(getattr(one, "full_name", one.name) for one in work.authors),
+        tuple(one.full_name for one in work.authors),
         work.description,
         work.keywords,
         work,

@@ -8,14 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from neuromirror.lab.cite.values import distinct, indented_json, without_empty
-from neuromirror.lab.cite.works import (
-    Agent,
-    CitationCollection,
-    CitedWork,
-    Funder,
-    Organisation,
-    Person,
-)
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder
 from neuromirror.model import count_of
 from neuromirror.model.archive_metadata import SPDX
 
@@ -138,7 +131,7 @@ def write_bibtex(collection: CitationCollection) -> Iterator[str]:
 
 
 def _bibtex_author(one: Agent) -> str:
-    if not isinstance(one, Person) or not one.family:
+    if not one.family:
         return f"{{{_tex(one.name)}}}"
     family = _braced(one.family)
     if one.family[:1].islower():
@@ -186,7 +179,7 @@ def _csl(key: str, work: CitedWork) -> dict[str, Any]:
 
 
 def _csl_name(one: Agent) -> dict[str, str]:
-    if not isinstance(one, Person) or not one.family:
+    if not one.family:
         return {"literal": one.name}
     names = {"family": one.family, "given": one.given, "non-dropping-particle": one.particle}
     return without_empty({**names, "suffix": one.suffix})
@@ -275,8 +268,8 @@ def _cff_authors(works: Sequence[CitedWork]) -> list[dict[str, str]]:
 
 
 def _cff_author(one: Agent) -> dict[str, str]:
-    if not isinstance(one, Person):
-        return without_empty({"name": one.name, "website": one.ror})
+    if not one.is_person:
+        return without_empty({"name": one.name, "website": one.url})
     return without_empty(
         {
             "family-names": one.family or one.full_name,
@@ -284,7 +277,7 @@ def _cff_author(one: Agent) -> dict[str, str]:
             "name-particle": one.particle,
             "name-suffix": one.suffix,
             "affiliation": "; ".join(affiliation.name for affiliation in one.affiliations),
-            "orcid": one.orcid_url,
+            "orcid": one.url,
         }
     )
 
@@ -347,7 +340,7 @@ def _record(work: CitedWork) -> dict[str, Any]:
             "types": {"resourceTypeGeneral": "Dataset", "resourceType": "Dataset"},
             "creators": list(map(_creator, work.authors)) or [{"name": _UNKNOWN}],
             "titles": [{"title": work.title}],
-            "publisher": _place(work.publisher or Organisation(host or _UNKNOWN), "publisher"),
+            "publisher": _place(work.publisher or Agent(host or _UNKNOWN), "publisher"),
             "publicationYear": f"{work.required_date.year:04d}",
             "version": work.version,
             "subjects": [{"subject": one} for one in work.keywords],
@@ -384,30 +377,29 @@ def _record(work: CitedWork) -> dict[str, Any]:
 
 
 def _funding(one: Funder) -> dict[str, Any]:
-    name, ror = one.organisation.name, one.organisation.ror
+    name, ror = one.organisation.name, one.organisation.url
     identifier = {"funderIdentifier": ror, "funderIdentifierType": "ROR"} if ror else {}
     return without_empty({"funderName": name, **identifier, "awardNumber": one.award})
 
 
 def _creator(one: Agent) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": one.name, "nameType": "Organizational"}
-    if isinstance(one, Person):
-        found |= {"nameType": "Personal", "givenName": one.given, "familyName": one.whole_family}
-        found["nameIdentifiers"] = _name_identifier("ORCID", "https://orcid.org", one.orcid_url)
-        found["affiliation"] = [_place(place, "affiliation") for place in one.affiliations]
-    else:
-        found["nameIdentifiers"] = _name_identifier("ROR", _ROR, one.ror)
-    return without_empty(found)
+    scheme, uri = ("ORCID", "https://orcid.org") if one.is_person else ("ROR", _ROR)
+    identifier = {"nameIdentifier": one.url, "nameIdentifierScheme": scheme, "schemeUri": uri}
+    return without_empty(
+        {
+            "name": one.name,
+            "nameType": "Personal" if one.is_person else "Organizational",
+            "givenName": one.given,
+            "familyName": one.whole_family,
+            "nameIdentifiers": [identifier] if one.url else [],
+            "affiliation": [_place(place, "affiliation") for place in one.affiliations],
+        }
+    )
 
 
-def _name_identifier(scheme: str, uri: str, value: str | None) -> list[dict[str, str]]:
-    identifier = {"nameIdentifier": value or "", "nameIdentifierScheme": scheme, "schemeUri": uri}
-    return [identifier] if value else []
-
-
-def _place(one: Organisation, role: str) -> dict[str, str]:
-    scheme = {f"{role}IdentifierScheme": "ROR", "schemeUri": _ROR} if one.ror else {}
-    return without_empty({"name": one.name, f"{role}Identifier": one.ror, **scheme})
+def _place(one: Agent, role: str) -> dict[str, str]:
+    scheme = {f"{role}IdentifierScheme": "ROR", "schemeUri": _ROR} if one.url else {}
+    return without_empty({"name": one.name, f"{role}Identifier": one.url, **scheme})
 
 
 def _related(work: CitedWork) -> Iterator[tuple[str, str, str]]:
@@ -419,6 +411,4 @@ def _related(work: CitedWork) -> Iterator[tuple[str, str, str]]:
     elif work.address != work.source:
         yield copied, work.address, "URL"
     yield "IsVersionOf", work.source, "URL"
-    for one in work.related:
-        if one.relation in _RELATIONS:
-            yield one.relation, one.identifier, one.kind
+    yield from (one for one in work.related if one[0] in _RELATIONS)

@@ -22,9 +22,9 @@ from neuromirror.lab.cite.bibliography import (
     retrieval_phrase,
     unlisted_remarks,
 )
-from neuromirror.lab.cite.states import CitedDocument, CitedEntry, CitedFile, cited_files
+from neuromirror.lab.cite.states import CitedEntry, cited_files
 from neuromirror.lab.cite.values import compact_json, distinct, without_empty
-from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, License, Person
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, License
 from neuromirror.lab.export_lock import printable_url
 from neuromirror.model import count_of
 
@@ -176,12 +176,12 @@ class _Crate:
 
     def _agent(self, one: Agent) -> Entity:
         """Return a reference to a person or an organisation."""
-        if not isinstance(one, Person):
-            identity = one.ror or f"#organisation-{quote(one.name, safe='')}"
+        if not one.is_person:
+            identity = one.url or f"#organisation-{quote(one.name, safe='')}"
             return self._add(identity, "Organization", name=one.name)
         spoken = filter(None, (one.given, one.particle, one.family, one.suffix))
         return self._add(
-            one.orcid_url or f"#person-{quote(one.full_name, safe='')}",
+            one.url or f"#person-{quote(one.full_name, safe='')}",
             "Person",
             name=" ".join(spoken) if one.family else one.full_name,
             givenName=one.given,
@@ -214,7 +214,7 @@ class _Crate:
 def _part(one: CitedEntry, path: str, work: CitedWork) -> Entity:
     """Return the entity of a file, of a document, which is in git only, or of a subdataset."""
     local = {"name": path, "localPath": path}
-    if isinstance(one, CitedDocument):
+    if one.content is not None:
         return {
             "@id": f"#{quote(path)}",
             "@type": "File",
@@ -224,7 +224,7 @@ def _part(one: CitedEntry, path: str, work: CitedWork) -> Entity:
             "contentSize": str(len(one.content)),
             "sha256": hashlib.sha256(one.content).hexdigest(),
         }
-    if not isinstance(one, CitedFile):
+    if one.commit:
         identity = f"swh:1:rev:{one.commit}"
         return {"@id": identity, "@type": "Dataset", "name": path, "description": "A subdataset."}
     urls, sha256, time = list(map(printable_url, one.urls)), one.hex("sha256"), work.state.time
@@ -297,11 +297,11 @@ def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[
         for work in works:
             prefix = collection.prefix(work)
             for one in cited_files(work.state):
-                if isinstance(one, CitedFile) and (entity := _file_object(one, prefix + one.path)):
+                if entity := _file_object(one, prefix + one.path):
                     yield f"{separator}\n{compact_json(entity)}"
                     separator = ","
                 else:
-                    omitted += isinstance(one, CitedFile)
+                    omitted += one.content is None and not one.commit
         yield "]"
     descriptions = [
         _description(work, *["Upstream states no license."] * (not work.licenses), files=files)
@@ -314,13 +314,11 @@ def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[
 
 
 def _party(one: Agent) -> Entity:
-    is_person = isinstance(one, Person)
-    url = one.orcid_url if isinstance(one, Person) else one.ror
-    kind = "sc:Person" if is_person else "sc:Organization"
-    return without_empty({"@type": kind, "name": one.name, "url": url})
+    kind = "sc:Person" if one.is_person else "sc:Organization"
+    return without_empty({"@type": kind, "name": one.name, "url": one.url})
 
 
-def _file_object(one: CitedFile, path: str) -> Entity | None:
+def _file_object(one: CitedEntry, path: str) -> Entity | None:
     """Return the FileObject of a file, or None without a checksum or a URL."""
     sha256, md5 = one.hex("sha256"), one.hex("md5")
     if not one.urls or not (sha256 or md5):

@@ -40,8 +40,6 @@ from neuromirror.lab.cite.works import (
     CitedWork,
     Funder,
     NotCitableError,
-    Organisation,
-    Related,
     UpstreamMetadata,
 )
 from neuromirror.model import DESCRIPTION_PATH, UNREADABLE, VersionKind, parse_description
@@ -89,7 +87,7 @@ def read_dandiset(parsed: Parsed) -> UpstreamMetadata:
     names = (one.get("value") if isinstance(one, dict) else one for one in listed)
     return UpstreamMetadata(
         authors=tuple(filter(None, map(_contributor, cited))),
-        publisher=Organisation(f"{instance} Archive") if instance else None,
+        publisher=Agent(f"{instance} Archive") if instance else None,
         published=published,
         created=day(about.get("dateCreated")),
         address=web_address(about.get("url")),
@@ -121,12 +119,12 @@ def _sponsors(contributors: list[Mapping[str, Any]]) -> Iterator[Funder]:
             yield Funder(found, plain_text(one.get("awardNumber")))
 
 
-def _related(value: Any) -> Iterator[Related]:
+def _related(value: Any) -> Iterator[tuple[str, str, str]]:
     for one in mappings(value):
         relation = plain_text(one.get("relation")).removeprefix("dcite:")
         for stated in (one.get("identifier"), one.get("url")):
             if found := doi_of(stated) or web_address(stated):
-                yield Related(relation, found, "DOI" if doi_of(stated) else "URL")
+                yield relation, found, "DOI" if doi_of(stated) else "URL"
                 break
 
 
@@ -176,7 +174,7 @@ def _funders(value: Any) -> Iterator[Funder]:
             yield Funder(found, plain_text(funding.get("grant_number")))
 
 
-def _organisation(value: Any) -> Organisation | None:
+def _organisation(value: Any) -> Agent | None:
     about = mapping(value)
     name = about.get("name") or about.get("abbreviation") if about else value
     return make_organisation(name, about.get("registry_identifier"))
@@ -249,52 +247,10 @@ _READERS: Final = (
 """The reader of each document; the first existing document determines the kind of upstream."""
 
 
-class _CommitDocuments:
-    """The documents of a commit; one that is unreadable is read from the last readable version."""
-
-    def __init__(self, reader: ObjectReader, commit: str) -> None:
-        self._reader, self._commit = reader, commit
-        self.description = self._read_description()
-        attributes = mapping(self.description.get("attributes"))
-        self._unreadable = frozenset(plain_texts(attributes.get(UNREADABLE)))
-        self.paths = frozenset(plain_texts(self.description.get("documents"))) | self._unreadable
-
-    def parsed(self, path: str) -> Mapping[str, Any]:
-        """Return the JSON object in a document; empty if missing."""
-        if path in self._unreadable:
-            return self._last_readable(path)
-        known = path in self.paths
-        return parse_object(self._reader.read(f"{self._commit}:{path}")) if known else {}
-
-    def _last_readable(self, path: str) -> Mapping[str, Any]:
-        for generation in range(1, _MAX_EARLIER):
-            earlier = f"{self._commit}~{generation}"
-            try:
-                self._reader.read(earlier)
-            except ObjectMissingError:
-                break
-            with suppress(ObjectMissingError):
-                if found := parse_object(self._reader.read(f"{earlier}:{path}")):
-                    return found
-        return {}
-
-    def _read_description(self) -> Mapping[str, Any]:
-        try:
-            content = self._reader.read(f"{self._commit}:{DESCRIPTION_PATH}")
-            description: Mapping[str, Any] = parse_description(content, DESCRIPTION_PATH)
-            for field in ("dataset", "source", "version", "kind", "state", "title", "bytes"):
-                description[field]
-            assert isinstance(description["files"], int)
-        except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
-            raise NotCitableError(
-                f"commit {self._commit} was not created by neuromirror: its {DESCRIPTION_PATH} is "
-                "missing or invalid"
-            ) from error
-        return description
-
-
 def read_work(state: CitedState) -> CitedWork:
     """Return the citation metadata of a state, with that in the committed documents.
+
+    A document that is unreadable is read from the last readable version.
 
     Raises
     ------
@@ -302,10 +258,44 @@ def read_work(state: CitedState) -> CitedWork:
         The commit was not created by neuromirror.
     """
     with ObjectReader(state.git_dir) as reader:
-        documents = _CommitDocuments(reader, state.commit)
-        read = next((read for path, read in _READERS if path in documents.paths), None)
-        metadata = UpstreamMetadata() if read is None else read(documents.parsed)
-    return _merge(state, documents.description, metadata)
+        description = _read_description(reader, state.commit)
+        attributes = mapping(description.get("attributes"))
+        unreadable = frozenset(plain_texts(attributes.get(UNREADABLE)))
+        paths = frozenset(plain_texts(description.get("documents"))) | unreadable
+
+        def parsed(path: str) -> Mapping[str, Any]:
+            if path in unreadable:
+                return _last_readable(reader, state.commit, path)
+            return parse_object(reader.read(f"{state.commit}:{path}")) if path in paths else {}
+
+        read = next((read for path, read in _READERS if path in paths), None)
+        metadata = UpstreamMetadata() if read is None else read(parsed)
+    return _merge(state, description, metadata)
+
+
+def _last_readable(reader: ObjectReader, commit: str, path: str) -> Mapping[str, Any]:
+    with suppress(ObjectMissingError):  # the history ends
+        for generation in range(1, _MAX_EARLIER):
+            reader.read(f"{commit}~{generation}")
+            with suppress(ObjectMissingError):
+                if found := parse_object(reader.read(f"{commit}~{generation}:{path}")):
+                    return found
+    return {}
+
+
+def _read_description(reader: ObjectReader, commit: str) -> Mapping[str, Any]:
+    try:
+        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+        description: Mapping[str, Any] = parse_description(content, DESCRIPTION_PATH)
+        for field in ("dataset", "source", "version", "kind", "state", "title", "bytes"):
+            description[field]
+        assert isinstance(description["files"], int)
+    except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise NotCitableError(
+            f"commit {commit} was not created by neuromirror: its {DESCRIPTION_PATH} is "
+            "missing or invalid"
+        ) from error
+    return description
 
 
 def _merge(

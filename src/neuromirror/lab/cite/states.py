@@ -9,41 +9,34 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror import git
 from neuromirror.annex import (
-    hash_lower,
     key_digest,
-    key_file_name,
     key_from_file_name,
     parse_key,
     parse_log,
     strip_claim_prefix,
 )
-from neuromirror.lab.cite.works import (
-    CitedState,
-    NotCitableError,
-    NothingToCiteError,
-    StateUnavailableError,
-)
+from neuromirror.lab.cite.works import CitedState, NotCitableError, NothingToCiteError
 from neuromirror.model import time_of_commit
 from neuromirror.store import ANNEX_BRANCH
+from neuromirror.transfer.annex_branch import URLS, AnnexBranchReader
+from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
     from neuromirror.lab.lockfile import Lock, Pin
     from neuromirror.store import Store
-
-_Key = TypeVar("_Key")
 
 _MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
 _ADJUSTED: Final = "git-annex adjusted branch"
@@ -75,7 +68,14 @@ def state_of_clone(folder: Path) -> CitedState:
     NotCitableError
         The commit was not created by a mirror.
     """
-    git_dir = _git_dir(folder)
+    try:
+        with VerifiedRepository.at(folder) as clone:
+            git_dir = clone.git_dir
+    except NotADatasetError as error:
+        raise NothingToCiteError(
+            f"{folder} is not a clone of a dataset; specify a clone, a lock file, or a version "
+            "such as dandi:000027@0.210831.2033"
+        ) from error
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
         raise NotCitableError(f"{folder} has no commit; specify the clone of a dataset")
@@ -83,13 +83,7 @@ def state_of_clone(folder: Path) -> CitedState:
     if parsed.message.startswith(_ADJUSTED) and parsed.parents:
         # adjusted branch of git-annex, with unlocked files or for file systems without symlinks
         commit = parsed.parents[0]
-        parsed = _read_commit(git_dir, commit)
-    if _MINTED.search(parsed.message) is None:
-        raise NotCitableError(
-            f"{folder}: the checked-out commit {commit[:12]} was not created by a mirror; check "
-            f"out a version, for example by its tag, or cite the version by its name"
-        )
-    return _minted_state(git_dir, commit, parsed, _annex(git_dir))
+    return _minted_state(git_dir, commit, _annex(git_dir))
 
 
 def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[CitedState]:
@@ -100,7 +94,7 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
     Raises
     ------
-    StateUnavailableError
+    NotCitableError
         A state is in none of them.
     """
     return [_pinned_state(lock, pin, store, stack) for pin in lock.datasets]
@@ -108,8 +102,7 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
 def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> CitedState:
     git_dir, annex = _repository_with(lock, pin, store, stack)
-    parsed = _read_commit(git_dir, pin.commit)
-    state = _minted_state(git_dir, pin.commit, parsed, annex or _annex(git_dir))
+    state = _minted_state(git_dir, pin.commit, annex or _annex(git_dir))
     if (state.name, state.label) != (pin.name, pin.resolved.version):
         raise NotCitableError(
             f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
@@ -145,7 +138,7 @@ def _repository_with(
         refs = rebuild_repository(reader, scratch)
         git.check_objects(scratch)
         return scratch, refs[ANNEX_BRANCH]
-    raise StateUnavailableError(
+    raise NotCitableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
         f"{pin.commit}; specify the store with --store, or copy {pin.manifest} from the source of "
         "the lock file"
@@ -161,13 +154,17 @@ def _read_commit(git_dir: Path, commit: str) -> git.Commit:
         raise NotCitableError(f"git cannot read commit {commit} of {git_dir}") from error
 
 
-def _minted_state(git_dir: Path, commit: str, parsed: git.Commit, annex: str | None) -> CitedState:
+def _minted_state(git_dir: Path, commit: str, annex: str | None) -> CitedState:
     """Return the state of a commit."""
+    parsed = _read_commit(git_dir, commit)
     name, _, label = parsed.subject.partition(" ")
     if name.endswith(":"):
         raise NotCitableError(f"{git_dir} is a superdataset; cite its subdatasets instead")
     if not (_MINTED.search(parsed.message) and ":" in name and label):
-        raise NotCitableError(f"commit {commit} of {git_dir} was not created by neuromirror")
+        raise NotCitableError(
+            f"{git_dir}: commit {commit[:12]} was not created by a mirror; check out a version, "
+            "for example by its tag, or cite the version by its name"
+        )
     time = time_of_commit(parsed.committed_at)
     return CitedState(git_dir, name, label, commit, parsed.tree, time, annex)
 
@@ -178,26 +175,8 @@ def _annex(git_dir: Path) -> str | None:
     return listed.partition("\n")[0] or None
 
 
-def _git_dir(folder: Path) -> Path:
-    """Return the git directory of a folder (gitrepository-layout(5))."""
-    inside = folder / ".git"
-    if inside.is_file():
-        target = inside.read_text("utf-8", "surrogateescape").removeprefix("gitdir:").strip()
-        inside = folder / target
-    for found in (inside, folder):
-        if (found / "HEAD").is_file() and (found / "objects").is_dir():
-            return found.resolve()
-    raise NothingToCiteError(
-        f"{folder} is not a clone of a dataset; specify a clone, a lock file, or a version such as "
-        "dandi:000027@0.210831.2033"
-    )
-
-
 def _has(git_dir: Path, commit: str) -> bool:
-    done = git.try_git(
-        git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=git.MEMORY_LIMIT
-    )
-    return done.returncode == 0
+    return _git(git_dir, "cat-file", "-t", commit) == "commit\n"
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
@@ -208,41 +187,31 @@ def _git(git_dir: Path, *arguments: str) -> str:
 # --- the files of a state
 
 
-class CitedFile(Struct, frozen=True):
-    """A file: its path in git, size, digest and URLs, best first.
+class CitedEntry(Struct, frozen=True):
+    """A file, a document of upstream or a subdataset: its path in git, and size, digest and URLs.
 
-    ``digest`` is (algorithm, value): sha256, md5, or etag (multipart).
+    ``digest`` is (algorithm, value): sha256, md5, or etag (multipart); URLs are best first. A
+    document, which is a plain file in git, has a ``content``, a subdataset a ``commit``.
     """
 
     path: str
-    size: int | None
-    digest: tuple[str, str] | None
-    urls: tuple[str, ...]
+    size: int | None = None
+    digest: tuple[str, str] | None = None
+    urls: tuple[str, ...] = ()
+    content: bytes | None = None
+    commit: str = ""
 
     def hex(self, algorithm: str) -> str | None:
         """Return the digest if it has this algorithm."""
         return self.digest[1] if self.digest and self.digest[0] == algorithm else None
 
 
-class CitedDocument(Struct, frozen=True):
-    """A document of upstream in a version, which is a plain file in git (not annexed)."""
-
-    path: str
-    content: bytes
-
-
-class CitedSubdataset(Struct, frozen=True):
-    """A subdataset and its commit."""
-
-    path: str
-    commit: str
-
-
-CitedEntry = CitedFile | CitedDocument | CitedSubdataset
-
-
 def cited_files(state: CitedState) -> Iterator[CitedEntry]:
     """Yield the files, documents and subdatasets of a state, sorted by path.
+
+    URLs are those at the time of the version: the git-annex branch changes with every version and
+    in clones, and log lines have the date of their version. If all lines of a key are later, all of
+    them are used.
 
     Raises
     ------
@@ -250,23 +219,34 @@ def cited_files(state: CitedState) -> Iterator[CitedEntry]:
         The state cannot be read.
     """
     with ExitStack() as stack:
-        objects = stack.enter_context(_Objects(state.git_dir))
-        logs = _UrlLogs(objects, state)
+        objects = stack.enter_context(git.BatchObjectReader(state.git_dir))
+        until = _read_commit(state.git_dir, state.commit).committed_at
+        try:
+            branch = AnnexBranchReader(objects, state.annex) if state.annex is not None else None
+        except git.GitError as error:
+            raise NotCitableError(str(error)) from error
         entries = _entries(stack, state)
         while some := list(islice(entries, _BATCH)):
-            ids = [sha for mode, sha, _ in some if mode != git.GITLINK_MODE]
-            contents = dict(zip(ids, objects.read_all(ids), strict=True))
-            links = [(sha, path) for mode, sha, path in some if mode == git.SYMLINK_MODE]
-            keys = {sha: _key(path.decode(), contents[sha]) for sha, path in links}
-            urls = logs.urls([key for key, _, _ in keys.values()])
+            ids = [sha.encode() for mode, sha, _ in some if mode != git.GITLINK_MODE]
+            contents = dict(zip(ids, objects.read(ids), strict=True))
+            if None in contents.values():
+                raise NotCitableError(
+                    f"{state.git_dir}: a git object of commit {state.commit} cannot be read; check "
+                    f"the repository with 'git -C {state.git_dir} fsck'"
+                )
+            links = [(sha.encode(), path) for mode, sha, path in some if mode == git.SYMLINK_MODE]
+            keys = {sha: _key(path.decode(), contents[sha] or b"") for sha, path in links}
+            logs = branch.logs([key for key, _, _ in keys.values()]) if branch is not None else {}
             for mode, sha, path in some:
+                name = path.decode()
                 if mode == git.SYMLINK_MODE:
-                    key, size, digest = keys[sha]
-                    yield CitedFile(path.decode(), size, digest, urls[key])
+                    key, size, digest = keys[sha.encode()]
+                    log = logs[key].content(URLS) if logs else b""
+                    yield CitedEntry(name, size, digest, _urls(log, until))
                 elif mode == git.GITLINK_MODE:
-                    yield CitedSubdataset(path.decode(), sha)
+                    yield CitedEntry(name, commit=sha)
                 else:
-                    yield CitedDocument(path.decode(), contents[sha])
+                    yield CitedEntry(name, content=contents[sha.encode()])
 
 
 def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | None]:
@@ -314,86 +294,14 @@ def _collides(before: list[bytes], path: bytes) -> bool:
     return repeated or inside
 
 
-class _Objects(git.BatchObjectReader):
-    """Reads objects by id; all of them must exist."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def read_all(self, names: list[str]) -> list[bytes]:
-        """Return the contents of objects."""
-        found = []
-        contents = self.read([name.encode() for name in names])
-        for name, content in zip(names, contents, strict=True):
-            if content is None:
-                raise NotCitableError(
-                    f"{self._git_dir}: git object {name} cannot be read; check the repository with "
-                    f"'git -C {self._git_dir} fsck'"
-                )
-            found.append(content)
-        return found
-
-    def read_commit(self, commit: str) -> git.Commit:
-        """Return a commit."""
-        try:
-            return git.parse_commit(*self.read_all([commit]))
-        except ValueError as error:
-            raise NotCitableError(f"{self._git_dir}: commit {commit}: {error}") from error
-
-
-class _UrlLogs:
-    """The URL logs of the git-annex branch, as they were when the version was minted.
-
-    The branch changes with every version and in clones. Log lines have the date of their version,
-    so that later lines are ignored and a citation does not change. If all lines of a key are later,
-    all of them are used.
-    """
-
-    def __init__(self, objects: _Objects, state: CitedState) -> None:
-        self._objects = objects
-        self._until = objects.read_commit(state.commit).committed_at
-        self._folders: dict[bytes, bytes] = {}
-        self._root = b""
-        if state.annex is not None:
-            (self._root,) = objects.read_all([objects.read_commit(state.annex).tree])
-
-    def urls(self, keys: list[str]) -> dict[str, tuple[str, ...]]:
-        """Return the URLs of at most 1000 keys, best first."""
-        places = {
-            key: (*hash_lower(key).split(b"/"), key_file_name(key) + b".log.web") for key in keys
-        }
-        tops = {top: (self._root, top) for top, _, _ in places.values()}
-        self._folders |= self._read({top: tops[top] for top in tops.keys() - self._folders.keys()})
-        inner = {(top, name): (self._folders[top], name) for top, name, _ in places.values()}
-        trees = self._read(inner)
-        logs = self._read(
-            {key: (trees[top, name], log) for key, (top, name, log) in places.items()}
-        )
-        return {key: self._current_urls(log) for key, log in logs.items()}
-
-    def _read(self, places: Mapping[_Key, tuple[bytes, bytes]]) -> dict[_Key, bytes]:
-        """Return the content of the entry of each tree with a name, empty if it has none."""
-        ids = {key: found for key, place in places.items() if (found := _child(*place))}
-        contents = dict(zip(ids, self._objects.read_all(list(ids.values())), strict=True))
-        return {key: contents.get(key, b"") for key in places}
-
-    def _current_urls(self, log: bytes) -> tuple[str, ...]:
-        lines = sorted(parse_log(log), key=lambda one: one.timestamp)
-        newest = {line.value: line for line in lines}
-        present = [line for line in newest.values() if line.status == "1"]
-        cited = [line for line in present if line.timestamp <= self._until] or present
-        return tuple(sorted((strip_claim_prefix(line.value) for line in cited), key=_rank))
+def _urls(log: bytes, until: int) -> tuple[str, ...]:
+    lines = sorted(parse_log(log), key=lambda one: one.timestamp)
+    newest = {line.value: line for line in lines}
+    present = [line for line in newest.values() if line.status == "1"]
+    cited = [line for line in present if line.timestamp <= until] or present
+    return tuple(sorted((strip_claim_prefix(line.value) for line in cited), key=_rank))
 
 
 def _rank(url: str) -> tuple[bool, bool, str]:
     """Return a sort key: object versions of a bucket first, download URLs of an API last."""
     return "versionId=" not in url.partition("?")[2], url.endswith("/"), url
-
-
-def _child(tree: bytes, name: bytes) -> str:
-    """Return the id of a folder or file in a tree, or an empty text."""
-    for mode in (b"40000", b"100644"):
-        before = b"%s %s\0" % (mode, name)
-        if (at := tree.find(before)) >= 0:
-            return tree[at + len(before) : at + len(before) + 20].hex()
-    return ""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import date
 from typing import Any, Final, TypeVar
 
-from neuromirror.lab.cite.works import License, Organisation, Person
+from neuromirror.lab.cite.works import Agent, License
 from neuromirror.model.archive_metadata import (
     is_generation,
     plain_text,
@@ -113,23 +113,21 @@ def licenses_of(value: Any) -> tuple[License, ...]:
 # --- people and organisations
 
 
-def make_person(
-    name: Any, orcid: Any = None, affiliations: Sequence[Organisation] = ()
-) -> Person | None:
+def make_person(name: Any, orcid: Any = None, affiliations: Sequence[Agent] = ()) -> Agent | None:
     """Return the record of a person, from untrusted JSON values; None without a name.
 
     Academic degrees are removed from the name, and an invalid ORCID is ignored.
     """
     whole = without_degrees(plain_text(name).strip(" ,;"))
-    if not whole:
-        return None
-    return Person(whole, *_split_name(whole), orcid_of(orcid), tuple(affiliations))
+    number = orcid_of(orcid)
+    url = number and f"https://orcid.org/{number}"
+    return Agent(whole, *_split_name(whole), url, tuple(affiliations), True) if whole else None
 
 
-def make_organisation(name: Any, ror: Any = None) -> Organisation | None:
+def make_organisation(name: Any, ror: Any = None) -> Agent | None:
     """Return the record of an organisation, from untrusted JSON values; None without a name."""
     found = plain_text(name)
-    return Organisation(found, ror_of(ror)) if found else None
+    return Agent(found, url=ror_of(ror)) if found else None
 
 
 def orcid_of(value: Any) -> str | None:

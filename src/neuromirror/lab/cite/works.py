@@ -26,22 +26,12 @@ class NothingToCiteError(ConfigurationError):
     """The argument is not a version, a lock file or a clone."""
 
 
-class StateUnavailableError(NeuromirrorError):
-    """Neither the store nor the files beside the lock file have a pinned state."""
+class Agent(Struct, frozen=True):
+    """A person, or an organisation such as a lab or a consortium.
 
-
-class Organisation(Struct, frozen=True):
-    """An institution, a lab or a consortium; ``ror`` is its ror.org URL."""
-
-    name: str
-    ror: str | None = None
-
-
-class Person(Struct, frozen=True):
-    """A person; ``family`` is empty for a name that cannot be split, ``orcid`` is bare.
-
-    ``particle`` is the word before the family name that is ignored for sorting (``van der``),
-    ``suffix`` the one after the name (``Jr.``).
+    ``family`` is empty for an organisation, and for a name that cannot be split. ``particle`` is
+    the word before the family name that is ignored for sorting (``van der``), ``suffix`` the one
+    after the name (``Jr.``). ``url`` is that of the ORCID or at ror.org.
     """
 
     full_name: str
@@ -49,13 +39,9 @@ class Person(Struct, frozen=True):
     given: str = ""
     particle: str = ""
     suffix: str = ""
-    orcid: str | None = None
-    affiliations: tuple[Organisation, ...] = ()
-
-    @property
-    def orcid_url(self) -> str | None:
-        """The URL of the ORCID."""
-        return None if self.orcid is None else f"https://orcid.org/{self.orcid}"
+    url: str | None = None
+    affiliations: tuple[Agent, ...] = ()
+    is_person: bool = False
 
     @property
     def whole_family(self) -> str:
@@ -69,13 +55,10 @@ class Person(Struct, frozen=True):
         return ", ".join(filter(None, parts)) if self.family else self.full_name
 
 
-Agent = Person | Organisation
-
-
 class Funder(Struct, frozen=True):
     """A funder and its award."""
 
-    organisation: Organisation
+    organisation: Agent
     award: str = ""
 
 
@@ -85,17 +68,6 @@ class License(Struct, frozen=True):
     name: str
     spdx: str | None = None
     url: str | None = None
-
-
-class Related(Struct, frozen=True):
-    """A resource that upstream relates to the dataset.
-
-    ``relation`` is a relation type of DataCite (``IsDescribedBy``), ``kind`` is DOI or URL.
-    """
-
-    relation: str
-    identifier: str
-    kind: str
 
 
 class CitedState(Struct, frozen=True):
@@ -124,11 +96,12 @@ class UpstreamMetadata(Struct, frozen=True, kw_only=True):
     """The metadata in the documents of upstream.
 
     ``address`` is the landing page, ``identifiers`` are (kind, value), ``citation_requests`` are
-    texts that upstream asks to cite, ``variables`` are names of what was measured.
+    texts that upstream asks to cite, ``variables`` are names of what was measured. ``related`` are
+    (relation type of DataCite, identifier, DOI or URL).
     """
 
     authors: tuple[Agent, ...] = ()
-    publisher: Organisation | None = None
+    publisher: Agent | None = None
     published: date | None = None
     created: date | None = None
     cite_created: bool = False  # cite the year of creation: other dates are those of copies
@@ -138,7 +111,7 @@ class UpstreamMetadata(Struct, frozen=True, kw_only=True):
     description: str = ""
     keywords: tuple[str, ...] = ()
     funders: tuple[Funder, ...] = ()
-    related: tuple[Related, ...] = ()
+    related: tuple[tuple[str, str, str], ...] = ()
     citation_requests: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from neuromirror.index import FileRow, Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
 from neuromirror.lab.cite.crates import media_type
-from neuromirror.lab.cite.works import Agent, CitedWork, Person
+from neuromirror.lab.cite.works import Agent, CitedWork
 from neuromirror.model import alias_of, format_bytes
 from neuromirror.web.addresses import (
     checksums_address,
@@ -172,16 +172,13 @@ def _dois(work: CitedWork) -> list[str]:
 
 
 def _agent(one: Agent) -> dict[str, Any]:
-    if not isinstance(one, Person):
-        agent = {"@type": "Organization", "name": one.name, "sameAs": one.ror}
-    else:
-        agent = {
-            "@type": "Person",
-            "name": one.full_name,
-            "givenName": one.given,
-            "familyName": one.family,
-            "sameAs": f"https://orcid.org/{one.orcid}" if one.orcid else None,
-        }
+    agent = {
+        "@type": "Person" if one.is_person else "Organization",
+        "name": one.full_name,
+        "givenName": one.given,
+        "familyName": one.family,
+        "sameAs": one.url,
+    }
     return {key: value for key, value in agent.items() if value}
 
 
@@ -403,8 +400,8 @@ def typed_links(
     if has_checksums:
         links.append(("item", site + checksums_address(name, label), {"type": "text/plain"}))
     links += [("license", one.url, {}) for one in work.licenses[:_MAX_LINKS] if one.url]
-    people = [one for one in work.authors if isinstance(one, Person) and one.orcid]
-    links += [("author", f"https://orcid.org/{one.orcid}", {}) for one in people[:_MAX_LINKS]]
+    people = [one.url for one in work.authors if one.is_person and one.url]
+    links += [("author", url, {}) for url in people[:_MAX_LINKS]]
     return {"link": ", ".join(_link(*one) for one in links)}
 
 
