@@ -298,10 +298,6 @@ class ArchiveState:
             blob.embargoed = False
             self.bucket.untag(blob.key)
 
-    def _rewrite(self, blob: Blob, data: bytes) -> None:
-        assert blob.version_id is not None
-        self.bucket.overwrite(blob.key, blob.version_id, data)
-
     def _publish_activity(self, now: datetime) -> dict[str, Any]:
         return {
             "id": f"urn:uuid:{self._uuid('activity')}",
@@ -661,17 +657,18 @@ class Archive(ZarrVerbs):
             if not quiet:
                 found.modified = now
 
-    def corrupt_blob(self, dandiset: str, path: str, version: str = "draft") -> None:
-        """Make the bucket return wrong bytes of the right size for a file, with the same ETag."""
-        with self.lock:
-            blob = self._blob(dandiset, path, version)
-            self._rewrite(blob, bytes(byte ^ 0xFF for byte in blob.data))
+    def corrupt_blob(
+        self, dandiset: str, path: str, version: str = "draft", *, heal: bool = False
+    ) -> None:
+        """Make the bucket return wrong bytes of the right size for a file, with the same ETag.
 
-    def heal_blob(self, dandiset: str, path: str, version: str = "draft") -> None:
-        """Undo :meth:`corrupt_blob`."""
+        With ``heal`` it returns the right ones again.
+        """
         with self.lock:
             blob = self._blob(dandiset, path, version)
-            self._rewrite(blob, blob.data)
+            assert blob.version_id is not None
+            data = blob.data if heal else bytes(byte ^ 0xFF for byte in blob.data)
+            self.bucket.overwrite(blob.key, blob.version_id, data)
 
     # -- scale
 

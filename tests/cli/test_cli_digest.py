@@ -119,7 +119,7 @@ def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoA
     folder = store_folder(shell)
     assert not folder.has(failed[0]["key"])
     assert len(list(folder.paths())) == 2
-    demo.heal_blob("000004", path)
+    demo.corrupt_blob("000004", path, heal=True)
     files, _ = split(shell.records("digest", NAME, *FINE))
     assert [one["path"] for one in files if one["status"] == "ok"] == [path]
 
