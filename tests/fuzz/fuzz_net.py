@@ -32,7 +32,6 @@ from neuromirror.net.request_limits import RequestLimits, format_wait, requested
 from neuromirror.net.responses import error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.urls import MalformedUrlError, parse_url
-from neuromirror.vault.s3_requests import ObjectNotFoundError, _parse_reply, _UnexpectedReplyError
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 
 _URL = "https://bucket.example.org/"
@@ -306,42 +305,6 @@ def url(data: bytes) -> None:
         if urlsplit(text).scheme:
             check_agreement("@" not in urlsplit(cleaned).netloc, cleaned)
     origin(text)
-
-
-_OPERATIONS = ("head_object", "put_object", "copy_object", "get_object", "head_bucket")
-_REPLIES = (
-    b'\0HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "0"\r\nx-amz-checksum-sha256: AAAA\r\n\r\n',
-    b'\1HTTP/1.1 200 OK\r\nETag: "d41d8cd98f00b204e9800998ecf8427e"\r\nContent-Length: 0\r\n\r\n',
-    b"\2HTTP/1.1 200 OK\r\nContent-Length: 75\r\n\r\n<CopyObjectResult><ETag>&quot;0&quot;</ETag>"
-    b"<ChecksumSHA256>AA==</ChecksumSHA256></CopyObjectResult>",
-    b"\3HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n<Error><Code>NoSuchKey</Code></Error>",
-    b"\4HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-)
-
-
-class _Socket:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
-@target(
-    "s3-vault-reply",
-    http.client.HTTPException,
-    ObjectNotFoundError,
-    _UnexpectedReplyError,
-    seeds=fixed_seeds(*_REPLIES),
-    kind="1+text",
-)
-def s3_vault_reply(data: bytes) -> None:
-    """Replies of the server of a vault in S3; the first byte chooses the operation."""
-    operation = _OPERATIONS[(data[0] if data else 0) % len(_OPERATIONS)]
-    reply: Any = http.client.HTTPResponse(_Socket(data[1:]))  # type: ignore[arg-type]
-    reply.begin()
-    found = _parse_reply(operation, reply.status, reply.headers, reply.read(1 << 16))
-    check_agreement(isinstance(found, dict), found)
 
 
 _PAGE = b'{"count": 1, "next": null, "results": [{"path": "a", "size": 1000.0}]}'

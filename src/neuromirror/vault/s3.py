@@ -171,8 +171,8 @@ class S3Vault(Vault):
 
     def _put(
         self, name: str, content: bytes, sha256: bytes, key: str = "", **attributes: Any
-    ) -> Mapping[str, Any]:
-        """Upload an object in one request, with its sha256."""
+    ) -> Any:
+        """Upload an object in one request, with its sha256; return boto3's answer."""
         with self._requests.translated(key) as client:
             return client.put_object(
                 Bucket=self._bucket,
