@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,7 +203,7 @@ def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
         assert (problem[:9], "IndexDamagedError" in problem) == ("schedule:", True)
 
 
-# --- silent clients
+# --- many clients
 
 
 def eventually(holds: object) -> None:
@@ -213,43 +213,10 @@ def eventually(holds: object) -> None:
         time.sleep(0.05)
 
 
-def is_cut_off(one: socket.socket, drip: bytes) -> bool:
-    """Whether a peer that sends a byte now and then is disconnected; waits for it."""
-    one.settimeout(0.05)
-    until = time.monotonic() + 600
-    while time.monotonic() < until:
-        try:
-            one.sendall(drip)
-            if not one.recv(1 << 12):
-                return True
-        except TimeoutError:
-            continue
-        except OSError:
-            return True
-    return False
-
-
-@contextmanager
-def health() -> Iterator[tuple[str, int]]:
-    with HealthServer(
-        ("127.0.0.1", 0), heartbeat=Heartbeat(1e9), problems=list, metrics=bytes
-    ) as server:
-        yield server.address
-
-
 def request_health(address: tuple[str, int]) -> bytes:
     with socket.create_connection(address, timeout=60) as one:
         one.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         return one.recv(1 << 12)
-
-
-@pytest.mark.parametrize("drip", [b"", b"X"])
-def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(
-    drip: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("neuromirror.service.health._CLIENT_TIMEOUT", 0.5)
-    with health() as address, socket.create_connection(address) as one:
-        assert is_cut_off(one, drip)
 
 
 def test_pages_are_made_a_few_at_a_time() -> None:

@@ -26,61 +26,6 @@ from neuromirror.service.logs import log_event
 from neuromirror.service.server_options import format_address
 from neuromirror.store import Store
 
-# --- connections without a request
-
-MAX_PENDING: Final = 64
-"""Maximum number of such connections."""
-
-
-class PendingConnections:
-    """The connections of a server that have not sent a request yet; thread-safe.
-
-    A peer that is silent, or sends one byte at a time, is disconnected after ``seconds`` in total.
-    Beyond ``limit`` connections the oldest is disconnected, not the new one, so that a prompt
-    client is served even during an attack. Disconnecting shuts the socket down, which wakes the
-    thread that reads from it.
-    """
-
-    def __init__(
-        self,
-        seconds: float,
-        limit: int = MAX_PENDING,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._limit = limit
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._pending: dict[int, tuple[socket.socket, float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def add(self, sock: socket.socket) -> None:
-        """Add a connection; the caller discards it before closing the socket."""
-        with self._lock:
-            self._pending[id(sock)] = sock, self._clock() + self._seconds
-            while len(self._pending) > self._limit:
-                self._cut_off(next(iter(self._pending)))
-
-    def discard(self, sock: socket.socket) -> bool:
-        """Remove a connection; return whether it was still pending."""
-        with self._lock:
-            return self._pending.pop(id(sock), None) is not None
-
-    def cut_off_overdue(self) -> None:
-        """Disconnect the connections that are overdue; call it about every second."""
-        now = self._clock()
-        with self._lock:
-            for key in [key for key, (_, until) in self._pending.items() if until < now]:
-                self._cut_off(key)
-
-    def _cut_off(self, key: int) -> None:
-        sock, _ = self._pending.pop(key)
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-
-
 # --- the server
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -236,23 +181,8 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, *given: Any) -> None:
-        self.pending = PendingConnections(seconds=_CLIENT_TIMEOUT)
         self.pages = threading.BoundedSemaphore(_MAX_PAGES)
         super().__init__(*given)
-
-    def service_actions(self) -> None:
-        """Disconnect overdue clients; called by the accept loop."""
-        self.pending.cut_off_overdue()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a separate thread, with a deadline for its request."""
-        self.pending.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
-        self.pending.discard(request)
-        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log a page that failed; ignore clients that disconnect or time out."""
@@ -280,7 +210,6 @@ def _handler_class(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPReques
         def _answer(self, *, body: bool) -> None:
             server = self.server
             assert isinstance(server, _Server)
-            server.pending.discard(self.connection)
             if not server.pages.acquire(blocking=False):
                 self._send(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"too many requests\n", body)
                 return
