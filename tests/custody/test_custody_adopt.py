@@ -22,6 +22,7 @@ from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
 from neuromirror.vault.errors import VaultError
 from neuromirror.vault.opening import open_ledger
+from neuromirror.vault.s3 import S3Vault
 from support.mirror_harness import MirrorHarness
 from support.vaults import (
     CONTENTS,
@@ -221,3 +222,30 @@ def downloads(tmp_path: Path) -> tuple[Path, dict[str, KeepItem]]:
         (folder / f"{number}.bin").write_bytes(content)
     items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in CONTENTS]
     return folder, {one.key: one for one in items}
+
+
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_a_file_that_is_swapped_after_it_was_hashed_is_not_stored(
+    tmp_path: Path, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Somebody who writes in the folder replaces the bytes, and nothing else, in between."""
+    monkeypatch.setattr("neuromirror.vault.s3._SINGLE", 1)
+    folder, chosen = downloads(tmp_path)
+    vault = directory_vault(tmp_path) if kind == "directory" else bucket
+    store = vault.store
+
+    def swap_and_store(key: str, path: Path, *test: Any) -> Any:
+        before = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return store(key, path, *test)
+
+    monkeypatch.setattr(vault, "store", swap_and_store)
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
+        outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger))
+        assert {(one.status, "changed while" in one.message) for one in outcomes} == {
+            ("error", True)
+        }
+        assert len(outcomes) == len(KEYS)
+        assert ledger.missing(vault.uuid, KEYS) == list(KEYS)
+    assert list(vault.keys()) == []

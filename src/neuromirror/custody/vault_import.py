@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -109,8 +110,8 @@ class _Adoption:
         path = os.path.relpath(file.path, self._folder)
         checksums = {key: key_checksum(key) for key in candidates}
         try:
-            before = _identity(file.path)
-            digests = _digests(file.path, checksums.values())
+            with file.path.open("rb") as opened:
+                digests = _digests(opened, checksums.values())
             for key, checksum in checksums.items():
                 digest = digests.get(_form(checksum))
                 if digest is None or not checksum.matches(digest, file.size):
@@ -124,16 +125,12 @@ class _Adoption:
                     checked="checked",
                     vault=self._vault.config.name,
                 )
+                test = partial(_is_content, checksum, file.size)
                 try:
-                    stored = self._vault.store(key, file.path)
+                    stored = self._vault.store(key, file.path, test)
                 except CopyRefusedError as error:
                     yield replace(outcome, status="error", message=str(error), checked=None)
                     continue
-                if _identity(file.path) != before:
-                    self._vault.remove(key)
-                    why = "the file was changed while it was read; it was not stored"
-                    yield replace(outcome, status="error", message=why, checked=None)
-                    return
                 self._batch.add(stored, outcome)
         except VaultError:
             raise
@@ -143,24 +140,23 @@ class _Adoption:
             yield KeepOutcome("keep", "error", path, why, size=file.size, vault=name)
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    stats = path.stat()
-    return stats.st_ino, stats.st_size, stats.st_mtime_ns
-
-
 def _form(checksum: KeyChecksum) -> _Form:
     return checksum.algorithm, checksum.part_size
 
 
-def _digests(path: Path, checksums: Collection[KeyChecksum]) -> dict[_Form, str]:
+def _is_content(checksum: KeyChecksum, size: int, file: BinaryIO) -> bool:
+    """Return whether a copy has the bytes that were found; the file may be another one by now."""
+    return checksum.matches(_digests(file, [checksum])[_form(checksum)], size)
+
+
+def _digests(file: BinaryIO, checksums: Collection[KeyChecksum]) -> dict[_Form, str]:
     """Return the digests of a file that are needed to compare it with checksums, in one read."""
     hashers = {}
     for checksum in checksums:
         hasher = None if _form(checksum) in hashers else checksum.hasher()
         if hasher is not None:
             hashers[_form(checksum)] = hasher
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            for hasher in hashers.values():
-                hasher.update(block)
+    while block := file.read(_BLOCK):
+        for hasher in hashers.values():
+            hasher.update(block)
     return {form: hasher.hexdigest() for form, hasher in hashers.items()}

@@ -45,7 +45,7 @@ from neuromirror.vault.object_files import (
     remove_object,
     remove_old_partials,
 )
-from neuromirror.vault.protocol import Presence, Vault, parse_uuid
+from neuromirror.vault.protocol import CHANGED, ContentTest, Presence, Vault, parse_uuid
 
 _CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
 _LOCK_WAIT: Final = 30.0
@@ -124,8 +124,8 @@ class DirectoryVault(Vault):
                 raise self._error(error) from error
             yield Presence(key, size, "listing")
 
-    def store(self, key: str, path: Path) -> Stored:
-        """Store the content of a file, which the caller has verified with the key.
+    def store(self, key: str, path: Path, test: ContentTest | None = None) -> Stored:
+        """Store the content of a file; the copy must pass the test before it gets its name.
 
         The data are shared with the file where the file system can do that, otherwise copied.
 
@@ -134,7 +134,8 @@ class DirectoryVault(Vault):
         VaultFullError
             The disk is full.
         CopyRefusedError
-            The file cannot be read, or another user owns the folder of the content.
+            The file cannot be read or does not pass the test, or another user owns the folder of
+            the content.
         """
         self.check_access(write=True)
         try:
@@ -144,6 +145,9 @@ class DirectoryVault(Vault):
         try:
             with source, self._new_file(key) as target:
                 size = _copy(source, target)
+                target.seek(0)
+                if test is not None and not test(target):
+                    raise CopyRefusedError(f"{path}: {CHANGED}")
         except OSError as error:
             raise self._error(error) from error
         return Stored(key, size, "full-read")
@@ -282,7 +286,7 @@ class DirectoryVault(Vault):
         """Provide an empty file that becomes the content at the end of the block."""
         handle, name = tempfile.mkstemp(prefix=PARTIAL_PREFIX, dir=self.annex_dir / "tmp")
         try:
-            with os.fdopen(handle, "wb") as target:
+            with os.fdopen(handle, "w+b") as target:
                 yield target
                 target.flush()
                 os.fchmod(target.fileno(), 0o444)

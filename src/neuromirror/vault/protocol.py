@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from msgspec import Struct
 
@@ -51,6 +51,11 @@ class Presence(Struct, frozen=True):
         return size is None or self.size == size
 
 
+CHANGED: Final = "the file was changed while it was read; it was not stored"
+ContentTest = Callable[[BinaryIO], bool]
+"""Returns whether the bytes of a file, read to its end, are those of a content."""
+
+
 class Vault(ABC):
     """A place with copies of content, named by annex keys. Thread-safe.
 
@@ -83,8 +88,11 @@ class Vault(ABC):
         """Yield what the vault states about contents, without reading them."""
 
     @abstractmethod
-    def store(self, key: str, path: Path) -> Stored:
-        """Store the content of a file, which the caller has verified with the key."""
+    def store(self, key: str, path: Path, test: ContentTest | None = None) -> Stored:
+        """Store the content of a file; the bytes that are stored must pass the test.
+
+        Without ``test`` the caller has verified them, and no other process writes the file.
+        """
 
     @abstractmethod
     def store_bytes(self, key: str, content: memoryview) -> Stored:

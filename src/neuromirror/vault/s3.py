@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from neuromirror.annex import etag_of, key_digest, parse_key, s3_vault_config
+from neuromirror.annex import key_digest, parse_key, s3_vault_config
+from neuromirror.annex.keys import EtagDigest
 from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.index.ledger import Stored
 from neuromirror.vault.errors import (
@@ -28,7 +29,7 @@ from neuromirror.vault.errors import (
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.protocol import Presence, Vault, parse_uuid
+from neuromirror.vault.protocol import CHANGED, ContentTest, Presence, Vault, parse_uuid
 from neuromirror.vault.s3_requests import S3Requests, S3Source, find_source
 
 _UUID_NAME: Final = "annex-uuid"
@@ -103,8 +104,8 @@ class S3Vault(Vault):
             return Presence(key, None, "head")
         return Presence(key, found["ContentLength"], "head", _whole_sha256(found))
 
-    def store(self, key: str, path: Path) -> Stored:
-        """Upload the content of a file, which the caller has verified with the key.
+    def store(self, key: str, path: Path, test: ContentTest | None = None) -> Stored:
+        """Upload the content of a file; the bytes that S3 states must be those of the test.
 
         Raises
         ------
@@ -116,7 +117,10 @@ class S3Vault(Vault):
         self._refuse_read_only()
         size = path.stat().st_size
         if size <= _SINGLE:
-            return self.store_bytes(key, memoryview(path.read_bytes()))
+            content = path.read_bytes()
+            if test is not None and not test(io.BytesIO(content)):
+                raise CopyRefusedError(f"{path}: {CHANGED}")
+            return self.store_bytes(key, memoryview(content))
         from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 
         part = max(_PART, -(-size // _MAX_PARTS // _BLOCK) * _BLOCK)
@@ -129,13 +133,19 @@ class S3Vault(Vault):
         with self._requests.translated(key) as client:
             client.upload_file(str(path), self._bucket, name, ExtraArgs=extra, Config=transfer)
             found = client.head_object(Bucket=self._bucket, Key=name, ChecksumMode="ENABLED")
-        if found["ContentLength"] == size:
+        with path.open("rb", buffering=0) as file:
+            read = _HashedParts(file, part)
+            if test is not None and not test(cast(BinaryIO, read)):
+                raise self._refuse(key, CHANGED)
+            while read.read(_BLOCK):
+                pass
+        if found["ContentLength"] == size == read.size:
             stated = found.get("ChecksumSHA256")
-            if stated is not None and stated == _sha256_of_parts(path, part):
+            if stated is not None and stated == read.sha256_of_parts():
                 return Stored(key, size, "s3-sha256")
-            if found["ETag"].strip('"') == _etag_of_parts(path, part):
+            if found["ETag"].strip('"') == read.etag():
                 return Stored(key, size, "s3-etag")
-            if stated is None and self._reads_as(key, _sha256_of(path)):
+            if stated is None and self._reads_as(key, read.sha256.hexdigest()):
                 return Stored(key, size, "full-read")
         raise self._refuse(key, "S3 has other bytes than were sent")
 
@@ -459,28 +469,35 @@ def _whole_sha256(found: Mapping[str, Any]) -> str | None:
     return base64.b64decode(text).hex()
 
 
-def _sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _HashedParts:
+    """Hashes what is read from a file: the whole, and the parts of its upload."""
 
+    def __init__(self, file: io.RawIOBase, part: int) -> None:
+        self._file, self._part = file, part
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._etag = EtagDigest(part)
+        self._parts: list[hashlib._Hash] = []
 
-def _sha256_of_parts(path: Path, part: int) -> str:
-    """Return S3's checksum of a multipart upload: the sha256 of the sha256s of its parts."""
-    digests, count = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        for left in range(path.stat().st_size, 0, -part):
-            hashing, rest = hashlib.sha256(), min(part, left)
-            while rest and (block := file.read(min(_BLOCK, rest))):
-                hashing.update(block)
-                rest -= len(block)
-            digests.update(hashing.digest())
-            count += 1
-    return f"{base64.b64encode(digests.digest()).decode()}-{count}"
+    def read(self, size: int) -> bytes:
+        inside = self.size % self._part
+        block = self._file.read(min(size, self._part - inside)) or b""
+        if block and not inside:
+            self._parts.append(hashlib.sha256())
+        self.sha256.update(block)
+        self._etag.update(block)
+        if block:
+            self._parts[-1].update(block)
+        self.size += len(block)
+        return block
 
+    def etag(self) -> str:
+        return self._etag.hexdigest()
 
-def _etag_of_parts(path: Path, part: int) -> str:
-    with open(path, "rb") as file:
-        return etag_of(file, part)
+    def sha256_of_parts(self) -> str:
+        """Return S3's checksum of a multipart upload: the sha256 of the sha256s of its parts."""
+        joined = hashlib.sha256(b"".join(one.digest() for one in self._parts)).digest()
+        return f"{base64.b64encode(joined).decode()}-{len(self._parts)}"
 
 
 def _is_key(name: str) -> bool:
