@@ -105,7 +105,7 @@ def test_messages_are_as_in_the_golden_file(
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "mirror-files"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "broken.lock").write_text('lock-version = 1\n[[dataset]]\nname = "demo:1"\n')
+    (tmp_path / "broken.lock").write_text('lock-version = 2\n[[dataset]]\nname = "demo:1"\n')
     shell = synced.with_changes(variables={"COLUMNS": "80"})
     text = _normalize("\n".join(_sections(shell, group)), shell)
     path = GOLDEN / f"{group.lower().replace(' ', '-')}.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fuzz_core import check_agreement, fixed_seeds, target
@@ -13,7 +14,7 @@ from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_ENDING,
     LockBlockDigests,
-    LockBlockDigestsDamagedError,
+    LockManifestDamagedError,
 )
 from neuromirror.lab.lockfile import LockUnusableError, dump_lock, parse_lock
 from neuromirror.model import LEAF_SIZE, ConfigurationError, encode_block_digests
@@ -22,7 +23,7 @@ from support.block_digests import digests_of
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
 _COMMIT = "4015b57a143aec5156fd1444a017a32137a3fd0f"
 _LOCK = f"""# a comment
-lock-version = 1
+lock-version = 2
 
 # of this dataset
 [[dataset]]
@@ -39,6 +40,7 @@ state = "sha256:{"4b" * 32}"
 metadata = "sha256:{"45" * 32}"
 manifest = "datasets.lock.d/dandi--000027/{_COMMIT}.jsonl.zst"
 bundle = "datasets.lock.d/dandi--000027/{_COMMIT}.bundle"
+sha256 = ["{"5a" * 32}  {_COMMIT}.jsonl.zst", "{"b6" * 32}  {_COMMIT}.bundle"]
 clone = ["ria+https://mirror.example.org/#{_ID}"]
 files = 1
 bytes = 18792
@@ -70,13 +72,13 @@ def _lock_block_digests() -> Sequence[bytes]:
     return [b"".join(encoded), encoded[0], b""]
 
 
-@target("lock-block-digests", LockBlockDigestsDamagedError, seeds=_lock_block_digests)
+@target("lock-block-digests", LockManifestDamagedError, seeds=_lock_block_digests)
 def lock_block_digests(data: bytes) -> None:
     """Block digests beside a lock file."""
     path = scratch() / f"{hashlib.sha256(data).hexdigest()}{BLOCK_DIGESTS_ENDING}"
     path.write_bytes(data)
     try:
-        with LockBlockDigests(path) as pinned:
+        with closing(LockBlockDigests(path)) as pinned:
             second = b"".join(
                 encode_block_digests(key, digests)
                 for key in pinned

@@ -329,5 +329,5 @@ def test_wrong_usage_is_refused(paper: LockFolder, tmp_path: Path) -> None:
     assert run("export-lock", paper.file, "--format", "zip").exit_code == 2
     assert run("--json", "export-lock", paper.file, "--format", "pooch").exit_code == 2
     assert run("export-lock", tmp_path / "no.lock", "--format", "pooch").exit_code == 2
-    (empty := tmp_path / "empty.lock").write_text("lock-version = 1\n")
+    (empty := tmp_path / "empty.lock").write_text("lock-version = 2\n")
     assert run("export-lock", empty, "--format", "pooch").exit_code == 2

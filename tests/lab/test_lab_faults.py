@@ -46,12 +46,12 @@ VERIFY = ("verify", "LOCK", "--in", "DATA")
 def test_a_lock_from_the_future_is_refused_by_every_verb(
     lock_folder: LockFolder, still_lab: LabStore
 ) -> None:
-    lock_folder.edit("lock-version = 1", "lock-version = 2")
+    lock_folder.edit("lock-version = 2", "lock-version = 3")
     before = lock_folder.files()
     store = ("--store", str(still_lab.mirror_harness.folder))
     remove = ("pin", "--remove", PUBLISHED, "-o", "LOCK")
     for verb in (RESTORE, VERIFY, (*VERIFY, "--remote"), ("cite", "LOCK"), remove):
-        assert "lock-version 2" in command(lock_folder, *store, *verb, code=2).stderr
+        assert "lock-version 3" in command(lock_folder, *store, *verb, code=2).stderr
     assert lock_folder.files() == before
 
 

@@ -19,7 +19,7 @@ from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.volume.files import AnnexGet
 from support.crafted_repositories import FILE, FOLDER, CraftedRepository
-from support.lock_folders import PUBLISHED, LockFolder, restore_lock
+from support.lock_folders import PUBLISHED, LockFolder, replace_beside, restore_lock
 from support.web_clone import API, STAMP, File, WebClone, git, make_dataset
 
 UUID = "{:08x}-0000-4000-8000-000000000000"
@@ -200,8 +200,9 @@ def test_restore_sets_up_none_and_names_them(
     git(tmp_path, "init", "-q", "--bare", str(repository))
     git(repository, "fetch", "-q", str(bundle), "+refs/*:refs/*")
     add_to_annex(repository, "remote.log", trap.lines())
-    bundle.unlink()
-    git(repository, "bundle", "create", "-q", str(bundle), *(one.split()[1] for one in refs))
+    sent = tmp_path / "sent.bundle"
+    git(repository, "bundle", "create", "-q", str(sent), *(one.split()[1] for one in refs))
+    replace_beside(lock_folder, bundle, sent.read_bytes())
     found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
     done = found.only()
     assert (done.status, trap.executed()) == ("ok", [])

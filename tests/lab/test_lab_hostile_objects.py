@@ -207,11 +207,13 @@ def test_a_delta_bomb_is_refused(
     bundle = path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle"
     crafted_repository.bundle(bundle, commit)
     honest = bundle.read_bytes()
-    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, files=1)
+    pinned = {"commit": commit, "tree": tree, "state": state, "files": 1}
     bundle.write_bytes(_with_delta_bomb(honest, (2 << 30) + (1 << 20)))
+    lock = write_lock(path, valid_pin, **pinned)
     assert restore_lock(lock, tmp_path / "bomb", offline=True).only().status == "error"
     assert not (tmp_path / "bomb" / "demo--000002").exists()
     bundle.write_bytes(_with_delta_bomb(honest, 1 << 20))
+    lock = write_lock(path, valid_pin, **pinned)
     assert restore_lock(lock, tmp_path / "data", offline=True).only().status == "ok"
 
 
@@ -309,14 +311,12 @@ def _lock_with_manifest(
         inner = (FOLDER, part, crafted.tree(inner))
     described = crafted.description_entry(state)
     tree = crafted.tree(*sorted([inner, described], key=lambda one: one[1]))
-    commit = crafted.commit(tree)
+    commit = crafted.commit(tree, state)
     text = crafted.git("cat-file", "commit", commit)
     if not author:
         text = "".join(line for line in text.splitlines(True) if not line.startswith("author "))
         commit = crafted.write("commit", text.encode())
     path = folder / "paper" / "datasets.lock"
-    files = int(content is None)
-    lock = write_lock(path, pin, commit=commit, tree=tree, state=state, bundle=None, files=files)
     head = LockManifestHead(
         manifest=1,
         dataset=pin.name,
@@ -341,4 +341,5 @@ def _lock_with_manifest(
         else:
             writer.add_plain(name, content)
         writer.finish()
-    return lock
+    files = int(content is None)
+    return write_lock(path, pin, commit=commit, tree=tree, state=state, bundle=None, files=files)

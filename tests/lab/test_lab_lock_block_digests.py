@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from msgspec.structs import replace
 from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_ENDING,
     LockBlockDigests,
-    LockBlockDigestsDamagedError,
+    LockManifestDamagedError,
+    LockManifestMissingError,
 )
 from neuromirror.lab.lockfile import LockUnusableError, load_lock
 from neuromirror.lab.pin import PinRequest, pin
@@ -48,24 +50,26 @@ def write(folder: Path, *parts: bytes, name: str = "") -> Path:
 
 def test_digests_are_found_by_key(tmp_path: Path) -> None:
     found = contents()
-    with LockBlockDigests(write(tmp_path, *encoded(found))) as pinned:
+    path = write(tmp_path, *encoded(found))
+    with closing(LockBlockDigests(path)) as pinned:
         assert list(pinned) == sorted(found)
-        assert {key: pinned.read(key) for key in found} == found
+        claims = {key: replace(one, sender=str(path)) for key, one in found.items()}
+        assert {key: pinned.read(key) for key in found} == claims
         assert pinned.read("MD5E-s5--" + "0" * 32) is None
-    with LockBlockDigests(write(tmp_path)) as empty:
-        assert len(empty) == 0
+    with closing(LockBlockDigests(write(tmp_path))) as empty:
+        assert list(empty) == []
 
 
 def test_a_file_with_another_sha256_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, *encoded(contents()), name="0" * 64)
-    with pytest.raises(LockBlockDigestsDamagedError):
+    with pytest.raises(LockManifestDamagedError):
         LockBlockDigests(path)
     path = write(tmp_path, *encoded(contents()))
     content = bytearray(path.read_bytes())
     for position in range(0, len(content), 97):
         content[position] ^= 1
         path.write_bytes(content)
-        with pytest.raises(LockBlockDigestsDamagedError):
+        with pytest.raises(LockManifestDamagedError):
             LockBlockDigests(path)
         content[position] ^= 1
 
@@ -88,13 +92,14 @@ def test_hostile_files_with_the_right_sha256_are_refused(tmp_path: Path) -> None
         (huge,),
         (b"{}\n", body),
     ):
-        with pytest.raises(LockBlockDigestsDamagedError):
+        with pytest.raises(LockManifestDamagedError):
             LockBlockDigests(write(tmp_path, *parts))
-    for special in (tmp_path / "missing.block-digests", tmp_path):
-        with pytest.raises(LockBlockDigestsDamagedError):
-            LockBlockDigests(special)
+    with pytest.raises(LockManifestMissingError):
+        LockBlockDigests(tmp_path / "missing.block-digests")
+    with pytest.raises(LockManifestDamagedError):
+        LockBlockDigests(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LockBlockDigestsDamagedError):
+    with pytest.raises(LockManifestDamagedError):
         LockBlockDigests(tmp_path / "pipe")
 
 
@@ -102,8 +107,8 @@ def test_digests_that_contradict_their_key_are_refused(tmp_path: Path) -> None:
     key, other = sorted(contents())[:2]
     swapped = encode_block_digests(key, contents()[other])
     with (
-        LockBlockDigests(write(tmp_path, swapped)) as pinned,
-        pytest.raises(LockBlockDigestsDamagedError),
+        closing(LockBlockDigests(write(tmp_path, swapped))) as pinned,
+        pytest.raises(LockManifestDamagedError),
     ):
         pinned.read(key)
 
@@ -111,11 +116,11 @@ def test_digests_that_contradict_their_key_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_open_is_refused(tmp_path: Path) -> None:
     found = contents()
     path = write(tmp_path, *encoded(found))
-    with LockBlockDigests(path) as pinned:
+    with closing(LockBlockDigests(path)) as pinned:
         other = {key: replace(one, root=bytes(32)) for key, one in found.items()}
         path.write_bytes(b"".join(encoded(other)))
         for key in found:
-            with pytest.raises(LockBlockDigestsDamagedError):
+            with pytest.raises(LockManifestDamagedError):
                 pinned.read(key)
 
 
@@ -146,7 +151,7 @@ def pinned_keys(lock: Path) -> list[str] | None:
     path = loaded.block_digests_path(loaded.datasets[0])
     if path is None:
         return None
-    with LockBlockDigests(path) as pinned:
+    with closing(LockBlockDigests(path)) as pinned:
         return list(pinned)
 
 

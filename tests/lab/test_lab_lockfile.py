@@ -34,6 +34,7 @@ from neuromirror.model import ConfigurationError, Evidence, Retention
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
 PATH = Path("paper/datasets.lock")
+ENDINGS = (("1", "jsonl.zst"), ("2", "bundle"))
 UUID = "6b2c1d1e-5f0a-4c57-9f3e-0d9a3c1b7e42"
 
 
@@ -54,6 +55,7 @@ def make_pin(name: str = "dandi:000027", commit: str = "a", **changes: Any) -> P
         "manifest": f"datasets.lock.d/x/{commit * 40}.jsonl.zst",
         "bundle": f"datasets.lock.d/x/{commit * 40}.bundle",
         "block_digests": f"datasets.lock.d/x/{commit * 64}.block-digests",
+        "sha256": (f"{'1' * 64}  {commit * 40}.jsonl.zst", f"{'2' * 64}  {commit * 40}.bundle"),
         "clone": ("https://mirror.example.org/x", "ria+https://mirror.example.org/#id"),
         "copies": (
             PinnedVault("nas", UUID, VaultKind.DIRECTORY, "https://lab.example.org/vault"),
@@ -155,9 +157,10 @@ def test_changing_one_pin_changes_only_its_lines() -> None:
         if line[0] in "+-"
     ]
     assert {line.partition(" = ")[0] for line in changed} == {
-        *("resolved", "commit", "swhid", "manifest", "bundle", "block-digests")
+        *("resolved", "commit", "swhid", "manifest", "bundle", "block-digests"),
+        *(f'    "{one * 64}  {name * 40}.{end}",' for name in "f9" for one, end in ENDINGS),
     }
-    assert len(changed) == 12
+    assert len(changed) == 16
     assert after == text_of(first, newer, third)
 
 
@@ -192,9 +195,9 @@ def test_comments_stay_where_people_wrote_them() -> None:
     "written",
     [
         # a list on one line, which TOML allows too
-        "lock-version = 1\ndataset = [{%s}]\n",
+        "lock-version = 2\ndataset = [{%s}]\n",
         # a text that looks like the start of a table
-        "lock-version = 1\n[[dataset]]\n%s\n[[dataset]]\n%s",
+        "lock-version = 2\n[[dataset]]\n%s\n[[dataset]]\n%s",
     ],
     ids=["inline", "lines in a text"],
 )
@@ -241,12 +244,17 @@ def test_the_example_in_the_docs_is_a_lock(schema: dict[str, Any]) -> None:
 
 
 def test_a_lock_of_a_newer_format_is_refused() -> None:
-    text = text_of(make_pin()).replace("lock-version = 1", 'lock-version = 2\nnew-thing = "x"')
-    with pytest.raises(LockVersionError, match=r"lock-version 2"):
+    text = text_of(make_pin()).replace("lock-version = 2", 'lock-version = 3\nnew-thing = "x"')
+    with pytest.raises(LockVersionError, match=r"lock-version 3"):
         read(text)
     # before unknown fields are parsed
     with pytest.raises(LockVersionError):
         read("lock-version = 7\ndataset = 3\n")
+
+
+def test_a_lock_without_the_sha256_of_its_manifests_is_refused() -> None:
+    with pytest.raises(LockVersionError, match=r"lock-version 1, .*neuromirror pin"):
+        read(text_of(make_pin()).replace("lock-version = 2", "lock-version = 1"))
 
 
 def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
@@ -259,7 +267,7 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
     ("old", "new", "kind", "message"),
     [
         ("files = 3", "files = ", LockUnusableError, "not valid TOML"),
-        ("lock-version = 1", "", LockUnusableError, "no lock-version"),
+        ("lock-version = 2", "", LockUnusableError, "no lock-version"),
         (
             "files = 3",
             "files = 3\nfile = 3",
@@ -281,6 +289,13 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
         ('"published"', '"for ever"', LockUnusableError, "in durability"),
         ('"datasets.lock.d/x/a', '"/etc/a', LockUnusableError, "not a path below"),
         ('"datasets.lock.d/x/a', '"x/../../a', LockUnusableError, "not a path below"),
+        ('"datasets.lock.d/x/a', '"datasets.lock.d/y/a', LockInconsistentError, "its commit"),
+        (f"{'1' * 64}  ", f"{'1' * 40}  ", LockUnusableError, "in sha256"),
+        (f"{'1' * 64}  ", f"{'A' * 64}  ", LockUnusableError, "in sha256"),
+        (f"{'1' * 64}  ", f"{'1' * 128}  ", LockUnusableError, "in sha256"),
+        (f"{'1' * 64}  ", f"{'1' * 64}  ../", LockUnusableError, "in sha256"),
+        (f"{'1' * 64}  {'a' * 40}", f"{'1' * 64}  {'f' * 40}", LockInconsistentError, "no sha256"),
+        (f'{"a" * 40}.bundle"', f'{"a" * 40}.jsonl.zst"', LockInconsistentError, "no sha256"),
         ('"https://mirror', '"ext::sh -c https://mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"file:///mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"--upload-pack=x://mirror', LockUnusableError, "clone URL"),
@@ -322,7 +337,7 @@ def test_a_pin_has_a_limited_number_of_vaults() -> None:
 
 def test_a_dataset_cannot_be_pinned_twice() -> None:
     with pytest.raises(LockInconsistentError, match="dandi:000027 twice"):
-        read(text_of(make_pin()) + text_of(make_pin(commit="f")).partition("lock-version = 1\n")[2])
+        read(text_of(make_pin()) + text_of(make_pin(commit="f")).partition("lock-version = 2\n")[2])
 
 
 # --- globs
@@ -336,7 +351,7 @@ def test_an_invalid_glob_is_refused(glob: str) -> None:
 
 # --- untrusted lock files
 
-HEAD = "lock-version = 1\n"
+HEAD = "lock-version = 2\n"
 
 
 @pytest.mark.parametrize(
@@ -345,11 +360,11 @@ HEAD = "lock-version = 1\n"
         "lock-version = 0\n",
         "lock-version = -3\n",
         "lock-version = true\n",
-        "lock-version = 1.0\n",
+        "lock-version = 2.0\n",
         "lock-version = inf\n",
         f"lock-version = {'9' * 5000}\n",
         f"lock-version = 0x{'f' * 5000}\n",
-        "lock-version = 1\nlock-version = 1\n",
+        "lock-version = 2\nlock-version = 2\n",
         f"{HEAD}x = {'[' * 100_000}\n",
         f"{HEAD}x = {'[' * 70}{']' * 70}\n",
         f"{HEAD}x = {'{a=' * 100_000}\n",
@@ -425,7 +440,7 @@ def test_a_clone_url_with_a_secret_is_refused_and_not_shown(url: str) -> None:
 def test_many_pins_are_read_in_one_pass() -> None:
     # 10,000 names compared with each other would be 100 million comparisons
     text = text_of(make_pin())
-    table = text.partition("lock-version = 1\n")[2]
+    table = text.partition("lock-version = 2\n")[2]
     source = "https://api.example.org/dandi:000027/"
     pins = [table.replace('"dandi:000027"', f'"dandi:{number}"') for number in range(300)]
     assert source in text

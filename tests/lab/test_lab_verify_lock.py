@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import zstandard
 
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.lab.pin import PinRequest, pin
@@ -127,8 +123,8 @@ def test_a_missing_commit_is_an_error_in_each_mode(lock: Path) -> None:
     (lock.parent / "datasets.lock.d" / "demo--000004" / f"{commit}.jsonl.zst").rename(
         lock.parent / "datasets.lock.d" / "demo--000004" / f"{'0' * 40}.jsonl.zst"
     )
-    for mode in ("local", "remote"):
-        assert failures(verify_all(lock, mode=mode)) == [("commit", ".", "error")]
+    assert failures(verify_all(lock)) == [("manifest", ".", "error"), ("commit", ".", "error")]
+    assert failures(verify_all(lock, mode="remote")) == [("manifest", ".", "error")]
 
 
 def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
@@ -144,58 +140,10 @@ def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
     found = verify_all(lock, mode="remote")
     assert failures(found) == []
     assert sum(one.kind == "url" for one in found if one.dataset == "demo:000004") == 6
-    manifest.write_bytes(kept[:-20])
-    assert ["is invalid" in one for one in messages(lock)] == [True]
-    assert ["is invalid" in one for one in messages(lock, "remote")] == [True]
-    manifest.write_bytes(other.read_bytes())
-    assert failures(verify_all(lock)) == [("manifest", ".", "error")]
-    assert failures(verify_all(lock, mode="remote"))[0][0] == "commit"
-
-
-def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Rewrite a manifest after changing its lines."""
-    content = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    lines = [json.loads(line) for line in content.splitlines()]
-    change(lines)
-    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    path.write_bytes(zstandard.ZstdCompressor().compress(content))
-
-
-def manifest_of(lock: Path, name: str) -> Path:
-    (found,) = (lock.parent / "datasets.lock.d" / name).glob("*.jsonl.zst")
-    return found
-
-
-@pytest.mark.parametrize("mode", ["remote", "full"])
-def test_a_key_not_covered_by_the_state_digest_is_not_requested(lock: Path, mode: Mode) -> None:
-    def swap(lines: list[dict[str, Any]]) -> None:
-        # existing content, under its own key, at another file's path
-        first, second = [line for line in lines if line.get("digest", "").startswith("sha256")][:2]
-        first["key"], first["urls"] = second["key"], second["urls"]
-
-    rewrite(manifest_of(lock, "demo--000004"), swap)
-    (found,) = [one for one in verify_all(lock, mode=mode) if one.failed]
-    assert (found.kind, found.status) == ("file", "error")
-    assert str(found.key) in found.message
-
-
-def test_a_commit_of_another_state_is_detected_without_a_clone(lock: Path) -> None:
-    ours, theirs = load_lock(lock).datasets
-    kept: list[dict[str, Any]] = []
-    rewrite(manifest_of(lock, "demo--000002"), kept.extend)
-
-    def swap(lines: list[dict[str, Any]]) -> None:
-        lines[1:] = kept[1:]
-        lines[0]["state"] = theirs.state
-
-    rewrite(manifest_of(lock, "demo--000004"), swap)
-    lock.write_text(lock.read_text().replace(ours.state, theirs.state))
-    found = [one for one in verify_all(lock, mode="remote") if one.failed]
-    # the totals in the lock file differ, too
-    assert [(one.dataset, one.kind) for one in found] == [
-        ("demo:000004", "state"),
-        ("demo:000004", "lock"),
-    ]
+    for content in (kept[:-20], other.read_bytes()):
+        manifest.write_bytes(content)
+        assert [f"{manifest} is not the file" in one for one in messages(lock)] == [True]
+        assert failures(verify_all(lock, mode="remote")) == [("manifest", ".", "error")]
 
 
 def test_only_pinned_files_are_required(

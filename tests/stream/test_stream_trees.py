@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neuromirror.lab import load_lock
-from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.stream import (
-    VersionTree,
-    open,
-    open_tree,
-    remote_trees,
-)
+from neuromirror.lab.lock_manifests import LockManifestDamagedError, PinnedState
+from neuromirror.model import NeuromirrorError
+from neuromirror.stream import VersionTree, open, open_tree, remote_trees
 from neuromirror.stream.remote_trees import LockListing
 from neuromirror.volume import open_zarr
 from support.mirror_harness import MirrorHarness
@@ -90,6 +87,11 @@ def test_a_clone_has_the_files_of_its_commit(demo_harness: MirrorHarness, tmp_pa
     )
 
 
+def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+
+
 def test_a_zarr_in_a_subdataset_is_followed(
     subdataset_mirror: MirrorHarness, demo_harness: MirrorHarness, tmp_path: Path
 ) -> None:
@@ -120,6 +122,35 @@ def test_content_of_a_clone_is_read_there_and_verified(
     path.write_bytes(b"?" + right[1:])
     with open(tree, NWB) as opened:
         assert opened.read() == right
+
+
+@pytest.mark.parametrize("name", ["dandiset.yaml", NWB, ""])
+def test_objects_of_a_clone_are_hashed(
+    demo_harness: MirrorHarness, tmp_path: Path, name: str
+) -> None:
+    """A received clone has other objects under the ids that its commit names."""
+    clone, pack = tmp_path / "clone", tmp_path / "moved.pack"
+    repository = str(demo_harness.repository("demo:000001"))
+    subprocess.run(["git", "clone", "-q", repository, str(clone)], check=True)
+    git_dir = clone / ".git"
+    for path in (git_dir / "objects" / "pack").glob("*.pack"):
+        path.rename(pack)
+        git(clone, "unpack-objects", "-q", stdin=pack.read_bytes())
+    sha = git(clone, "rev-parse", f"HEAD:{name}").decode().strip()
+    kind = git(clone, "cat-file", "-t", sha).decode().strip()
+    old, new = {
+        "dandiset.yaml": (b"name", b"game"),
+        NWB: (b"SHA256E-s", b"SHA256E-s1"),
+        "": (b"dandiset.yaml", b"dandiset.yamL"),
+    }[name]
+    content = git(clone, "cat-file", kind, sha)
+    assert old in content
+    content = content.replace(old, new)
+    forged = git_dir / "objects" / sha[:2] / sha[2:]
+    forged.chmod(0o644)
+    forged.write_bytes(zlib.compress(b"%s %d\0%s" % (kind.encode(), len(content), content)))
+    with pytest.raises(NeuromirrorError, match=f"{sha} does not match its id"):
+        described(open_tree(clone))
 
 
 @pytest.fixture
@@ -174,17 +205,15 @@ def test_damaged_or_foreign_listing_is_not_used(
 ) -> None:
     lock = load_lock(_pin(zarrs, tmp_path / "paper", "inline"))
     (pin,) = lock.datasets
-    path = lock.manifest_path(pin)
-    expected = LockListing(path, pin.commit, pin.state).documents
+    path, pinned = lock.manifest_path(pin), PinnedState.of_pin(lock, pin)
+    expected = LockListing(pinned).documents
     (kept,) = cache.iterdir()
     content = kept.read_bytes()
     for damaged in (b"", content[:-3], content[: len(content) // 2], b"\0" * 100):
         kept.write_bytes(damaged)
-        assert LockListing(path, pin.commit, pin.state).documents == expected
+        assert LockListing(pinned).documents == expected
     manifest = bytearray(path.read_bytes())
     manifest[len(manifest) // 2] ^= 1
     path.write_bytes(manifest)
     with pytest.raises(LockManifestDamagedError):
-        LockListing(path, pin.commit, pin.state)
-    with pytest.raises(LockManifestDamagedError):
-        LockListing(path, "0" * 40, pin.state)
+        LockListing(pinned)

@@ -59,8 +59,10 @@ class CraftedRepository:
         raw = (b"%s %s\0%s" % (m.encode(), name, bytes.fromhex(sha)) for m, name, sha in entries)
         return self.write("tree", b"".join(raw))
 
-    def commit(self, tree: str) -> str:
-        text = f"tree {tree}\nauthor {WHO}\ncommitter {WHO}\n\ndemo:000002 1.0\n\nMirror-Spec: 1\n"
+    def commit(self, tree: str, state: str = "") -> str:
+        label = self.description.get("version", "1.0")
+        message = f"demo:000002 {label}\n\nMirror-Spec: 1\nState: {state}\n"
+        text = f"tree {tree}\nauthor {WHO}\ncommitter {WHO}\n\n{message}"
         return self.write("commit", text.encode())
 
     def description_entry(self, state: str, parts: dict[str, Any] | None = None) -> Entry:
@@ -116,10 +118,13 @@ def file_at(path: str) -> ListedFile:
 
 
 def write_lock(path: Path, pin: Pin, **changes: Any) -> Lock:
-    """Return a copy of a lock file with one pin, with some fields replaced."""
+    """Write a lock file with a copy of a pin, which states the sha256 of the files that exist."""
     commit = changes["commit"]
     folder = f"{path.name}.d/demo--000002/"
     count = changes.setdefault("files", 0)
+    stated = {f"{commit}.jsonl.zst": "0" * 64, f"{commit}.bundle": "0" * 64}
+    for file in (path.parent / folder).glob("*"):
+        stated[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     changed = msgspec.structs.replace(
         pin,
         **{
@@ -127,6 +132,7 @@ def write_lock(path: Path, pin: Pin, **changes: Any) -> Lock:
             "swhid": f"swh:1:rev:{commit}",
             "manifest": f"{folder}{commit}.jsonl.zst",
             "bundle": f"{folder}{commit}.bundle",
+            "sha256": tuple(f"{sha256}  {name}" for name, sha256 in stated.items()),
             "clone": (),
             "bytes": count,
             "evidence": {Evidence.SHA256: PinnedEvidence(0, count)} if count else {},

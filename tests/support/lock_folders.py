@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
@@ -136,3 +139,34 @@ def run(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def manifest_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the parsed lines of a manifest."""
+    content = zstandard.decompress(path.read_bytes(), 1 << 28)
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def rewrite_manifest(
+    paper: LockFolder,
+    name: str,
+    change: Callable[[list[dict[str, Any]]], None],
+    *,
+    restate: bool = False,
+) -> Path:
+    """Change the lines of the manifest of a pin; with ``restate``, the lock file has its sha256."""
+    path = paper.lock.manifest_path(paper.pin_of(name))
+    lines = manifest_lines(path)
+    change(lines)
+    written = (json.dumps(one, ensure_ascii=False, separators=(",", ":")) + "\n" for one in lines)
+    replace_beside(paper, path, zstandard.compress("".join(written).encode()), restate=restate)
+    return path
+
+
+def replace_beside(paper: LockFolder, path: Path, content: bytes, *, restate: bool = True) -> None:
+    """Replace a file beside the lock file; with ``restate``, the lock file has its sha256."""
+    old, new = (hashlib.sha256(one).hexdigest() for one in (path.read_bytes(), content))
+    path.write_bytes(content)
+    text = paper.file.read_text("utf-8")
+    if restate and old in text:
+        paper.file.write_text(text.replace(old, new), "utf-8")

@@ -118,7 +118,7 @@ def restore_command(
         raise ConfigurationError(
             "--into is missing: name a folder for the datasets, for example --into data"
         )
-    store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
+    store = _own_store(settings)
     own = own_vaults()
     vaults = [*(parse_location(one) for one in copies), *own.addresses]
     counted = Tally()
@@ -240,7 +240,12 @@ def verify_command(
                 digests = stack.enter_context(BlockDigestsRecorder(store, recorder))
                 remote_options["digests"] = digests
         findings = verify(
-            target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **remote_options
+            *(target, mode),
+            within=folder,
+            allow_missing=allow_missing,
+            jobs=jobs,
+            store=_own_store(settings),
+            **remote_options,
         )
         if recorder is not None:
             from neuromirror.transfer.url_health import record_health
@@ -253,6 +258,11 @@ def verify_command(
                 suggestions = nearby_datasets(target)
                 raise ConfigurationError(str(error), suggestions=suggestions) from error
     sys.exit(code)
+
+
+def _own_store(settings: Settings) -> Store | None:
+    """Open the store if there is one."""
+    return settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
 
 
 class _KnownDigests:

@@ -22,7 +22,16 @@ from neuromirror.git.objects import (
     write_index_file,
     write_tree,
 )
-from neuromirror.git.packs import BLOB, COMMIT, TREE, KnownObjects, Pack, PackWriter
+from neuromirror.git.packs import (
+    BLOB,
+    COMMIT,
+    TREE,
+    KnownObjects,
+    ObjectIds,
+    Pack,
+    PackWriter,
+    object_id,
+)
 from neuromirror.git.runner import (
     FSCK_OPTIONS,
     MEMORY_LIMIT,
@@ -69,6 +78,7 @@ __all__ = [
     "InvalidRefNameError",
     "KnownObjects",
     "ListedEntry",
+    "ObjectIds",
     "ObjectMissingError",
     "ObjectReader",
     "ObjectsRefusedError",
@@ -85,6 +95,7 @@ __all__ = [
     "gitmodules_content",
     "is_ref_name",
     "list_tree",
+    "object_id",
     "parse_commit",
     "parse_tree",
     "read_bundle_refs",

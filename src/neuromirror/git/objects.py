@@ -31,7 +31,15 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from neuromirror.git.packs import TREE, PackedObjects, PackWriter
+from neuromirror.git.packs import (
+    BLOB,
+    COMMIT,
+    TREE,
+    ObjectIds,
+    PackedObjects,
+    PackWriter,
+    object_id,
+)
 from neuromirror.git.runner import GitError, ObjectMissingError, git_environment, start_git
 
 _SIGNATURE: Final = re.compile(r"(.*> ?)(-?[0-9]{1,11}) [+-][0-9]{4}", re.DOTALL)
@@ -423,7 +431,7 @@ def tree_sort_key(name: bytes, mode: bytes) -> bytes:
     return name + b"/" if mode == TREE_MODE else name
 
 
-def write_tree(pack: PackWriter, entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:
+def write_tree(pack: PackWriter | ObjectIds, entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:
     """Write one tree from entries in any order: name → (mode, 20-byte id).
 
     Parameters
@@ -452,7 +460,7 @@ class TreeBuilder:
     path outside of it is added, so only the open folders are in memory.
     """
 
-    def __init__(self, pack: PackWriter) -> None:
+    def __init__(self, pack: PackWriter | ObjectIds) -> None:
         self._pack = pack
         self._folder = b""
         self._names: list[bytes] = []
@@ -516,13 +524,14 @@ class TreeBuilder:
 
 _CACHED_FOLDERS: Final = 256
 _SORTED_FOLDERS: Final = 4
+_ID_DIGITS: Final = 40
 
 TreeEntry = tuple[bytes, bytes]
 """The mode and the 20-byte object id of an entry of a git tree."""
 
 
 class CommitTree:
-    """The files of a commit, looked up by path. Thread-safe.
+    """The files of a commit, looked up by path; each object is hashed. Thread-safe.
 
     The most recently used folders are kept in memory. :meth:`find` does not read whole folders.
 
@@ -540,7 +549,11 @@ class CommitTree:
         self._reader = ObjectReader(repository)
         self._lock = threading.RLock()
         try:
-            self._root = self._reader.read_commit_tree(commit)
+            is_id = len(commit) == _ID_DIGITS  # what a ref points to is not pinned by anything
+            content = (
+                self._read(COMMIT, bytes.fromhex(commit)) if is_id else self._reader.read(commit)
+            )
+            self._root = bytes.fromhex(parse_commit(content).tree)
         except BaseException:
             self._reader.__exit__()
             raise
@@ -607,11 +620,10 @@ class CommitTree:
         bytes
             The content.
         """
-        with self._lock:
-            return self._reader.read(sha.hex())
+        return self._read(BLOB, sha)
 
     def find(self, path: str, commit: str | None = None) -> bytes | None:
-        """Return the content of a file that git itself looks up.
+        """Return the content of a file that git itself looks up, without hashing the folders.
 
         This suits a file in a folder of very many, which is read once.
 
@@ -642,8 +654,17 @@ class CommitTree:
         return sorted(self.folder(folder) or ())
 
     def _read_folder(self, sha: bytes) -> dict[bytes, TreeEntry]:
+        return {name: (mode, entry) for mode, name, entry in parse_tree(self._read(TREE, sha))}
+
+    def _read(self, kind: bytes, sha: bytes) -> bytes:
         with self._lock:
-            return self._reader.read_tree(sha)
+            content = self._reader.read(sha.hex())
+        if object_id(kind, content) != sha:
+            raise ObjectMissingError(
+                f"{self.repository}: the {kind.decode()} {sha.hex()} does not match its id; check "
+                f"it with 'git -C {self.repository} fsck', or clone it again"
+            )
+        return content
 
 
 _HEADER: Final = struct.Struct(">4sII")

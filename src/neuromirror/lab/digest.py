@@ -14,10 +14,14 @@ from msgspec import Struct, field
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.lab.globs import WatchedGlobs
-from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry, stored_record_lines
+from neuromirror.lab.lock_manifests import (
+    ListedSubdataset,
+    PinnedState,
+    manifest_entry,
+    stored_record_lines,
+)
 from neuromirror.lab.lockfile import Lock
 from neuromirror.lab.verify import (
-    ExpectedState,
     PinnedCounts,
     manifest_item,
     open_url_sessions,
@@ -240,7 +244,7 @@ def digest_clone(
         if clone.work_tree is None:
             raise NotADatasetError(f"{clone.git_dir} is a bare repository: it has no work tree")
         inspector = WorkTreeInspector(scope, jobs, digests)
-        for found in walk(inspector, scope, clone, ExpectedState(clone.head())):
+        for found in walk(inspector, scope, clone, PinnedState(clone.head())):
             if isinstance(found, Finding) and (
                 found.kind == "file" or (found.failed and found.kind in ("commit", "tree"))
             ):
@@ -274,8 +278,7 @@ def files_of_lock(lock: Lock, globs: Sequence[str]) -> Iterator[tuple[str, str, 
                 pin.reaches(path) and selected.reaches(path_to_text(path))
             ),
         )
-        expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
-        for item in walk_manifest(scope, expected, PinnedCounts()):
+        for item in walk_manifest(scope, PinnedState.of_pin(lock, pin), PinnedCounts()):
             yield pin.name, pin.resolved.version, item
     for finding in _unmatched(selected):
         yield "", "", finding

@@ -35,24 +35,36 @@ import operator
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from heapq import heappop, heappush
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, NamedTuple, Self
 
 import msgspec
 import zstandard
 
-from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
+from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS, link_target
 from neuromirror.git import (
+    BLOB,
+    COMMIT,
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
     Commit,
     GitError,
+    ObjectIds,
+    ObjectReader,
+    TreeBuilder,
     create_bundle_of_commits,
     is_ref_name,
+    object_id,
     parse_commit,
-    read_bundle_refs,
+    read_refs,
 )
 from neuromirror.index import VersionRow
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
 from neuromirror.model import (
+    DESCRIPTION_PATH,
     BlockDigests,
     CommitId,
     Count,
@@ -73,6 +85,7 @@ from neuromirror.model import (
     is_in_git,
     manifest_digest,
     manifest_line,
+    parse_description,
     parse_json,
     subdataset_line,
 )
@@ -85,15 +98,18 @@ from neuromirror.store import (
     Store,
     read_records_from_git,
 )
-from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
+from neuromirror.store.block_digests import OwnBlockDigests, block_digests_name, check_encoded
 from neuromirror.store.durable_files import NotARegularFileError, open_regular
+
+if TYPE_CHECKING:
+    from neuromirror.lab.lockfile import Lock, Pin
 
 _FILE_LINE: Final = re.compile(
     rb'^\{"path":"([^"]++)",'
     rb'"key":"([A-Z0-9_]++(?:-[smSC][0-9]{1,18})*+--[^"\x00-\x20\x7f]++)?+",'
     rb'"digest":"(none|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|etag:[0-9a-f]{32}(?:-[0-9]{1,18}){2})"'
     rb'(?:,"size":(0|[1-9][0-9]{0,17}))?+(?:,"urls":\["[^"]*+"(?:,"[^"]*+")*+\])?+'
-    rb'(?:,"checked":true)?+(?(2)(?:,"git":false)?+|,"git":false)\}\n',
+    rb'(?:,"checked":true)?+(?(2)(,"git":false)?+|,"git":false)\}\n',
     re.MULTILINE,
 )
 """The line of a file as it is written, if no text has an escape."""
@@ -110,13 +126,13 @@ class FileLines(NamedTuple):
         Their lines in the canonical manifest.
     last
         The path of the last one.
-    files
-        Their number.
+    fields
+        Path, key, digest, size, and whether it is not in git, of each.
     """
 
     canonical: bytes
     last: bytes
-    files: int
+    fields: list[tuple[bytes, bytes, bytes, bytes, bytes]]
 
 
 def file_lines(block: bytes, last: bytes) -> FileLines | None:
@@ -146,9 +162,9 @@ def file_lines(block: bytes, last: bytes) -> FileLines | None:
         return None
     lines = [
         b'{"digest":"%b","path":"%b","size":%b}\n' % (digest, path, size or b"null")
-        for path, _, digest, size in found
+        for path, _, digest, size, _ in found
     ]
-    return FileLines(b"".join(lines), paths[-1], len(paths))
+    return FileLines(b"".join(lines), paths[-1], found)
 
 
 def _is_plain_text(block: bytes) -> bool:
@@ -164,8 +180,10 @@ def _is_plain_text(block: bytes) -> bool:
 _MODE = 0o644
 
 
-def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
-    """Write the bundle of a version; an existing bundle of the same commits is kept.
+def write_bundle(
+    store: Store, row: VersionRow, into: SafeFolder, name: str, known: str | None
+) -> str:
+    """Write the bundle of a version; return its sha256.
 
     The repository in the store is only read.
 
@@ -177,6 +195,8 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
         The folder of the bundle.
     name
         The file name of the bundle.
+    known
+        The sha256 that a lock file states; an existing bundle that has it is kept.
 
     Raises
     ------
@@ -185,14 +205,16 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
     UnsafePathError
         The path of the bundle is a symlink.
     """
+    into.refuse_symlink(name)
+    if known is not None:
+        with suppress(LockManifestDamagedError, LockManifestMissingError):
+            open_beside(into.path / name, known).close()
+            return known
     refs = {
         MAIN_BRANCH: row.commit,
         f"{TAG_PREFIX}{row.label}": row.commit,
         ANNEX_BRANCH: row.annex_commit,
     }
-    into.refuse_symlink(name)
-    if read_bundle_refs(into.path / name) == {"HEAD": row.commit, **refs}:
-        return
     repository = store.repository(row.dataset_ref).path
     with into.scratch() as folder:
         scratch = folder.path.absolute()
@@ -204,7 +226,29 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
                 f"{row.name}: the bundle {into.path / name} cannot be written: {error}"
             ) from error
         draft.chmod(_MODE)
+        with draft.open("rb") as file:
+            written = hashlib.file_digest(file, "sha256").hexdigest()
         folder.replace(name, into, name)
+    return written
+
+
+def store_contradiction(store: Store | None, pin: Pin) -> str:
+    """Return how a store contradicts the pin of a published version; empty if it does not."""
+    repository = None if store is None else store.repository(pin.dataset)
+    if repository is None or not repository.exists():
+        return ""
+    commit = read_refs(repository.path).get(f"{TAG_PREFIX}{pin.resolved.version}")
+    if commit in (None, pin.commit):
+        return ""
+    with ObjectReader(repository.path) as reader:
+        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+    if parse_description(content, DESCRIPTION_PATH).get("kind") != "published":
+        return ""
+    return (
+        f"the lock file pins commit {pin.commit} for the published version {pin.version}, but it "
+        f"has commit {commit} in the store {repository.path}; ask the sender of the lock file, or "
+        "pin the version from the store"
+    )
 
 
 def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
@@ -221,25 +265,151 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
     return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
 
 
+MANIFEST_ENDING: Final = ".jsonl.zst"
+BUNDLE_ENDING: Final = ".bundle"
 BLOCK_DIGESTS_ENDING: Final = ".block-digests"
 BLOCK_DIGESTS_NAME: Final = re.compile(rf"([0-9a-f]{{64}}){re.escape(BLOCK_DIGESTS_ENDING)}")
 _BLOCK: Final = 1 << 20
 
 
-class LockBlockDigestsDamagedError(NeuromirrorError):
-    """The block digests beside a lock file are missing, damaged, or not those of the lock file."""
+class LockManifestMissingError(NeuromirrorError):
+    """The manifest of a pin, or another file beside the lock file, is missing."""
+
+
+class LockManifestDamagedError(NeuromirrorError):
+    """A file beside a lock file is invalid, or not the one that the lock file states."""
+
+
+_SOURCE: Final = "copy it again from the source of the lock file, or pin the dataset again"
+
+
+def open_beside(path: Path, sha256: str | None) -> BinaryIO:
+    """Open a file beside a lock file after its whole content was compared with the lock file.
+
+    Parameters
+    ----------
+    path
+        The path of the file.
+    sha256
+        The sha256 that the lock file states; None if it states none.
+
+    Raises
+    ------
+    LockManifestMissingError
+        The file does not exist.
+    LockManifestDamagedError
+        It has another sha256, or cannot be read.
+    """
+    try:
+        file = open_regular(path)
+    except NotARegularFileError as error:
+        raise LockManifestDamagedError(f"{error}; {_SOURCE}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LockManifestMissingError(f"{path} is missing; {_SOURCE}") from error
+    except OSError as error:
+        raise LockManifestDamagedError(f"{path} cannot be read: {error.strerror}") from error
+    hashed = _HashedFile(file)
+    try:
+        while hashed.read(_BLOCK):
+            pass
+        _check_sha256(path, hashed, sha256)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def copy_beside(path: Path, sha256: str | None, target: BinaryIO) -> None:
+    """Copy a file beside a lock file; raise as :func:`open_beside` if the copy is another file."""
+    with open_beside(path, sha256) as file:
+        hashed = _HashedFile(file)
+        while block := hashed.read(_BLOCK):
+            target.write(block)
+    _check_sha256(path, hashed, sha256)
+
+
+def _check_sha256(path: Path, hashed: _HashedFile, stated: str | None) -> None:
+    if stated is None:
+        raise LockManifestDamagedError(f"the lock file states no sha256 of {path}; {_SOURCE}")
+    if (found := hashed.digest.hexdigest()) != stated:
+        raise LockManifestDamagedError(
+            f"{path} is not the file that the lock file states: its sha256 is {found}, expected "
+            f"{stated}; {_SOURCE}"
+        )
+
+
+class PinnedState(msgspec.Struct, frozen=True):
+    """The pinned state of a dataset or subdataset, and its files beside the lock file.
+
+    Attributes
+    ----------
+    commit, tree, state
+        Commit, tree and state digest; empty ones are unknown, and are not compared.
+    folder
+        The folder of manifest and bundle; None without a lock file.
+    sha256
+        The sha256 that the lock file states for each file there, by name.
+    files
+        Maximum number of files; None if unknown.
+    version
+        The name and the label of the version; empty if they are unknown, and are not compared.
+    """
+
+    commit: str
+    tree: str = ""
+    state: str = ""
+    folder: Path | None = None
+    sha256: Mapping[str, str] = {}
+    files: int | None = None
+    version: str = ""
+
+    @classmethod
+    def of_pin(cls, lock: Lock, pin: Pin) -> PinnedState:
+        """Return the state of a pin."""
+        folder = lock.manifest_path(pin).parent
+        files = None if pin.paths else pin.files
+        return cls(pin.commit, pin.tree, pin.state, folder, pin.sha256_by_name, files, pin.version)
+
+    def of_subdataset(self, commit: str, state: str, files: int) -> PinnedState:
+        """Return the state of a subdataset, whose files are beside those of its dataset."""
+        return msgspec.structs.replace(
+            self, commit=commit, tree="", state=state, files=files, version=""
+        )
+
+    @property
+    def manifest(self) -> Path:
+        """The path of the manifest; the file may be missing."""
+        assert self.folder is not None
+        return self.folder / f"{self.commit}{MANIFEST_ENDING}"
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether there is a lock file with a manifest beside it."""
+        return self.folder is not None and self.manifest.exists()
+
+    @property
+    def bundle(self) -> Path | None:
+        """The path of the bundle, which may be missing; None if the lock file states none."""
+        name = f"{self.commit}{BUNDLE_ENDING}"
+        return None if self.folder is None or name not in self.sha256 else self.folder / name
+
+    def open_manifest(self) -> LockManifestReader:
+        """Open the manifest; it is an error unless it is that of this state."""
+        stated = self.sha256.get(self.manifest.name)
+        return LockManifestReader(self.manifest, self.files, stated, self)
 
 
 class _Position(NamedTuple):
-    """The position of a content's digests in the file, and the sha256 of their first line."""
+    """The position of a content's digests in the file, and their sha256."""
 
     start: int
     length: int
-    head: bytes
+    sha256: bytes
 
 
 class LockBlockDigests:
-    """The block digests of a pin. Thread-safe, and a context manager.
+    """The block digests of a pin, which are claims of its sender. Thread-safe.
 
     Parameters
     ----------
@@ -248,78 +418,52 @@ class LockBlockDigests:
 
     Raises
     ------
-    LockBlockDigestsDamagedError
-        The file is missing, is damaged, or has another sha256.
+    LockManifestMissingError, LockManifestDamagedError
+        The file is missing or damaged, or has another sha256.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        name = BLOCK_DIGESTS_NAME.fullmatch(path.name)
+        self._file = open_beside(path, name and name[1])
         try:
-            self._file = open_regular(path)
-        except (OSError, NotARegularFileError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a regular file"
-            raise self._damaged(f"cannot be read ({reason})") from error
-        try:
-            self._positions = self._index(self._file)
+            self._positions = dict(self._read_positions())
         except BaseException:
             self._file.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __len__(self) -> int:
-        """Return the number of contents."""
-        return len(self._positions)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the annex keys, in the order of the file."""
         return iter(self._positions)
 
     def read(self, key: str) -> BlockDigests | None:
-        """Return the block digests of a key's content.
-
-        Parameters
-        ----------
-        key
-            The annex key.
-
-        Returns
-        -------
-        BlockDigests or None
-            The digests, which are consistent and agree with the key; None if there are none.
+        """Return the block digests of a key's content; None if there are none.
 
         Raises
         ------
-        LockBlockDigestsDamagedError
+        LockManifestDamagedError
             The file changed, or the digests contradict the key.
         """
         position = self._positions.get(key)
         if position is None:
             return None
         content = os.pread(self._file.fileno(), position.length, position.start)
-        if hashlib.sha256(content.partition(b"\n")[0]).digest() != position.head:
+        if hashlib.sha256(content).digest() != position.sha256:
             raise self._damaged("was changed while it was in use")
         try:
-            return check_encoded(content, str(self._path), key)[1]
+            found = check_encoded(content, str(self._path), key)[1]
         except InvalidDocumentError as error:
             raise self._damaged(f"is damaged ({error})") from error
+        return msgspec.structs.replace(found, sender=str(self._path))
 
-    def _index(self, file: BinaryIO) -> dict[str, _Position]:
-        """Return the positions by key, after a comparison of the whole file with its name."""
-        name = BLOCK_DIGESTS_NAME.fullmatch(self._path.name)
-        whole = hashlib.sha256()
-        positions: dict[str, _Position] = {}
-        left = os.fstat(file.fileno()).st_size
+    def _read_positions(self) -> Iterator[tuple[str, _Position]]:
+        left = os.fstat(self._file.fileno()).st_size
         start, before = 0, ""
-        while line := file.readline(MAX_HEAD_BYTES + 1):
+        while line := self._file.readline(MAX_HEAD_BYTES + 1):
             try:
                 head = decode_head(line.removesuffix(b"\n"), str(self._path))
             except InvalidDocumentError as error:
@@ -327,23 +471,12 @@ class LockBlockDigests:
             length = len(line) + head.body_length
             if not line.endswith(b"\n") or length > left or head.key <= before:
                 raise self._damaged(f"is damaged at byte {start}: it is cut off or not sorted")
-            digest = hashlib.sha256(line[:-1]).digest()
-            positions[head.key] = _Position(start, length, digest)
-            whole.update(line)
-            missing = head.body_length
-            while missing and (block := file.read(min(missing, _BLOCK))):
-                whole.update(block)
-                missing -= len(block)
+            content = line + self._file.read(head.body_length)
+            yield head.key, _Position(start, length, hashlib.sha256(content).digest())
             start, before, left = start + length, head.key, left - length
-        if name is None or whole.hexdigest() != name[1]:
-            raise self._damaged("does not have the sha256 in its name, which the lock file states")
-        return positions
 
-    def _damaged(self, problem: str) -> LockBlockDigestsDamagedError:
-        return LockBlockDigestsDamagedError(
-            f"{self._path} {problem}; copy it again from the source of the lock file, or run "
-            "'neuromirror pin --streamable'"
-        )
+    def _damaged(self, problem: str) -> LockManifestDamagedError:
+        return LockManifestDamagedError(f"{self._path} {problem}; {_SOURCE}")
 
 
 class PinnedDigests:
@@ -356,9 +489,9 @@ class PinnedDigests:
     """
 
     def __init__(self, store: Store) -> None:
-        self._folders = (BlockDigestsFolder.of_store(store), BlockDigestsFolder.of_user())
+        self._own = OwnBlockDigests(store)
         self._names = {
-            path.parent.name + path.name for folder in self._folders for path in folder.paths()
+            path.parent.name + path.name for folder in self._own.folders for path in folder.paths()
         }
         self._keys: set[str] = set()
         self._missing: set[str] = set()
@@ -412,13 +545,12 @@ class PinnedDigests:
 
     def _encoded(self, keys: Iterable[str]) -> Iterator[bytes]:
         for key in keys:
-            for folder in self._folders:
-                if (found := folder.read(key)) is not None:
-                    yield encode_block_digests(key, found)
-                    break
+            if (found := self._own.find(key)) is not None:
+                yield encode_block_digests(key, found)
 
 
 MANIFEST_VERSION = 1
+_CHANGED: Final = "it was changed while it was read"
 _LINES_BLOCK = 1 << 18
 _FREE_BYTES = 1 << 26
 _MAX_FILE_LINE = 1 << 16
@@ -429,14 +561,6 @@ _DIGEST = re.compile(
 _KEY = re.compile(r"[A-Z0-9_]+(?:-[smSC][0-9]{1,18})*--[^\x00-\x20\x7f]+")
 _LINE_BREAK = re.compile(r"[\x00\r\n]")
 _EVIDENCE = {kind.value: kind for kind in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG)}
-
-
-class LockManifestMissingError(NeuromirrorError):
-    """The manifest of a pin, which belongs beside the lock file, is missing."""
-
-
-class LockManifestDamagedError(NeuromirrorError):
-    """A manifest beside a lock file is invalid, or its files do not have the state it names."""
 
 
 class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -641,7 +765,7 @@ class LockManifestWriter:
         self._name = name
         self._head = head
         self._draft, handle = folder.new_file()
-        self._file = os.fdopen(handle, "wb")
+        self._file = os.fdopen(handle, "w+b")
         # one thread and no content size: equal lines give equal bytes on every machine
         self._zstd = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(
             self._file, closefd=False
@@ -686,8 +810,8 @@ class LockManifestWriter:
         self._zstd.write(bytes(self._block))
         self._block.clear()
 
-    def finish(self) -> None:
-        """Move the manifest to its path.
+    def finish(self) -> str:
+        """Move the manifest to its path; return the sha256 of the file.
 
         Raises
         ------
@@ -704,11 +828,52 @@ class LockManifestWriter:
         self._zstd.flush(zstandard.FLUSH_FRAME)
         self._file.flush()
         self._folder.refuse_symlink(self._name)
-        if _content_digest(self._folder.path / self._name) == self._content.digest():
-            return
+        content, kept = _digests_of(self._folder.path / self._name)
+        if content == self._content.digest():
+            return kept
         os.fchmod(self._file.fileno(), _MODE)
         os.fsync(self._file.fileno())
+        self._file.seek(0)
+        written = hashlib.file_digest(self._file, "sha256").hexdigest()
         self._folder.replace(self._draft, self._folder, self._name)
+        return written
+
+
+class _TreeId:
+    """Computes the id of the git tree of a manifest, whose plain files come first."""
+
+    def __init__(self) -> None:
+        self._trees = TreeBuilder(ObjectIds())
+        self._plain: list[tuple[bytes, bytes]] = []
+
+    def add(self, found: ManifestEntry) -> None:
+        path = found.path.encode()
+        if isinstance(found, PlainFile):
+            heappush(self._plain, (path, object_id(BLOB, found.content)))
+        elif isinstance(found, ListedSubdataset):
+            self._add(path, GITLINK_MODE, bytes.fromhex(found.commit))
+        elif found.in_git:
+            self._add_link(path, found.key)
+
+    def add_files(self, lines: FileLines) -> None:
+        for path, key, _, _, not_in_git in lines.fields:
+            if key and not not_in_git:
+                self._add_link(path, key.decode())
+
+    def value(self) -> str:
+        while self._plain:
+            path, sha = heappop(self._plain)
+            self._trees.add(path, REGULAR_FILE_MODE, sha)
+        return self._trees.finish({}).hex()
+
+    def _add_link(self, path: bytes, key: str) -> None:
+        self._add(path, SYMLINK_MODE, object_id(BLOB, link_target(key, path)))
+
+    def _add(self, path: bytes, mode: bytes, sha: bytes) -> None:
+        while self._plain and self._plain[0][0] < path:
+            plain, blob = heappop(self._plain)
+            self._trees.add(plain, REGULAR_FILE_MODE, blob)
+        self._trees.add(path, mode, sha)
 
 
 class LockManifestReader:
@@ -720,10 +885,15 @@ class LockManifestReader:
         The path of the manifest.
     files
         Maximum number of files, as in the lock file; None if unknown.
+    sha256
+        The sha256 of the file, as in the lock file; required with ``pinned``.
+    pinned
+        The state that the manifest must have, including its git tree; None to parse a manifest
+        that no lock file states.
 
     Attributes
     ----------
-    path, max_files
+    path, max_files, sha256
         The parameters.
 
     Raises
@@ -731,35 +901,84 @@ class LockManifestReader:
     LockManifestMissingError
         The file does not exist.
     LockManifestDamagedError
-        The manifest is invalid; also raised during iteration, at its end if the files do not have
-        the state of the head.
+        The manifest is invalid, or another than the lock file states; also raised during
+        iteration, at its end if the files do not have the state and the tree of the head.
     """
 
-    def __init__(self, path: Path, files: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: int | None = None,
+        sha256: str | None = None,
+        pinned: PinnedState | None = None,
+    ) -> None:
         self.path = path
         self.max_files = files
+        self.sha256 = sha256
+        self._pinned = pinned
         self._limits = FrameLimits(
             ratio_free_bytes=_FREE_BYTES,
             max_bytes=1 << 62 if files is None else 4 * _FREE_BYTES + files * _MAX_FILE_LINE,
         )
-        for line in self._blocks():
-            try:
-                self.head = _head(line[:-1])
-            except InvalidDocumentError as error:
-                raise self._damaged(f"its head is invalid: {error}") from None
-            break
-        else:
+        if pinned is not None or sha256 is not None:
+            open_beside(path, sha256).close()
+        self._first = next(self._blocks(), b"")
+        if not self._first:
             raise self._damaged("it is empty or truncated")
+        try:
+            self.head = _head(self._first[:-1])
+        except InvalidDocumentError as error:
+            raise self._damaged(f"its head is invalid: {error}") from None
+        if pinned is not None:
+            self._check_head(pinned)
+
+    @classmethod
+    def of_pin(cls, lock: Lock, pin: Pin) -> LockManifestReader:
+        """Open the manifest of a pin; raise an error unless it is the one of the lock file."""
+        return PinnedState.of_pin(lock, pin).open_manifest()
+
+    def _check_head(self, pinned: PinnedState) -> None:
+        """Compare the head, and the commit object in it, with the pinned state."""
+        head, described = self.head, self.head.parse_commit()
+        commit = object_id(COMMIT, head.commit_object.encode()).hex()
+        version = described.subject.replace(" ", "@", 1)
+        for name, found, expected in (
+            ("version", version, pinned.version or version),
+            ("commit", commit, pinned.commit),
+            ("commit", head.commit, pinned.commit),
+            ("tree", head.tree, described.tree),
+            ("tree", head.tree, pinned.tree or head.tree),
+            ("state", head.state, pinned.state or head.state),
+        ):
+            if found != expected:
+                raise self._damaged(f"it has the {name} {found}, expected {expected}")
+        if f"\nState: {head.state}\n" not in described.message:
+            raise self._damaged(f"its commit does not have the state {head.state}")
 
     def __iter__(self) -> Generator[ManifestEntry, None, None]:
-        for found in self.blocks():
+        return self.lines()
+
+    def lines(self, *, check_tree: bool = True) -> Generator[ManifestEntry, None, None]:
+        """Yield the entries; parameters as of :meth:`blocks`.
+
+        Yields
+        ------
+        ManifestEntry
+            An entry.
+        """
+        for found in self.blocks(check_tree=check_tree):
             if isinstance(found, bytes):
                 yield from _decode_files(found)
             else:
                 yield found
 
-    def blocks(self) -> Generator[ManifestEntry | bytes, None, None]:
+    def blocks(self, *, check_tree: bool = True) -> Generator[ManifestEntry | bytes, None, None]:
         """Yield the entries, of which consecutive files may be a block of unparsed lines.
+
+        Parameters
+        ----------
+        check_tree
+            False if the caller itself computes the git tree of a pinned state.
 
         Yields
         ------
@@ -768,12 +987,18 @@ class LockManifestReader:
             :class:`ListedFile`.
         """
         state, last, files, number = StateDigest(), b"", 0, 1
+        tree = _TreeId() if check_tree and self._pinned is not None else None
         blocks = self._blocks()
-        next(blocks)
+        if next(blocks) != self._first:
+            raise self._damaged(_CHANGED)
         for block in blocks:
-            if (lines := file_lines(block, last)) and not self._is_exceeded(files + lines.files):
-                last, files, number = lines.last, files + lines.files, number + lines.files
+            lines = file_lines(block, last)
+            if lines and not self._is_exceeded(files + len(lines.fields)):
+                last, files = lines.last, files + len(lines.fields)
+                number += len(lines.fields)
                 state.add(lines.canonical)
+                if tree is not None:
+                    tree.add_files(lines)
                 yield block
                 continue
             for line in block.split(b"\n")[:-1]:
@@ -792,9 +1017,15 @@ class LockManifestReader:
                         )
                 elif files or last:
                     raise self._damaged(f"{found.path!r} is not in the order of paths")
+                if tree is not None:
+                    tree.add(found)
                 yield found
         if state.value() != self.head.state:
             raise self._damaged(f"its files have the state {state.value()}, not {self.head.state}")
+        if tree is not None and tree.value() != self.head.tree:
+            raise self._damaged(
+                f"its files and documents do not have the git tree {self.head.tree} of the commit"
+            )
 
     def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
         """Return the entries without the plain files.
@@ -820,29 +1051,35 @@ class LockManifestReader:
     def _blocks(self) -> Iterator[bytes]:
         """Yield the lines with their newlines, in blocks; the first one is the first line."""
         try:
-            with open_regular(self.path) as file:
+            with open_regular(self.path) as opened:
+                file = _HashedFile(opened)
                 yield from join_lines(decompress_frame(file, self._limits))
         except NotARegularFileError as error:
             raise self._damaged("it is not a regular file") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LockManifestMissingError(
-                f"the manifest {self.path} is missing; copy it from the source of the lock file, "
-                "or pin the dataset again"
+                f"the manifest {self.path} is missing; {_SOURCE}"
             ) from error
         except ZstdFrameError as error:
             raise self._damaged(str(error)) from error
+        if self.sha256 is not None and file.digest.hexdigest() != self.sha256:
+            raise self._damaged(_CHANGED)
 
     def _damaged(self, why: str) -> LockManifestDamagedError:
-        return LockManifestDamagedError(
-            f"the manifest {self.path} is invalid: {why}; copy it from the source of the lock "
-            "file, or pin the dataset again"
-        )
+        return LockManifestDamagedError(f"the manifest {self.path} is invalid: {why}; {_SOURCE}")
 
 
-def sibling_path(path: Path, commit: str) -> Path:
-    """Return the path of the manifest or bundle of a subdataset, beside that of its dataset."""
-    _, dot, ending = path.name.partition(".")
-    return path.with_name(f"{commit}{dot}{ending}")
+class _HashedFile:
+    """Hashes what is read from a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        content = self._file.read(size)
+        self.digest.update(content)
+        return content
 
 
 def _head(line: bytes) -> LockManifestHead:
@@ -929,13 +1166,14 @@ def _check_file(line: _Line) -> None:
             raise ValueError(f"a URL of {line.path!r} has a line break")
 
 
-def _content_digest(path: Path) -> bytes:
-    """Return the sha256 of the content of a manifest, or empty bytes if it cannot be read."""
+def _digests_of(path: Path) -> tuple[bytes, str]:
+    """Return the sha256 of the lines of a manifest and of the file; empty if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open_regular(path) as file:
+        with open_regular(path) as opened:
+            file = _HashedFile(opened)
             for block in decompress_frame(file):
                 digest.update(block)
     except (FileNotFoundError, ZstdFrameError, NotARegularFileError):
-        return b""
-    return digest.digest()
+        return b"", ""
+    return digest.digest(), file.digest.hexdigest()

@@ -310,7 +310,7 @@ def pinned_vaults(
     return tuple(sorted(found.values(), key=lambda one: (one.name, one.uuid))[:MOST_VAULTS])
 
 
-LOCK_VERSION = 1
+LOCK_VERSION = 2
 
 _HEAD = (
     "# Datasets pinned by neuromirror; 'neuromirror restore {name} --into DIR' restores them.\n"
@@ -323,6 +323,7 @@ _POSITION = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
 
 _MAX_BYTES = 1 << 24
 _DIGESTS_PATH = re.compile(r"(?:\A|/)[0-9a-f]{64}\.block-digests\Z")
+_STATED_FILE = r"^[0-9a-f]{64}  [0-9a-f]{40}\.(?:jsonl\.zst|bundle)\Z"
 _MAX_KEY_PARTS = 8
 # strings and comments have no keys
 _STRINGS_AND_COMMENTS = re.compile(
@@ -346,7 +347,7 @@ class LockMissingError(LockUnusableError):
 
 
 class LockVersionError(LockUnusableError):
-    """The lock file has a later version of the format."""
+    """The lock file has another version of the format."""
 
 
 class LockInconsistentError(LockUnusableError):
@@ -398,6 +399,9 @@ class Pin(
         The digests of the files and of the documents of upstream.
     manifest, bundle, block_digests
         Paths relative to the lock file; the name of ``block_digests`` contains its sha256.
+    sha256
+        The sha256 and the name of each manifest and bundle of the dataset and its subdatasets, as
+        lines of sha256sum(1).
     clone
         Clone URLs without credentials.
     copies
@@ -424,6 +428,7 @@ class Pin(
     manifest: str
     bundle: str | None = None
     block_digests: str | None = None
+    sha256: tuple[Annotated[str, msgspec.Meta(pattern=_STATED_FILE)], ...]
     clone: tuple[str, ...] = ()
     copies: tuple[PinnedVault, ...] = ()
     files: Count
@@ -442,6 +447,11 @@ class Pin(
     def version(self) -> str:
         """Return ``<mirror>:<local id>@<label>``."""
         return f"{self.name}@{self.resolved.version}"
+
+    @cached_property
+    def sha256_by_name(self) -> dict[str, str]:
+        """Return the sha256 of each manifest and bundle by its name."""
+        return {name: sha256 for sha256, name in (line.split("  ") for line in self.sha256)}
 
     @cached_property
     def globs(self) -> Globs:
@@ -610,7 +620,7 @@ def load_lock(path: Path) -> Lock:
     LockMissingError
         The file does not exist.
     LockVersionError
-        The file has a later version of the format.
+        The file has another version of the format.
     LockInconsistentError
         Fields of a pin contradict each other.
     LockUnusableError
@@ -653,6 +663,11 @@ def parse_lock(path: Path, content: bytes) -> Lock:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise LockUnusableError(
             f"{path} has no lock-version, so it is not a lock file of neuromirror"
+        )
+    if found < LOCK_VERSION:
+        raise LockVersionError(
+            f"{path} has lock-version {found}, in which a lock file did not state the sha256 of "
+            "its manifests; move it away, and pin the versions in it again with 'neuromirror pin'"
         )
     if found > LOCK_VERSION:
         raise LockVersionError(
@@ -779,6 +794,19 @@ def _check(path: Path, pin: Pin) -> None:
         raise LockUnusableError(
             f"{path}: {pin.block_digests!r} of {pin.name} does not end in a sha256 and "
             f".block-digests; {_ADVICE}"
+        )
+    stated = pin.sha256_by_name
+    folder = pin.manifest[: pin.manifest.rfind("/") + 1]
+    for found, ending in ((pin.manifest, "jsonl.zst"), (pin.bundle, "bundle")):
+        name = f"{pin.commit}.{ending}"
+        if found is not None and (found != folder + name or name not in stated):
+            raise LockInconsistentError(
+                f"{path}: {found!r} of {pin.name} does not have the name of its commit, or no "
+                f"sha256; {_ADVICE}"
+            )
+    if len(stated) != len(pin.sha256):
+        raise LockInconsistentError(
+            f"{path} states the sha256 of a file of {pin.name} twice; {_ADVICE}"
         )
     problems = [*filter(None, (one.problem() for one in pin.copies))]
     if len(pin.copies) > MOST_VAULTS:

@@ -9,7 +9,6 @@ them and merges them into the local lock file.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import zipfile
@@ -39,12 +38,15 @@ from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.globs import Globs, WatchedGlobs, escape
 from neuromirror.lab.lock_manifests import (
     BLOCK_DIGESTS_NAME,
+    BUNDLE_ENDING,
+    MANIFEST_ENDING,
     MANIFEST_VERSION,
     ListedFile,
     ListedSubdataset,
     LockManifestHead,
     LockManifestWriter,
     PinnedDigests,
+    copy_beside,
     manifest_entry,
     plain_names,
     stored_record_lines,
@@ -80,10 +82,6 @@ from neuromirror.net import Session, only_host_of
 from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
 from neuromirror.transfer.outcomes import Finding, MessageCallback, Outcome
 from neuromirror.transfer.verified_repository import VerifiedRepository
-
-MANIFEST_ENDING = ".jsonl.zst"
-BUNDLE_ENDING = ".bundle"
-
 
 _OWN_FILE_NAME = re.compile(
     rf"(?:[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})"
@@ -450,6 +448,7 @@ class _PinWriter(Struct, eq=False):
     _totals: _PinTotals = field(default_factory=_PinTotals)
     _vaults: dict[str, dict[str, str]] = field(default_factory=dict)
     _digests: PinnedDigests | None = None
+    _sha256: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         streamable = self.request.streamable
@@ -499,6 +498,7 @@ class _PinWriter(Struct, eq=False):
             manifest=manifest.relative_to(here).as_posix(),
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
             block_digests=None if digests is None else digests.relative_to(here).as_posix(),
+            sha256=tuple(f"{sha256}  {name}" for name, sha256 in self._sha256.items()),
             clone=clones,
             copies=pinned_vaults(self._vaults, () if old is None else old.copies),
             files=self._totals.files,
@@ -539,7 +539,9 @@ class _PinWriter(Struct, eq=False):
         if bundle:
             self.progress(f"{row.name}, bundle")
             self._record_needed(self._bundle_path(row))
-            write_bundle(self.store, row, self.folder, self._bundle_path(row).name)
+            name = self._bundle_path(row).name
+            known = None if self.old is None else self.old.sha256_by_name.get(name)
+            self._sha256[name] = write_bundle(self.store, row, self.folder, name, known)
         for one in subdatasets:
             inner = self.index.resolve(one.name, one.commit)
             self._write_files(inner, prefix + one.path.encode() + b"/", globs, bundle=bundle)
@@ -580,7 +582,7 @@ class _PinWriter(Struct, eq=False):
                         self._totals.add(one, placed.record.retention)
                         if self._digests is not None:
                             self._digests.add(one.key, one.size)
-                writer.finish()
+                self._sha256[target.name] = writer.finish()
         return subdatasets
 
 
@@ -826,13 +828,15 @@ def _copy_manifests(beside: SafeFolder, lock: Lock, source: Lock, one: Pin) -> s
     """Copy the manifests of a dataset and its subdatasets; return their paths."""
     copied: set[Path] = set()
     with own_folder(beside, lock, one.name) as folder:
-        for file in sorted(source.manifest_path(one).parent.iterdir()):
-            target = folder.path / file.name
-            copied.add(target)
-            if not target.exists():
-                descriptor = folder.open(file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-                with file.open("rb") as content, open(descriptor, "wb") as written:
-                    shutil.copyfileobj(content, written)
+        for name, sha256 in one.sha256_by_name.items():
+            draft, handle = folder.new_file(0o644)
+            try:
+                with open(handle, "wb") as file:
+                    copy_beside(source.manifest_path(one).with_name(name), sha256, file)
+                folder.replace(draft, folder, name)
+            finally:
+                folder.unlink(draft)
+            copied.add(folder.path / name)
     return copied
 
 

@@ -432,6 +432,7 @@ def annex_branch_worker(manifest: LockManifestReader, git_dir: Path) -> AnnexWor
     task = {
         "manifest": str(manifest.path.absolute()),
         "files": manifest.max_files,
+        "sha256": manifest.sha256,
         "git_dir": str(git_dir.absolute()),
     }
     return AnnexWorker("neuromirror.lab.rebuild", task)
@@ -452,7 +453,7 @@ def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[byt
     """
     packs = git_dir / "objects" / "pack"
     with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
-        for one in manifest.entries():
+        for one in manifest.lines(check_tree=False):
             if isinstance(one, ListedFile) and one.in_git and one.urls:
                 logs.add(b"\0".join([log_path(one.key), *(url.encode() for url in one.urls)]))
         return _write_branch(pack, reader, manifest.head, logs), pack.finish()
@@ -491,7 +492,7 @@ def _write_branch(
 
 
 def _work(task: dict[str, Any]) -> tuple[bytes, Pack | None]:
-    manifest = LockManifestReader(Path(task["manifest"]), task["files"])
+    manifest = LockManifestReader(Path(task["manifest"]), task["files"], task["sha256"])
     return write_annex_branch(manifest, Path(task["git_dir"]))
 
 
@@ -550,7 +551,7 @@ def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
         commit = checked.add(COMMIT, head.commit_object.encode())
         if (tree.hex(), commit.hex()) != (head.tree, head.commit):
             raise LockManifestDamagedError(
-                f"the manifest of {head.dataset}@{head.version} has the tree {tree.hex()} and the "
+                f"the manifest {manifest.path} has the tree {tree.hex()} and the "
                 f"commit {commit.hex()}, but its head has {head.tree} and {head.commit}"
             )
         finished = links.finish()
@@ -574,7 +575,7 @@ def _move_pack(pack: Pack) -> Path:
 
 def _write_tree(checked: PackWriter, links: PackWriter, manifest: LockManifestReader) -> bytes:
     """Write trees and plain files to one pack, links to another; return the id of the root tree."""
-    with closing(iter(manifest)) as lines:
+    with closing(manifest.lines(check_tree=False)) as lines:
         # plain files are first in a manifest
         plain: list[_Entry] = []
         listed: Iterator[_Entry] = iter(())

@@ -37,9 +37,10 @@ from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
     LockManifestDamagedError,
     LockManifestMissingError,
-    LockManifestReader,
+    PinnedState,
     canonical_line,
-    sibling_path,
+    copy_beside,
+    store_contradiction,
 )
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.verify import EvidenceSummary
@@ -85,31 +86,27 @@ class RestoreTarget(Struct, frozen=True):
 
     Attributes
     ----------
-    manifest, bundle
-        Paths of files that may be missing.
+    pinned
+        The commit, with its files beside the lock file, which may be missing.
     clones
         Clone URLs to try.
     origin_url
         URL of the remote ``origin`` of the restored repository, for git.
-    tree
-        The tree id in hex; None if only the commit is known.
     prefix
         Path of a subdataset in the pinned dataset, with a trailing slash.
-    files
-        Maximum number of files; None if the lock file does not have it.
     """
 
     name: str
     dataset_id: str
-    commit: str
-    state: str
-    manifest: Path
-    bundle: Path | None
+    pinned: PinnedState
     clones: tuple[str, ...]
     origin_url: str | None
-    tree: str | None = None
     prefix: bytes = b""
-    files: int | None = None
+
+    @property
+    def commit(self) -> str:
+        """The commit id in hex."""
+        return self.pinned.commit
 
     @classmethod
     def of_pin(cls, lock: Lock, pin: Pin, more: tuple[str, ...]) -> RestoreTarget:
@@ -118,14 +115,9 @@ class RestoreTarget(Struct, frozen=True):
         return cls(
             name=pin.name,
             dataset_id=pin.dataset_id,
-            commit=pin.commit,
-            state=pin.state,
-            manifest=lock.manifest_path(pin),
-            bundle=lock.bundle_path(pin),
+            pinned=PinnedState.of_pin(lock, pin),
             clones=clones,
             origin_url=to_git_url(clones[0]) if clones else None,
-            tree=pin.tree,
-            files=None if pin.paths else pin.files,
         )
 
     def for_subdataset(self, subdataset: ListedSubdataset) -> RestoreTarget:
@@ -134,16 +126,11 @@ class RestoreTarget(Struct, frozen=True):
             self,
             name=subdataset.name,
             dataset_id=subdataset.dataset_id,
-            commit=subdataset.commit,
-            state=subdataset.state,
-            manifest=sibling_path(self.manifest, subdataset.commit),
-            bundle=None if self.bundle is None else sibling_path(self.bundle, subdataset.commit),
+            pinned=self.pinned.of_subdataset(subdataset.commit, subdataset.state, subdataset.files),
             clones=tuple(subdataset_url(url, subdataset.dataset_id) for url in self.clones),
             origin_url=None
             if self.origin_url is None
             else subdataset_url(self.origin_url, subdataset.dataset_id),
-            tree=None,
-            files=subdataset.files,
             prefix=self.prefix + subdataset.path.encode() + b"/",
         )
 
@@ -189,8 +176,8 @@ def restore_strategies(
             yield StoreStrategy(path, target.origin_url or str(path))
     if not offline:
         yield from map(CloneUrlStrategy, target.clones)
-    if target.bundle is not None:
-        yield BundleStrategy(target.bundle, target.origin_url)
+    if target.pinned.bundle is not None:
+        yield BundleStrategy(target)
     yield ManifestStrategy(target)
 
 
@@ -258,34 +245,39 @@ class BundleStrategy(Struct, frozen=True):
 
     Attributes
     ----------
-    path
-        The bundle.
-    origin_url
-        The URL of the remote ``origin`` of the restored repository; None for no remote.
+    target
+        The dataset to restore, with the path of its bundle.
     name
         The name of the strategy in messages.
     url
         None: this strategy has no URL.
     """
 
-    path: Path
-    origin_url: str | None
+    target: RestoreTarget
     name: str = "the bundle"
     url: str | None = None
 
     def fill(self, repository: Path) -> None:
         """See :class:`RestoreStrategy`."""
-        if not self.path.exists():
-            raise StrategyFailedError(f"{self.path} is missing")
-        if ANNEX_BRANCH not in read_bundle_refs(self.path):
-            raise StrategyFailedError(f"{self.path} is damaged, or not a bundle of a dataset")
+        path = self.target.pinned.bundle
+        assert path is not None
+        # git reads a copy: the bundle may change after its comparison with the lock file
+        copy = (repository / ".git" / "pinned.bundle").absolute()
         refs = (f"+{ANNEX_BRANCH}:{ANNEX_BRANCH}", f"+{TAG_PREFIX}*:{TAG_PREFIX}*")
         try:
-            _fetch(repository, str(self.path.absolute()), refs, _LOCAL_PROTOCOLS)
+            with copy.open("xb") as file:
+                copy_beside(path, self.target.pinned.sha256[path.name], file)
+            if ANNEX_BRANCH not in read_bundle_refs(copy):
+                raise StrategyFailedError(f"{path} is not a bundle of a dataset")
+            _fetch(repository, str(copy), refs, _LOCAL_PROTOCOLS)
+        except (LockManifestDamagedError, LockManifestMissingError) as error:
+            raise StrategyFailedError(str(error)) from error
         except GitError as error:
-            raise StrategyFailedError(f"git cannot read {self.path} ({error})") from error
+            raise StrategyFailedError(f"git cannot read {path} ({error})") from error
+        finally:
+            copy.unlink()
         _check_objects(repository)
-        _add_unreachable_origin(repository, self.origin_url)
+        _add_unreachable_origin(repository, self.target.origin_url)
 
 
 class ManifestStrategy(Struct, frozen=True):
@@ -310,18 +302,10 @@ class ManifestStrategy(Struct, frozen=True):
         # it loads the crawler
         from neuromirror.lab.rebuild import rebuild_repository
 
-        path = self.target.manifest
         try:
-            reader = LockManifestReader(path, self.target.files)
-            head = reader.head
-            if (head.commit, head.state) != (self.target.commit, self.target.state):
-                raise StrategyFailedError(
-                    f"{path} describes commit {head.commit} and state {head.state} "
-                    f"({head.dataset}@{head.version})"
-                )
-            refs = rebuild_repository(reader, repository / ".git")
+            refs = rebuild_repository(self.target.pinned.open_manifest(), repository / ".git")
         except LockManifestMissingError as error:
-            raise StrategyFailedError(f"{path} is missing") from error
+            raise StrategyFailedError(f"{self.target.pinned.manifest} is missing") from error
         except (LockManifestDamagedError, ObjectsRefusedError, AnnexWorkerError) as error:
             raise StrategyFailedError(str(error)) from error
         run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
@@ -428,6 +412,8 @@ class _RestoreOptions(Struct, frozen=True):
     progress: MessageCallback
     vaults: tuple[VaultAddress, ...]
     copies_only: bool
+    own_store: Store | None
+    """The store whose published versions must agree with the lock file."""
     unreachable_hosts: set[str] = field(default_factory=set)
     """Hosts that did not respond; they are not contacted again."""
 
@@ -493,10 +479,11 @@ def restore(
             "git-annex is not installed, and is required to restore datasets: "
             + install_advice("git-annex")
         )
+    own_store = store
     if copies_only:
         store, clones = None, ()
     options = _RestoreOptions(
-        store, tuple(clones), offline, jobs, progress, tuple(vaults), copies_only
+        store, tuple(clones), offline, jobs, progress, tuple(vaults), copies_only, own_store
     )
     with _open_target_folder(into, lock.path.parent) as target:
         for pin in lock.datasets:
@@ -585,6 +572,8 @@ class _DatasetRestorer(Struct):
         more = clone_urls(self.options.clones, pin.dataset)
         target = RestoreTarget.of_pin(self.lock, pin, more)
         try:
+            if why := store_contradiction(self.options.own_store, pin):
+                raise NeuromirrorError(why)
             for one in self._restore_tree(target, self.target, pin.dataset.alias):
                 placed.append(one)
             if not self.problems:
@@ -749,10 +738,10 @@ class _DatasetRestorer(Struct):
         pin, placed = self.pin, _RestoredDataset(target, root)
         placed.files = [] if pin.paths else None
         committed = MintedCommit(repository / ".git", target.commit)
-        if target.tree not in (None, committed.tree):
+        if (target.pinned.tree or committed.tree) != committed.tree:
             raise NeuromirrorError(
                 f"{target.name}: the tree of commit {target.commit} is {committed.tree}, but "
-                f"{target.tree} in the lock file; {_EDITED_HINT}"
+                f"{target.pinned.tree} in the lock file; {_EDITED_HINT}"
             )
         digest = StateDigest()
         for one in committed.entries():
@@ -771,10 +760,10 @@ class _DatasetRestorer(Struct):
             state = digest.value()
         else:
             self._count_listed(placed)
-        if state != target.state:
+        if state != target.pinned.state:
             raise NeuromirrorError(
                 f"{target.name}: the state of commit {target.commit} is {state}, but "
-                f"{target.state} in the lock file; {_EDITED_HINT}"
+                f"{target.pinned.state} in the lock file; {_EDITED_HINT}"
             )
         if not target.prefix and (why := pin.contradictions(committed.description)):
             raise NeuromirrorError(f"{target.name}: {why}; {_EDITED_HINT}")
@@ -784,7 +773,7 @@ class _DatasetRestorer(Struct):
         """Count the pinned files that are in the manifest and not in git."""
         prefix, placed.manifest_only_files = placed.target.prefix, 0
         try:
-            for one in LockManifestReader(placed.target.manifest, placed.target.files).entries():
+            for one in placed.target.pinned.open_manifest().entries():
                 if isinstance(one, ListedSubdataset) or one.in_git:
                     continue
                 if self.pin.matches(prefix + one.path.encode()):
@@ -835,7 +824,7 @@ class _DatasetRestorer(Struct):
             "impossible",
             str(placed.root),
             f"{count} chunks of this Zarr are not in git, so that git-annex cannot get them; the "
-            f"manifest {placed.target.manifest} has their digests and URLs",
+            f"manifest {placed.target.pinned.manifest} has their digests and URLs",
             dataset=self.pin.name,
             version=self.pin.resolved.version,
         )

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -19,10 +20,10 @@ from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
     LockManifestDamagedError,
     LockManifestMissingError,
-    LockManifestReader,
+    PinnedState,
     PlainFile,
     canonical_line,
-    sibling_path,
+    store_contradiction,
 )
 from neuromirror.model import (
     Evidence,
@@ -46,7 +47,6 @@ from neuromirror.transfer.verified_repository import (
     VerifiedEntry,
     VerifiedRepository,
     VerifyScope,
-    object_id,
     select_all,
     unreadable_entry,
 )
@@ -54,6 +54,7 @@ from neuromirror.transfer.work_tree import WorkTreeInspector, verify_plain_files
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
+    from neuromirror.store import Store
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder
     from neuromirror.transfer.url_sessions import UrlSessions
 
@@ -144,13 +145,12 @@ class ManifestStateCheck:
     files that the manifest lists as in git.
     """
 
-    def __init__(self, expected: str, manifest: Path) -> None:
-        self._expected = expected
+    def __init__(self, expected: PinnedState) -> None:
         self._error = ""
         self._mismatched: list[bytes] = []
         self._state = ""
         try:
-            reader = LockManifestReader(manifest)
+            reader = expected.open_manifest()
             self._state = reader.head.state
             self._expected_lines = (
                 canonical_line(one)
@@ -181,8 +181,6 @@ class ManifestStateCheck:
             message = "git lacks files that the manifest has"
         if self._mismatched:
             message = f"{path_to_text(self._mismatched[0])} differs between git and the manifest"
-        if self._state != self._expected:
-            message = f"the manifest has state {self._state}, expected {self._expected}"
         message = self._error or message
         if message:
             return Finding(status="error", kind="state", message=message)
@@ -193,28 +191,11 @@ StateCheck = GitStateCheck | ManifestStateCheck
 """Compares the files of a dataset with its expected state, in the order of their paths."""
 
 
-class ExpectedState(Struct, frozen=True):
-    """The expected state of a dataset. Empty fields are unknown and are not compared.
-
-    Attributes
-    ----------
-    commit, tree, state
-        Commit, tree and state digest.
-    manifest
-        Path of the manifest of this state, None if missing.
-    """
-
-    commit: str
-    tree: str = ""
-    state: str = ""
-    manifest: Path | None = None
-
-
 def walk(
     inspector: EntryInspector,
     scope: VerifyScope,
     clone: VerifiedRepository,
-    expected: ExpectedState,
+    expected: PinnedState,
     below: bytes = b"",
 ) -> Iterator[Item]:
     """Yield findings and files for a dataset: its files in order of path, then its subdatasets.
@@ -295,16 +276,16 @@ def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
         ) from error
 
 
-def _state_check(expected: ExpectedState, described: CommitDescription) -> StateCheck:
+def _state_check(expected: PinnedState, described: CommitDescription) -> StateCheck:
     state = expected.state or described.state
-    if described.form != "files" and expected.manifest is not None:
-        return ManifestStateCheck(state, expected.manifest)
+    if described.form != "files" and expected.has_manifest:
+        return ManifestStateCheck(replace(expected, state=state))
     return GitStateCheck(state)
 
 
 def _state(
     state: StateCheck,
-    expected: ExpectedState,
+    expected: PinnedState,
     described: CommitDescription,
     scope: VerifyScope,
     where: str,
@@ -312,7 +293,7 @@ def _state(
     if not (expected.state or described.state):
         return  # no state digest to compare with
     only = described.manifest_only_files
-    if described.form != "files" and expected.manifest is None:
+    if described.form != "files" and not expected.has_manifest:
         message = (
             f"{only} of its files are not in git, and the manifest that lists them is only "
             "available for a lock file: neither they nor the state digest can be verified"
@@ -337,7 +318,7 @@ def _walk_subdataset(
     inspector: EntryInspector,
     scope: VerifyScope,
     clone: VerifiedRepository,
-    expected: ExpectedState,
+    expected: PinnedState,
     part: _Subdataset,
     below: bytes,
 ) -> Iterator[Item]:
@@ -364,15 +345,8 @@ def _walk_subdataset(
             )
             if not inner.has_commit(commit):
                 return
-        manifest = expected.manifest and sibling_path(expected.manifest, commit)
-        there = manifest if manifest is not None and manifest.exists() else None
-        yield from walk(
-            inspector,
-            scope,
-            inner,
-            ExpectedState(commit, state=part.state, manifest=there),
-            path + b"/",
-        )
+        pinned = replace(expected.of_subdataset(commit, part.state, part.files), files=None)
+        yield from walk(inspector, scope, inner, pinned, path + b"/")
 
 
 class GitUrlCollector:
@@ -419,30 +393,28 @@ class PinnedCounts(Struct):
 
 
 def walk_manifest(
-    scope: VerifyScope, expected: ExpectedState, counts: PinnedCounts, below: bytes = b""
+    scope: VerifyScope, expected: PinnedState, counts: PinnedCounts, below: bytes = b""
 ) -> Iterator[Item]:
     """Yield findings and files for a manifest and those of its subdatasets.
 
-    The state digest is recomputed from its lines, the commit id from the commit object in it.
+    State digest and git tree are recomputed from its lines, the commit id from its commit object.
 
     Parameters
     ----------
     scope
         The part of the dataset to verify.
     expected
-        Expected state, with the path of the manifest.
+        Expected state, with its manifest.
     counts
         Totals, to which the pinned files are added.
     below
         Path in the outermost dataset, with a slash at its end.
     """
     where = path_to_text(below[:-1]) or "."
-    path = expected.manifest
-    assert path is not None
     parts: list[ListedSubdataset] = []
     try:
-        reader = LockManifestReader(path)
-        yield from _check_head(reader, expected, where)
+        reader = expected.open_manifest()
+        yield Finding(path=where, kind="commit", message=expected.commit, checked="checked")
         for one in reader:
             if isinstance(one, PlainFile):
                 continue
@@ -460,18 +432,11 @@ def walk_manifest(
         counts.is_complete = False
         yield Finding(status="error", path=where, kind="manifest", message=str(error))
         return
-    if reader.head.state == expected.state:
-        message = reader.head.state
-        yield Finding(path=where, kind="state", message=message, checked="checked")
-    else:
-        counts.is_complete = False
+    yield Finding(path=where, kind="tree", message=reader.head.tree, checked="checked")
+    yield Finding(path=where, kind="state", message=reader.head.state, checked="checked")
     for part in parts:
-        yield from walk_manifest(
-            scope,
-            ExpectedState(part.commit, state=part.state, manifest=sibling_path(path, part.commit)),
-            counts,
-            below + part.path.encode() + b"/",
-        )
+        inner = expected.of_subdataset(part.commit, part.state, part.files)
+        yield from walk_manifest(scope, inner, counts, below + part.path.encode() + b"/")
 
 
 def pinned_items(lock: Lock, pin: Pin) -> Iterator[Item]:
@@ -483,24 +448,21 @@ def pinned_items(lock: Lock, pin: Pin) -> Iterator[Item]:
         The lock file, and a pin of it.
     """
     scope = VerifyScope(is_selected=pin.matches, reaches=pin.reaches)
-    expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
-    return walk_manifest(scope, expected, PinnedCounts())
+    return walk_manifest(scope, PinnedState.of_pin(lock, pin), PinnedCounts())
 
 
 def check_manifest(
-    path: Path, state: str, scope: VerifyScope, counts: PinnedCounts, below: bytes = b""
+    expected: PinnedState, scope: VerifyScope, counts: PinnedCounts, below: bytes = b""
 ) -> Finding:
-    """Return whether a manifest is complete and has the expected state.
+    """Return whether a manifest is complete and that of the expected state.
 
     A missing one is ``notneeded``: a clone has the commit, whose state digest is verified anyway.
     Manifests of subdatasets are read only if a part of them is pinned.
 
     Parameters
     ----------
-    path
-        Path of the manifest.
-    state
-        Expected state digest.
+    expected
+        Expected state, with its manifest.
     scope
         The part of the dataset that is pinned.
     counts
@@ -511,7 +473,7 @@ def check_manifest(
     parts: list[ListedSubdataset] = []
     whole = scope.is_selected is select_all
     try:
-        reader = LockManifestReader(path)
+        reader = expected.open_manifest()
         for one in reader.entries():
             at = below + one.path.encode()
             if isinstance(one, ListedFile):
@@ -521,21 +483,18 @@ def check_manifest(
                 counts.add(one.files, one.bytes)
             elif scope.reaches(at):
                 parts.append(one)
-        found = reader.head.state
     except LockManifestMissingError as error:
         counts.is_complete = False
         return Finding(status="notneeded", kind="manifest", message=str(error))
     except LockManifestDamagedError as error:
         counts.is_complete = False
         return Finding(status="error", kind="manifest", message=str(error))
-    if found != state:
-        counts.is_complete = False
-        message = f"the manifest has state {found}, expected {state}"
-        return Finding(status="error", kind="manifest", message=message)
     for part in parts:
         prefix = below + part.path.encode() + b"/"
-        check_manifest(sibling_path(path, part.commit), part.state, scope, counts, prefix)
-    return Finding(kind="manifest", message=found, checked="checked")
+        inner = expected.of_subdataset(part.commit, part.state, part.files)
+        if (found := check_manifest(inner, scope, counts, prefix)).failed:
+            return found
+    return Finding(kind="manifest", message=reader.head.state, checked="checked")
 
 
 def manifest_item(one: ListedFile, path: bytes) -> Item:
@@ -556,29 +515,6 @@ def manifest_item(one: ListedFile, path: bytes) -> Item:
     return PinnedFile(path, one.key, tuple(map(strip_claim_prefix, one.urls)), web_urls)
 
 
-def _check_head(
-    reader: LockManifestReader, expected: ExpectedState, where: str
-) -> Iterator[Finding]:
-    """Yield findings for the commit, tree and state in a manifest's header."""
-    head = reader.head
-    commit = object_id("commit", head.commit_object.encode())
-    if commit != expected.commit:
-        message = f"the manifest has commit {commit}, expected {expected.commit}"
-        yield Finding(status="error", path=where, kind="commit", message=message)
-    else:
-        yield Finding(path=where, kind="commit", message=commit, checked="checked")
-    described = head.parse_commit()
-    tree = described.tree
-    if expected.tree and tree != expected.tree:
-        message = f"the commit has tree {tree}, expected {expected.tree}"
-        yield Finding(status="error", path=where, kind="tree", message=message)
-    if head.state != expected.state or f"\nState: {head.state}\n" not in described.message:
-        message = f"the manifest has state {head.state}, expected {expected.state}"
-        if head.state == expected.state:
-            message = f"the commit does not have state {head.state}"
-        yield Finding(status="error", path=where, kind="state", message=message)
-
-
 Mode = Literal["local", "remote", "full"]
 """Hash local content, ask servers about their copies, or download and hash their copies."""
 
@@ -597,6 +533,7 @@ def verify(
     token: Callable[[str], str | None] | None = None,
     claims: ClaimLookup = no_claims,
     digests: BlockDigestsRecorder | None = None,
+    store: Store | None = None,
 ) -> Iterator[Finding]:
     """Verify a dataset, or all datasets of a lock file; yield findings.
 
@@ -622,6 +559,8 @@ def verify(
         Returns further checksums of a key's content, to compare with those of servers.
     digests
         Records block digests of files that are downloaded in the mode ``full``; None not to.
+    store
+        The user's own store, whose published versions must agree with the lock file.
 
     Yields
     ------
@@ -648,7 +587,10 @@ def verify(
         target = load_lock(target)
     above = within or target.path.absolute().parent
     for pin in target.datasets:
-        for finding in verifier.pin(target, pin, above / pin.dataset.alias):
+        findings = verifier.pin(target, pin, above / pin.dataset.alias)
+        if why := store_contradiction(store, pin):
+            findings = chain([Finding(status="error", kind="lock", message=why)], findings)
+        for finding in findings:
             yield finding.for_version(pin.name, pin.resolved.version)
 
 
@@ -672,7 +614,7 @@ class _Verifier(Struct, frozen=True):
             except ObjectDamagedError:
                 described = CommitDescription(commit, "")  # walk() yields the error
             items = self._walk(
-                clone, VerifyScope(missing_status=self.missing_status), ExpectedState(commit)
+                clone, VerifyScope(missing_status=self.missing_status), PinnedState(commit)
             )
             findings = separate_own_changes(self._findings(items, folder), clone, commit, head)
             for finding in findings:
@@ -680,8 +622,8 @@ class _Verifier(Struct, frozen=True):
 
     def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
         """Yield findings for a dataset, compared with its pin."""
-        manifest = lock.manifest_path(pin)
-        expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
+        expected = PinnedState.of_pin(lock, pin)
+        manifest = expected.manifest
         vaults = tuple(one.address for one in pin.copies)
         scope = VerifyScope(missing_status=self.missing_status, vaults=vaults)
         if pin.paths:
@@ -692,7 +634,7 @@ class _Verifier(Struct, frozen=True):
             yield from self._findings(items, manifest.parent)
             yield from _check_counts(pin, counted)
             return
-        yield check_manifest(manifest, pin.state, scope, counted)
+        yield check_manifest(expected, scope, counted)
         yield from _check_counts(pin, counted)
         try:
             clone = VerifiedRepository.at(folder)
@@ -713,7 +655,7 @@ class _Verifier(Struct, frozen=True):
             yield from self._of_clone(clone, pin, scope, expected, folder)
 
     def _of_plain_folder(
-        self, scope: VerifyScope, expected: ExpectedState, folder: Path
+        self, scope: VerifyScope, expected: PinnedState, folder: Path
     ) -> Iterator[Finding]:
         """Yield findings for files without git, which another program downloaded."""
         items = walk_manifest(scope, expected, PinnedCounts())
@@ -724,7 +666,7 @@ class _Verifier(Struct, frozen=True):
         clone: VerifiedRepository,
         pin: Pin,
         scope: VerifyScope,
-        expected: ExpectedState,
+        expected: PinnedState,
         folder: Path,
     ) -> Iterator[Finding]:
         try:
@@ -741,9 +683,7 @@ class _Verifier(Struct, frozen=True):
                 return
         yield from _contradictions(pin, clone)
         clone.use_annex_commit(pin.annex_commit)
-        there = expected.manifest is not None and expected.manifest.exists()
-        items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
-        findings = self._findings(items, folder)
+        findings = self._findings(self._walk(clone, scope, expected), folder)
         yield from (
             separate_own_changes(findings, clone, pin.commit, head)
             if found == pin.commit
@@ -751,7 +691,7 @@ class _Verifier(Struct, frozen=True):
         )
 
     def _walk(
-        self, clone: VerifiedRepository, scope: VerifyScope, expected: ExpectedState
+        self, clone: VerifiedRepository, scope: VerifyScope, expected: PinnedState
     ) -> Iterator[Item]:
         if self.mode != "local":
             return walk(GitUrlCollector(scope), scope, clone, expected)

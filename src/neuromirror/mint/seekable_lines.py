@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from io import FileIO
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final, Protocol, cast
 
 import zstandard
 from msgspec import Struct
@@ -65,7 +65,11 @@ class FrameLimits(Struct, frozen=True):
     ratio_free_bytes: int = 1 << 26
 
 
-def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[bytes]:
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def decompress_frame(file: _Readable, limits: FrameLimits | None = None) -> Iterator[bytes]:
     """Yield the content of a zstd frame in pieces of at most 1 MiB.
 
     Parameters

@@ -72,6 +72,8 @@ class BlockDigests(Struct, frozen=True):
         Size in bytes of the parts of an upload to S3 or of a dandi-etag; None if not recorded.
     part_md5s
         The MD5s of these parts, 16 bytes each.
+    sender
+        Who claims these digests; empty for those that were computed on this machine.
     """
 
     size: int
@@ -81,6 +83,7 @@ class BlockDigests(Struct, frozen=True):
     layer: bytes
     part_size: int | None = None
     part_md5s: bytes = b""
+    sender: str = ""
 
     @property
     def piece_count(self) -> int:

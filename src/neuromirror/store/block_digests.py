@@ -222,6 +222,25 @@ class BlockDigestsFolder:
                     )
 
 
+class OwnBlockDigests:
+    """Looks up block digests that were computed on this machine: in a store, then for the user.
+
+    Parameters
+    ----------
+    store
+        The store; None without one.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.user = BlockDigestsFolder.of_user()
+        self.store = None if store is None else BlockDigestsFolder.of_store(store)
+        self.folders = [one for one in (self.store, self.user) if one is not None]
+
+    def find(self, key: str) -> BlockDigests | None:
+        """Return the block digests of a key; None if there are none."""
+        return next((found for one in self.folders if (found := one.read(key)) is not None), None)
+
+
 def block_digests_name(key: str) -> str:
     """Return the name of the block digests of a key, which is also used in URLs.
 

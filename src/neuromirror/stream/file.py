@@ -79,8 +79,16 @@ class VerifiedObject:
         self._pending: dict[int, Future[bytearray]] = {}
 
     def __repr__(self) -> str:
-        mode = "" if self.check.is_verified else ", not verified"
-        return f"<VerifiedObject {self.version} {self.file.path}{mode}>"
+        return f"<VerifiedObject {self.version} {self.file.path}, {self._mode}>"
+
+    @property
+    def verified_by(self) -> str:
+        """What the verification relies on, such as ``sha256``; empty without verification."""
+        return self.check.basis if self.check.is_verified else ""
+
+    @property
+    def _mode(self) -> str:
+        return f"verified by {self.verified_by}" if self.verified_by else "not verified"
 
     @property
     def size(self) -> int:
@@ -329,8 +337,16 @@ class VerifiedFile(io.RawIOBase):
         self._requested = 0
 
     def __repr__(self) -> str:
-        mode = "" if self.content.check.is_verified else ", not verified"
-        return f"<neuromirror.VerifiedFile {self.content.version} {self.content.file.path}{mode}>"
+        content = self.content
+        return f"<neuromirror.VerifiedFile {content.version} {content.file.path}, {content._mode}>"
+
+    @property
+    def verified_by(self) -> str:
+        """What the verification relies on, such as ``sha256`` or block digests and who claims them.
+
+        Empty without verification.
+        """
+        return self.content.verified_by
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:

@@ -39,7 +39,7 @@ from neuromirror.lab.lock_manifests import ListedFile, manifest_entry
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
 from neuromirror.model.records import url_rank
 from neuromirror.store import Store, StoreDamagedError
-from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.store.block_digests import OwnBlockDigests
 from neuromirror.store.records import RecordLookup
 from neuromirror.stream.errors import StreamError
 from neuromirror.transfer.annex_branch import (
@@ -282,9 +282,7 @@ class GitTree:
             self._settings = AnnexSettings.load(repository)
             settings = None if store else self._settings
             self._copies = PublishedCopies(self._tree, annex_commit, settings)
-            self._digests = [BlockDigestsFolder.of_user()]
-            if store is not None:
-                self._digests.insert(0, BlockDigestsFolder.of_store(store))
+            self._digests = OwnBlockDigests(store)
             description = self._description()
             self._has_subdatasets = bool(_subdataset_ids(description))
             self._is_manifest = description.get("form") == "manifest"
@@ -389,11 +387,7 @@ class GitTree:
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file, from the store or those of the user."""
-        for folder in self._digests:
-            found = folder.read(file.key) if file.key else None
-            if found is not None:
-                return found
-        return None
+        return self._digests.find(file.key) if file.key else None
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return the path of a copy in a vault on this machine; None without one."""
@@ -498,7 +492,8 @@ class GitTree:
 
     def _description(self) -> dict[str, Any]:
         """Return the description of the dataset; empty for one that was not minted here."""
-        content = self._tree.find(DESCRIPTION_PATH)
+        entry = self._tree.entry(DESCRIPTION_PATH)
+        content = None if entry is None else self._tree.read_blob(entry[1])
         document = parse_json(content, DESCRIPTION_PATH) if content else None
         return document if isinstance(document, dict) else {}
 

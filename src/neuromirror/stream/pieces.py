@@ -44,6 +44,10 @@ class PieceCheck(Protocol):
     def is_verified(self) -> bool:
         """Whether :meth:`is_piece` detects wrong bytes, or they were verified before."""
 
+    @property
+    def basis(self) -> str:
+        """What the verification relies on, for messages."""
+
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return whether bytes are those of a piece.
 
@@ -80,6 +84,12 @@ class LayerCheck(Struct, frozen=True):
         """Size of a piece in bytes."""
         return self.digests.piece_size
 
+    @property
+    def basis(self) -> str:
+        """Block digests, and who claims them unless they were computed here."""
+        claim = f", which {self.digests.sender} claims" if self.digests.sender else ""
+        return f"block digests{claim}"
+
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return whether bytes are those of a piece."""
         return self.digests.is_piece(piece, data)
@@ -98,12 +108,15 @@ class PartCheck(Struct, frozen=True):
         The MD5s of the parts, 16 bytes each.
     is_verified
         True: wrong bytes are recognized.
+    basis
+        What the verification relies on.
     """
 
     size: int
     piece_size: int
     md5s: bytes
     is_verified: bool = True
+    basis: str = "the MD5s of the parts in its ETag"
 
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return whether bytes are those of a part."""
@@ -134,6 +147,11 @@ class WholeCheck(Struct, frozen=True):
         """The size of the content: it is one piece."""
         return max(self.size, 1)
 
+    @property
+    def basis(self) -> str:
+        """The checksum of the whole content."""
+        return self.checksum.algorithm
+
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return whether bytes are the content."""
         hasher = self.checksum.hasher()
@@ -153,11 +171,14 @@ class NoCheck(Struct, frozen=True):
         Size of a piece in bytes.
     is_verified
         True if the bytes were verified before.
+    basis
+        What that verification relied on.
     """
 
     size: int
     piece_size: int = _UNVERIFIED_PIECE
     is_verified: bool = False
+    basis: str = "its whole content"
 
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return True."""
@@ -174,7 +195,8 @@ def piece_check(
     file
         The file.
     digests
-        Its block digests, if there are any.
+        Its block digests, if there are any. Those that a sender claims are used only where the
+        checksum of the key cannot replace them: for contents of more than :data:`MAX_WHOLE`.
     verify
         The mode of verification.
     version, command
@@ -201,8 +223,13 @@ def piece_check(
             )
         return NoCheck(size)
     if digests is not None and _belongs_to(digests, checksum):
-        # digests that come from no trusted place have parts only, which the ETag covers
-        return LayerCheck(digests) if digests.root else _part_check(digests)
+        if not digests.sender:
+            return LayerCheck(digests)
+        if checksum.algorithm == "etag" and 0 < (digests.part_size or 0) <= MAX_WHOLE:
+            # the parts give the ETag of the key, which the layer need not do
+            return PartCheck(digests.size, digests.part_size or 0, digests.part_md5s)
+        if not checksum.algorithm or size is None or size > MAX_WHOLE:
+            return LayerCheck(digests)
     if not checksum.algorithm or size is None:
         raise UnverifiableError(
             f"{version}: {file.path}: no digest of its content is known, so it cannot be verified; "
@@ -224,16 +251,11 @@ def _belongs_to(digests: BlockDigests, checksum: KeyChecksum) -> bool:
     if checksum.size is not None and digests.size != checksum.size:
         return False
     if checksum.algorithm == "sha256":
-        return bool(digests.root) and digests.sha256 == checksum.value
+        return digests.sha256 == checksum.value
     etag = digests.parts_etag()
     if checksum.algorithm == "etag" and etag is not None:
         return etag == checksum.value and digests.part_size == checksum.part_size
-    return bool(digests.root)
-
-
-def _part_check(digests: BlockDigests) -> PartCheck:
-    assert digests.part_size is not None
-    return PartCheck(digests.size, digests.part_size, digests.part_md5s)
+    return True
 
 
 # --- pieces that are on this machine, in the cache or in a clone: verified like all others

@@ -30,10 +30,9 @@ from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
     LockBlockDigests,
-    LockManifestDamagedError,
     LockManifestReader,
+    PinnedState,
     PlainFile,
-    sibling_path,
 )
 from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.mint import SortedLines, ZstdFrameError, names_in_folder, write_seekable_lines
@@ -41,8 +40,7 @@ from neuromirror.model import BlockDigests
 from neuromirror.model.block_digests import MAX_ENCODED_BYTES
 from neuromirror.model.validation import analysed_type
 from neuromirror.net import NetError, NotFoundError, Response, Session, only_host_of
-from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
-from neuromirror.store.durable_files import open_regular
+from neuromirror.store.block_digests import OwnBlockDigests, block_digests_name, check_encoded
 from neuromirror.stream.errors import AddressUnresolvedError, StreamError
 from neuromirror.stream.git_tree import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import AnnexSettings
@@ -108,7 +106,7 @@ class CatalogueTree:
     def __init__(self, base: str, version: str) -> None:
         self._base = base
         self._session = Session(is_private_allowed=only_host_of(base))
-        self._digests = BlockDigestsFolder.of_user()
+        self._digests = OwnBlockDigests()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File | None] = OrderedDict()
         dataset, _, label = version.partition("@")
@@ -176,14 +174,17 @@ class CatalogueTree:
         return None
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
-        """Return the block digests of a file, from the user's folder or the catalogue."""
-        found = self._digests.read(file.key)
+        """Return the block digests of a file: those of this machine, or the catalogue's claim."""
+        found = self._digests.find(file.key)
         if found is not None:
             return found
         name = block_digests_name(file.key)
         url = f"{self._base}/block-digests/{name[:2]}/{name[2:]}"
         content = self._get_bytes(url, MAX_ENCODED_BYTES)
-        return None if content is None else check_encoded(content, url, file.key)[1]
+        if content is None:
+            return None
+        claimed = check_encoded(content, url, file.key)[1]
+        return msgspec.structs.replace(claimed, sender=self._base)
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return None: a catalogue is on another machine."""
@@ -308,8 +309,8 @@ class LockTree:
         self._vaults = own_vaults().addresses
         settings = AnnexSettings.load(Path(os.devnull))
         self._access = AccessRules(settings, vaults=tuple(self._vaults))
-        self._digests = BlockDigestsFolder.of_user()
-        self._listings: dict[str, LockListing] = {}
+        self._digests = OwnBlockDigests()
+        self._listings: dict[Path, LockListing] = {}
         self._pinned: list[LockBlockDigests] | None = None
         self._reading = threading.Lock()
 
@@ -380,13 +381,13 @@ class LockTree:
         return (FolderEntry(name, True) for name in sorted(names)) if names or not folder else None
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
-        """Return the block digests of a file; None if there are none."""
+        """Return the block digests of a file: those of this machine, or the sender's claim."""
         if not file.key:
             return None
-        for pinned in self._pinned_digests():
-            if (found := pinned.read(file.key)) is not None:
-                return found
-        return self._digests.read(file.key)
+        if (own := self._digests.find(file.key)) is not None:
+            return own
+        claims = (pinned.read(file.key) for pinned in self._pinned_digests())
+        return next(filter(None, claims), None)
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return the path of a copy in one of the user's own vaults; None without one."""
@@ -427,22 +428,23 @@ class LockTree:
             pin = pins[0]
         own = (one for one in self._vaults if one.is_url)
         vaults = [*(one.address for one in pin.copies), *own]
-        listing = self._listing(self._lock.manifest_path(pin), pin.commit, pin.state)
+        listing = self._listing(PinnedState.of_pin(self._lock, pin))
         return *self._inner(listing, path), vaults
 
     def _inner(self, listing: LockListing, path: str) -> tuple[LockListing, str]:
         for inner, subdataset in listing.subdatasets.items():
             if path == inner or path.startswith(f"{inner}/"):
-                manifest = sibling_path(listing.path, subdataset.commit)
-                below = self._listing(manifest, subdataset.commit, subdataset.state)
-                return self._inner(below, path[len(inner) + 1 :])
+                pinned = listing.pinned.of_subdataset(
+                    subdataset.commit, subdataset.state, subdataset.files
+                )
+                return self._inner(self._listing(pinned), path[len(inner) + 1 :])
         return listing, path
 
-    def _listing(self, path: Path, commit: str, state: str) -> LockListing:
+    def _listing(self, pinned: PinnedState) -> LockListing:
         with self._reading:
-            found = self._listings.get(str(path))
+            found = self._listings.get(pinned.manifest)
             if found is None:
-                found = self._listings[str(path)] = LockListing(path, commit, state)
+                found = self._listings[pinned.manifest] = LockListing(pinned)
             return found
 
 
@@ -454,7 +456,7 @@ _LARGE: Final = 1 << 20
 
 _HEAD: Final = b'{"listing"'
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _HEAD_KEY: Final = b"\xff"
 """Follows all paths, which are in UTF-8."""
 
@@ -486,15 +488,13 @@ class LockListing:
 
     Parameters
     ----------
-    path
-        The path of the manifest.
-    commit, state
-        The commit and state that the lock file pins.
+    pinned
+        The state that the lock file pins, with its manifest.
 
     Attributes
     ----------
-    path
-        The path of the manifest.
+    pinned
+        The state.
     documents
         The plain files in git by path.
     subdatasets
@@ -503,15 +503,16 @@ class LockListing:
     Raises
     ------
     LockManifestMissingError, LockManifestDamagedError
-        The manifest is missing, invalid, or of another state.
+        The manifest is missing, invalid, or another than the lock file states.
     """
 
-    def __init__(self, path: Path, commit: str, state: str) -> None:
-        self.path = path
-        cached = _cached_path(path)
-        lines = None if cached is None else _open_cached(cached, commit, state)
+    def __init__(self, pinned: PinnedState) -> None:
+        self.pinned = pinned
+        reader = pinned.open_manifest()
+        cached = _cached_path(reader)
+        lines = None if cached is None else _open_cached(cached, pinned)
         if lines is None:
-            lines = _read_manifest(path, commit, state, cached)
+            lines = _read_manifest(reader, cached)
         self._lines = lines
         head = _decode_head(next(lines.lines_from(_HEAD_KEY)))
         self.documents = {
@@ -569,47 +570,31 @@ def _line_key(line: bytes) -> bytes:
     return _decode_path(line).path.encode("utf-8", "surrogateescape")
 
 
-def _cached_path(path: Path) -> Path | None:
-    """Return where a large manifest is kept, by the digest of its bytes; None if it is not."""
-    if cache_folder() is None:
+def _cached_path(reader: LockManifestReader) -> Path | None:
+    """Return where a large manifest is kept, by the sha256 of its bytes; None if it is not."""
+    if cache_folder() is None or reader.path.stat().st_size < _LARGE:
         return None
     from platformdirs import user_cache_path
 
     # not in the folder of the cache, which may be shared: unlike pieces, a listing is trusted
-    folder = user_cache_path("neuromirror") / "listings"
-    try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size < _LARGE:
-                return None
-            digest = hashlib.sha256()
-            while block := file.read(_LARGE):
-                digest.update(block)
-    except OSError:
-        return None  # the reader reports it
-    return folder / f"{digest.hexdigest()}.jsonl.zst"
+    return user_cache_path("neuromirror") / "listings" / f"{reader.sha256}.jsonl.zst"
 
 
-def _open_cached(cached: Path, commit: str, state: str) -> SortedLines | None:
+def _open_cached(cached: Path, pinned: PinnedState) -> SortedLines | None:
     try:
         lines = SortedLines(cached, _line_key)
     except (OSError, ZstdFrameError):
         return None
     with suppress(OSError, ZstdFrameError, msgspec.DecodeError, StopIteration):
         head = _decode_head(next(lines.lines_from(_HEAD_KEY)))
-        if (head.listing, head.commit, head.state) == (_FORMAT, commit, state):
+        if (head.listing, head.commit, head.state) == (_FORMAT, pinned.commit, pinned.state):
             return lines
     lines.close()
     return None
 
 
-def _read_manifest(path: Path, commit: str, state: str, cached: Path | None) -> SortedLines:
+def _read_manifest(reader: LockManifestReader, cached: Path | None) -> SortedLines:
     """Verify a manifest and write its lines, to the cache or to an unnamed temporary file."""
-    reader = LockManifestReader(path)
-    if (reader.head.commit, reader.head.state) != (commit, state):
-        raise LockManifestDamagedError(
-            f"the manifest {path} is of state {reader.head.state}, but {state} is pinned; copy "
-            "it from the source of the lock file, or pin the dataset again"
-        )
     if cached is not None:
         with suppress(OSError):  # a full disk, or a folder without permissions
             return _write_cached(cached, _listing_lines(reader))

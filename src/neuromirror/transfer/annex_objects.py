@@ -42,7 +42,7 @@ from neuromirror.model.block_digests import MAX_CONTENT_SIZE, MAX_PARTS, fitting
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import (
     ENTRY_CONTENTS,
-    BlockDigestsFolder,
+    OwnBlockDigests,
     digest_entries,
     digested_content,
 )
@@ -338,8 +338,7 @@ class BlockDigestsRecorder:
         piece_size: int | None = None,
         report_bytes: Callable[[int], None] = ignore_progress,
     ) -> None:
-        self._user_folder = BlockDigestsFolder.of_user()
-        self._store_folder = None if store is None else BlockDigestsFolder.of_store(store)
+        self._own = OwnBlockDigests(store)
         self._journal = journal
         self._piece_size = piece_size
         self._threads = ThreadPoolExecutor(thread_name_prefix="digest")
@@ -361,11 +360,9 @@ class BlockDigestsRecorder:
         self._record(0)
 
     def find(self, key: str) -> BlockDigests | None:
-        """Return the intact block digests of a key in the store or the user's folder, or None."""
-        for folder in (self._store_folder, self._user_folder):
-            with suppress(NeuromirrorError, OSError):
-                if folder is not None and (found := folder.read(key)) is not None:
-                    return found
+        """Return the block digests of a key that are intact and of this machine, or None."""
+        with suppress(NeuromirrorError, OSError):
+            return self._own.find(key)
         return None
 
     def piece_size(self, size: int | None) -> int:
@@ -449,7 +446,7 @@ class BlockDigestsRecorder:
             found = digests.parts_etag()
             return f"different bytes: the ETag of the parts is {found}, expected {stated.etag}"
         in_store = self._is_in_index(key)
-        folder = self._store_folder if in_store and self._store_folder else self._user_folder
+        folder = self._own.store if in_store and self._own.store else self._own.user
         try:
             written = folder.write(key, digests)
         except StoreDamagedError as error:
@@ -470,7 +467,7 @@ class BlockDigestsRecorder:
         self._report_bytes(self._hashed)
 
     def _is_in_index(self, key: str) -> bool:
-        if self._journal is None or self._store_folder is None:
+        if self._journal is None or self._own.store is None:
             return False
         return bool(self._journal.ask(lambda index: index.shown_keys([key])))
 

@@ -101,6 +101,10 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
 
 def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> CitedState:
+    from neuromirror.lab.lock_manifests import store_contradiction
+
+    if why := store_contradiction(store, pin):
+        raise NotCitableError(f"{lock.path}: {why}")
     git_dir, annex = _repository_with(lock, pin, store, stack)
     state = _minted_state(git_dir, pin.commit, annex or _annex(git_dir))
     if (state.name, state.label) != (pin.name, pin.resolved.version):
@@ -123,19 +127,20 @@ def _repository_with(
             return git_dir, None
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
-    bundle = lock.bundle_path(pin)
-    if bundle is not None and bundle.is_file():
-        _git(scratch, *git.FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
+    from neuromirror.lab.lock_manifests import PinnedState, copy_beside
+    from neuromirror.lab.rebuild import rebuild_repository
+
+    pinned = PinnedState.of_pin(lock, pin)
+    if pinned.bundle is not None and pinned.bundle.is_file():
+        copy = scratch / "pinned.bundle"
+        with copy.open("xb") as file:
+            copy_beside(pinned.bundle, pinned.sha256[pinned.bundle.name], file)
+        _git(scratch, *git.FSCK_OPTIONS, "bundle", "unbundle", str(copy))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
             git.check_objects(scratch)
             return scratch, pin.annex_commit
-    manifest = lock.manifest_path(pin)
-    if manifest.is_file():
-        from neuromirror.lab.lock_manifests import LockManifestReader
-        from neuromirror.lab.rebuild import rebuild_repository
-
-        reader = LockManifestReader(manifest, None if pin.paths else pin.files)
-        refs = rebuild_repository(reader, scratch)
+    if pinned.has_manifest:
+        refs = rebuild_repository(pinned.open_manifest(), scratch)
         git.check_objects(scratch)
         return scratch, refs[ANNEX_BRANCH]
     raise NotCitableError(
