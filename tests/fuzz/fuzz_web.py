@@ -81,7 +81,7 @@ def _site() -> tuple[asyncio.AbstractEventLoop, Any]:
     from neuromirror.web.site import Site, SiteSettings
 
     store, limiter = _store(), RequestLimiter(dict.fromkeys(REQUEST_KINDS, 0))
-    site = Site.of_catalogue(store, store.index_path, SiteSettings(cutouts=False), limiter)
+    site = Site(store, store.index_path, SiteSettings(cutouts=False), limiter)
     return asyncio.new_event_loop(), catalogue_app(site)
 
 

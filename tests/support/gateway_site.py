@@ -81,7 +81,7 @@ def serve_gateway(
     store = harness.store
     modes = GatewayModes("proxy")
     limiter = RequestLimiter(parse_limits(["gateway=0"]))
-    site = Site.of_catalogue(store, store.index_path, SiteSettings(modes=modes), limiter)
+    site = Site(store, store.index_path, SiteSettings(modes=modes), limiter)
     site.gateway = GatewayService(store, site.reader, modes, limits=limits, seconds=seconds)
     config = uvicorn.Config(
         catalogue_app(site), log_config=None, access_log=False, http=IdleTimeoutProtocol, ws="none"

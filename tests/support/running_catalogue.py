@@ -91,12 +91,16 @@ def allow_loopback(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
-    """Run ``neuromirror catalogue`` on a free port, in its own process.
+    """Run ``neuromirror catalogue`` on a free port, in its own process and no others.
 
     Without another setting, it has no cache of content: in a cache that all tests share, one test
     would have what another one read.
     """
-    environment = {"NEUROMIRROR_CACHE": "off", **os.environ}
+    environment = {
+        "NEUROMIRROR_CACHE": "off",
+        "NEUROMIRROR_CATALOGUE_WORKERS": "1",
+        **os.environ,
+    }
     read_end, write_end = os.pipe()
     # all tests are one client; the tests of limits set their own client
     command = ["--json", "--store", str(store.root), "catalogue", "--listen", "127.0.0.1:0"]

@@ -534,11 +534,10 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    default=1,
     envvar="NEUROMIRROR_CATALOGUE_WORKERS",
     metavar="NUMBER",
-    help="Processes that serve; limits per client then apply in each of them [default: "
-    "$NEUROMIRROR_CATALOGUE_WORKERS, else 1].",
+    help="Processes that serve. Limits per minute apply to all of them together [default: "
+    "$NEUROMIRROR_CATALOGUE_WORKERS, else one for each processor, at most 4].",
 )
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)
@@ -553,7 +552,7 @@ def catalogue_command(
     limits: tuple[str, ...],
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
-    workers: int,
+    workers: int | None,
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
@@ -595,7 +594,7 @@ def catalogue_command(
             listens = socket.socket(fileno=supervised[0])
             beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
             stack.enter_context(log_printed_output())
-        from neuromirror.web.serve import serve_catalogue
+        from neuromirror.web.serve import default_workers, serve_catalogue
         from neuromirror.web.site import SiteSettings
 
         url = f"http://{format_address(bound_address(listens))}"
@@ -622,7 +621,7 @@ def catalogue_command(
             ),
             per_minute=per_minute,
             proxies=trusted,
-            workers=workers,
+            workers=workers or default_workers(),
             start_worker=partial(_start_logging, as_json=log_json),
             on_ready=ready,
             heartbeat=beat or status.update,

@@ -1,8 +1,8 @@
 """The catalogue as a Starlette application: its routes, its middleware, and its errors.
 
-A request passes :func:`catalogue_app`, which refuses what no page may see and adds the security
-headers; the router, which serves files of the store and of the pages; and for pages
-:class:`PageMiddleware`, with cached responses and limits, and the compression.
+A request passes :class:`_Guard`, which refuses what no page may see, sends cached responses and
+adds the security headers; the router, which serves files of the store and of the pages; and for
+pages :class:`PageMiddleware` with the limits, and the compression.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -98,12 +98,27 @@ _FILES: Final = (
 """Responses of any length, which are not compressed."""
 
 
-def catalogue_app(site: Site) -> ASGIApp:
-    """Return the catalogue as an ASGI application."""
+Heartbeat = Callable[[Mapping[str, int]], None]
+HEARTBEAT_SECONDS: Final = 2
+
+
+def catalogue_app(site: Site, heartbeat: Heartbeat = lambda counts: None) -> ASGIApp:
+    """Return the catalogue as an ASGI application.
+
+    ``heartbeat`` is called every few seconds with the counts of :attr:`Site.counts`.
+    """
+
+    async def beat() -> None:
+        while True:
+            heartbeat(site.counts)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     @asynccontextmanager
     async def live(app: Starlette) -> AsyncIterator[None]:
+        beating = asyncio.ensure_future(beat())
         yield
+        beating.cancel()
+        heartbeat(site.counts)
         site.close()
 
     compressed = Router(_PAGES, middleware=[Middleware(GZipMiddleware, 1000, 4)])
@@ -125,7 +140,7 @@ def catalogue_app(site: Site) -> ASGIApp:
         lifespan=live,
     )
     application.state.site = site
-    return _Guard(application)
+    return _Guard(application, site)
 
 
 async def _missing_file(request: Request, error: Exception) -> Response:
@@ -174,11 +189,12 @@ _API_PREFLIGHT_HEADERS: Final = {
 class _Guard:
     """Refuses malformed requests and other methods than GET and HEAD; adds security headers.
 
-    Paths remain percent-encoded for the application, so that each part is decoded by itself.
+    Cached responses are sent from here. Paths remain percent-encoded for the application, so that
+    each part is decoded by itself.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self.app, self._site, self._cache = app, site, ResponseCache()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -187,15 +203,21 @@ class _Guard:
         path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
         closing = ((b"connection", b"close"),) if _has_body(scope) else ()
         is_content = path.startswith(_CONTENT)
+        refusal = _refusal(scope, path)
 
-        async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = _secured_headers(message.get("headers", []), is_content=is_content)
-                message = {**message, "headers": [*headers, *closing]}
-            await send(message)
+        async def respond(to: Send) -> None:
+            async def send_secured(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    headers = _secured_headers(message.get("headers", []), is_content=is_content)
+                    message = {**message, "headers": [*headers, *closing]}
+                await to(message)
 
-        app = _refusal(scope, path) or self.app
-        await app({**scope, "path": path}, receive, send_secured)
+            await (refusal or self.app)({**scope, "path": path}, receive, send_secured)
+
+        # a file depends on further headers of the request, and may be large
+        is_cached = not (refusal or closing or is_content)
+        key = cache_key(scope, self._site.reader.revision) if is_cached else None
+        await self._cache.send_response(key, send, respond)
 
 
 def _refusal(scope: Scope, path: str) -> Response | None:
@@ -249,25 +271,19 @@ def _has_body(scope: Scope) -> bool:
 
 
 class PageMiddleware:
-    """Sends cached responses, limits expensive requests, and stops work that nobody waits for."""
+    """Limits expensive requests, and stops work that nobody waits for."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app, self._cache = app, ResponseCache()
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        site: Site = scope["app"].state.site
         scope = {
             **scope,
             "headers": _with_one_coding(scope),
             # so that a response leaves it to this middleware to notice a disconnect
             "asgi": {**scope["asgi"], "spec_version": "2.4"},
         }
-
-        # a file depends on further headers of the request, and may be large
         is_content = scope["path"].startswith(_CONTENT)
-
-        async def respond(to: Send) -> None:
-            await self._limited(scope, receive, to, site)
 
         async def send_page(message: Message) -> None:
             headers = message.get("headers", ())
@@ -276,11 +292,11 @@ class PageMiddleware:
                 message = {**message, "headers": [*headers, (b"vary", b"Accept-Encoding")]}
             await send(message)
 
-        key = None if is_content else cache_key(scope, site.reader.revision)
-        await run_while_connected(receive, self._cache.send_response(key, send_page, respond))
+        await run_while_connected(receive, self._limited(scope, receive, send_page))
 
-    async def _limited(self, scope: Scope, receive: Receive, send: Send, site: Site) -> None:
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond within the limits on expensive requests; refused ones get 429 or 503."""
+        site: Site = scope["app"].state.site
         kind = request_kind(scope)
         if kind is None:
             await self.app(scope, receive, send)
@@ -337,6 +353,11 @@ _MAX_AGE = 5.0
 _MAX_BYTES = 1 << 22
 """Maximum size of the cache, including overhead per entry."""
 _ENTRY_OVERHEAD = 1 << 12
+
+_UNCACHED_HEADERS: Final = frozenset(
+    {b"if-none-match", b"if-modified-since", b"range", b"cookie", b"authorization"}
+)
+"""Headers of requests whose responses are not cached."""
 
 _Respond = Callable[[Send], Awaitable[None]]
 _Key = tuple[Any, ...]
@@ -428,7 +449,7 @@ def cache_key(scope: Scope, index_revision: object) -> _Key | None:
         A value that changes with the index.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    if b"if-none-match" in headers or b"cookie" in headers or b"authorization" in headers:
+    if not _UNCACHED_HEADERS.isdisjoint(headers):
         return None
     named = headers.get(b"host"), scope["scheme"], accepts_gzip(scope)
     return (scope.get("raw_path", scope["path"]), scope["query_string"], *named, index_revision)

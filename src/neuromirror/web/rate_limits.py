@@ -1,7 +1,6 @@
 """Limits on expensive requests: a rate per client, and a total concurrency.
 
-A client is an IPv4 address or an IPv6 /64 network. The number of tracked clients is bounded; the
-one that was idle longest is dropped first.
+A client is an IPv4 address or an IPv6 /64 network.
 """
 
 from __future__ import annotations
@@ -11,18 +10,28 @@ import ipaddress
 import math
 import re
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableSequence,
+)
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from ctypes import c_double
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl
+from zlib import crc32
 
 from msgspec import Struct
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
-_MAX_CLIENTS: Final = 10_000
-"""Maximum number of tracked clients."""
+_BUCKETS: Final = 1 << 16
+"""Number of buckets; clients whose hashes are equal share one."""
 _MAX_FIELDS: Final = 100
 _BUSY_RETRY_SECONDS: Final = 10.0
 """Retry-After for requests beyond the total concurrency."""
@@ -165,32 +174,37 @@ def _has_field(query: bytes, names: Collection[bytes]) -> bool:
         return True
 
 
+Tokens = MutableSequence[float]
+"""For each bucket of tokens the time at which it will be full; a token moves that time."""
+
+
+def shared_tokens() -> Tokens:
+    """Return full buckets that the processes of a catalogue can share."""
+    return cast("Tokens", RawArray(c_double, _BUCKETS))
+
+
 class RequestLimiter:
     """Admits requests within ``per_minute`` by kind; for one event loop.
 
-    ``now`` returns the time in seconds; ``refused`` counts refused requests by kind.
+    ``now`` returns the time in seconds; ``refused`` counts refused requests by kind. The rates
+    apply to all processes that have the same ``tokens``, other limits to this one.
     """
 
     def __init__(
         self,
         per_minute: Mapping[str, int],
+        tokens: Tokens | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
-        clients: int = _MAX_CLIENTS,
     ) -> None:
-        self._per_minute, self._now, self._clients = per_minute, now, clients
-        self._bucket_full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._per_minute, self._now = per_minute, now
+        self._tokens = tokens or [0.0] * _BUCKETS
         self._in_progress: Counter[tuple[str, str]] = Counter()
         self._slots = {
             name: asyncio.Semaphore(kind.max_running) for name, kind in REQUEST_KINDS.items()
         }
         self._client_slots: dict[tuple[str, str], asyncio.Semaphore] = {}
         self.refused: Counter[str] = Counter()
-
-    @property
-    def clients(self) -> int:
-        """Number of tracked clients, counted per kind."""
-        return len(self._bucket_full_at)
 
     @asynccontextmanager
     async def admit(self, name: str, client: str) -> AsyncIterator[None]:
@@ -230,7 +244,7 @@ class RequestLimiter:
                 _BUSY_RETRY_SECONDS,
             )
         megabytes = self._per_minute.get(MEGABYTES, 0)
-        wait = self._bucket_full_at.get((MEGABYTES, client), 0) - self._now() - 60
+        wait = self._tokens[_bucket(MEGABYTES, client)] - self._now() - 60
         if name == "gateway" and megabytes and wait > 0:
             raise RequestLimitError(
                 f"the limit for {kind.noun} is {megabytes} MB per minute and address; try again in "
@@ -248,29 +262,26 @@ class RequestLimiter:
             )
 
     def _take_token(self, name: str, client: str) -> float:
-        """Take a token from a client's bucket, or return the seconds until there is one.
-
-        A bucket is stored as the time at which it will be full; each token moves that time.
-        """
+        """Take a token from a client's bucket, or return the seconds until there is one."""
         rate = self._per_minute[name]
         if rate == 0:
             return 0
-        now, each = self._now(), 60 / rate
-        full_at = max(now, self._bucket_full_at.pop((name, client), now)) + each
+        bucket, now, each = _bucket(name, client), self._now(), 60 / rate
+        full_at = max(now, self._tokens[bucket]) + each
         wait = full_at - now - 60
-        # tolerate rounding errors
-        taken = wait < each / 1000
-        self._set_bucket(name, client, full_at if taken else full_at - each)
-        return 0 if taken else wait
+        if wait >= each / 1000:  # rounding errors are tolerated
+            return wait
+        self._tokens[bucket] = full_at
+        return 0
 
     def add_bytes(self, client: str, count: int) -> None:
         """Count bytes that the gateway sent to a client, for the admission of its next request."""
         megabytes = self._per_minute.get(MEGABYTES, 0)
         if megabytes and count:
-            full_at = max(self._now(), self._bucket_full_at.pop((MEGABYTES, client), 0))
-            self._set_bucket(MEGABYTES, client, full_at + 60 * count / (megabytes * 1_000_000))
+            bucket = _bucket(MEGABYTES, client)
+            full_at = max(self._now(), self._tokens[bucket])
+            self._tokens[bucket] = full_at + 60 * count / (megabytes * 1_000_000)
 
-    def _set_bucket(self, name: str, client: str, full_at: float) -> None:
-        self._bucket_full_at[name, client] = full_at
-        while len(self._bucket_full_at) > self._clients:
-            self._bucket_full_at.popitem(last=False)
+
+def _bucket(name: str, client: str) -> int:
+    return crc32(f"{name} {client}".encode()) % _BUCKETS

@@ -6,25 +6,38 @@ import asyncio
 import ctypes
 import gc
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from multiprocessing.reduction import DupFd
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import h11
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
+from neuromirror.index import Index
 from neuromirror.store import Store
-from neuromirror.web.app import catalogue_app
-from neuromirror.web.rate_limits import RequestLimiter
+from neuromirror.store.private_store import require_public_store
+from neuromirror.web.app import HEARTBEAT_SECONDS, Heartbeat, catalogue_app
+from neuromirror.web.rate_limits import RequestLimiter, Tokens, shared_tokens
 from neuromirror.web.site import Site, SiteSettings
 
-_HEARTBEAT_SECONDS = 2
-"""Seconds between two heartbeats."""
+MAX_WORKERS: Final = 4
+"""Maximum of the default number of processes."""
+_TURN_SECONDS: Final = 0.01
+"""Seconds in which a process leaves the next connection to the others."""
 _MAX_CONNECTIONS = 500
 """Maximum number of connections of a process; further ones get a 503."""
 _REQUEST_TIMEOUT = 20.0
@@ -38,8 +51,15 @@ _MALLOC_ARENA_MAX = -8, 2
 _COLLECTION_THRESHOLDS = 20_000, 20, 50
 """Thresholds of :func:`gc.set_threshold`."""
 _SWITCH_SECONDS = 0.0002
+_LOG_LEVEL: Final = logging.ERROR
+"""uvicorn warns of each malformed request, which could fill the log."""
 
-Heartbeat = Callable[[Mapping[str, int]], None]
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use, at most :data:`MAX_WORKERS`."""
+    if hasattr(os, "sched_getaffinity"):  # macOS lacks it
+        return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    return min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 def serve_catalogue(
@@ -79,39 +99,47 @@ def serve_catalogue(
         Called once before the first request.
     heartbeat
         Called every few seconds with the number of refused requests by kind, and the numbers of
-        the gateway, whose names start with ``gateway`` and a space; of several processes without
-        numbers.
+        the gateway, whose names start with ``gateway`` and a space.
     on_stop
         Called once after the last response, before the signal that stopped the process ends it.
 
     Raises
     ------
-    ConfigurationError, IndexMissingError
-        As :meth:`~neuromirror.web.site.Site.of_catalogue`.
+    ConfigurationError
+        If the store is private.
+    IndexMissingError
+        If the store has no index.
     """
-    limiter = RequestLimiter(per_minute)
-    site = Site.of_catalogue(store, index_path, settings, limiter)
-
-    async def beat() -> None:
-        counts = {f"gateway {name}": count for name, count in site.gateway.counts.items()}
-        heartbeat({**limiter.refused, **counts})
-
-    # it warns of each malformed request, which could fill the log
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    require_public_store(store.root)
+    Index.open_readonly(index_path).close()
+    logging.getLogger("uvicorn.error").setLevel(_LOG_LEVEL)
+    tokens = shared_tokens()
     with listener:
         on_ready()
-        if workers > 1:
-            make = partial(
-                _worker_app, start_worker, store.root, index_path, settings, dict(per_minute)
-            )
-            _Workers(_config(make, proxies, factory=True, workers=workers), listener, heartbeat)
-            on_stop()
+        if workers == 1:
+            site = Site(store, index_path, settings, RequestLimiter(per_minute, tokens))
+            prepare_interpreter()
+            _Server(_config(catalogue_app(site, heartbeat), proxies), on_stop).run([listener])
             return
-        prepare_interpreter()
-        config = _config(
-            catalogue_app(site), proxies, callback_notify=beat, timeout_notify=_HEARTBEAT_SECONDS
-        )
-        _Server(config, on_stop).run(sockets=[listener])
+        reports, report = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with reports, report:
+            make = partial(
+                _worker_app,
+                *(start_worker, store.root, index_path, settings, dict(per_minute), tokens, report),
+            )
+            config = _config(make, proxies, factory=True, workers=workers)
+            serving = _Workers(config, [_TurnListener(os.dup(listener.fileno()))])
+            # uvicorn waits for processes that start
+            beating = threading.Thread(target=_sum_reports, args=(reports, heartbeat), daemon=True)
+            beating.start()
+            serving.run()
+            report.send(b"")
+            beating.join()
+        on_stop()
+        if serving.is_interrupted:
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _config(application: Any, proxies: Sequence[str], **more: Any) -> uvicorn.Config:
@@ -141,13 +169,27 @@ def _worker_app(
     index_path: Path,
     settings: SiteSettings,
     per_minute: Mapping[str, int],
+    tokens: Tokens,
+    report: socket.socket,
 ) -> Any:
     """Return the application of one of several processes, in that process."""
     start()
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    site = Site(Store.open(store), index_path, settings, RequestLimiter(per_minute))
+    logging.getLogger("uvicorn.error").setLevel(_LOG_LEVEL)
+    site = Site(Store.open(store), index_path, settings, RequestLimiter(per_minute, tokens))
     prepare_interpreter()
-    return catalogue_app(site)
+    reported: Counter[str] = Counter()
+
+    def heartbeat(counts: Mapping[str, int]) -> None:
+        more = Counter(counts) - reported
+        try:
+            report.send(msgspec.json.encode(more), socket.MSG_DONTWAIT)
+            reported.update(more)
+        except BlockingIOError:
+            pass  # with the next heartbeat
+        except OSError:
+            os.kill(os.getpid(), signal.SIGTERM)  # the process that started this one is gone
+
+    return catalogue_app(site, heartbeat)
 
 
 class _Server(uvicorn.Server):
@@ -163,16 +205,55 @@ class _Server(uvicorn.Server):
 
 
 class _Workers(Multiprocess):
-    """Serves a socket in several processes until this process is stopped, and sends heartbeats."""
+    """Serves a socket in several processes until this process is stopped."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, beat: Heartbeat) -> None:
-        super().__init__(config, [listener])
-        self._beat = beat
-        self.run()
+    is_interrupted = False
 
-    def keep_subprocess_alive(self) -> None:
-        super().keep_subprocess_alive()
-        self._beat({})
+    def handle_int(self) -> None:
+        super().handle_int()
+        self.is_interrupted = True
+
+
+def _sum_reports(reports: socket.socket, heartbeat: Heartbeat) -> None:
+    """Send heartbeats with the sums of the counts that processes report, until an empty report."""
+    counts: Counter[str] = Counter()
+    reports.settimeout(HEARTBEAT_SECONDS)
+    while True:
+        heartbeat(counts)
+        with suppress(TimeoutError):
+            report = reports.recv(1 << 16)
+            if not report:
+                return
+            counts.update(msgspec.json.decode(report, type=dict[str, int]))
+
+
+class _TurnListener(socket.socket):
+    """A listening socket from which several processes accept connections in turns.
+
+    asyncio accepts all connections that are waiting, so that one process would serve all those that
+    a client opens at once, and the others none.
+    """
+
+    def __init__(self, fileno: int, last: Any = None) -> None:
+        super().__init__(fileno=fileno)
+        # the process that accepted the last connection, and when
+        self._last = RawArray(ctypes.c_double, 2) if last is None else last
+
+    def __reduce__(self) -> Any:
+        return _received_listener, (DupFd(self.fileno()), self._last)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; raises BlockingIOError if it is the turn of another process."""
+        process, accepted_at = self._last
+        if process == os.getpid() and time.monotonic() - accepted_at < _TURN_SECONDS:
+            raise BlockingIOError
+        accepted = super().accept()
+        self._last[:] = os.getpid(), time.monotonic()
+        return accepted
+
+
+def _received_listener(fileno: Any, last: Any) -> _TurnListener:
+    return _TurnListener(fileno.detach(), last)
 
 
 def prepare_interpreter() -> None:

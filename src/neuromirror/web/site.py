@@ -7,9 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from neuromirror.index import Index
 from neuromirror.store import Store
-from neuromirror.store.private_store import require_public_store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.gateway.modes import GatewayModes
@@ -75,26 +73,11 @@ class Site:
         self.examples = ExampleSearches()
         self.gateway = GatewayService(store, self.reader, settings.modes, relays=settings.cutouts)
 
-    @classmethod
-    def of_catalogue(
-        cls,
-        store: Store,
-        index_path: Path,
-        settings: SiteSettings,
-        limiter: RequestLimiter | None = None,
-    ) -> Site:
-        """Return the site of a public store that has an index.
-
-        Raises
-        ------
-        ConfigurationError
-            If the store is private.
-        IndexMissingError
-            If the store has no index.
-        """
-        require_public_store(store.root)
-        Index.open_readonly(index_path).close()
-        return cls(store, index_path, settings, limiter)
+    @property
+    def counts(self) -> dict[str, int]:
+        """Refused requests by kind, and results of the gateway, as ``gateway`` and their names."""
+        results = {f"gateway {name}": count for name, count in self.gateway.counts.items()}
+        return {**self.limiter.refused, **results}
 
     def archive_title(self, mirror: str) -> str:
         """Return the title of an archive for visitors; the name of the mirror without one."""
