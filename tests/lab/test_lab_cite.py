@@ -21,8 +21,7 @@ from neuromirror.lab.cite import (
     read_work,
     states_of_lock,
 )
-from neuromirror.lab.cite.documents import read_dandiset
-from neuromirror.lab.cite.values import parse_object
+from neuromirror.lab.cite.documents import parse_object, read_dandiset
 from neuromirror.lab.lockfile import Lock
 from support.citable_stores import (
     ASSET,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.lab.cite.values import compact_json, indented_json
+from neuromirror.lab.cite.formats import compact_json, indented_json
 from neuromirror.model.archive_metadata import SPDX
 from support.citable_stores import (
     ASSET,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from neuromirror.annex import parse_link_target
-from neuromirror.lab.cite.values import day, doi_of, license_of, make_person, orcid_of, ror_of
+from neuromirror.lab.cite.documents import day, doi_of, license_of, make_person, orcid_of, ror_of
 from neuromirror.lab.cite.works import qualified_swhid
 from neuromirror.model.archive_metadata import plain_text
 

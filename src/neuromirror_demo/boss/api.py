@@ -282,13 +282,7 @@ class Resources:
 
     def frame(self, request: Request, user: str, frame: str) -> Json:
         """Return a coordinate frame."""
-        found = _lookup(self._state.frames, frame)
-        if found.deleted:
-            raise boss_error(4005, _DELETED)
-        return frame_document(found)
-
-
-_DELETED: Final = "Invalid Request. This Resource has been marked for deletion"
+        return frame_document(_lookup(self._state.frames, frame))
 
 
 def _lookup(held: Mapping[str, T], name: str) -> T:
@@ -301,7 +295,7 @@ def _require_readable(found: R, user: str) -> R:
     if not readable(found, user):
         raise boss_error(3001, f"Missing read permissions on the resource {found.name}")
     if found.deleted:
-        raise boss_error(4005, _DELETED)
+        raise boss_error(4005, "Invalid Request. This Resource has been marked for deletion")
     return found
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 _MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
-_ADJUSTED: Final = "git-annex adjusted branch"
 _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 _BATCH: Final = 1000
 """Number of entries that are read at once."""
@@ -64,25 +63,18 @@ def state_of_clone(folder: Path) -> CitedState:
     Raises
     ------
     NothingToCiteError
-        The folder is not a repository.
+        The folder is not a repository, or has no commit.
     NotCitableError
         The commit was not created by a mirror.
     """
     try:
         with VerifiedRepository.at(folder) as clone:
-            git_dir = clone.git_dir
+            git_dir, commit = clone.git_dir, clone.head()
     except NotADatasetError as error:
         raise NothingToCiteError(
-            f"{folder} is not a clone of a dataset; specify a clone, a lock file, or a version "
-            "such as dandi:000027@0.210831.2033"
+            f"{error}; specify a clone of a dataset, a lock file, or a version such as "
+            "dandi:000027@0.210831.2033"
         ) from error
-    commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
-    if not commit:
-        raise NotCitableError(f"{folder} has no commit; specify the clone of a dataset")
-    parsed = _read_commit(git_dir, commit)
-    if parsed.message.startswith(_ADJUSTED) and parsed.parents:
-        # adjusted branch of git-annex, with unlocked files or for file systems without symlinks
-        commit = parsed.parents[0]
     return _minted_state(git_dir, commit, _annex(git_dir))
 
 

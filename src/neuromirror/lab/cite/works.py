@@ -1,6 +1,6 @@
 """The metadata of a citation, as frozen records without I/O.
 
-All texts are plain (see :mod:`neuromirror.lab.cite.values`). Fields that upstream does not have are
+All texts are plain. Fields that upstream does not have are
 empty or None, and are omitted from a citation.
 """
 

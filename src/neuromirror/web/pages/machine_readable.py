@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from neuromirror.index import FileRow, Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
-from neuromirror.lab.cite.crates import media_type
+from neuromirror.lab.cite.formats import media_type
 from neuromirror.lab.cite.works import Agent, CitedWork
 from neuromirror.model import alias_of, format_bytes
 from neuromirror.web.addresses import (
