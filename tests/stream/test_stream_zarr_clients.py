@@ -21,7 +21,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from neuromirror.cli import main
 from neuromirror.stream import ContentGoneError, StreamError, WrongBytesError
-from neuromirror.volume import open_zarr
+from neuromirror.volume import open_zarr, read_only_store
 from neuromirror.volume.read_only_store import names_unsafe_codec
 from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree
@@ -125,26 +125,51 @@ class _Hostile:
         return os.mkdir, (str(self.mark),)
 
 
+def _consolidated(array: dict[str, Any]) -> dict[str, Any]:
+    """Return a group of format 3 that states the metadata of an array named "attributes"."""
+    listed = {"kind": "inline", "must_understand": False, "metadata": {"attributes": array}}
+    return {"zarr_format": 3, "node_type": "group", "consolidated_metadata": listed}
+
+
 @pytest.mark.parametrize(
-    "changed",
-    [{"filters": [{"id": "vlen-utf8"}, PICKLE]}, {"compressor": PICKLE}, {"filters": [PICKLE]}],
+    ("path", "document"),
+    [
+        (".zarray", ARRAY | {"filters": [{"id": "vlen-utf8"}, PICKLE]}),
+        (".zarray", ARRAY | {"compressor": PICKLE}),
+        (".zarray", ARRAY | {"filters": [PICKLE]}),
+        ("zarr.json", _consolidated(ARRAY | {"compressor": PICKLE})),
+    ],
 )
+@pytest.mark.parametrize("is_checked", [True, False])
 def test_no_chunk_is_unpickled(
-    isolated_home: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+    isolated_home: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    document: dict[str, Any],
+    is_checked: bool,
 ) -> None:
     # as older versions of numcodecs do
     monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    if not is_checked:  # the codec is not even known
+        monkeypatch.setattr(read_only_store, "names_unsafe_codec", lambda key, content: False)
     mark = tmp_path / "mark"
     contents = {
-        "a.zarr/.zarray": json.dumps(ARRAY | changed).encode(),
+        f"a.zarr/{path}": json.dumps(document).encode(),
         "a.zarr/0.0": pickle.dumps(_Hostile(mark)),
+        "a.zarr/attributes/0.0": pickle.dumps(_Hostile(mark)),
     }
     with RangeServer({f"/{path}": one for path, one in contents.items()}) as server:
         tree = ServedTree()
         for path, one in contents.items():
             tree.add(path, one, f"{server.url}/{path}")
-        with pytest.raises(StreamError, match="pickles"):
-            np.asarray(open_zarr(tree, "a.zarr"))
+
+        def read() -> None:
+            opened = open_zarr(tree, "a.zarr")
+            np.asarray(opened if path == ".zarray" else opened["attributes"])
+
+        with pytest.raises((StreamError, ValueError), match="pickle"):
+            read()
     assert not mark.exists()
 
 
@@ -155,6 +180,7 @@ def test_no_chunk_is_unpickled(
         ("zarr.json", NEW_ARRAY, True),
         (".zmetadata", {"metadata": {"a/.zarray": ARRAY | {"compressor": PICKLE}}}, True),
         ("zarr.json", {"consolidated_metadata": {"metadata": {"a": NEW_ARRAY}}}, True),
+        ("zarr.json", {"consolidated_metadata": {"metadata": {"attributes": NEW_ARRAY}}}, True),
         ("a/zarr.json", {"attributes": {"filters": [PICKLE]}, "node_type": "group"}, False),
         ("a/.zattrs", {"id": "pickle", "name": "pickle"}, False),
         ("a/0.0", ARRAY | {"compressor": PICKLE}, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ import numpy as np
 import pytest
 import tensorstore
 
+from neuromirror.sources.volumes.content_codings import unpack
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.volume.chunk_encodings import decode_voxels, parse_sharding, unpack
+from neuromirror.volume.chunk_encodings import (
+    Sharding,
+    ShardReader,
+    decode_voxels,
+    parse_sharding,
+)
 from neuromirror.volume.description import VolumeDescription, describe
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 
@@ -216,6 +223,30 @@ def test_a_short_shard_is_an_error(tmp_path: Path, cut: int) -> None:
     shard.write_bytes(shard.read_bytes()[:cut])
     with pytest.raises(BlockUnavailableError):
         _read(layer)
+
+
+def _index_of(count: int) -> bytes:
+    """Return a shard whose minishards share an index that expands to 24 bytes per entry."""
+    table = np.zeros((3, count), "<u8")
+    table[0, 1:] = 1
+    index = gzip.compress(table.tobytes(), 9)
+    return np.array([0, len(index)] * 8, "<u8").tobytes() + index
+
+
+def test_an_index_has_at_most_the_entries_of_its_minishard_and_bounded_memory() -> None:
+    sharding = Sharding(0, 3, 0, index_coding="gzip")
+    shard = _index_of(100_000)
+    assert len(shard) < 10_000
+    reader = ShardReader("s", sharding, lambda path, start, stop: shard[start:stop], (1 << 20,) * 3)
+    tracemalloc.start()
+    for minishard in range(8):
+        assert reader.find(minishard) == ("s/0.shard", 128, 128)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20
+    reader = ShardReader("s", sharding, lambda path, start, stop: shard[start:stop], (64, 32, 16))
+    with pytest.raises(ValueError, match="more than 4096 entries"):
+        reader.find(0)
 
 
 @pytest.mark.parametrize(

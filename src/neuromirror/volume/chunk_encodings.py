@@ -173,7 +173,10 @@ ShardSpan = tuple[str, int, int]
 
 _MAX_INDEX: Final = 1 << 26
 """Maximum size of a minishard index in bytes."""
+_ENTRY_BYTES: Final = 24
 _CACHED_INDEXES: Final = 64
+_CACHED_BYTES: Final = 32 << 20
+"""Maximum number, and maximum size in bytes, of the indexes that are kept in memory."""
 _CODINGS: Final = {"raw": "", "gzip": "gzip"}
 _BITS: Final = 64
 
@@ -235,14 +238,22 @@ class ShardReader:
         The sharding of the scale.
     read
         Reads ranges of objects.
+    grid
+        The number of chunks along x, y, z.
     """
 
-    def __init__(self, folder: str, sharding: Sharding, read: ReadRange) -> None:
+    def __init__(self, folder: str, sharding: Sharding, read: ReadRange, grid: Triple) -> None:
         self._folder = folder
         self._sharding = sharding
         self._read = read
-        self._indexes: OrderedDict[tuple[str, int], dict[int, tuple[int, int]]] = OrderedDict()
+        self._indexes: OrderedDict[tuple[str, int], NDArray[Any]] = OrderedDict()
+        self._held = 0
         self._lock = threading.Lock()
+        # the bits of a number that do not determine the minishard
+        bits = sum((size - 1).bit_length() for size in grid)
+        hashed = max(0, bits - sharding.preshift_bits)
+        bits -= min(hashed, sharding.minishard_bits + sharding.shard_bits)
+        self._max_entries = min(1 << bits, _MAX_INDEX // _ENTRY_BYTES)
 
     def find(self, number: int) -> ShardSpan | None:
         """Return where a chunk is stored; None if it is missing.
@@ -255,8 +266,9 @@ class ShardReader:
         shard = hashed >> sharding.minishard_bits & (1 << sharding.shard_bits) - 1
         digits = -(-sharding.shard_bits // 4)
         path = f"{self._folder}/{shard:0{digits}x}.shard"
-        span = self._index(path, minishard).get(number)
-        return None if span is None else (path, *span)
+        numbers, starts, stops = self._index(path, minishard)
+        (found,) = (numbers == number).nonzero()
+        return (path, int(starts[found[-1]]), int(stops[found[-1]])) if len(found) else None
 
     def read(self, span: ShardSpan) -> bytes | None:
         """Return a part of a shard, such as a chunk with its coding; None without the shard.
@@ -269,41 +281,42 @@ class ShardReader:
             raise ValueError(f"the shard ends before byte {stop}, which its index names")
         return content
 
-    def _index(self, path: str, minishard: int) -> dict[int, tuple[int, int]]:
+    def _index(self, path: str, minishard: int) -> NDArray[Any]:
         with self._lock:
             if (kept := self._indexes.get((path, minishard))) is not None:
                 self._indexes.move_to_end((path, minishard))
                 return kept
         made = self._read_index(path, minishard)
         with self._lock:
+            if (path, minishard) not in self._indexes:
+                self._held += made.nbytes
             self._indexes[path, minishard] = made
-            while len(self._indexes) > _CACHED_INDEXES:
-                self._indexes.popitem(last=False)
+            while self._held > _CACHED_BYTES or len(self._indexes) > _CACHED_INDEXES:
+                self._held -= self._indexes.popitem(last=False)[1].nbytes
         return made
 
-    def _read_index(self, path: str, minishard: int) -> dict[int, tuple[int, int]]:
-        """Return start and stop of the chunks of a minishard, by number."""
+    def _read_index(self, path: str, minishard: int) -> NDArray[Any]:
+        """Return the numbers of the chunks of a minishard, their starts and their stops."""
+        import numpy
+
+        none = numpy.zeros((3, 0), "<u8")
         head = self.read((path, 16 * minishard, 16 * minishard + 16))
         if head is None:
-            return {}
+            return none
         base = 16 << self._sharding.minishard_bits
         start, stop = (int.from_bytes(one, "little") for one in (head[:8], head[8:]))
         if start == stop:
-            return {}
+            return none
         if not 0 <= stop - start <= _MAX_INDEX:
             raise ValueError(f"a minishard index of {stop - start} bytes")
         content = self.read((path, base + start, base + stop))
         assert content is not None
-        table = unpack(content, self._sharding.index_coding, _MAX_INDEX)
-        count, rest = divmod(len(table), 24)
-        if rest or len(table) > _MAX_INDEX:
+        most = self._max_entries * _ENTRY_BYTES
+        table = unpack(content, self._sharding.index_coding, most)
+        if len(table) > most:
+            raise ValueError(f"a minishard index of more than {self._max_entries} entries")
+        if len(table) % _ENTRY_BYTES:
             raise ValueError("a minishard index of a wrong size")
-        numbers = memoryview(table).cast("Q")
-        made: dict[int, tuple[int, int]] = {}
-        chunk, end = 0, base
-        for at in range(count):
-            chunk = (chunk + numbers[at]) & (1 << _BITS) - 1
-            first = end + numbers[count + at]
-            end = first + numbers[2 * count + at]
-            made[chunk] = first, end
-        return made
+        numbers, gaps, sizes = numpy.frombuffer(table, "<u8").reshape(3, -1)
+        stops = (gaps + sizes).cumsum(dtype="<u8") + numpy.uint64(base)
+        return numpy.stack([numbers.cumsum(dtype="<u8"), stops - sizes, stops])

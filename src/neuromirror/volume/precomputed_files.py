@@ -91,7 +91,9 @@ class LevelChunks:
         self._shards = (
             None
             if storage.sharding is None
-            else ShardReader(storage.folder, storage.sharding, self._read_shard)
+            else ShardReader(
+                storage.folder, storage.sharding, self._read_shard, volume.levels[0].grid
+            )
         )
 
     def voxels(self, position: Triple, box: Box) -> bytes | None:

@@ -1,14 +1,8 @@
-"""Read-only stores for zarr-python 3.
-
-A read-only store for zarr-python 3, whose files are read in threads.
+"""Read-only stores for zarr-python 3, whose files are read in threads.
 
 Zarr replaces a missing chunk by the fill value. So a file counts as missing only if the state
-really has none; a file that is unavailable or differs is an error.
-
-A Zarr store that never replaces a missing block by zeros.
-
-Zarr treats a missing chunk as one that has only the fill value. In a mirrored dataset every block
-has a file, so an unavailable block is an error, and so is one without a file.
+really has none; a file that is unavailable or differs is an error. In a volume every block has a
+file, so one without a file is an error, too.
 """
 
 from __future__ import annotations
@@ -17,9 +11,10 @@ import asyncio
 import json
 import mmap
 import os
+import re
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -63,6 +58,7 @@ class ReadOnlyStore(Store):
 
     def __init__(self) -> None:
         super().__init__(read_only=True)
+        _forget_unsafe_codec()
         self._start()
 
     def _start(self) -> None:
@@ -152,10 +148,6 @@ class ReadOnlyStore(Store):
         """Refuse."""
         self._check_writable()
 
-    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
-        """Refuse; zarr required this method until 3.1."""
-        self._check_writable()
-
     async def delete(self, key: str) -> None:
         """Refuse."""
         self._check_writable()
@@ -195,6 +187,14 @@ _UNSAFE: Final = "pickle"
 """The codec of numcodecs that executes what a chunk contains. Older versions do so unasked."""
 
 
+def _forget_unsafe_codec() -> None:
+    """Remove the codec from the registry, so that no array of this process can use it."""
+    from numcodecs import registry  # type: ignore[import-untyped,unused-ignore]
+
+    for known in (registry.codec_registry, registry.entries):
+        known.pop(_UNSAFE, None)
+
+
 def names_unsafe_codec(key: str, content: bytes | bytearray | memoryview) -> bool:
     """Return whether a file is metadata of a Zarr that names a codec which executes programs.
 
@@ -212,22 +212,34 @@ def names_unsafe_codec(key: str, content: bytes | bytearray | memoryview) -> boo
         document = json.loads(bytes(content))
     except (ValueError, RecursionError):
         return False  # zarr-python does not accept it either
-    return any(_UNSAFE in one.split(".") for one in _codec_names(document))
+    return any(
+        _UNSAFE in re.split(r"\W", one) for node in _nodes(document) for one in _codec_names(node)
+    )
 
 
-def _codec_names(document: Any) -> Iterator[str]:
-    """Yield the names of all codecs of the arrays of a document."""
-    left = [(document, False)]
+def _nodes(document: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the metadata of a node, and of those in its consolidated metadata, whatever names."""
+    left = [document]
     while left:
-        value, is_codec = left.pop()
+        node = left.pop()
+        if isinstance(node, dict):
+            yield node
+            consolidated = node.get("consolidated_metadata")
+            for outer in (node, consolidated):
+                listed = outer.get("metadata") if isinstance(outer, dict) else None
+                left += listed.values() if isinstance(listed, dict) else ()
+
+
+def _codec_names(node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the codecs of a node, and of those in their configurations."""
+    left: list[Any] = [node.get(one) for one in ("filters", "compressor", "codecs")]
+    while left:
+        value = left.pop()
         if isinstance(value, list):
-            left += ((one, is_codec) for one in value)
+            left += value
         elif isinstance(value, dict):
-            for name, one in value.items():
-                if is_codec and name in ("id", "name") and isinstance(one, str):
-                    yield one
-                elif name not in ("attributes", ".zattrs"):
-                    left.append((one, is_codec or name in ("filters", "compressor", "codecs")))
+            yield from (value[one] for one in ("id", "name") if isinstance(value.get(one), str))
+            left += value.values()
 
 
 BytesCallback = Callable[[int, memoryview], None]
