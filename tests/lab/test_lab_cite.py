@@ -249,6 +249,21 @@ def test_a_tree_that_leads_out_of_its_folder_is_not_followed(
     assert list(tmp_path.rglob("evil.txt")) == []
 
 
+def test_a_damaged_git_annex_branch_is_an_error_and_not_a_citation_without_urls(
+    citable_store: CitableStore, tmp_path: Path
+) -> None:
+    clone = citable_store.clone(DRAFT, tmp_path / "clone")
+    tree = bytes.fromhex(run_git(clone, "rev-parse", "origin/git-annex^{tree}").strip())
+    folders = [line.split("\t")[1] for line in run_git(clone, "ls-tree", tree.hex()).splitlines()]
+    missing = b"".join(b"40000 %s\0" % one.encode() + b"\x12" * 20 for one in folders)
+    content = run_git(clone, "cat-file", "commit", "origin/git-annex")
+    content = content.replace(tree.hex(), git_object(clone, missing).hex())
+    commit = git_object(clone, content.encode(), "commit")
+    run_git(clone, "update-ref", "refs/heads/git-annex", commit.hex())
+    done = citable_store.run(str(clone), "--format", "ro-crate", code=1)
+    assert "cannot be read" in done.stderr
+
+
 def git_object(repository: Path, content: bytes, kind: str = "tree") -> bytes:
     command = ["git", "-C", str(repository), "hash-object", "-w", "--literally", "-t", kind]
     done = subprocess.run([*command, "--stdin"], input=content, capture_output=True, check=True)
