@@ -1,7 +1,5 @@
 """Datasets created by neuromirror's formats, and a file server with configurable faults."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The XS3ETAG backend with multipart uploads and git-annex."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """XS3ETAG keys of multipart uploads by boto3, verified by git-annex's commands."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Keys, their paths and extensions equal those that git-annex computes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Logs on the git-annex branch equal those that git-annex writes."""
 
-from __future__ import annotations
-
 import os
 import re
 from decimal import Decimal

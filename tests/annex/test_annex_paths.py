@@ -1,7 +1,5 @@
 """The mapping of upstream names to git paths is injective, reversible and accepted by git."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pointer files and the targets of annex symlinks."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.annex import (

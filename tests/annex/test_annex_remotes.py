@@ -1,7 +1,5 @@
 """A file with two locations in an unmodified clone, if the first returns wrong bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable

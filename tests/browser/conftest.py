@@ -1,7 +1,5 @@
 """The site that all browser tests look at, and the browser."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Keys and copy buttons: an order, a focus that is seen, commands that work when pasted."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import urlsplit
 

@@ -1,7 +1,5 @@
 """Errors and hostile content: useful pages, and no script of upstream or of an archive runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 

@@ -1,7 +1,5 @@
 """axe-core finds nothing on any page, on any screen: a phone, a page made large, the dark."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """Neuroglancer draws pinned volumes from the gateway as it draws them after a download."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Where that is set the archives have fixed ports, so that equal pages give equal pictures.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """What a visitor takes away: lock files, files, boxes of volumes; tables on a phone."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

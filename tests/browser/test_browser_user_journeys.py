@@ -1,7 +1,5 @@
 """From a question to the bytes and their other homes, by mouse, by keyboard, without scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The cache returns what was written, keeps its limit, and is safe for many processes."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """A store synced once from an unchanging demo archive, and copies of it."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from pathlib import Path

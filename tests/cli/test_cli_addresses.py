@@ -1,7 +1,5 @@
 """Addresses wherever a command expects a dataset or a version."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

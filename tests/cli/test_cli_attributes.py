@@ -1,7 +1,5 @@
 """Assets of a bucket, their ancestors and derivatives, and Zarrs that are not in the index."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

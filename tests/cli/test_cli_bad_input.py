@@ -1,7 +1,5 @@
 """Invalid names, invalid files and failing archives: one error line and the right exit code."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

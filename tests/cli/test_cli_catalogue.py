@@ -1,7 +1,5 @@
 """``neuromirror catalogue``: listening, trusted proxies and shutdown."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

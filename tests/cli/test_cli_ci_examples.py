@@ -1,7 +1,5 @@
 """The shell parts of the examples for GitHub and GitLab in the how-to guide ``watch`` work."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

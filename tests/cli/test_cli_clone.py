@@ -1,7 +1,5 @@
 """``neuromirror clone``, and ``get`` of an address: from an address to verified files."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

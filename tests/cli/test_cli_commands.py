@@ -1,7 +1,5 @@
 """Output and exit codes of each command for an intact store."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

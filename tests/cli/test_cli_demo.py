@@ -1,7 +1,5 @@
 """The demo runs completely and leaves an intact store."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """``neuromirror digest``: one read per file, nothing kept, wrong bytes are an error."""
 
-from __future__ import annotations
-
 import signal
 import time
 from pathlib import Path

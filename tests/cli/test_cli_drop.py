@@ -1,7 +1,5 @@
 """``neuromirror drop``, and what ``audit`` finds in vaults."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

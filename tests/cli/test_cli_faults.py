@@ -1,7 +1,5 @@
 """External faults during a sync: signals, other processes, a lost index, full disks."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Finding datasets and files, and comparing versions: ``search``, ``find`` and ``diff``."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

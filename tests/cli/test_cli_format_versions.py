@@ -1,7 +1,5 @@
 """Stores, indexes and backups of other releases, damaged ones, and folders that are no store."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing

@@ -5,8 +5,6 @@ codes, JSON and fields. After an intended change of a text, run this file with t
 variable UPDATE_GOLDEN=1 and review the difference in git.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """``neuromirror keep`` and ``neuromirror vault``: what is kept, what counts, and what is found."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

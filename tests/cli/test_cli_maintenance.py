@@ -1,7 +1,5 @@
 """backup, restore-index, fsck, audit, doctor, takedown, housekeeping, and their results."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from pathlib import Path

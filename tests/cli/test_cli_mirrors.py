@@ -1,7 +1,5 @@
 """Mirror files: configured, received from others, and the archives that they name."""
 
-from __future__ import annotations
-
 import json
 import os
 import tomllib

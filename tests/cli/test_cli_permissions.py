@@ -1,7 +1,5 @@
 """A store that its user cannot fully read or write, with a real unprivileged user."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

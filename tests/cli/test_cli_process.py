@@ -1,7 +1,5 @@
 """Processes of the command line: signals, pipes, core dumps, progress, the summary of requests."""
 
-from __future__ import annotations
-
 import fcntl
 import io
 import json

@@ -1,7 +1,5 @@
 """``neuromirror verify``: what it prints, and how it exits."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

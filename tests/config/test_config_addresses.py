@@ -1,7 +1,5 @@
 """Addresses: the names and URLs that identify a dataset, a version or a file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from urllib.parse import quote

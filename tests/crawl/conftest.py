@@ -1,7 +1,5 @@
 """Fixtures: a demo archive, a store and a sync of one to the other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Arguments: pairs of a folder and a layer's name in the demo. Prints one line of 
 whether all scales equal the demo's voxels, and the result of reading a missing chunk.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

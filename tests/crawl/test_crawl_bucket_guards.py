@@ -1,7 +1,5 @@
 """Guards for the listings of a bucket, which has no summary to compare with."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Buckets end to end: an S3 server on loopback, a store, git, git-annex."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Zarr assets: components that upstream names, inline or as datasets of their own."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

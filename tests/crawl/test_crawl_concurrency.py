@@ -1,7 +1,5 @@
 """Concurrent requests, for several dandisets and for one."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Syncs, checks and repairs of datasets that have copies in vaults."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

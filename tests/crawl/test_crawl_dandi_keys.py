@@ -1,7 +1,5 @@
 """Embargoed dandisets with the API key that the ``dandi`` client has."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pitfalls of mirroring a DANDI archive, one test each, from sync to clone."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

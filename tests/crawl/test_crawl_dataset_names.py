@@ -1,7 +1,5 @@
 """A dataset's name means one version: for clones, gitlinks, the index and citations."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A deep visit reads the Zarrs of published versions again; each must be unchanged."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field, replace
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Upstream's documents: plain files in git, complete only at the end of a listing."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 

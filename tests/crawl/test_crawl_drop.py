@@ -1,7 +1,5 @@
 """Dropping content from clones: only if upstream still has exactly the same bytes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator

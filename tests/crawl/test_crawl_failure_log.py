@@ -1,7 +1,5 @@
 """Failures are recorded until they are resolved, and those of a plug-in name it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

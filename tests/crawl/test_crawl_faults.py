@@ -1,7 +1,5 @@
 """Faults around a whole sync: clocks, credentials, proxies, disks, a damaged index."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Callable

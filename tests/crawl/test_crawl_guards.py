@@ -1,7 +1,5 @@
 """Listings that are incomplete, contradictory or suspicious."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Earlier states that upstream can still list."""
 
-from __future__ import annotations
-
 from neuromirror.config.mirror_files import load_mirrors
 from neuromirror.crawl import dry_run, open_recorder, parse_sync_requests, release_hold
 from neuromirror.net import UnreachableError

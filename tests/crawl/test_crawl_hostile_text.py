@@ -1,7 +1,5 @@
 """Text from upstream reaches no shell, path, branch, trailer, SQL or git configuration."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Zarrs whose files are in the store and not in the index."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

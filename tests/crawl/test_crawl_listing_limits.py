@@ -1,7 +1,5 @@
 """Listings without end, and refusals."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Local ids that a source should not return: two with one source URI, and ids that it refuses."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Memos, with which an unchanged dataset is not read again, and the recorder."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An object that upstream writes again with the same bytes has another URL, and no new version."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Buckets with objects that differ from their listing: none of them blocks its dataset."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from itertools import product

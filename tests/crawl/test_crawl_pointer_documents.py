@@ -1,7 +1,5 @@
 """Documents of upstream with the text of a git-annex pointer are not pointers in a clone."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

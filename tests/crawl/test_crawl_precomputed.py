@@ -1,7 +1,5 @@
 """Precomputed layers end to end: a bucket on loopback, a store, git-annex, CloudVolume."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Private buckets and restricted channels, mirrored privately and got with credentials."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

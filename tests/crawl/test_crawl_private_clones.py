@@ -1,7 +1,5 @@
 """Content of a clone of the private store: fetched with a token that is stored nowhere."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree

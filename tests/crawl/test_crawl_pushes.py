@@ -1,7 +1,5 @@
 """Pushes from clones: no repository of the store accepts one, over any transport."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

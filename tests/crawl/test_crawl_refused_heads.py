@@ -1,7 +1,5 @@
 """Buckets that refuse HEAD requests for a while: the next sync sends them again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path

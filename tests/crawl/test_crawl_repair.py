@@ -1,7 +1,5 @@
 """Foreign changes to a store: found by fsck, never recorded, quarantined and undone by repair."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

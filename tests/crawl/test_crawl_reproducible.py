@@ -1,7 +1,5 @@
 """Two stores of one upstream state, and interrupted stores: the same ids (I3, I4)."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import re

@@ -1,7 +1,5 @@
 """Number of requests of a sync: each object once, and pending items only."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

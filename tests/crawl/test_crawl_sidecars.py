@@ -1,7 +1,5 @@
 """Unreadable sidecars of AIND assets, from a bucket to the index and a citation."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

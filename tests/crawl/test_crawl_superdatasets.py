@@ -1,7 +1,5 @@
 """The members of superdatasets, and when superdatasets are written."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The effects of a sync on a store, seen from outside."""
 
-from __future__ import annotations
-
 import gc
 import json
 from pathlib import Path

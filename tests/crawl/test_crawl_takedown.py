@@ -1,7 +1,5 @@
 """A dataset that was taken down is not shown, not lost, and can be reinstated unchanged."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Traffic is recorded with each visit, and reported for the whole run at its end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 

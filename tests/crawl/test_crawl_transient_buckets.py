@@ -1,7 +1,5 @@
 """A transient fault of a bucket mints nothing: later states are those of an undisturbed store."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

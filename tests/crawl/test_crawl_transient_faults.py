@@ -1,7 +1,5 @@
 """A transient fault mints nothing: later states are those of an undisturbed store."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """States without upstream times: labels and dates depend on the states alone."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sqlite3

@@ -1,7 +1,5 @@
 """Validation of a listing's entries: totals, duplicates and clashes of paths."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """BOSS channels as datasets: new versions, unchanged states and failures."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

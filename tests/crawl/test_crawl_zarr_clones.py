@@ -1,7 +1,5 @@
 """Dandisets with Zarrs of the demo archive, mirrored and cloned."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

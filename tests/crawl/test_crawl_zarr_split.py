@@ -1,7 +1,5 @@
 """Large Zarrs of a dataset: mirrored as subdatasets, compared file by file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A ledger, an S3 server whose requests can fail, and a store that was synced once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files that a lab has already downloaded are stored in a vault."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Damaged and unreadable copies: replaced where the bytes are wrong, untouched where unknown."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Iterator

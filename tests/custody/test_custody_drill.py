@@ -1,7 +1,5 @@
 """Drills: a lock file is restored from vaults alone, and everything else is really blocked."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Copies are removed only where nothing is lost, and what was not removed still counts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

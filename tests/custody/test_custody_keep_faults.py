@@ -1,7 +1,5 @@
 """Faults during ``keep``: nothing counts that is not there, and the next run converges."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Content that needs a credential: kept, streamed and restored, with the credential nowhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

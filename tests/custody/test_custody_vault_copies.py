@@ -1,7 +1,5 @@
 """Copies are read, checked and made: which contents, from vault to vault, and what is recorded."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

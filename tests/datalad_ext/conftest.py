@@ -1,3 +1,1 @@
 """Fixtures of the DataLad commands' tests."""
-
-from __future__ import annotations

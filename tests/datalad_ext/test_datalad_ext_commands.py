@@ -1,7 +1,5 @@
 """The DataLad commands, in the shell and in Python."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """DataLad's own tests of its interfaces, on our commands."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from importlib import import_module

@@ -3,8 +3,6 @@
 It runs in a process of its own: it takes seconds to import, and forks to cut out.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

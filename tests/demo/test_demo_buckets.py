@@ -1,7 +1,5 @@
 """boto3 reads the demo buckets: objects, parts, versions, listings."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the demo archives contain is the same at every start, and the field's libraries read it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

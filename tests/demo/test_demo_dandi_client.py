@@ -1,7 +1,5 @@
 """The real DANDI client reads the demo archive as it reads the real one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

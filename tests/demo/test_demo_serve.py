@@ -1,7 +1,5 @@
 """The demo as a program, and what it leaves behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The demo answers in the shapes of a real archive server's recorded replies."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

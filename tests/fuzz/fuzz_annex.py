@@ -1,7 +1,5 @@
 """Targets: git-annex keys, pointers, logs and paths, compared with git-annex."""
 
-from __future__ import annotations
-
 import atexit
 import io
 import re

@@ -1,7 +1,5 @@
 """Targets: what other catalogues and mirrors reply, and the lock files that they create."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

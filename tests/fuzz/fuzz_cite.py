@@ -1,7 +1,5 @@
 """Targets: descriptions of commits, and citations made of them and of documents."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress

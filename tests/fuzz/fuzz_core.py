@@ -5,8 +5,6 @@ where another implementation of the same format exists, the target compares the 
 :class:`DisagreementError`. ``scripts/fuzz`` runs targets for minutes, the test suite for seconds.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import traceback

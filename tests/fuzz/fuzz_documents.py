@@ -1,7 +1,5 @@
 """Targets: manifests, and what commits say of themselves."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Targets: git trees, commits, pack indexes, bundles and ``.gitmodules``, compared with git."""
 
-from __future__ import annotations
-
 import atexit
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Targets: locks, manifests, and the globs in them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Mutations that know formats: changed JSON stays JSON, changed frames are packed again."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """Targets: S3 listings and errors, JSON bodies, HTTP heads and bodies, addresses."""
 
-from __future__ import annotations
-
 import gzip
 import http.client
 import io

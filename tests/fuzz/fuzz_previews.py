@@ -1,7 +1,5 @@
 """Targets: previews of files that anybody may have uploaded, and READMEs."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

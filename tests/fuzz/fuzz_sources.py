@@ -1,7 +1,5 @@
 """Targets: what archives say of datasets: DANDI, AIND, BOSS, ndstore, precomputed layers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

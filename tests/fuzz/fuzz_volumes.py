@@ -1,7 +1,5 @@
 """Targets: encodings of voxels, metadata of volumes, memos of blocks."""
 
-from __future__ import annotations
-
 import io
 import json
 import zlib

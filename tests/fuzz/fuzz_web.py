@@ -1,7 +1,5 @@
 """Targets: what visitors send to the catalogue, and words for full-text search."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """Every target on its seeds, its past findings, and mutations of them; always the same ones."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

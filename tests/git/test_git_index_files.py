@@ -1,7 +1,5 @@
 """Index files are those that git writes."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Objects as git has them: read by name, from packs, and parsed as commits."""
 
-from __future__ import annotations
-
 import subprocess
 from contextlib import closing
 from pathlib import Path

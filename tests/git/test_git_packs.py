@@ -1,7 +1,5 @@
 """git reads our packs, and writes the same objects and index."""
 
-from __future__ import annotations
-
 import random
 import struct
 import subprocess

@@ -1,7 +1,5 @@
 """git commands run with an environment of their own, and their output is read unchanged."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Derivations: names resolve to datasets, and datasets to versions, at query time."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

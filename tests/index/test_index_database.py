@@ -1,7 +1,5 @@
 """The file itself: schema, locks, readers beside a writer, damage, and files that are no index."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

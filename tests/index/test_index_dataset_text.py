@@ -1,7 +1,5 @@
 """Texts and attributes of the archive's documents are found, with the same rows after a rebuild."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Zarrs of which the index has the state alone: nothing else in it may differ."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

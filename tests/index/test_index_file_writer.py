@@ -1,7 +1,5 @@
 """Writing a version by its changes or whole, with subdatasets, leaves the same rows."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Locations that are due for a check, what they answered, and copies of the index."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Look-ups of contents, folders, URLs and block digests."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

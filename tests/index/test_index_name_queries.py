@@ -1,7 +1,5 @@
 """A name, an id or an address leads to the one version or file that it means."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Queries of users, and the errors for invalid ones."""
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator

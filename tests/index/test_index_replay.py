@@ -1,7 +1,5 @@
 """The index is a cache: any way of applying the journal gives the same tables (I8)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

@@ -1,7 +1,5 @@
 """Results of queries are kept while the index is unchanged, and no longer."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path

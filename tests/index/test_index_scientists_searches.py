@@ -1,7 +1,5 @@
 """Searches that a scientist would type, among a thousand datasets, and their first hits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Datasets are found by terms of their descriptions and of their files' paths."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

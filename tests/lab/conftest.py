@@ -1,7 +1,5 @@
 """Stores of the demo archive and of a scripted source."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

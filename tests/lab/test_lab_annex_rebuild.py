@@ -1,7 +1,5 @@
 """The git-annex branch of a manifest is the same from this process and from a worker process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Credentials reach only the processes that need them, and no command line."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

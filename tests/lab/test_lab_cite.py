@@ -1,7 +1,5 @@
 """``neuromirror cite``: metadata of upstream and the exact state, equal for every location."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Independent programs read each citation format."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Parsing names of people, texts, licenses and identifiers of upstream."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.annex import parse_link_target

@@ -1,7 +1,5 @@
 """What metadata documents call the variables and the investigators of a dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Clones of a store of this machine are those that DataLad makes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Clones get content from vaults when upstream, and then the store, are gone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

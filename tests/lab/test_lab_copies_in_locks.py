@@ -1,7 +1,5 @@
 """Lock files name vaults, from which they are restored and read without upstream and mirror."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Differences between two versions, or a clone and a version."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

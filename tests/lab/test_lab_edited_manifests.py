@@ -1,7 +1,5 @@
 """What says 'verified' covers every byte beside a lock file: edited manifests are errors."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Other programs download the pinned files by an exported list; ``verify`` finds the same state."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Faults around a lock file: each has its own message and an exit code."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Special remotes of the sender of a dataset are not enabled, and run no program."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Globs match as defined, and no glob makes matching expensive."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

@@ -1,7 +1,5 @@
 """A problem with a host is printed once, with a remedy, for any number of files."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

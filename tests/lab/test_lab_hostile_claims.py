@@ -1,7 +1,5 @@
 """Lock files, commits and repositories with false claims."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

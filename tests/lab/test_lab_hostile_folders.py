@@ -1,7 +1,5 @@
 """Nothing is written through symlinks in folders that came with a lock file."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

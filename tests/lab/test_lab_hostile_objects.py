@@ -1,7 +1,5 @@
 """Malformed git objects are rejected for every strategy, and nothing is written."""
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Programs named in received repositories are not run."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from contextlib import suppress

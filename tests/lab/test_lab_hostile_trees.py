@@ -1,7 +1,5 @@
 """Malformed objects are an error message without a traceback."""
 
-from __future__ import annotations
-
 import subprocess
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Block digests beside a lock file, which the lock file vouches for."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -1,7 +1,5 @@
 """Untrusted manifests are valid, or rejected with one clear error."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

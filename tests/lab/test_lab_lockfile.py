@@ -1,7 +1,5 @@
 """Writing, reading and rejecting lock files."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import tomllib

@@ -1,7 +1,5 @@
 """Pins that have newer versions in the store."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

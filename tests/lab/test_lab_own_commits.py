@@ -1,7 +1,5 @@
 """Clones with own commits, and the checked-out version."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

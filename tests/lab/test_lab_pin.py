@@ -1,7 +1,5 @@
 """Pinning versions: the lock file, the manifests and the bundles."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """``neuromirror reproduce``: output and exit codes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

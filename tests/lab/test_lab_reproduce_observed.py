@@ -1,7 +1,5 @@
 """Reproducing observed states, as long as upstream still has them."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

@@ -1,7 +1,5 @@
 """Reproducing published versions from upstream: equal ids, or the differences."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

@@ -1,7 +1,5 @@
 """Restoring the datasets of a lock file with each strategy."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil

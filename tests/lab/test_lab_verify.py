@@ -1,7 +1,5 @@
 """Verification of local content against a clone's own commit."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

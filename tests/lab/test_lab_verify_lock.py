@@ -1,7 +1,5 @@
 """Verification of restored datasets against a lock file."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Verification of whole datasets at the archives, and its results in the index."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Probing and downloading single URLs."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import socket

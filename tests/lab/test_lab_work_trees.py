@@ -1,7 +1,5 @@
 """A checkout beside other work in a new repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -5,8 +5,6 @@ the size of a file: a write that would go beyond is cut short, and the next one 
 that is full.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

@@ -1,7 +1,5 @@
 """The delta writer and the worker process write the same objects as the plain writer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

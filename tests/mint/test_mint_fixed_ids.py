@@ -1,7 +1,5 @@
 """Commit ids of fixed snapshots, which must never change."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

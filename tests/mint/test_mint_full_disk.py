@@ -1,7 +1,5 @@
 """A full disk gives an error, and leaves no file and no truncated pack behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Compressed lines: found without reading the rest, and read within limits."""
 
-from __future__ import annotations
-
 import io
 import tracemalloc
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random sequences of states give the trees that ``git fast-import`` writes."""
 
-from __future__ import annotations
-
 import random
 from functools import partial
 from pathlib import Path

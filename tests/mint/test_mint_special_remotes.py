@@ -1,7 +1,5 @@
 """git-annex accepts minted repositories, and claimed URLs are logged exactly as it logs them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

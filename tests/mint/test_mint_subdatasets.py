@@ -1,7 +1,5 @@
 """Documents in folders, subdatasets, and Zarr chunks that are in the manifest only."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Large Zarr stores are split from a listing and minted as subdatasets."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Iterable
 from datetime import timedelta

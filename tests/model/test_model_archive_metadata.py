@@ -1,7 +1,5 @@
 """What the documents of each archive say, the names of people in them, and the limits of it all."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

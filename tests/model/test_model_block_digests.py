@@ -1,7 +1,5 @@
 """Block digests: agreement with libtorrent, verification of pieces, and untrusted encodings."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

@@ -1,7 +1,5 @@
 """The canonical manifest, the state digest, and differences of versions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Records, journal entries and URLs of objects come back from their text."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """Strict parsing of untrusted documents; errors name the invalid member."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which URLs may be requested, and the redaction of URLs."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Signatures of requests to one bucket."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path

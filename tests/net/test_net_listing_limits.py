@@ -1,7 +1,5 @@
 """Listings that never end, or whose pages grow."""
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Persistent connections, and the fallback to the session."""
 
-from __future__ import annotations
-
 import hashlib
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """The pace of requests: contact, concurrency and rate limits, and the circuit breaker per host."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """URLs of buckets and their objects, and the errors of a bucket."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.model import ConfigurationError

@@ -1,7 +1,5 @@
 """Parallel listings of a bucket return every key once or fail."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

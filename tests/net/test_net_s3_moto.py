@@ -1,7 +1,5 @@
 """Listings of moto's S3 server, with unusual keys."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime

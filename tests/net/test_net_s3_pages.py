@@ -1,7 +1,5 @@
 """Parsing of listing pages, and refusal of invalid ones."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import UTC, datetime
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """The session against misbehaving servers."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Traffic counters count the requests of their context."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The readers of previews: summaries, tables, text and pictures of real and of hostile files."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

@@ -1,7 +1,5 @@
 """Requests of the catalogue's bench, on a store that is small enough for a test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Files of the project and its pages: forbidden text, links, scripts, commands that exist."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The worked example of the pages on formats is what neuromirror mints."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Every command of the how-tos works, and gives what its page shows."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

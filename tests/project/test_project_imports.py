@@ -1,7 +1,5 @@
 """Imports are lazy: a small command starts quickly, and a small installation works."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

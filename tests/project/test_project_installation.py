@@ -1,7 +1,5 @@
 """Everything that the suite needs is installed: a missing part is a failure, never a skip."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -1,7 +1,5 @@
 """The project's metadata agrees in all places."""
 
-from __future__ import annotations
-
 import ast
 import configparser
 import re

@@ -1,7 +1,5 @@
 """The notebook of the docs runs, in a kernel of this environment, against the demo archive."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -4,8 +4,6 @@ Paths of the system stand for folders of the test's own, DANDI's address for a d
 ``systemctl`` for a few lines that do with the unit what systemd does.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

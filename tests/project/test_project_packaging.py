@@ -1,7 +1,5 @@
 """Deployment files: systemd unit, cron, container, Prometheus alerts."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

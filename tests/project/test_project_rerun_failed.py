@@ -1,7 +1,5 @@
 """Failed tests run a second time, and only those that then pass do not fail the run."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The documentation as a site: built without a warning, and every link leads somewhere."""
 
-from __future__ import annotations
-
 import fcntl
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Every command of the tutorial and every example of the page on Python works as shown."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

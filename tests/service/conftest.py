@@ -1,7 +1,5 @@
 """Fixtures: a store with a small demo archive, and a writer for jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Backups of the index: made during writes, verified, restored and brought up to date."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

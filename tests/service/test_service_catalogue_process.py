@@ -1,7 +1,5 @@
 """The catalogue of a service: its process and its status."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

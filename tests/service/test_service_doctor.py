@@ -1,7 +1,5 @@
 """The doctor reports problems with advice, and whether an archive answers as it must."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The engine of a service: jobs, their results and superdatasets."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Mirror files that change while a service runs, and syncs beside it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

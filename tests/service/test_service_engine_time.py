@@ -1,7 +1,5 @@
 """Time and death: clocks that jump, months without a service, leases of those who are no more."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Executors: jobs in processes have limits, and what ends one of them harms nothing else."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """Jobs on a real Dask scheduler with worker processes: one may die, and nothing is lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Health, metrics and connections over real sockets, and notifications to systemd."""
 
-from __future__ import annotations
-
 import errno
 import http.client
 import os

@@ -1,7 +1,5 @@
 """A release makes its dataset due at once; what upstream refuses is requested again."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Housekeeping tasks of a service: integrity, repacking, backup and audit, and when they run."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from collections.abc import Iterator

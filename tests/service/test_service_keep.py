@@ -1,7 +1,5 @@
 """The service keeps lock files in vaults, reads the copies, and reports what it could not keep."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

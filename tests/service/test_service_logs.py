@@ -1,7 +1,5 @@
 """Logs of a service without any secret, and its troubles on record until they are over."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """Figures: what is counted, and how things stand, as a Prometheus would read them."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The policy: when a dataset is visited next, whatever happened and whatever the clock says."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """Tokens that get as far as a service's errors get no further: not one of its bytes has them."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import signal

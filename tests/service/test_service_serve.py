@@ -1,7 +1,5 @@
 """``neuromirror serve`` as a process: killed, stopped, started twice, started by cron."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """``neuromirror status`` about the service of a store."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Jobs that use the writer make the same store as a sync; a lost lease or index loses nothing."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

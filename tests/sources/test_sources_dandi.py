@@ -1,7 +1,5 @@
 """The DANDI source, with recorded replies of a real archive."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections import deque

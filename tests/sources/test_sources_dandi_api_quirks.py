@@ -3,8 +3,6 @@
 Pitfalls of the bucket and of changes between visits are tested in the crawl.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Version ids of blobs from a listing of versions: the same as from HEAD, with fewer requests."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """DANDI's part sizes against dandischema's own."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The memo of an asset list: it never hides a change, and saves requests."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.model import Location

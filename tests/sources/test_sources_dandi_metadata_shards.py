@@ -1,7 +1,5 @@
 """The assets' metadata as documents: equal states give equal bytes, small changes small diffs."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

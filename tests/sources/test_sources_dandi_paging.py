@@ -1,7 +1,5 @@
 """Faulty pages: no incomplete listing is accepted."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

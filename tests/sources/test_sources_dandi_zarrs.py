@@ -1,7 +1,5 @@
 """Zarr assets: listed from the bucket, and verified by their checksum."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import time

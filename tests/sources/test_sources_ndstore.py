@@ -1,7 +1,5 @@
 """An ndstore's channels become arrays with the service's stored voxels only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

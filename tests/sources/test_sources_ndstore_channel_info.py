@@ -1,7 +1,5 @@
 """An ndstore's projects and channels: names, lists, access, and malformed info."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

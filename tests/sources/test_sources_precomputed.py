@@ -1,7 +1,5 @@
 """Layers of a bucket: discovery and listing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Paths of files depend on the encoding of their objects, determined from a sample."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import random

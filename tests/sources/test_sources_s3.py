@@ -1,7 +1,5 @@
 """Datasets of a bucket: discovery, and validity of their listings."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime, timedelta
 

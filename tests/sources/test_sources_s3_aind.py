@@ -1,7 +1,5 @@
 """AIND's asset names, and sidecars of all versions of its schema."""
 
-from __future__ import annotations
-
 import json
 import re
 

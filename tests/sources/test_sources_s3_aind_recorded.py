@@ -1,7 +1,5 @@
 """Sidecars written by real releases of aind-data-schema."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

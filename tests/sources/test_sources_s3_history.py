@@ -1,7 +1,5 @@
 """Earlier states of a prefix, and discovery with DocDB."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Local ids of prefixes, and the options of buckets."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

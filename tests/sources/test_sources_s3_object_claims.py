@@ -1,7 +1,5 @@
 """Digests, locations and unusual keys of S3 objects."""
 
-from __future__ import annotations
-
 import hashlib
 from datetime import UTC, datetime
 

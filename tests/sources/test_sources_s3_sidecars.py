@@ -1,7 +1,5 @@
 """Sidecars of a bucket's datasets become documents."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Blosc frames: valid ones are decoded, all others refused, whatever their headers state."""
 
-from __future__ import annotations
-
 import struct
 
 import blosc

@@ -1,7 +1,5 @@
 """Services with malformed descriptions of volumes."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 import zlib

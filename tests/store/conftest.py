@@ -1,7 +1,5 @@
 """Fixtures: a store, and a small file system."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files with block digests: by key, written once, and never trusted when read."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -1,7 +1,5 @@
 """The branch with the copies of a dataset: written, repeated, removed, and killed at any step."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from functools import partial
 from pathlib import Path

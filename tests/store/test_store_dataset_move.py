@@ -1,7 +1,5 @@
 """Private stores, and moves of datasets from a private to a public store."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """Commits that neuromirror did not write are found, whatever their messages contain."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

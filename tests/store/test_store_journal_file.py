@@ -1,7 +1,5 @@
 """The journal has complete lines only, with concurrent writers and on a full disk."""
 
-from __future__ import annotations
-
 import os
 import resource
 from functools import partial

@@ -1,7 +1,5 @@
 """Creating and opening stores; scratch folders, locks, records, manifests, aliases."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shutil

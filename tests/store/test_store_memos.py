@@ -1,7 +1,5 @@
 """Memos between visits, and workspaces that survive a killed visit."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

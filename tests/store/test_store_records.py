@@ -1,7 +1,5 @@
 """The records of a version, looked up by path without reading the rest of them."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

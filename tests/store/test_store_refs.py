@@ -1,7 +1,5 @@
 """Ref transactions are atomic, and exclude concurrent git processes."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import threading

@@ -1,7 +1,5 @@
 """Published repositories: clones over plain HTTP, durable writes, versions rebuilt from git."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

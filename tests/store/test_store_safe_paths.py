@@ -1,7 +1,5 @@
 """A SafeFolder follows no symlink."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Datasets with subdatasets: clones by DataLad and git, and versions rebuilt from git."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Superdatasets: their members, commits and repetition after a kill."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.model import DatasetRef

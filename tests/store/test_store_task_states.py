@@ -1,7 +1,5 @@
 """The saved states of tasks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

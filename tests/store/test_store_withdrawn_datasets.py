@@ -1,7 +1,5 @@
 """Reinstatement of files that two withdrawn datasets share."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

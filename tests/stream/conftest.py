@@ -1,7 +1,5 @@
 """Stores of the demo archive, read-only."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Iterator

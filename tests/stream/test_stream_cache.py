@@ -1,7 +1,5 @@
 """Pieces that were read once cost no further request, and are verified again."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The command ``neuromirror cache``: its records, its exit codes, and what the cache then has."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The files of a catalogue, opened by a URL without a store and verified here."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Block digests of a sender are claims: the key and this machine's own digests come first."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files are read from copies in vaults when upstream is gone: of a store, a clone, the gateway."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing

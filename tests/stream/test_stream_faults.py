@@ -1,7 +1,5 @@
 """A faulty archive never makes a reader return wrong bytes: faults at random, seeded."""
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Pinned states are file systems of fsspec, and pass its tests of reading."""
 
-from __future__ import annotations
-
 import configparser
 import os
 import pickle

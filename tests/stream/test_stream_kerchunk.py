@@ -1,7 +1,5 @@
 """References to pinned objects, read back by fsspec and zarr."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

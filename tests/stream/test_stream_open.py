@@ -1,7 +1,5 @@
 """Files opened over the network equal those of a download, or are errors."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import random

@@ -1,7 +1,5 @@
 """Files, file systems and stores that are opened in one process are used in others."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

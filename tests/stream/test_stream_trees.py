@@ -1,7 +1,5 @@
 """A version has the same files from the store, from a lock file and from a clone."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import zlib

@@ -1,7 +1,5 @@
 """zarr-python reads pinned Zarrs: earlier states, hostile codecs, the examples of the docs."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Zarrs of pinned states over the network: equal to a download to the bit, or an error."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 The stores are read-only: what a test writes goes past the store into the state that it reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

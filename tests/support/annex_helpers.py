@@ -1,7 +1,5 @@
 """Helpers of the annex tests: subprocesses, a file server, unusual names."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A BOSS on loopback, and git-annex repositories with its blocks."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

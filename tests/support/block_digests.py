@@ -1,7 +1,5 @@
 """Block digests of contents in memory."""
 
-from __future__ import annotations
-
 import hashlib
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """Helpers for tests of BOSS: sources with short waits, unusual volumes, and a rewriting proxy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """All kinds of pages with their addresses, as used for the screenshots."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """Drive a browser: open pages, click, type, and record errors."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

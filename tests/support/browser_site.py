@@ -1,7 +1,5 @@
 """The site of browser tests: a store with all kinds of pages, and its catalogue on loopback."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Certificates of test servers."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import ssl

@@ -1,7 +1,5 @@
 """Programs of ``tests/clients``, each with a Python of its own (``scripts/bootstrap clients``)."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Entry points of child processes, without imports that their parents do not need."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence

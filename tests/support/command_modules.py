@@ -1,7 +1,5 @@
 """Imports what commands need, before processes are forked that run them."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 

@@ -1,7 +1,5 @@
 """Repositories of raw git objects that git itself would not write, and lock files that pin them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

@@ -5,8 +5,6 @@ the replies by name (see ``tests/sources/data/dandi``) and may be changed. ``on_
 with each request, and may answer it (by returning True) or change the replies.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import re

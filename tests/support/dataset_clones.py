@@ -1,7 +1,5 @@
 """Clones of mirrored datasets with content, and helpers to change and verify them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

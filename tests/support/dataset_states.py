@@ -1,7 +1,5 @@
 """Random states with documents in folders, subdatasets, and files in the manifest only."""
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A journal and records on disk as in a store, with real lines and byte positions."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The states of a folder in which a kill at any step of some work would leave it."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil

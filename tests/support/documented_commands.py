@@ -10,8 +10,6 @@ without one:
 - ``not run``: not runnable in tests (installations).
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """A public and a private store, an archive with canaries, and a search of every byte."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess

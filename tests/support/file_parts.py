@@ -1,7 +1,5 @@
 """Reading parts of files in processes that import nothing else."""
 
-from __future__ import annotations
-
 from typing import BinaryIO
 
 

@@ -1,7 +1,5 @@
 """Clones of a store, and pushes from them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 Repositories are real; ``git http-backend`` (a part of git) serves them. Requests need a token.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Commands and functions in child processes that need not import neuromirror again."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

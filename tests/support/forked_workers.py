@@ -1,7 +1,5 @@
 """Worker processes of a service that are forked, so that they need not import neuromirror again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Mapping, Sequence

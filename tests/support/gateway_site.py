@@ -1,7 +1,5 @@
 """A catalogue in this process whose archive is a web server that can fail in any way."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Repositories over HTTP, served by ``git http-backend``, which is a part of git."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The whole content of an index as text."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A HOME of its own and a git identity, without the variables of the user."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A writer over a store, and jobs for its workers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """A dataset whose content is in a vault, and whose upstream and store can be taken away."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A keyring in a file, with the entry that the ``dandi`` client writes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Syncs that are killed at a step of a move to the public store."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ Steps are events of Python's audit hooks: files opened for writing, renames, lin
 truncations and started programs.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Takedowns and reinstatements that kill their process at the n-th visible step."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A store whose versions are minted again by tests."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The demo's precomputed layers, and a store that mirrors them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Faults in the lists of a demo archive, for ``DemoArchive.fault``."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

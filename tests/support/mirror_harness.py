@@ -1,7 +1,5 @@
 """A folder with mirrors and a store, with methods to sync and inspect it."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from collections.abc import Callable

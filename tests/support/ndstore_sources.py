@@ -1,7 +1,5 @@
 """Sources of an ndstore with short waits, and datasets assembled as in a clone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An S3 server with configurable deviations from the documented behaviour."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Lock files that pin versions of a store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from neuromirror.lab import PinRequest, pin

@@ -1,7 +1,5 @@
 """A bucket of layers on loopback, and sources with short waits."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A private bucket, a public and a private store, and a search for credentials everywhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

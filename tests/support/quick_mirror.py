@@ -1,7 +1,5 @@
 """Mirrors of the demo archives with short timeouts, for tests of transient faults."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from neuromirror.crawl import Mirror

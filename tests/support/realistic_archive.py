@@ -1,7 +1,5 @@
 """A demo archive with the shape of a real one whose requests were counted."""
 
-from __future__ import annotations
-
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 

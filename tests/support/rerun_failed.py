@@ -5,8 +5,6 @@ process. Those that pass are reported as ``flaky``, with their first failure, an
 run. Errors outside of tests (collection, an internal error, an interruption) always fail it.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

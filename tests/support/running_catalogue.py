@@ -1,7 +1,5 @@
 """The catalogue as a separate process with a URL."""
 
-from __future__ import annotations
-
 import html
 import json
 import os

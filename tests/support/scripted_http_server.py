@@ -1,7 +1,5 @@
 """A server on loopback with scripted replies per method and path."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler

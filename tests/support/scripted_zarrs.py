@@ -1,7 +1,5 @@
 """Scripted Zarrs, and queries about them in a store."""
 
-from __future__ import annotations
-
 from neuromirror.index import SubdatasetRow
 from neuromirror.net import UnreachableError
 from neuromirror.sources import ComponentMismatchError

@@ -1,7 +1,5 @@
 """A service with a simulated clock, over a store beside a demo archive."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future

@@ -1,7 +1,5 @@
 """Services as processes: their log events and child processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -4,8 +4,6 @@ The clock of a process cannot be set from outside, so ``datetime`` is replaced i
 asks for the current time, in a child process.
 """
 
-from __future__ import annotations
-
 import datetime
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Buckets that only signed requests can read, and the credential files of AWS programs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

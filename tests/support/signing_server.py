@@ -7,8 +7,6 @@ after they expire, and signatures for another region than the bucket's.
 Prints its URL. ``PUT /control`` sets what is refused; ``GET /control`` returns the signed requests.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable

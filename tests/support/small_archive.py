@@ -1,7 +1,5 @@
 """A demo archive of a few dandisets with one small file each, which are visited quickly."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Publish states in a store, kill child processes at every step, and inspect repositories."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

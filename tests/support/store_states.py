@@ -1,7 +1,5 @@
 """Time-independent contents of a store, to compare stores by."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable

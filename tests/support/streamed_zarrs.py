@@ -1,7 +1,5 @@
 """Zarrs of demo archives, mirrored, and their bytes in a folder as after a download."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

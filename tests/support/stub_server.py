@@ -1,7 +1,5 @@
 """An HTTP server on loopback whose responses are functions."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

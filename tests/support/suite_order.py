@@ -1,7 +1,5 @@
 """A pytest plugin: mark tests by what they need and how long they take, and run long ones first."""
 
-from __future__ import annotations
-
 import gc
 import json
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """A store that was synced once from an unchanging archive, and copies of it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A shell in which the commands of a documentation page are typed."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

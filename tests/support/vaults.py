@@ -1,7 +1,5 @@
 """Vaults and keys for tests."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A visit context with given values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

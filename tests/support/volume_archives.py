@@ -1,7 +1,5 @@
 """Archives of volumes on loopback, a store that mirrors them, and its catalogue."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A store with channels of a BOSS on loopback, mirrored once, and clones of them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

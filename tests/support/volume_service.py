@@ -1,7 +1,5 @@
 """A minimal cutout service on loopback."""
 
-from __future__ import annotations
-
 import io
 import re
 import threading

@@ -1,7 +1,5 @@
 """Clones to download files into, and a web server with faults that serves their files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

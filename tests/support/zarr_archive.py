@@ -1,7 +1,5 @@
 """A loopback archive with Zarrs: recorded replies, and a real versioned bucket."""
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping

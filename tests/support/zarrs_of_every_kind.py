@@ -1,7 +1,5 @@
 """Dandisets with Zarrs of every kind, for the demo archive."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """``get`` of blocks of volumes, which it downloads itself."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``get`` leaves the same files and records as git-annex, and uses the cache of this machine."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """``get`` runs no programs that a received repository names."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bodies of contents: their requests, the files and the block digests that are written of them."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """The command ``neuromirror get``: output and exit codes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Files that ``get`` leaves to git-annex."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The order in which ``get`` tries URLs, and its behaviour when one fails."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -2,8 +2,6 @@
 interruption.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

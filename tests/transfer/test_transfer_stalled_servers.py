@@ -1,7 +1,5 @@
 """Servers that accept connections and stall: they block neither a run nor its interruption."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

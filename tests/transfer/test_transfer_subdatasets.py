@@ -1,7 +1,5 @@
 """Subdatasets: installed and downloaded if they are named, or all of them with ``recursive``."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An S3 server whose requests can fail."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Vaults in which others may write: pipes, devices, links and other UUIDs in place of objects."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import threading

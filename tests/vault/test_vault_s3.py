@@ -1,7 +1,5 @@
 """The S3 vault: what S3 has, how it was verified, and what its errors mean."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What an S3 vault sends: names that need quotes, storage classes, copies that fail late."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

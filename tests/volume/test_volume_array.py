@@ -1,7 +1,5 @@
 """Volumes opened from the store: each block is checked, and none is made up."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Chunks of every encoding, written by TensorStore, decode to the same voxels."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import tracemalloc

@@ -1,7 +1,5 @@
 """Volumes opened in a clone: what is not there is got, and never read as zeros."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -3,8 +3,6 @@
 A reader takes a chunk that is missing as zeros, so no chunk that the archive lists may be missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The contents of a version of a store are read from copies in vaults when upstream is gone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing

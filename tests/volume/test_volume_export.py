@@ -1,7 +1,5 @@
 """Regions written to files: the right voxels in the right place, the same bytes each time."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``neuromirror export`` on the command line."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """A service that fails or refuses is asked once, whatever number of addresses a key has at it."""
 
-from __future__ import annotations
-
 import re
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Where a volume's voxels are, read back from its Zarr metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

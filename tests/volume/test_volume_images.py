@@ -1,7 +1,5 @@
 """PNGs as other programs read them, and which plane of a volume is shown."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

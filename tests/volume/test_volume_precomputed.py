@@ -1,7 +1,5 @@
 """Precomputed layers as arrays and exports: each scale equals what the archive has."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

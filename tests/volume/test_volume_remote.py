@@ -1,7 +1,5 @@
 """The special remote, under real git-annex, against a BOSS on loopback."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Datasets that want the special remote to ask, send or write what it should not."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,7 +1,5 @@
 """A store of the demo archives, mirrored once, and its catalogue on loopback."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

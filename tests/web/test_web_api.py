@@ -1,7 +1,5 @@
 """The JSON and the badges."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

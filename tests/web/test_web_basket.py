@@ -1,7 +1,5 @@
 """Versions collected while browsing: each page passes them on in its links and forms."""
 
-from __future__ import annotations
-
 import html
 import re
 from urllib.parse import parse_qs, quote, urlsplit

@@ -1,7 +1,5 @@
 """Lists as CSV: the rows of the pages, and no formulas for spreadsheets."""
 
-from __future__ import annotations
-
 import csv
 import io
 

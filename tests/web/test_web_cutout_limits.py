@@ -1,7 +1,5 @@
 """Cut-outs that are not given: wrong boxes, upstream's troubles, and the bounds on all of it."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time

@@ -1,7 +1,5 @@
 """A catalogue whose index is damaged."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from collections.abc import Iterator

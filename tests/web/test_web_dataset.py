@@ -1,7 +1,5 @@
 """The page of a dataset: its versions, its commands, what search engines read of it."""
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """The page of what differs, and the form that leads to it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """A download is saved under the file's name: by the catalogue, or by an archive that names it."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The catalogue of a public store beside a private one: nothing of the latter is to be learnt."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What fails is shown in the catalogue, without what an operator alone should read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from neuromirror.crawl import FailureLog, open_recorder

@@ -1,7 +1,5 @@
 """Feeds, the sitemap and robots.txt."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from datetime import datetime

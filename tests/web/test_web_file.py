@@ -1,7 +1,5 @@
 """The page of a file: its past, its places, and what can look at it."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 from collections.abc import Iterator

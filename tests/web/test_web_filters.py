@@ -1,7 +1,5 @@
 """Words and pictures that pages are made of."""
 
-from __future__ import annotations
-
 import pytest
 
 from neuromirror.web.pages.folders import is_public

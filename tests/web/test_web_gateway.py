@@ -1,7 +1,5 @@
 """The gateway in redirect mode: addresses, headers, ranges, conditions, folders."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 from collections.abc import Iterator

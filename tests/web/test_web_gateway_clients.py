@@ -1,7 +1,5 @@
 """Programs that only read URLs open pinned states through the gateway, unchanged."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 from collections.abc import Iterator

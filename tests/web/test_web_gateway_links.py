@@ -1,7 +1,5 @@
 """Pages lead viewers and downloads to the pinned state, through the gateway where it is on."""
 
-from __future__ import annotations
-
 import json
 from urllib.parse import quote, unquote
 

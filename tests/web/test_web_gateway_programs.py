@@ -3,8 +3,6 @@
 Its packages contradict those of neuromirror, so it runs in an environment of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

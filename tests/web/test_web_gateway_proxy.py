@@ -1,7 +1,5 @@
 """The gateway as a proxy: right bytes or an error, never wrong bytes."""
 
-from __future__ import annotations
-
 import http.client
 import random
 from collections.abc import Iterator

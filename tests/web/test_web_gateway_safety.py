@@ -1,7 +1,5 @@
 """The gateway gives no hostile content an origin, no credential away, and nothing withdrawn."""
 
-from __future__ import annotations
-
 import asyncio
 import http.client
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The work of the gateway in threads: clients that disconnect, versions that open, the end."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hostile names in all URLs, and as the names of real files."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import re

@@ -1,7 +1,5 @@
 """Files with names that tools stumble over, and folders of very many files."""
 
-from __future__ import annotations
-
 import subprocess
 import unicodedata
 from pathlib import Path

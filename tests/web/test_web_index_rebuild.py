@@ -1,7 +1,5 @@
 """An index that is rebuilt or missing while the catalogue runs."""
 
-from __future__ import annotations
-
 import threading
 
 import requests

@@ -1,7 +1,5 @@
 """A replaced index is no longer read after a takedown, rebuild or restore."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Each command of each page works as pasted, in an empty folder with an empty HOME."""
 
-from __future__ import annotations
-
 import html
 import json
 import os

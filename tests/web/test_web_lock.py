@@ -1,7 +1,5 @@
 """Lock files of versions that a visitor collects in a URL, and lists of their files."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from pathlib import Path

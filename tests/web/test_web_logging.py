@@ -1,7 +1,5 @@
 """The log of the catalogue: no data about clients, and no blocking on a full pipe."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

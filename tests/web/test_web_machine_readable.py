@@ -1,7 +1,5 @@
 """What programs read of the catalogue: Croissant, typed links, the harvest feed, heads of pages."""
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The API is as its OpenAPI description says: schemathesis asks it all kinds of things."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable

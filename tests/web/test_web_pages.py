@@ -1,7 +1,5 @@
 """Pages: what a person finds who looks around, with a browser or without."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

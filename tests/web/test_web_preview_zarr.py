@@ -1,7 +1,5 @@
 """Previews of Zarrs: their arrays and a slice, from verified chunks."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 from collections.abc import Iterator

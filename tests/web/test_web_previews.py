@@ -1,7 +1,5 @@
 """Previews of files on the pages: made once per content, bounded, and never of wrong bytes."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import shutil

@@ -1,7 +1,5 @@
 """Limits on expensive requests: per client, and of all clients together."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import socket

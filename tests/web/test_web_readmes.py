@@ -1,7 +1,5 @@
 """READMEs, the tree of files and downloads on the page of a dataset."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 import pytest

@@ -1,7 +1,5 @@
 """Requests that no browser sends, and what they leave in replies, connections and logs."""
 
-from __future__ import annotations
-
 import socket
 from urllib.parse import quote, urlsplit
 

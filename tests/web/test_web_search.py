@@ -1,7 +1,5 @@
 """Searching: what a person types leads to what they meant, or to words that help."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote

@@ -1,7 +1,5 @@
 """How the catalogue is served: the store's files in part, packed pages, slow clients."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Details of a state besides its files in the catalogue: sidecars, times, other copies."""
 
-from __future__ import annotations
-
 from support.running_catalogue import run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 

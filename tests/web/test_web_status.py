@@ -1,7 +1,5 @@
 """Events, mirrors, and the pages of what is gone or was taken down."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import closing

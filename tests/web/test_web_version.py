@@ -1,7 +1,5 @@
 """The page of a version: its files, and what can be saved of it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing

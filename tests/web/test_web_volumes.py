@@ -1,7 +1,5 @@
 """Pages of volumes: what they say, and that a picture or a cut-out is what the archive has."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import zipfile

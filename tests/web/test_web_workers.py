@@ -1,7 +1,5 @@
 """A catalogue of several processes, which uvicorn starts and replaces."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
