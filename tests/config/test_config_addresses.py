@@ -121,6 +121,30 @@ def test_an_address_names_a_dataset(
     assert first_address(text, mirrors) == expected
 
 
+@pytest.mark.parametrize("names", [("one", "two"), ("two", "one")])
+def test_of_several_mirrors_of_a_host_those_that_include_the_channel_come_first(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name, pattern in zip(names, ("kasthuri2015/*", "witvliet2020/*"), strict=True):
+        options = f'[options]\napi = "https://api.bossdb.io"\ninclude = ["{pattern}"]\n'
+        (tmp_path / f"{name}.toml").write_text(f'source = "boss"\n{options}')
+    mirrors = {name: one for name, one in load_known_mirrors(tmp_path).items() if name in names}
+    for mirror, channel in zip(names, ("kasthuri2015/ac4/em", "witvliet2020/d/em"), strict=True):
+        text = f"https://api.bossdb.io/v1/cutout/{channel}/0/0:1/0:1/0:1/"
+        assert first_address(text, mirrors) == Address(f"{mirror}:{channel}")
+    other = first_address("bossdb://other/e/em", mirrors)
+    assert other is not None
+    assert other.dataset.endswith(":other/e/em")
+
+
+@pytest.mark.parametrize("name", ["-c/e/em", ".c/e/em"])
+def test_a_channel_is_found_by_the_name_that_its_archive_shows(
+    name: str, mirrors: dict[str, Mirror]
+) -> None:
+    encoded = f"={ord(name[0]):02X}{name[1:]}"
+    assert first_address(f"bossdb:{name}", mirrors) == Address(f"bossdb:{encoded}")
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_a_neuroglancer_link_names_the_layer_that_it_contains(
     as_list: bool, mirrors: dict[str, Mirror]

@@ -196,7 +196,15 @@ def test_a_name_with_special_characters_is_requested_unchanged(shared_boss, http
     assert hints[0].dataset.local_id == "50=25=20a=2Fb/e/ch=3F=23"
     assert hints[0].dataset.source_uri.endswith("/50%25%20a%2Fb/e/ch%3F%23")
     assert "too long" in hints[1].unavailable
+    assert f"{odd}/e/{'n' * 250}" in hints[1].unavailable
     assert source.dataset(hints[0].dataset.local_id) == hints[0].dataset
+
+
+def test_names_that_begin_with_a_hyphen_or_period_may_be_written_as_they_are(shared_boss):
+    source = make_source(shared_boss.api)
+    assert source.dataset("-c/.e/-x") == source.dataset("=2Dc/=2Ee/=2Dx")
+    located = source.locate(f"{shared_boss.api}/v1/cutout/-c/.e/-x/0/0:1/0:1/0:1/")
+    assert located.local_id == source.dataset("-c/.e/-x").local_id
 
 
 # --- addresses

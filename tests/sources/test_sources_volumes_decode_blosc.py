@@ -50,6 +50,12 @@ def test_incompressible_frames_are_decoded(item: int) -> None:
     assert decoded(frame) == array.tobytes()
 
 
+def test_a_reply_with_fewer_voxels_is_not_called_an_invalid_frame() -> None:
+    with pytest.raises(WrongVoxelsError, match="350 bytes of voxels, not 385") as refused:
+        decoded(blosc.compress(voxels()[:, :, :10].copy(), typesize=8))
+    assert "invalid" not in str(refused.value)
+
+
 def test_a_file_is_padded_where_the_volume_ends() -> None:
     frame = blosc.compress(voxels(), typesize=8)
     found = np.frombuffer(b"".join(decode_cutout([frame], "blosc", BOX, (16, 8, 6), "uint8")), "u1")

@@ -115,21 +115,26 @@ def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
     if not colon or local_id.startswith("//") or mirror not in mirrors or (at and not label):
         return None
     try:
-        mirrors[mirror].open().dataset(local_id)
+        dataset = mirrors[mirror].open().dataset(local_id)
     except ValueError:
         return None
-    return Address(name, label or None)
+    return Address(dataset.name, label or None)
 
 
 def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Iterator[Address]:
     from neuromirror.sources import SupportsLocate  # not needed for names in an index
 
+    excluded = []
     for name, mirror in mirrors.items():
         source = mirror.open()
-        if isinstance(source, SupportsLocate):
-            found = source.locate(text)
-            if found is not None:
-                yield Address(f"{name}:{found.local_id}", found.version, found.path)
+        found = source.locate(text) if isinstance(source, SupportsLocate) else None
+        if found is not None:
+            address = Address(f"{name}:{found.local_id}", found.version, found.path)
+            if found.is_included:
+                yield address
+            else:
+                excluded.append(address)
+    yield from excluded
 
 
 def catalogue_page(text: str) -> tuple[str, Address] | None:

@@ -455,11 +455,14 @@ class LocatedDataset(Struct, frozen=True):
         The label of a version; None if the address names no version.
     path
         The path of a file or folder in the dataset, without a final slash; None for the dataset.
+    is_included
+        Whether the mirror's options include the dataset.
     """
 
     local_id: str
     version: str | None = None
     path: str | None = None
+    is_included: bool = True
 
 
 @runtime_checkable

@@ -203,7 +203,9 @@ class BossSource(ChannelSource):
         if found is None:
             return None
         local_id = local_id_of([unquote(one) for one in found.groups()])
-        return None if local_id is None else LocatedDataset(local_id)
+        if local_id is None:
+            return None
+        return LocatedDataset(local_id, is_included=self.options.includes(local_id))
 
     # --- discovery
 

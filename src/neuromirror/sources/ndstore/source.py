@@ -156,7 +156,9 @@ class NdstoreSource(ChannelSource):
             if address.startswith(base):
                 names = re.split("[?#]", address.removeprefix(base))[0].split("/")[:2]
                 local_id = local_id_of([unquote(one) for one in names])
-                return None if local_id is None or len(names) < 2 else LocatedDataset(local_id)
+                if local_id is None or len(names) < 2:
+                    return None
+                return LocatedDataset(local_id, is_included=self.options.includes(local_id))
         return None
 
     # --- discovery

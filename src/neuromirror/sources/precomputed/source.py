@@ -88,7 +88,10 @@ class PrecomputedSource(BucketSource):
             return None
         local_id = self._local_id(segments)
         path = b"/".join(below).decode("utf-8", "surrogateescape")
-        return None if local_id is None else LocatedDataset(local_id, path=path or None)
+        if local_id is None:
+            return None
+        is_included = self._scope.is_selected(segments)
+        return LocatedDataset(local_id, path=path or None, is_included=is_included)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """Return the superdataset of all layers below a folder; None if it is not a folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
 from urllib.parse import quote
@@ -28,6 +29,7 @@ RESTRICTED: Final = (
     'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
 )
 UNNAMEABLE: Final = "no local id is possible for this name: it is too long, or . or .."
+_LEADING: Final = re.compile(r"(?<![^/])[.-]")
 _DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
@@ -64,6 +66,8 @@ class ChannelSource(Source):
         MalformedIdError
             The text is not an id of this service.
         """
+        # the archive shows the first character of a name as it is
+        local_id = _LEADING.sub(lambda found: f"={ord(found[0]):02X}", local_id)
         segments = segments_of(local_id)
         if len(segments) != len(self.levels):
             raise MalformedIdError(
@@ -96,10 +100,11 @@ class ChannelSource(Source):
 
     def _notice(self, segments: Sequence[str], why: str) -> DatasetHint:
         """Return a hint that reports a problem; its local id starts with ``==``."""
-        path = "/".join(segments)
-        suffix = local_id_of(segments) or hashlib.sha256(path.encode()).hexdigest()[:8]
+        path, local_id = "/".join(segments), local_id_of(segments)
+        if local_id is None:
+            local_id, why = hashlib.sha256(path.encode()).hexdigest()[:8], f"{path}: {why}"
         return DatasetHint(
-            self._ref(segments, f"{local_ids.NOTICE}{suffix}"), None, unavailable=why
+            self._ref(segments, f"{local_ids.NOTICE}{local_id}"), None, unavailable=why
         )
 
     # --- versions

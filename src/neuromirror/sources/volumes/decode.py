@@ -356,12 +356,13 @@ def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
     """Check a frame's header and return the frame's size."""
     version, _, flags, item, content, block, size = _HEADER.unpack_from(frame)
     fault = ""
+    expected = f"{count} voxels" if dtype is None else f"{count * ITEM_SIZES[dtype]}"
     sizes = set(_UNSIGNED_BY_SIZE) if dtype is None else {ITEM_SIZES[dtype]}
     stored = bool(flags & _STORED)
     if version not in _VERSIONS or flags & _RESERVED or not item:
         fault = "its header is not that of a blosc frame"
     elif content > _LARGEST or content not in {count * one for one in sizes}:
-        fault = f"it has {content} bytes, not {count} voxels"
+        raise WrongVoxelsError(f"{where} returned {content} bytes of voxels, not {expected}")
     elif not 0 < block <= content:
         fault = f"its blocks have {block} bytes"
     elif stored and size != content + _HEADER.size:

@@ -30,7 +30,7 @@ from neuromirror.volume import (
     plan_cutout,
     validate_box,
 )
-from neuromirror.web.addresses import cutout_address
+from neuromirror.web.addresses import PARAMETER, cutout_address
 from neuromirror.web.api.responses import Volume, describe_volume
 from neuromirror.web.cutouts import CutoutFailedError, Picture
 from neuromirror.web.lookups import allow_command_for
@@ -45,6 +45,7 @@ from neuromirror.web.request import (
 )
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
+_PARAMETERS: Final = (*_EDGES, "t", "level", "format")
 _MAX_DIGITS: Final = 16
 """Maximum number of digits in a form field."""
 _SEND_SECONDS: Final = 600.0
@@ -90,11 +91,10 @@ async def picture(request: CatalogueRequest) -> Response:
 async def cut(request: CatalogueRequest) -> Response:
     """Return a cutout as a file, or the volume's page with a message if it is not possible."""
     row, found = await _volume(request)
-    given = {
-        name: request.query_parameter(name).strip() for name in (*_EDGES, "t", "level", "format")
-    }
+    given = {name: request.query_parameter(name).strip() for name in _PARAMETERS}
     level = given["level"] or found.volume.levels[0].name
     try:
+        _check_parameters(request)
         region = plan_cutout(found, level, _parse_box(given), _parse_time(given["t"]))
         make = CUTOUT_FORMATS.get(given["format"] or "tiff")
         if make is None:
@@ -269,6 +269,17 @@ def _first_box(found: VolumeDescription, level: str, time: int | None) -> Box:
             return boxes[0]
         return box
     return boxes[-1]
+
+
+def _check_parameters(request: CatalogueRequest) -> None:
+    """Raise BadRequestError for an unknown parameter, without which another box would be cut."""
+    for name, values in request.query_parameters().items():
+        if name not in (*_PARAMETERS, PARAMETER):
+            raise BadRequestError(
+                f"{name[:40]!r} is not a parameter; a cutout has {', '.join(_PARAMETERS)}"
+            )
+        if len(values) > 1 and name != PARAMETER:
+            raise BadRequestError(f"{name!r} has several values")
 
 
 def _parse_box(given: Mapping[str, str]) -> Box | None:
