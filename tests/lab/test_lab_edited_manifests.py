@@ -67,24 +67,18 @@ def commands(paper: LockFolder, folder: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-@pytest.mark.parametrize(
-    "command", ["verify --remote", "verify", "restore", "export-lock", "digest", "cite"]
-)
 @pytest.mark.parametrize("forge", [forge_document, forge_urls, forge_remotes])
 def test_commands_refuse_an_edited_manifest_beside_a_genuine_lock(
-    new_lock_folder: LockFolder,
-    tmp_path: Path,
-    command: str,
-    forge: Callable[[list[dict[str, Any]]], None],
+    new_lock_folder: LockFolder, tmp_path: Path, forge: Callable[[list[dict[str, Any]]], None]
 ) -> None:
     new_lock_folder.pin(PUBLISHED)
     manifest = rewrite_manifest(new_lock_folder, PUBLISHED, forge)
     (into := tmp_path / "into").mkdir()
-    done = run(*commands(new_lock_folder, into)[command])
-    assert done.exit_code == 1, done.output
-    assert manifest.name in done.output
-    assert "sha256" in done.output
-    assert list(into.iterdir()) == []
+    for name, command in commands(new_lock_folder, into).items():
+        done = run(*command)
+        assert done.exit_code == 1, (name, done.output)
+        assert f"{manifest} is not the file that the lock file states" in done.output, name
+        assert list(into.iterdir()) == [], name
 
 
 @pytest.mark.parametrize("forge", [forge_document, forge_key])
@@ -188,8 +182,7 @@ def test_a_manifest_that_changes_after_its_check_is_refused(new_lock_folder: Loc
 def test_an_edited_bundle_is_not_used(
     lock_folder: LockFolder, tmp_path: Path, is_missing: bool
 ) -> None:
-    bundle = lock_folder.lock.bundle_path(lock_folder.pin_of(PUBLISHED))
-    assert bundle is not None
+    (bundle,) = lock_folder.folder.rglob("*.bundle")
     bundle.write_bytes(bundle.read_bytes().replace(b"refs/tags/", b"refs/tAgs/"))
     if is_missing:
         lock_folder.delete_files(".jsonl.zst")

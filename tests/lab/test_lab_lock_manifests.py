@@ -1,7 +1,6 @@
 """Untrusted manifests are valid, or rejected with one clear error."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from neuromirror.lab.lock_manifests import (
 from neuromirror.lab.rebuild import rebuild_repository
 from neuromirror.model import StateDigest
 from neuromirror.store import SafeFolder
-from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
+from support.lock_folders import run
 
 COMMIT = "a" * 40
 STATE = f"sha256:{'b' * 64}"
@@ -317,32 +316,6 @@ def test_files_out_of_order_are_refused(tmp_path: Path, size: int) -> None:
     ):
         with pytest.raises(LockManifestDamagedError, match="not in the order of paths"):
             list(write_files(tmp_path / "m", changed, STATE))
-
-
-# --- changed manifests
-
-
-def changed_version(paper: LockFolder, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the head of the manifest of the only pin."""
-    (pin,) = paper.lock.datasets
-    path = paper.lock.manifest_path(pin)
-    head, *others = zstandard.decompress(path.read_bytes(), 1 << 24).splitlines()
-    value = json.loads(head)
-    change(value)
-    write_manifest(path, value, *others)
-
-
-def test_a_version_is_no_command_of_git(new_lock_folder: LockFolder, tmp_path: Path) -> None:
-    new_lock_folder.pin(PUBLISHED)
-    commit = new_lock_folder.pin_of(PUBLISHED).commit
-
-    def change(head: dict[str, Any]) -> None:
-        head["version"] = f"x {commit}\ncreate refs/heads/evil {commit}\ncreate refs/tags/y"
-
-    changed_version(new_lock_folder, change)
-    found = restore_lock(new_lock_folder.lock, tmp_path / "data", offline=True)
-    assert found.only().status == "error"
-    assert not list((tmp_path / "data").rglob("evil"))
 
 
 @pytest.mark.parametrize("paths", [("x", "x/y"), ("x", "x-z", "x/y"), ("x", "x/y/z")])

@@ -63,17 +63,6 @@ def test_several_pins_are_folders_of_a_lock_file(
     assert tree.entries("demo:000003") is None
 
 
-def test_a_manifest_of_another_state_is_refused(
-    demo_harness: MirrorHarness, tmp_path: Path
-) -> None:
-    lock = pin_latest(demo_harness, tmp_path / "a.lock", "demo:000001", "demo:000003")
-    first, second = sorted((tmp_path / "a.lock.d").rglob("*.zst"))
-    first.write_bytes(second.read_bytes())
-    tree = open_tree(lock)
-    with pytest.raises(LockManifestDamagedError):
-        described(tree)
-
-
 def test_a_clone_has_the_files_of_its_commit(demo_harness: MirrorHarness, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(

@@ -566,21 +566,6 @@ class Lock(msgspec.Struct, frozen=True):
         """
         return self.path.parent / pin.manifest
 
-    def bundle_path(self, pin: Pin) -> Path | None:
-        """Return the path of the bundle of a pin, or None if it has no bundle.
-
-        Parameters
-        ----------
-        pin
-            A pin of this lock file.
-
-        Returns
-        -------
-        Path | None
-            The path; the file may be missing.
-        """
-        return None if pin.bundle is None else self.path.parent / pin.bundle
-
     def block_digests_path(self, pin: Pin) -> Path | None:
         """Return the path of the block digests of a pin, or None if it has none.
 
