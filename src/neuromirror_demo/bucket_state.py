@@ -34,7 +34,8 @@ class ObjectVersion:
     ``version_id`` is None in a bucket without versions. ``parts`` are the sizes of the uploaded
     parts, empty for a single-part upload. ``checksum`` is (algorithm, type, base64 value),
     ``encoding`` the Content-Encoding, empty for none. ``listed`` is the size and ETag in listings,
-    if they differ from the object's own.
+    if they differ from the object's own. ``restore`` is the header ``x-amz-restore`` of an archived
+    object; while it has none, only headers are returned.
     """
 
     key: bytes
@@ -50,6 +51,8 @@ class ObjectVersion:
     deleted: bool = False
     latest: bool = True
     listed: tuple[int, str] | None = None
+    storage_class: str = "STANDARD"
+    restore: str = ""
     data: bytes = field(default=b"", repr=False, compare=False)
 
 

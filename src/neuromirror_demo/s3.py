@@ -89,6 +89,9 @@ def object_response(
     headers = _headers(found, request)
     if _DISPOSITION in query:
         headers["Content-Disposition"] = query[_DISPOSITION]
+    is_archived = found.storage_class in ("GLACIER", "DEEP_ARCHIVE")
+    if request.method == "GET" and is_archived and "false" not in found.restore:
+        return error_response(403, "InvalidObjectState")
     etag = f'"{found.etag}"'
     if request.headers.get("If-Match") not in {None, etag, "*"}:
         return error_response(412, "PreconditionFailed")
@@ -158,6 +161,10 @@ def _headers(found: ObjectVersion, request: Request) -> Headers:
         headers["Content-Encoding"] = found.encoding
     if found.version_id is not None:
         headers["x-amz-version-id"] = found.version_id
+    if found.storage_class != "STANDARD":
+        headers["x-amz-storage-class"] = found.storage_class
+    if found.restore:
+        headers["x-amz-restore"] = found.restore
     if found.checksum is not None and request.headers.get("x-amz-checksum-mode") == "ENABLED":
         algorithm, kind, value = found.checksum
         suffix = f"-{len(found.parts)}" if kind == "COMPOSITE" else ""
@@ -388,7 +395,7 @@ def _contents(bucket: ObjectBucket, key: bytes, name: Writes) -> str:
     assert one is not None
     return (
         f"<Contents><Key>{name(one.key)}</Key>{_common(one)}"
-        "<StorageClass>STANDARD</StorageClass></Contents>"
+        f"<StorageClass>{one.storage_class}</StorageClass></Contents>"
     )
 
 
@@ -461,7 +468,7 @@ def _version_rows(
                 when = f"<LastModified>{one.modified:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
                 row = f"<DeleteMarker>{what}{when}{_OWNER}</DeleteMarker>"
             else:
-                stored = "<StorageClass>STANDARD</StorageClass>"
+                stored = f"<StorageClass>{one.storage_class}</StorageClass>"
                 row = f"<Version>{what}{_common(one)}{stored}{_OWNER}</Version>"
             yield key, row, version
 

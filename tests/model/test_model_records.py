@@ -50,6 +50,7 @@ records = st.builds(
     modified=st.none() | moments,
     upstream_id=st.none() | texts,
     retention=st.sampled_from(Retention),
+    archived=st.none() | texts,
 )
 
 

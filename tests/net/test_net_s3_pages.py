@@ -46,6 +46,7 @@ def test_every_field_of_a_row_is_parsed():
         None,
         "SHA256",
         "COMPOSITE",
+        storage_class="STANDARD",
     )
 
 
@@ -197,7 +198,8 @@ def test_any_names_are_read(names):
 
 
 def keys_by_element_tree(body):
-    keys = [one.text or "" for one in ElementTree.fromstring(body).iterfind("{*}Contents/{*}Key")]
+    root = ElementTree.fromstring(body, ElementTree.XMLParser(encoding="utf-8"))
+    keys = [one.text or "" for one in root.iterfind("{*}Contents/{*}Key")]
     return [decode_key(key, encoded=True) for key in keys]
 
 

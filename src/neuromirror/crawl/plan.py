@@ -580,8 +580,8 @@ class VisitOutcome(Struct):
         will compute one.
     unfinished_components
         Local ids of the components that are still being written upstream, in any version.
-    refused_count
-        Number of objects that upstream refuses to serve.
+    refused_count, archived_count
+        Number of objects that upstream refuses to serve, or must restore first.
     exception_count
         Number of entries that are listed upstream but not mirrored.
     earlier_state_count
@@ -601,6 +601,7 @@ class VisitOutcome(Struct):
     pending_files: int = 0
     unfinished_components: frozenset[str] = frozenset()
     refused_count: int = 0
+    archived_count: int = 0
     exception_count: int = 0
     earlier_state_count: int = 0
     new_component_states: int = 0
@@ -681,6 +682,8 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
         zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
     notes += refused_note(outcome.refused_count)
+    if outcome.archived_count:
+        notes += f"; {outcome.archived_count} in an archive storage class, not readable now"
     if outcome.comparison_scope:
         notes += f"; compared: {outcome.comparison_scope}"
     problem_lines = outcome.problems[:_MAX_PROBLEMS]

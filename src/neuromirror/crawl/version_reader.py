@@ -139,7 +139,7 @@ class VersionReader:
     ----------
     deep
         Whether the source must read again what it could take from memos.
-    viewer_links, comparison_scope, problems, refused_count
+    viewer_links, comparison_scope, problems, refused_count, archived_count
         The values that the last listing reported.
     record_refusal
         :meth:`VisitContext.record_refusal` of the version that is being read.
@@ -167,7 +167,7 @@ class VersionReader:
         self.viewer_links: tuple[tuple[str, str], ...] = ()
         self.comparison_scope = ""
         self.problems: tuple[str, ...] = ()
-        self.refused_count = 0
+        self.refused_count = self.archived_count = 0
         self.record_refusal: Callable[[str], bool] = ignore_refusal
 
     def read(
@@ -332,6 +332,7 @@ class VersionReader:
     def _note_listing(self, listing: Listing, memo_name: str) -> None:
         self.viewer_links, self.comparison_scope = listing.facts.links, listing.describe_checks()
         self.problems, self.refused_count = tuple(listing.problems()), listing.refused_count()
+        self.archived_count = listing.archived_count()
         if listing.version.kind is VersionKind.PUBLISHED:
             memo = StoredMemo("", "", b"") if self.problems else None
             self._memos.write(self._id, _PROBLEMS + memo_name, memo)

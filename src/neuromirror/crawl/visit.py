@@ -295,6 +295,7 @@ class DatasetVisit:
             self._guard.lapse(version.upstream)
         self.outcome.comparison_scope = self._reader.comparison_scope
         self.outcome.refused_count = self._reader.refused_count
+        self.outcome.archived_count = self._reader.archived_count
         self._add_problems()
         if self._publisher.versions():
             record_viewer_links(self._recorder, self._dataset, self._reader.viewer_links)

@@ -550,7 +550,7 @@ class LocationQueries(QueryBase):
             "CROSS JOIN datasets e ON e.id = w.dataset "
             "CROSS JOIN mirrors m ON m.id = e.mirror "
             "WHERE l.probe_result <> 'ok' "
-            "AND l.probe_result IN ('not-found', 'changed', 'refused') "
+            "AND l.probe_result IN ('not-found', 'changed', 'refused', 'archived') "
             f"AND e.withdrawn = '' AND {_IS_CURRENT} AND EXISTS ("
             "SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
             "JOIN versions v ON v.dataset = d.id AND v.seq >= f.since "

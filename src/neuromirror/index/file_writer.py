@@ -22,6 +22,7 @@ from neuromirror.model import (
     Change,
     Location,
     RecordLine,
+    Retention,
     dump_snapshot_entry,
     parse_record_line,
     record_line_of,
@@ -210,10 +211,10 @@ def update_records(
         files = [(hashed, record) for hashed, record in parsed if record.subdataset is None]
         ids, first_new = contents.resolve([record for _, record in files])
         connection.executemany(
-            "UPDATE files SET content = ?, record_hash = ?, retention = max(retention, ?) "
-            "WHERE dataset = ? AND path = ? AND since <= ? AND (until IS NULL OR until > ?)",
+            f"UPDATE files SET content = ?3, record_hash = ?2, {_SET_RETENTION} WHERE dataset = ?4 "
+            "AND path = ?5 AND since <= ?6 AND (until IS NULL OR until > ?6)",
             (
-                (content, hashed, _RETENTION_RANKS[record.retention], dataset, record.git, seq, seq)
+                (_retention_rank(record), hashed, content, dataset, record.git, seq)
                 for content, (hashed, record) in zip(ids, files, strict=True)
             ),
         )
@@ -345,6 +346,15 @@ def _merge(old: Iterator[_Row], new: Iterator[_File]) -> Iterator[_Pair]:
 
 
 _RETENTION_RANKS = {retention: rank for rank, retention in enumerate(RETENTION)}
+_ARCHIVED = _RETENTION_RANKS[Retention.ARCHIVED]
+_SET_RETENTION = (
+    f"retention = CASE WHEN {_ARCHIVED} IN (retention, ?1) THEN ?1 ELSE max(retention, ?1) END"
+)
+"""Keeps the strongest retention; that a file is archived holds until upstream states otherwise."""
+
+
+def _retention_rank(record: RecordLine) -> int:
+    return _RETENTION_RANKS[record.retention] if record.archived is None else _ARCHIVED
 
 
 class _BatchWriter:
@@ -380,10 +390,10 @@ class _BatchWriter:
                 continue
             path, hashed, record = file
             content = next(contents)
-            source_path, retention_rank = record.source_path, _RETENTION_RANKS[record.retention]
+            source_path, retention_rank = record.source_path, _retention_rank(record)
             changed = row is None or row[2] != content or row[3] != source_path
             if row is not None and not changed:
-                rewritten.append((hashed, retention_rank, dataset, path, row[1]))
+                rewritten.append((retention_rank, hashed, dataset, path, row[1]))
             else:
                 if row is not None:
                     closed.append((seq, dataset, path, row[1]))
@@ -393,8 +403,8 @@ class _BatchWriter:
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )
         self._db.executemany(
-            "UPDATE files SET record_hash = ?, retention = max(retention, ?) "
-            "WHERE dataset = ? AND path = ? AND since = ?",
+            f"UPDATE files SET record_hash = ?2, {_SET_RETENTION} "
+            "WHERE dataset = ?3 AND path = ?4 AND since = ?5",
             rewritten,
         )
         insert_rows(self._db, _INTO_FILES, opened)
@@ -416,7 +426,7 @@ class _BatchWriter:
                 content,
                 record.source_path,
                 hashed,
-                _RETENTION_RANKS[record.retention],
+                _retention_rank(record),
             )
             for (path, hashed, record), content in zip(files, ids, strict=True)
         ]

@@ -13,6 +13,7 @@ PathBytes = bytes
 """The type ``bytes``, for classes with a field of that name."""
 
 RETENTION = (
+    Retention.ARCHIVED,
     Retention.MUTABLE_BUCKET,
     Retention.DRAFT,
     Retention.VERSIONED_BUCKET,

@@ -160,7 +160,7 @@ class File(Answer, frozen=True):
         ),
     ]
     retention: Annotated[
-        Literal["published", "versioned-bucket", "draft", "mutable-bucket"],
+        Literal["published", "versioned-bucket", "draft", "mutable-bucket", "archived"],
         Meta(description="How long the archive promises to keep this content."),
     ]
 

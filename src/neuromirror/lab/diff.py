@@ -445,7 +445,7 @@ def _changed_fields(old: FileRecord, new: FileRecord) -> str:
         "URLs": (old.locations, new.locations),
         "time": (old.modified, new.modified),
         "upstream id": (old.upstream_id, new.upstream_id),
-        "retention": (old.retention, new.retention),
+        "retention": (old.durability, new.durability),
         "upstream path": (old.path, new.path),
     }
     return ", ".join(name for name, (one, other) in pairs.items() if one != other)

@@ -90,6 +90,7 @@ _OWN_FILE_NAME = re.compile(
 
 _PERISHABLE = {
     Retention.DRAFT: "upstream may delete replaced files of a draft (DANDI after 30 days)",
+    Retention.ARCHIVED: "files in an archive storage class are not readable before a restore",
     Retention.MUTABLE_BUCKET: "content that upstream overwrites or deletes is lost at once",
 }
 
@@ -579,7 +580,7 @@ class _PinWriter(Struct, eq=False):
                         if globs.reaches(path):
                             subdatasets.append(one)
                     elif globs.matches(path):
-                        self._totals.add(one, placed.record.retention)
+                        self._totals.add(one, placed.record.durability)
                         if self._digests is not None:
                             self._digests.add(one.key, one.size)
                 self._sha256[target.name] = writer.finish()

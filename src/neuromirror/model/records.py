@@ -176,6 +176,7 @@ class Retention(StrEnum):
     ``PUBLISHED``: as long as the archive exists. ``VERSIONED_BUCKET``: old object versions stay
     readable. ``MUTABLE_BUCKET``, also for a web server: bytes are lost when they are replaced or
     deleted. ``DRAFT``: upstream may delete replaced bytes, and never has others at the same URL.
+    ``ARCHIVED``: kept, but not readable until the owner of the bucket restores them.
     """
 
     PUBLISHED = "published"
@@ -186,6 +187,8 @@ class Retention(StrEnum):
     """In an unversioned bucket or on a web server: replaced or deleted bytes are lost at once."""
     DRAFT = "draft"
     """In a draft: upstream may delete replaced bytes."""
+    ARCHIVED = "archived"
+    """In an archive storage class: not readable before a restore. Only as a durability."""
 
 
 class VersionKind(StrEnum):
@@ -266,6 +269,10 @@ class FileRecord(Struct, frozen=True, gc=False):
         other bytes is an incident.
     retention
         How long upstream promises to keep these bytes.
+    archived
+        The archive storage class, such as ``DEEP_ARCHIVE``, of an object that cannot be read before
+        it is restored; None for others. It changes without the content, and identifies nothing: no
+        commit depends on it.
     """
 
     path: bytes
@@ -276,6 +283,12 @@ class FileRecord(Struct, frozen=True, gc=False):
     modified: datetime | None = None
     upstream_id: str | None = None
     retention: Retention = Retention.DRAFT
+    archived: str | None = None
+
+    @property
+    def durability(self) -> Retention:
+        """The retention, or ``ARCHIVED``."""
+        return self.retention if self.archived is None else Retention.ARCHIVED
 
     def digest(self, algorithm: str) -> Digest | None:
         """Return the digest with this algorithm.

@@ -131,6 +131,8 @@ class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
         Upstream's time and id of the file, if it has them.
     subdataset
         The state of the subdataset at this path; None for a file.
+    archived
+        The archive storage class of an object that must be restored to be read.
     """
 
     git: str
@@ -145,6 +147,7 @@ class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
     time: datetime | None = None
     id: str | None = None
     subdataset: Subdataset | None = None
+    archived: str | None = None
 
     @property
     def source_path(self) -> bytes | None:
@@ -216,6 +219,7 @@ def record_line_of(entry: SnapshotEntry) -> RecordLine:
         time=record.modified,
         id=record.upstream_id,
         subdataset=entry.subdataset,
+        archived=record.archived,
     )
     if record.path != entry.git_path:
         try:
@@ -277,6 +281,7 @@ def load_snapshot_entry(line: bytes) -> SnapshotEntry:
             record_line.time,
             record_line.id,
             record_line.retention,
+            record_line.archived,
         ),
         record_line.subdataset,
     )

@@ -175,6 +175,10 @@ class AccessDeniedError(HttpError):
     """The server responded with HTTP 401 or 403: a token is missing or was refused."""
 
 
+class ObjectArchivedError(AccessDeniedError):
+    """The object is in an archive storage class, and must be restored before it can be read."""
+
+
 class CredentialsRefusedError(HttpError):
     """The server refused the credentials themselves: expired, unknown or wrongly signed."""
 

@@ -304,3 +304,33 @@ def parse_json(body: bytes, content_type: str, url: str) -> Any:
         )
         truncated_error.transient = True
         raise truncated_error from error
+
+
+ARCHIVE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes of S3 whose objects cannot be read before they are restored.
+
+``GLACIER_IR`` is not one of them. Objects of ``INTELLIGENT_TIERING`` may be archived too: only the
+headers state that.
+"""
+
+
+def archived_message(storage_class: str = "", *, is_restoring: bool = False) -> str:
+    """Return the message for an object that cannot be read before it is restored."""
+    archive = f"the archive storage class {storage_class}" if storage_class else "an archive class"
+    if is_restoring:
+        return f"it is in {archive} and being restored; try again in some hours"
+    return (
+        f"it is in {archive}, and cannot be read until somebody with the permission"
+        " s3:RestoreObject, such as the owner of the bucket, restores it ('aws s3api"
+        " restore-object'), which takes hours; ask the owner, then try again"
+    )
+
+
+def archive_problem(headers: Mapping[str, str]) -> str | None:
+    """Return why an object cannot be read although ``HEAD`` succeeds; None if it can be."""
+    storage_class = headers.get("x-amz-archive-status") or headers.get("x-amz-storage-class", "")
+    is_archived = "x-amz-archive-status" in headers or storage_class in ARCHIVE_CLASSES
+    restore = headers.get("x-amz-restore", "")
+    if not is_archived or 'ongoing-request="false"' in restore:
+        return None
+    return archived_message(storage_class, is_restoring=bool(restore))

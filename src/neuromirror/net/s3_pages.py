@@ -52,6 +52,8 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
         Whether the row is a delete marker.
     latest
         Whether a GET without version id returns this version.
+    storage_class
+        The storage class; None if unlisted.
     """
 
     key: bytes
@@ -63,6 +65,7 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     checksum_type: str | None = None
     deleted: bool = False
     latest: bool = True
+    storage_class: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -118,6 +121,7 @@ _CONTROL: Final = re.compile(
     rb"[\x01-\x08\x0b-\x1f]|&#(?:x0*1?[0-9A-Fa-f]|0*(?:[12]?[0-9]|3[01]));"
 )
 """A control character, raw or as a reference; XML forbids or normalizes most of them."""
+_NAME_ELEMENT: Final = re.compile(rb"<(?:Key|KeyMarker|NextKeyMarker|Prefix)>[^<]*")
 _OUTSIDE_NAMES: Final = re.compile(
     r"(<(?:Key|KeyMarker|NextKeyMarker|Prefix)>[^<]*)|\r\n?", re.DOTALL
 )
@@ -131,7 +135,8 @@ _REQUIRED: Final = {
     "DeleteMarker": ("Key", "LastModified", "VersionId", "IsLatest"),
 }
 """The elements that each kind of row must have once, not empty."""
-_USED: Final = frozenset({*_REQUIRED["Version"], "ChecksumType", _SUMS})
+_CLASS: Final = "StorageClass"
+_USED: Final = frozenset({*_REQUIRED["Version"], "ChecksumType", _SUMS, _CLASS})
 _OPTIONAL: Final = ("VersionId", _SUMS, "ChecksumType", "IsLatest")
 _MAX_FORMS: Final = 64
 
@@ -216,6 +221,7 @@ class _RowForm:
                 (one or None for one in columns.get("ChecksumType", nothing)),
                 repeat(is_marker),
                 map("true".__eq__, latest),
+                (one or None for one in columns.get(_CLASS, nothing)),
             )
         )
 
@@ -307,7 +313,10 @@ def _read_document(body: bytes) -> str:
     # as other readers do, with namespaces: a prefix must be bound
     parser = expat.ParserCreate("UTF-8", "}")
     parser.StartDoctypeDeclHandler = _refuse_doctype
-    parser.Parse(body if is_encoded else _CONTROL.sub(b"_", body), True)
+    checked = body
+    if not is_encoded and _CONTROL.search(body):
+        checked = _NAME_ELEMENT.sub(lambda found: _CONTROL.sub(b"_", found[0]), body)
+    parser.Parse(checked, True)
     text = body.decode("utf-8-sig")
     if b"\r" not in body:
         return text

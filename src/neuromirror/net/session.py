@@ -22,6 +22,7 @@ from neuromirror.net.errors import (
     HttpError,
     NetError,
     NotFoundError,
+    ObjectArchivedError,
     RequestTimeoutError,
     RetryAfterTooLongError,
     ServerError,
@@ -45,6 +46,7 @@ from neuromirror.net.responses import (
     Response,
     ResponseHead,
     ResponseStream,
+    archived_message,
     case_insensitive,
     error_fields,
     parse_json,
@@ -659,6 +661,8 @@ class Session:
             raise NotFoundError(
                 f"{redacted_url}: not found (HTTP {status}){reason_suffix}", **context
             )
+        if status == 403 and fields.get("Code") == "InvalidObjectState":
+            raise ObjectArchivedError(f"{redacted_url}: {archived_message()}", **context)
         if status in (401, 403):
             raise AccessDeniedError(
                 self._access_denied_message(reply, redacted_url, status) + reason_suffix, **context

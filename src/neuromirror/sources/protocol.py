@@ -302,6 +302,16 @@ class Listing(ABC):
         """
         return ()
 
+    def archived_count(self) -> int:
+        """Return the number of files that must be restored before they can be read.
+
+        Returns
+        -------
+        int
+            The number of files.
+        """
+        return 0
+
     def refused_count(self) -> int:
         """Return the number of files that upstream lists but refuses to serve.
 

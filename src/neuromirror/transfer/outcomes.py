@@ -181,6 +181,8 @@ class Health(StrEnum):
     """404 or 410, a delete marker, or a deleted object version."""
     REFUSED = "refused"
     """401 or 403; a bucket without list permission also returns 403 for a missing object."""
+    ARCHIVED = "archived"
+    """In an archive storage class: it must be restored before it can be read."""
     UNSUPPORTED = "unsupported"
     """405 or 501 for each kind of request: the state is not known."""
     CHANGED = "changed"

@@ -30,12 +30,13 @@ from neuromirror.net import (
     IncompleteResponseError,
     NetError,
     NotFoundError,
+    ObjectArchivedError,
     ResponseHead,
     ResponseStream,
     Session,
     UnsafeAddressError,
 )
-from neuromirror.net.responses import has_encrypted_etag
+from neuromirror.net.responses import archive_problem, has_encrypted_etag
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Finding, Health, Status, displayed_url, host_at_fault
 from neuromirror.transfer.url_sessions import UrlSessions
@@ -293,6 +294,7 @@ STATUSES: Final[dict[Health, Status]] = {
     Health.NOT_FOUND: "error",
     Health.REFUSED: "error",
     Health.CHANGED: "error",
+    Health.ARCHIVED: "impossible",
     Health.UNSUPPORTED: "impossible",
     Health.UNREACHABLE: "impossible",
     Health.UNKNOWN: "impossible",
@@ -401,6 +403,8 @@ def health_of(error: NeuromirrorError) -> Health:
     status = error.status if isinstance(error, NetError) else None
     if isinstance(error, NotFoundError) or status in (404, 410):
         return Health.NOT_FOUND
+    if isinstance(error, ObjectArchivedError):
+        return Health.ARCHIVED
     if isinstance(error, AccessDeniedError) or status in (401, 403):
         return Health.REFUSED
     if isinstance(error, HttpError):
@@ -447,6 +451,9 @@ def _compare_reply(
     answer = compare_headers(url, reply.headers, known, is_only_url=is_only_url)
     if answer.health is Health.OK and "versionId=" in url:
         known.add_object_version(reply.headers)
+    archived = archive_problem(reply.headers)
+    if answer.health is Health.OK and archived is not None:
+        return ProbeResult(Health.ARCHIVED, archived, answer.evidence)
     return answer
 
 

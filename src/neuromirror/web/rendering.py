@@ -54,18 +54,21 @@ RETENTION_TEXT: Mapping[str, str] = {
     "versioned-bucket": "the archive's storage keeps this version of the file even if a newer one "
     "replaces it, unless the archive deletes it",
     "mutable-bucket": "the archive may overwrite this content at any time",
+    "archived": "in an archive storage class: not readable until the bucket's owner restores it",
     "draft": "part of a draft: the archive may delete the file once the draft no longer lists it",
 }
 _RETENTION_SHORT: Mapping[str, str] = {
     "published": "permanent",
     "versioned-bucket": "versioned",
     "mutable-bucket": "may be overwritten",
+    "archived": "archived, not readable now",
     "draft": "may be deleted (draft)",
 }
 PROBE_RESULT_TEXT: Mapping[str, str] = {
     "ok": "available",
     "not-found": "not found",
     "refused": "access denied",
+    "archived": "archived: must be restored first",
     "unsupported": "cannot be checked: unsupported by the server",
     "changed": "has other content now",
     "unreachable": "server unreachable",

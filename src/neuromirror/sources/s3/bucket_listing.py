@@ -151,6 +151,10 @@ class BucketListing(Listing):
         """Return one line for each object that is listed but cannot be read."""
         return self._reader.unreadable if self._reading.is_current else ()
 
+    def archived_count(self) -> int:
+        """Return the number of objects that must be restored before they can be read."""
+        return self._reader.archived_count
+
     def refused_count(self) -> int:
         """Return the number of objects that the bucket lists but refuses to return."""
         return self._reader.refused_count if self._reading.is_current else 0

@@ -33,6 +33,7 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_date
+from neuromirror.net.responses import ARCHIVE_CLASSES
 from neuromirror.sources.errors import UnreliableListingError, UpstreamChangingError
 from neuromirror.sources.protocol import KnownContent, VisitContext
 from neuromirror.sources.s3.file_naming import (
@@ -266,6 +267,8 @@ class ListingReader:
         """One line per object that is listed but cannot be read."""
         self.refused_count = 0
         """Number of objects that the bucket lists but refuses to return."""
+        self.archived_count = 0
+        """Number of objects that must be restored before they can be read."""
         self.found_odd_object = False
         """Whether an object's ETag is not an MD5, or its row in the listing is wrong."""
         self.documents: tuple[Document, ...] = ()
@@ -467,6 +470,8 @@ class ListingReader:
         identity = display_key(row.key) if self._rules.key_is_id else version_id
         # while versioning is suspended, the version "null" can be overwritten
         exact = None if version_id == "null" else version_id
+        archived = row.storage_class if row.storage_class in ARCHIVE_CLASSES else None
+        self.archived_count += archived is not None
         return FileRecord(
             path,
             claims.size if claims.contradicts_listing else row.size,
@@ -476,6 +481,7 @@ class ListingReader:
             row.modified,
             identity,
             Retention.MUTABLE_BUCKET if exact is None else Retention.VERSIONED_BUCKET,
+            archived,
         )
 
     def _url(self, key: bytes, version_id: str | None) -> str:
