@@ -47,6 +47,13 @@ def box(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     return ScriptedHarness(tmp_path / "box", source)
 
 
+@pytest.fixture(scope="module")
+def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
+    """The catalogue of the store of a module whose tests only look at it."""
+    with run_catalogue(box.store) as site:
+        yield site
+
+
 @pytest.fixture
 def empty_archive(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
     """A demo archive without dandisets, for tests that make their own."""

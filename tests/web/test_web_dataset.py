@@ -167,3 +167,20 @@ def test_a_dataset_whose_repository_cannot_be_read_still_has_its_pages(
             assert 'class="citation"' not in page
             assert any("datalad clone" in one for one in commands(page))
         assert site.get("/cite/box:one@latest").status_code == 500
+
+
+def test_a_draft_with_the_files_of_the_published_version_is_not_called_changed(
+    box: ScriptedHarness,
+) -> None:
+    box.datasets["a"] = ScriptedDataset(
+        files("one.bin"), published_versions={"1.0": files("one.bin")}
+    )
+    for is_changed in (False, True):
+        if is_changed:
+            box.datasets["a"].files |= files("two.bin")
+        box.sync()
+        with box.index() as index:
+            kinds = [one.kind for one in index.versions("box:a")]
+        assert kinds == ["published", *["observed"] * (1 + is_changed)]
+        with run_catalogue(box.store) as site:
+            assert ("has changed since then" in site.text("/dataset/box:a")) is is_changed

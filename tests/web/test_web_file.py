@@ -2,7 +2,6 @@
 
 import ast
 import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -80,13 +79,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
     del source.scripted_datasets["one"].files["a.txt"]
     found.sync()
     return found
-
-
-@pytest.fixture(scope="module")
-def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store."""
-    with run_catalogue(box.store) as site:
-        yield site
 
 
 def viewers(shelf: RunningCatalogue, path: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -275,19 +274,6 @@ def test_the_api_leads_to_the_content(
     assert described["locations"]
     document = requests.get(f"{at}dandiset.yaml?format=json", timeout=60).json()
     assert (document["key"], document["delivered"]) == (None, "document")
-
-
-@pytest.fixture
-def closed(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
-    """A catalogue whose gateway is off."""
-    with run_catalogue(demo_harness.store, "--gateway=proxy", "--gateway=demo=off") as found:
-        yield found
-
-
-def test_an_operator_switches_the_gateway_off(closed: RunningCatalogue, published: str) -> None:
-    reply = closed.get(f"/at/{published}/dandiset.yaml")
-    assert reply.status_code == 403
-    assert reply.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Events, mirrors, and the pages of what is gone or was taken down."""
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -47,13 +46,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
         late = "2026-05-01T12:00:00+00:00"
         recorder.record(EventRaised("other", "thing", "incident", "elsewhere", late))
     return found
-
-
-@pytest.fixture(scope="module")
-def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store."""
-    with run_catalogue(box.store) as site:
-        yield site
 
 
 def test_pages_of_held_and_removed_datasets_have_a_note(catalogue: RunningCatalogue) -> None:

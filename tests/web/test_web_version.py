@@ -1,7 +1,6 @@
 """The page of a version: its files, and what can be saved of it."""
 
 import hashlib
-from collections.abc import Iterator
 from contextlib import closing
 from xml.etree import ElementTree
 
@@ -14,7 +13,6 @@ from support.running_catalogue import (
     RunningCatalogue,
     data_values,
     links,
-    run_catalogue,
     visible_text,
 )
 from support.scripted_source import (
@@ -46,13 +44,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
     source.scripted_datasets["probed"] = ScriptedDataset(files("a.txt", "b.txt"))
     found.sync()
     return found
-
-
-@pytest.fixture(scope="module")
-def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store."""
-    with run_catalogue(box.store) as site:
-        yield site
 
 
 def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> None:

@@ -941,7 +941,7 @@ class LockManifestReader:
         """Compare the head, and the commit object in it, with the pinned state."""
         head, described = self.head, self.head.parse_commit()
         commit = object_id(COMMIT, head.commit_object.encode()).hex()
-        version = described.subject.replace(" ", "@", 1)
+        version = "@".join(described.subject.rsplit(" ", 1))  # a name may contain spaces
         for name, found, expected in (
             ("version", version, pinned.version or version),
             ("commit", commit, pinned.commit),

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
-from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -27,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.api import datasets as api
+from neuromirror.web.async_index import RecentResults
 from neuromirror.web.gateway import pages as gateway
 from neuromirror.web.gateway.content import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
 from neuromirror.web.pages import (
@@ -363,22 +361,14 @@ _Respond = Callable[[Send], Awaitable[None]]
 _Key = tuple[Any, ...]
 
 
-class _CachedResponse(Struct, frozen=True):
-    start: Message
-    body: bytes
-    until: float
-
-
 class ResponseCache:
-    """Keeps the responses of one site for a short time; ``now`` returns the time in seconds."""
+    """Keeps the responses of one site for a short time."""
 
-    def __init__(
-        self, now: Callable[[], float] = time.monotonic, max_bytes: int = _MAX_BYTES
-    ) -> None:
-        self._now, self._max_bytes = now, max_bytes
-        self._responses: OrderedDict[_Key, _CachedResponse] = OrderedDict()
+    def __init__(self) -> None:
+        self._responses: RecentResults[_Key, tuple[Message, bytes]] = RecentResults(
+            _MAX_BYTES, lambda response: len(response[1]) + _ENTRY_OVERHEAD
+        )
         self._in_progress: dict[_Key, asyncio.Event] = {}
-        self.bytes = 0
 
     async def send_response(self, key: _Key | None, send: Send, respond: _Respond) -> None:
         """Send the cached response of a key, or produce, cache and send it.
@@ -391,11 +381,9 @@ class ResponseCache:
         if key in self._in_progress:
             # many clients may request an expired entry at once
             await self._in_progress[key].wait()
-        found = self._responses.get(key)
-        if found is not None and self._now() < found.until:
-            self._responses.move_to_end(key)
-            await send(found.start)
-            await send({"type": "http.response.body", "body": found.body})
+        if cached := self._responses.get(key):
+            await send(cached[0])
+            await send({"type": "http.response.body", "body": cached[1]})
             return
         start: Message | None = None
 
@@ -405,7 +393,7 @@ class ResponseCache:
                 is_kept = message["status"] == 200 and _is_text(message["headers"])
                 start = message if is_kept else None
             elif start is not None and not message.get("more_body", False):
-                self._keep(key, start, message.get("body", b""))
+                self._responses.put(key, (start, message.get("body", b"")), _MAX_AGE)
             else:
                 start = None
             if start is None or message["type"] != "http.response.start":
@@ -421,18 +409,6 @@ class ResponseCache:
             making.set()
             if self._in_progress.get(key) is making:
                 del self._in_progress[key]
-
-    def _keep(self, key: _Key, start: Message, body: bytes) -> None:
-        self._drop(key)
-        self._responses[key] = _CachedResponse(start, body, self._now() + _MAX_AGE)
-        self.bytes += len(body) + _ENTRY_OVERHEAD
-        while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._responses)))
-
-    def _drop(self, key: _Key) -> None:
-        found = self._responses.pop(key, None)
-        if found is not None:
-            self.bytes -= len(found.body) + _ENTRY_OVERHEAD
 
 
 def cache_key(scope: Scope, index_revision: object) -> _Key | None:

@@ -31,6 +31,7 @@ class RecentResults(Generic[K, V]):
 
     def __init__(self, maximum: int, size: Callable[[V], int] = lambda result: 1) -> None:
         self._maximum, self._size = maximum, size
+        self._total = 0
         self._lock = threading.Lock()
         self._results: OrderedDict[K, tuple[float, V]] = OrderedDict()
 
@@ -46,10 +47,12 @@ class RecentResults(Generic[K, V]):
     def put(self, key: K, result: V, seconds: float = float("inf")) -> None:
         """Keep a result for some seconds, and drop those that exceed the maximum."""
         with self._lock:
-            self._results.pop(key, None)
+            if key in self._results:
+                self._total -= self._size(self._results.pop(key)[1])
             self._results[key] = time.monotonic() + seconds, result
-            while sum(self._size(one) for _, one in self._results.values()) > self._maximum:
-                self._results.popitem(last=False)
+            self._total += self._size(result)
+            while self._total > self._maximum:
+                self._total -= self._size(self._results.popitem(last=False)[1][1])
 
 
 class SharedWork(Generic[K, V]):

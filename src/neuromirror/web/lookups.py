@@ -133,16 +133,12 @@ class CitationData(Struct, frozen=True):
         The citation by name of the format.
     people
         The names of the authors.
-    description, keywords
-        The description and keywords of upstream.
     work
         The whole metadata.
     """
 
     formats: dict[str, str]
     people: tuple[str, ...]
-    description: str
-    keywords: tuple[str, ...]
     work: CitedWork
 
 
@@ -184,8 +180,6 @@ def _read_citation(store: Store, row: VersionRow) -> CitationData:
     return CitationData(
         {form: "".join(cite(collection, form)) for form in FORMATS},
         tuple(one.full_name for one in work.authors),
-        work.description,
-        work.keywords,
         work,
     )
 

@@ -243,20 +243,15 @@ class RequestLimiter:
                 503,
                 _BUSY_RETRY_SECONDS,
             )
-        megabytes = self._per_minute.get(MEGABYTES, 0)
-        wait = self._tokens[_bucket(MEGABYTES, client)] - self._now() - 60
-        if name == "gateway" and megabytes and wait > 0:
-            raise RequestLimitError(
-                f"the limit for {kind.noun} is {megabytes} MB per minute and address; try again in "
-                f"{math.ceil(wait)} seconds",
-                429,
-                wait,
-            )
-        wait = self._take_token(name, client)
+        limit, wait = f"{self._per_minute.get(MEGABYTES)} MB", 0.0
+        if name == "gateway" and self._per_minute.get(MEGABYTES):
+            wait = self._tokens[_bucket(MEGABYTES, client)] - self._now() - 60
+        if wait <= 0:
+            limit, wait = str(self._per_minute[name]), self._take_token(name, client)
         if wait > 0:
             raise RequestLimitError(
-                f"the limit for {kind.noun} is {self._per_minute[name]} per minute and address; "
-                f"try again in {math.ceil(wait)} seconds",
+                f"the limit for {kind.noun} is {limit} per minute and address; try again in "
+                f"{math.ceil(wait)} seconds",
                 429,
                 wait,
             )

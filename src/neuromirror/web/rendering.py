@@ -14,9 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
 from jinja2 import Environment, FileSystemLoader
 from jinja2.runtime import Context, Macro
+from markupsafe import Markup
 
 from neuromirror.model import escape_unprintable, format_bytes
 from neuromirror.web import addresses
@@ -197,6 +199,12 @@ def printable(text: object) -> str:
     return plain if plain.isascii() and plain.isprintable() else escape_unprintable(plain)
 
 
+def xml(text: object) -> Markup:
+    """Escape a text for XML, with the two printable characters that are not allowed in it."""
+    plain = printable(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+    return Markup(escape(plain))
+
+
 def summary(text: object) -> str:
     """Return the first 300 characters of a text in one line."""
     plain = " ".join(str(text)[:2000].split())
@@ -272,6 +280,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "printable": printable,
     "printable_lines": printable_lines,
     "summary": summary,
+    "xml": xml,
     "shell_quote": shell_quote,
     "python_string": python_string,
     "matlab_string": matlab_string,

@@ -70,48 +70,28 @@ _CORS_HEADERS = {
 """Headers that allow scripts of other sites to read responses."""
 
 
-class _Name(Convertor[str]):
-    """The name of a dataset, quoted; a label follows after an ``@``."""
+class _Quoted(Convertor[str]):
+    """A part of a path, which remains quoted."""
 
-    regex = r"[^@?]+"
     convert = to_string = staticmethod(str)  # type: ignore[assignment]
 
 
-class _Segment(_Name):
-    """A part of a path, quoted."""
-
-    regex = r"[^/?]+"
-
-
-class _List(_Name):
-    """The name of a list of files."""
-
-    regex = r"files\.[a-z0-9]+"
-
-
-class _Digits(_Name):
-    """A number."""
-
-    regex = r"[0-9]{1,6}"
-
-
-class _Text(_Name):
-    """The rest of a path, quoted."""
-
-    regex = r".+"
-
-
-class _StorePath(_Name):
-    """A public path of a store: repositories, manifests, block digests; never journal or index."""
-
-    regex = (
+for _name, _regex in (
+    # of a dataset; a label follows after an @
+    ("name", r"[^@?]+"),
+    ("segment", r"[^/?]+"),
+    ("text", r".+"),
+    ("digits", r"[0-9]{1,6}"),
+    # of a list of files
+    ("list", r"files\.[a-z0-9]+"),
+    # public files of a store: repositories, manifests, block digests; never journal or index
+    (
+        "storepath",
         r"ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
-        r"|tombstones/[^/]+\.json|block-digests/[0-9a-f]{2}/.+"
-    )
-
-
-for _convertor in (_Name, _Segment, _List, _Digits, _Text, _StorePath):
-    register_url_convertor(_convertor.__name__.strip("_").lower(), _convertor())
+        r"|tombstones/[^/]+\.json|block-digests/[0-9a-f]{2}/.+",
+    ),
+):
+    register_url_convertor(_name, type(_name, (_Quoted,), {"regex": _regex})())
 
 View = Callable[["CatalogueRequest"], Awaitable[Response]]
 _T = TypeVar("_T")

@@ -21,6 +21,8 @@ from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
 from neuromirror.lab.cite.states import CitedEntry, cited_files
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, License
 from neuromirror.lab.export_lock import printable_url
@@ -41,12 +43,14 @@ _UNSEEN: Final = re.compile(
 
 def indented_json(value: Any) -> str:
     """Encode a value indented, with a newline at the end."""
-    return compact_json(value, indent=2) + "\n"
+    # json's encoder that is written in C does not indent
+    encoded = compact_json(value).encode("utf-8", "surrogatepass")
+    return msgspec.json.format(encoded, indent=2).decode("utf-8", "surrogatepass") + "\n"
 
 
-def compact_json(value: Any, indent: int | None = None) -> str:
-    """Encode a value, by default on one line."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+def compact_json(value: Any) -> str:
+    """Encode a value on one line."""
+    text = json.dumps(value, ensure_ascii=False)
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 

@@ -94,14 +94,6 @@ def _number(digits: str | None) -> int | None:
     return None if digits is None else int(significant or "0")
 
 
-def is_not_modified(headers: Mapping[str, str], etag: str) -> bool:
-    """Return whether ``If-None-Match`` has the ETag, so that the response is 304.
-
-    A weak ETag matches, too, as RFC 9110 requires. ``headers`` have names in lower case.
-    """
-    return bool(etag) and has_etag(headers.get("if-none-match", ""), etag)
-
-
 def has_etag(known: str, etag: str) -> bool:
     """Return whether a list of ETags has one, weak or not, or is ``*``."""
     return known.strip() == "*" or etag in [tag for _, tag in _TAG.findall(known)]
@@ -408,7 +400,7 @@ def conditional_response(
     without_body = {name: value for name, value in headers.items() if name not in _BODY_HEADERS}
     if is_precondition_failed(request_headers, etag):
         return ContentResponse(412, {**without_body, "content-length": "0"})
-    if is_not_modified(request_headers, etag):
+    if etag and has_etag(request_headers.get("if-none-match", ""), etag):
         return ContentResponse(304, without_body)
     return None
 

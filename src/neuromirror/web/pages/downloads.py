@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -200,14 +200,12 @@ async def plan_with_copy(
     with suppress(ContentUnavailableError):  # the store is damaged
         if await gateway.has_copies(row):
             found = await gateway.find_file(row, file.path)
-            urls = await gateway.public_urls(row, found.file) if _is_stored(found) else []
+            urls = (
+                await gateway.public_urls(row, found.file) if isinstance(found, StoredFile) else []
+            )
             if urls:
                 return DownloadPlan(gateway.can_relay(row, file), urls[:1], is_copy=True)
     return plan
-
-
-def _is_stored(found: StoredFile | Document | None) -> TypeGuard[StoredFile]:
-    return isinstance(found, StoredFile)
 
 
 @view
@@ -252,7 +250,7 @@ async def download(request: CatalogueRequest) -> Any:
         # equal contents have several names; this version's is in its records
         with suppress(ContentUnavailableError):  # the store is damaged
             found = await gateway.find_file(row, path)
-            own = found.file.urls if _is_stored(found) else ()
+            own = found.file.urls if isinstance(found, StoredFile) else ()
             url = next((one for one in own if one in plan.urls), url)
     return redirect(header_url(url))
 

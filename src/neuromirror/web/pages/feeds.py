@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from heapq import nlargest
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
-from xml.etree import ElementTree
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,29 +27,9 @@ from neuromirror.web.pages.search import SearchQuery
 from neuromirror.web.rendering import event_kind, format_number, format_size, printable
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
-_ATOM = "http://www.w3.org/2005/Atom"
-_MAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
 _ENTRIES = 50
 _EVENT_KINDS = ("tombstone", "returned", "incident")
-_DISALLOWED_PATHS = (
-    *(
-        "/file/",
-        "/diff",
-        "/find",
-        "/checksums/",
-        "/download/",
-        "/lock",
-        "/croissant/",
-        "/cite/",
-        "/slice/",
-        "/cutout/",
-        "/preview/",
-        "/thumbnail/",
-        "/api/",
-        "/*add=",
-    ),
-    *("/alias/", "/manifests/", "/block-digests/"),
-)
+_XML = "application/xml; charset=utf-8"
 _SITEMAP_LIMIT = 50_000  # the limit of the protocol
 _EPOCH = "1970-01-01T00:00:00+00:00"
 
@@ -78,7 +57,7 @@ async def global_feed(request: CatalogueRequest) -> Response:
         return _newest(index.recent_versions(_ENTRIES), _recent_events(index, None, None))
 
     title = request.site.title
-    return _feed(request, "/feed.atom", "/", title, await request.query_index(look))
+    return await _feed(request, "/feed.atom", "/", title, await request.query_index(look))
 
 
 async def _search_feed(
@@ -111,7 +90,7 @@ async def _search_feed(
         entries = await request.query_index(look)
     except (MalformedQueryError, UnknownAttributeError) as error:
         raise BadRequestError(str(error)) from error
-    return _feed(request, path, page, title, entries)
+    return await _feed(request, path, page, title, entries)
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -146,7 +125,7 @@ async def scoped_feed(request: CatalogueRequest) -> Response:
     title, entries = await request.query_index(look)
     page = dataset_address(name) if ":" in name else search_address("", [("archive", name)])
     path = f"/feed{dataset_address(name).removeprefix('/dataset')}.atom"
-    return _feed(request, path, page, f"{request.site.title}: {title}", entries)
+    return await _feed(request, path, page, f"{request.site.title}: {title}", entries)
 
 
 def _recent_events(index: Index, dataset: str | None, mirror: str | None) -> Iterator[EventRow]:
@@ -184,26 +163,13 @@ def _event_entry(row: EventRow) -> _Entry:
     )
 
 
-def _feed(
+async def _feed(
     request: CatalogueRequest, path: str, page: str, title: str, entries: Sequence[_Entry]
 ) -> Response:
-    feed = ElementTree.Element(f"{{{_ATOM}}}feed")
-    _add(feed, "title", title)
-    _add(feed, "id", request.site_url + path)
-    _add(feed, "updated", entries[0].updated if entries else _EPOCH)
-    _add(feed, "link", rel="self", type="application/atom+xml", href=request.site_url + path)
-    _add(feed, "link", rel="alternate", type="text/html", href=request.site_url + page)
-    _add(_add(feed, "author"), "name", request.site.title)
-    _add(feed, "generator", "neuromirror")
-    for one in entries:
-        entry = _add(feed, "entry")
-        _add(entry, "title", one.title)
-        _add(entry, "id", one.id)
-        _add(entry, "updated", one.updated)
-        _add(entry, "link", rel="alternate", type="text/html", href=request.site_url + one.address)
-        _add(entry, "category", term=one.kind)
-        _add(entry, "summary", one.summary)
-    return _xml_response(request, feed, "application/atom+xml; charset=utf-8")
+    updated = entries[0].updated if entries else _EPOCH
+    context = {"path": path, "page": page, "title": title, "entries": entries, "updated": updated}
+    text = await request.render_template("feed.atom", **context)
+    return request.etag_response(text, "application/atom+xml; charset=utf-8")
 
 
 @view
@@ -212,11 +178,8 @@ async def sitemap(request: CatalogueRequest) -> Response:
     count = await request.query_index(lambda index: index.count_top_level_datasets())
     if count <= _SITEMAP_LIMIT:
         return await _sitemap_urls(request, 0)
-    root = ElementTree.Element(f"{{{_MAP}}}sitemapindex")
-    for number in range(-(-count // _SITEMAP_LIMIT)):
-        one = ElementTree.SubElement(root, f"{{{_MAP}}}sitemap")
-        _put(one, "loc", f"{request.site_url}/sitemap/{number + 1}.xml")
-    return _xml_response(request, root, "application/xml; charset=utf-8")
+    text = await request.render_template("sitemaps.xml", count=-(-count // _SITEMAP_LIMIT))
+    return request.etag_response(text, _XML)
 
 
 @view
@@ -230,44 +193,15 @@ async def sitemap_page(request: CatalogueRequest) -> Response:
 
 
 async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
-    root = ElementTree.Element(f"{{{_MAP}}}urlset")
-    for _, name, changed in await request.query_index(
-        lambda index: index.top_level_datasets(first, _SITEMAP_LIMIT)
-    ):
-        url = ElementTree.SubElement(root, f"{{{_MAP}}}url")
-        _put(url, "loc", request.site_url + dataset_address(name))
-        if changed is not None:
-            _put(url, "lastmod", changed)
-    return _xml_response(request, root, "application/xml; charset=utf-8")
+    datasets = await request.query_index(
+        lambda index: list(index.top_level_datasets(first, _SITEMAP_LIMIT))
+    )
+    text = await request.render_template("sitemap.xml", datasets=datasets)
+    return request.etag_response(text, _XML)
 
 
 @view
 async def robots(request: CatalogueRequest) -> Response:
     """Return robots.txt, which excludes pages per file, box, basket or pair of versions."""
-    lines = ["User-agent: *"]
-    lines += [f"Disallow: {path}" for path in _DISALLOWED_PATHS]
-    lines.append(f"Sitemap: {request.site_url}/sitemap.xml")
-    return request.etag_response("\n".join(lines) + "\n", "text/plain; charset=utf-8")
-
-
-def _add(
-    parent: ElementTree.Element, name: str, text: str = "", **named: str
-) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, f"{{{_ATOM}}}{name}", named)
-    child.text = _plain(text) or None
-    return child
-
-
-def _put(parent: ElementTree.Element, name: str, text: str) -> None:
-    ElementTree.SubElement(parent, f"{{{_MAP}}}{name}").text = text
-
-
-def _plain(text: str) -> str:
-    # two characters that are harmless, but not allowed in XML
-    return printable(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
-
-
-def _xml_response(request: CatalogueRequest, root: ElementTree.Element, kind: str) -> Response:
-    ElementTree.register_namespace("", root.tag[1:].partition("}")[0])
-    text = ElementTree.tostring(root, encoding="unicode")
-    return request.etag_response(f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', kind)
+    text = await request.render_template("robots.txt")
+    return request.etag_response(text, "text/plain; charset=utf-8")

@@ -92,7 +92,11 @@ async def lock(request: CatalogueRequest) -> Response:
 @view
 async def lock_file(request: CatalogueRequest) -> Any:
     """Return the lock file of the collected versions."""
-    return await _send(request, _LOCK, "text/plain; charset=utf-8", _write_lock)
+
+    def write(path: Path, target: IO[bytes]) -> None:
+        target.write(path.read_bytes())
+
+    return await _send(request, _LOCK, "text/plain; charset=utf-8", write)
 
 
 @view
@@ -189,10 +193,6 @@ def _make_lock(
         # the rest is a hint for the command line
         raise BadRequestError(str(error).partition(";")[0]) from error
     return path
-
-
-def _write_lock(path: Path, target: IO[bytes]) -> None:
-    target.write(path.read_bytes())
 
 
 def _write_archive(path: Path, target: IO[bytes]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
 from urllib.parse import quote
-from xml.etree import ElementTree
 
 from msgspec import Struct
 from starlette.responses import Response
@@ -227,7 +226,6 @@ _HARVEST_SIZE: Final = 50
 """Datasets per page of the harvest feed."""
 _MAX_LINKS: Final = 20
 """Authors and licenses in a header, whose size proxies limit."""
-_OPEN_SEARCH: Final = "http://a9.com/-/spec/opensearch/1.1/"
 
 
 class _Harvested(Struct, frozen=True):
@@ -337,24 +335,9 @@ def _is_date(text: str) -> bool:
 @view
 async def open_search(request: CatalogueRequest) -> Response:
     """Return the OpenSearch description, with which browsers offer the search."""
-    root = ElementTree.Element(f"{{{_OPEN_SEARCH}}}OpenSearchDescription")
-    for name, text in (
-        ("ShortName", request.site.title[:16]),
-        ("Description", f"Datasets of {request.site.title}"),
-        ("InputEncoding", "UTF-8"),
-    ):
-        ElementTree.SubElement(root, f"{{{_OPEN_SEARCH}}}{name}").text = text
-    for kind, path in (
-        ("text/html", "/?q={searchTerms}"),
-        ("application/atom+xml", "/feed.atom?q={searchTerms}"),
-        ("application/json", "/api/v1/search?q={searchTerms}"),
-    ):
-        address = {"type": kind, "template": request.site_url + path}
-        ElementTree.SubElement(root, f"{{{_OPEN_SEARCH}}}Url", address)
-    ElementTree.register_namespace("", _OPEN_SEARCH)
-    text = ElementTree.tostring(root, encoding="unicode")
+    text = await request.render_template("opensearch.xml")
     kind = "application/opensearchdescription+xml; charset=utf-8"
-    return request.etag_response(f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', kind)
+    return request.etag_response(text, kind)
 
 
 def typed_links(
@@ -383,29 +366,28 @@ def typed_links(
     name, label = work.state.name, work.state.label
     page = site + version_address(name, label)
     links = [
-        ("cite-as", work.doi_url or page, {}),
-        ("type", "https://schema.org/Dataset", {}),
-        ("describedby", site + croissant_address(name, label), {"type": "application/ld+json"}),
+        ("cite-as", work.doi_url or page, ""),
+        ("type", "https://schema.org/Dataset", ""),
+        ("describedby", site + croissant_address(name, label), "application/ld+json"),
         (
             "describedby",
             site + cite_address(name, label, "csl"),
-            {"type": "application/vnd.citationstyles.csl+json"},
+            "application/vnd.citationstyles.csl+json",
         ),
-        ("item", site + lock_file_address("datasets.lock", [work.name]), {"type": "text/plain"}),
-        ("collection", site + dataset_address(name), {"type": "text/html"}),
+        ("item", site + lock_file_address("datasets.lock", [work.name]), "text/plain"),
+        ("collection", site + dataset_address(name), "text/html"),
     ]
     if has_manifest:
         manifest = site + manifest_address(work.digest)
-        links.append(("item", manifest, {"type": "application/zstd"}))
+        links.append(("item", manifest, "application/zstd"))
     if has_checksums:
-        links.append(("item", site + checksums_address(name, label), {"type": "text/plain"}))
-    links += [("license", one.url, {}) for one in work.licenses[:_MAX_LINKS] if one.url]
+        links.append(("item", site + checksums_address(name, label), "text/plain"))
+    links += [("license", one.url, "") for one in work.licenses[:_MAX_LINKS] if one.url]
     people = [one.url for one in work.authors if one.is_person and one.url]
-    links += [("author", url, {}) for url in people[:_MAX_LINKS]]
+    links += [("author", url, "") for url in people[:_MAX_LINKS]]
     return {"link": ", ".join(_link(*one) for one in links)}
 
 
-def _link(relation: str, target: str, attributes: Mapping[str, str]) -> str:
-    pairs: Iterable[tuple[str, str]] = (("rel", relation), *attributes.items())
-    given = "".join(f'; {name}="{value}"' for name, value in pairs)
-    return f"<{header_url(target)}>{given}"
+def _link(relation: str, target: str, kind: str) -> str:
+    type_attribute = f'; type="{kind}"' if kind else ""
+    return f'<{header_url(target)}>; rel="{relation}"{type_attribute}'

@@ -21,7 +21,6 @@ from neuromirror.index import (
     Index,
     MalformedQueryError,
     MatchedText,
-    NameMatch,
     canonical_value,
     is_checksum,
     shapes,
@@ -150,9 +149,7 @@ class SearchQuery(Struct, frozen=True):
         changed = (
             tuple(one for one in values if one != value) if value in values else (*values, value)
         )
-        filters = {**self.filters, facet: changed}
-        pairs = [(name, one) for name, selected in filters.items() for one in selected]
-        return search_address(self.terms, pairs, self.sort)
+        return self.address(filters={**self.filters, facet: changed})
 
     def sorts(self) -> dict[str, str]:
         """Return the labels of the orders by name."""
@@ -267,17 +264,13 @@ async def search(request: CatalogueRequest) -> Response:
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
     """Return the page of a name, an id or a checksum; empty for search terms."""
     found = await request.query_index(lambda index: index.match_name(terms))
-    if found is not None:
-        return _named_url(found)
-    return find_address(terms) if is_checksum(terms) else ""
-
-
-def _named_url(named: NameMatch) -> str:
-    if named.key:
-        return find_address(named.key)
-    if named.label:
-        return version_address(named.dataset, named.label)
-    return dataset_address(named.dataset)
+    if found is None:
+        return find_address(terms) if is_checksum(terms) else ""
+    if found.key:
+        return find_address(found.key)
+    if found.label:
+        return version_address(found.dataset, found.label)
+    return dataset_address(found.dataset)
 
 
 async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Response:

@@ -197,17 +197,16 @@ def _mirrors_csv(
     **_: Any,
 ) -> Response:
     """Return the status of each archive as CSV."""
-    rows = []
-    for one in mirrors:
-        listed = checked[one.mirror]
-        rows.append(
-            {
-                **asdict(one),
-                "title": request.site.archive_title(one.mirror),
-                "listed": listed and listed.isoformat(),
-                "failures": sum(failure.mirror == one.mirror for failure in failures),
-            }
-        )
+    rows = [
+        {
+            **asdict(one),
+            "title": request.site.archive_title(one.mirror),
+            "listed": listed and listed.isoformat(),
+            "failures": sum(failure.mirror == one.mirror for failure in failures),
+        }
+        for one in mirrors
+        for listed in [checked[one.mirror]]
+    ]
     return csv_response(request, "archives", _CSV_COLUMNS, rows)
 
 
