@@ -130,3 +130,12 @@ def test_temporary_failures_are_retried(boss: DemoBoss, remote: RemoteInProcess)
         content = chunk(boss, EM, box)
         assert remote.get(content, url(boss, EM, box)) == content
     assert (busy.struck, once.struck) == (2, 1)
+
+
+def test_an_outage_is_explained_once_for_all_files(boss: DemoBoss, annex: AnnexRepository) -> None:
+    for number, box in enumerate((BOX, OTHER, ((128, 192), (64, 128), (12, 28)))):
+        put_block(annex, boss, f"block{number}", box)
+    boss.fault("status", status=429, path="/cutout/")
+    output = annex.run("get", "-J1", ok=False)
+    assert output.count("run again later") == 1
+    assert output.count("as before") == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import CircuitOpenError, NetError
 
@@ -81,23 +79,6 @@ class BlockMismatchError(NeuromirrorError):
             f"'neuromirror sync' creates a version with the current voxels"
         )
         self.channel = channel
-
-
-def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
-    """Combine the messages of many failed URLs into one text.
-
-    ``failures`` are pairs of a group (:func:`failure_group`) and a message. Of each group the first
-    message is included, with the number of other URLs that failed in the same way.
-    """
-    groups: dict[str, list[str]] = {}
-    for group, message in failures:
-        groups.setdefault(group, []).append(message)
-    return " | ".join(
-        found[0]
-        if len(found) == 1
-        else f"{found[0]} ({len(found) - 1} more URLs failed in the same way)"
-        for found in groups.values()
-    )
 
 
 def failure_group(host: str, error: NeuromirrorError) -> str:

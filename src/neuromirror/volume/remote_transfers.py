@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -67,7 +68,7 @@ from neuromirror.transfer.url_sessions import (
     S3Object,
     host_tokens,
 )
-from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
+from neuromirror.volume.errors import BlockMismatchError, failure_group
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
 """Limits of block requests: a service may take minutes before it sends the first byte."""
@@ -120,7 +121,7 @@ class RemoteTransfers:
         self._credentials: dict[str, str] | None = None
         # kept for all requests of this process
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
-        self._mismatch_counts: dict[str, int] = {}
+        self._failures: Counter[str] = Counter()
         self._channels = RestrictedChannels()
         self._s3: S3Access | None = None
         self._apis: dict[str, tuple[Session, TokenSource]] = {}
@@ -198,7 +199,7 @@ class RemoteTransfers:
 
         A host that failed is not contacted again, and the message has each reason once.
         """
-        failures: list[tuple[str, str]] = []
+        failures: list[tuple[str, str, str]] = []
         final = True
         for text in [one for scheme in SCHEMES for one in self.annex.geturls(key, f"{scheme}:")]:
             host = text.partition("://")[2].partition("/")[0]
@@ -209,25 +210,35 @@ class RemoteTransfers:
                 final = False
                 why = str(error).partition(";")[0]
                 message = f"{text}: {why}; to allow that: {allow_command([host])}"
-                failures.append((failure_group(host, error), message))
+                failures.append((failure_group(host, error), host, message))
             except NeuromirrorError as error:
                 gone = isinstance(error, NetError) and error.status in _GONE_STATUSES
                 final &= gone or isinstance(error, BlockMismatchError)
-                failures.append((failure_group(host, error), self._message(error)))
+                subject = error.channel if isinstance(error, BlockMismatchError) else host
+                failures.append((failure_group(host, error), subject, str(error)))
         raise RetrieveError(
-            summarize_failures(failures) or f"{key} has no URL of a volume", final=final
+            self._summarize(failures) or f"{key} has no URL of a volume", final=final
         )
 
-    def _message(self, error: NeuromirrorError) -> str:
-        """Return the message of an error; for changed voxels, in full once per channel."""
-        if not isinstance(error, BlockMismatchError):
-            return str(error)
-        count = self._mismatch_counts[error.channel] = (
-            self._mismatch_counts.get(error.channel, 0) + 1
-        )
-        if count == 1:
-            return str(error)
-        return f"{error.channel} has different voxels at {count} URLs so far"
+    def _summarize(self, failures: Sequence[tuple[str, str, str]]) -> str:
+        """Combine failures into one text: each cause in full once per process, which gets files.
+
+        ``failures`` are the group (:func:`failure_group`), host or channel, and message of each.
+        """
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for group, subject, message in failures:
+            groups.setdefault(group, []).append((subject, message))
+        texts = []
+        for group, ((subject, message), *more) in groups.items():
+            known, self._failures[group] = group in self._failures, self._failures[group] + 1
+            self._failures[group] += len(more)
+            if known:
+                texts.append(f"{subject}: as before ({self._failures[group]} URLs so far)")
+            elif more:
+                texts.append(f"{message} ({len(more)} more URLs failed in the same way)")
+            else:
+                texts.append(message)
+        return " | ".join(texts)
 
     def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
         """Overwrite the file with the block."""
@@ -345,15 +356,18 @@ class RemoteTransfers:
         return found
 
     def _first_that_works(self, urls: list[str], attempt: Callable[[str], None]) -> None:
-        reasons: list[str] = []
+        failures: list[tuple[str, str, str]] = []
         for url in urls:
             try:
                 attempt(url)
             except RetrieveError as error:
-                reasons.append(str(error))
+                host, cause = urlsplit(url).netloc, error.__cause__
+                known = isinstance(cause, NeuromirrorError)
+                group = failure_group(host, cause) if known else str(error)
+                failures.append((group, host, str(error)))
             else:
                 return
-        raise RetrieveError(" | ".join(dict.fromkeys(reasons)), final=False)
+        raise RetrieveError(self._summarize(failures), final=False)
 
     def _fetch_to(self, url: str, key: str, file: BinaryIO) -> None:
         """Overwrite the file with the content of a URL.
