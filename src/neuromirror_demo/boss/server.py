@@ -67,7 +67,6 @@ class CoordinateFrame:
     voxel: tuple[float, float, float]
     unit: str = "nanometers"
     description: str = ""
-    deleted: bool = False
 
 
 @dataclass(slots=True, eq=False)

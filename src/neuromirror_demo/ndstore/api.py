@@ -60,8 +60,7 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
     """
     found = _ARGUMENTS.match(arguments)
     if found is None:
-        nothing = "'NoneType' object has no attribute 'groups'"
-        raise NdstoreError(f"Incorrect cutout arguments {arguments}. {nothing}")
+        raise NdstoreError(f"Incorrect cutout arguments {arguments}")
     level, x0, x1, y0, y1, z0, z1 = map(int, found.groups()[:-1])
     rest = found[8]
     if level not in space.resolutions:
@@ -139,8 +138,6 @@ class NdstoreApi:
         found = _BASE.fullmatch(_SLASHES.sub("/", request.path))
         if found is None:
             return _html(NOT_FOUND_HTML, 404)
-        if request.method not in {"GET", "HEAD"}:
-            return _json({"detail": f'Method "{request.method}" not allowed.'}, 405)
         rest = found["rest"]
         if rest == "public_tokens/":
             return _json(sorted(one.token for one in self._projects.values() if not one.private))
