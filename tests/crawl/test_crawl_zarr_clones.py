@@ -28,13 +28,6 @@ def zarrs(empty_archive: DemoArchive) -> Zarrs:
     return add_zarrs(empty_archive)
 
 
-@pytest.fixture
-def small_zarrs(empty_archive: DemoArchive) -> Zarrs:
-    """The Zarrs of the archive; those of 30 files or more are subdatasets."""
-    write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_components = 30\n")
-    return add_zarrs(empty_archive)
-
-
 def newest(
     mirror_harness: MirrorHarness, dandiset: str
 ) -> tuple[dict[str, str], set[str], dict[str, str]]:

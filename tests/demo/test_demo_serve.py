@@ -137,20 +137,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert str(tmp_path) in run.stderr
     assert os.listdir(tmp_path) == ["thesis.tex"]
-
-
-def test_the_program_explains_itself_without_starting_anything() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "neuromirror_demo", "serve", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "--dir" in run.stdout
-    heavy = ("boto3", "pynwb", "werkzeug", "numpy")
-    code = f"import sys, neuromirror_demo; print([m for m in {heavy} if m in sys.modules])"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.strip() == "[]"

@@ -169,15 +169,3 @@ def test_orders_are_by_time_size_and_title(catalogue: Index) -> None:
     assert titles == sorted(titles)
     pages = [catalogue.find_datasets("mouse", start=start, limit=7).rows for start in (0, 7)]
     assert len({one.dataset.id for page in pages for one in page}) == 14
-
-
-def test_matches_are_named_by_field_and_position(catalogue: Index) -> None:
-    matched = {
-        one.field: [one.value[start:end] for start, end in one.spans]
-        for one in catalogue.find_datasets("rat remapping Buonaventura R01NS104829").rows[0].matched
-    }
-    assert matched["people"] == ["Buonaventura"]
-    assert matched["species"] == ["Rattus norvegicus", "Norway rat"]
-    assert matched["keywords"] == ["remapping"]
-    assert matched["funders"] == ["R01NS104829"]
-    assert matched["description"] == ["remap"]

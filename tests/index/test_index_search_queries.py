@@ -119,12 +119,6 @@ def test_synonyms_match_whole_words_of_paths(searchable_index: Index, text: str,
     assert _YUTA in [file.path for file in listed.files]
 
 
-def test_synonyms_match_no_parts_of_words_in_paths(journal: DiskJournal, index: Index) -> None:
-    journal.mint([placed_file("item/template_system.nwb", 1)], title="Nothing")
-    index.catch_up(journal)
-    assert _found(index, "electron microscopy") == []  # its synonyms are em, sem and tem
-
-
 def test_a_mirror_and_a_page_are_chosen_and_all_mirrors_counted(searchable_index: Index) -> None:
     of_dandi = {"archive": ["dandi"]}
     page = searchable_index.find_datasets("yuta", filters=of_dandi, limit=1)
@@ -159,16 +153,6 @@ def test_removed_path_is_found_in_the_version_that_added_it(
     ):
         [one] = index.find_datasets(text).rows
         assert (one.version, one.path) == (label, path)
-
-
-def test_newest_of_several_versions_that_added_the_path_is_returned(
-    journal: DiskJournal, index: Index
-) -> None:
-    for label in ("one", "two"):
-        journal.mint([placed_file(f"word_{label}.nwb", label)], label=label)
-    index.catch_up(journal)
-    [one] = index.find_datasets("word").rows
-    assert (one.version, one.path) == ("two", "word_two.nwb")
 
 
 def test_dataset_is_a_likely_match_when_too_many_rows_would_be_scanned(
@@ -259,11 +243,6 @@ def test_query_syntax_never_causes_a_database_error(searchable_index: Index, tex
         searchable_index.find_datasets(text)
         searchable_index.count_terms(text)
     searchable_index.match_name(text)
-
-
-def test_and_is_ignored_and_other_operators_are_plain_terms(searchable_index: Index) -> None:
-    assert _found(searchable_index, "yuta AND third") == _found(searchable_index, "yuta third")
-    assert _found(searchable_index, "third NOT nwb") == []
 
 
 def test_path_terms_are_those_that_users_type() -> None:

@@ -32,7 +32,6 @@ from neuromirror.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "scripts" / "systemd" / "neuromirror.service"
-ENVIRONMENT = ROOT / "scripts" / "systemd" / "environment"
 CRON = ROOT / "scripts" / "cron" / "neuromirror"
 CONTAINER = ROOT / "Containerfile"
 ALERTS = ROOT / "scripts" / "alerts.yml"
@@ -139,27 +138,6 @@ def test_unit_and_container_bound_what_an_intruder_or_a_visitor_can_take() -> No
         assert f"--ulimit {limit}={unit[f'Limit{limit.upper()}']} " in run
     assert f"--pids-limit {unit['TasksMax']} " in run
     assert "--security-opt no-new-privileges " in run
-
-
-def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: Path) -> None:
-    found = variables()
-    assert {"NEUROMIRROR_MIRRORS", "NEUROMIRROR_STORE"} <= set(found)
-    command = 'set -a; . "$1"; exec env'
-    output = subprocess.run(
-        ["sh", "-c", command, "sh", str(ENVIRONMENT)],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name, value in found.items():
-        assert f"{name}={value}\n" in output
-
-
-def variables() -> dict[str, str]:
-    lines = ENVIRONMENT.read_text("utf-8").splitlines()
-    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./:,=-]*", line) for line in lines)
-    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
 # --- cron

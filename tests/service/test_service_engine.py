@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded
 from neuromirror.service.worker_pool import WorkerLostError
 from neuromirror.service.writer import WriterLostError
@@ -353,32 +352,6 @@ def test_what_is_abandoned_stays_due_and_is_free_for_others(mirror_harness: Mirr
         assert harness.service.is_idle
         due = {row.name for row in harness.job_harness.schedule.due(harness.clock.now, 100)}
         assert set(names) <= due
-
-
-def test_a_tick_over_ten_thousand_tasks(mirror_harness: MirrorHarness) -> None:
-    manual_executor = ManualExecutor()
-    with open_service_harness(mirror_harness, executor=manual_executor, workers=4) as harness:
-        now = harness.clock.now
-        harness.job_harness.schedule.put(
-            TaskRow(
-                f"demo:{number:06}",
-                "demo",
-                f"{number:06}",
-                f"https://archive.example/{number}/",
-                "a fingerprint",
-                "a title",
-                due=now - number if number % 2 else None,
-                deep_due=now + number,
-            )
-            for number in range(10_000)
-        )
-        harness.settle_writing()
-        harness.service.tick()
-        assert manual_executor.names == ["demo", "demo:009999", "demo:009997", "demo:009995"]
-        for name in manual_executor.names[1:]:
-            manual_executor.fail(name, WorkerLostError("gone"))
-        harness.service.tick()
-        assert len(manual_executor.names) == 4
 
 
 # --- superdatasets

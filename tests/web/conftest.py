@@ -1,12 +1,10 @@
 """A store of the demo archives, mirrored once, and its catalogue on loopback."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedHarness, ScriptedSource
@@ -20,13 +18,6 @@ def site(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     """The catalogue of that store."""
     with run_catalogue(demo_harness.store) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    """The event loop of a pool that several tests share."""
-    with asyncio.Runner() as running:
-        yield running
 
 
 @pytest.fixture
@@ -52,10 +43,3 @@ def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
     """The catalogue of the store of a module whose tests only look at it."""
     with run_catalogue(box.store) as site:
         yield site
-
-
-@pytest.fixture
-def empty_archive(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
-    """A demo archive without dandisets, for tests that make their own."""
-    with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running_archive:
-        yield running_archive

@@ -8,7 +8,7 @@ from neuromirror.mint.annex_branch import (
     write_custody_branch,
 )
 from neuromirror.mint.delta_writer import DeltaBase, UnsuitableBaseError, mint_delta
-from neuromirror.mint.documents import MINT_SPEC, OWN_NAMES, commit_bytes
+from neuromirror.mint.documents import MINT_SPEC, commit_bytes
 from neuromirror.mint.seekable_lines import (
     LONGEST_LINE,
     FrameLimits,
@@ -27,7 +27,6 @@ from neuromirror.mint.transaction import LineSorter, MintResult, ParentCommits, 
 __all__ = [
     "LONGEST_LINE",
     "MINT_SPEC",
-    "OWN_NAMES",
     "REMOTE_LOG",
     "CustodyRemote",
     "DeltaBase",

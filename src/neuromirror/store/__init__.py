@@ -18,7 +18,7 @@ from neuromirror.store.records_from_git import (
     read_records_from_git,
     read_versions_from_git,
 )
-from neuromirror.store.repack import HousekeepingPolicy, RepackError
+from neuromirror.store.repack import HousekeepingPolicy
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
     CUSTODY_BRANCH,
@@ -54,7 +54,6 @@ __all__ = [
     "HousekeepingResult",
     "NotAStoreError",
     "RefsMovedError",
-    "RepackError",
     "Repository",
     "SafeFolder",
     "Store",
