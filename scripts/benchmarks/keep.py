@@ -199,8 +199,7 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
     from urllib.parse import urlsplit
 
     from neuromirror.config.vault_files import load_vault
-    from neuromirror.custody.contents import KeepItem
-    from neuromirror.custody.copies import KeepOptions
+    from neuromirror.custody.copies import KeepItem, KeepOptions
     from neuromirror.custody.keep import run_keep
     from neuromirror.index.ledger import Ledger
     from neuromirror.vault.opening import open_vault
@@ -279,7 +278,7 @@ def _rerun(folder: Path, count: int) -> Iterator[dict[str, Any]]:
 
 def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     from neuromirror.config.vault_files import load_vault
-    from neuromirror.custody.contents import KeepItem
+    from neuromirror.custody.copies import KeepItem
     from neuromirror.custody.keep import run_keep
     from neuromirror.index.ledger import Ledger, Stored
     from neuromirror.vault.opening import open_vault

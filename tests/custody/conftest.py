@@ -31,7 +31,7 @@ def bucket(s3_server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """An empty vault in S3."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setattr("neuromirror.vault.s3_requests._ATTEMPTS", 2)
+    monkeypatch.setattr("neuromirror.vault.s3._ATTEMPTS", 2)
     name = s3_server.make().name
     settings = {"kind": "s3", "bucket": name, "endpoint": s3_server.endpoint}
     return S3Vault(write_vault(tmp_path / "vaults", "cloud", **settings), create=True)

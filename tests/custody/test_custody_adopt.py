@@ -11,15 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.custody.contents import KeepItem
-from neuromirror.custody.copies import KeepOutcome
-from neuromirror.custody.vault_import import adopt_files, find_files
+from neuromirror.custody.copies import KeepItem, KeepOutcome
+from neuromirror.custody.vaults import adopt_files, find_files
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
-from neuromirror.vault.errors import VaultError
 from neuromirror.vault.opening import open_ledger
+from neuromirror.vault.protocol import VaultError
 from neuromirror.vault.s3 import S3Vault
 from support.mirror_harness import MirrorHarness
 from support.vaults import (

@@ -9,14 +9,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from neuromirror.custody.contents import KeepItem
-from neuromirror.custody.copies import KeepOptions, KeepOutcome, UncheckedCopyError, find_fault
+from neuromirror.custody.copies import (
+    KeepItem,
+    KeepOptions,
+    KeepOutcome,
+    UncheckedCopyError,
+    find_fault,
+)
 from neuromirror.custody.keep import CopyTask, copy_between, run_keep
-from neuromirror.custody.vault_check import check_vault, read_due_copies
+from neuromirror.custody.vaults import check_vault, read_due_copies
 from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import VaultError
-from neuromirror.vault.protocol import Vault
+from neuromirror.vault.protocol import Vault, VaultError
 from support.loopback_http import serving_directory
 from support.vaults import directory_vault, key_of, put
 
@@ -172,7 +176,7 @@ def test_a_check_does_not_report_unread_and_damaged_copies_as_missing(
 def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.custody.vault_check._READ", 1)
+    monkeypatch.setattr("neuromirror.custody.vaults._READ", 1)
     vault = unreadable(tmp_path, errno.ETIMEDOUT)
     # the copy that cannot be read comes first
     vault.key, other = sorted(KEYS[:2])

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.config.vault_files import load_vaults
 from neuromirror.custody import drill
-from neuromirror.custody.drill import run_drill
-from neuromirror.custody.records import DrillRecords, DrillResult, record_drill
+from neuromirror.custody.drill import DrillRecords, DrillResult, record_drill, run_drill
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.store import Store
 from support.faulty_s3 import FaultyS3

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.custody.contents import KeepItem
+from neuromirror.custody.copies import KeepItem
 from neuromirror.custody.drop import DropChangedError, DropRules, plan_drop, run_drop
 from neuromirror.index.ledger import CopyState, Ledger, Wish
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import VaultError
+from neuromirror.vault.protocol import VaultError
 from neuromirror.vault.s3 import S3Vault
 from support.faulty_s3 import FaultyS3
 from support.vaults import CONTENTS, KEYS, filled

@@ -16,12 +16,10 @@ from urllib.request import urlopen
 import pytest
 
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.custody import vault_check
-from neuromirror.custody.contents import KeepItem
-from neuromirror.custody.copies import KeepOptions, KeepOutcome, find_fault
+from neuromirror.custody import vaults
+from neuromirror.custody.copies import KeepItem, KeepOptions, KeepOutcome, find_fault
 from neuromirror.custody.keep import run_keep
-from neuromirror.custody.vault_check import audit_copies, read_due_copies
-from neuromirror.custody.vault_import import adopt_files, find_files
+from neuromirror.custody.vaults import adopt_files, audit_copies, find_files, read_due_copies
 from neuromirror.index.ledger import Ledger, Stored
 from neuromirror.vault import s3
 from neuromirror.vault.directory import DirectoryVault
@@ -265,8 +263,8 @@ def test_a_file_that_s3_refuses_does_not_end_an_import(
 def test_an_audit_of_some_copies_does_not_list_the_bucket(
     tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert vault_check._LOOKED_UP <= s3._LIST_ABOVE
-    monkeypatch.setattr(vault_check, "_LOOKED_UP", 8)
+    assert vaults._LOOKED_UP <= s3._LIST_ABOVE
+    monkeypatch.setattr(vaults, "_LOOKED_UP", 8)
     monkeypatch.setattr(s3, "_LIST_ABOVE", 8)
     key, count = key_of(b"present"), 10
     bucket.store_bytes(key, memoryview(b"present"))
@@ -284,7 +282,7 @@ def test_an_audit_of_some_copies_does_not_list_the_bucket(
 def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
     tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.custody.vault_check._LOOKED_UP", 2)
+    monkeypatch.setattr("neuromirror.custody.vaults._LOOKED_UP", 2)
     keys = sorted(key_of(b"%d" % number) for number in range(5))
     now = [1_800_000_000.0]
     with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.custody.contents import KeepContents, KeepItem
-from neuromirror.custody.copies import KeepOptions, UncheckedCopyError, find_fault, is_proof
+from neuromirror.custody.copies import (
+    KeepContents,
+    KeepItem,
+    KeepOptions,
+    UncheckedCopyError,
+    find_fault,
+    is_proof,
+)
 from neuromirror.custody.keep import CopyTask, copy_between
 from neuromirror.index.ledger import Ledger
 from neuromirror.transfer.outcomes import Finding
 from neuromirror.transfer.verified_repository import PinnedFile
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import CopyMissingError, VaultError
-from neuromirror.vault.protocol import Presence
+from neuromirror.vault.protocol import CopyMissingError, Presence, VaultError
 from support.vaults import CONTENTS, KEYS, directory_vault, filled, key_of, put
 
 

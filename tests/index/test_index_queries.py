@@ -19,7 +19,7 @@ from neuromirror.index import (
     UnknownMirrorError,
     UnknownVersionError,
 )
-from neuromirror.index.checksums import parse_checksum
+from neuromirror.index.contents import parse_checksum
 from neuromirror.model import (
     Digest,
     EventRaised,

@@ -17,8 +17,8 @@ from neuromirror.index import (
     rebuild_from_journal,
     search_queries,
 )
-from neuromirror.index import path_terms as module
-from neuromirror.index.path_terms import path_terms
+from neuromirror.index import dataset_text as module
+from neuromirror.index.dataset_text import path_terms
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn
 from support.disk_journal import DiskJournal, placed_file, read_path_terms
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.service.catalogue_status import catalogue_statuses
+from neuromirror.service.catalogue_process import catalogue_statuses
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness

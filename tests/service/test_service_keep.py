@@ -12,8 +12,7 @@ from neuromirror.cli import main
 from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.index.ledger import Ledger
-from neuromirror.service.custody_status import CustodyStatus
-from neuromirror.service.custody_tasks import CustodyError, run_keeps
+from neuromirror.service.custody_tasks import CustodyError, CustodyStatus, run_keeps
 from neuromirror.service.housekeeping import (
     HousekeepingScheduler,
     HousekeepingSettings,
@@ -173,7 +172,7 @@ def test_one_content_that_cannot_be_stored_does_not_keep_the_others_out(
 def test_data_of_a_private_store_is_kept_in_a_private_vault_only(
     mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.custody.contents.is_private_store", lambda root: True)
+    monkeypatch.setattr("neuromirror.custody.copies.is_private_store", lambda root: True)
     arguments = mirror.store, mirror.store.index_path, tmp_path / "vaults", 60.0
     with pytest.raises(CustodyError, match="is private"):
         run_keeps(*arguments)

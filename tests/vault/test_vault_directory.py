@@ -13,13 +13,13 @@ import pytest
 
 from neuromirror.model import ConfigurationError
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import (
+from neuromirror.vault.object_files import move_object, remove_object
+from neuromirror.vault.protocol import (
     CopyMissingError,
     CopyRefusedError,
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.object_files import move_object, remove_object
 from support.vaults import directory_vault, key_of, put, write_vault
 
 

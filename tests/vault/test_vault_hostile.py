@@ -13,7 +13,7 @@ from neuromirror.custody.copies import find_fault
 from neuromirror.custody.keep import DamagedCopyError, copy_content
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.vault.directory import DirectoryVault
-from neuromirror.vault.errors import CopyRefusedError, VaultUnavailableError
+from neuromirror.vault.protocol import CopyRefusedError, VaultUnavailableError
 from neuromirror.vault.s3 import S3Vault
 from support.kept_dataset import NAME, KeptDataset
 from support.stub_server import StubServer, responds_with

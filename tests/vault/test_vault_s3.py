@@ -12,15 +12,14 @@ import pytest
 
 from neuromirror.annex import etag_of, md5e_key, sha256e_key
 from neuromirror.annex.keys import xs3etag_key
-from neuromirror.vault.errors import (
+from neuromirror.vault.protocol import (
     CopyMissingError,
     CopyRefusedError,
     VaultCredentialsError,
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.s3 import S3Vault
-from neuromirror.vault.s3_requests import S3Source, find_source
+from neuromirror.vault.s3 import S3Source, S3Vault, find_source
 from support.certificates import make_certificate
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.vaults import key_of, write_vault
@@ -347,7 +346,7 @@ def test_without_credentials_the_vault_can_only_be_read(
 def test_failures_between_which_the_service_responds_are_not_those_of_the_vault(
     vault: S3Vault, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.vault.s3_requests._MAX_FAILURES", 2)
+    monkeypatch.setattr("neuromirror.vault.s3._MAX_FAILURES", 2)
     key = key_of(b"missing")
     with s3_server.storm(500, "InternalError", "PUT"):
         for _ in range(2):

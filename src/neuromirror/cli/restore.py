@@ -707,7 +707,7 @@ def _audit_vaults(
     settings: Settings, store: Store, folder: Path | None, budget: int, days: float
 ) -> int:
     """Check the copies in all vaults; return the number of problems."""
-    from neuromirror.custody.vault_check import audit_copies
+    from neuromirror.custody.vaults import audit_copies
     from neuromirror.vault.opening import open_ledger, open_vault
 
     failed = 0

@@ -562,8 +562,7 @@ def catalogue_command(
     the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only. On the
     open internet, run it behind a web server with TLS. Requires the extra "web".
     """
-    from neuromirror.service.catalogue_process import SupervisorConnection
-    from neuromirror.service.catalogue_status import CatalogueStatusFile
+    from neuromirror.service.catalogue_process import CatalogueStatusFile, SupervisorConnection
     from neuromirror.service.logs import log_printed_output, logging_to
     from neuromirror.service.server_options import (
         bound_address,

@@ -29,8 +29,7 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.contents import KeepContents
-    from neuromirror.custody.copies import KeepOutcome
+    from neuromirror.custody.copies import KeepContents, KeepOutcome
     from neuromirror.index import Index
     from neuromirror.index.ledger import Ledger, LedgerVault
     from neuromirror.model import DatasetRef
@@ -242,7 +241,7 @@ def _describe(
 
 
 def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
-    from neuromirror.custody.vault_check import check_vault
+    from neuromirror.custody.vaults import check_vault
     from neuromirror.vault.opening import open_ledger, open_vault
 
     with ExitStack() as stack:
@@ -260,8 +259,8 @@ def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
 
 
 def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
-    from neuromirror.custody.contents import contents_of_store, open_to_fill, publish_copies
-    from neuromirror.custody.vault_import import adopt_files, find_files
+    from neuromirror.custody.copies import contents_of_store, open_to_fill, publish_copies
+    from neuromirror.custody.vaults import adopt_files, find_files
     from neuromirror.vault.opening import open_ledger
 
     if not folder.is_dir():
@@ -371,12 +370,17 @@ def keep_command(
     copied from the other vaults. An interrupted run can be repeated. Clones of the mirror find the
     copies, and so does LOCK, for vaults with a URL.
     """
-    from neuromirror.custody.contents import check_privacy, name_in_lock, open_to_fill
-    from neuromirror.custody.copies import JOBS, KeepOptions
+    from neuromirror.custody.copies import (
+        JOBS,
+        KeepOptions,
+        check_privacy,
+        name_in_lock,
+        open_to_fill,
+    )
     from neuromirror.custody.keep import keep
     from neuromirror.index.ledger import Wish
-    from neuromirror.vault.errors import VaultError
     from neuromirror.vault.opening import open_ledger
+    from neuromirror.vault.protocol import VaultError
 
     configured = load_configured_vaults(vaults)
     chosen = [configured.find(name) for name in dict.fromkeys(names)]
@@ -432,7 +436,7 @@ def selected_contents(
     settings: Settings, store: Store | None, target: str, globs: tuple[str, ...]
 ) -> Iterator[KeepContents]:
     """Provide the contents of a lock file or of a version, for the time of the block."""
-    from neuromirror.custody.contents import contents_of_lock, contents_of_version
+    from neuromirror.custody.copies import contents_of_lock, contents_of_version
     from neuromirror.lab.lockfile import load_lock
 
     with ExitStack() as stack:
@@ -467,8 +471,8 @@ def _plan(
 ) -> None:
     """Report what would be copied; the vault need not exist yet."""
     from neuromirror.custody.copies import item_outcome
-    from neuromirror.vault.errors import VaultUnavailableError
     from neuromirror.vault.opening import open_vault
+    from neuromirror.vault.protocol import VaultUnavailableError
 
     uuid = None
     try:
@@ -557,8 +561,7 @@ def drill_command(
     a network if all vaults are folders of this machine and it permits that, else with a check of
     each connection. "neuromirror status" shows the result; run it from cron.
     """
-    from neuromirror.custody.drill import run_drill
-    from neuromirror.custody.records import record_drill
+    from neuromirror.custody.drill import record_drill, run_drill
     from neuromirror.lab.lockfile import load_lock
 
     configured = load_configured_vaults(vaults)
@@ -604,7 +607,7 @@ def drop_command(
     this vault, and if another vault, which is asked, has the content now. Of a withdrawn DATASET,
     also the last copies can be removed. With --confirm exactly the listed copies are removed.
     """
-    from neuromirror.custody.contents import contents_of_withdrawn
+    from neuromirror.custody.copies import contents_of_withdrawn
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop
     from neuromirror.index import DatasetWithdrawnError
     from neuromirror.store import file_lock

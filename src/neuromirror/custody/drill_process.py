@@ -25,7 +25,7 @@ from neuromirror.config.vault_files import (
     VaultConfig,
     load_vaults,
 )
-from neuromirror.custody.contents import contents_of_lock
+from neuromirror.custody.copies import contents_of_lock
 from neuromirror.custody.keep import copy_content
 from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.lab.restore import restore

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from msgspec import Struct, field
 
-from neuromirror.custody.contents import KeepItem
 from neuromirror.custody.copies import (
+    KeepItem,
     KeepOutcome,
     UncheckedCopyError,
     copies_of,
@@ -23,8 +23,7 @@ from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.store.custody import publish_locations
 from neuromirror.transfer.outcomes import Status
-from neuromirror.vault.errors import CopyMissingError, VaultError
-from neuromirror.vault.protocol import Vault
+from neuromirror.vault.protocol import CopyMissingError, Vault, VaultError
 
 _BATCH = 500
 

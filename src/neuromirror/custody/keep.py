@@ -24,10 +24,11 @@ from msgspec.structs import replace
 
 from neuromirror.annex import key_file_name
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.custody.contents import KeepContents, KeepItem, publish_copies
 from neuromirror.custody.copies import (
     BadSectorError,
     CopyBatch,
+    KeepContents,
+    KeepItem,
     KeepOptions,
     KeepOutcome,
     UncheckedCopyError,
@@ -36,6 +37,7 @@ from neuromirror.custody.copies import (
     is_proof,
     item_outcome,
     look_up_copies,
+    publish_copies,
     read_method,
 )
 from neuromirror.index.ledger import CheckMethod, Ledger, Stored, Wish
@@ -54,10 +56,15 @@ from neuromirror.transfer.outcomes import displayed_url
 from neuromirror.transfer.url_sessions import RateLimit, host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.directory import DISK_RESERVE, DirectoryVault
-from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
 from neuromirror.vault.object_files import PARTIAL_PREFIX, remove_old_partials
 from neuromirror.vault.opening import open_vault
-from neuromirror.vault.protocol import Presence, Vault
+from neuromirror.vault.protocol import (
+    CopyMissingError,
+    CopyRefusedError,
+    Presence,
+    Vault,
+    VaultError,
+)
 
 _COPIES_PER_JOB: Final = 4
 """Copies that the vault makes itself at a time, per job: they use no bandwidth of this machine."""

@@ -6,8 +6,14 @@ the live run did. :mod:`neuromirror.index.schema` defines the tables.
 
 from neuromirror.index.backup import raise_if_damaged
 from neuromirror.index.browse_queries import ContentSpanRow, FolderEntryRow
-from neuromirror.index.checksums import is_checksum
-from neuromirror.index.database import Index, rebuild_from_journal
+from neuromirror.index.contents import is_checksum
+from neuromirror.index.database import (
+    CrawlIndex,
+    Index,
+    RemoteIndex,
+    answer_query,
+    rebuild_from_journal,
+)
 from neuromirror.index.dataset_queries import NameMatch
 from neuromirror.index.dataset_text import (
     FACETS,
@@ -34,7 +40,6 @@ from neuromirror.index.errors import (
     UnknownVersionError,
 )
 from neuromirror.index.file_queries import FileContent
-from neuromirror.index.remote_index import CrawlIndex, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal, effective_entries, is_indexed
 from neuromirror.index.rows import (
     CopyRow,

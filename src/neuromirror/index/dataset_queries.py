@@ -25,8 +25,7 @@ from neuromirror.index.query_base import (
 )
 from neuromirror.index.rows import DatasetRow, SubdatasetRow, Tombstone, VersionRow
 from neuromirror.index.schema import LAST_COMPONENT
-from neuromirror.index.search_terms import MAX_QUERY_LENGTH
-from neuromirror.index.term_queries import MAX_BLOCKS, TermQueries
+from neuromirror.index.search_terms import MAX_BLOCKS, MAX_QUERY_LENGTH, TermQueries
 from neuromirror.model import parse_time_label
 from neuromirror.model.records import plain_url
 

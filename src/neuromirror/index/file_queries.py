@@ -7,8 +7,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from neuromirror.index.checksums import ContentLookup, parse_checksum
-from neuromirror.index.contents import CHECKED_BITS, EXACT, MULTIPART_ETAG, key_hash, short_hash
+from neuromirror.index.contents import (
+    CHECKED_BITS,
+    EXACT,
+    MULTIPART_ETAG,
+    ContentLookup,
+    key_hash,
+    parse_checksum,
+    short_hash,
+)
 from neuromirror.index.errors import FilesNotIndexedError
 from neuromirror.index.query_base import CONTENT_COLUMNS, QueryBase, digests, evidence
 from neuromirror.index.rows import (

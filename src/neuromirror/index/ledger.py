@@ -15,7 +15,7 @@ from typing import Final, Literal, Self
 
 from msgspec import Struct
 
-from neuromirror.index.database_file import DatabaseFile, DatabaseFormat, OpenDatabase
+from neuromirror.index.connection import DatabaseFile, DatabaseFormat, OpenDatabase
 
 CheckMethod = Literal["full-read", "s3-sha256", "s3-etag", "size", "head", "listing"]
 """How a copy was checked last.

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
-from neuromirror.index.database_file import DatabaseFile, DatabaseFormat, OpenDatabase
+from neuromirror.index.connection import DatabaseFile, DatabaseFormat, OpenDatabase
 
 
 class LeaseRow(Struct, frozen=True):

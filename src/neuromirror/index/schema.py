@@ -360,7 +360,7 @@ def _create_plain_tables(db: Database) -> None:
     locations.create_index(["url_hash"], "locations_url")
     locations.create_index(["probed_at"], "locations_probed")
 
-    # Paths added by versions of datasets other than subdatasets, in blocks: see path_terms.
+    # Paths added by versions of datasets other than subdatasets, in blocks: see dataset_text.
     create(
         "path_blocks",
         id=int,  # version << 20 | position of the block

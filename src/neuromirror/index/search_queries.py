@@ -13,19 +13,30 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.index.dataset_queries import DatasetQueries
-from neuromirror.index.dataset_text import FACETS, SIZES, TEXT_COLUMNS, canonical_value
+from neuromirror.index.dataset_text import (
+    BLOCK_SHIFT,
+    FACETS,
+    SIZES,
+    TEXT_COLUMNS,
+    canonical_value,
+    is_single_token,
+    path_terms,
+    split_blocks,
+)
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.path_terms import BLOCK_SHIFT, is_single_token, path_terms, split_blocks
 from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
 from neuromirror.index.search_terms import (
+    MAX_BLOCKS,
+    Candidate,
+    PathMatch,
     SearchTerm,
+    TermMatches,
     parse_terms,
     path_conditions,
     split_terms,
 )
-from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 _OPEN, _CLOSE = "\x02", "\x03"
 _MARK = re.compile(f"[{_OPEN}{_CLOSE}]")

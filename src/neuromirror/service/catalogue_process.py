@@ -1,4 +1,6 @@
-"""The catalogue process of a service: started, supervised and restarted.
+"""The catalogue process of a service: started, supervised and restarted; and its status.
+
+The catalogue process of a service: started, supervised and restarted.
 
 In a separate process the catalogue cannot slow down the service loop, and its failures do not
 affect mirroring. The service owns the listening socket: during a restart the address stays bound,
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +21,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 from msgspec import Struct, field
@@ -30,10 +34,124 @@ from msgspec import Struct, field
 from neuromirror.crawl import FailureLog
 from neuromirror.crawl.recorder import CATALOGUE
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.catalogue_status import CatalogueStatusFile
+from neuromirror.model.validation import analysed_type
 from neuromirror.service.logs import log_event
 from neuromirror.service.server_options import bound_address, format_address, open_listener
-from neuromirror.store import Store
+from neuromirror.store import Store, write_atomically
+from neuromirror.store.durable_files import make_folder
+
+_PREFIX: Final = "catalogue-"
+_SAVE_SECONDS: Final = 60.0
+"""Seconds between two saved states of a catalogue."""
+_LOST_SECONDS: Final = 180.0
+_FORGOTTEN_SECONDS: Final = 7 * 86400.0
+"""Seconds after its last saved state until a catalogue counts as lost."""
+_RESULTS: Final = ("document", "download", "folder", "redirect", "proxy", "bytes")
+"""Results of the gateway that are no failures."""
+
+
+class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """The status of a catalogue.
+
+    Attributes
+    ----------
+    url
+        The URL at which it listens.
+    gateway
+        The mode of the gateway by mirror; that of all other mirrors has the name ``""``.
+    counts
+        Refused requests by kind, and responses of the gateway (``gateway <result>``), since the
+        start.
+    saved_at
+        When this status was saved, in POSIX seconds.
+    host
+        The host on which it runs; catalogues on several hosts may have the same URL.
+    """
+
+    url: str
+    gateway: dict[str, str]
+    counts: dict[str, int] = {}
+    saved_at: float = 0.0
+    host: str = ""
+
+    @property
+    def name(self) -> str:
+        """The URL and the host, for messages."""
+        return f"{self.url} on {self.host}" if self.host else self.url
+
+    @property
+    def gateway_failures(self) -> dict[str, int]:
+        """Number of responses of the gateway that failed, by reason."""
+        found = {
+            name.removeprefix("gateway "): count
+            for name, count in self.counts.items()
+            if name.startswith("gateway ")
+        }
+        return {name: count for name, count in sorted(found.items()) if name not in _RESULTS}
+
+    def problems(self) -> Iterator[str]:
+        """Yield a message for everything that an operator has to look at."""
+        if time.time() - self.saved_at > _LOST_SECONDS:
+            yield (
+                f"catalogue {self.name}: not running since {_moment(self.saved_at)}, although it "
+                "was not stopped; see its log, and start it again"
+            )
+
+
+class CatalogueStatusFile:
+    """Saves the status of a catalogue from time to time; thread-compatible.
+
+    Parameters
+    ----------
+    store
+        The store. If it cannot be written, nothing is saved.
+    url
+        The URL at which the catalogue listens.
+    gateway
+        The mode of the gateway by mirror.
+    """
+
+    def __init__(self, store: Store, url: str, gateway: Mapping[str, str]) -> None:
+        self.status = CatalogueStatus(url, dict(gateway), host=socket.gethostname())
+        name = re.sub(r"[^\w.-]+", "-", f"{self.status.host}-{url.partition('://')[2]}")
+        self._path = store.task_state_path(_PREFIX + name)
+
+    def update(self, counts: Mapping[str, int]) -> None:
+        """Set the counts; save the status if a minute has passed."""
+        now, found = time.time(), self.status
+        found.counts = dict(counts)
+        if now - found.saved_at > _SAVE_SECONDS:
+            found.saved_at = now
+            with suppress(OSError):
+                make_folder(self._path.parent)
+                write_atomically(self._path, msgspec.json.encode(found) + b"\n", durable=False)
+
+    def remove(self) -> None:
+        """Remove the file of a catalogue that was stopped."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def catalogue_statuses(store: Store) -> list[CatalogueStatus]:
+    """Return the status of each catalogue that was not stopped, and that ran in the last week.
+
+    Parameters
+    ----------
+    store
+        The store.
+    """
+    found = []
+    for path in sorted(store.task_state_path(_PREFIX).parent.glob(f"{_PREFIX}*.json")):
+        with suppress(OSError, msgspec.DecodeError):
+            status = msgspec.json.decode(path.read_bytes(), type=analysed_type(CatalogueStatus))
+            if time.time() - status.saved_at < _FORGOTTEN_SECONDS:
+                found.append(status)
+    return found
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
 
 _HEARTBEAT_TIMEOUT = 90.0
 """Seconds without a heartbeat after which the process is considered hung."""

@@ -1,32 +1,79 @@
-"""The housekeeping task for vaults: keep what lock files pin, and read the copies that are due."""
+"""The keeps of the service: its housekeeping task, and its state for status and metrics."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from neuromirror.config.vault_files import Keep, KeepList, VaultConfig, load_keeps, load_vaults
-from neuromirror.custody.contents import contents_of_lock, open_to_fill
-from neuromirror.custody.copies import KeepOptions
+from neuromirror.custody.copies import KeepOptions, contents_of_lock, open_to_fill
+from neuromirror.custody.drill import DrillRecords, DrillResult, KeepRecords, KeepResult
 from neuromirror.custody.keep import keep
-from neuromirror.custody.records import KeepRecords, KeepResult
-from neuromirror.custody.vault_check import read_due_copies
+from neuromirror.custody.vaults import read_due_copies
 from neuromirror.index import Index
-from neuromirror.index.ledger import Ledger, Wish
+from neuromirror.index.ledger import Ledger, LedgerVault, Wish
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of
-from neuromirror.service.custody_status import damaged_vaults, keep_problems
 from neuromirror.store import Store
-from neuromirror.vault.errors import VaultError
 from neuromirror.vault.opening import open_ledger
-from neuromirror.vault.protocol import Vault
+from neuromirror.vault.protocol import Vault, VaultError
+
+
+class CustodyStatus(Struct):
+    """The last run of ``[[keep]]``, the vaults and the drills of a store.
+
+    ``problem`` is why the ledger cannot be read.
+    """
+
+    keeps: list[KeepResult]
+    vaults: list[LedgerVault] = field(default_factory=list)
+    drills: dict[str, DrillResult] = field(default_factory=dict)
+    problem: str = ""
+
+    @classmethod
+    def load(cls, store: Store) -> CustodyStatus:
+        """Read the status; it is empty for a store without vaults."""
+        found = cls(KeepRecords.load(store).keeps, drills=DrillRecords.load(store).drills)
+        if store.ledger_path.exists():
+            try:
+                with Ledger.open(store.ledger_path) as ledger:
+                    found.vaults = ledger.vaults()
+            except NeuromirrorError as error:
+                found.problem = str(error)
+        return found
+
+    def problems(self) -> Iterator[str]:
+        """Yield a message for everything that an operator has to look at."""
+        if self.problem:
+            yield self.problem
+        yield from keep_problems(self.keeps)
+        yield from damaged_vaults(self.vaults)
+        for path, one in self.drills.items():
+            if not one.ok:
+                yield f"drill of {path}: {one.message}"
+
+
+def keep_problems(keeps: Iterable[KeepResult]) -> list[str]:
+    """Return a message for each reason why contents could not be kept."""
+    return [f"keep {one.locks} in {one.vault}: {why}" for one in keeps for why in one.problems]
+
+
+def damaged_vaults(vaults: Iterable[LedgerVault]) -> list[str]:
+    """Return a message for each vault with copies that are damaged or lost."""
+    return [
+        f"vault {one.name}: {one.damaged} copies are damaged and {one.missing} are missing "
+        f"('neuromirror vault check {one.name}' lists them)"
+        for one in vaults
+        if one.damaged or one.missing
+    ]
+
 
 _NAMED: Final = 3
 _RECORDED: Final = 20

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
-from neuromirror.service.custody_status import CustodyStatus
+from neuromirror.service.custody_tasks import CustodyStatus
 from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
 from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.jobs import ALL_MIRRORS

@@ -64,7 +64,7 @@ from neuromirror.transfer.url_sessions import (
     UrlSessions,
     no_token,
 )
-from neuromirror.vault.errors import CopyRefusedError, VaultError
+from neuromirror.vault.protocol import CopyRefusedError, VaultError
 
 MAX_IN_MEMORY: Final = 1 << 19
 """Maximum size in bytes of content that is held in memory until it is verified."""

@@ -32,20 +32,24 @@ from neuromirror.model import ConfigurationError
 from neuromirror.store import file_lock
 from neuromirror.store.durable_files import NotARegularFileError, make_folder, open_regular
 from neuromirror.store.repository import Repository
-from neuromirror.vault.errors import (
-    CopyMissingError,
-    CopyRefusedError,
-    VaultFullError,
-    VaultReadOnlyError,
-    VaultUnavailableError,
-)
 from neuromirror.vault.object_files import (
     PARTIAL_PREFIX,
     move_object,
     remove_object,
     remove_old_partials,
 )
-from neuromirror.vault.protocol import CHANGED, ContentTest, Presence, Vault, parse_uuid
+from neuromirror.vault.protocol import (
+    CHANGED,
+    ContentTest,
+    CopyMissingError,
+    CopyRefusedError,
+    Presence,
+    Vault,
+    VaultFullError,
+    VaultReadOnlyError,
+    VaultUnavailableError,
+    parse_uuid,
+)
 
 _CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
 _LOCK_WAIT: Final = 30.0

@@ -1,4 +1,4 @@
-"""The interface of vaults: places where a lab holds copies of content."""
+"""What a vault is: its operations, their results and errors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from msgspec import Struct
 
-from neuromirror.config.vault_files import VaultConfig
 from neuromirror.index.ledger import CheckMethod, Stored
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.config.vault_files import VaultConfig
 
 
 def parse_uuid(text: str) -> str | None:
@@ -60,8 +63,8 @@ class Vault(ABC):
     """A place with copies of content, named by annex keys. Thread-safe.
 
     A content is visible under its key only when it is complete. Methods raise a subclass of
-    :class:`~neuromirror.vault.errors.VaultError` if the whole vault cannot be used, and
-    :class:`~neuromirror.vault.errors.CopyRefusedError` for a problem with one content.
+    :class:`~neuromirror.vault.protocol.VaultError` if the whole vault cannot be used, and
+    :class:`~neuromirror.vault.protocol.CopyRefusedError` for a problem with one content.
 
     Attributes
     ----------
@@ -133,3 +136,31 @@ class Vault(ABC):
 
     def close(self) -> None:  # noqa: B027 - as flush
         """Close connections and helper processes."""
+
+
+class VaultError(NeuromirrorError):
+    """A vault cannot be read or written as a whole."""
+
+
+class VaultUnavailableError(VaultError):
+    """A vault does not respond, or its folder is missing."""
+
+
+class VaultCredentialsError(VaultError):
+    """The credentials for a vault are missing, expired or not sufficient."""
+
+
+class VaultFullError(VaultError):
+    """A vault has no space for the content."""
+
+
+class VaultReadOnlyError(ConfigurationError):
+    """The configuration of a vault forbids to change it."""
+
+
+class CopyRefusedError(NeuromirrorError):
+    """A vault did not store one content, or stored other bytes; nothing was recorded."""
+
+
+class CopyMissingError(NeuromirrorError):
+    """A vault does not have a content."""
