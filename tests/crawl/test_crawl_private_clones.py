@@ -120,7 +120,9 @@ def test_files_are_got_with_the_keyring_entry_of_dandi(
     token = synced_embargo.demo.token
     keyring = store_in_keyring(isolated_home, token)
     host = urlsplit(synced_embargo.demo.api_url).netloc
-    run_checked(private_clone, "git", "config", f"neuromirror.{host}.instance", INSTANCE)
+    run_checked(
+        private_clone, "git", "config", "--global", f"neuromirror.{host}.instance", INSTANCE
+    )
     got = run_in(private_clone, "git", "annex", "get", ".", environment=keyring)
     assert got.returncode == 0, got.stdout
     assert all((private_clone / path).exists() for path in PATHS)
@@ -170,7 +172,9 @@ def test_a_received_repository_selects_no_variable(
 ) -> None:
     """The settings of a repository that was received as files are those of its sender."""
     host, token = urlsplit(synced_embargo.demo.api_url).netloc, synced_embargo.demo.token
-    run_checked(private_clone, "git", "config", f"neuromirror.{host}.instance", "other-service")
+    run_checked(
+        private_clone, "git", "config", "--global", f"neuromirror.{host}.instance", "other-service"
+    )
     environment = {"OTHER_SERVICE_API_KEY": token}
     for done in (
         run_in(private_clone, "git", "annex", "get", "notes.txt", environment=environment),

@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -77,19 +78,16 @@ def text(data: bytes, random: Random) -> bytes:
 
 def json_value(data: bytes, random: Random) -> bytes:
     """Change a value somewhere in a JSON document."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return raw(data, random)
     if random.random() < 0.02:
         return random.choice(_DEEP)
-    root = [document]
-    for _ in range(random.choice((1, 1, 2, 3))):
-        _change(root, random)
     try:
+        root = [json.loads(data)]
+        for _ in range(random.choice((1, 1, 2, 3))):
+            _change(root, random)
         dumped = json.dumps(root[0], ensure_ascii=random.random() < 0.5)
     except (ValueError, RecursionError):
-        return data
+        # not JSON, or a change has made a document that json cannot write: nested in itself
+        return raw(data, random)
     made = dumped.encode("utf-8", "surrogatepass")
     if random.random() < 0.03:
         made = made.replace(b"null", random.choice(_DEEP), 1)
@@ -110,7 +108,7 @@ def _change(root: list[Any], random: Random) -> None:
     if action == 0:
         node[key] = random.choice(_TOKENS)
     elif action == 1:
-        node[key] = random.choice(_VALUES)
+        node[key] = deepcopy(random.choice(_VALUES))
     elif action == 2:
         other, position = random.choice(positions)
         node[key] = json.loads(json.dumps(other[position]))

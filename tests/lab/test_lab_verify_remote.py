@@ -76,7 +76,7 @@ def test_refused_addresses_give_no_evidence(
 ) -> None:
     lab.mirror_harness.sync(LATE)
     folder = clone_dataset(lab.mirror_harness, LATE, tmp_path / "clone")
-    run_git(folder, "config", "annex.security.allowed-ip-addresses", "10.0.0.1")
+    run_git(folder, "config", "--global", "annex.security.allowed-ip-addresses", "10.0.0.1")
     for mode in ("remote", "full"):
         found = verify_all(folder, mode=mode)
         assert {status for _, _, status in failures(found)} == {"impossible"}

@@ -64,8 +64,27 @@ def test_messages_are_redacted_wherever_the_secret_stands():
         assert secret not in text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"token": "HUSH", "path": "x"}',
+        "{'password': 'HUSH and HUSH'}",
+        'password=\'HUSH\' api_key = "HUSH\\"HUSH"',
+        'Authorization: Basic "HUSH=="',
+        "ssh://me:HUSH@host/x and git+ssh://me:HUSH@host and postgresql://:HUSH@db",
+        "https://a/x?next=https%3A%2F%2Fs3%2Fb%3FX-Amz-Signature%3DHUSH%26versionId%3Dv3",
+        "https%3A%2F%2Fs3%2Fb%3Fversion%3D3%26sig%3DHUSH",
+        "x=https%253A%252F%252Fh%252F%253Ftoken%253DHUSH",
+        "to=ssh%3A%2F%2Fme%3AHUSH%40host",
+    ],
+)
+def test_secrets_in_quotes_and_within_other_urls_are_redacted(text):
+    assert "HUSH" not in redact(text)
+    assert "versionId" not in text or "versionId%3Dv3" in redact(text)
+
+
 def test_ordinary_text_is_not_redacted():
-    text = "a token is needed: see https://docs.example/x?page=1, then the code expires"
+    text = "a token is needed: see https://docs.example/x?page=1, then the code expires; ssh://git@host:22/x"
     assert redact(text) == text
 
 

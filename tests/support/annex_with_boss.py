@@ -74,7 +74,6 @@ def annex_template(tmp_path_factory: pytest.TempPathFactory) -> AnnexRepository:
         made = AnnexRepository(tmp_path_factory.mktemp("made") / "annex")
         made.path.mkdir()
         made.git("init", "-q")
-        made.git("config", "annex.security.allowed-ip-addresses", "127.0.0.1")
         made.run("init", "-q")
         kind = [f"externaltype={VOLUME_REMOTE.externaltype}", "encryption=none", "autoenable=true"]
         made.run("initremote", VOLUME_REMOTE.name, "type=external", *kind)
@@ -91,7 +90,6 @@ class RemoteInProcess:
         self.folder = folder
         self.repository = AnnexRepository(folder)
         self.repository.git("init", "-q")
-        self.repository.git("config", "annex.security.allowed-ip-addresses", "127.0.0.1")
         self.remote = RemoteTransfers(self)
         self._urls: list[str] = []
 

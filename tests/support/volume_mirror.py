@@ -120,7 +120,6 @@ def clone_template(
             patch.setenv(f"GIT_{name}_EMAIL", "tests@example.invalid")
         made = AnnexRepository(folder / "clone")
         subprocess.run(["git", "clone", "-q", shared_boss_mirror.alias(), made.path], check=True)
-        made.git("config", "annex.security.allowed-ip-addresses", "127.0.0.1")
         made.run("init", "-q")
     return made.path
 

@@ -119,8 +119,14 @@ def test_a_redirect_to_a_forbidden_address_is_not_followed(
 def test_headers_are_not_sent_to_a_redirect_target(
     web_clone: WebClone, other_server: FaultyWebServer
 ) -> None:
-    git(web_clone.clone, "config", "annex.security.allowed-ip-addresses", "127.0.0.1 127.0.0.2")
-    git(web_clone.clone, "config", "annex.http-headers", "Authorization: Bearer sesame")
+    git(
+        web_clone.clone,
+        "config",
+        "--global",
+        "annex.security.allowed-ip-addresses",
+        "127.0.0.1 127.0.0.2",
+    )
+    git(web_clone.clone, "config", "--global", "annex.http-headers", "Authorization: Bearer sesame")
     other_server.contents["/x"] = web_clone.files[BIG].content
     web_clone.web.faults[web_clone.url_path(BIG)] = [redirect_to(f"{other_server.url}/x")]
     got = web_clone.get(BIG, "small/1.dat")
@@ -130,7 +136,7 @@ def test_headers_are_not_sent_to_a_redirect_target(
 
 
 def test_a_local_address_is_requested_only_if_git_annex_allows_it(web_clone: WebClone) -> None:
-    git(web_clone.clone, "config", "annex.security.allowed-ip-addresses", "127.0.0.3")
+    git(web_clone.clone, "config", "--global", "annex.security.allowed-ip-addresses", "127.0.0.3")
     got = web_clone.get("small/1.dat")
     assert got["small/1.dat"].status == "error"
     assert "allow" in got["small/1.dat"].message

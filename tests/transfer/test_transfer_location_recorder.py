@@ -109,16 +109,6 @@ def test_without_alwayscommit_locations_go_to_the_journal(web_clone: WebClone) -
     assert is_known_here(web_clone, *SMALL)
 
 
-def test_a_post_update_annex_hook_is_run(web_clone: WebClone) -> None:
-    hook = web_clone.clone / ".git" / "hooks" / "post-update-annex"
-    hook.write_text(f"#!/bin/sh\ntouch {web_clone.folder}/ran\n")
-    hook.chmod(0o755)
-    web_clone.get("small", trust_config=True)
-    assert (web_clone.folder / "ran").exists()
-    assert temporary_files(web_clone.clone) == []
-    assert is_known_here(web_clone, *SMALL)
-
-
 def test_existing_journal_lines_are_kept(web_clone: WebClone) -> None:
     key = web_clone.files[SMALL[0]].key
     configure(web_clone, "annex.alwayscommit", "false")

@@ -110,7 +110,7 @@ def test_token_is_sent_only_to_its_host_and_not_shown(
 
 def test_loopback_needs_git_annex_permission(boss: DemoBoss, remote: RemoteInProcess) -> None:
     content, git = chunk(boss, EM, BOX), remote.repository.git
-    git("config", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
+    git("config", "--global", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
     with pytest.raises(RemoteError, match=r"127\.0\.0\.1") as refused:
         remote.get(content, url(boss, EM, BOX))
     assert "git config --global annex.security.allowed-ip-addresses" in str(refused.value)
@@ -118,7 +118,7 @@ def test_loopback_needs_git_annex_permission(boss: DemoBoss, remote: RemoteInPro
     assert boss.count_requests("/cutout/") == 0
     allowed = RemoteInProcess(remote.folder)
     port = boss.host.rpartition(":")[2]
-    git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
+    git("config", "--global", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
     assert allowed.get(content, url(boss, EM, BOX)) == content
 
 

@@ -81,7 +81,10 @@ def test_allowed_loopback_service_cannot_redirect_to_others(
 ) -> None:
     host = leads_to(f"http://{boss.host}")
     remote.repository.git(
-        "config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{host.rpartition(':')[2]}"
+        "config",
+        "--global",
+        "annex.security.allowed-ip-addresses",
+        f"[127.0.0.1]:{host.rpartition(':')[2]}",
     )
     with pytest.raises(RemoteError) as refused:
         remote.get(chunk(boss, EM, BOX), url(boss, EM, BOX).replace(boss.host, host))

@@ -801,7 +801,8 @@ def _remote_lines(git: RunGit, skipped: list[SkippedRemote]) -> dict[str, list[b
     trees = [git("ls-tree", "-l", one, "remote.log").split() for one in dict.fromkeys(commits)]
     blobs = {one[2]: one[3] for one in trees if len(one) >= 4 and one[1] == "blob"}
     for blob, size in blobs.items():
-        if int(size) > _LONGEST:
+        # git prints BAD for a missing object
+        if size.isdigit() and int(size) > _LONGEST:
             skipped.append(SkippedRemote("", "all", f"remote.log has {size} bytes"))
             return {}
         content = git("cat-file", "blob", blob).encode("utf-8", "surrogateescape")

@@ -98,9 +98,7 @@ def clone_command(
         target = folder or Path(_last_part(found.dataset))
         chosen = [*globs, *([escape(found.path)] if found.path else [])]
         line.show(f"cloning {found.dataset}")
-        message = skipped_remotes_message(
-            clone_dataset(url, target, _settings_of(settings, found, url))
-        )
+        message = skipped_remotes_message(clone_dataset(url, target))
         record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
         name = f"{found.dataset}@{found.version}" if found.version else found.dataset
         with line.paused():
@@ -116,7 +114,10 @@ def clone_command(
                 settings,
                 "clone",
                 lambda progress: get_selected(
-                    target.absolute(), chosen, jobs=jobs or JOBS, progress=progress
+                    *(target.absolute(), chosen),
+                    jobs=jobs or JOBS,
+                    progress=progress,
+                    settings=_settings_of(settings, found, url),
                 ),
                 line,
             )
@@ -320,9 +321,9 @@ def get_address(
 
 
 def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]:
-    """Return the settings of a clone that request private content as the mirror file states.
+    """Return settings of git that request private content as the mirror file states.
 
-    A clone of the store of another operator gets none, and neither does one whose mirror file is in
+    For the store of another operator there are none, and neither are there if the mirror file is in
     a folder that the user did not name: it may be from others.
     """
     if settings.given_mirrors is None or not url.startswith("ria+file:"):
@@ -368,11 +369,6 @@ neuromirror get dandi://dandi/000027@draft/sub-RAT123/ --into rats""",
     is_flag=True,
     help="For an ADDRESS: replace existing files with different content [default: an error].",
 )
-@click.option(
-    "--trust-config",
-    is_flag=True,
-    help="Trust the configuration and hooks of this repository, which may run programs.",
-)
 @settings_options
 def get_command(
     settings: Settings,
@@ -382,7 +378,6 @@ def get_command(
     *,
     recursive: bool,
     overwrite: bool,
-    trust_config: bool,
 ) -> None:
     """Get the content of files in a clone, or the files of a version without a clone.
 
@@ -447,7 +442,6 @@ def get_command(
                 chosen,
                 recursive=recursive,
                 jobs=jobs or JOBS,
-                trust_config=trust_config,
                 progress=progress,
             ),
             line,

@@ -541,8 +541,8 @@ def _digest_remote(
     from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
     from neuromirror.sources.volumes.urls import token_from_environment
 
-    with _selected_files(report.settings, target, globs) as (files, folder):
-        plan = plan_digests(files, folder, digests)
+    with _selected_files(report.settings, target, globs) as files:
+        plan = plan_digests(files, digests)
     report.small, report.total = plan.small, plan.bytes
     for outcome in plan.known:
         report.add(outcome)
@@ -557,8 +557,8 @@ def _digest_remote(
 @contextmanager
 def _selected_files(
     settings: Settings, target: str, globs: tuple[str, ...]
-) -> Iterator[tuple[Iterator[tuple[str, str, Item]], Path]]:
-    """Provide the files of a lock file or of a version, and the folder with the git configuration.
+) -> Iterator[Iterator[tuple[str, str, Item]]]:
+    """Provide the files of a lock file or of a version.
 
     A file has its dataset and label; a finding about the records or the manifest may replace it.
     """
@@ -568,12 +568,12 @@ def _selected_files(
     path = Path(target)
     if path.is_file() or not may_be_address(target):
         lock = load_lock(path)
-        yield files_of_lock(lock, globs), lock.path.absolute().parent
+        yield files_of_lock(lock, globs)
         return
     with settings.index(target) as index:
         row, globs = resolve_selection(settings, index, target, globs)
         store = settings.store()
-        yield files_of_version(store, index, row, globs), store.root
+        yield files_of_version(store, index, row, globs)
 
 
 class _Report(OutcomeReport):

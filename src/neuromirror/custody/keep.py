@@ -350,7 +350,7 @@ class _KeepRun:
 
     def _download(self) -> Iterator[KeepOutcome]:
         options = self._options
-        settings = AnnexSettings.load(Path(os.devnull))
+        settings = AnnexSettings.of_user()
         hosts, jobs = options.allowed_hosts, options.jobs
         rate = None if options.bytes_per_second is None else RateLimit(options.bytes_per_second)
         with ExitStack() as stack:

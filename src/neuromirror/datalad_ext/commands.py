@@ -192,12 +192,6 @@ class MirrorGet(Interface):  # type: ignore[misc]
         ),
         "recursive": recursion_flag,
         "jobs": JOBS,
-        "trust_config": Parameter(
-            args=("--trust-config",),
-            action="store_true",
-            doc="""accept the repository's own git configuration and hooks, which may run
-            programs""",
-        ),
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
@@ -216,7 +210,6 @@ class MirrorGet(Interface):  # type: ignore[misc]
         dataset: Any = None,
         recursive: bool = False,
         jobs: int | None = None,
-        trust_config: bool = False,
     ) -> Iterator[ResultRecord]:
         """Yield a result for each file."""
         from neuromirror.transfer import JOBS as AT_ONCE
@@ -226,9 +219,7 @@ class MirrorGet(Interface):  # type: ignore[misc]
         top = Path(refds.path)
         paths = [resolve_datalad_path(one, dataset) for one in as_tuple(path)] or None
         try:
-            found = get(
-                top, paths, recursive=recursive, jobs=jobs or AT_ONCE, trust_config=trust_config
-            )
+            found = get(top, paths, recursive=recursive, jobs=jobs or AT_ONCE)
             for outcome in found:
                 yield outcome_result(outcome, "mirror_get", top / outcome.path, "file", refds.path)
         except NeuromirrorError as error:

@@ -55,6 +55,7 @@ from neuromirror.git.runner import (
     start_git,
     try_git,
     with_redirect_advice,
+    with_settings,
 )
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "start_git",
     "try_git",
     "with_redirect_advice",
+    "with_settings",
     "write_index_file",
     "write_tree",
 ]

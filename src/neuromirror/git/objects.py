@@ -280,15 +280,13 @@ class BatchObjectReader:
     ----------
     git_dir
         The repository's own directory.
-    fetch_missing
-        As for :func:`git_environment`.
     """
 
-    def __init__(self, git_dir: Path, *, fetch_missing: bool = False) -> None:
+    def __init__(self, git_dir: Path) -> None:
         self._git_dir = git_dir
         self._process = subprocess.Popen(
             ["git", "cat-file", "--batch"],
-            env=git_environment(git_dir, fetch_missing=fetch_missing),
+            env=git_environment(git_dir),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,

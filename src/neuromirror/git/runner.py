@@ -85,22 +85,38 @@ _REPOSITORY_VARIABLES = frozenset(
 )
 
 
-def git_environment(
-    git_dir: Path | None, *, fetch_missing: bool = False, credentials: bool = False
-) -> dict[str, str]:
+_SETTINGS: Final = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "protocol.ext.allow": "never",
+    "submodule.recurse": "false",
+    "annex.verify": "true",
+}
+"""Settings of every git command, whatever the repository's own are: it runs no program of others.
+"""
+
+
+def with_settings(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with settings of git, which override those of configuration files."""
+    first = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    changed = {**environment, "GIT_CONFIG_COUNT": str(first + len(settings))}
+    for number, (name, value) in enumerate(settings.items(), first):
+        changed |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return changed
+
+
+def git_environment(git_dir: Path | None, *, credentials: bool = False) -> dict[str, str]:
     """Return the environment of a git command.
 
     The variables of another repository are removed: a sync may run in a git hook. Hash and ref
-    format are fixed, whatever the user's defaults are.
+    format are fixed, whatever the user's defaults are. No hook runs, and no missing object is
+    fetched from a promisor remote.
 
     Parameters
     ----------
     git_dir
         The repository, as GIT_DIR: git then skips its check of the repository's owner. None lets
         git find the repository from the working directory, and check its owner.
-    fetch_missing
-        Let git fetch missing objects from a promisor remote. The repository's own configuration
-        names the program that does so.
     credentials
         Keep tokens and passwords in the environment, for a command that talks to a remote.
 
@@ -113,15 +129,15 @@ def git_environment(
     environment = {
         name: value for name, value in inherited.items() if name not in _REPOSITORY_VARIABLES
     }
-    if not fetch_missing:
-        environment["GIT_NO_LAZY_FETCH"] = "1"
     if git_dir is not None:
         environment["GIT_DIR"] = str(git_dir)
-    return environment | {
+    environment |= {
         "GIT_DEFAULT_HASH": "sha1",
         "GIT_DEFAULT_REF_FORMAT": "files",
+        "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
     }
+    return with_settings(environment, _SETTINGS)
 
 
 def call_git(

@@ -51,7 +51,7 @@ class AuditSettings(Struct, frozen=True):
     def open_sessions(self) -> UrlSessions:
         """Open the sessions; the caller closes them."""
         limits = replace(VERIFY_LIMITS, per_host=self.connections, per_second=self.per_second)
-        return UrlSessions(self.allowed, self.token, limits, setting="git config --global")
+        return UrlSessions(self.allowed, self.token, limits)
 
 
 class AuditScope(Struct, frozen=True):

@@ -98,9 +98,7 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
     return f"{prefix}{base.rstrip('/')}/#~{alias}" + (f"@{label}" if label else "")
 
 
-def clone_dataset(
-    url: str, folder: Path, settings: Mapping[str, str] | None = None
-) -> list[SkippedRemote]:
+def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     """Clone a dataset as ``datalad clone`` does, but without the start of DataLad.
 
     For the mirror of another operator, only the special remotes that neuromirror itself writes are
@@ -112,8 +110,6 @@ def clone_dataset(
         The URL from :func:`store_url` or :func:`remote_url`.
     folder
         The folder of the clone.
-    settings
-        Further settings of git for the clone.
 
     Returns
     -------
@@ -140,7 +136,6 @@ def clone_dataset(
         # git-annex has no objects in the store
         "remote.origin.annex-ignore": "true",
         "datalad.get.subdataset-source-candidate-200origin": f"ria+{store}#{{id}}",
-        **(settings or {}),
     }
     label = name.partition("@")[2]
     options = (
@@ -271,7 +266,12 @@ def selected_paths(
 
 
 def get_selected(
-    top: Path, selection: Sequence[str], *, jobs: int, progress: ByteProgress | None = None
+    top: Path,
+    selection: Sequence[str],
+    *,
+    jobs: int,
+    progress: ByteProgress | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Outcome]:
     """Get the files of a clone that match globs; yield one outcome per file.
 
@@ -287,6 +287,8 @@ def get_selected(
         Maximum number of concurrent downloads.
     progress
         Called with the bytes received and expected so far.
+    settings
+        Settings of git with which private content is requested.
     """
     chosen: list[str] = []
     failed = False
@@ -303,16 +305,13 @@ def get_selected(
             example = f"; there are, for example, {near}" if near else ""
             yield Outcome("get", "impossible", glob, f"no file of the version matches{example}")
     if chosen:
-        yield from get(top, [top / path for path in chosen], jobs=jobs, progress=progress)
+        paths = [top / path for path in chosen]
+        yield from get(top, paths, jobs=jobs, progress=progress, settings=settings)
 
 
 @contextmanager
-def scratch_clone(
-    url: str, beside: Path, settings: Mapping[str, str] | None = None
-) -> Iterator[Path]:
+def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
     """Clone a dataset into a temporary folder in ``beside``; yield the path of the clone.
-
-    ``settings`` are further settings of git for the clone.
 
     The folder is removed at the end of the block.
     """
@@ -320,7 +319,7 @@ def scratch_clone(
         SafeFolder.open_path(beside, create=True) as folder,
         folder.scratch(prefix=".neuromirror-") as holder,
     ):
-        clone_dataset(url, holder.path / "clone", settings)
+        clone_dataset(url, holder.path / "clone")
         yield holder.path / "clone"
 
 
@@ -371,7 +370,7 @@ def download(
     own = {os.fsdecode(name) for name in OWN_NAMES}
     with_own_files = path is not None and not own.isdisjoint(path.split("/"))
     globs = Globs([] if path is None else [escape(path)])
-    with scratch_clone(url, target, settings) as clone:
+    with scratch_clone(url, target) as clone:
         missing: list[str] = []
         existing: list[str] = []
         failed = False
@@ -391,7 +390,7 @@ def download(
             else:
                 yield outcome
         if missing:
-            for outcome in _fetch(clone, missing, jobs, progress):
+            for outcome in _fetch(clone, missing, jobs, progress, settings):
                 yield outcome if outcome.failed else _moved(clone, outcome, target, overwrite)
 
 
@@ -433,10 +432,15 @@ def _content_key(file: Path) -> str:
 
 
 def _fetch(
-    clone: Path, paths: Sequence[str], jobs: int, progress: ByteProgress | None
+    clone: Path,
+    paths: Sequence[str],
+    jobs: int,
+    progress: ByteProgress | None,
+    settings: Mapping[str, str] | None,
 ) -> Iterator[Outcome]:
     """Get files of a scratch clone; yield one outcome per file, also for those in git."""
-    for outcome in get(clone, [clone / one for one in paths], jobs=jobs, progress=progress):
+    chosen = [clone / one for one in paths]
+    for outcome in get(clone, chosen, jobs=jobs, progress=progress, settings=settings):
         is_new = outcome.status == "notneeded"  # in git
         yield replace(outcome, status="ok", message="from git") if is_new else outcome
 

@@ -6,6 +6,7 @@ does not grow with the number of files.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from neuromirror.model import (
     text_to_path,
 )
 from neuromirror.store import Store
+from neuromirror.transfer.repository_check import check_repository
 
 
 class DiffSide(Struct, frozen=True):
@@ -144,8 +146,9 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
     def subdataset(placed: SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
         folder = root / placed.git_path.decode()
-        inner = folder / ".git"
-        return clone_side(inner, folder, placed.subdataset.commit) if inner.is_dir() else None
+        if not os.path.lexists(folder / ".git"):
+            return None
+        return clone_side(check_repository(folder).git_dir, folder, placed.subdataset.commit)
 
     return DiffSide(
         str(root), git_dir, commit, committed.form, False, lines, lambda _: None, subdataset

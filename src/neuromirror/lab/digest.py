@@ -74,8 +74,6 @@ class DigestPlan(Struct):
 
     Attributes
     ----------
-    folder
-        The folder whose git configuration applies to requests.
     files
         The files to read, each with the name of its dataset and the label of its version.
     known
@@ -87,7 +85,6 @@ class DigestPlan(Struct):
         Number of files of one piece, which need no block digests.
     """
 
-    folder: Path
     files: list[tuple[str, str, PinnedFile]] = field(default_factory=list)
     known: list[DigestOutcome] = field(default_factory=list)
     bytes: int = 0
@@ -95,7 +92,7 @@ class DigestPlan(Struct):
 
 
 def plan_digests(
-    items: Iterable[tuple[str, str, Item]], folder: Path, digests: BlockDigestsRecorder
+    items: Iterable[tuple[str, str, Item]], digests: BlockDigestsRecorder
 ) -> DigestPlan:
     """Select the files whose block digests are needed.
 
@@ -104,8 +101,6 @@ def plan_digests(
     items
         Dataset, label, and a file or a finding, from :func:`files_of_lock` or
         :func:`files_of_version`.
-    folder
-        The folder whose git configuration applies to requests.
     digests
         Looks up the digests that are recorded already.
 
@@ -114,7 +109,7 @@ def plan_digests(
     DigestPlan
         The files to read; each content once.
     """
-    plan = DigestPlan(folder)
+    plan = DigestPlan()
     seen: set[str] = set()
     for dataset, label, item in items:
         if isinstance(item, Finding):
@@ -169,7 +164,7 @@ def run_digests(
     DigestOutcome
         An outcome per file, and one per URL with wrong bytes or without any.
     """
-    with closing(open_url_sessions(plan.folder, token)) as sessions:
+    with closing(open_url_sessions(token)) as sessions:
         versions = {file.key: (dataset, label) for dataset, label, file in plan.files}
         files = (file for _, _, file in plan.files)
         findings = check_urls(files, sessions, jobs=jobs, full=True, digests=digests)

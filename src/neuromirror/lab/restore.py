@@ -61,7 +61,7 @@ from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_branch import disabled_filters
 from neuromirror.transfer.annex_clone import committer_environment
 from neuromirror.transfer.outcomes import MessageCallback, Outcome, Status
-from neuromirror.transfer.repository_check import check_restored_repository
+from neuromirror.transfer.repository_check import check_repository
 
 REMOTE_PROTOCOLS = "https:http:ssh"
 _LOCAL_PROTOCOLS = "file"
@@ -337,9 +337,7 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     )
 
 
-def is_restored(
-    parent: SafeFolder, name: str, target: RestoreTarget, lock_dir: Path, store: Store | None
-) -> bool:
+def is_restored(parent: SafeFolder, name: str, target: RestoreTarget) -> bool:
     """Return whether a dataset is restored already, at its commit; an empty folder is not.
 
     Parameters
@@ -350,10 +348,6 @@ def is_restored(
         The name of the dataset's folder in it.
     target
         The dataset and its commit.
-    lock_dir
-        The folder of the lock file.
-    store
-        The local store, whose repositories are accepted as remotes; None without one.
 
     Raises
     ------
@@ -362,7 +356,7 @@ def is_restored(
     UnsafePathError
         The folder is a symlink.
     RepositoryRefusedError
-        The repository has settings or hooks that could run programs.
+        See :func:`check_repository`.
     """
     root = parent.path / name
     head = ""
@@ -372,9 +366,7 @@ def is_restored(
                 return False
             git_dir = folder.status(".git")
             if git_dir is not None and stat.S_ISDIR(git_dir.st_mode):
-                check_restored_repository(
-                    folder, (lock_dir, parent.path), None if store is None else store.root
-                )
+                check_repository(root)
                 with suppress(GitError):
                     head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
     except FileNotFoundError:
@@ -487,13 +479,7 @@ def restore(
     )
     with _open_target_folder(into, lock.path.parent) as target:
         for pin in lock.datasets:
-            is_restored(
-                target,
-                pin.dataset.alias,
-                RestoreTarget.of_pin(lock, pin, ()),
-                lock.path.parent,
-                store,
-            )
+            is_restored(target, pin.dataset.alias, RestoreTarget.of_pin(lock, pin, ()))
         with _scratch_folder(target) as scratch:
             for pin in lock.datasets:
                 yield from _DatasetRestorer(lock, pin, target, scratch, options).run()
@@ -656,7 +642,7 @@ class _DatasetRestorer(Struct):
         self, target: RestoreTarget, parent: SafeFolder, name: str
     ) -> _RestoredDataset:
         root = parent.path / name
-        if is_restored(parent, name, target, self.lock.path.parent, self.options.store):
+        if is_restored(parent, name, target):
             return self._examine(target, root, root)
         refused: dict[str, str] = {}
         reached = False

@@ -38,10 +38,17 @@ _SAS_NAMES: Final = frozenset(
 )
 
 _URL_IN_TEXT: Final = re.compile(r"(?i)\b(?:https?|ftp|s3)://[^\s'\"<>]+")
+# inside a parameter of another URL, these characters are encoded once or several times
+_QUOTED: Final = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
 _PARAMETER_IN_TEXT: Final = re.compile(
-    r"(?i)(?<![\w-])((?:x-(?:amz|goog|oss)-[a-z0-9-]+|"
+    r"(?i)(?:(?<![\w-])|(?<=%3f)|(?<=%26)|(?<=253f)|(?<=2526))((?:x-(?:amz|goog|oss)-[a-z0-9-]+|"
     + "|".join(sorted(map(re.escape, _SECRET_NAMES - _AMBIGUOUS_NAMES)))
-    + r")\s*[=:]\s*)(?:(?:token|bearer|basic)\s+)?[^\s&'\"<>,;)]+"
+    + r")(?:['\"]?\s*[=:]\s*|%(?:25)*3d))(?:(?:token|bearer|basic)\s+)?"
+    + rf"(?:{_QUOTED}|(?:(?!%(?:25)*26)[^\s&'\"<>,;)])+)"
+)
+_PASSWORD_IN_TEXT: Final = re.compile(
+    r"(?i)((?::|%(?:25)*3a)(?://|(?:%(?:25)*2f){2})[^\s/:@'\"<>%]*(?::|%(?:25)*3a))"
+    r"[^\s/'\"<>@]+?(@|%(?:25)*40)"
 )
 _CREDENTIAL_IN_TEXT: Final = re.compile(r"(?i)\b((?:bearer|basic|token)\s+)(?=\S*\d)[\w.~+/=-]{8,}")
 _TRAILING: Final = ".,;:!?)]}"
@@ -120,8 +127,9 @@ def clean_url(url: str) -> str:
 def redact(text: str) -> str:
     """Return a text without secrets, for messages, logs and records.
 
-    URLs are cleaned as by :func:`clean_url`. Values of secret parameters, ``Authorization``
-    headers and bearer tokens outside of URLs are replaced by ``***``.
+    URLs are cleaned as by :func:`clean_url`. Values of secret parameters, also in quotes or within
+    the parameter of a URL, passwords in other URLs, ``Authorization`` headers and bearer tokens are
+    replaced by ``***``.
 
     Parameters
     ----------
@@ -143,6 +151,7 @@ def redact(text: str) -> str:
             return "<invalid URL>"
 
     text = _URL_IN_TEXT.sub(clean_match, text)
+    text = _PASSWORD_IN_TEXT.sub(r"\1***\2", text)
     text = _PARAMETER_IN_TEXT.sub(r"\1***", text)
     return _CREDENTIAL_IN_TEXT.sub(r"\1***", text)
 

@@ -37,7 +37,7 @@ from neuromirror.service.scheduling import jitter
 from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.store import Store, run_housekeeping
 from neuromirror.store.store import TaskState
-from neuromirror.transfer.annex_branch import settings_in_folder
+from neuromirror.transfer.annex_branch import AnnexSettings
 
 # --- tasks
 
@@ -272,12 +272,12 @@ def audit_settings_of(store: Store, mirrors: Iterable[Mirror] = ()) -> AuditSett
     """Return the default settings of an audit.
 
     The limits are the lowest of all mirrors' ``[net]``, since several mirrors may share a server.
-    Private addresses are allowed if an archive has one, or if git's configuration of the store
-    allows git-annex to use them.
+    Private addresses are allowed if an archive has one, or if git's global configuration allows
+    git-annex to use them.
     """
     usual = AuditSettings()
     connections, per_second = usual.connections, usual.per_second
-    allowed = dict.fromkeys(settings_in_folder(store.root).allowed_addresses)
+    allowed = dict.fromkeys(AnnexSettings.of_user().allowed_addresses)
     for mirror in mirrors:
         net, options = mirror.settings.net, mirror.settings.options
         connections = min(connections, net.connections_per_host or connections)

@@ -125,7 +125,7 @@ class CatalogueTree:
         # a label may move meanwhile, a commit cannot
         self._at = f"{base}{_AT}{quote(dataset, safe='/:')}@{found.commit}/"
         host = urlsplit(base).netloc
-        self._access = AccessRules(AnnexSettings.load(Path(os.devnull)), frozenset((host,)))
+        self._access = AccessRules(AnnexSettings.of_user(), frozenset((host,)))
 
     @property
     def name(self) -> str:
@@ -307,7 +307,7 @@ class LockTree:
     def __init__(self, path: Path) -> None:
         self._lock: Lock = load_lock(path)
         self._vaults = own_vaults().addresses
-        settings = AnnexSettings.load(Path(os.devnull))
+        settings = AnnexSettings.of_user()
         self._access = AccessRules(settings, vaults=tuple(self._vaults))
         self._digests = OwnBlockDigests()
         self._listings: dict[Path, LockListing] = {}

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -38,10 +37,13 @@ from neuromirror.git import (
     call_git,
     git_environment,
     read_refs,
+    with_settings,
 )
 from neuromirror.mint import REMOTE_LOG
 from neuromirror.net import is_local_name
 from neuromirror.store import CUSTODY_BRANCH
+
+_IS_SETTING: Final = re.compile(r"GIT_CONFIG_(?:COUNT|KEY_|VALUE_)")
 
 
 def disabled_filters() -> dict[str, str]:
@@ -54,15 +56,12 @@ def disabled_filters() -> dict[str, str]:
     done = call_git(git_environment(None), "config", *options, folder=Path(os.sep))
     names = {os.fsdecode(name).rpartition(".")[0] for name in done.stdout.split(b"\0")[:-1]}
     off = {"clean": "", "smudge": "", "process": "", "required": "false"}
-    pairs = [(f"{name}.{key}", off[key]) for name in names - {"filter.annex"} for key in off]
-    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    found = {"GIT_CONFIG_COUNT": str(first + len(pairs))}
-    for number, (key, value) in enumerate(pairs, first):
-        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    return found if pairs else {}
+    filters = {f"{name}.{key}": off[key] for name in names - {"filter.annex"} for key in off}
+    environment = with_settings(git_environment(None), filters)
+    return {name: environment[name] for name in environment if _IS_SETTING.match(name)}
 
 
-_LIST_CONFIG: Final = ("config", "--list", "-z", "--includes", "--show-scope")
+_LIST_CONFIG: Final = ("config", "--list", "-z", "--includes")
 _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 _UNITS: Final = {"": 1, "b": 1, "byte": 1} | {
@@ -95,9 +94,7 @@ _UNSUPPORTED_COMMANDS: Final = (
     "annex.bwlimit",
     "annex.bwlimit-download",
 )
-_UNSUPPORTED_HOOKS: Final = ("freezecontent-annex", "thawcontent-annex", "http-headers-annex")
 _COMMIT_COMMANDS: Final = ("annex.commitmessage-command", "annex.post-update-command")
-_COMMIT_HOOKS: Final = ("commitmessage-annex", "post-update-annex")
 
 
 class AnnexSettings:
@@ -109,21 +106,37 @@ class AnnexSettings:
     ----------
     values
         The values of each setting, the effective one last.
-    own
-        Names and values of the settings of the repository itself, including included files.
     """
 
-    def __init__(
-        self, values: Mapping[str, Sequence[str]], own: Sequence[tuple[str, str]] = ()
-    ) -> None:
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values
-        self.own = own
 
     @classmethod
-    def load(cls, git_dir: Path) -> AnnexSettings:
-        """Read the configuration of a repository with ``git config``; raises GitError."""
-        environment = git_environment(git_dir, fetch_missing=True)
-        return _parse_config(call_git(environment, *_LIST_CONFIG), git_dir)
+    def load(cls, git_dir: Path, overrides: Mapping[str, str] | None = None) -> AnnexSettings:
+        """Read the configuration of a checked repository with ``git config``; raises GitError.
+
+        Parameters
+        ----------
+        git_dir
+            The repository.
+        overrides
+            Settings that replace those of the repository.
+        """
+        environment = with_settings(git_environment(git_dir), overrides or {})
+        listed = call_git(environment, *_LIST_CONFIG)
+        if listed.returncode:
+            message = listed.stderr.decode(errors="replace").strip()
+            raise GitError(f"git cannot read the configuration of {git_dir}: {message}")
+        values: dict[str, list[str]] = {}
+        for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+            name, equals, value = entry.partition("\n")
+            values.setdefault(name, []).append(value if equals else "true")
+        return cls(values)
+
+    @classmethod
+    def of_user(cls) -> AnnexSettings:
+        """Read the configuration of the user and the system; raises GitError."""
+        return cls.load(Path(os.devnull))
 
     def get(self, name: str, default: str = "") -> str:
         """Return the effective value of a setting: the last one."""
@@ -187,25 +200,14 @@ class AnnexSettings:
             found[name.strip()] = value.strip()
         return found
 
-    def _find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
-        """Return the first of the named hooks that exists in a repository; None if none exists."""
-        folders = [git_dir / "hooks"]
-        if self.get("core.hookspath"):
-            folders.append(git_dir.parent / self.get("core.hookspath"))
-        return next((one for one in names for at in folders if (at / one).exists()), None)
-
-    def can_commit_directly(self, git_dir: Path) -> bool:
-        """Return whether git alone may commit to the git-annex branch.
-
-        It may if no hook, command or signature is due.
-        """
+    @property
+    def can_commit_directly(self) -> bool:
+        """Whether git alone may commit to the git-annex branch: no command or signature is due."""
         return not (
-            any(self.get(name) for name in _COMMIT_COMMANDS)
-            or self._find_hook(git_dir, _COMMIT_HOOKS)
-            or self.is_true("annex.allowsign")
+            any(self.get(name) for name in _COMMIT_COMMANDS) or self.is_true("annex.allowsign")
         )
 
-    def delegation_reason(self, git_dir: Path) -> str | None:
+    def delegation_reason(self) -> str | None:
         """Return why git-annex itself must get all files, None if this package can."""
         if self.get("annex.version", "10") not in _VERSIONS:
             return f"unsupported repository version {self.get('annex.version')} (annex.version)"
@@ -215,8 +217,6 @@ class AnnexSettings:
         for name in _UNSUPPORTED_COMMANDS:
             if self.get(name):
                 return f"{name} is set"
-        if hook := self._find_hook(git_dir, _UNSUPPORTED_HOOKS):
-            return f"the hook {hook} is set up"
         if self.get("extensions.objectformat", "sha1").lower() != "sha1":
             return "unsupported object format, not SHA-1 (extensions.objectFormat)"
         if not self.is_true("core.symlinks", default=True):
@@ -224,44 +224,6 @@ class AnnexSettings:
         if self.get("core.sharedrepository").lower() not in _UNSHARED:
             return "core.sharedRepository is set"
         return None
-
-
-def settings_in_folder(folder: Path) -> AnnexSettings:
-    """Return the git configuration that applies in a folder, in a repository or not.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-
-    Returns
-    -------
-    AnnexSettings
-        The configuration.
-
-    Raises
-    ------
-    GitError
-        git cannot read it.
-    """
-    listed = call_git(git_environment(None), "-C", str(folder), *_LIST_CONFIG)
-    return _parse_config(listed, folder)
-
-
-def _parse_config(listed: CompletedProcess[bytes], folder: Path) -> AnnexSettings:
-    if listed.returncode:
-        message = listed.stderr.decode(errors="replace").strip()
-        raise GitError(f"git cannot read the configuration of {folder}: {message}")
-    values: dict[str, list[str]] = {}
-    own: list[tuple[str, str]] = []
-    fields = listed.stdout.decode("utf-8", "surrogateescape").split("\0")
-    for scope, entry in zip(fields[::2], fields[1::2], strict=False):
-        name, equals, value = entry.partition("\n")
-        value = value if equals else "true"
-        values.setdefault(name, []).append(value)
-        if scope in ("local", "worktree"):
-            own.append((name, value))
-    return AnnexSettings(values, own)
 
 
 def _parse_size(text: str, default: int) -> int:

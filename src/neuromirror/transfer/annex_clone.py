@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -43,19 +44,17 @@ from neuromirror.git import (
     call_git,
     git_environment,
     with_redirect_advice,
+    with_settings,
 )
 from neuromirror.model import ConfigurationError
 from neuromirror.net import permanent_refusal, redact
-from neuromirror.store import refuse_symlinks
-from neuromirror.transfer.annex_branch import AnnexSettings
-from neuromirror.transfer.repository_check import check_programs
+from neuromirror.transfer.annex_branch import AnnexSettings, disabled_filters
+from neuromirror.transfer.repository_check import CheckedRepository, check_repository, find_top
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = b"refs/heads/adjusted/"
-_WRITTEN_PATHS = (
-    *("annex/journal", "annex/objects", "annex/othertmp", "annex/othertmp.lck", "annex/tmp"),
-    *("annex/transfer/download", "neuromirror"),
-)
+_REMOTE: Final = "https:http:ssh"
+_LOCAL: Final = f"{_REMOTE}:file"
 FALLBACK_IDENTITY = ("neuromirror", "get@neuromirror.invalid")
 """Name and e-mail address for commits to the git-annex branch where git has no identity."""
 
@@ -76,10 +75,10 @@ def work_tree_environment(*, credentials: bool = False) -> dict[str, str]:
     credentials
         Whether variables that hold tokens and passwords are kept.
     """
-    kept = git_environment(Path(), fetch_missing=True, credentials=credentials)
-    for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
+    kept = git_environment(None, credentials=credentials)
+    for name in ("GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
         del kept[name]
-    return MEMORY_LIMIT | kept
+    return MEMORY_LIMIT | {"GIT_ALLOW_PROTOCOL": _LOCAL} | kept
 
 
 def committer_environment(folder: Path) -> dict[str, str]:
@@ -109,6 +108,13 @@ class AnnexClone:
 
     Parameters
     ----------
+    repository
+        The clone's repository, which was checked.
+    settings
+        Settings of git, in addition to those of the user.
+
+    Attributes
+    ----------
     top
         Top folder of the work tree.
     git_dir
@@ -118,9 +124,6 @@ class AnnexClone:
     delegation_reason
         Why git-annex itself must get all files, such as an unsupported setting; None if this
         package can.
-
-    Attributes
-    ----------
     annex_dir
         git-annex's directory, ``.git/annex``.
     opened_commit
@@ -131,59 +134,49 @@ class AnnexClone:
         Special remotes that were not enabled when git-annex was initialized.
     """
 
-    def __init__(
-        self, top: Path, git_dir: Path, settings: AnnexSettings, delegation_reason: str | None
-    ) -> None:
-        self.top = top
-        self.git_dir = git_dir
-        self.annex_dir = git_dir / "annex"
-        self.settings = settings
-        self.delegation_reason = delegation_reason
+    def __init__(self, repository: CheckedRepository, settings: Mapping[str, str]) -> None:
+        self.top = repository.top
+        self.git_dir = repository.git_dir
+        self.annex_dir = self.git_dir / "annex"
+        self._overrides = {**settings, **repository.overrides}
+        self.settings = AnnexSettings.load(self.git_dir, self._overrides)
+        self.delegation_reason = self.settings.delegation_reason()
         self.opened_commit: str | None = None
         self.is_annexed = True
         self.skipped_remotes: list[SkippedRemote] = []
         self._objects = os.fsencode(self.annex_dir / "objects")
 
     @classmethod
-    def at(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
+    def at(cls, folder: Path, settings: Mapping[str, str] | None = None) -> AnnexClone:
         """Open the clone that contains ``folder``, and initialize git-annex in it if needed.
 
         Raises
         ------
         NotACloneError
             The folder is not in a work tree.
-        UnsafePathError
-            The repository has a symlink at a path that is written to.
         RepositoryRefusedError
-            The repository's configuration or hooks name programs, and ``trust_config`` is not set.
+            See :func:`check_repository`.
         GitError
             git or git-annex failed.
         """
-        options = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir")
-        done = call_git(work_tree_environment(), "-C", str(folder), "rev-parse", *options)
-        if done.returncode:
+        top = find_top(folder) or folder
+        repository = check_repository(top)
+        # git checks who owns the repository
+        options = ("--show-toplevel", "--absolute-git-dir")
+        done = call_git(work_tree_environment(), "-C", str(top), "rev-parse", *options)
+        places = [os.path.realpath(os.fsdecode(line)) for line in done.stdout.splitlines()]
+        if done.returncode or places != [str(repository.top), str(repository.git_dir)]:
             message = done.stderr.decode(errors="replace").strip()
             raise NotACloneError(
                 f"{folder} is not inside a clone of a dataset; change to the folder of a clone, or "
                 "specify its path" + f" ({message})" * ("not a git repository" not in message)
             )
-        top, git_dir, common = (
-            Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")
-        )
-        settings = AnnexSettings.load(git_dir)
-        if not trust_config:
-            check_programs(top, git_dir, settings)
-        delegation_reason = settings.delegation_reason(git_dir)
-        if (folder / common).resolve() != git_dir.resolve():
-            delegation_reason = "this is one of several work trees of a repository"
-        clone = cls(top, git_dir, settings, delegation_reason)
-        # these are written by path, and a received repository may contain symlinks
-        refuse_symlinks(git_dir, *_WRITTEN_PATHS)
+        clone = cls(repository, settings or {})
         clone._prepare()
         return clone
 
     @classmethod
-    def of_subdataset(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
+    def of_subdataset(cls, folder: Path, settings: Mapping[str, str]) -> AnnexClone:
         """Open the clone whose top folder is ``folder``.
 
         Raises
@@ -191,7 +184,7 @@ class AnnexClone:
         NotACloneError
             The folder is not the top folder of a clone. See also :meth:`at`.
         """
-        clone = cls.at(folder, trust_config=trust_config)
+        clone = cls.at(folder, settings)
         if clone.top.resolve() != folder.resolve():
             raise NotACloneError(
                 f"{folder} is a subdataset whose repository git cannot read; repair it, or remove "
@@ -202,7 +195,7 @@ class AnnexClone:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a git command on the repository, without credentials."""
-        return git_environment(self.git_dir, fetch_missing=True)
+        return git_environment(self.git_dir)
 
     @property
     def uuid(self) -> str:
@@ -220,13 +213,24 @@ class AnnexClone:
 
     def git_annex(self, *arguments: str) -> None:
         """Run a git-annex command; raises GitError."""
-        if shutil.which("git-annex") is None:
-            raise GitError(_MISSING.format(top=self.top, command=arguments[0]))
-        self._run(("annex", *arguments), self.annex_environment())
+        self._run(("annex", *arguments), self._checked_environment(arguments[0]))
 
     def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
         """Return the environment for a git-annex command, with ``credentials`` if it downloads."""
-        return work_tree_environment(credentials=credentials) | committer_environment(self.top)
+        environment = work_tree_environment(credentials=credentials)
+        # a notebook's environment may be in use without its programs being on PATH
+        programs = (os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable))
+        return (
+            with_settings(environment, self._overrides)
+            | committer_environment(self.top)
+            | {"PATH": os.pathsep.join(programs)}
+        )
+
+    def _checked_environment(self, command: str) -> dict[str, str]:
+        environment = self.annex_environment()
+        if shutil.which("git-annex", path=environment["PATH"]) is None:
+            raise GitError(_MISSING.format(top=self.top, command=command))
+        return environment
 
     def _run(self, arguments: Sequence[str], environment: dict[str, str]) -> bytes:
         done = call_git(environment, *arguments, folder=self.top)
@@ -257,14 +261,12 @@ class AnnexClone:
             if not refs:
                 self.is_annexed = False
                 return
-            if shutil.which("git-annex") is None:
-                raise GitError(_MISSING.format(top=self.top, command="init"))
-            environment = self.annex_environment()
+            environment = self._checked_environment("init")
             self.skipped_remotes = initialize(
                 lambda *args: self._run(args, environment).decode(errors="replace"),
                 is_new=self.delegation_reason is None and not os.path.lexists(self.annex_dir),
             )
-            self.settings = AnnexSettings.load(self.git_dir)
+            self.settings = AnnexSettings.load(self.git_dir, self._overrides)
             refs = self._refs()
         if BRANCH not in refs or self._has_unmerged_branches(refs):
             # any command that reads the branch merges fetched ones first; this one changes nothing
@@ -541,8 +543,6 @@ def _key_of(name: bytes) -> str | None:
 _AT_ONCE: Final = 500
 _HINT: Final = "the subdataset is not installed"
 _PLAIN_PATHS: Final = {"GIT_LITERAL_PATHSPECS": "1"}
-_REMOTE: Final = "https:http:ssh"
-_LOCAL: Final = f"{_REMOTE}:file"
 
 
 def is_installed(top: Path, path: bytes) -> bool:
@@ -601,6 +601,7 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
     """Clone subdatasets and check out their commits; return the last line of git's message."""
     done = call_git(
         work_tree_environment(credentials=True)
+        | disabled_filters()
         | {"GIT_ALLOW_PROTOCOL": _allowed_protocols(top), "GIT_TERMINAL_PROMPT": "0"}
         | _PLAIN_PATHS,
         *(*REMOTE_OPTIONS, *FSCK_OPTIONS),

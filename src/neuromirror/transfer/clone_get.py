@@ -49,7 +49,6 @@ from neuromirror.transfer.outcomes import (
     Status,
     displayed_url,
 )
-from neuromirror.transfer.repository_check import check_absorbed
 
 _MAX_STDERR_BYTES: Final = 2000
 
@@ -210,12 +209,12 @@ def get_with_git_annex(
     """
     if not files:
         return
-    if shutil.which("git-annex") is None:
+    environment = clone.annex_environment(credentials=True)
+    if shutil.which("git-annex", path=environment["PATH"]) is None:
         for file in files:
             yield file, _MISSING
         return
     waiting = {file.key: file for file in files}
-    environment = clone.annex_environment(credentials=True)
     batch = GitAnnexBatch(
         clone.top, environment, min(jobs, _JOBS), is_interactive=False, has_progress=True
     )
@@ -294,10 +293,10 @@ def get(
     *,
     recursive: bool = False,
     jobs: int = JOBS,
-    trust_config: bool = False,
     vaults: Sequence[VaultAddress] = (),
     copies_only: bool = False,
     progress: ByteProgress | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Outcome]:
     """Download files of the clone that contains ``dataset``; yield one outcome per file.
 
@@ -318,14 +317,14 @@ def get(
         Whether to get subdatasets that are not named in ``paths``.
     jobs
         Maximum number of concurrent downloads.
-    trust_config
-        Whether to accept a repository whose own configuration or hooks name programs.
     vaults
         Vaults that may have copies, in addition to those that the clone knows.
     copies_only
         Whether to use vaults only: neither upstream nor git-annex.
     progress
         Called with the bytes received and expected so far.
+    settings
+        Settings of git, in addition to those of the user.
 
     Yields
     ------
@@ -337,16 +336,16 @@ def get(
     NotACloneError
         ``dataset`` is not in a clone.
     RepositoryRefusedError
-        The repository's configuration or hooks name programs.
+        The repository has settings, hooks or files that neither git nor git-annex writes.
     ConfigurationError
         A path is outside of the clone.
     GitError
         git or git-annex failed.
     """
     meter = ProgressMeter(progress)
-    clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
+    clone = AnnexClone.at(Path(dataset), settings)
     with BlockDigestsRecorder() as digests:
-        options = _GetOptions(recursive, jobs, trust_config, digests, tuple(vaults), copies_only)
+        options = _GetOptions(recursive, jobs, settings or {}, digests, tuple(vaults), copies_only)
         yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
@@ -364,7 +363,7 @@ class _GetOptions(Struct, frozen=True):
 
     recursive: bool
     jobs: int
-    trust_config: bool
+    settings: Mapping[str, str]
     digests: BlockDigestsRecorder
     vaults: tuple[VaultAddress, ...]
     copies_only: bool
@@ -392,9 +391,7 @@ class _CloneGet:
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes of all selected files."""
         with ExitStack() as stack:
-            objects = stack.enter_context(
-                BatchObjectReader(self._clone.git_dir, fetch_missing=True)
-            )
+            objects = stack.enter_context(BatchObjectReader(self._clone.git_dir))
             listing = AnnexedFileListing(self._clone, self._selection, objects)
             if not self._clone.is_annexed:
                 yield from self._without_annex(listing)
@@ -630,8 +627,6 @@ class _CloneGet:
     def _in_subdatasets(self, found: Sequence[SelectedSubdataset]) -> Iterator[Outcome]:
         chosen = [sub for sub in found if sub.is_explicit or self._options.recursive]
         missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
-        if missing and not self._options.trust_config:
-            check_absorbed(self._clone.top, self._clone.git_dir)
         failed = install_subdatasets(self._clone.top, missing) if missing else {}
         for sub in chosen:
             if sub.path in failed:
@@ -640,7 +635,7 @@ class _CloneGet:
             try:
                 refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
                 clone = AnnexClone.of_subdataset(
-                    self._clone.top / os.fsdecode(sub.path), trust_config=self._options.trust_config
+                    self._clone.top / os.fsdecode(sub.path), self._options.settings
                 )
                 run = _CloneGet(
                     clone,

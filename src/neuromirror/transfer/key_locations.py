@@ -390,7 +390,7 @@ class LocationRecorder:
         settings = clone.settings
         self._private = settings.is_true("annex.private")
         self._uses_journal = not settings.is_true("annex.alwayscommit", default=True)
-        self._commits_directly = settings.can_commit_directly(clone.git_dir)
+        self._commits_directly = settings.can_commit_directly
 
     def add(self, key: str, logs: KeyLogs, equivalent_key: str | None = None) -> None:
         """Queue a key whose content is here.
@@ -488,7 +488,7 @@ class LocationRecorder:
             raise GitError(f"{self._clone.top} has no git-annex branch any more; see 'git reflog'")
         if commit == self._commit:
             return
-        with BatchObjectReader(self._clone.git_dir, fetch_missing=True) as objects:
+        with BatchObjectReader(self._clone.git_dir) as objects:
             found = AnnexBranchReader(objects, commit, self._clone.annex_dir).logs(
                 list(self._unrecorded)
             )

@@ -1,421 +1,337 @@
-"""Check that an existing repository is one of ours and that its configuration runs no programs.
+"""Decide whether a repository is one that git, git-annex and neuromirror would have written.
 
-Check that an existing repository is one that ``restore`` may have created.
-
-git and git-annex run the programs that a repository's configuration and hooks name, and follow its
-symlinks. A folder that came with a lock file may contain a repository with any of these. Only what
-git, git-annex, DataLad and ``restore`` write is accepted, and settings that run nothing.
-
-Check that a repository's own configuration and hooks run no programs.
-
-git and git-annex run the programs that a repository's configuration and hooks name. A repository
-that was received as files (a tarball, a shared disk) brings its own. ``get`` refuses a repository
-that names programs, unless its configuration is trusted. Only the repository's own configuration is
-checked, not that of the user or the system. Settings and hooks that git, git-annex, DataLad,
-git-lfs and ``restore`` write are accepted, and so are those of commands that ``get`` never runs
-(aliases, editors, diff and merge drivers, hooks of commits and pushes).
+git and git-annex run the programs that settings and hooks name, follow symlinks, and send requests
+and credentials to where settings lead. A repository may have been received as files, with settings
+of its sender. What is not listed here is refused, by every command that works in a repository.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct, field
+
 from neuromirror.git import call_git, git_environment
 from neuromirror.model import ConfigurationError
-from neuromirror.store import SafeFolder, UnsafePathError
-from neuromirror.transfer.annex_branch import AnnexSettings
+from neuromirror.store.durable_files import HOOKS, NotARegularFileError, open_regular
 
 _ANY: Final = r".*"
-_URL: Final = (
-    r"(?:https?|ssh)://(?:[^/@]*@)?[A-Za-z0-9\[].*|[A-Za-z0-9][\w.-]*@[A-Za-z0-9][\w.-]*:.*"
+_OFF: Final = r"(?i:false|no|off|0|)"
+_ON: Final = r"(?i:true|yes|on|1)"
+_NAME: Final = r"[\w.][\w./-]*"
+_NETWORK_URL: Final = (
+    r"(?:https?|ssh)://(?:[^/@]*@)?[A-Za-z0-9\[][^/@]*(?:/.*)?"
+    r"|(?:[A-Za-z0-9][\w.-]*@)?[A-Za-z0-9][\w.-]*:(?!:|//).*"
 )
+_LOCAL_URL: Final = r"file:///.*|(?!-)[^:/]*(?:/.*)?"
+_OTHER_PROGRAMS: Final = ("datalad", "datalad-archives", "ora")
+"""Special remotes that DataLad enables, and that no program started from here uses."""
+
 _SETTINGS: Final = tuple(
     (re.compile(name, re.DOTALL), re.compile(value, re.DOTALL))
     for name, value in {
         r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks|"
-        r"precomposeunicode|autocrlf|eol|sharedrepository|quotepath|untrackedcache)": _ANY,
+        r"precomposeunicode|autocrlf|eol|sharedrepository|quotepath|untrackedcache|sparsecheckout|"
+        r"sparsecheckoutcone|splitindex|longpaths|hidedotfiles)": _ANY,
+        r"core\.fsmonitor": _OFF,
+        r"core\.hookspath": r"/dev/null",
+        # checked against the place of the work tree
+        r"core\.worktree": _ANY,
+        r"extensions\.(?:worktreeconfig|objectformat|refstorage|noop)": r"\w*",
+        r"index\.(?:sparse|version)|gc\.(?:auto|autodetach)|maintenance\.(?:auto|strategy)": _ANY,
+        r"receive\.(?:deny\w+|autogc)": r"\w*",
+        r"receive\.procreceiverefs": r"refs/",
         r"user\.(?:name|email)": _ANY,
-        r"annex\.(?:uuid|version|backend|thin|diskreserve|crippledfilesystem|pidlock|retry|jobs|"
-        r"verify|securehashesonly|private|sshcaching|numcopies|largefiles)": _ANY,
-        r"annex\.security\.allowed-(?:ip|http)-addresses": _ANY,
-        r"filter\.annex\.(?:smudge|clean|process)": (
-            r"git-annex (?:smudge (?:--clean )?-- %f|filter-process)"
-        ),
-        r"remote\..*\.(?:url|pushurl)": _URL,
-        r"remote\..*\.(?:fetch|push|tagopt|skipfetchall|prune|gh-resolved)": _ANY,
-        r"remote\..*\.annex-(?:uuid|ignore|ignore-auto|sync|pull|push|cost|bare|web|verified|"
-        r"readonly|config-uuid|trustlevel)": _ANY,
-        r"remote\..*\.annex-externaltype": r"neuromirror",
-        r"branch\..*\.(?:remote|merge|rebase)": _ANY,
-        r"submodule\..*\.url": _URL,
+        r"(?:remote|submodule)\..*\.(?:url|pushurl)": rf"{_NETWORK_URL}|{_LOCAL_URL}",
+        r"remote\..*\.(?:fetch|push|tagopt|skipfetchall|prune|mirror|gh-resolved)": _ANY,
+        r"remote\..*\.datalad-publish-depends": _NAME,
+        r"branch\..*\.(?:remote|pushremote)": _NAME,
+        r"branch\..*\.(?:merge|rebase|vscode-merge-base)": _ANY,
         r"submodule\.(?:.*\.)?(?:active|branch)": _ANY,
+        r"submodule\..*\.update": r"checkout|none|rebase|merge",
         r"(?:pull|push|fetch)\.(?:rebase|ff|default|prune)": _ANY,
-        r"datalad\..*": _ANY,
+        r"annex\.(?:uuid|version|backend|thin|diskreserve|crippledfilesystem|pidlock|retry|jobs|"
+        r"securehashesonly|private|sshcaching|numcopies|mincopies|largefiles|addunlocked|dotfiles|"
+        r"hardlink|alwayscommit|autocommit|merge-annex-branches|synccontent|synconlyannex|"
+        r"resolvemerge|adjustedbranchrefresh|supportunlocked|tune\.\w+)": _ANY,
+        r"annex\.verify": _ON,
+        r"filter\.annex\.(?:smudge|clean|process)": (
+            r"|git-annex (?:smudge (?:--clean )?(?:-- )?%f|filter-process)"
+        ),
+        r"remote\..*\.annex-(?:uuid|ignore|ignore-auto|sync|pull|push|cost|bare|web|verified|"
+        r"readonly|config-uuid|trustlevel|availability|private)": _ANY,
+        r"remote\..*\.annex-externaltype": "|".join(("neuromirror", *_OTHER_PROGRAMS)),
+        r"remote\..*\.annex-directory": r"/.*",
+        r"remote\..*\.annex-s3": r"true",
+        r"datalad\.(?:dataset\.id|ora-remote\.uuid|get\.subdataset-source-candidate-.*)": _ANY,
     }.items()
 )
-_URLS: Final = re.compile(r"(?:remote|submodule)\..*\.url", re.DOTALL)
+_URL_SETTING: Final = re.compile(r"(?:remote|submodule)\..*\.url", re.DOTALL)
+_REMOTE: Final = re.compile(r"remote\.(.*)\.(url|annex-uuid|annex-externaltype)", re.DOTALL)
+_FILES: Final = re.compile(
+    r"[A-Z_]+|(?:.*/)?[^/]+\.lock|\.nfs\w+|config(?:\.worktree|\.dataladlock)?|description|index|"
+    r"sharedindex\.[0-9a-f]+|packed-refs|shallow|gc\.(?:log|pid)|(?:.*/)?\.new-[^/]*|"
+    r"ria-layout-version|neuromirror/(?:new-)?get-\d+\.keys|"
+    r"info/(?:exclude|attributes|refs|refs_\w+|sparse-checkout)|"
+    r"objects/info/(?:packs|packs_\w+|commit-graph.*)|"
+    r"(?:annex|archives|branches|datalad|hooks|logs|objects/(?!info/)\w+|ora-remote-[\w-]+|refs|"
+    r"rr-cache)/.*",
+    re.DOTALL,
+)
+_FOLDERS: Final = re.compile(
+    r"(?:annex|archives|branches|datalad|hooks|info|logs|lost-found|modules|neuromirror|objects|"
+    r"ora-remote-[\w-]+|refs|rr-cache|worktrees)(?:/.*)?",
+    re.DOTALL,
+)
+_NOT_LISTED: Final = re.compile(r"objects/[0-9a-f]{2}|annex/objects/.*|modules|worktrees")
 _ANNEX_HOOK: Final = re.compile(
     rb"#!/bin/sh\n# automatically configured by git-annex\n"
     rb"(?:if git annex [a-z-]+ --help >/dev/null 2>&1; then )?"
     rb"git annex [a-z-]+(?: \.| --update)?(?:; fi)?\n?"
 )
+_STORE_HOOKS: Final = frozenset(text.encode() for text in HOOKS.values())
+_SOCKET: Final = re.compile(r"annex/ssh/")
 _MAX_BYTES: Final = 1 << 20
-_REDIRECTING_FILES: Final = ("commondir", "objects/info/alternates", "objects/info/http-alternates")
-_WRITTEN_FOLDERS: Final = ("", "annex", "annex/objects", "hooks", "info", "logs", "objects", "refs")
-
-
-class RepositoryRefusedError(ConfigurationError):
-    """A repository's settings, hooks or symlinks could make git run programs or write elsewhere."""
-
-
-def check_restored_repository(
-    folder: SafeFolder, foreign: Sequence[Path] = (), store: Path | None = None
-) -> None:
-    """Check the repository whose work tree is ``folder``; nothing from it is run.
-
-    Parameters
-    ----------
-    folder
-        Top folder of the work tree.
-    foreign
-        Folders that others may have filled: no remote may be in them.
-    store
-        A store, whose repositories are accepted as remotes even inside ``foreign``.
-
-    Raises
-    ------
-    RepositoryRefusedError
-        A symlink, hook or setting is not accepted.
-    UnsafePathError
-        ``.git`` is a symlink.
-    """
-    with folder.folder(".git") as git_dir:
-        found = [
-            *_links(git_dir),
-            *(name for name in _REDIRECTING_FILES if _status(git_dir, name) is not None),
-            *_own_hooks(git_dir),
-            *_settings(git_dir, [folder.path, *foreign], store),
-        ]
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise RepositoryRefusedError(
-            f"{folder.path}: not a repository as 'restore' creates it, so nothing is run in it. "
-            f"{git_dir.path} has {', '.join(found[:5])}{more}. Remove these, run 'git annex get' "
-            "in the folder yourself, or restore into another folder"
-        )
-
-
-def is_hook_of_git_annex(content: bytes) -> bool:
-    """Return whether the content of a hook is exactly that of a git-annex hook."""
-    return _ANNEX_HOOK.fullmatch(content) is not None
-
-
-def _links(git_dir: SafeFolder) -> Iterator[str]:
-    """Yield symlinks in the folders that git and git-annex write to."""
-    for name in _WRITTEN_FOLDERS:
-        try:
-            with git_dir.folder(*PurePath(name).parts) as inner:
-                for one in inner.names():
-                    found = inner.status(one)
-                    if found is not None and stat.S_ISLNK(found.st_mode):
-                        yield f"the symlink {PurePath(name, one)}"
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-
-
-def _status(git_dir: SafeFolder, path: str) -> os.stat_result | None:
-    *above, name = path.split("/")
-    try:
-        with git_dir.folder(*above) as folder:
-            return folder.status(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _own_hooks(git_dir: SafeFolder) -> Iterator[str]:
-    """Yield hooks other than git-annex's own; git does not run ``.sample`` files."""
-    try:
-        hooks = git_dir.folder("hooks")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    with hooks:
-        for name in hooks.names():
-            if not name.endswith(".sample") and not is_hook_of_git_annex(
-                _read_small_file(hooks, name)
-            ):
-                yield f"the hook {name}"
-
-
-def _settings(git_dir: SafeFolder, foreign: Sequence[Path], store: Path | None) -> Iterator[str]:
-    """Yield settings that are not known to run nothing."""
-    done = call_git(
-        git_environment(None),
-        # includes are not followed
-        *("config", "--file", "-", "--no-includes", "--list", "-z"),
-        folder=Path(os.sep),
-        stdin=_read_small_file(git_dir, "config"),
-    )
-    if done.returncode:
-        yield "a configuration that git cannot read"
-    for entry in done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]:
-        name, _, value = entry.partition("\n")
-        if _URLS.fullmatch(name) and _is_local(value, foreign, store):
-            continue
-        if not any(key.fullmatch(name) and one.fullmatch(value) for key, one in _SETTINGS):
-            yield f"the setting {name!r}"
-
-
-def _is_local(url: str, foreign: Sequence[Path], store: Path | None) -> bool:
-    """Return whether a URL is an absolute path in the store, or outside of the foreign folders."""
-    if not url.startswith("/"):
-        return False
-    paths = os.path.normpath(url), os.path.realpath(url)
-    if store is not None and Path(paths[0]).is_relative_to(store):
-        return True
-    tops = [top for one in foreign for top in (os.path.abspath(one), os.path.realpath(one))]
-    return not any(Path(path).is_relative_to(top) for path in paths for top in tops)
-
-
-def _read_small_file(folder: SafeFolder, name: str) -> bytes:
-    """Return the content of a small regular file, else a content that no check accepts."""
-    try:
-        with open(folder.open(name, os.O_RDONLY), "rb") as file:
-            return file.read(_MAX_BYTES)
-    except UnsafePathError:
-        return b"[not a file"
-
-
-_NEVER: Final = r"(?!)"
-_NO_PROGRAM: Final = r"(?i:true|false|yes|no|on|off|0|1|)"
-_LOCATION: Final = (
-    r"(?:(?:annex|git|ria)\+)?(?:https?|git|ssh|file)://(?!-|%2[dD]|[^/]*@-).*"
-    r"|(?!-)(?:[\w.-]+@(?!-))?(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(?!:|//).*"
-    r"|(?!-)(?:[^:/]*/.*|[^:]*)"
-)
-"""A URL, host:path or path that git uses without a remote helper (``ext::``) and without options.
-"""
-_SSH_OPTIONS: Final = r"(?:\s*-(?:[46Cqx]|p ?\d+|i ?[\w./~]+|S ?[\w./~]+|o ?ControlMaster=auto))*"
-_RULES: Final = tuple(
-    (re.compile(name, re.DOTALL), re.compile(value, re.DOTALL))
-    for name, value in {
-        # git
-        r"core\.fsmonitor": _NO_PROGRAM,
-        r"core\.hookspath": r"|/dev/null",
-        r"core\.(?:sshcommand|askpass|gitproxy|alternaterefscommand)": r"",
-        r"gc\.recentobjectshook|init\.templatedir": r"",
-        r"gpg\.(?:.*\.)?program|gpg\.ssh\.defaultkeycommand": r"|gpg2?",
-        r"credential\.(?:.*\.)?helper": (
-            r"|(?:cache(?: --timeout[= ]\d+)?|store|osxkeychain|manager(?:-core)?|libsecret|wincred"
-            r"|datalad)"
-        ),
-        r"filter\..*\.(?:clean|smudge|process)": (
-            r"|git-annex (?:smudge (?:--clean )?(?:-- )?%f|filter-process)"
-            r"|git-lfs (?:clean -- %f|smudge (?:--skip )?-- %f|filter-process(?: --skip)?)"
-        ),
-        r"protocol\.(?:ext\.)?allow": r"never",
-        r"remote\..*\.vcs": r"",
-        r"remote\..*\.uploadpack": r"|git-upload-pack",
-        r"submodule\..*\.update": r"[^!]*",
-        r"alias\.annex": r"",
-        # locations that git or git-annex connect to
-        r"remote\..*\.(?:url|pushurl|annexurl)|submodule\..*\.url": _LOCATION,
-        r"remote\..*\.annex-\w*(?:url|repo|location)": _LOCATION,
-        # git-annex
-        r"(?:remote\..*\.)?annex[.-](?:.*-)?ssh-options": _SSH_OPTIONS,
-        r"(?:remote\..*\.)?annex[.-](?!(?:.*-)?ssh-options).*"
-        r"-(?:command|hook|options|programs?|transport)": r"",
-        r"remote\..*\.annex-shell": r"",
-        r"remote\..*\.annex-externaltype": r"neuromirror|datalad|datalad-archives|ora",
-        # git-lfs, DataLad
-        r"lfs\.(?:customtransfer|extension)\..*|lfs\.(?:.*\.)?standalonetransferagent": _NEVER,
-        r"datalad\.(?:result-hook|procedures)\..*|datalad\.ssh\.executable": _NEVER,
-        r"datalad\.(?:locations\..*-procedures|.*\.proc-(?:pre|post))": _NEVER,
-    }.items()
-)
-_REWRITTEN: Final = re.compile(r"url\.(.*)\.(?:push)?insteadof", re.DOTALL)
-_REMOTE_URL: Final = re.compile(r"remote\..*\.(?:url|annexurl)", re.DOTALL)
-_NOT_RUN: Final = frozenset(
-    {
-        *("applypatch-msg", "pre-applypatch", "post-applypatch", "sendemail-validate"),
-        *("pre-push", "pre-receive", "update", "post-receive", "post-update", "proc-receive"),
-        *("push-to-checkout", "pre-rebase", "post-rewrite"),
-    }
-)
-"""Hooks of commands that ``get`` never runs, neither in the clone nor in a remote."""
-_HOOK_OF_GIT_LFS: Final = re.compile(
-    rb"#!/bin/sh\n"
-    rb"command -v git-lfs >/dev/null 2>&1 \|\| \{ (?:echo|printf) >&2"
-    rb"(?: \"(?:[^\"$`\\]|\\n)*\")+; exit \d; \}\n"
-    rb"git lfs [a-z-]+ \"\$@\"\n?"
-)
-_HOOK_OF_A_STORE: Final = re.compile(
-    rb"#!/bin/sh\n# written by neuromirror\n"
-    rb"(?:cat > /dev/null\n|cat >&2 <<'END'\n(?:(?!END\n).*\n)*END\n"
-    rb"|\[ \"\$1\" = prepared \] \|\| exit 0\n|echo \"[^\"$`\\]*\" >&2\n)*exit 1\n"
-)
-"""Hooks in a store's repositories, as written by any release: they print a message and fail."""
-_LONGEST: Final = 1 << 16
 _SHOWN: Final = 5
 
 
-def check_programs(top: Path, git_dir: Path, settings: AnnexSettings) -> None:
-    """Check that a repository, and each local repository it fetches from, names no programs.
+class RepositoryRefusedError(ConfigurationError):
+    """A repository has settings or files that none of the known programs writes."""
 
-    Nothing from the repository is run.
+
+class CheckedRepository(Struct, frozen=True):
+    """A repository that :func:`check_repository` accepted.
+
+    Attributes
+    ----------
+    top
+        The top folder of its work tree; the repository itself if it is bare.
+    git_dir
+        Its git folder.
+    overrides
+        Settings of git for programs started in it: only remotes at URLs of the git-annex branch, on
+        this machine, or already used by git-annex are requested, and no program of DataLad starts.
+    """
+
+    top: Path
+    git_dir: Path
+    overrides: dict[str, str] = field(default_factory=dict)
+
+
+def find_top(folder: Path) -> Path | None:
+    """Return the top folder of the work tree that contains a folder; None outside of work trees."""
+    real = Path(os.path.realpath(folder))
+    return next((at for at in (real, *real.parents) if os.path.lexists(at / ".git")), None)
+
+
+def is_repository(folder: Path) -> bool:
+    """Return whether a folder is the top of a work tree, or a bare repository."""
+    is_bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir()
+    return is_bare or os.path.lexists(folder / ".git")
+
+
+def check_repository(top: Path) -> CheckedRepository:
+    """Check a repository; nothing from it is run.
 
     Parameters
     ----------
     top
-        The top folder of the work tree.
-    git_dir
-        The repository's own folder.
-    settings
-        The repository's configuration.
+        The top folder of a work tree, or a bare repository.
 
     Raises
     ------
     RepositoryRefusedError
-        A setting or hook names a program; the message lists them.
+        The repository, that of a submodule, or a remote on this machine has a setting or a file
+        that is not accepted; the message lists them.
     """
-    found = [
-        *_own(git_dir, settings),
-        *_worktree_elsewhere(top, git_dir, settings.own),
-        *(
-            f"{what} of the remote at {at}"
-            for at in _remotes(top, settings.own)
-            for what in _own(at, AnnexSettings.load(at))
-        ),
-    ]
-    if found:
-        raise _refused(top, found)
+    top = Path(os.path.realpath(top))
+    git_dir = _find_git_dir(top)
+    if git_dir is None:
+        raise _refused(top, [".git that leads to another folder, such as that of a work tree"])
+    check = _Check()
+    settings = check.run(git_dir, top)
+    if check.problems:
+        raise _refused(top, check.problems)
+    return CheckedRepository(top, git_dir, _overrides(settings))
 
 
-def check_absorbed(top: Path, git_dir: Path) -> None:
-    """Check the repositories of subdatasets that are not checked out (``.git/modules``).
-
-    git reuses such a repository, instead of cloning it again, when it installs the subdataset.
-
-    Parameters
-    ----------
-    top
-        The top folder of the work tree.
-    git_dir
-        The repository's own folder.
-
-    Raises
-    ------
-    RepositoryRefusedError
-        A setting or hook names a program.
-    """
-    found: list[str] = []
-    for folder, folders, files in os.walk(git_dir / "modules"):
-        if "HEAD" in files and "objects" in folders:
-            inner = Path(folder)
-            found += [f"{what} of {inner}" for what in _own(inner, AnnexSettings.load(inner))]
-            folders[:] = [name for name in folders if name == "modules"]
-    if found:
-        raise _refused(top, found)
-
-
-def _refused(top: Path, found: Sequence[str]) -> RepositoryRefusedError:
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+def _refused(top: Path, problems: list[str]) -> RepositoryRefusedError:
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return RepositoryRefusedError(
-        f"{top}: the repository's own configuration runs programs that neither git-annex nor "
-        f"DataLad set up: {', '.join(found[:_SHOWN])}{more}. Nothing was run. Remove each (git "
-        "config --local --unset-all NAME, or delete the hook), get the files in a fresh clone, or "
-        "use --trust-config if you trust the repository's origin"
+        f"{top}: the repository has {', '.join(problems[:_SHOWN])}{more}, which 'git clone' and "
+        "git-annex do not write; nothing was run. Clone it with 'git clone', which takes no "
+        "settings along; your own settings belong in 'git config --global'"
     )
 
 
-def _own(git_dir: Path, settings: AnnexSettings) -> Iterator[str]:
-    yield from dict.fromkeys(
-        f"the setting {name}" for name, value in settings.own if _runs(name, value)
-    )
-    for path in _hooks(git_dir):
-        yield f"the hook {path}"
-
-
-def _runs(name: str, value: str) -> bool:
-    """Return whether git, git-annex or DataLad would run a program because of a setting."""
-    if (rewritten := _REWRITTEN.fullmatch(name)) is not None:
-        return re.fullmatch(_LOCATION, rewritten[1], re.DOTALL) is None
-    return any(
-        rule.fullmatch(name) is not None and accepted.fullmatch(value) is None
-        for rule, accepted in _RULES
-    )
-
-
-def _worktree_elsewhere(
-    top: Path, git_dir: Path, settings: Sequence[tuple[str, str]]
-) -> Iterator[str]:
-    """Yield ``core.worktree`` if it names a folder that belongs to another repository."""
-    if not any(name == "core.worktree" for name, _ in settings):
-        return
-    done = call_git(git_environment(None), "rev-parse", "--absolute-git-dir", folder=top)
-    at = os.fsdecode(done.stdout.rstrip(b"\n"))
-    if done.returncode or os.path.realpath(at) != os.path.realpath(git_dir):
-        yield "the setting core.worktree"
-
-
-def _hooks(git_dir: Path) -> Iterator[Path]:
-    """Yield the hooks that git or git-annex would run and that no known program wrote."""
-    for folder in dict.fromkeys((git_dir / "hooks", _common(git_dir) / "hooks")):
-        try:
-            names = sorted(os.listdir(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for name in names:
-            path = folder / name
-            if name.endswith(".sample") or name in _NOT_RUN or not os.access(path, os.X_OK):
-                continue
-            content = _content(path)
-            if content is not None and not _is_known_hook(content):
-                yield path
-
-
-def _is_known_hook(content: bytes) -> bool:
-    patterns = (_HOOK_OF_GIT_LFS, _HOOK_OF_A_STORE)
-    return is_hook_of_git_annex(content) or any(one.fullmatch(content) for one in patterns)
-
-
-def _common(git_dir: Path) -> Path:
-    """Return the folder whose hooks a linked work tree shares with its repository."""
-    try:
-        text = (git_dir / "commondir").read_text(errors="surrogateescape")
-    except (FileNotFoundError, NotADirectoryError):
-        return git_dir
-    return Path(os.path.normpath(git_dir / text.rstrip("\n")))
-
-
-def _content(path: Path) -> bytes | None:
-    """Return a hook's content, empty if it is not a regular file, None if it does not exist."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
+def _find_git_dir(top: Path) -> Path | None:
+    """Return the git folder of a repository; None if it is not where git or git-annex put it."""
+    inner = top / ".git"
+    if not os.path.lexists(inner):
+        return top
+    if not inner.is_symlink() and inner.is_dir():
+        return inner
+    # a submodule: git writes a file, which git-annex replaces by a symlink, without core.worktree
+    above = find_top(top.parent)
+    git_dir = above and _find_git_dir(above)
+    if above is None or git_dir is None:
         return None
-    except OSError:
-        return b""
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            return None
-        return file.read(_LONGEST) if stat.S_ISREG(status.st_mode) else b""
+    try:
+        target = os.readlink(inner) if inner.is_symlink() else os.fsdecode(_read(inner))
+        found = Path(os.path.realpath(top / target.removeprefix("gitdir: ").rstrip("\n")))
+        work_trees = [value for name, value in _read_settings(found) if name == "core.worktree"]
+    except (OSError, ValueError):
+        return None
+    modules = git_dir / "modules"
+    if work_trees:
+        is_own = {os.path.realpath(found / value) for value in work_trees} == {str(top)}
+    else:
+        is_own = found == modules / top.relative_to(above)
+    return found if is_own and modules in found.parents else None
 
 
-def _remotes(top: Path, settings: Sequence[tuple[str, str]]) -> Iterator[Path]:
-    """Yield the remotes on this machine, since git-annex also runs commands in them."""
-    seen = set()
-    for name, value in settings:
-        if _REMOTE_URL.fullmatch(name) is None:
+class _Check:
+    """A check of a repository, its submodules, and its remotes on this machine."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._seen: set[Path] = set()
+
+    def run(self, git_dir: Path, top: Path, where: str = "") -> list[tuple[str, str]]:
+        """Check a git folder, and return its settings.
+
+        Its work tree is ``top`` or, as of a submodule, below. ``where`` follows each problem.
+        """
+        if git_dir in self._seen:
+            return []
+        self._seen.add(git_dir)
+        try:
+            found = list(_files(git_dir))
+            settings = _read_settings(git_dir)
+        except OSError as error:
+            self.problems.append(f"a file that cannot be read ({error}){where}")
+            return []
+        work_tree = top
+        for name, value in settings:
+            if not any(key.fullmatch(name) and form.fullmatch(value) for key, form in _SETTINGS):
+                found.append(f"the setting {name!r}")
+            elif name == "core.worktree":
+                work_tree = Path(os.path.realpath(git_dir / value))
+                if git_dir.parent == top or not work_tree.is_relative_to(top):
+                    found.append("a setting 'core.worktree' that leads to another folder")
+        self.problems += [f"{one}{where}" for one in dict.fromkeys(found)]
+        for name, value in settings:
+            if _URL_SETTING.fullmatch(name) and re.fullmatch(_LOCAL_URL, value, re.DOTALL):
+                self._run_local(work_tree, value)
+        self._run_modules(git_dir / "modules", work_tree)
+        return settings
+
+    def _run_modules(self, folder: Path, work_tree: Path) -> None:
+        """Check the repositories of submodules, which git uses when it installs them."""
+        if not os.path.isdir(folder) or os.path.islink(folder):
+            return
+        for entry in sorted(os.scandir(folder), key=lambda one: one.name):
+            inner = folder / entry.name
+            if entry.is_symlink() or not entry.is_dir():
+                self.problems.append(f"the file {inner}")
+            elif os.path.lexists(inner / "HEAD"):
+                self.run(inner, work_tree / entry.name, f" in {inner}")
+            else:
+                self._run_modules(inner, work_tree / entry.name)
+
+    def _run_local(self, work_tree: Path, url: str) -> None:
+        """Check a remote on this machine: git-annex runs commands in it."""
+        path = unquote(urlsplit(url).path) if url.startswith("file:") else url
+        for at in (work_tree / path, Path(f"{work_tree / path}.git")):
+            top = Path(os.path.realpath(at))
+            git_dir = _find_git_dir(top)
+            if git_dir is None:
+                self.problems.append(f"the remote {at}, whose .git leads to another folder")
+            for one in dict.fromkeys((git_dir or top, top)):
+                if any(os.path.lexists(one / name) for name in ("objects", "commondir")):
+                    self.run(one, top, f" in the remote {at}")
+
+
+def _files(git_dir: Path) -> Iterator[str]:
+    """Yield what a git folder must not have: symlinks, hooks, and files that are not listed."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(git_dir / folder) as entries:
+            for entry in entries:
+                name = folder + entry.name
+                if entry.is_symlink():
+                    yield f"the symlink {name!r}"
+                elif entry.is_dir():
+                    if not _FOLDERS.fullmatch(name):
+                        yield f"the folder {name!r}"
+                    elif not _NOT_LISTED.fullmatch(name):
+                        folders.append(f"{name}/")
+                elif not _FILES.fullmatch(name) or not (entry.is_file() or _SOCKET.match(name)):
+                    yield f"the file {name!r}"
+                elif folder == "hooks/" and not name.endswith(".sample"):
+                    content = _read(git_dir / name)
+                    if content not in _STORE_HOOKS and not _ANNEX_HOOK.fullmatch(content):
+                        yield f"the hook {name!r}"
+
+
+def _read_settings(git_dir: Path) -> list[tuple[str, str]]:
+    """Return the settings of a repository, without those of included files.
+
+    Raises
+    ------
+    OSError
+        A file is missing or too large, or git cannot parse it.
+    """
+    settings = []
+    for name in ("config", "config.worktree"):
+        path = git_dir / name
+        if not os.path.lexists(path):
             continue
-        path = unquote(urlsplit(value).path) if value.startswith("file://") else value
-        for candidate in (top / path, top / path / ".git", Path(f"{top / path}.git")):
-            if (candidate / "HEAD").is_file() and candidate not in seen:
-                seen.add(candidate)
-                yield candidate
+        listed = call_git(
+            git_environment(None),
+            *("config", "--file", "-", "--no-includes", "--list", "-z"),
+            folder=Path(os.sep),
+            stdin=_read(path),
+        )
+        if listed.returncode:
+            raise OSError(f"git cannot parse {path}")
+        entries = listed.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
+        settings += [(key, value) for key, _, value in (one.partition("\n") for one in entries)]
+    return settings
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a small regular file; raises OSError."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1)
+    except NotARegularFileError as error:
+        raise OSError(str(error)) from error
+    if len(content) > _MAX_BYTES:
+        raise OSError(f"{path} is larger than {_MAX_BYTES} bytes")
+    return content
+
+
+def _overrides(settings: list[tuple[str, str]]) -> dict[str, str]:
+    remotes: dict[str, dict[str, set[str]]] = {}
+    for name, value in settings:
+        if (match := _REMOTE.fullmatch(name)) is not None:
+            remotes.setdefault(match[1], {}).setdefault(match[2], set()).add(value)
+    overrides = {}
+    for remote, values in remotes.items():
+        urls = values.get("url", set())
+        if not values.get("annex-externaltype", set()).isdisjoint(_OTHER_PROGRAMS):
+            # git-annex starts a program even for a remote that is ignored
+            overrides[f"remote.{remote}.annex-externaltype"] = "readonly"
+            overrides[f"remote.{remote}.annex-ignore"] = "true"
+        elif "annex-uuid" not in values and not all(
+            re.fullmatch(_LOCAL_URL, one, re.DOTALL) for one in urls
+        ):
+            overrides[f"remote.{remote}.annex-ignore"] = "true"
+    return overrides

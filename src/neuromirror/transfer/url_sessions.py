@@ -4,8 +4,8 @@ Requests for objects at ``s3://bucket/key?versionId=…``, with the credentials 
 
 A dataset chooses the URL, but neither the credentials nor their destination: profile, region and
 endpoint come from the user's git and AWS configuration only. For a bucket they can be set with
-``git config neuromirror.BUCKET.profile`` (``region``, ``endpoint``, ``requester-pays``); for the
-copies in a vault, in the user's vault file.
+``git config --global neuromirror.BUCKET.profile`` (``region``, ``endpoint``,
+``requester-pays``); for the copies in a vault, in the user's vault file.
 
 HTTP sessions for the URLs of annexed files: one for public hosts, one for allowed private ones.
 
@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -33,7 +32,6 @@ from neuromirror.annex import (
     is_private_host_allowed,
     parse_key,
 )
-from neuromirror.git import call_git, git_environment
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     AccessDeniedError,
@@ -212,12 +210,12 @@ class S3Object(Struct, frozen=True):
         error = self.bucket.with_remedy(error, "read")
         signer = self.bucket.session.signer
         if isinstance(error, AccessDeniedError) and signer is not None:
-            remedy = f"git config neuromirror.{name}.profile sets another profile)"
+            remedy = f"git config --global neuromirror.{name}.profile sets another profile)"
             if self.is_own:
                 remedy = '"profile" in the vault file sets another profile)'
             elif not signer.requester_pays:
                 remedy += (
-                    f", or the bucket is requester-pays: git config neuromirror.{name}"
+                    f", or the bucket is requester-pays: git config --global neuromirror.{name}"
                     ".requester-pays true"
                 )
             code = error.fields.get("Code", "")
@@ -351,7 +349,7 @@ class S3Access:
             signer=signer if own.is_signed else None,
             is_private_allowed=only_host_of(base_url) if allowed else None,
             private_hint=lambda address: (
-                f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"
+                f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"
             ),
         )
         return S3Bucket(session, name, region=region, endpoint=endpoint)
@@ -403,8 +401,6 @@ class UrlSessions:
     keys
         Environment variables that hold tokens, by API, as :data:`API_KEY_VARIABLES`. A token is not
         sent to the target of a redirect.
-    setting
-        Command for error messages that changes the configuration ``allowed`` was read from.
     host_token
         Returns the token that is sent to a host which refuses a request without it, or None.
     breaker
@@ -420,14 +416,12 @@ class UrlSessions:
         limits: RequestLimits = VERIFY_LIMITS,
         keys: Mapping[str, str] = API_KEY_VARIABLES,
         *,
-        setting: str = "git config",
         host_token: Callable[[str], TokenSource | None] = no_token,
         breaker: HostCircuitBreaker | None = None,
         allowed_hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._allowed = allowed
         self._allowed_hosts = allowed_hosts
-        self._setting = setting
         self._public = Session(limits=limits, tokens=keys, private_hint=self._hint)
         self._private = self._new_session(limits, keys)
         self._chosen: dict[str, Session] = {}
@@ -555,7 +549,7 @@ class UrlSessions:
 
     def _hint(self, address: str) -> str:
         addresses = " ".join([*self._allowed, address])
-        return f"to allow it, run {self._setting} {ALLOWED_ADDRESSES} '{addresses}'"
+        return f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{addresses}'"
 
     def _allows(self, name: str, port: int | None) -> bool:
         host = f"[{name}]" if ":" in name else name
@@ -569,12 +563,3 @@ def host_tokens(settings: AnnexSettings) -> Callable[[str], TokenSource]:
     """Return a function that returns the token for a host: see :func:`host_token`."""
     named = settings.subsections("neuromirror")
     return lambda host: host_token(host, named.get((host, "instance")))
-
-
-def setting_command(folder: Path) -> str:
-    """Return the command that an error message recommends for a setting that applies in a folder.
-
-    It is ``git config`` in a repository, otherwise ``git config --global``.
-    """
-    done = call_git(git_environment(None), "-C", str(folder), "rev-parse", "--git-dir")
-    return "git config" if done.returncode == 0 else "git config --global"

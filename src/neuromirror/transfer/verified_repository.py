@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -35,6 +34,7 @@ from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_descript
 from neuromirror.model.records import url_rank
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.outcomes import Finding, Status
+from neuromirror.transfer.repository_check import check_repository, is_repository
 
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _MAX_DEPTH: Final = 500
@@ -127,19 +127,15 @@ class VerifiedRepository:
         ------
         NotADatasetError
             The folder is neither.
+        RepositoryRefusedError
+            See :func:`check_repository`.
         """
-        inner = folder / ".git"
-        with suppress(OSError, ValueError):
-            if inner.is_file():
-                target = inner.read_text().removeprefix("gitdir:").strip()
-                return cls((folder / target).resolve(strict=True), folder)
-        if inner.is_dir():
-            return cls(inner.resolve(), folder)
-        if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
-            return cls(folder.resolve(), None)
-        raise NotADatasetError(
-            f"{folder} is not a dataset: it is not the top folder of a git repository"
-        )
+        if not is_repository(folder):
+            raise NotADatasetError(
+                f"{folder} is not a dataset: it is not the top folder of a git repository"
+            )
+        checked = check_repository(folder)
+        return cls(checked.git_dir, None if checked.git_dir == checked.top else folder)
 
     def __enter__(self) -> VerifiedRepository:
         return self

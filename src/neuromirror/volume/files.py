@@ -7,12 +7,11 @@ import io
 import mmap
 import os
 import stat
-import sys
 import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -23,17 +22,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from neuromirror.annex import (
     POINTER_PREFIX,
     find_pointer_key,
-    initialize,
     is_all_zeros,
     is_pointer,
     key_digest,
     parse_key,
 )
-from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader, call_git
-from neuromirror.model import DatasetRef, NeuromirrorError, is_secret
-from neuromirror.net import RequestLimits, redact
+from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader
+from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.net import RequestLimits
 from neuromirror.stream import GitTree, StreamError, Transport
 from neuromirror.stream.opening import download
+from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.clone_get import GitAnnexBatch, failure_reason
 from neuromirror.transfer.content_bodies import BLOCK_LIMITS, ContentMismatchError
 from neuromirror.transfer.partial_content import RangeFile
@@ -208,13 +207,8 @@ def _is_pointer(file: BufferedReader) -> bool:
 _JOBS: Final = 4
 """Number of blocks that git-annex fetches concurrently; each job starts its own special remote."""
 
-_REPOSITORY_VARIABLES: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 _EXIT_TIMEOUT: Final = 10.0
 """Seconds that git-annex has to exit after the last request."""
-
-
-class AnnexNotInitializedError(NeuromirrorError):
-    """git-annex cannot be initialized in a clone."""
 
 
 class AnnexGet:
@@ -243,7 +237,7 @@ class AnnexGet:
                     self._process = _AnnexGetProcess(self._folder)
                 except OSError as error:
                     return f"it cannot be started ({error.strerror}): {INSTALL_COMMAND}"
-                except AnnexNotInitializedError as error:
+                except NeuromirrorError as error:
                     return str(error)
                 weakref.finalize(self, _AnnexGetProcess.stop, self._process)
             result = self._process.submit(path)
@@ -257,29 +251,6 @@ class AnnexGet:
                 self._process.stop()
 
 
-def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
-    """Initialize git-annex if necessary; its own initialization would enable foreign remotes."""
-
-    def git(*arguments: str) -> str:
-        done = call_git(environment, "-C", str(folder), *arguments)
-        if done.returncode:
-            stderr = redact(done.stderr.decode(errors="replace").strip())
-            raise AnnexNotInitializedError(
-                f"{folder}: 'git {' '.join(arguments)}' failed: {stderr}"
-            )
-        return done.stdout.decode(errors="replace")
-
-    annexed = False
-    with suppress(AnnexNotInitializedError):
-        git("config", "--get", "annex.uuid")
-        return
-    with suppress(AnnexNotInitializedError):
-        git("show-ref", "git-annex")
-        annexed = True
-    if annexed:
-        initialize(git, is_new=False)
-
-
 class _AnnexGetProcess:
     """A git-annex process, and the futures of the files requested from it."""
 
@@ -289,16 +260,7 @@ class _AnnexGetProcess:
         self._pending_replies = 0
         self._stderr = ""
         self.has_exited = False
-        # a notebook's environment may be in use without its programs being on PATH
-        programs = os.pathsep.join(
-            [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
-        )
-        kept = {
-            name: text for name, text in os.environ.items() if name not in _REPOSITORY_VARIABLES
-        }
-        harmless = {name: text for name, text in kept.items() if not is_secret(name)}
-        _prepare(folder, {**harmless, "PATH": programs})
-        environment = {**kept, "PATH": programs}
+        environment = AnnexClone.at(folder).annex_environment(credentials=True)
         self._batch = GitAnnexBatch(folder, environment, _JOBS, is_interactive=True)
         threading.Thread(target=self._read_replies, name="annex-get", daemon=True).start()
 

@@ -60,6 +60,7 @@ from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.content_bodies import check_for, key_checksum
 from neuromirror.transfer.outcomes import Health
 from neuromirror.transfer.partial_content import copy_cached
+from neuromirror.transfer.repository_check import check_repository, find_top
 from neuromirror.transfer.url_health import KnownDigests, compare_headers
 from neuromirror.transfer.url_sessions import (
     SCHEME,
@@ -316,7 +317,9 @@ class RemoteTransfers:
     def _settings(self) -> AnnexSettings:
         """Return git's configuration of the repository that git-annex runs in."""
         if self._git_settings is None:
-            self._git_settings = AnnexSettings.load(Path(self.annex.getgitdir()))
+            git_dir = Path(self.annex.getgitdir()).resolve()
+            top = git_dir.parent if git_dir.name == ".git" else find_top(Path()) or git_dir
+            self._git_settings = AnnexSettings.load(check_repository(top).git_dir)
         return self._git_settings
 
     # --- files that need credentials
@@ -484,4 +487,4 @@ def _is_immutable(url: str) -> bool:
 
 
 def _allow_hint(address: str) -> str:
-    return f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"
+    return f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Final, TypeVar, cast
 from urllib.parse import urlsplit
@@ -363,7 +361,7 @@ class GatewayService:
     ) -> None:
         self._store, self._reader, self._relays = store, reader, relays
         # the settings of the user
-        self._allowed = AnnexSettings.load(Path(os.devnull)).allowed_addresses
+        self._allowed = AnnexSettings.of_user().allowed_addresses
         self.modes, self._seconds = modes, seconds
         self.counts: Counter[str] = Counter()
         self._digests = BlockDigestsFolder.of_store(store)
