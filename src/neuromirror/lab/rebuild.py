@@ -85,7 +85,7 @@ from neuromirror.model import (
     parse_description,
     path_to_text,
 )
-from neuromirror.sources import Estimate, Listing, ListingEntry, Source, VisitContext
+from neuromirror.sources import Listing, ListingEntry, Source, VisitContext
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
 
 _FILES = (b"100644", b"100755", b"100664")
@@ -289,20 +289,10 @@ class SelectedVersionsSource:
         self._source = source
         self._versions = list(versions)
         self._upstream_versions = upstream_versions or {}
-        self.mirror = source.mirror
-        self.uri = source.uri
-
-    def dataset(self, local_id: str) -> DatasetRef:
-        """Return the result of the wrapped source."""
-        return self._source.dataset(local_id)
-
-    def datasets(self) -> Iterator[DatasetHint]:
-        """Return the result of the wrapped source."""
-        return self._source.datasets()
-
-    def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """Return the result of the wrapped source."""
-        return self._source.hint(dataset)
+        self.mirror, self.uri = source.mirror, source.uri
+        self.dataset, self.datasets, self.hint = source.dataset, source.datasets, source.hint
+        self.capabilities, self.estimate = source.capabilities, source.estimate
+        self.superdataset = source.superdataset
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         """Return the selected versions."""
@@ -311,18 +301,6 @@ class SelectedVersionsSource:
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
         """Return no earlier states; they are among the selected versions if requested."""
         return []
-
-    def capabilities(self) -> Mapping[str, str]:
-        """Return the result of the wrapped source."""
-        return self._source.capabilities()
-
-    def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return the result of the wrapped source."""
-        return self._source.estimate(dataset)
-
-    def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return the result of the wrapped source."""
-        return self._source.superdataset(id_prefix)
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a version, or of an earlier state under its new name."""

@@ -16,7 +16,7 @@ which states were observed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -181,21 +181,22 @@ class MintDifferences(Struct):
         return sentences
 
 
-class MintedSide(Struct, frozen=True):
-    """One side of a comparison: a bare repository, a commit, and its record lines by git path."""
-
-    repository: Path
-    commit: str
-    lines: Iterable[bytes]
-
-
-def find_differences(stored: MintedSide, minted: MintedSide, scratch: Path) -> MintDifferences:
-    """Compare a version in the store with the same version minted again.
+def find_differences(
+    readers: tuple[ObjectReader, ObjectReader],
+    commits: tuple[str, str],
+    lines: tuple[Iterable[bytes], Iterable[bytes]],
+    scratch: Path,
+) -> MintDifferences:
+    """Compare a version in the store with the same version minted again, in this order.
 
     Parameters
     ----------
-    stored, minted
-        The version in the store, and the one that was minted again.
+    readers
+        Readers of the two repositories.
+    commits
+        The two commits.
+    lines
+        The record lines of the two, by git path.
     scratch
         A folder for temporary files of the size of the records.
 
@@ -205,18 +206,14 @@ def find_differences(stored: MintedSide, minted: MintedSide, scratch: Path) -> M
         A side cannot be read.
     """
     found = MintDifferences()
-    with ExitStack() as stack:
-        old = stack.enter_context(ObjectReader(stored.repository))
-        new = stack.enter_context(ObjectReader(minted.repository))
-        trees = old.read_commit_tree(stored.commit), new.read_commit_tree(minted.commit)
-        if trees[0] != trees[1]:
-            between = StateDifference(
-                scratch / "differences", diff_lines(stored.lines, minted.lines)
-            )
-            for before, after in between.changes():
-                _classify(found, before, after)
-            _compare_trees(found, old, new, *trees)
-        found.commit = _compare_commits(old.read(stored.commit), new.read(minted.commit))
+    old, new = readers
+    trees = old.read_commit_tree(commits[0]), new.read_commit_tree(commits[1])
+    if trees[0] != trees[1]:
+        between = StateDifference(scratch / "differences", diff_lines(*lines))
+        for before, after in between.changes():
+            _classify(found, before, after)
+        _compare_trees(found, old, new, *trees)
+    found.commit = _compare_commits(old.read(commits[0]), new.read(commits[1]))
     return found
 
 
@@ -735,14 +732,14 @@ class _Reproducer(Struct, frozen=True):
     def _differences(
         self, row: VersionRow, commit: str, minted: VersionRow, reminter: Reminter
     ) -> MintDifferences:
-        def side(store: Store, version: VersionRow, commit: str) -> MintedSide:
-            repository = store.repository(version.dataset_ref).path
-            return MintedSide(repository, commit, stored_record_lines(store, version))
-
-        with reminter.store.scratch() as folder:
-            return find_differences(
-                side(self.store, row, commit), side(reminter.store, minted, minted.commit), folder
-            )
+        own, scratch = self.store, reminter.store
+        with (
+            ObjectReader(own.repository(row.dataset_ref).path) as old,
+            ObjectReader(scratch.repository(minted.dataset_ref).path) as new,
+            scratch.scratch() as folder,
+        ):
+            lines = stored_record_lines(own, row), stored_record_lines(scratch, minted)
+            return find_differences((old, new), (commit, minted.commit), lines, folder)
 
     def _compare_subdatasets(
         self, compared: _Comparison, row: VersionRow, minted: VersionRow, reminter: Reminter
