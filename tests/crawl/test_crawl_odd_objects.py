@@ -54,6 +54,18 @@ def exceptions(mirror_harness: MirrorHarness) -> dict[str, str]:
         return {one["path"]: one["reason"] for one in index.exceptions(index.resolve(DATASET))}
 
 
+def test_an_endpoint_that_contains_the_bucket_is_named(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
+) -> None:
+    fill(buckets, FEW)
+    with buckets.fault("status", status=403):
+        assert "requester_pays = true" in mirror_harness.sync()["swift"].message
+    toml = buckets.mirrors / "swift.toml"
+    toml.write_text(toml.read_text().replace(buckets.endpoint, f"{buckets.endpoint}/{BUCKET}"))
+    (result,) = mirror_harness.sync().values()
+    assert "the endpoint already contains the bucket" in result.message
+
+
 def test_keys_with_raw_control_characters_do_not_hide_the_versions_of_a_bucket(
     buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:

@@ -542,6 +542,13 @@ class S3Bucket:
             return NotFoundError(
                 f"{self.uri}: not found; there is no bucket of this name", **_error_context(error)
             )
+        if verb == "list" and error.status in (403, 404) and self._is_named_twice():
+            # a bucket may hide what does not exist
+            return type(error)(
+                f"{self.uri}: HTTP {error.status} {code}; the endpoint already contains the bucket:"
+                f" leave {self.name!r} out of it",
+                **_error_context(error),
+            )
         if error.identity:
             return self._with_credentials_remedy(error, verb)
         if isinstance(error, AccessDeniedError):
@@ -551,6 +558,12 @@ class S3Bucket:
                 **_error_context(error),
             )
         return error
+
+    def _is_named_twice(self) -> bool:
+        """Return whether the endpoint, before the bucket's name, names the bucket too."""
+        endpoint = self._base.removesuffix(f"/{self.name}/")
+        is_aws = self.uri != self._base
+        return not is_aws and (endpoint.endswith(f"/{self.name}") or f"//{self.name}." in endpoint)
 
     def _with_credentials_remedy(self, error: HttpError, verb: str) -> HttpError:
         """Return the error of a signed request with a message that says what to do."""

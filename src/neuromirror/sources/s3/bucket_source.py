@@ -54,7 +54,7 @@ _SPEC: Final = 2
 _SHAPING: Final = ("bucket", "region", "endpoint", "layout", "overwrites", "etags")
 _ACCESS_HINT: Final = (
     'the bucket or object is not public; if you have access, set credentials = "aws" in the mirror '
-    "file"
+    "file, and requester_pays = true for a bucket whose readers pay"
 )
 _PROBE_LIMIT: Final = 1000
 """Objects of a prefix that are checked for a version id: one page."""
