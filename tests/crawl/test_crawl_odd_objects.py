@@ -84,6 +84,29 @@ def test_keys_with_raw_control_characters_do_not_hide_the_versions_of_a_bucket(
     assert all("versionId=" in one.url for one in locations)
 
 
+def test_a_multipart_upload_without_a_uniform_part_size_is_asked_for_once(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    for number in range(20):
+        buckets.put(f"{ASSET}/{number}.bin", f"{number:020}", part_size=[9, 5, 6])
+    mirror_harness.sync()
+    assert buckets.count_requests("HEAD .*partNumber") >= 20
+    buckets.clear_requests()
+    buckets.put(f"{ASSET}/new.txt", "1")
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    assert buckets.count_requests("HEAD .*partNumber") == 0
+    # a store that remembers nothing has the same keys; a deep visit asks again
+    other = MirrorHarness(buckets.mirrors, tmp_path / "other")
+    other.sync()
+    assert {path: one.key for path, one in files(other).items()} == {
+        path: one.key for path, one in files(mirror_harness).items()
+    }
+    buckets.clear_requests()
+    buckets.put(f"{ASSET}/newer.txt", "1")
+    assert mirror_harness.sync(deep=True)[DATASET].status == "ok"
+    assert buckets.count_requests("HEAD .*partNumber") >= 20
+
+
 @pytest.mark.parametrize("ordinary", [FEW, MANY])
 def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     buckets: DemoBuckets,

@@ -60,7 +60,7 @@ def received(demo_harness: MirrorHarness, tmp_path: Path) -> Iterator[Received]:
 
 def test_a_file_up_to_64_mib_is_verified_by_its_key(received: Received) -> None:
     with stream.open(received.lock, NWB) as opened:
-        with pytest.raises(WrongBytesError):
+        with pytest.raises(WrongBytesError, match="of its sha256:"):
             opened.read()
         assert "verified by sha256" in repr(opened)
 
@@ -80,7 +80,7 @@ def test_digests_of_this_machine_are_used_before_those_of_a_sender(
     BlockDigestsFolder.of_user().write(received.key, digests_of(received.genuine, LEAF_SIZE))
     with stream.open(received.lock, NWB) as opened:
         assert "claim" not in repr(opened)
-        with pytest.raises(WrongBytesError):
+        with pytest.raises(WrongBytesError, match="of its block digests:"):
             opened.read(1)
 
 

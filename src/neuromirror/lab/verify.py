@@ -118,79 +118,6 @@ def annexed_file_line(path: bytes, key: str) -> bytes:
     return manifest_line(path, manifest_digest(record), record.size)
 
 
-class GitStateCheck:
-    """Computes the state digest of a dataset whose files are all in git, and compares it."""
-
-    def __init__(self, expected: str) -> None:
-        self._expected = expected
-        self._digest = StateDigest()
-
-    def add(self, path: bytes, line: bytes) -> None:
-        """Add the line of the next file or subdataset."""
-        self._digest.add(line)
-
-    def finding(self) -> Finding:
-        """Return whether the digest is the expected one."""
-        found = self._digest.value()
-        if found == self._expected:
-            return Finding(kind="state", message=found, checked="checked")
-        message = f"the files in git have state {found}, expected {self._expected}"
-        return Finding(status="error", kind="state", message=message)
-
-
-class ManifestStateCheck:
-    """Checks the state of a dataset of which git has only a part of the files.
-
-    The manifest beside the lock file must have the expected state, and git must contain exactly the
-    files that the manifest lists as in git.
-    """
-
-    def __init__(self, expected: PinnedState) -> None:
-        self._error = ""
-        self._mismatched: list[bytes] = []
-        self._state = ""
-        try:
-            reader = expected.open_manifest()
-            self._state = reader.head.state
-            self._expected_lines = (
-                canonical_line(one)
-                for one in reader.entries()
-                if not isinstance(one, ListedFile) or one.in_git
-            )
-        except (LockManifestDamagedError, LockManifestMissingError) as error:
-            self._error = str(error)
-
-    def add(self, path: bytes, line: bytes) -> None:
-        """Add the line of the next file or subdataset."""
-        if self._next() != line:
-            self._mismatched.append(path)
-
-    def _next(self) -> bytes | None:
-        if self._error or self._mismatched:
-            return None  # after the first mismatch the sequences are not aligned
-        try:
-            return next(self._expected_lines, None)
-        except (LockManifestDamagedError, LockManifestMissingError) as error:
-            self._error = str(error)
-            return None
-
-    def finding(self) -> Finding:
-        """Return whether the manifest has the expected state, and git the files that it lists."""
-        message = ""
-        if not self._mismatched and self._next() is not None:
-            message = "git lacks files that the manifest has"
-        if self._mismatched:
-            message = f"{path_to_text(self._mismatched[0])} differs between git and the manifest"
-        message = self._error or message
-        if message:
-            return Finding(status="error", kind="state", message=message)
-        return Finding(kind="state", message=self._state, checked="checked")
-
-
-StateCheck = GitStateCheck | ManifestStateCheck
-"""Compares the files of a dataset with its expected state, in the order of their paths."""
-
-
 def walk(
     inspector: EntryInspector,
     scope: VerifyScope,
@@ -223,7 +150,7 @@ def walk(
     if expected.tree and expected.tree != described.tree:
         message = f"the commit has tree {described.tree}, expected {expected.tree}"
         yield Finding(status="error", path=where, kind="tree", message=message)
-    state = _state_check(expected, described)
+    digest = StateDigest()
     parts: list[VerifiedEntry] = []
     try:
         for looked in inspector.inspect(clone, below, clone.entries(described.tree)):
@@ -231,15 +158,15 @@ def walk(
             if entry.mode == GITLINK_MODE:
                 parts.append(entry)
                 subdataset = _subdataset(described, entry)
-                state.add(entry.path, _subdataset_line(clone, subdataset))
+                digest.add(_subdataset_line(clone, subdataset))
             elif key is not None:
-                state.add(entry.path, _line(entry.path, key))
+                digest.add(_line(entry.path, key))
             yield from looked.items
     except ObjectDamagedError as error:
         yield Finding(status="error", path=where, kind="tree", message=str(error))
         return
     yield Finding(path=where, kind="tree", message=described.tree, checked="checked")
-    yield from _state(state, expected, described, scope, where)
+    yield from _state(digest.value(), expected, described, scope, where)
     for entry in parts:
         if scope.reaches(below + entry.path):
             yield from _walk_subdataset(
@@ -276,35 +203,49 @@ def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
         ) from error
 
 
-def _state_check(expected: PinnedState, described: CommitDescription) -> StateCheck:
-    state = expected.state or described.state
-    if described.form != "files" and expected.has_manifest:
-        return ManifestStateCheck(replace(expected, state=state))
-    return GitStateCheck(state)
-
-
 def _state(
-    state: StateCheck,
+    found: str,
     expected: PinnedState,
     described: CommitDescription,
     scope: VerifyScope,
     where: str,
 ) -> Iterator[Finding]:
-    if not (expected.state or described.state):
+    """Yield whether the files have the expected state; ``found`` is that of the files in git."""
+    state = expected.state or described.state
+    if not state:
         return  # no state digest to compare with
     only = described.manifest_only_files
-    if described.form != "files" and not expected.has_manifest:
+    if described.form == "files":
+        yield _git_state(found, state).at_path(where)
+    elif expected.has_manifest:
+        yield _manifest_state(replace(expected, state=state)).at_path(where)
+    else:
         message = (
             f"{only} of its files are not in git, and the manifest that lists them is only "
             "available for a lock file: neither they nor the state digest can be verified"
         )
         yield Finding(status=scope.missing_status, path=where, kind="state", message=message)
         return
-    found = state.finding()
-    yield found.at_path(where)
     if only:
         message = f"{NOT_HERE}: {only} files that are not in git but in the manifest"
         yield Finding(status=scope.missing_status, path=where, kind="subdataset", message=message)
+
+
+def _git_state(found: str, expected: str) -> Finding:
+    if found == expected:
+        return Finding(kind="state", message=found, checked="checked")
+    message = f"the files in git have state {found}, expected {expected}"
+    return Finding(status="error", kind="state", message=message)
+
+
+def _manifest_state(expected: PinnedState) -> Finding:
+    """Return whether the manifest has the state, and the tree of the commit, which git has."""
+    try:
+        for _ in expected.open_manifest().blocks():
+            pass
+    except (LockManifestDamagedError, LockManifestMissingError) as error:
+        return Finding(status="error", kind="state", message=str(error))
+    return Finding(kind="state", message=expected.state, checked="checked")
 
 
 def _line(path: bytes, key: str) -> bytes:

@@ -465,7 +465,7 @@ def _fill(tree: VersionTree, file: ListedFile, transport: Transport, cache: Piec
         if cache.has_failed or time.monotonic() > until:
             return outcome("error", _unwritable(cache, "the disk is full, or not writable"))
         time.sleep(_POLL_SECONDS)
-    return outcome("ok")
+    return outcome("ok", f"verified by {content.verified_by}")
 
 
 def _blocks(content: VerifiedObject) -> Iterator[bytes]:

@@ -178,7 +178,7 @@ class NoCheck(Struct, frozen=True):
     size: int
     piece_size: int = _UNVERIFIED_PIECE
     is_verified: bool = False
-    basis: str = "its whole content"
+    basis: str = ""
 
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return True."""

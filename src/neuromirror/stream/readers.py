@@ -414,7 +414,8 @@ class PieceReader:
             start = piece * self._check.piece_size
             stop = min(start + self._check.piece_size, self._check.size)
             return WrongBytesError(
-                f"{where}: no location has the right bytes {start} to {stop - 1}: {texts}",
+                f"{where}: no location has the bytes {start} to {stop - 1} of its "
+                f"{self._check.basis}: {texts}",
                 path,
                 displayed_url(wrong[0]),
                 start,
@@ -533,7 +534,7 @@ class WholeReader:
         cache: PieceCache | None,
         local: Path | None,
     ) -> None:
-        self.check = NoCheck(check.size, _PIECE, is_verified=True)
+        self.check = NoCheck(check.size, _PIECE, is_verified=True, basis=check.basis)
         self._file, self._whole_check = file, check
         self._transport = transport
         self._pieces = pieces

@@ -26,20 +26,23 @@ class BucketMemo(Struct, frozen=True):
         Whether every object was requested.
     pages
         The memo of the pages.
+    uneven
+        ETags of multipart uploads without a uniform part size, which need no request again.
     """
 
     shape: str
     versions: bool
     head_each: bool
     pages: bytes
+    uneven: frozenset[str] = frozenset()
 
     def dump(self) -> bytes:
-        """Return one line of text, followed by the pages."""
-        return f"{self._head()}\n".encode() + self.pages
+        """Return two lines of text, followed by the pages."""
+        return f"{self._head()}\n{' '.join(sorted(self.uneven))}\n".encode() + self.pages
 
     def _head(self) -> str:
         listed = "versions" if self.versions else "objects"
-        return f"{self.shape} {listed} {'each' if self.head_each else 'sample'}"
+        return f"{self.shape} {listed} {'each' if self.head_each else 'sample'} uneven"
 
 
 def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
@@ -47,12 +50,14 @@ def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
 
     The shape differs if the memo was written with other options.
     """
-    head, newline, pages = (memo or b"").partition(b"\n")
+    head, newline, rest = (memo or b"").partition(b"\n")
     if not newline:
         return None
+    etags, _, pages = rest.partition(b"\n")
+    uneven = frozenset(etags.decode("ascii", "replace").split())
     for versions in (False, True):
         for head_each in (False, True):
-            made = BucketMemo(shape, versions, head_each, pages)
+            made = BucketMemo(shape, versions, head_each, pages, uneven)
             if made.dump()[: len(head) + 1] == head + newline:
                 return made
     return None
@@ -141,7 +146,8 @@ class BucketListing(Listing):
         pages = reading.pages.memo()
         # a refused sample may have been the only reason to request every object
         head_each = reading.head_each and self._reader.found_odd_object
-        return BucketMemo(reading.shape, reading.versions, head_each, pages).dump()
+        uneven = frozenset(self._reader.uneven_etags)
+        return BucketMemo(reading.shape, reading.versions, head_each, pages, uneven).dump()
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
         """Return the given paths that exist in the bucket."""

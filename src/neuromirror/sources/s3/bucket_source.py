@@ -283,7 +283,8 @@ class BucketSource(Source):
             versions=versions,
             connections=self._settings.connections,
         )
-        head_each, resolver = self._claim_resolver(version, prefix, memo)
+        uneven = frozenset() if memo is None or context.deep else memo.uneven
+        head_each, resolver = self._claim_resolver(version, prefix, memo, uneven)
         reader = ListingReader(
             self.bucket,
             version,
@@ -314,7 +315,11 @@ class BucketSource(Source):
         )
 
     def _claim_resolver(
-        self, version: VersionRef, prefix: bytes, memo: BucketMemo | None
+        self,
+        version: VersionRef,
+        prefix: bytes,
+        memo: BucketMemo | None,
+        uneven: frozenset[str],
     ) -> tuple[bool, ClaimResolver]:
         """Return whether every object must be requested, and what finds their claims."""
         with self._lock:
@@ -332,6 +337,7 @@ class BucketSource(Source):
             etags_opaque=etags == "opaque",
             head_empty=self._settings.endpoint is not None,
             doubted=doubted,
+            uneven=uneven,
         )
 
     def _lists_versions(

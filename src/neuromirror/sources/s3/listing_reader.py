@@ -267,6 +267,8 @@ class ListingReader:
         """One line per object that is listed but cannot be read."""
         self.refused_count = 0
         """Number of objects that the bucket lists but refuses to return."""
+        self.uneven_etags: set[str] = set()
+        """ETags of multipart uploads for which the bucket states no uniform part size."""
         self.archived_count = 0
         """Number of objects that must be restored before they can be read."""
         self.found_odd_object = False
@@ -463,6 +465,13 @@ class ListingReader:
             detail = f"it is listed, and asked for it the bucket answers HTTP {claims.status}"
             self.unreadable.append(f"{display_key(row.key)}: {detail}")
             return ExcludedEntry(path, UNREADABLE, detail, row.size)
+        if (
+            claims.part_size is None
+            and part_count(row) is not None
+            and not (claims.refused or claims.contradicts_listing or has_sha256(row))
+            and len(self.uneven_etags) < _CACHED
+        ):
+            self.uneven_etags.add(row.etag)
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         if self._rules.is_private:

@@ -146,6 +146,8 @@ class ClaimResolver:
         Whether a listed size of 0 must be confirmed by ``HEAD``, unless the server is known.
     doubted
         Keys of objects whose rows may be wrong, so that each is requested.
+    uneven
+        ETags of multipart uploads that have no uniform part size.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class ClaimResolver:
         etags_opaque: bool,
         head_empty: bool = False,
         doubted: Collection[bytes] = (),
+        uneven: Collection[str] = (),
     ) -> None:
         self._bucket = bucket
         self._name = name
@@ -164,6 +167,7 @@ class ClaimResolver:
         self._etags_opaque = etags_opaque
         self._head_empty = head_empty
         self._doubted = set(doubted)
+        self._uneven = uneven
         self.denied = threading.Event()
         """Set once the bucket refused a request for an object (HTTP 401 or 403)."""
 
@@ -195,7 +199,7 @@ class ClaimResolver:
             size = None if content is None else content.part_size
             if size is not None and parts_fit(row.size, size, parts):
                 return ObjectClaims((_etag_digest(row),), size)
-            return None
+            return ObjectClaims((_etag_digest(row),)) if row.etag in self._uneven else None
         if self._etags_opaque or not MD5.match(row.etag):
             return ObjectClaims((_etag_digest(row),))
         return None if self._head_each else ObjectClaims((Digest("md5", row.etag, CLAIMED_BY),))
