@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuromirror.volume.array import OpenVolume, open, open_volume, volume_context
+    from neuromirror.volume.array import OpenVolume, open, open_volume
     from neuromirror.volume.cutouts import (
         CUTOUT_FORMATS,
         MAX_VOXEL_BYTES,
@@ -79,13 +79,12 @@ __all__ = [
     "read_voxels",
     "to_display",
     "validate_box",
-    "volume_context",
 ]
 
 _EXPORTS = {
     name: f"neuromirror.{module}"
     for module, names in {
-        "volume.array": "OpenVolume open open_volume volume_context",
+        "volume.array": "OpenVolume open open_volume",
         "volume.cutouts": (
             "CUTOUT_FORMATS Cutout MAX_VOXEL_BYTES MiddlePlane OutputFile encode_png has_ome_type "
             "middle_plane nested_boxes plan_cutout read_voxels to_display"

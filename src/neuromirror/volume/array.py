@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,12 @@ from neuromirror.model import (
     parse_description,
 )
 from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.volume.description import LAYER_INFO, VolumeDescription, describe
+from neuromirror.volume.description import (
+    LAYER_INFO,
+    DescribedVersion,
+    VolumeDescription,
+    describe,
+)
 from neuromirror.volume.errors import MissingExtraError, NotAVolumeError, UnreadableVolumeError
 from neuromirror.volume.geometry import METADATA, read_volume
 from neuromirror.volume.precomputed_files import LayerObjects, PrecomputedFiles
@@ -123,33 +127,6 @@ def open(
     return open_volume(path_or_version, level, store=store, index=index).array()
 
 
-@contextmanager
-def volume_context(
-    path_or_version: str | os.PathLike[str],
-    level: int | str = 0,
-    *,
-    store: str | os.PathLike[str] | None = None,
-    index: str | os.PathLike[str] | None = None,
-) -> Iterator[OpenVolume]:
-    """Open a volume, and close it at the end of the block.
-
-    Parameters
-    ----------
-    path_or_version, level, store, index
-        As for :func:`open`.
-
-    Yields
-    ------
-    OpenVolume
-        The description and the files of the level; they are closed at the end of the block.
-    """
-    found = open_volume(path_or_version, level, store=store, index=index)
-    try:
-        yield found
-    finally:
-        found.files.close()
-
-
 def open_volume(
     path_or_version: str | os.PathLike[str],
     level: int | str = 0,
@@ -199,9 +176,8 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
     source = about.get("source") or name
     if (folder / METADATA).exists() or files.document(LAYER_INFO) is None:
         return _open_files(files, level, name, str(folder), source, state)
-    version = _CloneVersion(
-        *(name, str(folder), source, state),
-        local_id=name.partition(":")[2],
+    version = DescribedVersion(
+        *(name, str(folder), source, state, name.partition(":")[2]),
         form=about.get("form", "files"),
         exceptions=len(about.get("exceptions", ())),
     )
@@ -251,19 +227,6 @@ def _open_layer(found: VolumeDescription, level: str, objects: LayerObjects) -> 
         )
     files = PrecomputedFiles(objects, described.volume, [storage])
     return OpenVolume(described.volume, found.name, found.version, found.source, found.state, files)
-
-
-class _CloneVersion(Struct, frozen=True):
-    """The version that a clone has checked out."""
-
-    dataset_name: str
-    name: str
-    source_uri: str
-    state: str
-    local_id: str
-    form: str
-    exceptions: int
-    commit: str = ""
 
 
 def _read_description(content: bytes | None) -> Mapping[str, Any]:

@@ -132,8 +132,10 @@ def plan_cutout(
             f"the box has {region.bytes:,} bytes of voxels, at most {max_bytes:,} are allowed;"
             " use a smaller box or a coarser level, or export a clone with 'neuromirror export'"
         )
-    grids = [_count(*span, first, size) for span, first, size in _axes(found.level, checked)]
-    blocks = math.prod(grids)
+    axes = zip(checked, found.level.start, found.level.chunk, strict=True)
+    blocks = math.prod(
+        -(-(stop - first) // size) - (start - first) // size for (start, stop), first, size in axes
+    )
     read = blocks * found.volume.chunk_bytes(found.level)
     if read > max_read_bytes:
         raise CutoutTooLargeError(
@@ -142,14 +144,6 @@ def plan_cutout(
             " clone with 'neuromirror export'"
         )
     return Cutout(region, stored, sample, blocks, read, description.sparse)
-
-
-def _axes(level: Level, box: Box) -> Iterator[tuple[tuple[int, int], int, int]]:
-    yield from zip(box, level.start, level.chunk, strict=True)
-
-
-def _count(start: int, stop: int, origin: int, size: int) -> int:
-    return -(-(stop - origin) // size) - (start - origin) // size
 
 
 def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
@@ -323,7 +317,8 @@ def middle_plane(description: VolumeDescription) -> MiddlePlane:
     time = None if description.volume.times is None else description.volume.times[0]
     for whole in (True, False):
         for level in tried:
-            box = _plane(level, whole=whole)
+            _, plane, block, _ = nested_boxes(level)
+            box = plane if whole else block
             try:
                 found = plan_cutout(
                     description, level.name, box, time, max_read_bytes=_MAX_READ_BYTES
@@ -338,11 +333,6 @@ def middle_plane(description: VolumeDescription) -> MiddlePlane:
 
 def _side(level: Level) -> int:
     return max(level.extent[:2])
-
-
-def _plane(level: Level, *, whole: bool) -> Box:
-    _, plane, block, _ = nested_boxes(level)
-    return plane if whole else block
 
 
 def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:

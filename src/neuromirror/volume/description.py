@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,6 +21,9 @@ from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
 from neuromirror.volume.chunk_encodings import ENCODINGS, Sharding, parse_sharding
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import METADATA, level_names, read_volume
+
+if TYPE_CHECKING:
+    from neuromirror.index import VersionRow
 
 OME_ZARR: Final = "OME-Zarr 0.5"
 PRECOMPUTED: Final = "Neuroglancer precomputed"
@@ -144,40 +147,17 @@ class LevelDescription(Struct, frozen=True):
     state: str
 
 
-class DescribedVersion(Protocol):
-    """The names and ids of a version, as a row of the index has them."""
+class DescribedVersion(Struct, frozen=True):
+    """The names and ids of a version that is in no index; see VersionRow."""
 
-    @property
-    def dataset_name(self) -> str:
-        """The dataset, ``<mirror>:<local id>``."""
-
-    @property
-    def local_id(self) -> str:
-        """The id of the dataset in its mirror."""
-
-    @property
-    def name(self) -> str:
-        """The version, ``<mirror>:<local id>@<label>``."""
-
-    @property
-    def source_uri(self) -> str:
-        """The URI upstream."""
-
-    @property
-    def state(self) -> str:
-        """The state digest."""
-
-    @property
-    def commit(self) -> str:
-        """The commit id in hex."""
-
-    @property
-    def form(self) -> str:
-        """``files`` or ``manifest``."""
-
-    @property
-    def exceptions(self) -> int:
-        """The number of excluded objects."""
+    dataset_name: str
+    name: str
+    source_uri: str
+    state: str
+    local_id: str
+    commit: str = ""
+    form: str = "files"
+    exceptions: int = 0
 
 
 class DescribingFiles(Protocol):
@@ -191,7 +171,7 @@ class DescribingFiles(Protocol):
 
 
 def describe(
-    files: DescribingFiles, row: DescribedVersion, *, reads_shards: bool = False
+    files: DescribingFiles, row: VersionRow | DescribedVersion, *, reads_shards: bool = False
 ) -> VolumeDescription:
     """Describe a version as a volume.
 
@@ -224,7 +204,7 @@ def describe(
     )
 
 
-def _describe_zarr(files: DescribingFiles, row: DescribedVersion) -> VolumeDescription:
+def _describe_zarr(files: DescribingFiles, row: VersionRow | DescribedVersion) -> VolumeDescription:
     names = level_names(files.git_document(METADATA), row.name)
     found = [read_volume(files.git_document, name, row.name) for name in names[:_MAX_LEVELS]]
     if not found:
@@ -240,7 +220,10 @@ def _describe_zarr(files: DescribingFiles, row: DescribedVersion) -> VolumeDescr
 
 
 def _describe_layer(
-    files: DescribingFiles, row: DescribedVersion, info: Mapping[str, Any], reads_shards: bool
+    files: DescribingFiles,
+    row: VersionRow | DescribedVersion,
+    info: Mapping[str, Any],
+    reads_shards: bool,
 ) -> VolumeDescription:
     dtype = str(info["data_type"]).lower()
     if dtype not in ITEM_SIZES:
@@ -275,7 +258,7 @@ def _describe_layer(
     )
 
 
-def _row_fields(row: DescribedVersion) -> tuple[str, str, str, str, str]:
+def _row_fields(row: VersionRow | DescribedVersion) -> tuple[str, str, str, str, str]:
     return row.dataset_name, row.name, row.source_uri, row.state, row.commit
 
 
@@ -299,7 +282,7 @@ def _triple(given: Any, least: int) -> Triple:
 
 def _level_storage(
     files: DescribingFiles,
-    row: DescribedVersion,
+    row: VersionRow | DescribedVersion,
     scale: Mapping[str, Any],
     level: Level,
     item_size: int,

@@ -13,10 +13,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -24,7 +23,7 @@ from neuromirror.model import parse_json
 from neuromirror.sources.volumes.urls import Box
 from neuromirror.store import SafeFolder, file_lock, refuse_symlinks, write_atomically
 from neuromirror.store.durable_files import fsync_path
-from neuromirror.volume.array import OpenVolume, volume_context
+from neuromirror.volume.array import OpenVolume, open_volume
 from neuromirror.volume.errors import BlockUnavailableError, ExportFailedError, ExportRefusedError
 from neuromirror.volume.geometry import (
     LAYOUTS,
@@ -38,9 +37,6 @@ from neuromirror.volume.geometry import (
     targets_in_range,
     validate_box,
 )
-
-if TYPE_CHECKING:
-    from neuromirror.volume.geometry import TargetFile
 
 FORMATS: Final = tuple(LAYOUTS)
 """The export formats."""
@@ -141,7 +137,8 @@ def export(
     """
     if format not in LAYOUTS:
         raise ExportRefusedError(f"'{format}' is not a format; choose one of {', '.join(FORMATS)}")
-    with volume_context(path_or_version, level, store=store, index=index) as volume:
+    volume = open_volume(path_or_version, level, store=store, index=index)
+    with closing(volume.files):
         where = volume.version
         checked = validate_box(volume.volume, box, where)
         sample = sample_index(volume.volume, time, where)
@@ -272,17 +269,18 @@ class _Exporter:
         ]
         xs, ys, zs = ((start, start + size) for start, size in zip(low, level.chunk, strict=True))
         found = [target for target in here if overlap(target.box, box) is not None]
-        rows = _RowSplitter((xs, ys, zs), volume.item_size, partial(self._put_all, found))
+
+        def put(rows: Box, voxels: memoryview) -> None:
+            for target in found:
+                if overlap(target.box, rows) is not None:
+                    self._put(target, rows, voxels)
+
+        rows = _RowSplitter((xs, ys, zs), volume.item_size, put)
         self._volume.files.copy(path, rows.feed)
         size = volume.chunk_bytes(level)
         if rows.size != size:
             why = f"it has {rows.size} bytes, not {size}, as every block of this level"
             raise BlockUnavailableError(path, self._volume.files.where, why)
-
-    def _put_all(self, targets: list[TargetFile], box: Box, voxels: memoryview) -> None:
-        for target in targets:
-            if overlap(target.box, box) is not None:
-                self._put(target, box, voxels)
 
     # --- files
 

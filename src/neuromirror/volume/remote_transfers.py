@@ -450,7 +450,9 @@ class RemoteTransfers:
                 tokens={origin: token},
                 limits=_FILE_LIMITS,
                 is_private_allowed=self._is_private_address_allowed,
-                private_hint=_allow_hint,
+                private_hint=lambda address: (
+                    f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"
+                ),
             )
             self._apis[host] = session, token
         session, token = self._apis[host]
@@ -484,7 +486,3 @@ _ASSET = re.compile(r"/assets/[0-9a-f-]{36}/download/?\Z")
 def _is_immutable(url: str) -> bool:
     """Return whether a URL names an object version or an archive's asset, which never change."""
     return (url_version_id(url) or "null") != "null" or _ASSET.search(url) is not None
-
-
-def _allow_hint(address: str) -> str:
-    return f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"

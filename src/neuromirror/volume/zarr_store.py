@@ -20,7 +20,7 @@ from neuromirror.stream.opening import StrPath, open_tree
 from neuromirror.stream.pieces import Verify
 from neuromirror.stream.readers import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
-from neuromirror.volume.description import LAYER_INFO, describe
+from neuromirror.volume.description import LAYER_INFO, DescribedVersion, describe
 from neuromirror.volume.errors import UnreadableVolumeError
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 from neuromirror.volume.read_only_store import THREADS, Content, ReadOnlyStore, byte_bounds
@@ -216,23 +216,10 @@ def open_zarr(
 
 
 class _TreeLayer(Struct, frozen=True):
-    """A folder of a version as a version that may be a precomputed layer."""
+    """The documents of a folder of a version that may be a precomputed layer."""
 
     tree: VersionTree
     folder: str
-    name: str
-    dataset_name: str
-    source_uri: str
-    state: str
-    commit: str = ""
-    form: str = "files"
-    """Files outside of git are read, too."""
-    exceptions: int = 0
-    """An excluded object is an error when it is read."""
-
-    @property
-    def local_id(self) -> str:
-        return self.folder or self.dataset_name.partition(":")[2]
 
     def git_document(self, path: str) -> bytes | None:
         return self.tree.document(self._path(path))
@@ -258,8 +245,11 @@ def _layer_files(tree: VersionTree, folder: str, objects: TreeObjects) -> Precom
         about = {}
     values = about if isinstance(about, dict) else {}
     dataset, source, state = (str(values.get(one, "")) for one in ("dataset", "source", "state"))
-    layer = _TreeLayer(tree, folder, objects.where, dataset or tree.name, source, state)
-    found = describe(layer, layer, reads_shards=True)
+    name = dataset or tree.name
+    local_id = folder or name.partition(":")[2]
+    # files outside of git are read, too, and an excluded object is an error when it is read
+    version = DescribedVersion(name, objects.where, source, state, local_id)
+    found = describe(_TreeLayer(tree, folder), version, reads_shards=True)
     pairs = zip(found.volume.levels, found.storage, strict=True)
     readable = [(level, one) for level, one in pairs if not one.unreadable_reason]
     if not readable:
