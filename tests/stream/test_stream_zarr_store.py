@@ -12,9 +12,11 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
+import neuromirror
 from neuromirror.stream import (
     ContentGoneError,
     ExcludedFileError,
+    FileMissingError,
     StreamError,
     UnverifiableError,
     WrongBytesError,
@@ -154,6 +156,11 @@ def test_missing_chunk_is_the_fill_value_only_if_the_state_lacks_it(
     with pytest.raises(ExcludedFileError) as excluded:
         served.open()[:8, :8]
     assert excluded.value.path == "c/0/0"
+    # programs would take a file that is not found as the fill value
+    with pytest.raises(ExcludedFileError):
+        neuromirror.open(served.tree, "c/0/0")
+    with pytest.raises(FileMissingError):
+        neuromirror.open(served.tree, "c/9/9")
 
 
 def test_chunk_in_an_excluded_folder_is_an_error(server: RangeServer, tmp_path: Path) -> None:

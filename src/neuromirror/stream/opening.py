@@ -15,13 +15,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from neuromirror.annex import upstream_path
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.cache.piece_cache import LEAF
 from neuromirror.index import Index
 from neuromirror.lab.addresses import find_address, indexed_name, version_at
 from neuromirror.lab.globs import WatchedGlobs, escape
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import BlockDigests, ConfigurationError, DatasetRef, NeuromirrorError
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    BlockDigests,
+    ConfigurationError,
+    DatasetRef,
+    InvalidDocumentError,
+    NeuromirrorError,
+    parse_json,
+    text_to_path,
+)
 from neuromirror.model.errors import format_bytes
 from neuromirror.net import RequestLimits
 from neuromirror.store import NotAStoreError, Store
@@ -29,6 +39,7 @@ from neuromirror.store.default_folder import default_store_folder
 from neuromirror.store.private_store import is_private_store
 from neuromirror.stream.errors import (
     AddressUnresolvedError,
+    ExcludedFileError,
     FileMissingError,
     NotAFileError,
     UnverifiableError,
@@ -194,7 +205,57 @@ def download(
     return WholeReader(file, check, transport, pieces, None, local).copy_to(new_file)
 
 
-def missing_file(tree: VersionTree, path: str, hint: str = "") -> FileMissingError | NotAFileError:
+def excluded_file(
+    tree: VersionTree, path: str, excluded_paths: Callable[[str], dict[bytes, str]]
+) -> ExcludedFileError | None:
+    """Return the error for a path that upstream has and the version excludes; else None.
+
+    Parameters
+    ----------
+    tree, path
+        The files of the version, and the path.
+    excluded_paths
+        Returns what the dataset in a folder excludes, as :func:`read_excluded_paths` does.
+    """
+    for folder in ["", *_ancestors(path)]:
+        excluded = excluded_paths(folder)
+        inner = path[len(folder) + 1 :] if folder else path
+        for one in (*_ancestors(inner), inner) if excluded else ():
+            reason = excluded.get(upstream_path(one.encode("utf-8", "surrogateescape")))
+            if reason is not None:
+                return ExcludedFileError(
+                    f"{tree.name}: {path} is excluded from the version ({reason}); it is not known "
+                    "whether the archive has it",
+                    path,
+                )
+    return None
+
+
+def read_excluded_paths(tree: VersionTree, folder: str) -> dict[bytes, str]:
+    """Return the excluded paths of the dataset in a folder, with the reasons."""
+    name = f"{folder}/{DESCRIPTION_PATH}" if folder else DESCRIPTION_PATH
+    content = tree.document(name)
+    try:
+        document: Any = {} if content is None else parse_json(content, name)
+    except InvalidDocumentError:
+        return {}
+    found = document.get("exceptions") if isinstance(document, dict) else None
+    return {
+        text_to_path(one["path"]): str(one.get("reason", ""))
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, dict) and isinstance(one.get("path"), str)
+    }
+
+
+def _ancestors(path: str) -> list[str]:
+    """Return the folders around a path, the outermost first."""
+    names = path.split("/")
+    return ["/".join(names[:count]) for count in range(1, len(names))]
+
+
+def missing_file(
+    tree: VersionTree, path: str, hint: str = ""
+) -> FileMissingError | NotAFileError | ExcludedFileError:
     """Return, without raising it, the error for a path at which a version has no file.
 
     Parameters
@@ -208,12 +269,13 @@ def missing_file(tree: VersionTree, path: str, hint: str = "") -> FileMissingErr
 
     Returns
     -------
-    FileMissingError or NotAFileError
-        The latter if there is a folder at the path.
+    FileMissingError, NotAFileError or ExcludedFileError
+        The second if there is a folder at the path, the third if the version excludes the file.
     """
     if tree.entries(path) is not None:
         return NotAFileError(f"{tree.name}: {path or '/'} is a folder", path)
-    return FileMissingError(f"{tree.name} has no file {path}{hint}", path)
+    excluded = excluded_file(tree, path, partial(read_excluded_paths, tree))
+    return excluded or FileMissingError(f"{tree.name} has no file {path}{hint}", path)
 
 
 def _nearest_names(tree: VersionTree, path: str) -> str:

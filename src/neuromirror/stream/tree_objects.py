@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from functools import lru_cache
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Final
 
-from neuromirror.annex import is_all_zeros, upstream_path
+from neuromirror.annex import is_all_zeros
 from neuromirror.cache import open_cache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import (
-    DESCRIPTION_PATH,
     LEAF_SIZE,
-    InvalidDocumentError,
-    parse_json,
-    text_to_path,
 )
-from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
+from neuromirror.stream.errors import UnverifiableError
 from neuromirror.stream.file import VerifiedObject
 from neuromirror.stream.git_tree import VersionTree, content_checksum
-from neuromirror.stream.opening import digest_command, open_object
+from neuromirror.stream.opening import (
+    digest_command,
+    excluded_file,
+    open_object,
+    read_excluded_paths,
+)
 from neuromirror.stream.pieces import NoCheck, Verify, WholeCheck
 from neuromirror.stream.readers import Transport
 
@@ -63,7 +64,7 @@ class TreeObjects:
         self._cache = open_cache()
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, VerifiedObject] = OrderedDict()
-        self._excluded_paths = lru_cache(_CACHED_DATASETS)(self._read_excluded_paths)
+        self._excluded_paths = lru_cache(_CACHED_DATASETS)(partial(read_excluded_paths, tree))
 
     @property
     def where(self) -> str:
@@ -91,7 +92,9 @@ class TreeObjects:
         whole = self._prefix + path
         found = self._tree.file(whole) or self._tree.document(whole)
         if found is None:
-            self._check_excluded(whole)
+            error = excluded_file(self._tree, whole, self._excluded_paths)
+            if error is not None:
+                raise error
         return found
 
     def read_whole(self, path: str) -> bytes | None:
@@ -238,43 +241,3 @@ class TreeObjects:
         return VerifiedObject(
             file, check, self._transport, self._tree.name, cache=self._cache, local=local
         )
-
-    # --- excluded files
-
-    def _check_excluded(self, path: str) -> None:
-        """Raise an error for a path that upstream has and the version excludes."""
-        folders = ["", *_ancestors(path)]
-        for folder in folders:
-            excluded = self._excluded_paths(folder)
-            if not excluded:
-                continue
-            inner = path[len(folder) + 1 :] if folder else path
-            for one in (*_ancestors(inner), inner):
-                reason = excluded.get(upstream_path(one.encode("utf-8", "surrogateescape")))
-                if reason is not None:
-                    raise ExcludedFileError(
-                        f"{self._tree.name}: {path} is excluded from the version ({reason}); it is "
-                        "not known whether the archive has it",
-                        path,
-                    )
-
-    def _read_excluded_paths(self, folder: str) -> dict[bytes, str]:
-        """Return the excluded paths of the dataset in a folder, with the reasons."""
-        name = f"{folder}/{DESCRIPTION_PATH}" if folder else DESCRIPTION_PATH
-        content = self._tree.document(name)
-        try:
-            document: Any = {} if content is None else parse_json(content, name)
-        except InvalidDocumentError:
-            return {}
-        found = document.get("exceptions") if isinstance(document, dict) else None
-        return {
-            text_to_path(one["path"]): str(one.get("reason", ""))
-            for one in (found if isinstance(found, list) else ())
-            if isinstance(one, dict) and isinstance(one.get("path"), str)
-        }
-
-
-def _ancestors(path: str) -> list[str]:
-    """Return the folders around a path, the outermost first."""
-    names = path.split("/")
-    return ["/".join(names[:count]) for count in range(1, len(names))]
