@@ -159,7 +159,13 @@ class AnnexClone:
         GitError
             git or git-annex failed.
         """
-        top = find_top(folder) or folder
+        outside = (
+            f"{folder} is not inside a clone of a dataset; change to the folder of a clone, or "
+            "specify its path"
+        )
+        top = find_top(folder)
+        if top is None:
+            raise NotACloneError(outside)
         repository = check_repository(top)
         # git checks who owns the repository
         options = ("--show-toplevel", "--absolute-git-dir")
@@ -167,10 +173,7 @@ class AnnexClone:
         places = [os.path.realpath(os.fsdecode(line)) for line in done.stdout.splitlines()]
         if done.returncode or places != [str(repository.top), str(repository.git_dir)]:
             message = done.stderr.decode(errors="replace").strip()
-            raise NotACloneError(
-                f"{folder} is not inside a clone of a dataset; change to the folder of a clone, or "
-                "specify its path" + f" ({message})" * ("not a git repository" not in message)
-            )
+            raise NotACloneError(f"{outside} ({message})")
         clone = cls(repository, settings or {})
         clone._prepare()
         return clone
