@@ -72,7 +72,7 @@ def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
     path = damage_manifest(copied)
     ran = copied.run("fsck", code=1)
     assert str(path) in ran.error_line
-    assert "backup" in ran.error_line
+    assert "'neuromirror repair demo:000002'" in ran.error_line
     bad = [one for one in copied.records("fsck", ONE, code=1) if one["status"] != "ok"]
     assert [(one["subject"], one["path"].partition("@")[0]) for one in bad] == [("manifest", ONE)]
     assert copied.run("fsck", "demo:000001").code == 0

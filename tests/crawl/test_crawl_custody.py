@@ -119,6 +119,7 @@ def test_a_deleted_branch_is_no_damage_and_is_rewritten(
         kept_harness.repository(NAME), "-c", "core.hooksPath=/dev/null", "update-ref", "-d",
         CUSTODY_BRANCH,
     )  # fmt: skip
+    run_git(kept_harness.repository(NAME), "update-server-info")
     assert problems_of(kept_harness) == []
     assert {one.status for one in kept_harness.sync().values()} == {"notneeded"}
     assert publish_locations(

@@ -239,7 +239,7 @@ def test_damaged_records_of_one_version_stop_no_other_dataset(harness: ScriptedH
     store = harness.store
     with harness.index() as index:
         (row,) = index.versions("box:a")
-    (records,) = (harness.folder / "neuromirror" / "records").rglob(f"*{row.commit}*")
+    (records,) = (harness.folder / "neuromirror" / "records").rglob(f"{row.commit}.jsonl.zst")
     records.write_bytes(b"damaged")
     store.index_path.unlink()
     with open_recorder(store, store.index_path):

@@ -200,3 +200,18 @@ def test_a_commit_without_a_valid_date_is_refused(committer: str) -> None:
     data = HEADERS.replace("C <c@d> 2 +0000", committer)
     with pytest.raises(ValueError, match="no valid date"):
         parse_commit(f"{data}\n\nmessage\n".encode())
+
+
+def test_a_missing_path_is_none_and_a_missing_object_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.log").write_text("one")
+    for command in ("init -q", "add .", "-c user.name=x -c user.email=x@x commit -qm x"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    with ObjectReader(tmp_path / ".git") as reader:
+        assert reader.find("HEAD", "folder/a.log") == b"one"
+        assert reader.find("HEAD", "folder/b.log") is reader.find("HEAD", "b/a.log") is None
+        blob = reader.read_tree(reader.read_tree(reader.read_commit_tree("HEAD"))[b"folder"][1])
+        sha = blob[b"a.log"][1].hex()
+        (tmp_path / ".git" / "objects" / sha[:2] / sha[2:]).unlink()
+    with ObjectReader(tmp_path / ".git") as reader, pytest.raises(ObjectMissingError):
+        reader.find("HEAD", "folder/a.log")

@@ -18,4 +18,4 @@ def test_control_characters_in_a_subject_do_not_break_the_history(
     first = git(repository.path, "commit-tree", tree, "-m", "first").strip()
     second = git(repository.path, "commit-tree", tree, "-p", first, "-m", subject).strip()
     update_refs(repository.path, {}, {MAIN_BRANCH: second})
-    assert read_history(repository.path).foreign_commits == {first, second}
+    assert read_history(repository).foreign_commits == {first, second}

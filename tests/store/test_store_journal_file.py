@@ -64,7 +64,7 @@ def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
     store.append_entries(HoldLapsed("c", "d"))
     reading = store.read_entries(0)
     assert next(reading)[1] == HoldLapsed("a", "b")
-    with pytest.raises(StoreDamagedError, match="rebuild-index"):
+    with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         next(reading)
 
 

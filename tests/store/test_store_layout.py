@@ -316,7 +316,7 @@ def records_file(store: Store) -> Path:
 def test_truncated_missing_or_changed_records_are_detected(
     store: Store,
 ) -> None:
-    with pytest.raises(StoreDamagedError, match="rebuild-index"):
+    with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         list(store.records(ID, COMMIT))
     lines = [dump_snapshot_entry(placed_file(f"{number:06}", number)) for number in range(3000)]
     store.write_records(ID, COMMIT, lines)

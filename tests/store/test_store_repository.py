@@ -283,5 +283,5 @@ def test_failed_git_command_is_an_error_with_its_stderr(store: Store) -> None:
     publisher = Publisher(store)
     publisher.publish("one", {"a": 1})
     publisher.repository.path.joinpath("packed-refs").write_text(f"{'0' * 39}1 {MAIN_BRANCH}\n")
-    with pytest.raises(StoreDamagedError, match="restore the repository"):
+    with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         publisher.repository.main_tip()

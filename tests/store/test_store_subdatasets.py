@@ -161,7 +161,7 @@ def test_chunks_that_git_lacks_are_read_back_from_the_manifest(store: Store) -> 
         with pytest.raises(StoreDamagedError, match="manifest"):
             list(read_records_from_git(*arguments))
     manifest.unlink()
-    with pytest.raises(StoreDamagedError, match="backup"):
+    with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         list(read_records_from_git(*arguments))
 
 

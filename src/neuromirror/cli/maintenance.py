@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from neuromirror.service.doctor import DoctorCheck
-    from neuromirror.store import Store
 
 
 @command(
@@ -162,16 +161,17 @@ def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_repository_options
 @settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
-    """Move changes made by other programs from the store's repositories to a quarantine.
+    """Restore repositories and records after damage, loss or changes by other programs.
 
-    Foreign commits, refs and files of git-annex are moved to neuromirror/quarantine in the store;
-    refs are reset to those of the journal, and missing hooks are written. "neuromirror fsck" lists
-    what needs repair. Stop the service, run repair, then "neuromirror sync".
+    Refs are reset to those of the journal; lost or damaged commits are minted again from the
+    records, with the same ids, and lost records are read back from git. Foreign and damaged files
+    are moved to neuromirror/quarantine in the store. What cannot be restored is named. "neuromirror
+    fsck" lists what needs repair. Stop the service, run repair, then "neuromirror sync".
     """
-    from neuromirror.crawl.repair import repair_repositories
+    from neuromirror.crawl.repair import listed_aliases, repair_repositories
 
     store = settings.store()
-    aliases = _aliases_of(store, names) if names else None
+    aliases = _aliases_of(names, listed_aliases(store)) if names else None
     code = repaired = unneeded = 0
     for one in repair_repositories(store, settings.index_path(store), aliases, dry_run=dry_run):
         unneeded += one.status == "notneeded"
@@ -180,7 +180,7 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
         line = f"{one.status:<10} {one.dataset}  {one.message}"
         settings.emit("repair", to_builtins(one), None if one.status == "notneeded" else line)
     if unneeded:
-        settings.print_text(f"notneeded  {unneeded} repositories have no foreign changes")
+        settings.print_text(f"notneeded  {unneeded} repositories are intact")
     if repaired and not dry_run:
         settings.print_text("repaired; now run: neuromirror sync")
     sys.exit(code)
@@ -200,7 +200,8 @@ def housekeeping_command(settings: Settings, names: tuple[str, ...], *, dry_run:
     from neuromirror.store import run_housekeeping
 
     store = settings.store()
-    aliases = _aliases_of(store, names) if names else None
+    known = {alias for alias, _ in store.aliases()}
+    aliases = _aliases_of(names, known) if names else None
     code = unneeded = freed = 0
     with ExitStack() as stack:
         log = None if dry_run else stack.enter_context(settings.failure_log(store))
@@ -225,12 +226,11 @@ def housekeeping_command(settings: Settings, names: tuple[str, ...], *, dry_run:
     sys.exit(code)
 
 
-def _aliases_of(store: Store, names: Iterable[str]) -> set[str]:
-    """Return the aliases of datasets and of all datasets of mirrors."""
+def _aliases_of(names: Iterable[str], known: set[str]) -> set[str]:
+    """Return those of the known aliases that are of datasets, or of datasets of mirrors."""
     from neuromirror.index import UnknownDatasetError
     from neuromirror.model import alias_of
 
-    known = {alias for alias, _ in store.aliases()}
     found: set[str] = set()
     for name in names:
         alias = alias_of(name)

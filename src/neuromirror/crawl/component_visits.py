@@ -78,7 +78,7 @@ from neuromirror.sources import (
     Source,
     UnreliableListingError,
 )
-from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store, StoreDamagedError
 
 _MAX_NAMED = 3
 NOT_PROVEN = "zarr-not-proven"
@@ -897,6 +897,8 @@ def _visit_components(
 def _visit_component(visitor: ComponentVisitor, component: ComponentEntry) -> _VisitResult:
     try:
         return visitor.visit(component)
+    except StoreDamagedError:
+        raise  # a fault of this store must not become a state that no other store has
     except NeuromirrorError as error:
         return error
 

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import Mirror, find_mirror, include_named, is_builtin
+from neuromirror.git import ObjectMissingError
 from neuromirror.index import (
     CrawlIndex,
     IndexBusyError,
@@ -777,6 +778,8 @@ def _describe_fully(error: Exception, store: Store, plugin: PluginSource | None)
     if isinstance(error, OSError):
         reason = f"{error.strerror}: {error.filename or store.root}"
         return missing_program_message(error) or reason
+    if isinstance(error, ObjectMissingError):
+        return f"{error}, and repair the store with 'neuromirror repair'"
     if isinstance(error, NeuromirrorError):
         return str(error)
     return describe_unexpected(error, plugin)

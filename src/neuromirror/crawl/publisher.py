@@ -57,12 +57,14 @@ from neuromirror.store import (
     read_versions_from_git,
 )
 from neuromirror.store.foreign_commits import (
-    ForeignCommitsError,
     JournalRefs,
+    check_commits,
+    check_packs,
     find_foreign_refs,
     is_own_commit,
     read_history,
 )
+from neuromirror.store.mint_inputs import MintInput, write_mint_input
 from neuromirror.store.records import next_records
 
 
@@ -331,14 +333,18 @@ class Publisher:
 
         Raises
         ------
+        RepositoryIncompleteError
+            If the repository lacks something that the journal lists; nothing is recorded then.
         ForeignCommitsError
             If refs are not where neuromirror put them; nothing is recorded then.
         """
+        versions = self.versions()
+        if versions:
+            check_packs(self.repository, self.dataset.name)
         self.repository.remove_stale_files()
         refs = self.repository.refs()
-        if not refs:
+        if not refs and not versions:
             return
-        versions = self.versions()
         known = {row.commit for row in versions}
         self._check_refs(refs, versions)
         if not {refs.get(MAIN_BRANCH), refs.get(PUBLISHED_BRANCH)} <= known | {None}:
@@ -352,22 +358,16 @@ class Publisher:
         self._store.alias(self.dataset)
 
     def _check_refs(self, refs: dict[str, str], versions: list[VersionRow]) -> None:
-        """Raise ForeignCommitsError unless all refs are where neuromirror put them."""
+        """Raise an error unless all refs are where neuromirror put them, with their commits."""
         journal = JournalRefs(versions, is_subdataset=bool(self._within))
         copies = refs.get(CUSTODY_BRANCH)
-        if journal.matches(refs) and (
+        if not journal.matches(refs) or not (
             copies is None or is_own_commit(self.repository.path, copies)
         ):
-            return
-        history = read_history(self.repository.path)
-        found = find_foreign_refs(self.repository, journal, history)
-        if found:
-            raise ForeignCommitsError(
-                f"{self.dataset.name}: foreign ref {found[0]} in {self.repository.path} "
-                f"({len(found)} in total): another program wrote to the mirror. Nothing was "
-                f"recorded; run 'neuromirror repair {self.dataset.name}', which keeps the foreign "
-                "commits in quarantine and restores the refs"
-            )
+            history = read_history(self.repository)
+            for ref in find_foreign_refs(self.repository, journal, history):
+                raise ref.error(self.dataset.name, self.repository.path)
+        check_commits(self.repository, self.dataset.name, refs)
 
     def difference(
         self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
@@ -492,6 +492,10 @@ class Publisher:
                 entry = self._version_entry(snapshot, minted, labels[-1], previous)
             else:
                 entry = self._moved_entry(minted, renewed)
+            if is_new or minted.annex_commit != parents.annex:
+                records = minted.commit if known is None else renewed or known.records
+                name = minted.commit if is_new else minted.annex_commit
+                self._store_input(name, snapshot, parents, labels[-1], records, minted)
             for pack in minted.packs:
                 self.repository.add_pack(pack)
             move = RefMove({one: refs.get(one) for one in new_refs}, new_refs)
@@ -532,10 +536,31 @@ class Publisher:
             minted.discard()
             return
         records = self._renew_records(row, snapshot, scratch)
+        if minted.annex_commit != parents.annex:
+            name = minted.annex_commit
+            self._store_input(name, snapshot, parents, row.label, records or row.records, minted)
         for pack in minted.packs:
             self.repository.add_pack(pack)
         move = RefMove({ANNEX_BRANCH: parents.annex}, {ANNEX_BRANCH: minted.annex_commit})
         self._recorder.publish(self.dataset, move, self._moved_entry(minted, records))
+
+    def _store_input(
+        self,
+        name: str,
+        snapshot: SpooledSnapshot,
+        parents: ParentCommits,
+        label: str,
+        records: str,
+        minted: MintResult,
+    ) -> None:
+        """Store what repair needs, beside the records, to mint the same commits again."""
+        mint_input = MintInput(
+            *(name, self._header(snapshot), label, self._within, records, parents),
+            *(minted.commit, minted.annex_commit),
+        )
+        last = self._recorder.ask(lambda index: index.last_version(self.dataset.name))
+        previous = None if last is None else last.commit
+        write_mint_input(self._store, self.dataset.dataset_id, mint_input, previous)
 
     def _parent(self, commit: str) -> str | None:
         done = try_git(self.repository.path, "rev-parse", "--verify", "--quiet", f"{commit}^")

@@ -1,14 +1,20 @@
-"""Restore repositories to what neuromirror wrote, after another program wrote to them."""
+"""Restore repositories and records to what the journal lists, after damage or foreign changes.
+
+Lost commits are minted again from the records, lost records are read back from git, and refs come
+from the journal. What is foreign or damaged is kept in ``neuromirror/quarantine``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from msgspec import Struct, field
 
-from neuromirror.crawl.recorder import open_recorder, rebuild_index
+from neuromirror.crawl.recorder import open_recorder, rebuild_index, restore_records
+from neuromirror.git import ObjectMissingError, try_git
+from neuromirror.index.backup import integrity_errors
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,
@@ -17,20 +23,53 @@ from neuromirror.model import (
     NeuromirrorError,
     VersionMinted,
     VisitEnded,
+    count_of,
     current_timestamp,
+    load_entry,
 )
-from neuromirror.store import Repository, Store, dataset_ref_of
+from neuromirror.store import (
+    Repository,
+    Store,
+    StoreDamagedError,
+    dataset_ref_of,
+)
 from neuromirror.store.durable_files import protect
 from neuromirror.store.foreign_commits import (
     RepositoryDamage,
     find_damage,
+    new_quarantine,
     quarantine_annex_files,
     quarantine_foreign_refs,
     restore_refs,
 )
+from neuromirror.store.lost_objects import (
+    are_connected,
+    borrow_intact_objects,
+    broken_files,
+    check_manifest,
+    input_from_git,
+    mint_again,
+    move,
+    remint_commits_of_log,
+    remint_dataset,
+    replace_objects,
+    restore_files,
+    stale_locks,
+    write_manifest,
+)
+from neuromirror.store.mint_inputs import read_mint_input, write_mint_input
+from neuromirror.store.records import check_records
+from neuromirror.store.superdatasets import SuperdatasetLog, log_path, logged_superdatasets
+from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 
 _WAIT = 60.0
 """Seconds to wait for a visit that is in progress."""
+_LOST = (
+    "lost, and no ref was changed: {lost}; restore what is named from a backup of the store, then "
+    "run 'neuromirror repair {name}' again"
+)
+
+Entries = list[VersionMinted | AnnexBranchMoved]
 
 
 class RepairResult(Struct, frozen=True):
@@ -49,7 +88,7 @@ class RepairResult(Struct, frozen=True):
     versions
         Labels of the versions that were removed from the journal.
     folder
-        The folder with all foreign refs and objects.
+        The folder with all foreign refs and objects, and with damaged files.
     """
 
     dataset: str
@@ -65,18 +104,14 @@ def repair_repositories(
 ) -> Iterator[RepairResult]:
     """Repair repositories, one after the other.
 
-    Foreign refs and objects go to quarantine (:mod:`neuromirror.store.foreign_commits`), refs go
-    back to the commits in the journal, and journal entries about foreign commits are removed. A
-    repository whose repair fails is not changed.
-
     Parameters
     ----------
     store
         The store.
     index_path
-        The store's index, which is rebuilt if journal entries were removed.
+        The store's index, which is rebuilt if journal entries were removed or the index is damaged.
     aliases
-        The repositories' aliases; None for all.
+        The repositories' aliases; None for all, with the journal and the index.
     dry_run
         Report what would be done, and write nothing.
 
@@ -85,119 +120,353 @@ def repair_repositories(
     RepairResult
         The result for each repository.
     """
-    by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]] = {}
-    for _, entry in store.read_entries(0):
-        if isinstance(entry, VersionMinted | AnnexBranchMoved):
-            by_alias.setdefault(dataset_ref_of(entry).alias, []).append(entry)
-    has_dropped_versions = False
-    done: set[Path] = set()
-    for alias, repository in store.aliases():
-        if (aliases is not None and alias not in aliases) or repository.path in done:
-            continue
-        done.add(repository.path)
-        if not repository.exists():
-            continue  # reported by fsck
+    must_rebuild = False
+    if aliases is None:
+        if damaged := _damaged_lines(store, dry_run=dry_run):
+            must_rebuild = True
+            message = f"{count_of(damaged, 'damaged line')} of the journal: moved to quarantine"
+            yield RepairResult("journal", "ok", message)
+            if dry_run:
+                return  # the rest depends on the journal
+            rebuild_index(store, index_path)
+        must_rebuild |= bool(integrity_errors(index_path, deep=True))
+    for one in _repositories(store, aliases):
         try:
-            one = _repair_repository(
-                store, alias, repository, by_alias.get(alias, []), dry_run=dry_run
-            )
+            result = one.repair(dry_run=dry_run)
         except (NeuromirrorError, OSError) as error:
-            yield RepairResult(_name(alias, by_alias), "error", str(error))
+            yield RepairResult(one.name, "error", str(error))
         else:
-            has_dropped_versions |= bool(one.versions)
-            yield one
+            must_rebuild |= bool(result.versions)
+            yield result
     if dry_run:
         return
-    if has_dropped_versions:
+    if must_rebuild:
         rebuild_index(store, index_path)
     with open_recorder(store, index_path):
         pass  # applies the new journal entries
 
 
-def _repair_repository(
-    store: Store,
-    alias: str,
-    repository: Repository,
-    entries: list[VersionMinted | AnnexBranchMoved],
-    *,
-    dry_run: bool,
-) -> RepairResult:
-    name = _name(alias, {alias: entries})
-    with ExitStack() as stack:
+def _damaged_lines(store: Store, *, dry_run: bool) -> int:
+    """Return the number of invalid lines of the journal; move them to quarantine."""
+
+    def is_damaged(line: bytes) -> bool:
+        try:
+            load_entry(line)
+        except ValueError:
+            return True
+        return False
+
+    if not store.journal_size():
+        return 0
+    lines = store.drop_lines(is_damaged, dry_run=dry_run)
+    if lines and not dry_run:
+        folder = new_quarantine(store, "journal", current_timestamp())
+        (folder / "journal.jsonl").write_bytes(b"".join(lines))
+    return len(lines)
+
+
+def listed_aliases(store: Store) -> set[str]:
+    """Return the aliases of all repositories that the store has or should have."""
+    return {one.alias for one in _repositories(store, None)}
+
+
+def _repositories(store: Store, aliases: Collection[str] | None) -> Iterator[_RepositoryRepair]:
+    """Yield each repository of the store, and of the journal, once."""
+    withdrawn = {one.alias for one in find_withdrawn_datasets(store)}
+    paths = {alias: repository.path for alias, repository in store.aliases()}
+    entries: dict[Path, Entries] = {}
+    for _, entry in store.read_entries(0):
+        if isinstance(entry, VersionMinted | AnnexBranchMoved):
+            dataset = dataset_ref_of(entry)
+            if dataset.alias not in withdrawn:
+                path = store.repository(dataset).path
+                paths[dataset.alias] = path
+                entries.setdefault(path, []).append(entry)
+    logs: dict[str, SuperdatasetLog] = {}
+    for alias in logged_superdatasets(store):
+        with suppress(StoreDamagedError):  # the next sync writes it again from git
+            logs[alias] = SuperdatasetLog(store, alias)
+            paths[alias] = store.repository_path(logs[alias].commits[0].dataset_id)
+    done: set[Path] = set()
+    for alias, path in sorted(paths.items()):
+        if path not in done and (aliases is None or alias in aliases):
+            done.add(path)
+            yield _RepositoryRepair(
+                store, alias, Repository(path), entries.get(path, []), logs.get(alias)
+            )
+
+
+class _RepositoryRepair:
+    """The repair of one repository, with the records of its dataset."""
+
+    def __init__(
+        self,
+        store: Store,
+        alias: str,
+        repository: Repository,
+        entries: Entries,
+        log: SuperdatasetLog | None,
+    ) -> None:
+        self._store, self.alias, self._repository = store, alias, repository
+        self._entries, self._log = entries, log
+        self._at = current_timestamp()
+        self._id = repository.path.parent.name + repository.path.name
+        self._folder: Path | None = None
+        self.name = dataset_ref_of(entries[0]).name if entries else alias
+
+    @property
+    def _quarantine(self) -> Path:
+        if self._folder is None:
+            self._folder = new_quarantine(self._store, self.alias, self._at)
+        return self._folder
+
+    def repair(self, *, dry_run: bool) -> RepairResult:
+        with ExitStack() as stack:
+            if not dry_run:
+                stack.enter_context(self._store.lock(self._id, self.name, _WAIT))
+            return self._repair(dry_run=dry_run)
+
+    def _repair(self, *, dry_run: bool) -> RepairResult:
+        repository, messages = self._repository, []
+        if self._log is None and (log := log_path(self._store, self.alias)).exists():
+            messages.append("log of the superdataset")
+            if not dry_run:
+                move(log, self._quarantine / log.name)
+        if not self._entries and self._log is None and not repository.exists():
+            return RepairResult(self.name, "notneeded", "nothing that the journal lists")
+        if files := broken_files(repository.path):
+            messages.append(f"files of git: {', '.join(files)}")
+        locks = stale_locks(repository.path)
+        messages += [f"stale lock {lock.relative_to(repository.path)}" for lock in locks]
         if not dry_run:
-            lock = repository.path.parent.name + repository.path.name
-            stack.enter_context(store.lock(lock, name, _WAIT))
-        damage = find_damage(repository, entries)
+            if not repository.path.is_dir():
+                repository.create()
+            restore_files(repository.path, files, self._quarantine if files else repository.path)
+            for lock in locks:
+                lock.unlink(missing_ok=True)
+        elif files:
+            return self._dry_result(messages)  # git cannot read the rest
+        foreign: set[str] = set()
+        with suppress(StoreDamagedError):  # lost commits are minted again below
+            damage = find_damage(repository, self._entries)
+            foreign = {one.commit for one in damage.versions} | damage.history.foreign_commits
+        own = [one for one in self._entries if not {one.commit, one.annex_commit} & foreign]
+        messages += self._repair_records(own, dry_run=dry_run)
+        logged = [] if self._log is None else [one.commit for one in self._log.commits]
+        needed = {*logged[-1:]}
+        needed |= {one.commit for one in own if isinstance(one, VersionMinted)}
+        needed |= {one.annex_commit for one in own}
+        if message := self._repair_objects(needed, dry_run=dry_run):
+            messages.append(message)
+        damage = find_damage(repository, self._entries, logged)
+        messages += damage.messages()
+        if not repository.is_server_info_current():
+            messages.append("files for clients of plain HTTP")
+        if self._id != self._linked_id():
+            messages.append("alias")
         refs: list[dict[str, str | None]] = [
             {"name": one.name, "actual": one.found, "expected": one.expected} for one in damage.refs
         ]
         labels = [one.label for one in damage.versions]
-        if not damage:
-            return RepairResult(name, "notneeded", "nothing to repair")
-        message = "; ".join(damage.messages())
+        if not messages:
+            return RepairResult(self.name, "notneeded", "nothing to repair")
         if dry_run:
-            return RepairResult(name, "ok", f"would be repaired: {message}", refs, labels)
-        folder = ""
+            return self._dry_result(messages, refs, labels)
         if damage.refs or damage.versions or damage.annex_files:
-            folder = str(_quarantine_and_restore(store, alias, repository, entries, damage))
-            message += f"; kept in {folder}"
+            self._quarantine_and_restore(damage)
         protect(repository.path)
-    return RepairResult(name, "ok", f"repaired: {message}", refs, labels, folder)
+        repository.update_server_info()
+        self._store.link_alias(self.alias, self._id)
+        if self._entries:
+            self._store.append_entries(*self._journal_entries(messages, damage))
+        message = f"repaired: {'; '.join(messages)}"
+        folder = "" if self._folder is None else str(self._folder)
+        if folder:
+            message += f"; kept in {folder}"
+        return RepairResult(self.name, "ok", message, refs, labels, folder)
 
+    def _linked_id(self) -> str:
+        path = (self._store.root / "alias" / self.alias).resolve()
+        return path.parent.name + path.name
 
-def _quarantine_and_restore(
-    store: Store,
-    alias: str,
-    repository: Repository,
-    entries: list[VersionMinted | AnnexBranchMoved],
-    damage: RepositoryDamage,
-) -> Path:
-    """Quarantine what is foreign and restore the refs; the caller holds the dataset's lock."""
-    at = current_timestamp()
-    folder = quarantine_foreign_refs(store, alias, repository, damage.refs, damage.history, at)
-    if damage.annex_files:
-        quarantine_annex_files(repository, folder)
-    if damage.versions:
-        dataset = dataset_ref_of(damage.versions[0])
-        foreign = damage.history.foreign_commits
+    def _dry_result(
+        self,
+        messages: list[str],
+        refs: list[dict[str, str | None]] | None = None,
+        labels: list[str] | None = None,
+    ) -> RepairResult:
+        message = f"would be repaired: {'; '.join(messages)}"
+        return RepairResult(self.name, "ok", message, refs or [], labels or [])
 
-        def is_foreign(entry: JournalEntry) -> bool:
-            if not isinstance(entry, VersionMinted | AnnexBranchMoved):
-                return False
-            ids = {entry.annex_commit, getattr(entry, "commit", "")}
-            same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
-            return same and bool(ids & foreign)
+    # --- objects
 
-        lines = store.drop_entries(is_foreign)
-        (folder / "journal.jsonl").write_bytes(b"".join(lines))
-    if damage.refs:
-        restore_refs(repository, damage.refs)
-    if entries:
-        store.append_entries(*_repair_entries(dataset_ref_of(entries[0]), damage, at))
-    return folder
+    def _repair_objects(self, needed: set[str], *, dry_run: bool) -> str:
+        """Mint missing and damaged commits again; return what was done."""
+        repository = self._repository
+        checked = try_git(repository.path, "fsck", "--full", "--no-dangling", "--no-progress")
+        is_complete = are_connected(repository.path, needed)
+        if is_complete and not checked.returncode:
+            return ""
+        if dry_run:
+            return "lost or damaged git objects"
+        with self._store.scratch() as scratch:
+            work = Repository(scratch / "repository")
+            work.create()
+            damaged = borrow_intact_objects(repository.path, work.path)
+            if not damaged and is_complete:
+                return ""  # git rejects foreign objects
+            if self._log is not None:
+                commits = self._log.commits
+                minted = remint_commits_of_log(self._store, self.alias, work, commits)
+            else:
+                minted = remint_dataset(self._store, self._id, work, needed, scratch)
+            if minted.lost:
+                raise StoreDamagedError(_LOST.format(lost="; ".join(minted.lost), name=self.name))
+            folder = self._quarantine if damaged else repository.path
+            replace_objects(repository, work.path, damaged, folder)
+        return f"{count_of(minted.count, 'state')} minted again from the records, with equal ids"
 
+    # --- records
 
-def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> list[JournalEntry]:
-    """Return the journal entries of a repair: an event, and a visit to be repeated."""
-    message = f"{dataset.name} was repaired: {'; '.join(damage.messages())}"
-    refs = {one.name: one.found for one in damage.refs}
-    visit = VisitEnded(
-        visit=f"{at}-{dataset.dataset_id[:8]}",
-        mirror=dataset.mirror,
-        local_id=dataset.local_id,
-        source_uri=dataset.source_uri,
-        title="",
-        started=at,
-        ended=at,
-        status="failed",
-        fingerprint="",
-        pending=0,
-        message="repaired; the next sync visits it again",
-    )
-    event = EventRaised(dataset.mirror, dataset.local_id, "repair", message, at, {"refs": refs})
-    return [visit, event]
+    def _repair_records(self, entries: Entries, *, dry_run: bool) -> list[str]:
+        """Restore the records, manifests and inputs of all versions; return what was done."""
+        messages: list[str] = []
+        versions: dict[str, VersionMinted] = {}
+        names: dict[str, list[str]] = {}
+        for entry in entries:
+            if isinstance(entry, VersionMinted):
+                if versions.setdefault(entry.commit, entry) is entry:
+                    names[entry.commit] = [entry.commit]
+            elif entry.records and entry.commit in names:
+                names[entry.commit].append(entry.records)
+        lost: list[str] = []
+        for commit, version in versions.items():
+            try:
+                for name in names[commit]:
+                    if self._repair_records_of(version, name, dry_run=dry_run):
+                        messages.append(f"records {name}")
+                if self._repair_manifest(version, dry_run=dry_run):
+                    messages.append(f"manifest of {version.label}")
+            except (StoreDamagedError, ObjectMissingError) as error:
+                lost.append(str(error))
+        last: VersionMinted | None = None
+        annex_commits: set[str] = set()
+        for entry in entries:
+            moved = entry if isinstance(entry, AnnexBranchMoved) else None
+            if isinstance(entry, VersionMinted):
+                last = entry
+            minted = last if moved is None else versions.get(moved.commit, last)
+            # a move to where the branch was only names other records
+            if minted is not None and (moved is None or moved.annex_commit not in annex_commits):
+                messages += self._repair_input(minted, moved, lost, dry_run=dry_run)
+            annex_commits.add(entry.annex_commit)
+        if lost:
+            raise StoreDamagedError(_LOST.format(lost="; ".join(lost), name=self.name))
+        return messages
 
+    def _repair_records_of(self, version: VersionMinted, name: str, *, dry_run: bool) -> bool:
+        try:
+            check_records(self._store, self._id, name, version.state, version.files)
+        except StoreDamagedError:
+            if dry_run:
+                return True
+        else:
+            return False
+        dataset = dataset_ref_of(version)
+        for path in self._store.record_files(self._id, name):
+            move(path, self._quarantine / path.name)
+        restore_records(self._store, dataset, version, name)
+        check_records(self._store, self._id, name, version.state, version.files)
+        return True
 
-def _name(alias: str, by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]]) -> str:
-    entries = by_alias.get(alias)
-    return dataset_ref_of(entries[0]).name if entries else alias
+    def _repair_manifest(self, version: VersionMinted, *, dry_run: bool) -> bool:
+        path = self._store.manifest_path(version.state)
+        with suppress(StoreDamagedError):
+            check_manifest(path)
+            return False
+        if not dry_run:
+            if path.exists():
+                move(path, self._quarantine / path.name)
+            write_manifest(self._store, self._id, version.commit, version.state)
+        return True
+
+    def _repair_input(
+        self,
+        version: VersionMinted,
+        moved: AnnexBranchMoved | None,
+        lost: list[str],
+        *,
+        dry_run: bool,
+    ) -> list[str]:
+        name = version.commit if moved is None else moved.annex_commit
+        path = self._store.mint_input_path(self._id, name)
+        try:
+            read_mint_input(self._store, self._id, name)
+        except StoreDamagedError as error:
+            if dry_run:
+                return [f"input {path.name}"]
+            with self._store.scratch() as scratch:
+                work = Repository(scratch / "repository")
+                work.create()
+                borrow_intact_objects(self._repository.path, work.path)
+                try:
+                    mint_input = input_from_git(self._store, work, version, moved)
+                    wrong = mint_again(self._store, self._id, mint_input, work, scratch)
+                except (ObjectMissingError, ValueError, KeyError) as reason:
+                    wrong = str(reason)
+            if wrong:
+                lost.append(f"{error}, and git does not have it: {wrong}")
+                return []
+            if path.exists():
+                move(path, self._quarantine / path.name)
+            write_mint_input(self._store, self._id, mint_input, None)
+            return [f"input {path.name}"]
+        return []
+
+    # --- foreign changes
+
+    def _quarantine_and_restore(self, damage: RepositoryDamage) -> None:
+        """Quarantine what is foreign and restore the refs; the caller holds the dataset's lock."""
+        repository, folder = self._repository, self._quarantine
+        quarantine_foreign_refs(folder, repository, damage.refs, damage.history, self._at)
+        if damage.annex_files:
+            quarantine_annex_files(repository, folder)
+        if damage.versions:
+            dataset = dataset_ref_of(damage.versions[0])
+            foreign = damage.history.foreign_commits
+
+            def is_foreign(entry: JournalEntry) -> bool:
+                if not isinstance(entry, VersionMinted | AnnexBranchMoved):
+                    return False
+                ids = {entry.annex_commit, getattr(entry, "commit", "")}
+                same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
+                return same and bool(ids & foreign)
+
+            lines = self._store.drop_entries(is_foreign)
+            (folder / "journal.jsonl").write_bytes(b"".join(lines))
+        if damage.refs:
+            restore_refs(repository, damage.refs)
+
+    def _journal_entries(self, messages: list[str], damage: RepositoryDamage) -> list[JournalEntry]:
+        """Return the journal entries of a repair: an event, and a visit to be repeated."""
+        dataset: DatasetRef = dataset_ref_of(self._entries[0])
+        message = f"{dataset.name} was repaired: {'; '.join(messages)}"
+        refs = {one.name: one.found for one in damage.refs}
+        visit = VisitEnded(
+            visit=f"{self._at}-{dataset.dataset_id[:8]}",
+            mirror=dataset.mirror,
+            local_id=dataset.local_id,
+            source_uri=dataset.source_uri,
+            title="",
+            started=self._at,
+            ended=self._at,
+            status="failed",
+            fingerprint="",
+            pending=0,
+            message="repaired; the next sync visits it again",
+        )
+        names = (dataset.mirror, dataset.local_id)
+        event = EventRaised(*names, "repair", message, self._at, {"refs": refs})
+        # a component is visited with the dataset that has it
+        is_component = any(getattr(one, "within", "") for one in self._entries)
+        return [event] if is_component else [visit, event]

@@ -24,6 +24,8 @@ from neuromirror.store import (
     has_complete_commit,
     superdataset_commit,
 )
+from neuromirror.store.foreign_commits import check_packs
+from neuromirror.store.superdatasets import SuperdatasetLog
 
 MAX_POSTPONEMENT = timedelta(days=1)
 """How long superdatasets are postponed after failed visits."""
@@ -77,7 +79,10 @@ class SuperdatasetWriter:
             members = []
             for row in self._recorder.ask(lambda index: list(index.mirror_status())):
                 dataset = DatasetRef(row.mirror, "", row.uri)
-                commit = self._store.repository(dataset).main_tip()
+                repository = self._store.repository(dataset)
+                if SuperdatasetLog(self._store, row.mirror).commits:
+                    check_packs(repository, row.mirror)
+                commit = repository.main_tip()
                 if commit is not None:
                     members.append(
                         SuperdatasetMember(row.mirror, dataset, *commit, url=f"../{row.mirror}")
@@ -94,7 +99,7 @@ class SuperdatasetWriter:
     ) -> None:
         task = f"superdataset-{name}"
         waiting = failed and self._store.may_postpone(task, MAX_POSTPONEMENT)
-        if waiting and has_complete_commit(self._store, top):
+        if waiting and has_complete_commit(self._store, name):
             return
         write(not waiting)
         if not waiting:

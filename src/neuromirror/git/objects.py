@@ -167,6 +167,7 @@ def _quote(value: str) -> str:
     return f'"{escaped}"'
 
 
+_MODES: Final = (b"40000", b"100644", b"100755", b"120000")
 _AT_ONCE: Final = 500
 """Requests sent before their replies are read; all of them fit into a pipe's buffer."""
 
@@ -241,6 +242,39 @@ class ObjectReader:
                 f"with 'git -C {self._repository} fsck'"
             )
         return data[:-1]
+
+    def find(self, commit: str, path: str) -> bytes | None:
+        """Return the content of a file of a commit.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex, or a ref.
+        path
+            The path of the file.
+
+        Returns
+        -------
+        bytes or None
+            The content; None if the trees of the commit have no such path.
+
+        Raises
+        ------
+        ObjectMissingError
+            An object on the way is missing or damaged.
+        """
+        with suppress(ObjectMissingError):
+            return self.read(f"{commit}:{path}")
+        sha = self.read_commit_tree(commit)
+        for name in path.encode("utf-8", "surrogateescape").split(b"/"):
+            tree = self.read(sha.hex())
+            # a search is faster than parsing a large tree
+            marks = (b"%s %s\0" % (mode, name) for mode in _MODES)
+            end = next((at + len(mark) for mark in marks if (at := tree.find(mark)) >= 0), None)
+            if end is None:
+                return None
+            sha = tree[end : end + 20]
+        return self.read(sha.hex())
 
     def read_tree(self, sha: bytes) -> dict[bytes, tuple[bytes, bytes]]:
         """Return a tree's entries.
@@ -637,11 +671,8 @@ class CommitTree:
         bytes or None
             The content; None if the commit has no such file.
         """
-        try:
-            with self._lock:
-                return self._reader.read(f"{commit or self.commit}:{path}")
-        except ObjectMissingError:
-            return None
+        with self._lock:
+            return self._reader.find(commit or self.commit, path)
 
     def close(self) -> None:
         """Let the git process finish."""

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct, field
 
 from neuromirror.config.addresses import catalogue_page
-from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.git import ObjectReader
 from neuromirror.index import (
     Index,
     UnknownDatasetError,
@@ -605,17 +605,14 @@ def _head(reader: ObjectReader, row: VersionRow, form: str) -> LockManifestHead:
         state=row.state,
         form=form,
         commit_object=commit,
-        remotes=_text(reader, f"{row.annex_commit}:remote.log"),
-        names=_text(reader, f"{row.annex_commit}:uuid.log"),
-        trust=_text(reader, f"{row.annex_commit}:trust.log"),
+        remotes=_text(reader, row.annex_commit, "remote.log"),
+        names=_text(reader, row.annex_commit, "uuid.log"),
+        trust=_text(reader, row.annex_commit, "trust.log"),
     )
 
 
-def _text(reader: ObjectReader, name: str) -> str:
-    try:
-        return reader.read(name).decode("utf-8")
-    except ObjectMissingError:
-        return ""
+def _text(reader: ObjectReader, commit: str, name: str) -> str:
+    return (reader.find(commit, name) or b"").decode("utf-8")
 
 
 _MAX_BYTES: Final = 1 << 32

@@ -169,7 +169,7 @@ def next_commit_second(repository: Path, parent: str | None) -> int:
     if done.returncode:
         raise ObjectMissingError(
             f"{repository}: git cannot count the commits up to {parent} ({done.stderr.strip()}); "
-            "restore the repository from a backup"
+            "run 'neuromirror repair'"
         )
     return int(done.stdout) + 1
 

@@ -627,6 +627,10 @@ class SpecialRemote(Struct, frozen=True):
     uuid: str
 
 
+_Path = bytes
+"""The type of a path in a class with a field ``bytes``, which hides the type there."""
+
+
 class InlineComponent(Struct, frozen=True):
     """A component (a small Zarr) whose files are in a folder of the dataset.
 
@@ -642,7 +646,7 @@ class InlineComponent(Struct, frozen=True):
         Totals of its files in the dataset.
     """
 
-    path: bytes
+    path: _Path
     source_uri: str
     checksum: str
     files: int

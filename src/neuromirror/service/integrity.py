@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Collection, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -33,17 +33,22 @@ from neuromirror.model import (
     DatasetRef,
     DatasetReinstated,
     DatasetWithdrawn,
-    StateDigest,
     VersionMinted,
-    entry_line,
     escape_surrogates,
     path_to_text,
 )
-from neuromirror.store import Repository, Store, StoreDamagedError
+from neuromirror.store import Repository, Store, StoreBusyError, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder, read_block_digests_file
 from neuromirror.store.foreign_commits import find_damage
-from neuromirror.store.records import manifest_lines
+from neuromirror.store.lost_objects import broken_files, check_manifest, stale_locks
+from neuromirror.store.mint_inputs import read_mint_input
+from neuromirror.store.records import check_records
 from neuromirror.store.store import TaskState
+from neuromirror.store.superdatasets import (
+    SuperdatasetCommit,
+    SuperdatasetLog,
+    logged_superdatasets,
+)
 
 # --- checks
 
@@ -52,7 +57,13 @@ CheckSubject = Literal[
 ]
 
 _REBUILD = "run 'neuromirror rebuild-index' to rebuild the index from the store without loss"
-_BACKUP = "restore {path} from a backup of the store (docs/howto/recipes.md)"
+_REPAIR = "run 'neuromirror repair {name}', which restores what the records and git have"
+
+
+def _advise(message: str, name: str) -> str:
+    """Return a message of the store with the command that repairs a dataset."""
+    reason = message.removesuffix("; run 'neuromirror repair'")
+    return f"{reason}; {_REPAIR.format(name=name)}"
 
 
 class CheckPosition(NamedTuple):
@@ -117,6 +128,19 @@ class _Dataset(Struct, frozen=True):
     @property
     def versions(self) -> list[_Version]:
         return list(self.by_commit.values())
+
+    def mint_inputs(self, commit: str) -> Iterator[str]:
+        """Yield the names of what a version, and later moves of its branch, were minted from."""
+        annex_commits: set[str] = set()
+        last = ""
+        for one in self.entries:
+            if not isinstance(one, AnnexBranchMoved):
+                last = name = one.commit
+            else:
+                name = "" if one.annex_commit in annex_commits else one.annex_commit
+            if name and (one.commit or last) == commit:
+                yield name
+            annex_commits.add(one.annex_commit)
 
     def later_records(self, commit: str) -> list[str]:
         """Return the names of the records that replaced those that a version was minted from."""
@@ -213,6 +237,7 @@ class StoreChecker:
         return sorted(
             {name for name in there if not name.startswith(".")}
             | set(self._datasets) - self._withdrawn
+            | set(logged_superdatasets(self._store))
         )
 
     def check_repositories(
@@ -265,24 +290,50 @@ class StoreChecker:
             target = os.readlink(link)
         except OSError:
             target = ""
-        expected = target
-        if known is not None:
-            expected = f"../{known.dataset_id[:3]}/{known.dataset_id[3:]}"
+        expected, logged = target, self._logged_commits(alias)
+        if known is not None or logged:
+            dataset_id = logged[0].dataset_id if known is None else known.dataset_id
+            expected = f"../{dataset_id[:3]}/{dataset_id[3:]}"
         path = (link.parent / expected).resolve()
         if target != expected or not target:
             message = (
                 f"the alias {link} points to {target or 'nothing'}, not to {expected}, so that the "
-                f"dataset cannot be found by name. Run 'ln -sfn {expected} {link}'"
+                f"dataset cannot be found by name; {_REPAIR.format(name=name)}"
             )
             yield CheckResult(name, "alias", CheckPosition(alias), "error", message)
-        if not (path / "HEAD").exists():
-            message = f"the repository {path} is missing; {_BACKUP.format(path='it')}"
+        advice = _REPAIR.format(name=name)
+        if not path.is_dir():
+            message = f"the repository {path} is missing; {advice}"
             yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
             return
-        for message in _foreign_changes(path, [] if known is None else known.entries):
-            detail = f"{message}; run 'neuromirror repair {name}', which loses no data"
-            yield CheckResult(name, "refs", CheckPosition(alias), "error", detail)
+        for message in self._repository_damage(alias, path):
+            yield CheckResult(name, "refs", CheckPosition(alias), "error", _advise(message, name))
         yield self._check_git(name, path, CheckPosition(alias, 1), known)
+
+    def _repository_damage(self, alias: str, path: Path) -> Iterator[str]:
+        """Yield what is wrong with the files and refs of a repository."""
+        known = self._datasets.get(alias)
+        messages = [f"{name} is missing or damaged" for name in broken_files(path)]
+        messages += [f"{lock} is a stale lock of a killed git" for lock in stale_locks(path)]
+        repository, logged = Repository(path), []
+        try:
+            logged = [one.commit for one in SuperdatasetLog(self._store, alias).commits]
+        except StoreDamagedError as error:
+            messages.append(str(error))
+        with suppress(StoreDamagedError, OSError):  # git fsck reports it
+            entries = [] if known is None else known.entries
+            messages += find_damage(repository, entries, logged).messages()
+        # a visit in progress writes these files after the refs
+        lock_name = path.parent.name + path.name
+        with suppress(StoreBusyError, OSError), self._store.lock(lock_name, str(path)):
+            if not messages and not repository.is_server_info_current():
+                messages.append("HEAD, info/refs or objects/info/packs do not match the refs")
+        yield from messages
+
+    def _logged_commits(self, alias: str) -> list[SuperdatasetCommit]:
+        with suppress(StoreDamagedError):  # reported with the repository
+            return SuperdatasetLog(self._store, alias).commits
+        return []
 
     def _check_git(
         self, name: str, path: Path, mark: CheckPosition, known: _Dataset | None
@@ -297,7 +348,7 @@ class StoreChecker:
                 f"'neuromirror fsck {name}'"
             )
             return CheckResult(name, "git", mark, "impossible", message)
-        advice = _BACKUP.format(path=path)
+        advice = _REPAIR.format(name=name)
         if checked.returncode or listed.returncode:
             output = (checked.stderr + checked.stdout + listed.stderr).split("\n")
             complaint = next(
@@ -324,34 +375,22 @@ class StoreChecker:
             name, mark = f"{known.name}@{version.label}", CheckPosition(alias, number + 1)
             if self._is_journal_intact:
                 yield from self._check_index_rows(known, number, CheckPosition(alias, number))
-            path = self._store.manifest_path(version.state)
             try:
-                for _ in manifest_lines(path):
-                    pass
+                check_manifest(self._store.manifest_path(version.state))
             except StoreDamagedError as error:
-                yield CheckResult(
-                    name, "manifest", CheckPosition(alias, number), "error", str(error)
-                )
+                message = _advise(str(error), known.name)
+                yield CheckResult(name, "manifest", CheckPosition(alias, number), "error", message)
             try:
                 for records in (version.commit, *known.later_records(version.commit)):
-                    self._check_records(known, version, records)
+                    dataset = known.dataset_id, records
+                    check_records(self._store, *dataset, version.state, version.files)
+                for mint_input in known.mint_inputs(version.commit):
+                    read_mint_input(self._store, known.dataset_id, mint_input)
             except StoreDamagedError as error:
-                yield CheckResult(name, "records", mark, "error", str(error))
+                message = _advise(str(error), known.name)
+                yield CheckResult(name, "records", mark, "error", message)
             else:
                 yield CheckResult(name, "records", mark, message=f"{version.files} files")
-
-    def _check_records(self, known: _Dataset, version: _Version, records: str) -> None:
-        digest, files = StateDigest(), 0
-        for placed in self._store.records(known.dataset_id, records):
-            digest.add(entry_line(placed))
-            files += placed.subdataset is None
-        if digest.value() != version.state or files != version.files:
-            raise StoreDamagedError(
-                f"the records {records} have {files} files and the state "
-                f"{digest.value()}, not {version.files} and {version.state}; restore the "
-                f"store's records from a backup, or move them away and run 'neuromirror "
-                "rebuild-index', which recovers all data that is in git"
-            )
 
     def _check_index_rows(
         self, known: _Dataset, number: int, mark: CheckPosition
@@ -402,15 +441,6 @@ class StoreChecker:
         if not index.path_terms_agree(row):
             return f"the search terms of the paths of {row.label} do not match its files"
         return ""
-
-
-def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]) -> Iterator[str]:
-    """Return the changes that other programs made to a repository, one message per change."""
-    try:
-        damage = find_damage(Repository(path), entries)
-    except StoreDamagedError:
-        return  # git fsck reports it
-    yield from damage.messages()
 
 
 # --- checks in time slices

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from neuromirror.annex import parse_remote_log
-from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.git import ObjectReader
 from neuromirror.mint import (
     REMOTE_LOG,
     CustodyRemote,
@@ -83,8 +83,8 @@ def _refuse_other_remote(
     repository: Repository, dataset: DatasetRef, remote: CustodyRemote
 ) -> None:
     """Raise NeuromirrorError if a vault states the UUID of a remote of the dataset itself."""
-    with ObjectReader(repository.path) as reader, suppress(ObjectMissingError):
-        if remote.uuid in parse_remote_log(reader.read(f"{ANNEX_BRANCH}:{REMOTE_LOG}")):
+    with ObjectReader(repository.path) as reader:
+        if remote.uuid in parse_remote_log(reader.find(ANNEX_BRANCH, REMOTE_LOG) or b""):
             raise NeuromirrorError(
                 f"{remote.name} has the UUID {remote.uuid} of another remote of {dataset.name}; "
                 "nothing was recorded for those who clone it. Create the vault again elsewhere"

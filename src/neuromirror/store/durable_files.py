@@ -178,8 +178,8 @@ SETTINGS = """\
 [gc]
 	auto = 0
 """
-_CORE = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
-CONFIG = _CORE + SETTINGS
+CORE_SETTINGS = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+CONFIG = CORE_SETTINGS + SETTINGS
 """The whole configuration of a repository of the store."""
 
 
@@ -211,7 +211,7 @@ def protect(repository: Path) -> bool:
     if settings:
         path = repository / "config"
         # a killed repair may have moved the configuration away
-        content = path.read_bytes() if path.exists() else _CORE.encode()
+        content = path.read_bytes() if path.exists() else CORE_SETTINGS.encode()
         # appended: git uses the last value, and other settings of the operator stay
         write_atomically(path, content + b"\n" * (not content.endswith(b"\n")) + SETTINGS.encode())
     return bool(hooks or settings)

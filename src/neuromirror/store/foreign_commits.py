@@ -12,13 +12,26 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
-from neuromirror.git import ObjectReader, create_bundle, parse_commit, try_git
-from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
+from neuromirror.git import (
+    ObjectMissingError,
+    ObjectReader,
+    create_bundle,
+    parse_commit,
+    try_git,
+)
+from neuromirror.model import (
+    AnnexBranchMoved,
+    NeuromirrorError,
+    VersionKind,
+    VersionMinted,
+    count_of,
+)
 from neuromirror.store.durable_files import (
     CONFIG,
     fsync_path,
@@ -29,6 +42,7 @@ from neuromirror.store.durable_files import (
     write_atomically,
 )
 from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.repack import missing_packs
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
     CUSTODY_BRANCH,
@@ -47,11 +61,45 @@ _DERIVED_BRANCHES = frozenset((DRAFT_BRANCH, CUSTODY_BRANCH))
 """Branches that may be missing: they are written again from other data."""
 _OWN_IDENTITY = re.compile(r"neuromirror <[^>]*@neuromirror\.invalid>")
 _ANNEX_SECTION = re.compile(r"^\s*\[\s*(?:annex|remote)\b", re.MULTILINE)
+_ID = re.compile(r"[0-9a-f]{40}")
 _FORMAT = "%H%x09%P%x09%an <%ae>%x09%cn <%ce>%x09%s"
 
 
 class ForeignCommitsError(NeuromirrorError):
     """A repository of the store has refs or commits that neuromirror did not write."""
+
+
+class RepositoryIncompleteError(StoreDamagedError):
+    """A repository lacks what the journal lists: it was lost, or restored from an older copy.
+
+    ``missing`` names what it lacks.
+    """
+
+    def __init__(self, dataset: str, repository: Path, missing: str) -> None:
+        super().__init__(
+            f"{dataset}: {missing} in {repository}, which was damaged, deleted or restored from "
+            f"an older copy. Nothing was recorded; run 'neuromirror repair {dataset}', which mints "
+            "lost commits again from the records"
+        )
+
+
+def check_packs(repository: Repository, dataset: str) -> None:
+    """Raise RepositoryIncompleteError unless a repository exists, with all packs that it lists."""
+    if not repository.exists():
+        raise RepositoryIncompleteError(dataset, repository.path, "the repository is missing")
+    for name in missing_packs(repository.path):
+        raise RepositoryIncompleteError(dataset, repository.path, f"the pack {name} is missing")
+
+
+def check_commits(repository: Repository, dataset: str, refs: Mapping[str, str]) -> None:
+    """Raise RepositoryIncompleteError unless the commits at branches, and their trees, exist."""
+    with ObjectReader(repository.path) as reader:
+        for name in sorted(_BRANCHES & refs.keys()):
+            try:
+                reader.read_tree(reader.read_commit_tree(refs[name]))
+            except (ObjectMissingError, ValueError) as error:
+                missing = f"the commit {refs[name]} of {name} is missing or damaged"
+                raise RepositoryIncompleteError(dataset, repository.path, missing) from error
 
 
 class OwnCommit(Struct, frozen=True):
@@ -103,20 +151,36 @@ class CommitHistory(Struct, frozen=True):
 
 
 class ForeignRef(Struct, frozen=True):
-    """A ref that another program moved, created or deleted.
+    """A ref that is not where neuromirror put it.
 
     ``found`` is its object id in hex, None for a missing ref; ``expected`` is the id that it must
-    have, None for a ref that must not exist.
+    have, None for a ref that must not exist. ``is_foreign`` is whether another program wrote the
+    commit, and not only moved the ref.
     """
 
     name: str
     found: str | None
     expected: str | None
+    is_foreign: bool = False
 
     def __str__(self) -> str:
         if self.found is None:
-            return f"{self.name} is missing"
-        return f"{self.name} is at {self.found}"
+            return f"{self.name} is missing, the journal has it at {self.expected}"
+        if self.is_foreign:
+            return f"{self.name} is at {self.found}, which neuromirror did not write"
+        if self.expected is None:
+            return f"{self.name} is at {self.found}, and the journal has no such ref"
+        return f"{self.name} is at {self.found}, the journal has it at {self.expected}"
+
+    def error(self, dataset: str, repository: Path) -> NeuromirrorError:
+        """Return the error with which a visit of the dataset stops."""
+        if not self.is_foreign and self.expected is not None:
+            return RepositoryIncompleteError(dataset, repository, str(self))
+        return ForeignCommitsError(
+            f"{dataset}: {self} ({repository}): another program wrote to the mirror. Nothing was "
+            f"recorded; run 'neuromirror repair {dataset}', which keeps the foreign commits in "
+            "quarantine and restores the refs"
+        )
 
 
 class RecordedVersion(Protocol):
@@ -223,23 +287,24 @@ class JournalRefs:
         )
 
 
-def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitHistory:
+def read_history(repository: Repository, extra_commits: Iterable[str] = ()) -> CommitHistory:
     """Read all commits of a repository, and determine which of them neuromirror wrote.
 
-    They are the commits that refs and ``extra_commits`` (ids in hex) reach. Raises
-    StoreDamagedError if git cannot read one of them.
+    They are the commits that refs and ``extra_commits`` (ids in hex) reach; missing ones are left
+    out. Raises StoreDamagedError if git cannot read an ancestor of one.
     """
+    tips = [one for one in (*repository.refs().values(), *extra_commits) if _ID.fullmatch(one)]
     # rev-list: unlike that of git log, its output does not depend on the user's configuration
     done = try_git(
-        repository,
-        *("-c", "i18n.logOutputEncoding=UTF-8", "rev-list", "--all", "--reverse"),
+        repository.path,
+        *("-c", "i18n.logOutputEncoding=UTF-8", "rev-list", "--reverse"),
         *("--topo-order", "--ignore-missing", f"--format={_FORMAT}", "--stdin"),
-        stdin="".join(f"{commit}\n" for commit in extra_commits),
+        stdin="".join(f"{commit}\n" for commit in tips),
     )
     if done.returncode:
         raise StoreDamagedError(
-            f"git cannot walk the history of {repository}: {done.stderr.strip()}; restore the "
-            "repository from a backup"
+            f"git cannot walk the history of {repository.path} ({done.stderr.strip()}); run "
+            "'neuromirror repair'"
         )
     history = CommitHistory({}, set())
     for line in done.stdout.split("\n"):
@@ -282,6 +347,12 @@ def is_own_commit(repository: Path, commit: str) -> bool:
     return all(map(_OWN_IDENTITY.fullmatch, (parsed.author, parsed.committer)))
 
 
+def _has_object(repository: Path, name: str) -> bool:
+    with ObjectReader(repository) as reader, suppress(ObjectMissingError):
+        return bool(reader.read(name))
+    return False
+
+
 def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
     """Mark commits and their descendants as foreign."""
     history.foreign_commits.update(commits)
@@ -312,16 +383,21 @@ def find_foreign_refs(
         tip, expected = refs.get(name), journal.tips.get(name)
         if _is_own(name, tip, journal, history):
             continue
-        if tip is not None and name in _BRANCHES:
+        # an annotated tag is an object of its own
+        is_foreign = tip is not None and (
+            tip in history.foreign_commits
+            or (tip not in history.own_commits and _has_object(repository.path, tip))
+        )
+        if tip is not None and name in _BRANCHES and (is_foreign or tip in history.own_commits):
             expected = history.newest_own_commit(repository.path, tip, expected) or expected
-        found.append(ForeignRef(name, tip, expected))
+        found.append(ForeignRef(name, tip, expected, is_foreign))
     return found
 
 
 def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHistory) -> bool:
     expected = journal.tips.get(name)
     if tip is None:
-        return name in _DERIVED_BRANCHES
+        return name == CUSTODY_BRANCH
     if tip not in history.own_commits:
         return False
     if tip == expected:
@@ -334,8 +410,8 @@ def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHis
         )
     if name not in _BRANCHES:
         return False
-    if journal.is_subdataset and tip in journal.labels:
-        return True  # commits without parents have no order if the journal was lost
+    if journal.is_subdataset and name != ANNEX_BRANCH:
+        return True  # commits without parents have no order; the tags name what is missing
     return expected is None or history.descends_from(tip, expected)
 
 
@@ -368,6 +444,8 @@ class RepositoryDamage(Struct, frozen=True):
         Whether hooks and settings that reject pushes are in place.
     history
         The repository's commits.
+    lost_commits
+        The commits that the journal lists and the repository lacks.
     """
 
     refs: list[ForeignRef]
@@ -375,14 +453,23 @@ class RepositoryDamage(Struct, frozen=True):
     annex_files: list[str]
     is_protected: bool
     history: CommitHistory
+    lost_commits: list[str]
 
     def __bool__(self) -> bool:
-        return bool(self.refs or self.versions or self.annex_files or not self.is_protected)
+        return bool(
+            self.refs
+            or self.versions
+            or self.annex_files
+            or self.lost_commits
+            or not self.is_protected
+        )
 
     def messages(self) -> Iterator[str]:
         """Yield one message per problem."""
         for ref in self.refs:
-            yield f"{ref}, which neuromirror did not write"
+            yield str(ref)
+        if self.lost_commits:
+            yield f"{count_of(len(self.lost_commits), 'commit')} of the journal missing"
         for version in self.versions:
             yield f"the journal has the version {version.label} of foreign commits"
         for name in self.annex_files:
@@ -392,61 +479,74 @@ class RepositoryDamage(Struct, frozen=True):
 
 
 def find_damage(
-    repository: Repository, entries: Sequence[VersionMinted | AnnexBranchMoved]
+    repository: Repository,
+    entries: Sequence[VersionMinted | AnnexBranchMoved],
+    logged: Sequence[str] = (),
 ) -> RepositoryDamage:
     """Find the changes that other programs made to a repository, by its dataset's journal entries.
+
+    ``logged`` are the commits of a superdataset, oldest first.
 
     Raises StoreDamagedError if git cannot read a commit.
     """
     versions = [one for one in entries if isinstance(one, VersionMinted)]
-    ids = {one.commit for one in versions} | {one.annex_commit for one in entries}
-    history = read_history(repository.path, sorted(ids))
+    ids = {one.commit for one in versions} | {one.annex_commit for one in entries} | {*logged[-1:]}
+    history = read_history(repository, sorted(ids))
     journal = JournalRefs(entries, history, is_subdataset=any(one.within for one in versions))
+    # a killed process may have moved the branch after the last logged commit
+    if logged and repository.ref(MAIN_BRANCH) in (None, *logged, *history.foreign_commits):
+        journal.tips[MAIN_BRANCH] = logged[-1]
     return RepositoryDamage(
         find_foreign_refs(repository, journal, history),
         [one for one in versions if one.commit in journal.dropped_commits],
         find_annex_files(repository.path),
         is_protected(repository.path),
         history,
+        sorted(ids - history.own_commits.keys() - history.foreign_commits),
     )
 
 
 _OWNER_MODE = 0o700
 
 
+def new_quarantine(store: Store, name: str, at: str) -> Path:
+    """Create a folder for what repair removes, which only the store's owner can read.
+
+    ``name`` is an alias, and ``at`` the time of the repair (ISO 8601).
+    """
+    parent = store.root / "neuromirror" / "quarantine"
+    make_folder(parent)
+    parent.chmod(_OWNER_MODE)
+    return _new_folder(parent / name, at.replace(":", "").replace("-", ""))
+
+
 def quarantine_foreign_refs(
-    store: Store,
-    alias: str,
+    folder: Path,
     repository: Repository,
     refs: Sequence[ForeignRef],
     history: CommitHistory,
     at: str,
-) -> Path:
-    """Save foreign refs and their commits in a new folder of the store, and return its path.
-
-    Only the store's owner can read the folder.
+) -> None:
+    """Save foreign refs and their commits in a quarantine folder.
 
     Parameters
     ----------
-    store, alias, repository
-        The store, and the alias and repository of the dataset.
+    folder
+        The folder.
+    repository
+        The repository of the dataset.
     refs
         The refs to save.
     history
         The repository's commits, by which the foreign ones are known.
     at
-        The time of the repair (ISO 8601), for the name of the folder.
+        The time of the repair (ISO 8601).
     """
-    parent = store.root / "neuromirror" / "quarantine"
-    make_folder(parent)
-    parent.chmod(_OWNER_MODE)
-    folder = _new_folder(parent / alias, at.replace(":", "").replace("-", ""))
     refs_json = {one.name: {"actual": one.found, "expected": one.expected} for one in refs}
     content = json.dumps({"at": at, "refs": refs_json}, indent=1, sort_keys=True)
     write_atomically(folder / "refs.json", content.encode() + b"\n")
-    foreign = [
-        one.name for one in refs if one.found is not None and one.found not in history.own_commits
-    ]
+    # a ref of a missing object has nothing to save
+    foreign = [one.name for one in refs if one.is_foreign]
     if foreign:
         own = {one for one in repository.refs().values() if one in history.own_commits}
         own |= {one.expected for one in refs if one.expected is not None}
@@ -455,7 +555,6 @@ def quarantine_foreign_refs(
         bundle.chmod(0o600)
         fsync_path(bundle)
     fsync_path(folder)
-    return folder
 
 
 def quarantine_annex_files(repository: Repository, folder: Path) -> None:

@@ -69,13 +69,19 @@ class StoredJournal:
         list[bytes]
             The removed lines.
         """
+        return self.drop_lines(lambda line: should_drop(load_entry(line)))
+
+    def drop_lines(
+        self, should_drop: Callable[[bytes], bool], *, dry_run: bool = False
+    ) -> list[bytes]:
+        """Remove complete lines from the journal as :meth:`drop_entries` does; return them."""
         with file_lock(self.journal_path.with_suffix(".lock"), "the journal", wait=60):
             dropped: list[bytes] = []
             kept: list[bytes] = []
             for line in self.journal_path.read_bytes().splitlines(keepends=True):
-                is_dropped = line.endswith(b"\n") and should_drop(load_entry(line))
+                is_dropped = line.endswith(b"\n") and should_drop(line)
                 (dropped if is_dropped else kept).append(line)
-            if dropped:
+            if dropped and not dry_run:
                 write_atomically(self.journal_path, b"".join(kept))
         return dropped
 
@@ -127,8 +133,8 @@ class StoredJournal:
                 except ValueError as error:
                     raise StoreDamagedError(
                         f"{self.journal_path}: invalid entry in the line that ends at byte "
-                        f"{position}: {error}. Move the file away and run "
-                        "'neuromirror rebuild-index'."
+                        f"{position}: {error}. Run 'neuromirror repair', which moves the line to "
+                        "quarantine and reads the versions from git."
                     ) from error
 
 

@@ -39,6 +39,7 @@ from neuromirror.model import (
     compose_pairs,
     convert,
     dump_pairs,
+    entry_line,
     line_path,
     load_changes,
     load_pairs,
@@ -80,11 +81,11 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
             yield from split_lines(hashed(file))
     except (FileNotFoundError, ZstdFrameError) as error:
         raise StoreDamagedError(
-            f"the manifest {path} cannot be read ({error}); restore it from a backup"
+            f"the manifest {path} cannot be read ({error}); run 'neuromirror repair'"
         ) from error
     if manifest_file(path.parents[2], digest.value()) != path:
         raise StoreDamagedError(
-            f"the digest of the manifest {path} differs from its name; restore it from a backup"
+            f"the digest of the manifest {path} differs from its name; run 'neuromirror repair'"
         )
 
 
@@ -123,6 +124,15 @@ class StoredRecords:
     def _path(self, dataset_id: str, commit: str, ending: str) -> Path:
         return self._folder / dataset_id[:3] / dataset_id[3:] / f"{commit}.{ending}.zst"
 
+    def mint_input_path(self, dataset_id: str, name: str) -> Path:
+        """Return the path of what a version was minted from (store.mint_inputs)."""
+        return self._path(dataset_id, name, "mint")
+
+    def record_files(self, dataset_id: str, name: str) -> list[Path]:
+        """Return the files of a version's records: whole, or as changes."""
+        paths = (self._path(dataset_id, name, ending) for ending in ("jsonl", "delta"))
+        return [path for path in paths if path.exists()]
+
     def has_records(self, dataset_id: str, commit: str) -> bool:
         """Return whether the store has a version's records.
 
@@ -138,7 +148,7 @@ class StoredRecords:
         bool
             Whether the records are stored, whole or as changes.
         """
-        return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
+        return bool(self.record_files(dataset_id, commit))
 
     def newest_records(self, dataset_id: str, commit: str) -> str:
         """Return the name of a version's last records, which the other methods accept as a commit.
@@ -310,7 +320,7 @@ class StoredRecords:
                 path = self._path(dataset_id, commit, "delta")
                 raise StoreDamagedError(
                     f"the records {path} have a chain of more than {MAX_DELTA_DEPTH} deltas, or a "
-                    "cycle; restore the file from a backup"
+                    "cycle; run 'neuromirror repair'"
                 )
         return found if self.has_records(dataset_id, found[-1]) else []
 
@@ -327,8 +337,7 @@ class StoredRecords:
         except ValueError as error:
             raise StoreDamagedError(
                 f"the records of commits {old} and {new} do not match each other ({error}); "
-                f"restore "
-                f"{self._path(dataset_id, new, '*').parent} from a backup"
+                "run 'neuromirror repair'"
             ) from error
 
     def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
@@ -355,8 +364,8 @@ class StoredRecords:
             yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
         except ValueError as error:
             raise StoreDamagedError(
-                f"the records of commit {commit} have an invalid line ({error}); restore the "
-                "store's records from a backup, or run 'neuromirror sync --deep' for the dataset"
+                f"the records of commit {commit} have an invalid line ({error}); run "
+                "'neuromirror repair'"
             ) from error
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
@@ -389,8 +398,8 @@ class StoredRecords:
             yield from patch_lines(self.record_lines(dataset_id, base), pairs)
         except ValueError as error:
             raise StoreDamagedError(
-                f"the records of commit {commit} do not match those of {base} ({error}); restore "
-                f"{self._path(dataset_id, base, '*')} from a backup"
+                f"the records of commit {commit} do not match those of {base} ({error}); run "
+                "'neuromirror repair'"
             ) from error
 
     def _write(self, dataset_id: str, commit: str, ending: str, lines: Iterable[bytes]) -> None:
@@ -407,6 +416,19 @@ class StoredRecords:
                 finish_file(file)
             os.replace(draft, target)
         fsync_path(target.parent)
+
+
+def check_records(store: StoredRecords, dataset_id: str, name: str, state: str, files: int) -> None:
+    """Raise StoreDamagedError unless records can be read, and have a state and number of files."""
+    digest, count = StateDigest(), 0
+    for placed in store.records(dataset_id, name):
+        digest.add(entry_line(placed))
+        count += placed.subdataset is None
+    if digest.value() != state or count != files:
+        raise StoreDamagedError(
+            f"the records {name} have {count} files and the state {digest.value()}, not {files} "
+            f"and {state}"
+        )
 
 
 class RecordLookup:
@@ -487,9 +509,8 @@ class RecordLookup:
             yield
         except (OSError, ValueError) as error:
             raise StoreDamagedError(
-                f"the records {self._newest} cannot be read ({error}); restore the file and those "
-                "of the version's bases from a backup, or run 'neuromirror rebuild-index', which "
-                "reads them back from git"
+                f"the records {self._newest} cannot be read ({error}); run "
+                "'neuromirror repair', which reads them back from git"
             ) from error
 
 
@@ -514,7 +535,7 @@ def _read_header(lines: Iterator[bytes], path: Path) -> _DeltaHeader:
         return convert(parse_json(next(lines), str(path)), _DeltaHeader, str(path))
     except (InvalidDocumentError, StopIteration) as error:
         raise StoreDamagedError(
-            f"{path} has no valid first line; restore it from a backup"
+            f"{path} has no valid first line; run 'neuromirror repair'"
         ) from error
 
 
@@ -524,6 +545,6 @@ def _read(path: Path) -> Iterator[bytes]:
             yield from read_seekable_lines(file)
     except (FileNotFoundError, ZstdFrameError) as error:
         raise StoreDamagedError(
-            f"the records {path} cannot be read ({error}); restore the file from a backup, or run "
-            "'neuromirror rebuild-index', which reads them back from git"
+            f"the records {path} cannot be read ({error}); run 'neuromirror repair', which reads "
+            "them back from git"
         ) from error

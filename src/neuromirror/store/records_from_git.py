@@ -7,7 +7,6 @@ until the next visit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -144,9 +143,8 @@ def _files_in_git(
             yield _subdataset(path, sha, description)
         elif mode == SYMLINK_MODE:
             key = key_from_file_name(reader.read(sha).rpartition(b"/")[2])
-            log = b""
-            with suppress(ObjectMissingError):  # a file without a known URL has no log
-                log = reader.read(f"{annex_commit}:{url_log_path(key).decode()}")
+            # a file without a known URL has no log
+            log = reader.find(annex_commit, url_log_path(key).decode()) or b""
             values = [line.value for line in parse_log(log) if line.status == "1"]
             yield SnapshotEntry(path, key, _record(path, key, values, retention))
 
@@ -180,7 +178,7 @@ def _records_in_manifest(path: Path) -> Iterator[bytes]:
             key = key_for(record, git_path) if digests else ""
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise StoreDamagedError(
-                f"the manifest {path} has an invalid line ({error}); restore it from a backup"
+                f"the manifest {path} has an invalid line ({error}); run 'neuromirror repair'"
             ) from error
         yield dump_snapshot_entry(SnapshotEntry(git_path, key, record))
 
@@ -212,7 +210,7 @@ def _list_tree(repository: Repository, commit: str) -> Iterator[ListedEntry]:
     try:
         yield from list_tree(repository.path, commit)
     except GitError as error:
-        raise StoreDamagedError(f"{error}; restore the repository from a backup") from error
+        raise StoreDamagedError(f"{error}; run 'neuromirror repair'") from error
 
 
 def read_versions_from_git(
@@ -245,13 +243,13 @@ def read_versions_from_git(
     """
     refs = repository.refs()
     seen: set[str] = set()
-    if (
+    if not refs or (
         ANNEX_BRANCH in refs
         and {sha for name, sha in refs.items() if name not in (ANNEX_BRANCH, CUSTODY_BRANCH)}
         <= known
     ):
         return
-    history = read_history(repository.path)
+    history = read_history(repository)
     with ObjectReader(repository.path) as reader:
         if ANNEX_BRANCH not in refs and (MAIN_BRANCH in refs or PUBLISHED_BRANCH in refs):
             main = (
@@ -263,8 +261,7 @@ def read_versions_from_git(
                 return
             raise StoreDamagedError(
                 f"{repository.path} has no git-annex branch: it was deleted, or neuromirror "
-                "did not write this repository. 'neuromirror repair' restores the branch if the "
-                "journal has it; else restore the repository from a backup."
+                "did not write this repository. Run 'neuromirror repair'."
             )
         annex = refs.get(ANNEX_BRANCH, "")
         if annex and annex not in history.own_commits:

@@ -77,16 +77,25 @@ def active_pack_names(repository: Path) -> list[str]:
     return [name for name in pack_names(repository) if name not in retired]
 
 
+def _listed_packs(repository: Path) -> list[str]:
+    try:
+        lines = (repository / "objects" / "info" / "packs").read_text(errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    return sorted(line.removeprefix("P ").removesuffix(".pack") for line in lines if line)
+
+
+def missing_packs(repository: Path) -> list[str]:
+    """Return the names of the packs in ``objects/info/packs`` that a bare repository lacks.
+
+    A pack is added before it is listed, and deleted after it was taken from the list.
+    """
+    return sorted({*_listed_packs(repository)} - {*pack_names(repository)})
+
+
 def is_pack_list_current(repository: Path) -> bool:
     """Return whether ``objects/info/packs`` lists exactly the packs in use."""
-    try:
-        lines = (repository / "objects" / "info" / "packs").read_bytes().splitlines()
-    except FileNotFoundError:
-        return not active_pack_names(repository)
-    listed = [line for line in lines if line]
-    return sorted(listed) == [
-        b"P %s.pack" % name.encode() for name in active_pack_names(repository)
-    ]
+    return _listed_packs(repository) == active_pack_names(repository)
 
 
 def write_pack_list(repository: Path) -> None:

@@ -164,10 +164,13 @@ _FOLDERS = (
     *("", "info", "objects", "objects/info", "objects/pack"),
     *("refs", "refs/heads", "refs/tags"),
 )
+HEADS = frozenset(f"ref: {branch}\n" for branch in (MAIN_BRANCH, PUBLISHED_BRANCH))
+"""The contents of ``HEAD``: of a dataset without and with published versions."""
+RIA_VERSION = "2\n"
 _FILES = {
     "HEAD": f"ref: {MAIN_BRANCH}\n",
     "config": CONFIG,
-    "ria-layout-version": "2\n",
+    "ria-layout-version": RIA_VERSION,
 }
 """The files of ``git init --bare`` (gitrepository-layout(5)), and the one that RIA stores need."""
 _TEMPORARY_PATTERNS = (
@@ -281,7 +284,7 @@ class Repository:
                 return commit, parse_commit(reader.read(commit)).committed_at
         except (ObjectMissingError, ValueError) as error:
             raise StoreDamagedError(
-                f"{self.path}: {MAIN_BRANCH}: {error}; restore the repository from a backup"
+                f"{self.path}: {MAIN_BRANCH}: {error}; run 'neuromirror repair'"
             ) from error
 
     def add_pack(self, pack: Pack) -> None:
@@ -334,20 +337,14 @@ class Repository:
         retired packs.
         """
         refs = self.refs()
-        head = PUBLISHED_BRANCH if PUBLISHED_BRANCH in refs else MAIN_BRANCH
-        expected = f"ref: {head}\n"
+        expected = self._expected_head(refs)
         if (self.path / "HEAD").read_text() != expected:
             write_atomically(self.path / "HEAD", expected.encode())
         info = self.path / "info" / "refs"
-        listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
-        # these lines are the peeled ids of annotated tags, which only other programs create
-        current_lines = [
-            line for line in _read_text(info).splitlines(True) if not line.endswith("^{}\n")
-        ]
         # packs first: a client that sees the new refs must find their objects
         if not is_pack_list_current(self.path):
             write_pack_list(self.path)
-        if "".join(current_lines) == listed:
+        if self._is_info_current(refs):
             return
         content = info_refs_content(self.path)
         if content is not None:
@@ -358,6 +355,26 @@ class Repository:
         fsync_path(info.parent)
         if not is_pack_list_current(self.path):
             write_pack_list(self.path)
+
+    def is_server_info_current(self) -> bool:
+        """Return whether HEAD and the files for clients of plain HTTP match the refs."""
+        refs = self.refs()
+        head = (self.path / "HEAD").read_text()
+        return (
+            head == self._expected_head(refs)
+            and is_pack_list_current(self.path)
+            and self._is_info_current(refs)
+        )
+
+    def _expected_head(self, refs: Mapping[str, str]) -> str:
+        return f"ref: {PUBLISHED_BRANCH if PUBLISHED_BRANCH in refs else MAIN_BRANCH}\n"
+
+    def _is_info_current(self, refs: Mapping[str, str]) -> bool:
+        lines = _read_text(self.path / "info" / "refs").splitlines(True)
+        # these lines are the peeled ids of annotated tags, which only other programs create
+        return "".join(line for line in lines if not line.endswith("^{}\n")) == "".join(
+            f"{sha}\t{name}\n" for name, sha in sorted(refs.items())
+        )
 
 
 def _read_text(path: Path) -> str:

@@ -54,6 +54,8 @@ from neuromirror.store.repository import Repository
 _FORMAT = 3
 """The format of the store; a store of another format is rejected."""
 
+_REWRITE = f"write it again with: echo '{{{{\"format\":{_FORMAT}}}}}' > {{marker}}"
+
 _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
@@ -100,6 +102,8 @@ class Store(StoredJournal, StoredRecords):
             return store
         if root.exists() and not root.is_dir():
             raise NotAStoreError(f"{root} is a file, not a store; choose a folder with --store")
+        if store.journal_path.exists():
+            raise NotAStoreError(f"{marker} is missing; {_REWRITE.format(marker=marker)}")
         if root.exists() and not store._is_empty_or_partial():
             raise NotAStoreError(
                 f"{root} is not a neuromirror store and not empty; choose another folder with "
@@ -119,7 +123,7 @@ class Store(StoredJournal, StoredRecords):
             found = parse_json(marker.read_bytes(), str(marker))["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise NotAStoreError(
-                f"{marker} cannot be read ({error!r}); name another folder with --store"
+                f"{marker} is damaged ({error!r}); {_REWRITE.format(marker=marker)}"
             ) from error
         if found in range(1, _FORMAT):
             raise NotAStoreError(
@@ -311,8 +315,11 @@ class Store(StoredJournal, StoredRecords):
         Repository
             The repository.
         """
-        name = dataset.dataset_id
-        return Repository(self.root / name[:3] / name[3:])
+        return Repository(self.repository_path(dataset.dataset_id))
+
+    def repository_path(self, dataset_id: str) -> Path:
+        """Return the path of the repository of a dataset."""
+        return self.root / dataset_id[:3] / dataset_id[3:]
 
     def alias(self, dataset: DatasetRef, name: str | None = None) -> None:
         """Create or update the alias of a dataset that has refs.
@@ -324,9 +331,12 @@ class Store(StoredJournal, StoredRecords):
         name
             Another alias than the dataset's own.
         """
-        link = self.root / "alias" / (name or dataset.alias)
-        name = dataset.dataset_id
-        target = f"../{name[:3]}/{name[3:]}"
+        self.link_alias(name or dataset.alias, dataset.dataset_id)
+
+    def link_alias(self, alias: str, dataset_id: str) -> None:
+        """Let an alias point to the repository of a dataset."""
+        link = self.root / "alias" / alias
+        target = f"../{dataset_id[:3]}/{dataset_id[3:]}"
         draft = link.with_name(f".{link.name}.new")
         draft.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
@@ -384,7 +394,7 @@ class Store(StoredJournal, StoredRecords):
         dict[str, bytes]
             Contents by path; empty if the store does not have the commit.
         """
-        repository = self.root / dataset_id[:3] / dataset_id[3:]
+        repository = self.repository_path(dataset_id)
         if not Repository(repository).exists():
             return {}
         found: dict[str, bytes] = {}

@@ -368,12 +368,7 @@ class AnnexBranchReader:
         return known
 
     def _read_object(self, name: bytes) -> bytes:
-        found = next(self._objects.read([name]))
-        if found is None:
-            raise GitError(
-                f"git object {name.decode()} cannot be read; check the clone with 'git fsck'"
-            )
-        return found
+        return existing_object(name, next(self._objects.read([name])))
 
     def _read_folders(self, names: Iterable[bytes]) -> None:
         missing = {
@@ -385,14 +380,23 @@ class AnnexBranchReader:
         """Yield the names that have an object id, with the object's content."""
         there = [(name, found) for name, found in object_ids.items() if found]
         contents = self._objects.read([found for _, found in there])
-        for (name, _), content in zip(there, contents, strict=True):
-            yield name, content or b""
+        for (name, found), content in zip(there, contents, strict=True):
+            yield name, existing_object(found, content)
 
     def _contents(self, object_ids: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return contents by path. Many logs are identical, and identical objects are read once."""
         distinct = list(dict.fromkeys(object_ids.values()))
         read = dict(zip(distinct, self._objects.read(distinct), strict=True))
-        return {path: read[found] or b"" for path, found in object_ids.items()}
+        return {path: existing_object(found, read[found]) for path, found in object_ids.items()}
+
+
+def existing_object(name: bytes, content: bytes | None) -> bytes:
+    """Return the content of an object; a missing log is no empty log."""
+    if content is None:
+        raise GitError(
+            f"git object {name.decode()} cannot be read; check the clone with 'git fsck'"
+        )
+    return content
 
 
 def present_values(log: bytes) -> list[str]:

@@ -48,7 +48,7 @@ from neuromirror.git import (
 )
 from neuromirror.model import ConfigurationError
 from neuromirror.net import permanent_refusal, redact
-from neuromirror.transfer.annex_branch import AnnexSettings, disabled_filters
+from neuromirror.transfer.annex_branch import AnnexSettings, disabled_filters, existing_object
 from neuromirror.transfer.repository_check import CheckedRepository, check_repository, find_top
 
 BRANCH = "refs/heads/git-annex"
@@ -530,7 +530,7 @@ class AnnexedFileListing(Struct):
         try:
             return os.readlink(os.path.join(os.fsencode(self.clone.top), path))
         except OSError:
-            return next(self.objects.read([name])) or b""
+            return existing_object(name, next(self.objects.read([name])))
 
 
 def _key_of(name: bytes) -> str | None:
