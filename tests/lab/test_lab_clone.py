@@ -18,14 +18,17 @@ from support.stub_server import StubServer, responds_with
 ALIAS = "demo--000002"
 
 
+_OWN_SETTINGS = r"annex.uuid=|core.autocrlf=|.*\.skipfetchall="
+
+
 def described(clone: Path) -> tuple[list[str], list[str], str, set[str]]:
     """Return the settings of a clone but its UUID, its refs, HEAD, and the files with a status."""
     settings = run_checked(clone, "git", "config", "--local", "--list").splitlines()
     refs = run_checked(clone, "git", "for-each-ref", "--format=%(objectname) %(refname)")
     own = "refs/heads/git-annex"  # has the UUID of the clone
     return (
-        # DataLad lets git fetch from special remotes, which fails
-        sorted(one for one in settings if not re.match(r"annex.uuid=|.*\.skipfetchall=", one)),
+        # DataLad lets git convert line endings, and fetch from special remotes, which fails
+        sorted(one for one in settings if not re.match(_OWN_SETTINGS, one)),
         [one for one in refs.splitlines() if not one.endswith(own)],
         (clone / ".git" / "HEAD").read_text(),
         set(run_checked(clone, "git", "status", "--porcelain").splitlines()),

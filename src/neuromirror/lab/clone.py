@@ -33,7 +33,7 @@ from neuromirror.lab.addresses import annexed_key
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs, escape
 from neuromirror.lab.restore import REMOTE_PROTOCOLS
-from neuromirror.lab.work_trees import run_git
+from neuromirror.lab.work_trees import KEEP_BYTES, run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError, name_from_alias
 from neuromirror.model.programs import install_advice
@@ -133,6 +133,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     store, _, name = url.removeprefix("ria+").partition("#~")
     given = {
+        **dict([KEEP_BYTES.split("=")]),
         # git-annex has no objects in the store
         "remote.origin.annex-ignore": "true",
         "datalad.get.subdataset-source-candidate-200origin": f"ria+{store}#{{id}}",

@@ -45,6 +45,7 @@ from neuromirror.lab.lock_manifests import (
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.verify import EvidenceSummary
 from neuromirror.lab.work_trees import (
+    KEEP_BYTES,
     find_annex_commit,
     has_commit,
     is_origin_checked,
@@ -693,6 +694,7 @@ class _DatasetRestorer(Struct):
     ) -> _RestoredDataset:
         """Restore a dataset in the empty folder ``draft``; it is moved to ``root`` later."""
         run_git(draft, "init", "-q", "--template=", "-b", "main")
+        run_git(draft, "config", *KEEP_BYTES.split("="))
         strategy.fill(draft)
         if not has_commit(draft, target.commit):
             raise StrategyFailedError(f"it lacks the commit {target.commit}")

@@ -20,6 +20,8 @@ from neuromirror.git import (
 from neuromirror.lab.lock_manifests import ListedSubdataset
 from neuromirror.net import redact
 
+KEEP_BYTES: Final = "core.autocrlf=false"
+"""A setting of each new clone, so that git writes the bytes of a version as they are."""
 _ANNEX_REFS: Final = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
 _NO_ANNEX_FILTER: Final = tuple(
     option

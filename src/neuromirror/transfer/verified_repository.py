@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -136,6 +137,12 @@ class VerifiedRepository:
             )
         checked = check_repository(folder)
         return cls(checked.git_dir, None if checked.git_dir == checked.top else folder)
+
+    @cached_property
+    def left_out(self) -> frozenset[bytes]:
+        """The paths that a sparse checkout leaves out of the work tree (skip-worktree)."""
+        listed = call_git(git_environment(self.git_dir), "ls-files", "-t", "-z").stdout
+        return frozenset(line[2:] for line in listed.split(b"\0") if line.startswith(b"S "))
 
     def __enter__(self) -> VerifiedRepository:
         return self
@@ -420,11 +427,8 @@ class VerifiedRepository:
     def _log(self, path: bytes) -> bytes:
         """Return a file of the git-annex branch; empty if it is missing."""
         self._annex = self._annex or self._annex_branch()
-        try:
-            with self._lock:
-                return self._reader.read(f"{self._annex}:{path.decode()}")
-        except ObjectMissingError:
-            return b""
+        with self._lock:
+            return self._reader.find(self._annex, path.decode()) or b""
 
     def _annex_branch(self) -> str:
         """Return the git-annex branch; before "git annex init", the one of a remote."""

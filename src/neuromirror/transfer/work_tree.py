@@ -178,7 +178,10 @@ class _EntryVerifier:
             except OSError:
                 target = b""
             same = target != b"" and object_id("blob", target) == entry.sha
-            key = parse_link_target(target if same else self._clone.read("blob", entry.sha))
+            same = same or (not target and self._is_left_out(entry))
+            key = parse_link_target(
+                target if same and target else self._clone.read("blob", entry.sha)
+            )
         else:
             same = True
             key = parse_pointer(self._clone.read("blob", entry.sha))
@@ -191,7 +194,7 @@ class _EntryVerifier:
             finding = self._verify_document(entry, path)
         else:
             # a regular file instead of a link was unlocked
-            finding = self._verify_content(key, path, location)
+            finding = self._verify_content(key, path, location, entry)
         return InspectedEntry(entry, key, (finding,))
 
     def _verify_document(self, entry: VerifiedEntry, path: str) -> Finding:
@@ -202,6 +205,9 @@ class _EntryVerifier:
                 sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
                 _read(descriptor, size, [sha], self._stop)
         except FileNotFoundError:
+            if self._is_left_out(entry):
+                size = len(self._clone.read("blob", entry.sha))
+                return Finding(path=path, kind="document", checked="checked", size=size)
             return Finding(status="error", path=path, kind="document", message=_MISSING)
         except OSError as error:
             return Finding(status="error", path=path, kind="document", message=_read_error(error))
@@ -209,13 +215,21 @@ class _EntryVerifier:
             return Finding(status="error", path=path, kind="document", message=_CHANGED)
         return Finding(path=path, kind="document", checked="checked", size=size)
 
-    def _verify_content(self, key: str, path: str, location: bytes) -> Finding:
+    def _is_left_out(self, entry: VerifiedEntry) -> bool:
+        """Return whether a sparse checkout leaves a missing file out."""
+        return not os.path.lexists(self._root + entry.path) and entry.path in self._clone.left_out
+
+    def _verify_content(
+        self, key: str, path: str, location: bytes, entry: VerifiedEntry
+    ) -> Finding:
         """Verify the content of an annexed file."""
         try:
             proof = key_checksum(key)
         except ValueError as error:
             return Finding(status="error", path=path, key=key, message=str(error))
         equivalent_keys = self._clone.equivalent_keys(key) if key.startswith("VURL") else []
+        if self._is_left_out(entry):
+            location = self._object_path(key)
         try:
             with _open_regular(location) as descriptor:
                 if not self._is_pointer(descriptor, key, proof):
