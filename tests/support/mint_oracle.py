@@ -66,6 +66,7 @@ DOCUMENTS = (
 """Paths of documents."""
 
 ATTRIBUTES = b"""\
+* -text
 * annex.backend=SHA256E
 **/.git* annex.largefiles=nothing
 /.boss/** annex.largefiles=nothing

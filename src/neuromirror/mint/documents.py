@@ -192,6 +192,7 @@ def _subdataset_json(part: Subdataset) -> dict[str, Any]:
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
 _ATTRIBUTES = b"""\
+* -text
 * annex.backend=SHA256E
 **/.git* annex.largefiles=nothing
 /.boss/** annex.largefiles=nothing
@@ -209,6 +210,7 @@ zarr.json annex.largefiles=(largerthan=4MiB)
 """
 """One rule per kind of document, the same in every dataset and state.
 
+The first one keeps git from converting line endings, whatever it is told elsewhere.
 Because the file never changes, a lab can add its own rules (``datalad create -c text2git``) and
 still merge later states. Documents larger than 4 MiB are annexed.
 """

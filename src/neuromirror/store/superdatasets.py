@@ -346,7 +346,7 @@ def _write_tree(pack: PackWriter, dataset_id: str, members: Members) -> bytes:
     modules = gitmodules_content(
         Submodule(path, url, member_id) for path, (url, member_id, _) in members.items()
     )
-    attributes = b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
+    attributes = b"* -text\n* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
     trees = TreeBuilder(pack)
     for path in sorted(members, key=str.encode):
         trees.add(path.encode(), GITLINK_MODE, bytes.fromhex(members[path][2]))
