@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -361,6 +362,26 @@ def test_usual_settings_and_files_are_accepted(web_clone: WebClone, tmp_path: Pa
     assert _get(folder, FILE) == [("ok", FILE)]
     with pytest.raises(RepositoryRefusedError, match="work tree"):
         list(get(tmp_path / "linked"))
+
+
+def test_a_clone_with_a_ria_sibling_and_its_clone_are_accepted(
+    web_clone: WebClone, tmp_path: Path
+) -> None:
+    store = f"ria+file://{tmp_path}/ria"
+    for command in (
+        ("datalad", "create", "--force"),
+        ("datalad", "create-sibling-ria", "-s", "ria", "--new-store-ok", "--alias", "x", store),
+        ("git", "push", "-q", "--no-verify", "ria", "HEAD", "git-annex"),
+        ("datalad", "clone", f"{store}#~x", str(tmp_path / "again")),
+    ):
+        done = subprocess.run(
+            command, cwd=web_clone.clone, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    for folder in (web_clone.clone, tmp_path / "again"):
+        settings = git(folder, "config", "--get-regexp", "annex-externaltype")
+        assert settings.strip() == "remote.ria-storage.annex-externaltype ora"
+        assert _get(folder, FILE) == [("ok", FILE)]
 
 
 def test_a_store_on_this_machine_is_a_remote(web_clone: WebClone, tmp_path: Path) -> None:
