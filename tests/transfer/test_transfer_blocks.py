@@ -9,6 +9,7 @@ import pytest
 from neuromirror.lab import get
 from neuromirror.model import Evidence
 from neuromirror.net import RequestLimits
+from neuromirror.transfer.content_bodies import BlockBodies
 from neuromirror.transfer.outcomes import Outcome
 from support.annex_with_boss import AnnexRepository
 from support.volume_mirror import (
@@ -79,7 +80,8 @@ def test_a_host_that_fails_is_not_requested_for_each_block(
     boss_mirror: BossMirror, clone: AnnexRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = RequestLimits(attempts=2, wait=0.01, wait_max=0.01)
-    monkeypatch.setattr("neuromirror.transfer.content_bodies._LIMITS", limits)
+    defaults = BlockBodies.__init__.__defaults__
+    monkeypatch.setattr(BlockBodies.__init__, "__defaults__", (*defaults[:-1], limits))
     boss_mirror.boss.fault("status", path="/cutout/", status=503)
     had = count_contents(clone)
     found = outcomes(clone.path, "0")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from msgspec import Struct
 
-from neuromirror.index.ledger import CheckMethod, Stored
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
+    from neuromirror.index.ledger import CheckMethod, Stored
 
 
 def parse_uuid(text: str) -> str | None:
