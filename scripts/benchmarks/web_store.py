@@ -172,7 +172,7 @@ def _fill(folder: Path, sizes: Sizes) -> None:
             if done % 100 == 0:
                 click.echo(f"{done} datasets after {time.monotonic() - begin:.0f} s", err=True)
     for name in MIRRORS:
-        store.mark_listed(name)
+        store.mark_listed(name, sizes.datasets)
 
 
 def _begin() -> None:
