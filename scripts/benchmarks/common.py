@@ -135,9 +135,8 @@ def fast_import(repository: Path, stream: Path) -> None:
 
 
 def annex_repository(repository: Path) -> Path:
-    """Create a git-annex repository, which may use servers on loopback."""
+    """Create a git-annex repository."""
     run_git("init", "-q", "-b", "main", str(repository))
-    run_git("-C", str(repository), "config", "annex.security.allowed-ip-addresses", "all")
     run_git("-C", str(repository), "annex", "init", "-q", "bench")
     return repository
 
@@ -266,11 +265,13 @@ def own_environment(folder: Path) -> None:
     os.environ |= {"HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
     for name in ("AUTHOR", "COMMITTER"):
         os.environ |= {f"GIT_{name}_NAME": "bench", f"GIT_{name}_EMAIL": "bench@example.org"}
-    # no background maintenance during the measurement
+    # no background maintenance during the measurement; servers are on loopback
     os.environ |= {
-        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_COUNT": "2",
         "GIT_CONFIG_KEY_0": "maintenance.auto",
         "GIT_CONFIG_VALUE_0": "false",
+        "GIT_CONFIG_KEY_1": "annex.security.allowed-ip-addresses",
+        "GIT_CONFIG_VALUE_1": "127.0.0.1",
     }
 
 
