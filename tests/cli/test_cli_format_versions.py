@@ -48,7 +48,7 @@ def refuses(shell: Shell, folder: Path, *commands: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [('{"format":99}\n', "format 99"), ('{"format":1}\n', "format 1"), ("{", "cannot be read")],
+    [('{"format":99}\n', "format 99"), ('{"format":1}\n', "format 1"), ("{", "store.json")],
 )
 def test_a_store_of_another_format_is_not_changed(
     copied: Shell, tmp_path: Path, content: str, expected: str

@@ -46,14 +46,14 @@ def test_a_forbidden_host_is_named_once_with_the_setting(restricted_clone: Path,
         (total,) = [one for one in records if one.get("kind") == "host" and one["host"] == host]
         assert total["count"] == sum(one["host"] == host for one in url_findings)
         message = next(one["message"] for one in url_findings if one["host"] == host)
-        assert f"git config {SETTING} '127.0.0.1'" in message
+        assert f"git config --global {SETTING} '127.0.0.1'" in message
         assert "allow_private" not in message
 
 
 def test_the_hint_is_right(restricted_clone: Path) -> None:
     _, records, _ = run("verify", "--remote", str(restricted_clone))
     message = next(one["message"] for one in records if one.get("host"))
-    command = message[message.index("git config ") :]
+    command = message[message.index("git config --global ") :]
     subprocess.run(command, shell=True, cwd=restricted_clone, check=True)
     code, records, _ = run("verify", "--remote", str(restricted_clone))
     assert code == 0

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.store import UnsafePathError
 from neuromirror.transfer import get
+from neuromirror.transfer.repository_check import RepositoryRefusedError
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock
 from support.mirror_harness import MirrorHarness
 
@@ -202,7 +203,7 @@ def test_get_writes_nothing_elsewhere(
     link_path.symlink_to(victim)
     (victim / "get-1.keys").write_text("mine")
     before = everything(victim)
-    with pytest.raises(UnsafePathError):
+    with pytest.raises(RepositoryRefusedError, match=f"the symlink '{name}'"):
         list(get(folder))
     assert everything(victim) == before
 

@@ -302,6 +302,7 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
         fill_disk(disk / "ballast")
         for name in visits:
             manual_executor.run(name)
+        fill_disk(disk / "ballast")  # what the visits wrote is gone
         tick(harness)
         journal = on_disk.store.journal_path.stat().st_size
         for _ in range(5):
@@ -323,8 +324,8 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
 
 def fill_disk(folder: Path) -> None:
     """Use all bytes and inodes of a small disk."""
-    folder.mkdir()
-    with suppress(OSError), (folder / "bytes").open("wb", buffering=0) as file:
+    folder.mkdir(exist_ok=True)
+    with suppress(OSError), (folder / "bytes").open("ab", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
     with suppress(OSError):
