@@ -1,6 +1,6 @@
 """Record how long tests take, for the order of the files and the marker ``slow``.
 
-``scripts/test --numprocesses 5 --dist worksteal --junitxml=FILE`` writes the times of a run;
+``scripts/test --numprocesses 7 --dist worksteal --junitxml=FILE`` writes the times of a run;
 ``scripts/durations.py FILE`` puts them into ``tests/durations.json``: the seconds of each file,
 and the names of its slow tests.
 """

@@ -306,6 +306,7 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
         tick(harness)
         journal = on_disk.store.journal_path.stat().st_size
         for _ in range(5):
+            fill_disk(disk / "ballast")
             assert tick(harness) == 0
         assert "no jobs are started: store: cannot be written to" in harness.service.pause_reason
         assert on_disk.store.journal_path.stat().st_size == journal
