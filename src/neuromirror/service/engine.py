@@ -444,12 +444,13 @@ class Service:
         self.wakeup.clear()
         now = self._read_clock()
         try:
+            # first, because the rest fails on a full disk
+            if began >= self._next_check:
+                self._check_readiness()
             while self._finished:
                 self._process_finished(now)
             self._continue_writes(began + _WRITE_SECONDS)
             self._maintain_leases(now, began)
-            if began >= self._next_check:
-                self._check_readiness()
             started = 0 if self._closed else self._start_due(now)
             self._record_pause()
             return started
