@@ -91,7 +91,10 @@ def write_mint_input(
     for document in mint_input.header.documents:
         digest = hashlib.sha256(document.content).hexdigest()
         earlier = known.get(digest)
-        if earlier is None or not store.mint_input_path(dataset_id, earlier.name).exists():
+        if earlier is None or not (
+            earlier.name == mint_input.name
+            or store.mint_input_path(dataset_id, earlier.name).exists()
+        ):
             known[digest] = _StoredDocument(digest, len(document.content), mint_input.name)
             contents.append(document.content)
         documents.append(known[digest])
