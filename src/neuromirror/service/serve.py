@@ -180,7 +180,8 @@ class _RunningService(Struct, frozen=True):
 @contextmanager
 def _sole_service(store: Store) -> Iterator[None]:
     try:
-        with store.lock("service", "the service"):
+        # 'neuromirror status' holds it for an instant
+        with store.lock("service", "the service", wait=1.0):
             yield
     except StoreBusyError as error:
         raise ServiceRunningError(

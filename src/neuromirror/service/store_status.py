@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
-from neuromirror.store import Store, StoreBusyError
+from neuromirror.store import Store
 
 _HOUR, _DAY = 3600.0, 86_400.0
 
@@ -48,7 +48,9 @@ class ServiceStatus(Struct):
     def problems(self) -> Iterator[str]:
         """Yield a message for everything that an operator has to look at."""
         overdue = {
-            name: one.overdue_since for name, one in self.mirrors.items() if one.overdue_since
+            name: summary.overdue_since
+            for name, summary in self.mirrors.items()
+            if summary.overdue_since
         }
         if overdue and not self.is_running:
             yield (
@@ -69,11 +71,7 @@ def service_status(store: Store, now: float | None = None) -> ServiceStatus | No
     if not store.schedule_path.exists():
         return None
     now = time.time() if now is None else now
-    try:
-        with store.lock("service", "the service"):
-            status = ServiceStatus(is_running=False)
-    except StoreBusyError:
-        status = ServiceStatus(is_running=True)
+    status = ServiceStatus(is_running=store.is_locked("service"))
     with Schedule.open(store.schedule_path) as schedule:
         tasks, leases = schedule.tasks(), schedule.leases.in_force(now)
     ended = [row.ended for row in tasks if row.ended is not None]

@@ -13,6 +13,20 @@ from neuromirror.store.errors import StoreBusyError
 from neuromirror.store.safe_paths import SafeFolder
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock; unlike :func:`file_lock`, it writes nothing."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def file_lock(
     path: Path, resource: str, wait: float = 0.0, folder: SafeFolder | None = None

@@ -147,4 +147,6 @@ def _read(path: Path) -> tuple[_StoredInput, Mapping[str, bytes]]:
             contents[one.sha256], rest = rest[: one.size], rest[one.size :]
             if hashlib.sha256(contents[one.sha256]).hexdigest() != one.sha256:
                 raise StoreDamagedError(f"{path}: a document does not match its sha256")
+    if rest:
+        raise StoreDamagedError(f"{path} has {len(rest)} bytes after its documents")
     return stored, contents

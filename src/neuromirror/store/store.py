@@ -47,7 +47,7 @@ from neuromirror.store.durable_files import (
 )
 from neuromirror.store.errors import NotAStoreError, StoreBusyError
 from neuromirror.store.journal_file import StoredJournal
-from neuromirror.store.locks import file_lock
+from neuromirror.store.locks import file_lock, is_locked
 from neuromirror.store.records import StoredRecords, manifest_file
 from neuromirror.store.repository import Repository
 
@@ -299,6 +299,10 @@ class Store(StoredJournal, StoredRecords):
             A context manager, as from :func:`neuromirror.store.file_lock`.
         """
         return file_lock(self._own_folder / "locks" / f"{name}.lock", resource, wait)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether another process holds a lock of the store; needs no permission to write."""
+        return is_locked(self._own_folder / "locks" / f"{name}.lock")
 
     # --- repositories
 
