@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 from fuzz_core import check_agreement, fixed_seeds, target
 from msgspec.structs import replace
 from urllib3 import HTTPResponse
@@ -27,7 +26,7 @@ from neuromirror.net.persistent_connections import (
     PersistentConnection,
 )
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
-from neuromirror.net.responses import error_fields, parse_json, read_bounded
+from neuromirror.net.responses import Reply, error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, parse_page
 from neuromirror.sources.volumes.urls import MalformedUrlError, parse_url
 from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
@@ -312,13 +311,13 @@ _PAGES = (b"\0" + _PAGE, b"\1" + gzip.compress(_PAGE, mtime=0), b"\x021234567890
 @target("json-body", NetError, seeds=fixed_seeds(*_PAGES), kind="1+json")
 def json_body(data: bytes) -> None:
     """Bodies of JSON replies: length, gzip, content; the first byte chooses the headers."""
-    choice, reply = data[0] if data else 0, requests.Response()
-    reply.status_code, reply.url = 200, _URL
+    choice, headers = data[0] if data else 0, {}
     if choice & 1:
-        reply.headers["Content-Encoding"] = "gzip"
+        headers["Content-Encoding"] = "gzip"
     if choice & 2:
-        reply.headers["Content-Length"] = data[1:9].decode("latin-1")
-    reply.raw = HTTPResponse(io.BytesIO(data[1:]), preload_content=False)
+        headers["Content-Length"] = data[1:9].decode("latin-1")
+    raw = HTTPResponse(io.BytesIO(data[1:]), headers, 200, preload_content=False)
+    reply = Reply(raw, _URL, is_authenticated=False)
     body = read_bounded(reply, _URL, 1 << 16)
     check_agreement(len(body) <= 1 << 16, "more than allowed")
     parse_json(body, "text/html" if choice & 4 else "application/json", _URL)

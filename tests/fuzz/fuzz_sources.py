@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from fuzz_core import SEEDS, check_agreement, fixed_seeds, target
+from urllib3 import HTTPHeaderDict
 
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
 from neuromirror.model.archive_metadata import split_person_names, without_degrees
 from neuromirror.net import NetError, Session
-from neuromirror.net.responses import ResponseHead, case_insensitive, parse_http_date
+from neuromirror.net.responses import ResponseHead, parse_http_date
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescribed
 from neuromirror.sources.boss.channel_info import documents as boss_documents
@@ -286,7 +287,7 @@ def object_headers(data: bytes) -> None:
         return
     if not isinstance(document, dict) or not all(isinstance(one, str) for one in document.values()):
         return
-    headers = case_insensitive(document)
+    headers = HTTPHeaderDict(document)
     reply = ObjectReply.of(ResponseHead(200, headers))
     check_agreement(reply.size is None or reply.size >= 0, reply)
     encoding_of(headers)

@@ -1,10 +1,13 @@
-"""Resolve host names, and refuse addresses that must not be requested."""
+"""Where a request may go: the addresses that are allowed, the proxies and certificates to use."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import sys
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from neuromirror.net.errors import UnsafeAddressError
 from neuromirror.net.urls import address_refusal, host_name_refusal, is_local_name, literal_address
@@ -101,3 +104,21 @@ def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) ->
         raise UnsafeAddressError(
             f"{redacted_url}: refused ({why})", url=redacted_url, always_refused=never
         )
+
+
+def configured_proxy(url: str) -> str:
+    """Return the proxy that the environment names for a URL; empty for a direct connection."""
+    if sys.platform == "linux" and not any(
+        name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ
+    ):
+        return ""
+    # reads no_proxy as other programs do, with networks and ports; long to import
+    from requests.utils import get_environ_proxies
+
+    proxies = get_environ_proxies(url)
+    return proxies.get(urlsplit(url).scheme.lower()) or proxies.get("all") or ""
+
+
+def configured_ca_bundle() -> str | None:
+    """Return the file or folder of CA certificates; None for those of certifi."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None

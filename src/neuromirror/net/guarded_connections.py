@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
-import requests
+import certifi
 import urllib3
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from neuromirror.net.allowed_addresses import resolve_allowed_addresses
+from neuromirror.model import ConfigurationError
+from neuromirror.net.allowed_addresses import (
+    configured_ca_bundle,
+    configured_proxy,
+    resolve_allowed_addresses,
+)
 from neuromirror.net.request_limits import Deadline
+from neuromirror.net.urls import redact
 
 _INTERIM: Final = 20
 """Maximum number of interim responses (1xx) before the final one."""
@@ -133,22 +139,14 @@ def _guarded_connection_class(
     return Guarded
 
 
-class GuardedAdapter(HTTPAdapter):
-    """A requests adapter whose direct connections check the address and keep the deadline.
+class GuardedPools:
+    """Pools of connections; direct ones check the address and keep the deadline. Thread-safe.
 
     Connections through a proxy are not checked here, since the proxy resolves the name; see
-    :func:`~neuromirror.net.allowed_addresses.refuse_behind_proxy`.
+    :func:`~neuromirror.net.allowed_addresses.refuse_behind_proxy`. No cookies are kept.
 
-    Parameters
-    ----------
-    is_private_allowed
-        Whether a host and port may be on a private network.
-    private_hint
-        Returns, for a refused private address, the setting that would allow it.
-    deadline
-        The deadline of the current request.
-    connections
-        Connections per host that are kept open.
+    ``is_private_allowed`` and ``private_hint`` are those of the session, ``connections`` is the
+    number of connections per host that are kept open.
     """
 
     def __init__(
@@ -159,20 +157,7 @@ class GuardedAdapter(HTTPAdapter):
         deadline: Deadline,
         connections: int,
     ) -> None:
-        self._is_private_allowed = is_private_allowed
-        self._private_hint = private_hint
-        self._deadline = deadline
-        super().__init__(pool_connections=32, pool_maxsize=connections)
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
-    ) -> None:
-        """Create the connection pools (called by requests)."""
-        pools = urllib3.PoolManager(
-            num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs
-        )
-
-        guards = self._is_private_allowed, self._private_hint, self._deadline
+        guards = is_private_allowed, private_hint, deadline
 
         class Plain(HTTPConnectionPool):
             ConnectionCls = _guarded_connection_class(HTTPConnection, *guards)
@@ -180,30 +165,76 @@ class GuardedAdapter(HTTPAdapter):
         class Secure(HTTPSConnectionPool):
             ConnectionCls = _guarded_connection_class(HTTPSConnection, *guards)
 
-        pools.pool_classes_by_scheme = {"http": Plain, "https": Secure}
-        self.poolmanager = pools
+        self._direct_pools = {"http": Plain, "https": Secure}
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout: urllib3.Timeout,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send one request without following redirects; the body of the response is not read."""
+        proxy = configured_proxy(url)
+        manager = self._manager(proxy, configured_ca_bundle() or certifi.where())
+        parts = urlsplit(url)
+        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+        return manager.connection_from_url(url).urlopen(
+            method,
+            url if proxy and parts.scheme == "http" else target,
+            body=body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=timeout,
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _manager(self, proxy: str, ca_path: str) -> urllib3.PoolManager:
+        with self._lock:
+            manager = self._managers.get((proxy, ca_path))
+            if manager is None:
+                options: dict[str, Any] = {
+                    "num_pools": 32,
+                    "maxsize": self._connections,
+                    "ca_cert_dir" if os.path.isdir(ca_path) else "ca_certs": ca_path,
+                }
+                if proxy:
+                    manager = _proxy_manager(proxy, options)
+                else:
+                    manager = urllib3.PoolManager(**options)
+                    manager.pool_classes_by_scheme = self._direct_pools
+                self._managers[proxy, ca_path] = manager
+            return manager
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            for manager in self._managers.values():
+                manager.clear()
 
 
-def guarded_session(
-    *,
-    is_private_allowed: Callable[[str, int], bool],
-    private_hint: Callable[[str], str],
-    deadline: Deadline,
-    connections: int,
-) -> requests.Session:
-    """Return a session of requests that keeps no cookies and sends no credentials from ``.netrc``.
-
-    The parameters are those of :class:`GuardedAdapter`. Proxies are not looked up.
-    """
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = GuardedAdapter(
-        is_private_allowed=is_private_allowed,
-        private_hint=private_hint,
-        deadline=deadline,
-        connections=connections,
+def _proxy_manager(proxy: str, options: Mapping[str, Any]) -> urllib3.PoolManager:
+    if proxy.lower().startswith("socks"):
+        try:
+            from urllib3.contrib.socks import SOCKSProxyManager
+        except ImportError:
+            raise ConfigurationError(
+                f"the proxy {redact(proxy)} needs the package PySocks; install it with"
+                " 'pip install pysocks'"
+            ) from None
+        return SOCKSProxyManager(proxy, **options)
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    return urllib3.ProxyManager(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None,
+        **options,
     )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, adapter)
-    return session

@@ -21,8 +21,11 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from neuromirror.model import Traffic
-from neuromirror.net.allowed_addresses import resolve_allowed_addresses
-from neuromirror.net.environment import configured_ca_bundle, configured_proxies
+from neuromirror.net.allowed_addresses import (
+    configured_ca_bundle,
+    configured_proxy,
+    resolve_allowed_addresses,
+)
 from neuromirror.net.errors import (
     IncompleteResponseError,
     NetError,
@@ -377,7 +380,7 @@ class PersistentConnection:
             return False
         found = self._direct.get(origin)
         if found is None:
-            found = self._direct[origin] = not configured_proxies(url)
+            found = self._direct[origin] = not configured_proxy(url)
         return found
 
     def _send_get(

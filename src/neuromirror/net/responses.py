@@ -24,7 +24,7 @@ from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host
 
 if TYPE_CHECKING:
-    import requests
+    import urllib3
 
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
@@ -75,11 +75,33 @@ class ResponseStream(Struct, frozen=True):
     chunks: Iterator[bytes]
 
 
-def case_insensitive(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a copy of response headers with case-insensitive names."""
-    from requests.structures import CaseInsensitiveDict
+class Reply(Struct, frozen=True):
+    """A response whose body was not read yet, to the request for ``url``."""
 
-    return CaseInsensitiveDict(headers)
+    raw: urllib3.BaseHTTPResponse
+    url: str
+    is_authenticated: bool
+    """Whether the request had a token."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.raw.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; their names are case-insensitive."""
+        return self.raw.headers
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection unless the body was read to its end."""
+        self.raw.close()
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
@@ -88,7 +110,7 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     Parameters
     ----------
     headers
-        The headers of a response, with case-insensitive names (:func:`case_insensitive`).
+        The headers of a response, with case-insensitive names.
 
     Returns
     -------
@@ -168,7 +190,7 @@ def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
 _CHUNK: Final = 1 << 16
 
 
-def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
+def raw_chunks(reply: Reply, url: str) -> Iterator[bytes]:
     """Yield the bytes of a reply's body as sent, without decompression; ``url`` is for messages.
 
     Raises
@@ -201,7 +223,7 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
         raise IncompleteResponseError(
             f"{url}: received {received} of {stated} bytes; try again",
             url=url,
-            status=reply.status_code,
+            status=reply.status,
         )
 
 
@@ -219,7 +241,7 @@ def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes
         raise IncompleteResponseError(f"{url}: truncated gzip body; try again", url=url)
 
 
-def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
+def read_bounded(reply: Reply, url: str, limit: int) -> bytes:
     """Return the whole body of a reply, decompressed; ``url`` is for messages.
 
     Raises
@@ -242,7 +264,7 @@ def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
             raise ResponseTooLargeError(
                 f"{url}: response larger than the limit of {limit} bytes; request smaller pages",
                 url=url,
-                status=reply.status_code,
+                status=reply.status,
             )
     return bytes(body)
 

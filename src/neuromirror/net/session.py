@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 from neuromirror.model import ConfigurationError, Traffic
-from neuromirror.net.allowed_addresses import allow_private_hint, refuse_behind_proxy
+from neuromirror.net.allowed_addresses import (
+    allow_private_hint,
+    configured_proxy,
+    refuse_behind_proxy,
+)
 from neuromirror.net.aws_signing import AwsSigner
-from neuromirror.net.environment import configured_ca_bundle, configured_proxies
 from neuromirror.net.errors import (
     AccessDeniedError,
     HttpError,
@@ -43,11 +46,11 @@ from neuromirror.net.request_limits import (
     user_agent,
 )
 from neuromirror.net.responses import (
+    Reply,
     Response,
     ResponseHead,
     ResponseStream,
     archived_message,
-    case_insensitive,
     error_fields,
     parse_json,
     raw_chunks,
@@ -58,7 +61,7 @@ from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact
 
 if TYPE_CHECKING:
-    import requests
+    from neuromirror.net.guarded_connections import GuardedPools
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
@@ -125,28 +128,27 @@ class Session:
         self._deadline = Deadline(threading.Event())
         self._limiters: dict[tuple[str, str, int], HostLimiter] = {}
         self._limiters_lock = threading.Lock()
-        self._http_lock = threading.Lock()
-        self._http_session: requests.Session | None = None
+        self._pools_lock = threading.Lock()
+        self._pools: GuardedPools | None = None
 
     @property
     def user_agent(self) -> str:
         """The User-Agent header."""
         return user_agent(self._contact)
 
-    def _http(self) -> requests.Session:
-        """Return the session of requests, made and imported for the first request only."""
-        with self._http_lock:
-            if self._http_session is None:
-                from neuromirror.net.guarded_connections import guarded_session
+    def _guarded_pools(self) -> GuardedPools:
+        """Return the connection pools, made and imported for the first request only."""
+        with self._pools_lock:
+            if self._pools is None:
+                from neuromirror.net.guarded_connections import GuardedPools
 
-                self._http_session = guarded_session(
+                self._pools = GuardedPools(
                     is_private_allowed=self.is_private_allowed,
                     private_hint=self.private_hint,
                     deadline=self._deadline,
                     connections=self.limits.per_host,
                 )
-                self._http_session.headers["User-Agent"] = self.user_agent
-            return self._http_session
+            return self._pools
 
     def with_policy(self, policy: RequestPolicy) -> Session:
         """Return a copy of this session with the operator's request policy applied.
@@ -191,8 +193,8 @@ class Session:
 
     def close(self) -> None:
         """Close the idle connections."""
-        if self._http_session is not None:
-            self._http_session.close()
+        if self._pools is not None:
+            self._pools.close()
 
     def abort(self) -> None:
         """Make requests with a deadline fail at the next read, in every thread."""
@@ -250,7 +252,7 @@ class Session:
             If all attempts fail.
         """
 
-        def read(reply: requests.Response) -> Any:
+        def read(reply: Reply) -> Any:
             body = self._read_body(reply, self.limits.json_bytes)
             if check_size is not None:
                 check_size(len(body))
@@ -261,6 +263,37 @@ class Session:
         return self._request(
             "GET", url, read, headers, params=params, attempts=attempts, limited=limited
         )
+
+    def send_json(self, method: str, url: str, content: Mapping[str, Any] | None = None) -> Any:
+        """Send a request once, with a JSON document, without following redirects.
+
+        Parameters
+        ----------
+        method
+            The HTTP method.
+        url
+            The URL.
+        content
+            The document; None to send no body.
+
+        Returns
+        -------
+        Any
+            The JSON document of the response; None without one.
+
+        Raises
+        ------
+        NetError
+            If the request fails, or is redirected.
+        """
+
+        def read(reply: Reply) -> Any:
+            body = self._read_body(reply, self.limits.json_bytes)
+            return parse_json(body, "", self._redact_url(reply.url)) if body else None
+
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        body = None if content is None else json.dumps(content).encode()
+        return self._request(method, url, read, headers, body=body, redirects=0, attempts=1)
 
     def get_bytes(
         self,
@@ -298,9 +331,9 @@ class Session:
             If all attempts fail.
         """
 
-        def read(reply: requests.Response) -> T:
+        def read(reply: Reply) -> T:
             body = self._read_body(reply, limit)
-            return parse(Response(reply.status_code, case_insensitive(reply.headers), body))
+            return parse(Response(reply.status, reply.headers, body))
 
         return self._request("GET", url, read, {"Accept": accept, **(headers or {})})
 
@@ -331,15 +364,15 @@ class Session:
             The status and headers.
         """
 
-        def read(reply: requests.Response) -> ResponseHead:
+        def read(reply: Reply) -> ResponseHead:
             from urllib3.exceptions import HTTPError
 
-            if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
+            if reply.status == 429 or reply.status in _TRANSIENT_STATUSES:
                 self._raise_for_status(reply)
             # The connection is reused only after the body was read to its end.
             with suppress(HTTPError, OSError):
                 reply.raw.read(1, decode_content=False)
-            return ResponseHead(reply.status_code, case_insensitive(reply.headers))
+            return ResponseHead(reply.status, reply.headers)
 
         return self._request("HEAD", url, read, headers or {}, redirects=redirects)
 
@@ -381,7 +414,7 @@ class Session:
         """
         most = self.limits.redirects if redirects is None else redirects
 
-        def ask() -> requests.Response:
+        def ask() -> Reply:
             with self._deadline.within(total):
                 reply = self._follow("GET", url, most, headers or {})
                 try:
@@ -393,9 +426,7 @@ class Session:
 
         with self._slot(url), self._retry(ask, url, attempts) as reply:
             redacted_url = self._redact_url(reply.url)
-            yield ResponseStream(
-                reply.status_code, case_insensitive(reply.headers), raw_chunks(reply, redacted_url)
-            )
+            yield ResponseStream(reply.status, reply.headers, raw_chunks(reply, redacted_url))
 
     def _retry(
         self,
@@ -428,10 +459,11 @@ class Session:
         self,
         method: str,
         url: str,
-        read: Callable[[requests.Response], T],
+        read: Callable[[Reply], T],
         headers: Mapping[str, str],
         *,
         params: Mapping[str, str | int] | None = None,
+        body: bytes | None = None,
         redirects: int | None = None,
         attempts: int | None = None,
         limited: tuple[type[NetError], ...] = (NetError,),
@@ -443,13 +475,13 @@ class Session:
             with (
                 self._deadline.within(self.limits.total),
                 self._slot(url),
-                self._follow(method, url, most, headers, params) as reply,
+                self._follow(method, url, most, headers, params, body) as reply,
             ):
                 return read(reply)
 
         return self._retry(ask, url, attempts, limited)
 
-    def _read_body(self, reply: requests.Response, limit: int) -> bytes:
+    def _read_body(self, reply: Reply, limit: int) -> bytes:
         """Return the body of a successful response."""
         self._raise_for_status(reply)
         return read_bounded(reply, self._redact_url(reply.url), limit)
@@ -497,14 +529,15 @@ class Session:
         most: int,
         headers: Mapping[str, str],
         params: Mapping[str, str | int] | None = None,
-    ) -> requests.Response:
+        body: bytes | None = None,
+    ) -> Reply:
         """Follow redirects to the final response; each hop is checked like the first."""
         first = url
         for _ in range(most + 1):
-            reply = self._send_once(method, url, headers, params or {})
+            reply = self._send_once(method, url, headers, params or {}, body)
             params = None
             target = reply.headers.get("Location")
-            if reply.status_code not in _REDIRECTS or target is None or most == 0:
+            if reply.status not in _REDIRECTS or target is None or most == 0:
                 return reply
             current_url = reply.url
             reply.close()
@@ -525,56 +558,47 @@ class Session:
         url: str,
         headers: Mapping[str, str],
         params: Mapping[str, str | int],
-    ) -> requests.Response:
-        import requests
+        body: bytes | None,
+    ) -> Reply:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError, NewConnectionError
+        from urllib3.exceptions import TimeoutError as TransportTimeoutError
 
         url_origin = self._origin_of(url)
         redacted_url = self._redact_url(url)
-        parts = urlsplit(url)
-        # Credentials in a URL would be sent as is, and might be logged by the server.
-        bare = urlunsplit(
-            (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
-        )
         limiter = self._limiter_for(url_origin)
-        proxies = configured_proxies(bare)
-        if proxies:
+        is_direct = not configured_proxy(url)
+        if not is_direct:
             private = self.is_private_allowed(*url_origin[1:])
             refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **headers}
-        http = self._http()
         try:
-            # the session has no cookies and no other settings, which take long to merge
-            request = requests.Request(
-                method, bare, params=dict(params), headers={**http.headers, **headers}
-            ).prepare()
-            if not params and _PRINTABLE.fullmatch(bare):
-                # requests normalizes "up/../x" to "x"; in an object store these are two keys.
-                request.url = bare
-            request.headers.update(self.credentials_for(method, request.url or bare, headers))
+            bare = _sent_url(url, params)
+            headers = {
+                **{"User-Agent": self.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
+                **headers,
+            }
+            credentials = self.credentials_for(method, bare, headers)
             limiter.check()
             self._deadline.extend(limiter.wait_for_rate())
             record_traffic(display_host(bare), Traffic(requests=1))
-            reply = http.send(
-                request,
-                timeout=(self.limits.connect, self.limits.read),
-                allow_redirects=False,
-                stream=True,
-                proxies=proxies,
-                verify=configured_ca_bundle() or True,
+            timeout = Timeout(connect=self.limits.connect, read=self.limits.read)
+            response = self._guarded_pools().send(
+                method, bare, {**headers, **credentials}, body, timeout=timeout
             )
             limiter.has_replied = True
-            return reply
+            return Reply(response, bare, "Authorization" in credentials)
         except UnsafeAddressError as error:
             raise UnsafeAddressError(
                 str(error), url=redacted_url, always_refused=error.always_refused
             ) from None
-        except requests.exceptions.Timeout:
-            raise RequestTimeoutError(
-                f"{redacted_url} did not respond in time; try again", url=redacted_url
-            ) from None
-        # requests parses redirect targets and may raise ValueError for an invalid one
-        except (requests.exceptions.RequestException, ValueError) as error:
-            raise self._unreachable(error, bare, limiter, is_direct=not proxies) from None
+        except (HTTPError, ValueError) as error:
+            if isinstance(error, TransportTimeoutError) and not isinstance(
+                error, NewConnectionError
+            ):
+                raise RequestTimeoutError(
+                    f"{redacted_url} did not respond in time; try again", url=redacted_url
+                ) from None
+            raise self._unreachable(error, url, limiter, is_direct=is_direct) from None
 
     def _unreachable(
         self, error: Exception, url: str, limiter: HostLimiter, *, is_direct: bool
@@ -642,9 +666,9 @@ class Session:
         except ValueError:
             return "<invalid URL>"
 
-    def _raise_for_status(self, reply: requests.Response) -> None:
+    def _raise_for_status(self, reply: Reply) -> None:
         """Raise the error for an error status; return for a 2xx."""
-        status = reply.status_code
+        status = reply.status
         if 200 <= status < 300:
             return
         redacted_url = self._redact_url(reply.url)
@@ -694,15 +718,13 @@ class Session:
             raise transient
         raise HttpError(f"{redacted_url}: HTTP {status}{reason_suffix}", **context)
 
-    def _access_denied_message(
-        self, reply: requests.Response, redacted_url: str, status: int
-    ) -> str:
+    def _access_denied_message(self, reply: Reply, redacted_url: str, status: int) -> str:
         if self.signer is not None and self.signer.covers(reply.url):
             return f"{redacted_url}: access denied to {self.signer.identity} (HTTP {status})"
         source = self._tokens.get(origin(reply.url))
         if source is None:
             return f"{redacted_url}: access denied (HTTP {status}); no token is configured for it"
-        if "Authorization" not in reply.request.headers:
+        if not reply.is_authenticated:
             return f"{redacted_url} needs a token (HTTP {status}); set {source.label}"
         return (
             f"{redacted_url} refuses the token in {source.label} (HTTP {status});"
@@ -710,7 +732,7 @@ class Session:
         )
 
     def _error_detail(
-        self, reply: requests.Response, redacted_url: str
+        self, reply: Reply, redacted_url: str
     ) -> tuple[str | None, Mapping[str, str]]:
         try:
             body = read_bounded(reply, redacted_url, _DETAIL_BYTES)
@@ -730,3 +752,17 @@ class Session:
     def _shown_detail(self, text: str) -> str:
         """Return the text of a server as one line, which cannot look like further messages."""
         return " ".join(self.redact(text).split())[:_DETAIL_SHOWN]
+
+
+def _sent_url(url: str, params: Mapping[str, str | int]) -> str:
+    """Return a URL as it is sent: with its parameters, without credentials and fragment."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode(params))))
+    # credentials in a URL would be sent as is, and might be logged by the server
+    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    if not _PRINTABLE.fullmatch(bare):
+        from urllib3.util import parse_url
+
+        # also normalizes "up/../x" to "x": in an object store, two keys, which are quoted before
+        bare = parse_url(bare).url
+    return bare

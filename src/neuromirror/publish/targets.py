@@ -18,7 +18,14 @@ from msgspec import Struct
 from neuromirror.config.sibling_files import Sibling, SiblingFile
 from neuromirror.git import REMOTE_OPTIONS, git_environment, run_git
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import redact
+from neuromirror.net import (
+    InvalidJsonError,
+    NetError,
+    Session,
+    TokenSource,
+    only_host_of,
+    redact,
+)
 
 _SECONDS: Final = 60
 _REMOTE: Final = "sibling"
@@ -178,7 +185,7 @@ class SiblingHost:
     def _user(self) -> str:
         paths = {"github": "user", "gitea": "api/v1/user", "gin": "api/v1/user"}
         path = paths[self._settings.type]
-        found = _request("GET", self._settings.api, path, self._token())
+        found = _request(self._settings.api, path, self._token())
         return str(found.get("login") or found.get("username") or "")
 
     def _token(self) -> str:
@@ -301,35 +308,36 @@ def _datalad_message(result: Mapping[str, Any]) -> str:
 # --- forges' own settings, which DataLad does not set
 
 
-def _request(
-    method: str, api: str, path: str, token: str, content: Mapping[str, Any] | None = None
-) -> Mapping[str, Any]:
-    import requests
+class _ForgeToken(TokenSource):
+    """The token of a credential of DataLad."""
 
+    label = "the credential of the sibling"
+
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self._token = token
+
+    def read(self) -> str:
+        return self._token
+
+    known = read
+
+
+def _request(
+    api: str, path: str, token: str, method: str = "GET", content: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    url = urljoin(f"{api.rstrip('/')}/", path)
+    tokens = {api: _ForgeToken(token)}
     try:
-        response = requests.request(
-            method,
-            urljoin(f"{api.rstrip('/')}/", path),
-            json=content,
-            headers={"Authorization": f"token {token}", "Accept": "application/json"},
-            timeout=_SECONDS,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        raise SiblingError(f"{api}: {redact(str(error))}", is_general=True) from error
-    if not response.ok or response.is_redirect:
-        retry = response.headers.get("Retry-After", "")
-        wait = f"; it asks to wait {retry} s" if retry.isdigit() else ""
-        raise SiblingError(
-            f"{method} {urljoin(f'{api}/', path)}: HTTP {response.status_code} "
-            f"{response.reason}{wait}",
-            is_general=response.status_code in (401, 403, 429) or response.status_code >= 500,
-        )
-    try:
-        found = response.json() if response.content else {}
-    except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
+        with Session(is_private_allowed=only_host_of(api), tokens=tokens) as session:
+            reply = session.send_json(method, url, content)
+    except InvalidJsonError:
+        reply = {}
+    except NetError as error:
+        status = getattr(error, "status", None) or 503
+        is_general = status in (401, 403, 429) or status >= 500
+        raise SiblingError(f"{method} {error}", is_general=is_general) from error
+    return reply if isinstance(reply, dict) else {}
 
 
 def _update_forge(
@@ -347,8 +355,8 @@ def _update_forge(
     if text.homepage:
         content[homepage] = text.homepage
     where = f"{repositories}/{quote(path)}"
-    _request("PATCH", settings.api, where, token, content)
-    _request("PUT", settings.api, f"{where}/topics", token, {topics: list(text.topics)})
+    _request(settings.api, where, token, "PATCH", content)
+    _request(settings.api, f"{where}/topics", token, "PUT", {topics: list(text.topics)})
 
 
 def _update_gitlab(settings: SiblingFile, path: str, text: RepositoryText, _token: str) -> None:
