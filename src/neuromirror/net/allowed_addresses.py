@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.net.errors import UnsafeAddressError
@@ -106,11 +107,16 @@ def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) ->
         )
 
 
+_PROXY_VARIABLES: Final = tuple(
+    written
+    for name in ("http_proxy", "https_proxy", "all_proxy")
+    for written in (name, name.upper())
+)
+
+
 def configured_proxy(url: str) -> str:
     """Return the proxy that the environment names for a URL; empty for a direct connection."""
-    if sys.platform == "linux" and not any(
-        name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ
-    ):
+    if sys.platform == "linux" and not any(name in os.environ for name in _PROXY_VARIABLES):
         return ""
     # reads no_proxy as other programs do, with networks and ports; long to import
     from requests.utils import get_environ_proxies

@@ -27,7 +27,6 @@ from urllib3.util.connection import create_connection
 from neuromirror.model import ConfigurationError
 from neuromirror.net.allowed_addresses import (
     configured_ca_bundle,
-    configured_proxy,
     resolve_allowed_addresses,
 )
 from neuromirror.net.request_limits import Deadline
@@ -177,10 +176,10 @@ class GuardedPools:
         headers: Mapping[str, str],
         body: bytes | None,
         *,
+        proxy: str,
         timeout: urllib3.Timeout,
     ) -> urllib3.BaseHTTPResponse:
-        """Send one request without following redirects; the body of the response is not read."""
-        proxy = configured_proxy(url)
+        """Send one request without following redirects or reading the body."""
         manager = self._manager(proxy, configured_ca_bundle() or certifi.where())
         parts = urlsplit(url)
         target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"

@@ -565,12 +565,11 @@ class Session:
         from urllib3.exceptions import TimeoutError as TransportTimeoutError
 
         url_origin = self._origin_of(url)
-        redacted_url = self._redact_url(url)
         limiter = self._limiter_for(url_origin)
-        is_direct = not configured_proxy(url)
-        if not is_direct:
+        proxy = configured_proxy(url)
+        if proxy:
             private = self.is_private_allowed(*url_origin[1:])
-            refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
+            refuse_behind_proxy(url_origin[1], self._redact_url(url), allow_private=private)
         try:
             bare = _sent_url(url, params)
             headers = {
@@ -583,22 +582,23 @@ class Session:
             record_traffic(display_host(bare), Traffic(requests=1))
             timeout = Timeout(connect=self.limits.connect, read=self.limits.read)
             response = self._guarded_pools().send(
-                method, bare, {**headers, **credentials}, body, timeout=timeout
+                method, bare, {**headers, **credentials}, body, proxy=proxy, timeout=timeout
             )
             limiter.has_replied = True
             return Reply(response, bare, "Authorization" in credentials)
         except UnsafeAddressError as error:
             raise UnsafeAddressError(
-                str(error), url=redacted_url, always_refused=error.always_refused
+                str(error), url=self._redact_url(url), always_refused=error.always_refused
             ) from None
         except (HTTPError, ValueError) as error:
             if isinstance(error, TransportTimeoutError) and not isinstance(
                 error, NewConnectionError
             ):
+                redacted_url = self._redact_url(url)
                 raise RequestTimeoutError(
                     f"{redacted_url} did not respond in time; try again", url=redacted_url
                 ) from None
-            raise self._unreachable(error, url, limiter, is_direct=is_direct) from None
+            raise self._unreachable(error, url, limiter, is_direct=not proxy) from None
 
     def _unreachable(
         self, error: Exception, url: str, limiter: HostLimiter, *, is_direct: bool
