@@ -166,7 +166,7 @@ FAILURE = UnreachableError("connection refused", url=URL, status=None)
 def clock(monkeypatch):
     """A list whose only item is the time that the circuit breaker reads."""
     now = [1000.0]
-    monkeypatch.setattr("neuromirror.net.circuit_breaker.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("neuromirror.net.request_limits.time.monotonic", lambda: now[0])
     return now
 
 

@@ -21,7 +21,6 @@ from neuromirror.net import (
     S3Bucket,
     Session,
     s3_parallel,
-    s3_spool,
 )
 
 KEY_PARTS = [
@@ -259,7 +258,7 @@ def test_a_listing_killed_at_page_50_of_200_resumes_without_refetching_stored_pa
         before = list(bucket.requested_starts)
         bucket.delay = 0.0
         listing = open_bucket(bucket).objects(b"", workspace=tmp_path, connections=4)
-        kept = s3_spool.ListingSpool(tmp_path, listing._identity)
+        kept = s3_parallel.ListingSpool(tmp_path, listing._identity)
         kept.resume()
         pieces = kept.coverages()
         assert 30 <= len(pieces) <= len(before)
@@ -302,7 +301,7 @@ def test_an_untrustworthy_spool_is_discarded(tmp_path, monkeypatch, how):
             file.write_bytes(b"something else that is long enough to be read")
         else:
             later = now + (25 if how == "old" else -1) * 3600
-            monkeypatch.setattr(s3_spool.time, "time", lambda: later)
+            monkeypatch.setattr(s3_parallel.time, "time", lambda: later)
         bucket.requested_starts.clear()
         assert keys_of(open_bucket(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
         assert b"" in bucket.requested_starts

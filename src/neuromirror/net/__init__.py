@@ -1,7 +1,6 @@
 """HTTP access to archives: a session with limits, retries and redaction, and an S3 lister."""
 
 from neuromirror.net.aws_signing import AwsSigner, aws_endpoint, new_aws_session
-from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (
     AccessDeniedError,
     CircuitOpenError,
@@ -28,9 +27,15 @@ from neuromirror.net.errors import (
     VersionsIgnoredError,
     WrongRegionError,
 )
-from neuromirror.net.listing_limits import ListingBudget, ListingLimits
 from neuromirror.net.persistent_connections import ConnectionFactory, OpenBody, PersistentConnection
-from neuromirror.net.request_limits import RequestLimits, RequestPolicy, validate_contact
+from neuromirror.net.request_limits import (
+    HostCircuitBreaker,
+    ListingBudget,
+    ListingLimits,
+    RequestLimits,
+    RequestPolicy,
+    validate_contact,
+)
 from neuromirror.net.responses import (
     Response,
     ResponseHead,
@@ -48,11 +53,10 @@ from neuromirror.net.s3_bucket import (
 )
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
-from neuromirror.net.session import Session
-from neuromirror.net.signed_urls import SignedUrlPattern
-from neuromirror.net.tokens import TokenSource
+from neuromirror.net.session import Session, TokenSource
 from neuromirror.net.traffic import ContextThreadPool, TrafficCounter, count_traffic
 from neuromirror.net.urls import (
+    SignedUrlPattern,
     clean_url,
     is_local_name,
     only_host_of,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,10 +16,115 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror import __version__
-from neuromirror.net.errors import NetError
-from neuromirror.net.listing_limits import ListingLimits
+from neuromirror.net.errors import CircuitOpenError, ListingTooLongError, NetError
 from neuromirror.net.responses import parse_http_date
 from neuromirror.net.urls import redact
+
+_REMEDY: Final = (
+    "the listing is discarded; if its size is legitimate, raise {option} in [listing] of the "
+    "mirror's configuration file"
+)
+
+
+class ListingLimits(Struct, frozen=True):
+    """The limits of one listing; the defaults exceed every known listing of a real archive.
+
+    Attributes
+    ----------
+    entries
+        Maximum number of objects, object versions, folders or rows.
+    bytes
+        Maximum size of all responses, after decompression.
+    seconds
+        Maximum time from the first page to the last, including the time spent processing them.
+    """
+
+    entries: int = 50_000_000
+    bytes: int = 64 * 2**30
+    seconds: float = 72 * 3600.0
+
+
+class ListingBudget:
+    """Counts the entries, bytes and time of one listing against its limits. Thread-safe.
+
+    Parameters
+    ----------
+    limits
+        The limits.
+    listing_name
+        The name of the listing in error messages.
+    clock
+        Returns the current time in seconds.
+    """
+
+    def __init__(
+        self,
+        limits: ListingLimits,
+        listing_name: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._listing_name = listing_name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started: float | None = None
+        self._entries = 0
+        self._bytes = 0
+
+    def check_stated_count(self, entries: int) -> None:
+        """Check the number of entries that the archive states, before the listing is requested.
+
+        Parameters
+        ----------
+        entries
+            The stated number of entries.
+
+        Raises
+        ------
+        ListingTooLongError
+            If it exceeds the limit.
+        """
+        if entries > self._limits.entries:
+            self._raise_too_long(f"states {entries} entries", "max_entries")
+
+    def count_page(self, entries: int, size: int) -> None:
+        """Count a page.
+
+        Parameters
+        ----------
+        entries
+            The number of entries of the page.
+        size
+            The size of the page in bytes.
+
+        Raises
+        ------
+        ListingTooLongError
+            If the listing exceeds a limit.
+        """
+        now = self._clock()
+        with self._lock:
+            if self._started is None:
+                self._started = now
+            self._entries += entries
+            self._bytes += size
+            seconds = now - self._started
+        if self._entries > self._limits.entries:
+            self._raise_too_long(f"has more than {self._limits.entries} entries", "max_entries")
+        if self._bytes > self._limits.bytes:
+            self._raise_too_long(f"has more than {self._limits.bytes} bytes", "max_gigabytes")
+        if seconds > self._limits.seconds:
+            hours = self._limits.seconds / 3600
+            self._raise_too_long(f"takes more than {hours:g} hours", "max_hours")
+
+    def _raise_too_long(self, why: str, option: str) -> None:
+        raise ListingTooLongError(
+            f"{self._listing_name}: the listing {why}; {_REMEDY.format(option=option)}",
+            url=self._listing_name,
+            status=200,
+        )
+
 
 _THROTTLE_MESSAGE: Final = re.compile(
     r"available (?:in (\d{1,9}) seconds?|(tomorrow))", re.IGNORECASE
@@ -311,3 +416,162 @@ class HostLimiter:
         if begins > now:
             time.sleep(begins - now)
         return begins - now
+
+
+_FAILURES: Final = 8
+_SECONDS: Final = 30.0
+
+
+class _HostFailures(Struct):
+    since: float
+    count: int = 0
+    last_try: float = 0.0
+    decisive: bool = False
+    cause: NetError | None = None
+
+
+class HostCircuitBreaker:
+    """Refuses requests to hosts that keep failing. Thread-safe.
+
+    The circuit of a host opens after `failures` consecutive failures over at least `seconds`, or
+    after one decisive failure. A successful request closes it.
+
+    Parameters
+    ----------
+    failures
+        Consecutive failures that open the circuit.
+    seconds
+        Minimum time between the first and the last of these failures.
+    retry_after
+        While the circuit is open, one request per this many seconds is allowed as a probe. None for
+        no probes.
+    """
+
+    def __init__(
+        self,
+        failures: int = _FAILURES,
+        seconds: float = _SECONDS,
+        retry_after: float | None = _SECONDS,
+    ) -> None:
+        self._failures = failures
+        self._seconds = seconds
+        self._retry_after = retry_after
+        self._lock = threading.Lock()
+        self._failures_by_host: dict[str, _HostFailures] = {}
+        self._responsive_hosts: set[str] = set()
+        self._first_request_locks: dict[str, threading.Lock] = {}
+
+    def check(self, url: str) -> None:
+        """Raise CircuitOpenError if the circuit of the URL's host is open.
+
+        Parameters
+        ----------
+        url
+            The URL of the next request.
+
+        Raises
+        ------
+        CircuitOpenError
+            If the circuit is open. With ``retry_after``, one request is allowed each time that
+            many seconds have passed.
+        """
+        if not self._failures_by_host:
+            return
+        host = _host(url)
+        now = time.monotonic()
+        with self._lock:
+            found = self._failures_by_host.get(host)
+            if found is None or not self._is_open(found, now):
+                return
+            if self._retry_after is not None and now - found.last_try > self._retry_after:
+                found.last_try = now
+                return
+        raise CircuitOpenError(host, now - found.since, found.cause, url)
+
+    @contextmanager
+    def attempt(self, url: str) -> Iterator[Callable[[], None]]:
+        """Guard one request.
+
+        Requests to a host are serialized until its first reply: if many threads start at the same
+        time, only one of them waits for the timeout of a host that is down.
+
+        Parameters
+        ----------
+        url
+            The URL of the request.
+
+        Yields
+        ------
+        callable
+            Call it as soon as the host has replied.
+
+        Raises
+        ------
+        CircuitOpenError
+            If the circuit of the URL's host is open.
+        """
+        with ExitStack() as stack:
+            host = _host(url)
+            if host not in self._responsive_hosts:
+                with self._lock:
+                    first_request = self._first_request_locks.setdefault(host, threading.Lock())
+                stack.enter_context(first_request)
+                if host in self._responsive_hosts:
+                    stack.close()
+            self.check(url)
+
+            def record_answer() -> None:
+                self.record_success(url)
+                stack.close()
+
+            yield record_answer
+
+    def record_success(self, url: str) -> None:
+        """Record that the host replied, and close its circuit.
+
+        Parameters
+        ----------
+        url
+            The URL of the request.
+        """
+        host = _host(url)
+        self._responsive_hosts.add(host)
+        if self._failures_by_host:
+            with self._lock:
+                self._failures_by_host.pop(host, None)
+
+    def record_failure(
+        self, url: str, cause: NetError | None = None, *, decisive: bool = False
+    ) -> None:
+        """Record a failed request.
+
+        A refusal by this circuit breaker is not a failure of the host and is ignored.
+
+        Parameters
+        ----------
+        url
+            The requested URL.
+        cause
+            The error, quoted in later refusals.
+        decisive
+            True if the error applies to every URL of the host; opens the circuit at once.
+        """
+        if isinstance(cause, CircuitOpenError):
+            return
+        now = time.monotonic()
+        with self._lock:
+            found = self._failures_by_host.setdefault(_host(url), _HostFailures(now, last_try=now))
+            found.count += 1
+            found.cause = cause
+            found.decisive |= decisive
+
+    def _is_open(self, found: _HostFailures, now: float) -> bool:
+        has_enough_failures = found.count >= self._failures and now - found.since >= self._seconds
+        return found.decisive or has_enough_failures
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return ""

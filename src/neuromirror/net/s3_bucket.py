@@ -21,7 +21,7 @@ from neuromirror.net.errors import (
     VersionsIgnoredError,
     WrongRegionError,
 )
-from neuromirror.net.listing_limits import ListingBudget
+from neuromirror.net.request_limits import ListingBudget
 from neuromirror.net.responses import ResponseHead, check_object_head
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page

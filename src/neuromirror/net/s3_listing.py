@@ -22,10 +22,17 @@ import zstandard
 
 from neuromirror.model.validation import analysed_type
 from neuromirror.net.errors import InvalidListingError
-from neuromirror.net.listing_limits import ListingBudget, ListingLimits
+from neuromirror.net.request_limits import ListingBudget, ListingLimits
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
-from neuromirror.net.s3_parallel import KeyRange, ParallelLister, clip_page
-from neuromirror.net.s3_spool import ListingIdentity, ListingSpool, PageCoverage, page_digest
+from neuromirror.net.s3_parallel import (
+    KeyRange,
+    ListingIdentity,
+    ListingSpool,
+    PageCoverage,
+    ParallelLister,
+    clip_page,
+    page_digest,
+)
 from neuromirror.net.traffic import ContextThreadPool
 
 if TYPE_CHECKING:

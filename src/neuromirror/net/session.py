@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import socket
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
-from neuromirror.model import ConfigurationError, Traffic
+from neuromirror.model import ConfigurationError, Traffic, declare_secrets
 from neuromirror.net.allowed_addresses import (
     allow_private_hint,
     configured_proxy,
@@ -56,12 +57,58 @@ from neuromirror.net.responses import (
     raw_chunks,
     read_bounded,
 )
-from neuromirror.net.tokens import TokenSource
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact
 
 if TYPE_CHECKING:
     from neuromirror.net.guarded_connections import GuardedPools
+
+
+class TokenSource:
+    """Returns the token for an API, read from the environment on demand and never stored.
+
+    Parameters
+    ----------
+    variables
+        The environment variables that may contain it, the preferred one first.
+    """
+
+    def __init__(self, *variables: str) -> None:
+        self.variables = variables
+        declare_secrets(variables)
+
+    @property
+    def label(self) -> str:
+        """The source of the token, or where to put the token, for messages."""
+        found = [name for name in self.variables if os.environ.get(name, "").strip()]
+        return f"the environment variable {(*found, *self.variables)[0]}"
+
+    def read(self) -> str:
+        """Return the token.
+
+        Returns
+        -------
+        str
+            The first value of the variables that is not empty; empty if there is no token.
+
+        Raises
+        ------
+        CredentialsError
+            If it cannot be read.
+        """
+        values = (os.environ.get(name, "").strip() for name in self.variables)
+        return next(filter(None, values), "")
+
+    def known(self) -> str:
+        """Return the token if it can be read without starting another program.
+
+        Returns
+        -------
+        str
+            The token; else empty.
+        """
+        return TokenSource.read(self)
+
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
