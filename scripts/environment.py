@@ -35,7 +35,9 @@ UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy
 """The variables of uv for settings of pip."""
 STAMP = VENV / "neuromirror-made-of.json"
 UNFINISHED = VENV / "neuromirror-unfinished"
-INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
+HASHED = {name: f"requirements/{name}.txt" for name in ("build", "service", "all", "test")}
+"""Versions and hashes of packages: to build others, for the container, for users, for tests."""
+INPUTS = ("setup.cfg", "pyproject.toml", *HASHED.values(), "src/neuromirror/__init__.py")
 
 CLIENTS = ROOT / "tests" / "clients"
 """Pinned packages of programs that tests start in environments of their own, ``<name>.txt``."""
@@ -312,16 +314,15 @@ def bring_up_to_date(extra: str) -> None:
         make_empty()
         version = chosen
     STAMP.unlink(missing_ok=True)
-    # setuptools first and pinned like the rest: an isolated build would fetch any version. pip too:
-    # groups need version 25.1, and pip should not replace itself during an installation.
-    constraints = ["--constraint", "constraints.txt"]
-    pip = [PYTHON, "-I", "-m", "pip", "install", *PIP_OPTIONS, *constraints]
-    run([*pip, "pip", "setuptools", "setuptools-scm"], "installing setuptools")
-    succeeds([*pip, "uv"])
-    # the test suite needs all extras and the dependency group
-    group = ["--group", "test"] if extra == "test" else []
-    packages = ["--no-build-isolation", "--editable", ".[all]", *group]
-    install_packages(PYTHON, [*constraints, *packages], "neuromirror")
+    # setuptools first: an isolated build would fetch any version. pip too, which should not replace
+    # itself during an installation.
+    pip = [PYTHON, "-I", "-m", "pip", "install", *PIP_OPTIONS]
+    run([*pip, "--require-hashes", "--requirement", HASHED["build"]], "installing setuptools")
+    options = ["--no-build-isolation", "--require-hashes", "--requirement", HASHED[extra]]
+    install_packages(PYTHON, options, "packages")
+    # a folder has no hash
+    own = ["--no-build-isolation", "--no-deps", "--editable", "."]
+    install_packages(PYTHON, own, "neuromirror")
     if extra == "all":
         compile_packages()
     start_git_annex_directly()

@@ -48,6 +48,22 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
+def hashed(layer: str) -> set[str]:
+    """Return the pins of ``requirements/<layer>.txt`` and of what it includes, all with hashes."""
+    _, *lines = (ROOT / "requirements" / f"{layer}.txt").read_text("utf-8").splitlines()
+    text = re.sub(r" \\\n +(?=--hash)", " ", "\n".join(lines))
+    found: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("--requirement "):
+            found |= hashed(line.split()[1].removesuffix(".txt"))
+            continue
+        pin, *hashes = line.split(" --hash=sha256:")
+        assert hashes, line
+        assert all(re.fullmatch(r"[0-9a-f]{64}", one) for one in hashes)
+        found.add(pin)
+    return found
+
+
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
@@ -118,6 +134,19 @@ def test_constraints_fit_the_requirements() -> None:
     for one in [*requirement_lines(None), *requirement_lines("all")]:
         chosen = pinned[canonicalize_name(one.name)]
         assert one.specifier.contains(chosen, prereleases=True), one
+
+
+def test_what_is_installed_has_the_pins_of_the_constraints_and_hashes() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    assert hashed("test") == {line for line in lines if "==" in line}
+    for layer, wanted in {
+        "build": {"pip", "setuptools", "uv"},
+        "service": requirements(None) | requirements("cluster") | requirements("web"),
+        "all": requirements(None) | requirements("all"),
+    }.items():
+        pinned = hashed(layer)
+        assert pinned < hashed("test")
+        assert wanted <= {canonicalize_name(Requirement(pin).name) for pin in pinned}
 
 
 def test_every_imported_package_is_required() -> None:
