@@ -18,19 +18,19 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
 from neuromirror.lab.cite.states import CitedEntry, cited_files
-from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder, License
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder
 from neuromirror.lab.export_lock import printable_url
 from neuromirror.lab.output_files import OutputUnsuitableError, write_file
 from neuromirror.model import count_of
 from neuromirror.model.archive_metadata import SPDX
 
-_Value = TypeVar("_Value")
+Json = dict[str, Any]
 
 _UNSEEN: Final = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -54,19 +54,19 @@ def compact_json(value: Any) -> str:
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def distinct(values: Iterable[_Value]) -> list[_Value]:
+def distinct(values: Iterable[Any]) -> list[Any]:
     """Return JSON values in their order, without duplicates."""
-    found: list[_Value] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+    return list({compact_json(value): value for value in values}.values())
 
 
-def without_empty(table: dict[str, Any]) -> dict[str, Any]:
+def without_empty(table: Json) -> Json:
     """Return a JSON object without its members that are null or an empty text, list or object."""
-    empty: tuple[Any, ...] = (None, "", [], {}, ())
-    return {name: value for name, value in table.items() if value not in empty}
+    return {name: value for name, value in table.items() if value not in (None, "", [], {}, ())}
+
+
+def reference(url: str | None, kind: str, name: str) -> str:
+    """Return an id for JSON-LD: a URL or, without one, an anchor in the same file."""
+    return url or f"#{kind}-{quote(name, safe='')}"
 
 
 # --- sentences of several formats
@@ -74,7 +74,7 @@ def without_empty(table: dict[str, Any]) -> dict[str, Any]:
 
 def license_phrase(work: CitedWork) -> str:
     """Return ``License: CC-BY-4.0``, or an empty text without a license."""
-    names = ", ".join(one.name for one in work.licenses)
+    names = ", ".join(license_.name for license_ in work.licenses)
     return f"License{'s' * (len(work.licenses) > 1)}: {names}" if names else ""
 
 
@@ -88,22 +88,21 @@ def retrieval_phrase(work: CitedWork) -> str:
 
 def note(work: CitedWork, *, names_license: bool = True) -> str:
     """Return the license, the remarks and the ids of the retrieved state as one text."""
-    license_ = license_phrase(work) if names_license else ""
-    return _joined(license_ and f"{license_}.", *remarks(work), retrieval_phrase(work))
+    license_ = f"{license_phrase(work)}." if names_license and work.licenses else None
+    return _joined(license_, *remarks(work), retrieval_phrase(work))
 
 
 def remarks(work: CitedWork) -> list[str]:
     """Return sentences that follow a citation: requests to cite, derivation, selected files."""
-    mirror = work.state.name.partition(":")[0]
-    requests = "; ".join(f'"{one}"' for one in work.citation_requests)
-    chosen = ", ".join(work.state.paths)
-    found = [
-        requests and f"The archive asks to cite {requests}.",
-        work.within and f"It is a subdataset of {mirror}:{work.within}.",
-        work.inputs and f"Derived from {'; '.join(work.inputs)}.",
-        chosen and f"Selection of {count_of(work.files, 'file')}: {chosen}.",
-    ]
-    return [one for one in found if one]
+    mirror, paths = work.state.name.partition(":")[0], ", ".join(work.state.paths)
+    requests = "; ".join(f'"{text}"' for text in work.citation_requests)
+    sentences = {
+        f"The archive asks to cite {requests}.": requests,
+        f"It is a subdataset of {mirror}:{work.within}.": work.within,
+        f"Derived from {'; '.join(work.inputs)}.": work.inputs,
+        f"Selection of {count_of(work.files, 'file')}: {paths}.": paths,
+    }
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
 def unlisted_remarks(work: CitedWork) -> list[str]:
@@ -112,23 +111,23 @@ def unlisted_remarks(work: CitedWork) -> list[str]:
     They are in subdatasets, outside the git tree, or not mirrored.
     """
     inside = count_of(sum(files for _, files, _ in work.subdatasets), "file")
-    subdatasets = count_of(len(work.subdatasets), "subdataset")
-    outside = count_of(work.manifest_only_files, "file")
-    have = "has" if work.left_out == 1 else "have"
-    left_out = count_of(work.left_out, "item")
-    found = [
-        work.subdatasets and f"{inside} in {subdatasets} are not listed.",
-        work.manifest_only_files and f"{outside} outside the git tree are not listed.",
-        work.left_out and f"{left_out} of the upstream listing {have} not been mirrored.",
-    ]
-    return [one for one in found if one]
+    outside, left_out = work.manifest_only_files, work.left_out
+    items = f"{count_of(left_out, 'item')} of the upstream listing"
+    sentences = {
+        f"{inside} in {count_of(len(work.subdatasets), 'subdataset')} are not listed.": (
+            work.subdatasets
+        ),
+        f"{count_of(outside, 'file')} outside the git tree are not listed.": outside,
+        f"{items} {'has' if left_out == 1 else 'have'} not been mirrored.": left_out,
+    }
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
 def paragraph(work: CitedWork) -> str:
     """Return one citation on one line, in the style of DANDI and journals."""
     title, publisher = work.title.rstrip("."), work.publisher
     year = work.citation_date.year if work.citation_date else "n.d."
-    authors = "; ".join(one.name for one in work.authors)
+    authors = "; ".join(author.name for author in work.authors)
     head = f"{authors} ({year}) {title}" if authors else f"{title} ({year})"
     return _joined(
         f"{head} (Version {work.version}) [Data set].",
@@ -160,7 +159,7 @@ _BIBTEX_HEAD: Final = (
 # BibTeX counts braces even after a backslash
 _TEX: Final = str.maketrans(
     {
-        **{one: f"\\{one}" for one in "#$%&_"},
+        **{sign: f"\\{sign}" for sign in "#$%&_"},
         **{"\\": r"\textbackslash{}", "{": r"\textbraceleft{}", "}": r"\textbraceright{}"},
         **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     }
@@ -180,21 +179,20 @@ def write_bibtex(collection: CitationCollection) -> Iterator[str]:
             "publisher": _tex(work.publisher.name) if work.publisher else "",
             "doi": (work.doi or "").translate(_VERBATIM),
             "url": "" if work.doi else work.url.translate(_VERBATIM),
-            "keywords": ", ".join(_tex(one.replace(",", " ")) for one in work.keywords),
+            "keywords": ", ".join(_tex(keyword.replace(",", " ")) for keyword in work.keywords),
             "note": _tex(note(work)),
         }
         lines = (f"  {name:<9} = {{{value}}},\n" for name, value in fields.items() if value)
         yield f"\n@dataset{{{key},\n{''.join(lines)}}}\n"
 
 
-def _bibtex_author(one: Agent) -> str:
-    if not one.family:
-        return f"{{{_tex(one.name)}}}"
-    family = _braced(one.family)
-    if one.family[:1].islower():
-        family = f"{{{family}}}"
-    last = f"{_tex(one.particle)} {family}".strip()
-    return ", ".join(filter(None, (last, _tex(one.suffix), _braced(one.given))))
+def _bibtex_author(author: Agent) -> str:
+    if not author.family:
+        return f"{{{_tex(author.name)}}}"
+    family = _braced(author.family)
+    family = f"{{{family}}}" if author.family[:1].islower() else family
+    last = f"{_tex(author.particle)} {family}".strip()
+    return ", ".join(filter(None, (last, _tex(author.suffix), _braced(author.given))))
 
 
 def _braced(name: str) -> str:
@@ -212,34 +210,28 @@ def _tex(text: str) -> str:
 
 def write_csl(collection: CitationCollection) -> Iterator[str]:
     """Yield the text of a CSL-JSON file: one list with one item per work."""
-    yield indented_json(list(map(_csl, collection.keys(), collection.works)))
-
-
-def _csl(key: str, work: CitedWork) -> dict[str, Any]:
-    day = work.citation_date
-    return without_empty(
-        {
-            "id": key,
-            "type": "dataset",
-            "title": work.title,
+    items = []
+    for key, work in zip(collection.keys(), collection.works, strict=True):
+        day = work.citation_date
+        item = {
+            **{"id": key, "type": "dataset", "title": work.title},
             "author": list(map(_csl_name, work.authors)),
             "issued": day and {"date-parts": [[day.year, day.month, day.day]]},
             "version": work.version,
             "publisher": work.publisher and work.publisher.name,
-            "DOI": work.doi,
-            "URL": work.url,
-            "abstract": work.description,
-            "keyword": ", ".join(work.keywords),
-            "note": note(work),
+            **{"DOI": work.doi, "URL": work.url, "abstract": work.description},
+            **{"keyword": ", ".join(work.keywords), "note": note(work)},
         }
-    )
+        items.append(without_empty(item))
+    yield indented_json(items)
 
 
-def _csl_name(one: Agent) -> dict[str, str]:
-    if not one.family:
-        return {"literal": one.name}
-    names = {"family": one.family, "given": one.given, "non-dropping-particle": one.particle}
-    return without_empty({**names, "suffix": one.suffix})
+def _csl_name(author: Agent) -> Json:
+    if not author.family:
+        return {"literal": author.name}
+    names = {"family": author.family, "given": author.given}
+    particle = {"non-dropping-particle": author.particle, "suffix": author.suffix}
+    return without_empty(names | particle)
 
 
 # --- CITATION.cff, Citation File Format 1.2.0 (schema-guide of citation-file-format): YAML in block
@@ -269,77 +261,75 @@ def write_cff(collection: CitationCollection) -> Iterator[str]:
     yield from _block(head | about, 0)
 
 
-def _cff_fields(work: CitedWork) -> dict[str, Any]:
+def _known_license(work: CitedWork) -> str | None:
+    """Return the SPDX id of the only license of a work if the format has it."""
+    spdx = work.licenses[0].spdx if len(work.licenses) == 1 else None
+    return spdx if spdx in SPDX else None
+
+
+def _cff_note(work: CitedWork) -> str:
+    return note(work, names_license=_known_license(work) is None)
+
+
+def _cff_fields(work: CitedWork) -> Json:
     """Return the fields of a work, for a file or for a reference."""
-    is_doi = work.doi is not None and _CFF_DOI.match(work.doi)
-    license_ = work.licenses[0] if len(work.licenses) == 1 else None
-    spdx = license_.spdx if license_ and _has_known_license(work) else None
+    doi = work.doi if work.doi is not None and _CFF_DOI.match(work.doi) else None
+    spdx = _known_license(work)
+    other_license = work.licenses[0].url if len(work.licenses) == 1 and not spdx else None
+    directory = "The directory tree, whose identifier depends on every file"
+    identifiers = [
+        ("swh", work.swhid, "The commit of the DataLad dataset that these data were retrieved as"),
+        ("swh", f"swh:1:dir:{work.state.tree}", directory),
+        ("other", work.digest, "The digest of its state"),
+        *(
+            ("other", value, f"Identifier at the archive ({kind})")
+            for kind, value in work.identifiers
+        ),
+    ]
+    if doi is not None:
+        of_version = " of this version" * work.is_published
+        identifiers.insert(0, ("doi", doi, f"Upstream's DOI{of_version}"))
+    elif work.doi is not None:
+        identifiers.insert(0, ("other", f"doi:{work.doi}", "Upstream's DOI"))
     return without_empty(
         {
             "title": work.title,
             "authors": _cff_authors([work]),
             "version": work.version,
             "date-released": work.citation_date and work.citation_date.isoformat(),
-            "doi": work.doi if is_doi else None,
+            "doi": doi,
             "url": work.address if _WEB.match(work.address) else None,
             "license": spdx,
-            "license-url": license_.url if license_ and not spdx else None,
+            "license-url": other_license,
             "keywords": list(work.keywords),
             "abstract": work.description,
             "commit": work.state.commit,
             "identifiers": [
                 {"type": kind, "value": value, "description": about}
-                for kind, value, about in _cff_identifiers(work, named_doi=bool(is_doi))
+                for kind, value, about in identifiers
             ],
         }
     )
 
 
-def _has_known_license(work: CitedWork) -> bool:
-    return len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
-
-
-def _cff_note(work: CitedWork) -> str:
-    return note(work, names_license=not _has_known_license(work))
-
-
-def _cff_identifiers(work: CitedWork, *, named_doi: bool) -> Iterator[tuple[str, str, str]]:
-    if work.doi is not None and named_doi:
-        yield "doi", work.doi, f"Upstream's DOI{' of this version' * work.is_published}"
-    elif work.doi is not None:
-        yield "other", f"doi:{work.doi}", "Upstream's DOI"
-    yield "swh", work.swhid, "The commit of the DataLad dataset that these data were retrieved as"
-    directory = "The directory tree, whose identifier depends on every file"
-    yield "swh", f"swh:1:dir:{work.state.tree}", directory
-    yield "other", work.digest, "The digest of its state"
-    for kind, value in work.identifiers:
-        yield "other", value, f"Identifier at the archive ({kind})"
-
-
-def _cff_authors(works: Sequence[CitedWork]) -> list[dict[str, str]]:
+def _cff_authors(works: Sequence[CitedWork]) -> list[Json]:
     """Return all authors without duplicates; the format requires at least one."""
-    found = distinct(_cff_author(one) for work in works for one in work.authors)
-    publishers = (work.publisher.name for work in works if work.publisher is not None)
-    others = [{"name": name} for name in dict.fromkeys(publishers)]
-    return found or others or [{"name": "Authors not stated upstream"}]
+    found = distinct(_cff_author(author) for work in works for author in work.authors)
+    publishers = dict.fromkeys(work.publisher.name for work in works if work.publisher)
+    others = [{"name": name} for name in publishers or ["Authors not stated upstream"]]
+    return found or others
 
 
-def _cff_author(one: Agent) -> dict[str, str]:
-    if not one.is_person:
-        return without_empty({"name": one.name, "website": one.url})
-    return without_empty(
-        {
-            "family-names": one.family or one.full_name,
-            "given-names": one.given,
-            "name-particle": one.particle,
-            "name-suffix": one.suffix,
-            "affiliation": "; ".join(affiliation.name for affiliation in one.affiliations),
-            "orcid": one.url,
-        }
-    )
+def _cff_author(author: Agent) -> Json:
+    if not author.is_person:
+        return without_empty({"name": author.name, "website": author.url})
+    names = {"family-names": author.family or author.full_name, "given-names": author.given}
+    parts = {"name-particle": author.particle, "name-suffix": author.suffix}
+    affiliation = "; ".join(place.name for place in author.affiliations)
+    return without_empty(names | parts | {"affiliation": affiliation, "orcid": author.url})
 
 
-def _block(table: dict[str, Any], depth: int) -> Iterator[str]:
+def _block(table: Json, depth: int) -> Iterator[str]:
     """Yield the lines of a mapping."""
     space = "  " * depth
     for name, value in table.items():
@@ -347,8 +337,9 @@ def _block(table: dict[str, Any], depth: int) -> Iterator[str]:
             yield f"{space}{name}: {_yaml(value)}\n"
             continue
         yield f"{space}{name}:\n"
-        for one in value:
-            lines = list(_block(one, depth + 2)) if isinstance(one, dict) else [f"{_yaml(one)}\n"]
+        for item in value:
+            is_table = isinstance(item, dict)
+            lines = list(_block(item, depth + 2)) if is_table else [f"{_yaml(item)}\n"]
             yield f"{space}  - {lines[0].lstrip()}"
             yield from lines[1:]
 
@@ -370,28 +361,30 @@ _SPDX_SCHEME: Final = {
 }
 _INPUT: Final = {"relatedItemType": "Dataset", "relationType": "IsDerivedFrom"}
 _RELATIONS: Final = frozenset(
-    (
-        *("IsCitedBy", "Cites", "IsSupplementTo", "IsSupplementedBy", "IsContinuedBy", "Continues"),
-        *("IsDescribedBy", "Describes", "HasMetadata", "IsMetadataFor", "HasVersion"),
-        *("IsVersionOf", "IsNewVersionOf", "IsPreviousVersionOf", "IsPartOf", "HasPart"),
-        *("IsPublishedIn", "IsReferencedBy", "References", "IsDocumentedBy", "Documents"),
-        *("IsCompiledBy", "Compiles", "IsVariantFormOf", "IsOriginalFormOf", "IsIdenticalTo"),
-        *("IsReviewedBy", "Reviews", "IsDerivedFrom", "IsSourceOf", "IsRequiredBy", "Requires"),
-        *("IsObsoletedBy", "Obsoletes", "Collects", "IsCollectedBy"),
+    re.findall(
+        r"\w+",
+        """
+    IsCitedBy Cites IsSupplementTo IsSupplementedBy IsContinuedBy Continues IsDescribedBy Describes
+    HasMetadata IsMetadataFor HasVersion IsVersionOf IsNewVersionOf IsPreviousVersionOf IsPartOf
+    HasPart IsPublishedIn IsReferencedBy References IsDocumentedBy Documents IsCompiledBy Compiles
+    IsVariantFormOf IsOriginalFormOf IsIdenticalTo IsReviewedBy Reviews IsDerivedFrom IsSourceOf
+    IsRequiredBy Requires IsObsoletedBy Obsoletes Collects IsCollectedBy
+    """,
     )
 )
 
 
 def write_datacite(collection: CitationCollection) -> Iterator[str]:
     """Yield DataCite JSON: one record, or a list of records for several works."""
-    records = [_record(work) for work in collection.works]
+    records = list(map(_record, collection.works))
     yield indented_json(records if collection.single_work is None else records[0])
 
 
-def _record(work: CitedWork) -> dict[str, Any]:
+def _record(work: CitedWork) -> Json:
     host = work.source.partition("://")[2].partition("/")[0]
     dates = {"Issued": work.published, "Created": work.created, "Updated": work.modified}
     info = _joined(*remarks(work), *unlisted_remarks(work), retrieval_phrase(work))
+    texts = {"Abstract": work.description, "TechnicalInfo": info}
     return without_empty(
         {
             "types": {"resourceTypeGeneral": "Dataset", "resourceType": "Dataset"},
@@ -400,7 +393,7 @@ def _record(work: CitedWork) -> dict[str, Any]:
             "publisher": _place(work.publisher or Agent(host or _UNKNOWN), "publisher"),
             "publicationYear": f"{work.required_date.year:04d}",
             "version": work.version,
-            "subjects": [{"subject": one} for one in work.keywords],
+            "subjects": [{"subject": keyword} for keyword in work.keywords],
             "dates": [
                 {"date": day.isoformat(), "dateType": kind} for kind, day in dates.items() if day
             ],
@@ -412,18 +405,16 @@ def _record(work: CitedWork) -> dict[str, Any]:
                 {"relatedIdentifier": value, "relatedIdentifierType": kind, "relationType": name}
                 for name, value, kind in _related(work)
             ),
-            "relatedItems": [{"titles": [{"title": one}], **_INPUT} for one in work.inputs],
+            "relatedItems": [{"titles": [{"title": title}], **_INPUT} for title in work.inputs],
             "sizes": [count_of(work.files, "file"), f"{work.bytes} bytes"],
             "rightsList": [
-                {
-                    **without_empty({"rights": one.name, "rightsUri": one.url}),
-                    **({"rightsIdentifier": one.spdx, **_SPDX_SCHEME} if one.spdx else {}),
-                }
-                for one in work.licenses
+                without_empty({"rights": license_.name, "rightsUri": license_.url})
+                | ({"rightsIdentifier": license_.spdx, **_SPDX_SCHEME} if license_.spdx else {})
+                for license_ in work.licenses
             ],
             "descriptions": [
                 {"description": text, "descriptionType": kind}
-                for text, kind in ((work.description, "Abstract"), (info, "TechnicalInfo"))
+                for kind, text in texts.items()
                 if text
             ],
             "fundingReferences": list(map(_funding, work.funders)),
@@ -433,30 +424,29 @@ def _record(work: CitedWork) -> dict[str, Any]:
     )
 
 
-def _funding(one: Funder) -> dict[str, Any]:
-    name, ror = one.organisation.name, one.organisation.url
+def _funding(funder: Funder) -> Json:
+    name, ror = funder.organisation.name, funder.organisation.url
     identifier = {"funderIdentifier": ror, "funderIdentifierType": "ROR"} if ror else {}
-    return without_empty({"funderName": name, **identifier, "awardNumber": one.award})
+    return without_empty({"funderName": name, **identifier, "awardNumber": funder.award})
 
 
-def _creator(one: Agent) -> dict[str, Any]:
-    scheme, uri = ("ORCID", "https://orcid.org") if one.is_person else ("ROR", _ROR)
-    identifier = {"nameIdentifier": one.url, "nameIdentifierScheme": scheme, "schemeUri": uri}
+def _creator(author: Agent) -> Json:
+    kind = "Personal" if author.is_person else "Organizational"
+    scheme, uri = ("ORCID", "https://orcid.org") if author.is_person else ("ROR", _ROR)
+    identifier = {"nameIdentifier": author.url, "nameIdentifierScheme": scheme, "schemeUri": uri}
     return without_empty(
         {
-            "name": one.name,
-            "nameType": "Personal" if one.is_person else "Organizational",
-            "givenName": one.given,
-            "familyName": one.whole_family,
-            "nameIdentifiers": [identifier] if one.url else [],
-            "affiliation": [_place(place, "affiliation") for place in one.affiliations],
+            **{"name": author.name, "nameType": kind},
+            **{"givenName": author.given, "familyName": author.whole_family},
+            "nameIdentifiers": [identifier] if author.url else [],
+            "affiliation": [_place(place, "affiliation") for place in author.affiliations],
         }
     )
 
 
-def _place(one: Agent, role: str) -> dict[str, str]:
-    scheme = {f"{role}IdentifierScheme": "ROR", "schemeUri": _ROR} if one.url else {}
-    return without_empty({"name": one.name, f"{role}Identifier": one.url, **scheme})
+def _place(place: Agent, role: str) -> Json:
+    scheme = {f"{role}IdentifierScheme": "ROR", "schemeUri": _ROR} if place.url else {}
+    return without_empty({"name": place.name, f"{role}Identifier": place.url, **scheme})
 
 
 def _related(work: CitedWork) -> Iterator[tuple[str, str, str]]:
@@ -468,12 +458,10 @@ def _related(work: CitedWork) -> Iterator[tuple[str, str, str]]:
     elif work.address != work.source:
         yield copied, work.address, "URL"
     yield "IsVersionOf", work.source, "URL"
-    yield from (one for one in work.related if one[0] in _RELATIONS)
+    yield from (related for related in work.related if related[0] in _RELATIONS)
 
 
 # --- files of any version
-
-Entity = dict[str, Any]
 
 _BINARY: Final = "application/octet-stream"
 _TYPES: Final[dict[str, str]] = dict(
@@ -521,29 +509,24 @@ def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[st
     yield f'{{\n"@context": "{_SPECIFICATION}/context",\n"@graph": [\n'
     head = {"@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": {"@id": _ROOT}}
     yield compact_json({**head, "conformsTo": {"@id": _SPECIFICATION}})
+    works = collection.works
     if collection.single_work is not None:
-        yield from crate.dataset(_ROOT, collection.single_work)
+        yield from crate.dataset(_ROOT, works[0])
     else:
-        yield f",\n{compact_json(_collection_entity(collection))}"
-        for work in collection.works:
+        licenses = sorted({license_phrase(work) or "none stated" for work in works})
+        whole = {
+            **{"@id": _ROOT, "@type": "Dataset", "name": collection.title},
+            "description": f"{collection.title}: {', '.join(work.name for work in works)}",
+            "datePublished": max(work.required_date for work in works).isoformat(),
+            "license": f"Each dataset has its own: {'; '.join(licenses)}",
+            "hasPart": [{"@id": work.swhid} for work in works],
+        }
+        yield f",\n{compact_json(whole)}"
+        for work in works:
             yield from crate.dataset(work.swhid, work)
     for entity in crate.contextual.values():
         yield f",\n{compact_json(entity)}"
     yield "\n]\n}\n"
-
-
-def _collection_entity(collection: CitationCollection) -> Entity:
-    works = collection.works
-    licenses = sorted({license_phrase(work) or "none stated" for work in works})
-    return {
-        "@id": _ROOT,
-        "@type": "Dataset",
-        "name": collection.title,
-        "description": f"{collection.title}: {', '.join(one.name for one in works)}",
-        "datePublished": max(one.required_date for one in works).isoformat(),
-        "license": f"Each dataset has its own: {'; '.join(licenses)}",
-        "hasPart": [{"@id": one.swhid} for one in works],
-    }
 
 
 class _Crate:
@@ -553,7 +536,7 @@ class _Crate:
         self._collection = collection
         self._has_files = files
         self._seen: set[int] = set()
-        self.contextual: dict[str, Entity] = {}
+        self.contextual: dict[str, Json] = {}
         """Entities that others refer to, in the order of their first use."""
 
     def dataset(self, identity: str, work: CitedWork) -> Iterator[str]:
@@ -572,76 +555,77 @@ class _Crate:
             while block := waiting.read(1 << 20):
                 yield block
 
-    def _parts(self, work: CitedWork) -> Iterator[Entity]:
+    def _parts(self, work: CitedWork) -> Iterator[Json]:
         """Yield an entity with a unique id for each file and subdataset."""
         prefix = self._collection.prefix(work)
-        for one in cited_files(work.state):
-            entity = _part(one, prefix + one.path, work)
+        for entry in cited_files(work.state):
+            entity = _part(entry, prefix + entry.path, work)
             # 8 bytes of a digest instead of the URL save memory for millions of files
             short = int.from_bytes(hashlib.sha256(entity["@id"].encode()).digest()[:8], "big")
             if short in self._seen:
                 # the same content at another path
-                entity["@id"] += f"#{quote(prefix + one.path)}"
+                entity["@id"] += f"#{quote(prefix + entry.path)}"
             self._seen.add(short)
             yield entity
 
-    def _about(self, work: CitedWork) -> Entity:
+    def _about(self, work: CitedWork) -> Json:
         """Return the entity of a dataset without its id and files."""
         text = f"{_description(work, files=self._has_files)} {retrieval_phrase(work)}"
-        licenses = list(map(self._license, work.licenses))
-        return without_empty(
-            {
-                "@type": "Dataset",
-                "name": work.title,
-                "description": text,
-                "datePublished": work.required_date.isoformat(),
-                "license": (licenses[0] if len(licenses) == 1 else licenses)
-                or "Upstream states no license.",
-                "author": list(map(self._agent, work.authors)),
-                "publisher": work.publisher and self._agent(work.publisher),
-                "funder": distinct(map(self._funder, work.funders)),
-                "version": work.version,
-                "url": work.url,
-                "identifier": distinct(self._identifiers(work)),
-                "keywords": list(work.keywords),
-                "isBasedOn": list(map(self._input, work.inputs)),
-                "creditText": paragraph(work),
-            }
-        )
+        licenses = [
+            self._add(
+                *(reference(stated.url, "license", stated.name), "CreativeWork"),
+                name=stated.name,
+                description=f"The license that upstream states: {stated.name}",
+            )
+            for stated in work.licenses
+        ]
+        fields = {
+            **{"@type": "Dataset", "name": work.title, "description": text},
+            "datePublished": work.required_date.isoformat(),
+            "license": (licenses[0] if len(licenses) == 1 else licenses)
+            or "Upstream states no license.",
+            "author": list(map(self._agent, work.authors)),
+            "publisher": work.publisher and self._agent(work.publisher),
+            "funder": distinct(map(self._funder, work.funders)),
+            **{"version": work.version, "url": work.url},
+            "identifier": distinct(self._identifiers(work)),
+            "keywords": list(work.keywords),
+            "isBasedOn": [
+                self._add(
+                    *(reference(None, "input", name), "Dataset"),
+                    name=name,
+                    description="Upstream name of an input.",
+                )
+                for name in work.inputs
+            ],
+            "creditText": paragraph(work),
+        }
+        return without_empty(fields)
 
-    def _license(self, one: License) -> Entity:
-        about = f"The license that upstream states: {one.name}"
-        identity = one.url or f"#license-{quote(one.name, safe='')}"
-        return self._add(identity, "CreativeWork", name=one.name, description=about)
-
-    def _input(self, one: str) -> Entity:
-        about = "Upstream name of an input."
-        identity = f"#input-{quote(one, safe='')}"
-        return self._add(identity, "Dataset", name=one, description=about)
-
-    def _agent(self, one: Agent) -> Entity:
+    def _agent(self, agent: Agent) -> Json:
         """Return a reference to a person or an organisation."""
-        if not one.is_person:
-            identity = one.url or f"#organisation-{quote(one.name, safe='')}"
-            return self._add(identity, "Organization", name=one.name)
-        spoken = filter(None, (one.given, one.particle, one.family, one.suffix))
+        if not agent.is_person:
+            identity = reference(agent.url, "organisation", agent.name)
+            return self._add(identity, "Organization", name=agent.name)
+        spoken = filter(None, (agent.given, agent.particle, agent.family, agent.suffix))
         return self._add(
-            one.url or f"#person-{quote(one.full_name, safe='')}",
+            reference(agent.url, "person", agent.full_name),
             "Person",
-            name=" ".join(spoken) if one.family else one.full_name,
-            givenName=one.given,
-            familyName=one.whole_family,
-            affiliation=list(map(self._agent, one.affiliations)),
+            name=" ".join(spoken) if agent.family else agent.full_name,
+            givenName=agent.given,
+            familyName=agent.whole_family,
+            affiliation=list(map(self._agent, agent.affiliations)),
         )
 
-    def _funder(self, one: Funder) -> Entity:
+    def _funder(self, funder: Funder) -> Json:
         """Return a reference to a grant, or to the funder without an award."""
-        funder, award = self._agent(one.organisation), one.award
-        identity = f"#grant-{quote(award, safe='')}"
-        grant = {"name": award, "identifier": award, "funder": funder}
-        return self._add(identity, "Grant", **grant) if award else funder
+        organisation, award = self._agent(funder.organisation), funder.award
+        grant = {"name": award, "identifier": award, "funder": organisation}
+        return (
+            self._add(reference(None, "grant", award), "Grant", **grant) if award else organisation
+        )
 
-    def _identifiers(self, work: CitedWork) -> Iterator[Entity]:
+    def _identifiers(self, work: CitedWork) -> Iterator[Json]:
         """Yield references to DOI, SWHIDs, state digest, and the identifiers of upstream."""
         if work.doi_url is not None:
             value = {"propertyID": _DOI, "value": f"doi:{work.doi}", "url": work.doi_url}
@@ -649,40 +633,33 @@ class _Crate:
         for name, text in work.all_identifiers:
             yield self._add(f"#{quote(text, safe=':')}", "PropertyValue", name=name, value=text)
 
-    def _add(self, identity: str, kind: str, **fields: Any) -> Entity:
+    def _add(self, identity: str, kind: str, **fields: Any) -> Json:
         """Return a reference to a contextual entity; the first one with an id counts."""
         entity = without_empty({"@id": identity, "@type": kind, **fields})
         self.contextual.setdefault(identity, entity)
         return {"@id": identity}
 
 
-def _part(one: CitedEntry, path: str, work: CitedWork) -> Entity:
+def _part(entry: CitedEntry, path: str, work: CitedWork) -> Json:
     """Return the entity of a file, of a document, which is in git only, or of a subdataset."""
-    local = {"name": path, "localPath": path}
-    if one.content is not None:
-        return {
-            "@id": f"#{quote(path)}",
-            "@type": "File",
-            **local,
-            "description": "Metadata of upstream, a plain file in git.",
-            "encodingFormat": media_type(one.path),
-            "contentSize": str(len(one.content)),
-            "sha256": hashlib.sha256(one.content).hexdigest(),
-        }
-    if one.commit:
-        identity = f"swh:1:rev:{one.commit}"
+    anchor, time = f"#{quote(path)}", work.state.time
+    if entry.commit:
+        identity = f"swh:1:rev:{entry.commit}"
         return {"@id": identity, "@type": "Dataset", "name": path, "description": "A subdataset."}
-    urls, sha256, time = list(map(printable_url, one.urls)), one.hex("sha256"), work.state.time
+    file = {"@type": "File", "name": path, "localPath": path}
+    form = {"encodingFormat": media_type(entry.path)}
+    if entry.content is not None:
+        sha256 = hashlib.sha256(entry.content).hexdigest()
+        about = {"description": "Metadata of upstream, a plain file in git.", **form}
+        size = {"contentSize": str(len(entry.content)), "sha256": sha256}
+        return {"@id": anchor, **file, **about, **size}
+    urls, digest = list(map(printable_url, entry.urls)), entry.hex("sha256")
+    other = None if digest or entry.digest is None else ":".join(entry.digest)
     return without_empty(
         {
-            "@id": urls[0] if urls else f"#{quote(path)}",
-            "@type": "File",
-            **local,
-            "encodingFormat": media_type(one.path),
-            "contentSize": None if one.size is None else str(one.size),
-            "sha256": sha256,
-            "identifier": None if sha256 or one.digest is None else ":".join(one.digest),
-            "contentUrl": urls[1:],
+            **{"@id": urls[0] if urls else anchor, **file, **form},
+            "contentSize": None if entry.size is None else str(entry.size),
+            **{"sha256": digest, "identifier": other, "contentUrl": urls[1:]},
             "sdDatePublished": time and time.isoformat(),
         }
     )
@@ -690,26 +667,23 @@ def _part(one: CitedEntry, path: str, work: CitedWork) -> Entity:
 
 # --- Croissant
 
-_TERMS: Final = (
-    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty"),
-    *("fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField"),
-    *("path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate"),
-    *("separator", "source", "subField", "transform"),
+_TERMS: Final = re.findall(
+    r"\w+",
+    """
+    citeAs column equivalentProperty extract field fileObject fileProperty fileSet format includes
+    isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace
+    samplingRate separator source subField transform
+    """,
 )
-_CONTEXT: Final[dict[str, Any]] = dict(
+_CONTEXT: Final[Json] = dict(
     sorted(
         {
             **{name: f"cr:{name}" for name in _TERMS},
-            "@language": "en",
-            "@vocab": "https://schema.org/",
-            "conformsTo": "dct:conformsTo",
-            "cr": "http://mlcommons.org/croissant/",
-            "data": {"@id": "cr:data", "@type": "@json"},
+            **{"@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/"},
+            **{"cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/"},
+            **{name: {"@id": f"cr:{name}", "@type": "@json"} for name in ("data", "examples")},
             "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-            "dct": "http://purl.org/dc/terms/",
-            "examples": {"@id": "cr:examples", "@type": "@json"},
-            "rai": "http://mlcommons.org/croissant/RAI/",
-            "sc": "https://schema.org/",
+            **{"conformsTo": "dct:conformsTo", "rai": "http://mlcommons.org/croissant/RAI/"},
         }.items()
     )
 )
@@ -719,19 +693,19 @@ _CONTEXT: Final[dict[str, Any]] = dict(
 def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[str]:
     """Yield the text of a Croissant file (JSON-LD); without ``files`` it lists no files."""
     works, only = collection.works, collection.single_work
+    publishers = (work.publisher for work in works if work.publisher is not None)
     head = {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
+        **{"@context": _CONTEXT, "@type": "sc:Dataset"},
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": only.title if only is not None else collection.title,
-        "license": distinct(one.url or one.name for work in works for one in work.licenses),
+        "license": distinct(each.url or each.name for work in works for each in work.licenses),
         "url": only and only.url,
-        "creator": distinct(_party(one) for work in works for one in work.authors),
-        "publisher": distinct(_party(one.publisher) for one in works if one.publisher is not None),
-        "datePublished": max(one.required_date for one in works).isoformat(),
+        "creator": distinct(_party(author) for work in works for author in work.authors),
+        "publisher": distinct(map(_party, publishers)),
+        "datePublished": max(work.required_date for work in works).isoformat(),
         "version": only and only.version,
-        "keywords": list(dict.fromkeys(one for work in works for one in work.keywords)),
-        "identifier": [one.qualified_swhid for one in works],
+        "keywords": distinct(keyword for work in works for keyword in work.keywords),
+        "identifier": [work.qualified_swhid for work in works],
         "citeAs": "\n".join(map(paragraph, works)),
         "isLiveDataset": False,
     }
@@ -741,43 +715,39 @@ def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[
         yield ',\n"distribution": ['
         for work in works:
             prefix = collection.prefix(work)
-            for one in cited_files(work.state):
-                if entity := _file_object(one, prefix + one.path):
+            for entry in cited_files(work.state):
+                if entity := _file_object(entry, prefix + entry.path):
                     yield f"{separator}\n{compact_json(entity)}"
                     separator = ","
                 else:
-                    omitted += one.content is None and not one.commit
+                    omitted += entry.content is None and not entry.commit
         yield "]"
-    descriptions = [
-        _description(work, *["Upstream states no license."] * (not work.licenses), files=files)
-        + f" {retrieval_phrase(work)}."
-        for work in works
-    ]
+    descriptions = []
+    for work in works:
+        notes = [] if work.licenses else ["Upstream states no license."]
+        about = _description(work, *notes, files=files)
+        descriptions.append(f"{about} {retrieval_phrase(work)}.")
     if omitted:
         descriptions.append(f"{count_of(omitted, 'file')} without sha256 or md5 are not listed.")
     yield f',\n"description": {compact_json(" ".join(descriptions))}}}\n'
 
 
-def _party(one: Agent) -> Entity:
-    kind = "sc:Person" if one.is_person else "sc:Organization"
-    return without_empty({"@type": kind, "name": one.name, "url": one.url})
+def _party(agent: Agent) -> Json:
+    kind = "sc:Person" if agent.is_person else "sc:Organization"
+    return without_empty({"@type": kind, "name": agent.name, "url": agent.url})
 
 
-def _file_object(one: CitedEntry, path: str) -> Entity | None:
+def _file_object(entry: CitedEntry, path: str) -> Json | None:
     """Return the FileObject of a file, or None without a checksum or a URL."""
-    sha256, md5 = one.hex("sha256"), one.hex("md5")
-    if not one.urls or not (sha256 or md5):
+    digests = {name: entry.hex(name) for name in ("sha256", "md5")}
+    if not entry.urls or not any(digests.values()):
         return None
+    size = None if entry.size is None else f"{entry.size} B"
     return without_empty(
         {
-            "@type": "cr:FileObject",
-            "@id": quote(path),
-            "name": path,
-            "contentUrl": one.urls[0],
-            "contentSize": None if one.size is None else f"{one.size} B",
-            "encodingFormat": media_type(one.path),
-            "sha256": sha256,
-            "md5": md5,
+            **{"@type": "cr:FileObject", "@id": quote(path), "name": path},
+            **{"contentUrl": entry.urls[0], "contentSize": size},
+            **{"encodingFormat": media_type(entry.path), **digests},
         }
     )
 
