@@ -28,8 +28,8 @@ from neuromirror.previews.shapes import (
 )
 from neuromirror.store import Store
 from neuromirror.transfer.content_bodies import ContentMismatchError
-from neuromirror.transfer.partial_content import RangeMismatchError, ReadLimitError
 from neuromirror.volume import BlockUnavailableError, VersionFiles
+from neuromirror.volume.files import ReadLimitError
 
 _MEMORY: Final = 2 << 30
 """Limit of the address space in bytes, most of which is libraries and never used."""
@@ -91,8 +91,8 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
         raise  # the store is damaged
     except Exception as error:  # noqa: BLE001 - a parser of hostile bytes may raise anything
         _log(task.path, error)
-        if ranges is not None and ranges.failure is not None:
-            return _failure([ranges.failure])
+        if ranges is not None and isinstance(failure := ranges.failure, NeuromirrorError):
+            return _failure([failure, *getattr(failure, "causes", ())])
         return PreviewFailure("unreadable")
     finally:
         files.close()
@@ -141,7 +141,7 @@ def _failure(causes: Iterable[NeuromirrorError]) -> PreviewFailure:
     found = list(causes)
     if any(isinstance(one, ReadLimitError) for one in found):
         return PreviewFailure("too-large")
-    if any(isinstance(one, (ContentMismatchError, RangeMismatchError)) for one in found):
+    if any(isinstance(one, ContentMismatchError) for one in found):
         return PreviewFailure("changed")
     if any(isinstance(one, AccessDeniedError) for one in found):
         return PreviewFailure("refused")

@@ -287,7 +287,7 @@ class VerifiedObject:
             return self._pending.pop(number)
 
 
-_MAX_AHEAD: Final = 24 << 20
+MAX_AHEAD: Final = 24 << 20
 """Maximum number of bytes that are requested before they are read."""
 _MIN_AHEAD: Final = 1 << 20
 _PEEK: Final = 1 << 16
@@ -311,6 +311,8 @@ class VerifiedFile(io.RawIOBase):
         Objects to close with the file.
     reopen
         Opens the file again; None if that is not possible.
+    most_ahead
+        Maximum number of bytes that are requested before they are read.
 
     Attributes
     ----------
@@ -324,9 +326,11 @@ class VerifiedFile(io.RawIOBase):
         content: VerifiedObject,
         on_close: tuple[Any, ...] = (),
         reopen: Callable[[], Any] | None = None,
+        most_ahead: int = MAX_AHEAD,
     ) -> None:
         super().__init__()
         self._content = content
+        self._most_ahead = most_ahead
         self._process = os.getpid()
         self._reopen = reopen
         self.failure: BaseException | None = None
@@ -476,7 +480,7 @@ class VerifiedFile(io.RawIOBase):
         """
         count = self.size if size is None or size < 0 else size
         stop = min(self._position + count, self.size)
-        if self.closed or stop - self._position > _MAX_AHEAD:
+        if self.closed or stop - self._position > MAX_AHEAD:
             data = bytearray(max(0, stop - self._position))
             self.readinto(data)
             return bytes(data)
@@ -526,9 +530,9 @@ class VerifiedFile(io.RawIOBase):
             return  # small reads of a piece that is there do not show what follows
         if stop + self._ahead // 2 < self._requested:
             return  # half of what was requested is still unread
-        self._ahead = min(max(2 * self._ahead, 2 * (stop - start), _MIN_AHEAD), _MAX_AHEAD)
+        self._ahead = min(max(2 * self._ahead, 2 * (stop - start), _MIN_AHEAD), self._most_ahead)
         self._requested = min(stop + self._ahead, self.size)
-        if self._ahead == _MAX_AHEAD:
+        if self._ahead == self._most_ahead:
             # pieces that were read would displace those that were requested ahead
             self.content.forget(start)
         self.content.prefetch(start, self._requested)

@@ -19,6 +19,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from msgspec.structs import replace
+
 from neuromirror.annex import (
     POINTER_PREFIX,
     find_pointer_key,
@@ -31,11 +33,12 @@ from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.stream import GitTree, StreamError, Transport
+from neuromirror.stream.file import VerifiedFile, VerifiedObject
 from neuromirror.stream.opening import download
+from neuromirror.stream.pieces import Data
 from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.clone_get import GitAnnexBatch, failure_reason
 from neuromirror.transfer.content_bodies import BLOCK_LIMITS, ContentMismatchError
-from neuromirror.transfer.partial_content import RangeFile
 from neuromirror.volume.errors import INSTALL_COMMAND, BlockUnavailableError
 
 if TYPE_CHECKING:
@@ -320,6 +323,30 @@ class _AnnexGetProcess:
 
 
 _CACHED_BLOCKS: Final = 4
+_MOST_AHEAD: Final = 4 << 20
+"""Maximum number of bytes of a file that are requested before they are read."""
+
+
+class ReadLimitError(NeuromirrorError):
+    """A reader requested more bytes than it may."""
+
+
+class _FirstBytes:
+    """Accepts any bytes of a content, but no more than ``left`` of them."""
+
+    piece_size = 1 << 18
+    is_verified = False
+    basis = ""
+
+    def __init__(self, size: int, left: int) -> None:
+        self.size, self._left = size, left
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return True."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise ReadLimitError("reading needs more bytes of this file than are allowed")
+        return True
 
 
 class VersionFiles:
@@ -438,17 +465,19 @@ class VersionFiles:
         content = self.read_object(path, MAX_SHARD)
         return None if content is None else slice_content(content, path, start, stop, self.where)
 
-    def open_ranges(self, path: str, max_bytes: int) -> RangeFile:
+    def open_ranges(self, path: str, max_bytes: int) -> VerifiedFile:
         """Open an annexed file for random access by range requests; its bytes are not verified.
 
-        At most ``max_bytes`` are requested. Raises BlockUnavailableError if the version lacks the
-        file, or its size or URL is unknown.
+        After ``max_bytes``, a read raises ReadLimitError. Raises BlockUnavailableError if the
+        version lacks the file, or its size or URL is unknown.
         """
         file = self._file(path)
-        urls = [one for one in file.urls if one.startswith(("https://", "http://"))]
+        urls = tuple(url for url in file.urls if url.startswith(("https://", "http://")))
         if file.size is None or not urls:
             raise BlockUnavailableError(path, self.where, "no size and URL are known for it")
-        return RangeFile(self._transport.session_for, urls, file.size, max_bytes=max_bytes)
+        check = _FirstBytes(file.size, max_bytes)
+        content = VerifiedObject(replace(file, urls=urls), check, self._transport, self.where)
+        return VerifiedFile(content, most_ahead=_MOST_AHEAD)
 
     def first_with_prefix(self, prefix: str) -> str | None:
         """Return the first path that starts with a text, of a file; None without one."""
