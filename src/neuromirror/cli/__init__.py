@@ -12,41 +12,13 @@ from neuromirror.cli.commands import CommandGroup
 from neuromirror.cli.common import Settings, settings_options
 
 _SECTIONS = {
-    "Mirror": (
-        "demo",
-        "mirrors",
-        "check-config",
-        "sync",
-        "status",
-        "events",
-        "holds",
-        "release",
-    ),
-    "Explore": ("list", "search", "versions", "show", "files", "find", "diff", "catalogue"),
-    "Pin and restore": (
-        "pin",
-        "cite",
-        "restore",
-        "verify",
-        "outdated",
-        "export-lock",
-        "reproduce",
-    ),
-    "Data": ("clone", "get", "cache", "digest", "export"),
-    "Keep": ("keep", "vault", "drill", "drop"),
-    "Operate": (
-        "serve",
-        "doctor",
-        "audit",
-        "fsck",
-        "repair",
-        "housekeeping",
-        "publish",
-        "backup",
-        "restore-index",
-        "rebuild-index",
-        "takedown",
-    ),
+    "Mirror": "demo mirrors check-config sync status events holds release",
+    "Explore": "list search versions show files find diff catalogue",
+    "Pin and restore": "pin cite restore verify outdated export-lock reproduce",
+    "Data": "clone get cache digest export",
+    "Keep": "keep vault drill drop",
+    "Operate": "serve doctor audit fsck repair housekeeping publish backup restore-index"
+    " rebuild-index takedown",
 }
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import chain
 from typing import Any
 
 import click
 
 from neuromirror.cli.common import (
     INTERRUPTED,
+    NamedPath,
     Settings,
     json_line,
     printable,
@@ -37,44 +37,18 @@ _OTHER_NAMES = {
 """Names that other programs have for commands."""
 
 _MODULES = {
-    "audit": "restore",
-    "backup": "maintenance",
-    "cache": "get",
-    "catalogue": "serve",
-    "check-config": "sync",
-    "cite": "pin",
-    "clone": "get",
-    "demo": "sync",
-    "diff": "files",
-    "digest": "restore",
-    "doctor": "maintenance",
-    "drill": "vault",
-    "drop": "vault",
-    "events": "datasets",
-    "export": "get",
-    "export-lock": "pin",
-    "find": "files",
-    "fsck": "maintenance",
-    "holds": "maintenance",
-    "housekeeping": "maintenance",
-    "keep": "vault",
-    "list": "datasets",
-    "mirrors": "sync",
-    "outdated": "pin",
-    "publish": "serve",
-    "rebuild-index": "maintenance",
-    "release": "maintenance",
-    "repair": "maintenance",
-    "reproduce": "pin",
-    "restore-index": "maintenance",
-    "search": "datasets",
-    "show": "datasets",
-    "status": "sync",
-    "takedown": "maintenance",
-    "verify": "restore",
-    "versions": "datasets",
+    "datasets": "events list search show versions",
+    "files": "diff files find",
+    "get": "cache clone export get",
+    "maintenance": "backup doctor fsck holds housekeeping rebuild-index release repair"
+    " restore-index takedown",
+    "pin": "cite export-lock outdated pin reproduce",
+    "restore": "audit digest restore verify",
+    "serve": "catalogue publish serve",
+    "sync": "check-config demo mirrors status sync",
+    "vault": "drill drop keep vault",
 }
-"""The modules of commands in the module of another command."""
+"""The commands in each module."""
 
 _FREE_SPACE = "Free some disk space and run the command again."
 _PERMISSIONS = "Change its permissions, or choose another location with --store or --index."
@@ -139,53 +113,90 @@ class Command(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Adds an argument or an option to a command."""
+
+
 def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Command]:
     """Return a decorator that makes a :class:`Command` of a function."""
     return click.command(name, cls=Command, example=example)
 
 
-def argument(
-    name: str, *, help: str, **attributes: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def argument(name: str, *, help: str, **attributes: Any) -> Decorator:
     """Return a decorator that adds an :class:`Argument` to a command."""
     return click.argument(name, cls=Argument, help=help, **attributes)
 
 
-def globs_argument(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def many(name: str, metavar: str, help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an argument with any number of values."""
+    return argument(name, nargs=-1, metavar=metavar, help=help, **attributes)
+
+
+def globs_argument(help: str) -> Decorator:
     """Return a decorator that adds the argument ``globs``."""
-    return argument("globs", nargs=-1, metavar="[GLOB]...", help=help)
+    return many("globs", "[GLOB]...", help)
 
 
-def jobs_option(
-    help: str, *names: str, most: int | None = 64, **attributes: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option(words: str, help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an option.
+
+    ``words`` are its names, the name of the parameter in lower case if it is another one, and the
+    name of its value in the help: ``-o --output target FILE``. The help shows a default.
+    """
+    names = [word for word in words.split() if word[0] == "-" or word.islower()]
+    value = words.split()[len(names) :] or [None]
+    attributes.setdefault("show_default", attributes.get("default", "") != "")
+    return click.option(*names, metavar=value[0], help=help, **attributes)
+
+
+def flag(words: str, help: str) -> Decorator:
+    """Return a decorator that adds an option without a value."""
+    return option(words, help, is_flag=True)
+
+
+def path_option(words: str, help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an option with a path."""
+    return option(words, help, type=NamedPath(), **attributes)
+
+
+def repeatable(words: str, help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an option that can be repeated."""
+    return option(words, help, multiple=True, **attributes)
+
+
+def choice_option(words: str, choices: Sequence[str], help: str, **attributes: Any) -> Decorator:
+    """Return a decorator that adds an option with one of some values."""
+    return option(words, help, type=click.Choice(choices), **attributes)
+
+
+def jobs_option(help: str, *names: str, most: int | None = 64, **attributes: Any) -> Decorator:
     """Return a decorator that adds the option ``--jobs``, also with other ``names``."""
-    kind = click.IntRange(1, most)
-    return click.option(*names, "--jobs", type=kind, metavar="N", help=help, **attributes)
+    words = " ".join([*names, "--jobs N"])
+    return option(words, help, type=click.IntRange(1, most), **attributes)
 
 
 class ImportedCommands(Mapping[str, click.Command]):
-    """Commands by name, of which each is imported when it is looked up.
+    """Commands by name, of which each is imported when it is looked up: ``a-b`` is ``a_b_command``.
 
-    The command ``a-b`` is ``a_b_command`` of the module ``a_b``, or of the one in ``_MODULES``.
+    They are in the order of ``sections``, which are names of commands by title.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
+    def __init__(self, sections: Mapping[str, str]) -> None:
+        modules = {name: module for module in _MODULES for name in _MODULES[module].split()}
+        self._modules = {
+            name: modules[name] for names in sections.values() for name in names.split()
+        }
 
     def __getitem__(self, name: str) -> click.Command:
-        if name not in self._names:
-            raise KeyError(name)
-        own = name.replace("-", "_")
-        module = import_module(f"neuromirror.cli.{_MODULES.get(name, own)}")
-        found: click.Command = getattr(module, f"{own}_command")
-        return found
+        module = import_module(f"neuromirror.cli.{self._modules[name]}")
+        command: click.Command = getattr(module, f"{name.replace('-', '_')}_command")
+        return command
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._modules)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._modules)
 
 
 class CommandGroup(click.Group):
@@ -194,13 +205,10 @@ class CommandGroup(click.Group):
     ``sections`` are the names of the commands by title.
     """
 
-    def __init__(
-        self, *arguments: Any, sections: Mapping[str, Iterable[str]], **attributes: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, sections: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
-        self.sections = sections
-        names = chain.from_iterable(sections.values())
-        self.commands = ImportedCommands(names)  # type: ignore[assignment] # click only reads it
+        self.sections = {title: names.split() for title, names in sections.items()}
+        self.commands = ImportedCommands(sections)  # type: ignore[assignment] # click only reads it
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -224,13 +232,9 @@ class CommandGroup(click.Group):
         """Write the commands with their one-sentence help, section by section."""
         width = max(map(len, self.commands))
         for title, names in self.sections.items():
+            helps = {name: self.commands[name].get_short_help_str(100) for name in names}
             with formatter.section(title):
-                formatter.write_dl(
-                    [
-                        (f"{name:<{width}}", self.commands[name].get_short_help_str(100))
-                        for name in names
-                    ]
-                )
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in helps.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; print its error to stderr and exit with the code of the error."""

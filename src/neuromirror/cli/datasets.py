@@ -12,7 +12,15 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.addresses import find_address, resolve_version
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import (
+    argument,
+    choice_option,
+    command,
+    flag,
+    many,
+    option,
+    repeatable,
+)
 from neuromirror.cli.common import Settings, format_traffic, settings_options, split_condition
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.errors import UnknownAddressError, count_of, format_bytes
@@ -41,20 +49,15 @@ neuromirror list aind --where subject=625749 --where modality=ecephys
 neuromirror list --search "mouse visual cortex\"""",
 )
 @argument("mirror", required=False, help="A mirror, e.g. dandi [default: all mirrors].")
-@click.option(
-    "--where",
-    "conditions",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="List only datasets with this attribute; VALUE may end in *. Repeat to require several.",
+@repeatable(
+    "--where conditions NAME=VALUE",
+    "List only datasets with this attribute; VALUE may end in *. Repeat to require several.",
 )
-@click.option(
-    "--search",
-    "search_terms",
-    metavar="TERMS",
-    help="List only datasets with all these words in metadata or the path of a file.",
+@option(
+    "--search search_terms TERMS",
+    "List only datasets with all these words in metadata or the path of a file.",
 )
-@click.option("--subdatasets", is_flag=True, help="List subdatasets too, such as large Zarrs.")
+@flag("--subdatasets", "List subdatasets too, such as large Zarrs.")
 @settings_options
 def list_command(
     settings: Settings,
@@ -150,14 +153,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
 
 @command("events", example="neuromirror events dandi:000027 --limit 20")
 @argument("dataset", required=False, help="A dataset, e.g. dandi:000027 [default: all datasets].")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of events.",
-)
+@option("--limit N", "Maximum number of events.", type=click.IntRange(1), default=100)
 @settings_options
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
@@ -225,23 +221,16 @@ neuromirror search hippocampus sleep
 neuromirror search '"place cells"' --species mouse --status published
 neuromirror search --archive dandi --facets""",
 )
-@argument("terms", nargs=-1, metavar="[TERMS]...", help='Words, or phrases in "double quotes".')
+@many("terms", "[TERMS]...", 'Words, or phrases in "double quotes".')
 @_filter_options
-@click.option("--volume", is_flag=True, help="Only volumes.")
-@click.option(
+@flag("--volume", "Only volumes.")
+@choice_option(
     "--sort",
-    type=click.Choice(["relevance", "newest", "size", "title"]),
-    help="Order of the results [default: relevance; without terms newest].",
+    ["relevance", "newest", "size", "title"],
+    "Order of the results [default: relevance; without terms newest].",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of datasets.",
-)
-@click.option("--facets", is_flag=True, help="List values to select by, with their counts.")
+@option("--limit N", "Maximum number of datasets.", type=click.IntRange(1, 10_000), default=20)
+@flag("--facets", "List values to select by, with their counts.")
 @settings_options
 def search_command(
     settings: Settings,

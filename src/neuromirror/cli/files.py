@@ -12,7 +12,7 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.addresses import resolve_version
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, choice_option, command, flag
 from neuromirror.cli.common import Settings, printable, settings_options
 from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
@@ -35,13 +35,11 @@ neuromirror files dandi:000027@0.210831.2033
 neuromirror files dandi:000027 --format sha256sum > SHA256SUMS""",
 )
 @argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["columns", "sha256sum"]),
+@choice_option(
+    "--format form",
+    ["columns", "sha256sum"],
+    "Output format; sha256sum prints lines that 'sha256sum -c' can check in a clone.",
     default="columns",
-    show_default=True,
-    help="Output format; sha256sum prints lines that 'sha256sum -c' can check in a clone.",
 )
 @settings_options
 def files_command(settings: Settings, version: str, *, form: str) -> None:
@@ -273,13 +271,9 @@ neuromirror diff --exit-code ./clone dandi:000027""",
 )
 @argument("old", metavar="A", help="The old version, or the folder of a clone.")
 @argument("new", metavar="B", help="The new version, or the folder of a clone.")
-@click.option(
-    "-r", "--recursive", is_flag=True, help="List the changes inside changed subdatasets too."
-)
-@click.option(
-    "--exit-code", is_flag=True, help="Exit with 1 if there is a difference, like git diff."
-)
-@click.option("--metadata", "each", is_flag=True, help="Also list each file of the kind metadata.")
+@flag("-r --recursive", "List the changes inside changed subdatasets too.")
+@flag("--exit-code", "Exit with 1 if there is a difference, like git diff.")
+@flag("--metadata each", "Also list each file of the kind metadata.")
 @settings_options
 def diff_command(
     settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool, each: bool

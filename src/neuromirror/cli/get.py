@@ -15,7 +15,18 @@ import click
 from msgspec.structs import replace
 
 from neuromirror.cli.addresses import find_address, may_be_address, resolve_version
-from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.commands import (
+    argument,
+    choice_option,
+    command,
+    flag,
+    globs_argument,
+    jobs_option,
+    many,
+    option,
+    path_option,
+    repeatable,
+)
 from neuromirror.cli.common import (
     PRIVATE_STORE,
     HostMessages,
@@ -59,18 +70,13 @@ neuromirror clone https://data.example.org/dataset/dandi:000027""",
     metavar="[DIR]",
     help="New folder [default: the last part of the id of the dataset].",
 )
-@click.option(
-    "--get",
-    "globs",
-    metavar="GLOB",
-    multiple=True,
-    help="Get files that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to get more.",
+@repeatable(
+    "--get globs GLOB",
+    "Get files that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to get more.",
 )
-@click.option(
-    "--from",
-    "base",
-    metavar="URL",
-    help="Clone from this catalogue or mirror; the archive and the store are not used.",
+@option(
+    "--from base URL",
+    "Clone from this catalogue or mirror; the archive and the store are not used.",
 )
 @jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
 @settings_options
@@ -348,26 +354,21 @@ neuromirror get sub-01
 neuromirror get -r -J 64 .
 neuromirror get dandi://dandi/000027@draft/sub-RAT123/ --into rats""",
 )
-@argument(
+@many(
     "paths",
-    nargs=-1,
+    "[PATH | ADDRESS]...",
+    "Files or folders of a clone [default: the current folder], or the address of a version.",
     type=NamedPath(path_type=str),
-    metavar="[PATH | ADDRESS]...",
-    help="Files or folders of a clone [default: the current folder], or the address of a version.",
 )
-@click.option("-r", "--recursive", is_flag=True, help="Get the files of subdatasets too.")
+@flag("-r --recursive", "Get the files of subdatasets too.")
 @jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
-@click.option(
-    "--into",
-    "output",
-    type=NamedPath(),
-    metavar="DIR",
-    help="For an ADDRESS: folder for the files [default: the last part of the id of the dataset].",
+@path_option(
+    "--into output DIR",
+    "For an ADDRESS: folder for the files [default: the last part of the id of the dataset].",
 )
-@click.option(
+@flag(
     "--overwrite",
-    is_flag=True,
-    help="For an ADDRESS: replace existing files with different content [default: an error].",
+    "For an ADDRESS: replace existing files with different content [default: an error].",
 )
 @settings_options
 def get_command(
@@ -537,9 +538,7 @@ neuromirror cache prune --size 2GB""",
     help="For add: a version in the store, a lock file or the folder of a clone.",
 )
 @globs_argument("For add: files or folders, as for 'neuromirror pin --path' [default: all].")
-@click.option(
-    "--size", metavar="SIZE", help="For prune: the cache's size afterwards [default: the limit]."
-)
+@option("--size SIZE", "For prune: the cache's size afterwards [default: the limit].")
 @jobs_option("For add: number of files read in parallel [default: 4].")
 @settings_options
 def cache_command(
@@ -680,51 +679,32 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk "
     "any version.",
 )
-@click.option(
-    "--box",
-    metavar="X0:X1,Y0:Y1,Z0:Z1",
-    help=(
-        "Region in voxels of the level, upper bounds exclusive, in the coordinates of the "
-        "archive, which need not start at 0 [default: the whole volume]."
-    ),
+@option(
+    "--box X0:X1,Y0:Y1,Z0:Z1",
+    "Region in voxels of the level, upper bounds exclusive, in the coordinates of the "
+    "archive, which need not start at 0 [default: the whole volume].",
 )
-@click.option(
-    "--level",
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Resolution level, numbered as at the archive; 0 is the finest.",
-)
+@option("--level N", "Resolution level, numbered as at the archive; 0 is the finest.", default=0)
 @click.option(
     "--time",
     type=int,
     metavar="T",
     help="Index of the time sample, as at the archive; required for a time series.",
 )
-@click.option(
+@choice_option(
     "--format",
-    type=click.Choice((*_VOXEL_FORMATS, _KERCHUNK)),
+    (*_VOXEL_FORMATS, _KERCHUNK),
+    "One TIFF per z-slice, an OME-Zarr, one NumPy array, or references to the chunks of Zarrs "
+    "(kerchunk).",
     default="tiff",
-    show_default=True,
-    help=(
-        "One TIFF per z-slice, an OME-Zarr, one NumPy array, or references to the chunks of Zarrs "
-        "(kerchunk)."
-    ),
 )
-@click.option(
-    "--path",
-    "inner",
+@option(
+    "--path inner PATH",
+    "For kerchunk: Zarr or folder in the version [default: the whole version].",
     default="",
-    metavar="PATH",
-    help="For kerchunk: Zarr or folder in the version [default: the whole version].",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=NamedPath(),
-    required=True,
-    metavar="PATH",
-    help="Folder for the files; for kerchunk, the JSON file.",
+@path_option(
+    "-o --output PATH", "Folder for the files; for kerchunk, the JSON file.", required=True
 )
 @settings_options
 def export_command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import argument, command, flag, many, option
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.model.errors import ConfigurationError, format_bytes
 
@@ -35,7 +35,7 @@ neuromirror doctor s3://aind-open-data""",
     help="Check only this archive: a mirror, the base URL of a DANDI, BOSS or ndstore API, or a "
     "bucket (s3://NAME/PREFIX).",
 )
-@click.option("--offline", is_flag=True, help="Send no request to an archive.")
+@flag("--offline", "Send no request to an archive.")
 @settings_options
 def doctor_command(settings: Settings, archive: str | None, *, offline: bool) -> None:
     """Check this machine, the store and the archives, or one archive in detail.
@@ -87,18 +87,12 @@ neuromirror fsck
 neuromirror fsck dandi:000027
 neuromirror fsck --budget 3600""",
 )
-@argument(
-    "names",
-    nargs=-1,
-    metavar="[DATASET]...",
-    help="Datasets, e.g. dandi:000027 [default: the whole store].",
-)
-@click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Check the whole store, and stop after this time; the next run with --budget continues "
+@many("names", "[DATASET]...", "Datasets, e.g. dandi:000027 [default: the whole store].")
+@option(
+    "--budget SECONDS",
+    "Check the whole store, and stop after this time; the next run with --budget continues "
     "there. Not with DATASET.",
+    type=click.FloatRange(min=0, min_open=True),
 )
 @settings_options
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
@@ -277,13 +271,11 @@ def rebuild_index_command(settings: Settings) -> None:
 
 @command("backup", example="neuromirror backup /backup/neuromirror --keep 14")
 @argument("folder", metavar="DIR", type=NamedPath(), help="The folder for the backups.")
-@click.option(
-    "--keep",
+@option(
+    "--keep N",
+    "Number of backups to keep; older ones are deleted after the new one is verified.",
     type=click.IntRange(min=1),
     default=7,
-    show_default=True,
-    metavar="N",
-    help="Number of backups to keep; older ones are deleted after the new one is verified.",
 )
 @settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
@@ -351,15 +343,12 @@ neuromirror takedown dandi:000027 --reason "withdrawn by its authors"
 neuromirror takedown dandi:000027 --undo""",
 )
 @argument("dataset", help="A dataset, e.g. dandi:000027.")
-@click.option(
-    "--reason",
-    metavar="TEXT",
-    help=(
-        "Why the dataset is withdrawn, shown by commands and web pages instead of the dataset. "
-        "Required, except with --undo."
-    ),
+@option(
+    "--reason TEXT",
+    "Why the dataset is withdrawn, shown by commands and web pages instead of the dataset. "
+    "Required, except with --undo.",
 )
-@click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
+@flag("--undo", "Reinstate a dataset that was taken down.")
 @settings_options
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
     """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.

@@ -12,7 +12,15 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address, resolve_version
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import (
+    argument,
+    choice_option,
+    command,
+    flag,
+    many,
+    path_option,
+    repeatable,
+)
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
@@ -39,36 +47,22 @@ neuromirror pin dandi:000027 --path 'sub-01/*' --bundle
 neuromirror pin https://data.example.org/dataset/dandi:000027@0.210831.2033
 neuromirror pin --remove dandi:000027""",
 )
-@argument(
+@many(
     "versions",
-    nargs=-1,
-    metavar="[VERSION]...",
-    help="Versions, e.g. dandi:000027@draft (without a label, the latest; mirror them first), "
+    "[VERSION]...",
+    "Versions, e.g. dandi:000027@draft (without a label, the latest; mirror them first), "
     "pages of a catalogue, or folders of clones, whose checked-out version is pinned.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=NamedPath(),
-    metavar="FILE",
-    default=DEFAULT_LOCK,
-    show_default=True,
-    help="Lock file; it is created if it does not exist.",
+@path_option(
+    "-o --output FILE", "Lock file; it is created if it does not exist.", default=DEFAULT_LOCK
 )
-@click.option(
-    "--path",
-    "paths",
-    metavar="GLOB",
-    multiple=True,
-    help="Pin only files or folders (with all files below) that match, e.g. sub-01, sub-*/anat or "
+@repeatable(
+    "--path paths GLOB",
+    "Pin only files or folders (with all files below) that match, e.g. sub-01, sub-*/anat or "
     "**/*.nwb; * does not match a slash. Repeat to pin more. The paths of an earlier pin are "
     "replaced.",
 )
-@click.option(
-    "--whole",
-    is_flag=True,
-    help="Remove the --path limits of an earlier pin: pin the whole dataset.",
-)
+@flag("--whole", "Remove the --path limits of an earlier pin: pin the whole dataset.")
 @click.option(
     "--bundle/--no-bundle",
     default=None,
@@ -81,20 +75,12 @@ neuromirror pin --remove dandi:000027""",
     help="Copy the block digests of the pinned files to FILE.d, beside the lock file, to read and "
     "verify parts of files without the store. 'neuromirror digest' computes them.",
 )
-@click.option(
-    "--clone",
-    "clones",
-    metavar="URL",
-    multiple=True,
-    help="URL for others to clone from: a store (ria+https://…), or a URL with {alias} "
+@repeatable(
+    "--clone clones URL",
+    "URL for others to clone from: a store (ria+https://…), or a URL with {alias} "
     "(dandi--000027) or {id} (000027).",
 )
-@click.option(
-    "--remove",
-    metavar="DATASET",
-    multiple=True,
-    help="Remove the pin of this dataset from the lock file.",
-)
+@repeatable("--remove DATASET", "Remove the pin of this dataset from the lock file.")
 @settings_options
 def pin_command(
     settings: Settings,
@@ -229,7 +215,7 @@ def _pins_of_catalogues(
     metavar="[LOCK]",
     help="A lock file [default: datasets.lock].",
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 4 if a pin has a newer version.")
+@flag("--exit-code", "Exit with 4 if a pin has a newer version.")
 @settings_options
 def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None:
     """List the pins that have newer versions in the store.
@@ -268,30 +254,17 @@ neuromirror cite dandi:000027@0.210831.2033
 neuromirror cite datasets.lock --format bibtex -o datasets.bib
 neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
 )
-@argument(
+@many(
     "what",
-    nargs=-1,
-    metavar="[VERSION|LOCK|DIR]...",
-    help="Versions, lock files (all their pins) or folders of clones [default: datasets.lock].",
+    "[VERSION|LOCK|DIR]...",
+    "Versions, lock files (all their pins) or folders of clones [default: datasets.lock].",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(_FORMATS),
-    default="text",
-    show_default=True,
-    help="Output format.",
+@choice_option("--format form", _FORMATS, "Output format.", default="text")
+@path_option(
+    "-o --output FILE|DIR",
+    "Output file, or an existing folder for it [default: print the citation].",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=NamedPath(),
-    metavar="FILE|DIR",
-    help="Output file, or an existing folder for it [default: print the citation].",
-)
-@click.option(
-    "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."
-)
+@flag("--no-files", "Leave out the list of files (ro-crate and croissant).")
 @settings_options
 def cite_command(
     settings: Settings, what: tuple[str, ...], *, form: str, output: Path | None, no_files: bool
@@ -423,20 +396,8 @@ neuromirror export-lock --format dvc -o data""",
     metavar="[LOCK]",
     help="A lock file [default: datasets.lock].",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(_LIST_FORMATS),
-    required=True,
-    help="Format of the list.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=NamedPath(),
-    metavar="FILE|DIR",
-    help="New file, or for dvc a new folder [default: print the list].",
-)
+@choice_option("--format form", _LIST_FORMATS, "Format of the list.", required=True)
+@path_option("-o --output FILE|DIR", "New file, or for dvc a new folder [default: print the list].")
 @settings_options
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
     """Write the list of pinned files, with URLs and checksums, for another program.
@@ -505,18 +466,9 @@ def _report(settings: Settings, form: str, output: Path | None, export: LockExpo
 
 
 @command("reproduce", example="neuromirror reproduce dandi:000027@0.210831.2033")
-@argument(
-    "versions",
-    nargs=-1,
-    required=True,
-    metavar="VERSION...",
-    help="Versions, e.g. dandi:000027@0.210831.2033.",
-)
-@click.option(
-    "--keep",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Keep the new commits in DIR, a new or empty folder [default: delete them].",
+@many("versions", "VERSION...", "Versions, e.g. dandi:000027@0.210831.2033.", required=True)
+@path_option(
+    "--keep DIR", "Keep the new commits in DIR, a new or empty folder [default: delete them]."
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:

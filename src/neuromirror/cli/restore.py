@@ -20,7 +20,17 @@ from neuromirror.cli.addresses import (
     refuse_address,
     resolve_selection,
 )
-from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.commands import (
+    argument,
+    command,
+    flag,
+    globs_argument,
+    jobs_option,
+    many,
+    option,
+    path_option,
+    repeatable,
+)
 from neuromirror.cli.common import (
     HostMessages,
     NamedPath,
@@ -53,35 +63,20 @@ if TYPE_CHECKING:
     metavar="[LOCK]",
     help='A lock file written by "neuromirror pin", or its folder [default: datasets.lock].',
 )
-@click.option(
-    "--into",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Folder for the datasets, required; it is created if it does not exist.",
-)
-@click.option(
-    "--clone",
-    "clones",
-    metavar="URL",
-    multiple=True,
-    help="Additional URL to clone from, as for 'neuromirror pin --clone'.",
-)
-@click.option(
-    "--copies",
-    metavar="LOCATION",
-    multiple=True,
-    help="Vault with copies of the content, in addition to those that the lock file names: its "
+@path_option("--into DIR", "Folder for the datasets, required; it is created if it does not exist.")
+@repeatable("--clone clones URL", "Additional URL to clone from, as for 'neuromirror pin --clone'.")
+@repeatable(
+    "--copies LOCATION",
+    "Vault with copies of the content, in addition to those that the lock file names: its "
     "folder, the URL of its folder, or s3://BUCKET/PREFIX.",
 )
-@click.option(
+@flag(
     "--copies-only",
-    is_flag=True,
-    help="Use only vaults and the files beside the lock file: neither upstream nor the mirror.",
+    "Use only vaults and the files beside the lock file: neither upstream nor the mirror.",
 )
-@click.option(
+@flag(
     "--offline",
-    is_flag=True,
-    help="Send no request: restore the repositories from the store or the files beside the lock "
+    "Send no request: restore the repositories from the store or the files beside the lock "
     "file, without file content.",
 )
 @jobs_option("Number of files fetched in parallel [default: 32].", most=None)
@@ -164,24 +159,10 @@ neuromirror verify --remote ./clone""",
     help="A lock file or its folder, or the folder of a clone "
     "[default: datasets.lock if it exists, else .].",
 )
-@click.option(
-    "--remote",
-    is_flag=True,
-    help="Ask the servers of all files for sizes and checksums, without downloads.",
-)
-@click.option(
-    "--full",
-    is_flag=True,
-    help="Download all files again, hash them and discard the downloads; your copies stay.",
-)
-@click.option(
-    "--in",
-    "folder",
-    metavar="DIR",
-    type=NamedPath(),
-    help="Folder given to 'restore --into' [default: the folder of LOCK].",
-)
-@click.option("--allow-missing", is_flag=True, help="Do not count missing content as a failure.")
+@flag("--remote", "Ask the servers of all files for sizes and checksums, without downloads.")
+@flag("--full", "Download all files again, hash them and discard the downloads; your copies stay.")
+@path_option("--in folder DIR", "Folder given to 'restore --into' [default: the folder of LOCK].")
+@flag("--allow-missing", "Do not count missing content as a failure.")
 @jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
 @settings_options
 def verify_command(
@@ -468,15 +449,14 @@ neuromirror digest ./clone --piece-size 256KiB""",
     help="A version in the store, a lock file, or the folder of a clone, whose content is read.",
 )
 @globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
-@click.option(
-    "--piece-size",
-    metavar="SIZE",
-    help="Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
+@option(
+    "--piece-size SIZE",
+    "Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
     "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
     "4 GiB].",
 )
 @jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
-@click.option("--dry-run", is_flag=True, help="Print which files would be read, and stop.")
+@flag("--dry-run", "Print which files would be read, and stop.")
 @settings_options
 def digest_command(
     settings: Settings,
@@ -608,27 +588,22 @@ class _Report(OutcomeReport):
 
 
 @command("audit", example="neuromirror audit dandi --budget 5000")
-@argument(
+@many(
     "names",
-    nargs=-1,
-    metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) to choose URLs from [default: all].",
+    "[MIRROR | DATASET]...",
+    "Mirrors (dandi) or datasets (dandi:000027) to choose URLs from [default: all].",
 )
-@click.option(
-    "--budget",
+@option(
+    "--budget N",
+    "Maximum number of URLs to check; the next run checks the next ones.",
     type=click.IntRange(min=1),
     default=1000,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of URLs to check; the next run checks the next ones.",
 )
-@click.option(
-    "--older-than",
+@option(
+    "--older-than DAYS",
+    "Check only URLs that have not been checked for this many days.",
     type=click.FloatRange(min=0),
     default=30,
-    show_default=True,
-    metavar="DAYS",
-    help="Check only URLs that have not been checked for this many days.",
 )
 @vaults_option
 @settings_options

@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import argument, command
+from neuromirror.cli.commands import (
+    choice_option,
+    command,
+    flag,
+    many,
+    option,
+    path_option,
+    repeatable,
+)
 from neuromirror.cli.common import (
     PRIVATE_STORE,
-    NamedPath,
     Settings,
     path_from_environment,
     settings_options,
@@ -44,29 +51,21 @@ neuromirror publish dandi:000027 --to lab-forge --dry-run
 neuromirror publish dandi --to lab-forge
 neuromirror publish --to lab-forge""",
 )
-@argument(
+@many(
     "names",
-    nargs=-1,
-    metavar="[MIRROR | DATASET]...",
-    help="Datasets (dandi:000027), or mirrors (dandi) for all their datasets and their "
+    "[MIRROR | DATASET]...",
+    "Datasets (dandi:000027), or mirrors (dandi) for all their datasets and their "
     "superdataset [default: 'datasets' in the sibling file].",
 )
-@click.option(
-    "--to", "sibling_name", required=True, metavar="SIBLING", help="Name of a sibling file."
+@option("--to sibling_name SIBLING", "Name of a sibling file.", required=True)
+@path_option(
+    "--siblings DIR",
+    "Folder with sibling files (NAME.toml) [default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
 )
-@click.option(
-    "--siblings",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Folder with sibling files (NAME.toml) [default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
-)
-@click.option("--check", is_flag=True, help="Push unchanged datasets too.")
-@click.option("--dry-run", is_flag=True, help="Print what would be pushed, and change nothing.")
-@click.option(
-    "--forget",
-    "forgotten",
-    metavar="DATASET",
-    help="Push nothing; forget a dataset that you deleted at the sibling.",
+@flag("--check", "Push unchanged datasets too.")
+@flag("--dry-run", "Print what would be pushed, and change nothing.")
+@option(
+    "--forget forgotten DATASET", "Push nothing; forget a dataset that you deleted at the sibling."
 )
 @settings_options
 def publish_command(
@@ -193,127 +192,85 @@ def _parse_memory(context: click.Context, option: click.Parameter, value: str) -
 neuromirror serve --metrics 127.0.0.1:9100 --catalogue 127.0.0.1:8270
 neuromirror serve --once""",
 )
-@argument(
+@many(
     "names",
-    nargs=-1,
-    metavar="[MIRROR]...",
-    help="Mirrors, e.g. dandi [default: the mirrors in --mirrors, including files added later; "
+    "[MIRROR]...",
+    "Mirrors, e.g. dandi [default: the mirrors in --mirrors, including files added later; "
     "built-in mirrors only if named].",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="Number of datasets updated in parallel.",
+@option(
+    "--workers N", "Number of datasets updated in parallel.", type=click.IntRange(1, 256), default=4
 )
-@click.option(
+@choice_option(
     "--executor",
-    type=click.Choice(["processes", "threads"]),
+    ["processes", "threads"],
+    "Run jobs in processes or in threads of this machine; ignored with --scheduler.",
     default="processes",
-    show_default=True,
-    help="Run jobs in processes or in threads of this machine; ignored with --scheduler.",
 )
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Run jobs on the workers of this Dask scheduler, instead of this machine.",
+@option(
+    "--scheduler ADDRESS",
+    "Run jobs on the workers of this Dask scheduler, instead of this machine.",
 )
-@click.option(
-    "--visit-hours",
+@option(
+    "--visit-hours HOURS",
+    "Stop an update of one dataset after this time; it runs again later. Not with --executor "
+    "threads.",
     type=click.FloatRange(0, min_open=True),
     default=24.0,
-    show_default=True,
-    metavar="HOURS",
-    help="Stop an update of one dataset after this time; it runs again later. Not with --executor "
-    "threads.",
 )
-@click.option(
-    "--worker-memory",
+@option(
+    "--worker-memory SIZE",
+    "Stop a worker that uses more memory; its update runs again later. Not with --executor "
+    "threads.",
     callback=_parse_memory,
-    metavar="SIZE",
     default="4GiB",
-    show_default=True,
-    help="Stop a worker that uses more memory; its update runs again later. Not with --executor "
-    "threads.",
 )
-@click.option(
-    "--metrics",
-    metavar="HOST:PORT",
-    help="Serve /healthz, /readyz and /metrics at this address [default: off].",
+@option(
+    "--metrics HOST:PORT", "Serve /healthz, /readyz and /metrics at this address [default: off]."
 )
-@click.option(
-    "--catalogue",
-    metavar="HOST:PORT",
-    help='Run "neuromirror catalogue" at this address [default: off].',
-)
-@click.option(
-    "--catalogue-address",
-    "address",
-    metavar="URL",
-    help="Public URL of the catalogue behind a reverse proxy [default: "
+@option("--catalogue HOST:PORT", 'Run "neuromirror catalogue" at this address [default: off].')
+@option(
+    "--catalogue-address address URL",
+    "Public URL of the catalogue behind a reverse proxy [default: "
     "$NEUROMIRROR_CATALOGUE_ADDRESS, else taken from each request].",
 )
-@click.option(
-    "--catalogue-title",
-    "title",
-    metavar="TEXT",
-    help="Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
+@option(
+    "--catalogue-title title TEXT",
+    "Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
 )
-@click.option(
-    "--catalogue-no-cutouts",
-    "no_cutouts",
-    is_flag=True,
-    help="In the catalogue, show no previews of files, and offer no regions of volumes.",
+@flag(
+    "--catalogue-no-cutouts no_cutouts",
+    "In the catalogue, show no previews of files, and offer no regions of volumes.",
 )
-@click.option(
-    "--catalogue-limit",
-    "limits",
-    multiple=True,
-    metavar="KIND=NUMBER",
-    help='Request limit, as "neuromirror catalogue --limit" [default: '
-    "$NEUROMIRROR_CATALOGUE_LIMITS].",
+@repeatable(
+    "--catalogue-limit limits KIND=NUMBER",
+    'Request limit, as "neuromirror catalogue --limit" [default: $NEUROMIRROR_CATALOGUE_LIMITS].',
 )
-@click.option(
-    "--catalogue-gateway",
-    "gateways",
-    multiple=True,
-    metavar="[MIRROR=]MODE",
-    help='How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
+@repeatable(
+    "--catalogue-gateway gateways [MIRROR=]MODE",
+    'How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
     "$NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
 )
-@click.option(
-    "--catalogue-trusted-proxy",
-    "proxies",
-    multiple=True,
-    metavar="ADDRESS",
-    help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
+@repeatable(
+    "--catalogue-trusted-proxy proxies ADDRESS",
+    'Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
     "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
 )
-@click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
-@click.option(
-    "--private-store",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE].",
+@flag("--log-json", "Write the log as one JSON object per line.")
+@path_option(
+    "--private-store DIR", "Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE]."
 )
-@click.option(
-    "--backup",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Back up index, schedule and ledger to DIR every day "
-    "[default: $NEUROMIRROR_BACKUP, else off].",
+@path_option(
+    "--backup DIR",
+    "Back up index, schedule and ledger to DIR every day [default: $NEUROMIRROR_BACKUP, else off].",
 )
-@click.option(
-    "--siblings",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Folder with sibling files; those with 'datasets' are kept up to date "
+@path_option(
+    "--siblings DIR",
+    "Folder with sibling files; those with 'datasets' are kept up to date "
     "[default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
 )
 @vaults_option
-@click.option("--once", is_flag=True, help="Run the jobs that are due now, then exit.")
+@flag("--once", "Run the jobs that are due now, then exit.")
 @settings_options
 def serve_command(
     settings: Settings,
@@ -483,53 +440,34 @@ neuromirror catalogue
 neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     --address https://data.example.org""",
 )
-@click.option(
-    "--listen",
-    default=_LISTEN,
-    show_default=True,
-    metavar="HOST:PORT",
-    help="Address to listen on; port 0 selects a free port.",
-)
-@click.option(
-    "--address",
+@option("--listen HOST:PORT", "Address to listen on; port 0 selects a free port.", default=_LISTEN)
+@option(
+    "--address URL",
+    "Public URL behind a reverse proxy [default: taken from each request].",
     default="",
-    metavar="URL",
-    help="Public URL behind a reverse proxy [default: taken from each request].",
 )
-@click.option(
-    "--title", default="", metavar="TEXT", help="Title of the site [default: neuromirror]."
-)
+@option("--title TEXT", "Title of the site [default: neuromirror].", default="")
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
-    show_default=True,
     help="Show previews of files and let visitors download regions of volumes, both read from the "
     "archives, with limits.",
 )
-@click.option(
-    "--limit",
-    "limits",
-    multiple=True,
-    metavar="KIND=NUMBER",
-    help="Requests per minute and client, for cutout, diff, gateway, preview or search, and "
+@repeatable(
+    "--limit limits KIND=NUMBER",
+    "Requests per minute and client, for cutout, diff, gateway, preview or search, and "
     "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
     "preview=120, search=120, gateway-mb=6000].",
 )
-@click.option(
-    "--gateway",
-    "gateways",
-    multiple=True,
-    metavar="[MIRROR=]MODE",
-    help="How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
+@repeatable(
+    "--gateway gateways [MIRROR=]MODE",
+    "How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
     "redirect (to the archive, not verified), proxy (through this catalogue, verified) or off "
     "[default: redirect].",
 )
-@click.option(
-    "--trusted-proxy",
-    "proxies",
-    multiple=True,
-    metavar="ADDRESS",
-    help="Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
+@repeatable(
+    "--trusted-proxy proxies ADDRESS",
+    "Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
 )
 @click.option(
     "--workers",
@@ -539,7 +477,7 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     help="Processes that serve. Limits per minute apply to all of them together [default: "
     "$NEUROMIRROR_CATALOGUE_WORKERS, else one for each processor, at most 4].",
 )
-@click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
+@flag("--log-json", "Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)
 @settings_options
 def catalogue_command(

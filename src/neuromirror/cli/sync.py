@@ -17,10 +17,9 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from neuromirror.cli.addresses import find_address
-from neuromirror.cli.commands import argument, command, jobs_option
+from neuromirror.cli.commands import argument, command, flag, jobs_option, many, path_option
 from neuromirror.cli.common import (
     PRIVATE_STORE,
-    NamedPath,
     Settings,
     format_traffic,
     path_from_environment,
@@ -159,18 +158,14 @@ def check_config_command(settings: Settings) -> None:
 neuromirror demo
 neuromirror demo --serve --keep demo""",
 )
-@click.option(
-    "--serve",
-    is_flag=True,
-    help="Mirror volumes too, then serve the archives, the store and the catalogue.",
-)
+@flag("--serve", "Mirror volumes too, then serve the archives, the store and the catalogue.")
 @click.option(
     "--keep",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Keep all files in DIR [default: delete them at the end].",
 )
-@click.option("--no-input", is_flag=True, help="Run all steps without waiting for a key.")
+@flag("--no-input", "Run all steps without waiting for a key.")
 @settings_options
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
     """Mirror a simulated archive on this machine, step by step.
@@ -193,33 +188,24 @@ _MAX_SHOWN = 20
 neuromirror sync dandi:000027
 neuromirror sync dandi --dry-run""",
 )
-@argument(
+@many(
     "names",
-    nargs=-1,
-    metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: the mirrors in --mirrors; built-in "
+    "[MIRROR | DATASET]...",
+    "Mirrors (dandi) or datasets (dandi:000027) [default: the mirrors in --mirrors; built-in "
     "mirrors only if named].",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Print which datasets would be updated, and write nothing."
+@flag("--dry-run", "Print which datasets would be updated, and write nothing.")
+@flag(
+    "--deep", "Request the list of files of every dataset, even if the archive reports no change."
 )
-@click.option(
-    "--deep",
-    is_flag=True,
-    help="Request the list of files of every dataset, even if the archive reports no change.",
-)
-@click.option(
-    "--history", is_flag=True, help="Mirror earlier versions too, if the archive keeps them."
-)
-@jobs_option("Number of datasets updated in parallel.", default=16, show_default=True)
-@click.option(
-    "--private-store",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Store for embargoed datasets, which are skipped unless the mirror file has embargoed = "
+@flag("--history", "Mirror earlier versions too, if the archive keeps them.")
+@jobs_option("Number of datasets updated in parallel.", default=16)
+@path_option(
+    "--private-store DIR",
+    "Store for embargoed datasets, which are skipped unless the mirror file has embargoed = "
     '"private" [default: $NEUROMIRROR_PRIVATE_STORE].',
 )
-@click.option("--quiet", is_flag=True, help="Do not print the summary of HTTP requests.")
+@flag("--quiet", "Do not print the summary of HTTP requests.")
 @settings_options
 def sync_command(
     settings: Settings,

@@ -15,7 +15,16 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from neuromirror.cli.addresses import may_be_address, resolve_selection
-from neuromirror.cli.commands import argument, command, globs_argument, jobs_option
+from neuromirror.cli.commands import (
+    argument,
+    command,
+    flag,
+    globs_argument,
+    jobs_option,
+    option,
+    path_option,
+    repeatable,
+)
 from neuromirror.cli.common import (
     NamedPath,
     OutcomeReport,
@@ -136,7 +145,7 @@ neuromirror vault import nas /data/dandi""",
     help="For import: a folder with files.",
 )
 @vaults_option
-@click.option("--full", is_flag=True, help="For check: read and hash every byte of the vault.")
+@flag("--full", "For check: read and hash every byte of the vault.")
 @settings_options
 def vault_command(
     settings: Settings,
@@ -337,20 +346,15 @@ neuromirror keep dandi:000027 'sub-01/**/*.nwb' --in nas --in cloud
 neuromirror keep dandi:000027 --in nas --dry-run""",
 )
 @contents_arguments
-@click.option(
-    "--in",
-    "names",
-    multiple=True,
+@repeatable(
+    "--in names VAULT",
+    "The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
     required=True,
-    metavar="VAULT",
-    help="The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
 )
 @vaults_option
 @jobs_option("Number of files copied in parallel [default: 8].")
-@click.option(
-    "--limit-rate", metavar="SIZE", help="Bytes per second for all downloads, such as 10MB."
-)
-@click.option("--dry-run", is_flag=True, help="Print which files would be copied, and stop.")
+@option("--limit-rate SIZE", "Bytes per second for all downloads, such as 10MB.")
+@flag("--dry-run", "Print which files would be copied, and stop.")
 @settings_options
 def keep_command(
     settings: Settings,
@@ -532,19 +536,10 @@ class _Report(OutcomeReport):
 
 @command("drill", example="neuromirror drill datasets.lock --in nas")
 @argument("lock", type=NamedPath(), metavar="LOCK", help="A lock file.")
-@click.option(
-    "--in",
-    "names",
-    multiple=True,
-    metavar="VAULT",
-    help="Use only this vault [default: all vaults together]. Repeatable.",
-)
+@repeatable("--in names VAULT", "Use only this vault [default: all vaults together]. Repeatable.")
 @vaults_option
-@click.option(
-    "--scratch",
-    type=NamedPath(),
-    metavar="DIR",
-    help="Folder for the restored files, which are removed [default: the system's].",
+@path_option(
+    "--scratch DIR", "Folder for the restored files, which are removed [default: the system's]."
 )
 @settings_options
 def drill_command(
@@ -588,9 +583,9 @@ neuromirror drop dandi:000027@0.210831.2033 --in nas
 neuromirror drop dandi:000027@0.210831.2033 --in nas --confirm 3f2a9c01b7de""",
 )
 @contents_arguments
-@click.option("--in", "name", required=True, metavar="VAULT", help="The vault.")
+@option("--in name VAULT", "The vault.", required=True)
 @vaults_option
-@click.option("--confirm", metavar="ID", help="Remove the copies that were listed with this id.")
+@option("--confirm ID", "Remove the copies that were listed with this id.")
 @settings_options
 def drop_command(
     settings: Settings,
