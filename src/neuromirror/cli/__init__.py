@@ -8,8 +8,8 @@ import sysconfig
 import click
 
 from neuromirror import __version__
-from neuromirror.cli.commands import CommandGroup
-from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.commands import CommandGroup, settings_options
+from neuromirror.cli.common import Settings
 
 _SECTIONS = {
     "Mirror": "demo mirrors check-config sync status events holds release",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from neuromirror.cli.common import (
     printable,
     settings_from_environment,
 )
-from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.errors import UNPRINTABLE, ConfigurationError, NeuromirrorError
 from neuromirror.model.programs import missing_program_message
 
 _COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
@@ -144,9 +145,9 @@ def option(words: str, help: str, **attributes: Any) -> Decorator:
     name of its value in the help: ``-o --output target FILE``. The help shows a default.
     """
     names = [word for word in words.split() if word[0] == "-" or word.islower()]
-    value = words.split()[len(names) :] or [None]
+    value = " ".join(words.split()[len(names) :]) or None
     attributes.setdefault("show_default", attributes.get("default", "") != "")
-    return click.option(*names, metavar=value[0], help=help, **attributes)
+    return click.option(*names, metavar=value, help=help, **attributes)
 
 
 def flag(words: str, help: str) -> Decorator:
@@ -167,6 +168,44 @@ def repeatable(words: str, help: str, **attributes: Any) -> Decorator:
 def choice_option(words: str, choices: Sequence[str], help: str, **attributes: Any) -> Decorator:
     """Return a decorator that adds an option with one of some values."""
     return option(words, help, type=click.Choice(choices), **attributes)
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the common options, which are accepted before and after the name of a command."""
+
+    @path_option(
+        "--mirrors given_mirrors DIR",
+        "Folder with your own mirror files (NAME.toml, one per mirror), used in addition to "
+        "the built-in mirrors [default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
+    )
+    @path_option(
+        "--store given_store DIR",
+        "Store: folder with all mirrored datasets "
+        "[default: $NEUROMIRROR_STORE, else ./store if ./store or ./mirrors exists, else "
+        "neuromirror/store in your data folder, such as ~/.local/share].",
+    )
+    @path_option(
+        "--index index_file FILE",
+        "Index: database of the store's datasets and files "
+        "[default: $NEUROMIRROR_INDEX, else inside the store].",
+    )
+    @flag("--json json", "Print one JSON record per line.")
+    @click.pass_context
+    @functools.wraps(command)
+    def wrapped(context: click.Context, *args: Any, **kwargs: Any) -> Any:
+        settings = context.ensure_object(Settings)
+        for name in Settings.__struct_fields__:
+            setattr(settings, name, kwargs.pop(name) or getattr(settings, name))
+        for value in kwargs.values():
+            for name in value if isinstance(value, tuple) else (value,):
+                if isinstance(name, str) and UNPRINTABLE.search(name):
+                    raise ConfigurationError(
+                        f"{name!a}: names cannot contain control characters; check for a copy-and-"
+                        "paste error"
+                    )
+        return command(settings, *args, **kwargs)
+
+    return wrapped
 
 
 def jobs_option(help: str, *names: str, most: int | None = 64, **attributes: Any) -> Decorator:

@@ -7,7 +7,6 @@ Heavy packages are imported inside functions, so that ``--help`` is fast.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -18,14 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
 from msgspec import Struct, field
 
 from neuromirror.annex.remotes import host_without_port
 from neuromirror.model.errors import (
-    UNPRINTABLE,
     ConfigurationError,
     NeuromirrorError,
     escape_unprintable,
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from neuromirror.model import Traffic
     from neuromirror.store import Store
     from neuromirror.transfer.outcomes import Outcome
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 _LOCAL_MIRRORS = Path("mirrors")
 _LOCAL_STORE = Path("store")
@@ -291,52 +287,6 @@ class NamedPath(click.Path):
         if value == "":
             self.fail("the path is empty; is a variable of your script unset?", param, ctx)
         return super().convert(value, param, ctx)
-
-
-def settings_options(command: _F) -> _F:
-    """Add the common options, which are accepted before and after the name of a command."""
-
-    @click.option(
-        "--mirrors",
-        type=NamedPath(),
-        metavar="DIR",
-        help="Folder with your own mirror files (NAME.toml, one per mirror), used in addition to "
-        "the built-in mirrors [default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
-    )
-    @click.option(
-        "--store",
-        type=NamedPath(),
-        metavar="DIR",
-        help="Store: folder with all mirrored datasets "
-        "[default: $NEUROMIRROR_STORE, else ./store if ./store or ./mirrors exists, else "
-        "neuromirror/store in your data folder, such as ~/.local/share].",
-    )
-    @click.option(
-        "--index",
-        type=NamedPath(),
-        metavar="FILE",
-        help="Index: database of the store's datasets and files "
-        "[default: $NEUROMIRROR_INDEX, else inside the store].",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON record per line.")
-    @click.pass_context
-    @functools.wraps(command)
-    def wrapped(context: click.Context, *args: Any, **kwargs: Any) -> Any:
-        settings = context.ensure_object(Settings)
-        settings.given_mirrors = kwargs.pop("mirrors") or settings.given_mirrors
-        settings.given_store = kwargs.pop("store") or settings.given_store
-        settings.index_file = kwargs.pop("index") or settings.index_file
-        settings.json = kwargs.pop("as_json") or settings.json
-        for value in kwargs.values():
-            for name in value if isinstance(value, tuple) else (value,):
-                if isinstance(name, str) and UNPRINTABLE.search(name):
-                    raise ConfigurationError(
-                        f"{name!a}: names cannot contain control characters; check for a copy-and-"
-                        "paste error"
-                    )
-        return command(settings, *args, **kwargs)
-
-    return wrapped  # type: ignore[return-value]
 
 
 def path_from_environment(name: str) -> Path | None:

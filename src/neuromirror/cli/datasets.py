@@ -20,8 +20,9 @@ from neuromirror.cli.commands import (
     many,
     option,
     repeatable,
+    settings_options,
 )
-from neuromirror.cli.common import Settings, format_traffic, settings_options, split_condition
+from neuromirror.cli.common import Settings, format_traffic, split_condition
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.errors import UnknownAddressError, count_of, format_bytes
 

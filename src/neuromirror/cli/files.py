@@ -12,8 +12,8 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.addresses import resolve_version
-from neuromirror.cli.commands import argument, choice_option, command, flag
-from neuromirror.cli.common import Settings, printable, settings_options
+from neuromirror.cli.commands import argument, choice_option, command, flag, settings_options
+from neuromirror.cli.common import Settings, printable
 from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from neuromirror.cli.commands import (
     option,
     path_option,
     repeatable,
+    settings_options,
 )
 from neuromirror.cli.common import (
     PRIVATE_STORE,
@@ -36,7 +37,6 @@ from neuromirror.cli.common import (
     outcome_text,
     path_from_environment,
     printable,
-    settings_options,
 )
 from neuromirror.model.errors import (
     ConfigurationError,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import argument, command, flag, many, option
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.commands import argument, command, flag, many, option, settings_options
+from neuromirror.cli.common import NamedPath, Settings
 from neuromirror.model.errors import ConfigurationError, format_bytes
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ from neuromirror.cli.commands import (
     many,
     path_option,
     repeatable,
+    settings_options,
 )
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
     print_pieces,
     printable,
-    settings_options,
     step_line,
 )
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes

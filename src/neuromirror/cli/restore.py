@@ -30,6 +30,7 @@ from neuromirror.cli.commands import (
     option,
     path_option,
     repeatable,
+    settings_options,
 )
 from neuromirror.cli.common import (
     HostMessages,
@@ -39,7 +40,6 @@ from neuromirror.cli.common import (
     Settings,
     exit_on_interrupt,
     printable,
-    settings_options,
     step_line,
 )
 from neuromirror.cli.vault import load_configured_vaults, vaults_option

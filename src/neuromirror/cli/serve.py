@@ -22,12 +22,12 @@ from neuromirror.cli.commands import (
     option,
     path_option,
     repeatable,
+    settings_options,
 )
 from neuromirror.cli.common import (
     PRIVATE_STORE,
     Settings,
     path_from_environment,
-    settings_options,
 )
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.cli.vault import load_configured_vaults, vaults_option

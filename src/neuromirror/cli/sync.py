@@ -17,14 +17,21 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from neuromirror.cli.addresses import find_address
-from neuromirror.cli.commands import argument, command, flag, jobs_option, many, path_option
+from neuromirror.cli.commands import (
+    argument,
+    command,
+    flag,
+    jobs_option,
+    many,
+    path_option,
+    settings_options,
+)
 from neuromirror.cli.common import (
     PRIVATE_STORE,
     Settings,
     format_traffic,
     path_from_environment,
     printable,
-    settings_options,
 )
 from neuromirror.model.errors import ConfigurationError, UnknownAddressError, count_of, format_bytes
 

@@ -24,6 +24,7 @@ from neuromirror.cli.commands import (
     option,
     path_option,
     repeatable,
+    settings_options,
 )
 from neuromirror.cli.common import (
     NamedPath,
@@ -32,7 +33,6 @@ from neuromirror.cli.common import (
     Settings,
     exit_on_interrupt,
     path_from_environment,
-    settings_options,
 )
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
