@@ -26,11 +26,14 @@ from neuromirror.annex.remotes import host_without_port
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
+    count_of,
     escape_unprintable,
     format_bytes,
 )
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from neuromirror.crawl import FailureLog, JournalRecorder, Mirror, Result, Sync
     from neuromirror.index import Index
     from neuromirror.model import Traffic
@@ -131,6 +134,10 @@ class Settings(Struct):
         if create and self.given_store is None and folder != _LOCAL_STORE:
             click.echo(printable(f"neuromirror: the store is {folder}"), err=True)
         return Store.open(folder, create=create)
+
+    def store_if_any(self) -> Store | None:
+        """Open the store if there is one."""
+        return self.store() if (self.store_folder / "neuromirror").is_dir() else None
 
     def index_path(self, store: Store) -> Path:
         """Return the path of the index: the given one or, always for a private store, its own."""
@@ -370,18 +377,8 @@ class ProgressLine:
     """A line on stderr, if that is a terminal; a context manager that removes it at the end."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            *(),
-            disable=None,
-            leave=False,
-            file=sys.stderr,
-            bar_format=_STEP,
-            unit="B",
-            unit_scale=True,
-            mininterval=_REFRESH_SECONDS,
-        )
+        options: dict[str, Any] = {"unit": "B", "unit_scale": True}
+        self._bar = progress_bar(bar_format=_STEP, mininterval=_REFRESH_SECONDS, **options)
         self._finished = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
@@ -439,10 +436,15 @@ def step_line(verb: str) -> Iterator[Callable[[str], None]]:
         yield lambda what: line.show(f"{verb} {what}")
 
 
-def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
-    """Yield the results; show a progress bar if stderr is a terminal."""
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
+    """Return a bar of tqdm on stderr, if that is a terminal; it is removed at the end."""
     from tqdm import tqdm
 
+    return tqdm(items, disable=None, leave=False, file=sys.stderr, **options)
+
+
+def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
+    """Yield the results; show a progress bar if stderr is a terminal."""
     finished = threading.Event()
 
     def tick() -> None:
@@ -452,7 +454,7 @@ def with_progress_bar(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
             bar.refresh()
 
     shape = "{desc}{n_fmt}/{total_fmt} datasets [{elapsed}{postfix}]"
-    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="syncing ") as bar:
+    with progress_bar(bar_format=shape, desc="syncing ") as bar:
         ticker = threading.Thread(target=tick, daemon=True)
         if not bar.disable:
             ticker.start()
@@ -522,3 +524,16 @@ class OutcomeReport(Struct):
         is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
         with self.line.paused():
             self.settings.emit(self.action, outcome.to_json(), text.rstrip() if is_shown else None)
+
+    def print_totals(
+        self, done: str, text: str, others: Sequence[str], *, is_dry_run: bool, **more: object
+    ) -> None:
+        """Print the totals: as ``text``, and as JSON with the number of contents as ``done``."""
+        self.hosts.print_counts(self.action, self.settings)
+        count = self.counts["ok"]
+        problems = [count_of(self.failures, "problem")] if self.failures else []
+        record = {"kind": "summary", "status": "error" if self.failures else "ok", **more}
+        record |= {done: 0 if is_dry_run else count, "planned": count if is_dry_run else 0}
+        record |= {"notneeded": self.counts["notneeded"], "failed": self.failures}
+        parts = [f"{text} ({format_bytes(self.bytes)})", *others, *problems]
+        self.settings.emit(self.action, record | {"bytes": self.bytes}, "; ".join(parts))

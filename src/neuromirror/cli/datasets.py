@@ -29,16 +29,14 @@ from neuromirror.model.errors import UnknownAddressError, count_of, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from neuromirror.cli.shapes import ListedSubdataset, ShownVersion
+    from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index import (
-        CopyRow,
         EdgeRow,
         FoundDataset,
         FoundDatasets,
         Index,
         MatchedText,
         RelatedVersion,
-        VisitRow,
     )
 
 
@@ -133,16 +131,10 @@ def versions_command(settings: Settings, dataset: str) -> None:
         dataset = find_address(settings, dataset, index).dataset
         for version in index.versions(dataset):
             settings.emit("versions", ListedVersion.of(version).plain())
-            rows.append(
-                [
-                    version.label,
-                    version.kind + ", metadata only" * version.metadata_only,
-                    str(version.files),
-                    format_bytes(version.bytes),
-                    format_counts(version.evidence),
-                    version.commit[:12],
-                ]
-            )
+            kind = version.kind + ", metadata only" * version.metadata_only
+            size, evidence = format_bytes(version.bytes), format_counts(version.evidence)
+            cells = [version.label, kind, str(version.files), size, evidence]
+            rows.append([*cells, version.commit[:12]])
     heads = ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
     settings.print_table(rows, heads, ["FILES", "SIZE"])
     if not rows:
@@ -205,13 +197,8 @@ _FILTERS = (
 def _filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each facet except ``volume``."""
     for name, metavar, text in reversed(_FILTERS):
-        function = click.option(
-            f"--{name.replace('_', '-')}",
-            name,
-            metavar=metavar,
-            multiple=True,
-            help=f"Only datasets of this {text}.",
-        )(function)
+        words = f"--{name.replace('_', '-')} {name} {metavar}"
+        function = repeatable(words, f"Only datasets of this {text}.")(function)
     return function
 
 
@@ -420,7 +407,10 @@ def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     yield "dataset id", shown.dataset_id
     yield from ((f"see ({one.kind})", one.url) for one in shown.links)
     if shown.last_visit is not None:
-        yield "last visit", _visit_text(shown.last_visit)
+        visit = shown.last_visit
+        traffic = f": {format_traffic(visit.traffic)}" if visit.traffic else ""
+        message = f"; {visit.message}" if visit.message else ""
+        yield "last visit", f"{visit.ended}, {visit.status}{traffic}{message}"
     for one in shown.failures:
         yield "failed", f"{one.task}: {one.message} (since {one.since})"
     yield "clone", shown.clone
@@ -430,24 +420,45 @@ def _content_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     """Yield the fields about the files of a version."""
     yield "files", f"{shown.files}, {format_bytes(shown.bytes)} ({shown.bytes} bytes)"
     if shown.form == "manifest":
-        yield "form", _form_text(shown)
+        files, size = shown.manifest_only["files"], shown.manifest_only["bytes"]
+        total = f"{files} files, {format_bytes(size)}"
+        yield "form", f"manifest ({total}, in the manifest but not in git)"
     if not shown.indexed:
         yield "index", _NOT_INDEXED
     yield "evidence", _evidence_text(shown)
     if shown.retention:
-        yield "retention", _retention_text(shown.retention)
-    yield from (("other copy", _copy_text(one)) for one in shown.copies)
+        expires = f" ({_EXPIRES})" if Retention.DRAFT in shown.retention else ""
+        yield "retention", f"{format_counts(shown.retention)}{expires}"
+    for copy in shown.copies:
+        copied = count_of(copy.files, "file")
+        yield "other copy", f"{copied} in {copy.dataset} ({copy.retention.value})"
     if shown.location_health:
-        yield "locations", _location_health_text(shown.location_health)
+        yield "locations", f"{format_counts(shown.location_health)} (neuromirror audit)"
     not_mirrored = len(shown.exceptions)
     yield "not mirrored", f"{not_mirrored} files that upstream lists" if not_mirrored else "0"
     yield from _shortened([f"{one['path']}: {one['detail']}" for one in shown.exceptions])
-    if shown.subdatasets:
-        yield "subdatasets", _subdatasets_text(shown.subdatasets)
-    yield from _shortened([_subdataset_line(one) for one in shown.subdatasets])
-    if shown.inline:
-        yield "inline", _inline_text(shown.inline)
-    yield from _shortened([_inline_line(one) for one in shown.inline])
+    parts, zarrs = shown.subdatasets, shown.inline
+    if parts:
+        files, size = sum(part.files for part in parts), sum(part.bytes for part in parts)
+        yield "subdatasets", f"{len(parts)} with {files} files, {format_bytes(size)}"
+    yield from _shortened(
+        [
+            f"{part.path}: {part.label or part.commit[:12]}, {part.files} files, "
+            f"{format_bytes(part.bytes)}"
+            for part in parts
+        ]
+    )
+    if zarrs:
+        files, size = sum(zarr["files"] for zarr in zarrs), sum(zarr["bytes"] for zarr in zarrs)
+        text = f"{len(zarrs)} Zarrs as folders in this dataset, {files} files, {format_bytes(size)}"
+        yield "inline", text
+    yield from _shortened(
+        [
+            f"{zarr['path']}: {zarr['checksum']}, {zarr['files']} files, "
+            f"{format_bytes(zarr['bytes'])}"
+            for zarr in zarrs
+        ]
+    )
 
 
 def _evidence_text(shown: ShownVersion) -> str:
@@ -461,70 +472,22 @@ def _evidence_text(shown: ShownVersion) -> str:
     return f"{text} ({format_counts(shown.checked)} checked here, others claimed by upstream)"
 
 
-def _retention_text(retention: Mapping[str, int]) -> str:
-    """Format how long upstream promises to keep the files."""
-    text = format_counts(retention)
-    return f"{text} ({_EXPIRES})" if Retention.DRAFT in retention else text
-
-
-def _copy_text(copy: CopyRow) -> str:
-    """Format another dataset with the same files and a stronger retention."""
-    return f"{count_of(copy.files, 'file')} in {copy.dataset} ({copy.retention.value})"
-
-
-def _visit_text(visit: VisitRow) -> str:
-    traffic = f": {format_traffic(visit.traffic)}" if visit.traffic else ""
-    message = f"; {visit.message}" if visit.message else ""
-    return f"{visit.ended}, {visit.status}{traffic}{message}"
-
-
-def _location_health_text(counts: dict[str, int]) -> str:
-    text = ", ".join(f"{count} {health}" for health, count in counts.items())
-    return f"{text} (neuromirror audit)"
-
-
 def _shortened(lines: Sequence[str]) -> list[tuple[str, str]]:
     """Return the first lines of a field, and the number of the others."""
     more = [f"… and {len(lines) - _MAX_SHOWN} more (--json lists all)"] * (len(lines) > _MAX_SHOWN)
     return [("", line) for line in [*lines[:_MAX_SHOWN], *more]]
 
 
-def _subdatasets_text(subdatasets: Sequence[ListedSubdataset]) -> str:
-    files, size = sum(one.files for one in subdatasets), sum(one.bytes for one in subdatasets)
-    return f"{len(subdatasets)} with {files} files, {format_bytes(size)}"
-
-
-def _subdataset_line(one: ListedSubdataset) -> str:
-    version = one.label or one.commit[:12]
-    return f"{one.path}: {version}, {one.files} files, {format_bytes(one.bytes)}"
-
-
-def _form_text(version: ShownVersion) -> str:
-    files, size = version.manifest_only["files"], format_bytes(version.manifest_only["bytes"])
-    return f"manifest ({files} files, {size}, in the manifest but not in git)"
-
-
-def _inline_text(inline: Sequence[dict[str, Any]]) -> str:
-    files, size = sum(one["files"] for one in inline), sum(one["bytes"] for one in inline)
-    return f"{len(inline)} Zarrs as folders in this dataset, {files} files, {format_bytes(size)}"
-
-
-def _inline_line(one: dict[str, Any]) -> str:
-    return f"{one['path']}: {one['checksum']}, {one['files']} files, {format_bytes(one['bytes'])}"
-
-
 def _input_name(edge: EdgeRow, version: str) -> str:
     if edge.dataset is None:
         return f"{edge.name} (not mirrored)"
-    return f"{edge.dataset} (no version yet)" if edge.label is None else _edge_name(edge)
+    is_new = edge.label is None
+    return f"{edge.dataset} (no version yet)" if is_new else f"{edge.dataset}@{edge.label}"
 
 
 def _derived_name(edge: EdgeRow, version: str) -> str:
-    return _edge_name(edge) + (f" (of {edge.own_label})" if edge.own_label != version else "")
-
-
-def _edge_name(edge: EdgeRow) -> str:
-    return f"{edge.dataset}@{edge.label}"
+    of_other = f" (of {edge.own_label})" if edge.own_label != version else ""
+    return f"{edge.dataset}@{edge.label}{of_other}"
 
 
 def _relative_lines(

@@ -12,7 +12,7 @@ import click
 from msgspec import to_builtins
 
 from neuromirror.cli.commands import argument, command, flag, many, option, settings_options
-from neuromirror.cli.common import NamedPath, Settings
+from neuromirror.cli.common import NamedPath, Settings, progress_bar
 from neuromirror.model.errors import ConfigurationError, format_bytes
 
 if TYPE_CHECKING:
@@ -246,8 +246,6 @@ def rebuild_index_command(settings: Settings) -> None:
     No request is sent to an archive. The setting index_entries of the mirror files is applied to
     existing versions too.
     """
-    from tqdm import tqdm
-
     from neuromirror.crawl import rebuild_index
 
     store = settings.store()
@@ -256,7 +254,7 @@ def rebuild_index_command(settings: Settings) -> None:
     # mirror files are optional here: they only matter for settings that changed since
     if any(settings.mirrors_folder.glob("*.toml")):
         limits = {name: one.settings.zarr for name, one in settings.local_mirrors().items()}
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
+    with progress_bar(unit="B", unit_scale=True) as bar:
 
         def show(position: int) -> None:
             bar.update(position - bar.n)

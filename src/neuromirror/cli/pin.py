@@ -32,7 +32,7 @@ from neuromirror.cli.common import (
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
-    from neuromirror.index import Index, VersionRow
+    from neuromirror.index import Index
     from neuromirror.lab import Outcome, Reproduction
     from neuromirror.lab.cite import CitationCollection, CitedState
     from neuromirror.lab.export_lock import LockExport
@@ -132,7 +132,8 @@ def pin_command(
             settings, versions, output, remove, globs, clones, bundle=bundle, streamable=streamable
         )
     for outcome in outcomes:
-        settings.emit("pin", outcome.to_json(), _outcome_line(outcome))
+        line = f"{outcome.status:<10} {outcome.path}  {outcome.message}"
+        settings.emit("pin", outcome.to_json(), line)
         if outcome.latest is not None:
             warning = (
                 f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
@@ -237,10 +238,6 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
         settings.emit("outdated", outcome.to_json(), line)
     is_newer = exit_code and any(one.newer for one in outcomes)
     sys.exit(tally(outcomes).exit_code or (4 if is_newer else 0))
-
-
-def _outcome_line(outcome: Outcome) -> str:
-    return f"{outcome.status:<10} {outcome.path}  {outcome.message}"
 
 
 # the same as lab.cite.FORMATS, which is slow to import
@@ -442,25 +439,14 @@ def _report(settings: Settings, form: str, output: Path | None, export: LockExpo
         paths = export.examples[reason]
         files = "1 file is" if count == 1 else f"{count} files are"
         named = ", ".join(paths[:_MAX_SHOWN]) + (", …" if count > _MAX_SHOWN else "")
-        record = {
-            "kind": "omitted",
-            "status": "impossible",
-            "message": reason,
-            "count": count,
-            "paths": paths,
-        }
+        record: dict[str, Any] = {"kind": "omitted", "status": "impossible", "message": reason}
+        record |= {"count": count, "paths": paths}
         line = f"{'impossible':<10} {files} not in the {form} list: {reason}: {named}"
         settings.emit("export-lock", record, line)
     if output is None:
         return
-    record = {
-        "kind": "list",
-        "format": form,
-        "path": str(output),
-        "files": export.files,
-        "bytes": export.bytes,
-        "omitted": export.omitted.total(),
-    }
+    record = {"kind": "list", "format": form, "path": str(output), "files": export.files}
+    record |= {"bytes": export.bytes, "omitted": export.omitted.total()}
     files = f"{count_of(export.files, 'file')}, {format_bytes(export.bytes)}"
     settings.emit("export-lock", record, f"{'ok':<10} {output}  {files}")
 
@@ -482,6 +468,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
     from neuromirror.cli.shapes import VersionName
     from neuromirror.crawl import find_mirror
     from neuromirror.lab import reproduce
+    from neuromirror.model import alias_of
     from neuromirror.store.private_store import is_private_store
 
     mirrors = settings.mirrors()
@@ -495,29 +482,25 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
         }
         scratch = stack.enter_context(_scratch(keep, private=is_private_store(store.root)))
         for number, (row, mirror) in enumerate(rows.values()):
-            folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
+            name = alias_of(row.name)
+            folder = scratch / f"{number + 1:02d}-{name if len(name) <= 200 else row.commit}"
             try:
                 with step_line("minting") as progress:
                     found = reproduce(row, store, index, mirror, folder, progress)
             except ConfigurationError:
                 raise
             except NeuromirrorError as error:
-                record = {
-                    **VersionName.of(row).plain(),
-                    "status": "error",
-                    "message": str(error),
-                    "minted": None,
-                }
+                failed = {"status": "error", "message": str(error), "minted": None}
+                record = {**VersionName.of(row).plain(), **failed}
                 settings.emit("reproduce", record, _result_line("error", row.name, str(error)))
                 code = 1
                 continue
             code = max(code, found.exit_code)
+            ids = to_builtins(found)
+            for name in ("dataset", "label", "kind"):
+                del ids[name]
             kept_folder = None if keep is None else str(folder.absolute())
-            record = {
-                **VersionName.of(row).plain(),
-                **_reproduction_json(found),
-                "folder": kept_folder,
-            }
+            record = {**VersionName.of(row).plain(), **ids, "folder": kept_folder}
             settings.emit("reproduce", record, _result_line(found.status, row.name, found.message))
             _print_ids(settings, found)
     sys.exit(code)
@@ -545,24 +528,10 @@ def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
     yield keep
 
 
-def _folder_name(row: VersionRow) -> str:
-    from neuromirror.model import alias_of
-
-    name = alias_of(row.name)
-    return name if len(name) <= 200 else row.commit
-
-
 def _result_line(status: str, name: str, message: str) -> str:
     # many messages start with the name of the dataset
     dataset = name.partition("@")[0]
     return f"{status:<10} {name}  {message.removeprefix(f'{dataset}: ')}"
-
-
-def _reproduction_json(found: Reproduction) -> dict[str, Any]:
-    record: dict[str, Any] = to_builtins(found)
-    for field in ("dataset", "label", "kind"):
-        del record[field]
-    return record
 
 
 def _print_ids(settings: Settings, found: Reproduction) -> None:

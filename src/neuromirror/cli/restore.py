@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ from neuromirror.cli.common import (
     Settings,
     exit_on_interrupt,
     printable,
+    progress_bar,
     step_line,
 )
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
@@ -113,7 +114,7 @@ def restore_command(
         raise ConfigurationError(
             "--into is missing: name a folder for the datasets, for example --into data"
         )
-    store = _own_store(settings)
+    store = settings.store_if_any()
     own = own_vaults()
     vaults = [*(parse_location(one) for one in copies), *own.addresses]
     counted = Tally()
@@ -225,7 +226,7 @@ def verify_command(
             within=folder,
             allow_missing=allow_missing,
             jobs=jobs,
-            store=_own_store(settings),
+            store=settings.store_if_any(),
             **remote_options,
         )
         if recorder is not None:
@@ -234,16 +235,13 @@ def verify_command(
             findings = record_health(findings, recorder, datetime.now(UTC))
         with exit_on_interrupt(stack, advice=""):
             try:
-                code = _report(settings, _with_progress(findings), mode, str(target))
+                shape = "{desc}{n_fmt} [{elapsed}, {rate_fmt}]"
+                shown = progress_bar(findings, bar_format=shape, desc="verified ", unit="")
+                code = _report(settings, shown, mode, str(target))
             except NotADatasetError as error:
                 suggestions = nearby_datasets(target)
                 raise ConfigurationError(str(error), suggestions=suggestions) from error
     sys.exit(code)
-
-
-def _own_store(settings: Settings) -> Store | None:
-    """Open the store if there is one."""
-    return settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
 
 
 class _KnownDigests:
@@ -282,19 +280,6 @@ def open_results(settings: Settings) -> Iterator[tuple[Store | None, JournalReco
         return
     with settings.recorder(store, "the results are") as recorder:
         yield store, recorder
-
-
-def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Yield the findings; show their number on stderr if that is a terminal."""
-    from tqdm import tqdm
-
-    shape = "{desc}{n_fmt} [{elapsed}, {rate_fmt}]"
-    with tqdm(
-        disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="verified ", unit=""
-    ) as bar:
-        for finding in findings:
-            bar.update()
-            yield finding
 
 
 class _DatasetSummary(Struct):
@@ -343,7 +328,7 @@ def _is_absent(finding: Finding) -> bool:
     return finding.kind in ("file", "subdataset") and finding.message.startswith(NOT_HERE)
 
 
-def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
+def _report(settings: Settings, findings: Iterable[Finding], mode: Mode, target: str) -> int:
     """Print the problems and a summary of each dataset; return the exit code."""
     code = 0
     summary: _DatasetSummary | None = None
@@ -354,13 +339,12 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
             code = max(code, _print_summary(settings, summary, mode))
             summary = _DatasetSummary(name, finding.version)
         summary.add(finding)
-        is_new = finding.failed and hosts.is_first(finding)
-        line = _finding_line(finding) if is_new or finding.kind == "local" else None
-        if _is_absent(finding) and summary.missing > _MAX_SHOWN:
-            line = None
-        if finding.kind == "local" and summary.local_changes > _MAX_SHOWN:
-            line = None
-        settings.emit("verify", finding.to_json(), line)
+        is_shown = (finding.failed and hosts.is_first(finding)) or finding.kind == "local"
+        if (_is_absent(finding) and summary.missing > _MAX_SHOWN) or (
+            finding.kind == "local" and summary.local_changes > _MAX_SHOWN
+        ):
+            is_shown = False
+        settings.emit("verify", finding.to_json(), _finding_line(finding) if is_shown else None)
     if summary is None:
         settings.print_text(f"{target}: the lock file has no pins")
     hosts.print_counts("verify", settings)
@@ -371,13 +355,9 @@ def _finding_line(finding: Finding) -> str:
     if finding.kind == "local":
         return f"{finding.kind:<10} {finding.path}  {finding.message}"
     where = finding.host or (finding.path if finding.path != "." else finding.kind)
-    location = f" ({finding.url})" if _needs_url(finding) else ""
-    return f"{finding.status:<10} {where}  {finding.message}{location}"
-
-
-def _needs_url(finding: Finding) -> bool:
     url = finding.url
-    return url is not None and finding.host is None and url not in finding.message
+    needs_url = url is not None and finding.host is None and url not in finding.message
+    return f"{finding.status:<10} {where}  {finding.message}" + (f" ({url})" if needs_url else "")
 
 
 def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mode) -> int:
@@ -407,33 +387,28 @@ def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mo
 
 
 def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
-    parts = []
-    if summary.whole >= {"commit", "state"}:
-        parts.append("commit and state digest verified")
-    if summary.checked:
-        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.checked.items())
-        how = "downloaded and hashed" if mode == "full" else "hashed"
-        files = count_of(summary.checked.total(), "file")
-        parts.append(f"{files} {how} ({breakdown}; {format_bytes(summary.bytes)})")
-    if summary.claimed:
-        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.claimed.items())
-        parts.append(f"{count_of(summary.claimed.total(), 'file')} without checksum ({breakdown})")
-    if summary.locations:
-        breakdown = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
-        what = "checked" if mode == "remote" else "without the right content"
-        parts.append(f"{count_of(summary.locations.total(), 'URL')} {what}: {breakdown}")
-    if summary.stated:
-        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.stated.items())
-        parts.append(f"evidence claimed by the servers ({breakdown})")
-    if summary.missing:
-        parts.append(f"{summary.missing} missing")
-    if summary.local_changes:
-        parts.append(
-            f"{summary.local_changes} local changes, from commits of the clone, not checked"
-        )
-    if summary.failed:
-        parts.append(f"{summary.failed} differ from the pin or are unavailable")
-    return "; ".join(parts) or "no files"
+    def by(counts: Counter[str]) -> str:
+        return ", ".join(f"{count} by {label}" for label, count in counts.items())
+
+    how = "downloaded and hashed" if mode == "full" else "hashed"
+    files = count_of(summary.checked.total(), "file")
+    unchecked = count_of(summary.claimed.total(), "file")
+    urls = count_of(summary.locations.total(), "URL")
+    what = "checked" if mode == "remote" else "without the right content"
+    health = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
+    parts = {
+        "commit and state digest verified": summary.whole >= {"commit", "state"},
+        f"{files} {how} ({by(summary.checked)}; {format_bytes(summary.bytes)})": summary.checked,
+        f"{unchecked} without checksum ({by(summary.claimed)})": summary.claimed,
+        f"{urls} {what}: {health}": summary.locations,
+        f"evidence claimed by the servers ({by(summary.stated)})": summary.stated,
+        f"{summary.missing} missing": summary.missing,
+        f"{summary.local_changes} local changes, from commits of the clone, not checked": (
+            summary.local_changes
+        ),
+        f"{summary.failed} differ from the pin or are unavailable": summary.failed,
+    }
+    return "; ".join(text for text, applies in parts.items() if applies) or "no files"
 
 
 @command(
@@ -565,26 +540,13 @@ class _Report(OutcomeReport):
         self.line.show_bytes(done, max(done, self.total))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
-        self.hosts.print_counts(self.action, self.settings)
-        verb = "to read" if is_dry_run else "read and digested"
-        parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
+        verb, others = "to read" if is_dry_run else "read and digested", []
         if known := self.counts["notneeded"]:
-            parts.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
+            others.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
         if self.small:
-            parts.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
-        if self.failures:
-            parts.append(f"{count_of(self.failures, 'problem')}")
-        record = {
-            "kind": "summary",
-            "status": "error" if self.failures else "ok",
-            "digested": 0 if is_dry_run else self.counts["ok"],
-            "planned": self.counts["ok"] if is_dry_run else 0,
-            "notneeded": self.counts["notneeded"],
-            "small": self.small,
-            "failed": self.failures,
-            "bytes": self.bytes,
-        }
-        self.settings.emit("digest", record, "; ".join(parts))
+            others.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
+        text = f"{count_of(self.counts['ok'], 'file')} {verb}"
+        self.print_totals("digested", text, others, is_dry_run=is_dry_run, small=self.small)
 
 
 @command("audit", example="neuromirror audit dandi --budget 5000")
@@ -621,9 +583,7 @@ def audit_command(
     check first, at most ten per second and server. Without names, each vault is also asked whether
     it still has its copies.
     """
-    from datetime import UTC, datetime, timedelta
-
-    from tqdm import tqdm
+    from datetime import timedelta
 
     from neuromirror.config.mirror_files import load_known_mirrors
     from neuromirror.crawl import FailureLog, open_recorder
@@ -649,14 +609,8 @@ def audit_command(
             settings=audit_settings_of(store, mirrors),
             now=datetime.now(UTC),
         )
-        with (
-            closing(asking) as findings,
-            tqdm(
-                total=budget, disable=None, leave=False, file=sys.stderr, unit=" URLs"
-            ) as progress,
-        ):
-            for finding in findings:
-                progress.update()
+        with closing(asking) as findings:
+            for finding in progress_bar(findings, total=budget, unit=" URLs"):
                 counts[finding.health.value if finding.health else "unknown"] += 1
                 failed += finding.failed
                 is_shown = finding.failed and hosts.is_first(finding)

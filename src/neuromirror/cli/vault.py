@@ -201,14 +201,16 @@ def _list(settings: Settings, chosen: list[VaultConfig], *, is_detailed: bool) -
         failed |= record["status"] == "error"
         problem = str(record["message"])
         settings.emit("vault", record, f"{config.name}: {problem}" if problem else None)
-        rows.append(
-            (
-                *(config.name, config.settings.kind),
-                *(str(total.copies if total else 0), format_bytes(total.bytes if total else 0)),
-                str((total.damaged + total.missing) if total else 0),
-                _time(total.oldest_check if total else None),
+        cells = ["0", format_bytes(0), "0", ""]
+        if total is not None:
+            since = (
+                ""
+                if total.oldest_check is None
+                else f"{datetime.fromtimestamp(total.oldest_check, UTC):%Y-%m-%d %H:%M}"
             )
-        )
+            lost = str(total.damaged + total.missing)
+            cells = [str(total.copies), format_bytes(total.bytes), lost, since]
+        rows.append([config.name, config.settings.kind, *cells])
     settings.print_table(
         rows, ("vault", "kind", "contents", "size", "lost", "checked since"), ("contents", "lost")
     )
@@ -321,10 +323,6 @@ class _Tally(Struct):
         record |= {"contents": self.contents, "bytes": self.bytes, "failed": self.failed}
         self.settings.emit("vault", record, text)
         return 1 if self.failed else 0
-
-
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -514,24 +512,11 @@ class _Report(OutcomeReport):
         self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
-        self.hosts.print_counts(self.action, self.settings)
         verb = "to copy" if is_dry_run else "copied"
-        parts = [f"{count_of(self.counts['ok'], 'content')} {verb} ({format_bytes(self.bytes)})"]
-        if known := self.counts["notneeded"]:
-            parts.append(f"{known} in the vault before")
-        if self.failures:
-            parts.append(f"{count_of(self.failures, 'problem')}")
-        record = {
-            "kind": "summary",
-            "status": "error" if self.failures else "ok",
-            "vault": self.vault,
-            "kept": 0 if is_dry_run else self.counts["ok"],
-            "planned": self.counts["ok"] if is_dry_run else 0,
-            "notneeded": known,
-            "failed": self.failures,
-            "bytes": self.bytes,
-        }
-        self.settings.emit("keep", record, f"{self.vault}: {'; '.join(parts)}")
+        text = f"{self.vault}: {count_of(self.counts['ok'], 'content')} {verb}"
+        known = self.counts["notneeded"]
+        others = [f"{known} in the vault before"] if known else []
+        self.print_totals("kept", text, others, is_dry_run=is_dry_run, vault=self.vault)
 
 
 @command("drill", example="neuromirror drill datasets.lock --in nas")
