@@ -1,6 +1,7 @@
 """Buckets with objects that differ from their listing: none of them blocks its dataset."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 
 from neuromirror.index import FileRow
 from neuromirror.model import Evidence, VersionMinted
+from neuromirror.transfer import get
 from neuromirror_demo import DemoBuckets
-from support.dataset_clones import clone_dataset
+from support.dataset_clones import clone_dataset, overwrite, run_annex, verify_all
 from support.mirror_harness import MirrorHarness, run_git
 
 BUCKET = "demo-aind-open-data"
 DATASET, ASSET = "swift:asset", "asset"
 LARGE = bytes(range(250)) * 20_000
+REAL = bytes(range(256)) * (9 << 12)
 FEW, MANY = 2, 40
 """Ordinary objects beside the odd ones: so few that all are probed, and so many that few are."""
 
@@ -105,6 +108,71 @@ def test_a_multipart_upload_without_a_uniform_part_size_is_asked_for_once(
     buckets.put(f"{ASSET}/newer.txt", "1")
     assert mirror_harness.sync(deep=True)[DATASET].status == "ok"
     assert buckets.count_requests("HEAD .*partNumber") >= 20
+
+
+ZEROS = bytes(9 << 20)
+
+
+def put_parts(buckets: DemoBuckets, name: str, part_size: int) -> None:
+    """Upload 9 MiB in two parts; with an ETag of its own, though all have the same bytes."""
+    etag = f"{hashlib.md5(name.encode()).hexdigest()}-2"
+    parts = (part_size, len(ZEROS) - part_size)
+    buckets.bucket(BUCKET).put(f"{ASSET}/{name}", ZEROS, etag=etag, parts=parts)
+
+
+def part_sizes(mirror_harness: MirrorHarness) -> dict[str, int]:
+    return {
+        path: int(one.key.rpartition("-")[2])
+        for path, one in files(mirror_harness).items()
+        if one.key.startswith("XS3ETAG")
+    }
+
+
+def test_multipart_uploads_of_a_usual_part_size_need_only_a_sample(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
+) -> None:
+    for number in range(100):
+        put_parts(buckets, f"{number}.bin", 8 << 20)
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    assert buckets.count_requests("HEAD .*partNumber") <= 8
+    assert set(part_sizes(mirror_harness).values()) == {8 << 20}
+    assert len(part_sizes(mirror_harness)) == 100
+    buckets.clear_requests()
+    buckets.put(f"{ASSET}/new.txt", "1")
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    assert buckets.count_requests("HEAD .*partNumber") == 0
+
+
+def test_a_claimed_part_size_depends_on_the_listing_alone(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    """Not on what was sampled, requested or claimed before."""
+    usual, other = 8 << 20, 5 << 20  # both fit 9 MiB in two parts
+    for number in range(30):
+        put_parts(buckets, f"usual-{number}.bin", usual)
+    for number in range(9):
+        put_parts(buckets, f"other-{number}.bin", other)
+    buckets.put(f"{ASSET}/real.bin", REAL, part_size=other)
+    mirror_harness.sync()
+    # the sample shows both, so that each was requested
+    assert Counter(part_sizes(mirror_harness).values()) == {usual: 30, other: 10}
+    for number in range(9):
+        buckets.bucket(BUCKET).delete(f"{ASSET}/other-{number}.bin")
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    fresh = MirrorHarness(buckets.mirrors, tmp_path / "fresh")
+    fresh.sync()
+    # the sample lacks real.bin now, and shows nothing else
+    assert part_sizes(fresh) == part_sizes(mirror_harness)
+    assert Counter(part_sizes(fresh).values()) == {usual: 31}
+    # content in parts of another usual size is right, too
+    clone = clone_dataset(fresh, DATASET, tmp_path / "clone")
+    (got,) = get(clone, ["real.bin"], settings={"annex.security.allowed-ip-addresses": "all"})
+    assert (got.status, got.evidence) == ("ok", Evidence.ETAG)
+    run_annex(clone, "fsck", "real.bin")
+    assert (clone / "real.bin").read_bytes() == REAL
+    overwrite(clone / "real.bin", REAL[:-1] + b"x")
+    (wrong,) = (one for one in verify_all(clone) if one.path == "real.bin")
+    assert wrong.message.startswith("different bytes: the etag is")
 
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])

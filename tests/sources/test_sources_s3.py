@@ -149,6 +149,8 @@ def test_a_listing_with_refused_objects_has_no_memo(bucket):
     bucket.upload("a/big", bytes(6 * MIB), 5 * MIB)
     source = bucket.source()
     refuse_heads(source, b"a/big")
+    with pytest.raises(UnreliableListingError, match="unusual sizes"):
+        read(listing_of(source, "a"))
     listing = listing_of(source, "a")
     assert read(listing)[b"big"].evidence is Evidence.SIZE
     assert listing.memo() is None

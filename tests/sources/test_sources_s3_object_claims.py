@@ -160,16 +160,17 @@ def test_parts_of_different_sizes_prove_nothing(bucket, sizes):
 
 
 def test_a_known_part_size_is_not_requested(bucket):
-    bucket.upload("a/big", bytes(11 * MIB), 5 * MIB)
+    bucket.upload("a/big", bytes(29 * MIB), 6 * MIB)  # no usual size fits
     source = bucket.source()
     first = files_of(source, "a")[b"big"]
+    assert first.part_size == 6 * MIB
     etag = first.digests[0].value
     requests = record_part_heads(source)
-    known = FakeVisitContext(contents={etag: KnownContent(11 * MIB, 5 * MIB, None)})
+    known = FakeVisitContext(contents={etag: KnownContent(29 * MIB, 6 * MIB, None)})
     assert files_of(source, "a", known)[b"big"] == first
     assert requests == []
     # known contents are used only if their size matches
-    known = FakeVisitContext(contents={etag: KnownContent(11 * MIB, 6 * MIB, None)})
+    known = FakeVisitContext(contents={etag: KnownContent(29 * MIB, 8 * MIB, None)})
     assert files_of(source, "a", known)[b"big"] == first
     assert requests
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
-from neuromirror.model import Digest, FileRecord, Retention
+from neuromirror.model import Digest, FileRecord, Retention, usual_part_sizes
 
 DANDI_EMPTY_ETAG: Final = "d41d8cd98f00b204e9800998ecf8427e-0"
 """The dandi-etag of no bytes, which has no part."""
@@ -56,13 +56,29 @@ def etag_of(
     ValueError
         If the part size is not positive.
     """
-    digest = EtagDigest(part_size)
+    return read_etag(stream, EtagDigest(part_size), progress)
+
+
+def read_etag(stream: BinaryIO, digest: Hasher, progress: Callable[[int], None]) -> str:
+    """Return the digest of the rest of a stream, see :func:`etag_of`."""
     position = 0
     while block := stream.read(_BLOCK):
         digest.update(block)
         position += len(block)
         progress(position)
     return digest.hexdigest()
+
+
+class Hasher(Protocol):
+    """An incremental hash, with the interface of :mod:`hashlib`."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add the next bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the checksum of all bytes so far."""
+        ...
 
 
 class EtagDigest:
@@ -121,6 +137,41 @@ class EtagDigest:
         joined = self._joined.copy()
         joined.update(self._part.digest())
         return f"{joined.hexdigest()}-{self._parts + 1}"
+
+
+class ExpectedEtag:
+    """A multipart ETag that is compared with content, with the interface of :mod:`hashlib`.
+
+    The part size of a key is the most usual one that fits. If others fit too, they are tried: if
+    the content has the same ETag in parts of another size, it is the right one.
+
+    Parameters
+    ----------
+    etag
+        ``<md5>-<parts>``.
+    part_size
+        The part size in the key, in bytes.
+    size
+        Size of the content in bytes; None if unknown.
+    """
+
+    def __init__(self, etag: str, part_size: int, size: int | None) -> None:
+        parts = etag.partition("-")[2]
+        usual = usual_part_sizes(size or 0, int(parts)) if parts.isdecimal() else []
+        self._etag = etag
+        self._digests = [EtagDigest(part_size)]
+        if usual[:1] == [part_size]:
+            self._digests += map(EtagDigest, usual[1:])
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add the next bytes."""
+        for digest in self._digests:
+            digest.update(data)
+
+    def hexdigest(self) -> str:
+        """Return the expected ETag if the bytes have it, else that in parts of the key's size."""
+        found = [digest.hexdigest() for digest in self._digests]
+        return self._etag if self._etag in found else found[0]
 
 
 _EXTENSION_BYTES = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import MAX_POINTER_BYTES, EtagDigest, parse_link_target, parse_pointer
+from neuromirror.annex.keys import Hasher
 from neuromirror.config.addresses import Address, enclosing_addresses, parse_addresses
 from neuromirror.index import (
     DatasetWithdrawnError,
@@ -22,9 +23,8 @@ from neuromirror.index import (
     UnknownVersionError,
     VersionRow,
 )
-from neuromirror.model import NeuromirrorError, dandi_part_size
+from neuromirror.model import USUAL_PART_SIZES, NeuromirrorError, dandi_part_size
 from neuromirror.model.errors import UnknownAddressError
-from neuromirror.transfer.content_bodies import Hasher
 
 _MAX_FILES: Final = 1000
 """Maximum number of places of a file that are compared."""
@@ -174,12 +174,6 @@ def _file_address(index: Index, text: str, key: str) -> Address | None:
 _MIB: Final = 1 << 20
 _BLOCK: Final = 4 * _MIB
 
-PART_SIZES: Final = (5 * _MIB, 8 * _MIB, 15 * _MIB, 16 * _MIB, 64 * _MIB)
-"""Default part sizes of multipart uploads, in bytes.
-
-The minimum of S3 (rclone, Java SDK); AWS CLI and boto3; s3cmd; AWS console; DANDI.
-"""
-
 
 class ContentUnavailableError(NeuromirrorError):
     """A file cannot be looked up: it does not exist, or is a broken link that is not annexed."""
@@ -262,7 +256,7 @@ def annexed_key(path: Path) -> str | None:
 
 def _checksum_queries(descriptor: int) -> list[str]:
     size = os.fstat(descriptor).st_size
-    parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
+    parts = set(USUAL_PART_SIZES) | ({dandi_part_size(size)} if size < 5 << 40 else set())
     # a file of one part has the same ETag for all larger part sizes
     sizes = sorted({min(one, max(size, 1)) for one in parts})
     hashes: dict[str, Hasher] = {

@@ -52,6 +52,7 @@ from neuromirror.model.records import (
     FOLDER_MARKER,
     INFERRED,
     UNREADABLE,
+    USUAL_PART_SIZES,
     DatasetFacts,
     DatasetHint,
     DatasetRef,
@@ -77,6 +78,7 @@ from neuromirror.model.records import (
     state_label,
     time_label,
     time_of_commit,
+    usual_part_sizes,
 )
 from neuromirror.model.snapshot_entries import (
     ZARR_MARKERS,
@@ -135,6 +137,7 @@ __all__ = [
     "LEAF_SIZE",
     "MAX_INTEGER",
     "UNREADABLE",
+    "USUAL_PART_SIZES",
     "ZARR_MARKERS",
     "ZARR_METADATA",
     "AnnexBranchMoved",
@@ -245,4 +248,5 @@ __all__ = [
     "time_label",
     "time_of_commit",
     "total_traffic",
+    "usual_part_sizes",
 ]

@@ -125,6 +125,39 @@ def dandi_part_size(size: int) -> int:
     return DANDI_PART_SIZE
 
 
+USUAL_PART_SIZES: Final = tuple(mib << 20 for mib in (8, 64, 50, 5, 16, 15, 10, 32))
+"""The part sizes of common programs, in bytes, the most usual first.
+
+8 MiB: AWS CLI, boto3 (s3transfer), AWS CRT, mountpoint-s3, aws-sdk-net since 2025; for objects of
+more than 10,000 parts s3transfer doubles it (16, 32, 64 MiB). 64 MiB: dandi-cli, Hadoop's s3a. 50
+MiB: s5cmd, Python's s3fs; with 8 MiB, the sizes of AIND. 5 MiB: S3's minimum, of rclone and the
+SDKs for Go, JavaScript and Java. 16 MiB: MinIO, web console. 15 MiB: s3cmd. 10 MiB: s3fs-fuse.
+
+The order and the sizes determine keys (docs/reference/s3.md), so that a change changes commit ids.
+"""
+
+
+def usual_part_sizes(size: int, parts: int) -> list[int]:
+    """Return the usual part sizes that an object can have, the most usual first.
+
+    Parameters
+    ----------
+    size
+        Size of the object in bytes.
+    parts
+        Number of its parts, of which only the last one may be smaller. A single part has the size
+        of the object.
+
+    Returns
+    -------
+    list[int]
+        The part sizes in bytes.
+    """
+    if parts == 1:
+        return [size]
+    return [one for one in USUAL_PART_SIZES if (parts - 1) * one < size <= parts * one]
+
+
 VOLUME_SCHEMES: Final = ("boss", "ndstore")
 """The schemes of source URIs and block URLs of services that return cutouts."""
 

@@ -28,6 +28,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from msgspec.structs import replace
+
 from neuromirror.annex import WEB_UUID, key_file_name
 from neuromirror.annex.keys import ignore_progress
 from neuromirror.model import (
@@ -541,7 +543,11 @@ class ContentDigester:
         for strand in self._strands:
             strand.wait()
         sha256 = checksum if self._sha256 is None else self._sha256.hexdigest()
-        return self._recorder.write(self._key, self._blocks.finish(sha256))
+        digests = self._blocks.finish(sha256)
+        if "-" in checksum and digests.parts_etag() not in (checksum, None):
+            # the upload had parts of another size than the key
+            digests = replace(digests, part_size=None, part_md5s=b"")
+        return self._recorder.write(self._key, digests)
 
     def _put(self, block: Chunk) -> None:
         for strand in self._strands:

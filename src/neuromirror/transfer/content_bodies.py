@@ -28,13 +28,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from io import FileIO
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from msgspec import Struct, field
 
-from neuromirror.annex import EtagDigest, is_all_zeros, parse_key
-from neuromirror.annex.keys import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG
+from neuromirror.annex import is_all_zeros, parse_key
+from neuromirror.annex.keys import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG, ExpectedEtag, Hasher
 from neuromirror.cache import ContentName
 from neuromirror.model import Evidence, NeuromirrorError, default_piece_size
 from neuromirror.net import (
@@ -65,18 +65,6 @@ if TYPE_CHECKING:
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder, ContentDigester
 
 Chunk = bytes | bytearray | memoryview
-
-
-class Hasher(Protocol):
-    """An incremental hash, with the interface of :mod:`hashlib`."""
-
-    def update(self, data: Chunk, /) -> None:
-        """Add the next bytes."""
-        ...
-
-    def hexdigest(self) -> str:
-        """Return the checksum of all bytes so far."""
-        ...
 
 
 _HASHES: Final[Mapping[str, Callable[[], Hasher]]] = {
@@ -135,7 +123,7 @@ class KeyChecksum(Struct, frozen=True):
     def hasher(self) -> Hasher | None:
         """Return a new hash for the bytes, None if the key has no checksum."""
         if self.algorithm == "etag":
-            return EtagDigest(self.part_size)
+            return ExpectedEtag(self.value, self.part_size, self.size)
         return _HASHES[self.algorithm]() if self.algorithm else None
 
     def matches(self, checksum: str, size: int) -> bool:

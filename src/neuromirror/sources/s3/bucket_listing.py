@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -24,25 +25,26 @@ class BucketMemo(Struct, frozen=True):
         Whether object versions were listed.
     head_each
         Whether every object was requested.
+    head_parts
+        Whether the part sizes of all multipart uploads were requested.
     pages
         The memo of the pages.
-    uneven
-        ETags of multipart uploads without a uniform part size, which need no request again.
+    part_answers
+        The stated part sizes by multipart ETag, 0 if they are not uniform.
     """
 
     shape: str
     versions: bool
     head_each: bool
+    head_parts: bool
     pages: bytes
-    uneven: frozenset[str] = frozenset()
+    part_answers: Mapping[str, int] = {}
 
     def dump(self) -> bytes:
         """Return two lines of text, followed by the pages."""
-        return f"{self._head()}\n{' '.join(sorted(self.uneven))}\n".encode() + self.pages
-
-    def _head(self) -> str:
-        listed = "versions" if self.versions else "objects"
-        return f"{self.shape} {listed} {'each' if self.head_each else 'sample'} uneven"
+        flags = f"{self.versions:d}{self.head_each:d}{self.head_parts:d}"
+        answers = " ".join(f"{etag}:{size}" for etag, size in sorted(self.part_answers.items()))
+        return f"{self.shape} {flags}\n{answers}\n".encode() + self.pages
 
 
 def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
@@ -50,17 +52,14 @@ def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
 
     The shape differs if the memo was written with other options.
     """
-    head, newline, rest = (memo or b"").partition(b"\n")
-    if not newline:
+    found = re.match(rb"(\w+) ([01])([01])([01])\n([^\n]*)\n", memo or b"")
+    if memo is None or found is None or found[1] != shape.encode():
         return None
-    etags, _, pages = rest.partition(b"\n")
-    uneven = frozenset(etags.decode("ascii", "replace").split())
-    for versions in (False, True):
-        for head_each in (False, True):
-            made = BucketMemo(shape, versions, head_each, pages, uneven)
-            if made.dump()[: len(head) + 1] == head + newline:
-                return made
-    return None
+    versions, head_each, head_parts = (flag == b"1" for flag in found.group(2, 3, 4))
+    answers = (one.partition(":") for one in found[5].decode("ascii").split())
+    part_answers = {etag: int(size) for etag, _, size in answers}
+    pages = memo[found.end() :]
+    return BucketMemo(shape, versions, head_each, head_parts, pages, part_answers)
 
 
 class BucketReading(Struct, frozen=True):
@@ -84,6 +83,8 @@ class BucketReading(Struct, frozen=True):
         Whether object versions are listed.
     head_each
         Whether every object is requested.
+    head_parts
+        Whether the part sizes of all multipart uploads are requested.
     """
 
     version: VersionRef
@@ -94,6 +95,7 @@ class BucketReading(Struct, frozen=True):
     is_current: bool
     versions: bool
     head_each: bool
+    head_parts: bool
 
 
 class BucketListing(Listing):
@@ -146,8 +148,8 @@ class BucketListing(Listing):
         pages = reading.pages.memo()
         # a refused sample may have been the only reason to request every object
         head_each = reading.head_each and self._reader.found_odd_object
-        uneven = frozenset(self._reader.uneven_etags)
-        return BucketMemo(reading.shape, reading.versions, head_each, pages, uneven).dump()
+        made = (reading.shape, reading.versions, head_each, reading.head_parts, pages)
+        return BucketMemo(*made, self._reader.part_answers).dump()
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
         """Return the given paths that exist in the bucket."""

@@ -49,7 +49,7 @@ from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.options import BucketOptions, Profile
 
 CURRENT: Final = "current"
-_SPEC: Final = 2
+_SPEC: Final = 3
 """Version of the rules that turn a listing into records; increment it when they change."""
 _SHAPING: Final = ("bucket", "region", "endpoint", "layout", "overwrites", "etags")
 _ACCESS_HINT: Final = (
@@ -112,6 +112,8 @@ class BucketSource(Source):
         self._found_capabilities: S3Capabilities | None = None
         self._has_garbled_versions = False
         self._head_each: set[bytes] = set()
+        self._head_parts: dict[bytes, bool] = {}
+        """Whether each multipart upload is requested, by prefix, as the last sample showed."""
         self._mismatched: dict[bytes, frozenset[bytes]] = {}
         """Keys of objects that differed from their rows, by prefix."""
         dumped = options.model_dump(mode="json")
@@ -283,8 +285,9 @@ class BucketSource(Source):
             versions=versions,
             connections=self._settings.connections,
         )
-        uneven = frozenset() if memo is None or context.deep else memo.uneven
-        head_each, resolver = self._claim_resolver(version, prefix, memo, uneven)
+        head_each, head_parts, resolver = self._claim_resolver(
+            version, prefix, memo, deep=context.deep
+        )
         reader = ListingReader(
             self.bucket,
             version,
@@ -297,6 +300,8 @@ class BucketSource(Source):
                 versioned=versions,
                 exact=moment is not None,
                 sample=self._settings.etags == "probe" and not head_each,
+                sample_parts=self._samples_parts,
+                head_parts=head_parts,
                 is_private=self._is_private,
             ),
             context,
@@ -306,12 +311,15 @@ class BucketSource(Source):
             else lambda: state_at(pages.rows(), moment, workspace),
             on_opaque=partial(self._require_heads, prefix),
             on_mismatch=partial(self._doubt_objects, prefix),
+            on_parts=partial(self._head_parts.__setitem__, prefix),
             naming=naming,
         )
         if listed is None:
             reader.degraded.set()  # so that the next visit tests it again
         return BucketReading(
-            version, reader, pages, memo, self._shape, moment is None, versions, head_each
+            *(version, reader, pages, memo, self._shape, moment is None, versions),
+            head_each=head_each,
+            head_parts=head_parts,
         )
 
     def _claim_resolver(
@@ -319,9 +327,13 @@ class BucketSource(Source):
         version: VersionRef,
         prefix: bytes,
         memo: BucketMemo | None,
-        uneven: frozenset[str],
-    ) -> tuple[bool, ClaimResolver]:
-        """Return whether every object must be requested, and what finds their claims."""
+        *,
+        deep: bool,
+    ) -> tuple[bool, bool, ClaimResolver]:
+        """Return whether every object, and every multipart upload, must be requested.
+
+        The third value finds their claims.
+        """
         with self._lock:
             if memo is not None and memo.head_each:
                 self._head_each.add(prefix)
@@ -329,16 +341,31 @@ class BucketSource(Source):
             # credentials they can, and a sample would miss single ones, and refused ones.
             head_each = prefix in self._head_each or self.session.signer is not None
             doubted = self._mismatched.get(prefix, frozenset())
+            if self._samples_parts:
+                was = memo is not None and memo.head_parts
+                head_parts = self._head_parts.setdefault(prefix, was)
+            else:
+                head_parts = True
         etags = self._settings.etags
-        return head_each, ClaimResolver(
+        resolver = ClaimResolver(
             self.bucket,
             version.dataset.name,
             head_each=head_each and etags == "probe",
             etags_opaque=etags == "opaque",
             head_empty=self._settings.endpoint is not None,
             doubted=doubted,
-            uneven=uneven,
+            head_parts=head_parts,
+            part_answers={} if memo is None or deep else dict(memo.part_answers),
         )
+        return head_each, head_parts, resolver
+
+    @property
+    def _samples_parts(self) -> bool:
+        """Whether usual part sizes are claimed if a sample of the listing has them.
+
+        With credentials, encrypted objects can be read, whose ETag is no MD5.
+        """
+        return self._settings.etags != "opaque" and self.session.signer is None
 
     def _lists_versions(
         self, prefix: bytes, memo: BucketMemo | None, context: VisitContext

@@ -50,6 +50,7 @@ from neuromirror.sources.s3.object_claims import (
     ObjectClaims,
     has_sha256,
     part_count,
+    usual_part_size,
 )
 from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, DocumentSelection, is_plain
@@ -119,12 +120,12 @@ class WriteDetector:
 _SAMPLES: Final = 8
 
 
-class EtagSample:
-    """At most eight objects of a listing, to be requested to learn whether ETags are MD5s.
+class ObjectSample:
+    """At most eight objects of a listing, to be requested to learn what applies to all.
 
-    The sample is the same in whatever order the rows are added: the top-level folders are divided
-    into eight groups by a checksum of their names, and each group contributes the object whose key
-    has the lowest checksum.
+    The sample is the same in whatever order the rows are added: they are divided into eight groups
+    by a checksum of a text, such as the name of their top-level folder, and each group contributes
+    the object whose key has the lowest checksum.
     """
 
     def __init__(self) -> None:
@@ -134,16 +135,16 @@ class EtagSample:
     def __len__(self) -> int:
         return len(self._best)
 
-    def add(self, row: ObjectRow, path: bytes) -> None:
+    def add(self, row: ObjectRow, path: bytes, grouped_by: bytes) -> None:
         """Consider a row; ``path`` is its key within the dataset."""
         rank = zlib.crc32(row.key)
         if rank >= self._worst and len(self._best) == _SAMPLES:
             return
-        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
+        group = zlib.crc32(grouped_by) % _SAMPLES
         best = self._best.get(group)
         if best is not None and (best[0], best[1].key) <= (rank, row.key):
             return
-        if MD5.match(row.etag) and is_plain(path):
+        if ("-" in row.etag or MD5.match(row.etag)) and is_plain(path):
             self._best[group] = (rank, row)
             self._worst = max(rank for rank, _ in self._best.values())
 
@@ -183,6 +184,10 @@ class ReaderRules(Struct, frozen=True):
         Whether the rows are a past or verified state, which later writes do not affect.
     sample
         Whether a sample of single-part ETags must be requested, to learn whether they are MD5s.
+    sample_parts
+        Whether a sample of multipart uploads decides if usual part sizes can be claimed.
+    head_parts
+        Whether each multipart upload is requested, because an earlier sample had other part sizes.
     is_private
         Whether the objects need credentials, so that their URLs are ``s3://``.
     """
@@ -193,6 +198,8 @@ class ReaderRules(Struct, frozen=True):
     versioned: bool
     exact: bool
     sample: bool
+    sample_parts: bool = False
+    head_parts: bool = True
     is_private: bool = False
 
 
@@ -226,6 +233,8 @@ class ListingReader:
     on_mismatch
         Called with the keys of sampled objects that differ from their rows; the default calls
         ``on_opaque``.
+    on_parts
+        Called if the sample of multipart uploads contradicts ``head_parts``, with what it shows.
     naming
         Assigns paths to objects.
     """
@@ -243,6 +252,7 @@ class ListingReader:
         rows: Callable[[], Iterable[ObjectRow]],
         on_opaque: Callable[[], None],
         on_mismatch: Callable[[Sequence[bytes]], None] | None = None,
+        on_parts: Callable[[bool], None] = lambda head_parts: None,
         naming: FileNaming = OBJECT_NAMING,
     ) -> None:
         self._bucket = bucket
@@ -256,9 +266,11 @@ class ListingReader:
         self._rows = rows
         self._on_opaque = on_opaque
         self._on_mismatch = on_mismatch or (lambda keys: on_opaque())
+        self._on_parts = on_parts
         self._naming = naming
         self._pending_claims: dict[str, Future[ObjectClaims]] = {}
-        self._sample = EtagSample()
+        self._sample = ObjectSample()
+        self._part_sample = ObjectSample()
         self._has_opaque_etag = threading.Event()
         self._write_detector = WriteDetector(bucket, workspace)
         self.degraded = threading.Event()
@@ -267,8 +279,8 @@ class ListingReader:
         """One line per object that is listed but cannot be read."""
         self.refused_count = 0
         """Number of objects that the bucket lists but refuses to return."""
-        self.uneven_etags: set[str] = set()
-        """ETags of multipart uploads for which the bucket states no uniform part size."""
+        self.part_answers: dict[str, int] = {}
+        """Stated part sizes of the listed multipart uploads, by ETag; 0 if they are not uniform."""
         self.archived_count = 0
         """Number of objects that must be restored before they can be read."""
         self.found_odd_object = False
@@ -294,7 +306,9 @@ class ListingReader:
             yield from self._build_entries(others + unread, pool)
             refused = [one for one in read if isinstance(one, ExcludedEntry)]
             yield from self._note_refused_documents(refused)
-            self._check_sample(pool)
+            problems = [*self._part_problem(pool), *self._etag_problem(pool)]
+            if problems:
+                raise UnreliableListingError(f"{self._name}: {'; '.join(problems)}; try again")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         found = [one for one in read if isinstance(one, tuple)]
@@ -409,11 +423,13 @@ class ListingReader:
             detail = f"{display_key(row.key)!r} only says that there is a folder"
             return ExcludedEntry(path, FOLDER_MARKER, detail)
         named = self._naming.file_path(row, path, self._headers, pool)
+        if self._rules.sample_parts and "-" in row.etag and usual_part_size(row):
+            self._part_sample.add(row, path, row.etag.encode())
         claims = self._claim_resolver.claims_from_listing(row, known)
         if claims is None:
             return _PendingObject(row, named, self._request_claims(row, pool))
         if self._rules.sample and row.size and "-" not in row.etag:
-            self._sample.add(row, path)
+            self._sample.add(row, path, path.partition(b"/")[0])
         if isinstance(named, Future):
             return _PendingObject(row, named, claims)
         return self._record(row, named, claims)
@@ -465,13 +481,8 @@ class ListingReader:
             detail = f"it is listed, and asked for it the bucket answers HTTP {claims.status}"
             self.unreadable.append(f"{display_key(row.key)}: {detail}")
             return ExcludedEntry(path, UNREADABLE, detail, row.size)
-        if (
-            claims.part_size is None
-            and part_count(row) is not None
-            and not (claims.refused or claims.contradicts_listing or has_sha256(row))
-            and len(self.uneven_etags) < _CACHED
-        ):
-            self.uneven_etags.add(row.etag)
+        if "-" in row.etag:
+            self._remember_answer(row)
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         if self._rules.is_private:
@@ -501,10 +512,34 @@ class ListingReader:
             )
         return self._bucket.object_url(key, version_id)
 
-    # --- single-part ETags
+    # --- samples
 
-    def _check_sample(self, pool: ContextThreadPool) -> None:
-        """Raise UnreliableListingError if ETags that were taken for MD5s may be none."""
+    def _remember_answer(self, row: ObjectRow) -> None:
+        answer = self._claim_resolver.part_answers.get(row.etag)
+        if answer is not None and len(self.part_answers) < _CACHED:
+            self.part_answers[row.etag] = answer
+
+    def _part_problem(self, pool: ContextThreadPool) -> Iterator[str]:
+        """Yield why the listing must be read again: the sample decides how parts are claimed.
+
+        Only the sample of this listing counts, so that the same listing has the same records
+        whatever was read before it.
+        """
+        rows = self._part_sample.rows()
+        ids = [self._version_id(row) for row in rows]
+        usual = all(list(pool.map(self._claim_resolver.has_usual_parts, rows, ids)))
+        for row in rows:
+            self._remember_answer(row)
+        if rows and usual is self._rules.head_parts:
+            self._on_parts(not usual)
+            have, request = ("usual", "none") if usual else ("unusual", "all")
+            yield (
+                f"sampled multipart uploads have parts of {have} sizes, so the next attempt"
+                f" requests those of {request}"
+            )
+
+    def _etag_problem(self, pool: ContextThreadPool) -> Iterator[str]:
+        """Yield why ETags that were taken for MD5s may be none."""
         if not self._rules.sample or not len(self._sample):
             return
         mismatched: list[bytes] = []
@@ -522,12 +557,13 @@ class ListingReader:
                     return
         if mismatched:
             self._on_mismatch(mismatched)
-            raise UnreliableListingError(
-                f"{self._name}: {display_key(mismatched[0])!r} differs from its row in the listing,"
-                " so the next attempt requests it; try again"
+            yield (
+                f"{display_key(mismatched[0])!r} differs from its row in the listing, so the next"
+                " attempt requests it"
             )
+            return
         self._on_opaque()
-        raise UnreliableListingError(
-            f"{self._name}: some ETags are no MD5s (the objects are encrypted), so the next attempt"
-            " requests every object; try again"
+        yield (
+            "some ETags are no MD5s (the objects are encrypted), so the next attempt requests every"
+            " object"
         )

@@ -4,8 +4,9 @@
   names the algorithm. A COMPOSITE one is a digest of digests, not of the content.
 - The ETag of a single-part upload is its MD5, except with SSE-KMS or SSE-C, which only ``HEAD``
   shows.
-- The ETag of a multipart upload, with its part size (``HEAD ?partNumber=1``), if all parts but the
-  last have the same size.
+- The ETag of a multipart upload, with its part size, if all parts but the last have the same size:
+  the most usual one that fits the size and the number of parts, or if none does, or the sample of
+  the listing has others, the stated one (``HEAD ?partNumber=1``).
 - Otherwise the size, with the listed ETag as an ``etag`` without a part size. It does not identify
   the bytes, but a different one shows that the object was overwritten.
 
@@ -31,7 +32,7 @@ import msgspec
 from msgspec import Struct, field
 
 from neuromirror.annex import find_pointer_key
-from neuromirror.model import Digest, Document, ExcludedEntry
+from neuromirror.model import Digest, Document, ExcludedEntry, usual_part_sizes
 from neuromirror.net import (
     AccessDeniedError,
     CredentialsRefusedError,
@@ -129,6 +130,14 @@ def parts_fit(size: int, part_size: int, parts: int) -> bool:
     return part_size > 0 and (parts - 1) * part_size < size <= parts * part_size
 
 
+def usual_part_size(row: ObjectRow) -> int | None:
+    """Return the most usual part size that fits a multipart upload; None if none does, or else."""
+    parts = part_count(row)
+    if parts is None or row.size == 0 or has_sha256(row):
+        return None
+    return next(iter(usual_part_sizes(row.size, parts)), None)
+
+
 class ClaimResolver:
     """Determines the digests and sizes that S3 states for the objects in one listing. Thread-safe.
 
@@ -146,8 +155,12 @@ class ClaimResolver:
         Whether a listed size of 0 must be confirmed by ``HEAD``, unless the server is known.
     doubted
         Keys of objects whose rows may be wrong, so that each is requested.
-    uneven
-        ETags of multipart uploads that have no uniform part size.
+    head_parts
+        Whether the part size of each multipart upload is requested, not only where no usual one
+        fits.
+    part_answers
+        The stated part sizes by multipart ETag, 0 if they are not uniform, as far as earlier visits
+        requested them; new answers are added.
     """
 
     def __init__(
@@ -159,7 +172,8 @@ class ClaimResolver:
         etags_opaque: bool,
         head_empty: bool = False,
         doubted: Collection[bytes] = (),
-        uneven: Collection[str] = (),
+        head_parts: bool = True,
+        part_answers: dict[str, int] | None = None,
     ) -> None:
         self._bucket = bucket
         self._name = name
@@ -167,7 +181,8 @@ class ClaimResolver:
         self._etags_opaque = etags_opaque
         self._head_empty = head_empty
         self._doubted = set(doubted)
-        self._uneven = uneven
+        self._head_parts = head_parts
+        self.part_answers = {} if part_answers is None else part_answers
         self.denied = threading.Event()
         """Set once the bucket refused a request for an object (HTTP 401 or 403)."""
 
@@ -196,13 +211,31 @@ class ClaimResolver:
                 return ObjectClaims((sha256, Digest("md5", row.etag, CLAIMED_BY)))
             return None
         if parts is not None:
-            size = None if content is None else content.part_size
-            if size is not None and parts_fit(row.size, size, parts):
-                return ObjectClaims((_etag_digest(row),), size)
-            return ObjectClaims((_etag_digest(row),)) if row.etag in self._uneven else None
+            size = self._known_part_size(row, parts, content)
+            return None if size is None else ObjectClaims((_etag_digest(row),), size or None)
         if self._etags_opaque or not MD5.match(row.etag):
             return ObjectClaims((_etag_digest(row),))
         return None if self._head_each else ObjectClaims((Digest("md5", row.etag, CLAIMED_BY),))
+
+    def _known_part_size(
+        self, row: ObjectRow, parts: int, content: KnownContent | None
+    ) -> int | None:
+        """Return the part size that needs no request; 0 if it is not uniform; None if unknown."""
+        usual = usual_part_size(row)
+        if usual is not None and not self._head_parts:
+            return usual
+        known = self.part_answers.get(row.etag)
+        # the usual size may be the claim of another listing, which nobody stated
+        if known is None and content is not None and content.part_size != usual:
+            known = content.part_size
+        return known if not known or parts_fit(row.size, known, parts) else None
+
+    def has_usual_parts(self, row: ObjectRow, version_id: str | None) -> bool:
+        """Return whether the bucket states the usual part size for an object, now or before."""
+        answer = self.part_answers.get(row.etag)
+        if answer is None:
+            answer = self.request_claims(row, version_id).part_size
+        return answer == usual_part_size(row)
 
     def request_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
         """Request an object's claims.
@@ -268,6 +301,8 @@ class ClaimResolver:
         if part_count(row) is None:
             return ObjectClaims(tuple(found) or (_etag_digest(row),), opaque=opaque)
         part_size, opaque, refused = self._part_size(row, version_id)
+        if not refused:
+            self.part_answers[row.etag] = part_size or 0
         if not (opaque and found):
             found.append(_etag_digest(row))
         return ObjectClaims(tuple(found), part_size, refused=refused)
