@@ -27,8 +27,8 @@ from msgspec.structs import replace
 from benchmarks import synthetic_metadata
 from benchmarks.synthetic_metadata import documents, study
 from neuromirror.annex import key_for
-from neuromirror.crawl import PublishedState, Publisher, Recorder, RefMove
-from neuromirror.crawl.listing import RecordSpool, SpooledSnapshot
+from neuromirror.crawl import MirrorFile, PublishedState, Recorder, RefMove, Visit, publish
+from neuromirror.crawl.validate import RecordSpool, SpooledSnapshot
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.mint import MINT_SPEC
 from neuromirror.model import (
@@ -267,10 +267,11 @@ class _Upstream:
     def __init__(
         self, store: Store, recorder: Recorder, sizes: Sizes, number: int, scratch: Path
     ) -> None:
-        self._store, self._recorder, self._scratch = store, recorder, scratch
+        self._recorder, self._scratch = recorder, scratch
         self._number = number
         self._dataset = dataset_ref(number)
-        self._publisher = Publisher(store, recorder, self._dataset)
+        settings = MirrorFile(source="", zarr={"index_entries": 10**6})
+        self._visit = Visit(None, store, recorder, settings, self._dataset)
         self._versions = sizes.history if number == 2 else sizes.versions
         self._folder = sizes.folder
         self._large = number == 1
@@ -383,7 +384,7 @@ class _Upstream:
             file.writelines(self._lines[path] + b"\n" for path in self._paths)
         proven = SpooledSnapshot(header, spool, len(self._lines), 0)
         branch = PUBLISHED_BRANCH if published else MAIN_BRANCH
-        made = self._publisher.publish(proven, branch, self._scratch, label if published else None)
+        made = publish(self._visit, proven, branch, self._scratch, label if published else None)
         for left in self._scratch.iterdir():
             left.unlink()
         return made
@@ -392,9 +393,7 @@ class _Upstream:
         """Add a Zarr, which is a separate dataset, linked at a path."""
         local_id = f"zarr/{_hex_digest(self._number, part)[:8]}-0000-4000-8000-{part:012d}"
         dataset = DatasetRef("dandi", local_id, f"https://api.example.org/api/{local_id}/")
-        publisher = Publisher(
-            self._store, self._recorder, dataset, within=self._dataset.local_id, index_entries=10**6
-        )
+        visit = replace(self._visit, dataset=dataset, within=self._dataset.local_id)
         lines = {}
         for entry in range(_ENTRIES):
             level, chunk = divmod(entry, 100)
@@ -412,9 +411,8 @@ class _Upstream:
         spool.path.write_bytes(b"".join(lines[path] + b"\n" for path in sorted(lines)))
         version = VersionRef(dataset, _hex_digest(local_id)[:32], VersionKind.OBSERVED, START)
         header = SnapshotHeader(version=version, facts=DatasetFacts(), newest=START)
-        made = publisher.publish(
-            SpooledSnapshot(header, spool, len(lines), 0), MAIN_BRANCH, self._scratch
-        )
+        proven = SpooledSnapshot(header, spool, len(lines), 0)
+        made = publish(visit, proven, MAIN_BRANCH, self._scratch)
         spool.path.unlink()
         path = b"volumes/stack-%d.ome.zarr" % part
         link = Subdataset(

@@ -17,7 +17,7 @@ import requests
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_sync_requests, visit
+from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_sync_requests
 from neuromirror.crawl import embargo as crawl_private
 from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionMinted, VersionRef
 from neuromirror.sources.dandi import DandiSource
@@ -232,7 +232,7 @@ def test_an_internal_error_reveals_no_more(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"could not cope with {FOLDER}/file.txt")
 
-    monkeypatch.setattr(visit.DatasetVisit, "run", broken)
+    monkeypatch.setattr("neuromirror.crawl.sync.visit_dataset", broken)
     printed = embargo.sync(NAME, code=1)
     assert embargo.embargoed_line(printed).startswith(f"error {NAME} embargoed: failed")
     embargo.assert_no_canary_outside()

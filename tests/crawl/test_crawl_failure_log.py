@@ -454,7 +454,7 @@ def test_a_wrong_value_of_a_plugin_names_the_plugin(harness: ScriptedHarness) ->
 
     harness.datasets["one"] = ScriptedDataset({"a": WrongFile(b"")})
     message = harness.sync()["box:one"].message
-    assert re.search(r"in listing\.py, line \d+; check the values that", message)
+    assert re.search(r"in validate\.py, line \d+; check the values that", message)
     assert message.endswith(f"{SOURCE} returned")
 
 

@@ -140,7 +140,7 @@ def test_more_than_fits_in_memory_fails_only_that_dataset(
     monkeypatch: pytest.MonkeyPatch,
     limit_name: str,
 ) -> None:
-    monkeypatch.setattr(import_module("neuromirror.crawl.listing"), limit_name, 20)
+    monkeypatch.setattr(import_module("neuromirror.crawl.validate"), limit_name, 20)
     many = [f"n{number}" for number in range(21)]
     harness.source.zarrs = {"z": scripted_zarr(3)}
     if limit_name == "_MAX_COMPONENTS":

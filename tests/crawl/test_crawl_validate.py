@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl.listing import (
+from neuromirror.crawl.validate import (
     ListedEntries,
     ResolvedComponents,
     SpooledSnapshot,

@@ -13,13 +13,12 @@ from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.components import (
-    SplitZarr,
+from neuromirror.crawl.split_zarrs import (
     insert_subdatasets,
     split_zarrs,
     zarr_ref,
 )
-from neuromirror.crawl.listing import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.validate import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     DatasetRef,
     Document,
@@ -69,7 +68,7 @@ def limits(inline: int, manifest: int = 1000) -> ZarrLimits:
     return ZarrLimits(inline=inline, manifest=manifest)
 
 
-def names_of(one: SpooledSnapshot | SplitZarr) -> list[bytes]:
+def names_of(one: SpooledSnapshot) -> list[bytes]:
     return [placed.record.path for placed in one.spool.files()]
 
 
@@ -80,12 +79,12 @@ def zarr(root: bytes, count: int, marker: bytes = b".zgroup") -> list[bytes]:
 def test_zarr_size_decides_between_inline_and_subdataset(tmp_path: Path) -> None:
     names = [*zarr(b"s/small.zarr/", 3), *zarr(b"s/large/", 4), *zarr(b"huge/", 7), b"x.nwb"]
     rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3, 6), tmp_path)
-    assert [(one.git_path, one.form, one.snapshot.files) for one in parts] == [
+    assert [(one.git_path, one.snapshot.header.form, one.snapshot.files) for one in parts] == [
         (b"huge", "manifest", 7),
         (b"s/large", "files", 4),
     ]
     assert names_of(rest) == [b"huge", b"s/large", *sorted(zarr(b"s/small.zarr/", 3)), b"x.nwb"]
-    assert names_of(parts[0]) == sorted(zarr(b"", 7))
+    assert names_of(parts[0].snapshot) == sorted(zarr(b"", 7))
     assert rest.files == 4
 
 
@@ -95,7 +94,7 @@ def test_zarr_is_recognized_by_its_marker_not_by_its_name(tmp_path: Path, marker
     names += [b"fake.zarr/%d" % number for number in range(1, 9)]
     rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3), tmp_path)
     assert [one.git_path for one in parts] == [b"img"]
-    assert len(names_of(parts[0])) == 4
+    assert len(names_of(parts[0].snapshot)) == 4
     assert rest.files == 9
 
 
@@ -119,12 +118,15 @@ def test_documents_and_exceptions_move_with_their_zarr(tmp_path: Path) -> None:
         [b"meta/a b/too/long", b"meta/a b-c"],
     )
     rest, (part,) = split_zarrs(one, limits(5), tmp_path)
-    assert [document.path for document in part.header.documents] == [b".zgroup", b"x/y.json"]
+    assert [document.path for document in part.snapshot.header.documents] == [
+        b".zgroup",
+        b"x/y.json",
+    ]
     assert [document.path for document in rest.header.documents] == [
         b"meta/a b.json",
         b"session.json",
     ]
-    assert [left.path for left in part.header.exceptions] == [b"too/long"]
+    assert [left.path for left in part.snapshot.header.exceptions] == [b"too/long"]
     assert [left.path for left in rest.header.exceptions] == [b"meta/a b-c"]
 
 
@@ -134,17 +136,17 @@ def test_component_depends_on_its_own_content_only(tmp_path: Path) -> None:
     version = replace(one.header.version, dataset=around)
     one = replace(one, header=replace(one.header, version=version))
     rest, (part,) = split_zarrs(one, limits(3), tmp_path)
-    own = part.header.version
+    own = part.snapshot.header.version
     assert own.dataset == DatasetRef(
         "aind", "ecephys_1/m/a=20b.zarr", "s3://bucket/ecephys_1/m/a%20b.zarr/"
     )
     assert (part.within, own.upstream, own.kind.value) == ("ecephys_1", "draft", "observed")
-    assert own.time == part.header.newest == FIRST_TIME + timedelta(seconds=4)
+    assert own.time == part.snapshot.header.newest == FIRST_TIME + timedelta(seconds=4)
     assert rest.header.newest == FIRST_TIME + timedelta(seconds=5)
     # a change of the parent's facts does not change the state of the component
     moved = replace(one, header=replace(one.header, facts=header(7).facts))
     _, (resplit,) = split_zarrs(moved, limits(3), tmp_path)
-    assert resplit.header == part.header
+    assert resplit.snapshot.header == part.snapshot.header
 
 
 @pytest.mark.parametrize(
@@ -214,9 +216,9 @@ def test_every_file_is_in_its_outermost_large_zarr_or_in_the_rest(
     found = {}
     for part in parts:
         root = upstream_path(part.git_path) + b"/"
-        found[root] = {root + name for name in names_of(part)}
+        found[root] = {root + name for name in names_of(part.snapshot)}
         assert part.git_path[:1] != b"-"
-        paths = [placed.git_path for placed in part.spool.files()]
+        paths = [placed.git_path for placed in part.snapshot.spool.files()]
         assert paths == sorted(paths)
         assert part.snapshot.files == len(paths)
     assert found == expected
@@ -265,12 +267,12 @@ def test_listed_files_are_committed_excluded_or_manifest_only(tmp_path: Path) ->
     mintings = {}
     for part in parts:
         minting = MintedRepository.create(tmp_path / part.git_path.decode())
-        minted = minting.mint(0, list(part.spool.files()), part.header)
-        own = part.header.version.dataset
+        minted = minting.mint(0, list(part.snapshot.spool.files()), part.snapshot.header)
+        own = part.snapshot.header.version.dataset
         links[part.git_path] = Subdataset(
             own.dataset_id, own.local_id, minted.commit, minted.state, minted.files, minted.bytes
         )
-        mintings[part.git_path] = (minting, minted, part.header)
+        mintings[part.git_path] = (minting, minted, part.snapshot.header)
     whole = insert_subdatasets(rest, links)
     minting = MintedRepository.create(tmp_path / "whole")
     minted = minting.mint(0, list(whole.spool.files()), whole.header)

@@ -12,8 +12,16 @@ from neuromirror.config.mirror_files import (
 )
 from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.crawl.guards import StateDifference, release_hold
-from neuromirror.crawl.plan import RELEASED, DatasetTask, Result, SyncRequest, parse_sync_requests
-from neuromirror.crawl.publisher import PublishedState, Publisher
+from neuromirror.crawl.plan import (
+    RELEASED,
+    DatasetTask,
+    Result,
+    SyncRequest,
+    Visit,
+    VisitOutcome,
+    parse_sync_requests,
+)
+from neuromirror.crawl.publish import PublishedState, publish
 from neuromirror.crawl.recorder import (
     FailureLog,
     JournalRecorder,
@@ -23,12 +31,11 @@ from neuromirror.crawl.recorder import (
     rebuild_index,
 )
 from neuromirror.crawl.sync import Sync, dry_run
-from neuromirror.crawl.visit import DatasetVisit
+from neuromirror.crawl.visit import visit_dataset
 
 __all__ = [
     "RELEASED",
     "DatasetTask",
-    "DatasetVisit",
     "FailureLog",
     "GuardSettings",
     "JournalRecorder",
@@ -36,7 +43,6 @@ __all__ = [
     "MirrorFile",
     "PrivateStore",
     "PublishedState",
-    "Publisher",
     "Recorder",
     "RefMove",
     "Result",
@@ -44,6 +50,8 @@ __all__ = [
     "StateDifference",
     "Sync",
     "SyncRequest",
+    "Visit",
+    "VisitOutcome",
     "dry_run",
     "find_mirror",
     "list_mirror_files",
@@ -51,6 +59,8 @@ __all__ = [
     "load_mirrors",
     "open_recorder",
     "parse_sync_requests",
+    "publish",
     "rebuild_index",
     "release_hold",
+    "visit_dataset",
 ]

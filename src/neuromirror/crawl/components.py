@@ -1,63 +1,87 @@
-"""Components that are subdatasets: links to them, Zarrs that are split off, publication.
+"""Resolve: store each component of a listing as files, as a subdataset, or name why it is missing.
 
-A Zarr is a folder that directly contains a marker object (model.ZARR_MARKERS), whatever its name;
-a Zarr inside another one belongs to the outer one. Depending on the number of its objects it stays
-inline, becomes a subdataset, or one of form ``manifest``, whose chunks are in the canonical
-manifest and not in git. A dataset that is itself a Zarr, or that its source calls one array, stays
-whole, in the form for its size.
-
-The spool is sorted by git path, so a folder's files are contiguous: one pass finds the large
-Zarrs, a second one extracts them. Both keep only the open folders in memory.
+A component, such as a Zarr, is an asset that is itself a tree of files. A small one is read at
+once, with a listing and a validation of its own; the first few while the dataset's listing is
+still being read. An unchanged one is copied from the previous state without a request. Others are
+looked up in the store; those that it lacks are visited once the listing is validated, each as a
+dataset of its own.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
+from functools import cached_property, partial
 from heapq import merge
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import quote
+from shutil import rmtree
+from typing import TypeVar
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.annex import git_path, mark_clash, upstream_path
-from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.guards import ComponentRoots, CountedItems, StateChanges, StateDifference
-from neuromirror.crawl.listing import InlineComponentState, RecordSpool, SpooledSnapshot
-from neuromirror.crawl.publisher import Publisher, dataset_versions
-from neuromirror.crawl.recorder import Recorder, list_known, restore_records
+from neuromirror.annex import fits_path_limits, git_path, mark_clash
+from neuromirror.crawl.guards import compare, record_event
+from neuromirror.crawl.listing import (
+    ListedVersion,
+    RefusalHistory,
+    StoreVisitContext,
+    create_workspace,
+    keep_memos,
+    known_memo,
+    read_version,
+)
+from neuromirror.crawl.plan import Visit, dataset_versions, takedown_message
+from neuromirror.crawl.publish import catch_up, component_visit, publish_state, renew_state
+from neuromirror.crawl.recorder import restore_records
+from neuromirror.crawl.split_zarrs import folder_in, is_subdataset_line, submodule_path
+from neuromirror.crawl.validate import (
+    InlineComponentState,
+    RecordSpool,
+    ResolvedComponents,
+    ResolvedEntry,
+    SpooledSnapshot,
+    StateCommits,
+    is_split_component,
+    read_listing,
+    saved_inline_components,
+)
 from neuromirror.index import CrawlIndex, VersionRow
 from neuromirror.model import (
-    ZARR_MARKERS,
-    DatasetFacts,
     DatasetRef,
-    Document,
-    Evidence,
     ExcludedEntry,
     FileRecord,
+    NeuromirrorError,
     SnapshotEntry,
-    SnapshotHeader,
     Subdataset,
     VersionKind,
     VersionRef,
-    diff_lines,
     dump_snapshot_entry,
     line_path,
     load_snapshot_entry,
+    path_to_text,
 )
-from neuromirror.model.validation import analysed_type
-from neuromirror.sources import ComponentEntry
-from neuromirror.store import MAIN_BRANCH, Store
+from neuromirror.net import AccessDeniedError, ContextThreadPool
+from neuromirror.sources import (
+    ComponentEntry,
+    ComponentMismatchError,
+    ComponentRefusedError,
+    ComponentUnavailableError,
+    Listing,
+    UnreliableListingError,
+    VisitContext,
+)
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, StoreDamagedError
 from neuromirror.store.memos import MemoFolder, StoredMemo
 
-# fields that only some record lines have
-_PATH_MEMBER = b',"path'
-_SUBDATASET_MEMBER = b',"subdataset":['
+_T = TypeVar("_T")
+
+# --- states of components that are datasets of their own
 
 
 class SubdatasetLink(Struct, frozen=True):
@@ -86,11 +110,6 @@ def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
     return SubdatasetLink(
         Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size), None
     ).as_file(component)
-
-
-def submodule_path(path: bytes) -> bytes:
-    """Return the git path of a submodule: git rejects one that looks like an option."""
-    return b"%2D" + path[1:] if path.startswith(b"-") else path
 
 
 def names_exact_state(version: VersionRef) -> bool:
@@ -139,48 +158,20 @@ def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
     return SubdatasetLink(state, None if time is None else datetime.fromisoformat(time))
 
 
-def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
-    """Return whether the setting ``components.zarr_split`` made a component a dataset of its own.
-
-    Its files count as the dataset's own; a component that upstream lists as one asset counts as one
-    file.
-
-    Parameters
-    ----------
-    dataset
-        The dataset that links to the component.
-    local_id
-        The local id of the component.
-    """
-    return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
+# --- the previous state of a dataset
 
 
-class PreviousState:
-    """The previous state of a dataset, as far as a new listing can reuse it.
+class PreviousState(Struct, frozen=True):
+    """The previous state of a dataset, as far as a new listing can reuse it; None if it is new."""
 
-    ``row`` is its version; for a new dataset it is None, and all methods return nothing.
-    """
-
-    def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
-        self._store = store
-        self._dataset = dataset
-        self.row = row
+    visit: Visit
+    row: VersionRow | None
 
     def inline_components(self) -> dict[bytes, InlineComponentState]:
-        """Return the inline components that :func:`save_inline_components` saved, by path."""
+        """Return the inline components that the last visit saved, by path."""
         if self.row is None:
             return {}
-        memos = MemoFolder(self._store.root)
-        memo = memos.read(self._dataset.dataset_id, _memo_name(self.row.upstream))
-        if memo is None or memo.commit != self.row.commit:
-            return {}
-        try:
-            found = msgspec.json.decode(
-                memo.content, type=analysed_type(list[InlineComponentState])
-            )
-        except msgspec.DecodeError:
-            return {}  # written by another version of neuromirror
-        return {one.path: one for one in found}
+        return saved_inline_components(self.visit.store, self.visit.dataset, self.row)
 
     def lines(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         """Yield the record lines at or below upstream paths, each with that path.
@@ -188,603 +179,806 @@ class PreviousState:
         They are sorted by git path, so the lines below one path are contiguous, except for escaped
         paths.
         """
-        if self.row is None:
-            return
-        row, dataset_id = self.row, self._dataset.dataset_id
-        restore_records(self._store, self._dataset, row)
         upstream_paths: dict[bytes, bytes] = {}
         for path in paths:
-            path_in_git = git_path(path)
-            for one in (path_in_git, mark_clash(path_in_git), submodule_path(path_in_git)):
-                upstream_paths[one] = path
-        last = b"/"
-        for line in self._store.record_lines(dataset_id, row.records):
+            own = git_path(path)
+            upstream_paths |= dict.fromkeys((own, mark_clash(own), submodule_path(own)), path)
+        if self.row is None or not upstream_paths:
+            return
+        store, dataset = self.visit.store, self.visit.dataset
+        restore_records(store, dataset, self.row)
+        for line in store.record_lines(dataset.dataset_id, self.row.records):
             path = line_path(line)
-            if not path.startswith(last):
-                found = _root_of(path, upstream_paths)
-                if found is None:
+            root = folder_in(path, upstream_paths) or path
+            if root in upstream_paths:
+                yield upstream_paths[root], line
+
+
+def has_named_components(visit: Visit, row: VersionRow) -> bool:
+    """Return whether a version has components that upstream itself names."""
+    components = visit.recorder.ask(lambda index: list(index.subdatasets(row)))
+    return bool(PreviousState(visit, row).inline_components()) or any(
+        not is_split_component(visit.dataset, one.dataset.partition(":")[2]) for one in components
+    )
+
+
+# --- failures
+
+_MAX_NAMED = 3
+
+_REFUSALS = (ComponentRefusedError, AccessDeniedError)
+
+FailedComponents = Mapping[bytes, tuple[ComponentEntry, NeuromirrorError]]
+"""Components that could not be read, with the error, by path."""
+
+
+class ComponentsUnreadableError(NeuromirrorError):
+    """Components could not be read, perhaps only temporarily.
+
+    The state of the dataset is not published.
+    """
+
+
+def empty_exception(component: ComponentEntry) -> ExcludedEntry:
+    """Return the entry that records that an empty component is not in the version.
+
+    git cannot store an empty folder.
+    """
+    return ExcludedEntry(component.path, "zarr-empty", "the Zarr holds no files", component.size)
+
+
+def check_lasting_failures(failed: FailedComponents, refusals: RefusalHistory) -> None:
+    """Raise ComponentsUnreadableError unless each component failed for a lasting reason.
+
+    A lasting reason is one that upstream itself states, or a refusal of the component's URI over a
+    day or longer. Only then may a state be published without the component, or with its previous
+    state: otherwise the state never existed upstream.
+    """
+    passing = [
+        (component, error)
+        for component, error in failed.values()
+        if not isinstance(error, ComponentUnavailableError | ComponentMismatchError)
+        and not (isinstance(error, _REFUSALS) and refusals.record(component.dataset.source_uri))
+    ]
+    if not passing:
+        return
+    named = [
+        f"{path_to_text(one.path)} ({one.dataset.name}): {error}"
+        for one, error in passing[:_MAX_NAMED]
+    ]
+    if len(passing) > _MAX_NAMED:
+        named.append(f"and {len(passing) - _MAX_NAMED} more")
+    raise ComponentsUnreadableError(
+        f"{'; '.join(named)}; nothing of this version was published, and the next sync tries again"
+    )
+
+
+# the details of exceptions are committed (dataset.json): another text changes commit ids
+def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> ExcludedEntry:
+    """Return the entry that records that an unreadable component is not in the version.
+
+    For a component that the previous state has, that state is kept instead.
+    """
+    if isinstance(error, _REFUSALS):
+        detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
+        return ExcludedEntry(component.path, "zarr-refused", detail, component.size)
+    if not isinstance(error, ComponentUnavailableError):
+        detail = "its files differ from the Zarr that the archive describes"
+        return ExcludedEntry(component.path, "zarr-not-proven", detail, component.size)
+    if is_pending_error(error):
+        detail = "its files are still being written: the archive has no checksum of it"
+    else:
+        detail = f"the archive does not allow anonymous access to the Zarr ({error.reason})"
+    return ExcludedEntry(component.path, error.reason, detail, component.size)
+
+
+def is_pending_error(error: NeuromirrorError) -> bool:
+    """Return whether an error means that upstream is still writing the component."""
+    return isinstance(error, ComponentUnavailableError) and error.reason == "pending"
+
+
+def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_kept: bool) -> str:
+    """Return the message for an operator about a component that could not be read.
+
+    ``is_kept``: its previous version is kept; otherwise the new version of the dataset lacks it.
+    """
+    consequence = "its previous version is kept" if is_kept else "it is omitted"
+    return (
+        f"{path_to_text(component.path)} ({component.dataset.name}) could not be read, and "
+        f"{consequence}: {error}"
+    )
+
+
+def lost_files_message(component: ComponentEntry, error: NeuromirrorError) -> str:
+    """Return the message for a component that lost files while its checksum stayed the same."""
+    return (
+        f"{component.dataset.name}: the files upstream no longer match the checksum "
+        f"{component.version.upstream}; the mirrored state is kept: {error}"
+    )
+
+
+_PATH_MEMBER = (
+    b',"path'  # only the record lines of files whose upstream path is not the git path have it
+)
+
+# --- resolve
+
+CONCURRENT_READS = 4
+"""Components of one dataset that are read concurrently."""
+
+_LOOKUP_BATCH = 500
+_PendingRead = tuple[ComponentEntry, Path, "Future[SpooledSnapshot | NeuromirrorError]"]
+"""A component, the folder for its files, and its future snapshot or error."""
+
+
+class Resolver:
+    """Decides for each component of a listing: a subdataset, or files of the dataset.
+
+    It reads small components from upstream, concurrently, and takes unchanged ones from the
+    previous state. It is used for one listing, whose refused components it records in
+    ``refusals``, and implements :class:`~neuromirror.crawl.validate.ComponentResolver`.
+    """
+
+    def __init__(self, visit: Visit, previous: PreviousState, refusals: RefusalHistory) -> None:
+        self._visit = visit
+        self._previous = previous
+        self._refusals = refusals
+        self._subdatasets: dict[bytes, ComponentEntry] = {}
+        self._unmirrored: set[bytes] = set()
+        self._inline: list[InlineComponentState] = []
+        self._problems: list[str] = []
+        self._incidents: list[str] = []
+        self._is_final = True
+        self._pending_ids: set[str] = set()
+        self._pool = ContextThreadPool(CONCURRENT_READS, thread_name_prefix="component")
+        self._numbers = count()
+        self._pending_reads: deque[_PendingRead] = deque()
+
+    @cached_property
+    def _before(self) -> dict[bytes, InlineComponentState]:
+        """The inline components of the previous state."""
+        return self._previous.inline_components()
+
+    def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
+        """Start to read a component that must be read, if fewer than the maximum were started."""
+        claimed = component.version.claimed_totals
+        if (
+            len(self._pending_reads) < 2 * CONCURRENT_READS
+            and claimed is not None
+            and claimed.files
+            and self._is_small(claimed.files)
+            and not self._is_copyable(component)
+        ):
+            self._pending_reads.append(self._start(component, scratch))
+
+    def close(self) -> None:
+        """Cancel pending reads; return once no thread writes any more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def result(self) -> ResolvedComponents:
+        """The resolved components; complete after :meth:`resolve`."""
+        return ResolvedComponents(
+            self._subdatasets,
+            frozenset(self._unmirrored),
+            tuple(self._inline),
+            tuple(self._problems),
+            tuple(self._incidents),
+            self._is_final,
+            frozenset(self._pending_ids),
+        )
+
+    def resolve(
+        self, components: Sequence[ComponentEntry], scratch: Path
+    ) -> Iterator[ResolvedEntry]:
+        """Yield the entries of the components; raise ComponentsUnreadableError if reads failed."""
+        large: list[ComponentEntry] = []
+        fresh: list[ComponentEntry] = []
+        unchanged: dict[bytes, ComponentEntry] = {}
+        rewritten = yield from self._keep_finalized(components)
+        for component in components:
+            claimed = component.version.claimed_totals
+            if component.path in rewritten:
+                continue
+            if claimed is not None and not claimed.files:
+                yield empty_exception(component)
+            elif claimed is None or not self._is_small(claimed.files):
+                large.append(component)
+            elif self._is_copyable(component):
+                unchanged[component.path] = component
+            else:
+                fresh.append(component)
+        yield from self._copy_unchanged(unchanged)
+        fresh += unchanged.values()
+        failed: dict[bytes, tuple[ComponentEntry, NeuromirrorError]] = {}
+        for component, found in self._read_all(fresh, scratch):
+            if isinstance(found, NeuromirrorError):
+                failed[component.path] = component, found
+            elif self._is_small(found.files):
+                yield from self._inline_files(component, found)
+            else:
+                # it has grown since upstream counted its files
+                large.append(component)
+        check_lasting_failures(failed, self._refusals)
+        yield from self._keep_previous(failed)
+        yield from self._link_subdatasets(large)
+
+    def _keep_finalized(
+        self, components: Sequence[ComponentEntry]
+    ) -> Generator[ResolvedEntry, None, set[bytes]]:
+        """Yield the last finalized state of each component that is being written again.
+
+        Returns the paths of these components. One that was never finalized is read as it is.
+        """
+        kept: set[bytes] = set()
+        inline: set[bytes] = set()
+        for component in components:
+            if names_exact_state(component.version):
+                continue
+            previous = self._before.get(component.path)
+            row = self._visit.recorder.ask(partial(find_last_finalized, version=component.version))
+            if previous is not None and previous.local_id == component.dataset.local_id:
+                inline.add(component.path)
+            elif row is not None:
+                kept.add(component.path)
+                yield self._visit.recorder.ask(partial(link_to_version, row=row)).as_file(component)
+            else:
+                continue
+            self._pending_ids.add(component.dataset.local_id)
+        for path, line in self._previous.lines(inline):
+            if path not in kept:
+                kept.add(path)
+                self._inline.append(self._before[path])
+            yield _copied_entry(line)
+        return kept
+
+    def _is_small(self, files: int) -> bool:
+        limits = self._visit.settings.zarr
+        return files < limits.inline_components and files <= min(limits.inline, limits.manifest)
+
+    def _is_copyable(self, component: ComponentEntry) -> bool:
+        """Return whether a small component can be copied from the previous state."""
+        before = self._before.get(component.path)
+        # exceptions are not in the records, so they could not be copied
+        has_all = before is not None and not before.exceptions
+        return not self._visit.deep and has_all and _is_unchanged(component, before)
+
+    # --- small components
+
+    def _copy_unchanged(self, unchanged: dict[bytes, ComponentEntry]) -> Iterator[ResolvedEntry]:
+        """Yield the files of unchanged components, and remove those from ``unchanged``."""
+        for path, group in groupby(self._previous.lines(unchanged), lambda pair: pair[0]):
+            lines = [line for _, line in group]
+            # one that does not match the memo is read instead
+            if path in unchanged and len(lines) == self._before[path].files:
+                del unchanged[path]
+                self._inline.append(self._before[path])
+                yield from map(_copied_entry, lines)
+
+    def _start(self, component: ComponentEntry, scratch: Path) -> _PendingRead:
+        folder = scratch / f"inline-{next(self._numbers)}"
+        return component, folder, self._pool.submit(self._read_one, component, folder)
+
+    def _read_all(
+        self, components: Iterable[ComponentEntry], scratch: Path
+    ) -> Iterator[tuple[ComponentEntry, SpooledSnapshot | NeuromirrorError]]:
+        """Read components concurrently, prefetched ones first.
+
+        The files of each exist until the next one is requested.
+        """
+        reads = self._pending_reads
+        started = {id(component) for component, _, _ in reads}
+        left = (component for component in components if id(component) not in started)
+        while True:
+            for component in islice(left, 2 * CONCURRENT_READS - len(reads)):
+                reads.append(self._start(component, scratch))
+            if not reads:
+                break
+            component, folder, future = reads.popleft()
+            yield component, future.result()
+            rmtree(folder)
+        self.close()
+
+    def _read_one(
+        self, component: ComponentEntry, folder: Path
+    ) -> SpooledSnapshot | NeuromirrorError:
+        folder.mkdir()
+        try:
+            with self._visit.recorder.reader() as index:
+                open_workspace = partial(create_workspace, folder / "pages")
+                listing = component.listing(StoreVisitContext(index, open_workspace))
+                found = read_listing(listing, folder)
+            if found.header.documents:
+                raise UnreliableListingError(
+                    f"{component.dataset.name}: a folder cannot hold documents"
+                )
+        except NeuromirrorError as error:
+            return error
+        return found
+
+    def _inline_files(
+        self, component: ComponentEntry, found: SpooledSnapshot
+    ) -> Iterator[ResolvedEntry]:
+        header = found.header
+        if found.is_empty:
+            yield empty_exception(component)
+            return
+        start = component.path + b"/"
+        size = 0
+        for entry in found.spool.files():
+            record = entry.record
+            size += record.size or 0
+            yield replace(record, path=start + record.path)
+        for one in header.exceptions:
+            yield ExcludedEntry(start + one.path, one.reason, one.detail, one.size)
+        self._inline.append(
+            InlineComponentState(
+                component.path,
+                component.dataset.local_id,
+                header.version.upstream,
+                found.files,
+                len(header.exceptions),
+                header.newest,
+                component.dataset.source_uri,
+                size,
+            )
+        )
+
+    def _keep_previous(self, failed: FailedComponents) -> Iterator[ResolvedEntry]:
+        """Yield the previous entries of the components that could not be read."""
+        before, kept = self._before, set[bytes]()
+        for path, line in self._previous.lines(failed):
+            kept.add(path)
+            yield _copied_entry(line)
+        for path, (component, error) in failed.items():
+            self._is_final = False
+            if path not in kept:
+                yield unreadable_exception(component, error)
+            elif path in before:
+                self._inline.append(before[path])
+            if is_pending_error(error):
+                self._pending_ids.add(component.dataset.local_id)
+            elif _is_unchanged(component, before.get(path)) and isinstance(
+                error, ComponentMismatchError
+            ):
+                self._incidents.append(lost_files_message(component, error))
+            elif path in kept or not isinstance(error, ComponentUnavailableError):
+                self._problems.append(problem_message(component, error, is_kept=path in kept))
+
+    # --- components that are datasets of their own
+
+    def _link_subdatasets(self, components: Iterable[ComponentEntry]) -> Iterator[ResolvedEntry]:
+        left = iter(components)
+        while some := list(islice(left, _LOOKUP_BATCH)):
+            found = self._visit.recorder.ask(partial(_find_links, components=some))
+            for component, link in zip(some, found, strict=True):
+                entry = unresolved_link(component) if link is None else link.as_file(component)
+                if not fits_path_limits(entry.git_path):
+                    detail = "its path is longer than file systems hold"
+                    yield ExcludedEntry(component.path, "path-too-long", detail, component.size)
                     continue
-                last = found + b"/"
-            yield upstream_paths[last[:-1]], line
+                self._subdatasets[component.path] = component
+                if link is None:
+                    self._unmirrored.add(component.path)
+                yield entry
 
 
-def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
-    """Return the first folder above a path, or the path itself, that is in ``roots``."""
-    end = path.find(b"/")
-    while end >= 0:
-        if path[:end] in roots:
-            return path[:end]
-        end = path.find(b"/", end + 1)
-    return path if path in roots else None
+def _find_links(
+    index: CrawlIndex, components: Iterable[ComponentEntry]
+) -> list[SubdatasetLink | None]:
+    rows = [find_minted_version(index, component.version) for component in components]
+    return [None if row is None else link_to_version(index, row) for row in rows]
 
 
-def save_inline_components(
-    store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
-) -> None:
-    """Remember the components that are stored as files in a state's own commit.
+def _is_unchanged(component: ComponentEntry, before: InlineComponentState | None) -> bool:
+    return before is not None and (before.local_id, before.upstream) == (
+        component.dataset.local_id,
+        component.version.upstream,
+    )
 
-    Parameters
-    ----------
-    store
-        The store, whose folder of memos gets a small file with the components.
-    dataset
-        The dataset that contains the components.
-    upstream
-        The archive's name for the state.
-    commits
-        The state's commits on its branch and on the git-annex branch, in hex. The memo is valid
-        only for these.
-    inline
-        The components; nothing is kept if it is empty.
+
+def _copied_entry(line: bytes) -> ResolvedEntry:
+    """Return the entry for a line of the previous state; escaped names are assigned again."""
+    if is_subdataset_line(line):
+        return load_snapshot_entry(line)
+    return load_snapshot_entry(line).record if _PATH_MEMBER in line else line
+
+
+# --- list, resolve and validate
+
+
+def previous_state(visit: Visit, version: VersionRef | None = None) -> PreviousState:
+    """Return the state whose components are kept or copied: of the version itself, else the last.
+
+    The version itself is minted already if it is published and read again.
     """
-    memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
-    MemoFolder(store.root).write(dataset.dataset_id, _memo_name(upstream), memo)
+    row = None
+    if version is not None and version.kind is VersionKind.PUBLISHED:
+        row = visit.published_version(version.upstream)
+    rows = visit.versions()
+    return PreviousState(visit, row or visit.last_observed() or (rows[-1] if rows else None))
 
 
-def _memo_name(upstream: str) -> str:
-    return f"inline {upstream}"
+def read_state(
+    visit: Visit,
+    version: VersionRef,
+    memo: StoredMemo | None = None,
+    component: ComponentEntry | None = None,
+) -> AbstractContextManager[ListedVersion]:
+    """List a version, resolve its components and validate the result, for a block of code.
 
-
-def has_other_upstream_path(line: bytes) -> bool:
-    """Return whether a record line states an upstream path besides its git path.
-
-    If it does not, the two paths are equal.
+    ``component`` is the component whose present state is read; its memo has the name
+    :data:`COMPONENT_MEMO`.
     """
-    return _PATH_MEMBER in line
+    name = version.upstream if component is None else COMPONENT_MEMO
+    open_listing: Callable[[VisitContext], Listing] = partial(visit.source.listing, version)
+    if component is not None:
+        open_listing = component.listing
+    refusals = RefusalHistory(MemoFolder(visit.store.root), visit.dataset.dataset_id, name)
+    resolver = None
+    if not visit.within:
+        resolver = Resolver(visit, previous_state(visit, version), refusals)
+    return read_version(visit, version, name, memo, refusals, open_listing, resolver)
 
 
-def is_subdataset_line(line: bytes) -> bool:
-    """Return whether a record line is a link to a subdataset."""
-    return _SUBDATASET_MEMBER in line
+_ATTEMPTS = 3
+"""Attempts to read the listing of a dataset; that of a component is confirmed by its checksum."""
 
 
-# characters that an alias must not contain, or that would make it ambiguous
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+,-]|^[.-]|(?<=-)-", re.ASCII)
-_LONGEST_ID = 200
+def retried(step: Callable[..., _T], visit: Visit, *arguments: object) -> _T:
+    """Return the result of a step; repeat it if upstream's listing contradicts itself."""
+    for _ in range(0 if visit.within else _ATTEMPTS - 1):
+        with suppress(UnreliableListingError):
+            return step(visit, *arguments)
+    return step(visit, *arguments)
 
-_MARKED_NAMES = tuple(name + end for name in ZARR_MARKERS for end in (b"", b"%_"))
+
+# --- visit the components that are datasets of their own
+
+COMPONENT_MEMO = "component"
+"""The name of a component's only memo; a component has one memo, not one per state."""
 
 
-class SplitZarr(Struct, frozen=True):
-    """A Zarr that becomes a dataset of its own.
+class ComponentVisitResult(Struct):
+    """The result of visiting a component: a Zarr or volume scale with a dataset of its own.
 
     Attributes
     ----------
-    git_path
-        The Zarr's path in the dataset around it.
-    within
-        The local id of that dataset.
-    snapshot
-        The Zarr's files, with paths relative to the Zarr.
-    bytes
-        The total size of these files in bytes.
+    link
+        The link to the component's state; None if the component is empty.
+    new_state_count
+        The number of new states.
+    earlier_state_count
+        The number of earlier states that upstream listed.
+    incident
+        The defect of a mirrored state, or an empty text.
+    change_message
+        A message if the archive has meanwhile replaced the requested state, although that state is
+        mirrored; else empty.
     """
 
-    git_path: bytes
-    within: str
+    link: SubdatasetLink | None = None
+    new_state_count: int = 0
+    earlier_state_count: int = 0
+    incident: str = ""
+    change_message: str = ""
+
+
+def _visit_component(
+    around: Visit, component: ComponentEntry
+) -> ComponentVisitResult | NeuromirrorError:
+    """Bring a component to its current state; wait while another visit has its lock."""
+    dataset, version = component.dataset, component.version
+    key = dataset.local_id, version.upstream
+    # not a dataset that links it: in another store, another dataset may come first
+    within = dataset.local_id.rpartition("/")[0] or "parts"
+    try:
+        with component_visit(around, dataset, within, math.inf) as visit:
+            tombstone = visit.recorder.ask(lambda index: index.tombstone(dataset.name))
+            if tombstone is not None:
+                raise ComponentUnavailableError(
+                    f"{dataset.name}: {takedown_message(tombstone)}", "taken down"
+                )
+            known: ComponentVisitResult | None = visit.component_visits.get(key)
+            if known is not None:
+                return replace(known, new_state_count=0, earlier_state_count=0)
+            catch_up(visit)
+            result = ComponentVisitResult()
+            if visit.history:
+                _mint_earlier_states(visit, result)
+            row = visit.recorder.ask(lambda index: find_minted_version(index, version))
+            if row is None:
+                _read_component(visit, component, result)
+            else:
+                result.link = visit.recorder.ask(lambda index: link_to_version(index, row))
+                if visit.deep:
+                    _verify_component(visit, component, row, result)
+            is_reusable = (visit.deep or visit.history) and not result.change_message
+            if is_reusable and names_exact_state(version):
+                visit.component_visits[key] = result
+            return result
+    except StoreDamagedError:
+        raise  # a fault of this store must not become a state that no other store has
+    except NeuromirrorError as error:
+        return error
+
+
+def _read_component(visit: Visit, component: ComponentEntry, result: ComponentVisitResult) -> None:
+    """Read the present state of a component, unless it is the last one, and link to it."""
+    refs = visit.repository.refs()
+    memo = known_memo(visit, COMPONENT_MEMO, refs.get(MAIN_BRANCH), refs.get(ANNEX_BRANCH))
+    with read_state(visit, component.version, memo, component) as listed:
+        if listed.snapshot is not None:
+            commits = _publish_component(visit, listed.snapshot, listed.scratch, result)
+            keep_memos(visit, COMPONENT_MEMO, listed, commits)
+        elif (last := visit.last_observed()) is not None:
+            result.link = visit.recorder.ask(lambda index: link_to_version(index, last))
+
+
+def _publish_component(
+    visit: Visit, snapshot: SpooledSnapshot, scratch: Path, result: ComponentVisitResult
+) -> StateCommits | None:
+    """Publish the present state of a component, unless it is minted already, and link to it."""
+    version = snapshot.header.version
+    # upstream may have changed the state since it stated the version
+    row = visit.recorder.ask(lambda index: find_minted_version(index, version))
+    if row is not None:
+        result.link = visit.recorder.ask(lambda index: link_to_version(index, row))
+        return row.commit, row.annex_commit
+    if not snapshot.is_empty:
+        label = version.upstream if names_exact_state(version) else ""
+        return _publish_and_link(visit, snapshot, scratch, label, result)
+    if visit.versions():
+        raise ComponentMismatchError(
+            f"{version.dataset.name}: upstream lists no files, without a checksum that confirms it"
+        )
+    return None
+
+
+def _publish_and_link(
+    visit: Visit, snapshot: SpooledSnapshot, scratch: Path, label: str, result: ComponentVisitResult
+) -> StateCommits:
+    is_free = label and TAG_PREFIX + label not in visit.repository.refs()
+    published = publish_state(visit, snapshot, MAIN_BRANCH, scratch, label if is_free else None)
+    result.new_state_count += published.is_new
+    row = next(row for row in visit.versions() if row.commit == published.commit)
+    result.link = visit.recorder.ask(lambda index: link_to_version(index, row))
+    return published.commit, published.annex_commit
+
+
+def _verify_component(
+    visit: Visit, component: ComponentEntry, row: VersionRow, result: ComponentVisitResult
+) -> None:
+    """Check that upstream still has the state that is mirrored."""
+    memo = known_memo(visit, COMPONENT_MEMO, row.commit)
+    commits: StateCommits | None
+    try:
+        with read_state(visit, component.version, memo, component) as listed:
+            if listed.snapshot is None:
+                return
+            present = listed.snapshot.header.version.upstream
+            if present == row.upstream:
+                renew_state(visit, row, listed.snapshot, listed.scratch)
+                commits = row.commit, visit.repository.refs()[ANNEX_BRANCH]
+            else:
+                name = component.dataset.name
+                result.change_message = f"{name} is {present} now, not {row.upstream}"
+                commits = _publish_component(visit, listed.snapshot, listed.scratch, result)
+            keep_memos(visit, COMPONENT_MEMO, listed, commits)
+    except ComponentMismatchError as error:
+        result.incident = lost_files_message(component, error)
+        data: dict[str, object] = {"version": row.upstream}
+        record_event(visit.recorder, component.dataset, "incident", result.incident, data)
+
+
+# --- earlier states
+
+
+def _mint_earlier_states(visit: Visit, result: ComponentVisitResult) -> None:
+    """Publish the earlier states of a component that upstream can list and the mirror lacks."""
+    last = visit.last_observed()
+    states = list_earlier_states(visit, last)
+    result.earlier_state_count = len(states)
+    if last is not None and not is_earlier_state(last.upstream):
+        states = unseen_states(visit, states, last)
+    for version in states:
+        with read_state(visit, version) as listed:
+            # a deleted Zarr has no state
+            if listed.snapshot is not None and not listed.snapshot.is_empty:
+                _publish_and_link(visit, listed.snapshot, listed.scratch, "", result)
+
+
+def list_earlier_states(visit: Visit, last: VersionRow | None) -> list[VersionRef]:
+    """Return the states that upstream had after ``last`` and before the current one, oldest first.
+
+    Without a last mirrored version, all earlier states. The archive must keep old versions of its
+    objects.
+    """
+    since = None if last is None else datetime.fromisoformat(last.time)
+    return visit.source.history(visit.dataset, since)
+
+
+def unseen_states(visit: Visit, states: list[VersionRef], last: VersionRow) -> list[VersionRef]:
+    """Return those of the listed earlier states that are newer than the version observed last.
+
+    Times alone do not show which state was observed, because a deletion gives a state no newer
+    time. So the states before the time of the observation are listed, the newest first, until one
+    has the same files as the version.
+    """
+    observed = datetime.fromisoformat(last.recorded_at)
+    before = [state for state in states if state.time is not None and state.time <= observed]
+    for number in range(len(before), 0, -1):
+        if retried(_has_same_files, visit, before[number - 1], last):
+            return states[number:]
+    return states
+
+
+def _has_same_files(visit: Visit, version: VersionRef, row: VersionRow) -> bool:
+    with read_state(visit, version) as listed:
+        assert listed.snapshot is not None
+        return compare(visit, row, listed.snapshot, listed.scratch)[1].has_same_files
+
+
+# --- link
+
+
+class LinkingResult(Struct):
+    """A state whose components are all mirrored or excluded.
+
+    Attributes
+    ----------
+    snapshot
+        The state with its links.
+    new_state_count
+        The number of new states of components.
+    earlier_state_count
+        The number of earlier states that upstream listed.
+    incidents
+        Defects of mirrored states of components.
+    change_messages
+        Components that are in another state now than in the listing.
+    """
+
     snapshot: SpooledSnapshot
-    bytes: int
-
-    @property
-    def header(self) -> SnapshotHeader:
-        """The Zarr's snapshot without its files."""
-        return self.snapshot.header
-
-    @property
-    def spool(self) -> RecordSpool:
-        """The Zarr's files."""
-        return self.snapshot.spool
-
-    @property
-    def form(self) -> str:
-        """``files``, or ``manifest`` if the chunks are not in git."""
-        return self.header.form
+    new_state_count: int = 0
+    earlier_state_count: int = 0
+    incidents: list[str] = field(default_factory=list)
+    change_messages: list[str] = field(default_factory=list)
 
 
-def split_zarrs(
-    snapshot: SpooledSnapshot, limits: ZarrLimits, scratch: Path
-) -> tuple[SpooledSnapshot, list[SplitZarr]]:
-    """Move the Zarrs with too many files out of a snapshot; return the rest and these Zarrs.
+def link_components(
+    visit: Visit,
+    snapshot: SpooledSnapshot,
+    previous: PreviousState,
+    scratch: Path,
+    refusals: RefusalHistory,
+) -> LinkingResult:
+    """Visit the components whose state the store lacks, or all of them, and link to their states.
 
-    In the rest, a subdataset without a state represents each Zarr until :func:`insert_subdatasets`
-    sets its state. Documents and exceptions below a Zarr move with it.
-
-    Parameters
-    ----------
-    snapshot
-        The snapshot.
-    limits
-        The ``[zarr]`` table of the mirror file.
-    scratch
-        A folder for the files of the new snapshots.
-    """
-    documents = snapshot.header.documents
-    if snapshot.files + len(documents) <= min(limits.inline, limits.manifest):
-        return snapshot, []
-    if snapshot.is_single_array:
-        # its documents are in git in either form
-        if snapshot.files + len(documents) <= limits.manifest:
-            return snapshot, []
-        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
-    roots = _large_zarrs(snapshot.spool, documents, min(limits.inline, limits.manifest))
-    if roots and not roots[0].path:
-        if roots[0].objects <= limits.manifest:
-            return snapshot, []
-        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
-    roots = [one for one in roots if one.objects > limits.inline]
-    if not roots:
-        return snapshot, []
-    split = _ZarrSplitter(snapshot, roots, limits, scratch)
-    return split.rest, split.zarrs
-
-
-def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
-    """Return the reference to the dataset that a Zarr becomes when it is split off.
-
-    Its local id is the one of the enclosing dataset and the path, with unsafe bytes escaped as
-    ``=XX``; if that is too long, a UUID replaces the path.
-
-    Parameters
-    ----------
-    around
-        The enclosing dataset.
-    path
-        The Zarr's upstream path in it.
-    """
-    slash = "" if around.source_uri.endswith("/") else "/"
-    uri = f"{around.source_uri}{slash}{quote(path, safe='/-._~+,=@')}/"
-    start = f"{around.local_id}/" if around.local_id else ""
-    named = DatasetRef(around.mirror, start + "/".join(map(_local_name, path.split(b"/"))), uri)
-    if len(named.local_id) <= _LONGEST_ID:
-        return named
-    return DatasetRef(around.mirror, start + named.dataset_id, uri)
-
-
-def _local_name(component: bytes) -> str:
-    if not component:
-        return "=_"
-    return _UNSAFE.sub(lambda found: f"={ord(found.group()):02X}", component.decode("latin-1"))
-
-
-def insert_subdatasets(
-    snapshot: SpooledSnapshot, subdatasets: Mapping[bytes, Subdataset]
-) -> SpooledSnapshot:
-    """Return the snapshot with the states of its subdatasets, by git path.
+    All are visited in a deep visit, and in one that looks for earlier states. A component is
+    skipped if upstream states that it is unavailable, if it does not match its checksum, or if it
+    has been refused for long: then its entries of the previous state are kept, and without such
+    entries it is excluded.
 
     Raises
     ------
-    ValueError
-        For a path from which :func:`split_zarrs` split no Zarr. A Zarr without a given state keeps
-        none, and minting refuses it.
+    ComponentsUnreadableError
+        If components failed for another reason; raised after all were visited.
     """
-    if not subdatasets:
-        return snapshot
-    left = dict(subdatasets)
-    target = RecordSpool(snapshot.spool.path.with_suffix(".linked"))
-    with target.path.open("wb", buffering=1 << 18) as file:
-        for line in snapshot.spool.lines():
-            subdataset = left.pop(line_path(line), None)
-            if subdataset is None:
-                file.write(line + b"\n")
-                continue
-            entry = load_snapshot_entry(line)
-            if entry.subdataset is None:
-                raise ValueError(f"{entry.git_path!r} is a file, not a subdataset")
-            file.write(
-                dump_snapshot_entry(msgspec.structs.replace(entry, subdataset=subdataset)) + b"\n"
-            )
-    if left:
-        raise ValueError(f"no Zarr was split off at {min(left)!r}")
-    return replace(snapshot, spool=target)
-
-
-class _Root(Struct, frozen=True):
-    """The git path of a Zarr, and the number of objects in it."""
-
-    path: bytes
-    objects: int
-
-
-class _Folder:
-    """An open folder during the pass over the sorted paths."""
-
-    __slots__ = ("before", "has_marker", "path")
-
-    def __init__(self, path: bytes, before: int, has_marker: bool) -> None:
-        self.path = path
-        self.before = before
-        self.has_marker = has_marker
-
-
-def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) -> list[_Root]:
-    """Return the outermost Zarrs with more objects than ``limit``, in the order of their files."""
-    marked = {
-        folder
-        for folder, _, name in (one.path.rpartition(b"/") for one in documents)
-        if name in ZARR_MARKERS
+    resolved = snapshot.components
+    due = {
+        path: component
+        for path, component in resolved.subdatasets.items()
+        if visit.deep or visit.history or path in resolved.unmirrored
     }
-    found: list[_Root] = []
-    count = 0
-    folders = [_Folder(b"", 0, b"" in marked)]
-
-    def close() -> None:
-        folder = folders.pop()
-        if not folder.has_marker:
-            return
-        start = folder.path + b"/" if folder.path else b""
-        objects = count - folder.before
-        objects += sum(one.path.startswith(start) for one in documents)
-        if objects > limit:
-            # the Zarrs below it are part of it
-            while found and found[-1].path.startswith(start):
-                found.pop()
-            found.append(_Root(folder.path, objects))
-
-    for line in spool.lines():
-        path = line_path(line)
-        end = path.rfind(b"/")
-        folder = path[:end] if end > 0 else b""
-        if folder != folders[-1].path:
-            while folders[-1].path and not path.startswith(folders[-1].path + b"/"):
-                close()
-            at = len(folders[-1].path)
-            while at < len(folder):
-                at = folder.find(b"/", at + 1)
-                at = len(folder) if at < 0 else at
-                folders.append(_Folder(folder[:at], count, folder[:at] in marked))
-        count += 1
-        if path.endswith(_MARKED_NAMES) and not folders[-1].has_marker:
-            record = load_snapshot_entry(line).record
-            folders[-1].has_marker = record.path.rpartition(b"/")[2] in ZARR_MARKERS
-    while folders:
-        close()
-    return found
+    linking = LinkingResult(snapshot)
+    if not due:
+        return linking
+    links: dict[bytes, SubdatasetLink] = {}
+    exceptions: list[ExcludedEntry] = []
+    failed: dict[bytes, tuple[ComponentEntry, NeuromirrorError]] = {}
+    for path, result in _visit_components(visit, due).items():
+        if isinstance(result, NeuromirrorError):
+            failed[path] = due[path], result
+            continue
+        linking.new_state_count += result.new_state_count
+        linking.earlier_state_count += result.earlier_state_count
+        linking.incidents += filter(None, [result.incident])
+        linking.change_messages += filter(None, [result.change_message])
+        if result.link is None:
+            exceptions.append(empty_exception(due[path]))
+        else:
+            links[path] = result.link
+    check_lasting_failures(failed, refusals)
+    linking.snapshot = _link(snapshot, previous, scratch, due, links, failed, exceptions)
+    return linking
 
 
-def _unresolved_link(component: SplitZarr) -> SnapshotEntry:
-    """Return a placeholder for a Zarr: a subdataset without a state."""
-    dataset = component.header.version.dataset
-    return SnapshotEntry(
-        component.git_path,
-        "",
-        FileRecord(upstream_path(component.git_path), None, modified=component.header.newest),
-        Subdataset(
-            dataset.dataset_id, dataset.local_id, "", "", component.snapshot.files, component.bytes
+def _visit_components(
+    visit: Visit, due: Mapping[bytes, ComponentEntry]
+) -> dict[bytes, ComponentVisitResult | NeuromirrorError]:
+    with ContextThreadPool(min(CONCURRENT_READS, len(due)), thread_name_prefix="component") as pool:
+        running = {
+            path: pool.submit(_visit_component, visit, component) for path, component in due.items()
+        }
+        try:
+            return {path: future.result() for path, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()
+
+
+def _link(
+    snapshot: SpooledSnapshot,
+    previous: PreviousState,
+    scratch: Path,
+    due: Mapping[bytes, ComponentEntry],
+    links: Mapping[bytes, SubdatasetLink],
+    failed: FailedComponents,
+    exceptions: list[ExcludedEntry],
+) -> SpooledSnapshot:
+    """Return the state with its links, and the previous entries of the components that failed."""
+    header, resolved = snapshot.header, snapshot.components
+    kept_paths: set[bytes] = set()
+    kept_files = 0
+    times = [header.newest, *(link.time for link in links.values())]
+    for path, line in previous.lines(failed):
+        entry = load_snapshot_entry(line)
+        kept_paths.add(path)
+        kept_files += entry.subdataset is None
+        times.append(entry.record.modified)
+    spool = RecordSpool(scratch / "linked.jsonl")
+    kept_lines = (line for _, line in previous.lines(failed))
+    with spool.path.open("wb", buffering=1 << 18) as file:
+        for line in merge(_linked_lines(snapshot.spool, due, links), kept_lines, key=line_path):
+            file.write(line + b"\n")
+    problems, pending_ids = list(resolved.problems), set(resolved.pending_ids)
+    for path, (component, error) in failed.items():
+        is_kept = path in kept_paths
+        if not is_kept:
+            exceptions.append(unreadable_exception(component, error))
+        if is_pending_error(error):
+            pending_ids.add(component.dataset.local_id)
+        elif is_kept or not isinstance(error, ComponentUnavailableError):
+            problems.append(problem_message(component, error, is_kept=is_kept))
+    excluded = failed.keys() | {one.path for one in exceptions}
+    newest = max(filter(None, times), default=None)
+    version = header.version
+    if snapshot.has_no_upstream_time and newest is not None:
+        version = replace(version, time=newest)
+    exceptions = sorted([*header.exceptions, *exceptions], key=lambda one: (one.path, one.reason))
+    before = previous.inline_components()
+    return replace(
+        snapshot,
+        header=replace(header, version=version, exceptions=tuple(exceptions), newest=newest),
+        spool=spool,
+        files=snapshot.files + kept_files,
+        components=ResolvedComponents(
+            {path: one for path, one in resolved.subdatasets.items() if path not in excluded},
+            inline=(*resolved.inline, *(before[path] for path in kept_paths & before.keys())),
+            problems=tuple(problems),
+            incidents=resolved.incidents,
+            is_final=resolved.is_final and not failed,
+            pending_ids=frozenset(pending_ids),
         ),
     )
 
 
-class _ZarrSplitter:
-    """Splits a spool into ``rest`` and ``zarrs``."""
-
-    def __init__(
-        self, snapshot: SpooledSnapshot, roots: Sequence[_Root], limits: ZarrLimits, scratch: Path
-    ) -> None:
-        self._snapshot = snapshot
-        self._documents = list(snapshot.header.documents)
-        self._exceptions = list(snapshot.header.exceptions)
-        self.zarrs: list[SplitZarr] = []
-        rest = RecordSpool(scratch / "rest.jsonl")
-        with ExitStack() as stack:
-            file = stack.enter_context(rest.path.open("wb", buffering=1 << 18))
-            lines = snapshot.spool.lines()
-            line = next(lines, None)
-            for number, root in enumerate(roots):
-                start = root.path + b"/"
-                while line is not None and not line_path(line).startswith(start):
-                    file.write(line + b"\n")
-                    line = next(lines, None)
-                zarr = _ZarrExtractor(snapshot, root, scratch / f"zarr-{number}.jsonl")
-                with zarr.spool.path.open("wb", buffering=1 << 18) as inner:
-                    while line is not None and line_path(line).startswith(start):
-                        zarr.take_file(line, inner)
-                        line = next(lines, None)
-                self._documents = zarr.take_documents(self._documents)
-                self._exceptions = zarr.take_exceptions(self._exceptions)
-                self.zarrs.append(
-                    zarr.result("manifest" if root.objects > limits.manifest else "files")
-                )
-            while line is not None:
-                file.write(line + b"\n")
-                line = next(lines, None)
-        self.rest = self._write_rest(rest, scratch)
-
-    def _write_rest(self, spool: RecordSpool, scratch: Path) -> SpooledSnapshot:
-        snapshot = self._snapshot
-        links = [_unresolved_link(component) for component in self.zarrs]
-        links.sort(key=lambda one: one.git_path)
-        whole = RecordSpool(scratch / "without-zarrs.jsonl")
-        with whole.path.open("wb", buffering=1 << 18) as file:
-            for line in merge(spool.lines(), map(dump_snapshot_entry, links), key=line_path):
-                file.write(line + b"\n")
-        spool.path.unlink()
-        inner = [component.snapshot for component in self.zarrs]
-        return replace(
-            snapshot,
-            header=replace(
-                snapshot.header,
-                documents=tuple(self._documents),
-                exceptions=tuple(self._exceptions),
-            ),
-            spool=whole,
-            files=snapshot.files - sum(one.files for one in inner),
-            pending_files=snapshot.pending_files - sum(one.pending_files for one in inner),
-        )
-
-
-class _ZarrExtractor:
-    """Extracts a Zarr from a dataset line by line, and counts its files."""
-
-    def __init__(self, snapshot: SpooledSnapshot, root: _Root, path: Path) -> None:
-        self._snapshot = snapshot
-        self._root = root
-        self._upstream = upstream_path(root.path)
-        self._documents: list[Document] = []
-        self._exceptions: list[ExcludedEntry] = []
-        self._files = 0
-        self._bytes = 0
-        self._pending = 0
-        self._newest: datetime | None = None
-        self.spool = RecordSpool(path)
-
-    def take_file(self, line: bytes, file: BinaryIO) -> None:
-        """Write a file to ``file`` with its path in the Zarr."""
+def _linked_lines(
+    spool: RecordSpool,
+    due: Mapping[bytes, ComponentEntry],
+    links: Mapping[bytes, SubdatasetLink],
+) -> Iterator[bytes]:
+    """Yield the lines of a state with the links; without the components that have none."""
+    for line in spool.lines():
+        if not is_subdataset_line(line):
+            yield line
+            continue
         entry = load_snapshot_entry(line)
-        record = entry.record
-        self._files += 1
-        self._bytes += record.size or 0
-        self._pending += record.evidence is not Evidence.SHA256
-        self._note_time(record.modified)
-        inner = SnapshotEntry(
-            entry.git_path[len(self._root.path) + 1 :],
-            entry.key,
-            msgspec.structs.replace(record, path=self._relative_path(record.path)),
-        )
-        file.write(dump_snapshot_entry(inner) + b"\n")
-
-    def take_documents(self, documents: Sequence[Document]) -> list[Document]:
-        """Take the documents below the Zarr; return the others."""
-        start = self._root.path + b"/"
-        for one in documents:
-            if one.path.startswith(start):
-                self._documents.append(replace(one, path=one.path[len(start) :]))
-                self._note_time(one.modified)
-        return [one for one in documents if not one.path.startswith(start)]
-
-    def take_exceptions(self, exceptions: Sequence[ExcludedEntry]) -> list[ExcludedEntry]:
-        """Take the exceptions below the Zarr; return the others."""
-        start = self._upstream + b"/"
-        for one in exceptions:
-            if one.path.startswith(start):
-                self._exceptions.append(replace(one, path=self._relative_path(one.path)))
-        return [one for one in exceptions if not one.path.startswith(start)]
-
-    def result(self, form: str) -> SplitZarr:
-        """Return the Zarr as a state of its own dataset, once all of its files were taken.
-
-        The state depends only on the Zarr's content, not on the files around it.
-        """
-        around = self._snapshot.header
-        dataset = around.version.dataset
-        header = SnapshotHeader(
-            version=VersionRef(
-                zarr_ref(dataset, self._upstream),
-                around.version.upstream,
-                VersionKind.OBSERVED,
-                self._newest or around.version.time,
-            ),
-            facts=DatasetFacts(title=self._root.path.decode()),
-            documents=tuple(self._documents),
-            exceptions=tuple(self._exceptions),
-            newest=self._newest,
-            web_remotes=around.web_remotes,
-            special_remotes=around.special_remotes,
-            unversioned=around.unversioned,
-            form=form,
-        )
-        pending = self._pending if self._snapshot.pending_files else 0
-        snapshot = replace(
-            self._snapshot,
-            header=header,
-            spool=self.spool,
-            files=self._files,
-            pending_files=pending,
-        )
-        link = submodule_path(self._root.path)
-        return SplitZarr(link, dataset.local_id, snapshot, self._bytes)
-
-    def _relative_path(self, path: bytes) -> bytes:
-        start = self._upstream + b"/"
-        if not path.startswith(start):
-            raise ValueError(f"{path!r} is not below {self._upstream!r}")
-        return path[len(start) :]
-
-    def _note_time(self, modified: datetime | None) -> None:
-        if modified is not None and (self._newest is None or modified > self._newest):
-            self._newest = modified
-
-
-class ComponentPublisher:
-    """Publishes the states of a dataset whose large Zarrs become datasets of their own.
-
-    It first publishes each of these Zarrs, and compares states with the files in them. The caller
-    holds the dataset's lock.
-
-    Parameters
-    ----------
-    store, recorder
-        The store and its recorder.
-    publisher
-        Publishes the dataset itself.
-    limits
-        The ``[zarr]`` table of the mirror file.
-    """
-
-    def __init__(
-        self, store: Store, recorder: Recorder, publisher: Publisher, limits: ZarrLimits
-    ) -> None:
-        self._store = store
-        self._recorder = recorder
-        self._publisher = publisher
-        self._limits = limits
-
-    def publish(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
-        """Publish the large Zarrs of a state; return the state with subdatasets in their place.
-
-        A state that is already published is not written again.
-        """
-
-        def publish(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
-            published = publisher.publish(component.snapshot, MAIN_BRANCH, own)
-            return Subdataset(
-                publisher.dataset.dataset_id,
-                publisher.dataset.local_id,
-                published.commit,
-                published.state,
-                component.snapshot.files,
-                component.bytes,
-            )
-
-        return self._link_zarrs(snapshot, scratch, publish)
-
-    def renew(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> None:
-        """Record what upstream states now about the files of a version, such as their URLs.
-
-        That includes the files of its large Zarrs. No version is created.
-        """
-        dataset_id = self._publisher.dataset.dataset_id
-        links = {
-            line_path(line): load_snapshot_entry(line).subdataset
-            for line in self._store.record_lines(dataset_id, row.records)
-            if is_subdataset_line(line)
-        }
-
-        def renew(component: SplitZarr, publisher: Publisher, own: Path) -> Subdataset:
-            link = links[component.git_path]
-            assert link is not None
-            for version in publisher.versions():
-                if version.commit == link.commit:
-                    publisher.renew(version, component.snapshot, own)
-            return link
-
-        self._publisher.renew(row, self._link_zarrs(snapshot, scratch, renew), scratch)
-
-    def _link_zarrs(
-        self,
-        snapshot: SpooledSnapshot,
-        scratch: Path,
-        process: Callable[[SplitZarr, Publisher, Path], Subdataset],
-    ) -> SpooledSnapshot:
-        """Return a state with the result of ``process`` in the place of each large Zarr."""
-        rest, components = split_zarrs(snapshot, self._limits, scratch)
-        links: dict[bytes, Subdataset] = {}
-        for number, component in enumerate(components):
-            dataset = component.header.version.dataset
-            own = scratch / f"component-{number}"
-            own.mkdir()
-            with self._store.lock(dataset.dataset_id, dataset.name):
-                publisher = Publisher(
-                    self._store,
-                    self._recorder,
-                    dataset,
-                    within=component.within,
-                    index_entries=self._limits.index_entries,
-                )
-                publisher.catch_up()
-                links[component.git_path] = process(component, publisher, own)
-                publisher.repository.update_server_info()
-        return insert_subdatasets(rest, links)
-
-    def difference(
-        self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
-    ) -> tuple[StateDifference, StateChanges]:
-        """Return the difference between a minted version and a listing, file by file.
-
-        Splitting a Zarr off the dataset's files, or not, makes no difference; a component that
-        upstream itself names counts as one file.
-        """
-        found = self._publisher.difference(row, snapshot, scratch)
-        inline = PreviousState(self._store, self._publisher.dataset, row).inline_components()
-        split = [
-            old
-            for old, _ in found.changes()
-            if old is not None
-            and old.subdataset is not None
-            and self._is_split_component(old.subdataset)
-        ]
-        if split:
-            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.records)
-            whole = CountedItems(self._flatten_lines(lines, split))
-            found = StateDifference(
-                scratch / f"whole-since-{row.commit}", diff_lines(whole, snapshot.spool.lines())
-            )
-            before = whole.count
-        else:
-            links = list_known(self._recorder, lambda index: index.subdatasets(row))
-            before = row.files + len(links)
-        found.roots = ComponentRoots(inline.keys(), snapshot.components.paths)
-        before -= sum(one.files - 1 for one in inline.values())
-        return found, found.count_changes(before)
-
-    def has_same_files(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> bool:
-        """Return whether a minted version has exactly the files of a listing."""
-        return self.difference(row, snapshot, scratch)[1].has_same_files
-
-    def _is_split_component(self, component: Subdataset) -> bool:
-        return is_split_component(self._publisher.dataset, component.local_id)
-
-    def _flatten_lines(
-        self, lines: Iterable[bytes], components: list[SnapshotEntry]
-    ) -> Iterator[bytes]:
-        """Yield a dataset's record lines, with those of its components in place of the links."""
-        component_paths = {component.git_path for component in components}
-        files = (line for line in lines if line_path(line) not in component_paths)
-        yield from merge(files, *map(self._component_lines, components), key=line_path)
-
-    def _component_lines(self, entry: SnapshotEntry) -> Iterator[bytes]:
-        component = entry.subdataset
-        assert component is not None
-        self._restore_records(component)
-        root, upstream = entry.git_path, entry.record.path
-        if upstream.startswith(b"-"):
-            root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
-        records = self._store.newest_records(component.dataset_id, component.commit)
-        for line in self._store.record_lines(component.dataset_id, records):
-            inner = load_snapshot_entry(line)
-            yield dump_snapshot_entry(
-                SnapshotEntry(
-                    root + b"/" + inner.git_path,
-                    inner.key,
-                    msgspec.structs.replace(inner.record, path=upstream + b"/" + inner.record.path),
-                    inner.subdataset,
-                )
-            )
-
-    def _restore_records(self, component: Subdataset) -> None:
-        if self._store.has_records(component.dataset_id, component.commit):
-            return
-        name = f"{self._publisher.dataset.mirror}:{component.local_id}"
-        for row in list_known(self._recorder, lambda index: index.versions(name)):
-            if row.commit == component.commit:
-                dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-                restore_records(self._store, dataset, row)
+        path = entry.record.path
+        if path in links:
+            record = replace(entry.record, modified=links[path].time)
+            state = links[path].state
+            yield dump_snapshot_entry(SnapshotEntry(entry.git_path, "", record, state))
+        elif path not in due:
+            yield line

@@ -1,6 +1,7 @@
-"""Compare a new listing with the last state: difference, events, holds and refused names.
+"""Guard: compare a new listing with the last state, and accept, hold or postpone it.
 
-The built-in sources escape their names; a source from a plug-in may not.
+Also the events and holds of a dataset, and the names that are refused: the built-in sources escape
+their names, a source from a plug-in may not.
 """
 
 from __future__ import annotations
@@ -8,15 +9,29 @@ from __future__ import annotations
 import getpass
 import hashlib
 from collections.abc import Iterable, Iterator, Set
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from heapq import merge
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Self
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from neuromirror.annex import git_path
-from neuromirror.crawl.recorder import Recorder, list_known
-from neuromirror.index import EventRow, HoldRow
+from neuromirror.crawl.plan import Visit
+from neuromirror.crawl.recorder import Recorder, list_known, restore_records
+from neuromirror.crawl.validate import (
+    SpooledSnapshot,
+    is_split_component,
+    saved_inline_components,
+)
+from neuromirror.git import ObjectReader
+from neuromirror.index import EventRow, HoldRow, VersionRow
 from neuromirror.model import (
+    DESCRIPTION_PATH,
+    FOLDER_MARKER,
     Change,
     ConfigurationError,
     DatasetRef,
@@ -29,15 +44,24 @@ from neuromirror.model import (
     NeuromirrorError,
     Retention,
     SnapshotEntry,
+    SnapshotHeader,
     VersionRef,
     current_timestamp,
+    diff_lines,
     dump_pairs,
+    dump_snapshot_entry,
+    line_path,
     load_changes,
     load_pairs,
+    load_snapshot_entry,
+    metadata_digest,
     name_from_alias,
+    parse_description,
+    path_to_text,
+    text_to_path,
 )
+from neuromirror.sources import Listing, UnreliableListingError
 
-_T = TypeVar("_T")
 _API_KINDS = ("api", "api-private")
 _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
@@ -92,46 +116,33 @@ class ComponentRoots(Struct, frozen=True):
         return path if path in self.before or path in self.after else None
 
 
-class CountedItems(Generic[_T]):
-    """An iterable that counts its items as they are read."""
-
-    def __init__(self, items: Iterable[_T]) -> None:
-        self._items = items
-        self.count = 0
-
-    def __iter__(self) -> Iterator[_T]:
-        for item in self._items:
-            self.count += 1
-            yield item
+_NO_COMPONENTS = ComponentRoots()
 
 
 class StateDifference:
     """The differences between two states of a dataset, on disk: pairs of old and new record lines.
 
-    Parameters
-    ----------
-    path
-        The file to create.
-    pairs
-        The pairs, which are all read by the constructor.
-
-    Attributes
-    ----------
-    count
-        The number of pairs.
-    roots
-        The paths of the components, each of which counts as one file; empty until the caller sets
-        them.
+    Each component at ``roots`` counts as one file.
     """
 
-    def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:
-        self._path = path
-        self.roots = ComponentRoots()
-        counted = CountedItems(pairs)
+    def __init__(self, path: Path, roots: ComponentRoots = _NO_COMPONENTS) -> None:
+        self.path = path
+        self._roots = roots
+
+    @classmethod
+    def write(
+        cls, path: Path, pairs: Iterable[LinePair], roots: ComponentRoots = _NO_COMPONENTS
+    ) -> Self:
+        """Write the pairs to a new file, and return the difference."""
         with path.open("wb", buffering=1 << 18) as file:
-            for line in dump_pairs(counted):
+            for line in dump_pairs(pairs):
                 file.write(line + b"\n")
-        self.count = counted.count
+        return cls(path, roots)
+
+    @cached_property
+    def count(self) -> int:
+        """The number of pairs."""
+        return sum(1 for _ in self.pairs())
 
     def pairs(self) -> Iterator[LinePair]:
         """Yield the lines before and after, by path.
@@ -141,7 +152,7 @@ class StateDifference:
         LinePair
             The line before and after; None if the file is missing.
         """
-        with self._path.open("rb", buffering=1 << 18) as file:
+        with self.path.open("rb", buffering=1 << 18) as file:
             yield from load_pairs(line[:-1] for line in file)
 
     def changes(self) -> Iterator[Change]:
@@ -181,10 +192,10 @@ class StateDifference:
             if old is None or new is not None or old.record.path in moved:
                 continue
             path = old.record.path
-            root = self.roots.component_of(path)
+            root = self._roots.component_of(path)
             if root is None:
                 yield path
-            elif root not in self.roots.after and root not in components:
+            elif root not in self._roots.after and root not in components:
                 components.add(root)
                 yield root
 
@@ -202,7 +213,7 @@ class StateDifference:
             The counts.
         """
         changes = StateChanges(before=before, after=before)
-        roots = self.roots
+        roots = self._roots
         components: dict[bytes, tuple[bool, bool]] = {}
         for old, new in self.changes():
             one = old or new
@@ -300,6 +311,79 @@ def _is_overwritten(old: FileRecord, new: FileRecord) -> bool:
     return old.modified.replace(microsecond=0) != new.modified.replace(microsecond=0)
 
 
+def difference_since(
+    visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+) -> StateDifference:
+    """Return the difference between a minted version and a snapshot.
+
+    It is computed once per snapshot, into a file in its scratch folder.
+    """
+    path = scratch / f"since-{row.records}-{snapshot.spool.path.name}"
+    if path.exists():
+        return StateDifference(path)
+    restore_records(visit.store, visit.dataset, row)
+    before = visit.store.record_lines(visit.dataset.dataset_id, row.records)
+    return StateDifference.write(path, diff_lines(before, snapshot.spool.lines()))
+
+
+def compare(
+    visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+) -> tuple[StateDifference, StateChanges]:
+    """Return the difference between a minted version and a listing, file by file.
+
+    Splitting a Zarr off the dataset's files, or not, makes no difference; a component that
+    upstream itself names counts as one file.
+    """
+    inline = saved_inline_components(visit.store, visit.dataset, row)
+    roots = ComponentRoots(inline.keys(), snapshot.components.paths)
+    difference = StateDifference(difference_since(visit, row, snapshot, scratch).path, roots)
+    split = [
+        old
+        for old, _ in difference.changes()
+        if old is not None
+        and old.subdataset is not None
+        and is_split_component(visit.dataset, old.subdataset.local_id)
+    ]
+    if split:
+        path, counter = scratch / f"whole-since-{row.commit}", count()
+        whole = (line for line, _ in zip(_whole_lines(visit, row, split), counter, strict=False))
+        pairs = diff_lines(whole, snapshot.spool.lines())
+        difference = StateDifference.write(path, pairs, roots)
+        before = next(counter)
+    else:
+        before = row.files + len(list_known(visit.recorder, lambda index: index.subdatasets(row)))
+    before -= sum(one.files - 1 for one in inline.values())
+    return difference, difference.count_changes(before)
+
+
+def _whole_lines(visit: Visit, row: VersionRow, components: list[SnapshotEntry]) -> Iterator[bytes]:
+    """Yield a version's record lines, with those of its components in place of the links."""
+    paths = {component.git_path for component in components}
+    lines = visit.store.record_lines(visit.dataset.dataset_id, row.records)
+    files = (line for line in lines if line_path(line) not in paths)
+    inner = [_component_lines(visit, component) for component in components]
+    yield from merge(files, *inner, key=line_path)
+
+
+def _component_lines(visit: Visit, entry: SnapshotEntry) -> Iterator[bytes]:
+    component, store = entry.subdataset, visit.store
+    assert component is not None
+    if not store.has_records(component.dataset_id, component.commit):
+        name = f"{visit.dataset.mirror}:{component.local_id}"
+        for row in list_known(visit.recorder, lambda index: index.versions(name)):
+            if row.commit == component.commit:
+                restore_records(store, DatasetRef(row.mirror, row.local_id, row.source_uri), row)
+    root, upstream = entry.git_path, entry.record.path
+    if upstream.startswith(b"-"):
+        root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
+    records = store.newest_records(component.dataset_id, component.commit)
+    for line in store.record_lines(component.dataset_id, records):
+        inner = load_snapshot_entry(line)
+        record = replace(inner.record, path=upstream + b"/" + inner.record.path)
+        path = root + b"/" + inner.git_path
+        yield dump_snapshot_entry(SnapshotEntry(path, inner.key, record, inner.subdataset))
+
+
 TOMBSTONE, RETURNED = "tombstone", "returned"
 
 
@@ -367,51 +451,56 @@ def _events(recorder: Recorder, dataset: DatasetRef, kind: str) -> list[EventRow
     return list_known(recorder, lambda index: index.events(dataset.name, kind))
 
 
-class DatasetHolds:
-    """The holds on the listings of one dataset.
+def is_released(visit: Visit, upstream: str, state: str) -> bool:
+    """Return whether an operator released the listing of a version with this state digest."""
+    name = visit.dataset.name
+    return (upstream, state) in visit.recorder.ask(lambda index: index.released_states(name))
 
-    In its methods ``upstream`` is upstream's name of the version, and ``state`` the state digest of
-    the listing.
-    """
 
-    def __init__(self, recorder: Recorder, dataset: DatasetRef) -> None:
-        self._recorder = recorder
-        self._dataset = dataset
-
-    def is_released(self, upstream: str, state: str) -> bool:
-        """Return whether an operator released this listing, identified by its state digest."""
-        name = self._dataset.name
-        return (upstream, state) in self._recorder.ask(lambda index: index.released_states(name))
-
-    def create(self, upstream: str, state: str, reason: str, removed: int, before: int) -> str:
-        """Hold a listing; return the id of the hold. Another hold on the version lapses."""
-        dataset = self._dataset
-        hold = hashlib.sha256(f"{dataset.name} {upstream} {state}".encode()).hexdigest()[:8]
-        if hold not in {one.hold for one in self._open_holds()}:
-            self.lapse(upstream)
-            self._recorder.record(
-                HoldPlaced(
-                    hold=hold,
-                    mirror=dataset.mirror,
-                    local_id=dataset.local_id,
-                    upstream=upstream,
-                    state=state,
-                    reason=reason,
-                    removed=removed,
-                    before=before,
-                    at=current_timestamp(),
-                )
+def place_hold(
+    visit: Visit, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0
+) -> str:
+    """Hold the listing of a version; return the id of the hold. Another hold on it lapses."""
+    dataset = visit.dataset
+    hold = hashlib.sha256(f"{dataset.name} {upstream} {state}".encode()).hexdigest()[:8]
+    if hold not in {row.hold for row in _open_holds(visit)}:
+        lapse_holds(visit, upstream)
+        visit.recorder.record(
+            HoldPlaced(
+                hold=hold,
+                mirror=dataset.mirror,
+                local_id=dataset.local_id,
+                upstream=upstream,
+                state=state,
+                reason=reason,
+                removed=removed,
+                before=before,
+                at=current_timestamp(),
             )
-        return hold
+        )
+    return hold
 
-    def lapse(self, upstream: str) -> None:
-        """End the hold on a version: the listing passes the guards again."""
-        for one in self._open_holds():
-            if one.upstream == upstream:
-                self._recorder.record(HoldLapsed(one.hold, current_timestamp()))
 
-    def _open_holds(self) -> list[HoldRow]:
-        return list_known(self._recorder, lambda index: index.open_holds(self._dataset.name))
+def hold_listing(
+    visit: Visit, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0
+) -> None:
+    """Hold a listing, and report that in the outcome."""
+    hold = place_hold(visit, upstream, state, reason, removed, before)
+    visit.outcome.hold_messages.append(
+        f"{upstream} is held: {reason}; check the dataset upstream, then run 'neuromirror "
+        f"release {hold}' to accept the listing"
+    )
+
+
+def lapse_holds(visit: Visit, upstream: str) -> None:
+    """End the hold on a version: the listing passes the guards again."""
+    for row in _open_holds(visit):
+        if row.upstream == upstream:
+            visit.recorder.record(HoldLapsed(row.hold, current_timestamp()))
+
+
+def _open_holds(visit: Visit) -> list[HoldRow]:
+    return list_known(visit.recorder, lambda index: index.open_holds(visit.dataset.name))
 
 
 def release_hold(recorder: Recorder, hold: str) -> str:
@@ -446,6 +535,142 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     (row,) = matching
     recorder.record(HoldReleased(row.hold, getpass.getuser(), current_timestamp()))
     return row.dataset
+
+
+_MAX_SAMPLED_PATHS = 100
+"""Missing files that are checked upstream if the state is held in any case."""
+
+
+def accepts(
+    visit: Visit,
+    listing: Listing,
+    snapshot: SpooledSnapshot,
+    last: VersionRow,
+    difference: StateDifference,
+    changes: StateChanges,
+) -> bool:
+    """Return whether a state may follow the last one; hold it if not.
+
+    Raises UnreliableListingError if upstream still has files that the listing lacks.
+    """
+    upstream = snapshot.header.version.upstream
+    conflict, loss = _conflict_reason(changes), _loss_reason(visit, changes)
+    if loss and listing.loss_hint:
+        loss = f"{loss}; {listing.loss_hint}"
+    state = snapshot.state_digest() if conflict or loss else ""
+    held = bool(state) and not is_released(visit, upstream, state)
+    if listing.can_find_present:
+        _check_missing_files(visit, listing, snapshot, last, difference, thorough=not held)
+    if held and conflict:
+        message = f"{conflict}; the old state is kept"
+        record_event(visit.recorder, visit.dataset, "incident", message, {"version": upstream})
+        hold = place_hold(visit, upstream, state, conflict, changes.removed, changes.before)
+        # the mirror is behind upstream, so every run reports it
+        visit.outcome.incidents.append(
+            f"{message}; check the dataset upstream, then run 'neuromirror release {hold}' to "
+            "accept the new state"
+        )
+    elif held:
+        hold_listing(visit, upstream, state, loss, changes.removed, changes.before)
+    return not held
+
+
+def _conflict_reason(changes: StateChanges) -> str:
+    """Describe the files with the same upstream id and different bytes; may be empty."""
+    if not changes.conflicts:
+        return ""
+    paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])
+    count = len(changes.conflicts)
+    files = "1 file has" if count == 1 else f"{count} files have"
+    return f"{files} different content under the same upstream id or API URL ({paths})"
+
+
+def _loss_reason(visit: Visit, changes: StateChanges) -> str:
+    """Return why a state that lost files is held; empty if it is not."""
+    if not changes.before:
+        return ""
+    if not changes.after:
+        return "the listing is empty"
+    share = 100 * changes.removed / changes.before
+    guards = visit.settings.guards
+    if share > guards.max_removed_percent and changes.removed > guards.max_removed_files:
+        return f"{changes.removed} of {changes.before} files are missing ({share:.0f} %)"
+    return ""
+
+
+def _check_missing_files(
+    visit: Visit,
+    listing: Listing,
+    snapshot: SpooledSnapshot,
+    last: VersionRow,
+    difference: StateDifference,
+    *,
+    thorough: bool,
+) -> None:
+    """Check upstream for the files that the listing lacks: all (``thorough``), or a sample."""
+    header = snapshot.header
+    elsewhere = _named_paths(header)
+    missing = chain(
+        _lost_documents(visit, last, snapshot, difference),
+        (path for path in difference.missing_paths() if path not in elsewhere),
+    )
+    requested = list(missing if thorough else islice(missing, _MAX_SAMPLED_PATHS))
+    present = listing.find_present(requested) if requested else []
+    if present:
+        raise UnreliableListingError(
+            f"{visit.dataset.name} {header.version.upstream}: {len(present)} of {len(requested)} "
+            f"files that the listing lacks still exist upstream, "
+            f"for example {path_to_text(present[0])!r}; try again"
+        )
+
+
+def _named_paths(header: SnapshotHeader) -> set[bytes]:
+    return {one.path for one in header.documents} | {one.path for one in header.exceptions}
+
+
+def _lost_documents(
+    visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, difference: StateDifference
+) -> list[bytes]:
+    """Return the documents of a version that are neither documents nor files now."""
+    header = snapshot.header
+    if row.metadata == metadata_digest(header.documents):
+        return []
+    with ObjectReader(visit.repository.path) as reader:
+        description = parse_description(
+            reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
+        )
+    lost = {text_to_path(name) for name in description["documents"]}
+    lost -= _named_paths(header)
+    if lost:
+        lost -= {new.record.path for _, new in difference.changes() if new is not None}
+    return sorted(lost)
+
+
+def is_postponed(visit: Visit, snapshot: SpooledSnapshot) -> bool:
+    """Return whether a new dataset is not mirrored yet: a folder marker, or still growing."""
+    header = snapshot.header
+    reasons = {one.reason for one in header.exceptions}
+    if snapshot.files or header.documents or reasons != {FOLDER_MARKER}:
+        return is_settling(visit, header.newest)
+    visit.outcome.waiting_reason = (
+        "new and empty except for a folder marker; it is mirrored once it has an object"
+    )
+    return True
+
+
+def is_settling(visit: Visit, newest: datetime | None) -> bool:
+    """Return whether a dataset that was never mirrored may still be growing."""
+    minutes = visit.settings.guards.settle_minutes
+    if not minutes or newest is None or visit.versions():
+        return False
+    if datetime.now(UTC) - newest >= timedelta(minutes=minutes):
+        return False
+    at = newest.astimezone(UTC).isoformat(timespec="seconds")
+    visit.outcome.waiting_reason = (
+        f"new and possibly still growing: its newest file is from {at}; it is mirrored once "
+        f"nothing has changed for {minutes:g} minutes"
+    )
+    return True
 
 
 class InvalidNameError(NeuromirrorError):

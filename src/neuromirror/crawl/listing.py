@@ -1,60 +1,40 @@
-"""Read a listing, resolve its components and validate the result into a snapshot.
-
-A listing is used only if it is whole: its numbers of files and bytes match upstream's own summary,
-no path is listed twice, and the summary is the same before and after
-(docs/explanation/design.md, Crawl).
-No request is made here: the entries were read and the components resolved before.
-"""
+"""List: read a version of a dataset from upstream, with the results of earlier visits."""
 
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Self
 
-import msgspec
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct
 
-from neuromirror.annex import find_pointer_key, fits_path_limits, git_path, key_for, mark_clash
-from neuromirror.index import CrawlIndex, EtagRow
-from neuromirror.mint import LineSorter
-from neuromirror.model import (
-    MAX_INTEGER,
-    Digest,
-    Document,
-    Evidence,
-    ExcludedEntry,
-    FileRecord,
-    Location,
-    SnapshotEntry,
-    SnapshotHeader,
-    StateDigest,
-    VersionRef,
-    dump_snapshot_entry,
-    line_path,
-    load_snapshot_entries,
-    load_snapshot_entry,
-    path_to_text,
-    subdataset_line,
+from neuromirror.crawl.plan import Visit
+from neuromirror.crawl.recorder import restore_records
+from neuromirror.crawl.validate import (
+    ComponentResolver,
+    SpooledSnapshot,
+    StateCommits,
+    is_split_component,
+    read_listing,
 )
-from neuromirror.model.snapshot_entries import entry_line
-from neuromirror.net import ListingTooLongError, redact
+from neuromirror.index import CrawlIndex, EtagRow, Index, VersionRow
+from neuromirror.model import DatasetRef, Location, SnapshotEntry, VersionKind, VersionRef
+from neuromirror.net import AccessDeniedError, InvalidListingError
 from neuromirror.sources import (
-    ComponentEntry,
     KnownContent,
     Listing,
-    UnexpectedReplyError,
+    SupportsPendingCheck,
     UnreliableListingError,
-    UpstreamChangingError,
+    VisitContext,
 )
-from neuromirror.store.memos import MemoFolder, StoredMemo
+from neuromirror.store import Store
+from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
 
 
 def create_workspace(folder: Path) -> Path:
@@ -162,11 +142,6 @@ class RefusalHistory:
             with suppress(ValueError):
                 self._saved = json.loads(memo.content)
 
-    @property
-    def has_new(self) -> bool:
-        """Whether an object was recorded."""
-        return bool(self._seen)
-
     def record(self, url: str) -> bool:
         """Record a refused object; return whether it has been refused for LASTING_AFTER."""
         now = datetime.now(UTC)
@@ -176,6 +151,20 @@ class RefusalHistory:
             if len(self._seen) < _MAX_OBJECTS:
                 self._seen[url] = since
         return now - datetime.fromisoformat(since) >= LASTING_AFTER
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save the refused objects at the end of the block, also after an error."""
+        is_complete = False
+        try:
+            yield
+            is_complete = True
+        except AccessDeniedError:
+            # raised after all refused objects are recorded, or for the list of the objects
+            is_complete = bool(self._seen)
+            raise
+        finally:
+            self.save(is_complete=is_complete)
 
     def save(self, *, is_complete: bool) -> None:
         """Save the refused objects; those before are kept unless the listing was complete."""
@@ -187,666 +176,203 @@ class RefusalHistory:
             self._memos.write(self._id, _MEMO_NAME, StoredMemo("", "", content) if saved else None)
 
 
-_OPAQUE_DIGESTS: Final = {
-    "sha256": re.compile(r"[0-9a-f]{64}").fullmatch,
-    "md5": re.compile(r"[0-9a-f]{32}").fullmatch,
-    "etag": re.compile(r".+", re.DOTALL).fullmatch,
-}
-"""The allowed values by algorithm; without a part size, an ETag is an opaque identifier."""
-_MULTIPART_DIGESTS: Final = {
-    **_OPAQUE_DIGESTS,
-    "etag": re.compile(r"[0-9a-f]{32}-[0-9]+").fullmatch,
-}
-"""The allowed values in a record with a part size."""
-_RULES: Final = {
-    "sha256": "64 lower-case hexadecimal digits",
-    "md5": "32 lower-case hexadecimal digits",
-    "etag": "<32 lower-case hexadecimal digits>-<parts>, or without a part size any other text",
-}
-_WEB: Final = ("https://", "http://")
-_URL_STARTS: Final = {
-    "s3": _WEB,
-    "s3-private": ("s3://",),
-    "api": _WEB,
-    "api-private": _WEB,
-    "boss": ("boss://",),
-    "ndstore": ("ndstore://",),
-}
-_SHOWN: Final = 300
+class _UnindexedContents:
+    """Looks up contents of a dataset's last state whose files are not in the index (large Zarrs).
 
-
-def check_record(record: FileRecord, version: VersionRef) -> None:
-    """Check the digests and locations of a record.
-
-    Parameters
-    ----------
-    record
-        The record, as its source returned it.
-    version
-        The version of the listing, for the message.
-
-    Raises
-    ------
-    UnexpectedReplyError
-        If a value breaks a rule of :class:`Digest` or :class:`Location`.
-    """
-    # once per listed file: only lookups and C calls
-    allowed = _OPAQUE_DIGESTS if record.part_size is None else _MULTIPART_DIGESTS
-    try:
-        for digest in record.digests:
-            if allowed[digest.algorithm](digest.value) is None:
-                break
-        else:
-            for location in record.locations:
-                if not location.url.startswith(_URL_STARTS[location.kind]):
-                    break
-            else:
-                return
-    except (AttributeError, KeyError, TypeError):
-        pass  # an unknown name, or a value of another type
-    fault = next(_faults(record), "the digests or locations are malformed")
-    raise UnexpectedReplyError(
-        f"{version.dataset.name} {version.upstream}: {path_to_text(record.path)!r}: {redact(fault)}"
-    )
-
-
-def _faults(record: FileRecord) -> Iterator[str]:
-    """Yield the broken rules, as text for a message."""
-    allowed = _OPAQUE_DIGESTS if record.part_size is None else _MULTIPART_DIGESTS
-    for digest in record.digests:
-        if not isinstance(digest, Digest):
-            yield f"the digest {_show(digest)} is not a Digest"
-        elif digest.algorithm not in _RULES:
-            names = ", ".join(_RULES)
-            yield f"the digest algorithm {_show(digest.algorithm)} is not one of {names}"
-        elif not isinstance(digest.value, str) or not allowed[digest.algorithm](digest.value):
-            rule = _RULES[digest.algorithm]
-            yield f"the {digest.algorithm} {_show(digest.value)} is not {rule}"
-    for location in record.locations:
-        if not isinstance(location, Location):
-            yield f"the location {_show(location)} is not a Location"
-        elif location.kind not in _URL_STARTS:
-            names = ", ".join(_URL_STARTS)
-            yield f"the location kind {_show(location.kind)} is not one of {names}"
-        elif not isinstance(location.url, str) or not location.url.startswith(
-            _URL_STARTS[location.kind]
-        ):
-            starts = " or ".join(_URL_STARTS[location.kind])
-            yield (
-                f"the URL {_show(location.url)} of the kind {location.kind!r} does not start "
-                f"with {starts}"
-            )
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-class RecordSpool:
-    """The records of a snapshot on disk, one per line, sorted by git path."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield the lines.
-
-        Yields
-        ------
-        bytes
-            A record line, without newline.
-        """
-        with self.path.open("rb", buffering=1 << 18) as file:
-            for line in file:
-                yield line[:-1]
-
-    def files(self) -> Iterator[SnapshotEntry]:
-        """Yield the entries.
-
-        Yields
-        ------
-        SnapshotEntry
-            An entry, in the order of the lines.
-        """
-        return load_snapshot_entries(self.lines())
-
-
-class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
-    """A component, such as a Zarr, whose entries are files of the dataset below ``path``.
-
-    Attributes
-    ----------
-    path
-        The path upstream.
-    local_id, source_uri
-        The component's own dataset.
-    upstream
-        Upstream's name of the state.
-    files, exceptions, size
-        Number of files, of exceptions and of bytes in the dataset.
-    newest
-        The time of the newest file.
+    This is a context manager, for use in the thread of the ``index`` connection. The records are
+    read at the first lookup, into a temporary index.
     """
 
-    path: bytes
-    local_id: str
-    upstream: str
-    files: int
-    exceptions: int
-    newest: datetime | None
-    source_uri: str
-    size: int
+    def __init__(self, store: Store, index: CrawlIndex, dataset: DatasetRef) -> None:
+        self._store = store
+        self._index = index
+        self._dataset = dataset
+        self._stack = ExitStack()
 
+    def __enter__(self) -> Self:
+        return self
 
-class ResolvedComponents(Struct, frozen=True):
-    """The components of a listing (Zarrs or volume scales), and how each is stored.
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    Attributes
-    ----------
-    subdatasets
-        Components that are datasets of their own, by upstream path.
-    unmirrored
-        Paths of those among them whose state the store lacks.
-    inline
-        Components whose entries are files of the dataset.
-    problems
-        One line per component that is not mirrored as it is upstream.
-    incidents
-        One line per component whose files upstream no longer match its checksum, which is still
-        the same as at the last visit; the mirrored state is kept.
-    is_final
-        Whether the next visit can skip an unchanged listing.
-    pending_ids
-        Local ids of the components that are still being written upstream.
-    """
+    def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
+        """Return the known content of each ETag; see :meth:`Index.known_contents`."""
+        found = self._contents_index
+        return [None] * len(etags) if found is None else found.known_contents(etags)
 
-    subdatasets: Mapping[bytes, ComponentEntry] = field(default_factory=dict)
-    unmirrored: frozenset[bytes] = frozenset()
-    inline: tuple[InlineComponentState, ...] = ()
-    problems: tuple[str, ...] = ()
-    incidents: tuple[str, ...] = ()
-    is_final: bool = True
-    pending_ids: frozenset[str] = frozenset()
-
-    @property
-    def paths(self) -> frozenset[bytes]:
-        """The upstream paths of all components."""
-        return frozenset(self.subdatasets) | {one.path for one in self.inline}
-
-
-ResolvedEntry = SnapshotEntry | FileRecord | bytes | ExcludedEntry
-"""A link to a component, a file of an inline component, or an exception.
-
-A file is a record, or a record line with its git path.
-"""
-
-
-class ComponentResolver(Protocol):
-    """Decides how each component of a listing is stored: inline, as a subdataset or not at all."""
-
-    def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
-        """Start to read a component, if necessary, before the whole listing is read."""
-        ...
-
-    def close(self) -> None:
-        """Cancel pending reads; return once no thread writes any more."""
-        ...
-
-    def resolve(
-        self, components: Sequence[ComponentEntry], scratch: Path
-    ) -> Iterator[ResolvedEntry]:
-        """Yield the entries that represent the components in the dataset."""
-        ...
-
-    @property
-    def result(self) -> ResolvedComponents:
-        """The resolved components; complete after :meth:`resolve`."""
-        ...
-
-
-class SpooledSnapshot(Struct, frozen=True):
-    """A validated listing on disk.
-
-    Attributes
-    ----------
-    header
-        The snapshot without its files.
-    spool
-        The files and the links to components.
-    files
-        The number of files, without links to components.
-    pending_files
-        Files without sha256, and components without checksum, that upstream will complete.
-    components
-        The components.
-    has_no_upstream_time
-        Whether upstream has no time, so that the version has that of its newest file.
-    is_single_array
-        Whether the whole dataset is one Zarr array or volume.
-    """
-
-    header: SnapshotHeader
-    spool: RecordSpool
-    files: int
-    pending_files: int
-    components: ResolvedComponents = ResolvedComponents()
-    has_no_upstream_time: bool = False
-    is_single_array: bool = False
-
-    def state_digest(self) -> str:
-        """Return the state digest, with upstream's checksums for components.
-
-        It is the same before and after the components are mirrored.
-
-        Returns
-        -------
-        str
-            ``sha256:<hex>``.
-        """
-        digest = StateDigest()
-        for entry in self.spool.files():
-            component = (
-                None
-                if entry.subdataset is None
-                else self.components.subdatasets.get(entry.record.path)
-            )
-            if component is None:
-                digest.add(entry_line(entry))
-            else:
-                checksum = component.version.upstream
-                digest.add(subdataset_line(entry.git_path, component.dataset.dataset_id, checksum))
-        return digest.value()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether upstream lists nothing at all."""
-        return not (self.files or self.components.subdatasets or self.header.exceptions)
-
-
-_MAX_EXCEPTIONS: Final = 1_000_000
-"""Limit of the exceptions of one listing, which are kept in memory and in ``dataset.json``."""
-_MAX_COMPONENTS: Final = 200_000
-"""Limit of the components of one listing, which are kept in memory."""
-
-
-class ListedEntries:
-    """The entries of a listing: files in a sorter, the others in memory.
-
-    A component counts as one entry of the listing, whatever is in it.
-
-    Attributes
-    ----------
-    count
-        The number of entries, as upstream counts them.
-    bytes
-        The total size of the entries in bytes.
-    files
-        The number of files in the snapshot, without links to components.
-    pending
-        Files without sha256, and components without checksum.
-    newest
-        The time of the newest file or inline component.
-    components
-        The components, in the order of the listing.
-    exceptions
-        The entries that cannot be mirrored.
-    """
-
-    def __init__(self, version: VersionRef, sorter: LineSorter) -> None:
-        self.version = version
-        self.sorter = sorter
-        self.count = 0
-        self.bytes = 0
-        self.files = 0
-        self.pending = 0
-        self.newest: datetime | None = None
-        self.components: list[ComponentEntry] = []
-        self.exceptions: list[ExcludedEntry] = []
-
-    def add(self, entry: FileRecord | ExcludedEntry | ComponentEntry) -> None:
-        """Add an entry of the listing.
-
-        Raises
-        ------
-        ListingTooLongError
-            Beyond the limits.
-        UnexpectedReplyError
-            If a digest or location of a file breaks the rules of its type.
-        """
-        self.count += 1
-        self.bytes += entry.size or 0
-        if isinstance(entry, ComponentEntry):
-            self.components.append(entry)
-            self._check_count("components", self.components, _MAX_COMPONENTS)
-            self.pending += entry.version.claimed_totals is None
-            return
-        if isinstance(entry, FileRecord):
-            check_record(entry, self.version)
-        git_entry = _assign_git_path(entry)
-        if isinstance(git_entry, ExcludedEntry):
-            self._exclude(git_entry)
-            return
-        self._sort(git_entry)
-        self.files += 1
-        self.pending += git_entry.record.evidence is not Evidence.SHA256
-        self.note_time(git_entry.record.modified)
-
-    def add_resolved(self, entry: ResolvedEntry) -> None:
-        """Add an entry of a resolved component, which upstream's summary does not count."""
-        if isinstance(entry, bytes):
-            self.sorter.add(line_path(entry) + b"\0" + entry)
-            self.files += 1
-            return
-        git_entry = _assign_git_path(entry) if isinstance(entry, FileRecord) else entry
-        if isinstance(git_entry, ExcludedEntry):
-            self._exclude(git_entry)
-            return
-        self._sort(git_entry)
-        self.files += git_entry.subdataset is None
-        self.note_time(git_entry.record.modified)
-
-    def note_time(self, modified: datetime | None) -> None:
-        """Update ``newest``."""
-        if modified is not None and (self.newest is None or modified > self.newest):
-            self.newest = modified
-
-    def _sort(self, entry: SnapshotEntry) -> None:
-        self.sorter.add(entry.git_path + b"\0" + dump_snapshot_entry(entry))
-
-    def _exclude(self, entry: ExcludedEntry) -> None:
-        self.exceptions.append(entry)
-        self._check_count("entries that cannot be mirrored", self.exceptions, _MAX_EXCEPTIONS)
-
-    def _check_count(self, label: str, items: Sequence[object], limit: int) -> None:
-        if len(items) > limit:
-            raise ListingTooLongError(
-                f"{self.version.dataset.name} {self.version.upstream}: the listing has more than "
-                f"{limit} {label}; nothing was changed",
-                url=self.version.dataset.source_uri,
-            )
-
-
-def _assign_git_path(entry: FileRecord | ExcludedEntry) -> SnapshotEntry | ExcludedEntry:
-    if isinstance(entry, ExcludedEntry):
-        return entry
-    path = git_path(entry.path)
-    if not fits_path_limits(path):
-        # the detail is committed (dataset.json): another text changes commit ids
-        return ExcludedEntry(
-            entry.path,
-            "path-too-long",
-            f"the path would take {len(path)} bytes in git, more than file systems hold",
-            entry.size or 0,
-        )
-    return SnapshotEntry(path, key_for(entry, path), entry)
-
-
-def check_summary(
-    entries: ListedEntries, before: VersionRef, after: VersionRef, *, lacks_sizes: bool = False
-) -> None:
-    """Check the totals of a listing against upstream's own summary.
-
-    Parameters
-    ----------
-    entries
-        All entries of the listing.
-    before, after
-        The version as upstream states it before the listing and after it.
-    lacks_sizes
-        Whether the summary counts bytes that no entry states (:attr:`Listing.lacks_sizes`).
-
-    Raises
-    ------
-    UnreliableListingError
-        If they differ, or if upstream changed during the listing.
-    """
-    name = f"{before.dataset.name} {before.upstream}"
-    if (before.claimed_totals, before.time) != (after.claimed_totals, after.time):
-        raise UpstreamChangingError(
-            f"{name}: upstream changed during the listing ({before.claimed_totals} at "
-            f"{before.time}, then {after.claimed_totals} at {after.time})"
-        )
-    if entries.bytes > MAX_INTEGER:
-        raise UnreliableListingError(
-            f"{name}: the listed files have {entries.bytes} bytes, more than any archive has; "
-            "nothing was changed, try again"
-        )
-    claimed = before.claimed_totals
-    if claimed is not None and (
-        claimed.files != entries.count
-        or claimed.bytes < entries.bytes
-        or (claimed.bytes > entries.bytes and not lacks_sizes)
-    ):
-        raise UnreliableListingError(
-            f"{name}: the listing has {entries.count} files with {entries.bytes} bytes, but "
-            f"upstream states {claimed.files} files with {claimed.bytes} bytes; nothing was "
-            "changed, try again"
-        )
-
-
-def validate_listing(
-    listing: Listing, entries: ListedEntries, resolved: ResolvedComponents, scratch: Path
-) -> SpooledSnapshot:
-    """Return the snapshot of a listing that was read to its end.
-
-    The version's time is upstream's own, else that of the newest file or document; None if
-    upstream has no times.
-
-    Parameters
-    ----------
-    listing
-        The listing, for its facts and documents.
-    entries
-        All entries, including those of the components.
-    resolved
-        The components.
-    scratch
-        A folder for the files of the snapshot.
-
-    Raises
-    ------
-    UnreliableListingError
-        If a path is listed twice.
-    """
-    spool = RecordSpool(scratch / "records.jsonl")
-    reserved = _DocumentPaths(listing.documents)
-    clashes, escape = _write(entries.sorter, spool.path, listing.version, reserved)
-    if clashes or escape:
-        _resolve_clashes(spool, clashes, reserved, scratch)
-    _check_exceptions(entries.exceptions, listing.version)
-    for document in listing.documents:
-        entries.note_time(document.modified)
-    header = SnapshotHeader(
-        version=replace(listing.version, time=listing.version.time or entries.newest),
-        facts=listing.facts,
-        documents=tuple(map(_plain_document, sorted(listing.documents, key=lambda one: one.path))),
-        exceptions=tuple(sorted(entries.exceptions, key=lambda one: (one.path, one.reason))),
-        newest=entries.newest,
-        web_remotes=listing.web_remotes,
-        special_remotes=listing.special_remotes,
-        unversioned=listing.unversioned,
-    )
-    return SpooledSnapshot(
-        header,
-        spool,
-        entries.files,
-        entries.pending if listing.late_sha256 else 0,
-        resolved,
-        has_no_upstream_time=listing.version.time is None,
-        is_single_array=listing.manifest_only,
-    )
-
-
-def _plain_document(document: Document) -> Document:
-    """Return a document that git-annex does not take for the pointer of another file.
-
-    Sources write JSON or YAML, which may start with an empty line.
-    """
-    if find_pointer_key(document.content) is None:
-        return document
-    return replace(document, content=b"\n" + document.content)
-
-
-class _DocumentPaths:
-    """The git paths of upstream's documents."""
-
-    def __init__(self, documents: Iterable[Document]) -> None:
-        self._paths = {document.path for document in documents}
-        self._roots = {path.partition(b"/")[0] for path in self._paths}
-        self.folders: set[bytes] = set()
-        for path in self._paths:
-            folder = path.rpartition(b"/")[0]
-            while folder:
-                self.folders.add(folder)
-                folder = folder.rpartition(b"/")[0]
-
-    def document_above(self, path: bytes) -> bytes | None:
-        """Return the document at a path or at a folder above it; None without one."""
-        if path.partition(b"/")[0] not in self._roots:
+    @cached_property
+    def _contents_index(self) -> Index | None:
+        versions = list(self._versions())
+        if not versions:
             return None
-        while path:
-            if path in self._paths:
-                return path
-            path = path.rpartition(b"/")[0]
-        return None
+        folder = self._stack.enter_context(self._store.scratch())
+        files = chain.from_iterable(map(self._files, versions))
+        return self._stack.enter_context(Index.of_contents(folder / "contents.sqlite", files))
 
-    def escape(self, path: bytes) -> bytes:
-        """Return a path with the first letter of a clashing document's name percent-encoded."""
-        document = self.document_above(path)
-        if document is None:
-            return path
-        folder, slash, name = document.rpartition(b"/")
-        first = name.decode()[0].encode()
-        letter = b"".join(b"%%%02X" % byte for byte in first)
-        return folder + slash + letter + name[len(first) :] + path[len(document) :]
+    def _versions(self) -> Iterator[VersionRow]:
+        """Yield the last state, and those of the Zarrs split from it, if they are not indexed.
 
+        A component that upstream names itself has a listing of its own.
+        """
+        last = self._index.last_version(self._dataset.name)
+        if last is None:
+            return
+        if not last.indexed:
+            yield last
+        for component in self._index.subdatasets(last):
+            own = is_split_component(self._dataset, component.dataset.partition(":")[2])
+            if own and component.label is not None:
+                version = self._index.resolve(component.dataset, component.commit)
+                if not version.indexed:
+                    yield version
 
-def _write(
-    sorter: LineSorter, target: Path, version: VersionRef, reserved: _DocumentPaths
-) -> tuple[set[bytes], bool]:
-    """Write the sorted lines.
-
-    Returns
-    -------
-    tuple
-        The paths that are both a file and a folder, and whether a file clashes with a document.
-
-    Raises
-    ------
-    UnreliableListingError
-        If a path is listed twice.
-    """
-    clashes: set[bytes] = set()
-    escape = False
-    last = b""
-    prefixes: list[bytes] = []
-    with target.open("wb", buffering=1 << 18) as file:
-        for sorted_line in sorter:
-            path, _, line = sorted_line.partition(b"\0")
-            if path == last:
-                raise UnreliableListingError(
-                    f"{version.dataset.name} {version.upstream}: {path_to_text(path)!r} is listed "
-                    f"twice; "
-                    "nothing was changed, try again"
-                )
-            while prefixes and not path.startswith(prefixes[-1]):
-                prefixes.pop()
-            clashes.update(one for one in prefixes if path[len(one) : len(one) + 1] == b"/")
-            prefixes.append(path)
-            if path in reserved.folders:
-                clashes.add(path)
-            elif not escape:
-                escape = reserved.document_above(path) is not None
-            last = path
-            file.write(line + b"\n")
-    return clashes, escape
+    def _files(self, version: VersionRow) -> Iterator[SnapshotEntry]:
+        """Yield the files whose ETag alone does not identify the content."""
+        dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
+        restore_records(self._store, dataset, version)
+        for entry in self._store.records(dataset.dataset_id, version.records):
+            record = entry.record
+            if record.part_size is not None or record.digest("sha256") is not None:
+                yield entry
 
 
-def _resolve_clashes(
-    spool: RecordSpool, clashes: set[bytes], reserved: _DocumentPaths, scratch: Path
-) -> None:
-    """Rename the files that clash with a document, or with a folder of the same name."""
-    with LineSorter(scratch) as sorter:
-        for line in spool.lines():
-            entry = load_snapshot_entry(line)
-            path = reserved.escape(entry.git_path)
-            if entry.git_path in clashes:
-                path = mark_clash(path)
-            if path == entry.git_path:
-                sorter.add(path + b"\0" + line)
-            else:
-                key = "" if entry.subdataset is not None else key_for(entry.record, path)
-                entry = SnapshotEntry(path, key, entry.record, entry.subdataset)
-                sorter.add(path + b"\0" + dump_snapshot_entry(entry))
-        with spool.path.open("wb", buffering=1 << 18) as file:
-            for sorted_line in sorter:
-                file.write(sorted_line.partition(b"\0")[2] + b"\n")
+_PENDING = "pending "
+"""Prefix of the memo with the pending items of a version."""
+_PROBLEMS = "problems "
+"""Prefix of the memo that a published version has problems."""
 
 
-def _check_exceptions(exceptions: Sequence[ExcludedEntry], version: VersionRef) -> None:
-    paths = [one.path for one in exceptions]
-    if len(set(paths)) != len(paths):
-        raise UnreliableListingError(
-            f"{version.dataset.name} {version.upstream}: a path that is not mirrored is listed "
-            "twice; nothing was changed, try again"
-        )
+class ListedVersion(Struct, frozen=True):
+    """A version as upstream lists it now.
 
-
-def read_listing(
-    listing: Listing, scratch: Path, resolver: ComponentResolver | None = None
-) -> SpooledSnapshot:
-    """Read a listing to its end into ``scratch``, and return the validated snapshot.
-
-    Components may be prefetched before the summary confirms the listing, and are used only then.
-
-    Parameters
+    Attributes
     ----------
     listing
-        The listing.
+        The listing, read to its end.
+    snapshot
+        The validated listing; None if upstream reports no change since the memo.
     scratch
-        A folder for the files of the snapshot.
-    resolver
-        Resolves the components of the listing; None if it has none.
-
-    Returns
-    -------
-    SpooledSnapshot
-        The snapshot; its files are in ``scratch``.
-
-    Raises
-    ------
-    UnreliableListingError
-        If the listing is not whole, or a record is malformed.
-    ListingTooLongError
-        If it has too many components or exceptions.
-    NeuromirrorError
-        Whatever the source raises.
+        A folder for the files of the snapshot and of the next steps.
+    refusals
+        The objects of the version that upstream refuses to return.
+    memo
+        The listing's own memo, for the next visit.
     """
-    with LineSorter(scratch) as sorter:
-        entries = ListedEntries(listing.version, sorter)
-        for entry in listing.entries():
-            entries.add(entry)
-            if isinstance(entry, ComponentEntry) and resolver is not None:
-                resolver.prefetch(entry, scratch)
-        # a source may complete its version while the entries are read
-        confirmed = listing.confirm_version()
-        check_summary(entries, listing.version, confirmed, lacks_sizes=listing.lacks_sizes)
-        resolved = _resolve_components(entries, resolver, scratch)
-        return validate_listing(listing, entries, resolved, scratch)
+
+    listing: Listing
+    snapshot: SpooledSnapshot | None
+    scratch: Path
+    refusals: RefusalHistory
+    memo: bytes | None = None
 
 
-def _resolve_components(
-    entries: ListedEntries, resolver: ComponentResolver | None, scratch: Path
-) -> ResolvedComponents:
-    """Add the entries of the components; return the resolved components."""
-    if not entries.components:
-        return ResolvedComponents()
-    if resolver is None:
-        raise TypeError(f"{entries.version.dataset.name}: components without a resolver")
-    for entry in resolver.resolve(entries.components, scratch):
-        entries.add_resolved(entry)
-    resolved = resolver.result
-    for inline in resolved.inline:
-        entries.note_time(inline.newest)
-    return resolved
+@contextmanager
+def read_version(
+    visit: Visit,
+    version: VersionRef,
+    memo_name: str,
+    memo: StoredMemo | None,
+    refusals: RefusalHistory,
+    open_listing: Callable[[VisitContext], Listing],
+    resolver: ComponentResolver | None,
+) -> Iterator[ListedVersion]:
+    """Read and validate the listing of a version, unless it is unchanged since ``memo``.
+
+    The scratch folder exists, and refused objects are recorded, until the end of the block. Pages
+    of a listing that contradicts itself are discarded, so that it is not resumed from them.
+    """
+    workspace = Workspace(visit.store.root, visit.dataset.dataset_id, memo_name)
+    try:
+        with refusals.saving(), visit.store.scratch() as scratch:
+            with (
+                visit.recorder.reader() as index,
+                _UnindexedContents(visit.store, index, visit.dataset) as unindexed,
+            ):
+                context = StoreVisitContext(
+                    index,
+                    workspace.path,
+                    None if memo is None else memo.content,
+                    deep=visit.deep and not visit.within,
+                    look_up_unindexed=unindexed.contents,
+                    record_refusal=refusals.record,
+                )
+                listing, snapshot = open_listing(context), None
+                content = None
+                if memo is not None and listing.is_unchanged():
+                    renewed = listing.renewed_memo()
+                    if renewed is not None:
+                        # a source that reads a sample continues from where it stopped
+                        commits = memo.commit, memo.annex_commit
+                        _write(visit, memo_name, StoredMemo(*commits, renewed, memo.pending))
+                elif resolver is None:
+                    snapshot = read_listing(listing, scratch)
+                else:
+                    with closing(resolver):
+                        snapshot = read_listing(listing, scratch, resolver)
+            if version.kind is VersionKind.PUBLISHED:
+                has_problems = bool(listing.problems())
+                _write(
+                    visit, _PROBLEMS + memo_name, StoredMemo("", "", b"") if has_problems else None
+                )
+            if snapshot is not None:
+                content = listing.memo()
+            # the next steps restart with a new listing: kept pages would hide changes
+            workspace.remove()
+            yield ListedVersion(listing, snapshot, scratch, refusals, content)
+    except (UnreliableListingError, InvalidListingError):
+        workspace.remove()
+        raise
+    finally:
+        workspace.remove_if_empty()
+
+
+def known_memo(
+    visit: Visit, memo_name: str, commit: str | None, annex_commit: str | None = None
+) -> StoredMemo | None:
+    """Return the memo of the state with these commits; any commit of git-annex without one."""
+    memo = MemoFolder(visit.store.root).read(visit.dataset.dataset_id, memo_name)
+    if memo is None or memo.commit != commit or annex_commit not in (None, memo.annex_commit):
+        return None
+    return memo
+
+
+def keep_memos(
+    visit: Visit, memo_name: str, listed: ListedVersion, commits: StateCommits | None
+) -> None:
+    """Keep what the next visit compares with; without commits, it reads the listing again."""
+    pending_items = None
+    if commits is not None and listed.snapshot is not None:
+        pending, content = listed.snapshot.pending_files, listed.memo
+        memo = None if content is None else StoredMemo(*commits, content, pending)
+        _write(visit, memo_name, memo)
+        content = listed.listing.pending_items()
+        pending_items = None if content is None else StoredMemo(*commits, content, pending)
+    _write(visit, _PENDING + memo_name, pending_items)
+
+
+def _write(visit: Visit, memo_name: str, memo: StoredMemo | None) -> None:
+    MemoFolder(visit.store.root).write(visit.dataset.dataset_id, memo_name, memo)
+
+
+def count_still_pending(
+    visit: Visit, memo_name: str, commit: str | None, annex_commit: str | None
+) -> int | None:
+    """Return how many files are still pending in the state of these commits.
+
+    None if upstream has completed some of them, or only a visit can detect that.
+    """
+    memo = MemoFolder(visit.store.root).read(visit.dataset.dataset_id, _PENDING + memo_name)
+    if (
+        memo is None
+        or (memo.commit, memo.annex_commit) != (commit, annex_commit)
+        or not isinstance(visit.source, SupportsPendingCheck)
+        or not visit.source.is_still_pending(visit.dataset, memo.content)
+    ):
+        return None
+    return memo.pending
+
+
+def had_problems(visit: Visit, memo_name: str) -> bool:
+    """Return whether the last listing of a published version had problems."""
+    memos = MemoFolder(visit.store.root)
+    return memos.read(visit.dataset.dataset_id, _PROBLEMS + memo_name) is not None

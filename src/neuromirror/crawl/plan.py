@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Final, Protocol, runtime_checkable
@@ -14,7 +13,14 @@ from typing import Any, Final, Protocol, runtime_checkable
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.config.mirror_files import Mirror, find_mirror, include_named, is_builtin
+from neuromirror.config.mirror_files import (
+    Mirror,
+    MirrorFile,
+    find_mirror,
+    include_named,
+    is_builtin,
+)
+from neuromirror.crawl.recorder import Recorder
 from neuromirror.git import ObjectMissingError
 from neuromirror.index import (
     CrawlIndex,
@@ -26,8 +32,16 @@ from neuromirror.index import (
     Tombstone,
     UnknownDatasetError,
     UnknownMirrorError,
+    VersionRow,
 )
-from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, NeuromirrorError, Traffic
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetHint,
+    DatasetRef,
+    NeuromirrorError,
+    Traffic,
+    VersionKind,
+)
 from neuromirror.model.programs import missing_program_message
 from neuromirror.net import (
     CredentialsError,
@@ -40,10 +54,12 @@ from neuromirror.net import (
     redact,
 )
 from neuromirror.sources import DatasetNotFoundError, Estimate, Source
-from neuromirror.store import Store
+from neuromirror.store import Repository, Store
 
 RELEASED = "released"
 """Reason for a visit: a hold on the dataset was released since its last visit."""
+OPENED = "opened upstream"
+"""Reason for a visit: the dataset has to be moved from the private store."""
 
 
 class DatasetTask(Struct, frozen=True):
@@ -108,7 +124,7 @@ def plan_dataset(
     if last is not None and hint.unavailable is None and hint.dataset.name in released:
         action, reason, pending_only = "visit", RELEASED, False
     if in_private_store and hint.unavailable is None:
-        action, reason, pending_only = "visit", "opened upstream", False
+        action, reason, pending_only = "visit", OPENED, False
     return DatasetTask(hint, action, reason, last, pending_only)
 
 
@@ -304,161 +320,150 @@ class PartiallyListedSource(Protocol):
         ...
 
 
-class Planner:
-    """Turns sync requests into tasks, from the archive's overview and the index.
+def plan(
+    request: SyncRequest,
+    source: Source,
+    index: CrawlIndex | None,
+    visit_all_reason: str = "",
+    in_private_store: Container[DatasetRef] = (),
+) -> tuple[list[DatasetTask], list[str]]:
+    """Return the tasks of a request, and the local ids that the archive no longer lists.
 
-    Parameters
-    ----------
-    index
-        The store's index; None for a store without one.
-    visit_all_reason
-        Why all datasets are visited even if the overview reports no change (``deep visit``);
-        empty if they are not.
-    in_private_store
-        Datasets that are visited in any case, because they have to be moved from the private store.
+    ``index`` is None for a store without one. ``visit_all_reason`` is why all datasets are visited
+    even if the overview reports no change, as is each dataset ``in_private_store``, because it has
+    to be moved.
+
+    Raises
+    ------
+    ConfigurationError
+        If the store has the mirror's name for another archive, or the requested dataset is a
+        component of another dataset.
+    NeuromirrorError
+        Whatever the source raises.
     """
-
-    def __init__(
-        self,
-        index: CrawlIndex | None,
-        visit_all_reason: str = "",
-        in_private_store: Container[DatasetRef] = (),
-    ) -> None:
-        self._index = index
-        self._visit_all_reason = visit_all_reason
-        self._in_private_store = in_private_store
-
-    def plan(self, request: SyncRequest, source: Source) -> tuple[list[DatasetTask], list[str]]:
-        """Return the tasks of a request, and the local ids that the archive no longer lists.
-
-        Raises
-        ------
-        ConfigurationError
-            If the store has the mirror's name for another archive, or the requested dataset is a
-            component of another dataset.
-        NeuromirrorError
-            Whatever the source raises.
-        """
-        self._check_archive(request.mirror, source)
-        known: dict[str, LastVisit] = {}
-        held: frozenset[str] = frozenset()
-        released: frozenset[str] = frozenset()
-        takedowns: dict[str, str] = {}
-        if self._index is not None:
-            known = self._index.last_visits(request.mirror.name)
-            held = frozenset(one.dataset for one in self._index.open_holds())
-            released = self._index.released_datasets()
-            takedowns = takedown_messages(self._index, request.mirror.name)
-        if request.local_id is not None:
-            dataset = _dataset(source, request.local_id)
-            if request.local_id in takedowns:
-                hint = DatasetHint(dataset, None)
-                return [DatasetTask(hint, "skip", takedowns[request.local_id])], []
-            self._check_standalone(dataset)
-            try:
-                hints = {request.local_id: request.hint or source.hint(dataset)}
-            except DatasetNotFoundError:
-                if request.local_id in known:
-                    return [], [request.local_id]
-                raise
-        else:
-            hints = _read_overview(source, request.mirror)
-        self._check_other_mirrors(request.mirror, hints.values())
-        tasks = [
-            plan_dataset(
-                hint,
-                known.get(local_id),
-                held,
-                self._visit_all_reason,
-                released=released,
-                in_private_store=hint.dataset in self._in_private_store,
-            )
-            if local_id not in takedowns
-            else DatasetTask(hint, "skip", takedowns[local_id], known.get(local_id))
-            for local_id, hint in hints.items()
-        ]
-        tasks = self._refuse_shared_ids(request.mirror.name, tasks)
-        vanished_ids = vanished_datasets(hints, known) if request.local_id is None else []
-        vanished_ids = [one for one in vanished_ids if one not in takedowns]
-        if isinstance(source, PartiallyListedSource):
-            vanished = [self.resolve_vanished(source, one) for one in vanished_ids]
-            vanished_ids = [
-                dataset.local_id
-                for dataset, refusal in vanished
-                if refusal or source.is_listed(dataset)
-            ]
-        return tasks, vanished_ids
-
-    def resolve_vanished(self, source: Source, local_id: str) -> tuple[DatasetRef, str]:
-        """Return an unlisted dataset of the index; see :func:`resolve_vanished`."""
-        if self._index is None:
-            return source.dataset(local_id), ""
-        return resolve_vanished(source, local_id, self._index)
-
-    def _check_archive(self, mirror: Mirror, source: Source) -> None:
-        """Raise ConfigurationError if the mirror's name belongs to another archive in this store.
-
-        Local ids do not identify the archive, so the datasets of both would be mixed.
-        """
-        for one in () if self._index is None else self._index.mirror_status():
-            if one.mirror == mirror.name and one.uri not in ("", source.uri):
-                raise ConfigurationError(
-                    f"{mirror.path}: the archive is {source.uri}, but in this store the mirror "
-                    f"'{mirror.name}' has the archive {one.uri}; rename the file, or use another "
-                    "--store"
-                )
-
-    def _check_other_mirrors(self, mirror: Mirror, hints: Iterable[DatasetHint]) -> None:
-        """Raise ConfigurationError if another mirror has one of the datasets.
-
-        Both would write to the same repository.
-        """
-        others = {} if self._index is None else self._index.names_in_other_mirrors(mirror.name)
-        for hint in hints if others else ():
-            other = others.get(hint.dataset.source_uri)
-            if other is not None:
-                raise ConfigurationError(
-                    f"{mirror.path}: {hint.dataset.name} is already mirrored in this store as "
-                    f"{other}; remove one of the two configuration files, or use another --store "
-                    "for it"
-                )
-
-    def _refuse_shared_ids(self, mirror: str, tasks: list[DatasetTask]) -> list[DatasetTask]:
-        """Refuse datasets whose dataset id belongs to another local id, also a withdrawn one.
-
-        Both would write to the same repository.
-        """
-        ids = [task.hint.dataset.dataset_id for task in tasks]
-        owners = {} if self._index is None else self._index.local_ids_with_versions(mirror, ids)
-        checked = []
-        for planned, dataset_id in zip(tasks, ids, strict=True):
-            task, dataset = planned, planned.hint.dataset
-            if task.action == "visit":
-                owner = owners.setdefault(dataset_id, dataset.local_id)
-                if owner != dataset.local_id:
-                    reason = (
-                        f"its source URI {dataset.source_uri} is that of {mirror}:{owner}, so that "
-                        "both would have one repository; the source must return another source_uri "
-                        f"for each dataset. 'neuromirror takedown {dataset.name} --reason TEXT' "
-                        "hides this one"
-                    )
-                    task = replace(task, action="refused", reason=reason)
-            checked.append(task)
-        return checked
-
-    def _check_standalone(self, dataset: DatasetRef) -> None:
-        if self._index is None:
-            return
+    known: dict[str, LastVisit] = {}
+    held: frozenset[str] = frozenset()
+    released: frozenset[str] = frozenset()
+    takedowns: dict[str, str] = {}
+    if index is not None:
+        _check_archive(index, request.mirror, source)
+        known = index.last_visits(request.mirror.name)
+        held = frozenset(hold.dataset for hold in index.open_holds())
+        released = index.released_datasets()
+        takedowns = takedown_messages(index, request.mirror.name)
+    if request.local_id is None:
+        hints = _read_overview(source, request.mirror)
+    else:
+        dataset = _dataset(source, request.local_id)
+        if request.local_id in takedowns:
+            hint = DatasetHint(dataset, None)
+            return [DatasetTask(hint, "skip", takedowns[request.local_id])], []
+        if index is not None:
+            _check_standalone(index, dataset)
         try:
-            within = self._index.dataset(dataset.name).within
-            holders = self._index.superdatasets(dataset.name)
-        except (UnknownDatasetError, UnknownMirrorError):
-            return
-        if within:
-            around = " and ".join(holders) or "another dataset"
+            hints = {request.local_id: request.hint or source.hint(dataset)}
+        except DatasetNotFoundError:
+            if request.local_id in known:
+                return [], [request.local_id]
+            raise
+    if index is not None:
+        _check_other_mirrors(index, request.mirror, hints.values())
+    tasks = [
+        DatasetTask(hint, "skip", takedowns[local_id], known.get(local_id))
+        if local_id in takedowns
+        else plan_dataset(
+            hint,
+            known.get(local_id),
+            held,
+            visit_all_reason,
+            released=released,
+            in_private_store=hint.dataset in in_private_store,
+        )
+        for local_id, hint in hints.items()
+    ]
+    tasks = _refuse_shared_ids(index, request.mirror.name, tasks)
+    if request.local_id is not None or index is None:
+        return tasks, []
+    vanished_ids = [one for one in vanished_datasets(hints, known) if one not in takedowns]
+    if isinstance(source, PartiallyListedSource):
+        vanished = [resolve_vanished(source, local_id, index) for local_id in vanished_ids]
+        vanished_ids = [
+            dataset.local_id
+            for dataset, refusal in vanished
+            if refusal or source.is_listed(dataset)
+        ]
+    return tasks, vanished_ids
+
+
+def _check_archive(index: CrawlIndex, mirror: Mirror, source: Source) -> None:
+    """Raise ConfigurationError if the mirror's name belongs to another archive in this store.
+
+    Local ids do not identify the archive, so the datasets of both would be mixed.
+    """
+    for status in index.mirror_status():
+        if status.mirror == mirror.name and status.uri not in ("", source.uri):
             raise ConfigurationError(
-                f"{dataset.name} is a component of {around}; sync that dataset instead"
+                f"{mirror.path}: the archive is {source.uri}, but in this store the mirror "
+                f"'{mirror.name}' has the archive {status.uri}; rename the file, or use another "
+                "--store"
             )
+
+
+def _check_other_mirrors(index: CrawlIndex, mirror: Mirror, hints: Iterable[DatasetHint]) -> None:
+    """Raise ConfigurationError if another mirror has one of the datasets.
+
+    Both would write to the same repository.
+    """
+    others = index.names_in_other_mirrors(mirror.name)
+    for hint in hints if others else ():
+        other = others.get(hint.dataset.source_uri)
+        if other is not None:
+            raise ConfigurationError(
+                f"{mirror.path}: {hint.dataset.name} is already mirrored in this store as "
+                f"{other}; remove one of the two configuration files, or use another --store "
+                "for it"
+            )
+
+
+def _refuse_shared_ids(
+    index: CrawlIndex | None, mirror: str, tasks: list[DatasetTask]
+) -> list[DatasetTask]:
+    """Refuse datasets whose dataset id belongs to another local id, also a withdrawn one.
+
+    Both would write to the same repository.
+    """
+    ids = [task.hint.dataset.dataset_id for task in tasks]
+    owners = {} if index is None else index.local_ids_with_versions(mirror, ids)
+    checked = []
+    for task, dataset_id in zip(tasks, ids, strict=True):
+        dataset = task.hint.dataset
+        owner = dataset.local_id
+        if task.action == "visit":
+            owner = owners.setdefault(dataset_id, dataset.local_id)
+        if owner != dataset.local_id:
+            reason = (
+                f"its source URI {dataset.source_uri} is that of {mirror}:{owner}, so that "
+                "both would have one repository; the source must return another source_uri "
+                f"for each dataset. 'neuromirror takedown {dataset.name} --reason TEXT' "
+                "hides this one"
+            )
+            checked.append(replace(task, action="refused", reason=reason))
+        else:
+            checked.append(task)
+    return checked
+
+
+def _check_standalone(index: CrawlIndex, dataset: DatasetRef) -> None:
+    try:
+        within = index.dataset(dataset.name).within
+        holders = index.superdatasets(dataset.name)
+    except (UnknownDatasetError, UnknownMirrorError):
+        return
+    if within:
+        around = " and ".join(holders) or "another dataset"
+        raise ConfigurationError(
+            f"{dataset.name} is a component of {around}; sync that dataset instead"
+        )
 
 
 def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[DatasetRef, str]:
@@ -607,6 +612,71 @@ class VisitOutcome(Struct):
     earlier_state_count: int = 0
     new_component_states: int = 0
     comparison_scope: str = ""
+
+
+class Visit(Struct, frozen=True):
+    """A visit of one dataset or component, which each of its steps takes as the first argument.
+
+    The caller holds the dataset's lock.
+
+    Attributes
+    ----------
+    source, store, recorder
+        The mirror's source, and the store with its recorder.
+    settings
+        The mirror file.
+    dataset
+        The dataset.
+    deep
+        Do not trust upstream's own version names and checksums.
+    history
+        First publish the earlier states that upstream can still list.
+    within
+        For a component, the local id of the dataset that contains it; empty for any other dataset.
+    outcome
+        What the visit did, for its result; the versions in it stay after a failure.
+    component_visits
+        Components that were visited, by local id and upstream's name of the state: several versions
+        of a dataset may have the same state of a component.
+    """
+
+    source: Source
+    store: Store
+    recorder: Recorder
+    settings: MirrorFile
+    dataset: DatasetRef
+    deep: bool = False
+    history: bool = False
+    within: str = ""
+    outcome: VisitOutcome = field(default_factory=VisitOutcome)
+    component_visits: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    @property
+    def repository(self) -> Repository:
+        """The dataset's repository, which may not exist yet."""
+        return self.store.repository(self.dataset)
+
+    def versions(self) -> list[VersionRow]:
+        """Return the dataset's versions in the order of minting."""
+        return self.recorder.ask(lambda index: dataset_versions(index, self.dataset.name))
+
+    def last_observed(self) -> VersionRow | None:
+        """Return the version at ``main``; None if nothing was observed yet."""
+        name, kind = self.dataset.name, VersionKind.OBSERVED.value
+        return self.recorder.ask(lambda index: index.last_version(name, kind))
+
+    def published_version(self, upstream: str) -> VersionRow | None:
+        """Return the minted version that upstream published under a name; None without one."""
+        name = self.dataset.name
+        return self.recorder.ask(lambda index: index.published_version(name, upstream))
+
+
+def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
+    """Return the versions of a dataset in the order of minting; empty for an unknown dataset.
+
+    With an unknown name the index would search for similar names.
+    """
+    return [] if index.last_version(name) is None else list(index.versions(name))
 
 
 _MAX_PROBLEMS = 5
@@ -804,67 +874,3 @@ def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Re
             "command again"
         )
     return failed_result(request.name, error, message, visit)
-
-
-DEFAULT_JOBS = 16
-"""Default number of concurrent visits: most of a visit is waiting for the archive."""
-
-
-class RunOptions(Struct, frozen=True):
-    """Options of a run: ``deep`` and ``history`` as in :class:`~neuromirror.crawl.Sync`.
-
-    ``jobs`` is the number of concurrent visits.
-    """
-
-    deep: bool = False
-    history: bool = False
-    jobs: int = DEFAULT_JOBS
-
-    @property
-    def visit_all_reason(self) -> str:
-        """Why all datasets are visited even if the overview reports no change; empty if not."""
-        if self.deep:
-            return "deep visit"
-        return "looking for earlier states" if self.history else ""
-
-
-class VisitSkippedError(NeuromirrorError):
-    """The dataset must not be visited now; not a failure, and nothing is recorded."""
-
-
-Claim = Callable[[DatasetRef], AbstractContextManager[object]]
-"""Keeps other processes away from a dataset during the block.
-
-Raises VisitSkippedError if another process has the dataset.
-"""
-
-
-def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-class VisitPolicy(Struct, frozen=True):
-    """The store-specific treatment of some datasets.
-
-    Attributes
-    ----------
-    in_private_store
-        Datasets that are visited in any case, because they have to be moved.
-    prepare
-        Called before a visit, under the dataset's lock; returns the start of the result's message,
-        or raises VisitSkippedError if the dataset must not be visited now.
-    unavailable_result
-        Returns the result for a dataset that cannot be read, given the reason; None for no result.
-    is_excluded
-        Whether a dataset does not belong in the store.
-    claim
-        Returns a context manager that is held while a dataset is visited.
-    """
-
-    in_private_store: Container[DatasetRef] = ()
-    prepare: Callable[[DatasetRef], str] = lambda dataset: ""
-    unavailable_result: Callable[[DatasetRef, str], Result | None] = lambda dataset, reason: Result(
-        dataset.name, "notneeded", reason
-    )
-    is_excluded: Callable[[DatasetRef], bool] = lambda dataset: False
-    claim: Claim = _no_claim

@@ -17,20 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.plan import (
-    RELEASED,
-    DatasetTask,
-    PluginSource,
-    Result,
-    VisitSkippedError,
-    describe_error,
-    failed_result,
-)
 from neuromirror.index import (
     CrawlIndex,
     FailureRow,
     Index,
-    LastVisit,
     Schedule,
     UnknownDatasetError,
     UnknownMirrorError,
@@ -49,12 +39,10 @@ from neuromirror.model import (
     TaskFailed,
     TaskRecovered,
     VersionMinted,
-    VisitEnded,
     current_timestamp,
-    dump_traffic,
     name_from_alias,
 )
-from neuromirror.net import TrafficCounter, redact
+from neuromirror.net import redact
 from neuromirror.store import (
     HousekeepingResult,
     Store,
@@ -615,55 +603,6 @@ def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
         log.record_success(HOUSEKEEPING, name_from_alias(result.alias))
 
 
-def run_step(
-    task: str,
-    name: str,
-    store: Store,
-    log: FailureLog,
-    step: Callable[[], object],
-    plugin: PluginSource | None = None,
-) -> Iterator[Result]:
-    """Call a function; record its failure and yield it as a result, so that the run can continue.
-
-    Nothing is yielded if the function succeeds.
-
-    Parameters
-    ----------
-    task
-        The name of the task in the failure log.
-    name
-        The name in the result: a mirror, or the top superdataset.
-    store
-        The store, for messages about its disk.
-    log
-        Records failure or success.
-    step
-        The function.
-    plugin
-        The plugin that the function uses as the source, for messages about unexpected errors.
-    """
-    mirror = "" if name == TOP_ALIAS else name
-    try:
-        step()
-    except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-        message = describe_error(error, store, plugin)
-        yield failed_result(name, error, message + _try_record_failure(log, task, message, mirror))
-        return
-    try:
-        log.record_success(task, mirror)
-    except (NeuromirrorError, OSError) as error:
-        yield failed_result(name, error, describe_error(error, store))
-
-
-def _try_record_failure(log: FailureLog, task: str, message: str, name: str) -> str:
-    """Record a failure; return text to append to its message if that fails."""
-    try:
-        log.record_failure(task, message, name)
-    except (NeuromirrorError, OSError) as error:
-        return f"; not recorded: {error}"
-    return ""
-
-
 def _name(row: FailureRow) -> str:
     return row.dataset or row.mirror
 
@@ -673,112 +612,14 @@ def _split(name: str) -> tuple[str, str]:
     return mirror, local_id
 
 
-class VisitLog:
-    """Records visits in the journal through a :class:`~neuromirror.crawl.Recorder`; thread-safe.
-
-    A visit that found no change, like the visit before it, is not recorded.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def record_visit(
-        self,
-        task: DatasetTask,
-        started: str,
-        result: Result,
-        pending: int,
-        visit_traffic: TrafficCounter,
-    ) -> None:
-        """Record the visit, unless it ended like the last one."""
-        hint, last, dataset = task.hint, task.last_visit, task.hint.dataset
-        if (
-            last is not None
-            and task.reason != RELEASED
-            and result.status == "notneeded"
-            and (last.status, last.fingerprint, last.pending)
-            == (result.visit, hint.fingerprint or "", pending)
-        ):
-            return
-        self._record(
-            dataset,
-            started,
-            result.visit,
-            result.message,
-            visit_traffic,
-            title=hint.title,
-            fingerprint=hint.fingerprint or "",
-            pending=pending,
-        )
-
-    def record_result(
-        self,
-        dataset: DatasetRef,
-        last: LastVisit | None,
-        result: Result,
-        started: str | None = None,
-        visit_traffic: TrafficCounter | None = None,
-    ) -> None:
-        """Record a result as a visit that learned nothing about the dataset's content.
-
-        Nothing is recorded if the last visit ended in the same way. By default, the visit started
-        now and made no requests.
-        """
-        if last is not None and last.status == result.visit:
-            name = dataset.name
-            before = self._recorder.ask(lambda index: next(index.visits(name, limit=1)))
-            if before.message == result.message:
-                return
-        self._record(
-            dataset,
-            started or current_timestamp(),
-            result.visit,
-            result.message,
-            visit_traffic or TrafficCounter(),
-            fingerprint="" if last is None else last.fingerprint,
-            pending=0 if last is None else last.pending,
-        )
-
-    def record_tombstone_visit(
-        self, dataset: DatasetRef, started: str, message: str, visit_traffic: TrafficCounter
-    ) -> None:
-        """Record a visit that found that the dataset no longer exists."""
-        self._record(dataset, started, "not_found", message, visit_traffic)
-
-    def _record(
-        self,
-        dataset: DatasetRef,
-        started: str,
-        status: str,
-        message: str,
-        visit_traffic: TrafficCounter,
-        *,
-        title: str = "",
-        fingerprint: str = "",
-        pending: int = 0,
-    ) -> None:
-        self._recorder.record(
-            VisitEnded(
-                visit=f"{started}-{dataset.dataset_id[:8]}",
-                mirror=dataset.mirror,
-                local_id=dataset.local_id,
-                source_uri=dataset.source_uri,
-                title=title,
-                started=started,
-                ended=current_timestamp(),
-                status=status,
-                fingerprint=fingerprint,
-                pending=pending,
-                message=message,
-                traffic=dump_traffic(visit_traffic.hosts()),
-            )
-        )
-
-
 LEASE_SECONDS = 60.0
 """Lifetime of a lease without renewal."""
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
+
+
+class VisitSkippedError(NeuromirrorError):
+    """The dataset must not be visited now; not a failure, and nothing is recorded."""
 
 
 class LeaseLostError(NeuromirrorError):

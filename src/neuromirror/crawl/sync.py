@@ -1,23 +1,18 @@
-"""Sync mirrors, or report what a sync would do."""
+"""Run over mirrors: plan the visits of each, make them, and record how they ended.
+
+Embargoed datasets have a run of their own, with credentials and into the private store.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import (
-    Callable,
-    Collection,
-    Container,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import Mirror
@@ -33,19 +28,18 @@ from neuromirror.crawl.embargo import (
 )
 from neuromirror.crawl.guards import record_return, record_tombstone
 from neuromirror.crawl.plan import (
-    DEFAULT_JOBS,
+    OPENED,
+    RELEASED,
     DatasetTask,
-    Planner,
     PluginSource,
     Result,
-    RunOptions,
     SyncRequest,
-    VisitPolicy,
-    VisitSkippedError,
+    Visit,
     describe_error,
     describe_unexpected,
     failed_result,
     find_plugin,
+    plan,
     public_cause,
     resolve_vanished,
     result_from_outcome,
@@ -61,28 +55,31 @@ from neuromirror.crawl.recorder import (
     FailureLog,
     LeaseManager,
     Recorder,
-    VisitLog,
+    VisitSkippedError,
     open_recorder,
-    run_step,
 )
 from neuromirror.crawl.superdatasets import SuperdatasetWriter
-from neuromirror.crawl.visit import DatasetVisit
+from neuromirror.crawl.visit import visit_dataset
 from neuromirror.index import CrawlIndex, Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
-    DatasetHint,
     DatasetRef,
     MirrorProbed,
     MirrorSeen,
     NeuromirrorError,
     Traffic,
     VersionKind,
+    VisitEnded,
     current_timestamp,
+    dump_traffic,
 )
 from neuromirror.net import TrafficCounter, count_traffic
 from neuromirror.sources import EMBARGOED, DatasetNotFoundError, Source
 from neuromirror.store import Store
 from neuromirror.store.private_store import require_public_store
+
+DEFAULT_JOBS = 16
+"""Default number of concurrent visits: most of a visit is waiting for the archive."""
 
 _GC_THRESHOLD = 50_000
 """Allocations between runs of the cyclic garbage collector."""
@@ -104,448 +101,49 @@ def _infrequent_gc() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class MirrorRun:
-    """A run over one mirror in one store: plans the visits, makes them and records their results.
+class MirrorRun(Struct, frozen=True):
+    """One mirror in one store, which each step of a run takes.
 
-    Parameters
+    Attributes
     ----------
-    store, recorder, source
-        The store with its recorder, and the mirror's source.
-    options
-        The options of the run.
-    policy
-        How datasets are treated that belong in another store.
-    add_to_total
-        Called with the number of datasets as they are planned.
-    traffic
-        Counts all requests of the run, in visits and outside them.
-    plugin
-        The plugin of the source; None for one of neuromirror's own sources.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        recorder: Recorder,
-        source: Source,
-        options: RunOptions,
-        policy: VisitPolicy,
-        add_to_total: Callable[[int], None],
-        traffic: TrafficCounter,
-        plugin: PluginSource | None,
-    ) -> None:
-        self._store = store
-        self._recorder = recorder
-        self._source = source
-        self._options = options
-        self._policy = policy
-        self._add_to_total = add_to_total
-        self._traffic = traffic
-        self._plugin = plugin
-        self._log = FailureLog(recorder)
-        self._visit_log = VisitLog(recorder)
-
-    def visit(self, request: SyncRequest) -> Iterator[Result]:
-        """Visit the datasets of a request, without the steps for the mirror as a whole."""
-        planned = yield from self._plan(request)
-        if planned is None:
-            return
-        tasks, vanished_ids = planned
-        self._add_to_total(len(tasks) + len(vanished_ids))
-        yield from self._unvisited_results(tasks)
-        due = [task for task in tasks if task.action == "visit"]
-        yield from self._visit_all(due, request.mirror, [])
-        yield from self._check_all_vanished(vanished_ids, request)
-
-    def _plan(
-        self, request: SyncRequest
-    ) -> Generator[Result, None, tuple[list[DatasetTask], list[str]] | None]:
-        def plan(index: CrawlIndex) -> tuple[list[DatasetTask], list[str]]:
-            with count_traffic(self._traffic):
-                planner = Planner(
-                    index, self._options.visit_all_reason, self._policy.in_private_store
-                )
-                return planner.plan(request, self._source)
-
-        try:
-            tasks, vanished_ids = self._recorder.ask(plan)
-            tasks = [task for task in tasks if not self._policy.is_excluded(task.hint.dataset)]
-        except ConfigurationError:
-            raise
-        except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-            yield self._record_unplanned(request, error)
-            return None
-        try:
-            self._record_overview(request, tasks)
-        except (NeuromirrorError, OSError) as error:
-            yield failed_result(request.name, error, self._describe(error))
-            return None
-        return tasks, vanished_ids
-
-    def _record_overview(self, request: SyncRequest, tasks: Sequence[DatasetTask]) -> None:
-        """Record that the overview of the mirror or of one dataset was read."""
-        if request.local_id is None:
-            available = [task for task in tasks if task.action in ("visit", "skip", "held")]
-            self._store.mark_listed(request.mirror.name, len(available))
-        self._log.record_success(LIST, request.name, with_datasets=request.local_id is None)
-
-    def _record_unplanned(self, request: SyncRequest, error: Exception) -> Result:
-        """Record that the overview could not be read, and return that as a result."""
-        result = unplanned_result(request, error, self._describe(error))
-        result = replace(result, cause=public_cause(error))
-        name = request.mirror.name
-        try:
-            last_visits = self._recorder.ask(lambda index: index.last_visits(name))
-            last = last_visits.get(request.local_id or "")
-            if last is not None and request.local_id is not None:
-                dataset = self._source.dataset(request.local_id)
-                self._visit_log.record_result(dataset, last, result)
-            elif not isinstance(error, DatasetNotFoundError):
-                # an unknown id is probably a typing error
-                self._log.record_failure(LIST, result.message, request.name)
-        except (NeuromirrorError, OSError) as failure:
-            return replace(result, message=f"{result.message}; not recorded: {failure}")
-        return result
-
-    def results(
-        self, request: SyncRequest, defer: Callable[[DatasetTask], None] | None = None
-    ) -> Iterator[Result]:
-        """Yield the results as datasets finish; pass due tasks to ``defer`` instead, if given."""
-        planned = yield from self._plan(request)
-        if planned is None:
-            return
-        tasks, vanished_ids = planned
-        name = request.mirror.name
-        failed = list(self._run_step(PROBE, name, lambda: self._record_mirror(request.mirror)))
-        if failed:
-            yield from failed
-            return
-        yield from self._run_step(PROBE, name, lambda: self._record_capabilities(name))
-        self._add_to_total(len(tasks) + len(vanished_ids))
-        yield from self._unvisited_results(tasks)
-        due = [task for task in tasks if task.action == "visit"]
-        if defer is not None:
-            self._add_to_total(-len(due))
-            for task in due:
-                defer(task)
-        else:
-            earlier_state_counts: list[int] = []
-            yield from self._visit_all(due, request.mirror, earlier_state_counts)
-            if self._options.history and earlier_state_counts and not any(earlier_state_counts):
-                message = "no earlier states: upstream keeps none, or all are mirrored already"
-                yield Result(name, "notneeded", message)
-        yield from self._check_all_vanished(vanished_ids, request)
-
-    def _run_step(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
-        return run_step(task, name, self._store, self._log, step, self._plugin)
-
-    def _describe(self, error: Exception) -> str:
-        """Return an error as one line for a message."""
-        return describe_error(error, self._store, self._plugin)
-
-    def _unvisited_results(self, tasks: Iterable[DatasetTask]) -> Iterator[Result]:
-        """Yield the results of datasets that are not visited."""
-        for task in tasks:
-            if task.action == "unavailable":
-                yield from self._report_unavailable(task.hint.dataset, task.reason, task.last_visit)
-            elif task.action == "refused":
-                yield self._record_failed(task.hint.dataset, task.last_visit, task.reason)
-            elif task.action == "held":
-                yield Result(task.hint.dataset.name, "impossible", task.reason, "held")
-            elif task.action != "visit":
-                yield Result(task.hint.dataset.name, "notneeded", task.reason)
-
-    def _check_all_vanished(
-        self, vanished_ids: Iterable[str], request: SyncRequest
-    ) -> Iterator[Result]:
-        known: Mapping[str, LastVisit] = {}
-        if vanished_ids:
-            known = self._recorder.ask(lambda index: index.last_visits(request.mirror.name))
-        for local_id in vanished_ids:
-            dataset, refusal = self._recorder.ask(partial(resolve_vanished, self._source, local_id))
-            last = known.get(local_id)
-            if refusal:
-                yield self._record_failed(dataset, last, refusal)
-            else:
-                yield from self._check_vanished(dataset, last)
-
-    def _report_unavailable(
-        self, dataset: DatasetRef, reason: str, last: LastVisit | None
-    ) -> Iterator[Result]:
-        """Yield the result of a dataset that cannot be read, for a reason stated upstream."""
-        try:
-            result = self._policy.unavailable_result(dataset, reason)
-            if result is not None and result.visit == "failed" and last is None:
-                # a dataset that was never visited has no visit to compare with
-                self._log.record_failure(LIST, result.message, dataset.name)
-            elif result is not None and result.visit == "failed":
-                self._visit_log.record_result(dataset, last, result)
-            elif last is not None and last.status in ("failed", "partial"):
-                # the failure is resolved: upstream states the reason
-                ended = Result(dataset.name, "notneeded", reason, "unavailable")
-                self._visit_log.record_result(dataset, last, ended)
-        except (NeuromirrorError, OSError) as error:
-            result = failed_result(dataset.name, error, self._describe(error))
-        if result is None:
-            self._add_to_total(-1)
-        else:
-            yield result
-
-    def _record_mirror(self, mirror: Mirror) -> None:
-        seen = {one.mirror: (one.source, one.uri) for one in mirror_statuses(self._recorder)}
-        kind, uri = mirror.settings.source, self._source.uri
-        if seen.get(mirror.name) != (kind, uri):
-            self._recorder.record(MirrorSeen(mirror.name, kind, uri, current_timestamp()))
-
-    def _record_capabilities(self, mirror: str) -> None:
-        """Record the archive's capabilities if they changed."""
-        with count_traffic(self._traffic):
-            found = dict(self._source.capabilities())
-        if self._recorder.ask(lambda index: index.capabilities(mirror)) != found:
-            self._recorder.record(MirrorProbed(mirror, found, current_timestamp()))
-
-    def _visit_all(
-        self, due: list[DatasetTask], mirror: Mirror, earlier_state_counts: list[int]
-    ) -> Iterator[Result]:
-        """Visit datasets concurrently.
-
-        The number of earlier states that each has upstream is appended to ``earlier_state_counts``.
-        """
-        jobs = max(1, min(self._options.jobs, len(due)))
-        with _infrequent_gc(), ThreadPoolExecutor(jobs) as pool:
-            running: dict[Future[Result], DatasetTask] = {
-                pool.submit(self._visit_and_count, task, mirror, earlier_state_counts): task
-                for task in due
-            }
-            try:
-                for future in as_completed(running):
-                    failure = future.exception()
-                    if failure is None:
-                        yield future.result()
-                    elif isinstance(failure, KeyboardInterrupt | SystemExit):
-                        raise failure
-                    else:
-                        # an internal error in one dataset must not stop the others
-                        yield Result(
-                            running[future].hint.dataset.name,
-                            "error",
-                            describe_unexpected(failure, self._plugin),
-                            "failed",
-                        )
-            finally:
-                for future in running:
-                    future.cancel()
-
-    def _visit_and_count(
-        self, task: DatasetTask, mirror: Mirror, earlier_state_counts: list[int]
-    ) -> Result:
-        visit_traffic = TrafficCounter()
-        with count_traffic(self._traffic), count_traffic(visit_traffic):
-            result = self._visit_dataset(task, mirror, earlier_state_counts, visit_traffic)
-        return replace(result, traffic=visit_traffic.hosts())
-
-    def _visit_dataset(
-        self,
-        task: DatasetTask,
-        mirror: Mirror,
-        earlier_state_counts: list[int],
-        visit_traffic: TrafficCounter,
-    ) -> Result:
-        """Visit a dataset; ``visit_traffic`` counts the requests of the visit."""
-        source, recorder = self._source, self._recorder
-        hint, dataset = task.hint, task.hint.dataset
-        started, prefix = current_timestamp(), ""
-        visit = DatasetVisit(source, self._store, recorder, mirror.settings, hint)
-        try:
-            with (
-                self._policy.claim(dataset),
-                self._store.lock(dataset.dataset_id, dataset.name),
-            ):
-                tombstone = recorder.ask(lambda index: index.tombstone(dataset.name))
-                if tombstone is not None:
-                    # taken down after the visit was planned
-                    raise VisitSkippedError(takedown_message(tombstone))
-                prefix = self._policy.prepare(dataset)
-                if task.last_visit is not None and task.last_visit.status == "not_found":
-                    record_return(recorder, dataset)
-                outcome = visit.run(
-                    deep=self._options.deep,
-                    history=self._options.history,
-                    pending_only=task.pending_only,
-                )
-        except VisitSkippedError as error:
-            return Result(dataset.name, "notneeded", str(error))
-        except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
-            status = "partial" if visit.outcome.new_labels else "failed"
-            result = failed_result(
-                dataset.name,
-                error,
-                self._describe(error),
-                status,
-                versions=tuple(visit.outcome.new_labels),
-                cause=public_cause(error),
-            )
-        else:
-            earlier_state_counts.append(outcome.earlier_state_count)
-            result = result_from_outcome(dataset, outcome)
-            result = replace(result, refused_count=outcome.refused_count)
-        if prefix:
-            status = "ok" if result.status == "notneeded" else result.status
-            result = replace(result, status=status, message=prefix + result.message)
-        try:
-            pending = max(visit.outcome.pending_files, len(visit.outcome.unfinished_components))
-            self._visit_log.record_visit(task, started, result, pending, visit_traffic)
-        except (NeuromirrorError, OSError) as error:
-            return failed_result(dataset.name, error, self._describe(error))
-        return result
-
-    def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
-        """Check a dataset that is no longer listed; record a tombstone if it does not exist."""
-        started, visit_traffic = current_timestamp(), TrafficCounter()
-        try:
-            hint = self._hint(dataset, visit_traffic)
-        except DatasetNotFoundError as error:
-            message = "no longer exists upstream; the mirrored copy is kept"
-            status = "error"
-            if error.owner_may_delete and not self._has_published(dataset):
-                message = f"a draft, which its owner may delete, {message}"
-                status = "ok"
-            try:
-                record_tombstone(self._recorder, dataset, str(error))
-                if last is None or last.status != "not_found":
-                    self._visit_log.record_tombstone_visit(dataset, started, message, visit_traffic)
-            except (NeuromirrorError, OSError) as failure:
-                message, status = self._describe(failure), "error"
-            yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
-        except Exception as error:  # noqa: BLE001 - recorded and returned as a result
-            message = self._describe(error)
-            yield self._record_failed(dataset, last, message, started, visit_traffic)
-        else:
-            if hint.unavailable is not None:
-                yield from self._report_unavailable(dataset, hint.unavailable, last)
-                return
-            message = "missing in the archive's list, but still available; try again"
-            yield self._record_failed(dataset, last, message, started, visit_traffic)
-
-    def _has_published(self, dataset: DatasetRef) -> bool:
-        """Return whether the store has a version that upstream published."""
-        kind, name = VersionKind.PUBLISHED.value, dataset.name
-        return self._recorder.ask(lambda index: index.last_version(name, kind)) is not None
-
-    def _record_failed(
-        self,
-        dataset: DatasetRef,
-        last: LastVisit | None,
-        message: str,
-        started: str | None = None,
-        visit_traffic: TrafficCounter | None = None,
-    ) -> Result:
-        """Record that a dataset could not be visited or checked, and return that as a result."""
-        traffic = {} if visit_traffic is None else visit_traffic.hosts()
-        result = Result(dataset.name, "error", message, "failed", traffic=traffic)
-        try:
-            self._visit_log.record_result(dataset, last, result, started, visit_traffic)
-        except (NeuromirrorError, OSError) as error:
-            return replace(result, message=f"{message}; not recorded: {error}")
-        return result
-
-    def _hint(self, dataset: DatasetRef, visit_traffic: TrafficCounter) -> DatasetHint:
-        with count_traffic(self._traffic), count_traffic(visit_traffic):
-            return self._source.hint(dataset)
-
-
-def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
-    """Return the status of each mirror in the index."""
-    return recorder.ask(lambda index: list(index.mirror_status()))
-
-
-def dry_run(
-    requests: Sequence[SyncRequest],
-    index: Index | None,
-    *,
-    deep: bool,
-    history: bool = False,
-    private: PrivateStore | None = None,
-) -> Iterator[Result]:
-    """Yield the planned action for each dataset; nothing is written.
-
-    Parameters
-    ----------
-    requests
-        The requested mirrors and datasets, from :func:`parse_sync_requests`.
-    index
-        The index; None if the store does not exist yet.
-    deep
-        Whether to visit datasets that the overview lists as unchanged.
-    history
-        Whether to visit earlier states that the archive still lists.
+    store, recorder
+        The store with its recorder.
+    mirror, source
+        The mirror and its source.
+    is_private
+        Whether the store is the private one, and the source has credentials.
     private
-        The private store, or None.
-
-    Yields
-    ------
-    Result
-        The expected result for a dataset.
+        In the public store: the source of the embargoed datasets, with credentials; None if they
+        are skipped.
+    traffic
+        Counts all requests, in visits and outside them.
+    embargoed
+        In the public store: the results of embargoed datasets that the private store's run may
+        replace.
     """
-    options = RunOptions(deep, history)
-    for request in requests:
-        source = request.mirror.open()
-        private_datasets: Container[DatasetRef] = ()
-        if private is not None:
-            private_datasets = private.datasets_of(request.mirror.name)
-        view = private_source(source)
-        planner = Planner(index, options.visit_all_reason, private_datasets)
-        waiting = yield from _dry_run_request(request, source, planner, concealing=False)
-        if view is not None and private is not None and (request.local_id is None or waiting):
-            with private.open_index() as own:
-                planner = Planner(own, options.visit_all_reason)
-                yield from _dry_run_request(request, view, planner, concealing=True)
 
+    store: Store
+    recorder: Recorder
+    mirror: Mirror
+    source: Source
+    is_private: bool = False
+    private: Source | None = None
+    traffic: TrafficCounter = field(default_factory=TrafficCounter)
+    embargoed: dict[str, Result] = field(default_factory=dict)
 
-def _dry_run_request(
-    request: SyncRequest, source: Source, planner: Planner, *, concealing: bool
-) -> Generator[Result, None, bool]:
-    """Yield the planned action for each dataset; return whether one is embargoed."""
-    start, embargo = f"{EMBARGOED}: " if concealing else "", False
-    try:
-        tasks, vanished_ids = planner.plan(request, source)
-    except ConfigurationError:
-        raise
-    except NeuromirrorError as error:
-        result = unplanned_result(request, error, str(error))
-        yield replace(result, message=f"{start}no list") if concealing else result
-        return embargo
-    for task in tasks:
-        name = task.hint.dataset.name
-        if task.action == "visit":
-            yield _with_estimate(
-                Result(name, "ok", f"{start}would visit: {task.reason}"), task, source
-            )
-        elif task.action == "refused":
-            yield Result(name, "error", f"{start}{task.reason}", "failed")
-        elif task.action == "held":
-            yield Result(name, "impossible", f"{start}{task.reason}", "held")
-        elif task.action != "unavailable" or not concealing:
-            yield Result(name, "notneeded", f"{start}{task.reason}")
-        embargo |= task.reason == EMBARGOED
-    for local_id in vanished_ids:
-        dataset, refusal = planner.resolve_vanished(source, local_id)
-        if refusal:
-            yield Result(dataset.name, "error", f"{start}{refusal}", "failed")
-        else:
-            message = f"{start}would be checked: the archive no longer lists it"
-            yield Result(dataset.name, "ok", message)
-    return embargo
+    @property
+    def plugin(self) -> PluginSource | None:
+        """The plugin of the source; None for one of neuromirror's own sources."""
+        return find_plugin(self.mirror.settings.source, self.source)
 
+    def describe(self, error: Exception) -> str:
+        """Return an error as one line for a message."""
+        return describe_error(error, self.store, self.plugin)
 
-def _with_estimate(result: Result, task: DatasetTask, source: Source) -> Result:
-    """Add the size of a first visit, if the source can estimate it."""
-    if task.last_visit is not None:
-        return result
-    try:
-        return replace(result, estimate=source.estimate(task.hint.dataset))
-    except NeuromirrorError as error:
-        return replace(result, status="error", message=str(error))
+    def step(self, task: str, step: Callable[[], object]) -> Iterator[Result]:
+        """Call a function; see :func:`_run_step`."""
+        name = self.mirror.name
+        return _run_step(task, name, self.store, self.recorder, step, self.plugin)
 
 
 class Sync:
@@ -595,7 +193,9 @@ class Sync:
         self._index_path = index_path
         self._leases = leases
         self._recorder = recorder
-        self._options = RunOptions(deep, history, jobs)
+        self._deep = deep
+        self._history = history
+        self._jobs = jobs
         self._private = PrivateStore(private, store)
         self._counters: dict[str, TrafficCounter] = {}
         self.total = 0
@@ -620,7 +220,7 @@ class Sync:
         return {name: counter.hosts() for name, counter in self._counters.items()}
 
     def results(self, requests: Sequence[SyncRequest]) -> Iterator[Result]:
-        """Yield the result of each dataset as it finishes.
+        """Yield the result of each dataset as it finishes; those of the private store come last.
 
         Parameters
         ----------
@@ -639,32 +239,28 @@ class Sync:
         """
         sources = self._open_sources(requests)
         with self._open_recorder() as recorder:
-            log = FailureLog(recorder)
             if self._declared_mirrors is not None:
-                log.forget_others(
-                    {*self._declared_mirrors, *(one.mirror for one in mirror_statuses(recorder))}
-                )
+                seen = {status.mirror for status in mirror_statuses(recorder)}
+                FailureLog(recorder).forget_others({*self._declared_mirrors, *seen})
             failed: set[str] = set()
-            mirrors: dict[str, tuple[Mirror, Source]] = {}
-            for request, source in zip(requests, sources, strict=True):
-                name = request.mirror.name
-                mirrors[name] = request.mirror, source
-                for result in self._sync_mirror(request, source, recorder):
-                    self.finished += ":" in result.dataset
+            runs = [
+                self._public_run(request.mirror, source, recorder)
+                for request, source in zip(requests, sources, strict=True)
+            ]
+            for request, run in zip(requests, runs, strict=True):
+                for result in self._sync_public(run, request):
                     if _is_failure(result):
-                        failed.add(name)
-                    yield result
-            supers = SuperdatasetWriter(self._store, recorder)
-            for name, (mirror, source) in mirrors.items():
-                step = partial(supers.update, mirror, source, failed=name in failed)
-                plugin = find_plugin(mirror.settings.source, source)
-                for result in run_step(SUPERDATASETS, name, self._store, log, step, plugin):
+                        failed.add(run.mirror.name)
+                    yield self._count(result)
+            writer = SuperdatasetWriter(self._store, recorder)
+            for name, run in {run.mirror.name: run for run in runs}.items():
+                step = partial(writer.update, run.mirror, run.source, failed=name in failed)
+                for result in run.step(SUPERDATASETS, step):
                     failed.add(name)
                     yield result
-            yield from run_step(
-                *(SUPERDATASETS, TOP_ALIAS, self._store, log),
-                partial(supers.update_top, failed=bool(failed)),
-            )
+            yield from self._update_top(recorder, failed=bool(failed))
+            for request, run in zip(requests, runs, strict=True):
+                yield from map(self._count, self._sync_private(run, request))
 
     def survey(self, mirror: Mirror, due: Callable[[DatasetTask], None]) -> Iterator[Result]:
         """Do the steps of a run that come before visits.
@@ -687,7 +283,9 @@ class Sync:
         request = SyncRequest(mirror, None)
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
-            yield from self._sync_mirror(request, source, recorder, due)
+            run = self._public_run(mirror, source, recorder)
+            yield from self._sync_public(run, request, due)
+            yield from self._sync_private(run, request)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
         """Visit one dataset, without the steps for its mirror as a whole.
@@ -704,9 +302,13 @@ class Sync:
         """
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
-            if self._has_public_part(request, source, recorder):
-                run = self._public_run(request, source, recorder, {})
-                yield from run.visit(request)
+            run = self._public_run(request.mirror, source, recorder)
+            if _has_public_part(run):
+                planned = self._plan(run, request)
+                if isinstance(planned, Result):
+                    yield planned
+                else:
+                    yield from self._visit_all(run, *planned)
 
     def update_superdatasets(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
         """Update a mirror's superdatasets to the latest versions.
@@ -729,11 +331,10 @@ class Sync:
         source = mirror.open()
         self._store.protect_repositories()
         with self._open_recorder() as recorder:
-            supers = SuperdatasetWriter(self._store, recorder)
-            step = partial(supers.update, mirror, source, failed=False, wait=wait)
-            log = FailureLog(recorder)
-            plugin = find_plugin(mirror.settings.source, source)
-            yield from run_step(SUPERDATASETS, mirror.name, self._store, log, step, plugin)
+            run = MirrorRun(self._store, recorder, mirror, source)
+            writer = SuperdatasetWriter(self._store, recorder)
+            step = partial(writer.update, mirror, source, failed=False, wait=wait)
+            yield from run.step(SUPERDATASETS, step)
 
     def update_top_superdataset(self, *, wait: bool = True) -> Iterator[Result]:
         """Update the superdataset above all mirrors.
@@ -750,10 +351,14 @@ class Sync:
         """
         self._open_sources([])
         with self._open_recorder() as recorder:
-            step = partial(
-                SuperdatasetWriter(self._store, recorder).update_top, failed=False, wait=wait
-            )
-            yield from run_step(SUPERDATASETS, TOP_ALIAS, self._store, FailureLog(recorder), step)
+            yield from self._update_top(recorder, failed=False, wait=wait)
+
+    def _update_top(
+        self, recorder: Recorder, *, failed: bool, wait: bool = True
+    ) -> Iterator[Result]:
+        writer = SuperdatasetWriter(self._store, recorder)
+        step = partial(writer.update_top, failed=failed, wait=wait)
+        return _run_step(SUPERDATASETS, TOP_ALIAS, self._store, recorder, step)
 
     def _open_sources(self, requests: Sequence[SyncRequest]) -> list[Source]:
         require_public_store(self._store.root)
@@ -767,132 +372,224 @@ class Sync:
             return nullcontext(self._recorder)
         return open_recorder(self._store, self._index_path)
 
-    def _sync_mirror(
-        self,
-        request: SyncRequest,
-        source: Source,
-        recorder: Recorder,
-        defer: Callable[[DatasetTask], None] | None = None,
+    def _public_run(self, mirror: Mirror, source: Source, recorder: Recorder) -> MirrorRun:
+        traffic = self._counters.setdefault(mirror.name, TrafficCounter())
+        private = private_source(source)
+        return MirrorRun(self._store, recorder, mirror, source, private=private, traffic=traffic)
+
+    def _count(self, result: Result) -> Result:
+        self.finished += ":" in result.dataset
+        return result
+
+    # --- a mirror
+
+    def _sync_public(
+        self, run: MirrorRun, request: SyncRequest, due: Callable[[DatasetTask], None] | None = None
     ) -> Iterator[Result]:
-        """Sync the public store first: that moves opened datasets out of the private one."""
-        view = private_source(source)
-        waiting: dict[str, Result] = {}
-        if self._has_public_part(request, source, recorder):
-            run = self._public_run(request, source, recorder, waiting)
-            yield from run.results(request, defer)
-        is_requested = request.local_id is None or waiting or is_private_only(source)
-        if view is not None and is_requested:
-            failed = ""
-            for result in self._sync_private(request, view):
+        """Sync the public store, which moves opened datasets out of the private one."""
+        return self._sync_mirror(run, request, due) if _has_public_part(run) else iter(())
+
+    def _sync_private(self, public: MirrorRun, request: SyncRequest) -> Iterator[Result]:
+        """Sync the private store with the embargoed datasets of a request.
+
+        The results have no confidential details, and the public store records only whether it
+        failed.
+        """
+        source, waiting, name = public.private, public.embargoed, public.mirror.name
+        is_whole = request.local_id is None
+        if source is not None and (is_whole or waiting or is_private_only(public.source)):
+            log, failed = FailureLog(public.recorder), False
+            for result in self._sync_private_store(public.mirror, source, request):
                 waiting.pop(result.dataset, None)
-                if result.exit_code == 1:
-                    failed = "embargoed datasets fail; the private store's status names them"
+                failed |= result.exit_code == 1
                 yield result
-            log, name = FailureLog(recorder), request.mirror.name
             if failed:
                 # names neither a dataset nor a path, because this store may be public
-                log.record_failure(PRIVATE, failed, name)
-            elif request.local_id is None:
+                message = "embargoed datasets fail; the private store's status names them"
+                log.record_failure(PRIVATE, message, name)
+            elif is_whole:
                 log.record_success(PRIVATE, name)
-        self._add_to_total(len(waiting))
+        self.total += len(waiting)
         yield from waiting.values()
 
-    def _has_public_part(self, request: SyncRequest, source: Source, recorder: Recorder) -> bool:
-        """Return whether the public store has, or may get, anything of a mirror.
-
-        The URI of an archive that needs credentials names a bucket, and is not recorded there.
-        """
-        name = request.mirror.name
-        return not is_private_only(source) or any(
-            one.mirror == name and one.uri for one in mirror_statuses(recorder)
-        )
-
-    def _public_run(
-        self,
-        request: SyncRequest,
-        source: Source,
-        recorder: Recorder,
-        waiting: dict[str, Result],
-    ) -> MirrorRun:
-        """Return the public store's run.
-
-        ``waiting`` gets the results that the private store's run may replace.
-        """
-        view = private_source(source)
-        private_datasets = self._private.datasets_of(request.mirror.name)
-
-        def unavailable_result(dataset: DatasetRef, reason: str) -> Result | None:
-            incident = (
-                embargo_incident(self._store, dataset, recorder) if reason == EMBARGOED else None
-            )
-            result = incident or Result(dataset.name, "notneeded", reason)
-            if incident is None and reason == EMBARGOED and view is not None:
-                waiting[dataset.name] = result
-                return None
-            return result
-
-        def prepare(dataset: DatasetRef) -> str:
-            try:
-                if dataset not in private_datasets:
-                    check_public(source, dataset)
-                    return ""
-                self._private.move_to_public(dataset, source, recorder)
-            except NotPublicError as error:
-                raise VisitSkippedError(str(error)) from error
-            return "opened upstream and moved here from the private store; "
-
-        policy = VisitPolicy(private_datasets, prepare, unavailable_result, claim=self._claim)
-        traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
-        return MirrorRun(
-            self._store,
-            recorder,
-            source,
-            self._options,
-            policy,
-            self._add_to_total,
-            traffic,
-            find_plugin(request.mirror.settings.source, source),
-        )
-
-    def _sync_private(self, request: SyncRequest, view: Source) -> Iterator[Result]:
-        """Sync the private store and yield its results without confidential details."""
-        policy = VisitPolicy(
-            unavailable_result=unreadable_result,
-            # a public dataset that is embargoed later is an incident, not a private dataset
-            is_excluded=lambda dataset: self._store.repository(dataset).exists(),
-        )
+    def _sync_private_store(
+        self, mirror: Mirror, source: Source, request: SyncRequest
+    ) -> Iterator[Result]:
         try:
             with self._private.open() as (store, recorder):
                 store.protect_repositories()
-                private_traffic = TrafficCounter()  # confidential: it reveals the number of files
-                plugin = find_plugin(request.mirror.settings.source, view)
-                run = MirrorRun(
-                    store,
-                    recorder,
-                    view,
-                    self._options,
-                    policy,
-                    self._add_to_total,
-                    private_traffic,
-                    plugin,
-                )
+                run = MirrorRun(store, recorder, mirror, source, is_private=True)
                 failed = False
-                for result in run.results(request):
-                    failed = failed or _is_failure(result)
+                for result in self._sync_mirror(run, request):
+                    failed |= _is_failure(result)
                     yield conceal_result(result, store, recorder)
-                supers = SuperdatasetWriter(store, recorder)
-                step = partial(supers.update, request.mirror, view, failed=failed)
-                log, name = FailureLog(recorder), request.mirror.name
-                for result in run_step(SUPERDATASETS, name, store, log, step, plugin):
+                step = partial(
+                    SuperdatasetWriter(store, recorder).update, mirror, source, failed=failed
+                )
+                for result in run.step(SUPERDATASETS, step):
                     yield conceal_result(result, store, recorder)
         except ConfigurationError:
             raise
         except (NeuromirrorError, OSError) as error:
-            yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
+            yield Result(mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
+
+    def _sync_mirror(
+        self, run: MirrorRun, request: SyncRequest, due: Callable[[DatasetTask], None] | None = None
+    ) -> Iterator[Result]:
+        """Yield the results as datasets finish; pass due tasks to ``due`` instead, if given."""
+        planned = self._plan(run, request)
+        if isinstance(planned, Result):
+            yield planned
+            return
+        failures = [*run.step(PROBE, partial(_record_mirror, run))]
+        yield from failures
+        if failures:
+            return
+        yield from run.step(PROBE, partial(_record_capabilities, run))
+        tasks, vanished_ids = planned
+        if due is not None:
+            for task in tasks:
+                if task.action == "visit":
+                    due(task)
+            tasks = [task for task in tasks if task.action != "visit"]
+        yield from self._visit_all(run, tasks, vanished_ids)
+
+    # --- plan
+
+    def _plan(
+        self, run: MirrorRun, request: SyncRequest
+    ) -> tuple[list[DatasetTask], list[str]] | Result:
+        """Return the tasks and the ids of vanished datasets, or the failure to read the list."""
+        opened: Container[DatasetRef] = ()
+        if not run.is_private:
+            opened = self._private.datasets_of(run.mirror.name)
+        reason = _visit_all_reason(deep=self._deep, history=self._history)
+
+        def ask(index: CrawlIndex) -> tuple[list[DatasetTask], list[str]]:
+            with count_traffic(run.traffic):
+                return plan(request, run.source, index, reason, opened)
+
+        try:
+            tasks, vanished_ids = run.recorder.ask(ask)
+        except ConfigurationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded and returned as a result
+            return _record_unplanned(run, request, error)
+        if run.is_private:
+            # a public dataset that is embargoed later is an incident, not a private dataset
+            tasks = [
+                task for task in tasks if not self._store.repository(task.hint.dataset).exists()
+            ]
+        try:
+            if request.local_id is None:
+                available = [task for task in tasks if task.action in ("visit", "skip", "held")]
+                run.store.mark_listed(run.mirror.name, len(available))
+            log, is_whole = FailureLog(run.recorder), request.local_id is None
+            log.record_success(LIST, request.name, with_datasets=is_whole)
+        except (NeuromirrorError, OSError) as error:
+            return failed_result(request.name, error, run.describe(error))
+        return tasks, vanished_ids
+
+    # --- visit
+
+    def _visit_all(
+        self, run: MirrorRun, tasks: Sequence[DatasetTask], vanished_ids: Sequence[str]
+    ) -> Iterator[Result]:
+        """Yield the results of all tasks, and of the datasets that the archive no longer lists."""
+        self.total += len(tasks) + len(vanished_ids)
+        due: list[DatasetTask] = []
+        for task in tasks:
+            dataset, last = task.hint.dataset, task.last_visit
+            if task.action == "visit":
+                due.append(task)
+            elif task.action == "unavailable":
+                yield from self._report_unavailable(run, dataset, task.reason, last)
+            elif task.action == "refused":
+                yield _record_failed(run, dataset, last, task.reason)
+            elif task.action == "held":
+                yield Result(dataset.name, "impossible", task.reason, "held")
+            else:
+                yield Result(dataset.name, "notneeded", task.reason)
+        yield from self._visit_concurrently(run, due)
+        known = run.recorder.ask(lambda index: index.last_visits(run.mirror.name))
+        for local_id in vanished_ids:
+            yield from self._check_vanished(run, local_id, known.get(local_id))
+
+    def _visit_concurrently(self, run: MirrorRun, due: Sequence[DatasetTask]) -> Iterator[Result]:
+        """Visit datasets, each in a thread; yield the results as they finish."""
+        earlier_state_counts: list[int] = []
+        with _infrequent_gc(), ThreadPoolExecutor(max(1, min(self._jobs, len(due)))) as pool:
+            running: dict[Future[Result], Visit] = {}
+            for task in due:
+                visit = Visit(
+                    run.source,
+                    run.store,
+                    run.recorder,
+                    run.mirror.settings,
+                    task.hint.dataset,
+                    self._deep,
+                    self._history,
+                )
+                running[pool.submit(self._visit, run, task, visit)] = visit
+            try:
+                for future in as_completed(running):
+                    visit, failure = running[future], future.exception()
+                    if isinstance(failure, KeyboardInterrupt | SystemExit):
+                        raise failure
+                    if failure is not None:
+                        # an internal error in one dataset must not stop the others
+                        message = describe_unexpected(failure, run.plugin)
+                        yield Result(visit.dataset.name, "error", message, "failed")
+                        continue
+                    if future.result().visit not in ("", "failed"):
+                        earlier_state_counts.append(visit.outcome.earlier_state_count)
+                    yield future.result()
+            finally:
+                for future in running:
+                    future.cancel()
+        if self._history and earlier_state_counts and not any(earlier_state_counts):
+            message = "no earlier states: upstream keeps none, or all are mirrored already"
+            yield Result(run.mirror.name, "notneeded", message)
+
+    def _visit(self, run: MirrorRun, task: DatasetTask, visit: Visit) -> Result:
+        """Visit a dataset, record how the visit ended, and return that as a result."""
+        dataset, outcome, traffic = visit.dataset, visit.outcome, TrafficCounter()
+        started, prefix = current_timestamp(), ""
+        with count_traffic(run.traffic), count_traffic(traffic):
+            try:
+                with self._claim(run, dataset), run.store.lock(dataset.dataset_id, dataset.name):
+                    prefix = self._prepare(run, task)
+                    visit_dataset(visit, pending_only=task.pending_only)
+            except VisitSkippedError as error:
+                return Result(dataset.name, "notneeded", str(error), traffic=traffic.hosts())
+            except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
+                result = failed_result(
+                    dataset.name,
+                    error,
+                    run.describe(error),
+                    "partial" if outcome.new_labels else "failed",
+                    versions=tuple(outcome.new_labels),
+                    cause=public_cause(error),
+                )
+            else:
+                result = result_from_outcome(dataset, outcome)
+                result = replace(result, refused_count=outcome.refused_count)
+        if prefix:
+            status = "ok" if result.status == "notneeded" else result.status
+            result = replace(result, status=status, message=prefix + result.message)
+        pending = max(outcome.pending_files, len(outcome.unfinished_components))
+        try:
+            _record_visit(run, task, started, result, pending, traffic)
+        except (NeuromirrorError, OSError) as error:
+            result = failed_result(dataset.name, error, run.describe(error))
+        return replace(result, traffic=traffic.hosts())
 
     @contextmanager
-    def _claim(self, dataset: DatasetRef) -> Iterator[None]:
-        """Hold the dataset's lease, and record that it is being visited."""
+    def _claim(self, run: MirrorRun, dataset: DatasetRef) -> Iterator[None]:
+        """Hold the dataset's lease, and show that it is being visited; not in the private store."""
+        if run.is_private:
+            yield
+            return
         with nullcontext() if self._leases is None else self._leases.claim(dataset):
             self._active_datasets.add(dataset.name)
             try:
@@ -900,10 +597,378 @@ class Sync:
             finally:
                 self._active_datasets.discard(dataset.name)
 
-    def _add_to_total(self, more: int) -> None:
-        self.total += more
+    def _prepare(self, run: MirrorRun, task: DatasetTask) -> str:
+        """Move a dataset that was opened to the public store; return the start of the message.
+
+        Raises VisitSkippedError if it must not be visited now. The caller holds the dataset's lock.
+        """
+        dataset, recorder, message = task.hint.dataset, run.recorder, ""
+        tombstone = recorder.ask(lambda index: index.tombstone(dataset.name))
+        if tombstone is not None:
+            # taken down after the visit was planned
+            raise VisitSkippedError(takedown_message(tombstone))
+        try:
+            if run.is_private:
+                pass
+            elif task.reason == OPENED:
+                self._private.move_to_public(dataset, run.source, recorder)
+                message = "opened upstream and moved here from the private store; "
+            else:
+                check_public(run.source, dataset)
+        except NotPublicError as error:
+            raise VisitSkippedError(str(error)) from error
+        if task.last_visit is not None and task.last_visit.status == "not_found":
+            record_return(recorder, dataset)
+        return message
+
+    def _report_unavailable(
+        self, run: MirrorRun, dataset: DatasetRef, reason: str, last: LastVisit | None
+    ) -> Iterator[Result]:
+        """Yield the result of a dataset that cannot be read, for a reason stated upstream."""
+        try:
+            if run.is_private:
+                result = unreadable_result(dataset, reason)
+            else:
+                result = Result(dataset.name, "notneeded", reason)
+                if reason == EMBARGOED:
+                    incident = embargo_incident(run.store, dataset, run.recorder)
+                    if incident is None and run.private is not None:
+                        run.embargoed[dataset.name] = result
+                        result = None
+                    result = incident or result
+            if result is not None and result.visit == "failed" and last is None:
+                # a dataset that was never visited has no visit to compare with
+                FailureLog(run.recorder).record_failure(LIST, result.message, dataset.name)
+            elif result is not None and result.visit == "failed":
+                _record_result(run, dataset, last, result)
+            elif last is not None and last.status in ("failed", "partial"):
+                # the failure is resolved: upstream states the reason
+                ended = Result(dataset.name, "notneeded", reason, "unavailable")
+                _record_result(run, dataset, last, ended)
+        except (NeuromirrorError, OSError) as error:
+            result = failed_result(dataset.name, error, run.describe(error))
+        if result is None:
+            self.total -= 1
+        else:
+            yield result
+
+    def _check_vanished(
+        self, run: MirrorRun, local_id: str, last: LastVisit | None
+    ) -> Iterator[Result]:
+        """Check a dataset that is no longer listed; record a tombstone if it does not exist."""
+        recorder, started, traffic = run.recorder, current_timestamp(), TrafficCounter()
+        dataset, message = recorder.ask(partial(resolve_vanished, run.source, local_id))
+        if not message:
+            try:
+                with count_traffic(run.traffic), count_traffic(traffic):
+                    hint = run.source.hint(dataset)
+            except DatasetNotFoundError as error:
+                yield _record_tombstone(run, dataset, last, error, started, traffic)
+                return
+            except Exception as error:  # noqa: BLE001 - recorded and returned as a result
+                message = run.describe(error)
+            else:
+                if hint.unavailable is not None:
+                    yield from self._report_unavailable(run, dataset, hint.unavailable, last)
+                    return
+                message = "missing in the archive's list, but still available; try again"
+        yield _record_failed(run, dataset, last, message, started, traffic)
+
+
+def _visit_all_reason(*, deep: bool, history: bool) -> str:
+    """Return why datasets are visited even if the overview reports no change; empty if not."""
+    if deep:
+        return "deep visit"
+    return "looking for earlier states" if history else ""
+
+
+def _has_public_part(run: MirrorRun) -> bool:
+    """Return whether the public store has, or may get, anything of a mirror.
+
+    The URI of an archive that needs credentials names a bucket, and is not recorded there.
+    """
+    return not is_private_only(run.source) or any(
+        status.mirror == run.mirror.name and status.uri for status in mirror_statuses(run.recorder)
+    )
 
 
 def _is_failure(result: Result) -> bool:
     """Return whether a visit failed or is incomplete."""
     return result.status == "error" and result.visit in ("failed", "partial")
+
+
+def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
+    """Return the status of each mirror in the index."""
+    return recorder.ask(lambda index: list(index.mirror_status()))
+
+
+# --- record
+
+
+def _record_mirror(run: MirrorRun) -> None:
+    name, kind, uri = run.mirror.name, run.mirror.settings.source, run.source.uri
+    seen = {one.mirror: (one.source, one.uri) for one in mirror_statuses(run.recorder)}
+    if seen.get(name) != (kind, uri):
+        run.recorder.record(MirrorSeen(name, kind, uri, current_timestamp()))
+
+
+def _record_capabilities(run: MirrorRun) -> None:
+    """Record the archive's capabilities if they changed."""
+    name = run.mirror.name
+    with count_traffic(run.traffic):
+        capabilities = dict(run.source.capabilities())
+    if run.recorder.ask(lambda index: index.capabilities(name)) != capabilities:
+        run.recorder.record(MirrorProbed(name, capabilities, current_timestamp()))
+
+
+def _run_step(
+    task: str,
+    name: str,
+    store: Store,
+    recorder: Recorder,
+    step: Callable[[], object],
+    plugin: PluginSource | None = None,
+) -> Iterator[Result]:
+    """Call a function; record its failure and yield it as a result, so that the run can continue.
+
+    Nothing is yielded if the function succeeds.
+    """
+    log, logged = FailureLog(recorder), "" if name == TOP_ALIAS else name
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - recorded and returned as a result
+        message = describe_error(error, store, plugin)
+        result = failed_result(name, error, message)
+        yield _recorded(result, partial(log.record_failure, task, message, logged))
+        return
+    try:
+        log.record_success(task, logged)
+    except (NeuromirrorError, OSError) as error:
+        yield failed_result(name, error, describe_error(error, store))
+
+
+def _record_unplanned(run: MirrorRun, request: SyncRequest, error: Exception) -> Result:
+    """Record that the overview could not be read, and return that as a result."""
+    result = unplanned_result(request, error, run.describe(error))
+    result = replace(result, cause=public_cause(error))
+    name, local_id = run.mirror.name, request.local_id
+
+    def record() -> None:
+        last = run.recorder.ask(lambda index: index.last_visits(name)).get(local_id or "")
+        if last is not None and local_id is not None:
+            _record_result(run, run.source.dataset(local_id), last, result)
+        elif not isinstance(error, DatasetNotFoundError):
+            # an unknown id is probably a typing error
+            FailureLog(run.recorder).record_failure(LIST, result.message, request.name)
+
+    return _recorded(result, record)
+
+
+def _record_failed(
+    run: MirrorRun,
+    dataset: DatasetRef,
+    last: LastVisit | None,
+    message: str,
+    started: str | None = None,
+    traffic: TrafficCounter | None = None,
+) -> Result:
+    """Record that a dataset could not be visited or checked, and return that as a result."""
+    hosts = {} if traffic is None else traffic.hosts()
+    result = Result(dataset.name, "error", message, "failed", traffic=hosts)
+    return _recorded(result, partial(_record_result, run, dataset, last, result, started, traffic))
+
+
+def _recorded(result: Result, record: Callable[[], object]) -> Result:
+    """Return a failure after recording it; its message says if that fails, too."""
+    try:
+        record()
+    except (NeuromirrorError, OSError) as error:
+        return replace(result, message=f"{result.message}; not recorded: {error}")
+    return result
+
+
+def _record_tombstone(
+    run: MirrorRun,
+    dataset: DatasetRef,
+    last: LastVisit | None,
+    error: DatasetNotFoundError,
+    started: str,
+    traffic: TrafficCounter,
+) -> Result:
+    """Record that upstream removed a dataset, and return that as a result."""
+    name, kind = dataset.name, VersionKind.PUBLISHED.value
+    message, status = "no longer exists upstream; the mirrored copy is kept", "error"
+    is_draft = run.recorder.ask(lambda index: index.last_version(name, kind)) is None
+    if error.owner_may_delete and is_draft:
+        message, status = f"a draft, which its owner may delete, {message}", "ok"
+    try:
+        record_tombstone(run.recorder, dataset, str(error))
+        if last is None or last.status != "not_found":
+            _record_end(run, dataset, started, "not_found", message, traffic)
+    except (NeuromirrorError, OSError) as failure:
+        message, status = run.describe(failure), "error"
+    return Result(name, status, message, "not_found", traffic=traffic.hosts())
+
+
+def _record_visit(
+    run: MirrorRun,
+    task: DatasetTask,
+    started: str,
+    result: Result,
+    pending: int,
+    traffic: TrafficCounter,
+) -> None:
+    """Record a visit, unless it found no change and ended like the last one."""
+    hint, last, fingerprint = task.hint, task.last_visit, task.hint.fingerprint or ""
+    if (
+        last is not None
+        and task.reason != RELEASED
+        and result.status == "notneeded"
+        and (last.status, last.fingerprint, last.pending) == (result.visit, fingerprint, pending)
+    ):
+        return
+    _record_end(
+        *(run, hint.dataset, started, result.visit, result.message, traffic),
+        *(hint.title, fingerprint, pending),
+    )
+
+
+def _record_result(
+    run: MirrorRun,
+    dataset: DatasetRef,
+    last: LastVisit | None,
+    result: Result,
+    started: str | None = None,
+    traffic: TrafficCounter | None = None,
+) -> None:
+    """Record a result as a visit that learned nothing about the dataset's content.
+
+    Nothing is recorded if the last visit ended in the same way. By default, the visit started
+    now and made no requests.
+    """
+    if last is not None and last.status == result.visit:
+        before = run.recorder.ask(lambda index: next(index.visits(dataset.name, limit=1)))
+        if before.message == result.message:
+            return
+    started, traffic = started or current_timestamp(), traffic or TrafficCounter()
+    known = ("", "", 0) if last is None else ("", last.fingerprint, last.pending)
+    _record_end(run, dataset, started, result.visit, result.message, traffic, *known)
+
+
+def _record_end(
+    run: MirrorRun,
+    dataset: DatasetRef,
+    started: str,
+    status: str,
+    message: str,
+    traffic: TrafficCounter,
+    title: str = "",
+    fingerprint: str = "",
+    pending: int = 0,
+) -> None:
+    run.recorder.record(
+        VisitEnded(
+            visit=f"{started}-{dataset.dataset_id[:8]}",
+            mirror=dataset.mirror,
+            local_id=dataset.local_id,
+            source_uri=dataset.source_uri,
+            title=title,
+            started=started,
+            ended=current_timestamp(),
+            status=status,
+            fingerprint=fingerprint,
+            pending=pending,
+            message=message,
+            traffic=dump_traffic(traffic.hosts()),
+        )
+    )
+
+
+# --- dry run
+
+
+def dry_run(
+    requests: Sequence[SyncRequest],
+    index: Index | None,
+    *,
+    deep: bool,
+    history: bool = False,
+    private: PrivateStore | None = None,
+) -> Iterator[Result]:
+    """Yield the planned action for each dataset; nothing is written.
+
+    Parameters
+    ----------
+    requests
+        The requested mirrors and datasets, from :func:`parse_sync_requests`.
+    index
+        The index; None if the store does not exist yet.
+    deep
+        Whether to visit datasets that the overview lists as unchanged.
+    history
+        Whether to visit earlier states that the archive still lists.
+    private
+        The private store, or None.
+
+    Yields
+    ------
+    Result
+        The expected result for a dataset.
+    """
+    reason = _visit_all_reason(deep=deep, history=history)
+    for request in requests:
+        source = request.mirror.open()
+        opened = () if private is None else private.datasets_of(request.mirror.name)
+        waiting = yield from _dry_run_mirror(request, source, index, reason, opened)
+        view = private_source(source)
+        if view is not None and private is not None and (request.local_id is None or waiting):
+            with private.open_index() as own:
+                yield from _dry_run_mirror(request, view, own, reason)
+
+
+def _dry_run_mirror(
+    request: SyncRequest,
+    source: Source,
+    index: Index | None,
+    reason: str,
+    opened: Container[DatasetRef] | None = None,
+) -> Generator[Result, None, bool]:
+    """Yield the planned action for each dataset; return whether one is embargoed.
+
+    In the private store, for which nothing is ``opened``, the results name no cause.
+    """
+    start = f"{EMBARGOED}: " if opened is None else ""
+    try:
+        tasks, vanished_ids = plan(request, source, index, reason, opened or ())
+    except ConfigurationError:
+        raise
+    except NeuromirrorError as error:
+        result = unplanned_result(request, error, str(error))
+        yield replace(result, message=f"{start}no list") if start else result
+        return False
+    for task in tasks:
+        name = task.hint.dataset.name
+        if task.action == "visit":
+            result = Result(name, "ok", f"{start}would visit: {task.reason}")
+            yield result if task.last_visit else _with_estimate(result, task, source)
+        elif task.action == "refused":
+            yield Result(name, "error", f"{start}{task.reason}", "failed")
+        elif task.action == "held":
+            yield Result(name, "impossible", f"{start}{task.reason}", "held")
+        elif task.action != "unavailable" or not start:
+            yield Result(name, "notneeded", f"{start}{task.reason}")
+    for local_id in vanished_ids:
+        assert index is not None
+        dataset, refusal = resolve_vanished(source, local_id, index)
+        message = refusal or "would be checked: the archive no longer lists it"
+        status, visit = ("error", "failed") if refusal else ("ok", "")
+        yield Result(dataset.name, status, f"{start}{message}", visit)
+    return any(task.reason == EMBARGOED for task in tasks)
+
+
+def _with_estimate(result: Result, task: DatasetTask, source: Source) -> Result:
+    """Add the size of a first visit, if the source can estimate it."""
+    try:
+        return replace(result, estimate=source.estimate(task.hint.dataset))
+    except NeuromirrorError as error:
+        return replace(result, status="error", message=str(error))

@@ -42,7 +42,15 @@ from neuromirror.annex import (
     parse_remote_log,
     record_of_key,
 )
-from neuromirror.crawl import DatasetVisit, GuardSettings, Mirror, Recorder, release_hold
+from neuromirror.crawl import (
+    GuardSettings,
+    Mirror,
+    Recorder,
+    Visit,
+    VisitOutcome,
+    release_hold,
+    visit_dataset,
+)
 from neuromirror.git import (
     BLOB,
     COMMIT,
@@ -371,14 +379,15 @@ class Reminter:
         """
         dataset = self._hint.dataset
         with self.store.lock(dataset.dataset_id, dataset.name):
-            visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
-            outcome = visit.run()
+            visit = Visit(source, self.store, self._recorder, self._settings, dataset)
+            visit_dataset(visit)
+            outcome = visit.outcome
             if outcome.hold_messages:
                 # release the hold: the result is only compared with the store
                 for one in self._recorder.ask(lambda index: list(index.open_holds())):
                     release_hold(self._recorder, one.hold)
-                visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
-                outcome = visit.run()
+                outcome = VisitOutcome()
+                visit_dataset(replace(visit, outcome=outcome))
         if outcome.problems:
             why = "; ".join(outcome.problems)
             raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")

@@ -209,7 +209,7 @@ def find_differences(
     old, new = readers
     trees = old.read_commit_tree(commits[0]), new.read_commit_tree(commits[1])
     if trees[0] != trees[1]:
-        between = StateDifference(scratch / "differences", diff_lines(*lines))
+        between = StateDifference.write(scratch / "differences", diff_lines(*lines))
         for before, after in between.changes():
             _classify(found, before, after)
         _compare_trees(found, old, new, *trees)

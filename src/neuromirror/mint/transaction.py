@@ -187,6 +187,8 @@ class MintResult(Struct, frozen=True):
         The tree of ``commit``.
     state
         The state digest.
+    label
+        The label of the version.
     files, bytes, evidence
         Number and size of the state's files, and their number by evidence, without subdatasets.
     manifest_only
@@ -205,6 +207,7 @@ class MintResult(Struct, frozen=True):
     tree: str
     annex_commit: str
     state: str
+    label: str
     files: int
     bytes: int
     evidence: dict[str, int]
@@ -408,6 +411,7 @@ class MintTransaction:
             tree=tree.hex(),
             annex_commit=annex,
             state=state,
+            label=name,
             files=sums.files,
             bytes=sums.bytes,
             evidence=sums.evidence,
