@@ -1,5 +1,7 @@
 """Every command that works in a repository refuses one with settings of others."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from neuromirror.store import UnsafePathError
 from neuromirror.transfer.repository_check import RepositoryRefusedError
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
+from support.web_clone import FaultyWebServer
 
 
 def _configured(name: str, value: str) -> Callable[[Path, str], object]:
@@ -61,6 +64,36 @@ def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
     assert sorted(restored_lock_folder.folder.rglob("*")) == before
     if name != "gitfile":
         assert isinstance(refused.value, (RepositoryRefusedError, UnsafePathError))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("annex.verify", "false"), ("annex.security.allowed-ip-addresses", "all")],
+)
+def test_settings_of_a_received_folder_bring_no_wrong_bytes_and_no_requests(
+    restored_lock_folder: LockFolder, name: str, value: str
+) -> None:
+    """Its lists of URLs are of its sender too."""
+    folder = restored_lock_folder.folder / "data" / "demo--000002"
+    whereis = run(folder, "git", "annex", "whereis", "--json").splitlines()[0]
+    file = json.loads(whereis)
+    (size,) = re.findall(r"-s(\d+)--", file["key"])
+    if name != "annex.verify":
+        run(folder, "git", "config", "--global", "--unset", "annex.security.allowed-ip-addresses")
+    with FaultyWebServer(contents={"/other": b"x" * int(size)}) as server:
+        for remote in file["whereis"]:
+            for url in remote["urls"]:
+                run(folder, "git", "annex", "unregisterurl", file["key"], url)
+        run(folder, "git", "annex", "registerurl", file["key"], f"{server.url}/other")
+        # git-annex itself gets the content
+        run(folder, "git", "config", "core.sharedRepository", "group")
+        run(folder, "git", "config", name, value)
+        done = restored_lock_folder.command(
+            "restore", str(restored_lock_folder.file), "--into", str(folder.parent)
+        )
+    assert not (folder / file["file"]).exists()
+    assert server.requests == []
+    assert done.exit_code == 2, done.output
 
 
 def test_settings_that_run_nothing_are_the_owner_s(restored_lock_folder: LockFolder) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -317,6 +318,46 @@ def test_cookies_of_a_server_are_not_saved(
         (module / "objects").mkdir()
         assert _get(above, recursive=True) == []
     assert profile.read_text() == "mine"
+
+
+class _PrivateHandler(DirectoryHandler):
+    """Asks for a password, and records what it gets."""
+
+    received: ClassVar[set[tuple[str | None, str | None]]] = set()
+
+    def do_GET(self) -> None:
+        sent = self.headers["Authorization"]
+        self.received.add((sent, self.headers["X-Key"]))
+        if sent:
+            super().do_GET()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+
+@pytest.mark.parametrize("is_for_url", [False, True])
+def test_secrets_of_the_user_reach_only_the_hosts_that_they_are_set_for(
+    above: Path, web_clone: WebClone, monkeypatch: pytest.MonkeyPatch, is_for_url: bool
+) -> None:
+    received: set[tuple[str | None, str | None]] = set()
+    monkeypatch.setattr(_PrivateHandler, "received", received)
+    git(web_clone.clone, "update-server-info")
+    with serving_directory(web_clone.clone / ".git", _PrivateHandler) as url:
+        place = f".{url}" * is_for_url
+        helper = "!f() { echo username=me; echo password=secret; }; f"
+        git(above, "config", "--global", f"credential{place}.helper", helper)
+        git(above, "config", "--global", "--add", "credential.helper", "!echo password=other")
+        git(above, "config", "--global", f"http{place}.extraHeader", "X-Key: secret")
+        git(above, "config", "submodule.part.url", url)
+        shutil.rmtree(above / ".git/modules/part")
+        done = _get(above, f"part/{FILE}")
+    if is_for_url:
+        assert done == [("ok", f"part/{FILE}")]
+        assert received == {(None, "secret"), ("Basic bWU6c2VjcmV0", "secret")}
+    else:
+        assert received == {(None, None)}
 
 
 def test_a_subdataset_is_checked_before_its_files_are_read(above: Path, tmp_path: Path) -> None:

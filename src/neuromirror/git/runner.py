@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -96,11 +96,13 @@ _SETTINGS: Final = {
 """
 
 
-def with_settings(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+def with_settings(
+    environment: Mapping[str, str], settings: Collection[tuple[str, str]]
+) -> dict[str, str]:
     """Return an environment with settings of git, which override those of configuration files."""
     first = int(environment.get("GIT_CONFIG_COUNT") or 0)
     changed = {**environment, "GIT_CONFIG_COUNT": str(first + len(settings))}
-    for number, (name, value) in enumerate(settings.items(), first):
+    for number, (name, value) in enumerate(settings, first):
         changed |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
     return changed
 
@@ -137,7 +139,7 @@ def git_environment(git_dir: Path | None, *, credentials: bool = False) -> dict[
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
     }
-    return with_settings(environment, _SETTINGS)
+    return with_settings(environment, _SETTINGS.items())
 
 
 def call_git(

@@ -40,7 +40,7 @@ from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
 from neuromirror.store import SafeFolder, UnsafePathError, refuse_relative_symlinks, refuse_symlinks
 from neuromirror.transfer import get
-from neuromirror.transfer.annex_branch import disabled_filters
+from neuromirror.transfer.annex_branch import foreign_settings
 from neuromirror.transfer.annex_clone import (
     committer_environment,
     install_subdatasets,
@@ -213,7 +213,7 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
             credentials=True,
         )
         check_objects(made / ".git")
-        unfiltered = disabled_filters()
+        unfiltered = foreign_settings()
         run_git(made, "checkout", "-q", environment=unfiltered)
         identity = committer_environment(made) | unfiltered
         skipped = initialize(lambda *args: run_git(made, *args, environment=identity), is_new=True)

@@ -59,7 +59,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest,
 from neuromirror.model.programs import install_advice
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
-from neuromirror.transfer.annex_branch import disabled_filters
+from neuromirror.transfer.annex_branch import foreign_settings
 from neuromirror.transfer.annex_clone import committer_environment
 from neuromirror.transfer.outcomes import MessageCallback, Outcome, Status
 from neuromirror.transfer.repository_check import check_repository
@@ -333,7 +333,8 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     run_git(
         repository,
         *(*REMOTE_OPTIONS, *FSCK_OPTIONS, *fetch),
-        environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
+        environment=foreign_settings()
+        | {"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
         credentials=True,
     )
 
@@ -703,7 +704,7 @@ class _DatasetRestorer(Struct):
             raise StrategyFailedError(
                 "it lacks the git-annex branch, which has the URLs of the content"
             )
-        unfiltered = disabled_filters()
+        unfiltered = foreign_settings()
         identity = committer_environment(draft) | unfiltered
         options = (*_NO_COMMIT, *(_NO_ORIGIN if self.options.offline else ()))
         with parallel_checkout(draft, target.commit, unfiltered):

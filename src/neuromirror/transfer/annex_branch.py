@@ -43,21 +43,47 @@ from neuromirror.mint import REMOTE_LOG
 from neuromirror.net import is_local_name
 from neuromirror.store import CUSTODY_BRANCH
 
+_TO_EVERY_HOST: Final = {
+    "http.extraheader": "",
+    "http.cookiefile": "",
+    "http.savecookies": "false",
+    "http.delegation": "none",
+}
+_HELPERS: Final = "credential.helper"
+_HELPER: Final = re.compile(r"credential\.(?:.*\.)?helper", re.DOTALL)
+_PROGRAM: Final = re.compile(r"!|/(?!(?:.*/)?git-credential-)", re.DOTALL)
+"""A helper that may give the same password to every host."""
 _IS_SETTING: Final = re.compile(r"GIT_CONFIG_(?:COUNT|KEY_|VALUE_)")
 
 
-def disabled_filters() -> dict[str, str]:
-    """Return environment variables with which git runs no filter but git-annex's.
+def foreign_settings(*, with_filters: bool = False) -> dict[str, str]:
+    """Return the user's settings that git must not use in a repository of others, as variables.
 
     A foreign ``.gitattributes`` could activate any filter that the user has configured (git-lfs
-    would contact its server).
+    would contact its server). Its remotes are foreign too: of what the user's settings send, they
+    get only what is set for their URL (``http.<url>.*``, ``credential.<url>.*``), or what a helper
+    of git has for their host.
+
+    Parameters
+    ----------
+    with_filters
+        Whether filters run.
     """
-    options = ("-z", "--name-only", "--get-regexp", r"^filter\.")
-    done = call_git(git_environment(None), "config", *options, folder=Path(os.sep))
-    names = {os.fsdecode(name).rpartition(".")[0] for name in done.stdout.split(b"\0")[:-1]}
-    off = {"clean": "", "smudge": "", "process": "", "required": "false"}
-    filters = {f"{name}.{key}": off[key] for name in names - {"filter.annex"} for key in off}
-    environment = with_settings(git_environment(None), filters)
+    listed = call_git(git_environment(None), "config", "--list", "-z", folder=Path(os.sep))
+    entries = [os.fsdecode(entry).partition("\n")[::2] for entry in listed.stdout.split(b"\0")[:-1]]
+    names = {name for name, _ in entries}
+    settings = [(name, _TO_EVERY_HOST[name]) for name in names & _TO_EVERY_HOST.keys()]
+    if not with_filters:
+        filters = {name.rpartition(".")[0] for name in names if name.startswith("filter.")}
+        off = {"clean": "", "smudge": "", "process": "", "required": "false"}.items()
+        settings += [
+            (f"{name}.{k}", value) for name in filters - {"filter.annex"} for k, value in off
+        ]
+    helpers = [entry for entry in entries if _HELPER.fullmatch(entry[0])]
+    kept = [entry for entry in helpers if entry[0] != _HELPERS or not _PROGRAM.match(entry[1])]
+    if kept != helpers:
+        settings += [(_HELPERS, ""), *kept]
+    environment = with_settings(git_environment(None), settings)
     return {name: environment[name] for name in environment if _IS_SETTING.match(name)}
 
 
@@ -122,7 +148,7 @@ class AnnexSettings:
         overrides
             Settings that replace those of the repository.
         """
-        environment = with_settings(git_environment(git_dir), overrides or {})
+        environment = with_settings(git_environment(git_dir), (overrides or {}).items())
         listed = call_git(environment, *_LIST_CONFIG)
         if listed.returncode:
             message = listed.stderr.decode(errors="replace").strip()

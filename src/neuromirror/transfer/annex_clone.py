@@ -48,7 +48,7 @@ from neuromirror.git import (
 )
 from neuromirror.model import ConfigurationError
 from neuromirror.net import permanent_refusal, redact
-from neuromirror.transfer.annex_branch import AnnexSettings, disabled_filters, existing_object
+from neuromirror.transfer.annex_branch import AnnexSettings, existing_object, foreign_settings
 from neuromirror.transfer.repository_check import CheckedRepository, check_repository, find_top
 
 BRANCH = "refs/heads/git-annex"
@@ -221,10 +221,11 @@ class AnnexClone:
     def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
         """Return the environment for a git-annex command, with ``credentials`` if it downloads."""
         environment = work_tree_environment(credentials=credentials)
+        environment |= foreign_settings(with_filters=True)
         # a notebook's environment may be in use without its programs being on PATH
         programs = (os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable))
         return (
-            with_settings(environment, self._overrides)
+            with_settings(environment, self._overrides.items())
             | committer_environment(self.top)
             | {"PATH": os.pathsep.join(programs)}
         )
@@ -604,7 +605,7 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
     """Clone subdatasets and check out their commits; return the last line of git's message."""
     done = call_git(
         work_tree_environment(credentials=True)
-        | disabled_filters()
+        | foreign_settings()
         | {"GIT_ALLOW_PROTOCOL": _allowed_protocols(top), "GIT_TERMINAL_PROMPT": "0"}
         | _PLAIN_PATHS,
         *(*REMOTE_OPTIONS, *FSCK_OPTIONS),
