@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from neuromirror.lab import get
+from neuromirror.lab import get, verify
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.durable_files import protect
 from neuromirror.transfer.repository_check import RepositoryRefusedError
@@ -398,11 +398,80 @@ def test_usual_settings_and_files_are_accepted(web_clone: WebClone, tmp_path: Pa
         git(folder, "config", name, value)
     git(folder, "stash", "list")
     git(folder, "sparse-checkout", "set", "small", "kinds")
-    git(folder, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "x")
     git(folder, "gc", "-q")
     assert _get(folder, FILE) == [("ok", FILE)]
-    with pytest.raises(RepositoryRefusedError, match="work tree"):
-        list(get(tmp_path / "linked"))
+
+
+@pytest.fixture
+def linked(web_clone: WebClone, tmp_path: Path) -> Path:
+    """A linked work tree of the clone, in which git-annex has replaced the file ``.git``."""
+    git(web_clone.clone, "worktree", "add", "-q", "--detach", str(tmp_path / "linked"))
+    git(tmp_path / "linked", "annex", "find", "--in=here")
+    return tmp_path / "linked"
+
+
+def test_a_linked_work_tree_of_a_clone(linked: Path, web_clone: WebClone) -> None:
+    assert (linked / ".git").is_symlink()
+    git(linked, "sparse-checkout", "set", "small")
+    assert _get(linked, FILE) == [("ok", FILE)]
+    assert (linked / FILE).read_bytes() == (web_clone.clone / FILE).read_bytes()
+    assert _get(linked, FILE) == [("notneeded", FILE)]
+    git_dir = (linked / ".git").resolve()
+    (linked / ".git").unlink()
+    (linked / ".git").write_text(f"gitdir: {git_dir}\n")
+    (git_dir / "annex").unlink()
+    assert _get(linked, "small/2.dat") == [("ok", "small/2.dat")]
+    assert {one.status for one in verify(linked) if one.path in (FILE, "small/2.dat")} == {"ok"}
+
+
+def _set_worktree_program(linked: Path, program: str) -> None:
+    git(linked, "config", "extensions.worktreeConfig", "true")
+    git(linked, "config", "--worktree", "core.sshCommand", program)
+
+
+def _lead_elsewhere(linked: Path, program: str) -> None:
+    """Make another repository that git uses for the work tree, with a program."""
+    _common(linked.parent / "clone", program)
+    (linked / ".git/commondir").write_text("../../../common\n")
+
+
+def _move_link(linked: Path, program: str) -> None:
+    (linked / ".git/gitdir").write_text(f"{linked.parent}/other/.git\n")
+
+
+def _move_folder(linked: Path, program: str) -> None:
+    moved = linked.parent / "clone/.git/annex/tmp/linked"
+    moved.parent.mkdir(exist_ok=True)
+    (linked / ".git").resolve().rename(moved)
+    (linked / ".git").unlink()
+    (linked / ".git").symlink_to(moved)
+
+
+FORGED: dict[str, Change] = {
+    "settings of the repository": lambda linked, program: git(
+        linked, "config", "core.fsmonitor", program
+    ),
+    "hook of the repository": lambda linked, program: _program(
+        (linked / ".git").resolve().parent.parent / "hooks/post-index-change", program
+    ),
+    "settings of the work tree": _set_worktree_program,
+    "another repository": _lead_elsewhere,
+    "another work tree": _move_link,
+    "elsewhere": _move_folder,
+    "another link": lambda linked, program: (linked / ".git/info").symlink_to(linked),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_link_between_work_tree_and_repository_is_refused(
+    linked: Path, tmp_path: Path, name: str
+) -> None:
+    marker = tmp_path / "marker"
+    FORGED[name](linked, f"touch {marker}; false")
+    marker.unlink(missing_ok=True)
+    with pytest.raises(RepositoryRefusedError, match="git clone"):
+        list(get(linked, [FILE]))
+    assert not marker.exists()
 
 
 def test_a_clone_with_a_ria_sibling_and_its_clone_are_accepted(

@@ -49,6 +49,7 @@ from neuromirror.transfer.annex_branch import (
     present_values,
 )
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
+from neuromirror.transfer.repository_check import common_dir
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 
@@ -647,7 +648,7 @@ class CloneTree(GitTree):
 
     def __init__(self, folder: Path, commit: str | None = None) -> None:
         with VerifiedRepository.at(folder) as repository:
-            git_dir = repository.git_dir
+            git_dir = common_dir(repository.git_dir)
             commit = commit or repository.head()
         self._folder = folder
         self._objects = git_dir / "annex" / "objects"

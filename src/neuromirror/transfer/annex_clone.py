@@ -49,7 +49,12 @@ from neuromirror.git import (
 from neuromirror.model import ConfigurationError
 from neuromirror.net import permanent_refusal, redact
 from neuromirror.transfer.annex_branch import AnnexSettings, existing_object, foreign_settings
-from neuromirror.transfer.repository_check import CheckedRepository, check_repository, find_top
+from neuromirror.transfer.repository_check import (
+    CheckedRepository,
+    check_repository,
+    common_dir,
+    find_top,
+)
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = b"refs/heads/adjusted/"
@@ -137,10 +142,13 @@ class AnnexClone:
     def __init__(self, repository: CheckedRepository, settings: Mapping[str, str]) -> None:
         self.top = repository.top
         self.git_dir = repository.git_dir
-        self.annex_dir = self.git_dir / "annex"
+        common = common_dir(self.git_dir)
+        self.annex_dir = common / "annex"
         self._overrides = {**settings, **repository.overrides}
         self.settings = AnnexSettings.load(self.git_dir, self._overrides)
         self.delegation_reason = self.settings.delegation_reason()
+        if common != self.git_dir:
+            self.delegation_reason = "this is a linked work tree"
         self.opened_commit: str | None = None
         self.is_annexed = True
         self.skipped_remotes: list[SkippedRemote] = []

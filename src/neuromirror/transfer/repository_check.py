@@ -96,6 +96,7 @@ _ANNEX_HOOK: Final = re.compile(
 )
 _STORE_HOOKS: Final = frozenset(text.encode() for text in HOOKS.values())
 _SOCKET: Final = re.compile(r"annex/ssh/")
+_ANNEX: Final = "../../annex"
 _MAX_BYTES: Final = 1 << 20
 _SHOWN: Final = 5
 
@@ -152,9 +153,13 @@ def check_repository(top: Path) -> CheckedRepository:
     top = Path(os.path.realpath(top))
     git_dir = _find_git_dir(top)
     if git_dir is None:
-        raise _refused(top, [".git that leads to another folder, such as that of a work tree"])
+        raise _refused(top, [".git that leads to another folder"])
     check = _Check()
-    settings = check.run(git_dir, top)
+    is_linked = _is_linked(git_dir, top)
+    settings = check.run(git_dir, top, is_linked=is_linked)
+    if is_linked:
+        common = common_dir(git_dir)
+        settings += check.run(common, _top_of(common))
     if check.problems:
         raise _refused(top, check.problems)
     return CheckedRepository(top, git_dir, _overrides(settings))
@@ -176,16 +181,18 @@ def _find_git_dir(top: Path) -> Path | None:
         return top
     if not inner.is_symlink() and inner.is_dir():
         return inner
-    # a submodule: git writes a file, which git-annex replaces by a symlink, without core.worktree
-    above = find_top(top.parent)
-    git_dir = above and _find_git_dir(above)
-    if above is None or git_dir is None:
-        return None
+    # git writes a file; git-annex replaces it by a symlink, and unsets core.worktree of submodules
     try:
         target = os.readlink(inner) if inner.is_symlink() else os.fsdecode(_read(inner))
         found = Path(os.path.realpath(top / target.removeprefix("gitdir: ").rstrip("\n")))
+        if os.path.lexists(found / "commondir"):
+            return found if _is_linked(found, top) else None
         work_trees = [value for name, value in _read_settings(found) if name == "core.worktree"]
     except (OSError, ValueError):
+        return None
+    above = find_top(top.parent)
+    git_dir = above and _find_git_dir(above)
+    if above is None or git_dir is None:
         return None
     modules = git_dir / "modules"
     if work_trees:
@@ -195,6 +202,33 @@ def _find_git_dir(top: Path) -> Path | None:
     return found if is_own and modules in found.parents else None
 
 
+def _is_linked(git_dir: Path, top: Path) -> bool:
+    """Return whether ``git worktree`` made a git folder for the work tree ``top``."""
+    common = git_dir.parent.parent
+    try:
+        back = git_dir / os.fsdecode(_read(git_dir / "gitdir")).rstrip("\n")
+        return (
+            (back.name, os.path.realpath(back.parent)) == (".git", str(top))
+            and git_dir.parent.name == "worktrees"
+            and _read(git_dir / "commondir") == b"../..\n"
+            and _find_git_dir(_top_of(common)) == common
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def common_dir(git_dir: Path) -> Path:
+    """Return the git folder with the objects and refs of a checked repository.
+
+    It is another one than its git folder in a linked work tree.
+    """
+    return git_dir.parent.parent if os.path.lexists(git_dir / "commondir") else git_dir
+
+
+def _top_of(git_dir: Path) -> Path:
+    return git_dir.parent if git_dir.name == ".git" else git_dir
+
+
 class _Check:
     """A check of a repository, its submodules, and its remotes on this machine."""
 
@@ -202,16 +236,19 @@ class _Check:
         self.problems: list[str] = []
         self._seen: set[Path] = set()
 
-    def run(self, git_dir: Path, top: Path, where: str = "") -> list[tuple[str, str]]:
+    def run(
+        self, git_dir: Path, top: Path, where: str = "", *, is_linked: bool = False
+    ) -> list[tuple[str, str]]:
         """Check a git folder, and return its settings.
 
-        Its work tree is ``top`` or, as of a submodule, below. ``where`` follows each problem.
+        Its work tree is ``top`` or, as of a submodule, below. ``where`` follows each problem. The
+        folder of a linked work tree may lead to that of the repository.
         """
         if git_dir in self._seen:
             return []
         self._seen.add(git_dir)
         try:
-            found = list(_files(git_dir))
+            found = list(_files(git_dir, is_linked=is_linked))
             settings = _read_settings(git_dir)
         except OSError as error:
             self.problems.append(f"a file that cannot be read ({error}){where}")
@@ -222,7 +259,7 @@ class _Check:
                 found.append(f"the setting {name!r}")
             elif name == "core.worktree":
                 work_tree = Path(os.path.realpath(git_dir / value))
-                if git_dir.parent == top or not work_tree.is_relative_to(top):
+                if is_linked or git_dir.parent == top or not work_tree.is_relative_to(top):
                     found.append("a setting 'core.worktree' that leads to another folder")
         self.problems += [f"{one}{where}" for one in dict.fromkeys(found)]
         for name, value in settings:
@@ -257,7 +294,7 @@ class _Check:
                     self.run(one, top, f" in the remote {at}")
 
 
-def _files(git_dir: Path) -> Iterator[str]:
+def _files(git_dir: Path, *, is_linked: bool) -> Iterator[str]:
     """Yield what a git folder must not have: symlinks, hooks, and files that are not listed."""
     folders = [""]
     while folders:
@@ -265,6 +302,11 @@ def _files(git_dir: Path) -> Iterator[str]:
         with os.scandir(git_dir / folder) as entries:
             for entry in entries:
                 name = folder + entry.name
+                if is_linked and (
+                    name in ("commondir", "gitdir", "locked")
+                    or (name == "annex" and entry.is_symlink() and os.readlink(entry) == _ANNEX)
+                ):
+                    continue
                 if entry.is_symlink():
                     yield f"the symlink {name!r}"
                 elif entry.is_dir():

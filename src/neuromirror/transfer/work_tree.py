@@ -25,6 +25,7 @@ from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import NOT_HERE, Finding, FindingKind, Status
+from neuromirror.transfer.repository_check import common_dir
 from neuromirror.transfer.verified_repository import (
     InspectedEntry,
     Item,
@@ -251,7 +252,7 @@ class _EntryVerifier:
 
     def _object_path(self, key: str) -> bytes:
         name = key_file_name(key)
-        folder = os.fsencode(self._clone.git_dir) + b"/annex/objects/" + hash_mixed(key)
+        folder = os.fsencode(common_dir(self._clone.git_dir)) + b"/annex/objects/" + hash_mixed(key)
         return folder + b"/" + name + b"/" + name
 
     def _compare(
