@@ -20,12 +20,10 @@ from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescrib
 from neuromirror.sources.boss.channel_info import documents as boss_documents
 from neuromirror.sources.boss.channel_info import facts as boss_facts
 from neuromirror.sources.boss.channel_info import volume_of as boss_volume
-from neuromirror.sources.dandi.blob_versions import BlobTable, parse_object_url
-from neuromirror.sources.dandi.document import MetadataShards
-from neuromirror.sources.dandi.objects import ObjectReply
-from neuromirror.sources.dandi.paging import read_pages
+from neuromirror.sources.dandi.archive import read_pages
+from neuromirror.sources.dandi.objects import BlobTable, ObjectReply, parse_object_url
 from neuromirror.sources.dandi.rows import BlobRow, parse_row
-from neuromirror.sources.dandi.versions import fingerprint, parse_version_info
+from neuromirror.sources.dandi.versions import MetadataShards, fingerprint, parse_version_info
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.ndstore.channel_info import documents as ndstore_documents
 from neuromirror.sources.ndstore.channel_info import facts as ndstore_facts

@@ -21,7 +21,7 @@ from neuromirror.net import (
     only_host_of,
     redact,
 )
-from neuromirror.sources.dandi.document import clean, may_need_cleaning
+from neuromirror.sources.dandi.versions import clean, may_need_cleaning
 from neuromirror.sources.s3.sidecars import without_secrets
 from support.stub_server import StubServer, responds_with, responds_with_json
 

@@ -15,7 +15,7 @@ from neuromirror.net import (
     S3Bucket,
     Session,
 )
-from neuromirror.sources.dandi.paging import read_pages
+from neuromirror.sources.dandi.archive import read_pages
 from support.loopback_http import send_reply
 from support.stub_server import Answer, StubServer
 

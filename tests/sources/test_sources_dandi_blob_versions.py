@@ -9,8 +9,8 @@ import pytest
 
 from neuromirror.net import ObjectRow, RequestLimits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
-from neuromirror.sources.dandi import blob_versions as blob_versions_module
-from neuromirror.sources.dandi.blob_versions import BlobTable, BlobVersionLookup, BucketCache
+from neuromirror.sources.dandi import objects as blob_versions_module
+from neuromirror.sources.dandi.objects import BlobTable, BlobVersionLookup, BucketCache
 from neuromirror_demo import DemoBuckets
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 

@@ -9,7 +9,7 @@ import pytest
 
 from neuromirror.net import ListingTooLongError
 from neuromirror.sources import UnreliableListingError
-from neuromirror.sources.dandi.document import SHARD_LIMIT, MetadataShards, clean, metadata_line
+from neuromirror.sources.dandi.versions import SHARD_LIMIT, MetadataShards, clean, metadata_line
 from support.dandi_replay import recorded
 from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT

@@ -23,11 +23,15 @@ from neuromirror.sources import (
     UnreliableListingError,
 )
 from neuromirror.sources.dandi import DandiOptions, DandiSource
-from neuromirror.sources.dandi import blob_versions as buckets_module
+from neuromirror.sources.dandi import objects as buckets_module
 from neuromirror.sources.dandi import zarr_listing as checksum_module
-from neuromirror.sources.dandi.blob_versions import ObjectAddress, parse_object_url
-from neuromirror.sources.dandi.zarr_listing import SortedRows, compute_zarr_checksum, parse_checksum
-from neuromirror.sources.dandi.zarrs import ZarrSource
+from neuromirror.sources.dandi.objects import ObjectAddress, parse_object_url
+from neuromirror.sources.dandi.zarr_listing import (
+    SortedRows,
+    ZarrSource,
+    compute_zarr_checksum,
+    parse_checksum,
+)
 from support.dandi_replay import DandiReplayServer
 from support.moto_buckets import MIB, Buckets, moto_server
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext

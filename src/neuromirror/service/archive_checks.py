@@ -33,7 +33,7 @@ from neuromirror.sources import Source, open_source
 from neuromirror.sources.boss import BossSource
 from neuromirror.sources.boss.client import BossClient, url_path
 from neuromirror.sources.dandi import DandiSource
-from neuromirror.sources.dandi.blob_versions import BucketCache, ObjectAddress, parse_object_url
+from neuromirror.sources.dandi.objects import BucketCache, ObjectAddress, parse_object_url
 from neuromirror.sources.ndstore import NdstoreSource
 from neuromirror.sources.s3.bucket_source import BucketSource
 

@@ -19,10 +19,9 @@ from neuromirror.sources.dandi.archive import (
     context_digest,
     load_memo,
 )
-from neuromirror.sources.dandi.document import MetadataShards
 from neuromirror.sources.dandi.objects import AssetEntry, ObjectLocator
 from neuromirror.sources.dandi.rows import SHA256, BlobRow, Row
-from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
+from neuromirror.sources.dandi.versions import DRAFT, MetadataShards, VersionInfo
 from neuromirror.sources.errors import (
     MalformedIdError,
     UnreliableListingError,

@@ -8,42 +8,105 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from neuromirror.model import (
-    ConfigurationError,
-    DatasetHint,
-    DatasetRef,
-    VersionKind,
-    VersionRef,
-)
+from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, VersionKind, VersionRef
 from neuromirror.net import AccessDeniedError, NotFoundError, Session
-from neuromirror.sources.dandi import addresses
-from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
-from neuromirror.sources.dandi.document import clean
+from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive, read_pages
 from neuromirror.sources.dandi.listing import DandisetListing, is_still_pending
 from neuromirror.sources.dandi.options import DandiOptions
-from neuromirror.sources.dandi.paging import read_pages
 from neuromirror.sources.dandi.versions import (
     DRAFT,
     OPEN,
     RECENT_SECONDS,
+    clean,
     fingerprint,
     parse_version,
 )
 from neuromirror.sources.dandi.zarr_listing import LOCAL_PREFIX
+from neuromirror.sources.dandi_client import archive_at
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
-from neuromirror.sources.protocol import (
-    EMBARGOED,
-    Listing,
-    LocatedDataset,
-    Source,
-    VisitContext,
-)
+from neuromirror.sources.protocol import EMBARGOED, Listing, LocatedDataset, Source, VisitContext
 
-_ID: Final = re.compile(r"[0-9]{6}\Z")
+_ID: Final = r"(?P<id>[0-9]{6})"
+_IDENTIFIER: Final = re.compile(
+    rf"(?P<instance>[A-Za-z][A-Za-z-]*):{_ID}(?:[/@](?P<version>[^/@]+))?/?\Z"
+)
+_CLIENT_URL: Final = re.compile(
+    rf"dandi://(?P<instance>[^/]+)/{_ID}(?:@(?P<version>[^/]+))?(?:/(?P<path>.*))?\Z"
+)
+_DOI: Final = re.compile(
+    r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?10\.[0-9]{4,9}/"
+    rf"(?P<instance>[a-z-]+)\.{_ID}(?:/(?P<version>[^/]+))?/?\Z",
+    re.IGNORECASE,
+)
+_API_PATH: Final = re.compile(rf"/dandisets/{_ID}(?:/versions/(?P<version>[^/]+))?(?:/.*)?\Z")
+_PAGE_PATH: Final = re.compile(rf"/dandiset/{_ID}(?:/(?P<version>[^/]+))?(?:/files)?/?\Z")
+
+
+def _locate(
+    api: str, mirror: str, address: str, fetch_gui: Callable[[], str]
+) -> LocatedDataset | None:
+    """Parse an address of a dandiset; None if it is not in this archive.
+
+    Parameters
+    ----------
+    api
+        The URL of the archive's API.
+    mirror
+        The name of the mirror.
+    address
+        An identifier (``DANDI:000027``), a DOI, or a URL of the API, of a web page or of ``dandi``.
+    fetch_gui
+        Requests the URL of the web pages, for the page of an archive that is not built in.
+    """
+    for form in (_IDENTIFIER, _CLIENT_URL, _DOI):
+        if (found := form.match(address)) is not None:
+            if not _is_archive(found["instance"], api, mirror):
+                return None
+            path = unquote(found.groupdict().get("path") or "", errors="surrogateescape")
+            return LocatedDataset(found["id"], found["version"], path.strip("/") or None)
+    if not address.startswith(("https://", "http://")):
+        return None
+    if address.startswith(f"{api}/"):
+        return _locate_page(address.removeprefix(api), _API_PATH, "path")
+    page = urlsplit(address)
+    if "/dandiset/" not in f"{page.path}{page.fragment}":
+        return None
+    archive = archive_at(api)
+    host = urlsplit(archive.gui if archive else fetch_gui()).netloc.lower()
+    if page.netloc.lower() not in {host, f"gui.{host}"}:
+        return None
+    # older pages have their path after the #
+    rest = page.fragment or f"{page.path}?{page.query}"
+    return _locate_page(rest, _PAGE_PATH, "location")
+
+
+def _locate_page(rest: str, form: re.Pattern[str], parameter: str) -> LocatedDataset | None:
+    path, _, query = rest.partition("?")
+    found = form.match(path)
+    if found is None:
+        return None
+    values = parse_qs(query, errors="surrogateescape").get(parameter, [""])
+    return LocatedDataset(found["id"], found["version"], values[0].strip("/") or None)
+
+
+def _is_archive(name: str, api: str, mirror: str) -> bool:
+    """Return whether a name in an address is that of the mirror or of its archive."""
+    lowered = name.lower()
+    if lowered == mirror:
+        return True
+    archive = archive_at(api)
+    known = archive.name if archive else ""
+    return lowered in (known, known.removesuffix("-dandi"), known.removeprefix("ember-")) and (
+        lowered != "dandi" or known == "dandi"
+    )
+
+
+_LOCAL_ID: Final = re.compile(r"[0-9]{6}\Z")
 OPENED: Final = "opened"
 """Why a dandiset without embargo is unavailable in the source of the embargoed ones."""
 
@@ -91,7 +154,7 @@ class DandiSource(Source):
         """
         if local_id.startswith(LOCAL_PREFIX):
             return self._zarrs.dataset(local_id)
-        if not _ID.match(local_id):
+        if not _LOCAL_ID.match(local_id):
             raise MalformedIdError(
                 f"{self.mirror}: {local_id!r} is not a dandiset id, which has six digits, such "
                 "as 000027"
@@ -114,7 +177,7 @@ class DandiSource(Source):
         LocatedDataset or None
             None if it is not an address of this archive.
         """
-        return addresses.locate(self.options.api, self.mirror, address, self._archive.web_pages)
+        return _locate(self.options.api, self.mirror, address, self._archive.web_pages)
 
     @property
     def is_private_only(self) -> bool:
@@ -250,7 +313,7 @@ class DandiSource(Source):
         ):
             for row in rows:
                 identifier = row.get("identifier") if isinstance(row, dict) else None
-                if not isinstance(identifier, str) or not _ID.match(identifier):
+                if not isinstance(identifier, str) or not _LOCAL_ID.match(identifier):
                     raise UnexpectedReplyError(f"{what} has a row without a dandiset id")
                 published = row.get("most_recent_published_version")
                 hint = self._hint(self.dataset(identifier), row, published)
