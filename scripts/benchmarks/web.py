@@ -110,19 +110,23 @@ def kinds(made: Made) -> dict[str, list[str]]:
     """Return URLs of each kind of page, in random order."""
     drawn = random.Random(9)
     with Index.open_readonly(made.index) as index:
-        names = [row.name for row in index.datasets(subdatasets=False)]
+        names = [row.name for row in index.datasets.select(subdatasets=False)]
         drawn_names = [drawn.choice(names) for _ in range(_ADDRESSES)]
-        versions = {name: [one.label for one in index.versions(name)] for name in set(drawn_names)}
+        versions = {
+            name: [one.label for one in index.versions.of(name)] for name in set(drawn_names)
+        }
         pairs = [(name, drawn.choice(versions[name])) for name in drawn_names if versions[name]]
         files = []
         for name, label in pairs:
-            row = index.resolve(name, label)
+            row = index.versions.resolve(name, label)
             after = f"sub-{drawn.choice(TERMS)}" if name != made.large else "recordings/day-0"
-            some = list(index.files(row, after=after, limit=3)) or list(index.files(row, limit=3))
+            some = list(index.files.of(row, after=after, limit=3)) or list(
+                index.files.of(row, limit=3)
+            )
             files += [(name, label, one) for one in some]
-        large = [one.label for one in index.versions(made.large)]
-        newest = index.resolve(made.large)
-        days = [one.path for one in index.folder_entries(newest, "recordings", max_counted=0)]
+        large = [one.label for one in index.versions.of(made.large)]
+        newest = index.versions.resolve(made.large)
+        days = [one.path for one in index.files.folder_entries(newest, "recordings", max_counted=0)]
         inside = [
             (drawn.choice(days), drawn.randrange(10_000)) for _ in range(min(200, _ADDRESSES))
         ]
@@ -130,7 +134,9 @@ def kinds(made: Made) -> dict[str, list[str]]:
             {
                 value
                 for name in islice(dict.fromkeys(drawn_names), 400)
-                for value in index.attributes(index.resolve(name)).get("subject", [])
+                for value in index.versions.attributes(index.versions.resolve(name)).get(
+                    "subject", []
+                )
             }
         )
         changed = [
@@ -237,7 +243,7 @@ def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dic
 def lines(made: Made, seconds: int, pages: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Yield one line per kind of page."""
     with Index.open_readonly(made.index) as index:
-        count = sum(row.files for row in index.datasets())
+        count = sum(row.files for row in index.datasets.select())
     here = {"n": count, "commit": commit(), "machine": machine()}
 
     def line(what: str, page: str, figures: dict[str, Any]) -> dict[str, Any]:

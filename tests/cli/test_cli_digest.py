@@ -68,7 +68,7 @@ def test_digests_are_those_of_the_bytes_and_are_found_in_the_index(copied: Shell
     with Index.open_readonly(Store.open(copied.store).index_path) as index:
         stated = {
             one.path: digest.value
-            for one in index.files(index.resolve(NAME))
+            for one in index.files.of(index.versions.resolve(NAME))
             for digest in one.digests
             if digest.algorithm == "etag"
         }

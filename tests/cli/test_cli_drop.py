@@ -88,10 +88,10 @@ def test_copies_of_a_withdrawn_dataset_are_listed_first_and_then_dropped(
     names = ["demo:000001", "demo:000002"]
     assert run("keep", names[0], "--in", "nas").exit_code == 0
     with mirror.index() as index:
-        own, others = ({one.key for one in index.file_contents(name)} for name in names)
+        own, others = ({one.key for one in index.files.contents(name)} for name in names)
         (dataset,) = (
             DatasetRef(one.mirror, one.local_id, one.source_uri)
-            for one in index.datasets()
+            for one in index.datasets.select()
             if one.name == names[0]
         )
     folder = lab / "vault-nas" / "annex" / "objects"

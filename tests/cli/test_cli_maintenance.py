@@ -21,7 +21,7 @@ ONE = "demo:000002"
 def damage_manifest(shell: Shell) -> Path:
     """Flip a bit in the manifest of the newest version of a dataset; return its path."""
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
-        state = index.resolve(ONE).state
+        state = index.versions.resolve(ONE).state
     path = Store.open(shell.store).manifest_path(state)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -103,7 +103,7 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     monkeypatch.setattr(housekeeping, "audit_settings_of", lambda *_: settings)
     shell.run("sync", ONE, "demo:000001")
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
-        count = len(index.due_locations(10_000, "2000"))
+        count = len(index.locations.due(10_000, "2000"))
     first = shell.records("audit", "--budget", "10")
     assert [one["health"] for one in first] == ["ok"] * 10
     rest = shell.records("audit")

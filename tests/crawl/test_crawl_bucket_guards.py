@@ -47,7 +47,7 @@ def test_a_file_that_a_listing_dropped_is_not_deleted(harness: ScriptedHarness) 
     result = harness.sync()["box:a"]
     assert result.visit == "full"
     with harness.index() as index:
-        found = {one.path for one in index.files(index.resolve("box:a"))}
+        found = {one.path for one in index.files.of(index.versions.resolve("box:a"))}
     assert found == set(harness.datasets["a"].files)
     assert len(found) == 39
 
@@ -60,7 +60,7 @@ def test_a_listing_that_lost_many_files_is_reread_before_it_is_held(
     harness.datasets["a"].dropped_from_listing = {f"{number}.bin" for number in range(30)}
     assert harness.sync()["box:a"].visit == "failed"
     with harness.index() as index:
-        assert not list(index.open_holds())
+        assert not list(index.crawl.open_holds())
 
 
 def test_only_missing_files_are_checked_upstream(harness: ScriptedHarness) -> None:
@@ -197,7 +197,7 @@ def test_an_overwritten_file_is_an_incident_until_it_is_released(harness: Script
         assert harness.refs() == refs
         assert event_kinds(harness) == ["incident"]
         with harness.index() as index:
-            (hold,) = index.open_holds()
+            (hold,) = index.crawl.open_holds()
         assert f"'neuromirror release {hold.hold}'" in result.message
         assert result.message.count("'x.bin'") == 1
         assert "'x.bin'" in hold.reason
@@ -205,8 +205,8 @@ def test_an_overwritten_file_is_an_incident_until_it_is_released(harness: Script
     result = harness.sync()["box:a"]
     assert (result.status, result.visit) == ("ok", "full")
     with harness.index() as index:
-        old, new = index.versions("box:a")
-        assert not list(index.open_holds())
+        old, new = index.versions.of("box:a")
+        assert not list(index.crawl.open_holds())
     assert refs["box--a refs/heads/main"] == old.commit
     assert harness.refs()["box--a refs/heads/main"] == new.commit
     assert harness.sync()["box:a"].status == "notneeded"
@@ -262,7 +262,7 @@ def test_changed_capabilities_are_recorded(harness: ScriptedHarness) -> None:
     recorded = [one.capabilities["versions"] for one in harness.entries(MirrorProbed)]
     assert recorded == ["listable", "refused"]
     with harness.index() as index:
-        assert index.capabilities("box") == {"versions": "refused"}
+        assert index.crawl.capabilities("box") == {"versions": "refused"}
 
 
 def test_a_probe_that_fails_is_reported_and_stops_nothing(harness: ScriptedHarness) -> None:

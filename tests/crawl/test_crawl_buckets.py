@@ -88,9 +88,9 @@ def test_every_hostile_key_is_committed_or_a_named_exception(
     name = whole_bucket(buckets, buckets.hostile)
     assert bucket_harness.sync(name)[name].status == "ok"
     with bucket_harness.index() as index:
-        row = index.resolve(name)
-        files = {one.source_path: one for one in index.files(row)}
-        exceptions = {os.fsencode(one["path"]) for one in index.exceptions(row)}
+        row = index.versions.resolve(name)
+        files = {one.source_path: one for one in index.files.of(row)}
+        exceptions = {os.fsencode(one["path"]) for one in index.versions.exceptions(row)}
     assert sorted([*files, *exceptions]) == sorted([*HOSTILE_KEYS, NOT_UTF8])
     assert exceptions == {b"marker/", b"folder/"}
     for key, one in files.items():
@@ -133,7 +133,7 @@ def test_an_overwritten_object_is_an_incident_and_the_old_state_stays(
         release_hold(recorder, "")
     assert bucket_harness.sync(name)[name].status == "ok"
     with bucket_harness.index() as index:
-        (file,) = [one for one in index.files(index.resolve(name)) if one.path == path]
+        (file,) = [one for one in index.files.of(index.versions.resolve(name)) if one.path == path]
     data = buckets.data(f"{BEHAVIOR}/{path}")
     assert hashlib.md5(data, usedforsecurity=False).hexdigest() in file.key
 
@@ -181,8 +181,10 @@ def test_earlier_states_come_from_the_versions_of_a_bucket(
     result = bucket_harness.sync(name, history=True)[name]
     assert (result.status, len(result.versions)) == ("ok", 2)
     with bucket_harness.index() as index:
-        rows = list(index.versions(name))
-        sizes = [{one.path: one.size for one in index.files(row)}["mearec_NP2.h5"] for row in rows]
+        rows = list(index.versions.of(name))
+        sizes = [
+            {one.path: one.size for one in index.files.of(row)}["mearec_NP2.h5"] for row in rows
+        ]
     assert sizes[0] < sizes[1]
     repeated = bucket_harness.sync(name, history=True)
     assert repeated[name].status == "notneeded"

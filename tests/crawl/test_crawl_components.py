@@ -163,12 +163,15 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
         ["h.zarr", "l.zarr"],
     )
     with harness.index() as index:
-        row = index.resolve("box:a")
-        assert index.inline_components(row) == [
+        row = index.versions.resolve("box:a")
+        assert index.versions.inline_components(row) == [
             {"path": path, **one} for path, one in expected.items()
         ]
-        huge, large = index.resolve("box:zarr/huge"), index.resolve("box:zarr/large")
-        assert index.inline_components(huge) == []
+        huge, large = (
+            index.versions.resolve("box:zarr/huge"),
+            index.versions.resolve("box:zarr/large"),
+        )
+        assert index.versions.inline_components(huge) == []
     assert (row.form, row.manifest_only_files) == ("files", 0)
     assert (large.form, large.manifest_only_files) == ("files", 0)
     metadata = source.zarrs["huge"].files[".zarray"]
@@ -192,9 +195,9 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     del scripted_dataset.zarrs["a/two.zarr"]
     assert harness.sync()["box:a"].visit == "full"
     with harness.index() as index:
-        assert [one["path"] for one in index.inline_components(index.resolve("box:a"))] == [
-            "z/one.zarr"
-        ]
+        assert [
+            one["path"] for one in index.versions.inline_components(index.versions.resolve("box:a"))
+        ] == ["z/one.zarr"]
 
 
 def test_odd_paths_of_zarrs_are_mirrored(zarr_harness: ScriptedHarness) -> None:
@@ -328,7 +331,7 @@ def test_many_lost_zarrs_are_held_like_other_files(zarr_harness: ScriptedHarness
     assert zarr_harness.refs() == refs
     assert zarr_harness.source.read_listings == ["a current"]
     with zarr_harness.index() as index:
-        (hold,) = index.open_holds()
+        (hold,) = index.crawl.open_holds()
     assert (hold.files_removed, hold.files_before) == (12, 25)
     # another dataset has mirrored the new Zarr meanwhile, so the listing is unchanged
     zarr_harness.datasets["b"] = ScriptedDataset(files("y.bin"), zarrs={"new.zarr": "new"})

@@ -101,7 +101,10 @@ def test_a_page_that_was_requested_before_a_change_is_not_used(
         empty_archive.change_file(name, "b.txt", "z")
     assert sync.result()[f"demo:{name}"].visit == "full"
     with mirror_harness.index() as index:
-        files = {one.path: one.key for one in index.files(index.resolve(f"demo:{name}", "draft"))}
+        files = {
+            one.path: one.key
+            for one in index.files.of(index.versions.resolve(f"demo:{name}", "draft"))
+        }
     assert empty_archive.sha256(name, "b.txt") in files["b.txt"]
 
 
@@ -133,8 +136,8 @@ def test_a_zarr_that_was_read_before_its_dandiset_changed_is_not_used(
         empty_archive.change_zarr(name, "image.zarr", "1", "another chunk")
     assert sync.result()[f"demo:{name}"].visit == "full"
     with mirror_harness.index() as index:
-        (version,) = index.versions(f"demo:{name}")
-        files = {one.path for one in index.files(version)}
+        (version,) = index.versions.of(f"demo:{name}")
+        files = {one.path for one in index.files.of(version)}
     assert files == {"a.txt", "image.zarr/.zgroup", "image.zarr/0", "image.zarr/1"}
 
 

@@ -77,17 +77,17 @@ def test_a_lost_journal_and_index_are_rebuilt_beside_the_copies(
 ) -> None:
     before = kept_harness.refs()
     with kept_harness.index() as index:
-        rows = list(index.versions(NAME))
+        rows = list(index.versions.of(NAME))
     store = kept_harness.store
     rebuild_index(store, store.index_path)
     with kept_harness.index() as index:
-        assert list(index.versions(NAME)) == rows
+        assert list(index.versions.of(NAME)) == rows
     (kept_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     store.index_path.unlink()
     assert {one.status for one in kept_harness.sync().values()} <= {"ok", "notneeded"}
     assert kept_harness.refs() == before
     with kept_harness.index() as index:
-        assert [one.commit for one in index.versions(NAME)] == [one.commit for one in rows]
+        assert [one.commit for one in index.versions.of(NAME)] == [one.commit for one in rows]
     assert problems_of(kept_harness) == []
 
 

@@ -61,7 +61,7 @@ def command_output(mirror_harness: MirrorHarness, *arguments: str, code: int = 0
 
 def labels(mirror_harness: MirrorHarness, dataset: str = NAME) -> list[str]:
     with mirror_harness.index() as index:
-        return [one.label for one in index.versions(dataset)]
+        return [one.label for one in index.versions.of(dataset)]
 
 
 def bytes_of(demo: DemoArchive, dandiset: str) -> dict[str, bytes]:
@@ -118,12 +118,12 @@ def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
     for dandiset in public:
         files = bytes_of(demo, dandiset)
         with mirror_harness.index() as index:
-            row = index.resolve(f"demo:{dandiset}")
-            left_out = {one["path"] for one in index.exceptions(row)}
-            parts = list(index.subdatasets(row))
-            mirrored = {one.source_path.decode() for one in index.files(row)}
+            row = index.versions.resolve(f"demo:{dandiset}")
+            left_out = {one["path"] for one in index.versions.exceptions(row)}
+            parts = list(index.versions.subdatasets(row))
+            mirrored = {one.source_path.decode() for one in index.files.of(row)}
             for part in parts:
-                inside = index.files(index.resolve(part.dataset, part.commit))
+                inside = index.files.of(index.versions.resolve(part.dataset, part.commit))
                 mirrored |= {
                     f"{part.source_path.decode()}/{one.source_path.decode()}" for one in inside
                 }
@@ -173,10 +173,12 @@ def test_odd_names_are_mirrored_got_checked_and_read(
     run(clone, "datalad", "get", "-r", ".")
     expected = bytes_of(empty_archive, "000001")
     with small_archive_harness.index() as index:
-        row = index.resolve(NAME)
-        assert not index.exceptions(row)
-        git_paths = {one.source_path.decode(): one.path for one in index.files(row)}
-        assert [one.source_path.decode() for one in index.subdatasets(row)] == ["twin/odd (1).zarr"]
+        row = index.versions.resolve(NAME)
+        assert not index.versions.exceptions(row)
+        git_paths = {one.source_path.decode(): one.path for one in index.files.of(row)}
+        assert [one.source_path.decode() for one in index.versions.subdatasets(row)] == [
+            "twin/odd (1).zarr"
+        ]
     escaped = {path for path in git_paths if git_paths[path] != path}
     assert escaped == {r"back\slash.txt", ".gitattributes", "sub/.datalad/config"}
     found = {path: (clone / git_paths.get(path, path)).read_bytes() for path in expected}
@@ -232,7 +234,7 @@ def test_a_page_past_the_end_causes_no_tombstone(
             assert "page 2" in result.message
     assert fault.struck
     with small_archive_harness.index() as index:
-        assert not list(index.events(NAME))
+        assert not list(index.crawl.events(NAME))
     assert small_archive_harness.sync()[NAME].status == "ok"
 
 
@@ -253,9 +255,9 @@ def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
         result = small_archive_harness.sync()[NAME]
     assert (result.status, result.visit) == ("ok", "full")
     with small_archive_harness.index() as index:
-        assert [one.path for one in index.files(index.resolve(NAME))] == empty_archive.paths(
-            "000001"
-        )
+        assert [
+            one.path for one in index.files.of(index.versions.resolve(NAME))
+        ] == empty_archive.paths("000001")
 
 
 @pytest.mark.parametrize("name", ["a-{}.txt", "z-{}.txt"])
@@ -278,7 +280,7 @@ def test_a_draft_that_grows_at_each_request_is_mirrored_as_it_was(
     assert fault.struck > 3
     added = [path for path in empty_archive.paths("000001") if path not in old]
     with small_archive_harness.index() as index:
-        mirrored = [one.path for one in index.files(index.resolve(NAME))]
+        mirrored = [one.path for one in index.files.of(index.versions.resolve(NAME))]
     # all files of one moment, although more were added meanwhile
     new = sorted({*mirrored} - {*old}, key=lambda path: int(path[2:-4]))
     assert sorted([*old, *new]) == mirrored
@@ -286,7 +288,7 @@ def test_a_draft_that_grows_at_each_request_is_mirrored_as_it_was(
     assert len(new) < len(added)
     assert small_archive_harness.sync()[NAME].status == "ok"
     with small_archive_harness.index() as index:
-        files = [one.path for one in index.files(index.resolve(NAME))]
+        files = [one.path for one in index.files.of(index.versions.resolve(NAME))]
     assert files == empty_archive.paths("000001")
 
 
@@ -344,7 +346,7 @@ def test_a_quiet_change_in_a_zarr_is_found_by_a_deep_sync(
     images.change_zarr("000001", ZARR, "0/0/0", None, quiet=True)
     small_archive_harness.sync(deep=True)
     with small_archive_harness.index() as index:
-        (part,) = index.subdatasets(index.resolve(NAME))
+        (part,) = index.versions.subdatasets(index.versions.resolve(NAME))
     assert part.files == len(images.find_zarr("000001", ZARR).entries)
 
 
@@ -357,7 +359,7 @@ def test_a_quiet_fix_of_metadata_is_found_by_a_deep_sync(
     assert small_archive_harness.sync()[NAME].message == "unchanged"
     assert small_archive_harness.sync(deep=True)[NAME].status == "ok"
     with small_archive_harness.index() as index:
-        assert [one.metadata_only for one in index.versions(NAME)] == [False, True]
+        assert [one.metadata_only for one in index.versions.of(NAME)] == [False, True]
     assert "A fix that moved no time" in run_git(
         small_archive_harness.repository(NAME), "show", "main:dandiset.yaml"
     )
@@ -423,7 +425,9 @@ def test_the_retention_of_each_file_is_in_the_index_and_shown(
     write_mirror_file(empty_archive)
     small_archive_harness.sync()
     with small_archive_harness.index() as index:
-        kept = {one.path: one.retention for one in index.files(index.resolve(NAME, "draft"))}
+        kept = {
+            one.path: one.retention for one in index.files.of(index.versions.resolve(NAME, "draft"))
+        }
     assert kept == {
         "published.txt": Retention.PUBLISHED,
         "draft.txt": Retention.DRAFT,
@@ -468,7 +472,11 @@ def test_a_replaced_blob_of_a_draft_may_be_deleted_and_published_ones_are_not(
     # the mirror is unchanged, and reports the retention
     assert small_archive_harness.sync(deep=True)[NAME].exit_code == 0
     with small_archive_harness.index() as index:
-        (gone,) = (one for one in index.files(index.resolve(NAME, draft)) if one.path == "a.txt")
+        (gone,) = (
+            one
+            for one in index.files.of(index.versions.resolve(NAME, draft))
+            if one.path == "a.txt"
+        )
     assert gone.retention is Retention.DRAFT
 
 
@@ -498,7 +506,7 @@ def test_a_version_that_is_unpublished_is_an_incident_and_stays(
     }
     assert kept == {name: commit for name, commit in refs.items() if "000001" in name}
     with small_archive_harness.index() as index:
-        events = list(index.events(NAME))
+        events = list(index.crawl.events(NAME))
     assert {one.kind for one in events} == {"incident"}
     assert len(events) == 2
     (line,) = command_output(

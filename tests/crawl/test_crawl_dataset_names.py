@@ -29,7 +29,7 @@ def mirror_harness(
 
 def commit_of(mirror_harness: MirrorHarness, label: str) -> str:
     with mirror_harness.index() as index:
-        return index.resolve(BOTH, label).commit
+        return index.versions.resolve(BOTH, label).commit
 
 
 def datalad(folder: Path, *arguments: str) -> list[dict[str, object]]:
@@ -125,8 +125,8 @@ def test_the_superdataset_links_the_versions_that_the_names_mean(
     clone = clone_alias(mirror_harness, "demo", tmp_path)
     with mirror_harness.index() as index:
         expected = {
-            row.local_id: index.resolve(row.name).commit
-            for row in index.datasets("demo", subdatasets=False)
+            row.local_id: index.versions.resolve(row.name).commit
+            for row in index.datasets.select("demo", subdatasets=False)
         }
     listed = run_git(clone, "ls-tree", "HEAD").splitlines()
     links = [line.split() for line in listed if line.startswith("160000")]

@@ -73,8 +73,8 @@ def test_a_file_that_clashes_with_a_document_is_renamed(
     harness.datasets["a"] = ScriptedDataset(files("x.bin", path), documents=documents)
     harness.sync()
     with harness.index() as index:
-        row = index.resolve("box:a")
-        found = {one.path: one.source_path.decode() for one in index.files(row)}
+        row = index.versions.resolve("box:a")
+        found = {one.path: one.source_path.decode() for one in index.files.of(row)}
     assert found == {"x.bin": "x.bin", create_boss_harness: path}
     assert set(found) | {one.path.decode() for one in documents} == set(tree(harness))
     harness.fsck()

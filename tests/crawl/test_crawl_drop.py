@@ -28,7 +28,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 def first_file(mirror_harness: MirrorHarness, dataset: str) -> str:
     with mirror_harness.index() as index:
-        files = list(index.files(index.resolve(dataset)))
+        files = list(index.files.of(index.versions.resolve(dataset)))
     return next(one.path for one in files if one.size and "json" not in one.path)
 
 

@@ -341,11 +341,11 @@ def test_a_zarr_under_embargo_goes_to_the_private_store_and_moves(embargo: Embar
     embargo.assert_no_canary_outside()
     assert f"{FOLDER}/small.zarr/c/0" in embargo.run_on_private_store("files", NAME)
     with embargo.index(embargo.private) as index:
-        row = index.last_version(NAME)
+        row = index.versions.last(NAME)
         assert row is not None
         assert row.exceptions == 0
-        (part,) = index.subdatasets(row)
-        (state,) = index.versions(part.dataset)
+        (part,) = index.versions.subdatasets(row)
+        (state,) = index.versions.of(part.dataset)
     kinds = {kind for kind, _ in embargo.locations(embargo.private)}
     assert kinds == {"api-private", "s3"}
     download = f"{embargo.demo.api_url}/zarr/{zarr}/files/?download=true&prefix=c%2F0"
@@ -353,7 +353,7 @@ def test_a_zarr_under_embargo_goes_to_the_private_store_and_moves(embargo: Embar
     embargo.demo.unembargo(ID)
     assert "moved here" in embargo.embargoed_line(embargo.sync())
     with embargo.index(embargo.public) as index:
-        assert next(iter(index.versions(part.dataset))).commit == state.commit
+        assert next(iter(index.versions.of(part.dataset))).commit == state.commit
     assert embargo.canaries_in(embargo.private) == set()
 
 
@@ -707,8 +707,8 @@ def test_a_hidden_zarr_in_an_open_dandiset_is_a_named_exception_and_stops_nothin
     assert result.exit_code == 0
     assert "1 listed upstream but not mirrored" in result.message
     with mirror_harness.index() as index:
-        row = index.resolve("demo:000001", "draft")
-        (exception,) = index.exceptions(row)
+        row = index.versions.resolve("demo:000001", "draft")
+        (exception,) = index.versions.exceptions(row)
         assert row.files == len(demo.paths("000001")) - 1
     assert (exception["reason"], exception["path"]) == ("embargoed", "sub-1/sub-1_shared.ome.zarr")
     assert "under embargo" in exception["detail"]

@@ -317,8 +317,8 @@ def test_locations_that_lost_a_current_file_fail_until_it_is_back(
     with harness.index() as index:
         (url,) = [
             location.url
-            for file in index.files(index.resolve("box:one"))
-            for location in index.locations(file.content)
+            for file in index.files.of(index.versions.resolve("box:one"))
+            for location in index.locations.of(file.content)
         ]
     old = url.replace("/a?", "/b?")
 
@@ -362,7 +362,7 @@ def test_the_failures_of_a_task_and_of_a_mirror(mirror_harness: MirrorHarness) -
             log.record_failure(task, "failed", name)
 
         def failed(*only: str | None) -> set[tuple[str, str, str | None]]:
-            found = recorder.ask(lambda index: index.failed_tasks(*only))
+            found = recorder.ask(lambda index: index.crawl.failed_tasks(*only))
             return {(one.task, one.mirror, one.dataset) for one in found}
 
         listed = {("list", "demo", None), ("list", "demo", "demo:1")}

@@ -52,7 +52,9 @@ def test_a_clock_off_by_a_day_changes_no_id_and_hides_no_change(
         second_harness.sync()
         assert mirror_harness.refs() == second_harness.refs()
         with mirror_harness.index() as index:
-            listed = {one.path for one in index.files(index.resolve("demo:000001", "draft"))}
+            listed = {
+                one.path for one in index.files.of(index.versions.resolve("demo:000001", "draft"))
+            }
         assert name in listed
     mirror_harness.fsck()
     assert {one.status for one in mirror_harness.sync().values()} == {"notneeded"}
@@ -115,7 +117,7 @@ def test_one_dataset_that_is_refused_however_often_keeps_all_that_was_mirrored(
     demo.add_file("000001", "new.txt", b"new")
     assert mirror_harness.sync()["demo:000001"].exit_code == 0
     with mirror_harness.index() as index:
-        assert index.resolve("demo:000001", "draft").files == len(demo.paths("000001"))
+        assert index.versions.resolve("demo:000001", "draft").files == len(demo.paths("000001"))
     tags = {name: sha for name, sha in refs.items() if "refs/tags/" in name}
     assert tags.items() <= mirror_harness.refs().items()
     mirror_harness.fsck()
@@ -157,8 +159,8 @@ def test_a_modified_time_that_goes_back_hides_no_change(harness: ScriptedHarness
     result = harness.sync()["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 1)
     with harness.index() as index:
-        labels = [row.label for row in index.versions("box:a")]
-        assert index.resolve("box:a", "latest").label == result.versions[0]
+        labels = [row.label for row in index.versions.of("box:a")]
+        assert index.versions.resolve("box:a", "latest").label == result.versions[0]
     # in the order of observation
     assert labels == ["2024-03-01T130000Z", "2024-03-01T120000Z"]
     harness.fsck()
@@ -181,10 +183,10 @@ def test_an_old_state_that_returns_is_recorded_and_moves_no_tag(harness: Scripte
     harness.fsck()
     store = harness.store
     with harness.index() as index:
-        before = [(row.label, row.commit) for row in index.versions("box:a")]
+        before = [(row.label, row.commit) for row in index.versions.of("box:a")]
     rebuild_index(store, store.index_path)
     with harness.index() as index:
-        assert [(row.label, row.commit) for row in index.versions("box:a")] == before
+        assert [(row.label, row.commit) for row in index.versions.of("box:a")] == before
 
 
 def test_an_old_index_that_was_restored_catches_up(
@@ -202,7 +204,7 @@ def test_an_old_index_that_was_restored_catches_up(
     assert {one.status for one in mirror_harness.sync().values()} == {"notneeded"}
     assert mirror_harness.refs() == refs
     with mirror_harness.index() as index:
-        paths = {one.path for one in index.files(index.resolve("demo:000001", "draft"))}
+        paths = {one.path for one in index.files.of(index.versions.resolve("demo:000001", "draft"))}
     assert "new.txt" in paths
 
 
@@ -280,7 +282,7 @@ def test_unreadable_records_are_reported_and_read_back_from_git(harness: Scripte
             path.unlink()
     assert harness.sync()["box:a"].exit_code == 0
     with harness.index() as index:
-        assert index.resolve("box:a", "latest").files == 3
+        assert index.versions.resolve("box:a", "latest").files == 3
 
 
 # --- an index that is damaged during a run

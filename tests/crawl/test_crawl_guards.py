@@ -42,7 +42,7 @@ def test_a_listing_that_loses_many_files_is_held_until_released(
     assert (result.visit, result.exit_code) == ("held", 3)
     assert mirror_harness.refs() == refs
     with mirror_harness.index() as index:
-        (hold,) = index.open_holds()
+        (hold,) = index.crawl.open_holds()
     assert (hold.files_removed, hold.files_before) == (11, FILES)
     archive_with_many_files.clear_requests()
     assert mirror_harness.sync("demo:000007")["demo:000007"].exit_code == 3
@@ -53,8 +53,8 @@ def test_a_listing_that_loses_many_files_is_held_until_released(
     result = mirror_harness.sync("demo:000007")["demo:000007"]
     assert (result.status, result.visit) == ("ok", "full")
     with mirror_harness.index() as index:
-        assert index.resolve("demo:000007", "draft").files == FILES - 11
-        assert not list(index.open_holds())
+        assert index.versions.resolve("demo:000007", "draft").files == FILES - 11
+        assert not list(index.crawl.open_holds())
 
 
 def test_a_released_hold_approves_only_the_held_listing(
@@ -64,7 +64,7 @@ def test_a_released_hold_approves_only_the_held_listing(
     remove(archive_with_many_files, 11)
     mirror_harness.sync("demo:000007")
     with mirror_harness.index() as index:
-        (hold,) = index.open_holds()
+        (hold,) = index.crawl.open_holds()
     release(mirror_harness, hold.hold)
     remove(archive_with_many_files, 20)
     assert mirror_harness.sync("demo:000007")["demo:000007"].visit == "held"
@@ -131,7 +131,7 @@ def test_a_listing_during_which_files_change_is_repeated(
     assert fault.struck
     assert result.visit == "full"
     with mirror_harness.index() as index:
-        files = [one.path for one in index.files(index.resolve("demo:000001"))]
+        files = [one.path for one in index.files.of(index.versions.resolve("demo:000001"))]
     assert files == sorted(demo.paths("000001"))
 
 
@@ -141,7 +141,7 @@ def test_a_published_version_that_changes_is_an_incident(
     mirror_harness.sync("demo:000002")
     refs = mirror_harness.refs()
     with mirror_harness.index() as index:
-        first = next(index.versions("demo:000002"))
+        first = next(index.versions.of("demo:000002"))
     demo.tamper_published("000002", first.label, demo.paths("000002", first.label)[0])
     result = mirror_harness.sync("demo:000002", deep=True)["demo:000002"]
     assert (result.status, result.visit) == ("error", "partial")
@@ -150,12 +150,12 @@ def test_a_published_version_that_changes_is_an_incident(
             v for k, v in refs.items() if k.endswith(name)
         ]
     with mirror_harness.index() as index:
-        events = list(index.events("demo:000002"))
+        events = list(index.crawl.events("demo:000002"))
     assert {one.kind for one in events} == {"incident"}
     assert any(first.label in one.message for one in events)
     mirror_harness.sync("demo:000002", deep=True)
     with mirror_harness.index() as index:
-        assert list(index.events("demo:000002")) == events
+        assert list(index.crawl.events("demo:000002")) == events
 
 
 def test_a_known_incident_with_a_published_version_fails_no_further_run(
@@ -163,7 +163,7 @@ def test_a_known_incident_with_a_published_version_fails_no_further_run(
 ) -> None:
     mirror_harness.sync("demo:000002")
     with mirror_harness.index() as index:
-        first = next(index.versions("demo:000002"))
+        first = next(index.versions.of("demo:000002"))
     (gone,) = set(demo.paths("000002", first.label)) - set(demo.paths("000002"))
     demo.tamper_published("000002", first.label, gone)
     assert mirror_harness.sync("demo:000002", deep=True)["demo:000002"].exit_code == 1

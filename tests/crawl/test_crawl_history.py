@@ -29,7 +29,7 @@ def overwritten_dataset() -> ScriptedDataset:
 
 def labels(box: ScriptedHarness) -> list[str]:
     with box.index() as index:
-        return [row.label for row in index.versions("box:a")]
+        return [row.label for row in index.versions.of("box:a")]
 
 
 def test_earlier_states_come_before_the_present_one_each_in_its_time(
@@ -50,7 +50,7 @@ def test_earlier_states_come_before_the_present_one_each_in_its_time(
         ["x.bin", "y.bin"],
     ]
     with harness.index() as index:
-        assert not list(index.events("box:a"))
+        assert not list(index.crawl.events("box:a"))
     harness.fsck()
 
 

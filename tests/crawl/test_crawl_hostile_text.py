@@ -53,8 +53,8 @@ def test_a_title_gets_into_no_message_and_forges_no_trailer(harness: ScriptedHar
     # the next visit and a rebuilt index read it back
     assert {one.status for one in harness.sync().values()} == {"notneeded"}
     with harness.index() as index:
-        assert [one.name for one in index.datasets()] == ["box:a", "box:b"]
-        assert [hit.name for hit in index.search("alert")] == ["box:a"]
+        assert [one.name for one in index.datasets.select()] == ["box:a", "box:b"]
+        assert [hit.name for hit in index.search.all_datasets("alert")] == ["box:a"]
     harness.fsck()
 
 
@@ -137,7 +137,7 @@ def test_a_version_may_have_the_name_of_a_git_option(harness: ScriptedHarness, l
     assert f"box--a refs/tags/{label}" in harness.refs()
     assert harness.sync()["box:a"].status == "notneeded"
     with harness.index() as index:
-        assert index.resolve("box:a", label).label == label
+        assert index.versions.resolve("box:a", label).label == label
     harness.fsck()
 
 
@@ -153,9 +153,9 @@ def test_files_that_configure_git_and_datalad_are_mirrored_and_do_nothing(
     assert harness.sync()["box:a"].status == "ok"
     harness.fsck()
     with harness.index() as index:
-        version = index.resolve("box:a", "latest")
-        listed = [one.path.encode() for one in index.files(version)]
-        exceptions = index.exceptions(version)
+        version = index.versions.resolve("box:a", "latest")
+        listed = [one.path.encode() for one in index.files.of(version)]
+        exceptions = index.versions.exceptions(version)
     assert sorted(map(upstream_path, listed)) == sorted(map(str.encode, ["plain.txt", *names]))
     assert len(exceptions) == 1
     done = subprocess.run(

@@ -55,7 +55,8 @@ def assets(source: ScriptedSource) -> ScriptedDataset:
 def indexed_flags(harness: ScriptedHarness) -> dict[str, list[bool]]:
     with harness.index() as index:
         return {
-            one.name: [row.indexed for row in index.versions(one.name)] for one in index.datasets()
+            one.name: [row.indexed for row in index.versions.of(one.name)]
+            for one in index.datasets.select()
         }
 
 
@@ -95,17 +96,17 @@ def test_git_and_records_are_the_same_whatever_the_index_keeps(
     for harness in boxes:
         with harness.index() as index:
             keys = [key(harness, f"box:zarr/{name}", f"{name}0") for name in "ml"]
-            found.append([[one.dataset for one in index.find(one)] for one in keys])
-            (own,) = index.find(key(harness, "box:a", "s.zarr/0"))
+            found.append([[one.dataset for one in index.files.find(one)] for one in keys])
+            (own,) = index.files.find(key(harness, "box:a", "s.zarr/0"))
             assert own.path == "s.zarr/0"
-            assert parts(harness)["l.zarr"].files == index.resolve(NAME).files == 9
-            assert index.superdatasets(NAME) == ["box:a"]
+            assert parts(harness)["l.zarr"].files == index.versions.resolve(NAME).files == 9
+            assert index.datasets.superdatasets(NAME) == ["box:a"]
         assert dump(harness) == rebuild_and_dump(harness)
     assert found == [[[], []], [["box:zarr/m"], []], [["box:zarr/m"], [NAME]]]
     with boxes[0].index() as index:
-        assert index.unindexed_files() == [UnindexedFiles("box", 2, 15, 9)]
+        assert index.files.unindexed() == [UnindexedFiles("box", 2, 15, 9)]
         with pytest.raises(FilesNotIndexedError):
-            index.files(index.resolve(NAME))
+            index.files.of(index.versions.resolve(NAME))
 
 
 def test_a_second_visit_of_a_zarr_needs_no_rows_in_the_index(
@@ -148,8 +149,10 @@ def test_a_zarr_that_grows_over_the_limit_and_back(tmp_path: Path, source: Scrip
         assert harness.sync()["box:a"].visit == "full"
     assert indexed_flags(harness)[NAME] == [True, False, True]
     with harness.index() as index:
-        found = [(one.first, one.last, one.current) for one in index.find(key(harness, NAME, "l0"))]
-        labels = [row.label for row in index.versions(NAME)]
+        found = [
+            (one.first, one.last, one.current) for one in index.files.find(key(harness, NAME, "l0"))
+        ]
+        labels = [row.label for row in index.versions.of(NAME)]
         assert found == [(labels[0], labels[0], False), (labels[2], labels[2], True)]
     assert dump(harness) == rebuild_and_dump(harness)
 
@@ -357,6 +360,6 @@ def test_multipart_chunks_are_requested_once(
     assert mirror_harness.sync("demo:000008")["demo:000008"].visit == "full"
     assert demo.count_requests(f"HEAD .*{zarr_id}.*partNumber=1") == 1
     with mirror_harness.index() as index:
-        first, second = index.versions(f"demo:zarr/{zarr_id}")
+        first, second = index.versions.of(f"demo:zarr/{zarr_id}")
     assert (first.indexed, second.indexed) == (entries > 0,) * 2
     assert first.evidence == second.evidence == {"etag": 6, "md5": 1}

@@ -77,7 +77,9 @@ def check_served(harness: ScriptedHarness, name: str = "box:a") -> None:
     repository = harness.repository(name)
     assert run_git(repository, "cat-file", "-t", "main").strip() == "commit"
     with harness.index() as index:
-        assert harness.store.has_records(index.dataset(name).dataset_id, index.resolve(name).commit)
+        assert harness.store.has_records(
+            index.datasets.get(name).dataset_id, index.versions.resolve(name).commit
+        )
     assert run_git(repository, "fsck", "--strict", "--full") == ""
 
 
@@ -99,8 +101,8 @@ def test_a_second_local_id_with_the_same_dataset_id_is_refused(harness: Scripted
         name: commit for name, commit in refs.items() if name.startswith("box--a ")
     }
     with harness.index() as index:
-        assert index.has_failures("box")
-        assert len(list(index.visits("box:b"))) == 1
+        assert index.crawl.has_failures("box")
+        assert len(list(index.crawl.visits("box:b"))) == 1
 
 
 def test_of_two_new_local_ids_with_one_dataset_id_one_is_mirrored(
@@ -173,7 +175,7 @@ def test_an_id_that_the_source_refuses_fails_alone(
     assert "'c' is not an id" in done["box:c"].message
     assert "neuromirror takedown box:c" in done["box:c"].message
     with harness.index() as index:
-        assert index.has_failures("box")
+        assert index.crawl.has_failures("box")
     assert statuses(harness)["box:c"] == "error"
     take_dataset_down(harness, "box:c")
     assert set(statuses(harness).values()) == {"notneeded"}

@@ -155,7 +155,11 @@ def test_visits_of_incomplete_repositories_stop_and_repair_restores_their_ids(
         assert remedy(name) in results[name].message
     assert remedy("box:zarr/1") in results["box:older"].message
     with harness.index() as index:
-        assert {one.dataset for one in index.failures()} >= {*names, "box:older", "box:locked"}
+        assert {one.dataset for one in index.crawl.failures()} >= {
+            *names,
+            "box:older",
+            "box:locked",
+        }
     assert harness.refs() == before
     found = problems_of(harness)
     for name in (*names, "box:locked", "box:zarr/1"):

@@ -63,7 +63,7 @@ def test_a_memo_counts_only_for_the_state_in_git(harness: ScriptedHarness) -> No
     assert harness.source.read_listings == ["a current"]
     assert result.status == "ok"
     with harness.index() as index:
-        assert [one.path for one in index.files(index.resolve("box:a"))] == ["x.bin"]
+        assert [one.path for one in index.files.of(index.versions.resolve("box:a"))] == ["x.bin"]
 
 
 def test_a_state_with_only_new_locations_has_a_memo_of_its_own(harness: ScriptedHarness) -> None:
@@ -153,7 +153,7 @@ def test_a_hold_lapses_when_upstream_returns_to_the_old_state(harness: ScriptedH
     assert harness.sync()["box:a"].visit == "full"
     assert harness.source.read_listings == []
     with harness.index() as index:
-        assert not list(index.open_holds())
+        assert not list(index.crawl.open_holds())
 
 
 def test_pages_of_an_interrupted_visit_are_kept_until_the_next_one_finishes(
@@ -238,14 +238,14 @@ def test_damaged_records_of_one_version_stop_no_other_dataset(harness: ScriptedH
     harness.sync()
     store = harness.store
     with harness.index() as index:
-        (row,) = index.versions("box:a")
+        (row,) = index.versions.of("box:a")
     (records,) = (harness.folder / "neuromirror" / "records").rglob(f"{row.commit}.jsonl.zst")
     records.write_bytes(b"damaged")
     store.index_path.unlink()
     with open_recorder(store, store.index_path):
         pass
     with harness.index() as index:
-        assert len(list(index.versions("box:b"))) == 1
+        assert len(list(index.versions.of("box:b"))) == 1
     code, errors = status(harness)
     assert code == 1
     assert [(one["task"], one["dataset"]) for one in errors] == [("index", "box:a")]
@@ -257,7 +257,7 @@ def test_damaged_records_of_one_version_stop_no_other_dataset(harness: ScriptedH
     assert harness.sync()["box:a"].status == "ok"
     assert status(harness) == (0, [])
     with harness.index() as index:
-        assert len(list(index.versions("box:a"))) == 2
+        assert len(list(index.versions.of("box:a"))) == 2
     harness.fsck()
 
 
@@ -269,8 +269,8 @@ def test_entries_are_recorded_in_an_index_that_replaced_another(harness: Scripte
         rebuild_index(store, store.index_path)
         recorder.record(EventRaised("box", "a", "note", "first", "2026-01-01T00:00:00+00:00", {}))
         with Index.open_readonly(store.index_path) as index:
-            assert [one.message for one in index.events(kind="note")] == ["first"]
+            assert [one.message for one in index.crawl.events(kind="note")] == ["first"]
         store.index_path.unlink()
         recorder.record(EventRaised("box", "a", "note", "second", "2026-01-01T00:00:01+00:00", {}))
         with Index.open_readonly(store.index_path) as index:
-            assert [one.message for one in index.events(kind="note")] == ["second", "first"]
+            assert [one.message for one in index.crawl.events(kind="note")] == ["second", "first"]

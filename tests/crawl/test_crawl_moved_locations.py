@@ -67,9 +67,9 @@ def write_same_bytes(buckets: DemoBuckets) -> str:
 def stated_urls(harness: MirrorHarness) -> dict[str, list[str]]:
     """Return the URLs of the object in the index, in the records and on the git-annex branch."""
     with harness.index() as index:
-        row = index.resolve(NAME)
-        (file,) = [one for one in index.files(row) if one.path == PATH]
-        urls = [one.url for one in index.locations(file.content)]
+        row = index.versions.resolve(NAME)
+        (file,) = [one for one in index.files.of(row) if one.path == PATH]
+        urls = [one.url for one in index.locations.of(file.content)]
     entries = map(load_snapshot_entry, stored_record_lines(harness.store, row))
     (record,) = [one.record for one in entries if one.git_path == PATH.encode()]
     log = f"{row.annex_commit}:{url_log_path(file.key).decode()}"
@@ -116,10 +116,10 @@ def test_the_object_is_opened_by_its_new_url(
 def test_only_the_new_url_is_audited(bucket_harness: MirrorHarness, buckets: DemoBuckets) -> None:
     new = write_same_bytes(buckets)
     with bucket_harness.index() as index:
-        due = len(index.due_locations(100, "9"))
+        due = len(index.locations.due(100, "9"))
     bucket_harness.sync(NAME)
     with bucket_harness.index() as index:
-        urls = [one.url for one in index.due_locations(100, "9")]
+        urls = [one.url for one in index.locations.due(100, "9")]
     assert len(urls) == due
     assert [url for url in urls if PATH in url] == [new]
 
@@ -193,7 +193,7 @@ def test_newer_records_than_those_that_a_killed_sync_left_count(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     with bucket_harness.index() as index:
-        row = index.resolve(NAME)
+        row = index.versions.resolve(NAME)
     dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
     store = bucket_harness.store
     lines = list(store.record_lines(dataset_id, row.records))
@@ -215,7 +215,7 @@ def test_records_to_which_another_version_refers_stay_after_a_lost_journal_entry
     dataset = harness.datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
     harness.sync()
     with harness.index() as index:
-        row = index.resolve("box:a")
+        row = index.versions.resolve("box:a")
     dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
     store = harness.store
     lines = list(store.record_lines(dataset_id, row.commit))
@@ -225,7 +225,7 @@ def test_records_to_which_another_version_refers_stay_after_a_lost_journal_entry
     harness.sync(deep=True)
     assert list(store.record_lines(dataset_id, "e" * 40)) == lines
     with harness.index() as index:
-        assert index.resolve("box:a").records == f"{row.commit}.2"
+        assert index.versions.resolve("box:a").records == f"{row.commit}.2"
     check_records(harness, "box:a", "elsewhere.example.invalid", 1)
 
 
@@ -282,7 +282,7 @@ def check_records(
 ) -> None:
     """Check the records of a version, the rebuilt index, and that another sync writes nothing."""
     with harness.index() as index:
-        row = index.resolve(name, label)
+        row = index.versions.resolve(name, label)
         before = dump_index(index)
     lines = stored_record_lines(harness.store, row)
     assert sum(host.encode() in line for line in lines) == count
@@ -321,9 +321,9 @@ def test_a_draft_before_a_published_version_has_its_new_urls(harness: ScriptedHa
     move(dataset, "elsewhere.example.invalid", "x.bin", "y.bin")
     assert harness.sync(deep=True)["box:a"].versions == ()
     with harness.index() as index:
-        draft = next(one.label for one in index.versions("box:a") if one.kind == "observed")
-        contents = [one.content for one in index.files(index.resolve("box:a", draft))]
-        urls = [one.url for content in contents for one in index.locations(content)]
+        draft = next(one.label for one in index.versions.of("box:a") if one.kind == "observed")
+        contents = [one.content for one in index.files.of(index.versions.resolve("box:a", draft))]
+        urls = [one.url for content in contents for one in index.locations.of(content)]
     assert sum("elsewhere.example.invalid" in one for one in urls) == 2
     check_records(harness, "box:a", "elsewhere.example.invalid", 2, draft)
 
@@ -341,8 +341,8 @@ def test_damaged_later_records_do_not_keep_other_entries_from_the_index(
     shutil.copy(backup, store.index_path)
     with Index.open(store.index_path) as index:
         index.catch_up(store)
-        assert index.resolve(NAME).files
-        (failure,) = [one for one in index.failures() if "stated later" in one.message]
+        assert index.versions.resolve(NAME).files
+        (failure,) = [one for one in index.crawl.failures() if "stated later" in one.message]
     assert failure.dataset == NAME
 
 
@@ -360,4 +360,4 @@ def test_an_index_backup_is_updated_after_a_takedown(
     shutil.copy(backup, store.index_path)
     with Index.open(store.index_path) as index:
         index.catch_up(store)
-        assert list(index.failures()) == []
+        assert list(index.crawl.failures()) == []

@@ -49,12 +49,15 @@ def fill(buckets: DemoBuckets, ordinary: int) -> None:
 
 def files(mirror_harness: MirrorHarness) -> dict[str, FileRow]:
     with mirror_harness.index() as index:
-        return {one.path: one for one in index.files(index.resolve(DATASET))}
+        return {one.path: one for one in index.files.of(index.versions.resolve(DATASET))}
 
 
 def exceptions(mirror_harness: MirrorHarness) -> dict[str, str]:
     with mirror_harness.index() as index:
-        return {one["path"]: one["reason"] for one in index.exceptions(index.resolve(DATASET))}
+        return {
+            one["path"]: one["reason"]
+            for one in index.versions.exceptions(index.versions.resolve(DATASET))
+        }
 
 
 def test_an_endpoint_that_contains_the_bucket_is_named(
@@ -82,8 +85,8 @@ def test_keys_with_raw_control_characters_do_not_hide_the_versions_of_a_bucket(
     found = files(mirror_harness).values()
     assert {one.source_path for one in found} == {name.encode() for name in names}
     with mirror_harness.index() as index:
-        assert index.capabilities("swift")["versions"] == "listable"
-        locations = [index.locations(one.content)[0] for one in found]
+        assert index.crawl.capabilities("swift")["versions"] == "listable"
+        locations = [index.locations.of(one.content)[0] for one in found]
     assert all("versionId=" in one.url for one in locations)
 
 
@@ -322,5 +325,5 @@ def test_datasets_of_more_bytes_than_an_integer_holds_are_added_up(
         put_of_size(buckets, f"{name}/{name}/small.bin", 1)
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
     with mirror_harness.index() as index:
-        [status] = index.mirror_status()
+        [status] = index.crawl.mirrors()
         assert status.bytes == (1 << 63) - 1

@@ -110,7 +110,7 @@ def test_a_chunk_replaced_in_another_encoding_is_the_next_version(
     assert layers_harness.sync(name)[name].status == "ok"
     assert len(layers_harness.entries(VersionMinted)) == 2
     with layers_harness.index() as index:
-        files = {one.path: one for one in index.files(index.resolve(name))}
+        files = {one.path: one for one in index.files.of(index.versions.resolve(name))}
     assert f"{chunk}.gz" in files
     assert not {chunk, f"{chunk}.br"} & files.keys()
     clone = clone_layer(layers_harness, EM, tmp_path / "clone")
@@ -147,7 +147,7 @@ def test_a_layer_above_the_limit_keeps_its_documents_in_git_and_its_chunks_in_a_
         *(".precomputed/encodings.json", "info", "provenance"),
     ]
     with layers_harness.index() as index:
-        row = index.resolve(name_of(EM))
-        assert (row.form, index.resolve(name_of(GCAMP)).form) == ("manifest", "files")
+        row = index.versions.resolve(name_of(EM))
+        assert (row.form, index.versions.resolve(name_of(GCAMP)).form) == ("manifest", "files")
         assert row.files == len(buckets.present(f"{EM}/", bucket=buckets.precomputed)) - 2
     assert {one.status for one in layers_harness.sync().values()} == {"notneeded"}

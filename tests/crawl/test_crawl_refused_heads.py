@@ -49,7 +49,7 @@ def fill_without_versions(buckets: DemoBuckets) -> None:
 
 def files(mirror_harness: MirrorHarness) -> list[FileRow]:
     with mirror_harness.index() as index:
-        return list(index.files(index.resolve(DATASET)))
+        return list(index.files.of(index.versions.resolve(DATASET)))
 
 
 def test_one_refused_object_hides_no_version_ids(

@@ -83,8 +83,8 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     minted = unprotected_harness.entries(VersionMinted)
     assert sorted(one.local_id for one in minted) == ["a", "b", "b"]
     with unprotected_harness.index() as index:
-        assert [one.failing for one in index.mirror_status()] == [1]
-        assert len(list(index.versions(HIT))) == 1
+        assert [one.failing for one in index.crawl.mirrors()] == [1]
+        assert len(list(index.versions.of(HIT))) == 1
 
     found = problems_of(unprotected_harness)
     assert {one.name for one in found} == {HIT}
@@ -103,7 +103,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert problems_of(unprotected_harness) == []
     assert [one.kind for one in unprotected_harness.entries(EventRaised)] == ["repair"]
     with unprotected_harness.index() as index:
-        assert [one.failing for one in index.mirror_status()] == [0]
+        assert [one.failing for one in index.crawl.mirrors()] == [0]
 
     # it is kept, and not shown
     folder = Path(done_for[HIT].folder)
@@ -141,7 +141,7 @@ def test_pushes_block_no_other_mirror_of_the_store(
             assert {name for name, one in results.items() if one.visit == "failed"} == hit.keys()
             assert results["second:000001"].exit_code == 0
         with mirror_harness.index() as index:
-            assert index.resolve("second:000001").files == 2
+            assert index.versions.resolve("second:000001").files == 2
         assert {one.name for one in problems_of(mirror_harness)} == hit.keys()
         repaired = repair_harness(mirror_harness)
         assert {name for name, one in repaired.items() if one.status == "ok"} == hit.keys()

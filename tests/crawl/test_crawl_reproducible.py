@@ -117,7 +117,9 @@ def test_a_sync_killed_anywhere_leaves_a_whole_store_and_converges(
         assert found == expected, f"killed at {point} of {steps}"
         killed.fsck()
         with Index.open_readonly(killed.store.index_path) as index:
-            commits = {row.commit for one in index.datasets() for row in index.versions(one.name)}
+            commits = {
+                row.commit for one in index.datasets.select() for row in index.versions.of(one.name)
+            }
         tags = {commit for name, commit in expected.items() if " refs/tags/" in name}
         assert commits == tags
         assert not list((killed.folder / "neuromirror" / "tmp").iterdir())
@@ -156,21 +158,25 @@ def test_versions_that_only_git_has_are_found_by_a_rebuild(mirror_harness: Mirro
         before = {
             name: [(row.label, row.commit, row.state, row.files, row.bytes) for row in rows]
             for name, rows in (
-                (one.name, list(index.versions(one.name))) for one in index.datasets()
+                (one.name, list(index.versions.of(one.name))) for one in index.datasets.select()
             )
         }
-        files = [(one.path, one.key) for one in index.files(index.resolve("demo:000002", "draft"))]
+        files = [
+            (one.path, one.key)
+            for one in index.files.of(index.versions.resolve("demo:000002", "draft"))
+        ]
     (mirror_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     rebuild_index(store, store.index_path)
     with mirror_harness.index() as index:
         for name, rows in before.items():
             found = [
                 (row.label, row.commit, row.state, row.files, row.bytes)
-                for row in index.versions(name)
+                for row in index.versions.of(name)
             ]
             assert found == rows
         rebuilt_files = [
-            (one.path, one.key) for one in index.files(index.resolve("demo:000002", "draft"))
+            (one.path, one.key)
+            for one in index.files.of(index.versions.resolve("demo:000002", "draft"))
         ]
     assert rebuilt_files == files
 
@@ -181,16 +187,18 @@ def test_records_that_were_lost_are_read_back_from_git(
     mirror_harness.sync("demo:000004")
     store = mirror_harness.store
     with mirror_harness.index() as index:
-        row = index.resolve("demo:000004", "draft")
-        before = [(one.path, one.key, one.size, one.evidence) for one in index.files(row)]
+        row = index.versions.resolve("demo:000004", "draft")
+        before = [(one.path, one.key, one.size, one.evidence) for one in index.files.of(row)]
     shutil.rmtree(mirror_harness.folder / "neuromirror" / "records")
     (mirror_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     rebuild_index(store, store.index_path)
     with mirror_harness.index() as index:
-        row = index.resolve("demo:000004", "draft")
-        assert [(one.path, one.key, one.size, one.evidence) for one in index.files(row)] == before
-        (found, *_) = index.files(row)
-        assert len(index.locations(found.content)) == 2
+        row = index.versions.resolve("demo:000004", "draft")
+        assert [
+            (one.path, one.key, one.size, one.evidence) for one in index.files.of(row)
+        ] == before
+        (found, *_) = index.files.of(row)
+        assert len(index.locations.of(found.content)) == 2
     refs = mirror_harness.refs()
     shutil.rmtree(mirror_harness.folder / "neuromirror" / "records")
     demo.add_file("000004", "new.txt", b"new")

@@ -33,12 +33,12 @@ def test_the_first_sync_of_a_real_archive_requests_each_object_once(
     assert set(object_heads(empty_archive).values()) == {1}
     assert len(empty_archive.requests) + len(empty_archive.s3_requests) <= MAX_FIRST_SYNC_REQUESTS
     with mirror_harness.index() as index:
-        files = list(index.files(index.resolve(f"demo:{large}")))
+        files = list(index.files.of(index.versions.resolve(f"demo:{large}")))
         assert len(files) == SHARING + 1
         urls = {
             one.url
             for content in {file.content for file in files}
-            for one in index.locations(content)
+            for one in index.locations.of(content)
             if one.version_id is not None
         }
     assert len(urls) == 2
@@ -81,7 +81,7 @@ def pending_dandiset(
 def pending_count(mirror_harness: MirrorHarness, name: str) -> int:
     """Return the number of pending items recorded by the last visit."""
     with mirror_harness.index() as index:
-        return index.last_visits("demo")[name].pending
+        return index.crawl.last_visits("demo")[name].pending
 
 
 def test_an_unchanged_sync_requests_only_pending_items(
@@ -109,7 +109,9 @@ def test_a_sha256_that_appears_while_a_zarr_is_pending_is_recorded(
     assert (result.status, result.visit, len(result.versions)) == ("ok", "full", 1)
     assert pending_count(mirror_harness, name) == 1
     with mirror_harness.index() as index:
-        evidence = {one.path: one.evidence for one in index.files(index.resolve(f"demo:{name}"))}
+        evidence = {
+            one.path: one.evidence for one in index.files.of(index.versions.resolve(f"demo:{name}"))
+        }
     assert evidence["late.txt"] is Evidence.SHA256
     demo.clear_requests()
     mirror_harness.sync()
@@ -130,9 +132,9 @@ def test_a_zarr_that_is_finalized_without_a_new_time_is_mirrored_as_finalized(
     assert pending_count(mirror_harness, name) == (0 if is_only_pending_item else 1)
     with mirror_harness.index() as index:
         (version,) = [
-            one for one in index.versions(f"demo:{name}") if one.label == result.versions[0]
+            one for one in index.versions.of(f"demo:{name}") if one.label == result.versions[0]
         ]
-        assert "late.zarr/0" in {one.path for one in index.files(version)}
+        assert "late.zarr/0" in {one.path for one in index.files.of(version)}
 
 
 def test_a_pending_file_that_cannot_be_checked_causes_a_full_visit(

@@ -50,8 +50,8 @@ def run(mirror_harness: MirrorHarness, *arguments: str) -> list[dict[str, object
 
 def description(mirror_harness: MirrorHarness) -> tuple[Any, ...]:
     with mirror_harness.index() as index:
-        row = index.resolve(NAME)
-        return row.title, row.license, index.attributes(row)
+        row = index.versions.resolve(NAME)
+        return row.title, row.license, index.versions.attributes(row)
 
 
 def unreadable_metric(mirror_harness: MirrorHarness) -> float:
@@ -104,7 +104,10 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
 
 def exceptions(mirror_harness: MirrorHarness) -> list[tuple[str, str]]:
     with mirror_harness.index() as index:
-        return [(one["path"], one["reason"]) for one in index.exceptions(index.resolve(NAME))]
+        return [
+            (one["path"], one["reason"])
+            for one in index.versions.exceptions(index.versions.resolve(NAME))
+        ]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])

@@ -14,7 +14,7 @@ def test_all_published_versions_and_the_draft_are_mirrored(mirror_harness: Mirro
     assert results["demo:000002"].status == "ok"
     repository = mirror_harness.repository("demo:000002")
     with mirror_harness.index() as index:
-        rows = list(index.versions("demo:000002"))
+        rows = list(index.versions.of("demo:000002"))
     assert [row.kind for row in rows] == ["published", "published", "observed"]
     log = run_git(repository, "log", "--format=%H", "published").split()
     assert log == [rows[1].commit, rows[0].commit]
@@ -65,11 +65,11 @@ def test_one_changed_dandiset_gets_commits_and_no_other(
     assert moved == {"demo--000001", "demo", "neuromirror"}
     with small_archive_harness.index() as index:
         digest = two_dandisets.sha256("000001", "a.txt")
-        found = list(index.find(f"sha256:{digest}"))
+        found = list(index.files.find(f"sha256:{digest}"))
         assert [(one.dataset, one.path, one.first) for one in found] == [
             ("demo:000001", "a.txt", label)
         ]
-        assert any(row.label == label for row in index.versions("demo:000001"))
+        assert any(row.label == label for row in index.versions.of("demo:000001"))
 
 
 def test_a_validated_draft_makes_no_new_state(
@@ -89,11 +89,15 @@ def test_a_late_sha256_is_recorded_as_an_upgrade(
     mirror_harness.sync("demo:000004")
     with mirror_harness.index() as index:
         (late,) = [
-            one for one in index.files(index.resolve("demo:000004", "draft")) if one.path == LATE
+            one
+            for one in index.files.of(index.versions.resolve("demo:000004", "draft"))
+            if one.path == LATE
         ]
         assert late.key.startswith("XS3ETAG-")
         others = [
-            one for one in index.files(index.resolve("demo:000004", "draft")) if one.path != LATE
+            one
+            for one in index.files.of(index.versions.resolve("demo:000004", "draft"))
+            if one.path != LATE
         ]
         assert others
         assert all(one.key.startswith("SHA256E-") for one in others)
@@ -104,10 +108,10 @@ def test_a_late_sha256_is_recorded_as_an_upgrade(
     assert (draft.assets[LATE].modified, draft.modified) == times
     assert mirror_harness.sync("demo:000004")["demo:000004"].status == "ok"
     with mirror_harness.index() as index:
-        first, second = (one.label for one in index.versions("demo:000004"))
+        first, second = (one.label for one in index.versions.of("demo:000004"))
         assert second.startswith(first)
-        row = index.resolve("demo:000004", "draft")
-        (upgraded,) = [one for one in index.files(row) if one.path == LATE]
+        row = index.versions.resolve("demo:000004", "draft")
+        (upgraded,) = [one for one in index.files.of(row) if one.path == LATE]
     assert upgraded.key.startswith("SHA256E-")
     assert row.evidence == {"sha256": row.files}
 
@@ -119,8 +123,8 @@ def test_zarr_assets_that_are_disabled_are_named_exceptions(
         file.write("zarrs = false\n")
     mirror_harness.sync("demo:000005")
     with mirror_harness.index() as index:
-        row = index.resolve("demo:000005", "draft")
-        exceptions = index.exceptions(row)
+        row = index.versions.resolve("demo:000005", "draft")
+        exceptions = index.versions.exceptions(row)
     assert [one["reason"] for one in exceptions] == ["zarr"]
     listed = demo.paths("000005")
     assert row.files + len(exceptions) == len(listed)
@@ -152,7 +156,7 @@ def test_a_renamed_file_keeps_its_content_and_needs_no_bytes(
     demo.rename_file("000001", path, "moved/here.nwb")
     mirror_harness.sync("demo:000001")
     with mirror_harness.index() as index:
-        here = [one for one in index.find(f"sha256:{digest}") if one.dataset == "demo:000001"]
+        here = [one for one in index.files.find(f"sha256:{digest}") if one.dataset == "demo:000001"]
     assert {(one.path, one.current) for one in here} == {(path, False), ("moved/here.nwb", True)}
 
 
@@ -174,7 +178,7 @@ def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
 
     mirror_harness.sync("demo:000002")
     with mirror_harness.index() as index:
-        path = demo.paths("000002", index.resolve("demo:000002").label)[-1]
+        path = demo.paths("000002", index.versions.resolve("demo:000002").label)[-1]
     with serve_folder(mirror_harness.folder) as address:
         clone = tmp_path / "clone"
         run_checked(tmp_path, "datalad", "clone", f"ria+{address}/#~demo", str(clone))

@@ -117,19 +117,29 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
     hidden, dataset_id = secrets(synced_harness), synced_harness.repository(NAME)
     assert take_dataset_down(synced_harness) == {NAME: "ok"}
     with synced_harness.index() as index:
-        assert NAME not in [one.name for one in index.datasets()]
-        assert [(one.dataset, one.reason) for one in index.tombstones()] == [(NAME, REASON)]
-        for query in (index.dataset, index.versions, index.resolve, index.superdatasets):
+        assert NAME not in [one.name for one in index.datasets.select()]
+        assert [(one.dataset, one.reason) for one in index.datasets.tombstones()] == [
+            (NAME, REASON)
+        ]
+        for query in (
+            index.datasets.get,
+            index.versions.of,
+            index.versions.resolve,
+            index.datasets.superdatasets,
+        ):
             with pytest.raises(DatasetWithdrawnError, match=REASON):
                 list(query(NAME))  # type: ignore[call-overload]
         assert [
-            one for term in ("000002", "demo") for one in index.search(term) if one.name == NAME
+            one
+            for term in ("000002", "demo")
+            for one in index.search.all_datasets(term)
+            if one.name == NAME
         ] == []
         for secret in hidden[-3:]:
-            assert [one for one in index.find(secret.decode()) if one.dataset == NAME] == []
-        assert [one.kind for one in index.events() if one.dataset == NAME] == ["takedown"]
-        (status,) = index.mirror_status()
-        assert status.datasets == len(list(index.datasets()))
+            assert [one for one in index.files.find(secret.decode()) if one.dataset == NAME] == []
+        assert [one.kind for one in index.crawl.events() if one.dataset == NAME] == ["takedown"]
+        (status,) = index.crawl.mirrors()
+        assert status.datasets == len(list(index.datasets.select()))
     # neither in the index file nor elsewhere in the served tree
     served = [path for path in synced_harness.folder.rglob("*") if path.is_file()]
     others = {
@@ -252,7 +262,7 @@ def test_a_reinstated_dataset_is_as_if_never_taken_down(synced_harness: MirrorHa
     assert list(withdrawn_folder(synced_harness.store).iterdir()) == []
     assert not (synced_harness.folder / "tombstones" / "demo--000002.json").exists()
     with synced_harness.index() as index:
-        assert index.dataset(NAME).versions > 0
+        assert index.datasets.get(NAME).versions > 0
     synced_harness.fsck()
 
 
@@ -283,15 +293,15 @@ def test_components_that_only_it_has_are_taken_down_and_reinstated_with_it(
     mirror_harness = MirrorHarness(mirrors, tmp_path / "store")
     mirror_harness.sync()
     with mirror_harness.index() as index:
-        (part,) = [one.name for one in index.datasets() if one.within]
-        (whole,) = index.superdatasets(part)
+        (part,) = [one.name for one in index.datasets.select() if one.within]
+        (whole,) = index.datasets.superdatasets(part)
         rows = dump_index(index)
     with pytest.raises(ConfigurationError, match=f"{part}.*{whole}"):
         take_dataset_down(mirror_harness, part)
     refs = mirror_harness.refs()
     assert take_dataset_down(mirror_harness, whole) == {part: "ok", whole: "ok"}
     with mirror_harness.index() as index:
-        assert {one.dataset for one in index.tombstones()} == {part, whole}
+        assert {one.dataset for one in index.datasets.tombstones()} == {part, whole}
     assert not mirror_harness.repository(part).exists()
     before = dump(mirror_harness)
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
@@ -383,14 +393,14 @@ def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_pa
                 # everything was done except for the superdatasets
                 mirror_harness.sync()
         with mirror_harness.index() as index:
-            assert index.dataset(NAME).versions == 3
+            assert index.datasets.get(NAME).versions == 3
         assert set(mirror_harness.refs()) >= {
             name for name in synced_harness.refs() if name.startswith("demo--")
         }
         mirror_harness.fsck(killed=True)
         with mirror_harness.index() as index, synced_harness.index() as expected:
             names = [one.name for one in expected.datasets()]
-            assert [one.name for one in index.datasets()] == names
+            assert [one.name for one in index.datasets.select()] == names
 
 
 def test_block_digests_of_its_own_contents_are_withdrawn(synced_harness: MirrorHarness) -> None:
@@ -445,7 +455,7 @@ def keys(harness: ScriptedHarness) -> dict[str, str]:
     with harness.index() as index:
         return {
             one.path: one.key
-            for one in index.files(index.resolve("box:a"))
+            for one in index.files.of(index.versions.resolve("box:a"))
             if one.path in ("shared", "own")
         }
 
@@ -484,7 +494,7 @@ def found(harness: ScriptedHarness, path: str) -> set[str]:
     """Return the datasets in which the index finds a content by its block digests."""
     root = digests_of(path.encode(), LEAF_SIZE).root.hex()
     with harness.index() as index:
-        return {one.dataset for one in index.find(f"btv2:{root}")}
+        return {one.dataset for one in index.files.find(f"btv2:{root}")}
 
 
 def stored(harness: ScriptedHarness) -> BlockDigestsFolder:

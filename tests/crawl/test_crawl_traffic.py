@@ -63,7 +63,7 @@ def test_a_visit_is_recorded_with_its_traffic(
     with mirror_harness.index() as index:
         for name, result in results.items():
             assert load_traffic(entries[name].traffic) == result.traffic
-            (row,) = index.visits(name)
+            (row,) = index.crawl.visits(name)
             assert row.traffic == result.traffic
         before = dump_index(index)
     slowed = results["demo:000002"].traffic[api(demo)]
@@ -83,7 +83,7 @@ def test_the_traffic_of_embargoed_datasets_is_not_revealed(embargo: EmbargoHarne
     (record,) = [line for line in printed.splitlines() if NAME in line]
     assert '"traffic": {}' in record
     with embargo.index(embargo.private) as index:
-        (visit,) = index.visits(NAME)
+        (visit,) = index.crawl.visits(NAME)
     private = total_traffic(visit.traffic).requests
     assert private > 1
     # nor in the total, which includes the private list

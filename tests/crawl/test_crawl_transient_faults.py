@@ -212,14 +212,14 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
         assert (result.exit_code, result.visit) == (1, "partial")
         assert f"demo:zarr/{zarr}" in result.message
         with mirror_harness.index() as index:
-            row = index.resolve(name, "draft")
+            row = index.versions.resolve(name, "draft")
             assert row.files > 0
-            named = [(one["path"], one["reason"]) for one in index.exceptions(row)]
+            named = [(one["path"], one["reason"]) for one in index.versions.exceptions(row)]
             assert named == [(path, "zarr-refused")]
     archive.clear_faults()
     assert mirror_harness.sync()[name].visit == "full"
     with mirror_harness.index() as index:
-        assert list(index.exceptions(index.resolve(name, "draft"))) == []
+        assert list(index.versions.exceptions(index.versions.resolve(name, "draft"))) == []
     assert mirror_harness.sync()[name].status == "notneeded"
     mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 

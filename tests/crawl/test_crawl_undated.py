@@ -30,7 +30,7 @@ SECOND_FILES = {**files("one.bin", modified=None), "two.bin": ScriptedFile(b"oth
 
 def versions(box: ScriptedHarness, name: str = "box:a") -> list[VersionRow]:
     with box.index() as index:
-        return list(index.versions(name))
+        return list(index.versions.of(name))
 
 
 def alias_label(row: VersionRow) -> str:
@@ -130,12 +130,12 @@ def test_the_observation_time_is_accepted_wherever_labels_are(
     assert parse_time_label(alias) is not None
     named = f"box:a@{alias}"
     with harness.index() as index:
-        assert index.resolve("box:a", alias) == row
-        found = index.match_name(named)
+        assert index.versions.resolve("box:a", alias) == row
+        found = index.names.match(named)
         assert found is not None
         assert (found.dataset, found.label) == ("box:a", row.label)
         with pytest.raises(UnknownVersionError):
-            index.resolve("box:a", "2001-01-01T000000Z")
+            index.versions.resolve("box:a", "2001-01-01T000000Z")
     (shown,) = run(harness, capsys, "show", named)
     assert (shown["version"], shown["time"], shown["observed_at"]) == (
         row.label,

@@ -54,7 +54,7 @@ def create_boss_harness(boss: DemoBoss, tmp_path: Path) -> Callable[..., MirrorH
 
 def labels(mirror_harness: MirrorHarness, channel: str = TISSUE) -> list[str]:
     with mirror_harness.index() as index:
-        return [version.label for version in index.versions(f"b:{channel}")]
+        return [version.label for version in index.versions.of(f"b:{channel}")]
 
 
 def clone_with_content(mirror_harness: MirrorHarness, channel: str, target: Path) -> Path:
@@ -143,7 +143,7 @@ def test_a_voxel_changed_outside_of_the_sample_is_found_by_the_rolling_sample(
     mirror_harness = create_boss_harness(TISSUE, levels=[1, 2], sample=0, rolling=3)
     mirror_harness.sync()
     with mirror_harness.index() as index:
-        blocks = index.resolve(f"b:{TISSUE}").files
+        blocks = index.versions.resolve(f"b:{TISSUE}").files
     # the last of the blocks, which is sampled last
     box = boss.box(TISSUE, 2)
     boss.edit(TISSUE, tuple((stop - 1, stop) for _, stop in box), level=2, spread=False)
@@ -173,12 +173,12 @@ def test_storage_that_moves_is_the_same_version_with_other_links(
     mirror_harness = create_boss_harness(TISSUE, levels=[2])
     mirror_harness.sync()
     with mirror_harness.index() as index:
-        before = index.links(f"b:{TISSUE}")
+        before = index.datasets.links(f"b:{TISSUE}")
     assert before
     boss.move_storage(TISSUE)
     assert mirror_harness.sync()[f"b:{TISSUE}"].status == "notneeded"
     with mirror_harness.index() as index:
-        after = index.links(f"b:{TISSUE}")
+        after = index.datasets.links(f"b:{TISSUE}")
     assert len(labels(mirror_harness)) == 1
     assert [kind for kind, _ in after if kind not in dict(before)] == ["precomputed"]
     assert len(mirror_harness.entries(LinksFound)) == 2
@@ -231,14 +231,14 @@ def test_a_hold_names_the_levels_that_upstream_must_downsample(
     boss.set_status(TISSUE, "NOT_DOWNSAMPLED")
     assert mirror_harness.sync()[f"b:{TISSUE}"].visit == "held"
     with mirror_harness.index() as index:
-        (hold,) = index.open_holds(f"b:{TISSUE}")
+        (hold,) = index.crawl.open_holds(f"b:{TISSUE}")
     # upstream's status, the level that is left, and what ends the hold
     for part in ("NOT_DOWNSAMPLED", "level 0", "downsampled"):
         assert part in hold.reason
     boss.downsample(TISSUE)
     mirror_harness.sync()
     with mirror_harness.index() as index:
-        assert not list(index.open_holds(f"b:{TISSUE}"))
+        assert not list(index.crawl.open_holds(f"b:{TISSUE}"))
 
 
 def test_a_quota_until_tomorrow_ends_the_sync_at_once(
@@ -267,7 +267,7 @@ def test_a_channel_that_is_marked_as_deleted_gets_a_tombstone(
     # the other channel no longer has it as a source upstream
     assert results[f"b:{CELLS}"].versions
     with mirror_harness.index() as index:
-        assert index.dataset(f"b:{TISSUE}").is_removed_upstream
+        assert index.datasets.get(f"b:{TISSUE}").is_removed_upstream
     boss.restore(TISSUE)
     assert mirror_harness.sync()[f"b:{TISSUE}"].exit_code == 0
 
@@ -384,13 +384,13 @@ def test_without_hashing_nothing_is_read_and_only_metadata_is_compared(
     mirror_harness.sync()
     assert boss.count_requests("/cutout/") == 0
     with mirror_harness.index() as index:
-        version = index.resolve(f"b:{TISSUE}")
+        version = index.versions.resolve(f"b:{TISSUE}")
         assert version.evidence == {"size": version.files}
-        assert index.attributes(version)["checked"] == ["metadata only"]
+        assert index.versions.attributes(version)["checked"] == ["metadata only"]
     boss.describe(TISSUE, "A new description")
     assert mirror_harness.sync()[f"b:{TISSUE}"].versions
     with mirror_harness.index() as index:
-        assert index.resolve(f"b:{TISSUE}").metadata_only
+        assert index.versions.resolve(f"b:{TISSUE}").metadata_only
 
 
 def test_a_killed_crawl_resumes_with_the_missing_blocks(
@@ -402,5 +402,5 @@ def test_a_killed_crawl_resumes_with_the_missing_blocks(
     boss.clear_requests()
     assert mirror_harness.sync()[f"b:{TISSUE}"].versions
     with mirror_harness.index() as index:
-        blocks = index.resolve(f"b:{TISSUE}").files
+        blocks = index.versions.resolve(f"b:{TISSUE}").files
     assert boss.count_requests("/cutout/") == blocks - 5

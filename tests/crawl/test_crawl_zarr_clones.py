@@ -33,11 +33,11 @@ def newest(
 ) -> tuple[dict[str, str], set[str], dict[str, str]]:
     """Return Zarr datasets by path, paths of files, and reasons of exceptions by path."""
     with mirror_harness.index() as index:
-        row = index.last_version(f"demo:{dandiset}")
+        row = index.versions.last(f"demo:{dandiset}")
         assert row is not None
-        parts = {one.source_path.decode(): one.dataset for one in index.subdatasets(row)}
-        files = {one.source_path.decode() for one in index.files(row)}
-        exceptions = {one["path"]: one["reason"] for one in index.exceptions(row)}
+        parts = {one.source_path.decode(): one.dataset for one in index.versions.subdatasets(row)}
+        files = {one.source_path.decode() for one in index.files.of(row)}
+        exceptions = {one["path"]: one["reason"] for one in index.versions.exceptions(row)}
     return parts, files, exceptions
 
 
@@ -99,4 +99,6 @@ def test_a_sync_of_zarrs_killed_anywhere_converges(
         assert {one: sha for one, sha in killed.refs().items() if "--" in one} == expected
         killed.fsck()
         with killed.index() as index:
-            assert {one.name for one in index.datasets(subdatasets=False)} == {f"demo:{dandiset}"}
+            assert {one.name for one in index.datasets.select(subdatasets=False)} == {
+                f"demo:{dandiset}"
+            }

@@ -32,13 +32,13 @@ def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
 
 def versions(box: ScriptedHarness, dataset: str) -> int:
     with box.index() as index:
-        return len(list(index.versions(dataset)))
+        return len(list(index.versions.of(dataset)))
 
 
 def parts(box: ScriptedHarness) -> dict[str, tuple[str, int]]:
     """Return dataset and number of files of the components of the newest state, by path."""
     with box.index() as index:
-        found = list(index.subdatasets(index.resolve("box:a")))
+        found = list(index.versions.subdatasets(index.versions.resolve("box:a")))
     return {one.path: (one.dataset, one.files) for one in found}
 
 
@@ -91,7 +91,7 @@ def test_files_lost_in_a_component_are_held_like_others(zarr_harness: ScriptedHa
     assert result.visit == "held"
     assert zarr_harness.refs() == refs
     with zarr_harness.index() as index:
-        (hold,) = index.open_holds()
+        (hold,) = index.crawl.open_holds()
     assert (hold.files_removed, hold.files_before) == (20, 42)
     store = zarr_harness.store
     with open_recorder(store, store.index_path) as recorder:

@@ -134,8 +134,8 @@ def test_each_dataset_with_a_content_names_the_vault(
     import_folder(mirrored, tmp_path / "downloads")
     keys = stored_keys(mirrored)
     with mirrored.index() as index:
-        for row in index.datasets(subdatasets=True):
-            present = {one.key for one in index.file_contents(row.name)} & keys
+        for row in index.datasets.select(subdatasets=True):
+            present = {one.key for one in index.files.contents(row.name)} & keys
             dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
             published = published_locations(Store.open(mirrored.folder), dataset)
             assert {key for key, _ in published} == present, row.name
@@ -205,7 +205,7 @@ def test_a_second_import_publishes_what_the_first_one_could_not(
     busy.unlink()
     import_folder(mirrored, tmp_path / "downloads")
     with mirrored.index() as index:
-        row = next(one for one in index.datasets() if one.name == DATASET)
+        row = next(one for one in index.datasets.select() if one.name == DATASET)
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
     published = published_locations(Store.open(mirrored.folder), dataset)
     assert {key for key, _ in published} == keys != set()

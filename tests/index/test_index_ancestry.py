@@ -39,7 +39,7 @@ def lineage_journal(tmp_path: Path) -> _LineageJournal:
 
 
 def _one_input(index: Index, name: str, label: str = "latest") -> EdgeRow:
-    [edge] = index.ancestry(name, label)[0]
+    [edge] = index.ancestry.of(name, label)[0]
     return edge
 
 
@@ -60,14 +60,14 @@ def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
         EdgeRow(RAW, raw, "day-20", "day-20"),
         EdgeRow(RAW, raw, "day-20", "day-24"),
     ]
-    assert index.ancestry(raw, "day-10") == ([], [EdgeRow(RAW, name, "day-5", "day-10")])
-    assert index.ancestry(raw, "day-20")[1] == [
+    assert index.ancestry.of(raw, "day-10") == ([], [EdgeRow(RAW, name, "day-5", "day-10")])
+    assert index.ancestry.of(raw, "day-20")[1] == [
         EdgeRow(RAW, name, "day-24", "day-20"),
         EdgeRow(RAW, name, "day-20", "day-20"),
     ]
-    assert index.ancestry(raw, "day-25") == ([], [])
+    assert index.ancestry.of(raw, "day-25") == ([], [])
     with pytest.raises(UnknownVersionError):
-        index.ancestry(raw, "day-7")
+        index.ancestry.of(raw, "day-7")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_name_without_or_with_a_platform_is_that_of_the_other_scheme(
     lineage_journal.add(derived, 12, named)
     index.catch_up(lineage_journal)
     assert _one_input(index, f"aind:{derived}") == EdgeRow(named, f"aind:{raw}", "day-10", "day-12")
-    [made] = index.ancestry(f"aind:{raw}")[1]
+    [made] = index.ancestry.of(f"aind:{raw}")[1]
     assert made.dataset == f"aind:{derived}"
 
 
@@ -109,7 +109,7 @@ def test_two_platforms_with_one_subject_at_one_time_are_no_input(
     lineage_journal.add("made", 12, named)
     index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made") == EdgeRow(named, None, None, "day-12")
-    assert index.ancestry(f"aind:ecephys_{named}")[1] == []
+    assert index.ancestry.of(f"aind:ecephys_{named}")[1] == []
 
 
 def test_the_input_that_has_exactly_the_name_comes_before_the_other_scheme(
@@ -120,7 +120,7 @@ def test_the_input_that_has_exactly_the_name_comes_before_the_other_scheme(
     lineage_journal.add("made", 12, "600000_2022-06-28_10-31-30")
     index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made").dataset == "aind:600000_2022-06-28_10-31-30"
-    assert index.ancestry("aind:ecephys_600000_2022-06-28_10-31-30")[1] == []
+    assert index.ancestry.of("aind:ecephys_600000_2022-06-28_10-31-30")[1] == []
 
 
 def test_versions_with_equal_times_are_ordered_by_sequence(
@@ -163,7 +163,7 @@ def test_a_name_is_a_local_id_or_its_last_component_of_the_same_mirror_first(
     index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made").dataset == found
     if found is not None:
-        assert index.ancestry(found)[1] == [EdgeRow(name, "aind:made", "day-2", "day-1")]
+        assert index.ancestry.of(found)[1] == [EdgeRow(name, "aind:made", "day-2", "day-1")]
 
 
 def test_an_input_that_is_mirrored_later_is_found_then(
@@ -195,12 +195,12 @@ def test_ancestors_and_descendants_stop_at_the_requested_depth(
             relatives = one.relatives
         return found
 
-    last, first = index.resolve("aind:g4"), index.resolve("aind:g0")
-    assert names(index.ancestors(last)) == ["g3", "g2", "g1", "g0"]
-    assert names(index.ancestors(last, 2)) == ["g3", "g2 …"]
-    assert names(index.descendants(first)) == ["g1", "g2", "g3", "g4"]
-    assert names(index.descendants(first, 3)) == ["g1", "g2", "g3 …"]
-    assert index.ancestors(first) == index.descendants(last) == ()
+    last, first = index.versions.resolve("aind:g4"), index.versions.resolve("aind:g0")
+    assert names(index.ancestry.ancestors(last)) == ["g3", "g2", "g1", "g0"]
+    assert names(index.ancestry.ancestors(last, 2)) == ["g3", "g2 …"]
+    assert names(index.ancestry.descendants(first)) == ["g1", "g2", "g3", "g4"]
+    assert names(index.ancestry.descendants(first, 3)) == ["g1", "g2", "g3 …"]
+    assert index.ancestry.ancestors(first) == index.ancestry.descendants(last) == ()
 
 
 def _edge(related: RelatedVersion) -> EdgeRow:
@@ -217,8 +217,8 @@ def test_derived_dataset_is_listed_once_with_the_version_derived_from_this_one(
     lineage_journal.add("made", 5, "raw")
     index.catch_up(lineage_journal)
     edges = {
-        version.label: [_edge(one) for one in index.descendants(version)]
-        for version in index.versions("aind:raw")
+        version.label: [_edge(one) for one in index.ancestry.descendants(version)]
+        for version in index.versions.of("aind:raw")
     }
     assert edges == {
         "day-1": [EdgeRow("raw", "aind:made", "day-3", "day-1")],
@@ -226,7 +226,7 @@ def test_derived_dataset_is_listed_once_with_the_version_derived_from_this_one(
     }
     lineage_journal.add("raw", 6)
     index.catch_up(lineage_journal)
-    [newest] = index.descendants(index.resolve("aind:raw"))
+    [newest] = index.ancestry.descendants(index.versions.resolve("aind:raw"))
     assert _edge(newest) == EdgeRow("raw", "aind:made", "day-5", "day-4")
 
 
@@ -251,9 +251,9 @@ def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
         with Index.open(Path(folder, "index")) as index:
             index.catch_up(lab)
             up, down = set(), set()
-            for dataset in list(index.datasets()):
-                for version in list(index.versions(dataset.name)):
-                    inputs, derived = index.ancestry(dataset.name, version.label)
+            for dataset in list(index.datasets.select()):
+                for version in list(index.versions.of(dataset.name)):
+                    inputs, derived = index.ancestry.of(dataset.name, version.label)
                     up |= {
                         (edge.name, edge.dataset, edge.label, dataset.name, edge.own_label)
                         for edge in inputs
@@ -265,8 +265,8 @@ def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
                     }
                     assert all(edge.own_label == version.label for edge in [*inputs, *derived])
                     assert all(edge.dataset != dataset.name for edge in [*inputs, *derived])
-                    assert _size(index.ancestors(version)) <= 60
-                    assert _size(index.descendants(version)) <= 60
+                    assert _size(index.ancestry.ancestors(version)) <= 60
+                    assert _size(index.ancestry.descendants(version)) <= 60
             assert up == down
 
 
@@ -277,4 +277,4 @@ def _size(relatives: tuple[RelatedVersion, ...]) -> int:
 def test_subdataset_is_not_an_ancestor(lineage_journal: _LineageJournal, index: Index) -> None:
     lineage_journal.mint([subdataset("x.zarr", "whole--x")], "whole", mirror="aind")
     index.catch_up(lineage_journal)
-    assert index.ancestry("aind:whole") == ([], [])
+    assert index.ancestry.of("aind:whole") == ([], [])

@@ -47,9 +47,9 @@ class _WatchingJournal(DiskJournal):
         for number, line in enumerate(super().record_lines(dataset_id, commit)):
             if number == 40:
                 with Index.open_readonly(self.watched) as reader:
-                    version = reader.resolve("dandi:000001")
+                    version = reader.versions.resolve("dandi:000001")
                     self.versions_seen.append(
-                        (version.label, sum(1 for _ in reader.files(version)))
+                        (version.label, sum(1 for _ in reader.files.of(version)))
                     )
             yield line
 
@@ -65,7 +65,7 @@ def test_readers_see_the_old_state_whole_while_a_version_is_written(
         index.catch_up(watching)
         watching.mint([placed_file(f"{n:03d}", n + 1) for n in range(60)])
         index.catch_up(watching)
-        assert index.resolve("dandi:000001").files == 60
+        assert index.versions.resolve("dandi:000001").files == 60
     assert watching.versions_seen == [("2024-1", 30)]
 
 
@@ -99,7 +99,7 @@ def test_two_writers_at_once_apply_each_entry_once(
     applied = [int(result.read_text()) for result in results]
     assert sum(applied) == 12
     with Index.open_readonly(path) as index:
-        assert [row.seq for row in index.versions("dandi:000001")] == list(range(1, 13))
+        assert [row.seq for row in index.versions.of("dandi:000001")] == list(range(1, 13))
 
 
 def test_a_missing_index_says_how_to_make_one(path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_stale_log_is_not_read_into_a_rebuilt_index(journal: DiskJournal, path
     journal.mint([placed_file("a", 2), placed_file("b", 2)])
     rebuild_from_journal(copy, journal)
     with Index.open_readonly(copy) as index:
-        assert [row.files for row in index.versions("dandi:000001")] == [1, 2]
+        assert [row.files for row in index.versions.of("dandi:000001")] == [1, 2]
     connection = sqlite3.connect(copy)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -196,7 +196,9 @@ def test_an_index_in_a_read_only_folder_can_be_read(
         folder.chmod(0o555)
         with _unprivileged():
             with Index.open_readonly(path) as reader:
-                assert [row.path for row in reader.files(reader.resolve("dandi:000001"))] == ["a"]
+                assert [
+                    row.path for row in reader.files.of(reader.versions.resolve("dandi:000001"))
+                ] == ["a"]
             with pytest.raises(IndexUnusableError), Index.open(path) as writer:
                 writer.catch_up(journal)
             with pytest.raises(IndexUnusableError):
@@ -230,8 +232,8 @@ def test_memory_does_not_grow_with_the_listing(
         tracemalloc.start()
         with Index.open(root / "index2") as index:
             index.catch_up(journal)
-            version = index.resolve("dandi:000001")
-            assert sum(1 for _ in index.files(version)) == count
+            version = index.versions.resolve("dandi:000001")
+            assert sum(1 for _ in index.files.of(version)) == count
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -326,19 +328,19 @@ def test_schedule_of_another_version_is_refused(tmp_path: Path) -> None:
 NAME = "dandi:000001"
 
 QUESTIONS: dict[str, Callable[[Index], Any]] = {
-    "datasets": lambda index: list(index.datasets()),
-    "dataset": lambda index: index.dataset(NAME),
-    "versions": lambda index: list(index.versions(NAME)),
-    "resolve": lambda index: index.resolve(NAME),
-    "files": lambda index: list(index.files(index.resolve(NAME))),
-    "level": lambda index: list(index.folder_entries(index.resolve(NAME))),
-    "search": lambda index: list(index.search("a1")),
-    "find": lambda index: list(index.find("0" * 64)),
-    "paths": lambda index: index.matching_files(index.resolve(NAME), "a1"),
-    "events": lambda index: list(index.events()),
-    "failures": lambda index: index.failures(),
-    "mirrors": lambda index: list(index.mirror_status()),
-    "withdrawn": lambda index: list(index.tombstones()),
+    "datasets": lambda index: list(index.datasets.select()),
+    "dataset": lambda index: index.datasets.get(NAME),
+    "versions": lambda index: list(index.versions.of(NAME)),
+    "resolve": lambda index: index.versions.resolve(NAME),
+    "files": lambda index: list(index.files.of(index.versions.resolve(NAME))),
+    "level": lambda index: list(index.files.folder_entries(index.versions.resolve(NAME))),
+    "search": lambda index: list(index.search.all_datasets("a1")),
+    "find": lambda index: list(index.files.find("0" * 64)),
+    "paths": lambda index: index.search.files(index.versions.resolve(NAME), "a1"),
+    "events": lambda index: list(index.crawl.events()),
+    "failures": lambda index: index.crawl.failures(),
+    "mirrors": lambda index: list(index.crawl.mirrors()),
+    "withdrawn": lambda index: list(index.datasets.tombstones()),
     "position": lambda index: index.position,
 }
 

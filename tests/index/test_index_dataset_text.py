@@ -38,11 +38,11 @@ def describe(journal: DiskJournal, commit: str, **document: Any) -> None:
 
 
 def found(index: Index, text: str) -> list[str]:
-    return [one.dataset.local_id for one in index.find_datasets(text).rows]
+    return [one.dataset.local_id for one in index.search.datasets(text).rows]
 
 
 def facet(index: Index, name: str) -> dict[str, int]:
-    return {one.value: one.count for one in index.find_datasets().facets[name]}
+    return {one.value: one.count for one in index.search.datasets().facets[name]}
 
 
 def test_keywords_and_descriptions_of_the_current_version_are_found(
@@ -191,7 +191,7 @@ def test_properties_are_found_and_counted_as_pages_show_them(
     assert facet(index, "subject") == {"625749": 1}
     assert facet(index, "level") == {"raw": 1}
     assert facet(index, "brain_region") == {"hippocampus": 1}
-    [row] = index.find_datasets("625749").rows
+    [row] = index.search.datasets("625749").rows
     [text] = [one for one in row.matched if one.field == "subject"]
     assert (text.value, text.spans) == ("625749", ((0, 6),))
     assert row.values["subject"] == ["625749"]
@@ -231,19 +231,19 @@ def four_assets(journal: DiskJournal, index: Index) -> Index:
 def test_all_conditions_must_hold_whatever_the_case(
     four_assets: Index, where: list[tuple[str, str]], found: str
 ) -> None:
-    assert "".join(row.local_id for row in four_assets.datasets(where=where)) == found
+    assert "".join(row.local_id for row in four_assets.datasets.select(where=where)) == found
 
 
 def test_conditions_and_terms_apply_to_the_named_mirror_only(four_assets: Index) -> None:
-    assert [row.name for row in four_assets.datasets("other", where=[("subject", "6*")])] == [
-        "other:d"
-    ]
-    assert [row.name for row in four_assets.datasets(text="625749 ecephys")] == ["aind:a"]
-    assert list(four_assets.datasets("other", text="ecephys")) == []
+    assert [
+        row.name for row in four_assets.datasets.select("other", where=[("subject", "6*")])
+    ] == ["other:d"]
+    assert [row.name for row in four_assets.datasets.select(text="625749 ecephys")] == ["aind:a"]
+    assert list(four_assets.datasets.select("other", text="ecephys")) == []
     with pytest.raises(UnknownMirrorError):
-        four_assets.datasets("ember", where=[("subject", "6*")])
+        four_assets.datasets.select("ember", where=[("subject", "6*")])
     with pytest.raises(MalformedQueryError):
-        four_assets.datasets(text=" * ")
+        four_assets.datasets.select(text=" * ")
 
 
 def test_an_attribute_that_no_dataset_has_is_answered_with_those_there_are(
@@ -252,12 +252,12 @@ def test_an_attribute_that_no_dataset_has_is_answered_with_those_there_are(
     with pytest.raises(
         UnknownAttributeError, match=r"'species'.*investigator, modality, project, subject"
     ):
-        four_assets.datasets(where=[("subject", "625749"), ("species", "mouse")])
+        four_assets.datasets.select(where=[("subject", "625749"), ("species", "mouse")])
 
 
 def test_an_index_without_attributes_says_so(index: Index) -> None:
     with pytest.raises(UnknownAttributeError):
-        index.datasets(where=[("subject", "1")])
+        index.datasets.select(where=[("subject", "1")])
 
 
 def test_attributes_to_search_by_are_those_of_the_newest_version(
@@ -266,14 +266,16 @@ def test_attributes_to_search_by_are_those_of_the_newest_version(
     journal.mint([placed_file("a", 1)], attributes={"subject": ["1", "2"], "species": ["mouse"]})
     journal.mint([placed_file("a", 1)], attributes={"subject": ["2", "3"]}, metadata="sha256:9")
     index.catch_up(journal)
-    attributes = [index.attributes(version) for version in index.versions("dandi:000001")]
+    attributes = [
+        index.versions.attributes(version) for version in index.versions.of("dandi:000001")
+    ]
     assert attributes == [{"species": ["mouse"], "subject": ["1", "2"]}, {"subject": ["2", "3"]}]
-    assert [v.metadata for v in index.versions("dandi:000001")] == ["", "sha256:9"]
+    assert [v.metadata for v in index.versions.of("dandi:000001")] == ["", "sha256:9"]
     for value, found in (("1", 0), ("2", 1), ("3", 1)):
-        assert len(list(index.datasets(where=[("subject", value)]))) == found
-        assert len(list(index.search(f"dandi {value}"))) == found
+        assert len(list(index.datasets.select(where=[("subject", value)]))) == found
+        assert len(list(index.search.all_datasets(f"dandi {value}"))) == found
     with pytest.raises(UnknownAttributeError):
-        index.datasets(where=[("species", "mouse")])
+        index.datasets.select(where=[("species", "mouse")])
 
 
 def test_search_finds_terms_in_attributes_and_local_ids(journal: DiskJournal, index: Index) -> None:
@@ -291,8 +293,8 @@ def test_search_finds_terms_in_attributes_and_local_ids(journal: DiskJournal, in
         "ada ecephys 15-15",
         "love ecephys_6",
     ):
-        assert [row.mirror for row in index.search(text)] == ["dandi"], text
-    assert list(index.search("lovelace 625750")) == []
+        assert [row.mirror for row in index.search.all_datasets(text)] == ["dandi"], text
+    assert list(index.search.all_datasets("lovelace 625750")) == []
 
 
 def test_text_that_is_half_a_pair_of_surrogates_is_recorded_all_the_same(
@@ -309,26 +311,26 @@ def test_text_that_is_half_a_pair_of_surrogates_is_recorded_all_the_same(
     )
     journal.visit(title=half)
     index.catch_up(journal)
-    version = index.resolve("dandi:000001")
+    version = index.versions.resolve("dandi:000001")
     assert version.title == r"half \ud800 a pair"
-    assert index.attributes(version) == {version.title: [version.title, "subject"]}
-    assert [row.local_id for row in index.datasets(where=[(version.title, "SUBJECT")])]
-    assert [edge.name for edge in index.ancestry("dandi:000001")[0]] == [version.title]
+    assert index.versions.attributes(version) == {version.title: [version.title, "subject"]}
+    assert [row.local_id for row in index.datasets.select(where=[(version.title, "SUBJECT")])]
+    assert [edge.name for edge in index.ancestry.of("dandi:000001")[0]] == [version.title]
 
 
 def test_what_upstream_allows_is_what_it_was_last_found_to(
     journal: DiskJournal, index: Index
 ) -> None:
-    assert index.capabilities("aind") == {}
+    assert index.crawl.capabilities("aind") == {}
     journal.append(MirrorProbed("aind", {"versions": "listable", "checksums": "no"}, "2024"))
     journal.append(MirrorSeen("aind", "s3", "s3://aind/", "2024"))
     index.catch_up(journal)
-    assert index.capabilities("aind") == {"checksums": "no", "versions": "listable"}
+    assert index.crawl.capabilities("aind") == {"checksums": "no", "versions": "listable"}
     journal.append(MirrorProbed("aind", {"versions": "no"}, "2025"))
     journal.append(MirrorSeen("aind", "s3", "s3://aind/", "2025"))
     index.catch_up(journal)
-    [status] = index.mirror_status()
-    assert status.capabilities == index.capabilities("aind") == {"versions": "no"}
+    [status] = index.crawl.mirrors()
+    assert status.capabilities == index.crawl.capabilities("aind") == {"versions": "no"}
     assert (status.source, status.settling) == ("s3", 0)
 
 
@@ -341,6 +343,6 @@ def test_datasets_that_wait_to_settle_are_counted_separately_from_failures(
     journal.visit("b", "full")
     journal.visit("c", "failed")
     index.catch_up(journal)
-    [status] = index.mirror_status()
+    [status] = index.crawl.mirrors()
     assert (status.settling, status.failing) == (2, 1)
-    assert index.dataset("dandi:a").last_full_visit is None
+    assert index.datasets.get("dandi:a").last_full_visit is None

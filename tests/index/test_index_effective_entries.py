@@ -49,7 +49,7 @@ def _setting(journal: DiskJournal, entries: int, mirror: str = "dandi") -> None:
 def _dump(path: Path, journal: DiskJournal) -> list[str]:
     with Index.open(path) as index:
         index.catch_up(journal)
-        assert index._db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert index.reader.connection.execute("PRAGMA foreign_key_check").fetchall() == []
         return dump_index(index)
 
 
@@ -85,18 +85,18 @@ def test_versions_come_and_go_with_and_without_their_files(
         with Index.open(folder / "live") as index:
             index.catch_up(journal)
             for entry, things in minted:
-                row = index.resolve(f"dandi:{entry.local_id}", entry.commit)
+                row = index.versions.resolve(f"dandi:{entry.local_id}", entry.commit)
                 assert (row.indexed, row.files) == (entry.indexed, entry.files)
                 parts = [one.git_path.decode() for one in things if one.subdataset is not None]
-                assert [one.path for one in index.subdatasets(row)] == parts
+                assert [one.path for one in index.versions.subdatasets(row)] == parts
                 if entry.indexed:
                     own = [one.git_path.decode() for one in things if one.subdataset is None]
-                    assert [one.path for one in index.files(row)] == own
+                    assert [one.path for one in index.files.of(row)] == own
                 else:
                     with pytest.raises(
                         FilesNotIndexedError, match=f"'neuromirror files {row.name}'"
                     ):
-                        index.files(row)
+                        index.files.of(row)
             dumped = dump_index(index)
         journal.bases.clear()
         assert _rebuilt(folder / "rebuilt", journal) == dumped
@@ -109,10 +109,10 @@ def test_files_that_only_an_unindexed_version_has_are_not_found(
     journal.mint([placed_file("a", 1), placed_file("b", 3)], "zarr/1", within="zarr", indexed=False)
     journal.mint([placed_file("a", 1)], "000001")
     index.catch_up(journal)
-    found = [(one.dataset, one.path, one.last, one.current) for one in index.find(_key(1))]
+    found = [(one.dataset, one.path, one.last, one.current) for one in index.files.find(_key(1))]
     assert found == [(ZARR, "a", "2024-1", False), ("dandi:000001", "a", "2024-3", True)]
-    assert list(index.find(_key(3))) == []
-    [row] = (one for one in index.datasets() if one.name == ZARR)
+    assert list(index.files.find(_key(3))) == []
+    [row] = (one for one in index.datasets.select() if one.name == ZARR)
     assert (row.versions, row.files) == (2, 2)
 
 
@@ -122,14 +122,14 @@ def _key(content: int) -> str:
 
 def test_what_is_not_looked_at_is_counted_by_mirror(journal: DiskJournal, index: Index) -> None:
     index.catch_up(journal)
-    assert index.unindexed_files() == []
+    assert index.files.unindexed() == []
     for files, indexed in ((3, False), (5, False), (1, True)):
         things = [placed_file(f"{number}", number) for number in range(files)]
         journal.mint(things, "zarr/1", within="zarr", indexed=indexed)
         journal.mint(things[:1], "zarr/2", within="zarr", indexed=indexed)
         journal.mint(things, "zarr/3", within="zarr", indexed=indexed, mirror="ember")
     index.catch_up(journal)
-    assert index.unindexed_files() == [
+    assert index.files.unindexed() == [
         UnindexedFiles("dandi", 2, 6, 5),
         UnindexedFiles("ember", 1, 5, 5),
     ]
@@ -149,7 +149,7 @@ def test_no_record_is_read_of_what_is_not_kept(journal: DiskJournal, index: Inde
             [placed_file("a", content)], "zarr/1", within="zarr", indexed=False, in_subdatasets=0
         )
     index.catch_up(unread)
-    assert index.dataset(ZARR).versions == 2
+    assert index.datasets.get(ZARR).versions == 2
     assert not any(
         line.startswith(("files ", "contents ", "locations ")) for line in dump_index(index)
     )
@@ -189,8 +189,8 @@ def test_changed_setting_applies_to_earlier_versions(
     assert rebuilt != asis
     with Index.open_readonly(path) as index:
         is_indexed = {
-            name: next(index.versions(name)).indexed
-            for name in (row.name for row in index.datasets())
+            name: next(index.versions.of(name)).indexed
+            for name in (row.name for row in index.datasets.select())
         }
     assert is_indexed == {
         "dandi:zarr/0": True,
@@ -234,8 +234,8 @@ def test_mirror_keeps_its_setting_when_its_uri_is_recorded_twice(
     journal.append(MirrorSeen("dandi", "dandi", "https://y.invalid/", "2026"))
     rebuild_from_journal(path, journal)
     with Index.open_readonly(path) as index:
-        assert index.unindexed_files() == []
-        [status] = index.mirror_status()
+        assert index.files.unindexed() == []
+        [status] = index.crawl.mirrors()
     assert status.uri == "https://y.invalid/"
 
 
@@ -256,8 +256,8 @@ def test_content_index_returns_what_the_full_index_does(
     index.catch_up(journal)
     requested = [f"{etag}-2", f"{etag}-3", files[0].record.digests[1].value]
     with Index.of_contents(tmp_path / "contents.sqlite", iter(files)) as some:
-        answers = some.known_contents(requested)
-        assert answers == index.known_contents(requested)
+        answers = some.files.known_contents(requested)
+        assert answers == index.files.known_contents(requested)
         assert [one is not None for one in answers] == [True, False, True]
         assert answers[0].part_size == 64
 

@@ -45,7 +45,7 @@ class _ChangesOnlyJournal(DiskJournal):
 def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:
     with Index.open(folder / name) as index:
         index.catch_up(journal)
-        assert index._db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert index.reader.connection.execute("PRAGMA foreign_key_check").fetchall() == []
         return dump_index(index)
 
 
@@ -115,13 +115,13 @@ def test_changes_since_the_last_version_are_all_that_is_read(
             nonlocal steps
             steps += 1
 
-        index._db.set_progress_handler(count, 100)
+        index.reader.connection.set_progress_handler(count, 100)
         index.catch_up(changing)
-        index._db.set_progress_handler(None, 0)
+        index.reader.connection.set_progress_handler(None, 0)
         assert steps < 100  # 10,000 steps of SQLite's machine; a pass over the rows takes more
-        version = index.resolve("dandi:000001")
-        assert [row.path for row in index.files(version) if row.since == 2] == ["0007", "new"]
-        assert sum(1 for _ in index.files(version)) == 3000
+        version = index.versions.resolve("dandi:000001")
+        assert [row.path for row in index.files.of(version) if row.since == 2] == ["0007", "new"]
+        assert sum(1 for _ in index.files.of(version)) == 3000
 
 
 def test_changes_since_another_version_are_left_for_the_records(
@@ -132,7 +132,7 @@ def test_changes_since_another_version_are_left_for_the_records(
     third = journal.mint([placed_file("a", 1), placed_file("b", 2)])
     journal.bases[third.commit] = first.commit
     index.catch_up(journal)
-    rows = index.files(index.resolve("dandi:000001"))
+    rows = index.files.of(index.versions.resolve("dandi:000001"))
     assert [(row.path, row.since) for row in rows] == [("a", 3), ("b", 3)]
 
 
@@ -143,9 +143,11 @@ def test_change_of_locations_only_opens_no_row(journal: DiskJournal, index: Inde
     second = journal.mint([moved])
     journal.bases[second.commit] = first.commit
     index.catch_up(journal)
-    [row] = index.files(index.resolve("dandi:000001"))
+    [row] = index.files.of(index.versions.resolve("dandi:000001"))
     assert row.since == 1
-    assert "https://other.invalid/a" in {location.url for location in index.locations(row.content)}
+    assert "https://other.invalid/a" in {
+        location.url for location in index.locations.of(row.content)
+    }
 
 
 class FixedChangesJournal(DiskJournal):
@@ -257,15 +259,15 @@ def test_every_version_returns_its_files_and_subdatasets_whole_or_by_changes(
         with Index.open(folder / "changes") as index:
             index.catch_up(journal)
             for entry, things in minted:
-                version = index.resolve(NAME, entry.commit)
-                parts = list(index.subdatasets(version))
+                version = index.versions.resolve(NAME, entry.commit)
+                parts = list(index.versions.subdatasets(version))
                 found_rows = [(one.path, one.commit, one.files, one.source_path) for one in parts]
                 assert found_rows == [
                     (t.git_path.decode(), t.subdataset.commit, t.subdataset.files, t.record.path)
                     for t in things
                     if t.subdataset is not None
                 ]
-                files = [(row.path, row.key) for row in index.files(version)]
+                files = [(row.path, row.key) for row in index.files.of(version)]
                 assert files == [
                     (t.git_path.decode(), t.key) for t in things if t.subdataset is None
                 ]
@@ -284,7 +286,8 @@ def test_unchanged_subdataset_keeps_its_row(journal: DiskJournal, index: Index) 
     journal.mint([subdataset("x.zarr", "x"), placed_file("a", 2)])
     index.catch_up(journal)
     found_rows = [
-        [(one.path, one.since) for one in index.subdatasets(v)] for v in index.versions(NAME)
+        [(one.path, one.since) for one in index.versions.subdatasets(v)]
+        for v in index.versions.of(NAME)
     ]
     assert found_rows == [
         [("x.zarr", 1), ("y.zarr", 1)],
@@ -297,7 +300,7 @@ def test_subdataset_row_has_the_label_of_its_version(journal: DiskJournal, index
     own = journal.mint([placed_file("0/0", 1)], "000001--x", label="v7", within="000001")
     journal.mint([subdataset("x.zarr", "000001--x", own.commit), subdataset("y.zarr", "000001--y")])
     index.catch_up(journal)
-    known, unknown = index.subdatasets(index.resolve(NAME))
+    known, unknown = index.versions.subdatasets(index.versions.resolve(NAME))
     assert known == SubdatasetRow(
         path="x.zarr",
         source_path=b"x.zarr",
@@ -311,10 +314,10 @@ def test_subdataset_row_has_the_label_of_its_version(journal: DiskJournal, index
         since=1,
     )
     assert unknown.label is None
-    assert index.dataset("dandi:000001--x").within == "000001"
-    assert [row.name for row in index.datasets(subdatasets=False)] == [NAME]
-    assert len(list(index.datasets())) == 2
-    [status] = index.mirror_status()
+    assert index.datasets.get("dandi:000001--x").within == "000001"
+    assert [row.name for row in index.datasets.select(subdatasets=False)] == [NAME]
+    assert len(list(index.datasets.select())) == 2
+    [status] = index.crawl.mirrors()
     assert (status.datasets, status.subdatasets, status.files) == (2, 1, 1)
 
 
@@ -324,7 +327,7 @@ def test_checksum_is_found_in_the_subdataset_which_is_no_content(
     own = journal.mint([placed_file("0/0", 1)], "000001--x", within="000001")
     journal.mint([subdataset("x.zarr", "000001--x", own.commit)])
     index.catch_up(journal)
-    [found] = index.find(placed_file("0/0", 1).key)
+    [found] = index.files.find(placed_file("0/0", 1).key)
     assert (found.dataset, found.path) == ("dandi:000001--x", "0/0")
     assert sum(line.startswith("contents ") for line in dump_index(index)) == 1
 
@@ -360,6 +363,8 @@ def test_files_turning_into_a_part_are_not_believed_to_be_there(
     second = journal.mint([subdataset("x.zarr", "x")])
     journal.bases[second.commit] = first.commit
     index.catch_up(journal)
-    assert list(index.files(index.resolve(NAME))) == []
-    assert [one.path for one in index.subdatasets(index.resolve(NAME))] == ["x.zarr"]
-    assert index.resolve(NAME).files == 0
+    assert list(index.files.of(index.versions.resolve(NAME))) == []
+    assert [one.path for one in index.versions.subdatasets(index.versions.resolve(NAME))] == [
+        "x.zarr"
+    ]
+    assert index.versions.resolve(NAME).files == 0

@@ -41,7 +41,7 @@ def append_probe(journal: DiskJournal, found: dict[str, list[str]], at: str) -> 
 
 
 def due_urls(index: Index, before: str = "9", **where: str) -> list[str]:
-    return [one.url for one in index.due_locations(1000, before, **where)]
+    return [one.url for one in index.locations.due(1000, before, **where)]
 
 
 def test_locations_never_probed_come_first_then_the_longest_unprobed(
@@ -56,13 +56,13 @@ def test_locations_never_probed_come_first_then_the_longest_unprobed(
     index.catch_up(journal)
     assert due_urls(index) == [first[2], first[3], first[1], first[0]]
     assert due_urls(index, "2025-01-15") == [first[2], first[3], first[1]]
-    assert [one.url for one in index.due_locations(3, "9")] == [first[2], first[3], first[1]]
-    due = {one.url: one for one in index.due_locations(9, "9")}
+    assert [one.url for one in index.locations.due(3, "9")] == [first[2], first[3], first[1]]
+    due = {one.url: one for one in index.locations.due(9, "9")}
     assert (due[first[1]].result, due[first[1]].checked_at) == ("not-found", "2025-01-01")
     assert (due[first[0]].dataset, due[first[0]].path) == ("dandi:000001", "a")
     assert {one.algorithm for one in due[first[0]].digests} == {"sha256", "etag"}
     assert not due[first[0]].is_only_location
-    assert index.probe_coverage() == (False, "2025-01-01")
+    assert index.locations.probe_coverage() == (False, "2025-01-01")
 
 
 def test_location_that_later_served_other_bytes_is_not_due_for_the_older_ones(
@@ -72,14 +72,14 @@ def test_location_that_later_served_other_bytes_is_not_due_for_the_older_ones(
     journal.mint([placed_file("x", 1, locations=locations)])
     journal.mint([placed_file("x", 2, locations=locations)])
     index.catch_up(journal)
-    (due,) = index.due_locations(9, "9")
+    (due,) = index.locations.due(9, "9")
     assert due.key == placed_file("x", 2).key
     assert due.is_only_location
     append_probe(journal, {"changed": [due.url]}, "2025")
     index.catch_up(journal)
-    assert index.failing_locations() == {"dandi": {"changed": 1}}
-    old, new = index.versions("dandi:000001")
-    assert (index.failing_locations_of(old), index.failing_locations_of(new)) == (
+    assert index.locations.failing() == {"dandi": {"changed": 1}}
+    old, new = index.versions.of("dandi:000001")
+    assert (index.locations.failing_of(old), index.locations.failing_of(new)) == (
         {},
         {"changed": 1},
     )
@@ -96,9 +96,9 @@ def test_due_locations_can_be_limited_to_a_mirror_or_dataset(
     journal.mint([placed_file("b", 2)])
     index.catch_up(journal)
     assert len(due_urls(index)) == 8
-    assert {one.path for one in index.due_locations(9, "9", dataset="dandi:000001")} == {"a", "b"}
-    assert {one.path for one in index.due_locations(9, "9", mirror="else")} == {"d"}
-    assert {one.path for one in index.due_locations(9, "9", mirror="dandi")} == {"a", "b", "c"}
+    assert {one.path for one in index.locations.due(9, "9", dataset="dandi:000001")} == {"a", "b"}
+    assert {one.path for one in index.locations.due(9, "9", mirror="else")} == {"d"}
+    assert {one.path for one in index.locations.due(9, "9", mirror="dandi")} == {"a", "b", "c"}
     with pytest.raises(UnknownDatasetError):
         due_urls(index, dataset="dandi:9")
     with pytest.raises(UnknownMirrorError):
@@ -109,7 +109,7 @@ def test_due_locations_are_found_by_an_index(journal: DiskJournal, index: Index)
     journal.mint([placed_file("a", 1)])
     index.catch_up(journal)
     plans: list[str] = []
-    real = index._rows
+    real = index.reader.rows
 
     def explained(sql: str, parameters: object = ()) -> object:
         if "FROM locations l" in sql:
@@ -117,10 +117,10 @@ def test_due_locations_are_found_by_an_index(journal: DiskJournal, index: Index)
             plans.extend(str(row[3]) for row in plan)
         return real(sql, parameters)  # type: ignore[arg-type]
 
-    index._rows = explained  # type: ignore[method-assign, assignment]
-    index.due_locations(10, "9")
-    index.due_locations(10, "9", mirror="dandi")
-    index.failing_locations()
+    index.reader.rows = explained  # type: ignore[method-assign, assignment]
+    index.locations.due(10, "9")
+    index.locations.due(10, "9", mirror="dandi")
+    index.locations.failing()
     assert sum("SEARCH l USING INDEX locations_probed" in one for one in plans) == 4
     assert not [one for one in plans if one.startswith("SCAN l") and "failing" not in one]
     assert not [one for one in plans if "TEMP B-TREE FOR ORDER BY" in one]
@@ -133,7 +133,7 @@ def test_due_locations_of_a_small_mirror_beside_a_large_one_are_the_same(
     journal.mint([placed_file(f"{number:03d}", number) for number in range(50)])
     journal.mint([placed_file("d", "its own")], "7", mirror="small")
     index.catch_up(journal)
-    assert [one.path for one in index.due_locations(9, "9", mirror="small")] == ["d", "d"]
+    assert [one.path for one in index.locations.due(9, "9", mirror="small")] == ["d", "d"]
     first = due_urls(index, mirror="small")[0]
     append_probe(journal, {"ok": [first]}, "2025-01-01")
     index.catch_up(journal)
@@ -158,7 +158,7 @@ def test_rebuilt_index_neither_has_nor_reads_a_withdrawn_dataset(
     journal.append(withdrawn_entry("000001"))
     index.catch_up(journal)
     with pytest.raises(DatasetWithdrawnError, match="2025-01-01: why"):
-        index.dataset("dandi:000001")
+        index.datasets.get("dandi:000001")
     index.close()
     (journal.root / first.commit).unlink()
     rebuild_from_journal(path, journal)
@@ -166,9 +166,9 @@ def test_rebuilt_index_neither_has_nor_reads_a_withdrawn_dataset(
         assert not [
             row for row in dump_index(anew) if "Secret" in row or placed_file("a", 1).key in row
         ]
-        assert anew.has_only_version_ids("dandi:000001")
-        assert not anew.has_only_version_ids("dandi:000002")
-        assert [one.path for one in anew.due_locations(9, "9")] == ["b", "b"]
+        assert anew.datasets.has_only_version_ids("dandi:000001")
+        assert not anew.datasets.has_only_version_ids("dandi:000002")
+        assert [one.path for one in anew.locations.due(9, "9")] == ["b", "b"]
 
 
 def test_reinstated_dataset_is_indexed_as_before(journal: DiskJournal, path: Path) -> None:
@@ -182,7 +182,7 @@ def test_reinstated_dataset_is_indexed_as_before(journal: DiskJournal, path: Pat
     with Index.open_readonly(path) as after:
         found = [row for row in dump_index(after) if not row.startswith(("progress ", "events "))]
         assert found == [row for row in rows if not row.startswith("events ")]
-        assert [one.kind for one in after.events()] == ["takedown", "takedown"]
+        assert [one.kind for one in after.crawl.events()] == ["takedown", "takedown"]
 
 
 # --- copies
@@ -245,12 +245,12 @@ FIRST, LATER = "2026-03-01T12:00:00+00:00", "2026-03-02T12:00:00+00:00"
 
 
 def urls(index: Index, path: str, label: str = "latest") -> list[str]:
-    files = {one.path: one for one in index.files(index.resolve("dandi:000001", label))}
-    return [location.url for location in index.locations(files[path].content)]
+    files = {one.path: one for one in index.files.of(index.versions.resolve("dandi:000001", label))}
+    return [location.url for location in index.locations.of(files[path].content)]
 
 
 def probe_results(index: Index, url: str) -> list[tuple[str | None, str | None]]:
-    return [(one.result, one.checked_at) for one in index.url_locations(url)]
+    return [(one.result, one.checked_at) for one in index.locations.of_url(url)]
 
 
 def probe_entry(found: dict[str, list[str]], at: str) -> LocationsChecked:
@@ -275,7 +275,9 @@ def test_last_probe_of_each_location_counts(journal: DiskJournal, index: Index) 
     for url in urls(index, "b"):
         assert probe_results(index, url) == [(None, None)]
     # it belongs to the location, wherever that is recorded
-    (row, _) = index.locations(next(index.files(index.resolve("dandi:000001"))).content)
+    (row, _) = index.locations.of(
+        next(index.files.of(index.versions.resolve("dandi:000001"))).content
+    )
     assert (row.url, row.result, row.checked_at) == (exact, "not-found", LATER)
 
 
@@ -290,7 +292,7 @@ def test_probe_of_an_unknown_location_changes_nothing(journal: DiskJournal, inde
     assert [one for one in dump_index(index) if not one.startswith("progress")] == [
         one for one in before if not one.startswith("progress")
     ]
-    assert index.url_locations(plain) == []
+    assert index.locations.of_url(plain) == []
 
 
 def test_rebuilt_index_has_the_same_probe_results(

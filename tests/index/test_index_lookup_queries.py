@@ -10,10 +10,14 @@ from neuromirror.index import (
     Index,
     MalformedQueryError,
     UnknownDatasetError,
-    browse_queries,
     rebuild_from_journal,
 )
-from neuromirror.index import file_queries as known_module
+from neuromirror.index import (
+    files as file_queries,
+)
+from neuromirror.index import (
+    locations as location_queries,
+)
 from neuromirror.model import (
     ContentsDigested,
     Digest,
@@ -34,7 +38,7 @@ def _at(name: str, version: str) -> Location:
 def test_many_urls_are_looked_up_in_the_order_given(
     journal: DiskJournal, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_module, "_BATCH", 7)
+    monkeypatch.setattr(location_queries, "_BATCH", 7)
     names = [f"{n:03d}" for n in range(50)]
     for version in ("old", "new"):
         journal.mint(
@@ -45,14 +49,14 @@ def test_many_urls_are_looked_up_in_the_order_given(
         )
     index.catch_up(journal)
     requested = [*reversed(names), "missing", names[4], names[4]]
-    found = index.known_locations([f"{BUCKET}/{name}" for name in requested])
+    found = index.locations.known([f"{BUCKET}/{name}" for name in requested])
     assert found == [
         None if name == "missing" else _at(name, ("old" if int(name) % 2 else "new") + name)
         for name in requested
     ]
-    assert index.known_locations([]) == []
+    assert index.locations.known([]) == []
     # one that names a version asks for the object as well
-    assert index.known_locations([f"{BUCKET}/000?versionId=any"]) == [found[49]]
+    assert index.locations.known([f"{BUCKET}/000?versionId=any"]) == [found[49]]
 
 
 def test_an_object_that_may_be_overwritten_is_no_exact_location(
@@ -60,7 +64,7 @@ def test_an_object_that_may_be_overwritten_is_no_exact_location(
 ) -> None:
     journal.mint([placed_file("a", 1, locations=(Location(f"{BUCKET}/a", "s3"),))])
     index.catch_up(journal)
-    assert index.known_locations([f"{BUCKET}/a"]) == [None]
+    assert index.locations.known([f"{BUCKET}/a"]) == [None]
 
 
 def _file(path: str, key: str, *digests: Digest, **more: object) -> SnapshotEntry:
@@ -86,8 +90,8 @@ def test_an_etag_is_known_whatever_names_the_key(journal: DiskJournal, index: In
         index.catch_up(journal)
         known = EtagRow(7, 8, CLAIMED)
         plain = EtagRow(7, None, CLAIMED)
-        assert index.known_contents(requested) == [known, plain, *[None] * 5, plain], key
-    assert index.known_contents([]) == []
+        assert index.files.known_contents(requested) == [known, plain, *[None] * 5, plain], key
+    assert index.files.known_contents([]) == []
 
 
 def test_the_etag_of_another_upload_of_the_same_bytes_is_known_too(
@@ -97,7 +101,7 @@ def test_the_etag_of_another_upload_of_the_same_bytes_is_known_too(
     for etag, part_size in ((f"{ETAG}-2", 8), (f"{MD5}-9", 1), (ETAG, None)):
         journal.mint([_file("a", key, Digest("etag", etag, "s3"), CLAIMED, part_size=part_size)])
     index.catch_up(journal)
-    assert index.known_contents([f"{MD5}-9", f"{ETAG}-2", ETAG]) == [
+    assert index.files.known_contents([f"{MD5}-9", f"{ETAG}-2", ETAG]) == [
         EtagRow(7, 1, CLAIMED),
         EtagRow(7, 8, CLAIMED),
         EtagRow(7, None, CLAIMED),
@@ -111,7 +115,7 @@ def test_what_contradicts_itself_is_not_known(journal: DiskJournal, index: Index
 
     def known() -> EtagRow | None:
         index.catch_up(journal)
-        return index.known_contents([f"{ETAG}-2"])[0]
+        return index.files.known_contents([f"{ETAG}-2"])[0]
 
     journal.mint([file("a", "URL--a", 7, 8, "1")])
     journal.mint([file("b", "URL--b", 7, None, "1")])
@@ -127,22 +131,22 @@ def test_checked_digest_is_returned_as_checked(journal: DiskJournal, index: Inde
     journal.mint([_file("a", "URL--a", md5, Digest("sha256", "1" * 64, "here", True))])
     journal.mint([_file("b", "URL--b", md5, Digest("sha256", "1" * 64, "s3"))])
     index.catch_up(journal)
-    assert index.known_contents([MD5]) == [
+    assert index.files.known_contents([MD5]) == [
         EtagRow(7, None, Digest("sha256", "1" * 64, "here", True))
     ]
 
 
 def test_batch_lookups_use_an_index(index: Index) -> None:
     statements: list[str] = []
-    index._db.set_trace_callback(statements.append)
+    index.reader.connection.set_trace_callback(statements.append)
     md5s = [hashlib.md5(b"%d" % n).hexdigest() for n in range(1000)]
-    index.known_locations([f"{BUCKET}/{md5}" for md5 in md5s])
-    index.known_contents([*md5s, *(f"{md5}-2" for md5 in md5s)])
-    index._db.set_trace_callback(None)
+    index.locations.known([f"{BUCKET}/{md5}" for md5 in md5s])
+    index.files.known_contents([*md5s, *(f"{md5}-2" for md5 in md5s)])
+    index.reader.connection.set_trace_callback(None)
     lookups = [sql for sql in statements if " IN (" in sql]
     assert len(lookups) == 6
     for sql in lookups:
-        for row in index._db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall():
+        for row in index.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall():
             assert row[3].startswith("SEARCH"), row
 
 
@@ -153,14 +157,14 @@ def test_contents_of_all_versions_and_the_datasets_that_have_them(
     journal.mint([placed_file("b", 2), placed_file("a", 3)])
     journal.mint([placed_file("x", 2)], "000002")
     index.catch_up(journal)
-    assert [(one.path, one.key, one.size) for one in index.file_contents("dandi:000001")] == [
+    assert [(one.path, one.key, one.size) for one in index.files.contents("dandi:000001")] == [
         (path, placed_file(path, number).key, len(repr(number)))
         for path, number in (("a", 1), ("a", 3), ("b", 2))
     ]
     with pytest.raises(UnknownDatasetError):
-        list(index.file_contents("dandi:000003"))
+        list(index.files.contents("dandi:000003"))
     one, two = placed_file("a", 1), placed_file("b", 2)
-    found = index.datasets_with([one.key, two.key, "SHA256E-s1--0"])
+    found = index.files.datasets_with([one.key, two.key, "SHA256E-s1--0"])
     assert set(found) == {one.key, two.key}
     assert {ref.local_id for ref in found[two.key]} == {"000001", "000002"}
 
@@ -172,14 +176,16 @@ _PATHS = ("a-b.nwb", "a/é/1.nwb", "a/é/2.nwb", "a/z.nwb", "a0/1.nwb", "b.nwb",
 def test_a_folder_is_listed_alike_in_versions_of_any_size(
     journal: DiskJournal, index: Index, monkeypatch: pytest.MonkeyPatch, *, is_small: bool
 ) -> None:
-    monkeypatch.setattr(browse_queries, "_MAX_GROUPED", 100 if is_small else -1)
+    monkeypatch.setattr(file_queries, "_MAX_GROUPED", 100 if is_small else -1)
     files = [placed_file(path, number) for number, path in enumerate(_PATHS, 1)]
     journal.mint(files, label="one")
     journal.mint([*files[:2], *files[3:]], label="two")
     index.catch_up(journal)
 
     def listed(label: str, under: str = "", start: str = "") -> list[tuple[str, int | None]]:
-        found = list(index.folder_entries(index.resolve("dandi:000001", label), under, start))
+        found = list(
+            index.files.folder_entries(index.versions.resolve("dandi:000001", label), under, start)
+        )
         for one in found:
             assert (one.file is None) is (one.bytes is not None)
             assert one.file is None or one.file.path == one.path
@@ -191,7 +197,7 @@ def test_a_folder_is_listed_alike_in_versions_of_any_size(
     assert listed("one", "a") == [("a/z.nwb", None), ("a/é", 2)]
     assert listed("one", "a/é") == [("a/é/1.nwb", None), ("a/é/2.nwb", None)]
     assert listed("one", "missing") == []
-    entries = list(index.folder_entries(index.resolve("dandi:000001", "one")))
+    entries = list(index.files.folder_entries(index.versions.resolve("dandi:000001", "one")))
     for number, one in enumerate(entries, 1):
         assert listed("one", start=one.next) == whole[number:]
     assert listed("one", start="a/é/2.nwb")[:2] == [("a", 3), ("a0", 1)]
@@ -226,12 +232,14 @@ def test_a_content_is_found_by_what_the_pass_computed(journal: DiskJournal, inde
     journal.append(digested(key, "MD5E-s9--" + "2" * 32))
     index.catch_up(journal)
     for query in (f"sha256:{SHA256}", f"sha256:{SHA256[:12]}", f"btv2:{ROOT}"):
-        assert [one.path for one in index.find(query)] == ["a"]
-    assert list(index.find(f"btv2:{SHA256}")) == []
+        assert [one.path for one in index.files.find(query)] == ["a"]
+    assert list(index.files.find(f"btv2:{SHA256}")) == []
     with pytest.raises(MalformedQueryError):
-        index.find("btv2:0123")
+        index.files.find("btv2:0123")
     # the digests of a version stay those that upstream stated
-    (file,) = (one for one in index.files(index.resolve("dandi:000001")) if one.path == "a")
+    (file,) = (
+        one for one in index.files.of(index.versions.resolve("dandi:000001")) if one.path == "a"
+    )
     assert file.digests == ()
 
 
@@ -241,8 +249,8 @@ def test_later_digests_replace_earlier_ones(journal: DiskJournal, index: Index) 
     journal.append(digested(placed.key))
     journal.append(digested(placed.key, root=SHA256))
     index.catch_up(journal)
-    assert [one.path for one in index.find(f"btv2:{SHA256}")] == ["a"]
-    assert list(index.find(f"btv2:{ROOT}")) == []
+    assert [one.path for one in index.files.find(f"btv2:{SHA256}")] == ["a"]
+    assert list(index.files.find(f"btv2:{ROOT}")) == []
 
 
 def test_a_rebuilt_index_has_the_same_rows(
@@ -258,7 +266,7 @@ def test_a_rebuilt_index_has_the_same_rows(
     rebuild_from_journal(rebuilt, journal)
     with Index.open_readonly(rebuilt) as other:
         assert dump_index(other) == dump_index(index)
-        assert [one.path for one in other.find(f"btv2:{ROOT}")] == ["a"]
+        assert [one.path for one in other.files.find(f"btv2:{ROOT}")] == ["a"]
 
 
 def test_keys_of_shown_datasets(journal: DiskJournal, index: Index) -> None:
@@ -266,5 +274,5 @@ def test_keys_of_shown_datasets(journal: DiskJournal, index: Index) -> None:
     journal.mint(placed)
     index.catch_up(journal)
     keys = [one.key for one in placed]
-    assert index.shown_keys([*keys, "MD5E-s9--" + "2" * 32]) == set(keys)
-    assert index.shown_keys([]) == set()
+    assert index.files.shown_keys([*keys, "MD5E-s9--" + "2" * 32]) == set(keys)
+    assert index.files.shown_keys([]) == set()

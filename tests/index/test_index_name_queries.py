@@ -72,11 +72,11 @@ _WHOLE = NameMatch("dandi:000027")
 def test_a_name_or_an_address_leads_straight_to_what_it_is_of(
     two_mirrors: Index, text: str, named: NameMatch | None
 ) -> None:
-    assert two_mirrors.match_name(text) == named
+    assert two_mirrors.names.match(text) == named
 
 
 def test_the_ids_of_a_version_lead_to_it(two_mirrors: Index) -> None:
-    version = two_mirrors.resolve("dandi:000027", "0.1")
+    version = two_mirrors.versions.resolve("dandi:000027", "0.1")
     for text in (
         version.commit,
         version.commit[:12].upper(),
@@ -86,18 +86,18 @@ def test_the_ids_of_a_version_lead_to_it(two_mirrors: Index) -> None:
         f"state {version.state}",
         version.state,
     ):
-        assert two_mirrors.match_name(text) == _ONE, text
-    assert two_mirrors.match_name("0" * 40) is None
-    assert two_mirrors.match_name(version.commit[:6]) is None
+        assert two_mirrors.names.match(text) == _ONE, text
+    assert two_mirrors.names.match("0" * 40) is None
+    assert two_mirrors.names.match(version.commit[:6]) is None
 
 
 def test_the_address_of_a_file_leads_to_its_bytes(two_mirrors: Index) -> None:
-    [file] = two_mirrors.files(two_mirrors.resolve("dandi:000027", "0.1"))
-    exact, other = two_mirrors.locations(file.content)
+    [file] = two_mirrors.files.of(two_mirrors.versions.resolve("dandi:000027", "0.1"))
+    exact, other = two_mirrors.locations.of(file.content)
     plain = exact.url.partition("?")[0]
     for url in (exact.url, plain, other.url):
-        assert two_mirrors.match_name(url) == NameMatch("", key=file.key), url
-    assert two_mirrors.match_name(f"{plain}?versionId=another") is None
+        assert two_mirrors.names.match(url) == NameMatch("", key=file.key), url
+    assert two_mirrors.names.match(f"{plain}?versionId=another") is None
 
 
 def test_a_name_of_several_is_of_none(journal: DiskJournal, index: Index) -> None:
@@ -106,11 +106,11 @@ def test_a_name_of_several_is_of_none(journal: DiskJournal, index: Index) -> Non
     entry = journal.mint([placed_file("a", 1)], "000027", mirror="ember", doi=doi)
     journal.mint([placed_file("a", 1)], "000028", commit=entry.commit)
     index.catch_up(journal)
-    assert index.match_name("000027") is None
-    assert index.match_name("ember:000027") == NameMatch("ember:000027")
-    assert index.match_name(entry.commit) is None
-    assert index.match_name(doi) is None
-    assert index.match_name("10.48324/dandi.000027") is None
+    assert index.names.match("000027") is None
+    assert index.names.match("ember:000027") == NameMatch("ember:000027")
+    assert index.names.match(entry.commit) is None
+    assert index.names.match(doi) is None
+    assert index.names.match("10.48324/dandi.000027") is None
 
 
 NAME = "dandi:000001"
@@ -131,17 +131,17 @@ DRAFT: dict[str, Any] = {
 
 
 def dataset_facts(index: Index) -> tuple[Any, ...]:
-    row = index.dataset(NAME)
+    row = index.datasets.get(NAME)
     return row.version, row.time, row.files, row.bytes, row.title, row.license, row.doi
 
 
 def current_label(index: Index) -> tuple[Any, ...]:
-    row = index.resolve(NAME)
+    row = index.versions.resolve(NAME)
     return row.label, row.time, row.files, row.bytes, row.title, row.license, row.doi
 
 
 def found_by(index: Index, species: str) -> list[str]:
-    return [row.name for row in index.datasets(where=[("species", species)])]
+    return [row.name for row in index.datasets.select(where=[("species", species)])]
 
 
 @pytest.mark.parametrize("draft_first", [True, False])
@@ -153,12 +153,12 @@ def test_later_draft_does_not_change_the_published_description(
         journal.mint(files[:1], **DRAFT)
         index.catch_up(journal)
         assert dataset_facts(index) == current_label(index)
-        assert index.dataset(NAME).version != "0.1"
+        assert index.datasets.get(NAME).version != "0.1"
         assert found_by(index, "rat") == [NAME]
     journal.mint(files, **PUBLISHED)
     later = journal.mint([*files, placed_file("c", 3)], **DRAFT)
     index.catch_up(journal)
-    row = index.dataset(NAME)
+    row = index.datasets.get(NAME)
     assert dataset_facts(index) == current_label(index)
     assert (row.version, row.files, row.title, row.doi) == (
         "0.1",
@@ -169,10 +169,10 @@ def test_later_draft_does_not_change_the_published_description(
     assert row.newest == later.label
     assert found_by(index, "mouse") == [NAME]
     assert found_by(index, "rat") == []
-    [found] = index.find_datasets("published").rows
+    [found] = index.search.datasets("published").rows
     assert (found.dataset.version, found.dataset.files) == ("0.1", 2)
-    assert index.find_datasets("drafted").rows == ()
-    [status] = index.mirror_status()
+    assert index.search.datasets("drafted").rows == ()
+    [status] = index.crawl.mirrors()
     assert (status.files, status.bytes) == (row.files, row.bytes)
 
 
@@ -185,5 +185,5 @@ def test_next_published_version_replaces_the_last(journal: DiskJournal, index: I
     )
     index.catch_up(journal)
     assert dataset_facts(index) == current_label(index)
-    row = index.dataset(NAME)
+    row = index.datasets.get(NAME)
     assert (row.version, row.files, row.title) == ("0.2", 3, "Once more")

@@ -101,8 +101,8 @@ def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
                     index.catch_up(journal)
             index.catch_up(journal)
             for entry, files in minted:
-                version = index.resolve(f"dandi:{entry.local_id}", entry.commit)
-                got = list(index.files(version))
+                version = index.versions.resolve(f"dandi:{entry.local_id}", entry.commit)
+                got = list(index.files.of(version))
                 expected = sorted(files, key=lambda file: file.git_path)
                 assert [(row.path.encode(), row.source_path, row.key, row.size) for row in got] == [
                     (file.git_path, file.record.path, file.key, 7) for file in expected
@@ -112,7 +112,7 @@ def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
                     assert RETENTION.index(row.retention) >= promised
                     proofs = {d.algorithm for d in file.record.digests if d.value != "not hex"}
                     assert proofs - {"crc64nvme"} <= {digest.algorithm for digest in row.digests}
-                    urls = {location.url for location in index.locations(row.content)}
+                    urls = {location.url for location in index.locations.of(row.content)}
                     assert {location.url for location in file.record.locations} <= urls
             live = _dump(Path(folder, "live"))
         patch.setattr(recording_module, "_BATCH", 1000)  # must not matter
@@ -185,12 +185,12 @@ def test_an_unchanged_file_costs_no_write(journal: DiskJournal, index: Index) ->
     index.catch_up(journal)
     tables = ("files ", "contents ", "locations ", "other_digests ", "claimants ")
     before = [line for line in dump_index(index) if line.startswith(tables)]
-    changes = index._db.total_changes
+    changes = index.reader.connection.total_changes
     journal.mint(files)
     index.catch_up(journal)
     assert [line for line in dump_index(index) if line.startswith(tables)] == before
     # the version, its dataset, its mirror, the position; all far fewer than the files
-    assert index._db.total_changes - changes < 10
+    assert index.reader.connection.total_changes - changes < 10
 
 
 def _apply(journal: DiskJournal, path: Path, what: str, commit: str, after: int) -> int:
@@ -221,7 +221,7 @@ def test_killed_anywhere_and_repeated_the_tables_are_the_same(
         assert _apply(journal, path, "catch_up", commit, after) == -signal.SIGKILL
         with Index.open(path) as index:
             assert index.position < journal.file.stat().st_size
-            for mirror in index.mirror_status():
+            for mirror in index.crawl.mirrors():
                 assert mirror.versions <= commits.index(commit)
     assert _apply(journal, path, "catch_up", "", 0) == 0
     assert _dump(path) == clean
@@ -260,8 +260,8 @@ def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index:
         journal.append(torn)
     (journal.root / torn.commit).write_bytes(b"".join(lines))
     assert index.catch_up(journal) == 1
-    assert index.failed_tasks() == []
-    assert index.dataset("dandi:000001").versions == 2
+    assert index.crawl.failed_tasks() == []
+    assert index.datasets.get("dandi:000001").versions == 2
 
 
 def test_a_version_whose_records_are_damaged_stops_no_other(
@@ -272,15 +272,15 @@ def test_a_version_whose_records_are_damaged_stops_no_other(
     (journal.root / damaged.commit).write_bytes(b"")
     journal.mint([placed_file("b", 1)], "000002")
     assert index.catch_up(journal) == 3
-    assert index.dataset("dandi:000002").versions == 1
-    (failure,) = index.failures()
+    assert index.datasets.get("dandi:000002").versions == 1
+    (failure,) = index.crawl.failures()
     assert (failure.task, failure.dataset) == ("index", "dandi:000001")
     assert damaged.commit in failure.message
     # a version on top of it is complete, and the one that is missing is still named
     journal.mint([placed_file("a", 3)], "000001")
     assert index.catch_up(journal) == 1
     assert damaged.commit in skipped_version_message(index)
-    assert [row.commit for row in index.versions("dandi:000001")].count(damaged.commit) == 0
+    assert [row.commit for row in index.versions.of("dandi:000001")].count(damaged.commit) == 0
 
 
 def test_a_rebuild_that_fails_keeps_the_old_index(journal: DiskJournal, path: Path) -> None:
@@ -302,12 +302,12 @@ def test_writer_continues_in_the_rebuilt_file(journal: DiskJournal, path: Path) 
         index.catch_up(journal)
         rebuild_from_journal(path, journal)
         assert reader.is_replaced
-        assert reader.resolve("dandi:000001").files == 1
+        assert reader.versions.resolve("dandi:000001").files == 1
         journal.mint([placed_file("a", 1), placed_file("b", 2)])
         assert index.catch_up(journal) == 1
         assert not index.is_replaced
     with Index.open_readonly(path) as fresh:
-        assert fresh.resolve("dandi:000001").files == 2
+        assert fresh.versions.resolve("dandi:000001").files == 2
 
 
 def test_index_deleted_under_its_writer_is_recreated(journal: DiskJournal, path: Path) -> None:
@@ -318,4 +318,4 @@ def test_index_deleted_under_its_writer_is_recreated(journal: DiskJournal, path:
             file.unlink()
         journal.mint([placed_file("a", 2)])
         assert index.catch_up(journal) == 2
-        assert index.resolve("dandi:000001").seq == 2
+        assert index.versions.resolve("dandi:000001").seq == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.index import Index
-from neuromirror.index.query_base import ResultCache
+from neuromirror.index.reader import ResultCache
 from support.disk_journal import DiskJournal, placed_file
 
 NAME = "dandi:000001"
@@ -50,15 +50,15 @@ def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Pat
         writer.catch_up(journal)
         with Index.open_readonly(path) as reader:
             for _ in range(2):
-                assert reader.change_counts(NAME) == {1: (1, 0, 0)}
-                assert reader.find_datasets("two").total == 0
-                assert reader.find_datasets("").total == 1
+                assert reader.versions.change_counts(NAME) == {1: (1, 0, 0)}
+                assert reader.search.datasets("two").total == 0
+                assert reader.search.datasets("").total == 1
             journal.mint([placed_file("recordings/two.nwb", 2)])
             journal.mint([placed_file("recordings/two.nwb", 2)], "000002")
             writer.catch_up(journal)
-            assert reader.change_counts(NAME) == {1: (1, 0, 0), 2: (1, 1, 0)}
-            assert reader.find_datasets("two").total == 2
-            assert reader.find_datasets("").total == 2
+            assert reader.versions.change_counts(NAME) == {1: (1, 0, 0), 2: (1, 1, 0)}
+            assert reader.search.datasets("two").total == 2
+            assert reader.search.datasets("").total == 2
 
 
 def test_facets_of_an_earlier_search_are_not_shown(
@@ -69,15 +69,15 @@ def test_facets_of_an_earlier_search_are_not_shown(
     with Index.open(path) as writer, Index.open_readonly(path) as reader:
         writer.catch_up(journal)
         journal.mint([placed_file("recordings/two.nwb", 2)], "000002")
-        select = reader._selected
+        select = reader.search._selected
 
         def select_after_commit(filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
             writer.catch_up(journal)
             return select(filters)
 
         with monkeypatch.context() as during:
-            during.setattr(reader, "_selected", select_after_commit)
-            assert reader.find_datasets("").total == 1
-        found = reader.find_datasets("")
+            during.setattr(reader.search, "_selected", select_after_commit)
+            assert reader.search.datasets("").total == 1
+        found = reader.search.datasets("")
         assert found.total == 2
         assert [one.count for one in found.facets["archive"]] == [2]

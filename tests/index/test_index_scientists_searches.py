@@ -105,7 +105,7 @@ SEARCHES = [
 
 @pytest.mark.parametrize(("text", "first"), SEARCHES, ids=[text for text, _ in SEARCHES])
 def test_a_search_has_the_expected_first_hit(catalogue: Index, text: str, first: str) -> None:
-    found = catalogue.find_datasets(text)
+    found = catalogue.search.datasets(text)
     assert [one.dataset.name for one in found.rows][:1] == [first]
     one = found.rows[0]
     assert one.matched or one.path  # the reason is shown
@@ -133,39 +133,39 @@ def _values(found: FoundDatasets, facet: str) -> dict[str, int]:
 def test_a_common_name_finds_every_dataset_of_the_species(
     catalogue: Index, text: str, species: str
 ) -> None:
-    everything = _values(catalogue.find_datasets(), "species")
+    everything = _values(catalogue.search.datasets(), "species")
     assert everything[species] > 0
-    assert _values(catalogue.find_datasets(text), "species")[species] == everything[species]
+    assert _values(catalogue.search.datasets(text), "species")[species] == everything[species]
 
 
 def test_counts_are_those_under_the_other_facets(catalogue: Index) -> None:
-    everything = catalogue.find_datasets()
+    everything = catalogue.search.datasets()
     assert (everything.total, everything.exact) == (1000, True)
     assert _values(everything, "archive") == _COUNTS
     assert _values(everything, "volume") == {"yes": 50}
     filters = {"archive": ["dandi"], "species": ["Mus musculus", "Homo sapiens"]}
-    found = catalogue.find_datasets("learning", filters=filters, limit=1000)
+    found = catalogue.search.datasets("learning", filters=filters, limit=1000)
     species = _values(found, "species")
     assert found.total == species["Mus musculus"] + species["Homo sapiens"] == len(found.rows)
     assert species["Rattus norvegicus"] > 0  # without the selection in its own facet
-    one = catalogue.find_datasets("learning", filters={**filters, "species": ["Mus musculus"]})
+    one = catalogue.search.datasets("learning", filters={**filters, "species": ["Mus musculus"]})
     assert one.total == species["Mus musculus"]
     archives = _values(found, "archive")
     assert archives["dandi"] == found.total
-    both = catalogue.find_datasets("learning", filters={"species": filters["species"]})
+    both = catalogue.search.datasets("learning", filters={"species": filters["species"]})
     assert both.total == sum(archives.values())
     for status, count in _values(found, "status").items():
-        chosen = catalogue.find_datasets("learning", filters={**filters, "status": [status]})
+        chosen = catalogue.search.datasets("learning", filters={**filters, "status": [status]})
         assert chosen.total == count
 
 
 def test_orders_are_by_time_size_and_title(catalogue: Index) -> None:
-    newest = catalogue.find_datasets("mouse", sort="newest", limit=1000).rows
+    newest = catalogue.search.datasets("mouse", sort="newest", limit=1000).rows
     times = [one.dataset.time or "" for one in newest]
     assert times == sorted(times, reverse=True)
-    sizes = [one.dataset.bytes for one in catalogue.find_datasets(sort="size", limit=1000).rows]
+    sizes = [one.dataset.bytes for one in catalogue.search.datasets(sort="size", limit=1000).rows]
     assert sizes == sorted(sizes, reverse=True)
-    titles = [one.dataset.title.casefold() for one in catalogue.find_datasets(sort="title").rows]
+    titles = [one.dataset.title.casefold() for one in catalogue.search.datasets(sort="title").rows]
     assert titles == sorted(titles)
-    pages = [catalogue.find_datasets("mouse", start=start, limit=7).rows for start in (0, 7)]
+    pages = [catalogue.search.datasets("mouse", start=start, limit=7).rows for start in (0, 7)]
     assert len({one.dataset.id for page in pages for one in page}) == 14

@@ -15,9 +15,11 @@ from neuromirror.index import (
     MatchedText,
     UnknownMirrorError,
     rebuild_from_journal,
-    search_queries,
 )
 from neuromirror.index import dataset_text as module
+from neuromirror.index import (
+    search as search_queries,
+)
 from neuromirror.index.dataset_text import path_terms
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn
 from support.disk_journal import DiskJournal, placed_file, read_path_terms
@@ -43,7 +45,7 @@ def searchable_index(journal: DiskJournal, index: Index) -> Index:
 
 def _found(index: Index, text: str, mirror: str | None = None) -> list[str]:
     filters = {"archive": [mirror] if mirror else []}
-    return [one.dataset.local_id for one in index.find_datasets(text, filters=filters).rows]
+    return [one.dataset.local_id for one in index.search.datasets(text, filters=filters).rows]
 
 
 def _archives(page: FoundDatasets) -> dict[str, int]:
@@ -79,7 +81,7 @@ def test_all_terms_must_match_the_dataset_or_one_path(
 
 
 def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_index: Index) -> None:
-    page = searchable_index.find_datasets("yutamouse41")
+    page = searchable_index.search.datasets("yutamouse41")
     assert [one.dataset.local_id for one in page.rows][2] == "000003"
     matches = {one.dataset.local_id: one for one in page.rows}
     assert matches["000001"].matched == (
@@ -91,7 +93,7 @@ def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_inde
     assert (last.matched, last.version, last.path) == ((), last.dataset.newest, _YUTA)
     assert last.in_paths == ("yutamouse41",)
     assert (_archives(page), page.total, page.next) == ({"dandi": 2, "other": 1}, 3, None)
-    mixed = searchable_index.find_datasets("third behavior").rows[0]
+    mixed = searchable_index.search.datasets("third behavior").rows[0]
     assert mixed.matched == (MatchedText("title", "Third", ((0, 5),)),)
     assert mixed.in_paths == ("behavior",)
 
@@ -108,32 +110,32 @@ def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_inde
     ],
 )
 def test_synonyms_match_whole_words_of_paths(searchable_index: Index, text: str, word: str) -> None:
-    page = searchable_index.find_datasets(text)
+    page = searchable_index.search.datasets(text)
     one = next(one for one in page.rows if one.dataset.local_id == "000003")
     assert one.path == _YUTA
     assert word in one.in_paths
     label = one.version
     assert label is not None
-    version = searchable_index.resolve(one.dataset.name, label)
-    listed = searchable_index.matching_files(version, " ".join(one.in_paths))
+    version = searchable_index.versions.resolve(one.dataset.name, label)
+    listed = searchable_index.search.files(version, " ".join(one.in_paths))
     assert _YUTA in [file.path for file in listed.files]
 
 
 def test_a_mirror_and_a_page_are_chosen_and_all_mirrors_counted(searchable_index: Index) -> None:
     of_dandi = {"archive": ["dandi"]}
-    page = searchable_index.find_datasets("yuta", filters=of_dandi, limit=1)
+    page = searchable_index.search.datasets("yuta", filters=of_dandi, limit=1)
     assert (len(page.rows), page.total, page.next) == (1, 2, 1)
     assert _archives(page) == {"dandi": 2, "other": 1}
-    rest = searchable_index.find_datasets("yuta", filters=of_dandi, start=1, limit=1)
+    rest = searchable_index.search.datasets("yuta", filters=of_dandi, start=1, limit=1)
     assert rest.next is None
     assert {page.rows[0].dataset.id, rest.rows[0].dataset.id} == {1, 3}
     with pytest.raises(UnknownMirrorError):
-        searchable_index.find_datasets("yuta", filters={"archive": ["nowhere"]})
-    assert [row.local_id for row in searchable_index.datasets("dandi", text="yuta")] == [
+        searchable_index.search.datasets("yuta", filters={"archive": ["nowhere"]})
+    assert [row.local_id for row in searchable_index.datasets.select("dandi", text="yuta")] == [
         "000001",
         "000003",
     ]
-    assert {row.local_id for row in searchable_index.search("yuta")} == {
+    assert {row.local_id for row in searchable_index.search.all_datasets("yuta")} == {
         "000001",
         "000002",
         "000003",
@@ -151,7 +153,7 @@ def test_removed_path_is_found_in_the_version_that_added_it(
         ("new", "two", "new_word.nwb"),
         ("x.nwb", "two", "x.nwb"),
     ):
-        [one] = index.find_datasets(text).rows
+        [one] = index.search.datasets(text).rows
         assert (one.version, one.path) == (label, path)
 
 
@@ -161,20 +163,20 @@ def test_dataset_is_a_likely_match_when_too_many_rows_would_be_scanned(
     for local_id in ("000001", "000002", "000003"):
         journal.mint([placed_file("left.nwb", 1), placed_file("right.nwb", 2)], local_id)
     index.catch_up(journal)
-    assert index.find_datasets("left right").rows == ()
-    assert index.find_datasets("left right").exact is False
-    assert index.find_datasets("left").exact
+    assert index.search.datasets("left right").rows == ()
+    assert index.search.datasets("left right").exact is False
+    assert index.search.datasets("left").exact
     monkeypatch.setattr(search_queries, "MAX_BLOCKS", 1)
-    found = index.find_datasets("left right")
+    found = index.search.datasets("left right")
     assert [one.path for one in found.rows] == [None, None]
     assert {one.version for one in found.rows} < {"2024-1", "2024-2", "2024-3"}
 
 
 def test_a_search_too_long_to_answer_says_how_long_one_may_be(index: Index) -> None:
     with pytest.raises(MalformedQueryError, match="501"):
-        index.find_datasets("x" * 501)
+        index.search.datasets("x" * 501)
     with pytest.raises(MalformedQueryError, match="41"):
-        index.find_datasets(" ".join(f"w{number}" for number in range(41)))
+        index.search.datasets(" ".join(f"w{number}" for number in range(41)))
 
 
 def test_subdataset_paths_are_not_searched(journal: DiskJournal, index: Index) -> None:
@@ -195,7 +197,7 @@ def test_withdrawn_dataset_leaves_no_searchable_text(journal: DiskJournal, path:
         journal.append(DatasetWithdrawn("dandi", "000001", uri, "asked", "ada", "2025"))
         index.catch_up(journal)
         assert _found(index, "secretword") == []
-        assert index.match_name("000001") is None
+        assert index.names.match("000001") is None
     rebuild_from_journal(path, journal)
     assert not [row for row in read_path_terms(path) if "secret" in row]
     journal.append(DatasetReinstated("dandi", "000001", uri, "ada", "2026"))
@@ -240,9 +242,9 @@ def test_withdrawn_dataset_leaves_no_searchable_text(journal: DiskJournal, path:
 )
 def test_query_syntax_never_causes_a_database_error(searchable_index: Index, text: str) -> None:
     with suppress(MalformedQueryError):
-        searchable_index.find_datasets(text)
-        searchable_index.count_terms(text)
-    searchable_index.match_name(text)
+        searchable_index.search.datasets(text)
+        searchable_index.search.count_terms(text)
+    searchable_index.names.match(text)
 
 
 def test_path_terms_are_those_that_users_type() -> None:
@@ -274,13 +276,13 @@ def test_every_term_of_every_path_finds_its_dataset(
         index.catch_up(journal)
         for name in {name for one in versions for name in one}:
             for term in path_terms(name):
-                [found] = index.find_datasets(term).rows
+                [found] = index.search.datasets(term).rows
                 assert found.path is None or term in found.path.lower()
             if path_terms(name):
-                version = index.find_datasets(" ".join(path_terms(name))).rows[0].version
+                version = index.search.datasets(" ".join(path_terms(name))).rows[0].version
                 assert version is not None
-                row = index.resolve("dandi:000001", version)
-                got = index.matching_files(row, " ".join(path_terms(name)))
+                row = index.versions.resolve("dandi:000001", version)
+                got = index.search.files(row, " ".join(path_terms(name)))
                 assert got.files
 
 
@@ -290,7 +292,7 @@ def test_many_paths_are_found_block_by_block(journal: DiskJournal, index: Index)
     ]
     journal.mint(files)
     index.catch_up(journal)
-    [one] = index.find_datasets("sub-0950 right").rows
+    [one] = index.search.datasets("sub-0950 right").rows
     assert one.path == "sub-0950/f_right.nwb"
     assert len([row for row in read_path_terms(index.path) if row.startswith("sub ")]) == 3
     assert _found(index, "sub-0950 left") == []
@@ -302,18 +304,18 @@ def test_matching_files_have_all_terms_in_their_paths(journal: DiskJournal, inde
     journal.mint([placed_file(name, name) for name in names], label="one")
     journal.mint([placed_file(name, name) for name in names[250:]], label="two")
     index.catch_up(journal)
-    one, two = (index.resolve("dandi:000001", label) for label in ("one", "two"))
-    page = index.matching_files(one, "LEFT é")
+    one, two = (index.versions.resolve("dandi:000001", label) for label in ("one", "two"))
+    page = index.search.files(one, "LEFT é")
     assert [file.path for file in page.files] == names[1::2][:200]
     assert page.is_complete
-    rest = index.matching_files(one, "left é", page.next)
+    rest = index.search.files(one, "left é", page.next)
     assert [file.path for file in rest.files] == names[1::2][200:]
     assert (rest.next, rest.is_complete) == ("", True)
-    assert [file.path for file in index.matching_files(two, "eft").files] == names[251::2]
+    assert [file.path for file in index.search.files(two, "eft").files] == names[251::2]
     for text in ("nothing-of-it", "ü", "left ü"):
-        assert index.matching_files(one, text).files == ()
+        assert index.search.files(one, text).files == ()
     with pytest.raises(MalformedQueryError):
-        index.matching_files(one, " ")
+        index.search.files(one, " ")
 
 
 def test_a_search_for_paths_stops_in_time_and_goes_on(journal: DiskJournal, index: Index) -> None:
@@ -321,10 +323,10 @@ def test_a_search_for_paths_stops_in_time_and_goes_on(journal: DiskJournal, inde
     for content in range(3):
         journal.mint([placed_file(name, content) for name in names])
     index.catch_up(journal)
-    version = index.resolve("dandi:000001")
+    version = index.versions.resolve("dandi:000001")
     found, start, pages = [], "", 0
     while True:
-        page = index.matching_files(version, "9.nwb", start, scanned=2)
+        page = index.search.files(version, "9.nwb", start, scanned=2)
         found += [file.path for file in page.files]
         assert page.is_complete is (page.next == "")
         pages += 1
@@ -342,11 +344,11 @@ def test_of_a_version_that_is_not_indexed_no_paths_are_looked_at(
     journal.mint([placed_file("0/0", 1)], "zarr/1", within="zarr", indexed=False, in_subdatasets=0)
     index.catch_up(journal)
     with pytest.raises(FilesNotIndexedError):
-        index.matching_files(index.resolve("dandi:zarr/1"), "0")
+        index.search.files(index.versions.resolve("dandi:zarr/1"), "0")
 
 
 def test_each_term_is_counted(searchable_index: Index) -> None:
-    each = searchable_index.count_terms("spikse musculus")
+    each = searchable_index.search.count_terms("spikse musculus")
     assert each == {"spikse": 0, "musculus": 1}
 
 
@@ -358,6 +360,6 @@ def test_path_terms_of_names_in_other_scripts_agree(
 ) -> None:
     journal.mint([placed_file(f"folder/{name}", 1), placed_file("folder/plain.nwb", 2)], "000001")
     index.catch_up(journal)
-    assert index.path_terms_agree(index.resolve("dandi:000001"))
+    assert index.search.path_terms_agree(index.versions.resolve("dandi:000001"))
     assert _found(index, "plain") == ["000001"]
     assert _found(index, f"folder/{name}") == ["000001"]

@@ -47,7 +47,7 @@ def test_the_names_of_formats_are_those_of_the_library() -> None:
 
 def test_upstream_comes_first_and_then_the_exact_state(citable_store: CitableStore) -> None:
     with citable_store.mirror_harness.index() as index:
-        row = index.resolve(PUBLISHED)
+        row = index.versions.resolve(PUBLISHED)
     doi = f"10.5072/dandi.000002/{row.label}"
     assert citable_store.run(PUBLISHED).stdout == (
         "Doe, Jane; Roe, Richard (2024) Sharp-wave ripples during rest and sleep (demo) "
@@ -108,8 +108,8 @@ def test_each_file_is_listed_with_its_urls_size_and_checksum(citable_store: Cita
     graph = json.loads(citable_store.citation("ro-crate", PUBLISHED))["@graph"]
     found = {one["localPath"]: one for one in graph if one["@type"] == "File"}
     with citable_store.mirror_harness.index() as index:
-        rows = list(index.files(index.resolve(PUBLISHED)))
-        urls = [{location.url for location in index.locations(row.content)} for row in rows]
+        rows = list(index.files.of(index.versions.resolve(PUBLISHED)))
+        urls = [{location.url for location in index.locations.of(row.content)} for row in rows]
     assert found.keys() - {row.path for row in rows} == {"dandiset.yaml", ".dandi/assets.jsonl"}
     for row, expected_urls in zip(rows, urls, strict=True):
         entity = found[row.path]

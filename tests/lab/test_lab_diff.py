@@ -21,7 +21,9 @@ def side(lab: LabStore, version: str) -> DiffSide:
     """Return a side whose index is closed, for tests that do not open subdatasets."""
     dataset, _, label = version.partition("@")
     index = lab.mirror_harness.index()
-    return version_side(lab.mirror_harness.store, index, index.resolve(dataset, label or "latest"))
+    return version_side(
+        lab.mirror_harness.store, index, index.versions.resolve(dataset, label or "latest")
+    )
 
 
 def clone_of(folder: Path) -> DiffSide:

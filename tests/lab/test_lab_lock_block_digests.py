@@ -134,7 +134,7 @@ def digested_lab(lab: LabStore) -> LabStore:
 
 def sha256_keys(lab: LabStore) -> list[str]:
     with lab.mirror_harness.index() as index:
-        keys = [one.key for one in index.files(index.resolve(NAME))]
+        keys = [one.key for one in index.files.of(index.versions.resolve(NAME))]
     return sorted(key for key in keys if key.startswith("SHA256E"))
 
 

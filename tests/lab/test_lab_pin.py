@@ -48,8 +48,8 @@ def test_a_pin_says_what_the_store_has(new_lock_folder: LockFolder) -> None:
     new_lock_folder.pin(PUBLISHED)
     found = new_lock_folder.pin_of(PUBLISHED)
     with new_lock_folder.mirror_harness.index() as index:
-        row = index.resolve(PUBLISHED)
-        files = list(index.files(row))
+        row = index.versions.resolve(PUBLISHED)
+        files = list(index.files.of(row))
     assert (found.commit, found.tree, found.state) == (row.commit, row.tree, row.state)
     assert (found.annex_commit, found.metadata) == (row.annex_commit, row.metadata)
     assert (found.requested, found.resolved.version) == ("latest", row.label)
@@ -177,7 +177,9 @@ def test_globs_pin_a_part(new_lock_folder: LockFolder) -> None:
     part = new_lock_folder.pin_of(PUBLISHED)
     with new_lock_folder.mirror_harness.index() as index:
         files = [
-            one for one in index.files(index.resolve(PUBLISHED)) if part.matches(one.path.encode())
+            one
+            for one in index.files.of(index.versions.resolve(PUBLISHED))
+            if part.matches(one.path.encode())
         ]
     assert 0 < len(files) < 5
     assert {one.path.partition("/")[0] for one in files} == {"sub-201", "sub-101"}
@@ -209,7 +211,7 @@ def test_a_zarr_is_pinned_with_the_dataset_that_it_is_in(zarrs: LockFolder) -> N
     top = LockManifestReader(zarrs.lock.manifest_path(pinned))
     (part,) = [one for one in top.entries() if isinstance(one, ListedSubdataset)]
     with zarrs.mirror_harness.index() as index:
-        (row,) = index.subdatasets(index.resolve(ZARR))
+        (row,) = index.versions.subdatasets(index.versions.resolve(ZARR))
     assert (part.commit, part.state, part.dataset_id) == (row.commit, row.state, row.dataset_id)
     beside = zarrs.lock.manifest_path(pinned).with_name(f"{part.commit}.jsonl.zst")
     chunks = list(LockManifestReader(beside).entries())
@@ -274,7 +276,7 @@ def test_records_of_another_state_are_not_pinned(still_lab: LabStore, tmp_path: 
     shutil.copytree(still_lab.mirror_harness.folder, folder, symlinks=True)
     paper = LockFolder(MirrorHarness(still_lab.mirror_harness.mirrors, folder), tmp_path / "paper")
     with paper.mirror_harness.index() as index:
-        ids = {one: index.resolve(one) for one in (PUBLISHED, DRAFT)}
+        ids = {one: index.versions.resolve(one) for one in (PUBLISHED, DRAFT)}
     files = folder.glob("neuromirror/records/*/*/*")
     records = {path.name[:40]: path for path in files if ".mint." not in path.name}
     records[ids[DRAFT].commit].write_bytes(records[ids[PUBLISHED].commit].read_bytes())

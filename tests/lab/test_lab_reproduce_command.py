@@ -34,7 +34,7 @@ def test_equal_versions_exit_with_0(still_lab: LabStore) -> None:
     assert [one[:2] for one in lines[:2]] == [["ok", name] for name in names]
     assert len(lines) == 3
     with still_lab.mirror_harness.index() as index:
-        commit = index.resolve("demo:000002").commit
+        commit = index.versions.resolve("demo:000002").commit
     assert f"  commit {commit}  equal" in done.stdout.splitlines()
 
 

@@ -24,7 +24,7 @@ def zarr(name: str, chunks: int) -> dict[str, ScriptedFile]:
 
 def test_every_draft_of_the_demo_archive_is_reproduced(still_lab: LabStore) -> None:
     with still_lab.mirror_harness.index() as index:
-        names = [one.name for one in index.datasets(subdatasets=False) if one.versions]
+        names = [one.name for one in index.datasets.select(subdatasets=False) if one.versions]
     assert len(names) >= 6
     for name in names:
         found = still_lab.reproduce(f"{name}@draft")
@@ -75,7 +75,7 @@ def test_a_draft_with_other_bytes_at_the_same_time_is_wrong(
 ) -> None:
     lab.mirror_harness.sync("demo:000002")
     with lab.mirror_harness.index() as index:
-        label = index.resolve("demo:000002").label
+        label = index.versions.resolve("demo:000002").label
     path = next(path for path in demo.paths("000002", label) if path in demo.paths("000002"))
     demo.tamper_published("000002", label, path, quiet=True)
     found = lab.reproduce("demo:000002@draft")

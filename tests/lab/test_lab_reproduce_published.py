@@ -28,8 +28,8 @@ def test_every_published_version_of_the_demo_archive_is_reproduced(still_lab: La
     with still_lab.mirror_harness.index() as index:
         rows = [
             row
-            for one in index.datasets()
-            for row in index.versions(one.name)
+            for one in index.datasets.select()
+            for row in index.versions.of(one.name)
             if row.kind == "published"
         ]
     assert len(rows) >= 3

@@ -256,7 +256,7 @@ def test_a_lock_with_the_commit_of_another_version_is_refused(
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
     with lock_folder.mirror_harness.index() as index:
-        ids = [index.resolve(PUBLISHED, label) for label in (old, new)]
+        ids = [index.versions.resolve(PUBLISHED, label) for label in (old, new)]
     text = lock_folder.file.read_text("utf-8")
     lock_folder.file.write_text(text.replace(ids[1].commit, ids[0].commit), "utf-8")
     lock_folder.edit(ids[1].tree, ids[0].tree)

@@ -67,7 +67,7 @@ def test_a_complete_clone_has_no_failures(filled_clones: Path, still_lab: LabSto
     assert failures(found) == []
     assert evidence_counts(found) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
     with still_lab.mirror_harness.index() as index:
-        row = index.resolve(NWB)
+        row = index.versions.resolve(NWB)
     whole = {one.kind: one.message for one in found if one.path == "."}
     assert whole == {"commit": row.commit, "tree": row.tree, "state": row.state}
     assert {(one.dataset, one.version) for one in found} == {(NWB, row.label)}

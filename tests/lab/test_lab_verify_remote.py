@@ -145,14 +145,14 @@ def url_finding(url: str, health: Health, dataset: str = LATE) -> Finding:
 
 def urls_of(recorder: Recorder, path: str) -> list[str]:
     def query(index: Index) -> list[str]:
-        files = {one.path: one for one in index.files(index.resolve(LATE))}
-        return [location.url for location in index.locations(files[path].content)]
+        files = {one.path: one for one in index.files.of(index.versions.resolve(LATE))}
+        return [location.url for location in index.locations.of(files[path].content)]
 
     return recorder.ask(query)
 
 
 def recorded_health(recorder: Recorder, url: str) -> tuple[str | None, str | None]:
-    (row,) = recorder.ask(lambda index: index.url_locations(url))
+    (row,) = recorder.ask(lambda index: index.locations.of_url(url))
     return row.result, row.checked_at
 
 

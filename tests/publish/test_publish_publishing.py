@@ -258,7 +258,7 @@ def test_a_failure_at_one_sibling_is_not_cleared_by_another(
     publishing.run(DATASET, "--to", "forge", code=1)
     publishing.run(DATASET, "--to", "disk")
     with Index.open_readonly(publishing.store.index_path) as index:
-        assert [one.dataset for one in index.failed_tasks("publish forge")] == [DATASET]
+        assert [one.dataset for one in index.crawl.failed_tasks("publish forge")] == [DATASET]
 
 
 def test_a_damaged_record_of_what_was_published_is_an_error(
@@ -468,9 +468,9 @@ def test_the_service_publishes_what_a_sibling_file_selects(
     with pytest.raises(HousekeepingError):
         run()
     with Index.open_readonly(store.index_path) as index:
-        assert [one.dataset for one in index.failed_tasks("publish disk")] == [DATASET]
+        assert [one.dataset for one in index.crawl.failed_tasks("publish disk")] == [DATASET]
     head.rmdir()
     head.with_name("away").rename(head)
     run()
     with Index.open_readonly(store.index_path) as index:
-        assert not index.failed_tasks("publish disk")
+        assert not index.crawl.failed_tasks("publish disk")

@@ -44,7 +44,7 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
     assert comparable_states(mirror_harness) == comparable_states(other)
     assert states(mirror_harness) == states(other)
     with other.index() as index:
-        assert {one.name for one in index.datasets("demo") if not one.within} <= set(heard)
+        assert {one.name for one in index.datasets.select("demo") if not one.within} <= set(heard)
     alias = {name for name, _ in mirror_harness.store.aliases()}
     assert alias == {name for name, _ in other.store.aliases()}
     mirror_harness.fsck()
@@ -319,7 +319,7 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
         harness.service.tick()
         assert {harness.row(name).status for name in visits} == {"changed"}
         with on_disk.index() as index:
-            assert index.failures() == []
+            assert index.crawl.failures() == []
 
 
 def fill_disk(folder: Path) -> None:

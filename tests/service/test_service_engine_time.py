@@ -62,7 +62,7 @@ def test_a_first_service_on_a_store_of_syncs_visits_nothing_that_is_current(
         assert "visit" not in harness.settle()
         rows = [row for row in harness.job_harness.schedule.tasks("demo") if row.local_id]
         assert {row.name for row in rows} == {
-            f"demo:{one.local_id}" for one in mirror_harness.index().datasets("demo")
+            f"demo:{one.local_id}" for one in mirror_harness.index().datasets.select("demo")
         }
         assert all(row.source_uri and row.deep_due for row in rows)
         # deep visits of them are not all on one day
@@ -154,7 +154,9 @@ def test_leases_of_live_processes_and_locked_datasets_are_kept(
             schedule.leases.claim("demo:000003", dead.replace(" on ", " on elsewhere-"), now, 60)
             schedule.leases.claim("demo", dead, now, 60)
             locked = next(
-                one for one in mirror_harness.index().datasets("demo") if one.local_id == "000002"
+                one
+                for one in mirror_harness.index().datasets.select("demo")
+                if one.local_id == "000002"
             )
             with mirror_harness.store.lock(_dataset_id(locked.source_uri), "a test"):
                 harness.service.start()

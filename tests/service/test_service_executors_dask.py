@@ -267,7 +267,7 @@ def test_a_job_whose_service_is_gone_is_over(
         # a service that was killed reads no requests
         executor._listener.close()
         with far_recorder(executor, "a ticket") as far, pytest.raises(WriterLostError):
-            far.ask(lambda index: index.tombstones())
+            far.ask(lambda index: index.datasets.tombstones())
 
 
 def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
@@ -373,7 +373,7 @@ def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
         replies.send(7, b"late")
         replies.send(1, b"")
         with far_recorder(executor, ticket) as far:
-            assert far.ask(lambda index: index.tombstones()) == []
+            assert far.ask(lambda index: index.datasets.tombstones()) == []
 
 
 def test_a_malformed_request_does_not_end_the_listener(
@@ -392,4 +392,4 @@ def test_a_malformed_request_does_not_end_the_listener(
         ):
             requests.put(request)
         with far_recorder(executor, "a ticket") as far:
-            assert far.ask(lambda index: index.tombstones()) == []
+            assert far.ask(lambda index: index.datasets.tombstones()) == []

@@ -35,7 +35,7 @@ def hold(harness: ServiceHarness, demo: DemoArchive) -> str:
         harness.settle()
     assert harness.row(NAME).status == "held"
     with harness.job_harness.mirror_harness.index() as index:
-        (found,) = index.open_holds()
+        (found,) = index.crawl.open_holds()
     return found.hold
 
 

@@ -325,7 +325,7 @@ def test_the_audit_task_checks_each_location_once_per_interval(
     copied_harness: MirrorHarness,
 ) -> None:
     with copied_harness.index() as index:
-        count = len(index.due_locations(10_000, "2000"))
+        count = len(index.locations.due(10_000, "2000"))
     assert count > 20
     assert (
         run_task(copied_harness, "audit", seconds=60)
@@ -333,8 +333,8 @@ def test_the_audit_task_checks_each_location_once_per_interval(
     )
     assert run_task(copied_harness, "audit", seconds=60).startswith("0 locations probed")
     with copied_harness.index() as index:
-        assert index.probe_coverage()[0] is True
-        assert index.due_locations(10, "2000") == []
+        assert index.locations.probe_coverage()[0] is True
+        assert index.locations.due(10, "2000") == []
     checked = sum(
         len(urls) for one in copied_harness.entries(LocationsChecked) for urls in one.found.values()
     )
@@ -492,13 +492,13 @@ def test_a_failed_housekeeping_task_stays_recorded_until_it_succeeds(
     )
     assert times.run_due() == 1
     with mirror_harness.index() as index:
-        (failure,) = index.failures()
+        (failure,) = index.crawl.failures()
     assert (failure.task, failure.mirror, failure.dataset) == ("backup", "", None)
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
     with mirror_harness.index() as index:
-        assert index.failures() == [failure]
+        assert index.crawl.failures() == [failure]
     work.fails.clear()
     clock.now += 2 * HOUR
     assert times.run_due() == 0
     with mirror_harness.index() as index:
-        assert index.failures() == []
+        assert index.crawl.failures() == []

@@ -60,7 +60,11 @@ def run(mirror: MirrorHarness, tmp_path: Path) -> Callable[[], tuple[int, list[s
             failed = scheduler.run_due()
             page = metrics.page().decode()
         with mirror.index() as index:
-            return failed, [one.message for one in index.failures() if one.task == "keep"], page
+            return (
+                failed,
+                [one.message for one in index.crawl.failures() if one.task == "keep"],
+                page,
+            )
 
     return run_task
 

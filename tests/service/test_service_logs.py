@@ -168,7 +168,7 @@ def test_a_dead_thread_is_logged_without_secrets(
 
 def failing(mirror_harness: MirrorHarness) -> set[tuple[str, str]]:
     with mirror_harness.index() as index:
-        return {(one.task, one.mirror) for one in index.failures()}
+        return {(one.task, one.mirror) for one in index.crawl.failures()}
 
 
 class Shut(Executor):

@@ -117,7 +117,7 @@ def test_how_mirrors_stand_comes_from_the_index(full_demo: DemoArchive, tmp_path
     mirror_harness = MirrorHarness(full_demo.mirrors, tmp_path / "store")
     mirror_harness.sync("demo")
     store = mirror_harness.store
-    gone, other = (one.url for one in mirror_harness.index().due_locations(2, "9999"))
+    gone, other = (one.url for one in mirror_harness.index().locations.due(2, "9999"))
     with open_recorder(store, store.index_path) as recorder:
         recorder.record(
             LocationsChecked(
@@ -130,7 +130,7 @@ def test_how_mirrors_stand_comes_from_the_index(full_demo: DemoArchive, tmp_path
         )
     with Schedule.open(store.schedule_path) as schedule:
         found = read(Metrics(store, store.index_path, schedule, ["demo", "new"]))
-    (status,) = mirror_harness.index().mirror_status()
+    (status,) = mirror_harness.index().crawl.mirrors()
     for name, value in {
         "datasets": status.datasets,
         "mirrored_datasets": status.mirrored,

@@ -87,7 +87,7 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
         assert row is not None
         assert (row.failures, row.ended) == (0, None)
     serve_once(mirror_harness, *THREAD)
-    assert mirror_harness.index().dataset("demo:000002").versions > 0
+    assert mirror_harness.index().datasets.get("demo:000002").versions > 0
 
 
 def test_a_store_has_one_service(mirror_harness: MirrorHarness) -> None:
@@ -200,7 +200,7 @@ def test_a_visit_whose_worker_is_killed_is_repeated_at_once(
         assert "the worker process was killed" in lost["message"]
         service.wait_for("visited", dataset="demo:000002", outcome="changed")
         assert service.send_signal(signal.SIGTERM) == 0
-    (row,) = mirror_harness.index().visits("demo:000002")
+    (row,) = mirror_harness.index().crawl.visits("demo:000002")
     assert row.status == "full"
 
 
@@ -214,7 +214,7 @@ def test_sigterm_lets_a_visit_come_to_its_end(
         assert service.find_events("stopped")[0]["message"] == "all jobs finished"
         # but nothing new is begun
         assert service.find_events("visited")[-1]["dataset"] == "demo:000002"
-    assert mirror_harness.index().dataset("demo:000002").versions > 0
+    assert mirror_harness.index().datasets.get("demo:000002").versions > 0
 
 
 def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:

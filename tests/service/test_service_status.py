@@ -71,7 +71,7 @@ def test_an_outage_leaves_an_event_with_its_begin_and_end(
     demo.clear_faults()
     mirror_harness.sync("demo")
     with mirror_harness.index() as index:
-        (event,) = index.events(kind="outage")
+        (event,) = index.crawl.events(kind="outage")
     assert (event.mirror, event.dataset, event.data["task"]) == ("demo", None, "list")
     assert event.data["begin"] <= event.data["end"]
     assert "HTTP 403" in event.message

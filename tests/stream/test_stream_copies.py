@@ -148,8 +148,8 @@ def test_a_file_that_only_a_vault_has_is_downloaded_from_it(
     path, content = next(iter(kept.contents.items()))
     mirror, local_id = NAME.split(":")
     with kept.harness.index() as index:
-        found = index.file(index.resolve(NAME), path)
-        urls = [one.url for one in index.locations(found.content)]
+        found = index.files.get(index.versions.resolve(NAME), path)
+        urls = [one.url for one in index.locations.of(found.content)]
     with closing(JournalRecorder(kept.harness.store, kept.harness.store.index_path)) as recorder:
         at = "2026-03-01T12:00:00+00:00"
         recorder.record(LocationsChecked(mirror, local_id, {"not-found": urls}, at))

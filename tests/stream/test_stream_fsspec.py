@@ -47,7 +47,7 @@ class ServedFileSystem(NeuromirrorFileSystem):
 @pytest.fixture
 def version(demo_harness: MirrorHarness) -> str:
     with demo_harness.index() as index:
-        return index.resolve("demo:000001").name
+        return index.versions.resolve("demo:000001").name
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def file_systems(
         mirror = MirrorHarness(running.mirrors, folder / "store")
         mirror.sync(dataset)
         with mirror.index() as index:
-            version = index.resolve(dataset).name
+            version = index.versions.resolve(dataset).name
         lock = pin_latest(mirror, folder / "datasets.lock", dataset)
         options: dict[str, Any] = {"skip_instance_cache": True}
         yield {

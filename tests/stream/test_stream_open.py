@@ -172,7 +172,7 @@ def test_h5py_reads_what_a_download_has(
     lock = pin_latest(demo_harness, tmp_path / "datasets.lock", "demo:000001")
     options = {"store": str(demo_harness.folder)}
     with demo_harness.index() as index:
-        version = index.resolve("demo:000001").name
+        version = index.versions.resolve("demo:000001").name
     opened = {
         "store": lambda: stream.open(version, NWB, store=demo_harness.folder),
         "lock": lambda: stream.open(lock, NWB),

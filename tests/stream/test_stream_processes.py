@@ -93,8 +93,8 @@ def test_a_file_whose_address_names_another_version_now_is_an_error(
 ) -> None:
     store, lock = demo_harness.folder, tmp_path / "datasets.lock"
     with demo_harness.index() as index:
-        rows = list(index.versions("demo:000002"))
-        before, after = ({one.path: one.key for one in index.files(row)} for row in rows[:2])
+        rows = list(index.versions.of("demo:000002"))
+        before, after = ({one.path: one.key for one in index.files.of(row)} for row in rows[:2])
         path = next(one for one in before if after.get(one, before[one]) != before[one])
         old, new = (row.name for row in rows[:2])
     write_lock(lock, demo_harness, old)
@@ -118,7 +118,7 @@ def write_lock(lock: Path, mirror: MirrorHarness, version: str) -> None:
 
 def opened(mirror: MirrorHarness, lock: Path, form: str) -> Any:
     with mirror.index() as index:
-        version = index.resolve("demo:000001").name
+        version = index.versions.resolve("demo:000001").name
     options = {"store": str(mirror.folder), "skip_instance_cache": True}
     if form == "store":
         return stream.open(version, NWB, store=mirror.folder)

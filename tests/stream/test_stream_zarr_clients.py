@@ -77,8 +77,8 @@ def test_old_state_is_read_where_upstream_keeps_versions(fresh_zarrs: StreamedZa
     store, path = fresh_zarrs.store(form), f"{fresh_zarrs.path(3)}/0"
     before = _array(fresh_zarrs.version(), path, store)[...]
     with harness.index() as index:
-        first = index.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").name
-        commit = index.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").commit
+        first = index.versions.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").name
+        commit = index.versions.resolve(f"demo:{fresh_zarrs.dandiset}", "draft").commit
     assert first
     fresh_zarrs.archive.change_zarr(
         fresh_zarrs.dandiset, fresh_zarrs.path(3), "0/c/0/0", b"\1" * 64

@@ -252,7 +252,7 @@ def test_clone_without_the_chunks_is_an_error_and_not_the_fill_value(
     zarrs: StreamedZarrs, tmp_path: Path
 ) -> None:
     with zarrs.harnesses["manifest"].index() as index:
-        (name, *_) = [one.name for one in index.datasets() if "zarr" in one.name]
+        (name, *_) = [one.name for one in index.datasets.select() if "zarr" in one.name]
     clone = tmp_path / "clone"
     source = zarrs.harnesses["manifest"].repository(name)
     run_git(tmp_path, "clone", "-q", str(source), str(clone))

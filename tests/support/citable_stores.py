@@ -53,7 +53,7 @@ class CitableStore:
     def work(self, name: str) -> CitedWork:
         dataset, _, label = name.partition("@")
         with self.mirror_harness.index() as index:
-            row = index.resolve(dataset, label or "latest")
+            row = index.versions.resolve(dataset, label or "latest")
         return read_work(state_of_version(self.mirror_harness.store, row))
 
     def collection(self, *names: str) -> CitationCollection:

@@ -192,5 +192,5 @@ def dump_content(index: Index) -> list[str]:
 
 def skipped_version_message(index: Index) -> str:
     """Return the message about the version that is missing in the index."""
-    (failure,) = [one for one in index.failed_tasks() if one.task == "index"]
+    (failure,) = [one for one in index.crawl.failed_tasks() if one.task == "index"]
     return failure.message

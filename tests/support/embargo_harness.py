@@ -90,16 +90,16 @@ class EmbargoHarness:
     def commits(self, folder: Path) -> dict[str, str]:
         """Return the commits of the dandiset's versions by label."""
         with self.index(folder) as index:
-            return {one.label: one.commit for one in index.versions(NAME)}
+            return {one.label: one.commit for one in index.versions.of(NAME)}
 
     def locations(self, folder: Path) -> list[tuple[str, str | None]]:
         """Return kind and version id of all locations in the dandiset's last state."""
         store = Store.open(folder)
         with self.index(folder) as index:
-            row = index.last_version(NAME)
+            row = index.versions.last(NAME)
         assert row is not None
         with self.index(folder) as index:
-            dataset_id = index.dataset(NAME).dataset_id
+            dataset_id = index.datasets.get(NAME).dataset_id
         return [
             (location.kind, location.version_id)
             for one in store.records(dataset_id, row.commit)

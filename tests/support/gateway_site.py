@@ -64,7 +64,7 @@ def mirror_contents(
     if piece_size is not None:
         digests = BlockDigestsFolder.of_store(harness.store)
         with harness.index() as index:
-            for file in index.files(index.resolve(DATASET)):
+            for file in index.files.of(index.versions.resolve(DATASET)):
                 hasher = BlockHasher(piece_size)
                 hasher.update(contents[file.path])
                 digests.write(file.key, hasher.finish(file.digest_values["sha256"]))

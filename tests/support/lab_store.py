@@ -23,7 +23,7 @@ class LabStore:
         scratch = self.folder / f"again-{secrets.token_hex(4)}"
         before = self.file_states()
         with self.mirror_harness.index() as index:
-            row = index.resolve(dataset, label or "latest")
+            row = index.versions.resolve(dataset, label or "latest")
             mirror = self.mirror_harness.open_mirror(find_mirror(mirrors, row.mirror))
             found = reproduce(row, self.mirror_harness.store, index, mirror, scratch)
         assert self.file_states() == before
@@ -42,7 +42,7 @@ class LabStore:
 
     def labels(self, dataset: str, kind: str = "published") -> list[str]:
         with self.mirror_harness.index() as index:
-            return [one.label for one in index.versions(dataset) if one.kind == kind]
+            return [one.label for one in index.versions.of(dataset) if one.kind == kind]
 
     def rewrite(self, dataset: str, label: str, old: str, new: str) -> str:
         """Replace a text in the commit object of a version; return the id of the new commit."""

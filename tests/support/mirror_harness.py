@@ -55,7 +55,7 @@ class MirrorHarness:
         """Return how many files of a dataset were pending at its last visit."""
         mirror, _, local_id = dataset.partition(":")
         with self.index() as index:
-            return index.last_visits(mirror)[local_id].pending
+            return index.crawl.last_visits(mirror)[local_id].pending
 
     def repository(self, dataset: str) -> Path:
         alias = dataset.replace(":", "--").replace("/", "--")

@@ -17,22 +17,24 @@ def scripted_zarr(chunks: int, prefix: str = "", **more) -> ScriptedZarr:
 
 def version_labels(box: ScriptedHarness, dataset: str) -> list[str]:
     with box.index() as index:
-        return [one.label for one in index.versions(dataset)]
+        return [one.label for one in index.versions.of(dataset)]
 
 
 def parts(box: ScriptedHarness, dataset: str = "box:a") -> dict[str, SubdatasetRow]:
     with box.index() as index:
-        return {one.path: one for one in index.subdatasets(index.resolve(dataset))}
+        return {
+            one.path: one for one in index.versions.subdatasets(index.versions.resolve(dataset))
+        }
 
 
 def paths(box: ScriptedHarness, dataset: str = "box:a") -> list[str]:
     with box.index() as index:
-        return [one.path for one in index.files(index.resolve(dataset))]
+        return [one.path for one in index.files.of(index.versions.resolve(dataset))]
 
 
 def exceptions(box: ScriptedHarness, dataset: str = "box:a") -> dict[str, tuple[str, int]]:
     with box.index() as index:
-        found = index.exceptions(index.resolve(dataset))
+        found = index.versions.exceptions(index.versions.resolve(dataset))
     return {one["path"]: (one["reason"], one["size"]) for one in found}
 
 

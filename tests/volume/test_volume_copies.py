@@ -27,7 +27,7 @@ def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
 
 def open_files(kept: KeptDataset) -> VersionFiles:
     with kept.harness.index() as index:
-        return open_version_files(kept.harness.store, index.resolve(NAME), limits=LIMITS)
+        return open_version_files(kept.harness.store, index.versions.resolve(NAME), limits=LIMITS)
 
 
 def test_contents_are_read_from_a_vault_without_upstream(

@@ -144,7 +144,7 @@ def test_without_the_optional_packages_the_page_has_facts_and_the_command(
 
 def row_of(volumes: VolumeArchives, name: str) -> VersionRow:
     with volumes.mirror_harness.index() as index:
-        return index.resolve(name)
+        return index.versions.resolve(name)
 
 
 def test_cutouts_being_sent_are_limited(quiet_volumes: VolumeArchives) -> None:

@@ -180,7 +180,7 @@ def test_a_draft_with_the_files_of_the_published_version_is_not_called_changed(
             box.datasets["a"].files |= files("two.bin")
         box.sync()
         with box.index() as index:
-            kinds = [one.kind for one in index.versions("box:a")]
+            kinds = [one.kind for one in index.versions.of("box:a")]
         assert kinds == ["published", *["observed"] * (1 + is_changed)]
         with run_catalogue(box.store) as site:
             assert ("has changed since then" in site.text("/dataset/box:a")) is is_changed

@@ -121,9 +121,9 @@ def service_of(harness: MirrorHarness, mode: GatewayMode = "redirect") -> Gatewa
 
 
 def plan_of(index: Index, gateway: GatewayService, row: VersionRow, path: str) -> DownloadPlan:
-    file = index.file(row, path)
-    locations = index.locations(file.content)
-    return plan_download(gateway, row, file, locations, index.content_spans(row, path))
+    file = index.files.get(row, path)
+    locations = index.locations.of(file.content)
+    return plan_download(gateway, row, file, locations, index.files.content_spans(row, path))
 
 
 def test_a_large_file_comes_from_an_archive_that_names_it(
@@ -132,7 +132,7 @@ def test_a_large_file_comes_from_an_archive_that_names_it(
     monkeypatch.setattr(service, "MAX_WHOLE", 0)
     gateway = service_of(demo_harness)
     with demo_harness.index() as index:
-        row = index.resolve(PUBLISHED)
+        row = index.versions.resolve(PUBLISHED)
         plan = plan_of(index, gateway, row, SHARED)
         assert (plan.is_relayed, plan.is_named) == (False, True)
         assert all(map(is_asset_download, plan.urls))
@@ -146,8 +146,8 @@ def test_pages_of_files_without_a_location_open_no_repository(volumes: VolumeArc
 
     async def run() -> DownloadPlan:
         with harness.index() as index:
-            row = index.resolve(EM)
-            file = next(iter(index.files(row)))
+            row = index.versions.resolve(EM)
+            file = next(iter(index.files.of(row)))
             plan = plan_of(index, gateway, row, file.path)
         return await plan_with_copy(gateway, row, file, plan)
 

@@ -41,9 +41,9 @@ def secrets_of(embargo: EmbargoHarness) -> list[str]:
     """Words by which the private store names the dandiset's versions and files."""
     found = [one.decode() for one in embargo.canaries()]
     with embargo.index(embargo.private) as index:
-        row = index.last_version(NAME)
+        row = index.versions.last(NAME)
         assert row is not None
-        found += [row.commit, row.label, row.state, index.dataset(NAME).dataset_id]
+        found += [row.commit, row.label, row.state, index.datasets.get(NAME).dataset_id]
     return found
 
 

@@ -16,15 +16,15 @@ from support.running_catalogue import RunningCatalogue, links, run_catalogue
 def published(demo_harness: MirrorHarness) -> str:
     """The name of a published version with files."""
     with demo_harness.index() as index:
-        return index.resolve("demo:000002").name
+        return index.versions.resolve("demo:000002").name
 
 
 @pytest.fixture(scope="session")
 def nwb(demo_harness: MirrorHarness, published: str) -> tuple[str, str]:
     """Path and sha256 of a file of that version."""
     with demo_harness.index() as index:
-        row = index.resolve(*published.split("@"))
-        file = next(one for one in index.files(row) if one.path.endswith(".nwb"))
+        row = index.versions.resolve(*published.split("@"))
+        file = next(one for one in index.files.of(row) if one.path.endswith(".nwb"))
         return file.path, file.digest_values["sha256"]
 
 

@@ -46,8 +46,8 @@ def gateway(harness: MirrorHarness, request: pytest.FixtureRequest) -> Iterator[
 def nwb(harness: MirrorHarness) -> tuple[str, str]:
     """The path below the gateway and the sha256 of an NWB file."""
     with harness.index() as index:
-        row = index.resolve("demo:000002")
-        file = next(one for one in index.files(row) if one.path.endswith(".nwb"))
+        row = index.versions.resolve("demo:000002")
+        file = next(one for one in index.files.of(row) if one.path.endswith(".nwb"))
     return f"/at/{row.name}/{file.path}", file.digest_values["sha256"]
 
 

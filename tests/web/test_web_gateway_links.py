@@ -26,8 +26,8 @@ def test_a_command_to_download_is_of_the_gateway_where_it_verifies(
     demo_harness: MirrorHarness,
 ) -> None:
     with demo_harness.index() as index:
-        row = index.resolve("demo:000002")
-        file = next(one for one in index.files(row) if one.path.endswith(".nwb"))
+        row = index.versions.resolve("demo:000002")
+        file = next(one for one in index.files.of(row) if one.path.endswith(".nwb"))
     own = f"/at/{row.name}/{file.path}"
     for mode, is_own in (("demo=proxy", True), ("redirect", False), ("off", False)):
         with run_catalogue(demo_harness.store, f"--gateway={mode}") as site:

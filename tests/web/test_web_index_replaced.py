@@ -31,14 +31,16 @@ def withdraw(harness: MirrorHarness) -> None:
 def secrets(harness: MirrorHarness) -> tuple[str, str]:
     """The title and a key that the dataset alone has."""
     with harness.index() as index:
-        dataset = index.dataset(NAME)
+        dataset = index.datasets.get(NAME)
         others = {
             file.key
-            for one in index.datasets()
+            for one in index.datasets.select()
             if one.name != NAME
-            for file in index.files(index.resolve(one.name))
+            for file in index.files.of(index.versions.resolve(one.name))
         }
-        keys = [one.key for one in index.files(index.resolve(NAME)) if one.key not in others]
+        keys = [
+            one.key for one in index.files.of(index.versions.resolve(NAME)) if one.key not in others
+        ]
     assert dataset.title
     assert keys
     return dataset.title, keys[0]

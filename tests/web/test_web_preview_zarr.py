@@ -71,7 +71,7 @@ def test_a_zarr_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     source.scripted_datasets["imaged"] = ScriptedDataset(files("a.txt"), zarrs={"b.zarr": "z"})
     box.sync()
     with Index.open_readonly(box.store.index_path) as index:
-        found = find_zarr(index, index.resolve("box:imaged"), "b.zarr")
+        found = find_zarr(index, index.versions.resolve("box:imaged"), "b.zarr")
     assert found is not None
     version, zarr = found
     assert version.dataset_name != "box:imaged"  # it is a subdataset

@@ -61,7 +61,7 @@ class PreviewSite:
         self.harness.sync()
         self.folder = self.harness.store.root / "neuromirror" / "previews"
         with self.harness.index() as index:
-            self.version = index.resolve("demo:000001")
+            self.version = index.versions.resolve("demo:000001")
         self.reset()
 
     def reset(self) -> None:
@@ -73,7 +73,7 @@ class PreviewSite:
 
     def file(self, path: str) -> FileRow:
         with self.harness.index() as index:
-            return index.file(self.row, path)
+            return index.files.get(self.row, path)
 
     def cached_files(self) -> list[Path]:
         return list(self.folder.glob("*/*.json"))

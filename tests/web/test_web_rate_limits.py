@@ -341,7 +341,7 @@ def test_a_page_is_answered_while_many_clients_send_cut_outs(quiet_volumes: Volu
 def endless(index: Index) -> Any:
     """A query without an end."""
     sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
-    return next(index._rows(sql))
+    return next(index.reader.rows(sql))
 
 
 @pytest.mark.parametrize("ask", [AsyncIndexReader.query, AsyncIndexReader.long_query])

@@ -32,9 +32,11 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
     del source.scripted_datasets["gone"]
     found.sync()
     with found.index() as index:
-        row = index.resolve("box:dead")
+        row = index.versions.resolve("box:dead")
         urls = [
-            location.url for file in index.files(row) for location in index.locations(file.content)
+            location.url
+            for file in index.files.of(row)
+            for location in index.locations.of(file.content)
         ]
     dead = sorted(one for one in set(urls) if "/dead/" in one)
     probe_results = {"not-found": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
@@ -63,8 +65,8 @@ def test_the_mirrors_page_shows_each_hold_without_commands_for_operators(
 ) -> None:
     page = catalogue.page("/mirrors")
     with box.index() as index:
-        (hold,) = index.open_holds()
-        failures = [one.mirror for one in index.failures()]
+        (hold,) = index.crawl.open_holds()
+        failures = [one.mirror for one in index.crawl.failures()]
     text = visible_text(page)
     assert hold.hold in text
     assert hold.reason in text

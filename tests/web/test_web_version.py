@@ -71,8 +71,8 @@ def test_badge_has_the_state_and_the_page_the_last_probe(
 ) -> None:
     def record_probe(result: str, name: str, at: str) -> None:
         with box.index() as index:
-            row = index.resolve("box:probed")
-            urls = [one.url for one in index.locations(index.file(row, name).content)]
+            row = index.versions.resolve("box:probed")
+            urls = [one.url for one in index.locations.of(index.files.get(row, name).content)]
         with closing(JournalRecorder(box.store, box.store.index_path)) as recorder:
             recorder.record(LocationsChecked("box", "probed", {result: urls}, at))
 

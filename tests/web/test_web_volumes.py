@@ -195,7 +195,7 @@ def test_a_cutout_has_the_voxels_of_the_command_on_its_page(
     made = sorted((tmp_path / "cutout").glob("*.tif"))
     reply = volume_site.get(cutout_path(EM, 2, "0:75,0:65,12:82"))
     with volumes.mirror_harness.index() as index:
-        label = index.resolve(EM).label
+        label = index.versions.resolve(EM).label
     name = f"{made[0].name.partition('_z')[0]}_z12-82_level-2_{label}.ome.tif"
     assert reply.headers["content-disposition"] == f'attachment; filename="{name}"'
     found = tifffile.imread(io.BytesIO(reply.content))

@@ -77,7 +77,7 @@ def list_command(
     rows = []
     where = [split_condition(condition) for condition in conditions]
     with settings.index() as index, _search_suggested(mirror):
-        for dataset in index.datasets(
+        for dataset in index.datasets.select(
             mirror, where=where, text=search_terms, subdatasets=subdatasets
         ):
             title = "(removed upstream) " * dataset.is_removed_upstream + dataset.title
@@ -89,7 +89,7 @@ def list_command(
                 size = format_bytes(dataset.bytes)
                 rows.append([dataset.name, dataset.version, str(dataset.files), size, title])
             settings.emit("list", listed.plain())
-        tombstones = [] if conditions or search_terms else index.tombstones(mirror)
+        tombstones = [] if conditions or search_terms else index.datasets.tombstones(mirror)
     settings.print_table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
     for tombstone in tombstones:
         if subdatasets or not tombstone.within:
@@ -129,7 +129,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
     rows = []
     with settings.index(dataset) as index:
         dataset = find_address(settings, dataset, index).dataset
-        for version in index.versions(dataset):
+        for version in index.versions.of(dataset):
             settings.emit("versions", ListedVersion.of(version).plain())
             kind = version.kind + ", metadata only" * version.metadata_only
             size, evidence = format_bytes(version.bytes), format_counts(version.evidence)
@@ -156,7 +156,7 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     not be read for a while.
     """
     with settings.index() as index:
-        events = list(index.events(dataset, limit=limit))
+        events = list(index.crawl.events(dataset, limit=limit))
     for event in events:
         line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
         settings.emit("events", to_builtins(event), line)
@@ -241,7 +241,7 @@ def search_command(
     text = " ".join(terms)
     selected = {**filters, "volume": ("yes",) * volume}
     with settings.index() as index:
-        found = index.find_datasets(text, filters=selected, sort=sort or "", limit=limit)
+        found = index.search.datasets(text, filters=selected, sort=sort or "", limit=limit)
         if found.total:
             _print_results(settings, found, facets=facets)
             return
@@ -298,7 +298,7 @@ def _print_nothing(settings: Settings, index: Index, text: str) -> None:
     message = "no dataset matches"
     record: dict[str, object] = {}
     if text.strip():
-        counts = index.count_terms(text)
+        counts = index.search.count_terms(text)
         record = {"counts": counts}
         each = ", ".join(f"{term}: {count}" for term, count in counts.items())
         message += f" all of this; datasets for each term alone: {each}"
@@ -330,20 +330,20 @@ def show_command(settings: Settings, version: str) -> None:
     with settings.index(version) as index:
         address, row = resolve_version(settings, index, version)
         name = address.dataset
-        dataset = index.dataset(name)
-        exceptions = index.exceptions(row)
-        attributes = index.attributes(row)
-        subdatasets = list(index.subdatasets(row))
-        inline = index.inline_components(row)
-        ancestors = index.ancestors(row)
-        descendants = index.descendants(row)
-        superdatasets = index.superdatasets(name)
-        visit = next(index.visits(name, limit=1), None)
-        links = index.links(name)
-        evidence = index.evidence_counts(row)
-        copies = index.copies(row)
-        location_health = index.failing_locations_of(row)
-        failures = [one for one in index.failures() if one.dataset == name]
+        dataset = index.datasets.get(name)
+        exceptions = index.versions.exceptions(row)
+        attributes = index.versions.attributes(row)
+        subdatasets = list(index.versions.subdatasets(row))
+        inline = index.versions.inline_components(row)
+        ancestors = index.ancestry.ancestors(row)
+        descendants = index.ancestry.descendants(row)
+        superdatasets = index.datasets.superdatasets(name)
+        visit = next(index.crawl.visits(name, limit=1), None)
+        links = index.datasets.links(name)
+        evidence = index.files.evidence_counts(row)
+        copies = index.files.copies(row)
+        location_health = index.locations.failing_of(row)
+        failures = [one for one in index.crawl.failures() if one.dataset == name]
     alias = alias_of(name)
     location = settings.store_folder.absolute()
     shown = ShownVersion.of(

@@ -72,7 +72,7 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
                 digest = file.evidence_digest or file.evidence
                 line = _file_line(digest, status, file.size, file.path)
                 settings.emit("files", record, line)
-        for one in index.subdatasets(row):
+        for one in index.versions.subdatasets(row):
             if not selected(one.path):
                 continue
             record = {
@@ -83,7 +83,7 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
             version_name = f"{one.dataset}@{one.label or one.commit[:12]}"
             line = _file_line(version_name, "subdataset", one.bytes, one.path)
             settings.emit("files", record, line)
-        exceptions = index.exceptions(row)
+        exceptions = index.versions.exceptions(row)
     for exception in exceptions:
         if not selected(exception["path"]):
             continue
@@ -108,8 +108,10 @@ def _files(
     if not version.indexed:
         yield from _stored_files(version, settings)
         return
-    for file in index.files(version):
-        urls = [location.url for location in index.locations(file.content)] if settings.json else []
+    for file in index.files.of(version):
+        urls = (
+            [location.url for location in index.locations.of(file.content)] if settings.json else []
+        )
         yield ListedFile.of(file, urls=urls)
 
 
@@ -142,10 +144,10 @@ def _file_line(digest: str, status: str, size: int | None, path: str) -> str:
 
 def _omissions(index: Index, version: VersionRow) -> Iterator[str]:
     """Yield why the subdatasets and exceptions of a version have no sha256 line."""
-    for one in index.subdatasets(version):
+    for one in index.versions.subdatasets(version):
         name = f"{one.dataset}@{one.label or one.commit}"
         yield f"{one.path} (subdataset; run 'neuromirror files {name} --format sha256sum')"
-    for exception in index.exceptions(version):
+    for exception in index.versions.exceptions(version):
         yield f"{exception['path']} (not mirrored: {exception['detail']})"
 
 
@@ -210,7 +212,7 @@ def find_command(settings: Settings, checksum: str) -> None:
             until = "" if found.last == found.first else f" to {found.last}"
             size = "-" if found.size is None else str(found.size)
             rows.append([found.dataset, f"{found.first}{until}", size, found.path])
-        not_searched = index.unindexed_files()
+        not_searched = index.files.unindexed()
     settings.print_table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
     if not rows:
         what = "checksum" if queries == [checksum] else "content of"
@@ -240,7 +242,7 @@ def _queries(index: Index, query: str) -> list[str]:
     from neuromirror.lab.addresses import queries_of_file
 
     try:
-        index.find(query)
+        index.files.find(query)
     except MalformedQueryError as error:
         path = Path(query)
         # os.path returns False for names that are invalid as paths, where pathlib raises

@@ -400,7 +400,7 @@ def holds_command(settings: Settings) -> None:
     update, or wait until the archive is repaired.
     """
     with settings.index() as index:
-        holds = list(index.open_holds())
+        holds = list(index.crawl.open_holds())
     for hold in holds:
         settings.emit("holds", to_builtins(hold))
     settings.print_table(

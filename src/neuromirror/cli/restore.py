@@ -258,7 +258,7 @@ class _KnownDigests:
 
         def digests(index: Index) -> tuple[Digest, ...]:
             try:
-                found = next(index.find(key), None)
+                found = next(index.files.find(key), None)
             except MalformedQueryError:
                 return ()
             return () if found is None else found.digests

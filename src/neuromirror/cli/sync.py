@@ -475,14 +475,14 @@ def status_command(settings: Settings) -> None:
     shown: set[str] = set()
     service = service_status(store)
     with settings.index() as index:
-        failures = index.failures()
-        ailing = index.failing_locations()
-        for one in index.mirror_status():
+        failures = index.crawl.failures()
+        ailing = index.locations.failing()
+        for one in index.crawl.mirrors():
             checked = store.last_listed(one.mirror)
             when = "never" if checked is None else checked.isoformat(timespec="seconds")
             location_health = ailing.get(one.mirror, {})
             withdrawn = [
-                stone.dataset for stone in index.tombstones(one.mirror) if not stone.within
+                stone.dataset for stone in index.datasets.tombstones(one.mirror) if not stone.within
             ]
             schedule = None if service is None else service.mirrors.get(one.mirror)
             unvisited = _unvisited_datasets(store, index, one.mirror)
@@ -501,7 +501,7 @@ def status_command(settings: Settings) -> None:
                 continue
             own = [row for row in failures if row.mirror == one.mirror]
             removed = (
-                [row.name for row in index.datasets(one.mirror) if row.is_removed_upstream]
+                [row.name for row in index.datasets.select(one.mirror) if row.is_removed_upstream]
                 if one.removed_upstream
                 else []
             )
@@ -541,7 +541,7 @@ def status_command(settings: Settings) -> None:
 
 def _unvisited_datasets(store: Store, index: Index, mirror: str) -> int:
     """Return the number of listed datasets without a visit: a first sync was interrupted."""
-    visits = index.last_visits(mirror).values()
+    visits = index.crawl.last_visits(mirror).values()
     visited = sum(visit.status not in ("not_found", "unavailable") for visit in visits)
     return max(0, store.listed_datasets(mirror) - visited)
 

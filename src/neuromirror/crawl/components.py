@@ -145,7 +145,7 @@ def is_earlier_state(upstream: str) -> bool:
 
 def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
     """Return a link (id, commit, state digest) to a mirrored version of a component."""
-    inner = list(index.subdatasets(row))
+    inner = list(index.versions.subdatasets(row))
     state = Subdataset(
         DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
         row.local_id,
@@ -196,7 +196,7 @@ class PreviousState(Struct, frozen=True):
 
 def has_named_components(visit: Visit, row: VersionRow) -> bool:
     """Return whether a version has components that upstream itself names."""
-    components = visit.recorder.ask(lambda index: list(index.subdatasets(row)))
+    components = visit.recorder.ask(lambda index: list(index.versions.subdatasets(row)))
     return bool(PreviousState(visit, row).inline_components()) or any(
         not is_split_component(visit.dataset, one.dataset.partition(":")[2]) for one in components
     )
@@ -674,7 +674,7 @@ def _visit_component(
     within = dataset.local_id.rpartition("/")[0] or "parts"
     try:
         with component_visit(around, dataset, within, math.inf) as visit:
-            tombstone = visit.recorder.ask(lambda index: index.tombstone(dataset.name))
+            tombstone = visit.recorder.ask(lambda index: index.datasets.tombstone(dataset.name))
             if tombstone is not None:
                 raise ComponentUnavailableError(
                     f"{dataset.name}: {takedown_message(tombstone)}", "taken down"

@@ -175,8 +175,8 @@ class PrivateStore:
             return PrivateDatasets(None, frozenset())
         names: set[str] = set()
         with self.open_index() as index:
-            if index is not None and mirror in {one.mirror for one in index.mirror_status()}:
-                names = {one.local_id for one in index.datasets(mirror)}
+            if index is not None and mirror in {one.mirror for one in index.crawl.mirrors()}:
+                names = {one.local_id for one in index.datasets.select(mirror)}
         return PrivateDatasets(store, frozenset(names))
 
     def move_to_public(self, dataset: DatasetRef, source: Source, recorder: Recorder) -> None:
@@ -303,7 +303,7 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
 def _record_private_event(recorder: Recorder, mirror: str, local_id: str, message: str) -> None:
     """Record a failure as an event, unless the last event has the same message."""
     name = f"{mirror}:{local_id}" if local_id else None
-    last = list_known(recorder, lambda index: index.events(name, limit=1))
+    last = list_known(recorder, lambda index: index.crawl.events(name, limit=1))
     if message not in [one.message for one in last]:
         recorder.record(EventRaised(mirror, local_id, "unavailable", message, current_timestamp()))
 
@@ -345,6 +345,8 @@ def _component_ids(recorder: Recorder, name: str) -> set[str]:
     """Return the local ids of the components of all versions of a dataset."""
     components = list_known(
         recorder,
-        lambda index: chain.from_iterable(map(index.subdatasets, list(index.versions(name)))),
+        lambda index: chain.from_iterable(
+            map(index.versions.subdatasets, list(index.versions.of(name)))
+        ),
     )
     return {one.dataset.partition(":")[2] for one in components}

@@ -351,7 +351,9 @@ def compare(
         difference = StateDifference.write(path, pairs, roots)
         before = next(counter)
     else:
-        before = row.files + len(list_known(visit.recorder, lambda index: index.subdatasets(row)))
+        before = row.files + len(
+            list_known(visit.recorder, lambda index: index.versions.subdatasets(row))
+        )
     before -= sum(one.files - 1 for one in inline.values())
     return difference, difference.count_changes(before)
 
@@ -370,7 +372,7 @@ def _component_lines(visit: Visit, entry: SnapshotEntry) -> Iterator[bytes]:
     assert component is not None
     if not store.has_records(component.dataset_id, component.commit):
         name = f"{visit.dataset.mirror}:{component.local_id}"
-        for row in list_known(visit.recorder, lambda index: index.versions(name)):
+        for row in list_known(visit.recorder, lambda index: index.versions.of(name)):
             if row.commit == component.commit:
                 restore_records(store, DatasetRef(row.mirror, row.local_id, row.source_uri), row)
     root, upstream = entry.git_path, entry.record.path
@@ -448,13 +450,13 @@ def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
 
 
 def _events(recorder: Recorder, dataset: DatasetRef, kind: str) -> list[EventRow]:
-    return list_known(recorder, lambda index: index.events(dataset.name, kind))
+    return list_known(recorder, lambda index: index.crawl.events(dataset.name, kind))
 
 
 def is_released(visit: Visit, upstream: str, state: str) -> bool:
     """Return whether an operator released the listing of a version with this state digest."""
     name = visit.dataset.name
-    return (upstream, state) in visit.recorder.ask(lambda index: index.released_states(name))
+    return (upstream, state) in visit.recorder.ask(lambda index: index.crawl.released_states(name))
 
 
 def place_hold(
@@ -500,7 +502,7 @@ def lapse_holds(visit: Visit, upstream: str) -> None:
 
 
 def _open_holds(visit: Visit) -> list[HoldRow]:
-    return list_known(visit.recorder, lambda index: index.open_holds(visit.dataset.name))
+    return list_known(visit.recorder, lambda index: index.crawl.open_holds(visit.dataset.name))
 
 
 def release_hold(recorder: Recorder, hold: str) -> str:
@@ -523,7 +525,7 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     ConfigurationError
         If the name or id matches no open hold, or several.
     """
-    holds = recorder.ask(lambda index: list(index.open_holds()))
+    holds = recorder.ask(lambda index: list(index.crawl.open_holds()))
     matching = [row for row in holds if hold == row.dataset or row.hold.startswith(hold)]
     if len(matching) != 1:
         listed = ", ".join(f"{row.hold} ({row.dataset})" for row in matching or holds)

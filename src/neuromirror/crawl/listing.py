@@ -97,7 +97,7 @@ class StoreVisitContext:
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the exact location that was last recorded for each plain URL."""
-        return self._index.known_locations(urls)
+        return self._index.locations.known(urls)
 
     def record_refusal(self, url: str) -> bool:
         """Record that a bucket refuses an object; return whether the refusal is lasting."""
@@ -105,7 +105,7 @@ class StoreVisitContext:
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """Return the known content of each ETag."""
-        found = self._index.known_contents(etags)
+        found = self._index.files.known_contents(etags)
         left = [etag for etag, one in zip(etags, found, strict=True) if one is None]
         if left and self._look_up_unindexed is not None:
             more = iter(self._look_up_unindexed(left))
@@ -198,7 +198,7 @@ class _UnindexedContents:
     def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
         """Return the known content of each ETag; see :meth:`Index.known_contents`."""
         found = self._contents_index
-        return [None] * len(etags) if found is None else found.known_contents(etags)
+        return [None] * len(etags) if found is None else found.files.known_contents(etags)
 
     @cached_property
     def _contents_index(self) -> Index | None:
@@ -214,15 +214,15 @@ class _UnindexedContents:
 
         A component that upstream names itself has a listing of its own.
         """
-        last = self._index.last_version(self._dataset.name)
+        last = self._index.versions.last(self._dataset.name)
         if last is None:
             return
         if not last.indexed:
             yield last
-        for component in self._index.subdatasets(last):
+        for component in self._index.versions.subdatasets(last):
             own = is_split_component(self._dataset, component.dataset.partition(":")[2])
             if own and component.label is not None:
-                version = self._index.resolve(component.dataset, component.commit)
+                version = self._index.versions.resolve(component.dataset, component.commit)
                 if not version.indexed:
                     yield version
 

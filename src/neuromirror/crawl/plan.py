@@ -347,9 +347,9 @@ def plan(
     takedowns: dict[str, str] = {}
     if index is not None:
         _check_archive(index, request.mirror, source)
-        known = index.last_visits(request.mirror.name)
-        held = frozenset(hold.dataset for hold in index.open_holds())
-        released = index.released_datasets()
+        known = index.crawl.last_visits(request.mirror.name)
+        held = frozenset(hold.dataset for hold in index.crawl.open_holds())
+        released = index.crawl.released_datasets()
         takedowns = takedown_messages(index, request.mirror.name)
     if request.local_id is None:
         hints = _read_overview(source, request.mirror)
@@ -400,7 +400,7 @@ def _check_archive(index: CrawlIndex, mirror: Mirror, source: Source) -> None:
 
     Local ids do not identify the archive, so the datasets of both would be mixed.
     """
-    for status in index.mirror_status():
+    for status in index.crawl.mirrors():
         if status.mirror == mirror.name and status.uri not in ("", source.uri):
             raise ConfigurationError(
                 f"{mirror.path}: the archive is {source.uri}, but in this store the mirror "
@@ -414,7 +414,7 @@ def _check_other_mirrors(index: CrawlIndex, mirror: Mirror, hints: Iterable[Data
 
     Both would write to the same repository.
     """
-    others = index.names_in_other_mirrors(mirror.name)
+    others = index.datasets.names_in_other_mirrors(mirror.name)
     for hint in hints if others else ():
         other = others.get(hint.dataset.source_uri)
         if other is not None:
@@ -433,7 +433,7 @@ def _refuse_shared_ids(
     Both would write to the same repository.
     """
     ids = [task.hint.dataset.dataset_id for task in tasks]
-    owners = {} if index is None else index.local_ids_with_versions(mirror, ids)
+    owners = {} if index is None else index.datasets.local_ids_with_versions(mirror, ids)
     checked = []
     for task, dataset_id in zip(tasks, ids, strict=True):
         dataset = task.hint.dataset
@@ -455,8 +455,8 @@ def _refuse_shared_ids(
 
 def _check_standalone(index: CrawlIndex, dataset: DatasetRef) -> None:
     try:
-        within = index.dataset(dataset.name).within
-        holders = index.superdatasets(dataset.name)
+        within = index.datasets.get(dataset.name).within
+        holders = index.datasets.superdatasets(dataset.name)
     except (UnknownDatasetError, UnknownMirrorError):
         return
     if within:
@@ -474,7 +474,7 @@ def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[
     try:
         return source.dataset(local_id), ""
     except ValueError as error:
-        row = index.dataset(f"{source.mirror}:{local_id}")
+        row = index.datasets.get(f"{source.mirror}:{local_id}")
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         return dataset, (
             f"the source refuses the id: {error}. The mirrored copy is kept; correct the source, "
@@ -485,7 +485,8 @@ def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[
 def takedown_messages(index: CrawlIndex, mirror: str) -> dict[str, str]:
     """Return the messages for the mirror's datasets that were taken down, by local id."""
     return {
-        one.dataset.partition(":")[2]: takedown_message(one) for one in index.tombstones(mirror)
+        one.dataset.partition(":")[2]: takedown_message(one)
+        for one in index.datasets.tombstones(mirror)
     }
 
 
@@ -663,12 +664,12 @@ class Visit(Struct, frozen=True):
     def last_observed(self) -> VersionRow | None:
         """Return the version at ``main``; None if nothing was observed yet."""
         name, kind = self.dataset.name, VersionKind.OBSERVED.value
-        return self.recorder.ask(lambda index: index.last_version(name, kind))
+        return self.recorder.ask(lambda index: index.versions.last(name, kind))
 
     def published_version(self, upstream: str) -> VersionRow | None:
         """Return the minted version that upstream published under a name; None without one."""
         name = self.dataset.name
-        return self.recorder.ask(lambda index: index.published_version(name, upstream))
+        return self.recorder.ask(lambda index: index.versions.published(name, upstream))
 
 
 def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
@@ -676,7 +677,7 @@ def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
 
     With an unknown name the index would search for similar names.
     """
-    return [] if index.last_version(name) is None else list(index.versions(name))
+    return [] if index.versions.last(name) is None else list(index.versions.of(name))
 
 
 _MAX_PROBLEMS = 5

@@ -443,7 +443,7 @@ def _store_input(
         *(name, _header(visit, snapshot), minted.label, visit.within, records, parents),
         *(minted.commit, minted.annex_commit),
     )
-    last = visit.recorder.ask(lambda index: index.last_version(visit.dataset.name))
+    last = visit.recorder.ask(lambda index: index.versions.last(visit.dataset.name))
     previous = None if last is None else last.commit
     write_mint_input(visit.store, visit.dataset.dataset_id, mint_input, previous)
 
@@ -528,7 +528,7 @@ def _moved_entry(visit: Visit, minted: MintResult, records: str) -> AnnexBranchM
 def record_viewer_links(visit: Visit, links: tuple[tuple[str, str], ...]) -> None:
     """Record a dataset's links if they changed."""
     dataset, found = visit.dataset, sorted(links)
-    if visit.recorder.ask(lambda index: index.links(dataset.name)) != found:
+    if visit.recorder.ask(lambda index: index.datasets.links(dataset.name)) != found:
         rows = [list(link) for link in found]
         names = (dataset.mirror, dataset.local_id, dataset.source_uri)
         visit.recorder.record(LinksFound(*names, links=rows, at=current_timestamp()))

@@ -529,7 +529,7 @@ class FailureLog:
             The failures without a later success.
         """
         mirror, _ = _split(name)
-        found = self._recorder.ask(lambda index: index.failed_tasks(task, mirror))
+        found = self._recorder.ask(lambda index: index.crawl.failed_tasks(task, mirror))
         if with_datasets and name == mirror:
             return found
         return [one for one in found if _name(one) == name]
@@ -565,7 +565,7 @@ class FailureLog:
         self._forget(lambda one: one.task in tasks)
 
     def _forget(self, is_over: Callable[[FailureRow], bool]) -> None:
-        for one in self._recorder.ask(lambda index: index.failed_tasks()):
+        for one in self._recorder.ask(lambda index: index.crawl.failed_tasks()):
             if is_over(one):
                 self._recorder.record(
                     TaskRecovered(one.task, *_split(_name(one)), current_timestamp())

@@ -77,7 +77,7 @@ class SuperdatasetWriter:
 
         def write(complete: bool) -> None:
             members = []
-            for row in self._recorder.ask(lambda index: list(index.mirror_status())):
+            for row in self._recorder.ask(lambda index: list(index.crawl.mirrors())):
                 dataset = DatasetRef(row.mirror, "", row.uri)
                 repository = self._store.repository(dataset)
                 if SuperdatasetLog(self._store, row.mirror).commits:
@@ -106,7 +106,7 @@ class SuperdatasetWriter:
             self._store.clear_postponement(task)
 
     def _has_failed(self, mirror: str | None = None) -> bool:
-        return self._recorder.ask(lambda index: index.has_failures(mirror))
+        return self._recorder.ask(lambda index: index.crawl.has_failures(mirror))
 
 
 def update_mirror_superdatasets(
@@ -245,7 +245,7 @@ def _member_states(index: CrawlIndex, mirror: str) -> dict[DatasetRef, MemberSta
     """Return the newest published version of each dataset, else the newest observed one."""
     states: dict[DatasetRef, MemberState] = {}
     try:
-        rows = list(index.datasets(mirror))
+        rows = list(index.datasets.select(mirror))
     except UnknownMirrorError:
         return states  # its list was never read
     for row in rows:
@@ -253,7 +253,7 @@ def _member_states(index: CrawlIndex, mirror: str) -> dict[DatasetRef, MemberSta
             continue  # a component, which another dataset links
         if not row.versions:
             continue
-        current = index.resolve(row.name)
+        current = index.versions.resolve(row.name)
         time = current.upstream_time
         date = None if time is None else int(datetime.fromisoformat(time).timestamp())
         states[DatasetRef(mirror, row.local_id, row.source_uri)] = MemberState(current.commit, date)

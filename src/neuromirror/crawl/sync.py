@@ -511,7 +511,7 @@ class Sync:
             else:
                 yield Result(dataset.name, "notneeded", task.reason)
         yield from self._visit_concurrently(run, due)
-        known = run.recorder.ask(lambda index: index.last_visits(run.mirror.name))
+        known = run.recorder.ask(lambda index: index.crawl.last_visits(run.mirror.name))
         for local_id in vanished_ids:
             yield from self._check_vanished(run, local_id, known.get(local_id))
 
@@ -603,7 +603,7 @@ class Sync:
         Raises VisitSkippedError if it must not be visited now. The caller holds the dataset's lock.
         """
         dataset, recorder, message = task.hint.dataset, run.recorder, ""
-        tombstone = recorder.ask(lambda index: index.tombstone(dataset.name))
+        tombstone = recorder.ask(lambda index: index.datasets.tombstone(dataset.name))
         if tombstone is not None:
             # taken down after the visit was planned
             raise VisitSkippedError(takedown_message(tombstone))
@@ -699,7 +699,7 @@ def _is_failure(result: Result) -> bool:
 
 def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
     """Return the status of each mirror in the index."""
-    return recorder.ask(lambda index: list(index.mirror_status()))
+    return recorder.ask(lambda index: list(index.crawl.mirrors()))
 
 
 # --- record
@@ -717,7 +717,7 @@ def _record_capabilities(run: MirrorRun) -> None:
     name = run.mirror.name
     with count_traffic(run.traffic):
         capabilities = dict(run.source.capabilities())
-    if run.recorder.ask(lambda index: index.capabilities(name)) != capabilities:
+    if run.recorder.ask(lambda index: index.crawl.capabilities(name)) != capabilities:
         run.recorder.record(MirrorProbed(name, capabilities, current_timestamp()))
 
 
@@ -754,7 +754,7 @@ def _record_unplanned(run: MirrorRun, request: SyncRequest, error: Exception) ->
     name, local_id = run.mirror.name, request.local_id
 
     def record() -> None:
-        last = run.recorder.ask(lambda index: index.last_visits(name)).get(local_id or "")
+        last = run.recorder.ask(lambda index: index.crawl.last_visits(name)).get(local_id or "")
         if last is not None and local_id is not None:
             _record_result(run, run.source.dataset(local_id), last, result)
         elif not isinstance(error, DatasetNotFoundError):
@@ -798,7 +798,7 @@ def _record_tombstone(
     """Record that upstream removed a dataset, and return that as a result."""
     name, kind = dataset.name, VersionKind.PUBLISHED.value
     message, status = "no longer exists upstream; the mirrored copy is kept", "error"
-    is_draft = run.recorder.ask(lambda index: index.last_version(name, kind)) is None
+    is_draft = run.recorder.ask(lambda index: index.versions.last(name, kind)) is None
     if error.owner_may_delete and is_draft:
         message, status = f"a draft, which its owner may delete, {message}", "ok"
     try:
@@ -847,7 +847,7 @@ def _record_result(
     now and made no requests.
     """
     if last is not None and last.status == result.visit:
-        before = run.recorder.ask(lambda index: next(index.visits(dataset.name, limit=1)))
+        before = run.recorder.ask(lambda index: next(index.crawl.visits(dataset.name, limit=1)))
         if before.message == result.message:
             return
     started, traffic = started or current_timestamp(), traffic or TrafficCounter()

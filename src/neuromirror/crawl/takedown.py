@@ -115,7 +115,9 @@ def take_down(
             )
             yield Result(dataset.name, "error", message, "failed")
     delete_previews(store)
-    if not all(recorder.ask(lambda index: [index.has_only_version_ids(one.name) for one in down])):
+    if not all(
+        recorder.ask(lambda index: [index.datasets.has_only_version_ids(one.name) for one in down])
+    ):
         recorder.rebuild()
     yield from _update_superdatasets(store, recorder, name, mirrors)
 
@@ -194,7 +196,7 @@ def _kept_keys(
 
     The reasons are by the name of the version; with one, all keys are kept.
     """
-    kept = recorder.ask(lambda index: index.shown_keys(keys))
+    kept = recorder.ask(lambda index: index.files.shown_keys(keys))
     down = find_withdrawn_datasets(store)
     names = set(map(block_digests_name, keys))
     unknown: dict[str, str] = {}
@@ -239,17 +241,17 @@ def _dataset_entries(
 
 
 def _new_entries(index: CrawlIndex, name: str, reason: str, by: str) -> list[DatasetWithdrawn]:
-    row = index.dataset(name)
+    row = index.datasets.get(name)
     if row.within:
-        around = " and ".join(index.superdatasets(name)) or "another dataset"
+        around = " and ".join(index.datasets.superdatasets(name)) or "another dataset"
         raise ConfigurationError(
             f"{name} is a component of {around}; take down that dataset instead"
         )
     at = current_timestamp()
     found = []
-    for local_id in index.exclusive_subdatasets(name):
+    for local_id in index.datasets.exclusive_subdatasets(name):
         try:
-            row_of_component = index.dataset(f"{row.mirror}:{local_id}")
+            row_of_component = index.datasets.get(f"{row.mirror}:{local_id}")
         except UnknownDatasetError:
             continue
         found.append(

@@ -346,8 +346,8 @@ def _check_listed(
 
 def _upstream_totals(visit: Visit, row: VersionRow) -> FileTotals:
     """Return the number of files and bytes of a version as upstream counts them."""
-    exceptions = visit.recorder.ask(lambda index: index.exceptions(row))
-    components = visit.recorder.ask(lambda index: list(index.subdatasets(row)))
+    exceptions = visit.recorder.ask(lambda index: index.versions.exceptions(row))
+    components = visit.recorder.ask(lambda index: list(index.versions.subdatasets(row)))
     inline = saved_inline_components(visit.store, visit.dataset, row).values()
     files = row.files + len(exceptions) - sum(one.files + one.exceptions - 1 for one in inline)
     for component in components:

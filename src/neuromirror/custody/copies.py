@@ -149,9 +149,9 @@ def contents_of_store(index: Index, sizes: Collection[int]) -> KeepContents:
     """Collect the contents with certain sizes of all versions of all datasets of a store."""
     contents = KeepContents()
     selected = frozenset(sizes)
-    for row in list(index.datasets(subdatasets=True)):
+    for row in list(index.datasets.select(subdatasets=True)):
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        for file in index.file_contents(row.name):
+        for file in index.files.contents(row.name):
             if file.size in selected:
                 item = KeepItem(row.name, "", file.path, file.key, file.size, ())
                 contents.items.setdefault(file.key, item)
@@ -269,7 +269,7 @@ def _pinned_versions(lock: Lock, index: Index) -> Iterator[VersionRow]:
     """Yield the versions of pins that the index has."""
     for pin in lock.datasets:
         try:
-            yield index.resolve(pin.name, pin.commit)
+            yield index.versions.resolve(pin.name, pin.commit)
         except (UnknownMirrorError, UnknownDatasetError, UnknownVersionError):
             continue
 

@@ -104,8 +104,8 @@ def plan_drop(
     shared = set[str]()
     unindexed: list[UnindexedFiles] = []
     if index is not None and rules.withdrawn:
-        shared = set(index.datasets_with(keys))
-        unindexed = index.unindexed_files()
+        shared = set(index.files.datasets_with(keys))
+        unindexed = index.files.unindexed()
     for item in items:
         copies = elsewhere.get(item.key, [])
         own = recorded.get(item.key)
@@ -238,7 +238,7 @@ def _publish(
         return
     remote = CustodyRemote(vault.uuid, vault.config.name, vault.remote_config())
     by_dataset: dict[DatasetRef, set[str]] = {}
-    for key, datasets in index.datasets_with(keys).items():
+    for key, datasets in index.files.datasets_with(keys).items():
         for dataset in datasets:
             by_dataset.setdefault(dataset, set()).add(key)
     withdrawn = plan.rules.withdrawn

@@ -547,5 +547,7 @@ def _states(
     if names:
         opened = open_store(store)
         index = stack.enter_context(open_index(opened))
-        found += [state_of_version(opened, index.resolve(*split_version(one))) for one in names]
+        found += [
+            state_of_version(opened, index.versions.resolve(*split_version(one))) for one in names
+        ]
     return found or [state_of_clone(folder)]

@@ -5,23 +5,7 @@ the live run did. :mod:`neuromirror.index.schema` defines the tables.
 """
 
 from neuromirror.index.backup import raise_if_damaged
-from neuromirror.index.browse_queries import ContentSpanRow, FolderEntryRow
-from neuromirror.index.contents import is_checksum
-from neuromirror.index.database import (
-    CrawlIndex,
-    Index,
-    RemoteIndex,
-    answer_query,
-    rebuild_from_journal,
-)
-from neuromirror.index.dataset_queries import NameMatch
-from neuromirror.index.dataset_text import (
-    FACETS,
-    SIZES,
-    canonical_value,
-    without_general_techniques,
-)
-from neuromirror.index.errors import (
+from neuromirror.index.connection import (
     AmbiguousNameError,
     DatasetWithdrawnError,
     FilesNotIndexedError,
@@ -39,7 +23,22 @@ from neuromirror.index.errors import (
     UnknownMirrorError,
     UnknownVersionError,
 )
-from neuromirror.index.file_queries import FileContent
+from neuromirror.index.contents import is_checksum
+from neuromirror.index.database import (
+    CrawlIndex,
+    Index,
+    RemoteIndex,
+    answer_query,
+    rebuild_from_journal,
+)
+from neuromirror.index.dataset_text import (
+    FACETS,
+    SIZES,
+    canonical_value,
+    without_general_techniques,
+)
+from neuromirror.index.datasets import NameMatch
+from neuromirror.index.files import ContentSpanRow, FileContent, FolderEntryRow
 from neuromirror.index.replay import Journal, effective_entries, is_indexed
 from neuromirror.index.rows import (
     CopyRow,
@@ -66,7 +65,7 @@ from neuromirror.index.rows import (
     VisitRow,
 )
 from neuromirror.index.schedule import LeaseRow, LeaseTable, Schedule, TaskRow
-from neuromirror.index.search_queries import (
+from neuromirror.index.search import (
     SORTS,
     FacetCount,
     FoundDataset,

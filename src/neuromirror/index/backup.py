@@ -17,18 +17,16 @@ from pathlib import Path
 from neuromirror.index import ledger, schedule, schema
 from neuromirror.index.connection import (
     MIN_SQLITE_VERSION,
+    REBUILD_HINT,
+    IndexMissingError,
+    IndexUnusableError,
     connect,
+    damage_error,
     fsync_path,
     translate_errors,
     write_lock,
 )
 from neuromirror.index.database import LOCK_WAIT, Index, replace_index_file
-from neuromirror.index.errors import (
-    REBUILD_HINT,
-    IndexMissingError,
-    IndexUnusableError,
-    damage_error,
-)
 from neuromirror.index.replay import Journal
 
 _STEPS = 100_000

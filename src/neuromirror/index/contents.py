@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from neuromirror.index.errors import MalformedQueryError
+from neuromirror.index.connection import MalformedQueryError
 from neuromirror.model import ContentsDigested, Digest, Location, RecordLine
 from neuromirror.model.records import plain_url
 
@@ -424,7 +424,7 @@ def _explicit_version_id(location: Location) -> str | None:
 
 
 _SHA256 = re.compile(r"[0-9a-f]{8,64}\Z")
-_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _ETAG = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,9}))?(?:-([1-9][0-9]{0,14}))?\Z")
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:-[a-zA-Z][0-9]+)*--.+\Z")
 
@@ -476,13 +476,13 @@ def parse_checksum(query: str) -> list[ContentLookup]:
     if not colon:
         if re.fullmatch(r"[0-9a-f]{64}", value):
             return _sha256_lookups(value)
-        if _MD5.match(value):
+        if MD5.match(value):
             return [*_md5_lookups(value), *_etag_lookups(value, None, None)]
         if (form := _ETAG.match(value)) and form[2]:
             return _etag_lookups(form[1], form[2], form[3])
     elif algorithm == "sha256" and _SHA256.match(value):
         return _sha256_lookups(value)
-    elif algorithm == "md5" and _MD5.match(value):
+    elif algorithm == "md5" and MD5.match(value):
         return _md5_lookups(value)
     elif algorithm == "etag" and (form := _ETAG.match(value)):
         return _etag_lookups(form[1], form[2], form[3])

@@ -11,28 +11,18 @@ import inspect
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cache, partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from types import GenericAlias
-from typing import (
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Final, Protocol, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from neuromirror.index.browse_queries import AncestryQueries, BrowseQueries
 from neuromirror.index.connection import (
-    ReadConnection,
+    IndexUnusableError,
+    MalformedQueryError,
     file_identity,
     fsync_path,
     is_stale,
@@ -44,15 +34,16 @@ from neuromirror.index.connection import (
     write_lock,
 )
 from neuromirror.index.contents import ContentWriter
-from neuromirror.index.crawl_queries import CrawlQueries
-from neuromirror.index.dataset_queries import NameQueries
+from neuromirror.index.crawl import CrawlQueries
 from neuromirror.index.dataset_text import read_documents, refresh_text, stale_datasets
-from neuromirror.index.errors import IndexUnusableError, MalformedQueryError
-from neuromirror.index.file_queries import ContentQueries, LocationQueries, LookupQueries
-from neuromirror.index.query_base import ResultCache
+from neuromirror.index.datasets import DatasetQueries, NameQueries
+from neuromirror.index.files import FileQueries
+from neuromirror.index.locations import LocationQueries
+from neuromirror.index.reader import Reader, reports_damage
 from neuromirror.index.replay import Journal, apply_entry, effective_entries, record_skipped_version
-from neuromirror.index.rows import FailureRow
-from neuromirror.index.search_queries import SearchQueries
+from neuromirror.index.search import SearchQueries
+from neuromirror.index.search_terms import TermQueries
+from neuromirror.index.versions import AncestryQueries, VersionQueries
 from neuromirror.model import (
     AnnexBranchMoved,
     NeuromirrorError,
@@ -71,21 +62,27 @@ Progress = Callable[[int], None]
 _BATCH = 8000
 
 
-class Index(
-    AncestryQueries,
-    SearchQueries,
-    NameQueries,
-    BrowseQueries,
-    LookupQueries,
-    CrawlQueries,
-    LocationQueries,
-    ContentQueries,
-):
+class Index:
     """An open index of a store, for use by the thread that opened it with :meth:`open`.
 
-    Each thread opens its own, which takes milliseconds.
+    Each thread opens its own, which takes milliseconds. The queries are those of its attributes;
+    the iterators that they return read as they are consumed: close or exhaust them before
+    :meth:`close`.
 
-    Iterators read as they are consumed: close or exhaust them before :meth:`close`.
+    Attributes
+    ----------
+    datasets, versions, files, locations
+        Queries by what they return.
+    names
+        What a name, an id or a URL stands for.
+    ancestry
+        Which version was derived from which.
+    search
+        Datasets and files by search terms and facets.
+    crawl
+        Visits, holds, events, failures, and the status of mirrors.
+    reader
+        The connection of all of them.
     """
 
     def __init__(
@@ -97,12 +94,19 @@ class Index(
         file: tuple[int, ...] = (),
     ) -> None:
         self.path = path
-        self._db = connection
+        self.reader = Reader(path, connection)
         self._writable = writable
         self._lock_wait = lock_wait
         self._file = file or file_identity(path)
-        if isinstance(connection, ReadConnection):
-            self._results = ResultCache(connection)
+        terms = TermQueries(self.reader)
+        self.datasets = DatasetQueries(self.reader, terms)
+        self.versions = VersionQueries(self.reader)
+        self.locations = LocationQueries(self.reader)
+        self.files = FileQueries(self.reader, self.locations)
+        self.names = NameQueries(self.reader, self.versions)
+        self.ancestry = AncestryQueries(self.reader, self.versions)
+        self.search = SearchQueries(self.reader, terms, self.datasets, self.files)
+        self.crawl = CrawlQueries(self.reader, self.locations)
 
     @classmethod
     def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:
@@ -194,12 +198,13 @@ class Index(
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self.reader.connection.close()
 
     @property
+    @reports_damage
     def position(self) -> int:
         """Bytes of the journal that have been applied."""
-        row = self._row("SELECT position FROM progress")
+        row = self.reader.row("SELECT position FROM progress")
         assert row is not None
         return int(row[0])
 
@@ -209,8 +214,9 @@ class Index(
 
         True after a rebuild replaced the file, and for an immutable connection after any write.
         """
-        return is_stale(self._db, self.path, self._file)
+        return is_stale(self.reader.connection, self.path, self._file)
 
+    @reports_damage
     def catch_up(self, journal: Journal) -> int:
         """Apply the journal entries after :attr:`position`; return their number.
 
@@ -238,23 +244,12 @@ class Index(
             raise IndexUnusableError(f"the index {self.path} is open for reading only")
         with write_lock(self.path, self._lock_wait), translate_errors(self.path):
             if self.is_replaced:
-                self._db.close()
-                self._db = open_writer(self.path, None)
+                self.reader.connection.close()
+                self.reader.connection = open_writer(self.path, None)
                 self._file = file_identity(self.path)
-            return _apply_all(self._db, journal, self.position, None, skip_damaged=True)
-
-    def failures(self) -> list[FailureRow]:
-        """Return all current failures: of tasks, visits, and locations that lost contents.
-
-        Returns
-        -------
-        list[FailureRow]
-            The failures.
-        """
-        return sorted(
-            [*self.failed_tasks(), *self._failed_visits(), *self.location_failures()],
-            key=lambda one: (one.mirror, one.task, one.dataset or ""),
-        )
+            return _apply_all(
+                self.reader.connection, journal, self.position, None, skip_damaged=True
+            )
 
 
 def rebuild_from_journal(
@@ -381,22 +376,16 @@ def _log_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
 class QuerySender(Protocol):
     """Sends queries to the process that has the index, and returns their encoded results."""
 
     def query(self, name: str, arguments: dict[str, Any]) -> msgspec.Raw:
-        """Send a query to the process that has the index.
-
-        The error of a query is raised here.
+        """Send a query; its error is raised here.
 
         Parameters
         ----------
         name
-            The name of a method of :class:`Index`.
+            The name of a query, such as ``versions.resolve``.
         arguments
             The arguments of the method, by name.
 
@@ -408,55 +397,63 @@ class QuerySender(Protocol):
         ...
 
 
-class _RemoteQuery(Generic[_P, _T]):
-    """A method of :class:`Index` that another process runs; the result of an iterator is a list.
+class _RemoteQuery:
+    """A method of a query object that another process runs.
 
-    Arguments and results are encoded as MessagePack, and decoded as the types of the method.
+    Arguments and results are encoded as MessagePack, and decoded as the types of the method; the
+    result of an iterator is a list.
     """
 
-    def __init__(self, method: Callable[Concatenate[Index, _P], _T]) -> None:
-        self._method = method
+    def __init__(self, name: str) -> None:
+        group, _, method = name.partition(".")
+        function = getattr(_REMOTE_QUERIES.get(group), method, None)
+        if function is None or method.startswith("_"):
+            raise MalformedQueryError(f"the index has no query {name!r} for jobs")
+        self._signature = inspect.signature(function)
+        self._types = get_type_hints(function)
+        self._yields = get_origin(self._types["return"]) is Iterator
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, remote: RemoteIndex, owner: type) -> Callable[_P, _T]:
-        def query(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            bound = self._signature.bind(None, *args, **kwargs).arguments
-            del bound["self"]
-            found = self._result.decode(remote.sender.query(self._name, bound))
-            result: _T = iter(found) if self._yields else found
-            return result
-
-        return query
-
-    def answer(self, index: Index, arguments: dict[str, msgspec.Raw]) -> bytes:
-        """Run the query; raises msgspec.ValidationError for arguments of another type."""
-        known = {
-            name: msgspec.msgpack.decode(value, type=analysed_type(self._types[name]))
-            for name, value in arguments.items()
-        }
-        found = self._method(index, **known)  # type: ignore[call-arg]
-        return msgspec.msgpack.encode(list(found) if isinstance(found, Iterator) else found)
-
-    @cached_property
-    def _signature(self) -> inspect.Signature:
-        return inspect.signature(self._method)
-
-    @cached_property
-    def _types(self) -> dict[str, Any]:
-        return get_type_hints(self._method)
-
-    @cached_property
-    def _yields(self) -> bool:
-        return get_origin(self._types["return"]) is Iterator
-
-    @cached_property
-    def _result(self) -> msgspec.msgpack.Decoder[Any]:
+    def ask(self, sender: QuerySender, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Send the query and return its decoded result."""
+        arguments = self._signature.bind(None, *args, **kwargs).arguments
+        del arguments["self"]
         kind = self._types["return"]
         if self._yields:
             kind = GenericAlias(list, get_args(kind))
-        return msgspec.msgpack.Decoder(analysed_type(kind))
+        result = msgspec.msgpack.decode(sender.query(name, arguments), type=analysed_type(kind))
+        return iter(result) if self._yields else result
+
+    def answer(self, index: Index, name: str, arguments: dict[str, msgspec.Raw]) -> bytes:
+        """Run the query; raises msgspec.ValidationError for arguments of another type."""
+        decoded = {
+            argument: msgspec.msgpack.decode(value, type=analysed_type(self._types[argument]))
+            for argument, value in arguments.items()
+        }
+        result = attrgetter(name)(index)(**decoded)
+        return msgspec.msgpack.encode(list(result) if self._yields else result)
+
+
+_REMOTE_QUERIES: Final = {
+    "crawl": CrawlQueries,
+    "datasets": DatasetQueries,
+    "files": FileQueries,
+    "locations": LocationQueries,
+    "versions": VersionQueries,
+}
+"""The query objects of :class:`RemoteIndex`, by name."""
+_remote_query = cache(_RemoteQuery)
+
+
+class _RemoteQueries:
+    """Asks another process for the queries of one object."""
+
+    def __init__(self, sender: QuerySender, group: str) -> None:
+        self._sender = sender
+        self._group = group
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        name = f"{self._group}.{method}"
+        return partial(_remote_query(name).ask, self._sender, name)
 
 
 class RemoteIndex:
@@ -465,36 +462,15 @@ class RemoteIndex:
     A worker uses it: only the writer process has the index open. ``sender`` sends the queries.
     """
 
-    capabilities = _RemoteQuery(Index.capabilities)
-    dataset = _RemoteQuery(Index.dataset)
-    datasets = _RemoteQuery(Index.datasets)
-    events = _RemoteQuery(Index.events)
-    exceptions = _RemoteQuery(Index.exceptions)
-    exclusive_subdatasets = _RemoteQuery(Index.exclusive_subdatasets)
-    failed_tasks = _RemoteQuery(Index.failed_tasks)
-    has_failures = _RemoteQuery(Index.has_failures)
-    known_contents = _RemoteQuery(Index.known_contents)
-    known_locations = _RemoteQuery(Index.known_locations)
-    last_version = _RemoteQuery(Index.last_version)
-    last_visits = _RemoteQuery(Index.last_visits)
-    links = _RemoteQuery(Index.links)
-    local_ids_with_versions = _RemoteQuery(Index.local_ids_with_versions)
-    mirror_status = _RemoteQuery(Index.mirror_status)
-    names_in_other_mirrors = _RemoteQuery(Index.names_in_other_mirrors)
-    open_holds = _RemoteQuery(Index.open_holds)
-    published_version = _RemoteQuery(Index.published_version)
-    released_datasets = _RemoteQuery(Index.released_datasets)
-    released_states = _RemoteQuery(Index.released_states)
-    resolve = _RemoteQuery(Index.resolve)
-    subdatasets = _RemoteQuery(Index.subdatasets)
-    superdatasets = _RemoteQuery(Index.superdatasets)
-    tombstone = _RemoteQuery(Index.tombstone)
-    tombstones = _RemoteQuery(Index.tombstones)
-    versions = _RemoteQuery(Index.versions)
-    visits = _RemoteQuery(Index.visits)
+    crawl: CrawlQueries
+    datasets: DatasetQueries
+    files: FileQueries
+    locations: LocationQueries
+    versions: VersionQueries
 
     def __init__(self, sender: QuerySender) -> None:
-        self.sender = sender
+        for group in _REMOTE_QUERIES:
+            setattr(self, group, _RemoteQueries(sender, group))
 
     def __enter__(self) -> Self:
         return self
@@ -531,10 +507,7 @@ def answer_query(index: Index, name: str, arguments: dict[str, msgspec.Raw]) -> 
     NeuromirrorError
         Whatever the query raises.
     """
-    query = vars(RemoteIndex).get(name)
-    if not isinstance(query, _RemoteQuery):
-        raise MalformedQueryError(f"the index has no query {name!r} for jobs")
     try:
-        return query.answer(index, arguments)
+        return _remote_query(name).answer(index, name, arguments)
     except (msgspec.DecodeError, KeyError) as error:
         raise MalformedQueryError(f"the query {name!r} has invalid arguments: {error}") from error

@@ -27,7 +27,7 @@ from unicodedata import ucd_3_2_0
 
 from msgspec import Struct
 
-from neuromirror.index.query_base import CURRENT
+from neuromirror.index.reader import CURRENT
 from neuromirror.model import ArchiveMetadata, read_archive_metadata
 from neuromirror.model.archive_metadata import spdx_id, without_spdx_prefix
 from neuromirror.model.records import is_volume

@@ -14,9 +14,9 @@ from itertools import chain, islice
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from neuromirror.index.connection import JournalDamagedError
 from neuromirror.index.contents import ContentWriter, LocationWriter, insert_rows, short_hash
 from neuromirror.index.dataset_text import PathTermWriter
-from neuromirror.index.errors import JournalDamagedError
 from neuromirror.index.rows import RETENTION
 from neuromirror.model import (
     Change,

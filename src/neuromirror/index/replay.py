@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 from msgspec.structs import asdict, replace
 
+from neuromirror.index.connection import JournalDamagedError
 from neuromirror.index.contents import record_block_digests, short_hash
 from neuromirror.index.dataset_text import (
     DescribingDocuments,
     mark_stale,
     write_attributes,
 )
-from neuromirror.index.errors import JournalDamagedError
 from neuromirror.index.file_writer import (
     RecordCounts,
     record_changes,
@@ -27,7 +27,7 @@ from neuromirror.index.file_writer import (
     record_subdatasets,
     update_records,
 )
-from neuromirror.index.query_base import CURRENT
+from neuromirror.index.reader import CURRENT
 from neuromirror.model import (
     UNREADABLE,
     AnnexBranchMoved,

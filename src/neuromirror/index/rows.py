@@ -234,7 +234,7 @@ class FileRow(_Content, Struct, frozen=True):
     since : int
         The ordinal of the version that added this content at this path.
     content : int
-        The id of the content, the argument of :meth:`Index.locations`.
+        The id of the content, the argument of ``index.locations.of``.
     key : str
         The annex key.
     part_size : int or None
@@ -268,7 +268,7 @@ class FoundFile(_Content, Struct, frozen=True):
     urls : tuple of str
         The best few URLs of the content.
     position : tuple
-        The ``after`` argument of :meth:`Index.find` for the page that follows this item.
+        The ``after`` argument of ``index.files.find`` for the page that follows this item.
     dataset, path : str
         The name of the dataset, and the path in git.
     size : int or None

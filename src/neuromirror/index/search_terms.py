@@ -20,6 +20,7 @@ from itertools import chain
 
 from msgspec import Struct, field
 
+from neuromirror.index.connection import MalformedQueryError
 from neuromirror.index.dataset_text import (
     BLOCK_SHIFT,
     MAX_TOKENS,
@@ -29,8 +30,7 @@ from neuromirror.index.dataset_text import (
     synonyms_of,
     tokens_of,
 )
-from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.query_base import QueryBase
+from neuromirror.index.reader import Queries
 
 MAX_QUERY_LENGTH = 500
 """Maximum number of characters of a search."""
@@ -334,22 +334,21 @@ class PathMatch(Struct, frozen=True):
     current: bool
 
 
-class TermQueries(QueryBase):
-    """Queries for datasets whose metadata or paths contain search terms.
+class TermQueries(Queries):
+    """Queries for datasets whose metadata or paths contain search terms."""
 
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
-
-    def _term_matches(self, term: SearchTerm) -> TermMatches:
+    def term_matches(self, term: SearchTerm) -> TermMatches:
         """Return the datasets whose metadata match a term."""
-        stems = {row[0] for row in self._all(_TEXT, (term.stem_query(),))}
+        stems = {row[0] for row in self._db.all(_TEXT, (term.stem_query(),))}
         tokens = term.token_query()
         prefixes = (
-            self._all(_TOKENS, (tokens,)) if tokens else self._all(_TEXT, (term.prefix_query(),))
+            self._db.all(_TOKENS, (tokens,))
+            if tokens
+            else self._db.all(_TEXT, (term.prefix_query(),))
         )
         return TermMatches(stems, {row[0] for row in prefixes})
 
-    def _candidates(
+    def candidates(
         self, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]
     ) -> list[Candidate]:
         """Return datasets that may match all terms, best first."""
@@ -366,7 +365,7 @@ class TermQueries(QueryBase):
         for mask in [*fewest, every]:
             missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
             query = " AND ".join(filter(None, (term.path_query() for term in missing)))
-            for dataset, blocks in self._all(_BLOCKS, (query,)) if query else ():
+            for dataset, blocks in self._db.all(_BLOCKS, (query,)) if query else ():
                 if dataset not in seen and (mask | found.get(dataset, 0)) == every:
                     seen.add(dataset)
                     candidates.append(Candidate(dataset, missing, blocks))
@@ -377,21 +376,21 @@ class TermQueries(QueryBase):
         if not datasets:
             return []
         query = " OR ".join(f"{term.stem_query()} OR {term.prefix_query()}" for term in terms)
-        ranked = [row[0] for row in self._all(_BEST_FIRST, (query,)) if row[0] in datasets]
+        ranked = [row[0] for row in self._db.all(_BEST_FIRST, (query,)) if row[0] in datasets]
         return ranked + sorted(datasets.difference(ranked))
 
-    def _dataset_ids(self, text: str, max_blocks: int) -> list[int]:
+    def dataset_ids(self, text: str, max_blocks: int) -> list[int]:
         """Return the datasets that match; read at most ``max_blocks`` blocks of paths."""
         terms = parse_terms(text)
         found = []
-        for one in self._candidates(terms, list(map(self._term_matches, terms))):
-            match, scanned = self._find_path(one, max_blocks)
+        for one in self.candidates(terms, list(map(self.term_matches, terms))):
+            match, scanned = self.find_path(one, max_blocks)
             max_blocks -= scanned
             if match is not None or not one.missing:
                 found.append(one.dataset)
         return found
 
-    def _find_path(self, candidate: Candidate, max_blocks: int) -> tuple[PathMatch | None, int]:
+    def find_path(self, candidate: Candidate, max_blocks: int) -> tuple[PathMatch | None, int]:
         """Return a path with the missing terms, and the number of blocks read.
 
         None if no path matches.
@@ -409,7 +408,7 @@ class TermQueries(QueryBase):
         return unsure, len(blocks)
 
     def _find_path_in_block(self, candidate: Candidate, block: int) -> PathMatch | None:
-        row = self._row(
+        row = self._db.row(
             "SELECT b.first, b.last, v.seq FROM path_blocks b JOIN versions v ON v.id = ? "
             "WHERE b.id = ?",
             (block >> BLOCK_SHIFT, block),
@@ -420,10 +419,10 @@ class TermQueries(QueryBase):
         select = _IN_BLOCK + "".join(condition for condition, _ in conditions)
         values = [value for _, some in conditions for value in some]
         given = (candidate.dataset, first, last, _MAX_SCANNED_ROWS, seq, *values)
-        for path, until in self._rows(select, given):
+        for path, until in self._db.rows(select, given):
             if all(term.words_in(path) for term in candidate.missing):
                 return PathMatch(block >> BLOCK_SHIFT, path, until is None)
-        scanned = self._row(
+        scanned = self._db.row(
             "SELECT count(*) FROM (SELECT 1 FROM files WHERE dataset = ? AND path >= ? "
             "AND path <= ? LIMIT ?)",
             (candidate.dataset, first, last, _MAX_SCANNED_ROWS),

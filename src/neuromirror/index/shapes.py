@@ -15,7 +15,7 @@ from msgspec import Meta, field
 from neuromirror.model.validation import analysed_type
 
 if TYPE_CHECKING:
-    from neuromirror.index.browse_queries import FolderEntryRow
+    from neuromirror.index.files import FolderEntryRow
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -55,7 +55,7 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
     if index is not None:
         if (named := indexed_name(index, text)) is not None:
             return named
-        if (match := index.match_doi(text.strip())) is not None:
+        if (match := index.names.match_doi(text.strip())) is not None:
             return Address(match.dataset, match.label or None)
     # reading mirror files needs modules that take as long to import as all others together
     from neuromirror.config.mirror_files import load_known_mirrors
@@ -75,7 +75,7 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
     if index is not None and not text.strip().endswith("@"):
         found = _indexed_match(index, text.strip())
     if found is None:
-        names = [] if index is None else (one.name for one in index.datasets())
+        names = [] if index is None else (one.name for one in index.datasets.select())
         from neuromirror.config.addresses import unknown_address
 
         raise unknown_address(text, mirrors, names)
@@ -101,7 +101,7 @@ def indexed_name(index: Index, text: str) -> Address | None:
     if ":" not in dataset or "://" in text or (at and not label):
         return None
     try:
-        index.dataset(dataset)
+        index.datasets.get(dataset)
     except DatasetWithdrawnError:
         raise
     except (UnknownDatasetError, UnknownMirrorError):
@@ -132,9 +132,9 @@ def version_at(index: Index, address: Address) -> VersionRow:
         There is no such version.
     """
     try:
-        return index.resolve(address.dataset, address.label)
+        return index.versions.resolve(address.dataset, address.label)
     except UnknownVersionError as error:
-        labels = [one.label for one in index.versions(address.dataset)]
+        labels = [one.label for one in index.versions.of(address.dataset)]
         plain = address.label.removeprefix("v")
         longer = [label for label in labels if label.startswith(plain)]
         near = [plain] if plain in labels else get_close_matches(plain, labels, 1) or longer[-1:]
@@ -145,7 +145,7 @@ def version_at(index: Index, address: Address) -> VersionRow:
 
 def _indexed_match(index: Index, text: str) -> Address | None:
     """Resolve a commit id, a digest, a DOI or the URL of a single file."""
-    match = index.match_name(text)
+    match = index.names.match(text)
     if match is None:
         return None
     if match.key:
@@ -161,7 +161,7 @@ def _file_address(index: Index, text: str, key: str) -> Address | None:
     UnknownAddressError
         Several files have the content.
     """
-    found = list(islice(index.find(key), _MAX_FILES))
+    found = list(islice(index.files.find(key), _MAX_FILES))
     current = [one for one in found if one.current] or found
     if len({(one.dataset, one.path) for one in current}) > 1 or len(found) == _MAX_FILES:
         raise UnknownAddressError(
@@ -239,7 +239,7 @@ def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
     """
     seen: set[FoundFile] = set()
     for query in queries:
-        for found in index.find(query):
+        for found in index.files.find(query):
             if found not in seen:
                 seen.add(found)
                 yield found

@@ -140,7 +140,7 @@ def _due_locations(
     recorder: JournalRecorder, scope: AuditScope, limit: int, before: str
 ) -> list[DueLocation]:
     return recorder.ask(
-        lambda index: index.due_locations(limit, before, mirror=scope.mirror, dataset=scope.dataset)
+        lambda index: index.locations.due(limit, before, mirror=scope.mirror, dataset=scope.dataset)
     )
 
 

@@ -87,7 +87,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
     index
         The index of the store.
     row
-        The version, as returned by :meth:`Index.resolve`.
+        The version, as returned by ``index.versions.resolve``.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
     def subdataset(placed: SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
         try:
-            inner = index.resolve(
+            inner = index.versions.resolve(
                 f"{row.mirror}:{placed.subdataset.local_id}", placed.subdataset.commit
             )
         except (UnknownDatasetError, UnknownVersionError):

@@ -341,7 +341,7 @@ def files_by_dataset(
                         item = item._replace(parts=_stated_parts(placed.record))
                     yield one, item
             elif selected.reaches(path.decode()):
-                waiting.append((index.resolve(entry.name, entry.commit), path + b"/"))
+                waiting.append((index.versions.resolve(entry.name, entry.commit), path + b"/"))
     for finding in _unmatched(selected):
         yield row, finding
 

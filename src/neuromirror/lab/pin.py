@@ -165,7 +165,7 @@ def pin_request_for_clone(folder: Path, index: Index) -> PinRequest:
             f"only: pin {description.dataset}@{description.label}, and keep your own commits with "
             "your work."
         )
-    row = index.resolve(description.dataset, head)
+    row = index.versions.resolve(description.dataset, head)
     return PinRequest(row.dataset_name, row.label, is_checked_out=True)
 
 
@@ -221,7 +221,7 @@ def pin(
         )
     for one in requests:
         Globs(one.paths or ())
-    rows = [(one, index.resolve(one.dataset, one.label)) for one in requests]
+    rows = [(one, index.versions.resolve(one.dataset, one.label)) for one in requests]
     with exclusive_write(path) as folder:
         outcomes = _write(folder, path, rows, store, index, remove, progress)
     yield from outcomes
@@ -357,7 +357,7 @@ def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -
 
 def _latest(index: Index, row: VersionRow) -> str | None:
     """Return the label of the dataset's latest version, or None if it is this one."""
-    latest = index.resolve(row.dataset_name)
+    latest = index.versions.resolve(row.dataset_name)
     return None if latest.commit == row.commit else latest.label
 
 
@@ -544,7 +544,7 @@ class _PinWriter(Struct, eq=False):
             known = None if self.old is None else self.old.sha256_by_name.get(name)
             self._sha256[name] = write_bundle(self.store, row, self.folder, name, known)
         for one in subdatasets:
-            inner = self.index.resolve(one.name, one.commit)
+            inner = self.index.versions.resolve(one.name, one.commit)
             self._write_files(inner, prefix + one.path.encode() + b"/", globs, bundle=bundle)
         return target
 
@@ -862,8 +862,10 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
     """
     for pin in lock.datasets:
         try:
-            newest = index.resolve(pin.name, _DRAFT if pin.requested == _DRAFT else "latest")
-            pinned = index.resolve(pin.name, pin.commit)
+            newest = index.versions.resolve(
+                pin.name, _DRAFT if pin.requested == _DRAFT else "latest"
+            )
+            pinned = index.versions.resolve(pin.name, pin.commit)
         except (UnknownMirrorError, UnknownDatasetError, UnknownVersionError) as error:
             label = pin.resolved.version
             yield Outcome("outdated", "impossible", pin.name, str(error), pin.name, label)

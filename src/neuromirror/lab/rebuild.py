@@ -384,7 +384,7 @@ class Reminter:
             outcome = visit.outcome
             if outcome.hold_messages:
                 # release the hold: the result is only compared with the store
-                for one in self._recorder.ask(lambda index: list(index.open_holds())):
+                for one in self._recorder.ask(lambda index: list(index.crawl.open_holds())):
                     release_hold(self._recorder, one.hold)
                 outcome = VisitOutcome()
                 visit_dataset(replace(visit, outcome=outcome))
@@ -394,9 +394,9 @@ class Reminter:
         published = version.kind is VersionKind.PUBLISHED
         minted = self._recorder.ask(
             lambda index: (
-                index.published_version(dataset.name, version.upstream)
+                index.versions.published(dataset.name, version.upstream)
                 if published
-                else index.last_version(dataset.name, version.kind.value)
+                else index.versions.last(dataset.name, version.kind.value)
             )
         )
         if minted is None:
@@ -407,11 +407,11 @@ class Reminter:
 
     def subdatasets(self, minted: VersionRow) -> list[SubdatasetRow]:
         """Return the subdatasets of a version in the scratch store."""
-        return self._recorder.ask(lambda index: list(index.subdatasets(minted)))
+        return self._recorder.ask(lambda index: list(index.versions.subdatasets(minted)))
 
     def version_at(self, name: str, commit: str) -> VersionRow:
         """Return the version of a dataset in the scratch store that has a commit."""
-        return self._recorder.ask(lambda index: index.resolve(name, commit))
+        return self._recorder.ask(lambda index: index.versions.resolve(name, commit))
 
 
 def annex_branch_worker(manifest: LockManifestReader, git_dir: Path) -> AnnexWorker:

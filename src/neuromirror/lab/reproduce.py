@@ -454,7 +454,7 @@ def reproduce(
     Parameters
     ----------
     row
-        The version, as returned by :meth:`Index.resolve`.
+        The version, as returned by ``index.versions.resolve``.
     store
         The store that has the version.
     index
@@ -527,8 +527,11 @@ class _Reproducer(Struct, frozen=True):
             promised=_PUBLISHED if self._is_published() else _OBSERVED,
             stored=stored,
         )
-        if self.index.dataset(row.dataset_name).within:
-            around = " and ".join(self.index.superdatasets(row.dataset_name)) or "other datasets"
+        if self.index.datasets.get(row.dataset_name).within:
+            around = (
+                " and ".join(self.index.datasets.superdatasets(row.dataset_name))
+                or "other datasets"
+            )
             return replace(
                 whole,
                 message=f"a subdataset of {around}; reproduce a version of that dataset instead",
@@ -575,7 +578,7 @@ class _Reproducer(Struct, frozen=True):
         chain = listed[: names.index(row.upstream) + 1]
         kept = [
             one
-            for one in self.index.versions(row.dataset_name)
+            for one in self.index.versions.of(row.dataset_name)
             if one.kind == row.kind and one.seq <= row.seq
         ]
         rows = {one.upstream: one for one in kept}
@@ -664,7 +667,7 @@ class _Reproducer(Struct, frozen=True):
     def _newer_equal_label(self, minted: VersionRow) -> str:
         """Return the newer stored version that equals the present state, or an empty text."""
         row = self.row
-        for one in self.index.versions(row.dataset_name):
+        for one in self.index.versions.of(row.dataset_name):
             same = (one.kind, one.tree, one.state) == (row.kind, minted.tree, minted.state)
             if same and one.seq > row.seq:
                 return f"to {one.label}"
@@ -744,7 +747,7 @@ class _Reproducer(Struct, frozen=True):
     def _compare_subdatasets(
         self, compared: _Comparison, row: VersionRow, minted: VersionRow, reminter: Reminter
     ) -> None:
-        olds = {one.path: one for one in self.index.subdatasets(row)}
+        olds = {one.path: one for one in self.index.versions.subdatasets(row)}
         news = {one.path: one for one in reminter.subdatasets(minted)}
         compared.subdatasets_compared = len(olds.keys() | news.keys())
         for path in sorted(olds.keys() | news.keys()):
@@ -758,7 +761,7 @@ class _Reproducer(Struct, frozen=True):
     def _compare_subdataset(
         self, path: str, old: SubdatasetRow | None, new: SubdatasetRow | None, reminter: Reminter
     ) -> SubdatasetReproduction:
-        before = None if old is None else self.index.resolve(old.dataset, old.commit)
+        before = None if old is None else self.index.versions.resolve(old.dataset, old.commit)
         after = None if new is None else reminter.version_at(new.dataset, new.commit)
         found = None
         if before is not None and after is not None and before.source_uri == after.source_uri:

@@ -85,7 +85,7 @@ def sibling_datasets(index: Index, patterns: Sequence[str]) -> list[str]:
     """
     return [
         row.name
-        for row in index.datasets()
+        for row in index.datasets.select()
         if any(fnmatch.fnmatchcase(row.name, one) for one in patterns)
     ]
 
@@ -140,7 +140,7 @@ def publish(
                 store.lock(f"publish-{sibling.name}", f"publishing to {sibling.name}")
             )
         state = _PublishState(store.task_state_path(f"publish-{sibling.name}"))
-        yield from _withdrawn(index.tombstones(), state, sibling)
+        yield from _withdrawn(index.datasets.tombstones(), state, sibling)
         publisher = _Publisher(store, sibling, state)
         for item in items:
             try:
@@ -227,10 +227,10 @@ def _plan(index: Index, names: Iterable[str], aliases: set[str]) -> list[_Item]:
     superdatasets = []
     for name in dict.fromkeys(names):
         if ":" in name:
-            row = index.dataset(name)
+            row = index.datasets.get(name)
             found = [row, *_subdatasets(index, row)]
         else:
-            found = list(index.datasets(name, subdatasets=True))
+            found = list(index.datasets.select(name, subdatasets=True))
             if alias_of(name) in aliases:
                 superdatasets.append(_Item(alias_of(name), None))
         rows |= {row.name: row for row in found}
@@ -239,7 +239,7 @@ def _plan(index: Index, names: Iterable[str], aliases: set[str]) -> list[_Item]:
 
 
 def _subdatasets(index: Index, dataset: DatasetRow) -> Iterator[DatasetRow]:
-    for row in index.datasets(dataset.mirror, subdatasets=True):
+    for row in index.datasets.select(dataset.mirror, subdatasets=True):
         if row.within == dataset.local_id:
             yield row
 

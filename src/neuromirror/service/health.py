@@ -107,7 +107,7 @@ class Readiness:
 
     def _read_index(self) -> None:
         with Index.open_readonly(self._index) as index:
-            next(index.mirror_status(), None)
+            next(index.crawl.mirrors(), None)
 
     def _read_schedule(self) -> None:
         self._schedule.leases.in_force(time.time())

@@ -410,7 +410,7 @@ class StoreChecker:
             yield CheckResult(known.name, "index", mark, "error", detail)
 
     def _index_difference(self, index: Index, known: _Dataset, number: int) -> str:
-        rows, versions = list(index.versions(known.name)), known.versions
+        rows, versions = list(index.versions.of(known.name)), known.versions
         if len(rows) < len(versions) and index.position < self._store.journal_size():
             return ""  # the index has not caught up
         if len(rows) < len(versions) or (
@@ -431,14 +431,14 @@ class StoreChecker:
             return ""
         records = self._store.records(known.dataset_id, row.commit)
         files = (one for one in records if one.subdataset is None)
-        for placed, file in zip_longest(files, index.files(row)):
+        for placed, file in zip_longest(files, index.files.of(row)):
             if placed is None or file is None:
                 return f"the index and the records of {row.label} have different numbers of files"
             found = (file.path.encode(), file.key, file.size)
             if found != (placed.git_path, placed.key, placed.record.size):
                 path = path_to_text(placed.git_path)
                 return f"the index and the records of {row.label} differ in {path}"
-        if not index.path_terms_agree(row):
+        if not index.search.path_terms_agree(row):
             return f"the search terms of the paths of {row.label} do not match its files"
         return ""
 

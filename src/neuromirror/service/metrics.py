@@ -325,8 +325,8 @@ class _StateCollector(Collector):
     ) -> tuple[list[MirrorStatus], dict[str, dict[str, int]], Mapping[tuple[str, str], int], bool]:
         try:
             with Index.open_readonly(self._index) as index:
-                failures = Tally((one.mirror, one.task) for one in index.failures())
-                return list(index.mirror_status()), index.failing_locations(), failures, True
+                failures = Tally((one.mirror, one.task) for one in index.crawl.failures())
+                return list(index.crawl.mirrors()), index.locations.failing(), failures, True
         except (NeuromirrorError, OSError):
             return [], {}, {}, False
 

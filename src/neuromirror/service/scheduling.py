@@ -426,7 +426,7 @@ class ScheduleWriter:
             yield
         others = [one for one in job_result.results if ":" in one.dataset]
         if others:
-            last = self._recorder.ask(lambda index: index.last_visits(running_job.mirror))
+            last = self._recorder.ask(lambda index: index.crawl.last_visits(running_job.mirror))
             unvisited = _UnvisitedDatasets(running_job.job.mirror.open().dataset, last, bounds)
             yield
             for results in _batches(others):
@@ -487,7 +487,7 @@ class ScheduleWriter:
 
     def make_released_due(self, now: float) -> None:
         """Make datasets due whose hold was released since their last visit."""
-        for name in self._recorder.ask(lambda index: index.released_datasets()):
+        for name in self._recorder.ask(lambda index: index.crawl.released_datasets()):
             self._schedule.make_due(name, now)
 
     def record_visit(
@@ -539,7 +539,7 @@ class ScheduleWriter:
 
         def last(index: CrawlIndex) -> str:
             try:
-                row = next(iter(index.visits(running_job.row.name, 1)), None)
+                row = next(iter(index.crawl.visits(running_job.row.name, 1)), None)
             except (UnknownDatasetError, UnknownMirrorError):
                 return ""
             return row.visit if row is not None and row.ended >= running_job.started_iso else ""

@@ -362,7 +362,7 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
     store
         The store.
     row
-        The version, as returned by :meth:`Index.resolve`.
+        The version, as returned by ``index.versions.resolve``.
 
     Returns
     -------

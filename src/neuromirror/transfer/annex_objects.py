@@ -471,7 +471,7 @@ class BlockDigestsRecorder:
     def _is_in_index(self, key: str) -> bool:
         if self._journal is None or self._own.store is None:
             return False
-        return bool(self._journal.ask(lambda index: index.shown_keys([key])))
+        return bool(self._journal.ask(lambda index: index.files.shown_keys([key])))
 
     def _record(self, at_least: int) -> None:
         with self._lock:

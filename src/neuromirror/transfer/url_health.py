@@ -115,7 +115,7 @@ def _record(
     def news(index: Index) -> dict[str, list[str]]:
         changed: dict[str, list[str]] = {}
         for url, result in sorted(found.items()):
-            known = index.url_locations(url)
+            known = index.locations.of_url(url)
             if any(one.result != result or (one.checked_at or "") < since for one in known):
                 changed.setdefault(result, []).append(url)
         return changed

@@ -200,7 +200,7 @@ def _open_version(
     named = index or os.environ.get("NEUROMIRROR_INDEX")
     path = held.index_path if named is None or is_private_store(held.root) else Path(named)
     with Index.open_readonly(path) as opened_index:
-        row = opened_index.resolve(dataset, label)
+        row = opened_index.versions.resolve(dataset, label)
     files = open_version_files(held, row)
     if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
         return _open_layer(describe(files, row, reads_shards=True), level, files)

@@ -180,7 +180,7 @@ def describe(
     files
         The files of the version.
     row
-        The version, as returned by :meth:`Index.resolve`.
+        The version, as returned by ``index.versions.resolve``.
     reads_shards
         Whether a chunk may cost the download of a whole shard.
 

@@ -558,7 +558,7 @@ def open_version_files(
     store
         The store that has the version.
     row
-        The version, as returned by :meth:`Index.resolve`.
+        The version, as returned by ``index.versions.resolve``.
     has_credentials, limits, seconds
         As for :class:`VersionFiles`.
 

@@ -146,7 +146,7 @@ class AsyncIndexReader:
             index = self._thread_local.index = None  # not reused if the next line fails
         if index is None:
             index = self._thread_local.index = Index.open_readonly(self._path)
-        with index.stop_when(stop):
+        with index.reader.stop_when(stop):
             return question(index)
 
     async def run_in_thread(self, work: Callable[[], _T]) -> _T:

@@ -52,7 +52,7 @@ def other_occurrences(
     # occurrences at the same dataset and path are its history
     others = (
         one
-        for one in index.find(file.key)
+        for one in index.files.find(file.key)
         if (one.dataset, one.path) != (row.dataset_name, file.path)
     )
     found = list(islice(others, limit + 1))
@@ -74,7 +74,7 @@ def allow_command_for(index: Index, versions: Iterable[VersionRow]) -> str:
     str
         One line for a shell; empty if all files are at public addresses.
     """
-    hosts = {_host(url) for one in versions for url in index.sample_urls(one)}
+    hosts = {_host(url) for one in versions for url in index.locations.sample_urls(one)}
     private = sorted(host for host in hosts if is_local_name(host_without_port(host)))
     return allow_command(private) if private else ""
 
@@ -117,7 +117,7 @@ class ExampleSearches:
 
 def _has_files(index: Index, terms: str) -> bool:
     """Return whether the first result of a search has files."""
-    found = index.find_datasets(terms, limit=1).rows
+    found = index.search.datasets(terms, limit=1).rows
     return bool(found) and found[0].dataset.files > 0
 
 
@@ -223,10 +223,10 @@ def split_version_name(text: str) -> tuple[str, str]:
 def resolve_name(index: Index, name: str) -> VersionRow:
     """Return the version ``<dataset>@<label>``, or the latest one of ``<dataset>``.
 
-    Raises as :meth:`Index.resolve` does.
+    Raises as ``index.versions.resolve`` does.
     """
     dataset, label = split_version_name(name)
-    return index.resolve(dataset, label or "latest")
+    return index.versions.resolve(dataset, label or "latest")
 
 
 def compare_versions(
@@ -277,5 +277,5 @@ def _until_stopped(items: Iterable[T], index: Index) -> Iterator[T]:
     """Yield the items; raise QueryStoppedError when the query is cancelled."""
     for number, item in enumerate(items):
         if number % _CHECK_INTERVAL == 0:
-            index.raise_if_stopped()
+            index.reader.raise_if_stopped()
         yield item

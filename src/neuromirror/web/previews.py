@@ -128,11 +128,13 @@ class PreviewService:
         """Return the path of a file whose preview has a picture, among the first of a version."""
         if not self.is_allowed or not row.indexed:
             return None
-        for file in index.files(row, limit=_MAX_SEARCHED):
+        for file in index.files.of(row, limit=_MAX_SEARCHED):
             if self.has_picture(file):
                 return file.path
-        subdatasets = (one.path for one in islice(index.subdatasets(row), _MAX_SEARCHED))
-        folders = (one.path for one in islice(index.folder_entries(row, "", "", 0), _MAX_SEARCHED))
+        subdatasets = (one.path for one in islice(index.versions.subdatasets(row), _MAX_SEARCHED))
+        folders = (
+            one.path for one in islice(index.files.folder_entries(row, "", "", 0), _MAX_SEARCHED)
+        )
         found = (path for path in chain(subdatasets, folders) if path.lower().endswith(".zarr"))
         path = next(found, None)
         return path if path is not None and find_zarr(index, row, path) else None
@@ -226,11 +228,11 @@ def find_zarr(index: Index, row: VersionRow, path: str) -> tuple[VersionRow, Zar
     """
     if not path.lower().endswith(".zarr"):
         return None
-    for one in index.subdatasets(row):
+    for one in index.versions.subdatasets(row):
         if one.path == path and one.label is not None:
-            inner = index.resolve(one.dataset, one.label)
+            inner = index.versions.resolve(one.dataset, one.label)
             return inner, ZarrFolder(path, "", inner.state)
-    if not row.indexed or not any(islice(index.folder_entries(row, path, "", 0), 1)):
+    if not row.indexed or not any(islice(index.files.folder_entries(row, path, "", 0), 1)):
         return None
     return row, ZarrFolder(path, path, f"{row.state} {path}")
 

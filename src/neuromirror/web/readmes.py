@@ -84,7 +84,7 @@ def find_readme(index: Index, row: VersionRow) -> FileRow | None:
         return None
     for name in _NAMES:
         try:
-            file = index.file(row, name)
+            file = index.files.get(row, name)
         except UnknownFileError:
             continue
         if file.size is not None and 0 < file.size <= _MAX_BYTES:

@@ -220,8 +220,8 @@ class CatalogueRequest(Request):
 
 
 async def resolve_version(request: CatalogueRequest, name: str, label: str) -> VersionRow:
-    """Return a version; raises the errors of :meth:`Index.resolve`."""
-    return await request.query_index(lambda index: index.resolve(name, label))
+    """Return a version; raises the errors of ``index.versions.resolve``."""
+    return await request.query_index(lambda index: index.versions.resolve(name, label))
 
 
 def parse_integer(name: str, text: str, maximum: int) -> int:
@@ -354,7 +354,7 @@ def suggest(
     and ``path`` are those of the request, empty if it had none.
     """
     if isinstance(error, DatasetWithdrawnError):
-        return {"tombstone": index.tombstone(name)}
+        return {"tombstone": index.datasets.tombstone(name)}
     found: dict[str, Any] = {"suggestions": _similar_names(index, error, name, label, path)}
     if isinstance(error, UnknownMirrorError):
         found["message"] = f"This catalogue has no archive {name.partition(':')[0]!r}."
@@ -384,9 +384,9 @@ def find_cause(
         return next(iter(names))
     wrong = 0
     for text, (name, label) in names.items():
-        index.raise_if_stopped()  # the queries are too short to notice it
+        index.reader.raise_if_stopped()  # the queries are too short to notice it
         try:
-            index.resolve(name, label or "latest")
+            index.versions.resolve(name, label or "latest")
         except type(error):
             return text
         except NeuromirrorError:
@@ -400,7 +400,7 @@ def _similar_names(
     index: Index, error: NeuromirrorError, name: str, label: str, path: str
 ) -> list[tuple[str, str]]:
     if isinstance(error, UnknownVersionError):
-        labels = [one.label for one in index.versions(name)][::-1]
+        labels = [one.label for one in index.versions.of(name)][::-1]
         alike = difflib.get_close_matches(label, labels, _MAX_SUGGESTIONS, _MIN_SIMILARITY)
         chosen = list(dict.fromkeys((*alike, *labels[:_MAX_SUGGESTIONS])))[:_MAX_SUGGESTIONS]
         return [
@@ -408,18 +408,20 @@ def _similar_names(
             (dataset_address(name), f"the versions of {name}"),
         ]
     if isinstance(error, UnknownFileError):
-        row = index.resolve(name, label)
+        row = index.versions.resolve(name, label)
         return [
             *(
                 (file_address(name, one.last, path), f"{path} as it was in {one.last}")
-                for one in index.content_spans(row, path)[-_MAX_SUGGESTIONS:]
+                for one in index.files.content_spans(row, path)[-_MAX_SUGGESTIONS:]
             ),
             (version_address(name, row.label), f"the files of {row.name}"),
         ]
     if isinstance(error, UnknownMirrorError):
         local_id = name.partition(":")[2]
-        alike = [one for one in index.similar_names(name) if one.partition(":")[2] == local_id]
-        mirrors = [one.mirror for one in index.mirror_status()]
+        alike = [
+            one for one in index.reader.similar_names(name) if one.partition(":")[2] == local_id
+        ]
+        mirrors = [one.mirror for one in index.crawl.mirrors()]
         return [
             *((dataset_address(one), one) for one in alike),
             *((search_address("", [("archive", one)]), f"datasets of {one}") for one in mirrors),
@@ -428,7 +430,7 @@ def _similar_names(
         terms = name.rpartition(":")[2].replace("/", " ")
         rows = islice(_search(index, terms), _MAX_SUGGESTIONS)
         found = {one.name: f"{one.name}: {one.title}" for one in rows}
-        found |= {one: one for one in index.similar_names(name) if one not in found}
+        found |= {one: one for one in index.reader.similar_names(name) if one not in found}
         links = [(dataset_address(one), text) for one, text in found.items()]
         return links or [(search_address(""), "all datasets of this catalogue")]
     return []
@@ -436,7 +438,7 @@ def _similar_names(
 
 def _search(index: Index, terms: str) -> Iterator[DatasetRow]:
     with suppress(MalformedQueryError):
-        yield from index.search(terms)
+        yield from index.search.all_datasets(terms)
 
 
 SPOOLED_BYTES: Final = 1 << 20

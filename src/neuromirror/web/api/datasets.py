@@ -97,7 +97,7 @@ def datasets(call: Call, index: Index) -> responses.DatasetsResponse:
     Subdatasets are not included.
     """
     terms, mirror, last = call["q"].strip(), call["mirror"], call.cursor(str, "")
-    rows = index.datasets(mirror or None, text=terms or None, subdatasets=False, after=last)
+    rows = index.datasets.select(mirror or None, text=terms or None, subdatasets=False, after=last)
     found, more = call.page(rows, "/datasets", lambda row: row.name, q=terms, mirror=mirror)
     return responses.DatasetsResponse.of(datasets=found, next=more)
 
@@ -111,7 +111,7 @@ def search(call: Call, index: Index) -> responses.SearchResponse:
     terms, sort, limit = call["q"].strip(), call["sort"], call.limit
     filters = {one.name: call.all(one.name) for one in _FILTERS}
     start = call.cursor(_Start, 0)
-    found = index.find_datasets(terms, filters=filters, sort=sort, start=start, limit=limit)
+    found = index.search.datasets(terms, filters=filters, sort=sort, start=start, limit=limit)
     more = None
     if found.next is not None:
         more = call.next_url("/search", found.next, q=terms, **filters, sort=sort, limit=limit)
@@ -122,8 +122,8 @@ def search(call: Call, index: Index) -> responses.SearchResponse:
 def dataset(call: Call, index: Index) -> responses.DatasetResponse:
     """Return a dataset with its versions."""
     name = call["name"]
-    row = index.dataset(name)
-    versions = list(index.versions(name, limit=MAX_PAGE_SIZE + 1))
+    row = index.datasets.get(name)
+    versions = list(index.versions.of(name, limit=MAX_PAGE_SIZE + 1))
     more = None
     if len(versions) > MAX_PAGE_SIZE:
         cursor = versions[MAX_PAGE_SIZE - 1].seq
@@ -132,8 +132,8 @@ def dataset(call: Call, index: Index) -> responses.DatasetResponse:
         row,
         all_versions=versions[:MAX_PAGE_SIZE],
         more_versions=more,
-        links=[Link(*one) for one in index.links(name)],
-        within=index.superdatasets(name),
+        links=[Link(*one) for one in index.datasets.links(name)],
+        within=index.datasets.superdatasets(name),
         page=call.request.site_url + dataset_address(name),
     )
 
@@ -142,7 +142,7 @@ def dataset(call: Call, index: Index) -> responses.DatasetResponse:
 def versions(call: Call, index: Index) -> responses.VersionsResponse:
     """List the versions of a dataset, in the order in which they were minted."""
     name = call["name"]
-    rows = index.versions(name, call.cursor(_Number, 0), call.limit + 1)
+    rows = index.versions.of(name, call.cursor(_Number, 0), call.limit + 1)
     path = f"{dataset_path(name)}/versions"
     found, more = call.page(rows, path, lambda row: row.seq)
     return responses.VersionsResponse.of(versions=found, next=more)
@@ -153,7 +153,7 @@ def find(call: Call, index: Index) -> responses.OccurrencesResponse:
     """Find all current and past occurrences of a content."""
     checksum = call["checksum"].strip()
     last = call.cursor(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
-    rows = index.find(checksum, last)
+    rows = index.files.find(checksum, last)
     found, more = call.page(rows, "/find", lambda row: row.position, checksum=checksum)
     return responses.OccurrencesResponse.of(found=found, next=more)
 
@@ -163,7 +163,7 @@ def events(call: Call, index: Index) -> responses.EventsResponse:
     """List events, newest first: tombstones, returns, incidents, takedowns."""
     kind, name, mirror = call["kind"], call["dataset"], call["mirror"]
     last, most = call.cursor(_Number, 1 << 62), call.limit + 1
-    rows = index.events(name or None, kind or None, most, mirror=mirror or None, before=last)
+    rows = index.crawl.events(name or None, kind or None, most, mirror=mirror or None, before=last)
     filters = {"kind": kind, "dataset": name, "mirror": mirror}
     found, more = call.page(rows, "/events", lambda row: row.id, **filters)
     return responses.EventsResponse.of(events=found, next=more)
@@ -173,14 +173,14 @@ def events(call: Call, index: Index) -> responses.EventsResponse:
 def mirrors(call: Call, index: Index) -> responses.MirrorsResponse:
     """Return the status of each mirror."""
     return responses.MirrorsResponse.of(
-        mirrors=list(index.mirror_status()), failures=index.failures()
+        mirrors=list(index.crawl.mirrors()), failures=index.crawl.failures()
     )
 
 
 @of_index
 def holds(call: Call, index: Index) -> responses.HoldsResponse:
     """List the open holds, oldest first."""
-    return responses.HoldsResponse.of(holds=list(index.open_holds(call["dataset"] or None)))
+    return responses.HoldsResponse.of(holds=list(index.crawl.open_holds(call["dataset"] or None)))
 
 
 @of_index
@@ -194,7 +194,7 @@ def tombstones(call: Call, index: Index) -> responses.TombstonesResponse:
     def cursor(row: Tombstone) -> tuple[str, ...]:
         return tuple(row.dataset.split(":", 1))
 
-    rows = (row for row in index.tombstones(mirror or None) if cursor(row) > last)
+    rows = (row for row in index.datasets.tombstones(mirror or None) if cursor(row) > last)
     found, more = call.page(rows, "/tombstones", cursor, mirror=mirror)
     return responses.TombstonesResponse.of(tombstones=found, next=more)
 

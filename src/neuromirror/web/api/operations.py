@@ -166,7 +166,7 @@ def of_version(answer: Callable[[Call, Index, VersionRow], Answer]) -> Handler:
     @of_index
     @wraps(answer)
     def handler(call: Call, index: Index) -> Answer:
-        return answer(call, index, index.resolve(call["name"], call["version"]))
+        return answer(call, index, index.versions.resolve(call["name"], call["version"]))
 
     return handler
 

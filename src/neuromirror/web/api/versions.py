@@ -89,9 +89,9 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
     kept = manifest.relative_to(call.request.site.store.root) if manifest.exists() else None
     return responses.VersionResponse.of(
         row,
-        attributes=index.attributes(row),
-        left_out=index.exceptions(row),
-        subdatasets=list(index.subdatasets(row)),
+        attributes=index.versions.attributes(row),
+        left_out=index.versions.exceptions(row),
+        subdatasets=list(index.versions.subdatasets(row)),
         clone=f"ria+{call.request.site_url}/#~{alias_of(row.dataset_name)}@{row.label}",
         checksums=call.request.site_url + page.replace("/dataset/", "/checksums/", 1),
         manifest=None if kept is None else f"{call.request.site_url}/{kept}",
@@ -104,7 +104,7 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
 def files(call: Call, index: Index, row: VersionRow) -> responses.FilesResponse:
     """List the files of a version, sorted by the bytes of their paths."""
     under = call["under"]
-    rows = index.files(row, under, call.cursor(str, ""), call.limit + 1)
+    rows = index.files.of(row, under, call.cursor(str, ""), call.limit + 1)
     path = _version_path(row, "/files")
     found, more = call.page(rows, path, lambda one: one.path, under=under)
     return responses.FilesResponse.of(version=row.name, files=found, next=more)
@@ -117,7 +117,7 @@ def folder(call: Call, index: Index, row: VersionRow) -> responses.FolderRespons
     Subdatasets are listed by the operation `version`.
     """
     under = call["under"].strip("/")
-    rows = index.folder_entries(row, under, call.cursor(str, ""))
+    rows = index.files.folder_entries(row, under, call.cursor(str, ""))
     path = _version_path(row, "/folder")
     found, more = call.page(rows, path, lambda one: one.next, under=under)
     return responses.FolderResponse(row.name, under, list(map(folder_entry, found)), more)
@@ -127,7 +127,7 @@ def folder(call: Call, index: Index, row: VersionRow) -> responses.FolderRespons
 def paths(call: Call, index: Index, row: VersionRow) -> responses.PathsResponse:
     """Search the paths of a version; at most 200 files per page."""
     terms = call["q"]
-    found = index.matching_files(row, terms, call.cursor(str, ""))
+    found = index.search.files(row, terms, call.cursor(str, ""))
     more = None
     if found.next:
         more = call.next_url(_version_path(row, "/paths"), found.next, q=terms)
@@ -139,14 +139,14 @@ def paths(call: Call, index: Index, row: VersionRow) -> responses.PathsResponse:
 @of_version
 def file(call: Call, index: Index, row: VersionRow) -> responses.FileResponse:
     """Return a file with its locations, its history and other occurrences of its content."""
-    found = index.file(row, call["path"])
+    found = index.files.get(row, call["path"])
     others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
     all_occurrences = f"{call.request.site_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
     return responses.FileResponse.of(
         found,
         version=row.name,
-        locations=index.locations(found.content, limit=_MAX_OTHER_LOCATIONS),
-        history=index.content_spans(row, found.path),
+        locations=index.locations.of(found.content, limit=_MAX_OTHER_LOCATIONS),
+        history=index.files.content_spans(row, found.path),
         other_occurrences=others,
         other_occurrences_url=all_occurrences if more else None,
         at=_gateway_url(call.request, row, found.path),
@@ -176,8 +176,8 @@ def ancestry(call: Call, index: Index, row: VersionRow) -> responses.AncestryRes
     depth = call.integer("depth")
     return responses.AncestryResponse.of(
         version=row.name,
-        ancestors=index.ancestors(row, depth),
-        descendants=index.descendants(row, depth),
+        ancestors=index.ancestry.ancestors(row, depth),
+        descendants=index.ancestry.descendants(row, depth),
     )
 
 
@@ -187,7 +187,7 @@ async def diff(call: Call) -> responses.DiffResponse:
     names = [_parse_version_name(call[one]) for one in ("a", "b")]
 
     def look(index: Index) -> responses.DiffResponse:
-        old, new = (index.resolve(*one) for one in names)
+        old, new = (index.versions.resolve(*one) for one in names)
         found = compare_versions(call.request.site.store, index, old, new, first, limit)
         more = None
         if found.total > first + limit:

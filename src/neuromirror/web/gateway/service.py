@@ -403,13 +403,13 @@ class GatewayService:
     async def version(self, name: str, label: str) -> NamedVersion:
         """Return the version that dataset ``name`` has by ``label``.
 
-        Raises the errors of :meth:`Index.resolve`. Results are kept until the index changes.
+        Raises the errors of ``index.versions.resolve``. Results are kept until the index changes.
         """
         # a name may mean another version later, or a dataset may have been withdrawn
         key = name, label, self._reader.revision
         found = self._rows.get(key)
         if found is None:
-            row = await self._reader.query(lambda index: index.resolve(name, label))
+            row = await self._reader.query(lambda index: index.versions.resolve(name, label))
             names = row.label, row.commit, f"state:{row.state}"
             found = NamedVersion(row, label, label in names)
             if self._reader.revision == key[2]:  # else it may be of either index
@@ -498,12 +498,12 @@ class GatewayService:
             if not row.indexed:
                 return file.urls
             try:
-                found = index.file(row, file.path)
+                found = index.files.get(row, file.path)
             except UnknownFileError:
                 return file.urls  # in a subdataset
             if found.key != file.key:
                 return file.urls
-            return reachable_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
+            return reachable_urls(index.locations.of(found.content, limit=_MAX_LOCATIONS))
 
         def find_vaults() -> list[VaultAddress]:
             with self._versions.use(row) as version:

@@ -150,10 +150,10 @@ def _read(
     index: Index, name: str, first: int | None, previews: PreviewService, gateway: GatewayLinks
 ) -> dict[str, Any]:
     """Return the page's data from the index; the timeline starts at the ordinal ``first``."""
-    row = index.dataset(name)
-    versions = list(index.versions(name))
-    newest = index.resolve(name) if versions else None
-    events = list(index.events(name, limit=20))
+    row = index.datasets.get(name)
+    versions = list(index.versions.of(name))
+    newest = index.versions.resolve(name) if versions else None
+    events = list(index.crawl.events(name, limit=20))
     context: dict[str, Any] = {
         "dataset": shapes.Dataset.of(row).plain(),
         "timeline": _timeline(index, name, versions, newest, first),
@@ -164,13 +164,13 @@ def _read(
         "tree": None,
         "listed_files": [],
         "attributes": {},
-        "links": index.links(name),
+        "links": index.datasets.links(name),
         "is_volume": False,
         "downloads": has_downloads(row.source_uri),
         "viewers": [],
         "levels_of_name": _levels_of_name(row.source_uri),
-        "superdatasets": index.superdatasets(name),
-        "holds": list(index.open_holds(name)),
+        "superdatasets": index.datasets.superdatasets(name),
+        "holds": list(index.crawl.open_holds(name)),
         "events": events[:5],
         "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
         "ancestors": (),
@@ -186,12 +186,12 @@ def _read(
             "tree": file_tree(index, newest, gateway),
             "allow_command": allow_command_for(index, [newest]),
             "listed_files": _listed_files(index, newest),
-            "attributes": index.attributes(newest),
-            "is_volume": is_volume(row.source_uri, index.links(name)),
+            "attributes": index.versions.attributes(newest),
+            "is_volume": is_volume(row.source_uri, index.datasets.links(name)),
             "viewers": zarr_viewers(index, newest, gateway=gateway)
             or gateway.volume_viewers(index, newest),
-            "ancestors": index.ancestors(newest, 1),
-            "descendants": index.descendants(newest, 1),
+            "ancestors": index.ancestry.ancestors(newest, 1),
+            "descendants": index.ancestry.descendants(newest, 1),
         }
     return context
 
@@ -200,7 +200,7 @@ def _listed_files(index: Index, newest: VersionRow) -> list[FileRow]:
     """Return the first files, for the metadata that search engines read."""
     if not newest.indexed or not has_downloads(newest.source_uri):
         return []
-    return list(index.files(newest, limit=_MAX_LISTED_FILES))
+    return list(index.files.of(newest, limit=_MAX_LISTED_FILES))
 
 
 def _newer_draft(versions: Sequence[VersionRow], newest: VersionRow | None) -> str | None:
@@ -237,11 +237,13 @@ def _timeline(
 ) -> dict[str, Any]:
     """Return the versions, newest first, optionally starting at the ordinal ``first``."""
     counted = max((one.files for one in versions), default=0) <= _MAX_COUNTED_FILES
-    changes = index.change_counts(name) if counted else {}
+    changes = index.versions.change_counts(name) if counted else {}
     rows = [one for one in reversed(versions) if first is None or one.seq <= first]
     before = {after.seq: one for one, after in pairwise(versions)}
     looked = _within_file_limit(rows[:_DETAILED_VERSIONS])
-    kept = dict(zip((one.seq for one in looked), index.evidence_counts_each(looked), strict=True))
+    kept = dict(
+        zip((one.seq for one in looked), index.files.evidence_counts_each(looked), strict=True)
+    )
     entries = []
     for number, one in enumerate(rows[:_MAX_VERSIONS]):
         counts = kept.get(one.seq)
@@ -275,7 +277,9 @@ def _changed_subdatasets(index: Index, earlier: VersionRow, one: VersionRow) -> 
     """Return the number of subdatasets that were added, removed or changed."""
     if one.metadata_only:
         return 0
-    before, now = ({(p.path, p.state) for p in index.subdatasets(row)} for row in (earlier, one))
+    before, now = (
+        {(p.path, p.state) for p in index.versions.subdatasets(row)} for row in (earlier, one)
+    )
     return len({path for path, _ in before ^ now})
 
 

@@ -59,7 +59,7 @@ async def diff(request: CatalogueRequest) -> Response:
 def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str, Any]:
     """Return the datasets, or the versions of two datasets, to choose from."""
     if not first:
-        rows = islice(index.datasets(subdatasets=False), _MAX_CHOICES)
+        rows = islice(index.datasets.select(subdatasets=False), _MAX_CHOICES)
         return {"datasets": [(one.name, one.title) for one in rows], "sides": None}
     named = {text: _named_datasets(index, text) for text in (first, second)}
     for text, found in named.items():
@@ -69,7 +69,7 @@ def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str
     sides = _choices(index, first), _choices(index, second)
     before, after = (_resolved(index, name) for name in (old, new))
     if not after:
-        after = index.resolve(second).name
+        after = index.versions.resolve(second).name
     if not before:
         before = _earlier([name for name, _ in sides[0]], after)
     return {"sides": sides, "chosen": (before, after), "dataset": first, "other": second}
@@ -77,11 +77,11 @@ def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str
 
 def _named_datasets(index: Index, text: str) -> list[tuple[str, str]]:
     """Return name and title of the dataset that a text identifies, or of those that it finds."""
-    named = index.match_name(text)
+    named = index.names.match(text)
     if named is not None and named.dataset:
-        return [(named.dataset, index.dataset(named.dataset).title)]
+        return [(named.dataset, index.datasets.get(named.dataset).title)]
     try:
-        rows = index.find_datasets(text, limit=_MAX_FOUND).rows
+        rows = index.search.datasets(text, limit=_MAX_FOUND).rows
     except MalformedQueryError:
         return []
     return [(one.dataset.name, one.dataset.title) for one in rows]
@@ -114,7 +114,7 @@ def _resolved(index: Index, name: str) -> str:
 
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:
     """Return the versions of a dataset, newest first: name, and kind with date."""
-    rows: list[VersionRow] = list(index.versions(dataset))
+    rows: list[VersionRow] = list(index.versions.of(dataset))
     return [(one.name, _kind_and_date(one)) for one in reversed(rows[-_MAX_CHOICES:])]
 
 

@@ -67,7 +67,7 @@ async def checksums(request: CatalogueRequest) -> Response:
                 break
             after = found[-1].path
         parts = await request.query_index(
-            lambda index: [one.path for one in index.subdatasets(row)]
+            lambda index: [one.path for one in index.versions.subdatasets(row)]
         )
         for path in parts:
             yield f"# subdataset with its own list: {path}\n"
@@ -80,7 +80,7 @@ async def checksums(request: CatalogueRequest) -> Response:
 
 def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
     """Return the version; raises FilesNotIndexedError before the response starts."""
-    row = index.resolve(name, label)
+    row = index.versions.resolve(name, label)
     if not row.indexed:
         raise FilesNotIndexedError(
             f"the files of {row.name} are in its manifest only, not in the index",
@@ -91,7 +91,9 @@ def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
 
 def _next_files(index: Index, name: str, row: VersionRow, after: str) -> list[FileRow]:
     # by commit, since a rebuild may have changed the row meanwhile
-    return list(index.files(index.resolve(name, row.commit), after=after, limit=_BATCH_SIZE))
+    return list(
+        index.files.of(index.versions.resolve(name, row.commit), after=after, limit=_BATCH_SIZE)
+    )
 
 
 def _line(file: FileRow) -> str:
@@ -215,13 +217,13 @@ async def download(request: CatalogueRequest) -> Any:
     gateway = request.site.gateway
 
     def look(index: Index) -> tuple[VersionRow, FileRow, DownloadPlan] | UnknownFileError:
-        row = index.resolve(name, label)
+        row = index.versions.resolve(name, label)
         try:
-            found = index.file(row, path)
+            found = index.files.get(row, path)
         except UnknownFileError as error:
             return error
-        locations = index.locations(found.content, limit=MAX_LOCATIONS)
-        spans = index.content_spans(row, path)
+        locations = index.locations.of(found.content, limit=MAX_LOCATIONS)
+        spans = index.files.content_spans(row, path)
         return row, found, plan_download(gateway, row, found, locations, spans)
 
     looked_up = await request.query_index(look)

@@ -54,7 +54,7 @@ async def global_feed(request: CatalogueRequest) -> Response:
         return await _search_feed(request, query, where)
 
     def look(index: Index) -> list[_Entry]:
-        return _newest(index.recent_versions(_ENTRIES), _recent_events(index, None, None))
+        return _newest(index.versions.recent(_ENTRIES), _recent_events(index, None, None))
 
     title = request.site.title
     return await _feed(request, "/feed.atom", "/", title, await request.query_index(look))
@@ -71,13 +71,13 @@ async def _search_feed(
     def look(index: Index) -> list[_Entry]:
         found: Iterator[DatasetRow]
         if filters:
-            page = index.find_datasets(terms, filters=filters, sort="newest", limit=_ENTRIES)
+            page = index.search.datasets(terms, filters=filters, sort="newest", limit=_ENTRIES)
             found = (one.dataset for one in page.rows if not one.dataset.is_subdataset)
         else:
-            found = index.datasets(where=where, text=terms or None, subdatasets=False)
+            found = index.datasets.select(where=where, text=terms or None, subdatasets=False)
         with_versions = (row for row in found if row.version is not None)
         newest = nlargest(_ENTRIES, with_versions, key=lambda row: row.id)
-        entries = [_dataset_entry(row, index.resolve(row.name)) for row in newest]
+        entries = [_dataset_entry(row, index.versions.resolve(row.name)) for row in newest]
         return sorted(entries, key=lambda one: one.updated, reverse=True)
 
     pairs = [*query.pairs, *(("where", f"{name}={value}") for name, value in where)]
@@ -116,10 +116,10 @@ async def scoped_feed(request: CatalogueRequest) -> Response:
 
     def look(index: Index) -> tuple[str, list[_Entry]]:
         if ":" in name:
-            row: DatasetRow = index.dataset(name)
-            versions = index.recent_versions(_ENTRIES, name)
+            row: DatasetRow = index.datasets.get(name)
+            versions = index.versions.recent(_ENTRIES, name)
             return f"{name}: {row.title}", _newest(versions, _recent_events(index, name, None))
-        versions = index.recent_versions(_ENTRIES, mirror=name)
+        versions = index.versions.recent(_ENTRIES, mirror=name)
         return name, _newest(versions, _recent_events(index, None, name))
 
     title, entries = await request.query_index(look)
@@ -130,7 +130,7 @@ async def scoped_feed(request: CatalogueRequest) -> Response:
 
 def _recent_events(index: Index, dataset: str | None, mirror: str | None) -> Iterator[EventRow]:
     for kind in _EVENT_KINDS:
-        yield from index.events(dataset, kind, _ENTRIES, mirror=mirror)
+        yield from index.crawl.events(dataset, kind, _ENTRIES, mirror=mirror)
 
 
 def _newest(versions: Sequence[VersionRow], events: Iterator[EventRow]) -> list[_Entry]:
@@ -175,7 +175,7 @@ async def _feed(
 @view
 async def sitemap(request: CatalogueRequest) -> Response:
     """Return the sitemap of dataset pages; for many datasets, an index of several sitemaps."""
-    count = await request.query_index(lambda index: index.count_top_level_datasets())
+    count = await request.query_index(lambda index: index.datasets.count_top_level())
     if count <= _SITEMAP_LIMIT:
         return await _sitemap_urls(request, 0)
     text = await request.render_template("sitemaps.xml", count=-(-count // _SITEMAP_LIMIT))
@@ -186,7 +186,7 @@ async def sitemap(request: CatalogueRequest) -> Response:
 async def sitemap_page(request: CatalogueRequest) -> Response:
     """Return one of several sitemaps."""
     number = int(request.path_parameter("number"))
-    count = await request.query_index(lambda index: index.count_top_level_datasets())
+    count = await request.query_index(lambda index: index.datasets.count_top_level())
     if not 1 <= number <= max(1, -(-count // _SITEMAP_LIMIT)):
         raise PageNotFoundError(f"sitemap {number} does not exist")
     return await _sitemap_urls(request, (number - 1) * _SITEMAP_LIMIT)
@@ -194,7 +194,7 @@ async def sitemap_page(request: CatalogueRequest) -> Response:
 
 async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
     datasets = await request.query_index(
-        lambda index: list(index.top_level_datasets(first, _SITEMAP_LIMIT))
+        lambda index: list(index.datasets.top_level(first, _SITEMAP_LIMIT))
     )
     text = await request.render_template("sitemap.xml", datasets=datasets)
     return request.etag_response(text, _XML)

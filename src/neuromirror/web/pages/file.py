@@ -63,9 +63,9 @@ async def _file(request: CatalogueRequest) -> tuple[VersionRow, VersionRow, Prev
     (name, label), path = request.version_name, request.query_parameter("path")
 
     def look(index: Index) -> tuple[VersionRow, VersionRow, PreviewSource]:
-        row = index.resolve(name, label)
+        row = index.versions.resolve(name, label)
         zarr = find_zarr(index, row, path)
-        return (row, *zarr) if zarr is not None else (row, row, index.file(row, path))
+        return (row, *zarr) if zarr is not None else (row, row, index.files.get(row, path))
 
     return await request.query_index(look)
 
@@ -92,11 +92,11 @@ async def file(request: CatalogueRequest) -> Response:
     links = GatewayLinks(request.site_url, gateway.modes)
 
     def look(index: Index) -> tuple[VersionRow, FileRow, bool, DownloadPlan, dict[str, Any]]:
-        row = index.resolve(name, label)
-        found = index.file(row, path)
+        row = index.versions.resolve(name, label)
+        found = index.files.get(row, path)
         others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
-        locations = index.locations(found.content, limit=MAX_LOCATIONS + 1)
-        spans = index.content_spans(row, path)
+        locations = index.locations.of(found.content, limit=MAX_LOCATIONS + 1)
+        spans = index.files.content_spans(row, path)
         plan = plan_download(gateway, row, found, locations, spans)
         is_delivered = gateway.can_deliver(row, found, locations)
         is_proxied = is_delivered and gateway.modes.of(row.mirror) == "proxy"
@@ -114,7 +114,7 @@ async def file(request: CatalogueRequest) -> Response:
                 "has_more_locations": len(locations) > MAX_LOCATIONS,
                 "has_preview": previews.is_possible(found),
                 "has_picture": previews.has_picture(found),
-                "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
+                "is_volume": is_volume(row.source_uri, index.datasets.links(row.dataset_name)),
                 "download": own
                 if is_proxied
                 else next(iter(gateway.visitor_urls(row, locations)), ""),

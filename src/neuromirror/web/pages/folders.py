@@ -56,7 +56,7 @@ class GatewayLinks(Struct, frozen=True):
 
     def volume_viewers(self, index: Index, row: VersionRow) -> list[Viewer]:
         """Return viewers of a version that is a volume; empty if it is none."""
-        links = index.links(row.dataset_name)
+        links = index.datasets.links(row.dataset_name)
         root = self.url(row).rstrip("/")
         if not root or not is_volume(row.source_uri, links):
             return []
@@ -127,13 +127,13 @@ def _markers(index: Index, row: VersionRow, under: str) -> Iterator[tuple[str, F
     """Yield the files of a folder that mark it as a Zarr, with their names."""
     for marker in sorted(one.decode() for one in ZARR_MARKERS):
         with suppress(UnknownFileError):
-            yield marker, index.file(row, f"{under}/{marker}" if under else marker)
+            yield marker, index.files.get(row, f"{under}/{marker}" if under else marker)
 
 
 def _zarr_urls(index: Index, row: VersionRow, under: str) -> Iterator[str]:
     """Yield public URLs of the folder with the file that marks it as a Zarr."""
     for marker, file in _markers(index, row, under):
-        for location in index.locations(file.content, limit=_MAX_LOCATIONS):
+        for location in index.locations.of(file.content, limit=_MAX_LOCATIONS):
             url = location.url.partition("?")[0]
             if is_public(url) and url.endswith(f"/{marker}"):
                 yield url.removesuffix(f"/{marker}")
@@ -237,11 +237,11 @@ def folder_entries(
     within = f"{under}/" if under else ""
     found: list[tuple[str, dict[str, Any], str]] = [
         (one.path, _entry(one), one.next)
-        for one in islice(index.folder_entries(row, under, start, max_counted), limit + 1)
+        for one in islice(index.files.folder_entries(row, under, start, max_counted), limit + 1)
     ]
     subdatasets = [
         one
-        for one in index.subdatasets(row)
+        for one in index.versions.subdatasets(row)
         if one.path.startswith(within)
         and "/" not in one.path[len(within) :]
         and one.path >= max(start, within)
@@ -293,7 +293,7 @@ def _subdataset_viewers(index: Index, entry: dict[str, Any], gateway: GatewayLin
     if entry["label"] is None:
         return []
     try:
-        inner = index.resolve(entry["dataset"], entry["label"])
+        inner = index.versions.resolve(entry["dataset"], entry["label"])
     except UnknownVersionError:
         return []
     # its name is its path here; as a dataset it has an id only
@@ -308,7 +308,7 @@ def matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dic
     """
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "complete": True}
-    found = index.matching_files(row, terms, start)
+    found = index.search.files(row, terms, start)
     return {
         "indexed": True,
         "rows": [shapes.FolderFile.of(one).plain() for one in found.files],

@@ -135,7 +135,7 @@ def _search(index: Index, terms: str) -> list[Any]:
     if not terms:
         return []
     try:
-        found = index.find_datasets(terms, limit=_MAX_RESULTS)
+        found = index.search.datasets(terms, limit=_MAX_RESULTS)
     except MalformedQueryError as error:
         raise BadRequestError(str(error)) from error
     return [one.dataset for one in found.rows if one.dataset.version is not None]

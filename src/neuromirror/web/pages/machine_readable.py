@@ -277,15 +277,20 @@ async def harvest(request: CatalogueRequest) -> Response:
     earliest = since.removesuffix("Z").removesuffix("+00:00")
 
     def look(index: Index) -> tuple[list[_Harvested], list[Tombstone], int | None]:
-        found = index.top_level_datasets(0, _HARVEST_SIZE + 1, after=after)
+        found = index.datasets.top_level(0, _HARVEST_SIZE + 1, after=after)
         rows = []
         for _, name, changed in found[:_HARVEST_SIZE]:
             if changed is not None and changed >= earliest:
-                row = index.resolve(name)
+                row = index.versions.resolve(name)
                 rows.append(
-                    _Harvested(row, dict(index.attributes(row)), index.ancestors(row, 1), changed)
+                    _Harvested(
+                        row,
+                        dict(index.versions.attributes(row)),
+                        index.ancestry.ancestors(row, 1),
+                        changed,
+                    )
                 )
-        gone = [] if after else [one for one in index.tombstones() if one.at >= earliest]
+        gone = [] if after else [one for one in index.datasets.tombstones() if one.at >= earliest]
         return rows, gone, found[_HARVEST_SIZE - 1][0] if len(found) > _HARVEST_SIZE else None
 
     rows, gone, last = await request.query_index(look)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,6 +17,7 @@ from neuromirror.index import (
     SORTS,
     FacetCount,
     FoundDataset,
+    FoundDatasets,
     Index,
     MalformedQueryError,
     MatchedText,
@@ -263,7 +263,7 @@ async def search(request: CatalogueRequest) -> Response:
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
     """Return the page of a name, an id or a checksum; empty for search terms."""
-    found = await request.query_index(lambda index: index.match_name(terms))
+    found = await request.query_index(lambda index: index.names.match(terms))
     if found is None:
         return find_address(terms) if is_checksum(terms) else ""
     if found.key:
@@ -278,7 +278,7 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
 
     def look(index: Index) -> dict[str, Any]:
         try:
-            found = index.find_datasets(
+            found = index.search.datasets(
                 query.terms,
                 filters=query.filters,
                 sort=query.sort,
@@ -301,7 +301,7 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
             "more": found.next is not None,
         }
         if query.terms and not found.total:
-            context["counts_by_term"] = index.count_terms(query.terms)
+            context["counts_by_term"] = index.search.count_terms(query.terms)
         return context
 
     context = await request.query_index(look)
@@ -324,14 +324,16 @@ async def _results_csv(request: CatalogueRequest, query: SearchQuery) -> Respons
     rows: list[dict[str, Any]] = []
     start: int | None = 0
     while start is not None and len(rows) < _MAX_CSV_ROWS:
-        read = partial(
-            Index.find_datasets,
-            text=query.terms,
-            filters=query.filters,
-            sort=query.sort,
-            start=start,
-            limit=_CSV_BATCH,
-        )
+
+        def read(index: Index, start: int = start) -> FoundDatasets:
+            return index.search.datasets(
+                query.terms,
+                filters=query.filters,
+                sort=query.sort,
+                start=start,
+                limit=_CSV_BATCH,
+            )
+
         found = await request.query_index(read)
         rows += (_csv_row(request.site_url, one) for one in found.rows)
         start = found.next
@@ -408,7 +410,7 @@ async def find(request: CatalogueRequest) -> Response:
     first = (page - 1) * _PAGE_SIZE
 
     def look(index: Index) -> dict[str, Any]:
-        rows = index.find(checksum)
+        rows = index.files.find(checksum)
         found = [
             shapes.Occurrence.of(one).plain() for one in islice(rows, first, first + _PAGE_SIZE + 1)
         ]
@@ -416,7 +418,7 @@ async def find(request: CatalogueRequest) -> Response:
         return {
             "contents": [list(some) for _, some in groupby(shown, key=lambda one: one["key"])],
             "more": len(found) > _PAGE_SIZE,
-            "not_indexed": [] if shown else index.unindexed_files(),
+            "not_indexed": [] if shown else index.files.unindexed(),
         }
 
     context = await request.query_index(look) if checksum else {}

@@ -33,11 +33,11 @@ async def front_page(request: CatalogueRequest) -> Response:
     examples = request.site.examples
 
     def look(index: Index) -> dict[str, Any]:
-        archives = list(index.mirror_status())
+        archives = list(index.crawl.mirrors())
         return {
             "archives": archives,
             "changes": _changes(index, archives, _CHANGES_PER_ARCHIVE),
-            "topics": index.archive_topics(),
+            "topics": index.search.archive_topics(),
             "examples": examples.read(index),
             "datasets": sum(one.datasets - one.subdatasets for one in archives),
             "versions": sum(one.versions for one in archives),
@@ -53,11 +53,11 @@ async def changes(request: CatalogueRequest) -> Response:
         return await _changes_csv(request)
 
     def look(index: Index) -> dict[str, Any]:
-        archives = list(index.mirror_status())
+        archives = list(index.crawl.mirrors())
         return {
             "archives": archives,
             "changes": _changes(index, archives, _CHANGES_ON_OWN_PAGE),
-            "events": list(index.events(limit=_EVENTS)),
+            "events": list(index.crawl.events(limit=_EVENTS)),
         }
 
     return await request.render_page("changes", **await request.query_index(look))
@@ -67,7 +67,7 @@ async def _changes_csv(request: CatalogueRequest) -> Response:
     """Return the newest version of each dataset as CSV, in the order of the page."""
 
     def look(index: Index) -> list[dict[str, Any]]:
-        archives = list(index.mirror_status())
+        archives = list(index.crawl.mirrors())
         return [
             {
                 **row,
@@ -87,7 +87,7 @@ def _changes(
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return the newest versions of each archive, the archive that changed last first."""
     found = [
-        (one.mirror, _newest_of_each(index.recent_versions(candidates, mirror=one.mirror), limit))
+        (one.mirror, _newest_of_each(index.versions.recent(candidates, mirror=one.mirror), limit))
         for one in archives
         if one.versions
     ]
@@ -147,15 +147,15 @@ async def events(request: CatalogueRequest) -> Response:
 
     def look(index: Index) -> dict[str, Any]:
         found = list(
-            index.events(
+            index.crawl.events(
                 kind=kind or None, mirror=mirror or None, before=before, limit=_PAGE_SIZE + 1
             )
         )
         return {
             "events": found[:_PAGE_SIZE],
             "more": found[_PAGE_SIZE - 1].id if len(found) > _PAGE_SIZE else None,
-            "kinds": index.event_kinds(),
-            "mirrors": [one.mirror for one in index.mirror_status()],
+            "kinds": index.crawl.event_kinds(),
+            "mirrors": [one.mirror for one in index.crawl.mirrors()],
         }
 
     context = await request.query_index(look)
@@ -167,17 +167,17 @@ async def mirrors(request: CatalogueRequest) -> Response:
     """Show the status of each mirror, open holds and unavailable locations."""
 
     def look(index: Index) -> dict[str, Any]:
-        all_probed, oldest_probe = index.probe_coverage()
-        found, failures = list(index.mirror_status()), index.failures()
+        all_probed, oldest_probe = index.locations.probe_coverage()
+        found, failures = list(index.crawl.mirrors()), index.crawl.failures()
         return {
             "mirrors": found,
             "failures": failures,
             "attention": mirrors_with_problems(found, failures),
-            "holds": list(index.open_holds()),
-            "failing_hosts": index.failing_hosts(_MAX_HOSTS),
+            "holds": list(index.crawl.open_holds()),
+            "failing_hosts": index.locations.failing_hosts(_MAX_HOSTS),
             "all_probed": all_probed,
             "oldest_probe": oldest_probe,
-            "incidents": list(index.events(kind="incident", limit=_MAX_INCIDENTS)),
+            "incidents": list(index.crawl.events(kind="incident", limit=_MAX_INCIDENTS)),
         }
 
     context = await request.query_index(look)

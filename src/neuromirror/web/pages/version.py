@@ -32,7 +32,9 @@ async def version(request: CatalogueRequest) -> Response:
 
     gateway = GatewayLinks(request.site_url, request.site.gateway.modes)
     context = await request.query_index(
-        lambda index: _read(index, index.resolve(name, label), under, start, terms, gateway)
+        lambda index: _read(
+            index, index.versions.resolve(name, label), under, start, terms, gateway
+        )
     )
     row, store = context.pop("row"), request.site.store
     citation = None
@@ -80,7 +82,7 @@ def _read(
         "row": row,
         "manifest_only": row.manifest_only_files,
         "files": files,
-        "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
+        "dataset": shapes.Dataset.of(index.datasets.get(name)).plain(),
         "downloads": has_downloads(row.source_uri),
         "allow_command": allow_command_for(index, [row]),
         "viewers": zarr_viewers(index, row, under, gateway=gateway)
@@ -90,26 +92,26 @@ def _read(
     }
     if under or terms:
         return context
-    earlier = [one for one in index.versions(name) if one.seq < row.seq]
+    earlier = [one for one in index.versions.of(name) if one.seq < row.seq]
     return {
         **context,
         **_counts(index, row),
-        "latest": index.resolve(name).seq == row.seq,
-        "is_volume": is_volume(row.source_uri, index.links(name)),
-        "exceptions": index.exceptions(row)[:_MAX_EXCEPTIONS],
+        "latest": index.versions.resolve(name).seq == row.seq,
+        "is_volume": is_volume(row.source_uri, index.datasets.links(name)),
+        "exceptions": index.versions.exceptions(row)[:_MAX_EXCEPTIONS],
         "before": earlier[-1].name if earlier else None,
     }
 
 
 def _counts(index: Index, row: VersionRow) -> dict[str, Any]:
     """Return what is counted over all files of a version, unless there are too many."""
-    counts = index.evidence_counts(row) if row.files <= _MAX_RETENTION_FILES else None
+    counts = index.files.evidence_counts(row) if row.files <= _MAX_RETENTION_FILES else None
     # copies elsewhere are of interest if the archive may delete its own
     is_permanent = counts is None or set(counts.retention) <= {Retention.PUBLISHED.value}
     return {
         "evidence_counts": counts,
-        "copies": [] if is_permanent else index.copies(row),
-        "probe_summary": index.probe_summary(row)
+        "copies": [] if is_permanent else index.files.copies(row),
+        "probe_summary": index.locations.probe_summary(row)
         if row.indexed and row.files <= _MAX_PROBED_FILES
         else None,
     }

@@ -166,8 +166,8 @@ async def _page(
 ) -> Response:
     def look(index: Index) -> dict[str, Any]:
         return {
-            "dataset": shapes.Dataset.of(index.dataset(row.dataset_name)).plain(),
-            "links": [one for one in index.links(row.dataset_name) if is_web(one[1])],
+            "dataset": shapes.Dataset.of(index.datasets.get(row.dataset_name)).plain(),
+            "links": [one for one in index.datasets.links(row.dataset_name) if is_web(one[1])],
             "allow_command": allow_command_for(index, [row]),
         }
 

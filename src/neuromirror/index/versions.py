@@ -1,232 +1,263 @@
-"""Queries for browsing: folders, the history of a path, recent versions."""
+"""Versions: by name, label and digest; their contents, and from which others they derive."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from msgspec import Struct
-
-from neuromirror.index.dataset_queries import DatasetQueries
-from neuromirror.index.errors import UnknownFileError
-from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.query_base import (
-    VERSION_COLUMNS,
-    VERSION_TABLES,
-    version_row,
-)
-from neuromirror.index.rows import EdgeRow, FileRow, RelatedVersion, VersionRow
+from neuromirror.index.connection import AmbiguousNameError, UnknownVersionError
+from neuromirror.index.reader import VERSION_COLUMNS, VERSION_TABLES, Queries, Reader, version_row
+from neuromirror.index.rows import EdgeRow, RelatedVersion, SubdatasetRow, VersionRow
 from neuromirror.index.schema import LAST_COMPONENT
+from neuromirror.model import parse_time_label
 
-_PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
-# CROSS JOIN keeps SQLite to the order of the paths
-_BETWEEN = (
-    "FROM files f CROSS JOIN contents c ON c.id = f.content "
-    f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT}"
-)
-_MAX_GROUPED = 4000
-"""Number of files of a version up to which all files in a folder are read to list it."""
-_PATH = 12
-"""The position of the path in :data:`FILE_COLUMNS`."""
+_COMMIT_LABEL = re.compile(r"[0-9a-f]{7,64}\Z")
 
 
-class FolderEntryRow(Struct, frozen=True):
-    """A file in a folder, or a subfolder with the totals of everything below it.
-
-    Attributes
-    ----------
-    path
-        The full path in git.
-    file
-        The file; None for a subfolder.
-    files, bytes
-        Totals of a subfolder; None if counting would have taken too long.
-    next
-        The ``start`` of :meth:`BrowseQueries.folder_entries` for the entries after this one.
-    """
-
-    path: str
-    file: FileRow | None
-    files: int | None
-    bytes: int | None
-    next: str
+_STATE_LABEL = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
 
 
-class ContentSpanRow(Struct, frozen=True):
-    """A range of versions in which a path had the same content.
-
-    Attributes
-    ----------
-    first, last
-        The labels of the first and last version.
-    current
-        Whether the path still has this content.
-    size
-        Size in bytes; None if unknown.
-    key
-        The annex key.
-    """
-
-    first: str
-    last: str
-    current: bool
-    size: int | None
-    key: str
+_SUBDATASETS = """
+SELECT p.path, p.source_path, m.name || ':' || p.local_id, p.dataset_id,
+    (SELECT v.label FROM versions v JOIN datasets e ON e.id = v.dataset
+     WHERE e.mirror = d.mirror AND e.local_id = p.local_id AND v.commit_id = p.commit_id),
+    p.commit_id, p.state, p.files, p.bytes, p.since
+FROM subdatasets p JOIN datasets d ON d.id = p.dataset JOIN mirrors m ON m.id = d.mirror
+WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER BY p.path
+"""
 
 
-class BrowseQueries(FileQueries):
-    """Queries for users who look around in folders, and in the histories of paths and versions.
+class VersionQueries(Queries):
+    """Versions of datasets."""
 
-    A base class of :class:`~neuromirror.index.Index`, which has the connection. A subfolder of a
-    million files takes no longer to list than one of ten.
-    """
-
-    def folder_entries(
-        self, version: VersionRow, under: str = "", start: str = "", max_counted: int = 20_000
-    ) -> Iterator[FolderEntryRow]:
-        """Yield the entries of a folder, sorted by the bytes of their paths.
+    def of(self, name: str, after: int = 0, limit: int | None = None) -> Iterator[VersionRow]:
+        """Yield the versions of a dataset in the order in which they were recorded.
 
         Parameters
         ----------
-        version : VersionRow
+        name
+            ``<mirror>:<local id>``.
+        after
+            The ordinal of the last version of the previous page.
+        limit
+            The length of a page; None for all.
+
+        Returns
+        -------
+        Iterator[VersionRow]
+            A version.
+        """
+        return self._versions(
+            "WHERE v.dataset = ? AND v.seq > ? ORDER BY v.seq LIMIT ?",
+            (self._db.dataset_number(name), after, -1 if limit is None else limit),
+        )
+
+    def last(self, name: str, kind: str | None = None) -> VersionRow | None:
+        """Return the version recorded last, of one kind or of any.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+        kind
+            ``published`` or ``observed``; None for any.
+
+        Returns
+        -------
+        VersionRow | None
+            The version; None without versions, or if the dataset is unknown.
+        """
+        return self._last_where(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
+
+    def published(self, name: str, upstream: str) -> VersionRow | None:
+        """Return the published version with upstream's label, or None.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+        upstream
+            Upstream's label of the version.
+
+        Returns
+        -------
+        VersionRow | None
             The version.
-        under : str
-            The folder; the root by default.
-        start : str
-            The ``next`` of the last row of the previous page.
-        max_counted : int
-            The maximum number of files counted below subfolders, in total; small versions are
-            always counted.
-
-        Yields
-        ------
-        FolderEntryRow
-            The entries.
-
-        Raises
-        ------
-        FilesNotIndexedError
-            At the call, if the version's files are in the store's records only.
         """
-        self.files(version, limit=0)
-        return self._folder_entries(version, under, start, max_counted)
+        return self._last_where(name, "AND v.kind = 'published' AND v.upstream = ?", (upstream,))
 
-    def _folder_entries(
-        self, version: VersionRow, under: str, start: str, max_counted: int
-    ) -> Iterator[FolderEntryRow]:
-        folder = f"{under.rstrip('/')}/" if under else ""
-        # "0" sorts next after "/"
-        end = f"{folder[:-1]}0" if folder else "\U0010ffff"
-        at = max(start, folder)
-        if version.files <= _MAX_GROUPED and "/" not in at[len(folder) :]:
-            yield from self._grouped_entries(version, folder, at, end)
-            return
-        claimants = self._claimants()
-        while True:
-            rows = self._rows(
-                f"SELECT {FILE_COLUMNS} {_BETWEEN} ORDER BY f.path",
-                (version.dataset, at, end, version.seq, version.seq),
-            )
-            path = None
-            for row in rows:
-                file = file_row(row, claimants)
-                name, slash, _ = file.path[len(folder) :].partition("/")
-                if slash:
-                    path = folder + name
-                    break
-                yield FolderEntryRow(file.path, file, None, None, f"{file.path}\0")
-            if path is None:
-                return
-            # skip everything below the subfolder
-            at = f"{path}0"
-            files, size = self._count_below(version, path, max_counted)
-            max_counted -= files
-            whole = max_counted > 0
-            yield FolderEntryRow(path, None, files if whole else None, size if whole else None, at)
-
-    def _grouped_entries(
-        self, version: VersionRow, folder: str, at: str, end: str
-    ) -> Iterator[FolderEntryRow]:
-        """Yield the entries of a folder from ``at`` to ``end``; reads all files in between."""
-        below = len(folder) + 1
-        given = (version.dataset, at, end, version.seq, version.seq)
-        files = {
-            row[_PATH]: row
-            for row in self._all(
-                f"SELECT {FILE_COLUMNS} {_BETWEEN} AND NOT instr(substr(f.path, ?), '/')",
-                (*given, below),
-            )
-        }
-        claimants = self._claimants()
-        for path, count, size in self._all(
-            "SELECT substr(f.path, 1, ?1 - 2 + instr(substr(f.path, ?1) || '/', '/')) AS entry, "
-            f"count(*), CAST(total(c.size) AS INTEGER) {_BETWEEN} "
-            "GROUP BY entry ORDER BY min(f.path)",
-            (below, *given),
-        ):
-            if path in files:
-                file = file_row(files[path], claimants)
-                yield FolderEntryRow(path, file, None, None, f"{path}\0")
-            else:
-                yield FolderEntryRow(path, None, count, size, f"{path}0")
-
-    def _count_below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
-        row = self._row(
-            "SELECT count(*), CAST(total(c.size) AS INTEGER) FROM (SELECT f.content FROM files f "
-            f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} LIMIT ?) b "
-            "JOIN contents c ON c.id = b.content",
-            (version.dataset, f"{path}/", f"{path}0", version.seq, version.seq, max(most, 0)),
-        )
-        assert row is not None
-        return int(row[0]), int(row[1])
-
-    def file(self, version: VersionRow, path: str) -> FileRow:
-        """Return a file of a version.
-
-        Raises UnknownFileError, and FilesNotIndexedError as :meth:`folder_entries` does.
-        """
-        self.files(version, limit=0)
-        row = self._row(
-            f"SELECT {FILE_COLUMNS} FROM files f JOIN contents c ON c.id = f.content "
-            f"WHERE f.dataset = ? AND f.path = ? AND {_PRESENT}",
-            (version.dataset, path, version.seq, version.seq),
-        )
-        if row is None:
-            raise UnknownFileError(f"{version.name} has no file {path!r}")
-        return file_row(row, self._claimants())
-
-    def content_spans(self, version: VersionRow, path: str) -> list[ContentSpanRow]:
-        """Return the contents that a path had in all versions of its dataset, in order.
+    def exceptions(self, version: VersionRow) -> list[dict[str, Any]]:
+        """Return the exceptions of a version, as in the journal.
 
         Parameters
         ----------
         version
-            A version of the dataset.
-        path
-            The path in git.
+            The version.
 
         Returns
         -------
-        list[ContentSpanRow]
-            The contents, with the versions that have them.
+        list[dict[str, Any]]
+            One object per item that upstream lists and that is not mirrored.
         """
-        rows = self._rows(
-            "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
-            "JOIN contents c ON c.id = f.content "
-            "JOIN datasets d ON d.id = f.dataset JOIN versions n ON n.id = d.newest_version "
-            "JOIN versions a ON a.dataset = f.dataset AND a.seq = f.since "
-            "JOIN versions b ON b.dataset = f.dataset "
-            "AND b.seq = CASE WHEN f.until IS NULL THEN n.seq ELSE f.until - 1 END "
-            "WHERE f.dataset = ? AND f.path = ? ORDER BY f.since",
-            (version.dataset, path),
-        )
-        return [
-            ContentSpanRow(first, last, bool(now), size, key)
-            for first, last, now, size, key in rows
-        ]
+        return list(self._json_column("exceptions", version))
 
-    def recent_versions(
+    def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
+        """Return the components of a version stored as folders of files, as in the journal.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        list[dict[str, Any]]
+            One object per component.
+        """
+        return list(self._json_column("inline_components", version))
+
+    def attributes(self, version: VersionRow) -> dict[str, list[str]]:
+        """Return the attributes of a version, values by name, both sorted.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        dict[str, list[str]]
+            Values by name.
+        """
+        return dict(self._json_column("attributes", version))
+
+    def _json_column(self, column: str, version: VersionRow) -> Any:
+        """Return a list or object of a version; empty if the version is not in the index."""
+        row = self._db.row(f"SELECT {column} FROM versions WHERE id = ?", (version.id,))
+        return json.loads(row[0]) if row else ()
+
+    def subdatasets(self, version: VersionRow) -> Iterator[SubdatasetRow]:
+        """Yield the subdatasets in a version's tree, by path.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Yields
+        ------
+        SubdatasetRow
+            A subdataset.
+        """
+        for path, source_path, *rest in self._db.rows(
+            _SUBDATASETS, (version.dataset, version.seq, version.seq)
+        ):
+            yield SubdatasetRow(path, path.encode() if source_path is None else source_path, *rest)
+
+    def resolve(self, name: str, label: str = "latest") -> VersionRow:
+        """Return the version that a label stands for.
+
+        Parameters
+        ----------
+        name : str
+            The dataset.
+        label : str
+            A version's label, ``latest`` (the newest published, else the newest observed),
+            ``draft`` (as last observed), at least 7 digits of a commit id, or ``state:<7 or more
+            digits of the state digest>``. A state without an upstream time also has the time at
+            which this store observed it as a label: ``2026-11-22T072636Z``.
+
+        Raises
+        ------
+        UnknownMirrorError, UnknownDatasetError, UnknownVersionError, AmbiguousNameError
+        """
+        dataset = self._db.dataset_number(name)
+        found = (
+            self._by_label(dataset, label)
+            or self.observed_at(dataset, label)
+            or self._by_digest(name, dataset, label.lower())
+        )
+        if found is None:
+            raise UnknownVersionError(
+                f"{name} has no version {label!r}; {self._describe_newest(dataset)}"
+            )
+        return found
+
+    def _by_label(self, dataset: int, label: str) -> VersionRow | None:
+        if label == "latest":
+            order = "ORDER BY v.kind = 'published' DESC, v.seq DESC LIMIT 1"
+            return next(self._versions(f"WHERE v.dataset = ? {order}", (dataset,)), None)
+        condition = "upstream = ? AND v.kind = 'observed'" if label == "draft" else "label = ?"
+        return next(
+            self._versions(
+                f"WHERE v.dataset = ? AND v.{condition} ORDER BY v.seq DESC LIMIT 1",
+                (dataset, label),
+            ),
+            None,
+        )
+
+    def observed_at(self, dataset: int, label: str) -> VersionRow | None:
+        """Return the state without an upstream time that was observed at the time in a label."""
+        moment = parse_time_label(label)
+        if moment is None:
+            return None
+        rows = self._versions(
+            "WHERE v.dataset = ? AND v.recorded_at = ? AND v.time = '' ORDER BY v.seq DESC LIMIT 1",
+            (dataset, moment.isoformat(timespec="seconds")),
+        )
+        return next(rows, None)
+
+    def _by_digest(self, name: str, dataset: int, label: str) -> VersionRow | None:
+        if _COMMIT_LABEL.match(label):
+            column, low = "commit_id", label
+        elif form := _STATE_LABEL.match(label):
+            column, low = "state", f"sha256:{form[1]}"
+        else:
+            return None
+        # "g" sorts after all hex digits; of versions with one state, prefer the newest published
+        found = list(
+            self._versions(
+                f"WHERE v.dataset = ? AND v.{column} >= ? AND v.{column} < ? "
+                "ORDER BY v.kind = 'published' DESC, v.seq DESC",
+                (dataset, low, f"{low}g"),
+            )
+        )
+        values = sorted({row.commit if column == "commit_id" else row.state for row in found})
+        if len(values) > 1:
+            raise AmbiguousNameError(
+                f"{label!r} matches {len(values)} versions of {name}: {', '.join(values[:5])}"
+                f"{', …' if len(values) > 5 else ''}; give more digits"
+            )
+        return found[0] if found else None
+
+    def _describe_newest(self, dataset: int) -> str:
+        found = [
+            row[0]
+            for row in self._db.rows(
+                "SELECT label FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 5", (dataset,)
+            )
+        ]
+        if len(found) == 1:
+            return f"its only version is {found[0]}"
+        return f"the newest are {', '.join(found)}" if found else "it has no version yet"
+
+    def _last_where(self, name: str, clause: str, parameters: tuple[Any, ...]) -> VersionRow | None:
+        mirror, _, local_id = name.partition(":")
+        return next(
+            self._versions(
+                f"WHERE m.name = ? AND d.local_id = ? {clause} ORDER BY v.seq DESC LIMIT 1",
+                (mirror, local_id, *parameters),
+            ),
+            None,
+        )
+
+    def _versions(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[VersionRow]:
+        sql = f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} {clause}"
+        return map(version_row, self._db.rows(sql, parameters))
+
+    def recent(
         self, limit: int, dataset: str | None = None, *, mirror: str | None = None
     ) -> list[VersionRow]:
         """Return the versions recorded last, newest first.
@@ -250,38 +281,16 @@ class BrowseQueries(FileQueries):
         """
         condition, given = "d.within = ''", []
         if dataset is not None:
-            condition, given = "v.dataset = ?", [self._dataset_number(dataset)]
+            condition, given = "v.dataset = ?", [self._db.dataset_number(dataset)]
         if mirror is not None:
             condition += " AND d.mirror = ?"
-            given.append(self._mirror_number(mirror))
-        rows = self._rows(
+            given.append(self._db.mirror_number(mirror))
+        rows = self._db.rows(
             f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} WHERE d.withdrawn = '' "
             f"AND {condition} ORDER BY v.id DESC LIMIT ?",
             (*given, limit),
         )
         return list(map(version_row, rows))
-
-    def count_top_level_datasets(self) -> int:
-        """Return the number of datasets that are not subdatasets."""
-        row = self._row("SELECT count(*) FROM datasets WHERE withdrawn = '' AND within = ''")
-        assert row is not None
-        return int(row[0])
-
-    def top_level_datasets(
-        self, first: int, limit: int, *, after: int = 0
-    ) -> list[tuple[int, str, str | None]]:
-        """Return datasets that are not subdatasets: id, name, and time of the newest version.
-
-        The datasets are in order of registration, so that new ones come last; ``first`` counts
-        from 0, in those whose id is larger than ``after``.
-        """
-        rows = self._rows(
-            "SELECT d.id, m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
-            "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions n ON n.id = d.newest_version "
-            "WHERE d.withdrawn = '' AND d.within = '' AND d.id > ? ORDER BY d.id LIMIT ? OFFSET ?",
-            (after, limit, first),
-        )
-        return [(number, name, recorded_at) for number, name, recorded_at in rows]
 
     def change_counts(self, dataset: str) -> dict[int, tuple[int, int, int]]:
         """Return the number of files added, removed and changed by each version, by ordinal.
@@ -289,13 +298,13 @@ class BrowseQueries(FileQueries):
         Each version is compared with the version recorded before it. Versions without changes are
         omitted.
         """
-        number = self._dataset_number(dataset)
-        found = self._cached(("changes", number), lambda: self._count_changes(number), len)
+        number = self._db.dataset_number(dataset)
+        found = self._db.cached(("changes", number), lambda: self._count_changes(number), len)
         return dict(found)
 
     def _count_changes(self, number: int) -> dict[int, tuple[int, int, int]]:
         added, removed, changed = (
-            dict(self._all(sql, (number,)))
+            dict(self._db.all(sql, (number,)))
             for sql in (
                 "SELECT since, count(*) FROM files WHERE dataset = ? GROUP BY since",
                 "SELECT until, count(*) FROM files WHERE dataset = ? AND until IS NOT NULL "
@@ -317,6 +326,7 @@ class BrowseQueries(FileQueries):
 DEFAULT_DEPTH = 5
 """Generations followed in each direction."""
 
+
 _INPUT = f"""
 SELECT d.id, m.name || ':' || d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror
 WHERE {LAST_COMPONENT.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2)
@@ -324,11 +334,13 @@ WHERE {LAST_COMPONENT.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2
 ORDER BY d.mirror <> ?4, d.local_id <> ?2, m.name, d.local_id LIMIT 1
 """
 
+
 _PLATFORM = re.compile(
     r"[A-Za-z][A-Za-z0-9-]*_(?=[A-Za-z0-9.-]+_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(?:_|\Z))",
     re.ASCII,
 )
 """The platform before subject and time in the name of an AIND asset."""
+
 
 _OTHER_SCHEME = f"""
 SELECT d.id, m.name || ':' || d.local_id, {LAST_COMPONENT.format("d.local_id")}
@@ -337,8 +349,12 @@ WHERE d.local_id LIKE '%' || ?1 ESCAPE '=' AND d.id <> ?2 AND d.within = '' AND 
 ORDER BY d.mirror <> ?3, d.id
 """
 
+
 _EXACT_NAME = "i.name IN (?1, ?1 || '/', ?2, ?2 || '/')"
+
+
 _SIMILAR_NAME = f"({_EXACT_NAME} OR i.name LIKE '%' || ?4 ESCAPE '=')"
+
 
 _DERIVED = """
 SELECT i.name, v.id, v.label, coalesce(nullif(v.time, ''), v.recorded_at), d.id, d.mirror,
@@ -368,13 +384,14 @@ class _Edge(NamedTuple):
     version: _Version | None
 
 
-class AncestryQueries(DatasetQueries):
-    """Queries on derivation: the inputs of a version, and the versions derived from it.
+class AncestryQueries(Queries):
+    """Derivation: the inputs of a version, and the versions derived from it."""
 
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
+    def __init__(self, db: Reader, versions: VersionQueries) -> None:
+        super().__init__(db)
+        self._versions = versions
 
-    def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
+    def of(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
         """Return the inputs of a version, and the versions derived from it.
 
         Parameters
@@ -382,14 +399,14 @@ class AncestryQueries(DatasetQueries):
         name
             The name of the dataset.
         label
-            A label, as for :meth:`resolve`.
+            A label, as for :meth:`VersionQueries.resolve`.
 
         Returns
         -------
         tuple[list[EdgeRow], list[EdgeRow]]
             The inputs, and the derived versions.
         """
-        version = self._read_version(self.resolve(name, label).id)
+        version = self._read_version(self._versions.resolve(name, label).id)
         derived = [
             edge.row
             for edge in self._derived_versions(version)
@@ -441,7 +458,7 @@ class AncestryQueries(DatasetQueries):
         return _follow_edges(start, self._derived_datasets, depth, {start.dataset})
 
     def _read_version(self, version: int) -> _Version:
-        row = self._row(
+        row = self._db.row(
             "SELECT v.id, v.dataset, d.mirror, d.local_id, v.label, "
             "coalesce(nullif(v.time, ''), v.recorded_at) FROM versions v "
             "JOIN datasets d ON d.id = v.dataset WHERE v.id = ?",
@@ -452,7 +469,9 @@ class AncestryQueries(DatasetQueries):
 
     def _inputs(self, version: _Version) -> list[_Edge]:
         edges = []
-        names = self._all("SELECT name FROM inputs WHERE version = ? ORDER BY name", (version.id,))
+        names = self._db.all(
+            "SELECT name FROM inputs WHERE version = ? ORDER BY name", (version.id,)
+        )
         for (name,) in names:
             target = self._input_dataset(name, version.dataset, version.mirror)
             pinned = None if target is None else self._version_at(target[0], version.time)
@@ -468,7 +487,7 @@ class AncestryQueries(DatasetQueries):
         named, like = (_EXACT_NAME, ()) if core is None else (_SIMILAR_NAME, (_escape_like(core),))
         edges = []
         targets: dict[tuple[str, int], bool] = {}
-        for name, number, label, time, dataset, mirror, full in self._all(
+        for name, number, label, time, dataset, mirror, full in self._db.all(
             _DERIVED.format(named), (version.local_id, tail, version.dataset, *like)
         ):
             if (name, dataset) not in targets:
@@ -493,7 +512,7 @@ class AncestryQueries(DatasetQueries):
         """Return the dataset that another dataset names as its input."""
         plain = name.rstrip("/")
         tail = plain.rpartition("/")[2]
-        row = self._row(_INPUT, (tail, plain, dataset, mirror))
+        row = self._db.row(_INPUT, (tail, plain, dataset, mirror))
         return (
             self._input_by_other_scheme(tail, dataset, mirror) if row is None else (row[0], row[1])
         )
@@ -507,7 +526,7 @@ class AncestryQueries(DatasetQueries):
             return None
         found = [
             (number, full)
-            for number, full, tail in self._rows(
+            for number, full, tail in self._db.rows(
                 _OTHER_SCHEME, (_escape_like(core), dataset, mirror)
             )
             if _without_platform(tail) == core
@@ -515,7 +534,7 @@ class AncestryQueries(DatasetQueries):
         return found[0] if len(found) == 1 else None
 
     def _version_at(self, dataset: int, time: str) -> _Version | None:
-        found = self._row(
+        found = self._db.row(
             "SELECT id FROM (SELECT id, seq, coalesce(nullif(time, ''), recorded_at) AS time "
             "FROM versions WHERE dataset = ?1) ORDER BY "
             "CASE WHEN time <= ?2 THEN time END DESC, time, "

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from neuromirror.index.errors import UnknownHoldError
-from neuromirror.index.query_base import CURRENT, QueryBase
+from neuromirror.index.connection import UnknownHoldError
+from neuromirror.index.locations import LocationQueries
+from neuromirror.index.reader import CURRENT, Queries, Reader
 from neuromirror.index.rows import EventRow, FailureRow, HoldRow, LastVisit, MirrorStatus, VisitRow
 from neuromirror.model import UNREADABLE, load_traffic
 
@@ -56,15 +57,16 @@ ORDER BY f.mirror, f.task, f.local_id
 """
 
 
-class CrawlQueries(QueryBase):
-    """Queries on visits, holds, events, failures and the status of mirrors.
+class CrawlQueries(Queries):
+    """Queries on visits, holds, events, failures and the status of mirrors."""
 
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
+    def __init__(self, db: Reader, locations: LocationQueries) -> None:
+        super().__init__(db)
+        self._locations = locations
 
     def last_visits(self, mirror: str) -> dict[str, LastVisit]:
         """Return the last visit of each dataset of a mirror by local id; empty for a new mirror."""
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended_at FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "
             "WHERE m.name = ? ORDER BY d.local_id",
@@ -87,10 +89,10 @@ class CrawlQueries(QueryBase):
         Iterator[VisitRow]
             A visit.
         """
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT visit, started_at, ended_at, status, fingerprint, pending, message, traffic "
             "FROM visits WHERE dataset = ? ORDER BY id DESC LIMIT ?",
-            (self._dataset_number(dataset), limit),
+            (self._db.dataset_number(dataset), limit),
         )
         return (_visit(dataset, row) for row in rows)
 
@@ -107,7 +109,7 @@ class CrawlQueries(QueryBase):
         Iterator[HoldRow]
             A hold.
         """
-        number = None if dataset is None else self._dataset_number(dataset)
+        number = None if dataset is None else self._db.dataset_number(dataset)
         return self._holds(
             "WHERE h.outcome IS NULL AND d.withdrawn = '' AND (? IS NULL OR h.dataset = ?) "
             "ORDER BY h.id",
@@ -157,8 +159,8 @@ class CrawlQueries(QueryBase):
         before : int, optional
             The id of the last event of the previous page.
         """
-        number = None if dataset is None else self._dataset_number(dataset)
-        mirror_number = None if mirror is None else self._mirror_number(mirror)
+        number = None if dataset is None else self._db.dataset_number(dataset)
+        mirror_number = None if mirror is None else self._db.mirror_number(mirror)
         clauses = {
             "e.dataset = ?": number,
             "e.kind = ?": kind,
@@ -168,7 +170,7 @@ class CrawlQueries(QueryBase):
         conditions = {clause: value for clause, value in clauses.items() if value is not None}
         # of a withdrawn dataset, show only that it was withdrawn
         shown = "(coalesce(d.withdrawn, '') = '' OR e.kind = 'takedown')"
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
             "JOIN mirrors m ON m.id = e.mirror LEFT JOIN datasets d ON d.id = e.dataset "
             f"WHERE {' AND '.join([shown, *conditions])} ORDER BY e.id DESC LIMIT ?",
@@ -179,7 +181,7 @@ class CrawlQueries(QueryBase):
     def event_kinds(self) -> dict[str, int]:
         """Return the number of events by kind, sorted by kind."""
         return dict(
-            self._rows(
+            self._db.rows(
                 "SELECT e.kind, count(*) FROM events e LEFT JOIN datasets d ON d.id = e.dataset "
                 "WHERE coalesce(d.withdrawn, '') = '' OR e.kind = 'takedown' "
                 "GROUP BY e.kind ORDER BY e.kind"
@@ -201,18 +203,22 @@ class CrawlQueries(QueryBase):
         list[FailureRow]
             The failures.
         """
-        return [_failure(row) for row in self._rows(_FAILED_TASKS, (task, mirror))]
+        return [_failure(row) for row in self._db.rows(_FAILED_TASKS, (task, mirror))]
 
-    def _failed_visits(self) -> list[FailureRow]:
-        """Return the failed visits that are the last of their datasets, by name."""
-        return [_failure(row) for row in self._rows(_FAILED_VISITS)]
+    def failures(self) -> list[FailureRow]:
+        """Return all current failures: of tasks, visits, and locations that lost contents."""
+        visits = map(_failure, self._db.rows(_FAILED_VISITS))
+        return sorted(
+            [*self.failed_tasks(), *visits, *self._locations.failures()],
+            key=lambda failure: (failure.mirror, failure.task, failure.dataset or ""),
+        )
 
     def has_failures(self, mirror: str | None = None) -> bool:
         """Return whether the last listing of a mirror or the last visit of a dataset failed.
 
         With ``mirror``, only this mirror and its datasets count.
         """
-        row = self._row(
+        row = self._db.row(
             "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "JOIN visits t ON t.id = d.last_visit WHERE t.status IN ('failed', 'partial') "
             "AND d.withdrawn = '' AND (?1 IS NULL OR m.name = ?1) UNION ALL "
@@ -225,7 +231,7 @@ class CrawlQueries(QueryBase):
         """Return the names of datasets not visited since a hold on them was released."""
         return frozenset(
             name
-            for (name,) in self._rows(
+            for (name,) in self._db.rows(
                 "SELECT DISTINCT m.name || ':' || d.local_id FROM holds h "
                 "JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror "
                 "WHERE h.outcome = 'released' AND h.visit_at_release IS d.last_visit "
@@ -233,7 +239,7 @@ class CrawlQueries(QueryBase):
             )
         )
 
-    def mirror_status(self) -> Iterator[MirrorStatus]:
+    def mirrors(self) -> Iterator[MirrorStatus]:
         """Yield the status of each mirror, by name.
 
         Returns
@@ -241,16 +247,16 @@ class CrawlQueries(QueryBase):
         Iterator[MirrorStatus]
             The status of a mirror.
         """
-        return map(_status, self._rows(_STATUS))
+        return map(_status, self._db.rows(_STATUS))
 
     def capabilities(self, mirror: str) -> dict[str, str]:
         """Return the detected capabilities of a mirror's upstream; empty if never probed."""
-        row = self._row("SELECT capabilities FROM mirrors WHERE name = ?", (mirror,))
+        row = self._db.row("SELECT capabilities FROM mirrors WHERE name = ?", (mirror,))
         found: dict[str, str] = json.loads(row[0]) if row else {}
         return found
 
     def _holds(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[HoldRow]:
-        return (HoldRow(*row) for row in self._rows(_HOLDS + clause, parameters))
+        return (HoldRow(*row) for row in self._db.rows(_HOLDS + clause, parameters))
 
 
 def _failure(row: tuple[Any, ...]) -> FailureRow:

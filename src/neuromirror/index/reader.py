@@ -1,34 +1,37 @@
-"""The base class of all queries: the connection, and rows with SQLite's errors translated."""
+"""How queries read the index: rows with SQLite's errors translated, results kept, names found."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from neuromirror.index.connection import (
     DATABASE_ERRORS,
     STOPPED_MESSAGE,
+    DatasetWithdrawnError,
+    QueryStoppedError,
+    ReadConnection,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    damage_error,
     raise_translated,
     translate_errors,
 )
 from neuromirror.index.contents import CHECKED_BITS
-from neuromirror.index.errors import (
-    DatasetWithdrawnError,
-    QueryStoppedError,
-    UnknownDatasetError,
-    UnknownMirrorError,
-    wrap_query_methods,
-)
 from neuromirror.index.rows import VersionRow
-from neuromirror.model import Digest, Evidence
+from neuromirror.model import Digest, Evidence, NeuromirrorError
 
 _ITEM_BYTES: Final = 100
+
+
 _MAX_SIZE: Final = 20_000
 """Maximum size of all results with their keys: numbers of items, each of about 100 bytes."""
 
@@ -75,6 +78,8 @@ class ResultCache:
 
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 
 VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
@@ -83,20 +88,29 @@ VERSION_COLUMNS = (
     "v.recorded_at, v.metadata_digest, v.form, v.manifest_only_files, "
     "v.manifest_only_bytes, v.records, v.indexed"
 )
+
+
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
+
+
 CURRENT = """(CASE WHEN d.within <> '' THEN d.newest_version ELSE coalesce(
     (SELECT p.id FROM versions p WHERE p.dataset = d.id AND p.kind = 'published'
      ORDER BY p.seq DESC LIMIT 1), d.newest_version) END)"""
 """The id of the version that the name of dataset ``d`` stands for: the newest published, else the
 newest observed. Subdatasets have no published versions."""
+
+
 HAS_ROWS = """(d.title <> '' OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id)
     OR EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id
     AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')))"""
 """Whether the index has more of dataset ``d`` than the ids of its versions."""
+
+
 CONTENT_COLUMNS = (
     "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
     "c.sha256_by, c.md5_by, c.etag_by"
 )
+CONTENT_WIDTH = 12
 
 
 _STEPS = 10_000
@@ -107,52 +121,62 @@ _COMPARED_NAMES = 1000
 """Names before and after an unknown one compared with it; each takes microseconds."""
 
 
-class QueryBase:
-    """The base class of the index's query classes: a connection, and methods to read from it."""
+_DAMAGE_SYMPTOMS = (
+    AssertionError,
+    AttributeError,
+    KeyError,
+    StopIteration,
+    IndexError,
+    TypeError,
+    UnicodeDecodeError,
+    ValueError,
+)
+"""Exceptions raised for values of a wrong type, or text that is not UTF-8, JSON or a known name."""
 
-    path: Path
-    _db: sqlite3.Connection
-    _stop: Callable[[], bool] | None = None
-    _results: ResultCache | None = None
 
-    def __init_subclass__(cls) -> None:
-        """Report impossible rows as damage of the index."""
-        super().__init_subclass__()
-        wrap_query_methods(cls)
+class Reader:
+    """Reads the index through one connection, which may be replaced."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+        self._stop: Callable[[], bool] | None = None
+        self._results = ResultCache(connection) if isinstance(connection, ReadConnection) else None
 
     @contextmanager
     def stop_when(self, stop: Callable[[], bool]) -> Iterator[None]:
         """Stop queries in the block once ``stop`` returns True; they raise QueryStoppedError."""
         self._stop = stop
-        self._db.set_progress_handler(stop, _STEPS)
+        self.connection.set_progress_handler(stop, _STEPS)
         try:
             yield
         finally:
             self._stop = None
-            self._db.set_progress_handler(None, 0)
+            self.connection.set_progress_handler(None, 0)
 
     def raise_if_stopped(self) -> None:
         """Raise QueryStoppedError where a query would, for work between queries."""
         if self._stop is not None and self._stop():
             raise QueryStoppedError(STOPPED_MESSAGE)
 
-    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query."""
         try:
             # not "yield from", which closes the cursor of a generator that is left unfinished: the
             # garbage collector may do that in another thread, where SQLite's connection refuses it
-            for row in self._db.execute(sql, tuple(parameters)):  # noqa: UP028
+            for row in self.connection.execute(sql, tuple(parameters)):  # noqa: UP028
                 yield row
         except DATABASE_ERRORS as error:
             raise_translated(error, self.path)
 
-    def _all(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows, of a query without many or large ones: faster than :meth:`_rows`."""
+    def all(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows, of a query without many or large ones: faster than :meth:`rows`."""
         try:
-            return self._db.execute(sql, tuple(parameters)).fetchall()
+            return self.connection.execute(sql, tuple(parameters)).fetchall()
         except DATABASE_ERRORS as error:
             raise_translated(error, self.path)
 
-    def _cached(
+    def cached(
         self, key: Hashable, read: Callable[[], _T], size: Callable[[_T], int] = lambda _: 1
     ) -> _T:
         """Return a result that must not be changed: of an earlier call if the index is the same.
@@ -164,22 +188,25 @@ class QueryBase:
         with translate_errors(self.path):
             return self._results.recall(key, read, size)
 
-    def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
+    def row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
+        """Return the first row of a query; None without one."""
         try:
-            row: tuple[Any, ...] | None = self._db.execute(sql, tuple(parameters)).fetchone()
+            row: tuple[Any, ...] | None = self.connection.execute(sql, tuple(parameters)).fetchone()
         except DATABASE_ERRORS as error:
             raise_translated(error, self.path)
         return row
 
-    def _mirror_number(self, name: str, hint: str = "") -> int:
-        found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
+    def mirror_number(self, name: str, hint: str = "") -> int:
+        """Return the row id of a mirror; raise UnknownMirrorError."""
+        found = self.row("SELECT id FROM mirrors WHERE name = ?", (name,))
         if found is None:
-            names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
+            names = [row[0] for row in self.rows("SELECT name FROM mirrors ORDER BY name")]
             known = f"the store has {', '.join(names)}" if names else "the store has no mirror yet"
             raise UnknownMirrorError(f"mirror {name!r} is not in this store; {known}", hint=hint)
         return int(found[0])
 
-    def _dataset_number(self, name: str) -> int:
+    def dataset_number(self, name: str) -> int:
+        """Return the row id of a dataset; raise UnknownDatasetError or DatasetWithdrawnError."""
         mirror, colon, local_id = name.partition(":")
         if not colon:
             raise UnknownDatasetError(
@@ -187,8 +214,8 @@ class QueryBase:
                 + self._close_names(name)
             )
         sync = f"if the archive has this dataset, 'neuromirror sync {name}' mirrors it"
-        number = self._mirror_number(mirror, sync)
-        found = self._row(
+        number = self.mirror_number(mirror, sync)
+        found = self.row(
             "SELECT id, withdrawn FROM datasets WHERE mirror = ? AND local_id = ?",
             (number, local_id),
         )
@@ -211,13 +238,13 @@ class QueryBase:
         mirrors are compared.
         """
         mirror, colon, local = name.partition(":")
-        known_mirrors = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY id")]
+        known_mirrors = [row[0] for row in self.rows("SELECT name FROM mirrors ORDER BY id")]
         is_full = bool(colon) and mirror in known_mirrors
         local = local if colon else name
         known: dict[str, str] = {}
         for prefix in [mirror] if is_full else known_mirrors:
             for part in (">= ? ORDER BY local_id", "< ? ORDER BY local_id DESC"):
-                rows = self._rows(
+                rows = self.rows(
                     "SELECT local_id FROM datasets WHERE withdrawn = '' AND mirror = "
                     f"(SELECT id FROM mirrors WHERE name = ?) AND local_id {part} LIMIT ?",
                     (prefix, local, _COMPARED_NAMES),
@@ -232,8 +259,53 @@ class QueryBase:
         close = self.similar_names(name)
         return f"; similar names: {', '.join(close)}" if close else ""
 
-    def _claimants(self) -> dict[int, str]:
-        return dict(self._all("SELECT id, name FROM claimants"))
+    def claimants(self) -> dict[int, str]:
+        """Return the names of what stated digests, by row id."""
+        return dict(self.all("SELECT id, name FROM claimants"))
+
+
+class Queries:
+    """The base class of the query objects of an index: they share its reader."""
+
+    def __init__(self, db: Reader) -> None:
+        self._db = db
+        self.path = db.path
+
+    def __init_subclass__(cls) -> None:
+        """Report impossible rows as damage of the index."""
+        super().__init_subclass__()
+        for name, function in list(vars(cls).items()):
+            if inspect.isfunction(function) and not name.startswith("__"):
+                setattr(cls, name, reports_damage(function))
+
+
+def reports_damage(function: _F) -> _F:
+    """Make a method raise IndexDamagedError if a row cannot be decoded.
+
+    A row that SQLite returns but that has impossible values is a sign of a damaged database. The
+    error is also raised while a generator that the method returned is iterated.
+    """
+
+    @wraps(function)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            found = function(self, *args, **kwargs)
+        except (NeuromirrorError, UnicodeEncodeError):
+            raise  # UnicodeEncodeError is caused by an argument
+        except _DAMAGE_SYMPTOMS as error:
+            raise damage_error(self.path, error) from error
+        return _wrap_iterator(self.path, found) if hasattr(found, "__next__") else found
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _wrap_iterator(path: Path, found: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from found
+    except (NeuromirrorError, UnicodeEncodeError):
+        raise
+    except _DAMAGE_SYMPTOMS as error:
+        raise damage_error(path, error) from error
 
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.connection import MalformedQueryError
 from neuromirror.index.dataset_text import (
     BLOCK_SHIFT,
     FACETS,
@@ -23,9 +23,9 @@ from neuromirror.index.dataset_text import (
     path_terms,
     split_blocks,
 )
-from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.query_base import QueryBase
+from neuromirror.index.datasets import DatasetQueries
+from neuromirror.index.files import FILE_COLUMNS, FileQueries, file_row
+from neuromirror.index.reader import Queries, Reader
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
 from neuromirror.index.search_terms import (
     MAX_BLOCKS,
@@ -33,6 +33,7 @@ from neuromirror.index.search_terms import (
     PathMatch,
     SearchTerm,
     TermMatches,
+    TermQueries,
     parse_terms,
     path_conditions,
     split_terms,
@@ -68,68 +69,6 @@ class MatchedText(Struct, frozen=True):
     field: str
     value: str
     spans: tuple[tuple[int, int], ...]
-
-
-class MatchQueries(QueryBase):
-    """Queries for the texts of a dataset's metadata in which a search found its terms.
-
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
-
-    def _matched_texts(
-        self, candidate: Candidate, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]
-    ) -> tuple[MatchedText, ...]:
-        """Return the texts that match, each value once."""
-        dataset = candidate.dataset
-        found = [(term, one) for term, one in zip(terms, matches, strict=True) if dataset in one]
-        if not found:
-            return ()
-        query = " OR ".join(
-            term.stem_query() if dataset in one.stems else term.prefix_query()
-            for term, one in found
-        )
-        columns = self._row(_HIGHLIGHTED, (query, dataset)) or self._marked_prefixes(
-            dataset, [token.casefold() for term, _ in found for token in term.tokens]
-        )
-        seen: dict[str, MatchedText] = {}
-        for one in self._texts(dataset, columns):
-            seen.setdefault(one.value, one)
-        return tuple(seen.values())
-
-    def _texts(self, dataset: int, columns: Sequence[str]) -> Iterator[MatchedText]:
-        for name, text in zip(TEXT_COLUMNS, columns, strict=True):
-            if _OPEN not in text:
-                continue
-            if name in _LONG:
-                yield _snippet(name, text)
-                continue
-            lines = text.split("\n")
-            names = [name] * len(lines)
-            if name == "attributes":
-                names = [
-                    row[0]
-                    for row in self._rows(
-                        "SELECT name FROM attributes WHERE dataset = ? ORDER BY name, value",
-                        (dataset,),
-                    )
-                ]
-            marked = [one for one in zip(names, lines, strict=False) if _OPEN in one[1]]
-            for column, line in marked[:_MAX_SNIPPETS]:
-                found = _matched_text(column, line)
-                yield _without_name(found) if name == "attributes" else found
-
-    def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Return a dataset's texts, and mark the words that start with any of ``tokens``."""
-        row = self._row(
-            f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
-        )
-        assert row is not None
-
-        def mark(match: re.Match[str]) -> str:
-            starts = match[0].casefold().startswith(tuple(tokens))
-            return f"{_OPEN}{match[0]}{_CLOSE}" if starts else match[0]
-
-        return tuple(_TOKEN.sub(mark, text) for text in row)
 
 
 def _without_name(found: MatchedText) -> MatchedText:
@@ -186,101 +125,6 @@ class FacetCount(Struct, frozen=True):
     value: str
     count: int
     is_selected: bool
-
-
-class FacetQueries(QueryBase):
-    """Queries that select datasets by facets and count them per value.
-
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
-
-    def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-        """Return the facets that have selected values; raise for unknown facets and archives."""
-        for name in filters:
-            if name not in FACETS:
-                near = difflib.get_close_matches(name, FACETS, 1)
-                meant = f"; did you mean {near[0]!r}?" if near else f"; use {', '.join(FACETS)}"
-                raise MalformedQueryError(f"there is no facet {name!r}{meant}")
-        for archive in filters.get("archive", ()):
-            self._mirror_number(archive)
-        return {
-            name: tuple(dict.fromkeys(canonical_value(name, value) for value in values))
-            for name, values in filters.items()
-            if values
-        }
-
-    def _selected(self, filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
-        """Return the datasets that have one of the selected values, by facet."""
-        return {
-            name: {
-                row[0]
-                for row in self._all(
-                    "SELECT dataset FROM facets WHERE facet = ? "
-                    "AND value IN (SELECT value FROM json_each(?))",
-                    (name, json.dumps(list(values))),
-                )
-            }
-            for name, values in filters.items()
-        }
-
-    def _facet_values(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
-        """Return the values of some datasets by facet, each in the order of its name."""
-        found: dict[int, dict[str, list[str]]] = {dataset: {} for dataset in datasets}
-        rows = self._all(
-            "SELECT dataset, facet, value FROM facets "
-            "WHERE dataset IN (SELECT value FROM json_each(?)) ORDER BY facet, value",
-            (json.dumps(list(datasets)),),
-        )
-        for dataset, facet, value in rows:
-            found[dataset].setdefault(facet, []).append(value)
-        return found
-
-    def _facet_counts(
-        self,
-        datasets: Sequence[int],
-        filters: Mapping[str, Sequence[str]],
-        selected: Mapping[str, Collection[int]],
-    ) -> dict[str, tuple[FacetCount, ...]]:
-        """Count the values of each facet among results, under the selections of the others."""
-        common = [one for one in datasets if all(one in some for some in selected.values())]
-        counts = self._count_values(common, "")
-        for name in filters:
-            others = [some for facet, some in selected.items() if facet != name]
-            among = [one for one in datasets if all(one in some for some in others)]
-            counts[name] = self._count_values(among, name).get(name, {})
-        return {name: _facet(name, counts.get(name, {}), filters.get(name, ())) for name in FACETS}
-
-    def _count_values(self, datasets: Sequence[int], facet: str) -> dict[str, dict[str, int]]:
-        """Return the number of datasets by facet and value, of one facet or of all."""
-        found: dict[str, dict[str, int]] = {}
-        rows = self._all(
-            "SELECT facet, value, count(*) FROM facets WHERE (?1 = '' OR facet = ?1) "
-            "AND dataset IN (SELECT value FROM json_each(?2)) GROUP BY facet, value",
-            (facet, json.dumps(datasets)),
-        )
-        for name, value, count in rows:
-            found.setdefault(name, {})[value] = count
-        return found
-
-    def archive_topics(self) -> dict[str, dict[str, list[str]]]:
-        """Return the values of the datasets of each archive, the most frequent first.
-
-        Returns
-        -------
-        dict[str, dict[str, list[str]]]
-            The values by facet (``data_type``, ``technique``, ``species``, ``volume``), by mirror.
-        """
-        found: dict[str, dict[str, list[str]]] = {}
-        rows = self._all(
-            "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
-            "JOIN mirrors m ON m.id = d.mirror "
-            "WHERE f.facet IN ('data_type', 'technique', 'species', 'volume') "
-            "GROUP BY m.name, f.facet, f.value ORDER BY count(*) DESC, f.value",
-            (),
-        )
-        for mirror, facet, value in rows:
-            found.setdefault(mirror, {}).setdefault(facet, []).append(value)
-        return found
 
 
 def _facet(name: str, counts: Mapping[str, int], selected: Sequence[str]) -> tuple[FacetCount, ...]:
@@ -401,28 +245,33 @@ def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
     )
 
 
-class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
-    """Queries by search terms and facets: for datasets, and for files of a version.
+class SearchQueries(Queries):
+    """Queries by search terms and facets: for datasets, and for files of a version."""
 
-    A base class of :class:`~neuromirror.index.Index`, which has the connection.
-    """
+    def __init__(
+        self, db: Reader, terms: TermQueries, datasets: DatasetQueries, files: FileQueries
+    ) -> None:
+        super().__init__(db)
+        self._terms = terms
+        self._datasets = datasets
+        self._files = files
 
     def path_terms_agree(self, version: VersionRow) -> bool:
         """Return whether the path terms of a version are those of the files it added."""
-        row = self._row(
+        row = self._db.row(
             "SELECT v.id, d.within FROM versions v JOIN datasets d ON d.id = v.dataset "
             "WHERE v.dataset = ? AND v.seq = ?",
             (version.dataset, version.seq),
         )
         assert row is not None
         number, within = int(row[0]), row[1]
-        blocks = self._rows(
+        blocks = self._db.rows(
             "SELECT id, first, last FROM path_blocks WHERE id >= ? AND id < ? ORDER BY id",
             (number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT),
         )
         paths = (
             path
-            for (path,) in self._rows(
+            for (path,) in self._db.rows(
                 "SELECT path FROM files WHERE dataset = ? AND since = ? ORDER BY path",
                 (version.dataset, version.seq),
             )
@@ -439,14 +288,14 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     def _has_terms(self, block: int, terms: Sequence[str]) -> bool:
         """Return whether a block has the terms that SQLite can be queried for."""
         return all(
-            self._row(
+            self._db.row(
                 "SELECT 1 FROM path_text WHERE path_text MATCH ? AND rowid = ?",
                 (" ".join(f'"{term}"' for term in some), block),
             )
             for some in _batches([term for term in terms if is_single_token(term)])
         )
 
-    def find_datasets(
+    def datasets(
         self,
         text: str = "",
         *,
@@ -481,7 +330,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         if sort and sort not in SORTS:
             raise MalformedQueryError(f"there is no order {sort!r}; use {', '.join(SORTS)}")
         checked = self._check_filters(filters or {})
-        search = self._cached(("search", text), lambda: self._search(text), _size)
+        search = self._db.cached(("search", text), lambda: self._search(text), _size)
         selected = self._selected(checked)
         chosen = self._sorted(
             [
@@ -494,7 +343,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         page = chosen[start : start + limit]
         return FoundDatasets(
             rows=tuple(self._found_datasets(search, page)),
-            facets=self._cached(
+            facets=self._db.cached(
                 # not the text: the index may have changed since the search
                 ("facets", search.token, tuple(checked.items())),
                 lambda: self._facet_counts(
@@ -509,22 +358,22 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
 
     def _search(self, text: str) -> _Search:
         if not text.strip():
-            rows = self._all("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
+            rows = self._db.all("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
             return _Search((), (), [Candidate(dataset) for (dataset,) in rows])
         terms = parse_terms(text)
-        matches = list(map(self._term_matches, terms))
-        return _Search(terms, matches, self._candidates(terms, matches))
+        matches = list(map(self._terms.term_matches, terms))
+        return _Search(terms, matches, self._terms.candidates(terms, matches))
 
     def _sorted(self, candidates: list[Candidate], sort: str) -> list[Candidate]:
         order = _ORDERS.get(sort)
         if order is None:
             return candidates
-        positions = self._cached(
+        positions = self._db.cached(
             ("order", sort),
             lambda: {
                 dataset: position
                 for position, (dataset,) in enumerate(
-                    self._all(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
+                    self._db.all(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
                 )
             },
             len,
@@ -537,24 +386,23 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         paths: dict[int, PathMatch | None] = {}
         for one in page:
             if one.missing:
-                match, scanned = self._find_path(one, budget)
+                match, scanned = self._terms.find_path(one, budget)
                 budget -= scanned
                 if match is None:
                     continue
                 paths[one.dataset] = match
             else:
                 paths[one.dataset] = None
-        rows = {row.id: row for row in self._datasets_by_id(list(paths))}
+        marks = ",".join("?" * len(paths))
+        rows = {
+            row.id: row for row in self._datasets.where(f"WHERE d.id IN ({marks})", tuple(paths))
+        }
         values = self._facet_values(list(paths))
         for one in page:
             if one.dataset in paths:
                 matched = self._matched_texts(one, search.terms, search.matches)
                 found = self._found_dataset(rows[one.dataset], matched, one, paths[one.dataset])
                 yield replace(found, values=values[one.dataset])
-
-    def _datasets_by_id(self, datasets: list[int]) -> Iterator[DatasetRow]:
-        marks = ",".join("?" * len(datasets))
-        return self._datasets(f"WHERE d.id IN ({marks})", tuple(datasets))
 
     def _found_dataset(
         self,
@@ -569,7 +417,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return FoundDataset(row, matched, label, match.path, candidate.words_in(match.path))
 
     def _label(self, version: int) -> str:
-        row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
+        row = self._db.row("SELECT label FROM versions WHERE id = ?", (version,))
         assert row is not None
         return str(row[0])
 
@@ -601,22 +449,22 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return counts
 
     def _count_term(self, term: SearchTerm) -> int:
-        return len(self._candidates([term], [self._term_matches(term)]))
+        return len(self._terms.candidates([term], [self._terms.term_matches(term)]))
 
-    def search(self, text: str) -> Iterator[DatasetRow]:
-        """Yield all results of :meth:`find_datasets`, best first.
+    def all_datasets(self, text: str) -> Iterator[DatasetRow]:
+        """Yield all results of :meth:`datasets`, best first.
 
         Parameters
         ----------
         text
-            The search terms, as for :meth:`find_datasets`.
+            The search terms, as for :meth:`datasets`.
 
         Returns
         -------
         Iterator[DatasetRow]
             A dataset.
         """
-        found = self.find_datasets(text)
+        found = self.datasets(text)
         return self._search_pages(text, found)
 
     def _search_pages(self, text: str, found: FoundDatasets) -> Iterator[DatasetRow]:
@@ -624,9 +472,9 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
             yield from (one.dataset for one in found.rows)
             if found.next is None:
                 return
-            found = self.find_datasets(text, start=found.next)
+            found = self.datasets(text, start=found.next)
 
-    def matching_files(
+    def files(
         self, version: VersionRow, text: str, start: str = "", scanned: int = 200_000
     ) -> MatchingFiles:
         """Return the files of a version whose path contains all terms, ignoring the case of ASCII.
@@ -646,21 +494,21 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         ------
         MalformedQueryError, FilesNotIndexedError
         """
-        self.files(version, limit=0)
+        self._files.of(version, limit=0)
         conditions, values, fits = path_conditions(split_terms(text), "f.path")
-        end = self._row(
+        end = self._db.row(
             "SELECT path FROM files WHERE dataset = ? AND path > ? ORDER BY path, since "
             "LIMIT 1 OFFSET ?",
             (version.dataset, start, scanned),
         )
-        rows = self._rows(
+        rows = self._db.rows(
             f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
             "WHERE f.dataset = ? AND f.path >= ? AND f.since <= ? "
             f"AND (f.until IS NULL OR f.until > ?) {'AND f.path < ?' if end else ''}{conditions} "
             "ORDER BY f.path",
             (version.dataset, start, version.seq, version.seq, *(end or ()), *values),
         )
-        claimants = self._claimants()
+        claimants = self._db.claimants()
         found: list[FileRow] = []
         for row in rows:
             file = file_row(row, claimants)
@@ -670,6 +518,149 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
                 return MatchingFiles(tuple(found), file.path, True)
             found.append(file)
         return MatchingFiles(tuple(found), str(end[0]) if end else "", end is None)
+
+    def _matched_texts(
+        self, candidate: Candidate, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]
+    ) -> tuple[MatchedText, ...]:
+        """Return the texts that match, each value once."""
+        dataset = candidate.dataset
+        found = [(term, one) for term, one in zip(terms, matches, strict=True) if dataset in one]
+        if not found:
+            return ()
+        query = " OR ".join(
+            term.stem_query() if dataset in one.stems else term.prefix_query()
+            for term, one in found
+        )
+        columns = self._db.row(_HIGHLIGHTED, (query, dataset)) or self._marked_prefixes(
+            dataset, [token.casefold() for term, _ in found for token in term.tokens]
+        )
+        seen: dict[str, MatchedText] = {}
+        for one in self._texts(dataset, columns):
+            seen.setdefault(one.value, one)
+        return tuple(seen.values())
+
+    def _texts(self, dataset: int, columns: Sequence[str]) -> Iterator[MatchedText]:
+        for name, text in zip(TEXT_COLUMNS, columns, strict=True):
+            if _OPEN not in text:
+                continue
+            if name in _LONG:
+                yield _snippet(name, text)
+                continue
+            lines = text.split("\n")
+            names = [name] * len(lines)
+            if name == "attributes":
+                names = [
+                    row[0]
+                    for row in self._db.rows(
+                        "SELECT name FROM attributes WHERE dataset = ? ORDER BY name, value",
+                        (dataset,),
+                    )
+                ]
+            marked = [one for one in zip(names, lines, strict=False) if _OPEN in one[1]]
+            for column, line in marked[:_MAX_SNIPPETS]:
+                found = _matched_text(column, line)
+                yield _without_name(found) if name == "attributes" else found
+
+    def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
+        """Return a dataset's texts, and mark the words that start with any of ``tokens``."""
+        row = self._db.row(
+            f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
+        )
+        assert row is not None
+
+        def mark(match: re.Match[str]) -> str:
+            starts = match[0].casefold().startswith(tuple(tokens))
+            return f"{_OPEN}{match[0]}{_CLOSE}" if starts else match[0]
+
+        return tuple(_TOKEN.sub(mark, text) for text in row)
+
+    def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """Return the facets that have selected values; raise for unknown facets and archives."""
+        for name in filters:
+            if name not in FACETS:
+                near = difflib.get_close_matches(name, FACETS, 1)
+                meant = f"; did you mean {near[0]!r}?" if near else f"; use {', '.join(FACETS)}"
+                raise MalformedQueryError(f"there is no facet {name!r}{meant}")
+        for archive in filters.get("archive", ()):
+            self._db.mirror_number(archive)
+        return {
+            name: tuple(dict.fromkeys(canonical_value(name, value) for value in values))
+            for name, values in filters.items()
+            if values
+        }
+
+    def _selected(self, filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
+        """Return the datasets that have one of the selected values, by facet."""
+        return {
+            name: {
+                row[0]
+                for row in self._db.all(
+                    "SELECT dataset FROM facets WHERE facet = ? "
+                    "AND value IN (SELECT value FROM json_each(?))",
+                    (name, json.dumps(list(values))),
+                )
+            }
+            for name, values in filters.items()
+        }
+
+    def _facet_values(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
+        """Return the values of some datasets by facet, each in the order of its name."""
+        found: dict[int, dict[str, list[str]]] = {dataset: {} for dataset in datasets}
+        rows = self._db.all(
+            "SELECT dataset, facet, value FROM facets "
+            "WHERE dataset IN (SELECT value FROM json_each(?)) ORDER BY facet, value",
+            (json.dumps(list(datasets)),),
+        )
+        for dataset, facet, value in rows:
+            found[dataset].setdefault(facet, []).append(value)
+        return found
+
+    def _facet_counts(
+        self,
+        datasets: Sequence[int],
+        filters: Mapping[str, Sequence[str]],
+        selected: Mapping[str, Collection[int]],
+    ) -> dict[str, tuple[FacetCount, ...]]:
+        """Count the values of each facet among results, under the selections of the others."""
+        common = [one for one in datasets if all(one in some for some in selected.values())]
+        counts = self._count_values(common, "")
+        for name in filters:
+            others = [some for facet, some in selected.items() if facet != name]
+            among = [one for one in datasets if all(one in some for some in others)]
+            counts[name] = self._count_values(among, name).get(name, {})
+        return {name: _facet(name, counts.get(name, {}), filters.get(name, ())) for name in FACETS}
+
+    def _count_values(self, datasets: Sequence[int], facet: str) -> dict[str, dict[str, int]]:
+        """Return the number of datasets by facet and value, of one facet or of all."""
+        found: dict[str, dict[str, int]] = {}
+        rows = self._db.all(
+            "SELECT facet, value, count(*) FROM facets WHERE (?1 = '' OR facet = ?1) "
+            "AND dataset IN (SELECT value FROM json_each(?2)) GROUP BY facet, value",
+            (facet, json.dumps(datasets)),
+        )
+        for name, value, count in rows:
+            found.setdefault(name, {})[value] = count
+        return found
+
+    def archive_topics(self) -> dict[str, dict[str, list[str]]]:
+        """Return the values of the datasets of each archive, the most frequent first.
+
+        Returns
+        -------
+        dict[str, dict[str, list[str]]]
+            The values by facet (``data_type``, ``technique``, ``species``, ``volume``), by mirror.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        rows = self._db.all(
+            "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
+            "JOIN mirrors m ON m.id = d.mirror "
+            "WHERE f.facet IN ('data_type', 'technique', 'species', 'volume') "
+            "GROUP BY m.name, f.facet, f.value ORDER BY count(*) DESC, f.value",
+            (),
+        )
+        for mirror, facet, value in rows:
+            found.setdefault(mirror, {}).setdefault(facet, []).append(value)
+        return found
 
 
 def _is_sure(candidate: Candidate) -> bool:
