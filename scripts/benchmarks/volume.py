@@ -25,19 +25,20 @@ from benchmarks.common import (
     with_cpu,
 )
 from benchmarks.servers import count_files, in_server_process, mirror_of, sync_once
-from benchmarks.volume_server import BLOCK, LARGE, VolumeBoss
+from benchmarks.volume_server import BLOCK, EDGE_BLOCK, EDGES, LARGE, VolumeBoss
 from neuromirror.crawl import Mirror
 
 _CHANNEL = "bench:bench/bench/em"
+_EDGES = "bench:bench/edges/em"
 _NDPULL_SLICES = 16
 """Slices per cut-out of ndpull."""
 _LARGE_CHUNK = (512, 512, 16)
 
-Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Triple = tuple[int, int, int]
 
 
 def mirrored(folder: Path, api: str, *settings: str) -> Mirror:
-    """Return a mirror of one channel."""
+    """Return a mirror with these settings."""
     lines = ['source = "boss"', "[options]", f'api = "{api}"', *settings, ""]
     return mirror_of(folder / "mirrors", "\n".join(lines))
 
@@ -99,23 +100,43 @@ def export_ndpull(
 # --- blocks
 
 
+def clone_of(name: str, folder: Path, store: Path) -> Path:
+    """Return a new clone of a channel."""
+    clone = folder / "clone"
+    alias = name.replace(":", "--").replace("/", "--")
+    for prepare in (
+        ["git", "clone", "-q", str(store / "alias" / alias), str(clone)],
+        ["git", "-C", str(clone), "annex", "init", "-q"],
+    ):
+        subprocess.run(prepare, check=True)
+    return clone
+
+
 def get_blocks(
     folder: Path, count: int, *, store: Path, command: tuple[str, ...]
 ) -> tuple[float, dict[str, Any]]:
     """Get blocks of a clone with a command: fetch, check, store in the annex."""
-    clone = folder / "clone"
-    git = ["git", "-C", str(clone)]
-    for prepare in (
-        ["git", "clone", "-q", str(store / "alias" / "bench--bench--bench--em"), str(clone)],
-        [*git, "annex", "init", "-q"],
-    ):
-        subprocess.run(prepare, check=True)
+    clone = clone_of(_CHANNEL, folder, store)
     blocks = [f"0/c/0/0/{x}" for x in range(count)]
     run = partial(subprocess.run, [*command, *blocks], cwd=clone, check=True)
     figures = with_cpu(lambda: run(stdout=subprocess.DEVNULL))
     here = sum(path.stat().st_size for path in (clone / "0" / "c").rglob("*") if path.is_file())
     expect(here == count * math.prod(BLOCK), "blocks are missing")
     return figures
+
+
+def get_edges(
+    folder: Path, count: int, *, store: Path, command: tuple[str, ...]
+) -> tuple[float, dict[str, Any]]:
+    """Get all blocks of a channel whose blocks at the edge are padded."""
+    clone = clone_of(_EDGES, folder, store)
+    figures = with_cpu(
+        lambda: subprocess.run([*command, "0"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+    )
+    here = [path.stat() for path in (clone / "0" / "c").rglob("*") if path.is_file()]
+    expect(len(here) == count, "blocks are missing")
+    seconds, extra = figures
+    return seconds, extra | {"disk_mb": sum(one.st_blocks for one in here) * 512 // 1_000_000}
 
 
 def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
@@ -133,10 +154,10 @@ import sys
 from intern.remote.boss import BossRemote
 from intern.resource.boss.resource import ChannelResource
 
-host, parallel, *numbers = sys.argv[1:]
+host, experiment, parallel, *numbers = sys.argv[1:]
 count, wide, high, deep, *chunk = map(int, numbers)
 remote = BossRemote({"protocol": "http", "host": host, "token": "public"})
-channel = ChannelResource("em", "bench", "bench", type="image", datatype="uint8")
+channel = ChannelResource("em", "bench", experiment, type="image", datatype="uint8")
 for number in range(count):
     xs = [number * wide, (number + 1) * wide]
     how = {"parallel": parallel == "True", "chunk_size": tuple(chunk)}
@@ -146,13 +167,26 @@ for number in range(count):
 
 
 def intern(
-    folder: Path, count: int, *, api: str, chunk: tuple[int, int, int], parallel: bool = False
+    folder: Path, count: int, *, api: str, chunk: Triple, parallel: bool = False
 ) -> tuple[float, dict[str, Any]]:
     """Time intern's get_cutout of the same blocks, each into an array, from start to exit.
 
     ``parallel`` starts as many processes as there are CPUs; ``chunk`` is the largest cut-out.
     """
-    given = [api.partition("://")[2], str(parallel), *map(str, (count, *BLOCK, *chunk))]
+    return _run_intern(api, "bench", parallel, (count, *BLOCK, *chunk))
+
+
+def intern_edges(
+    folder: Path, count: int, *, api: str, chunk: Triple, parallel: bool = False
+) -> tuple[float, dict[str, Any]]:
+    """Time intern's get_cutout of the whole channel into one array."""
+    return _run_intern(api, "edges", parallel, (1, *EDGES, *chunk))
+
+
+def _run_intern(
+    api: str, experiment: str, parallel: bool, numbers: tuple[int, ...]
+) -> tuple[float, dict[str, Any]]:
+    given = [api.partition("://")[2], experiment, str(parallel), *map(str, numbers)]
     program = [sys.executable, "-c", _INTERN_PROGRAM, *given]
     return with_cpu(lambda: subprocess.run(program, check=True, stdout=subprocess.DEVNULL))
 
@@ -179,6 +213,30 @@ def crawl(
 
 def _visit(mirror: Mirror, store: Path, again: bool) -> float:
     return timed(partial(sync_once, mirror, store), status="notneeded" if again else "ok")
+
+
+_OURS = (sys.executable, "-m", "neuromirror", "get")
+_ANNEX = ("git", "annex", "get", "-J4", "--quiet")
+
+
+def edge_lines(folder: Path, api: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a channel whose blocks at the edge are padded."""
+    store = folder / "edges"
+    block = f"block = {list(EDGE_BLOCK)}"
+    mirror = mirrored(folder, api, 'include = ["bench/edges/em"]', 'hash = "fetch"', block)
+    sync_once(mirror, store, _EDGES)
+    get: dict[str, Contender] = {
+        "neuromirror": partial(get_edges, store=store, command=_OURS),
+        "neuromirror, by git annex get": partial(get_edges, store=store, command=_ANNEX),
+        "intern": partial(intern_edges, api=api, chunk=EDGES),
+        "intern, sequential": partial(intern_edges, api=api, chunk=EDGE_BLOCK),
+        "intern, parallel": partial(intern_edges, api=api, chunk=EDGE_BLOCK, parallel=True),
+    }
+    count = math.prod(-(-size // by) for size, by in zip(EDGES, EDGE_BLOCK, strict=True))
+    mib = math.prod(EDGES) / (1 << 20)
+    of = f"{count} blocks of {round(mib)} MiB of voxels, half padding"
+    for line in run_contenders("volume", get, [count], {}):
+        yield line | {"of": of, "mib_per_s": round(mib / line["seconds"])}
 
 
 @click.command("volume")
@@ -211,20 +269,18 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
             of = "TIFF stack of 2048 x 2048 x 64"
             for line in run_contenders("volume", export, [BLOCK[2]], {}):
                 yield line | {"of": of, "mib_per_s": round(256 / line["seconds"])}
-            annex = ("git", "annex", "get", "-J4", "--quiet")
-            ours = (sys.executable, "-m", "neuromirror", "get")
-            part = (512, 512, 64)
             get: dict[str, Contender] = {
-                "neuromirror": partial(get_blocks, store=store, command=ours),
-                "neuromirror, by git annex get": partial(get_blocks, store=store, command=annex),
+                "neuromirror": partial(get_blocks, store=store, command=_OURS),
+                "neuromirror, by git annex get": partial(get_blocks, store=store, command=_ANNEX),
                 "neuromirror export": partial(export_blocks, store=store),
                 "intern": partial(intern, api=api, chunk=BLOCK),
-                "intern, sequential": partial(intern, api=api, chunk=part),
-                "intern, parallel": partial(intern, api=api, chunk=part, parallel=True),
+                "intern, sequential": partial(intern, api=api, chunk=EDGE_BLOCK),
+                "intern, parallel": partial(intern, api=api, chunk=EDGE_BLOCK, parallel=True),
             }
             for line in run_contenders("volume", get, sorted({1, blocks}), {}):
                 of = f"{line['n']} x 256 MiB"
                 yield line | {"of": of, "mib_per_s": round(256 * line["n"] / line["seconds"])}
+            yield from edge_lines(folder, api)
             grid = math.prod(-(-size // by) for size, by in zip(LARGE, _LARGE_CHUNK, strict=True))
             visits: dict[str, Contender] = {
                 "neuromirror": partial(crawl, api=api),

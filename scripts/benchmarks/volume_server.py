@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +14,47 @@ from neuromirror_demo.boss import DemoBoss
 
 BLOCK = (2048, 2048, 64)
 LARGE = (10752, 13312, 1849)
+EDGES = (1080, 1800, 105)
+"""A channel of 24 blocks of 512 x 512 x 64, half of whose chunk files is padding."""
+EDGE_BLOCK = (512, 512, 64)
+_CUTOUT = re.compile(r"/edges/em/0/(\d+):(\d+)/(\d+):(\d+)/(\d+):(\d+)/")
+_FIRST_BYTE = 0.02
+_VOXELS_PER_S = 200e6
+"""A real BOSS needs 0.12 s for 16 MiB; requests at the same time do not slow each other down."""
 _NOISE = 12
 """Gray levels of a microscope's noise, with which zlib compresses the tissue like real tissue."""
 
 
 class VolumeBoss(DemoBoss):
     """``bench/bench/em`` has so many blocks side by side; ``bench/large/em`` the size of
-    kasthuri11's and no voxels.
+    kasthuri11's and no voxels; ``bench/edges/em`` an extent that is no multiple of a block.
     """
 
     def __init__(self, directory: Path, blocks: int) -> None:
         super().__init__(directory, empty=True)
         self.add_collection("bench")
-        for name, stop in (("bench", (BLOCK[0] * blocks, *BLOCK[1:])), ("large", LARGE)):
+        whole = BLOCK[0] * blocks, *BLOCK[1:]
+        for name, stop in (("bench", whole), ("large", LARGE), ("edges", EDGES)):
             self.add_frame(name, stop=stop, voxel=(4, 4, 40))
             self.add_experiment(f"bench/{name}", name, levels=1)
             self.add_channel(f"bench/{name}/em")
-        _, channel = self._channel("bench/bench/em")
-        channel.tables = _Array(_made_voxels(blocks))  # type: ignore[assignment]
+        voxels = _made_voxels(blocks)
+        # the edges repeat the first planes
+        for name, made in (
+            ("bench", voxels),
+            ("edges", np.tile(voxels[:, :, : EDGES[0]], (2, 1, 1))),
+        ):
+            _, channel = self._channel(f"bench/{name}/em")
+            channel.tables = _Array(made)  # type: ignore[assignment]
+
+    def _start(self, app: Any, port: int) -> str:
+        def wait_and_answer(environ: Any, start_response: Any) -> Any:
+            if found := _CUTOUT.search(environ["PATH_INFO"]):
+                x0, x1, y0, y1, z0, z1 = map(int, found.groups())
+                time.sleep(_FIRST_BYTE + (x1 - x0) * (y1 - y0) * (z1 - z0) / _VOXELS_PER_S)
+            return app(environ, start_response)
+
+        return super()._start(wait_and_answer, port)  # type: ignore[arg-type]
 
 
 class _Array:

@@ -1,14 +1,18 @@
 """The special remote, under real git-annex, against a BOSS on loopback."""
 
 import hashlib
+import re
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from annexremote import RemoteError
+from werkzeug.wrappers import Response
 
 from neuromirror.cache import ContentName, open_cache
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.faults import Exchange
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url
 
 EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
@@ -139,3 +143,20 @@ def test_an_outage_is_explained_once_for_all_files(boss: DemoBoss, annex: AnnexR
     output = annex.run("get", "-J1", ok=False)
     assert output.count("run again later") == 1
     assert output.count("as before") == 2
+
+
+def test_one_process_serves_all_jobs_at_the_same_time(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
+    links = [put_block(annex, boss, *block) for block in (("block", BOX), ("other", OTHER))]
+    both = Barrier(2)
+
+    def meet(exchange: Exchange) -> Response:
+        both.wait(60)
+        return exchange.respond()
+
+    boss.fault(meet, path="/cutout/")
+    output = annex.run("get", "-J2", "--debug")
+    sent = re.findall(r"git-annex-remote-neuromirror\[(\d+)\] <-- (J \d )?TRANSFER", output)
+    assert sorted(sent) == [("1", "J 1 "), ("1", "J 2 ")]
+    assert [link.read_bytes() for link in links] == [chunk(boss, EM, one) for one in (BOX, OTHER)]
