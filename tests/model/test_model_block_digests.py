@@ -56,10 +56,24 @@ def test_root_and_layer_are_those_of_libtorrent(piece_size: int, expected: str) 
 
 
 def test_digests_do_not_depend_on_the_lengths_of_updates() -> None:
-    content = random.Random(1).randbytes(5 * LEAF_SIZE + 3)
+    content = random.Random(1).randbytes(5 * LEAF_SIZE + 3) + bytes(3 * LEAF_SIZE)
     whole = digests_of(content, 2 * LEAF_SIZE, 1000)
     for step in (1, 999, LEAF_SIZE - 1, LEAF_SIZE, LEAF_SIZE + 1):
         assert digests_of(content, 2 * LEAF_SIZE, 1000, step) == whole
+
+
+def test_the_padding_of_a_block_of_a_volume_is_not_hashed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed, sha256 = [], hashlib.sha256
+
+    def counting(data: bytes = b"") -> object:
+        hashed.append(len(data))
+        return sha256(data)
+
+    monkeypatch.setattr(hashlib, "sha256", counting)
+    BlockHasher(MIB).update(bytes([7]) * LEAF_SIZE + bytes(63 * LEAF_SIZE))
+    assert sum(hashed) < 2 * LEAF_SIZE
 
 
 @pytest.mark.parametrize("size", [1, LEAF_SIZE, 2 * LEAF_SIZE, 2 * LEAF_SIZE + 1, 9 * LEAF_SIZE])

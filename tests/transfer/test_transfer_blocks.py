@@ -3,14 +3,17 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 
 import pytest
+from werkzeug.wrappers import Response
 
 from neuromirror.lab import get
 from neuromirror.model import Evidence
 from neuromirror.net import RequestLimits
 from neuromirror.transfer.content_bodies import BlockBodies
 from neuromirror.transfer.outcomes import Outcome
+from neuromirror_demo.faults import Exchange
 from support.annex_with_boss import AnnexRepository
 from support.volume_mirror import (
     EM,
@@ -49,6 +52,21 @@ def test_blocks_are_got_without_git_annex(boss_mirror: BossMirror, clone: AnnexR
     assert clone.run("find", "--in", "here").split() == BLOCKS
     clone.run("fsck", *BLOCKS)
     assert {one.status for one in outcomes(clone.path, *BLOCKS).values()} == {"notneeded"}
+
+
+def test_twelve_small_blocks_are_requested_at_the_same_time(
+    boss_mirror: BossMirror, clone: AnnexRepository
+) -> None:
+    twelve = Barrier(12)
+
+    def meet(exchange: Exchange) -> Response:
+        twelve.wait(20)
+        return exchange.respond()
+
+    # a host that has not answered yet gets one request only
+    boss_mirror.boss.fault(meet, path="/cutout/", skip=1, times=12)
+    assert {one.status for one in outcomes(clone.path, "0").values()} == {"ok"}
+    assert not twelve.broken
 
 
 def test_blocks_of_zeros_need_no_request(boss_mirror: BossMirror, tmp_path: Path) -> None:

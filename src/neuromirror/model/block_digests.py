@@ -43,6 +43,8 @@ MAX_HEAD_BYTES: Final = 16 << 10
 MAX_ENCODED_BYTES: Final = MAX_HEAD_BYTES + 1 + MAX_LAYER_BYTES + MAX_PARTS * 16
 """Maximum length of encoded block digests in bytes."""
 
+_ZEROS: Final = bytes(LEAF_SIZE)
+_ZEROS_DIGEST: Final = hashlib.sha256(_ZEROS).digest()
 _HASH_BYTES: Final = 32
 _MD5_BYTES: Final = 16
 _LARGE: Final = 4 << 30
@@ -257,7 +259,9 @@ class BlockHasher:
         whole = len(view) // LEAF_SIZE * LEAF_SIZE
         sha256 = hashlib.sha256
         for start in range(0, whole, LEAF_SIZE):
-            self._add_leaf(sha256(view[start : start + LEAF_SIZE]).digest())
+            leaf = view[start : start + LEAF_SIZE]
+            # padding of volumes
+            self._add_leaf(_ZEROS_DIGEST if _ZEROS.startswith(leaf) else sha256(leaf).digest())
         if whole < len(view):
             self._leaf.update(view[whole:])
 

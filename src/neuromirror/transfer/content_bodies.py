@@ -49,7 +49,7 @@ from neuromirror.net import (
     Session,
     UnreachableError,
 )
-from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
+from neuromirror.sources.volumes.fetching import PARALLEL, PART_BYTES, fetch_block
 from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.urls import (
     MalformedUrlError,
@@ -508,10 +508,10 @@ class FetchConnections:
             connection.close()
 
 
-_MAX_BLOCKS: Final = 4
-"""Blocks that are downloaded at a time, because parts of each are held in memory."""
+_MAX_REQUESTS: Final = 12
+"""Requests for blocks at a time, because the voxels of each are held in memory."""
 
-BLOCK_LIMITS: Final = RequestLimits(per_host=8, read=300.0)
+BLOCK_LIMITS: Final = RequestLimits(per_host=_MAX_REQUESTS, read=300.0)
 """Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _ZEROS: Final = bytes(1 << 20)
@@ -563,7 +563,8 @@ class BlockBodies:
         )
         self._channels = channels
         self._deadline = deadline
-        self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
+        self._slots = threading.BoundedSemaphore(_MAX_REQUESTS)
+        self._entry = threading.Lock()
 
     def close(self) -> None:
         """Cancel the requests in progress, and close the open connections."""
@@ -601,8 +602,15 @@ class BlockBodies:
             pieces = fetch_block(session, block, token=token, parallel=PARALLEL, **options)
         else:
             pieces = self._channels.fetch(session, block, token, **options)
-        with self._slots, closing(pieces):
-            yield OpenBody(0, size, map(memoryview, pieces))
+        requests = PARALLEL if size is None or size > PART_BYTES else 1
+        with self._entry:  # so that no two blocks wait for each other's slots
+            for _ in range(requests):
+                self._slots.acquire()
+        try:
+            with closing(pieces):
+                yield OpenBody(0, size, map(memoryview, pieces))
+        finally:
+            self._slots.release(requests)
 
 
 def _zeros(size: int) -> Iterator[memoryview]:

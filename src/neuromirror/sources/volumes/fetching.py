@@ -453,7 +453,7 @@ def _segments(url: BlockUrl, least: int) -> list[str]:
 CUBOID: Final = (512, 512, 16)
 """Shape of a BOSS cuboid along x, y, z (spdb/c_lib/ndtype.py)."""
 
-_PART_BYTES: Final = 16 << 20
+PART_BYTES: Final = 16 << 20
 """Maximum bytes of voxels per part, unless a cuboid has more."""
 
 
@@ -492,7 +492,7 @@ def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
     if dtype is None or url.scheme != "boss":
         return whole
     item = ITEM_SIZES[dtype]
-    if prod(url.shape) * item <= _PART_BYTES:
+    if prod(url.shape) * item <= PART_BYTES:
         return whole
     xs, ys, zs = url.box
     x_step, y_step = _steps(url, item)
@@ -565,9 +565,9 @@ def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
     """Return a part's size along x (None: the block's width) and y, in whole cuboids."""
     wide, high, deep = CUBOID
     row = url.shape[2] * high * deep * item
-    if row <= _PART_BYTES:
-        return None, _PART_BYTES // row * high
-    return max(1, _PART_BYTES // (wide * high * deep * item)) * wide, high
+    if row <= PART_BYTES:
+        return None, PART_BYTES // row * high
+    return max(1, PART_BYTES // (wide * high * deep * item)) * wide, high
 
 
 def _grid_ranges(whole: Range, step: int) -> Iterator[Range]:
