@@ -54,7 +54,12 @@ from neuromirror.net.s3_bucket import (
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session, TokenSource
-from neuromirror.net.traffic import ContextThreadPool, TrafficCounter, count_traffic
+from neuromirror.net.traffic import (
+    ContextThreadPool,
+    TrafficCounter,
+    count_traffic,
+    results_in_order,
+)
 from neuromirror.net.urls import (
     SignedUrlPattern,
     clean_url,
@@ -128,5 +133,6 @@ __all__ = [
     "probe_bucket",
     "probe_version_reads",
     "redact",
+    "results_in_order",
     "validate_contact",
 ]

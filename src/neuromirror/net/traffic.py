@@ -8,7 +8,8 @@ threads, so the active counters are stored in the context of the calling thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -26,6 +27,7 @@ _MOST_HOSTS: Final = 32
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 
 class TrafficCounter:
@@ -113,3 +115,31 @@ class ContextThreadPool(ThreadPoolExecutor):
             The future result, as of :meth:`concurrent.futures.Executor.submit`.
         """
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))
+
+
+def results_in_order(
+    pool: ThreadPoolExecutor, most: int, work: Callable[[_Item], _T], items: Iterable[_Item]
+) -> Iterator[_T]:
+    """Yield ``work(item)`` for each item, in order, computed by the threads of a pool.
+
+    Parameters
+    ----------
+    pool
+        The pool, which the caller shuts down.
+    most
+        Maximum number of items that are queued, computed or not yielded yet.
+    work, items
+        The function and its arguments.
+
+    Yields
+    ------
+    Any
+        The result for the next item.
+    """
+    waiting: deque[Future[_T]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

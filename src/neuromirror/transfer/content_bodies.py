@@ -542,6 +542,8 @@ class BlockBodies:
         Seconds after which a host that failed is requested again; None for never.
     deadline
         Time of the monotonic clock after which requests fail; None for no limit.
+    token_name
+        Returns the origin of the token for a host, for messages.
     """
 
     def __init__(
@@ -554,6 +556,7 @@ class BlockBodies:
         *,
         retry_after: float | None = None,
         deadline: float | None = None,
+        token_name: Callable[[str], str] = token_variable,
     ) -> None:
         # a host that fails once is not requested for each block
         breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=retry_after)
@@ -562,7 +565,7 @@ class BlockBodies:
             allowed, token, limits, {}, breaker=breaker, allowed_hosts=allowed_hosts
         )
         self._channels = channels
-        self._deadline = deadline
+        self._deadline, self._token_name = deadline, token_name
         self._slots = threading.BoundedSemaphore(_MAX_REQUESTS)
         self._entry = threading.Lock()
 
@@ -594,7 +597,7 @@ class BlockBodies:
             return
         block = parse_url(url)
         session, breaker = self._sessions.session_for(url), self._sessions.breaker
-        token, name = self._sessions.token(block.host), token_variable(block.host)
+        token, name = self._sessions.token(block.host), self._token_name(block.host)
         options: dict[str, Any] = {"size": size, "token_name": name, "breaker": breaker}
         if self._deadline is not None:
             options["seconds"] = max(0.001, self._deadline - time.monotonic())

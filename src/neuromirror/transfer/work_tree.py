@@ -11,9 +11,8 @@ import hashlib
 import os
 import stat
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -23,6 +22,7 @@ from msgspec.structs import replace
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
+from neuromirror.net import results_in_order
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import NOT_HERE, Finding, FindingKind, Status
 from neuromirror.transfer.repository_check import common_dir
@@ -73,15 +73,9 @@ def map_in_order(
     ``stop`` is set when the caller stops, by an error or by :meth:`Generator.close`.
     """
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="verify")
-    waiting: deque[Future[_R]] = deque()
     waits = True
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= jobs * (1 + _QUEUED_PER_JOB):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from results_in_order(pool, jobs * (1 + _QUEUED_PER_JOB), work, items)
     except BaseException as error:
         stop.set()
         # after Ctrl-C, do not wait for a server that may take minutes to respond

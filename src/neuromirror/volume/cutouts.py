@@ -27,6 +27,7 @@ from neuromirror.volume.errors import (
 from neuromirror.volume.geometry import (
     Region,
     boxes_by_block,
+    containing_block,
     format_box,
     sample_index,
     tiff_maker,
@@ -184,10 +185,8 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
             made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = found
 
     with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-cutout") as pool:
-        waiting = [pool.submit(put, box) for box in boxes_by_block(level, region.box)]
         try:
-            for one in waiting:
-                one.result()
+            list(pool.map(put, boxes_by_block(level, region.box)))
         except BaseException:
             # abort running requests
             pool.shutdown(wait=False, cancel_futures=True)
@@ -202,22 +201,9 @@ def _dtype(volume: Volume) -> Any:
     return numpy.dtype(volume.dtype).newbyteorder("<")
 
 
-def _containing_block(level: Level, box: Box) -> tuple[tuple[int, int, int], Box]:
-    """Return the position of a part's block in the grid (x, y, z), and the block's box."""
-    at, ranges = [], []
-    for (start, _), first, last, size in zip(
-        box, level.start, level.stop, level.chunk, strict=True
-    ):
-        number = (start - first) // size
-        low = first + number * size
-        at.append(number)
-        ranges.append((low, min(low + size, last)))
-    return (at[0], at[1], at[2]), (ranges[0], ranges[1], ranges[2])
-
-
 def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
     volume, level = cutout.region.volume.volume, cutout.region.volume.level
-    (x, y, z), whole = _containing_block(level, box)
+    (x, y, z), whole = containing_block(level, box)
     sample = "" if cutout.sample is None else f"{cutout.sample}/"
     path = f"{cutout.storage.folder}/c/{sample}{z}/{y}/{x}"
     content = files.block(path)
@@ -232,7 +218,7 @@ def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
 def _chunk(chunks: LevelChunks, cutout: Cutout, box: Box) -> Any:
     """Return a part of a precomputed chunk; None if it has no object because it is all zeros."""
     volume, level = cutout.region.volume.volume, cutout.region.volume.level
-    position, whole = _containing_block(level, box)
+    position, whole = containing_block(level, box)
     shape = whole[0][1] - whole[0][0], whole[1][1] - whole[1][0], whole[2][1] - whole[2][0]
     found = chunks.voxels(position, whole)
     return None if found is None else _block_slice(found, _dtype(volume), shape, whole, box)
@@ -352,15 +338,13 @@ def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
     at = [first + size // 2 for first, size in zip(level.start, level.extent, strict=True)]
     whole = list(zip(level.start, level.stop, strict=True))
     one = [(middle, middle + 1) for middle in at]
-    block = []
-    for middle, first, last, size in zip(at, level.start, level.stop, level.chunk, strict=True):
-        low = first + (middle - first) // size * size
-        block.append((low, min(low + size, last)))
+    voxel = one[0], one[1], one[2]
+    _, block = containing_block(level, voxel)
     return (
         (whole[0], whole[1], whole[2]),
         (whole[0], whole[1], one[2]),
         (block[0], block[1], one[2]),
-        (one[0], one[1], one[2]),
+        voxel,
     )
 
 

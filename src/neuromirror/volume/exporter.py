@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct, field
 
 from neuromirror.model import parse_json
+from neuromirror.net import results_in_order
 from neuromirror.sources.volumes.urls import Box
 from neuromirror.store import SafeFolder, file_lock, refuse_symlinks, write_atomically
 from neuromirror.store.durable_files import fsync_path
@@ -31,6 +33,7 @@ from neuromirror.volume.geometry import (
     Region,
     TargetFile,
     boxes_by_block,
+    containing_block,
     format_box,
     sample_index,
     split_range,
@@ -231,43 +234,28 @@ class _Exporter:
         for target in here:
             if target.path not in self._offsets:
                 self._offsets[target.path] = self._make_draft(target)
-        waiting: deque[tuple[Box, Future[None]]] = deque()
+        boxes = boxes_by_block(self._volume.level, (*self._region.box[:2], slab))
+        copy = partial(self._copy, here)
         with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-export") as pool:
             try:
-                for box in boxes_by_block(self._volume.level, (*self._region.box[:2], slab)):
-                    waiting.append((box, pool.submit(self._copy, box, here)))
-                    if len(waiting) > _MAX_CONCURRENT:
-                        self._wait(waiting)
-                while waiting:
-                    self._wait(waiting)
+                for voxel_bytes in results_in_order(pool, _MAX_CONCURRENT + 1, copy, boxes):
+                    self._report_progress(voxel_bytes)
             except BaseException:
                 # unfinished blocks are cancelled
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._volume.files.close()
                 raise
 
-    def _wait(self, waiting: deque[tuple[Box, Future[None]]]) -> None:
-        """Wait for the first of the blocks that are copied, and count it."""
-        (xs, ys, zs), copied = waiting.popleft()
-        copied.result()
-        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
-        self._report_progress((zs[1] - zs[0]) * plane)
+    def _copy(self, here: list[TargetFile], box: Box) -> int:
+        """Write the block that contains a box to the drafts; return the bytes of the box's voxels.
 
-    def _copy(self, box: Box, here: list[TargetFile]) -> None:
-        """Write the block that contains a box to the drafts while its bytes arrive.
-
-        The block is verified after its last byte. After an error, the drafts are written again
-        before they can become files of the export.
+        They are written while they arrive, and the block is verified after its last byte. After an
+        error, the drafts are written again before they can become files of the export.
         """
         volume, level = self._volume.volume, self._volume.level
-        axes = zip(box, level.start, level.chunk, strict=True)
-        x, y, z = ((start - first) // size for (start, _), first, size in axes)
+        (x, y, z), ((x0, _), (y0, _), (z0, _)) = containing_block(level, box)
         path = "/".join([level.name, "c", *map(str, (*self._sample, z, y, x))])
-        low = [
-            first + at * size
-            for at, first, size in zip((x, y, z), level.start, level.chunk, strict=True)
-        ]
-        xs, ys, zs = ((start, start + size) for start, size in zip(low, level.chunk, strict=True))
+        wide, high, deep = level.chunk
         found = [target for target in here if overlap(target.box, box) is not None]
 
         def put(rows: Box, voxels: memoryview) -> None:
@@ -275,12 +263,14 @@ class _Exporter:
                 if overlap(target.box, rows) is not None:
                     self._put(target, rows, voxels)
 
-        rows = _RowSplitter((xs, ys, zs), volume.item_size, put)
+        whole = (x0, x0 + wide), (y0, y0 + high), (z0, z0 + deep)
+        rows = _RowSplitter(whole, volume.item_size, put)
         self._volume.files.copy(path, rows.feed)
         size = volume.chunk_bytes(level)
         if rows.size != size:
             why = f"it has {rows.size} bytes, not {size}, as every block of this level"
             raise BlockUnavailableError(path, self._volume.files.where, why)
+        return math.prod(stop - start for start, stop in box) * volume.item_size
 
     # --- files
 

@@ -355,6 +355,19 @@ def boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
                 yield x, y, z
 
 
+def containing_block(level: Level, box: Box) -> tuple[Triple, Box]:
+    """Return the position in the grid (x, y, z) and the box of the block that has a part."""
+    at, ranges = [], []
+    for (start, _), first, last, size in zip(
+        box, level.start, level.stop, level.chunk, strict=True
+    ):
+        number = (start - first) // size
+        low = first + number * size
+        at.append(number)
+        ranges.append((low, min(low + size, last)))
+    return to_triple(at), (ranges[0], ranges[1], ranges[2])
+
+
 def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:
     """Split the range from ``start`` to ``stop`` at ``origin`` and every ``size`` from there."""
     while start < stop:

@@ -16,7 +16,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -35,7 +35,6 @@ from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     AccessDeniedError,
     CredentialsError,
-    HostCircuitBreaker,
     HttpError,
     IncompleteResponseError,
     NetError,
@@ -44,20 +43,18 @@ from neuromirror.net import (
     TokenSource,
     UnsafeAddressError,
     content_length,
-    only_host_of,
 )
 from neuromirror.sources.api_tokens import token_scheme
 from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.urls import (
     ITEM_SIZES,
-    BlockUrl,
     WrongVoxelsError,
     parse_url,
     token_from_environment,
     token_variable,
 )
 from neuromirror.transfer.annex_branch import AnnexSettings
-from neuromirror.transfer.content_bodies import check_for, key_checksum
+from neuromirror.transfer.content_bodies import BlockBodies, check_for, key_checksum
 from neuromirror.transfer.outcomes import Health
 from neuromirror.transfer.partial_content import copy_cached
 from neuromirror.transfer.repository_check import check_repository, find_top
@@ -70,9 +67,6 @@ from neuromirror.transfer.url_sessions import (
     host_tokens,
 )
 from neuromirror.volume.errors import BlockMismatchError, failure_group
-
-_LIMITS = RequestLimits(per_host=4, read=300.0)
-"""Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _PROGRESS_SECONDS = 0.2
 """Seconds between progress reports."""
@@ -117,13 +111,10 @@ class RemoteTransfers:
 
     def __init__(self, annex: Any) -> None:
         self.annex = annex
-        self._sessions: dict[str | None, Session] = {}
         self._git_settings: AnnexSettings | None = None
         self._credentials: dict[str, str] | None = None
-        # kept for all requests of this process
-        self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
+        self._blocks: BlockBodies | None = None
         self._failures: Counter[str] = Counter()
-        self._channels = RestrictedChannels()
         self._s3: S3Access | None = None
         self._apis: dict[str, tuple[Session, TokenSource]] = {}
 
@@ -195,7 +186,7 @@ class RemoteTransfers:
             raise
         return True
 
-    def _try_urls(self, attempt: Callable[[BlockUrl], None], key: str) -> None:
+    def _try_urls(self, attempt: Callable[[str], None], key: str) -> None:
         """Try a key's URLs one after another; raise RetrieveError if none works.
 
         A host that failed is not contacted again, and the message has each reason once.
@@ -205,7 +196,7 @@ class RemoteTransfers:
         for text in [one for scheme in SCHEMES for one in self.annex.geturls(key, f"{scheme}:")]:
             host = text.partition("://")[2].partition("/")[0]
             try:
-                _with_retries(attempt, parse_url(text))
+                _with_retries(attempt, text)
                 return
             except UnsafeAddressError as error:
                 final = False
@@ -241,7 +232,7 @@ class RemoteTransfers:
                 texts.append(message)
         return " | ".join(texts)
 
-    def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
+    def _copy(self, url: str, key: str, file: BinaryIO) -> None:
         """Overwrite the file with the block."""
         file.seek(0)
         file.truncate()
@@ -262,37 +253,40 @@ class RemoteTransfers:
 
     def _read(
         self,
-        url: BlockUrl,
+        url: str,
         key: str,
-        take: Callable[[bytes | memoryview], object],
+        take: Callable[[memoryview], object],
         progress: Callable[[int], None],
     ) -> None:
         """Read a block; raise BlockMismatchError if it differs from its key."""
+        if self._blocks is None:
+            self._blocks = BlockBodies(
+                *(self._settings(), self._token),
+                channels=RestrictedChannels(),
+                token_name=self._token_name,
+            )
         checksum, done = key_checksum(key), 0
         hashing = checksum.hasher()
-        for piece in self._fetch(url, checksum.size, progress):
-            take(piece)
-            done += len(piece)
-            if hashing is not None:
-                hashing.update(piece)
+        with self._blocks.open(url, key, checksum.size) as body:
+            for piece in body.chunks:
+                take(piece)
+                done += len(piece)
+                progress(done)
+                if hashing is not None:
+                    hashing.update(piece)
         if hashing is not None and not checksum.matches(hashing.hexdigest(), done):
-            channel = f"{url.scheme}://{url.host}/{url.path}"
+            block = parse_url(url)
+            channel = f"{block.scheme}://{block.host}/{block.path}"
             found = f"{checksum.algorithm} {hashing.hexdigest()}"
-            raise BlockMismatchError(str(url), channel, found, checksum.value)
+            raise BlockMismatchError(url, channel, found, checksum.value)
 
-    def _fetch(
-        self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
-    ) -> Iterator[bytes | memoryview]:
-        token, name = token_from_environment(url.host), token_variable(url.host)
-        if token is None and (token := self._stored_token(url.host)) is not None:
-            name = f"git-annex's credentials of the remote for {url.host}"
-        yield from self._channels.fetch(
-            *(self._session(url), url, token),
-            size=size,
-            token_name=name,
-            progress=progress,
-            breaker=self._breaker,
-        )
+    def _token(self, host: str) -> str | None:
+        return token_from_environment(host) or self._stored_token(host)
+
+    def _token_name(self, host: str) -> str:
+        if token_from_environment(host) is None and self._stored_token(host) is not None:
+            return f"git-annex's credentials of the remote for {host}"
+        return token_variable(host)
 
     def _stored_token(self, host: str) -> str | None:
         """Return the token in git-annex's credentials, if it is for this host."""
@@ -300,15 +294,6 @@ class RemoteTransfers:
             self._credentials = self.annex.getcreds(_CREDENTIALS)
         found: dict[str, str] = self._credentials
         return (found.get("password") or None) if found.get("user") == host else None
-
-    def _session(self, url: BlockUrl) -> Session:
-        private = url.origin if self._may_be_private(url.host) else None
-        if private not in self._sessions:
-            self._sessions[private] = Session(
-                limits=_LIMITS,
-                is_private_allowed=None if private is None else only_host_of(private),
-            )
-        return self._sessions[private]
 
     def _may_be_private(self, host: str) -> bool:
         """Return whether git-annex's settings allow this private or local address."""
@@ -467,7 +452,7 @@ def _ignore(piece: object) -> None:
     """Discard a piece of a block, or a report of progress."""
 
 
-def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
+def _with_retries(step: Callable[[str], None], url: str) -> None:
     """Retry a step if the response was incomplete; the session retries other failures."""
     for left in reversed(range(_ATTEMPTS)):
         try:

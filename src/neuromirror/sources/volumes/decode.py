@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import Final
 
 from msgspec import Struct
@@ -79,7 +80,7 @@ def decode_cutout(
         head, start = read_header(pieces, where)
         found = _check_dtype(head.dtype, dtype, where)
         _check_shape(head.shape, shape, where)
-        ordered = _reorder(_prepend(start, pieces), head, shape, where)
+        ordered = _reorder(chain([start], pieces), head, shape, where)
         yield from _chunk_file(ordered, shape, chunk, found, where)
     else:
         raise ValueError(f"{encoding!r} is not a supported encoding")
@@ -119,12 +120,6 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, ...], where: str) -> 
     """
     if found[-3:] != shape or any(size != 1 for size in found[:-3]):
         raise WrongVoxelsError(f"{where} returned an array of shape {found}, not {shape} (z, y, x)")
-
-
-def _prepend(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    if start:
-        yield start
-    yield from pieces
 
 
 def _decompress(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:

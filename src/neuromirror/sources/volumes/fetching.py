@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from itertools import islice
+from functools import partial
 from math import prod
 from typing import Final
 
@@ -29,6 +27,7 @@ from neuromirror.net import (
     Session,
     TooManyRequestsError,
     UnreachableError,
+    results_in_order,
 )
 from neuromirror.sources.volumes.decode import can_decode, decode_cutout
 from neuromirror.sources.volumes.grid import Block
@@ -166,8 +165,8 @@ class _Service(Struct, frozen=True):
             chunks = self._until_stopped(reply.chunks)
             yield from decode_cutout(chunks, encoding, url.box, url.chunk, dtype, where=where)
 
-    def fetch_subrequest(self, subrequest: Subrequest, dtype: str) -> memoryview:
-        """Return the voxels of a part; repeat the request after a truncated reply."""
+    def fetch_subrequest(self, dtype: str, subrequest: Subrequest) -> tuple[Subrequest, memoryview]:
+        """Return a part with its voxels; repeat the request after a truncated reply."""
         for left in reversed(range(_ATTEMPTS)):
             try:
                 pieces = list(self.pieces(subrequest.url, dtype))
@@ -177,7 +176,8 @@ class _Service(Struct, frozen=True):
                 if not error.transient:
                     raise
             else:
-                return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                voxels = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                return subrequest, voxels
         raise AssertionError("the last attempt returns or raises")
 
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -292,25 +292,19 @@ def _assemble(
     """Yield a block slab by slab, from its parts."""
     wide, high, deep = url.chunk
     item = ITEM_SIZES[dtype]
-    waiting: deque[tuple[Subrequest, Future[memoryview]]] = deque()
-    rest = iter(parts)
     # parts as wide as the block need not be copied into a slab
     uncopied = url.shape[1:] == (high, wide) and all(part.url.shape[2] == wide for part in parts)
     arrived: list[tuple[Subrequest, memoryview]] = []
     slab = bytearray()
     pool = ContextThreadPool(parallel, thread_name_prefix="volume-part")
     try:
-        while True:
-            for part in islice(rest, parallel + 1 - len(waiting)):
-                waiting.append((part, pool.submit(service.fetch_subrequest, part, dtype)))
-            if not waiting:
-                break
-            part, future = waiting.popleft()
+        fetch = partial(service.fetch_subrequest, dtype)
+        for part, voxels in results_in_order(pool, parallel + 1, fetch, parts):
             if uncopied:
-                arrived.append((part, future.result()))
+                arrived.append((part, voxels))
             else:
                 slab = slab or bytearray(part.url.shape[0] * high * wide * item)
-                copy_subrequest(slab, part, future.result(), (wide, high), item)
+                copy_subrequest(slab, part, voxels, (wide, high), item)
             if part.ends_slab:
                 yield from iter_planes(arrived, item) if uncopied else [memoryview(slab)]
                 arrived, slab = [], bytearray()
@@ -618,32 +612,20 @@ class BlockHasher:
         """
         stop = threading.Event()
         pool = ContextThreadPool(self._workers, thread_name_prefix="volume-block")
-        rest = iter(numbered_blocks)
-        waiting: deque[tuple[int, Future[bytes]]] = deque()
+
+        def read(numbered: Numbered) -> tuple[int, bytes]:
+            number, block = numbered
+            digest = self._read_with_retries(block, stop)
+            if note is not None:
+                note(number, digest)
+            return number, digest
+
+        most = self._workers * (1 + _QUEUED_PER_WORKER)
         try:
-            while True:
-                capacity = self._workers * (1 + _QUEUED_PER_WORKER) - len(waiting)
-                for number, block in islice(rest, capacity):
-                    waiting.append((number, pool.submit(self._digest, number, block, stop, note)))
-                if not waiting:
-                    return
-                number, future = waiting.popleft()
-                yield number, future.result()
+            yield from results_in_order(pool, most, read, numbered_blocks)
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _digest(
-        self,
-        number: int,
-        block: Block,
-        stop: threading.Event,
-        note: Callable[[int, bytes], None] | None,
-    ) -> bytes:
-        digest = self._read_with_retries(block, stop)
-        if note is not None:
-            note(number, digest)
-        return digest
 
     def _read_with_retries(self, block: Block, stop: threading.Event) -> bytes:
         for attempt in range(1, _ATTEMPTS + 1):
