@@ -12,10 +12,11 @@ from neuromirror.net import (
     AccessDeniedError,
     NotFoundError,
     ServerError,
+    Session,
 )
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.boss import BossChannelNotPublicError, WrongTokenError
-from neuromirror.sources.boss.client import InternClient
+from neuromirror.sources.boss.client import BossClient
 from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
 from support.boss_sources import (
     TOKEN,
@@ -68,7 +69,7 @@ def test_a_missing_intern_is_an_error_with_the_command_that_installs_it(
 ) -> None:
     for name in ("intern.remote.boss", "intern.resource.boss.resource"):
         monkeypatch.setitem(sys.modules, name, None)
-    client = InternClient(lambda path: {}, "https://boss.invalid")
+    client = BossClient(Session(), "https://boss.invalid", None)
     arguments = {"collections": (), "metadata": (["c"],)}.get(method, ("c",))
     with pytest.raises(ConfigurationError, match="pip install"):
         getattr(client, method)(*arguments)

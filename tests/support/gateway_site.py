@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ def mirror_contents(
     others: tuple[RangeServer, ...] = (),
     piece_size: int | None = None,
     settings: str = "",
+    exceptions: Iterable[str] = (),
 ) -> ScriptedHarness:
     """Mirror contents that servers have at ``/<path>``; with a piece size, digest them."""
     source = ScriptedSource(uri=f"{server.url}/")
@@ -59,7 +60,7 @@ def mirror_contents(
             one.contents[f"/{quote(path)}"] = content
         urls = tuple(f"{one.url}/{quote(path)}" for one in (server, *others))
         listed[path] = ServedFile(content, sha256=True, urls=urls)
-    source.scripted_datasets["data"] = ScriptedDataset(listed)
+    source.scripted_datasets["data"] = ScriptedDataset(listed, exceptions=[*exceptions])
     harness.sync()
     if piece_size is not None:
         digests = BlockDigestsFolder.of_store(harness.store)

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import zarr
+from aiohttp import ClientResponseError
 
 from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
@@ -212,6 +214,26 @@ def test_a_chunk_that_cannot_be_fetched_is_no_missing_chunk(
     assert failed.headers["access-control-allow-origin"] == "*"
     assert archive.url not in failed.text
     assert requests.get(f"{at}/absent", timeout=60).status_code == 404
+
+
+def test_zarr_python_does_not_read_an_excluded_chunk_as_the_fill_value(
+    tmp_path: Path, archive: RangeServer
+) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(4, 4), chunks=(2, 2), dtype="u1")
+    array[:2, 2:] = 1
+    files = {one.relative_to(tmp_path): one for one in tmp_path.rglob("*") if one.is_file()}
+    contents = {path.as_posix(): file.read_bytes() for path, file in files.items()}
+    excluded = ["a.zarr/c/0/0", "b.zarr"]
+    harness = mirror_contents(tmp_path / "box", archive, contents, exceptions=excluded)
+    with serve_gateway(harness) as at:
+        read = zarr.open_array(f"{at}/a.zarr", mode="r")
+        assert read[:2, 2:].all()
+        assert not read[2:, :].any()  # the archive has no such chunks
+        with pytest.raises(ClientResponseError, match="406"):
+            read[:2, :2]
+        refused = requests.get(f"{at}/a.zarr/c/0/0", timeout=60)
+        assert "excluded from the version (folder-marker)" in refused.json()["detail"]
+        assert requests.get(f"{at}/b.zarr/", timeout=60).status_code == 406
 
 
 def test_a_file_that_cannot_be_verified_is_refused(

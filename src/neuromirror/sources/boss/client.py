@@ -18,6 +18,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import quote
@@ -84,19 +85,42 @@ class _Transport(BaseAdapter):
         """Do nothing: the caller owns the session behind ``fetch_json``."""
 
 
-class InternClient:
-    """Reads a BOSS archive's JSON with intern, the Python client of BOSS. Thread-safe.
+_ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
+"""The header for anonymous requests; the session's token replaces it."""
 
-    Names are encoded here, because intern inserts them into URLs unchanged.
 
-    ``fetch_json`` sends the requests, ``api`` is the base URL of the BOSS.
+class WrongTokenError(NetError):
+    """The BOSS does not accept the configured token."""
+
+
+class BossClient:
+    """Reads the description of channels from a BOSS, with intern where it works. Thread-safe.
+
+    Names are encoded here, because intern inserts them into URLs unchanged. Every method raises
+    :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for JSON that does not
+    follow the API.
+
+    Parameters
+    ----------
+    session
+        Sends the requests.
+    api
+        The base URL with the version (``https://api.bossdb.io/v1``).
+    token
+        The source of the session's token; None for a session without one.
     """
 
-    def __init__(self, fetch_json: FetchJson, api: str) -> None:
-        self._fetch_json = fetch_json
+    def __init__(self, session: Session, api: str, token: TokenSource | None) -> None:
+        self._session = session
         self._api = api
+        self._token = token
         self._lock = threading.Lock()
         self._remote: Any = None
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token now."""
+        return self._token is not None and bool(self._token.read())
 
     def collections(self) -> list[str]:
         """Return the names of all collections."""
@@ -106,32 +130,42 @@ class InternClient:
     def experiments(self, collection: str) -> list[str]:
         """Return the names of a collection's experiments."""
         what = f"the list of experiments of {collection}"
-        found = self._read(what, lambda remote: remote.list_experiments(_encode(collection)))
+        found = self._read(what, lambda remote: remote.list_experiments(url_path(collection)))
         return self._check_names(found, what)
 
     def channels(self, collection: str, experiment: str) -> list[str]:
         """Return the names of an experiment's channels."""
         what = f"the list of channels of {collection}/{experiment}"
-        names = _encode(collection), _encode(experiment)
+        names = url_path(collection), url_path(experiment)
         return self._check_names(
             self._read(what, lambda remote: remote.list_channels(*names)), what
         )
 
-    def collection(self, name: str) -> dict[str, Any]:
-        """Return a collection."""
-        resource = _resources().CollectionResource(_encode(name))
-        return self._project(f"the collection {name}", resource)
+    def collection(self, name: str) -> dict[str, Any] | None:
+        """Return a collection; None if it may not be read, although parts of it may."""
+        resource = _resources().CollectionResource(url_path(name))
+        with suppress(AccessDeniedError):
+            return self._project(f"the collection {name}", resource)
+        return None
 
     def frame(self, name: str) -> dict[str, Any]:
         """Return a coordinate frame."""
-        resource = _resources().CoordinateFrameResource(_encode(name))
+        resource = _resources().CoordinateFrameResource(url_path(name))
         return self._project(f"the coordinate frame {name}", resource)
 
-    def metadata(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the metadata of a collection, experiment or channel, given its names."""
+    def metadata(self, names: Sequence[str]) -> dict[str, str] | None:
+        """Return the metadata of a collection, experiment or channel by its names; None if refused.
+
+        The values are by key.
+        """
+        with suppress(AccessDeniedError):
+            return self._metadata(names)
+        return None
+
+    def _metadata(self, names: Sequence[str]) -> dict[str, str]:
         made = _resources()
         what = f"the metadata of {'/'.join(names)}"
-        encoded = [_encode(name) for name in names]
+        encoded = [url_path(name) for name in names]
         kinds = {1: made.CollectionResource, 2: made.ExperimentResource, 3: made.ChannelResource}
         resource = kinds[len(encoded)](encoded[-1], *encoded[:-1])
         keys = self._check_names(
@@ -139,7 +173,7 @@ class InternClient:
         )
         if not keys:
             return {}
-        key_by_encoded = {_encode(key): key for key in keys}
+        key_by_encoded = {url_path(key): key for key in keys}
         found = self._read(what, lambda remote: remote.get_metadata(resource, list(key_by_encoded)))
         if not all(isinstance(value, str) for value in found.values()):
             raise UnexpectedReplyError(f"{self._api}: {what} has a value that is not a string")
@@ -175,7 +209,7 @@ class InternClient:
                 remote = made.BossRemote(
                     {"protocol": "https", "host": _HOST, "token": PUBLIC_TOKEN}
                 )
-                transport = _Transport(self._fetch_json)
+                transport = _Transport(self._json)
                 services = remote.project_service, remote.metadata_service, remote.volume_service
                 for service in services:
                     service.session.trust_env = False
@@ -183,92 +217,6 @@ class InternClient:
                     service.session.mount("http://", transport)
                 self._remote = remote
             return self._remote
-
-
-def _resources() -> Any:
-    """Return intern's module of resources."""
-    return _import_from_intern("intern.resource.boss.resource")
-
-
-def _import_from_intern(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"a mirror of a BOSS needs the package intern ({error}): "
-            "pip install 'neuromirror[volumes]'"
-        ) from error
-
-
-def _encode(name: str) -> str:
-    return quote(name, safe="")
-
-
-def is_name(name: Any) -> TypeGuard[str]:
-    """Return whether a JSON value can be a name that is valid in UTF-8 and in a URL path."""
-    if not isinstance(name, str) or name in ("", ".", ".."):
-        return False
-    return name.encode(errors="ignore").decode() == name
-
-
-_ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
-"""The header for anonymous requests; the session's token replaces it."""
-
-
-class WrongTokenError(NetError):
-    """The BOSS does not accept the configured token."""
-
-
-class BossClient(InternClient):
-    """Reads the description of channels from a BOSS. Thread-safe.
-
-    Every method raises :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for
-    JSON that does not follow the API.
-
-    Parameters
-    ----------
-    session
-        Sends the requests.
-    api
-        The base URL with the version (``https://api.bossdb.io/v1``).
-    token
-        The source of the session's token; None for a session without one.
-    """
-
-    def __init__(self, session: Session, api: str, token: TokenSource | None) -> None:
-        super().__init__(self._json, api)
-        self._session = session
-        self._token = token
-
-    @property
-    def has_token(self) -> bool:
-        """Whether there is a token now."""
-        return self._token is not None and bool(self._token.read())
-
-    def readable_collection(self, name: str) -> dict[str, Any] | None:
-        """Return a collection; None if it may not be read, although parts of it may."""
-        try:
-            return self.collection(name)
-        except AccessDeniedError:
-            return None
-
-    def readable_metadata(self, names: Sequence[str]) -> dict[str, str] | None:
-        """Return the metadata of a collection, experiment or channel; None if refused.
-
-        Parameters
-        ----------
-        names
-            One to three names.
-
-        Returns
-        -------
-        dict[str, str] or None
-            Values by key.
-        """
-        try:
-            return self.metadata(names)
-        except AccessDeniedError:
-            return None
 
     def experiment(self, collection: str, experiment: str) -> dict[str, Any]:
         """Return an experiment; intern fails if the unit of time is null, as it often is."""
@@ -342,6 +290,28 @@ class BossClient(InternClient):
             except NetError:
                 return False
         return True
+
+
+def _resources() -> Any:
+    """Return intern's module of resources."""
+    return _import_from_intern("intern.resource.boss.resource")
+
+
+def _import_from_intern(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a mirror of a BOSS needs the package intern ({error}): "
+            "pip install 'neuromirror[volumes]'"
+        ) from error
+
+
+def is_name(name: Any) -> TypeGuard[str]:
+    """Return whether a JSON value can be a name that is valid in UTF-8 and in a URL path."""
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    return name.encode(errors="ignore").decode() == name
 
 
 def _read(session: Session, api: str, relative_url: str) -> Any:

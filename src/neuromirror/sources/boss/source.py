@@ -416,10 +416,8 @@ class BossSource(ChannelSource):
         reader = self._reader
         return replace(
             self._geometry(found, channel),
-            collection=reader.readable_collection(found[0]),
-            metadata=tuple(
-                reader.readable_metadata(found[:depth]) for depth in range(1, _DEPTH + 1)
-            ),
+            collection=reader.collection(found[0]),
+            metadata=tuple(reader.metadata(found[:depth]) for depth in range(1, _DEPTH + 1)),
         )
 
     def _geometry(self, found: Names, channel: Mapping[str, Any]) -> BossChannelInfo:

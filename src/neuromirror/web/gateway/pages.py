@@ -74,6 +74,7 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
         except UnknownEntryError as error:
             raise BadRequestError(error.problem) from error
     if folder is None:
+        await request.site.gateway.refuse_undelivered(named.row, path)
         raise PageNotFoundError(f"{named.row.name} has no folder {path[:200]!r}")
     request.site.gateway.counts["folder"] += 1
     if form == "html":
@@ -236,7 +237,7 @@ async def deliver(request: CatalogueRequest) -> Any:
                 address = gateway_address(row.dataset_name, named.label, f"{path}/", form=form)
                 return _to_folder(address)
         if is_possible_path(path):
-            await gateway.refuse_other_forms(row, path)
+            await gateway.refuse_undelivered(row, path)
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Final, TypeVar, cast
@@ -46,6 +46,7 @@ from neuromirror.stream import (
     open_object,
     tree_of_version,
 )
+from neuromirror.stream.opening import excluded_file, read_excluded_paths
 from neuromirror.stream.pieces import MAX_WHOLE
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.web.async_index import AsyncIndexReader, RecentResults
@@ -111,6 +112,8 @@ MAX_OPEN: Final = 8
 """Maximum number of versions that stay open; each has a git process."""
 WINDOW: Final = 8 << 20
 """Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
+_MAX_DATASETS: Final = 64
+"""Maximum number of subdatasets of a version whose exclusions are kept."""
 _MAX_MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
@@ -136,6 +139,7 @@ class OpenVersion:
         try:
             self.has_encodings = self.tree.document(ENCODINGS_DOCUMENT) is not None
             """Whether names of files have the encoding of the stored object at their ends."""
+            self.excluded_paths = lru_cache(_MAX_DATASETS)(partial(read_excluded_paths, self.tree))
         except BaseException:
             self.tree.close()
             raise
@@ -431,24 +435,28 @@ class GatewayService:
 
         return await self._look(find)
 
-    async def refuse_other_forms(self, row: VersionRow, path: str) -> None:
-        """Raise ContentUnavailableError for a chunk that is stored under a name with an ending.
+    async def refuse_undelivered(self, row: VersionRow, path: str) -> None:
+        """Raise ContentUnavailableError for a path without a file that the archive may have.
 
-        Programs read a chunk that is not found as zeros.
+        Programs read a chunk that is not found as the fill value, but the version may exclude it,
+        or store it under a name with an ending.
         """
 
-        def find() -> str | None:
+        def find() -> tuple[str, str] | None:
             with self._versions.use(row) as version:
-                return version.tree.first_with_prefix(f"{path}.") if version.has_encodings else None
+                excluded = excluded_file(version.tree, path, version.excluded_paths)
+                if excluded is not None:
+                    return "excluded", str(excluded)
+                other = version.has_encodings and version.tree.first_with_prefix(f"{path}.")
+                if not other:
+                    return None
+                ending = other[len(path) :]
+                why = f"chunks in files that end in {ending} are not supported"
+                return "form", f"{row.name} has {other}; {why}"
 
-        other = await self._look(find)
-        if other is not None:
-            raise self._failure(
-                "form",
-                f"{row.name} has {other}; chunks in files that end in {other[len(path) :]} are not "
-                "supported",
-                406,
-            )
+        refused = await self._look(find)
+        if refused is not None:
+            raise self._failure(*refused, 406)
 
     async def list_folder(self, row: VersionRow, path: str, after: str, most: int) -> Folder | None:
         """Return the entries of a folder, sorted by name; None if the version has no such folder.
