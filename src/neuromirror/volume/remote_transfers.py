@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
 from neuromirror.annex import (
-    ALLOWED_ADDRESSES,
     allow_command,
     is_all_zeros,
     is_private_host_allowed,
@@ -64,7 +63,9 @@ from neuromirror.transfer.url_sessions import (
     RestrictedChannels,
     S3Access,
     S3Object,
+    UrlSessions,
     host_tokens,
+    no_token,
 )
 from neuromirror.volume.errors import BlockMismatchError, failure_group
 
@@ -116,7 +117,7 @@ class RemoteTransfers:
         self._blocks: BlockBodies | None = None
         self._failures: Counter[str] = Counter()
         self._s3: S3Access | None = None
-        self._apis: dict[str, tuple[Session, TokenSource]] = {}
+        self._apis: UrlSessions | None = None
 
     def initremote(self) -> None:
         """Copy the token for ``host`` from the environment to git-annex's credentials."""
@@ -157,7 +158,7 @@ class RemoteTransfers:
                     if urls:
                         self._first_that_works(urls, lambda url: self._fetch_to(url, key, file))
                     else:
-                        self._try_urls(lambda url: self._copy(url, key, file), key)
+                        self._try_urls(lambda url: self._read(url, key, file), key)
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
@@ -179,7 +180,7 @@ class RemoteTransfers:
                 final=False,
             )
         try:
-            self._try_urls(lambda url: self._read(url, key, _ignore, _ignore), key)
+            self._try_urls(lambda url: self._read(url, key), key)
         except RetrieveError as error:
             if error.final:
                 return False
@@ -232,13 +233,6 @@ class RemoteTransfers:
                 texts.append(message)
         return " | ".join(texts)
 
-    def _copy(self, url: str, key: str, file: BinaryIO) -> None:
-        """Overwrite the file with the block."""
-        file.seek(0)
-        file.truncate()
-        self._read(url, key, file.write, self._progress_reporter())
-        file.flush()
-
     def _progress_reporter(self) -> Callable[[int], None]:
         """Return a function that reports a number of received bytes to git-annex, not too often."""
         last_report = time.monotonic()
@@ -251,14 +245,11 @@ class RemoteTransfers:
 
         return report
 
-    def _read(
-        self,
-        url: str,
-        key: str,
-        take: Callable[[memoryview], object],
-        progress: Callable[[int], None],
-    ) -> None:
-        """Read a block; raise BlockMismatchError if it differs from its key."""
+    def _read(self, url: str, key: str, file: BinaryIO | None = None) -> None:
+        """Read a block, and overwrite the file with it.
+
+        Raises BlockMismatchError if it differs from its key.
+        """
         if self._blocks is None:
             self._blocks = BlockBodies(
                 *(self._settings(), self._token),
@@ -266,14 +257,20 @@ class RemoteTransfers:
                 token_name=self._token_name,
             )
         checksum, done = key_checksum(key), 0
-        hashing = checksum.hasher()
+        hashing, report_progress = checksum.hasher(), self._progress_reporter()
+        if file is not None:
+            file.seek(0)
+            file.truncate()
         with self._blocks.open(url, key, checksum.size) as body:
             for piece in body.chunks:
-                take(piece)
                 done += len(piece)
-                progress(done)
                 if hashing is not None:
                     hashing.update(piece)
+                if file is not None:
+                    file.write(piece)
+                    report_progress(done)
+        if file is not None:
+            file.flush()
         if hashing is not None and not checksum.matches(hashing.hexdigest(), done):
             block = parse_url(url)
             channel = f"{block.scheme}://{block.host}/{block.path}"
@@ -423,33 +420,14 @@ class RemoteTransfers:
 
     def _api_file(self, url: str) -> _ApiFile:
         """Return the file at a URL; raise CredentialsError if there is no token for its host."""
-        host = urlsplit(url).netloc
-        if host not in self._apis:
-            token = host_tokens(self._settings())(host)
-            if not token.read():
-                raise CredentialsError(
-                    f"no token for {host}: set {token.label}", identity=token.label
-                )
-            origin = f"{token_scheme(host)}://{host}"
-            session = Session(
-                tokens={origin: token},
-                limits=_FILE_LIMITS,
-                is_private_allowed=self._is_private_address_allowed,
-                private_hint=lambda address: (
-                    f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"
-                ),
-            )
-            self._apis[host] = session, token
-        session, token = self._apis[host]
+        host, settings = urlsplit(url).netloc, self._settings()
+        if self._apis is None:
+            allowed, tokens = tuple(settings.allowed_addresses), host_tokens(settings)
+            self._apis = UrlSessions(allowed, no_token, _FILE_LIMITS, {}, host_token=tokens)
+        session, token = self._apis.authorized_session(url), host_tokens(settings)(host)
+        if session is None:
+            raise CredentialsError(f"no token for {host}: set {token.label}", identity=token.label)
         return _ApiFile(session, url, token)
-
-    def _is_private_address_allowed(self, name: str, port: int) -> bool:
-        """Return whether git-annex may access a host, for targets of redirects too."""
-        return self._may_be_private(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
-
-
-def _ignore(piece: object) -> None:
-    """Discard a piece of a block, or a report of progress."""
 
 
 def _with_retries(step: Callable[[str], None], url: str) -> None:
