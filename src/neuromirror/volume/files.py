@@ -208,7 +208,7 @@ def _is_pointer(file: BufferedReader) -> bool:
 
 
 _JOBS: Final = 4
-"""Number of blocks that git-annex fetches concurrently; each job starts its own special remote."""
+"""Number of blocks that git-annex fetches concurrently."""
 
 _EXIT_TIMEOUT: Final = 10.0
 """Seconds that git-annex has to exit after the last request."""

@@ -48,7 +48,7 @@ from neuromirror.sources.volumes.urls import (
 PARALLEL: Final = 3
 """Parallel requests per block.
 
-BOSS asks clients to stay below 25 requests; ``git annex get -J8`` runs eight of these processes.
+BOSS asks clients to stay below 25 requests; ``git annex get -J8`` fetches eight blocks at a time.
 """
 
 _NO_VOXELS: Final = ("text/", "application/json", "application/blosc", "image/")
