@@ -64,6 +64,17 @@ def of(found: DatasetFacts) -> dict[str, list[str]]:
                 "created": ["2023-01-01T00:00:00"],
             },
         ),
+        (
+            "exaSPIM_653980_2023-08-10_20-08-29_fusion_2023-08-24",
+            {
+                "platform": ["exaSPIM"],
+                "subject": ["653980"],
+                "input": ["exaSPIM_653980_2023-08-10_20-08-29"],
+                "process": ["fusion"],
+                "created": ["2023-08-24"],
+            },
+        ),
+        ("SmartSPIM-template_2024-05-16_11-26-14", {"created": ["2024-05-16T11:26:14"]}),
         ("ecephys_625749_ccf", {}),
         ("HCR_BL6-000_2023-06-1_00-00-00_fusion_2023-08-24", {}),
         ("", {}),
@@ -93,6 +104,24 @@ def test_a_missing_sidecar_is_replaced_by_the_combined_one():
     assert of(found)["species"] == ["Mouse"]
     own = read(metadata__nd=joined, data_description={"subject_id": "2"})
     assert of(own)["subject"] == ["2"]
+
+
+def test_licenses_and_lists_of_modalities_have_one_spelling():
+    found = read(data_description={"license": "CC-BY 4.0 ", "modality": "ecephys; behavior"})
+    assert found.license == ("CC-BY-4.0",)
+    assert of(found)["modality"] == ["behavior", "ecephys"]
+    other = read(data_description={"license": "ask us"})
+    assert other.license == ("ask us",)
+
+
+def test_a_derived_asset_was_acquired_when_its_raw_asset_was():
+    described = {"creation_time": "2024-01-01T00:00:00", "input_data_name": DERIVED}
+    found = of(read("pool", data_description=described))
+    assert found["acquired"] == ["2022-08-03T15:15:06"]
+    assert found["inferred-from-name"] == ["acquired"]
+    session = {"session_start_time": "2022-08-02T23:00:00"}
+    found = of(read(DERIVED, data_description=described, session=session))
+    assert found["acquired"] == ["2022-08-02T23:00:00"]
 
 
 def test_an_asset_is_not_its_own_input():

@@ -76,6 +76,11 @@ def _split_at_commas(text: str) -> list[str]:
     return names
 
 
+def split_list(text: str) -> list[str]:
+    """Return the names in a text that lists them with semicolons or commas."""
+    return [name for part in re.split("[;,]", text) if (name := part.strip())]
+
+
 def without_degrees(name: str) -> str:
     """Return one person's name without the academic degrees after it."""
     parts = [part.strip() for part in name.split(",")]
@@ -199,6 +204,9 @@ _MEMBERS: Final[Mapping[str, str]] = {
     **{"grant_number": "funders", "funder": "funders"},
 }
 """Members of JSON documents at any depth, and the fields to which their names and texts belong."""
+
+_LISTS: Final = frozenset({"modality", "modalities", "experiment_type"})
+"""Those members whose texts may list several names: ``ecephys; behavior``."""
 
 _KEYS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("keyword", "keywords", "tag", "tags", "project"), "keywords"),
@@ -388,8 +396,8 @@ class _Reader:
         elif name == "other":
             self.add(name, f"{key}: {text}" if text else "")
         else:
-            for part in re.split(r"[;,]", text):
-                self.add(name, part.strip())
+            for part in split_list(text):
+                self.add(name, part)
 
     def _collect(self, value: Any, depth: int = 0) -> None:
         """Add the members of :data:`_MEMBERS` at any depth."""
@@ -403,7 +411,8 @@ class _Reader:
                 name = _MEMBERS.get(key)
                 if name is not None:
                     for text in _names(inner):
-                        self.add(name, text)
+                        for part in split_list(text) if key in _LISTS else (text,):
+                            self.add(name, part)
                 if isinstance(inner, list | dict):
                     self._collect(inner, depth + 1)
 

@@ -43,6 +43,7 @@ from neuromirror.model.archive_metadata import (
     is_generation,
     plain_text,
     spdx_id,
+    split_list,
     split_person_names,
     without_degrees,
     without_spdx_prefix,
@@ -302,7 +303,9 @@ def read_asset(parsed: Parsed) -> UpstreamMetadata:
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))
     name = plain_text(about.get("name")) or plain_text(joined.get("name"))
     listed = members(about.get("modalities") or about.get("modality"))
-    modalities = plain_texts([_name_of(one) for one in listed])
+    modalities = tuple(
+        dict.fromkeys(name for one in listed for name in split_list(plain_text(_name_of(one))))
+    )
     identifiers = [("AIND asset", name)] if name else []
     identifiers += [
         (plain_text(kind), one) for kind, values in others.items() for one in plain_texts(values)

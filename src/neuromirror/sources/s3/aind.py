@@ -16,14 +16,24 @@ from datetime import datetime
 from typing import Any, Final
 
 from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
-from neuromirror.model.archive_metadata import split_person_names, without_degrees
+from neuromirror.model.archive_metadata import (
+    spdx_id,
+    split_list,
+    split_person_names,
+    without_degrees,
+)
 from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
-_TIME: Final = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}"
-# The input may itself be derived. A name that continues after the time is malformed but readable.
+_DATE: Final = r"\d{4}-\d{2}-\d{2}"
+_CLOCK: Final = r"_\d{2}-\d{2}-\d{2}"
+_TIME: Final = _DATE + _CLOCK
+# The input may itself be derived. A name that continues after the time is malformed but readable,
+# and so is one that ends with a date (..._fusion_2023-08-24).
 _DERIVED: Final = (
-    re.compile(rf"(?P<input>.+_{_TIME})_(?P<process>.+?)_(?P<time>{_TIME})\Z", re.ASCII),
+    re.compile(
+        rf"(?P<input>.+_{_TIME})_(?P<process>.+?)_(?P<time>{_DATE}(?:{_CLOCK})?)\Z", re.ASCII
+    ),
     re.compile(rf"(?P<input>.+?_{_TIME})_(?P<process>.+?)_(?P<time>{_TIME})", re.ASCII),
 )
 _RAW: Final = re.compile(
@@ -83,9 +93,13 @@ def asset_facts(
         "subject": _field_texts(description, "subject_id") or _field_texts(subject, "subject_id"),
         "species": _field_texts(subject, "species")
         or _field_texts(_mapping(subject.get("subject_details")), "species"),
-        "modality": _field_texts(description, "modalities", prefer="abbreviation")
-        or _field_texts(description, "modality", prefer="abbreviation")
-        or _field_texts(description, "experiment_type"),
+        "modality": [
+            name
+            for text in _field_texts(description, "modalities", prefer="abbreviation")
+            or _field_texts(description, "modality", prefer="abbreviation")
+            or _field_texts(description, "experiment_type")
+            for name in split_list(text)
+        ],
         "platform": _field_texts(description, "platform", prefer="abbreviation"),
         "project": _field_texts(description, "project_name")
         or _field_texts(description, "project_id"),
@@ -112,13 +126,16 @@ def asset_facts(
     if not inputs and "input" in named:
         inputs = named["input"]
         found[INFERRED] = ["input"]
+    if inputs and not found["acquired"]:
+        times = [time for one in inputs for time in _acquired(one.rpartition("/")[2])]
+        inferred |= {"acquired": times} if times else {}
     found |= inferred
     found[INFERRED] = [*found.get(INFERRED, ()), *inferred]
     return DatasetFacts(
         title=_first(_field_texts(description, "name"))
         or _first(_field_texts(sidecars.joined, "name"))
         or name,
-        license=tuple(_field_texts(description, "license")),
+        license=tuple(spdx_id(one) or one for one in _field_texts(description, "license")),
         landing_page=_page(description) or _page(sidecars.joined),
         attributes=tuple(
             sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
@@ -193,13 +210,23 @@ def name_parts(name: str) -> dict[str, list[str]]:
     raw = _RAW.match(name)
     if raw is None:
         return {}
-    parts = {"subject": [raw["subject"]], "created": [_moment(raw["time"])]}
-    return {**parts, "platform": [raw["platform"]]} if raw["platform"] else parts
+    parts = {"created": [_moment(raw["time"])]}
+    if raw["platform"]:
+        parts["platform"] = [raw["platform"]]
+    if re.search("[0-9]", raw["subject"]):  # ids have digits; SmartSPIM-template is no subject
+        parts["subject"] = [raw["subject"]]
+    return parts
+
+
+def _acquired(name: str) -> list[str]:
+    """Return the time in the name of the raw asset at the beginning of an asset's name."""
+    parts = name_parts(name)
+    return _acquired(parts["input"][0]) if "input" in parts else parts.get("created", [])
 
 
 def _moment(time: str) -> str:
     date, _, clock = time.partition("_")
-    return f"{date}T{clock.replace('-', ':')}"
+    return f"{date}T{clock.replace('-', ':')}" if clock else date
 
 
 def _inputs(description: Mapping[str, Any]) -> list[str]:
