@@ -71,7 +71,8 @@ def test_show_and_files_list_files_that_are_not_mirrored(
     assert exception["reason"] == "zarr"
     assert exception["path"] in shell.run("show", "demo:000005").out
     files = shell.records("files", "demo:000005")
-    assert [one["type"] for one in files] == ["file", "file", "exception"]
+    kinds = ["file", "file", "document", "document", "exception"]
+    assert [one["type"] for one in files] == kinds
     assert files[-1]["status"] == "impossible"
     ended = shell.run("files", "demo:000005")
     assert ended.lines[-1].startswith("not mirrored: zarr")

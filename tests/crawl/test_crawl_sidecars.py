@@ -182,6 +182,33 @@ def test_datasets_are_found_by_what_their_sidecars_state(mirror_harness: MirrorH
             assert [one["dataset"] for one in found if "dataset" in one] == expected, attribute
 
 
+def test_sidecars_are_listed_and_counted_and_those_that_differ_are_marked(
+    mirror_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    joined = {"name": ASSET, "last_modified": "2026-01-01T00:00:00Z"}
+    buckets.put(f"{ASSET}/metadata.nd.json", json.dumps(joined))
+    buckets.put(f"{ASSET}/original_metadata/rig.json", b"{}")
+    mirror_harness.sync(NAME)
+    expected = {
+        one.removeprefix(f"{ASSET}/"): len(buckets.data(one))
+        for one in map(bytes.decode, buckets.present(f"{ASSET}/"))
+        if not one.endswith("data.bin")
+    } | {"metadata.nd.json": len(json.dumps({"name": ASSET}))}
+    files = run(mirror_harness, "files", NAME)
+    assert [one["path"] for one in files if one["type"] == "file"] == ["ecephys/data.bin"]
+    listed = [one for one in files if one["type"] == "document"]
+    assert {one["path"]: one["size"] for one in listed} == expected
+    assert [one["path"] for one in listed if one["cleaned"]] == ["metadata.nd.json"]
+    [shown] = run(mirror_harness, "show", NAME)
+    assert shown["documents"] == [
+        {name: one[name] for name in ("path", "size", "cleaned")} for one in listed
+    ]
+    done = CliRunner().invoke(main, ["show", NAME, "--store", str(mirror_harness.folder)])
+    size = expected["metadata.nd.json"]
+    assert re.search("^  documents +5 plain files in git, ", done.stdout, re.MULTILINE)
+    assert f"  metadata.nd.json: {size} B, differs from upstream's\n" in done.stdout
+
+
 def test_a_refused_list_does_not_restart_the_day_of_a_refused_sidecar(
     mirror_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:

@@ -50,6 +50,7 @@ def test_an_indexers_timestamp_changes_no_document(bucket):
         listing = listing_of(bucket.source(layout="aind"), "asset")
         read(listing)
         seen += [one.content for one in listing.documents if one.path == b"metadata.nd.json"]
+        assert ("cleaned", "metadata.nd.json") in listing.facts.attributes
     assert seen == [b'{\n  "_id": "1",\n  "n": 1.10\n}\n'] * 2
 
 

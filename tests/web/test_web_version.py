@@ -93,6 +93,15 @@ def test_badge_has_the_state_and_the_page_the_last_probe(
     assert probe_counts() == {"checked": 2, "available": 1}
 
 
+def test_documents_of_the_archive_are_listed_beside_the_files(site: RunningCatalogue) -> None:
+    version = "demo:000002@0.240301.1055"
+    listed = site.api(f"/datasets/{version}")["documents"]
+    assert {one["path"]: one["cleaned"] for one in listed}["dandiset.yaml"] is False
+    text = visible_text(site.page(f"/dataset/{version}"))
+    assert f"{len(listed)} documents of the archive" in text
+    assert all(one["path"] in text for one in listed)
+
+
 def test_a_folder_that_does_not_exist_is_not_found(site: RunningCatalogue) -> None:
     version = "/dataset/demo:000002@0.240301.1055"
     site.page(f"{version}?under=sub-201")

@@ -344,6 +344,7 @@ def show_command(settings: Settings, version: str) -> None:
         copies = index.files.copies(row)
         location_health = index.locations.failing_of(row)
         failures = [one for one in index.crawl.failures() if one.dataset == name]
+    documents = settings.store().documents(row.dataset_ref.dataset_id, row.commit)
     alias = alias_of(name)
     location = settings.store_folder.absolute()
     shown = ShownVersion.of(
@@ -362,6 +363,7 @@ def show_command(settings: Settings, version: str) -> None:
         derivatives=descendants,
         form=row.form or None,
         manifest_only={"files": row.manifest_only_files, "bytes": row.manifest_only_bytes},
+        documents=documents,
         subdatasets=subdatasets,
         inline=inline,
         exceptions=exceptions,
@@ -437,6 +439,16 @@ def _content_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     not_mirrored = len(shown.exceptions)
     yield "not mirrored", f"{not_mirrored} files that upstream lists" if not_mirrored else "0"
     yield from _shortened([f"{one['path']}: {one['detail']}" for one in shown.exceptions])
+    if documents := shown.documents:
+        size = format_bytes(sum(document.size for document in documents))
+        yield "documents", f"{len(documents)} plain files in git, {size}"
+    yield from _shortened(
+        [
+            f"{document.path}: {format_bytes(document.size)}"
+            + ", differs from upstream's" * document.cleaned
+            for document in documents
+        ]
+    )
     parts, zarrs = shown.subdatasets, shown.inline
     if parts:
         files, size = sum(part.files for part in parts), sum(part.bytes for part in parts)

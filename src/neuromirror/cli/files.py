@@ -46,10 +46,12 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a version.
 
     The columns are the strongest checksum ("size" or "none" if there is none), whether the archive
-    claims it or it was checked here, the size, and the path. --format sha256sum names files without
-    sha256 on stderr, and then exits with 1.
+    claims it or it was checked here, the size, and the path. A "document" is a plain file in git
+    with the archive's metadata, such as a JSON sidecar; a "cleaned" one differs from the archive's:
+    it has no secrets and no "last_modified". --format sha256sum leaves out documents, names files
+    without sha256 on stderr, and then exits with 1.
     """
-    from neuromirror.cli.shapes import ListedSubdataset
+    from neuromirror.cli.shapes import Document, ListedSubdataset
 
     if form == "sha256sum" and settings.json:
         raise ConfigurationError(
@@ -72,6 +74,14 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
                 digest = file.evidence_digest or file.evidence
                 line = _file_line(digest, status, file.size, file.path)
                 settings.emit("files", record, line)
+        for document in settings.store().documents(row.dataset_ref.dataset_id, row.commit):
+            if not selected(document.path):
+                continue
+            about = Document.of(document).plain()
+            record = {"type": "document", "dataset": name, "version": row.label, **about}
+            status = "cleaned" if document.cleaned else ""
+            line = _file_line("document", status, document.size, document.path)
+            settings.emit("files", record, line)
         for one in index.versions.subdatasets(row):
             if not selected(one.path):
                 continue

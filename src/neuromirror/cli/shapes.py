@@ -14,6 +14,7 @@ from neuromirror.index.rows import CopyRow, FailureRow, VisitRow
 from neuromirror.index.shapes import (
     Answer,
     Change,
+    Document,
     File,
     Link,
     Occurrence,
@@ -100,6 +101,7 @@ class ShownVersion(ListedVersion, frozen=True):
     derivatives: list[Derivative]
     form: str | None
     manifest_only: dict[str, int]
+    documents: list[Document]
     subdatasets: list[ListedSubdataset]
     inline: list[dict[str, Any]]
     exceptions: list[dict[str, Any]]

@@ -165,6 +165,20 @@ class File(Answer, frozen=True):
     ]
 
 
+class Document(Answer, frozen=True):
+    """A document of the archive, such as a JSON sidecar: a plain file in git."""
+
+    path: str
+    size: int
+    cleaned: Annotated[
+        bool,
+        Meta(
+            description="Whether the archive's document differs: it is stored without secrets and "
+            "without `last_modified`."
+        ),
+    ]
+
+
 class FolderFile(File, frozen=True, tag_field="type", tag="file"):
     """A file in a folder."""
 

@@ -49,6 +49,7 @@ from neuromirror.model.journal import (
 from neuromirror.model.programs import declare_secrets, environment_without_secrets, is_secret
 from neuromirror.model.records import (
     CHECKED_BY_VISIT,
+    CLEANED,
     FOLDER_MARKER,
     INFERRED,
     UNREADABLE,
@@ -131,6 +132,7 @@ from neuromirror.model.validation import (
 
 __all__ = [
     "CHECKED_BY_VISIT",
+    "CLEANED",
     "DESCRIPTION_PATH",
     "FOLDER_MARKER",
     "INFERRED",

@@ -572,6 +572,12 @@ UNREADABLE = "unreadable-sidecar"
 For these, the dataset keeps the values of the last version in which they could be read.
 """
 
+CLEANED = "cleaned"
+"""The attribute that lists the sidecars that differ from upstream's.
+
+They lack secrets, and what an indexer updates (``last_modified``).
+"""
+
 CHECKED_BY_VISIT = "checked"
 """The attribute that lists what a visit compared. It is not committed, since it is not state."""
 
@@ -590,7 +596,7 @@ class DatasetFacts(Struct, frozen=True):
         Sorted (name, value) pairs for searching; names may be repeated: ``subject``, ``species``,
         ``modality``, ``platform``, ``project``, ``investigator``, ``funder``, ``institution``,
         ``data-level``, ``created``, ``acquired``, ``acquisition-type``, ``process``,
-        ``schema-version``, :data:`INFERRED`, :data:`UNREADABLE`.
+        ``schema-version``, :data:`INFERRED`, :data:`UNREADABLE`, :data:`CLEANED`.
     inputs
         Sorted upstream names of the datasets from which this one was derived.
     links

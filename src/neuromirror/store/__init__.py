@@ -36,7 +36,7 @@ from neuromirror.store.safe_paths import (
     refuse_relative_symlinks,
     refuse_symlinks,
 )
-from neuromirror.store.store import Store
+from neuromirror.store.store import Store, StoredDocument
 from neuromirror.store.superdatasets import (
     SuperdatasetMember,
     has_complete_commit,
@@ -59,6 +59,7 @@ __all__ = [
     "Store",
     "StoreBusyError",
     "StoreDamagedError",
+    "StoredDocument",
     "SuperdatasetMember",
     "UnsafePathError",
     "dataset_ref_of",

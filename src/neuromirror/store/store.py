@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 import msgspec
+from msgspec import Struct
 
-from neuromirror.git import GitError, ObjectMissingError, ObjectReader
+from neuromirror.git import GitError, ObjectMissingError, ObjectReader, run_git
 from neuromirror.model import (
+    CLEANED,
     DESCRIPTION_PATH,
     DatasetRef,
     InvalidDocumentError,
@@ -383,6 +385,40 @@ class Store(StoredJournal, StoredRecords):
 
     # --- documents and manifests
 
+    def documents(self, dataset_id: str, commit: str) -> list[StoredDocument]:
+        """Return the archive's documents in a commit; none if the store does not have the commit.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        list of StoredDocument
+            In git's order.
+        """
+        repository = self.repository_path(dataset_id)
+        if not Repository(repository).exists():
+            return []
+        try:
+            with ObjectReader(repository) as reader:
+                content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+            described = parse_description(content, DESCRIPTION_PATH)
+            names = described["documents"]
+            listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *names)
+            listed = run_git(repository, "--literal-pathspecs", *listing) if names else ""
+        except (ObjectMissingError, InvalidDocumentError, GitError):
+            return []
+        cleaned = described.get("attributes", {}).get(CLEANED, ())
+        entries = (line.partition("\t") for line in listed.split("\0")[:-1])
+        return [
+            StoredDocument(path, int(about.split()[3]), path in cleaned)
+            for about, _, path in entries
+        ]
+
     def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
         """Return the archive's documents about a version from its commit.
 
@@ -487,6 +523,22 @@ def preview_folder(store: Store) -> Path:
 def delete_previews(store: Store) -> None:
     """Delete the previews of all datasets, so that none of a withdrawn dataset is left."""
     shutil.rmtree(preview_folder(store), ignore_errors=True)
+
+
+class StoredDocument(Struct, frozen=True):
+    """A document of the archive in git.
+
+    Attributes
+    ----------
+    path, size
+        Its path, and its size in git.
+    cleaned
+        Whether upstream's document differs; see :data:`~neuromirror.model.CLEANED`.
+    """
+
+    path: str
+    size: int
+    cleaned: bool
 
 
 class TaskState(msgspec.Struct, forbid_unknown_fields=True):

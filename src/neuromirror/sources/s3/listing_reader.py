@@ -23,6 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.model import (
+    CLEANED,
     FOLDER_MARKER,
     DatasetFacts,
     Document,
@@ -316,9 +317,7 @@ class ListingReader:
         unread_paths = [row.key[len(self._prefix) :] for row in unread]
         unread_paths += [one.path for one in refused]
         facts = self._rules.profile.facts(self._version.dataset.local_id, documents, unread_paths)
-        cleaned = [
-            ("cleaned", document.path.decode()) for document, is_cleaned in found if is_cleaned
-        ]
+        cleaned = [(CLEANED, document.path.decode()) for document, differs in found if differs]
         self.documents = tuple(documents)
         self.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
 

@@ -434,7 +434,7 @@ class DocumentReader(Struct, frozen=True):
             raise self._passing[0]
 
     def read(self, row: ObjectRow) -> tuple[Document, bool] | ExcludedEntry | None:
-        """Return a document and whether secrets were removed; None if it cannot be one.
+        """Return a document and whether upstream's differs; None if it cannot be one.
 
         A document that the bucket refuses is an exception; see :meth:`check_refusals`.
 
@@ -472,11 +472,10 @@ class DocumentReader(Struct, frozen=True):
                     f"{self.dataset_name}: {display_key(row.key)!r} was listed with {row.size}"
                     f" bytes, but has {len(content)}"
                 )
-        normalized = self.profile.normalize(path, content)
-        cleaned = without_secrets(normalized)
+        cleaned = without_secrets(self.profile.normalize(path, content))
         if find_pointer_key(cleaned) is not None:
             return None  # git-annex would take a plain file for the pointer of another file
-        return Document(path, cleaned, row.modified), cleaned != normalized
+        return Document(path, cleaned, row.modified), cleaned != content
 
     def _refused_entry(self, row: ObjectRow, error: HttpError | None = None) -> ExcludedEntry:
         """Return the exception for a refused document, and record the refusal."""

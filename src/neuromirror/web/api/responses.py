@@ -12,6 +12,7 @@ from neuromirror.index.shapes import (
     Answer,
     Change,
     Dataset,
+    Document,
     Edge,
     Event,
     FacetValue,
@@ -96,6 +97,9 @@ class VersionResponse(Version, frozen=True):
     left_out: Annotated[
         list[dict[str, Any]],
         Meta(description="Listed files that could not be recorded, with the reason."),
+    ]
+    documents: Annotated[
+        list[Document], Meta(description="The archive's documents, which are plain files in git.")
     ]
     subdatasets: list[Subdataset]
     clone: Annotated[str, Meta(description="URL for `datalad clone`.")]

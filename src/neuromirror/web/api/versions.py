@@ -23,6 +23,7 @@ from neuromirror.web.lookups import (
     FORMATS,
     compare_versions,
     other_occurrences,
+    read_documents,
     require_citation,
     split_version_name,
 )
@@ -91,6 +92,7 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
         row,
         attributes=index.versions.attributes(row),
         left_out=index.versions.exceptions(row),
+        documents=read_documents(call.request.site.store, row),
         subdatasets=list(index.versions.subdatasets(row)),
         clone=f"ria+{call.request.site_url}/#~{alias_of(row.dataset_name)}@{row.label}",
         checksums=call.request.site_url + page.replace("/dataset/", "/checksums/", 1),

@@ -11,7 +11,7 @@ from neuromirror.model import Retention, alias_of
 from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.store.records import manifest_file
 from neuromirror.web.addresses import breadcrumbs
-from neuromirror.web.lookups import allow_command_for, read_citation
+from neuromirror.web.lookups import allow_command_for, read_citation, read_documents
 from neuromirror.web.pages.folders import GatewayLinks, folder_entries, matching_files, zarr_viewers
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.request import CatalogueRequest, view
@@ -37,9 +37,11 @@ async def version(request: CatalogueRequest) -> Response:
         )
     )
     row, store = context.pop("row"), request.site.store
-    citation = None
+    citation, documents = None, []
     if not under and not terms:
-        citation = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
+        citation, documents = await request.site.reader.run_in_thread(
+            lambda: (read_citation(store, row), read_documents(store, row))
+        )
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
         "version",
@@ -49,6 +51,7 @@ async def version(request: CatalogueRequest) -> Response:
         folders=breadcrumbs(under),
         start=start,
         citation=citation,
+        documents=documents,
         has_manifest=has_manifest,
         alias=alias_of(name),
         **context,
