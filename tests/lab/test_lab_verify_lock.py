@@ -15,6 +15,7 @@ from support.dataset_clones import (
     evidence_counts,
     failures,
     fetch_content,
+    overwrite,
     verify_all,
 )
 from support.lab_store import LabStore
@@ -83,6 +84,20 @@ def test_datasets_in_another_folder_are_found_by_option(
     found = verify_all(lock_parent / restored_lock.name, within=moved, allow_missing=True)
     assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert failures(verify_all(lock_parent / restored_lock.name, within=restored_lock.parent)) == []
+
+
+def test_datasets_in_the_one_folder_beside_the_lock_are_found(lock: Path) -> None:
+    data, names = lock.parent / "data", [one.dataset.alias for one in load_lock(lock).datasets]
+    data.mkdir()
+    for name in names:
+        (lock.parent / name).rename(data / name)
+    assert failures(verify_all(lock)) == []
+    overwrite(next(data.glob("*/sub-*/*.nwb")), b"damaged")
+    assert [kind for kind, _, _ in failures(verify_all(lock))] == ["file"]
+    copy_folder(data, lock.parent / "copy")
+    found = [one for one in verify_all(lock) if one.failed]
+    assert [one.kind for one in found] == ["subdataset"] * 2
+    assert all("or specify --in" in one.message for one in found)
 
 
 def test_another_checked_out_version_is_an_error(lock: Path) -> None:

@@ -162,7 +162,11 @@ neuromirror verify --remote ./clone""",
 )
 @flag("--remote", "Ask the servers of all files for sizes and checksums, without downloads.")
 @flag("--full", "Download all files again, hash them and discard the downloads; your copies stay.")
-@path_option("--in folder DIR", "Folder given to 'restore --into' [default: the folder of LOCK].")
+@path_option(
+    "--in folder DIR",
+    "Folder given to 'restore --into' [default: the folder of LOCK, or the one in it that has the "
+    "dataset].",
+)
 @flag("--allow-missing", "Do not count missing content as a failure.")
 @jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
 @settings_options

@@ -488,7 +488,8 @@ def verify(
         ``local``, ``remote`` or ``full``. For a lock file, URLs come from the manifest beside it,
         so that no clone is needed.
     within
-        Where the datasets of the lock file were restored, by default the lock file's folder.
+        Where the datasets of the lock file were restored; by default the lock file's folder, and
+        for a dataset that is not there, the one folder in it that has this dataset.
     allow_missing
         Whether missing content and subdatasets are accepted. A whole missing dataset is not.
     jobs
@@ -526,9 +527,13 @@ def verify(
         from neuromirror.lab.lockfile import load_lock
 
         target = load_lock(target)
-    above = within or target.path.absolute().parent
+    beside = target.path.absolute().parent
     for pin in target.datasets:
-        findings = verifier.pin(target, pin, above / pin.dataset.alias)
+        folder = (within or beside) / pin.dataset.alias
+        near = [] if within or folder.is_dir() else list(beside.glob(f"*/{folder.name}/.git"))
+        if len(near) == 1:
+            folder = near[0].parent
+        findings = verifier.pin(target, pin, folder)
         if why := store_contradiction(store, pin):
             findings = chain([Finding(status="error", kind="lock", message=why)], findings)
         for finding in findings:
@@ -584,11 +589,8 @@ class _Verifier(Struct, frozen=True):
                 yield from self._of_plain_folder(scope, expected, folder)
                 return
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
-            found = sorted(folder.parent.glob(f"*/{folder.name}"))
-            # the folder of the manifests has one of the same name
-            of_manifest = manifest.resolve().parents
-            if near := [one for one in found if one.resolve() not in of_manifest]:
-                message += f", or specify --in {near[0].parent}"
+            if near := sorted(folder.parent.glob(f"*/{folder.name}/.git")):
+                message += f", or specify --in {near[0].parent.parent}"
             # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
             return
