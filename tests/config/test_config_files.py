@@ -111,6 +111,7 @@ def test_every_builtin_mirror_opens_and_states_what_it_needs() -> None:
     assert "neuromirror[volumes]" in needs["bossdb"]
     assert needs["dandi"] == needs["aind"] == ""
     assert all(one.open().uri for one in mirrors.values())
+    assert "docdb" in mirrors["aind"].options().model_dump(exclude_none=True)
 
 
 def test_the_name_of_a_dataset_includes_it_in_a_built_in_mirror(tmp_path: Path) -> None:

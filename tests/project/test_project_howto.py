@@ -57,10 +57,14 @@ def fixture_archives(
         DemoBoss(folder / "boss") as boss,
     ):
         assert dandi.buckets is not None
-        endpoint = dandi.buckets.addresses()["endpoint"]
+        buckets = dandi.buckets.addresses()
+        endpoint = buckets["endpoint"]
         yield {
             "https://api.dandiarchive.org/api": dandi.api_url,
             'bucket = "aind-open-data"': f'bucket = "demo-aind-open-data"\nendpoint = "{endpoint}"',
+            "https://api.allenneuraldynamics.org/v2/metadata_index/data_assets/find": buckets[
+                "docdb"
+            ]["v2"],
             "https://api.bossdb.io/v1": boss.addresses()["api"],
             "kasthuri2015/ac4/*": "demo_cortex/sections/*",
             "[2048, 2048, 64]": "[64, 64, 16]",
