@@ -180,6 +180,10 @@ def test_datasets_are_found_by_what_their_sidecars_state(mirror_harness: MirrorH
         for text, expected in ((stated, [NAME]), (f"{stated}x", [])):
             found = run(mirror_harness, "list", "--where", f"{attribute}={text}")
             assert [one["dataset"] for one in found if "dataset" in one] == expected, attribute
+    project = ("--project", "Brain Wide Circuits", "--modality")
+    for values, count in ((("ecephys", "--year", "2022"), 1), (("ecephys", "--year", "2025"), 0)):
+        found = run(mirror_harness, "search", *project, *values)
+        assert [one["status"] for one in found] == (["ok"] if count else ["impossible"])
 
 
 def test_sidecars_are_listed_and_counted_and_those_that_differ_are_marked(

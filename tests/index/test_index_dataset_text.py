@@ -177,7 +177,9 @@ def test_recordings_of_both_archives_are_counted_under_one_technique(
 def test_properties_are_found_and_counted_as_pages_show_them(
     journal: DiskJournal, index: Index
 ) -> None:
-    attributes = {"subject": ["625749"], "data-level": ["raw"]}
+    attributes = {"subject": ["625749"], "data-level": ["raw"], "project": ["Brain Wide Circuits"]}
+    attributes |= {"modality": ["behavior-videos"], "created": ["2023-01-02T03:04:05"]}
+    attributes |= {"acquired": ["2022-12-31T23:00:00"]}
     minted = journal.mint([placed_file("a", 1)], "000001", attributes=attributes)
     describe(journal, minted.commit, about=[{"schemaKey": "Anatomy", "name": "hippocampus"}])
     journal.mint([placed_file("b", 1)], "000002")
@@ -190,6 +192,9 @@ def test_properties_are_found_and_counted_as_pages_show_them(
     assert found(index, "dandiset 000001") == ["000001"]
     assert facet(index, "subject") == {"625749": 1}
     assert facet(index, "level") == {"raw": 1}
+    assert facet(index, "project") == {"Brain Wide Circuits": 1}
+    assert facet(index, "modality") == {"behavior-videos": 1}
+    assert facet(index, "year") == {"2024": 1, "2022": 1}  # of acquisition, else of the version
     assert facet(index, "brain_region") == {"hippocampus": 1}
     [row] = index.search.datasets("625749").rows
     [text] = [one for one in row.matched if one.field == "subject"]

@@ -176,15 +176,17 @@ _MAX_SHOWN_VALUES = 20
 
 _FILTERS = (
     ("archive", "MIRROR", "mirror"),
+    ("project", "NAME", "project"),
     ("species", "NAME", "species, e.g. mouse or 'Mus musculus'"),
     ("subject", "ID", "subject"),
     ("brain_region", "NAME", "brain region, e.g. hippocampus"),
+    ("modality", "NAME", "modality, as the archive names it, e.g. behavior-videos"),
     ("technique", "NAME", "technique, e.g. ecephys or 'calcium imaging'"),
     ("data_type", "NAME", "kind of files, e.g. NWB or OME-Zarr"),
     ("level", "LEVEL", "level of processing, e.g. raw or derived"),
     ("license", "NAME", "license, e.g. CC-BY-4.0"),
     ("size", "CLASS", "size class (see --facets)"),
-    ("year", "YEAR", "year of the latest version"),
+    ("year", "YEAR", "year of acquisition, else of the latest version"),
     (
         "status",
         "STATUS",

@@ -267,8 +267,8 @@ def add_data_types(connection: sqlite3.Connection, version: int, found: Iterable
 
 
 FACETS: Final = (
-    *("archive", "species", "subject", "brain_region", "technique", "data_type", "level"),
-    *("license", "size", "year", "status", "volume"),
+    *("archive", "project", "species", "subject", "brain_region", "modality", "technique"),
+    *("data_type", "level", "license", "size", "year", "status", "volume"),
 )
 """The names of the facets, in the order of pages."""
 
@@ -321,6 +321,8 @@ def facet_values(
     values = metadata.values
     found: dict[str, Iterable[str]] = {
         "archive": [mirror],
+        "project": named.get("project", ()),
+        "modality": named.get("modality", ()),
         "species": map(canonical_species, [*values.get("species", ()), *named.get("species", ())]),
         "subject": named.get("subject", ()),
         "brain_region": values.get("anatomy", ()),
@@ -336,7 +338,8 @@ def facet_values(
             spdx_id(one) or without_spdx_prefix(one) for one in version.get("license", ())
         ]
         found["size"] = [_size_class(version["bytes"])]
-        found["year"] = [version["time"][:4]] if version["time"] else []
+        dates = named.get("acquired") or named.get("created") or [version["time"] or ""]
+        found["year"] = [date[:4] for date in dates]
         found["status"] = [_status(version)]
     return {name: _distinct(found[name])[:_MAX_VALUES] for name in FACETS if name in found}
 

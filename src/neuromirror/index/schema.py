@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils.db import Table
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 17
+SCHEMA = 18
 
 LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 """SQL of the last component of a path or local id.

@@ -50,15 +50,17 @@ _FILTERS = tuple(
     )
     for name, what, example in (
         ("archive", "mirror", "dandi"),
+        ("project", "project", "Brain Wide Circuits"),
         ("species", "species", "Mus musculus"),
         ("subject", "subject", "625749"),
         ("brain_region", "brain region", "hippocampus"),
+        ("modality", "modality, as the archive names it", "behavior-videos"),
         ("technique", "technique", "calcium imaging"),
         ("data_type", "kind of files", "NWB"),
         ("level", "level of processing", "raw"),
         ("license", "license", "CC-BY-4.0"),
         ("size", "class of sizes", SIZES[0][0]),
-        ("year", "year of the latest version", "2024"),
+        ("year", "year of acquisition, else of the latest version", "2024"),
         ("status", "status of the latest version: published, draft or observed", "published"),
         ("volume", "property: `yes` for volumes", "yes"),
     )

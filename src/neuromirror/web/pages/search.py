@@ -39,14 +39,10 @@ from neuromirror.web.request import CatalogueRequest, redirect, view
 from neuromirror.web.site import Site
 
 _TITLES: Final = {
-    **{"archive": "Archive", "species": "Species", "subject": "Subject"},
-    **{"brain_region": "Brain region", "technique": "Technique", "level": "Processing"},
-    **{
-        "data_type": "Data type",
-        "license": "License",
-        "size": "Size",
-        "year": "Year of the latest version",
-    },
+    **{"archive": "Archive", "project": "Project", "species": "Species", "subject": "Subject"},
+    **{"brain_region": "Brain region", "modality": "Modality", "technique": "Technique"},
+    **{"level": "Processing", "data_type": "Data type", "license": "License", "size": "Size"},
+    **{"year": "Year of acquisition, or of the latest version"},
     **{"status": "Status", "volume": "Volume"},
 }
 _VALUE_LABELS: Final = {
