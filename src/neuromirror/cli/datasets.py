@@ -442,8 +442,8 @@ def _content_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     yield "not mirrored", f"{not_mirrored} files that upstream lists" if not_mirrored else "0"
     yield from _shortened([f"{one['path']}: {one['detail']}" for one in shown.exceptions])
     if documents := shown.documents:
-        size = format_bytes(sum(document.size for document in documents))
-        yield "documents", f"{len(documents)} plain files in git, {size}"
+        size = sum(document.size for document in documents)
+        yield "documents", f"{len(documents)} plain files in git, {format_bytes(size)}"
     yield from _shortened(
         [
             f"{document.path}: {format_bytes(document.size)}"

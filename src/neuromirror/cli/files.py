@@ -51,7 +51,8 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     it has no secrets and no "last_modified". --format sha256sum leaves out documents, names files
     without sha256 on stderr, and then exits with 1.
     """
-    from neuromirror.cli.shapes import Document, ListedSubdataset
+    from neuromirror.cli.shapes import ListedSubdataset
+    from neuromirror.index.shapes import Document
 
     if form == "sha256sum" and settings.json:
         raise ConfigurationError(

@@ -37,7 +37,7 @@ async def version(request: CatalogueRequest) -> Response:
         )
     )
     row, store = context.pop("row"), request.site.store
-    citation, documents = None, []
+    citation, documents = None, None
     if not under and not terms:
         citation, documents = await request.site.reader.run_in_thread(
             lambda: (read_citation(store, row), read_documents(store, row))
