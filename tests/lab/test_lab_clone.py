@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab.clone import CloneFailedError, clone_dataset, remote_url, store_url
+from neuromirror.lab.clone import clone_dataset, remote_url, store_url
 from neuromirror.lab.restore import CloneUrlStrategy, StrategyFailedError
-from neuromirror.model import ConfigurationError
+from neuromirror.model import ConfigurationError, NeuromirrorError
 from support.foreign_pushes import run_checked
 from support.lab_store import LabStore
 from support.mirror_harness import MirrorHarness
@@ -60,7 +60,7 @@ def test_a_clone_that_fails_leaves_nothing_and_a_used_folder_is_kept(
 ) -> None:
     root = still_lab.mirror_harness.folder
     for url in (store_url(root, ALIAS, "none"), store_url(root, "demo--999999", "draft")):
-        with pytest.raises(CloneFailedError):
+        with pytest.raises(NeuromirrorError):
             clone_dataset(url, tmp_path / "new")
         assert not (tmp_path / "new").exists()
     (tmp_path / "used").mkdir()
@@ -78,12 +78,12 @@ def test_what_git_refuses_is_named_with_its_remedy(
     config = tmp_path / "gitconfig"
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     config.write_text("[broken\n")
-    with pytest.raises(CloneFailedError, match=r"fatal: bad config line 1 in file .*gitconfig"):
+    with pytest.raises(NeuromirrorError, match=r"fatal: bad config line 1 in file .*gitconfig"):
         clone_dataset(url, clone)
     config.write_text("")
     for path in (copied_harness.folder, *copied_harness.folder.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)
-    with pytest.raises(CloneFailedError, match="belongs to another user") as caught:
+    with pytest.raises(NeuromirrorError, match="belongs to another user") as caught:
         clone_dataset(url, clone)
     run_checked(tmp_path, *shlex.split(str(caught.value).partition("trust it: ")[2]))
     clone_dataset(url, clone)
@@ -94,7 +94,7 @@ def test_a_mirror_cannot_have_git_request_an_address_of_this_network(tmp_path: P
     with StubServer() as inner, StubServer() as mirror:
         target = f"{inner.url}/private?action=x"
         mirror.answers[f"/alias/{ALIAS}/info/refs"] = responds_with(302, Location=target)
-        with pytest.raises(CloneFailedError, match="error: 302; the server redirects"):
+        with pytest.raises(NeuromirrorError, match="error: 302; the server redirects"):
             clone_dataset(remote_url(mirror.url, ALIAS, None), tmp_path / "clone")
         run_checked(tmp_path, "git", "init", "-q", "restored")
         with pytest.raises(StrategyFailedError, match="the server redirects"):

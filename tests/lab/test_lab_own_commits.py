@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.lab.clone import clone_dataset as clone_stored_dataset
 from neuromirror.lab.clone import store_url
-from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
+from neuromirror.lab.pin import pin_request_for_clone
 from neuromirror.lab.restore import restore
+from neuromirror.model import NeuromirrorError
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, run
 from support.mirror_harness import run_git
@@ -170,9 +171,15 @@ def test_own_commits_are_not_pinned(still_lab: LabStore, clones: Clones, tmp_pat
     clone = clones(tmp_path)
     (clone / "analysis.py").write_text("print(1)\n")
     commit(clone)
-    with still_lab.mirror_harness.index() as index, pytest.raises(NotPinnedError):
+    with (
+        still_lab.mirror_harness.index() as index,
+        pytest.raises(NeuromirrorError, match="follows"),
+    ):
         pin_request_for_clone(clone, index)
     run_git(tmp_path, "init", "-q", "other")
     run_git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "no mirror made this")
-    with still_lab.mirror_harness.index() as index, pytest.raises(NotPinnedError):
+    with (
+        still_lab.mirror_harness.index() as index,
+        pytest.raises(NeuromirrorError, match="by a mirror"),
+    ):
         pin_request_for_clone(tmp_path / "other", index)

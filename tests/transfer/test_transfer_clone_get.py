@@ -12,7 +12,6 @@ from neuromirror.cache import ContentName, PieceCache, open_cache
 from neuromirror.model import ConfigurationError, Evidence
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.transfer import get
-from neuromirror.transfer.annex_clone import NotACloneError
 from support.block_digests import digests_of
 from support.web_clone import (
     LARGE,
@@ -105,10 +104,10 @@ def test_a_path_outside_of_the_clone_is_a_usage_error(web_clone: WebClone) -> No
 
 
 def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotACloneError):
+    with pytest.raises(ConfigurationError):
         list(get(tmp_path))
     git(tmp_path, "init", "-q")
-    with pytest.raises(NotACloneError, match="no git-annex branch"):
+    with pytest.raises(ConfigurationError, match="no git-annex branch"):
         list(get(tmp_path))
 
 

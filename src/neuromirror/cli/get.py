@@ -204,7 +204,6 @@ def _named_elsewhere(text: str) -> Address | None:
 def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address, str]:
     """Resolve an address, its store and the label of its version, after a sync."""
     from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
-    from neuromirror.lab.clone import CloneFailedError
     from neuromirror.sources import EMBARGOED
 
     for one in _stores(settings):
@@ -221,7 +220,7 @@ def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address,
             "; data that needs a credential is mirrored only into a private store: see "
             "docs/howto/private.md"
         )
-    raise CloneFailedError(f"{text}: nothing was mirrored: {reasons}")
+    raise NeuromirrorError(f"{text}: nothing was mirrored: {reasons}")
 
 
 def _find_stored(settings: Settings, text: str) -> tuple[Path, Address, str] | None:

@@ -321,7 +321,6 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
     """Return the states of a lock file, a clone or a version."""
     from neuromirror.index import IndexMissingError
     from neuromirror.lab.cite import (
-        NothingToCiteError,
         state_of_clone,
         state_of_version,
         states_of_lock,
@@ -332,7 +331,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
 
     path = Path(name)
     if not name:
-        raise NothingToCiteError("an argument is empty; is a variable of your script unset?")
+        raise ConfigurationError("an argument is empty; is a variable of your script unset?")
     if path.is_file():
         from neuromirror.lab.lockfile import load_lock
 
@@ -342,7 +341,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
             store = None
         states = states_of_lock(load_lock(path), store, stack)
         if not states:
-            raise NothingToCiteError(
+            raise ConfigurationError(
                 f"{path}: the lock file has no pins; add one with 'neuromirror pin'"
             )
         return states
@@ -354,7 +353,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
     except (UnknownAddressError, NotAStoreError, IndexMissingError) as error:
         if ":" in name:
             raise
-        raise NothingToCiteError(
+        raise ConfigurationError(
             f"{name!r} is not a lock file, a clone or a version; write a version as "
             "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033",
             suggestions=[*error.suggestions, *similar_paths(path)],

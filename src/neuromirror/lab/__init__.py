@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin, load_lock
     from neuromirror.lab.output_files import LockBusyError
     from neuromirror.lab.pin import PinRequest, find_outdated, pin
-    from neuromirror.lab.rebuild import NotMintedError
     from neuromirror.lab.reproduce import (
         MintDifferences,
         PathSample,
@@ -67,7 +66,6 @@ _MODULES = {
     "lab.lockfile": "Lock Pin load_lock",
     "lab.output_files": "LockBusyError",
     "lab.pin": "PinRequest find_outdated pin",
-    "lab.rebuild": "NotMintedError",
     "lab.reproduce": "MintDifferences PathSample Reproduction SubdatasetReproduction VersionIds"
     " reproduce",
     "lab.restore": "restore",
@@ -99,49 +97,12 @@ class _LabModule(ModuleType):
 
 sys.modules[__name__].__class__ = _LabModule
 
-__all__ = [
-    "ChangeCounts",
-    "CitationCollection",
-    "CitedWork",
-    "DiffSide",
-    "FileChange",
-    "Finding",
-    "Health",
-    "ListedFile",
-    "ListedSubdataset",
-    "Lock",
-    "LockBusyError",
-    "LockManifestReader",
-    "MessageCallback",
-    "MintDifferences",
-    "NotADatasetError",
-    "NotMintedError",
-    "Outcome",
-    "PathSample",
-    "Pin",
-    "PinRequest",
-    "Reproduction",
-    "SubdatasetReproduction",
-    "Tally",
-    "VersionIds",
-    "audit",
-    "cite",
-    "clone_side",
-    "diff",
-    "find_any",
-    "find_outdated",
-    "get",
-    "load_lock",
-    "pin",
-    "queries_of_file",
-    "read_work",
-    "reproduce",
-    "restore",
-    "state_of_clone",
-    "state_of_version",
-    "states_of_lock",
-    "tally",
-    "verify",
-    "version_side",
-    "write_citation",
-]
+__all__ = ["Finding", "Health", "MessageCallback", "Outcome", "Tally", "tally"]
+__all__ += ["CitationCollection", "CitedWork", "cite", "read_work", "write_citation"]
+__all__ += ["ChangeCounts", "DiffSide", "FileChange", "clone_side", "diff", "version_side"]
+__all__ += ["ListedFile", "ListedSubdataset", "Lock", "LockManifestReader", "Pin", "PinRequest"]
+__all__ += ["LockBusyError", "NotADatasetError"]
+__all__ += ["MintDifferences", "PathSample", "Reproduction", "SubdatasetReproduction", "VersionIds"]
+__all__ += ["audit", "find_any", "find_outdated", "get", "load_lock", "pin", "queries_of_file"]
+__all__ += ["reproduce", "restore", "verify"]
+__all__ += ["state_of_clone", "state_of_version", "states_of_lock"]

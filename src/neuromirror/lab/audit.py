@@ -6,9 +6,9 @@ so that an audit continues where the last one stopped.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +21,7 @@ from neuromirror.transfer.outcomes import Finding, Health
 from neuromirror.transfer.url_health import STATUSES, Prober, record_health
 from neuromirror.transfer.url_sessions import VERIFY_LIMITS, UrlSessions
 from neuromirror.transfer.verified_repository import PinnedFile
+from neuromirror.transfer.work_tree import map_in_order
 
 DEFAULT_MAX_AGE = timedelta(days=30)
 """Default age of a result after which its URL is checked again."""
@@ -152,32 +153,13 @@ def _probe_all(
     def ask(location: DueLocation) -> Finding | None:
         if until is not None and time.monotonic() >= until:
             return None
-        return _probe_one(prober, location)
+        file = PinnedFile(location.path.encode(), location.key, (location.url,))
+        found = prober.probe(file, location.digests, is_only_url=location.is_only_location)[0]
+        health = found.health or Health.UNKNOWN
+        about = {"action": "audit", "kind": "url", "dataset": location.dataset, "health": health}
+        # report the URL as the index has it, so that the result can be recorded
+        return replace(found, status=STATUSES[health], url=location.url, **about)
 
     # the URLs may be of several hosts, and the limits are per host
-    with ThreadPoolExecutor(4 * connections, thread_name_prefix="audit") as pool:
-        running: list[Future[Finding | None]] = [pool.submit(ask, location) for location in due]
-        try:
-            for future in running:
-                finding = future.result()
-                if finding is not None:
-                    yield finding
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _probe_one(prober: Prober, location: DueLocation) -> Finding:
-    file = PinnedFile(location.path.encode(), location.key, (location.url,))
-    found = prober.probe(file, location.digests, is_only_url=location.is_only_location)[0]
-    health = found.health or Health.UNKNOWN
-    # report the URL as the index has it, so that the result can be recorded
-    return replace(
-        found,
-        action="audit",
-        kind="url",
-        status=STATUSES[health],
-        dataset=location.dataset,
-        url=location.url,
-        health=health,
-    )
+    with closing(map_in_order(4 * connections, threading.Event(), ask, due)) as findings:
+        yield from filter(None, findings)

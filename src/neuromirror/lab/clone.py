@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -58,10 +57,6 @@ _NO_CONNECTION: Final = re.compile(
 )
 _OTHER_OWNER: Final = re.compile("dubious ownership in repository at '([^']*)'")
 _QUIET_OPTIONS: Final = ("-c", "advice.detachedHead=false")
-
-
-class CloneFailedError(NeuromirrorError):
-    """git could not clone the dataset."""
 
 
 def store_url(root: Path, alias: str, label: str) -> str:
@@ -120,7 +115,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     ------
     ConfigurationError
         The folder is not empty, or git-annex is missing.
-    CloneFailedError
+    NeuromirrorError
         git or git-annex failed, or git refuses the objects.
     """
     refuse_relative_symlinks(folder)
@@ -152,7 +147,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     except (GitError, ObjectsRefusedError) as error:
         if is_new:
             folder.rmdir()
-        raise CloneFailedError(_failure_message(url, redact(str(error)))) from error
+        raise NeuromirrorError(_failure_message(url, redact(str(error)))) from error
 
 
 def _failure_message(url: str, message: str) -> str:
@@ -183,7 +178,7 @@ def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -
             if command is initialization:
                 shutil.rmtree(folder, ignore_errors=True)
             reason = _failure_reason(done.stderr.decode(errors="replace"))
-            raise CloneFailedError(f"{root}: {name} cannot be cloned: {reason}")
+            raise NeuromirrorError(f"{root}: {name} cannot be cloned: {reason}")
     exclude_from_fetch(lambda *args: run_git(folder, *args))
 
 
@@ -310,20 +305,6 @@ def get_selected(
         yield from get(top, paths, jobs=jobs, progress=progress, settings=settings)
 
 
-@contextmanager
-def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
-    """Clone a dataset into a temporary folder in ``beside``; yield the path of the clone.
-
-    The folder is removed at the end of the block.
-    """
-    with (
-        SafeFolder.open_path(beside, create=True) as folder,
-        folder.scratch(prefix=".neuromirror-") as holder,
-    ):
-        clone_dataset(url, holder.path / "clone")
-        yield holder.path / "clone"
-
-
 _DIFFERS: Final = "exists with different content and is kept; --overwrite replaces it"
 _COMPARED_AT_ONCE: Final = 8
 """Number of threads that hash existing files."""
@@ -371,7 +352,12 @@ def download(
     own = {os.fsdecode(name) for name in OWN_NAMES}
     with_own_files = path is not None and not own.isdisjoint(path.split("/"))
     globs = Globs([] if path is None else [escape(path)])
-    with scratch_clone(url, target) as clone:
+    with (
+        SafeFolder.open_path(target, create=True) as folder,
+        folder.scratch(prefix=".neuromirror-") as scratch,
+    ):
+        clone = scratch.path / "clone"
+        clone_dataset(url, clone)
         missing: list[str] = []
         existing: list[str] = []
         failed = False
@@ -390,9 +376,12 @@ def download(
                 missing.append(outcome.path)
             else:
                 yield outcome
-        if missing:
-            for outcome in _fetch(clone, missing, jobs, progress, settings):
-                yield outcome if outcome.failed else _moved(clone, outcome, target, overwrite)
+        paths = [clone / one for one in missing]
+        found = get(clone, paths, jobs=jobs, progress=progress, settings=settings) if paths else ()
+        for outcome in found:
+            if outcome.status == "notneeded":
+                outcome = replace(outcome, status="ok", message="from git")  # noqa: PLW2901
+            yield outcome if outcome.failed else _moved(clone, outcome, target, overwrite)
 
 
 def _exists(target: Path, path: str) -> bool:
@@ -430,20 +419,6 @@ def _content_key(file: Path) -> str:
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return sha256e_key(os.fstat(content.fileno()).st_size, digest, file.name)
-
-
-def _fetch(
-    clone: Path,
-    paths: Sequence[str],
-    jobs: int,
-    progress: ByteProgress | None,
-    settings: Mapping[str, str] | None,
-) -> Iterator[Outcome]:
-    """Get files of a scratch clone; yield one outcome per file, also for those in git."""
-    chosen = [clone / one for one in paths]
-    for outcome in get(clone, chosen, jobs=jobs, progress=progress, settings=settings):
-        is_new = outcome.status == "notneeded"  # in git
-        yield replace(outcome, status="ok", message="from git") if is_new else outcome
 
 
 def _moved(clone: Path, outcome: Outcome, target: Path, overwrite: bool) -> Outcome:

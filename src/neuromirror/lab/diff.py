@@ -300,12 +300,16 @@ def diff(
     opened: list[tuple[SnapshotEntry, SnapshotEntry]] = []
     with ExitStack() as stack:
         removed, added, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
+
+        def put(change: FileChange) -> None:
+            out.add(_sortable(text_to_path(change.path)) + b"\0" + _encode(change))
+
         for before, after in load_changes(diff_lines(*lines) if known is None else known):
             subdataset = (before and before.subdataset) or (after and after.subdataset)
             if subdataset is not None or (before is not None and after is not None):
                 change = _at_same_path(before, after, below)
                 if change is not None:
-                    _put(out, change)
+                    put(change)
                 if before and after and before.subdataset and after.subdataset:
                     opened.append((before, after))
             else:
@@ -313,7 +317,7 @@ def diff(
                 assert one is not None
                 (removed if after is None else added).add(_row(one))
         for change in _moves(removed, added, below):
-            _put(out, change)
+            put(change)
         yield from (_decode(row.partition(b"\0")[2]) for row in out)
     yield from _documents(old, new, below)
     if recursive:
@@ -328,10 +332,6 @@ _MAX_GROUPS = 5
 """Groups of changed fields that a message has."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(FileChange).decode
-
-
-def _put(out: LineSorter, change: FileChange) -> None:
-    out.add(_sortable(text_to_path(change.path)) + b"\0" + _encode(change))
 
 
 def _sortable(name: bytes) -> bytes:

@@ -27,9 +27,9 @@ from msgspec import Struct, field
 
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.lab.output_files import OutputUnsuitableError, new_folder, write_file
+from neuromirror.lab.output_files import new_folder, write_file
 from neuromirror.lab.verify import pinned_items
-from neuromirror.model import path_to_text
+from neuromirror.model import ConfigurationError, path_to_text
 from neuromirror.net import parse_aws_host
 from neuromirror.transfer.outcomes import Finding
 
@@ -331,7 +331,7 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
 
     Raises
     ------
-    OutputUnsuitableError
+    ConfigurationError
         The target exists, or cannot be created.
     LockManifestDamagedError, LockManifestMissingError
         A manifest is unusable; nothing is written.
@@ -343,7 +343,7 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
         _write_dvc(lock, target, export)
     else:
         if target.is_symlink() or target.exists():
-            raise OutputUnsuitableError(
+            raise ConfigurationError(
                 f"{target} exists; remove it, or choose another file with --output"
             )
         write_file(export_lines(lock, form, export), target)

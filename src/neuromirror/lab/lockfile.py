@@ -17,6 +17,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -342,14 +343,6 @@ class LockUnusableError(ConfigurationError):
     """The file is not a valid lock file."""
 
 
-class LockMissingError(LockUnusableError):
-    """The lock file does not exist."""
-
-
-class LockVersionError(LockUnusableError):
-    """The lock file has another version of the format."""
-
-
 class LockInconsistentError(LockUnusableError):
     """Two fields of a pin contradict each other."""
 
@@ -602,19 +595,15 @@ def load_lock(path: Path) -> Lock:
 
     Raises
     ------
-    LockMissingError
-        The file does not exist.
-    LockVersionError
-        The file has another version of the format.
     LockInconsistentError
         Fields of a pin contradict each other.
     LockUnusableError
-        The file is invalid in another way.
+        The file does not exist, or is invalid in another way.
     """
     try:
         content = read_lock_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise LockMissingError(
+        raise LockUnusableError(
             f"{path}: no such lock file; check the path ('neuromirror pin VERSION' creates one)",
             suggestions=[one for one in similar_paths(path) if not Path(one).is_dir()],
         ) from (error)
@@ -650,12 +639,12 @@ def parse_lock(path: Path, content: bytes) -> Lock:
             f"{path} has no lock-version, so it is not a lock file of neuromirror"
         )
     if found < LOCK_VERSION:
-        raise LockVersionError(
+        raise LockUnusableError(
             f"{path} has lock-version {found}, in which a lock file did not state the sha256 of "
             "its manifests; move it away, and pin the versions in it again with 'neuromirror pin'"
         )
     if found > LOCK_VERSION:
-        raise LockVersionError(
+        raise LockUnusableError(
             f"{path} has lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
             f"supports versions up to {LOCK_VERSION}. Install a newer neuromirror; nothing was "
             f"changed"
@@ -723,10 +712,12 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
             {pin.name: None if old.get(pin.name) == pin else _lines(pin) for pin in lock.datasets}
         )
         # the old file may have a layout that cannot be edited line by line
-        if _parses_to(edited, lock):
-            return edited.encode("utf-8")
+        with suppress(LockUnusableError):
+            if parse_lock(lock.path, edited.encode("utf-8")).datasets == lock.datasets:
+                return edited.encode("utf-8")
     head = _HEAD.format(name=lock.path.name, version=LOCK_VERSION)
-    return (head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)).encode("utf-8")
+    blocks = ("\n".join(["\n[[dataset]]", *_lines(pin).values()]) for pin in lock.datasets)
+    return (head + "".join(f"{block}\n" for block in blocks)).encode("utf-8")
 
 
 _ADVICE = (
@@ -804,17 +795,6 @@ def _check(path: Path, pin: Pin) -> None:
         Globs(pin.paths)
     except ConfigurationError as error:
         raise LockUnusableError(f"{path}, {pin.name}: {error}") from error
-
-
-def _parses_to(text: str, lock: Lock) -> bool:
-    try:
-        return parse_lock(lock.path, text.encode("utf-8")).datasets == lock.datasets
-    except LockUnusableError:
-        return False
-
-
-def _block(pin: Pin) -> str:
-    return "[[dataset]]\n" + "".join(f"{lines}\n" for lines in _lines(pin).values())
 
 
 def _lines(pin: Pin) -> dict[str, str]:

@@ -26,22 +26,18 @@ from neuromirror.store import SafeFolder, write_atomically
 _MODE: Final = 0o666
 
 
-class OutputUnsuitableError(ConfigurationError):
-    """A result cannot be written to the output path."""
-
-
 def write_file(pieces: Iterable[str], target: Path) -> None:
     """Write the pieces of a text to a file atomically; an existing file is replaced.
 
     Raises
     ------
-    OutputUnsuitableError
+    ConfigurationError
         The folder of the file does not exist, or the path is a folder.
     UnsafePathError
         ``target`` is a relative path, and one of its folders is a symlink.
     """
     if not target.parent.is_dir():
-        raise OutputUnsuitableError(f"{target.parent}: no such folder; create it first")
+        raise ConfigurationError(f"{target.parent}: no such folder; create it first")
     with SafeFolder.open_path(target.parent) as folder:
         draft, handle = folder.new_file(_MODE)
         try:
@@ -75,19 +71,19 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises
     ------
-    OutputUnsuitableError
+    ConfigurationError
         ``target`` has content or is a symlink, or cannot be created.
     UnsafePathError
         ``target`` is a relative path, and one of its folders is a symlink.
     """
     if target.is_symlink() or not is_missing_or_empty(target):
-        raise OutputUnsuitableError(
+        raise ConfigurationError(
             f"{target} is not an empty folder; specify an empty or missing one with --output"
         )
     try:
         parent = SafeFolder.open_path(target.parent, create=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise OutputUnsuitableError(
+        raise ConfigurationError(
             f"{target} cannot be created: {target.parent} is not a folder; choose another one "
             f"with --output"
         ) from error

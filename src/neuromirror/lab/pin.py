@@ -54,7 +54,6 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.lab.lockfile import (
     Lock,
-    LockMissingError,
     LockUnusableError,
     Pin,
     PinnedEvidence,
@@ -93,10 +92,6 @@ _PERISHABLE = {
     Retention.ARCHIVED: "files in an archive storage class are not readable before a restore",
     Retention.MUTABLE_BUCKET: "content that upstream overwrites or deletes is lost at once",
 }
-
-
-class NotPinnedError(NeuromirrorError):
-    """A version cannot be pinned, for the reason in the message; the lock file is unchanged."""
 
 
 class PinRequest(Struct, frozen=True):
@@ -143,7 +138,7 @@ def pin_request_for_clone(folder: Path, index: Index) -> PinRequest:
     ------
     NotADatasetError
         The folder is not a clone.
-    NotPinnedError
+    NeuromirrorError
         The checked-out commit was not created by a mirror.
     UnknownDatasetError, UnknownVersionError
         The index does not have the version.
@@ -153,12 +148,12 @@ def pin_request_for_clone(folder: Path, index: Index) -> PinRequest:
         minted = clone.newest_minted(head)
         description = None if minted is None else clone.describe(minted)
     if description is None or not description.dataset:
-        raise NotPinnedError(
+        raise NeuromirrorError(
             f"{folder}: the checked-out commit {head[:12]} was not created by a mirror; specify "
             f"a VERSION"
         )
     if minted != head:
-        raise NotPinnedError(
+        raise NeuromirrorError(
             f"{folder}: the checked-out commit {head[:12]} was not created by the mirror, but "
             f"follows "
             f"{description.dataset}@{description.label}. A lock file can pin commits of the mirror "
@@ -250,8 +245,9 @@ def _write(
             new = writer.run()
             kept |= writer.files
             pins[new.name] = new
-            latest = _latest(index, row) if one.is_checked_out else None
-            outcomes.append(pin_outcome(old, new, latest, writer.digests_summary))
+            latest = index.versions.resolve(row.dataset_name) if one.is_checked_out else row
+            newer = None if latest.commit == row.commit else latest.label
+            outcomes.append(pin_outcome(old, new, newer, writer.digests_summary))
         undo.pop_all()
     changed = [*(one.dataset for one, _ in rows), *remove]
     write_pins(beside, lock, content, pins, changed, kept)
@@ -311,7 +307,7 @@ def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
     except FileNotFoundError:
         return b"", Lock(path)
     except IsADirectoryError as error:
-        raise LockMissingError(f"{path} is a folder; specify a file with --output") from error
+        raise LockUnusableError(f"{path} is a folder; specify a file with --output") from error
     return content, parse_lock(path, content)
 
 
@@ -353,12 +349,6 @@ def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -
         if above.names():
             return
     beside.rmdir(lock.folder.name)
-
-
-def _latest(index: Index, row: VersionRow) -> str | None:
-    """Return the label of the dataset's latest version, or None if it is this one."""
-    latest = index.versions.resolve(row.dataset_name)
-    return None if latest.commit == row.commit else latest.label
 
 
 def pin_outcome(old: Pin | None, new: Pin, latest: str | None, digests: str = "") -> Outcome:
@@ -590,7 +580,7 @@ class _PinWriter(Struct, eq=False):
 def _head(reader: ObjectReader, row: VersionRow, form: str) -> LockManifestHead:
     commit = reader.read(row.commit).decode("utf-8")
     if commit.partition("\n")[0] != f"tree {row.tree}":
-        raise NotPinnedError(
+        raise NeuromirrorError(
             f"{row.name}: its tree is {row.tree} in the index and another one in the store; run "
             "'neuromirror rebuild-index'"
         )
@@ -696,7 +686,7 @@ def pin_from_catalogues(
 
     Raises
     ------
-    NotPinnedError
+    NeuromirrorError
         A catalogue cannot provide a version, or its response is damaged.
     ConfigurationError, LockUnusableError, LockBusyError
         As in :func:`~neuromirror.lab.pin.pin`.
@@ -718,17 +708,27 @@ def _fetch(request: CataloguePins, folder: Path) -> Lock:
         _unpack(archive, folder)
         lock = load_lock(folder / _LOCK)
     except (zipfile.BadZipFile, LockUnusableError) as error:
-        raise NotPinnedError(f"{request.base}: the response is not a lock file: {error}") from error
+        raise NeuromirrorError(
+            f"{request.base}: the response is not a lock file: {error}"
+        ) from error
     except ConfigurationError:
         raise
     except NeuromirrorError as error:
-        raise NotPinnedError(
+        raise NeuromirrorError(
             f"{', '.join(request.names)}: {request.base} cannot provide a lock file: {error}"
         ) from error
     if [one.name for one in lock.datasets] != [name.partition("@")[0] for name in request.names]:
-        raise NotPinnedError(f"{request.base}: its lock file has other datasets than requested")
-    for one in lock.datasets:
-        _verify(lock, one, request.base)
+        raise NeuromirrorError(f"{request.base}: its lock file has other datasets than requested")
+    for pinned in lock.datasets:
+        if pinned.manifest != _manifest_name(Path(_LOCK), pinned):
+            raise NeuromirrorError(
+                f"{request.base}: its lock file has an unexpected manifest, {pinned.manifest!r}"
+            )
+        for item in pinned_items(lock, pinned):
+            if isinstance(item, Finding) and item.failed:
+                raise NeuromirrorError(
+                    f"{request.base}: its manifest of {pinned.version} is damaged: {item.message}"
+                )
     return lock
 
 
@@ -738,7 +738,7 @@ def _save(chunks: Iterator[bytes | memoryview], archive: Path, base: str) -> Non
         for chunk in chunks:
             received += len(chunk)
             if received > _MAX_BYTES:
-                raise NotPinnedError(f"{base}: the lock file has more than {_MAX_BYTES} bytes")
+                raise NeuromirrorError(f"{base}: the lock file has more than {_MAX_BYTES} bytes")
             file.write(chunk)
 
 
@@ -775,17 +775,6 @@ def _unpack_members(archive: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with found.open(one) as source, target.open("xb") as file:
                 shutil.copyfileobj(source, file)
-
-
-def _verify(lock: Lock, one: Pin, base: str) -> None:
-    """Compare the manifests of a pin with its commit and state digest."""
-    if one.manifest != _manifest_name(Path(_LOCK), one):
-        raise NotPinnedError(f"{base}: its lock file has an unexpected manifest, {one.manifest!r}")
-    for item in pinned_items(lock, one):
-        if isinstance(item, Finding) and item.failed:
-            raise NotPinnedError(
-                f"{base}: its manifest of {one.version} is damaged: {item.message}"
-            )
 
 
 def _merge(

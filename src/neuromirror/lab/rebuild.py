@@ -28,7 +28,7 @@ from datetime import datetime
 from heapq import merge
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec.structs import replace
 from pydantic import BaseModel
@@ -179,10 +179,17 @@ class MintedCommit:
         objects: BatchObjectReader,
         sizes: subprocess.Popen[bytes],
     ) -> Iterator[ListedFile | ListedSubdataset]:
+        assert sizes.stdin is not None
         assert sizes.stdout is not None
         files = [sha for mode, sha, _ in entries if mode in _FILES]
-        _ask(sizes, files)
-        small = {sha for sha in files if _size(sizes.stdout) <= _MAX_POINTER_BYTES}
+        sizes.stdin.write("".join(f"{sha}\n" for sha in files).encode())
+        sizes.stdin.flush()
+        small = set()
+        for sha in files:
+            if not (size := sizes.stdout.readline().strip()).isdigit():
+                raise CommitUnreadableError(f"an object of a commit is missing: {size!r}")
+            if int(size) <= _MAX_POINTER_BYTES:
+                small.add(sha)
 
         def is_small(mode: bytes, sha: str) -> bool:
             return mode in _FILES and sha in small
@@ -223,19 +230,6 @@ class MintedCommit:
         )
 
 
-def _ask(process: subprocess.Popen[bytes], names: list[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("".join(f"{name}\n" for name in names).encode())
-    process.stdin.flush()
-
-
-def _size(sizes: IO[bytes]) -> int:
-    line = sizes.readline()
-    if not line.strip().isdigit():
-        raise CommitUnreadableError(f"an object of a commit is missing: {line!r}")
-    return int(line)
-
-
 def _existing(content: bytes | None) -> bytes:
     if content is None:
         raise CommitUnreadableError("an object of a commit is missing")
@@ -266,10 +260,6 @@ def _listed(path: bytes, key: str) -> ListedFile:
         return ListedFile(path.decode(), key, manifest_digest(record), record.size)
     except ValueError as error:
         raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
-
-
-class NotMintedError(NeuromirrorError):
-    """A version that must be minted again for a comparison cannot be minted."""
 
 
 class SelectedVersionsSource:
@@ -372,7 +362,7 @@ class Reminter:
 
         Raises
         ------
-        NotMintedError
+        NeuromirrorError
             The version cannot be minted.
         NetError, UnreliableListingError
             The archive cannot be read.
@@ -390,7 +380,9 @@ class Reminter:
                 visit_dataset(replace(visit, outcome=outcome))
         if outcome.problems:
             why = "; ".join(outcome.problems)
-            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
+            raise NeuromirrorError(
+                f"{dataset.name} {version.upstream} cannot be minted again: {why}"
+            )
         published = version.kind is VersionKind.PUBLISHED
         minted = self._recorder.ask(
             lambda index: (
@@ -402,7 +394,9 @@ class Reminter:
         if minted is None:
             problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
             why = "; ".join(filter(None, problems)) or "the visit created no version"
-            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
+            raise NeuromirrorError(
+                f"{dataset.name} {version.upstream} cannot be minted again: {why}"
+            )
         return minted
 
     def subdatasets(self, minted: VersionRow) -> list[SubdatasetRow]:

@@ -16,7 +16,7 @@ which states were observed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from neuromirror.lab.rebuild import Reminter, SelectedVersionsSource
 from neuromirror.model import (
     ConfigurationError,
     DatasetHint,
-    FileRecord,
     SnapshotEntry,
     VersionKind,
     VersionRef,
@@ -234,15 +233,10 @@ def _classify(found: MintDifferences, old: SnapshotEntry | None, new: SnapshotEn
     elif old.key != new.key:
         same_size = old.record.size == new.record.size
         kind = found.other_bytes
-        if same_size and not _contradict(old.record, new.record):
+        others = ((one.value, new.record.digest(one.algorithm)) for one in old.record.digests)
+        if same_size and all(other is None or other.value == value for value, other in others):
             kind = found.other_checksums
         kind.add(entry.git_path)
-
-
-def _contradict(old: FileRecord, new: FileRecord) -> bool:
-    """Return whether the records have different values for one algorithm."""
-    others = ((one.value, new.digest(one.algorithm)) for one in old.digests)
-    return any(other is not None and other.value != value for value, other in others)
 
 
 def _compare_trees(
@@ -252,7 +246,9 @@ def _compare_trees(
     links, fields = PathSample(), set[str]()
     for path, one, other in tree_changes(old, new, before, after, b""):
         if path == _DESCRIPTION and one is not None and other is not None:
-            fields = _changed_fields(old.read(one[1].hex()), new.read(other[1].hex()))
+            was = _parse_description(old.read(one[1].hex()))
+            now = _parse_description(new.read(other[1].hex()))
+            fields = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
         elif any(entry is not None and entry[0] == REGULAR_FILE_MODE for entry in (one, other)):
             found.documents.add(path)
         elif one is not None and other is not None and one[0] == other[0] == SYMLINK_MODE:
@@ -260,11 +256,6 @@ def _compare_trees(
     found.description_fields = sorted(fields - _DERIVED_FIELDS)
     if not found:
         found.links, found.description_fields = links, sorted(fields)
-
-
-def _changed_fields(before: bytes, after: bytes) -> set[str]:
-    old, new = _parse_description(before), _parse_description(after)
-    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
 
 def _parse_description(content: bytes) -> dict[str, Any]:
@@ -537,7 +528,14 @@ class _Reproducer(Struct, frozen=True):
                 message=f"a subdataset of {around}; reproduce a version of that dataset instead",
             )
         source = self.mirror.open()
-        self._check_archive(source)
+        named = None
+        with suppress(ValueError):
+            named = source.dataset(row.local_id).source_uri
+        if named != row.source_uri:
+            raise ConfigurationError(
+                f"{self.mirror.path}: the archive is {source.uri}, but {row.dataset_name} "
+                f"in this store is {row.source_uri}; use the right --mirrors or --store"
+            )
         if is_private_store(self.store.root):
             source = private_source(source) or source
         try:
@@ -553,17 +551,6 @@ class _Reproducer(Struct, frozen=True):
 
     def _is_published(self) -> bool:
         return self.row.kind == VersionKind.PUBLISHED.value
-
-    def _check_archive(self, source: Source) -> None:
-        try:
-            named = source.dataset(self.row.local_id).source_uri
-        except ValueError:
-            named = None
-        if named != self.row.source_uri:
-            raise ConfigurationError(
-                f"{self.mirror.path}: the archive is {source.uri}, but {self.row.dataset_name} "
-                f"in this store is {self.row.source_uri}; use the right --mirrors or --store"
-            )
 
     # --- published versions
 

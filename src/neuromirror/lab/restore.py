@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -134,10 +134,6 @@ class RestoreTarget(Struct, frozen=True):
             else subdataset_url(self.origin_url, subdataset.dataset_id),
             prefix=self.prefix + subdataset.path.encode() + b"/",
         )
-
-    def without_clones(self, urls: Iterable[str]) -> RestoreTarget:
-        """Return a copy without some of the clone URLs."""
-        return replace(self, clones=tuple(url for url in self.clones if url not in set(urls)))
 
 
 class RestoreStrategy(Protocol):
@@ -631,7 +627,8 @@ class _DatasetRestorer(Struct):
             yield placed
             if not placed.subdatasets:
                 return
-            target = target.without_clones(placed.failed_strategies)
+            clones = tuple(url for url in target.clones if url not in placed.failed_strategies)
+            target = replace(target, clones=clones)
             with parent.folder(name) as root:
                 for one in placed.subdatasets:
                     try:
@@ -658,7 +655,11 @@ class _DatasetRestorer(Struct):
             try:
                 if host in self.options.unreachable_hosts:
                     raise HostUnreachableError("its host did not respond to an earlier request")
-                placed = self._try_strategy(target, strategy, parent, name)
+                # verified, and then moved to its folder atomically
+                with self.scratch.scratch() as scratch:
+                    with scratch.folder(_DRAFT, create=True) as folder:
+                        placed = self._fill_draft(target, strategy, folder.path, root)
+                    scratch.replace(_DRAFT, parent, name)
             except StrategyFailedError as error:
                 refused[strategy.name] = str(error)
                 if host is not None and isinstance(error, HostUnreachableError):
@@ -679,16 +680,6 @@ class _DatasetRestorer(Struct):
         raise NeuromirrorError(
             f"{target.name}: commit {target.commit} could not be restored: {why}{hint}"
         )
-
-    def _try_strategy(
-        self, target: RestoreTarget, strategy: RestoreStrategy, parent: SafeFolder, name: str
-    ) -> _RestoredDataset:
-        """Restore a dataset with one strategy, verify it, and move it to its folder atomically."""
-        with self.scratch.scratch() as scratch:
-            with scratch.folder(_DRAFT, create=True) as folder:
-                placed = self._fill_draft(target, strategy, folder.path, parent.path / name)
-            scratch.replace(_DRAFT, parent, name)
-        return placed
 
     def _fill_draft(
         self, target: RestoreTarget, strategy: RestoreStrategy, draft: Path, root: Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -160,7 +160,8 @@ def walk(
                 subdataset = _subdataset(described, entry)
                 digest.add(_subdataset_line(clone, subdataset))
             elif key is not None:
-                digest.add(_line(entry.path, key))
+                with suppress(ValueError):  # the file has a finding, and the digest will differ
+                    digest.add(annexed_file_line(entry.path, key))
             yield from looked.items
     except ObjectDamagedError as error:
         yield Finding(status="error", path=where, kind="tree", message=str(error))
@@ -216,7 +217,11 @@ def _state(
         return  # no state digest to compare with
     only = described.manifest_only_files
     if described.form == "files":
-        yield _git_state(found, state).at_path(where)
+        if found == state:
+            yield Finding(path=where, kind="state", message=found, checked="checked")
+        else:
+            message = f"the files in git have state {found}, expected {state}"
+            yield Finding(status="error", path=where, kind="state", message=message)
     elif expected.has_manifest:
         yield _manifest_state(replace(expected, state=state)).at_path(where)
     else:
@@ -231,13 +236,6 @@ def _state(
         yield Finding(status=scope.missing_status, path=where, kind="subdataset", message=message)
 
 
-def _git_state(found: str, expected: str) -> Finding:
-    if found == expected:
-        return Finding(kind="state", message=found, checked="checked")
-    message = f"the files in git have state {found}, expected {expected}"
-    return Finding(status="error", kind="state", message=message)
-
-
 def _manifest_state(expected: PinnedState) -> Finding:
     """Return whether the manifest has the state, and the tree of the commit, which git has."""
     try:
@@ -246,13 +244,6 @@ def _manifest_state(expected: PinnedState) -> Finding:
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         return Finding(status="error", kind="state", message=str(error))
     return Finding(kind="state", message=expected.state, checked="checked")
-
-
-def _line(path: bytes, key: str) -> bytes:
-    try:
-        return annexed_file_line(path, key)
-    except ValueError:
-        return b""  # the file has a finding of its own, and the digest will not match
 
 
 def _walk_subdataset(
@@ -517,7 +508,8 @@ def verify(
         The file is not a lock file.
     """
     missing_status: Status = "notneeded" if allow_missing else "impossible"
-    jobs = jobs or (_processors() if mode == "local" else _DEFAULT_REQUESTS)
+    processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    jobs = jobs or (len(processors) if mode == "local" else _DEFAULT_REQUESTS)
     verifier = _Verifier(mode, missing_status, jobs, token, claims, digests)
     if isinstance(target, Path):
         if target.is_dir():
@@ -586,7 +578,9 @@ class _Verifier(Struct, frozen=True):
             clone = VerifiedRepository.at(folder)
         except NotADatasetError:
             if folder.is_dir() and not (folder / ".git").exists() and manifest.exists():
-                yield from self._of_plain_folder(scope, expected, folder)
+                # files without git, which another program downloaded
+                items = walk_manifest(scope, expected, PinnedCounts())
+                yield from verify_plain_files(items, folder, scope.missing_status, self.jobs)
                 return
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
             if near := sorted(folder.parent.glob(f"*/{folder.name}/.git")):
@@ -596,13 +590,6 @@ class _Verifier(Struct, frozen=True):
             return
         with clone:
             yield from self._of_clone(clone, pin, scope, expected, folder)
-
-    def _of_plain_folder(
-        self, scope: VerifyScope, expected: PinnedState, folder: Path
-    ) -> Iterator[Finding]:
-        """Yield findings for files without git, which another program downloaded."""
-        items = walk_manifest(scope, expected, PinnedCounts())
-        yield from verify_plain_files(items, folder, scope.missing_status, self.jobs)
 
     def _of_clone(
         self,
@@ -624,7 +611,11 @@ class _Verifier(Struct, frozen=True):
             yield Finding(status="error", kind="commit", message=message)
             if not clone.has_commit(pin.commit):
                 return
-        yield from _contradictions(pin, clone)
+        with suppress(ObjectDamagedError):  # walk() yields the error
+            document = clone.describe(pin.commit).document
+            if document and (why := pin.contradictions(document)):
+                message = f"{why}; was the lock edited by hand?"
+                yield Finding(status="error", kind="lock", message=message)
         clone.use_annex_commit(pin.annex_commit)
         findings = self._findings(self._walk(clone, scope, expected), folder)
         yield from (
@@ -731,24 +722,6 @@ def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterato
 
 def _is_setting(path: str) -> bool:
     return path in (".gitattributes", ".gitmodules") or path.startswith(".datalad/")
-
-
-def _processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _contradictions(pin: Pin, clone: VerifiedRepository) -> Iterator[Finding]:
-    """Yield the differences between the pinned commit's description and the lock file."""
-    try:
-        document = clone.describe(pin.commit).document
-    except ObjectDamagedError:
-        return  # walk() yields the error
-    if document and (why := pin.contradictions(document)):
-        message = f"{why}; was the lock edited by hand?"
-        yield Finding(status="error", kind="lock", message=message)
 
 
 def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:

@@ -104,10 +104,6 @@ def committer_environment(folder: Path) -> dict[str, str]:
     }
 
 
-class NotACloneError(ConfigurationError):
-    """The folder is not in a clone of a dataset."""
-
-
 class AnnexClone:
     """A clone and its work tree.
 
@@ -160,7 +156,7 @@ class AnnexClone:
 
         Raises
         ------
-        NotACloneError
+        ConfigurationError
             The folder is not in a work tree.
         RepositoryRefusedError
             See :func:`check_repository`.
@@ -173,7 +169,7 @@ class AnnexClone:
         )
         top = find_top(folder)
         if top is None:
-            raise NotACloneError(outside)
+            raise ConfigurationError(outside)
         repository = check_repository(top)
         # git checks who owns the repository
         options = ("--show-toplevel", "--absolute-git-dir")
@@ -181,7 +177,7 @@ class AnnexClone:
         places = [os.path.realpath(os.fsdecode(line)) for line in done.stdout.splitlines()]
         if done.returncode or places != [str(repository.top), str(repository.git_dir)]:
             message = done.stderr.decode(errors="replace").strip()
-            raise NotACloneError(f"{outside} ({message})")
+            raise ConfigurationError(f"{outside} ({message})")
         clone = cls(repository, settings or {})
         clone._prepare()
         return clone
@@ -192,12 +188,12 @@ class AnnexClone:
 
         Raises
         ------
-        NotACloneError
+        ConfigurationError
             The folder is not the top folder of a clone. See also :meth:`at`.
         """
         clone = cls.at(folder, settings)
         if clone.top.resolve() != folder.resolve():
-            raise NotACloneError(
+            raise ConfigurationError(
                 f"{folder} is a subdataset whose repository git cannot read; repair it, or remove "
                 "the folder and get the subdataset again"
             )

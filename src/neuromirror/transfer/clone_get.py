@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.git import BatchObjectReader, GitError
-from neuromirror.model import Evidence, NeuromirrorError, path_to_text
+from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, path_to_text
 from neuromirror.net import permanent_refusal, redact
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_branch import AnnexBranchReader, AnnexSettings, KeyLogs
@@ -27,7 +27,6 @@ from neuromirror.transfer.annex_clone import (
     AnnexClone,
     AnnexedFile,
     AnnexedFileListing,
-    NotACloneError,
     PathSelection,
     SelectedSubdataset,
     install_subdatasets,
@@ -333,7 +332,7 @@ def get(
 
     Raises
     ------
-    NotACloneError
+    ConfigurationError
         ``dataset`` is not in a clone.
     RepositoryRefusedError
         The repository has settings, hooks or files that neither git nor git-annex writes.
@@ -424,13 +423,13 @@ class _CloneGet:
 
         Raises
         ------
-        NotACloneError
+        ConfigurationError
             The repository has no subdatasets.
         """
         why = "the repository has no git-annex branch, here or at its remotes"
         files = [file.path for file in listing.files()]
         if not listing.subdatasets:
-            raise NotACloneError(f"{self._clone.top}: {why}; it has no annexed files to get")
+            raise ConfigurationError(f"{self._clone.top}: {why}; it has no annexed files to get")
         for path in files:
             yield self._failed("impossible", path, why)
 

@@ -14,7 +14,6 @@ from neuromirror.lab.cite.works import (
     CitationCollection,
     CitedState,
     CitedWork,
-    NothingToCiteError,
 )
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "CitationCollection",
     "CitedState",
     "CitedWork",
-    "NothingToCiteError",
     "cite",
     "read_work",
     "state_of_clone",

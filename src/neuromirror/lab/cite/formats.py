@@ -26,8 +26,8 @@ import msgspec
 from neuromirror.lab.cite.states import CitedEntry, cited_files
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Funder
 from neuromirror.lab.export_lock import printable_url
-from neuromirror.lab.output_files import OutputUnsuitableError, write_file
-from neuromirror.model import count_of
+from neuromirror.lab.output_files import write_file
+from neuromirror.model import ConfigurationError, count_of
 from neuromirror.model.archive_metadata import SPDX
 
 Json = dict[str, Any]
@@ -811,7 +811,7 @@ def write_citation(
 
     Raises
     ------
-    OutputUnsuitableError
+    ConfigurationError
         The citation cannot be written to the path.
     UnsafePathError
         ``target`` is a relative path, and one of its folders is a symlink.
@@ -819,7 +819,7 @@ def write_citation(
     if target.is_dir():
         target /= FORMATS[form].file_name
         if target.exists():
-            raise OutputUnsuitableError(
+            raise ConfigurationError(
                 f"{target} exists; specify the file itself with --output to replace it"
             )
     write_file(cite(collection, form, files=files), target)

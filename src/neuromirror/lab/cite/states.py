@@ -27,8 +27,8 @@ from neuromirror.annex import (
     parse_log,
     strip_claim_prefix,
 )
-from neuromirror.lab.cite.works import CitedState, NotCitableError, NothingToCiteError
-from neuromirror.model import time_of_commit
+from neuromirror.lab.cite.works import CitedState, NotCitableError
+from neuromirror.model import ConfigurationError, time_of_commit
 from neuromirror.store import ANNEX_BRANCH
 from neuromirror.transfer.annex_branch import URLS, AnnexBranchReader
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
@@ -62,7 +62,7 @@ def state_of_clone(folder: Path) -> CitedState:
 
     Raises
     ------
-    NothingToCiteError
+    ConfigurationError
         The folder is not a repository, or has no commit.
     NotCitableError
         The commit was not created by a mirror.
@@ -71,7 +71,7 @@ def state_of_clone(folder: Path) -> CitedState:
         with VerifiedRepository.at(folder) as clone:
             git_dir, commit = clone.git_dir, clone.head()
     except NotADatasetError as error:
-        raise NothingToCiteError(
+        raise ConfigurationError(
             f"{error}; specify a clone of a dataset, a lock file, or a version such as "
             "dandi:000027@0.210831.2033"
         ) from error

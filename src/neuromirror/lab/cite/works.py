@@ -15,15 +15,11 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
+from neuromirror.model import NeuromirrorError, alias_of
 
 
 class NotCitableError(NeuromirrorError):
     """A commit was not created by a mirror, or cannot be read."""
-
-
-class NothingToCiteError(ConfigurationError):
-    """The argument is not a version, a lock file or a clone."""
 
 
 class Agent(Struct, frozen=True):
