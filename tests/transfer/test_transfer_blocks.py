@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from neuromirror.lab import get
 from neuromirror.model import Evidence
 from neuromirror.net import RequestLimits
-from neuromirror.transfer.content_bodies import BlockBodies
+from neuromirror.transfer.content_bodies import ContentBodies
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror_demo.faults import Exchange
 from support.annex_with_boss import AnnexRepository
@@ -98,8 +98,7 @@ def test_a_host_that_fails_is_not_requested_for_each_block(
     boss_mirror: BossMirror, clone: AnnexRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = RequestLimits(attempts=2, wait=0.01, wait_max=0.01)
-    defaults = BlockBodies.__init__.__defaults__
-    monkeypatch.setattr(BlockBodies.__init__, "__defaults__", (*defaults[:-1], limits))
+    monkeypatch.setattr(ContentBodies.__init__, "__defaults__", (limits,))
     boss_mirror.boss.fault("status", path="/cutout/", status=503)
     had = count_contents(clone)
     found = outcomes(clone.path, "0")

@@ -16,34 +16,31 @@ import pytest
 from neuromirror.annex import etag_of
 from neuromirror.model import LEAF_SIZE
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
-from neuromirror.net import AccessDeniedError, HostCircuitBreaker, RequestLimits
+from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.sources.api_tokens import host_token
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.transfer import partial_content
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import BlockDigestsRecorder
-from neuromirror.transfer.content_bodies import BlockBodies, ContentBodies, FetchConnections
+from neuromirror.transfer.content_bodies import ContentBodies
 from neuromirror.transfer.partial_content import DirectFileWriter
-from neuromirror.transfer.url_sessions import S3Access, UrlSessions
 from neuromirror.transfer.verified_repository import MultipartEtag
 from support.block_digests import digests_of, etag_key
 from support.web_clone import FaultyWebServer, forbidden
 
 
 def test_a_request_with_an_expired_token_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed, limits = ("127.0.0.1",), RequestLimits(attempts=1)
     with ExitStack() as stack:
         web = stack.enter_context(FaultyWebServer())
         monkeypatch.setenv(token_variable(urlsplit(web.url).netloc), "expired")
         web.faults["/a"] = [forbidden]
-        sessions = stack.enter_context(UrlSessions(allowed, limits=limits, host_token=host_token))
-        breaker = HostCircuitBreaker()
-        connections = FetchConnections(sessions, S3Access({}, lambda host: True, limits), {})
+        settings = AnnexSettings({"annex.security.allowed-ip-addresses": ["127.0.0.1"]})
+        limits = RequestLimits(attempts=1)
+        bodies = ContentBodies(settings, limits, headers={}, host_token=host_token)
+        stack.callback(bodies.close)
+        connections = bodies.new_connections()
         stack.callback(connections.close)
-        blocks = BlockBodies(AnnexSettings({}))
-        stack.callback(blocks.close)
-        bodies = ContentBodies(blocks, breaker)
         counts = []
         for _ in range(3):
             web.requests.clear()

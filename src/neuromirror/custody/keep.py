@@ -51,7 +51,7 @@ from neuromirror.transfer.annex_objects import (
     TransferBusyError,
 )
 from neuromirror.transfer.content_bodies import FetchResult, FetchTask, check_for
-from neuromirror.transfer.fetcher import MAX_IN_MEMORY, DownloadPool, open_buckets, open_sessions
+from neuromirror.transfer.fetcher import MAX_IN_MEMORY, DownloadPool
 from neuromirror.transfer.outcomes import displayed_url
 from neuromirror.transfer.url_sessions import RateLimit, host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
@@ -351,17 +351,14 @@ class _KeepRun:
     def _download(self) -> Iterator[KeepOutcome]:
         options = self._options
         settings = AnnexSettings.of_user()
-        hosts, jobs = options.allowed_hosts, options.jobs
         rate = None if options.bytes_per_second is None else RateLimit(options.bytes_per_second)
         with ExitStack() as stack:
             uploads = self._ledger.path.parent / "uploads"
             sink = stack.enter_context(open_sink(self._vault, uploads))
-            tokens = no_token if self._is_anonymous else host_tokens(settings)
-            sessions = stack.enter_context(open_sessions(settings, jobs, hosts, tokens))
-            s3 = stack.enter_context(closing(open_buckets(settings, jobs, hosts)))
             pool = DownloadPool(
-                *(sessions, s3, settings, sink, jobs, lambda key: None),
-                allowed_hosts=hosts,
+                *(settings, sink, options.jobs, lambda key: None),
+                allowed_hosts=options.allowed_hosts,
+                host_token=no_token if self._is_anonymous else host_tokens(settings),
                 rate=rate,
                 is_anonymous=self._is_anonymous,
             )

@@ -12,22 +12,19 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from neuromirror.annex import is_private_host_allowed, strip_claim_prefix
+from neuromirror.annex import strip_claim_prefix
 from neuromirror.cache import PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher, NeuromirrorError
 from neuromirror.net import (
     CredentialsError,
-    HostCircuitBreaker,
     HttpError,
     IncompleteResponseError,
     NetError,
     NotFoundError,
     RequestLimits,
     RequestTimeoutError,
-    Session,
 )
-from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.stream.errors import (
     ContentGoneError,
     CopyUnreadableError,
@@ -40,7 +37,6 @@ from neuromirror.stream.git_tree import AccessRules
 from neuromirror.stream.pieces import NoCheck, PieceCheck, StoredPieces, WholeCheck, content_name
 from neuromirror.transfer.content_bodies import (
     BLOCK_LIMITS,
-    BlockBodies,
     ContentBodies,
     ContentMismatchError,
     FetchConnections,
@@ -49,9 +45,6 @@ from neuromirror.transfer.outcomes import displayed_url
 from neuromirror.transfer.url_sessions import (
     SCHEME,
     MalformedS3UrlError,
-    RestrictedChannels,
-    S3Access,
-    UrlSessions,
     host_tokens,
     no_token,
 )
@@ -97,35 +90,20 @@ class Transport:
         seconds: float | None = None,
         parallel: int = PARALLEL,
     ) -> None:
-        settings, hosts = access.settings, access.allowed_hosts
-        allowed = tuple(settings.allowed_addresses)
+        settings = access.settings
         self._limits = limits
         self._has_credentials = has_credentials
         self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._headers = settings.headers if has_credentials else {}
-        breaker = HostCircuitBreaker()
-        self._sessions = UrlSessions(
-            allowed,
-            limits=limits,
-            keys={},
+        self._bodies = ContentBodies(
+            *(settings, limits, block_limits),
+            headers=settings.headers if has_credentials else {},
+            allowed_hosts=access.allowed_hosts,
+            vaults=access.vaults,
             host_token=host_tokens(settings) if has_credentials else no_token,
-            breaker=breaker,
-            allowed_hosts=hosts,
-        )
-        self._buckets = S3Access(
-            settings.subsections("neuromirror"),
-            lambda host: host in hosts or is_private_host_allowed(host, allowed),
-            limits,
-            access.vaults,
-        )
-        token: Callable[[str], str | None] = token_from_environment if has_credentials else no_token
-        channels = RestrictedChannels() if has_credentials else None
-        self._blocks = BlockBodies(
-            *(settings, token, hosts, channels, block_limits),
+            has_credentials=has_credentials,
             retry_after=_RETRY_SECONDS,
             deadline=self._deadline,
         )
-        self._bodies = ContentBodies(self._blocks, breaker)
         self._lock = threading.Lock()
         self._idle: list[FetchConnections] = []
         self._busy: set[FetchConnections] = set()
@@ -172,10 +150,6 @@ class Transport:
         finally:
             self._check_in(connections)
 
-    def session_for(self, url: str) -> Session:
-        """Return the session for a URL."""
-        return self._sessions.session_for(url)
-
     def close(self) -> None:
         """Cancel the requests in progress; all later ones fail."""
         with self._lock:
@@ -187,9 +161,7 @@ class Transport:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for connections in idle:
             connections.close()
-        self._blocks.close()
-        self._buckets.close()
-        self._sessions.close()
+        self._bodies.close()
 
     @property
     def is_over(self) -> bool:
@@ -209,10 +181,7 @@ class Transport:
                 raise IncompleteResponseError("the file was closed", url=url)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 raise RequestTimeoutError("the time for this request is over", url=url)
-            if self._idle:
-                found = self._idle.pop()
-            else:
-                found = FetchConnections(self._sessions, self._buckets, self._headers)
+            found = self._idle.pop() if self._idle else self._bodies.new_connections()
             self._busy.add(found)
         return found
 

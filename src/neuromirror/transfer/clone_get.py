@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
@@ -34,7 +34,7 @@ from neuromirror.transfer.annex_clone import (
 )
 from neuromirror.transfer.annex_objects import AnnexObjectStore, BlockDigestsRecorder
 from neuromirror.transfer.content_bodies import FetchResult, FetchTask, check_for, key_checksum
-from neuromirror.transfer.fetcher import DownloadPool, open_buckets, open_sessions
+from neuromirror.transfer.fetcher import DownloadPool
 from neuromirror.transfer.key_locations import (
     CloneRemotes,
     KeyLocations,
@@ -449,11 +449,10 @@ class _CloneGet:
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)
         recorder.recover(store, branch)
-        sessions = stack.enter_context(open_sessions(clone.settings, self._options.jobs))
-        jobs = self._options.jobs
-        buckets = open_buckets(clone.settings, jobs, vaults=self._options.vaults)
-        s3 = stack.enter_context(closing(buckets))
-        pool = DownloadPool(sessions, s3, clone.settings, store, jobs, intentions.add)
+        options = self._options
+        pool = DownloadPool(
+            *(clone.settings, store, options.jobs, intentions.add), vaults=options.vaults
+        )
         try:
             yield from self._feed(pool, recorder, listing, branch, remotes)
         finally:

@@ -33,7 +33,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct, field
 
-from neuromirror.annex import is_all_zeros, parse_key
+from neuromirror.annex import VaultAddress, is_all_zeros, is_private_host_allowed, parse_key
 from neuromirror.annex.keys import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG, ExpectedEtag, Hasher
 from neuromirror.cache import ContentName
 from neuromirror.model import Evidence, NeuromirrorError, default_piece_size
@@ -47,6 +47,7 @@ from neuromirror.net import (
     RequestLimits,
     S3Bucket,
     Session,
+    TokenSource,
     UnreachableError,
 )
 from neuromirror.sources.volumes.fetching import PARALLEL, PART_BYTES, fetch_block
@@ -59,7 +60,13 @@ from neuromirror.sources.volumes.urls import (
     token_variable,
 )
 from neuromirror.transfer.annex_branch import AnnexSettings
-from neuromirror.transfer.url_sessions import SCHEME, RestrictedChannels, S3Access, UrlSessions
+from neuromirror.transfer.url_sessions import (
+    SCHEME,
+    RestrictedChannels,
+    S3Access,
+    UrlSessions,
+    no_token,
+)
 
 if TYPE_CHECKING:
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder, ContentDigester
@@ -626,19 +633,74 @@ class ContentMismatchError(NeuromirrorError):
 
 
 class ContentBodies:
-    """Opens response bodies, and reports to a circuit breaker which hosts respond. Thread-safe.
+    """Opens response bodies: of URLs, with a circuit breaker per host, and of blocks. Thread-safe.
 
     Parameters
     ----------
-    blocks
-        Opens blocks of volumes.
-    breaker
-        Circuit breaker for the other URLs.
+    settings
+        Configuration of the clone or the user.
+    limits, block_limits
+        Timeouts, retries and concurrency limits of the requests.
+    headers
+        Headers for requests of plain URLs.
+    allowed_hosts
+        Hosts that may be accessed whatever their addresses are.
+    vaults
+        The vaults of the user.
+    host_token
+        Returns the token that is sent to a host which refuses a request without it, or None. A
+        clone needs none: the special remote of git-annex sends it.
+    has_credentials
+        Whether blocks are requested with the user's tokens.
+    retry_after, deadline
+        As for :class:`BlockBodies`.
     """
 
-    def __init__(self, blocks: BlockBodies, breaker: HostCircuitBreaker) -> None:
-        self._blocks = blocks
-        self._breaker = breaker
+    def __init__(
+        self,
+        settings: AnnexSettings,
+        limits: RequestLimits,
+        block_limits: RequestLimits = BLOCK_LIMITS,
+        *,
+        headers: Mapping[str, str],
+        allowed_hosts: frozenset[str] = frozenset(),
+        vaults: Sequence[VaultAddress] = (),
+        host_token: Callable[[str], TokenSource | None] = no_token,
+        has_credentials: bool = True,
+        retry_after: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        allowed = tuple(settings.allowed_addresses)
+        self._breaker = HostCircuitBreaker()
+        self._headers = headers
+        self._sessions = UrlSessions(
+            *(allowed, no_token, limits, {}),
+            host_token=host_token,
+            breaker=self._breaker,
+            allowed_hosts=allowed_hosts,
+        )
+        self._buckets = S3Access(
+            settings.subsections("neuromirror"),
+            lambda host: host in allowed_hosts or is_private_host_allowed(host, allowed),
+            limits,
+            vaults,
+        )
+        token: Callable[[str], str | None] = token_from_environment if has_credentials else no_token
+        channels = RestrictedChannels() if has_credentials else None
+        self._blocks = BlockBodies(
+            *(settings, token, allowed_hosts, channels, block_limits),
+            retry_after=retry_after,
+            deadline=deadline,
+        )
+
+    def new_connections(self) -> FetchConnections:
+        """Return connections for one thread."""
+        return FetchConnections(self._sessions, self._buckets, self._headers)
+
+    def close(self) -> None:
+        """Cancel the requests of blocks in progress, and close the open connections."""
+        for opened in (self._blocks, self._buckets, self._sessions):
+            opened.close()
 
     @contextmanager
     def open(

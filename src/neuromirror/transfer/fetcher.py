@@ -17,13 +17,11 @@ from neuromirror.annex import (
     VaultAddress,
     allow_command,
     host_without_port,
-    is_private_host_allowed,
 )
 from neuromirror.cache import open_cache
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     CredentialsError,
-    HostCircuitBreaker,
     HttpError,
     IncompleteResponseError,
     NetError,
@@ -33,11 +31,10 @@ from neuromirror.net import (
     TokenSource,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes.urls import CutoutRefusedError, token_from_environment
+from neuromirror.sources.volumes.urls import CutoutRefusedError
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import InsufficientSpaceError, ObjectSink, TransferBusyError
 from neuromirror.transfer.content_bodies import (
-    BlockBodies,
     ContentBodies,
     ContentCheck,
     ContentMismatchError,
@@ -59,9 +56,6 @@ from neuromirror.transfer.partial_content import (
 from neuromirror.transfer.url_sessions import (
     MalformedS3UrlError,
     RateLimit,
-    RestrictedChannels,
-    S3Access,
-    UrlSessions,
     no_token,
 )
 from neuromirror.vault.protocol import CopyRefusedError, VaultError
@@ -98,16 +92,14 @@ class Fetcher:
 
     Parameters
     ----------
+    bodies
+        Opens response bodies; shared by all threads.
     connections
         Connections of this thread.
-    blocks
-        Opens blocks of volumes; shared by all threads.
     store
         Where content is stored.
     cached
         Contents that need no download.
-    breaker
-        Circuit breaker shared by all threads.
     stop
         Set when the run is stopped.
     report_bytes
@@ -121,11 +113,10 @@ class Fetcher:
 
     def __init__(
         self,
+        bodies: ContentBodies,
         connections: FetchConnections,
-        blocks: BlockBodies,
         store: ObjectSink,
         cached: CachedContents,
-        breaker: HostCircuitBreaker,
         *,
         stop: threading.Event,
         report_bytes: Callable[[str, int], None],
@@ -133,7 +124,7 @@ class Fetcher:
         pause: float,
     ) -> None:
         self._connections = connections
-        self._bodies = ContentBodies(blocks, breaker)
+        self._bodies = bodies
         self._store = store
         self._writer = DirectFileWriter() if store.bypasses_page_cache else FileWriter()
         self._cached = cached
@@ -370,70 +361,11 @@ ReceivedBytes = tuple[str, int]
 """A key, and the number of bytes received since the last report."""
 
 
-def open_sessions(
-    settings: AnnexSettings,
-    jobs: int,
-    allowed_hosts: frozenset[str] = frozenset(),
-    host_token: Callable[[str], TokenSource | None] = no_token,
-) -> UrlSessions:
-    """Return sessions for downloads.
-
-    The headers in ``annex.http-headers`` go with each request.
-
-    Parameters
-    ----------
-    settings
-        The git configuration of the clone.
-    jobs
-        The number of concurrent downloads.
-    allowed_hosts
-        Hosts that may be accessed whatever their addresses are.
-    host_token
-        Returns the token that is sent to a host which refuses a request without it, or None. A
-        clone needs none: the special remote of git-annex sends it.
-    """
-    allowed = tuple(settings.allowed_addresses)
-    breaker = HostCircuitBreaker()
-    return UrlSessions(
-        *(allowed, no_token, _limits(jobs), {}),
-        host_token=host_token,
-        breaker=breaker,
-        allowed_hosts=allowed_hosts,
-    )
-
-
-def open_buckets(
-    settings: AnnexSettings,
-    jobs: int,
-    allowed_hosts: frozenset[str] = frozenset(),
-    vaults: Sequence[VaultAddress] = (),
-) -> S3Access:
-    """Return access to the buckets of ``s3://`` URLs in a clone, with the user's credentials.
-
-    The parameters are those of :func:`open_sessions` and :class:`S3Access`.
-    """
-    allowed = tuple(settings.allowed_addresses)
-    return S3Access(
-        settings.subsections("neuromirror"),
-        lambda host: host in allowed_hosts or is_private_host_allowed(host, allowed),
-        _limits(jobs),
-        vaults,
-    )
-
-
-def _limits(jobs: int) -> RequestLimits:
-    return structs.replace(_LIMITS, per_host=jobs)
-
-
 class DownloadPool:
     """Up to ``jobs`` download threads; a context manager that stops them on exit.
 
     Parameters
     ----------
-    sessions
-        Sessions and circuit breaker for the requests.
-    s3
-        The buckets of ``s3://`` URLs.
     settings
         Configuration of the clone.
     store
@@ -442,8 +374,8 @@ class DownloadPool:
         Maximum number of threads.
     before_store
         Called with each key before its content is moved to its object path.
-    allowed_hosts
-        Hosts that may be accessed whatever their addresses are.
+    allowed_hosts, vaults, host_token
+        As for :class:`~neuromirror.transfer.content_bodies.ContentBodies`.
     rate
         Limits the bytes per second of all downloads; None for no limit.
     is_anonymous
@@ -453,31 +385,28 @@ class DownloadPool:
 
     def __init__(
         self,
-        sessions: UrlSessions,
-        s3: S3Access,
         settings: AnnexSettings,
         store: ObjectSink,
         jobs: int,
         before_store: Callable[[str], None],
         *,
         allowed_hosts: frozenset[str] = frozenset(),
+        vaults: Sequence[VaultAddress] = (),
+        host_token: Callable[[str], TokenSource | None] = no_token,
         rate: RateLimit | None = None,
         is_anonymous: bool = False,
     ) -> None:
-        self._sessions = sessions
-        self._s3 = s3
-        self._pause = sessions.limits.wait
-        self._headers = settings.headers
-        self._blocks = BlockBodies(
-            settings,
-            no_token if is_anonymous else token_from_environment,
+        self._bodies = ContentBodies(
+            *(settings, structs.replace(_LIMITS, per_host=jobs)),
+            headers=settings.headers,
             allowed_hosts=allowed_hosts,
-            channels=None if is_anonymous else RestrictedChannels(),
+            vaults=vaults,
+            host_token=host_token,
+            has_credentials=not is_anonymous,
         )
         self._store = store
         self._cached = CachedContents(None if is_anonymous else open_cache())
         self._before_store = before_store
-        self._breaker = sessions.breaker
         self._rate = rate
         self._stop = threading.Event()
         self._tasks: queue.SimpleQueue[FetchTask | None] = queue.SimpleQueue()
@@ -530,7 +459,7 @@ class DownloadPool:
             self._tasks.put(None)
         for connections in self._open_connections:
             connections.abort()
-        self._blocks.close()
+        self._bodies.close()
         until = time.monotonic() + _STOP_TIMEOUT
         for working in self._threads:
             working.join(max(until - time.monotonic(), 0.0))
@@ -548,18 +477,14 @@ class DownloadPool:
         self._results.put((key, more))
 
     def _work(self) -> None:
-        connections = FetchConnections(self._sessions, self._s3, self._headers)
+        connections = self._bodies.new_connections()
         self._open_connections.append(connections)
         fetcher = Fetcher(
-            connections,
-            self._blocks,
-            self._store,
-            self._cached,
-            self._breaker,
+            *(self._bodies, connections, self._store, self._cached),
             stop=self._stop,
             report_bytes=self._report_bytes,
             before_store=self._before_store,
-            pause=self._pause,
+            pause=_LIMITS.wait,
         )
         try:
             while (task := self._tasks.get()) is not None:
