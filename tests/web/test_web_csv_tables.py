@@ -6,7 +6,7 @@ import io
 import pytest
 
 from neuromirror.model import DatasetFacts
-from neuromirror.web.pages.csv_tables import escape_cell
+from neuromirror.web.pages.downloads import escape_cell
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 

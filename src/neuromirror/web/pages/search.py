@@ -33,7 +33,7 @@ from neuromirror.web.addresses import (
     search_address,
     version_address,
 )
-from neuromirror.web.pages.csv_tables import csv_response, is_csv
+from neuromirror.web.pages.downloads import csv_response, is_csv
 from neuromirror.web.pages.status import front_page
 from neuromirror.web.request import CatalogueRequest, redirect, view
 from neuromirror.web.site import Site

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from neuromirror.index import FailureRow, Index, MirrorStatus, VersionRow, shapes
 from neuromirror.web.addresses import version_address
-from neuromirror.web.pages.csv_tables import csv_response, is_csv
+from neuromirror.web.pages.downloads import csv_response, is_csv
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, redirect, view
 
 _CHANGES_PER_ARCHIVE: Final = 4
