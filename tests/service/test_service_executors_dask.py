@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -96,6 +97,13 @@ class Cluster:
         (process,) = [one for one in self.workers if one.pid == pid]
         process.kill()
         process.wait()
+
+    def end_frozen(self) -> None:
+        """Kills the workers that were stopped by a signal."""
+        for worker in [one for one in self.workers if one.poll() is None]:
+            if ") T " in Path(f"/proc/{worker.pid}/stat").read_text():
+                worker.kill()
+                worker.wait()
 
     def executor(self, writer: Writer) -> DaskExecutor:
         """Return the executor of all tests that need no particular one, on this scheduler."""
@@ -211,6 +219,50 @@ def test_a_visit_whose_dask_worker_died_runs_elsewhere_or_is_reported_lost_and_r
         assert [one.message for one in running.result().results if one.exit_code] == []
     give_back(job_harness, *jobs.values())
     assert_same_as_sync(mirror_harness, tmp_path / "by-sync")
+
+
+def test_a_worker_that_freezes_when_its_results_are_requested_holds_up_nothing(
+    cluster: Cluster, executor: Executor
+) -> None:
+    cluster.start_workers(2)
+
+    def freeze_when_asked(dask_worker: Any) -> None:
+        import os
+        import signal
+
+        dask_worker.handlers["get_data"] = lambda **_: os.kill(os.getpid(), signal.SIGSTOP)
+
+    import distributed
+
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+        client.run(freeze_when_asked)
+    try:
+        jobs = [executor.submit(int, str(number)) for number in range(8)]
+        assert [job.result(60) for job in jobs] == list(range(8))
+    finally:
+        cluster.end_frozen()
+
+
+def test_commits_go_on_while_one_worker_is_dead_and_another_frozen(
+    job_harness: JobHarness, writer: Writer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.start_workers(3)
+    stop = "import os, signal; os.kill(os.getppid(), signal.{})"
+    try:
+        with dask_executor(cluster.address, writer, grace=0) as executor:
+            frozen = executor.submit(exec, stop.format("SIGSTOP"))
+            dead = executor.submit(exec, stop.format("SIGKILL"))
+            with pytest.raises(WorkerLostError):
+                dead.result(60)
+            for _ in range(2):
+                job = job_harness.job("listing", "demo")
+                assert submit(executor, job_harness, job).result(60).due
+                give_back(job_harness, job)
+            assert not frozen.done()
+            monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 1.0)
+        assert frozen.cancelled()
+    finally:
+        cluster.end_frozen()
 
 
 def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(
@@ -368,7 +420,8 @@ def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
 ) -> None:
     job = job_harness.job("listing", "demo")
     listener, ticket = executor._listener, "a ticket"
-    with closing(listener.open(ticket, job_harness.writer.open(job))) as replies:
+    opened = listener.open(ticket, job_harness.writer.open(job), Future())
+    with closing(opened) as replies:
         # of an earlier request, and the sign that one is in progress
         replies.send(7, b"late")
         replies.send(1, b"")
@@ -380,7 +433,7 @@ def test_a_malformed_request_does_not_end_the_listener(
     job_harness: JobHarness, executor: DaskExecutor
 ) -> None:
     job = job_harness.writer.open(job_harness.job("listing", "demo"))
-    with closing(executor._listener.open("a ticket", job)):
+    with closing(executor._listener.open("a ticket", job, Future())):
         requests = executor._listener.queue(executor._plugin)
         for request in (
             7,

@@ -8,6 +8,7 @@ never file content.
 from __future__ import annotations
 
 import logging
+import pickle
 import secrets
 import threading
 import time
@@ -42,22 +43,30 @@ _POLL_SECONDS = 5.0
 
 _RETRY_SECONDS = 1.0
 
-_LOST = (TimeoutError, OSError, CancelledError, RuntimeError, KeyError, ValueError)
-"""Errors of a queue whose scheduler is gone, or whose client is closed."""
+_LOST = (OSError, CancelledError, RuntimeError, KeyError, ValueError, AttributeError)
+"""Errors of a queue whose scheduler is gone, or whose client is closed and has no scheduler."""
 
 
-class JobReplies:
-    """The connection between the writer and one job on a Dask worker.
+RESULT = 0
+"""The number of the message with a job's result; those of requests follow."""
 
-    It applies the job's requests and sends the replies. ``ticket`` is the name of the job's queue
-    for replies.
+
+class DaskJob:
+    """A job on a Dask worker: ``ours`` is its future; its requests go to ``writer``.
+
+    The job sends its result as the last of its messages. Dask would request it from the worker
+    later, and wait for one that is dead or frozen; meanwhile no other job's result would arrive.
+    ``ticket`` is the name of the queue for replies to the job.
     """
 
-    def __init__(self, listener: RequestListener, ticket: str, writer: JobWriter) -> None:
+    def __init__(
+        self, listener: RequestListener, ticket: str, writer: JobWriter, ours: Future[Any]
+    ) -> None:
         self._listener = listener
         self._ticket = ticket
         self._writer = writer
         self._queue = listener.queue(ticket)
+        self.ours = ours
         self.number = 0
         """The request in progress, or 0."""
 
@@ -72,29 +81,41 @@ class JobReplies:
         with suppress(*_LOST):
             self._queue.put((number, reply))
 
-    def close(self) -> None:
-        """Refuse further requests, wait for the one in progress, and release the queue."""
-        self._listener.forget(self._ticket)
+    def finish(self, outcome: Callable[[], Any]) -> None:
+        """Set the future to what ``outcome`` returns or raises, once no request is in progress."""
+        if not self.close() or not self.ours.set_running_or_notify_cancel():
+            return
+        try:
+            self.ours.set_result(outcome())
+        except Exception as error:  # noqa: BLE001 - that of the job
+            self.ours.set_exception(error)
+
+    def close(self) -> bool:
+        """Refuse further requests, wait for the one in progress, and release the queue.
+
+        Return whether the job was still open.
+        """
+        was_open = self._listener.forget(self._ticket)
         self._writer.close()
         with suppress(*_LOST):
             self._queue.close()
+        return was_open
 
 
 class RequestListener:
-    """Reads the requests of all jobs of a Dask client from a queue of the scheduler.
+    """Reads the messages of all jobs of a Dask client from a queue of the scheduler.
 
-    ``name`` is the name of the queue. A thread passes each request to the :class:`JobReplies` of
-    its job.
+    ``name`` is the name of the queue. Each message is passed to its :class:`DaskJob`, in ``pool``.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, name: str, pool: ThreadPoolExecutor) -> None:
         self._client = client
-        self._jobs: dict[str, JobReplies] = {}
+        self._jobs: dict[str, DaskJob] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._name = name
         self._requests = self.queue(name)
-        self._pool = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="dask request")
+        self._pool = pool
         self._thread = threading.Thread(target=self._listen, name="dask requests", daemon=True)
         self._thread.start()
 
@@ -105,22 +126,26 @@ class RequestListener:
         untyped: Any = distributed.Queue
         return untyped(name, self._client)
 
-    def open(self, ticket: str, writer: JobWriter) -> JobReplies:
-        """Accept the requests of a job; the caller closes the result."""
-        replies = JobReplies(self, ticket, writer)
+    def open(self, ticket: str, writer: JobWriter, ours: Future[Any]) -> DaskJob:
+        """Accept the messages of a job; the caller closes the result."""
+        job = DaskJob(self, ticket, writer, ours)
         with self._lock:
-            self._jobs[ticket] = replies
-        return replies
+            self._jobs[ticket] = job
+        return job
 
-    def forget(self, ticket: str) -> None:
-        """Ignore further requests of a job."""
+    def forget(self, ticket: str) -> bool:
+        """Ignore further messages of a job; return whether they were accepted until now."""
         with self._lock:
-            self._jobs.pop(ticket, None)
+            return self._jobs.pop(ticket, None) is not None
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function in another thread; not after the executor was left."""
+        with suppress(RuntimeError):
+            self._pool.submit(function, *args)
 
     def close(self) -> None:
-        """Stop without waiting for requests in progress; the client is closed next."""
+        """Read no more messages; the client is closed, or is closed next."""
         self._closed.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         with suppress(*_LOST):
             self._requests.close()
 
@@ -142,7 +167,7 @@ class RequestListener:
                 self._signal()
 
     def _accept(self, request: object) -> None:
-        """Apply a request in another thread; only log one that has no sender."""
+        """Process a message in another thread; only log one that has no sender."""
         try:
             ticket, number, message = msgspec.convert(request, tuple[str, int, bytes])
         except msgspec.ValidationError as error:
@@ -150,10 +175,11 @@ class RequestListener:
             return
         with self._lock:
             job = self._jobs.get(ticket)
-        if job is not None:
+        if job is not None and number == RESULT:
+            self.submit(job.finish, partial(pickle.loads, message))
+        elif job is not None:
             job.number = number
-            with suppress(RuntimeError):  # closed
-                self._pool.submit(job.answer, number, message)
+            self.submit(job.answer, number, message)
 
     def _reconnect(self) -> None:
         """Create the queue again: a scheduler that was restarted does not have it."""
@@ -175,9 +201,6 @@ _T = TypeVar("_T")
 
 SCHEDULER_TIMEOUT = 10.0
 """Seconds that the scheduler may take to respond."""
-
-_THREADS = 4
-"""Threads that fetch results: each waits for the last request of a job that was lost."""
 
 
 class SchedulerUnavailableError(NeuromirrorError):
@@ -204,7 +227,7 @@ class DaskExecutor(Executor):
         self._closed = False
         self._locked_stores: set[Path] = set()
         self._store_locks = ExitStack()
-        self._gathering = ThreadPoolExecutor(_THREADS, thread_name_prefix="dask results")
+        self._pool = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="dask request")
         self._client, self._listener = self._connect()
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
@@ -224,26 +247,29 @@ class DaskExecutor(Executor):
                     lock = Store(one.store).lock(CLUSTER_LOCK, "the store", wait=SCHEDULER_TIMEOUT)
                     self._store_locks.enter_context(lock)
                     self._locked_stores.add(one.store)
-            channel = self._listener.open(call.ticket, self._writer.open(find_job(args)))
+            job = self._listener.open(call.ticket, self._writer.open(find_job(args)), ours)
             try:
                 theirs = self._client.submit(
                     run_on_worker, __version__, self._plugin, call, pure=False, retries=0
                 )
             except BaseException:
-                channel.close()
+                job.close()
                 raise
             self._jobs.add(ours)
+            end = partial(self._listener.submit, self._end, job, call)
         ours.add_done_callback(partial(self._forget, theirs))
-        theirs.add_done_callback(partial(self._gather, ours, call, channel))
+        theirs.add_done_callback(end)
         return ours
 
-    def _gather(
-        self, ours: Future[Any], call: PickledCall, channel: JobReplies, theirs: Any
-    ) -> None:
-        # in a separate thread: Dask's own must not block on a Dask result
-        with suppress(RuntimeError):  # the executor was left
-            gathered = self._gathering.submit(_fetch_result, theirs, call.ticket, channel)
-            gathered.add_done_callback(partial(_set_result, ours, call.label, self._address))
+    def _end(self, job: DaskJob, call: PickledCall, theirs: Any) -> None:
+        """Process the end of a call on a worker; if it succeeded, its result is in the queue."""
+        import distributed
+
+        if theirs.status != "finished":
+            job.finish(partial(_raise_failure, theirs, call.label, self._address))
+        untyped: Any = distributed.Event
+        with suppress(*_LOST):
+            untyped(call.ticket, theirs.client).clear()
 
     def _forget(self, theirs: Any, ours: Future[Any]) -> None:
         with self._lock:
@@ -268,12 +294,16 @@ class DaskExecutor(Executor):
         for job in left:
             job.cancel()
         if self._client.status == "running":
-            # if the scheduler dies now, its workers stop too
+            # if the scheduler dies now, its workers stop too; a frozen worker does not respond
             with suppress(OSError, RuntimeError, ValueError):
-                self._client.unregister_worker_plugin(self._plugin)
+                self._client.sync(
+                    self._client.scheduler.unregister_worker_plugin,
+                    name=self._plugin,
+                    callback_timeout=SCHEDULER_TIMEOUT,
+                )
         self._listener.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
-        self._gathering.shutdown(wait=False)
         self._store_locks.close()
 
     def _connect(self) -> tuple[Any, RequestListener]:
@@ -313,7 +343,7 @@ class DaskExecutor(Executor):
         try:
             _check_releases(client.get_versions(packages=["neuromirror"]))
             client.register_plugin(WorkerPoolPlugin(*self._limits), name=self._plugin)
-            return client, RequestListener(client, self._plugin)
+            return client, RequestListener(client, self._plugin, self._pool)
         except BaseException:
             client.close()
             raise
@@ -332,39 +362,19 @@ def _check_releases(versions: dict[str, Any]) -> None:
             )
 
 
-def _fetch_result(theirs: Any, ticket: str, channel: JobReplies) -> Any:
-    """Return the result of a job; delete its event and its queue on the scheduler."""
-    import distributed
-
-    untyped: Any = distributed.Event
-    try:
-        return theirs.result()
-    finally:
-        channel.close()
-        if theirs.client.status == "running":
-            with suppress(OSError):
-                untyped(ticket, theirs.client).clear()
-
-
-def _set_result(ours: Future[Any], what: str, address: str, gathered: Future[Any]) -> None:
-    """Set the result or exception of a job's future."""
+def _raise_failure(theirs: Any, what: str, address: str) -> None:
+    """Raise the error of a call that failed on the cluster."""
     from distributed.scheduler import KilledWorker
 
     from neuromirror.service.dask_worker import worker_lost_error
 
-    error = gathered.exception()
-    if isinstance(error, KilledWorker):
-        error = worker_lost_error(
-            what, str(getattr(error.last_worker, "address", error.last_worker))
-        )
-    elif isinstance(error, CancelledError):
-        error = WorkerLostError(
+    try:
+        theirs.result()
+    except KilledWorker as error:
+        worker = str(getattr(error.last_worker, "address", error.last_worker))
+        raise worker_lost_error(what, worker) from error
+    except CancelledError as error:
+        raise WorkerLostError(
             f"{what}: the Dask scheduler at {address} lost the job, probably in a restart. It is "
             "retried"
-        )
-    if not ours.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        ours.set_exception(error)
-    else:
-        ours.set_result(gathered.result())
+        ) from error

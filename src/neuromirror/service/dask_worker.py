@@ -18,6 +18,7 @@ from distributed import Event, Queue, Worker, WorkerPlugin, get_worker
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.dask_cluster import RESULT
 from neuromirror.service.jobs import JobContext, WorkerLostError
 from neuromirror.service.worker_pool import WorkerPool, job_label
 from neuromirror.service.writer import Channel, WriterLostError
@@ -108,6 +109,10 @@ class DaskChannel:
                     "the service exited during a visit; the next one repeats it"
                 ) from error
 
+    def send_result(self, result: Any) -> None:
+        """Send the result of the job, which ends it."""
+        self._requests.put((self._ticket, RESULT, pickle.dumps(result)))
+
     def close(self) -> None:
         """Release the queues."""
         for one in (self._requests, self._replies):
@@ -147,7 +152,7 @@ def worker_lost_error(label: str, worker: str) -> WorkerLostError:
     )
 
 
-def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
+def run_on_worker(version: str, plugin: str, call: PickledCall) -> None:
     """Run a job on a Dask worker; raises ConfigurationError if it has another release.
 
     Dask reruns the jobs of a worker that it considers dead. That worker may still be running under
@@ -177,4 +182,4 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
     begun.set()
     untyped = Queue
     with closing(DaskChannel(untyped(plugin), untyped(call.ticket), call.ticket)) as channel:
-        return call.run_in(found.pool, channel)
+        channel.send_result(call.run_in(found.pool, channel))
