@@ -399,7 +399,7 @@ def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_pa
         }
         mirror_harness.fsck(killed=True)
         with mirror_harness.index() as index, synced_harness.index() as expected:
-            names = [one.name for one in expected.datasets()]
+            names = [one.name for one in expected.datasets.select()]
             assert [one.name for one in index.datasets.select()] == names
 
 

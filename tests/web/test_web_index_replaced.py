@@ -149,7 +149,7 @@ from neuromirror.index import Index
 path = Path(sys.argv[1])
 index = Index.open_readonly(path)
 def titles(index):
-    return index._row("SELECT uri FROM mirrors")[0]
+    return index.reader.row("SELECT uri FROM mirrors")[0]
 print(titles(index))
 sys.stdout.flush(); sys.stdin.readline()
 if index.is_replaced:

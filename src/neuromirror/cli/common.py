@@ -91,10 +91,9 @@ class Settings(Struct):
         """
         if self.given_store is not None:
             return self.given_store
-        from neuromirror.store.default_folder import default_store_folder
+        from neuromirror.store import store_folder
 
-        is_operator = self.given_mirrors is not None or _LOCAL_MIRRORS.is_dir()
-        return default_store_folder(is_local=is_operator)
+        return store_folder(is_operator=self.given_mirrors is not None)
 
     def mirrors(self) -> dict[str, Mirror]:
         """Load the local mirrors, and the built-in ones that they do not override, by name.
@@ -141,13 +140,9 @@ class Settings(Struct):
 
     def index_path(self, store: Store) -> Path:
         """Return the path of the index: the given one or, always for a private store, its own."""
-        from neuromirror.store.private_store import is_private_store
+        from neuromirror.index import index_path
 
-        return (
-            store.index_path
-            if is_private_store(store.root)
-            else self.index_file or store.index_path
-        )
+        return index_path(store, self.index_file)
 
     @contextmanager
     def index(self, *addresses: str) -> Iterator[Index]:

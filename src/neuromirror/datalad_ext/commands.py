@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,10 +21,8 @@ from msgspec.structs import replace
 from neuromirror.model import NeuromirrorError
 
 if TYPE_CHECKING:
-    from neuromirror.index import Index
     from neuromirror.lab import Finding, Outcome
     from neuromirror.lab.cite import CitedState
-    from neuromirror.store import Store
 
 LOCK = "datasets.lock"
 
@@ -137,30 +135,6 @@ def as_tuple(values: str | Sequence[str] | None) -> tuple[str, ...]:
     if values is None:
         return ()
     return (values,) if isinstance(values, str) else tuple(map(str, values))
-
-
-def open_store(store: str | None) -> Store:
-    """Open the store at a path; raise NotAStoreError for any other folder.
-
-    For None it is the store in ``NEUROMIRROR_STORE``, or ``./store``.
-    """
-    from neuromirror.store import Store
-
-    return Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
-
-
-@contextmanager
-def open_index(store: Store) -> Iterator[Index]:
-    """Open the index of a store, read only."""
-    from neuromirror.index import Index
-    from neuromirror.store.private_store import is_private_store
-
-    named = None if is_private_store(store.root) else os.environ.get("NEUROMIRROR_INDEX")
-    index = Index.open_readonly(Path(named) if named else store.index_path)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def split_version(name: str) -> tuple[str, str]:
@@ -304,14 +278,14 @@ class MirrorPin(Interface):  # type: ignore[misc]
         store: str | None = None,
     ) -> Iterator[ResultRecord]:
         """Yield a result for each version."""
+        from neuromirror.index import open_index
         from neuromirror.lab import PinRequest, pin
         from neuromirror.lab.pin import pin_request_for_clone
 
         path, refds = lock_path(lock, dataset), reference_path(dataset)
         globs, clones = as_tuple(glob) or None, as_tuple(clone) or None
         try:
-            opened = open_store(store)
-            with open_index(opened) as index:
+            with open_index(store) as (opened, index):
                 requests = []
                 for one in as_tuple(version):
                     folder = resolve_datalad_path(one, dataset)
@@ -533,8 +507,9 @@ def _states(
     names: tuple[str, ...], lock: Path | None, folder: Path, store: str | None, stack: ExitStack
 ) -> list[CitedState]:
     """Return the states to cite: versions in the store, the pins of a lock file, or the dataset."""
+    from neuromirror.index import open_index
     from neuromirror.lab import load_lock, state_of_clone, state_of_version, states_of_lock
-    from neuromirror.store import NotAStoreError
+    from neuromirror.store import NotAStoreError, open_store
 
     found: list[CitedState] = []
     if lock is not None:
@@ -545,8 +520,7 @@ def _states(
             opened = None
         found += states_of_lock(pinned, opened, stack)
     if names:
-        opened = open_store(store)
-        index = stack.enter_context(open_index(opened))
+        opened, index = stack.enter_context(open_index(store))
         found += [
             state_of_version(opened, index.versions.resolve(*split_version(one))) for one in names
         ]

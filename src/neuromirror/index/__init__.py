@@ -29,6 +29,8 @@ from neuromirror.index.database import (
     Index,
     RemoteIndex,
     answer_query,
+    index_path,
+    open_index,
     rebuild_from_journal,
 )
 from neuromirror.index.dataset_text import (
@@ -136,8 +138,10 @@ __all__ = [
     "answer_query",
     "canonical_value",
     "effective_entries",
+    "index_path",
     "is_checksum",
     "is_indexed",
+    "open_index",
     "raise_if_damaged",
     "rebuild_from_journal",
     "without_general_techniques",

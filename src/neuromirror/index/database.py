@@ -16,7 +16,7 @@ from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, Final, Protocol, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -52,6 +52,9 @@ from neuromirror.model import (
     record_line_of,
 )
 from neuromirror.model.validation import analysed_type
+
+if TYPE_CHECKING:
+    from neuromirror.store import Store
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -250,6 +253,43 @@ class Index:
             return _apply_all(
                 self.reader.connection, journal, self.position, None, skip_damaged=True
             )
+
+
+def index_path(store: Store, given: str | os.PathLike[str] | None = None) -> Path:
+    """Return the path of a store's index: the given one or, always for a private store, its own."""
+    from neuromirror.store.private_store import is_private_store
+
+    return Path(given) if given and not is_private_store(store.root) else store.index_path
+
+
+@contextlib.contextmanager
+def open_index(
+    store: str | os.PathLike[str] | None = None, index: str | os.PathLike[str] | None = None
+) -> Iterator[tuple[Store, Index]]:
+    """Open a store and its index, read only, for the duration of the block.
+
+    Parameters
+    ----------
+    store
+        The folder of the store; by default as :func:`neuromirror.store.store_folder`.
+    index
+        The file of the index. By default it is that of the store or, if no store was given, that
+        of ``NEUROMIRROR_INDEX``.
+
+    Raises
+    ------
+    NotAStoreError
+        There is no store.
+    IndexUnusableError
+        There is no index, or it is damaged.
+    """
+    from neuromirror.store import open_store
+
+    opened = open_store(store)
+    if store is None:
+        index = index or os.environ.get("NEUROMIRROR_INDEX")
+    with Index.open_readonly(index_path(opened, index)) as reader:
+        yield opened, reader
 
 
 def rebuild_from_journal(

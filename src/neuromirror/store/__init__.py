@@ -36,7 +36,7 @@ from neuromirror.store.safe_paths import (
     refuse_relative_symlinks,
     refuse_symlinks,
 )
-from neuromirror.store.store import Store, StoredDocument
+from neuromirror.store.store import Store, StoredDocument, open_store, store_folder
 from neuromirror.store.superdatasets import (
     SuperdatasetMember,
     has_complete_commit,
@@ -65,6 +65,7 @@ __all__ = [
     "dataset_ref_of",
     "file_lock",
     "has_complete_commit",
+    "open_store",
     "publish_locations",
     "published_vaults",
     "read_records_from_git",
@@ -73,6 +74,7 @@ __all__ = [
     "refuse_symlinks",
     "run_git",
     "run_housekeeping",
+    "store_folder",
     "superdataset_commit",
     "update_refs",
     "write_atomically",

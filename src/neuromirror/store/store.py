@@ -483,6 +483,36 @@ class Store(StoredJournal, StoredRecords):
         fsync_path(target.parent)
 
 
+def store_folder(given: str | os.PathLike[str] | None = None, *, is_operator: bool = False) -> Path:
+    """Return the folder of the store, which need not exist.
+
+    It is the given one or that of ``NEUROMIRROR_STORE``; else ``store`` in the current folder, if
+    it exists or there are mirror files, which belong to an operator; else that of the user.
+    """
+    given = given or os.environ.get("NEUROMIRROR_STORE")
+    local = Path("store")
+    if given:
+        return Path(given)
+    if is_operator or os.environ.get("NEUROMIRROR_MIRRORS") or Path("mirrors").is_dir():
+        return local
+    if local.exists():
+        return local
+    from platformdirs import user_data_path
+
+    return user_data_path("neuromirror") / "store"
+
+
+def open_store(folder: str | os.PathLike[str] | None = None, *, create: bool = False) -> Store:
+    """Open the store in a folder, by default in that of :func:`store_folder`.
+
+    Raises
+    ------
+    NotAStoreError
+        As :meth:`Store.open` does.
+    """
+    return Store.open(store_folder(folder), create=create)
+
+
 def _remove_if_orphaned(lock: Path) -> None:
     """Remove a scratch folder whose process was killed, as its free lock shows."""
     with suppress(StoreBusyError, FileNotFoundError), file_lock(lock, "a scratch folder"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from neuromirror.annex import upstream_path
 from neuromirror.cache import PieceCache, open_cache
 from neuromirror.cache.piece_cache import LEAF
-from neuromirror.index import Index
+from neuromirror.index import Index, open_index
 from neuromirror.lab.addresses import find_address, indexed_name, version_at
 from neuromirror.lab.globs import WatchedGlobs, escape
 from neuromirror.lab.lock_manifests import ListedFile
@@ -35,8 +35,6 @@ from neuromirror.model import (
 from neuromirror.model.errors import format_bytes
 from neuromirror.net import RequestLimits
 from neuromirror.store import NotAStoreError, Store
-from neuromirror.store.default_folder import default_store_folder
-from neuromirror.store.private_store import is_private_store
 from neuromirror.stream.errors import (
     AddressUnresolvedError,
     ExcludedFileError,
@@ -395,20 +393,12 @@ def find_dataset(path: str, *, store: StrPath | None = None) -> str | None:
 @contextmanager
 def _opened_index(text: str, store: StrPath | None) -> Iterator[tuple[Store, Index]]:
     try:
-        opened = Store.open(_store_folder(store))
+        with open_index(store) as opened:
+            yield opened
     except NotAStoreError as error:
         raise AddressUnresolvedError(
             f"{text}: {error}; specify a store, a lock file or the folder of a clone"
         ) from error
-    named = os.environ.get("NEUROMIRROR_INDEX")
-    own = store is not None or named is None or is_private_store(opened.root)
-    with Index.open_readonly(opened.index_path if own else Path(named or "")) as index:
-        yield opened, index
-
-
-def _store_folder(store: StrPath | None) -> Path:
-    given = store or os.environ.get("NEUROMIRROR_STORE")
-    return default_store_folder() if given is None else Path(given)
 
 
 JOBS: Final = 4

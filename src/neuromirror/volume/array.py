@@ -111,7 +111,8 @@ def open(
     level : int or str
         The resolution, by upstream's number.
     store, index : path, optional
-        For versions; by default ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else ``./store``.
+        For versions; by default ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else ``./store``,
+        else the user's store.
 
     Returns
     -------
@@ -191,16 +192,11 @@ def _open_version(
     store: str | os.PathLike[str] | None,
     index: str | os.PathLike[str] | None,
 ) -> OpenVolume:
-    from neuromirror.index import Index
-    from neuromirror.store import Store
-    from neuromirror.store.private_store import is_private_store
+    from neuromirror.index import open_index
     from neuromirror.volume.files import open_version_files
 
-    held = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
-    named = index or os.environ.get("NEUROMIRROR_INDEX")
-    path = held.index_path if named is None or is_private_store(held.root) else Path(named)
-    with Index.open_readonly(path) as opened_index:
-        row = opened_index.versions.resolve(dataset, label)
+    with open_index(store, index) as (held, reader):
+        row = reader.versions.resolve(dataset, label)
     files = open_version_files(held, row)
     if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
         return _open_layer(describe(files, row, reads_shards=True), level, files)
