@@ -34,7 +34,7 @@ from neuromirror.sources.precomputed.layer import is_volume, layer_profile
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.aind import asset_facts as aind_facts
 from neuromirror.sources.s3.aind import normalize as aind_kept
-from neuromirror.sources.s3.docdb import all_times
+from neuromirror.sources.s3.discovery import docdb_times
 from neuromirror.sources.s3.object_claims import _sha256, part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 from neuromirror.sources.volumes.channels import check_size, plan_volume
@@ -270,7 +270,7 @@ def docdb(data: bytes) -> None:
     """Pages of records of AIND's DocDB."""
     replies = _json(data)
     session = _FixedReplies(replies if isinstance(replies, list) else [replies])
-    all_times(session, "https://x.example.org/", "s3://b")
+    docdb_times(session, "https://x.example.org/", "s3://b")
 
 
 _table = cache(BlobTable)

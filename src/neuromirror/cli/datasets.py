@@ -346,7 +346,7 @@ def show_command(settings: Settings, version: str) -> None:
         copies = index.files.copies(row)
         location_health = index.locations.failing_of(row)
         failures = [one for one in index.crawl.failures() if one.dataset == name]
-    documents = settings.store().documents(row.dataset_ref.dataset_id, row.commit)
+    documents = settings.store().documents(row.dataset_ref, row.commit)
     alias = alias_of(name)
     location = settings.store_folder.absolute()
     shown = ShownVersion.of(

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
@@ -385,39 +386,26 @@ class Store(StoredJournal, StoredRecords):
 
     # --- documents and manifests
 
-    def documents(self, dataset_id: str, commit: str) -> list[StoredDocument]:
+    def documents(self, dataset: DatasetRef, commit: str) -> tuple[StoredDocument, ...]:
         """Return the archive's documents in a commit; none if the store does not have the commit.
 
         Parameters
         ----------
-        dataset_id
-            The UUID of the dataset.
+        dataset
+            The dataset.
         commit
             The commit id in hex.
 
         Returns
         -------
-        list of StoredDocument
+        tuple of StoredDocument
             In git's order.
         """
-        repository = self.repository_path(dataset_id)
-        if not Repository(repository).exists():
-            return []
+        repository = self.repository(dataset)
         try:
-            with ObjectReader(repository) as reader:
-                content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
-            described = parse_description(content, DESCRIPTION_PATH)
-            names = described["documents"]
-            listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *names)
-            listed = run_git(repository, "--literal-pathspecs", *listing) if names else ""
+            return _read_documents(repository.path, commit) if repository.exists() else ()
         except (ObjectMissingError, InvalidDocumentError, GitError):
-            return []
-        cleaned = described.get("attributes", {}).get(CLEANED, ())
-        entries = (line.partition("\t") for line in listed.split("\0")[:-1])
-        return [
-            StoredDocument(path, int(about.split()[3]), path in cleaned)
-            for about, _, path in entries
-        ]
+            return ()
 
     def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
         """Return the archive's documents about a version from its commit.
@@ -569,6 +557,20 @@ class StoredDocument(Struct, frozen=True):
     path: str
     size: int
     cleaned: bool
+
+
+@lru_cache(500)
+def _read_documents(repository: Path, commit: str) -> tuple[StoredDocument, ...]:
+    with ObjectReader(repository) as reader:
+        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+    described = parse_description(content, DESCRIPTION_PATH)
+    names, cleaned = described["documents"], described.get("attributes", {}).get(CLEANED, ())
+    listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *names)
+    listed = run_git(repository, "--literal-pathspecs", *listing) if names else ""
+    entries = (line.partition("\t") for line in listed.split("\0")[:-1])
+    return tuple(
+        StoredDocument(path, int(about.split()[3]), path in cleaned) for about, _, path in entries
+    )
 
 
 class TaskState(msgspec.Struct, forbid_unknown_fields=True):

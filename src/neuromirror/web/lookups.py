@@ -20,7 +20,7 @@ from neuromirror.lab import CitationCollection, CitedWork, cite, read_work, stat
 from neuromirror.lab.cite.works import NotCitableError
 from neuromirror.model import LinePair, NeuromirrorError
 from neuromirror.net import is_local_name
-from neuromirror.store import Store, StoredDocument
+from neuromirror.store import Store
 from neuromirror.web.async_index import RecentResults
 
 if TYPE_CHECKING:
@@ -155,19 +155,6 @@ def read_citation(store: Store, row: VersionRow) -> CitationData | None:
         except (NeuromirrorError, OSError):
             return None  # the page is useful without citations
         _CITATIONS.put(row.commit, found)
-    return found
-
-
-_DOCUMENTS: Final[RecentResults[str, list[StoredDocument]]] = RecentResults(500)
-
-
-def read_documents(store: Store, row: VersionRow) -> list[StoredDocument]:
-    """Return the archive's documents in the commit of a version; none if git cannot read it."""
-    found = _DOCUMENTS.get(row.commit)
-    if found is None:
-        found = store.documents(row.dataset_ref.dataset_id, row.commit)
-        if found:
-            _DOCUMENTS.put(row.commit, found)
     return found
 
 

@@ -44,7 +44,7 @@ _TOP: Final = re.compile(rb"[^/]+\.json\Z")
 _ORIGINALS: Final = b"original_metadata/"
 _JOINED: Final = "metadata.nd.json"
 _VOLATILE: Final = frozenset({"last_modified", "_last_modified"})
-_S3: Final = re.compile(r"(?i)s3://[^/]+/(?P<path>.*)", re.DOTALL)
+_S3: Final = re.compile(r"(?i)\As3://[^/]+/")
 _LEVELS: Final = {"raw data": "raw", "derived data": "derived", "simulated data": "simulated"}
 _INFERABLE: Final = ("subject", "platform", "created", "process")
 _LONGEST: Final = 300
@@ -89,7 +89,7 @@ def asset_facts(
     sidecars = _Sidecars(documents, refused)
     description, subject = sidecars.read("data_description"), sidecars.read("subject")
     acquisition = sidecars.read("acquisition", "session", "ephys_session", "ophys_session")
-    found: dict[str, list[str]] = {
+    values: dict[str, list[str]] = {
         "subject": _field_texts(description, "subject_id") or _field_texts(subject, "subject_id"),
         "species": _field_texts(subject, "species")
         or _field_texts(_mapping(subject.get("subject_details")), "species"),
@@ -105,9 +105,14 @@ def asset_facts(
         or _field_texts(description, "project_id"),
         "investigator": _people(description.get("investigators")),
         "institution": _field_texts(description, "institution"),
-        "funder": _funders(description.get("funding_source")),
+        "funder": [
+            name
+            for source in _flat(description.get("funding_source"))
+            for name in _texts(source.get("funder") if isinstance(source, Mapping) else source)
+        ],
         "data-level": [
-            _LEVELS.get(one.casefold(), one) for one in _field_texts(description, "data_level")
+            _LEVELS.get(level.casefold(), level)
+            for level in _field_texts(description, "data_level")
         ],
         "created": _created(description),
         "acquired": _times(acquisition, "acquisition_start_time", "session_start_time"),
@@ -121,24 +126,33 @@ def asset_facts(
     named = name_parts(name.rpartition("/")[2])
     inferred: dict[str, list[str]] = {}
     if not sidecars.has("data_description"):
-        inferred = {kind: named[kind] for kind in _INFERABLE if named.get(kind) and not found[kind]}
+        inferred = {
+            kind: named[kind] for kind in _INFERABLE if named.get(kind) and not values[kind]
+        }
     inputs = _inputs(description)
     if not inputs and "input" in named:
         inputs = named["input"]
-        found[INFERRED] = ["input"]
-    if inputs and not found["acquired"]:
-        times = [time for one in inputs for time in _acquired(one.rpartition("/")[2])]
+        values[INFERRED] = ["input"]
+    if inputs and not values["acquired"]:
+        times = [time for path in inputs for time in _acquired(path.rpartition("/")[2])]
         inferred |= {"acquired": times} if times else {}
-    found |= inferred
-    found[INFERRED] = [*found.get(INFERRED, ()), *inferred]
+    values |= inferred
+    values[INFERRED] = [*values.get(INFERRED, ()), *inferred]
     return DatasetFacts(
-        title=_first(_field_texts(description, "name"))
-        or _first(_field_texts(sidecars.joined, "name"))
-        or name,
-        license=tuple(spdx_id(one) or one for one in _field_texts(description, "license")),
-        landing_page=_page(description) or _page(sidecars.joined),
+        title=[*_field_texts(description, "name"), *_field_texts(sidecars.joined, "name"), name][0],
+        license=tuple(spdx_id(name) or name for name in _field_texts(description, "license")),
+        landing_page=next(
+            (
+                page
+                for holder in (description, sidecars.joined)
+                for field in ("landing_page", "url")
+                for page in _field_texts(holder, field)
+                if page.startswith(("https://", "http://")) and " " not in page
+            ),
+            None,
+        ),
         attributes=tuple(
-            sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
+            sorted({(kind, value) for kind, stated in values.items() for value in stated[:_MOST]})
         ),
         # some assets list themselves as input
         inputs=tuple(sorted(set(inputs) - {name, name.rpartition("/")[2]})),
@@ -232,34 +246,22 @@ def _moment(time: str) -> str:
 def _inputs(description: Mapping[str, Any]) -> list[str]:
     """Return the names of the input assets, from the newest schema's field that has any."""
     for field in ("source_data", "input_data_name", "input_data"):
-        stated = [_asset(one) for one in _field_texts(description, field)]
-        if found := [one for one in stated if one]:
-            return found
+        stated = _field_texts(description, field)
+        # an S3 URL or a name
+        if names := list(filter(None, (_S3.sub("", text).strip("/") for text in stated))):
+            return names
     return []
-
-
-def _asset(stated: str) -> str:
-    """Return the asset's name, given a name or an S3 URL."""
-    found = _S3.match(stated)
-    return (found["path"] if found else stated).strip("/")
 
 
 def _people(value: Any) -> list[str]:
     """Return names of persons without degrees: one per object, one or several per text."""
-    found: list[str] = []
-    for one in _flat(value):
-        names = _texts(one, "name")
-        if not isinstance(one, Mapping):
+    people: list[str] = []
+    for person in _flat(value):
+        names = _texts(person)
+        if not isinstance(person, Mapping):
             names = [name for text in names for name in split_person_names(text)]
-        found += [name for name in map(without_degrees, names) if name not in found]
-    return found
-
-
-def _funders(value: Any) -> list[str]:
-    found: list[str] = []
-    for one in value if isinstance(value, list) else [value]:
-        found += _texts(one.get("funder") if isinstance(one, Mapping) else one, "name")
-    return found
+        people += map(without_degrees, names)
+    return list(dict.fromkeys(people))
 
 
 def _created(description: Mapping[str, Any]) -> list[str]:
@@ -287,52 +289,45 @@ def _valid_times(texts: Iterable[str]) -> list[str]:
 
 def _processes(processing: Mapping[str, Any]) -> list[str]:
     pipeline = _mapping(processing.get("processing_pipeline"))
-    found: list[str] = []
-    for listed in (
-        processing.get("data_processes"),
-        pipeline.get("data_processes"),
-        processing.get("analyses"),
-    ):
-        for one in _flat(listed):
-            if isinstance(one, Mapping):
-                names = [*_field_texts(one, "process_type"), *_field_texts(one, "name")]
-                found += [name for name in names if name not in found]
-    return found
-
-
-def _page(holder: Mapping[str, Any]) -> str | None:
-    for field in ("landing_page", "url"):
-        for one in _field_texts(holder, field):
-            if one.startswith(("https://", "http://")) and not re.search(r"\s", one):
-                return one
-    return None
+    listed = [
+        *_flat(processing.get("data_processes")),
+        *_flat(pipeline.get("data_processes")),
+        *_flat(processing.get("analyses")),
+    ]
+    names = (
+        name
+        for process in listed
+        for field in ("process_type", "name")
+        for name in _field_texts(_mapping(process), field)
+    )
+    return list(dict.fromkeys(names))
 
 
 def _field_texts(holder: Mapping[str, Any], field: str, prefer: str = "name") -> list[str]:
     return _texts(holder.get(field), prefer)
 
 
-def _texts(value: Any, prefer: str) -> list[str]:
+def _texts(value: Any, prefer: str = "name") -> list[str]:
     """Return the texts in a value that is a text, a number, an object with a name, or a list."""
-    found: list[str] = []
-    for one in _flat(value):
-        stated = one
-        if isinstance(one, Mapping):
-            named = (one.get(key) for key in (prefer, "name", "abbreviation"))
+    texts: list[str] = []
+    for item in _flat(value):
+        stated = item
+        if isinstance(item, Mapping):
+            named = [item.get(key) for key in (prefer, "name", "abbreviation")]
             stated = next((text for text in named if isinstance(text, str) and text.strip()), None)
         if isinstance(stated, int) and not isinstance(stated, bool) and abs(stated) < 10**18:
             stated = str(stated)
-        if isinstance(stated, str) and (text := _line(stated)) and text not in found:
-            found.append(text)
-    return found
+        if isinstance(stated, str) and (text := _line(stated)) and text not in texts:
+            texts.append(text)
+    return texts
 
 
 def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
     """Yield the innermost values of nested lists, up to a limited depth."""
     if isinstance(value, list):
         if depth < _DEEP:
-            for one in value[:_MOST]:
-                yield from _flat(one, depth + 1)
+            for inner in value[:_MOST]:
+                yield from _flat(inner, depth + 1)
     else:
         yield value
 
@@ -340,12 +335,8 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
 def _line(text: str) -> str:
     """Return a text as one short line; empty for a null value."""
     line = " ".join(text.encode("utf-8", "replace").decode().split())
-    line = "".join(one for one in line if one.isprintable())
+    line = "".join(sign for sign in line if sign.isprintable())
     return "" if line.casefold() in ("none", "null", "unknown", "") else line[:_LONGEST]
-
-
-def _first(texts: Sequence[str]) -> str:
-    return texts[0] if texts else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

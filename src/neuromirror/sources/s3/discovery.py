@@ -1,12 +1,21 @@
-"""Discovery of the datasets in a bucket, level by level."""
+"""Discovery of the datasets in a bucket, level by level, and of their changes.
+
+AIND's DocDB states the times of last change of assets, which are hints only.
+``GET <find>?filter=&projection=&limit=&skip=`` returns a list of records. Since the size of a reply
+is limited, a page may have fewer than ``limit`` records; only an empty page is the end. The field
+is ``last_modified`` in v1 and ``_last_modified`` in v2.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
-from neuromirror.net import ObjectRow, S3Bucket
+from neuromirror.net import ObjectRow, S3Bucket, Session
+from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.options import BucketOptions, S3Options
 
@@ -57,10 +66,10 @@ class DatasetLayout(PrefixScope):
         # the longest matching prefix applies
         self._overrides = sorted(
             (
-                (local_ids.split_prefix(one.prefix.encode("utf-8")), one.depth)
-                for one in options.datasets
+                (local_ids.split_prefix(override.prefix.encode("utf-8")), override.depth)
+                for override in options.datasets
             ),
-            key=lambda one: len(one[0]),
+            key=lambda override: len(override[0]),
             reverse=True,
         )
 
@@ -135,3 +144,87 @@ def _below(
             yield segments
         else:
             yield from _below(bucket, layout, unassigned, segments)
+
+
+_PAGE: Final = 1000
+_MOST_PAGES: Final = 100_000
+_ATTEMPTS: Final = 2
+"""Attempts per request: few, because the result is only a hint."""
+_PROJECTION: Final = {"name": 1, "location": 1, "last_modified": 1, "_last_modified": 1}
+
+
+def docdb_times(session: Session, find: str, location: str) -> dict[str, str]:
+    """Return when DocDB last modified the records of each asset below a location of a bucket.
+
+    Parameters
+    ----------
+    session
+        Sends the requests.
+    find
+        The URL of DocDB's ``find``.
+    location
+        ``s3://bucket/prefix``.
+
+    Returns
+    -------
+    dict[str, str]
+        The times by the asset's location, without a final slash. The times of several records of an
+        asset are joined.
+
+    Raises
+    ------
+    NetError, UnexpectedReplyError
+        If DocDB cannot be read.
+    """
+    rows = _rows(session, find, {"location": {"$regex": f"^{re.escape(location)}"}})
+    return _by_location(row for row in rows if _location(row).startswith(location))
+
+
+def docdb_times_of(session: Session, find: str, location: str) -> str | None:
+    """Return when DocDB last modified the records of one asset; None if it has none.
+
+    The arguments and the format of the times are those of :func:`docdb_times`.
+    """
+    rows = _rows(session, find, {"location": {"$in": [location, f"{location}/"]}})
+    return _by_location(rows).get(location)
+
+
+def _by_location(rows: Iterable[Any]) -> dict[str, str]:
+    times: dict[str, list[str]] = {}
+    for row in rows:
+        if location := _location(row):
+            times.setdefault(location, []).append(_time(row))
+    return {
+        location: " ".join(sorted(some)) if all(some) else "" for location, some in times.items()
+    }
+
+
+def _location(row: Any) -> str:
+    location = row.get("location") if isinstance(row, Mapping) else None
+    return location.rstrip("/") if isinstance(location, str) else ""
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    for field in ("_last_modified", "last_modified"):
+        value = row.get(field)
+        if value:
+            return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return ""
+
+
+def _rows(session: Session, find: str, mongo_filter: Mapping[str, Any]) -> Iterable[Any]:
+    query: dict[str, str | int] = {
+        "filter": json.dumps(mongo_filter),
+        "projection": json.dumps(_PROJECTION),
+        "limit": _PAGE,
+    }
+    skip = 0
+    for _ in range(_MOST_PAGES):
+        rows = session.get_json(find, {**query, "skip": skip}, attempts=_ATTEMPTS)
+        if not isinstance(rows, list):
+            raise UnexpectedReplyError(f"{find}: the reply is not a list of records")
+        if not rows:
+            return
+        yield from rows
+        skip += len(rows)
+    raise UnexpectedReplyError(f"{find}: the list of records does not end")

@@ -82,14 +82,14 @@ def burst_ends(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
         slots[slot] = (min(first, row.modified), max(last, row.modified))
         if row.version_id is not None and (begin is None or row.modified < begin):
             begin = row.modified
-    found: list[datetime] = []
+    ends: list[datetime] = []
     for slot in sorted(slots):
         first, last = slots[slot]
-        if found and first - found[-1] < gap:
-            found[-1] = last
+        if ends and first - ends[-1] < gap:
+            ends[-1] = last
         else:
-            found.append(last)
-    return [] if begin is None else [moment for moment in found if moment >= begin]
+            ends.append(last)
+    return [] if begin is None else [moment for moment in ends if moment >= begin]
 
 
 def state_at(

@@ -22,13 +22,13 @@ _TOKEN: Final = re.compile(r"=([0-9A-F]{2})")
 
 def local_id(segments: Sequence[bytes]) -> str | None:
     """Return the local id of a prefix in segments; None if it would be too long."""
-    made = "/".join(_encode_segment(one) for one in segments)
+    made = "/".join(map(_encode_segment, segments))
     return made if len(made) <= _LONGEST else None
 
 
 def segments_of(local: str) -> tuple[bytes, ...]:
     """Return the segments of the prefix with this local id; raise ValueError if malformed."""
-    segments = tuple(_decode_segment(one) for one in local.split("/"))
+    segments = tuple(map(_decode_segment, local.split("/")))
     if local_id(segments) != local:
         raise ValueError(f"no prefix is called {local!r}")
     return segments
@@ -36,7 +36,7 @@ def segments_of(local: str) -> tuple[bytes, ...]:
 
 def prefix_of(segments: Sequence[bytes]) -> bytes:
     """Return the prefix with its final slash; empty for the whole bucket."""
-    return b"".join(one + b"/" for one in segments)
+    return b"".join(segment + b"/" for segment in segments)
 
 
 def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
@@ -56,7 +56,7 @@ def display_key(key: bytes) -> str:
 
 def _encode_segment(name: bytes) -> str:
     text = name.decode("latin-1")
-    return _ESCAPED.sub(lambda found: f"={ord(found.group()):02X}", text) if text else _EMPTY
+    return _ESCAPED.sub(lambda sign: f"={ord(sign[0]):02X}", text) if text else _EMPTY
 
 
 def _decode_segment(name: str) -> bytes:
@@ -64,4 +64,4 @@ def _decode_segment(name: str) -> bytes:
         return b""
     if not name.isascii():
         raise ValueError(f"no prefix is called {name!r}")
-    return _TOKEN.sub(lambda found: chr(int(found[1], 16)), name).encode("latin-1")
+    return _TOKEN.sub(lambda token: chr(int(token[1], 16)), name).encode("latin-1")

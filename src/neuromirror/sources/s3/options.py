@@ -145,7 +145,9 @@ class BucketOptions(SourceOptions):
         """Return a session with enough connections per host, and a signature if configured."""
         private = self.allow_private
         if private is None:
-            private = any(is_local_name(origin(one)[1]) for one in self._configured_addresses())
+            private = any(
+                is_local_name(origin(address)[1]) for address in self._configured_addresses()
+            )
         limits = RequestLimits(per_host=max(16, 2 * self.connections))
         return Session(allow_private=private, limits=limits, signer=self._signer())
 
@@ -160,13 +162,15 @@ class BucketOptions(SourceOptions):
         if self.credentials is None:
             return {}
         is_stated = self.endpoint is not None or "region" in self.model_fields_set
-        found = {
+        settings = {
             "profile": self.profile,
             "region": self.region if is_stated else None,
             "endpoint": self.endpoint,
             "requester-pays": "true" if self.requester_pays else None,
         }
-        return {f"neuromirror.{self.bucket}.{name}": one for name, one in found.items() if one}
+        return {
+            f"neuromirror.{self.bucket}.{name}": value for name, value in settings.items() if value
+        }
 
     def _signer(self) -> AwsSigner | None:
         if self.credentials is None:
@@ -213,28 +217,27 @@ class S3Options(BucketOptions):
     @model_validator(mode="after")
     def _check_nesting(self) -> S3Options:
         """Raise ValueError if a dataset would be within another one, or outside the mirror."""
-        by_prefix = {one.prefix: one for one in self.datasets}
-        if len(by_prefix) < len(self.datasets):
+        if len({inner.prefix for inner in self.datasets}) < len(self.datasets):
             raise ValueError("two of the datasets have the same prefix")
-        for one in self.datasets:
-            if not one.prefix.startswith(self.prefix) or one.prefix == self.prefix:
-                raise ValueError(f"datasets: {one.prefix} is not below the mirror's prefix")
-            level = one.prefix.removeprefix(self.prefix).count("/")
-            outer = [two for two in self.datasets if two is not one]
+        for inner in self.datasets:
+            if not inner.prefix.startswith(self.prefix) or inner.prefix == self.prefix:
+                raise ValueError(f"datasets: {inner.prefix} is not below the mirror's prefix")
+            level = inner.prefix.removeprefix(self.prefix).count("/")
+            others = [other for other in self.datasets if other is not inner]
             around = max(
-                (two for two in outer if one.prefix.startswith(two.prefix)),
-                key=lambda two: len(two.prefix),
+                (other for other in others if inner.prefix.startswith(other.prefix)),
+                key=lambda other: len(other.prefix),
                 default=None,
             )
             limit = self.depth if around is None else around.depth
             if level > limit:
                 raise ValueError(
-                    f"datasets: {one.prefix} is inside of a dataset (depth {limit}); increase the"
+                    f"datasets: {inner.prefix} is inside of a dataset (depth {limit}); increase the"
                     " depth of the prefix above it"
                 )
-            if one.depth < level:
+            if inner.depth < level:
                 raise ValueError(
-                    f"datasets: the depth of {one.prefix} must be at least {level}, which makes"
+                    f"datasets: the depth of {inner.prefix} must be at least {level}, which makes"
                     " it one dataset"
                 )
         return self

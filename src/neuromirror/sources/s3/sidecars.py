@@ -6,9 +6,9 @@ of members stay as upstream wrote them.
 
 from __future__ import annotations
 
-import heapq
 import json
 import re
+from bisect import insort
 from collections.abc import Collection
 from typing import Final
 
@@ -68,7 +68,7 @@ def is_plain(path: bytes) -> bool:
     It has letters, digits and simple punctuation only, and is not too long.
     """
     return len(path) <= 400 and all(
-        len(one) <= 200 and _PLAIN.match(one) for one in path.split(b"/")
+        len(name) <= 200 and _PLAIN.match(name) for name in path.split(b"/")
     )
 
 
@@ -80,47 +80,31 @@ class DocumentSelection:
 
     def __init__(self, start: int) -> None:
         self._start = start
-        self._kept: list[tuple[_ReversedKey, ObjectRow]] = []
+        self._kept: list[ObjectRow] = []
 
     def add(self, row: ObjectRow) -> ObjectRow | None:
         """Add a row; return a row that is dropped from the selection, if any."""
-        entry = (_ReversedKey(row.key), row)
-        if len(self._kept) < MAX_DOCUMENTS:
-            heapq.heappush(self._kept, entry)
-            return None
-        return heapq.heappushpop(self._kept, entry)[1]
+        insort(self._kept, row, key=lambda kept: kept.key)
+        return self._kept.pop() if len(self._kept) > MAX_DOCUMENTS else None
 
     def split(self) -> tuple[list[ObjectRow], list[ObjectRow]]:
         """Return the selected rows by path, and the rows that exceed the limits."""
-        rows = sorted((row for _, row in self._kept), key=lambda row: row.key)
         folders = {
             row.key[:end]
-            for row in rows
+            for row in self._kept
             for end in range(self._start, len(row.key))
             if row.key[end : end + 1] == b"/"
         }
         documents: list[ObjectRow] = []
         others: list[ObjectRow] = []
         left = MAX_TOTAL_BYTES
-        for row in rows:
+        for row in self._kept:
             if row.size > left or row.key in folders:
                 others.append(row)
             else:
                 left -= row.size
                 documents.append(row)
         return documents, others
-
-
-class _ReversedKey:
-    """A key in reversed order, for a heap whose first item is the last by path."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-
-    def __lt__(self, other: _ReversedKey) -> bool:
-        return self.key > other.key
 
 
 def without_members(content: bytes, names: Collection[str]) -> bytes:
@@ -139,13 +123,9 @@ def without_members(content: bytes, names: Collection[str]) -> bytes:
     # the separator (comma, line break, indent) is removed with the member before it
     head, tail = text[: members[0][1]], text[members[-1][2] :]
     between = [text[members[index][2] : members[index + 1][1]] for index in range(len(members) - 1)]
-    separators = [one for index, one in enumerate(between) if index not in dropped]
-    parts = [head]
-    for index, part in enumerate(kept):
-        parts.append(part)
-        if index < len(kept) - 1:
-            parts.append(separators[index])
-    return "".join([*parts, tail]).encode("utf-8")
+    separators = [text for index, text in enumerate(between) if index not in dropped]
+    rest = (separator + part for separator, part in zip(separators, kept[1:], strict=False))
+    return "".join([head, kept[0], *rest, tail]).encode("utf-8")
 
 
 def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
@@ -153,8 +133,8 @@ def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
     decoder = json.JSONDecoder()
 
     def skip(at: int) -> int:
-        found = _SPACE.match(text, at)
-        return at if found is None else found.end()
+        space = _SPACE.match(text, at)
+        return at if space is None else space.end()
 
     at = skip(0)
     if text[at : at + 1] != "{":
@@ -206,15 +186,15 @@ def _without_secrets_once(content: bytes) -> bytes:
     pieces: list[str] = []
     done = last = 0
     secret = False
-    for found in _TEXT.finditer(text):
-        value: str = json.loads(found.group(), strict=False)
-        names = _COLON.match(text, found.end()) is not None
-        secret = secret and text.find("}", last, found.start()) < 0
+    for quoted in _TEXT.finditer(text):
+        value: str = json.loads(quoted.group(), strict=False)
+        names = _COLON.match(text, quoted.end()) is not None
+        secret = secret and text.find("}", last, quoted.start()) < 0
         cleaned = _REPLACED if secret and not names and value else _clean(value)
         if cleaned != value:
-            pieces += [text[done : found.start()], json.dumps(cleaned)]
-            done = found.end()
-        last = found.end()
+            pieces += [text[done : quoted.start()], json.dumps(cleaned)]
+            done = quoted.end()
+        last = quoted.end()
         if names:
             secret = _SECRET_MEMBER.fullmatch(value) is not None
     if not done:

@@ -10,10 +10,17 @@ from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.net import NetError, Session
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
 from neuromirror.sources.protocol import EMBARGOED, LocatedDataset
-from neuromirror.sources.s3 import docdb, local_ids
+from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.bucket_source import BucketSource
-from neuromirror.sources.s3.discovery import DatasetLayout, Segments, UnassignedObjects, find_roots
+from neuromirror.sources.s3.discovery import (
+    DatasetLayout,
+    Segments,
+    UnassignedObjects,
+    docdb_times,
+    docdb_times_of,
+    find_roots,
+)
 from neuromirror.sources.s3.options import PLAIN, Profile, S3Options
 
 _PROFILES: Final[Mapping[str, Profile]] = {"plain": PLAIN, "aind": AIND}
@@ -80,12 +87,12 @@ class S3Source(BucketSource):
             return
         times, trouble = self._docdb_times()
         unassigned = UnassignedObjects()
-        found: set[Segments] = set()
+        roots: set[Segments] = set()
         for segments in find_roots(self.bucket, self._layout, unassigned):
             if times:
-                found.add(segments)
+                roots.add(segments)
             yield self._hint(segments, times.get(self._location(segments)))
-        notices = {"above": unassigned.summary(), "docdb": trouble or self._missing(times, found)}
+        notices = {"above": unassigned.summary(), "docdb": trouble or self._missing(times, roots)}
         for name, summary in notices.items():
             if summary is not None:
                 ref = DatasetRef(self.mirror, f"{local_ids.NOTICE}{name}", f"{self.uri}#{name}")
@@ -124,7 +131,7 @@ class S3Source(BucketSource):
         time = None
         if self.options.docdb is not None:
             try:
-                time = docdb.times_of(self.session, self.options.docdb, self._location(segments))
+                time = docdb_times_of(self.session, self.options.docdb, self._location(segments))
             except (NetError, UnexpectedReplyError):
                 time = None  # only a hint
         return self._hint(segments, time)
@@ -173,17 +180,17 @@ class S3Source(BucketSource):
             return {}, None
         try:
             where = f"s3://{self.options.bucket}/{self.options.prefix}"
-            return docdb.all_times(self.session, self.options.docdb, where), None
+            return docdb_times(self.session, self.options.docdb, where), None
         except (NetError, UnexpectedReplyError) as error:
             return {}, (
                 f"DocDB returned no list ({error}), so changes are unknown and every dataset is"
                 " visited"
             )
 
-    def _missing(self, times: Mapping[str, str], found: set[Segments]) -> str | None:
+    def _missing(self, times: Mapping[str, str], roots: set[Segments]) -> str | None:
         """Describe the assets in DocDB that the bucket does not have, if any."""
         top = self._location(())
-        listed = {self._location(segments) for segments in found}
+        listed = {self._location(segments) for segments in roots}
         lost: list[str] = []
         for location in sorted(times.keys() - listed):
             path = location.removeprefix(top)

@@ -36,7 +36,6 @@ from neuromirror.web.lookups import (
     FORMATS,
     compare_versions,
     other_occurrences,
-    read_documents,
     require_citation,
     split_version_name,
 )
@@ -105,7 +104,7 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
         row,
         attributes=index.versions.attributes(row),
         left_out=index.versions.exceptions(row),
-        documents=read_documents(call.request.site.store, row),
+        documents=call.request.site.store.documents(row.dataset_ref, row.commit),
         subdatasets=list(index.versions.subdatasets(row)),
         clone=f"ria+{call.request.site_url}/#~{alias_of(row.dataset_name)}@{row.label}",
         checksums=call.request.site_url + page.replace("/dataset/", "/checksums/", 1),

@@ -23,7 +23,6 @@ from neuromirror.web.lookups import (
     allow_command_for,
     compare_versions,
     read_citation,
-    read_documents,
     resolve_name,
     split_version_name,
 )
@@ -59,7 +58,10 @@ async def version(request: CatalogueRequest) -> Response:
     citation, documents = None, None
     if not under and not terms:
         citation, documents = await request.site.reader.run_in_thread(
-            lambda: (read_citation(store, row), read_documents(store, row))
+            lambda: (
+                read_citation(store, row),
+                store.documents(row.dataset_ref, row.commit),
+            )
         )
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
