@@ -140,7 +140,7 @@ def test_a_large_file_comes_from_an_archive_that_names_it(
     gateway.close()
 
 
-def test_pages_of_files_without_a_location_open_no_repository(volumes: VolumeArchives) -> None:
+def test_pages_of_blocks_which_have_no_location_open_no_repository(volumes: VolumeArchives) -> None:
     harness = volumes.mirror_harness
     gateway = service_of(harness)
 
@@ -151,7 +151,7 @@ def test_pages_of_files_without_a_location_open_no_repository(volumes: VolumeArc
             plan = plan_of(index, gateway, row, file.path)
         return await plan_with_copy(gateway, row, file, plan)
 
-    assert asyncio.run(run()) == DownloadPlan(False, [])
+    assert asyncio.run(run()) == DownloadPlan(True, [])
     assert gateway._versions._slots == {}
     gateway.close()
 

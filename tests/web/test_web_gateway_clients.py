@@ -85,12 +85,23 @@ def test_zarr_python_reads_a_zarr(gateway: RunningCatalogue) -> None:
     assert requests.get(f"{address}/0/c/99/99/99", timeout=60).status_code == 404
 
 
-def test_blocks_of_a_boss_are_a_zarr(volumes: VolumeArchives) -> None:
-    name = "b:demo_cortex/sections/em"
+@pytest.mark.parametrize("name", ["b:demo_cortex/sections/em", "n:demo11/image"])
+def test_blocks_of_volumes_are_a_zarr_in_every_mode_but_off(
+    volumes: VolumeArchives, volume_site: RunningCatalogue, name: str
+) -> None:
+    """No URL of the archive has the bytes of a block."""
     voxels, _ = volumes.voxels(name, 0)
-    with run_catalogue(volumes.mirror_harness.store, "--gateway=proxy") as site:
-        found = zarr.open_array(f"{site.address}/at/{name}@latest/0", mode="r")[:]
-        np.testing.assert_array_equal(found, voxels)
+    api = f"/api/v1/datasets/{name}@latest"
+    assert "Read over HTTP" in volume_site.page(f"/dataset/{name}@latest")
+    found = zarr.open_array(f"{volume_site.get(api).json()['at']}0", mode="r")[:]
+    np.testing.assert_array_equal(found, voxels)
+    # the operator does not want blocks to be read from the archive
+    with run_catalogue(volumes.mirror_harness.store, "--no-cutouts") as site:
+        assert "Read over HTTP" not in site.page(f"/dataset/{name}@latest")
+        assert site.get(api).json()["at"] is None
+        assert site.get(f"/at/{name}@latest/0/c/0/0/0").status_code == 403
+    with run_catalogue(volumes.mirror_harness.store, "--no-cutouts", "--gateway=proxy") as site:
+        assert site.get(f"/at/{name}@latest/0/c/0/0/0").status_code == 200
 
 
 def test_chunks_of_a_precomputed_layer_have_the_names_of_the_layer(volumes: VolumeArchives) -> None:

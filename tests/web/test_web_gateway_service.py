@@ -4,6 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
@@ -13,6 +14,7 @@ from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.service import GatewayService, StoredFile
 from support.gateway_site import mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
+from support.volume_archives import EM, VolumeArchives
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -115,6 +117,25 @@ def test_downloads_of_different_large_files_fetch_each_once(tmp_path: Path) -> N
         asyncio.run(run())
         gateway.close()
         assert server.bytes_requested == 2 * (17 << 20)
+
+
+def test_a_block_of_a_volume_is_read_whole_whatever_its_size(
+    volumes: VolumeArchives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("file", "pieces"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", 1 << 10)
+    store = volumes.mirror_harness.store
+    gateway = GatewayService(store, AsyncIndexReader(store.index_path), GatewayModes(), relays=True)
+
+    async def run() -> bytes:
+        row = (await gateway.version(EM, "latest")).row
+        found = await gateway.find_file(row, "0/c/0/0/0")
+        assert isinstance(found, StoredFile)
+        return b"".join([one async for one in gateway.read(row, found.file, 0, 128 * 128 * 32)])
+
+    block = np.frombuffer(asyncio.run(run()), "u1").reshape(32, 128, 128)
+    gateway.close()
+    assert np.array_equal(block, volumes.voxels(EM, 0)[0][:32, :128, :128])
 
 
 def test_the_gateway_ends_with_the_catalogue(tmp_path: Path) -> None:

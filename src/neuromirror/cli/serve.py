@@ -450,8 +450,8 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
-    help="Show previews of files and let visitors download regions of volumes, both read from the "
-    "archives, with limits.",
+    help="Show previews of files and let visitors download regions and blocks of volumes, all read "
+    "from the archives, with limits.",
 )
 @repeatable(
     "--limit limits KIND=NUMBER",

@@ -89,7 +89,7 @@ def _version_path(row: VersionRow, rest: str) -> str:
 
 def _gateway_url(request: CatalogueRequest, row: VersionRow, path: str = "") -> str | None:
     """Return the URL of a file, or of the top folder, in the gateway; None if it is off."""
-    if request.site.gateway.modes.of(row.mirror) == "off":
+    if request.site.gateway.mode(row) == "off":
         return None
     return request.site_url + gateway_address(row.dataset_name, row.label, path)
 

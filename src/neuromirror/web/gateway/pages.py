@@ -114,7 +114,7 @@ async def describe_file(
             "key": found.file.key,
             "digest": _digest(found.file.key),
             "locations": await gateway.public_urls(named.row, found.file),
-            "delivered": gateway.modes.of(named.row.mirror),
+            "delivered": gateway.mode(named.row),
         }
     reply = request.json_response(document)
     # locations and the way of delivery change
@@ -197,7 +197,7 @@ async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folde
         label=label,
         version=named.row,
         is_pinned=named.is_pinned,
-        mode=request.site.gateway.modes.of(named.row.mirror),
+        mode=request.site.gateway.mode(named.row),
         folder=folder.path,
         parents=[
             (part, gateway_address(name, label, f"{path}/"))
@@ -220,7 +220,7 @@ async def deliver(request: CatalogueRequest) -> Any:
     if path is None:
         return _to_folder(gateway_address(named.row.dataset_name, named.label))
     row = named.row
-    if gateway.modes.of(row.mirror) == "off":
+    if gateway.mode(row) == "off":
         raise OperationDisabledError(
             f"this catalogue does not deliver the files of {row.mirror}; download them from the "
             "archive, or get them in a clone"
@@ -333,7 +333,7 @@ async def _deliver_object(
         headers["content-encoding"] = stored.encoding
     if early := conditional_response(request.headers, headers):
         return early
-    if not is_saved and gateway.modes.of(named.row.mirror) != "proxy":
+    if not is_saved and gateway.mode(named.row) != "proxy":
         return await _redirect(gateway, named, file, headers)
     size = await gateway.content_size(named.row, file)
     reply = content_response(

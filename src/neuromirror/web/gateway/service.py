@@ -28,7 +28,7 @@ from neuromirror.git import GitError, ObjectMissingError, read_refs
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DatasetRef, NeuromirrorError
-from neuromirror.model.records import url_version_id
+from neuromirror.model.records import has_downloads, url_version_id
 from neuromirror.net import RequestLimits, clean_url, is_local_name, permanent_refusal
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.store import CUSTODY_BRANCH, Store, StoreDamagedError
@@ -47,10 +47,10 @@ from neuromirror.stream import (
     tree_of_version,
 )
 from neuromirror.stream.opening import excluded_file, read_excluded_paths
-from neuromirror.stream.pieces import MAX_WHOLE
+from neuromirror.stream.pieces import MAX_WHOLE, Verify
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.web.async_index import AsyncIndexReader, RecentResults
-from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.gateway.modes import GatewayMode, GatewayModes
 
 
 class ContentUnavailableError(NeuromirrorError):
@@ -112,8 +112,6 @@ MAX_OPEN: Final = 8
 """Maximum number of versions that stay open; each has a git process."""
 WINDOW: Final = 8 << 20
 """Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
-_MAX_DATASETS: Final = 64
-"""Maximum number of subdatasets of a version whose exclusions are kept."""
 _MAX_MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
@@ -132,6 +130,8 @@ class OpenVersion:
     def __init__(self, store: Store, row: VersionRow, limits: RequestLimits) -> None:
         self.tree = tree_of_version(store, row)
         self._limits = limits
+        # a block of a volume has no URL for a part of it, and is downloaded to the disk
+        self._verify: Verify = "require" if has_downloads(row.source_uri) else "whole-objects"
         self._lock = threading.Lock()
         self._access: AccessRules | None = None
         self._transports: list[Transport] = []
@@ -139,7 +139,7 @@ class OpenVersion:
         try:
             self.has_encodings = self.tree.document(ENCODINGS_DOCUMENT) is not None
             """Whether names of files have the encoding of the stored object at their ends."""
-            self.excluded_paths = lru_cache(_MAX_DATASETS)(partial(read_excluded_paths, self.tree))
+            self.excluded_paths = lru_cache(partial(read_excluded_paths, self.tree))
         except BaseException:
             self.tree.close()
             raise
@@ -169,7 +169,7 @@ class OpenVersion:
                 )
             transport = self._transports[-1]
         # the cache of the machine: what one visitor reads, the next one need not wait for
-        found = open_object(self.tree, file, transport, memory=WINDOW)
+        found = open_object(self.tree, file, transport, self._verify, memory=WINDOW)
         with self._lock:
             self._contents[name] = found
             held = sum(max(WINDOW, one.check.piece_size) for one in self._contents.values())
@@ -344,7 +344,8 @@ class GatewayService:
     seconds
         Time limit in seconds for the next bytes of a content.
     relays
-        Whether small files may be read from the archives for downloads in every mode.
+        Whether blocks of volumes, and small files for downloads, may be read from the archives in
+        every mode but ``off``.
 
     Attributes
     ----------
@@ -366,13 +367,23 @@ class GatewayService:
         self._store, self._reader, self._relays = store, reader, relays
         # the settings of the user
         self._allowed = AnnexSettings.of_user().allowed_addresses
-        self.modes, self._seconds = modes, seconds
+        self._modes, self._seconds = modes, seconds
         self.counts: Counter[str] = Counter()
         self._digests = BlockDigestsFolder.of_store(store)
         self._versions = OpenVersions(store, limits)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway")
         self._large = asyncio.Semaphore(_MAX_LARGE)
         self._rows: RecentResults[tuple[object, ...], NamedVersion] = RecentResults(_MAX_ROWS)
+
+    def mode(self, row: VersionRow) -> GatewayMode:
+        """Return the mode in which the files of a version are delivered.
+
+        No URL has the bytes of a block of a volume, so that no client can be redirected to it.
+        """
+        mode = self._modes.of(row.mirror)
+        if mode == "redirect" and not has_downloads(row.source_uri):
+            return "proxy" if self._relays else "off"
+        return mode
 
     def can_deliver(self, row: VersionRow, file: FileRow, locations: Iterable[LocationRow]) -> bool:
         """Return whether the content of a file can be delivered, for links to it on pages.
@@ -381,10 +392,9 @@ class GatewayService:
         locations is public, and in the mode ``proxy``, whether the file can be verified; an archive
         that does not respond is not noticed.
         """
-        mode = self.modes.of(row.mirror)
-        if mode != "proxy":
-            return mode == "redirect" and bool(self.visitor_urls(row, locations))
-        return self.can_relay(row, file)
+        if (mode := self.mode(row)) == "proxy":
+            return self.can_relay(row, file)
+        return mode == "redirect" and bool(self.visitor_urls(row, locations))
 
     def can_relay(self, row: VersionRow, file: FileRow) -> bool:
         """Return whether this catalogue sends the content of a file to a visitor who saves it.
@@ -392,9 +402,10 @@ class GatewayService:
         In the mode ``proxy`` these are all files that can be verified, in other modes the small
         ones.
         """
-        if file.size is not None and file.size <= MAX_WHOLE and file.digests:
-            return self._relays or self.modes.of(row.mirror) == "proxy"
-        return self.modes.of(row.mirror) == "proxy" and self._digests.has(file.key)
+        is_proxy, is_small = self.mode(row) == "proxy", (file.size or MAX_WHOLE + 1) <= MAX_WHOLE
+        if file.digests and (is_small or not has_downloads(row.source_uri)):
+            return is_proxy or self._relays
+        return is_proxy and self._digests.has(file.key)
 
     def visitor_urls(self, row: VersionRow, locations: Iterable[LocationRow]) -> list[str]:
         """Return the URLs of a content at the archive that a browser may be sent to.

@@ -107,7 +107,7 @@ async def dataset(request: CatalogueRequest) -> Response:
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
 
     previews = request.site.previews
-    gateway = GatewayLinks(request.site_url, request.site.gateway.modes)
+    gateway = GatewayLinks(request.site_url, request.site.gateway.mode)
     context = await request.query_index(lambda index: _read(index, name, first, previews, gateway))
     row, file = context.pop("row"), context.pop("readme_file")
     store = request.site.store

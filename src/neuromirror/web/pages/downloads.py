@@ -185,7 +185,7 @@ def plan_download(
         The contents of the path of the file by version.
     """
     urls = gateway.visitor_urls(row, locations)
-    is_proxy = gateway.modes.of(row.mirror) == "proxy"
+    is_proxy = gateway.mode(row) == "proxy"
     if (urls or is_proxy) and gateway.can_relay(row, file):
         return DownloadPlan(True, urls[:1])
     # the archive deletes assets that neither a published version nor the draft lists

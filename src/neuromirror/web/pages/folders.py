@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -28,7 +28,7 @@ from neuromirror.model import ZARR_MARKERS, alias_of
 from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.previews import Preview
 from neuromirror.web.addresses import gateway_address
-from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.gateway.modes import GatewayMode
 from neuromirror.web.lookups import other_occurrences
 from neuromirror.web.pages.downloads import (
     MAX_LOCATIONS,
@@ -53,15 +53,15 @@ Viewer = tuple[str, str]
 class GatewayLinks(Struct, frozen=True):
     """URLs of pinned files and folders for viewers, which are on other sites.
 
-    ``base_url`` is that of the catalogue.
+    ``base_url`` is that of the catalogue; ``mode`` returns how a version's files are delivered.
     """
 
     base_url: str
-    modes: GatewayModes
+    mode: Callable[[VersionRow], GatewayMode]
 
     def url(self, row: VersionRow, path: str = "") -> str:
         """Return the URL of a file or folder; empty if viewers cannot read it."""
-        if self.modes.of(row.mirror) == "off" or not is_public(self.base_url):
+        if self.mode(row) == "off" or not is_public(self.base_url):
             return ""
         return self.base_url + gateway_address(row.dataset_name, row.label, path)
 
@@ -73,8 +73,6 @@ class GatewayLinks(Struct, frozen=True):
             return []
         if has_downloads(row.source_uri):
             return [("Neuroglancer", _neuroglancer(row.local_id, f"precomputed://{root}", "auto"))]
-        if self.modes.of(row.mirror) != "proxy":
-            return []  # blocks of a volume service have no URLs to which browsers can be redirected
         return [("Neuroglancer", _neuroglancer(row.local_id, f"zarr://{root}", "auto"))]
 
 
@@ -395,7 +393,7 @@ async def file(request: CatalogueRequest) -> Response:
     (name, label), path = request.version_name, request.query_parameter("path")
 
     previews, gateway = request.site.previews, request.site.gateway
-    links = GatewayLinks(request.site_url, gateway.modes)
+    links = GatewayLinks(request.site_url, gateway.mode)
 
     def look(index: Index) -> tuple[VersionRow, FileRow, bool, DownloadPlan, dict[str, Any]]:
         row = index.versions.resolve(name, label)
@@ -405,7 +403,7 @@ async def file(request: CatalogueRequest) -> Response:
         spans = index.files.content_spans(row, path)
         plan = plan_download(gateway, row, found, locations, spans)
         is_delivered = gateway.can_deliver(row, found, locations)
-        is_proxied = is_delivered and gateway.modes.of(row.mirror) == "proxy"
+        is_proxied = is_delivered and gateway.mode(row) == "proxy"
         own = request.site_url + gateway_address(row.dataset_name, row.label, path)
         return (
             row,
@@ -434,7 +432,7 @@ async def file(request: CatalogueRequest) -> Response:
     plan = await plan_with_copy(gateway, row, found, plan)
     if plan.is_copy:
         context["download"] = plan.urls[0]
-        is_delivered = is_delivered or gateway.modes.of(row.mirror) == "redirect"
+        is_delivered = is_delivered or gateway.mode(row) == "redirect"
     pinned_url = links.url(row, path) if is_delivered else ""
     context |= {
         "viewers": file_viewers(row, path, context["locations"], pinned_url),

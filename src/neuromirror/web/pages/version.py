@@ -48,7 +48,7 @@ async def version(request: CatalogueRequest) -> Response:
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
 
-    gateway = GatewayLinks(request.site_url, request.site.gateway.modes)
+    gateway = GatewayLinks(request.site_url, request.site.gateway.mode)
     context = await request.query_index(
         lambda index: _read(
             index, index.versions.resolve(name, label), under, start, terms, gateway
@@ -111,7 +111,7 @@ def _read(
         "allow_command": allow_command_for(index, [row]),
         "viewers": zarr_viewers(index, row, under, gateway=gateway)
         or (gateway.volume_viewers(index, row) if not under else []),
-        "is_gateway_on": gateway.modes.of(row.mirror) != "off",
+        "is_gateway_on": gateway.mode(row) != "off",
         "shows_pinned": bool(gateway.url(row)),
     }
     if under or terms:
