@@ -23,7 +23,7 @@ _PAGES: Final = frozenset(
 )
 """First components of the catalogue's pages that name a dataset or version."""
 
-_NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
+_NEUROGLANCER: Final = re.compile(r"(?:precomputed|n5|zarr[23]?|boss)://(?=.*://)", re.DOTALL)
 
 
 class Address(Struct, frozen=True):
@@ -187,9 +187,8 @@ def unwrap(text: str) -> Iterator[str]:
         An address, the outermost first.
     """
     yield text
-    for kind in _NEUROGLANCER_KINDS:
-        if text.startswith(kind) and "://" in text.removeprefix(kind):
-            yield from unwrap(text.removeprefix(kind))
+    if (scheme := _NEUROGLANCER.match(text)) is not None:
+        yield from unwrap(text[scheme.end() :])
     if text.startswith(("https://", "http://")) and "#!" in text:
         try:
             state = json.loads(unquote(text.partition("#!")[2]))

@@ -162,8 +162,12 @@ VOLUME_SCHEMES: Final = ("boss", "ndstore")
 """The schemes of source URIs and block URLs of services that return cutouts."""
 
 
+BUCKET_VOLUMES: Final = ("precomputed", "zarr", "n5")
+"""Kinds of links of volumes in buckets, which are Neuroglancer's schemes of their formats."""
+
+
 def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
-    """Return whether a dataset is a volume: a channel of a cutout service, or a Precomputed layer.
+    """Return whether a dataset is a volume: a channel of a cutout service, or one in a bucket.
 
     Parameters
     ----------
@@ -173,7 +177,7 @@ def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
         Kind and URL of its links.
     """
     return source.partition("://")[0] in VOLUME_SCHEMES or any(
-        kind == "precomputed" for kind, _ in links
+        kind in BUCKET_VOLUMES for kind, _ in links
     )
 
 

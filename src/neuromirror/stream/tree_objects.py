@@ -166,7 +166,15 @@ class TreeObjects:
                 self._opened.popitem(last=False)
         return opened
 
-    # --- as the objects of a precomputed layer
+    # --- as the objects of a volume
+
+    def git_document(self, path: str) -> bytes | None:
+        """Return the content of a document below the folder; None for other files."""
+        return self._tree.document(self._prefix + path)
+
+    def has(self, path: str) -> bool:
+        """Return whether there is a folder at a path below the folder."""
+        return self._tree.entries(self._prefix + path) is not None
 
     def read_object(self, path: str, max_bytes: int) -> bytes | None:
         """Return the verified content of a small file; None if the state has no such file.

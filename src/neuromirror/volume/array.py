@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from neuromirror.git import try_git
-from neuromirror.model import (
-    DESCRIPTION_PATH,
-    ConfigurationError,
-    parse_description,
-)
+from neuromirror.model import DESCRIPTION_PATH, ConfigurationError
 from neuromirror.sources.volumes.grid import Level, Volume
-from neuromirror.volume.description import (
-    LAYER_INFO,
-    DescribedVersion,
-    VolumeDescription,
-    describe,
-)
+from neuromirror.volume.description import DescribedVersion, describe, read_description
 from neuromirror.volume.errors import MissingExtraError, NotAVolumeError, UnreadableVolumeError
-from neuromirror.volume.geometry import METADATA, read_volume
-from neuromirror.volume.precomputed_files import LayerObjects, PrecomputedFiles
+from neuromirror.volume.geometry import METADATA
+from neuromirror.volume.precomputed_files import PrecomputedFiles
 
 if TYPE_CHECKING:
     import zarr
 
+    from neuromirror.index import VersionRow
+    from neuromirror.volume.files import CloneFiles, VersionFiles
     from neuromirror.volume.read_only_store import VolumeFiles
 
 
@@ -96,7 +88,7 @@ def open(
     """Open a volume as a lazy, read-only array: a slice reads only the blocks it needs.
 
     Axes are ``[t,] z, y, x``; index 0 is the start of the volume, which may be another voxel
-    upstream (``translation`` in ``zarr.json`` has its position). For dask:
+    upstream (``translation`` in the metadata has its position). For dask:
     ``dask.array.from_zarr(neuromirror.volume.open(…))``.
 
     Blocks missing in a clone are fetched with git-annex and stay there; blocks of a version are
@@ -109,7 +101,7 @@ def open(
         A clone's folder, or a version in the store
         (``bossdb:collection/experiment/channel@label``).
     level : int or str
-        The resolution, by upstream's number.
+        The resolution, by upstream's number; of a volume in a bucket, counted from 0.
     store, index : path, optional
         For versions; by default ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else ``./store``,
         else the user's store.
@@ -171,18 +163,16 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
     files = CloneFiles(folder)
     if not (folder / METADATA).exists() and not (folder / ".git").exists():
         raise NotAVolumeError(f"{folder} is not a clone of a volume: it lacks {METADATA}")
-    about = _read_description(files.document(DESCRIPTION_PATH))
+    about = read_description(files.document(DESCRIPTION_PATH))
     state = _state(folder, about.get("state", ""))
     name = about.get("dataset") or folder.resolve().name
     source = about.get("source") or name
-    if (folder / METADATA).exists() or files.document(LAYER_INFO) is None:
-        return _open_files(files, level, name, str(folder), source, state)
     version = DescribedVersion(
         *(name, str(folder), source, state, name.partition(":")[2]),
         form=about.get("form", "files"),
         exceptions=len(about.get("exceptions", ())),
     )
-    return _open_layer(describe(files, version, reads_shards=True), level, files)
+    return _open_level(files, version, level)
 
 
 def _open_version(
@@ -198,39 +188,25 @@ def _open_version(
     with open_index(store, index) as (held, reader):
         row = reader.versions.resolve(dataset, label)
     files = open_version_files(held, row)
-    if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
-        return _open_layer(describe(files, row, reads_shards=True), level, files)
-    return _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
+    return _open_level(files, row, level)
 
 
-def _open_files(
-    files: VolumeFiles, level: str, name: str, version: str, source: str, state: str
+def _open_level(
+    files: CloneFiles | VersionFiles, row: VersionRow | DescribedVersion, level: str
 ) -> OpenVolume:
-    volume = read_volume(files.document, level, files.where)
-    return OpenVolume(volume, name, version, source, state, files)
-
-
-def _open_layer(found: VolumeDescription, level: str, objects: LayerObjects) -> OpenVolume:
-    """Open a level of a precomputed layer.
-
-    Raises UnreadableVolumeError for a level whose chunks cannot be read.
-    """
+    """Open a level; raise UnreadableVolumeError if its chunks cannot be read."""
+    found = describe(files, row, reads_shards=True)
     described, storage = found.level(level)
     if storage.unreadable_reason:
         raise UnreadableVolumeError(
             f"level {level} of {found.version} cannot be opened: {storage.unreadable_reason}; "
-            "CloudVolume reads it in a clone"
+            f"a reader of {found.format} may read it in a clone"
         )
-    files = PrecomputedFiles(objects, described.volume, [storage])
-    return OpenVolume(described.volume, found.name, found.version, found.source, found.state, files)
-
-
-def _read_description(content: bytes | None) -> Mapping[str, Any]:
-    """Return a dataset's description; empty for datasets not minted here."""
-    try:
-        return parse_description(content or b"{}", DESCRIPTION_PATH)
-    except ValueError:
-        return {}
+    opened: VolumeFiles = files
+    if found.sparse:
+        opened = PrecomputedFiles(files, described.volume, [storage])
+    names = found.name, found.version, found.source, found.state
+    return OpenVolume(described.volume, *names, opened)
 
 
 def _state(folder: Path, recorded: str) -> str:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from neuromirror.sources.volumes.content_codings import unpack
 from neuromirror.sources.volumes.urls import Triple
-from neuromirror.volume.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,13 +60,11 @@ def decode_voxels(
     ------
     ValueError
         The content is damaged, or of another shape or type.
-    MissingExtraError
+    ImportError
         A package is not installed.
     """
-    try:
-        import numpy
-    except ImportError as error:
-        raise MissingExtraError(error) from error
+    import numpy
+
     kind = numpy.dtype(dtype).newbyteorder("<")
     size = math.prod(shape) * kind.itemsize
     found = ENCODINGS[encoding](content, shape, kind, block)
@@ -82,11 +80,8 @@ def _raw(content: bytes, shape: Triple, dtype: Any, block: Triple | None) -> byt
 def _image(content: bytes, shape: Triple, dtype: Any, block: Triple | None) -> bytes:
     """Decode a JPEG or PNG image, whose rows are the voxels in order, with any row length."""
     import numpy
+    from PIL import Image, UnidentifiedImageError
 
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingExtraError(error) from error
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             if math.prod(image.size) != math.prod(shape):
@@ -163,6 +158,83 @@ ENCODINGS: Final[Mapping[str, Callable[[bytes, Triple, Any, Triple | None], byte
     "compressed_segmentation": _segmentation,
 }
 """The supported encodings by name."""
+
+
+# --- blocks of N5
+
+
+N5_COMPRESSIONS: Final = ("raw", "gzip", "zlib", "bzip2", "xz", "zstd", "blosc", "lz4")
+"""The supported compressions by name."""
+
+_N5_HEADER: Final = bytes((0, 0, 0, 3))
+"""The default mode, and three axes."""
+_LZ4_BLOCK: Final = struct.Struct("<8sBIII")
+_LZ4_RAW: Final = 0x10
+_LZ4_PACKED: Final = 0x20
+
+
+def decode_n5_block(
+    content: bytes, compression: Mapping[str, Any], shape: Triple, dtype: str
+) -> bytes:
+    """Return the voxels of a block of N5, of which those beyond ``shape`` (x, y, z) are left out.
+
+    A block at the end of an array has its full size, or that of the voxels that exist.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The content is damaged, of another form, or has fewer voxels.
+    ImportError
+        A package is not installed.
+    """
+    import numpy
+
+    if content[:4] != _N5_HEADER or len(content) < 16:
+        raise ValueError(f"a block of another mode or number of axes ({content[:4].hex()})")
+    sides = struct.unpack_from(">3I", content, 4)
+    if any(side < needed for side, needed in zip(sides, shape, strict=True)):
+        raise ValueError(f"a block of {sides} voxels, not {shape}")
+    kind = numpy.dtype(dtype).newbyteorder(">")
+    size = math.prod(sides) * kind.itemsize
+    voxels = _unpack_n5(content[16:], compression, size)
+    if len(voxels) != size:
+        raise ValueError(f"{len(voxels)} bytes of voxels, not {size}")
+    x, y, z = shape
+    made = numpy.frombuffer(voxels, kind).reshape(sides[::-1])[:z, :y, :x]
+    return made.astype(kind.newbyteorder("<")).tobytes()
+
+
+def _unpack_n5(content: bytes, compression: Mapping[str, Any], size: int) -> bytes:
+    """Undo a compression; the result may have one byte more than ``size`` if it is larger."""
+    name = compression["type"]
+    if name == "blosc":
+        from numcodecs import blosc  # type: ignore[import-untyped,unused-ignore]
+
+        if int.from_bytes(content[4:8], "little") != size:
+            raise ValueError("a blosc frame of another size")
+        return bytes(blosc.decompress(content))
+    if name == "lz4":
+        return b"".join(_lz4_blocks(content, size))
+    if name == "gzip" and compression.get("useZlib"):
+        name = "zlib"
+    return unpack(content, "" if name == "raw" else name, size)
+
+
+def _lz4_blocks(content: bytes, size: int) -> Iterator[bytes]:
+    """Yield the content of the blocks of lz4-java's ``LZ4BlockOutputStream``."""
+    from numcodecs import lz4  # type: ignore[import-untyped,unused-ignore]
+
+    at = 0
+    while size and len(content) - at >= _LZ4_BLOCK.size:
+        magic, token, packed, plain, _ = _LZ4_BLOCK.unpack_from(content, at)
+        at += _LZ4_BLOCK.size
+        if magic != b"LZ4Block" or plain > size or token & 0xF0 not in (_LZ4_RAW, _LZ4_PACKED):
+            raise ValueError("a malformed block of lz4")
+        part = content[at : at + packed]
+        if token & 0xF0 == _LZ4_PACKED:
+            part = bytes(lz4.decompress(plain.to_bytes(4, "little") + part))
+        yield part
+        at, size = at + packed, size - plain
 
 
 ReadRange = Callable[[str, int, int], bytes | None]

@@ -33,12 +33,13 @@ from neuromirror.volume.geometry import (
     tiff_maker,
     validate_box,
 )
-from neuromirror.volume.precomputed_files import LevelChunks
+from neuromirror.volume.precomputed_files import PrecomputedFiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuromirror.volume.files import VersionFiles
+    from neuromirror.volume.read_only_store import VolumeFiles
 
 MAX_VOXEL_BYTES: Final = 64_000_000
 """Maximum bytes of voxels of one cut-out."""
@@ -65,7 +66,7 @@ class Cutout(Struct, frozen=True):
     read_bytes
         Size of these blocks in bytes.
     sparse
-        Whether a block without a file is all zeros.
+        Whether the blocks are objects of a bucket: one without an object has the fill value.
     """
 
     region: Region
@@ -123,7 +124,7 @@ def plan_cutout(
     if stored.unreadable_reason:
         raise UnreadableVolumeError(
             f"level {level} of {where} cannot be cut out: {stored.unreadable_reason}; "
-            "CloudVolume reads it in a clone"
+            f"a reader of {description.format} may read it in a clone"
         )
     checked = validate_box(found.volume, box, where)
     sample = sample_index(found.volume, time, where)
@@ -172,17 +173,17 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
     import numpy
 
     region, level = cutout.region, cutout.region.volume.level
-    chunks = LevelChunks(files, region.volume.volume, cutout.storage)
+    blocks: VolumeFiles = files
+    if cutout.sparse:
+        blocks = PrecomputedFiles(files, region.volume.volume, [cutout.storage])
     made = numpy.zeros(region.shape, _dtype(region.volume.volume))
     (x0, _), (y0, _), (z0, _) = region.box
 
     def put(box: Box) -> None:
         (xa, xb), (ya, yb), (za, zb) = box
-        found = (
-            _zarr_block(files, cutout, box) if not cutout.sparse else _chunk(chunks, cutout, box)
+        made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = _read_part(
+            blocks, cutout, box
         )
-        if found is not None:
-            made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = found
 
     with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-cutout") as pool:
         try:
@@ -201,36 +202,20 @@ def _dtype(volume: Volume) -> Any:
     return numpy.dtype(volume.dtype).newbyteorder("<")
 
 
-def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
+def _read_part(files: VolumeFiles, cutout: Cutout, box: Box) -> Any:
+    import numpy
+
     volume, level = cutout.region.volume.volume, cutout.region.volume.level
     (x, y, z), whole = containing_block(level, box)
     sample = "" if cutout.sample is None else f"{cutout.sample}/"
-    path = f"{cutout.storage.folder}/c/{sample}{z}/{y}/{x}"
+    path = f"{level.name}/c/{sample}{z}/{y}/{x}"
     content = files.block(path)
     if len(content) != volume.chunk_bytes(level):
         expected_size = volume.chunk_bytes(level)
         raise BlockUnavailableError(
             path, files.where, f"it has {len(content)} bytes, not {expected_size}"
         )
-    return _block_slice(content, _dtype(volume), level.chunk, whole, box)
-
-
-def _chunk(chunks: LevelChunks, cutout: Cutout, box: Box) -> Any:
-    """Return a part of a precomputed chunk; None if it has no object because it is all zeros."""
-    volume, level = cutout.region.volume.volume, cutout.region.volume.level
-    position, whole = containing_block(level, box)
-    shape = whole[0][1] - whole[0][0], whole[1][1] - whole[1][0], whole[2][1] - whole[2][0]
-    found = chunks.voxels(position, whole)
-    return None if found is None else _block_slice(found, _dtype(volume), shape, whole, box)
-
-
-def _block_slice(
-    content: Any, dtype: Any, shape: tuple[int, int, int], whole: Box, box: Box
-) -> Any:
-    """Return the voxels of ``box`` from a block with the sides ``shape`` (x, y, z)."""
-    import numpy
-
-    block = numpy.frombuffer(content, dtype).reshape(shape[::-1])
+    block = numpy.frombuffer(content, _dtype(volume)).reshape(level.chunk[::-1])
     slices = tuple(
         slice(start - first, stop - first)
         for (start, stop), (first, _) in zip(reversed(box), reversed(whole), strict=True)

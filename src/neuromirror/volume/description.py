@@ -1,7 +1,8 @@
 """Describe a version as a volume, from its documents in git; no network access.
 
-Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.grid` writes it, and ``info`` of
-Neuroglancer's "Precomputed: volume".
+Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.grid` writes it; in buckets, ``info`` of
+Neuroglancer's "Precomputed: volume", OME-Zarr 0.4 and 0.5, and N5 with the metadata of COSEM,
+BigDataViewer, n5-viewer or Paintera.
 """
 
 from __future__ import annotations
@@ -9,29 +10,53 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuromirror.model import DESCRIPTION_PATH, parse_description
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
-from neuromirror.volume.chunk_encodings import ENCODINGS, Sharding, parse_sharding
+from neuromirror.volume.chunk_encodings import (
+    ENCODINGS,
+    N5_COMPRESSIONS,
+    Sharding,
+    parse_sharding,
+)
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
-from neuromirror.volume.geometry import METADATA, level_names, read_volume
+from neuromirror.volume.geometry import (
+    METADATA,
+    Point,
+    level_names,
+    place_level,
+    read_arrays,
+    read_volume,
+)
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
 
 OME_ZARR: Final = "OME-Zarr 0.5"
 PRECOMPUTED: Final = "Neuroglancer precomputed"
+N5: Final = "N5"
 
 LARGEST_CHUNK: Final = 64_000_000
-"""Maximum bytes of voxels of a precomputed chunk, which is decoded whole."""
+"""Maximum bytes of voxels of a chunk in a bucket, which is decoded whole."""
 
 LAYER_INFO: Final = "info"
+_ATTRIBUTES: Final = "attributes.json"
+N5_DOCUMENTS: Final = (_ATTRIBUTES, f"s0/{_ATTRIBUTES}")
+"""The documents of which an N5 volume has at least one."""
+_UNITS: Final = {
+    **{"nm": "nanometer", "um": "micrometer", "µm": "micrometer", "μm": "micrometer"},
+    **{"mm": "millimeter", "m": "meter"},
+}
+_OUTSIDE: Final = "its chunks are outside the folder of the layer"
+_MALFORMED: Final = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 _FRAMES: Final = (".boss/coordinate_frame.json", ".ndstore/dataset.json")
 _FOLDER: Final = re.compile(r"(?!\.)[\w.,+=-]+(?:/(?!\.)[\w.,+=-]+)*", re.ASCII)
 _MAX_LEVELS: Final = 64
@@ -44,6 +69,10 @@ class LevelStorage(Struct, frozen=True):
 
     ``unreadable_reason`` is why they cannot be read here; empty if they can. ``block`` is the size
     of the blocks of a compressed segmentation, and ``sharding`` how chunks are packed into shards.
+    ``axes`` are those of an array of an OME-Zarr, and ``compression`` is that of an array of N5.
+    ``base`` is the base voxel of the level, if it differs from that of the volume, ``is_sharded``
+    whether a chunk is a part of an object, and ``has_fill_value`` whether the metadata define the
+    voxels of a chunk without an object.
     """
 
     folder: str
@@ -51,6 +80,11 @@ class LevelStorage(Struct, frozen=True):
     unreadable_reason: str = ""
     block: Triple | None = None
     sharding: Sharding | None = None
+    axes: str = ""
+    compression: Mapping[str, Any] | None = None
+    base: Point | None = None
+    is_sharded: bool = False
+    has_fill_value: bool = True
 
 
 class VolumeDescription(Struct, frozen=True):
@@ -71,14 +105,13 @@ class VolumeDescription(Struct, frozen=True):
     format
         The format of the volume.
     volume : Volume
-        All levels, by upstream's numbers (of a precomputed layer, counted from 0 as CloudVolume's
-        mips).
+        All levels, by upstream's numbers (in a bucket, counted from 0 as CloudVolume's mips).
     storage : tuple of LevelStorage
         One per level, in the same order.
     frame : tuple of (str, str)
         Name and description of upstream's coordinate frame, if it has one.
     sparse : bool
-        Whether a chunk without a file is all zeros.
+        Whether the chunks are objects of a bucket: one without an object has the fill value.
     """
 
     name: str
@@ -116,11 +149,11 @@ class VolumeDescription(Struct, frozen=True):
                 f"{self.version} has no level {level[:40]!r}, only {', '.join(names)}"
             )
         number = names.index(level)
-        one = self.volume.levels[number]
-        found = LevelDescription(
-            replace(self.volume, levels=(one,)), one, self.name, self.source, self.state
+        one, storage = self.volume.levels[number], self.storage[number]
+        volume = replace(
+            self.volume, levels=(one,), base_voxel=storage.base or self.volume.base_voxel
         )
-        return found, self.storage[number]
+        return LevelDescription(volume, one, self.name, self.source, self.state), storage
 
 
 class LevelDescription(Struct, frozen=True):
@@ -192,84 +225,97 @@ def describe(
     Raises
     ------
     NotAVolumeError
-        The version has neither OME-Zarr levels nor an ``info`` file of a precomputed layer.
+        The version is no volume of a known format.
     """
-    if files.git_document(METADATA) is not None:
-        return _describe_zarr(files, row)
-    info = _object(files.git_document(LAYER_INFO))
-    if isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str):
-        return _describe_layer(files, row, info, reads_shards)
+    readers = {PRECOMPUTED: _layer_levels, "OME-Zarr": _zarr_levels, N5: _n5_levels}
+    is_in_bucket = files.git_document(ENCODINGS_DOCUMENT) is not None
+    if not is_in_bucket and files.git_document(METADATA) is not None:
+        readers = {OME_ZARR: _own_levels}
+    for format, read_levels in readers.items():
+        try:
+            pairs = list(islice(read_levels(files, row.name), _MAX_LEVELS))
+            if pairs:
+                return _describe_levels(files, row, format, pairs, reads_shards)
+        except (*_MALFORMED, ImportError) as error:
+            why = f"its metadata lack {error}" if isinstance(error, KeyError) else error
+            raise NotAVolumeError(f"{row.name} is not a volume that can be read: {why}") from error
     raise NotAVolumeError(
-        f"{row.name} is not a volume: it has neither OME-Zarr levels nor an info file"
+        f"{row.name} is not a volume: it has neither OME-Zarr levels, nor an info file, nor arrays "
+        "of N5"
     )
 
 
-def _describe_zarr(files: DescribingFiles, row: VersionRow | DescribedVersion) -> VolumeDescription:
-    names = level_names(files.git_document(METADATA), row.name)
-    found = [read_volume(files.git_document, name, row.name) for name in names[:_MAX_LEVELS]]
-    if not found:
-        raise NotAVolumeError(f"{row.name} is not a volume: its zarr.json has no levels")
-    volume = replace(found[0], levels=tuple(one.levels[0] for one in found))
-    return VolumeDescription(
-        *_row_fields(row),
-        format=OME_ZARR,
-        volume=volume,
-        storage=tuple(LevelStorage(level.name, "raw voxels") for level in volume.levels),
-        frame=_frame(files),
-    )
-
-
-def _describe_layer(
+def _describe_levels(
     files: DescribingFiles,
     row: VersionRow | DescribedVersion,
-    info: Mapping[str, Any],
+    format: str,
+    pairs: Sequence[tuple[Volume, LevelStorage]],
     reads_shards: bool,
 ) -> VolumeDescription:
-    dtype = str(info["data_type"]).lower()
-    if dtype not in ITEM_SIZES:
-        raise NotAVolumeError(
-            f"{row.name} is not a supported volume: its data type is {dtype[:40]!r}"
-        )
+    """Describe a volume, of which the volume and storage of each level are given."""
+    first, sparse = pairs[0][0], format != OME_ZARR
     levels, stored = [], []
-    for number, scale in enumerate(info["scales"][:_MAX_LEVELS]):
-        try:
-            level = _scale(str(number), scale)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise NotAVolumeError(
-                f"{row.name}: scale {number} of its info file is invalid"
-            ) from error
+    for number, (volume, storage) in enumerate(pairs):
+        (level,) = volume.levels
+        _triple(level.extent, 1)
+        _triple(level.chunk, 1)
+        if (volume.dtype, volume.unit) != (first.dtype, first.unit):
+            raise ValueError(f"level {number} has another type or unit than the first")
+        why = storage.unreadable_reason
+        if sparse:
+            level = replace(level, name=str(number))
+            why = why or _why_out_of_reach(files, row, storage.folder, volume)
+        if storage.is_sharded and not reads_shards:
+            why = why or "its chunks are in shards, which the catalogue does not read"
         levels.append(level)
-        storage = _level_storage(files, row, scale, level, ITEM_SIZES[dtype], info)
-        if storage.sharding is not None and not (reads_shards or storage.unreadable_reason):
-            storage = replace(
-                storage,
-                unreadable_reason="its chunks are in shards, which the catalogue does not read",
-            )
-        stored.append(storage)
-    if not levels:
-        raise NotAVolumeError(f"{row.name} is not a volume: its info file has no scales")
-    volume = Volume(
-        *("", "", "", dtype, "nanometer", tuple(levels)),
-        labels=info.get("type") == "segmentation",
-        name=row.local_id.rpartition("/")[2],
-    )
+        stored.append(replace(storage, unreadable_reason=why, base=volume.base_voxel))
+    name = row.local_id.rpartition("/")[2] if sparse else first.name
     return VolumeDescription(
-        *_row_fields(row), format=PRECOMPUTED, volume=volume, storage=tuple(stored), sparse=True
+        *(row.dataset_name, row.name, row.source_uri, row.state, row.commit, format),
+        volume=replace(first, levels=tuple(levels), name=name),
+        storage=tuple(stored),
+        frame=_frame(files),
+        sparse=sparse,
     )
 
 
-def _row_fields(row: VersionRow | DescribedVersion) -> tuple[str, str, str, str, str]:
-    return row.dataset_name, row.name, row.source_uri, row.state, row.commit
+def _own_levels(files: DescribingFiles, where: str) -> Iterator[tuple[Volume, LevelStorage]]:
+    """Yield the levels of a volume that was minted from a cutout service."""
+    for name in level_names(files.git_document(METADATA), where):
+        yield read_volume(files.git_document, name, where), LevelStorage(name, "raw voxels")
 
 
-def _scale(name: str, scale: Mapping[str, Any]) -> Level:
+def _layer_levels(files: DescribingFiles, where: str) -> Iterator[tuple[Volume, LevelStorage]]:
+    info = _object(files.git_document(LAYER_INFO))
+    if not isinstance(info.get("scales"), list) or not isinstance(info.get("data_type"), str):
+        return
+    if not info["scales"]:
+        raise ValueError("its info file has no scales")
+    dtype, labels = info["data_type"].lower(), info.get("type") == "segmentation"
+    for number, scale in enumerate(info["scales"]):
+        try:
+            volume = _volume(dtype, "nanometer", _scale(scale), labels=labels)
+        except _MALFORMED as error:
+            raise ValueError(f"scale {number} of its info file is invalid: {error}") from error
+        yield volume, _scale_storage(files, scale, info)
+
+
+def _volume(
+    dtype: str, unit: str, level: Level, base: Point | None = None, *, labels: bool = False
+) -> Volume:
+    if dtype not in ITEM_SIZES:
+        raise ValueError(f"its data type is {dtype[:40]!r}")
+    if not all(math.isfinite(one) and one > 0 for one in level.voxel):
+        raise ValueError("invalid voxel size")
+    return Volume(*("", "", "", dtype, unit, (level,)), labels=labels, base_voxel=base)
+
+
+def _scale(scale: Mapping[str, Any]) -> Level:
     start = _triple(scale.get("voxel_offset") or [0, 0, 0], -_MAX_COORDINATE)
     size, chunk = _triple(scale["size"], 1), _triple(scale["chunk_sizes"][0], 1)
     stop = tuple(first + long for first, long in zip(start, size, strict=True))
     x, y, z = (float(one) for one in scale["resolution"])
-    if not all(math.isfinite(one) and one > 0 for one in (x, y, z)):
-        raise ValueError("invalid voxel size")
-    return Level(name, start, (stop[0], stop[1], stop[2]), (x, y, z), chunk)
+    return Level("", start, (stop[0], stop[1], stop[2]), (x, y, z), chunk)
 
 
 def _triple(given: Any, least: int) -> Triple:
@@ -280,13 +326,8 @@ def _triple(given: Any, least: int) -> Triple:
     return x, y, z
 
 
-def _level_storage(
-    files: DescribingFiles,
-    row: VersionRow | DescribedVersion,
-    scale: Mapping[str, Any],
-    level: Level,
-    item_size: int,
-    info: Mapping[str, Any],
+def _scale_storage(
+    files: DescribingFiles, scale: Mapping[str, Any], info: Mapping[str, Any]
 ) -> LevelStorage:
     folder, encoding = str(scale.get("key", "")), str(scale.get("encoding", ""))
     channels = info.get("num_channels", 1)
@@ -298,25 +339,100 @@ def _level_storage(
             block = _triple(scale["compressed_segmentation_block_size"], 1)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         unread = f"its info file has {error}"
-    if not _FOLDER.fullmatch(folder):
-        unread = "its chunks are outside the folder of the layer"
+    if not folder:
+        unread = _OUTSIDE
     elif encoding not in ENCODINGS:
         unread = f"its chunks are encoded as {encoding[:40]}"
     elif channels != 1:
         unread = f"its voxels have {str(channels)[:40]} channels"
-    elif math.prod(level.chunk) * item_size > LARGEST_CHUNK:
-        unread = "its chunks are too large to be decoded here"
     elif unknown:
         unread = (
             f"its chunks are stored with the Content-Encoding {unknown}, which is not supported"
         )
-    elif row.form == "manifest":
-        unread = _MANIFEST
-    elif not files.has(folder):
-        unread = "the version has none of its chunks"
-    elif row.exceptions:
-        unread = "some objects of the layer are excluded, so that chunks may be missing"
-    return LevelStorage(folder, encoding, unread, block, sharding)
+    is_sharded = sharding is not None
+    return LevelStorage(folder, encoding, unread, block, sharding, is_sharded=is_sharded)
+
+
+def _why_out_of_reach(
+    files: DescribingFiles, row: VersionRow | DescribedVersion, folder: str, volume: Volume
+) -> str:
+    """Return why the chunks in a folder cannot be read, whatever their encoding; empty if not."""
+    if folder and not _FOLDER.fullmatch(folder):
+        return _OUTSIDE
+    if volume.chunk_bytes(volume.levels[0]) > LARGEST_CHUNK:
+        return "its chunks are too large to be decoded here"
+    if row.form == "manifest":
+        return _MANIFEST
+    if folder and not files.has(folder):
+        return "the version has none of its chunks"
+    if row.exceptions:
+        return "some objects of the layer are excluded, so that chunks may be missing"
+    return ""
+
+
+def _zarr_levels(files: DescribingFiles, where: str) -> Iterator[tuple[Volume, LevelStorage]]:
+    if all(files.git_document(one) is None for one in (METADATA, ".zattrs")):
+        return
+    for folder, volume, array, axes in read_arrays(files.git_document, where):
+        outer = dict(zip(axes[:-3], array.shape, strict=False))
+        why = "" if set(outer.values()) <= {1} else f"its arrays have several values along {outer}"
+        storage = LevelStorage(
+            *(folder, f"Zarr format {array.zarr_format}", why),
+            axes=axes,
+            is_sharded=array.shards is not None,
+            has_fill_value=array.fill_value is not None,
+        )
+        yield volume, storage
+
+
+def _n5_levels(files: DescribingFiles, where: str) -> Iterator[tuple[Volume, LevelStorage]]:
+    group, first = _object(files.git_document(_ATTRIBUTES)), None
+    for folder in [""] if "dimensions" in group else (f"s{number}" for number in count()):
+        array = _object(files.git_document("/".join(filter(None, (folder, _ATTRIBUTES)))))
+        if "dimensions" not in array:
+            return
+        first = first or array
+        yield _n5_level(group, first, array, folder)
+
+
+def _n5_level(
+    group: Mapping[str, Any], first: Mapping[str, Any], array: Mapping[str, Any], folder: str
+) -> tuple[Volume, LevelStorage]:
+    """Return an array of N5 as a level.
+
+    COSEM states the place of each level, by the names of axes. Others state the resolution of the
+    first level, and by which factors the others are coarser.
+    """
+    if array.get("axes", group.get("axes", [*"xyz"])) != [*"xyz"]:
+        raise ValueError("its axes are not x, y, z")
+    if transform := array.get("transform"):
+        order = [transform["axes"].index(axis) for axis in "xyz"]
+        (unit,) = {transform["units"][at] for at in order}
+        voxel, move = ([transform[of][at] for at in order] for of in ("scale", "translate"))
+    else:
+        names = ("pixelResolution", "resolution")
+        stated: Any = [of[one] for of in (first, group) for one in names if one in of]
+        stated = stated[0] if stated else [1, 1, 1]
+        if isinstance(stated, list):
+            stated = {"dimensions": stated}
+        size, unit = stated["dimensions"], stated.get("unit", "")
+        scales = group.get("downsamplingFactors") or group.get("scales") or ()
+        scales = {f"s{number}": factors for number, factors in enumerate(scales)}
+        factors = array.get("downsamplingFactors") or scales.get(folder)
+        if array is first:
+            factors = [1, 1, 1]
+        elif factors is None:
+            raise ValueError(f"{folder} states no downsamplingFactors")
+        voxel = [one * by for one, by in zip(size, factors, strict=True)]
+        move = [(coarse - fine) / 2 for coarse, fine in zip(voxel, size, strict=True)]
+    x, y, z = map(float, voxel)
+    extent, chunk = array["dimensions"], array["blockSize"]
+    level, base = place_level("", (x, y, z), move, extent, chunk)
+    compression = array["compression"]
+    kind = str(compression["type"])[:40]
+    why = "" if kind in N5_COMPRESSIONS else f"its blocks are compressed with {kind}"
+    storage = LevelStorage(folder, kind, why, compression=compression)
+    return _volume(array["dataType"], _UNITS.get(unit, unit), level, base), storage
 
 
 def _unknown_codings(document: bytes | None, folder: str) -> str:
@@ -336,6 +452,14 @@ def _frame(files: DescribingFiles) -> tuple[str, str]:
             name, about = document.get("name"), document.get("description")
             return str(name or ""), "" if about == name else str(about or "")
     return "", ""
+
+
+def read_description(content: bytes | None) -> Mapping[str, Any]:
+    """Return a dataset's description; empty for datasets not minted here."""
+    try:
+        return parse_description(content or b"{}", DESCRIPTION_PATH)
+    except ValueError:
+        return {}
 
 
 def _object(content: bytes | None) -> Mapping[str, Any]:

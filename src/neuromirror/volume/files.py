@@ -80,9 +80,7 @@ class CloneFiles:
             return None
         return bytes(self.block(path))
 
-    def git_document(self, path: str) -> bytes | None:
-        """Return the content of a document; None if the clone lacks the file."""
-        return self.document(path)
+    git_document = document
 
     def block(self, path: str) -> mmap.mmap:
         """Return a block's bytes, verified; raises BlockUnavailableError."""
@@ -441,14 +439,14 @@ class VersionFiles:
             self._download(file, lambda: cast(BinaryIO, CallbackFile(take)))
 
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | bytes | None:
-        """Return the verified bytes of an annexed file; None if the version lacks the file.
+        """Return the verified bytes of a file; None if the version lacks the file.
 
-        Raises BlockUnavailableError if it is unavailable, of unknown size, or has more than
-        ``max_bytes``.
+        Raises BlockUnavailableError if an annexed file is unavailable, of unknown size, or has more
+        than ``max_bytes``.
         """
         file = self._tree.file(path)
         if file is None:
-            return None
+            return self.git_document(path)
         if file.size is None or not 0 < file.size <= max_bytes:
             size_text = "of unknown size" if file.size is None else f"of {file.size} bytes"
             raise BlockUnavailableError(

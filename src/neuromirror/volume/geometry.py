@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -34,18 +34,25 @@ from neuromirror.volume.errors import (
 )
 
 if TYPE_CHECKING:
+    from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+
     from neuromirror.volume.array import OpenVolume
     from neuromirror.volume.description import LevelDescription
 
 METADATA = "zarr.json"
 
 _SPACE = ["z", "y", "x"]
+_AXES = re.compile(r"t?c?zyx")
+OME_VERSIONS = ("0.4", "0.5")
 _ROUNDING_TOLERANCE = 1e-6
 """Tolerance when lengths are converted to whole voxels."""
 _MAX_TIMES = 1 << 20
 
+Point = tuple[float, float, float]
+"""Three lengths along x, y, z."""
+
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
-_Lengths = Annotated[list[float], msgspec.Meta(max_length=4)]
+_Lengths = Annotated[list[float], msgspec.Meta(max_length=5)]
 
 
 class _NamedObject(msgspec.Struct):
@@ -68,11 +75,14 @@ class _Multiscale(msgspec.Struct):
     axes: list[_NamedObject]
     datasets: list[_Dataset]
     name: str = ""
+    version: str | None = None
+    coordinateTransformations: list[_CoordinateTransformation] = []
 
 
 class _Ome(msgspec.Struct, rename="kebab"):
     multiscales: Annotated[list[_Multiscale], msgspec.Meta(min_length=1)]
     image_label: Any = msgspec.UNSET
+    version: str | None = None
 
 
 class _Attributes(msgspec.Struct):
@@ -83,12 +93,8 @@ class _Group(msgspec.Struct):
     attributes: _Attributes
 
 
-class _Chunks(msgspec.Struct):
-    chunk_shape: list[_Count]
-
-
 class _Grid(msgspec.Struct):
-    configuration: _Chunks
+    configuration: dict[Literal["chunk_shape"], list[_Count]]
 
 
 class _Array(msgspec.Struct):
@@ -98,7 +104,7 @@ class _Array(msgspec.Struct):
     data_type: str
 
 
-_Document = TypeVar("_Document", _Group, _Array)
+_Document = TypeVar("_Document", _Group, _Ome, _Array)
 
 
 def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> Volume:
@@ -129,9 +135,44 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
         raise UnknownLevelError(f"{where} has no level {level}, only {', '.join(names)}")
     found = _decode(read(f"{level}/{METADATA}"), _Array, where)
     try:
-        return _volume(ome, multiscale.datasets[names.index(level)], found)
+        axes = "".join(one.name for one in multiscale.axes)
+        if axes not in ("zyx", "tzyx") or [one.name for one in found.codecs] != ["bytes"]:
+            raise ValueError("other axes, or encoded chunks")
+        dataset = multiscale.datasets[names.index(level)]
+        chunk, timed = found.chunk_grid.configuration["chunk_shape"], "t" in axes
+        return _volume(ome, dataset, found.shape, chunk, found.data_type, timed=timed)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _not_a_volume_error(where) from error
+
+
+def read_arrays(
+    read: Callable[[str], bytes | None], where: str
+) -> Iterator[tuple[str, Volume, ArrayV2Metadata | ArrayV3Metadata, str]]:
+    """Yield folder, level, metadata and axes of each array of an OME-Zarr in a bucket.
+
+    The axes are x, y, z for the level, even if the array has others.
+
+    Raises
+    ------
+    ValueError, NotAVolumeError
+        The metadata have a form that is not known.
+    """
+    from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+
+    content = read(METADATA)
+    ome = _decode(read(".zattrs"), _Ome, where) if content is None else _group(content, where)
+    multiscale = ome.multiscales[0]
+    axes, version = "".join(one.name for one in multiscale.axes), ome.version or multiscale.version
+    if version not in OME_VERSIONS or not _AXES.fullmatch(axes):
+        raise ValueError(f"OME-Zarr {version} with the axes {axes[:40]!r} is not supported")
+    for dataset in multiscale.datasets:
+        content = read(f"{dataset.path}/{METADATA}")
+        kind = ArrayV2Metadata if content is None else ArrayV3Metadata
+        array = kind.from_dict(
+            msgspec.json.decode(content or read(f"{dataset.path}/.zarray") or "")
+        )
+        dtype = array.dtype.to_native_dtype().name
+        yield dataset.path, _volume(ome, dataset, array.shape, array.chunks, dtype), array, axes
 
 
 def level_names(content: bytes | None, where: str) -> list[str]:
@@ -182,41 +223,38 @@ def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Docume
 def _not_a_volume_error(where: str) -> NotAVolumeError:
     return NotAVolumeError(
         f"{where} has no volume that can be exported. Only an OME-Zarr 0.5 with the axes [t,] "
-        "z, y, x and uncompressed chunks can be, as in the mirrors of BOSS and ndstore; open other "
-        "files with another program"
+        "z, y, x and uncompressed chunks can be, as in the mirrors of BOSS and ndstore, or a "
+        "volume in a bucket; open other files with another program"
     )
 
 
-def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
+def _volume(
+    ome: _Ome,
+    dataset: _Dataset,
+    shape: Sequence[int],
+    chunk: Sequence[int],
+    dtype: str,
+    *,
+    timed: bool = False,
+) -> Volume:
     multiscale = ome.multiscales[0]
     axes = {one.name: one for one in multiscale.axes}
-    timed = list(axes) == ["t", *_SPACE]
-    if not timed and list(axes) != _SPACE:
-        raise ValueError("other axes")
-    shape, chunk = array.shape, array.chunk_grid.configuration.chunk_shape
-    if len(shape) != len(axes) or len(chunk) != len(axes):
-        raise ValueError("another number of axes")
-    if [one.name for one in array.codecs] != ["bytes"] or array.data_type not in ITEM_SIZES:
-        raise ValueError("encoded chunks")
-    moves = {one.type: one for one in reversed(dataset.coordinateTransformations)}
-    scale = moves["scale"].scale
-    move = moves["translation"].translation if "translation" in moves else [0.0] * len(axes)
-    if not len(scale) == len(move) == len(axes) or min(scale) <= 0:
-        raise ValueError("invalid voxel size")
+    if not len(shape) == len(chunk) == len(axes) or len({axes[one].unit for one in _SPACE}) > 1:
+        raise ValueError("another number of axes, or several units")
+    if dtype not in ITEM_SIZES:
+        raise ValueError(f"its data type is {dtype[:40]!r}")
+    scale, move = [1.0] * len(axes), [0.0] * len(axes)
+    steps = [*dataset.coordinateTransformations, *multiscale.coordinateTransformations]
+    for step in steps:
+        if step.type not in ("scale", "translation", "identity"):
+            raise ValueError(f"it has a transformation {step.type[:40]!r}")
+        factors, more = step.scale or [1.0] * len(axes), step.translation or [0.0] * len(axes)
+        scale = [one * by for one, by in zip(scale, factors, strict=True)]
+        move = [one * by + add for one, by, add in zip(move, factors, more, strict=True)]
+    if "scale" not in [step.type for step in steps] or not 0 < min(scale) <= max(scale) < math.inf:
+        raise ValueError("it has no valid voxel size")
     voxel = scale[-1], scale[-2], scale[-3]
-    # the centre of a coarse voxel is up to half of it beyond that of the first fine voxel
-    ratios = [at / size for at, size in zip(move[:-4:-1], voxel, strict=True)]
-    start = to_triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
-    beyond = [at - first * size for at, first, size in zip(move[:-4:-1], start, voxel, strict=True)]
-    base = [size - 2 * more for size, more in zip(voxel, beyond, strict=True)]
-    extent = shape[:-4:-1]
-    level = Level(
-        name=dataset.path,
-        start=start,
-        stop=to_triple([first + size for first, size in zip(start, extent, strict=True)]),
-        voxel=voxel,
-        chunk=to_triple(chunk[:-4:-1]),
-    )
+    level, base = place_level(dataset.path, voxel, move[:-4:-1], shape[:-4:-1], chunk[:-4:-1])
     first_time = round(move[0] / scale[0]) if timed else 0
     if timed and shape[0] > _MAX_TIMES:
         raise ValueError("too many times")
@@ -224,7 +262,7 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
         scheme="",
         host="",
         path="",
-        dtype=array.data_type,
+        dtype=dtype,
         unit=axes["x"].unit or "",
         levels=(level,),
         times=tuple(range(first_time, first_time + shape[0])) if timed else None,
@@ -232,14 +270,30 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
         time_unit=axes["t"].unit if timed else None,
         labels=ome.image_label is not msgspec.UNSET,
         name=multiscale.name,
-        base_voxel=(base[0], base[1], base[2]),
+        base_voxel=base,
     )
+
+
+def place_level(
+    name: str, voxel: Point, move: Sequence[float], extent: Sequence[int], chunk: Sequence[int]
+) -> tuple[Level, Point]:
+    """Return a level whose first voxel has its center at ``move``, and the volume's base voxel.
+
+    Everything is along x, y, z.
+    """
+    # the centre of a coarse voxel is up to half of it beyond that of the first fine voxel
+    ratios = [at / size for at, size in zip(move, voxel, strict=True)]
+    start = to_triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
+    beyond = [at - first * size for at, first, size in zip(move, start, voxel, strict=True)]
+    x, y, z = (size - 2 * more for size, more in zip(voxel, beyond, strict=True))
+    stop = to_triple([first + size for first, size in zip(start, extent, strict=True)])
+    return Level(name, start, stop, voxel, to_triple(chunk)), (x, y, z)
 
 
 # --- regions of a volume, in upstream's coordinates and in indices of the array
 
 
-_BOX: Final = re.compile(r"\s*,\s*".join([r"(\d{1,15}):(\d{1,15})"] * 3))
+_BOX: Final = re.compile(r"\s*,\s*".join([r"(-?\d{1,15}):(-?\d{1,15})"] * 3))
 
 
 def parse_box(text: str) -> Box:
@@ -356,16 +410,17 @@ def boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
 
 
 def containing_block(level: Level, box: Box) -> tuple[Triple, Box]:
-    """Return the position in the grid (x, y, z) and the box of the block that has a part."""
-    at, ranges = [], []
-    for (start, _), first, last, size in zip(
-        box, level.start, level.stop, level.chunk, strict=True
-    ):
-        number = (start - first) // size
-        low = first + number * size
-        at.append(number)
-        ranges.append((low, min(low + size, last)))
-    return to_triple(at), (ranges[0], ranges[1], ranges[2])
+    """Return the position in the grid of the block around a part of it, and the block's whole box.
+
+    The box of the last block along an axis may exceed the level.
+    """
+    axes = list(zip(box, level.start, level.chunk, strict=True))
+    position = to_triple((start - first) // size for (start, _), first, size in axes)
+    xs, ys, zs = (
+        (first + at * size, first + at * size + size)
+        for at, (_, first, size) in zip(position, axes, strict=True)
+    )
+    return position, (xs, ys, zs)
 
 
 def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:

@@ -1,17 +1,18 @@
-"""Read a level of a precomputed layer as a Zarr: its metadata are made, its chunks are decoded.
+"""Read a level of a volume in a bucket as a Zarr: its metadata are made, its chunks are decoded.
 
-A chunk of a layer ends at the end of the layer, that of a Zarr has the full size. A chunk without
-an object is all zeros, if the version has all objects of the layer.
+A chunk ends at the end of the volume, that of the Zarr has the full size. A chunk without an object
+has the fill value, if the version has all objects of the volume.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from msgspec.structs import replace
 
+from neuromirror.model import NeuromirrorError
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, unpack
 from neuromirror.sources.volumes.grid import Volume, zarr_documents
 from neuromirror.sources.volumes.urls import Box, Triple
@@ -19,24 +20,25 @@ from neuromirror.volume.chunk_encodings import (
     MAX_OVERHEAD,
     ShardReader,
     chunk_number,
+    decode_n5_block,
     decode_voxels,
 )
 from neuromirror.volume.description import LevelStorage
 from neuromirror.volume.errors import BlockUnavailableError, MissingExtraError
-from neuromirror.volume.geometry import METADATA, block_box
+from neuromirror.volume.geometry import METADATA, block_box, containing_block
 
 if TYPE_CHECKING:
+    from neuromirror.volume.files import VersionFiles
     from neuromirror.volume.read_only_store import BytesCallback
 
 _ENDINGS: Final = {"": ""} | {ending: coding for coding, ending in CODING_SUFFIXES.items()}
 """The content codings of objects, by the ending of their paths."""
 
-_CHUNK_PARTS: Final = 5
-"""Components of the path of a chunk: level, c, z, y, x."""
+_AXES: Final = 3
 
 
 class LayerObjects(Protocol):
-    """The objects of a layer in a version. Thread-safe."""
+    """The objects of a volume in a version. Thread-safe."""
 
     @property
     def where(self) -> str:
@@ -72,7 +74,7 @@ class LayerObjects(Protocol):
 
 
 class LevelChunks:
-    """The chunks of a level of a precomputed layer. Thread-safe.
+    """The chunks of a level of a precomputed layer, or the blocks of an array of N5. Thread-safe.
 
     Parameters
     ----------
@@ -88,13 +90,10 @@ class LevelChunks:
         self._objects = objects
         self._volume = volume
         self._storage = storage
-        self._shards = (
-            None
-            if storage.sharding is None
-            else ShardReader(
-                storage.folder, storage.sharding, self._read_shard, volume.levels[0].grid
-            )
-        )
+        self._shards: ShardReader | None = None
+        if (sharding := storage.sharding) is not None:
+            grid = volume.levels[0].grid
+            self._shards = ShardReader(storage.folder, sharding, self._read_shard, grid)
 
     def voxels(self, position: Triple, box: Box) -> bytes | None:
         """Return the voxels of a chunk, decoded and verified.
@@ -121,11 +120,17 @@ class LevelChunks:
         size = x * y * z * self._volume.item_size
         most = size if self._storage.encoding == "raw" else 2 * size + MAX_OVERHEAD
         stem = f"{self._storage.folder}/" + "_".join(f"{start}-{stop}" for start, stop in box)
+        if (compression := self._storage.compression) is not None:
+            # a block of N5 may have its full size at the end of the volume
+            most = 2 * self._volume.chunk_bytes(self._volume.levels[0]) + MAX_OVERHEAD
+            stem = "/".join(filter(None, [self._storage.folder, *map(str, position)]))
         try:
             found = self._stored(stem, position, most)
             if found is None:
                 return None
             stem, content = found
+            if compression is not None:
+                return decode_n5_block(content, compression, (x, y, z), self._volume.dtype)
             return decode_voxels(
                 content,
                 self._storage.encoding,
@@ -135,7 +140,7 @@ class LevelChunks:
             )
         except ImportError as error:
             raise MissingExtraError(error) from error
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             why = f"it does not decode to the {size} bytes of its voxels: {error}"
             raise BlockUnavailableError(stem, self._objects.where, why) from error
 
@@ -177,15 +182,46 @@ class LevelChunks:
             raise BlockUnavailableError(other, self._objects.where, why)
 
 
+class ZarrChunks:
+    """The chunks of an array of an OME-Zarr, which zarr-python reads."""
+
+    def __init__(self, objects: LayerObjects, volume: Volume, storage: LevelStorage) -> None:
+        import zarr
+
+        from neuromirror.volume.read_only_store import ObjectStore
+
+        self._where = objects.where
+        self._volume = volume
+        self._storage = storage
+        # a Zarr over the network is opened by zarr-python alone, so that these are files
+        store = ObjectStore(cast("VersionFiles", objects), volume, storage)
+        self._array = zarr.open_array(store, path=storage.folder, mode="r")
+
+    def voxels(self, position: Triple, box: Box) -> bytes | None:
+        """Return the voxels of a chunk, as :meth:`LevelChunks.voxels`; never None."""
+        import numpy
+
+        first, dtype = self._volume.levels[0].start, numpy.dtype(self._volume.dtype)
+        z, y, x = (slice(box[at][0] - first[at], box[at][1] - first[at]) for at in (2, 1, 0))
+        try:
+            found = self._array[(0,) * (len(self._storage.axes) - 3) + (z, y, x)]
+        except NeuromirrorError:
+            raise
+        except Exception as error:  # each codec has errors of its own
+            path = f"{self._storage.folder} (x, y, z: {position})"
+            raise BlockUnavailableError(path, self._where, f"zarr reports: {error}") from error
+        return numpy.asarray(found, dtype.newbyteorder("<")).tobytes()
+
+
 class PrecomputedFiles:
-    """The levels of a precomputed layer, presented as the files of a Zarr. Thread-safe.
+    """The levels of a volume in a bucket, presented as the files of a Zarr. Thread-safe.
 
     The paths are ``<level>/zarr.json`` for metadata and ``<level>/c/<z>/<y>/<x>`` for chunks.
 
     Parameters
     ----------
     objects
-        The objects of the layer.
+        The objects of the volume.
     volume
         The volume; only these levels can be read.
     storage
@@ -201,14 +237,14 @@ class PrecomputedFiles:
         self._storage = tuple(storage)
         self._levels = {level.name: replace(volume, levels=(level,)) for level in volume.levels}
         self._chunks = {
-            level.name: LevelChunks(objects, self._levels[level.name], stored)
+            level.name: (ZarrChunks if stored.axes else LevelChunks)(
+                objects, self._levels[level.name], stored
+            )
             for level, stored in zip(volume.levels, storage, strict=True)
         }
         self._documents = {one.path.decode(): one.content for one in zarr_documents(volume)}
 
-    def __reduce__(
-        self,
-    ) -> tuple[type[PrecomputedFiles], tuple[LayerObjects, Volume, tuple[LevelStorage, ...]]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return PrecomputedFiles, (self._objects, self._volume, self._storage)
 
     def document(self, path: str) -> bytes | None:
@@ -218,18 +254,15 @@ class PrecomputedFiles:
     def block(self, path: str) -> bytes:
         """Return the voxels of a chunk in its full size, verified; raises BlockUnavailableError.
 
-        Beyond the end of the volume, and without an object, they are zeros.
+        Beyond the end of the volume they are zeros, and without an object the fill value.
         """
         found = self._box(path)
         if found is None:
             raise BlockUnavailableError(path, self.where, "the volume has no such chunk")
         volume, box = found
-        level = volume.levels[0]
-        x, y, z = (
-            (start - first) // size
-            for (start, _), first, size in zip(box, level.start, level.chunk, strict=True)
-        )
-        return _padded(self._chunks[level.name].voxels((x, y, z), box), box, volume)
+        position, _ = containing_block(volume.levels[0], box)
+        voxels = self._chunks[volume.levels[0].name].voxels(position, box)
+        return _padded(voxels, box, volume)
 
     def copy(self, path: str, take: BytesCallback) -> None:
         """Call ``take`` with offset 0 and the voxels of a chunk, as :meth:`block` returns them."""
@@ -241,18 +274,15 @@ class PrecomputedFiles:
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the name of each entry of a folder, and whether it is a folder."""
-        parts = folder.split("/") if folder else []
-        if not parts:
+        name, *parts = folder.split("/")
+        if not folder:
             yield from ((name, True) for name in self._levels)
             yield METADATA, False
-        elif parts[0] not in self._levels:
-            return
-        elif len(parts) == 1:
+        elif name in self._levels and not parts:
             yield from (("c", True), (METADATA, False))
-        elif parts[1] == "c" and len(parts) < _CHUNK_PARTS:
-            grid = self._levels[parts[0]].levels[0].grid
-            count, is_folder = grid[_CHUNK_PARTS - 1 - len(parts)], len(parts) < _CHUNK_PARTS - 1
-            yield from ((str(one), is_folder) for one in range(count))
+        elif name in self._levels and parts[0] == "c" and len(parts) < _AXES + 1:
+            count = self._levels[name].levels[0].grid[_AXES - len(parts)]
+            yield from ((str(one), len(parts) < _AXES) for one in range(count))
 
     def close(self) -> None:
         """Abort running requests."""
@@ -266,17 +296,14 @@ class PrecomputedFiles:
 
 def _padded(voxels: bytes | None, box: Box, volume: Volume) -> bytes:
     """Return a chunk in the full size, with zeros beyond the end of the volume."""
-    level, item = volume.levels[0], volume.item_size
+    level = volume.levels[0]
     if voxels is None:
         return bytes(volume.chunk_bytes(level))
-    width, height, depth = (stop - start for start, stop in box)
-    if (width, height, depth) == level.chunk:
+    import numpy
+
+    x, y, z = (stop - start for start, stop in box)
+    if (x, y, z) == level.chunk:
         return voxels
-    row, full_row = width * item, level.chunk[0] * item
-    made = bytearray(volume.chunk_bytes(level))
-    for z in range(depth):
-        for y in range(height):
-            at = (z * level.chunk[1] + y) * full_row
-            start = (z * height + y) * row
-            made[at : at + row] = voxels[start : start + row]
-    return bytes(made)
+    made = numpy.zeros(level.chunk[::-1], volume.dtype)
+    made[:z, :y, :x] = numpy.frombuffer(voxels, volume.dtype).reshape(z, y, x)
+    return made.tobytes()

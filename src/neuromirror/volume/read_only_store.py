@@ -16,7 +16,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from zarr.abc.store import (
     ByteRequest,
@@ -29,11 +29,19 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from neuromirror.model import ZARR_METADATA, NeuromirrorError
 from neuromirror.sources.volumes.grid import Volume
-from neuromirror.volume.errors import BlockUnavailableError
+from neuromirror.volume.errors import BlockUnavailableError, UnreadableVolumeError
+from neuromirror.volume.files import MAX_SHARD
 from neuromirror.volume.geometry import METADATA
+
+if TYPE_CHECKING:
+    from neuromirror.volume.description import LevelStorage
+    from neuromirror.volume.files import CloneFiles, VersionFiles
 
 THREADS: Final = 16
 """Files of a store that are read at once; more requests per host are not allowed."""
+
+_MAX_METADATA: Final = 4 << 20
+"""Bytes by which a file may exceed the voxels of its chunk."""
 
 Content = bytes | bytearray | memoryview
 """The bytes of a file."""
@@ -323,4 +331,26 @@ class BlockStore(ReadOnlyStore):
         if key.startswith(self._level) and len(content) != self._size:
             why = f"it has {len(content)} bytes, not {self._size}, as every block of this level"
             raise BlockUnavailableError(key, self._files.where, why)
+        return content
+
+
+class ObjectStore(BlockStore):
+    """The objects of an OME-Zarr in a version as a read-only Zarr store, for one of its arrays."""
+
+    failure = UnreadableVolumeError
+
+    def __init__(
+        self, files: CloneFiles | VersionFiles, volume: Volume, storage: LevelStorage
+    ) -> None:
+        super().__init__(files, volume)
+        self._objects = files
+        self._has_fill_value = storage.has_fill_value
+        self._most = MAX_SHARD if storage.is_sharded else 2 * self._size + _MAX_METADATA
+
+    def _file(self, key: str) -> mmap.mmap | bytes | None:
+        content = self._objects.read_object(key, self._most)
+        is_metadata = key.endswith((".zarray", ".zattrs"))
+        if content is None and not self._has_fill_value and not is_metadata:
+            why = "the version has no such object, and its array states no fill value"
+            raise BlockUnavailableError(key, self._objects.where, why)
         return content

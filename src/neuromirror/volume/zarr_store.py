@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 from zarr.abc.store import ByteRequest
 
-from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentError, parse_json
+from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA
 from neuromirror.net import RequestLimits
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.file import NOT_REOPENED
@@ -20,7 +19,13 @@ from neuromirror.stream.opening import StrPath, open_tree
 from neuromirror.stream.pieces import Verify
 from neuromirror.stream.readers import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
-from neuromirror.volume.description import LAYER_INFO, DescribedVersion, describe
+from neuromirror.volume.description import (
+    LAYER_INFO,
+    N5_DOCUMENTS,
+    DescribedVersion,
+    describe,
+    read_description,
+)
 from neuromirror.volume.errors import UnreadableVolumeError
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 from neuromirror.volume.read_only_store import THREADS, Content, ReadOnlyStore, byte_bounds
@@ -34,7 +39,8 @@ _METADATA_NAMES: Final = frozenset(name.decode() for name in ZARR_METADATA)
 class VersionStore(ReadOnlyStore):
     """The files below a folder of a version as a read-only Zarr store.
 
-    A folder with a precomputed layer is presented as an OME-Zarr with one array per scale. Zarr
+    A folder with a precomputed layer or an N5 volume is presented as an OME-Zarr with one array per
+    scale. Zarr
     replaces missing chunks by the fill value. A chunk is missing only if the state has no file for
     it; one that cannot be read, or that the version excludes, raises a StreamError.
 
@@ -176,7 +182,7 @@ def open_zarr(
     store: StrPath | None = None,
     limits: RequestLimits = STREAM_LIMITS,
 ) -> zarr.Group | zarr.Array[Any]:
-    """Open a Zarr, a volume or a precomputed layer of a version over the network, verified.
+    """Open a Zarr, or a volume of any format, of a version over the network, verified.
 
     Parameters
     ----------
@@ -212,50 +218,30 @@ def open_zarr(
         raise
 
 
-# --- precomputed layers
-
-
-class _TreeLayer(Struct, frozen=True):
-    """The documents of a folder of a version that may be a precomputed layer."""
-
-    tree: VersionTree
-    folder: str
-
-    def git_document(self, path: str) -> bytes | None:
-        return self.tree.document(self._path(path))
-
-    def has(self, path: str) -> bool:
-        return self.tree.entries(self._path(path)) is not None
-
-    def _path(self, path: str) -> str:
-        return f"{self.folder}/{path}" if self.folder else path
+# --- precomputed layers and N5
 
 
 def _layer_files(tree: VersionTree, folder: str, objects: TreeObjects) -> PrecomputedFiles | None:
-    """Return the files of a precomputed layer; None if the folder is not one.
+    """Return the files of a precomputed layer or an N5 volume; None for any other folder.
 
     Raises UnreadableVolumeError if no scale can be read.
     """
-    prefix = f"{folder}/" if folder else ""
-    if tree.document(f"{prefix}{LAYER_INFO}") is None:
+    names = [LAYER_INFO] if folder else [LAYER_INFO, *N5_DOCUMENTS]
+    if all(objects.git_document(name) is None for name in names):
         return None
-    try:
-        about = parse_json(tree.document(DESCRIPTION_PATH) or b"{}", DESCRIPTION_PATH)
-    except InvalidDocumentError:
-        about = {}
-    values = about if isinstance(about, dict) else {}
+    values = read_description(tree.document(DESCRIPTION_PATH))
     dataset, source, state = (str(values.get(one, "")) for one in ("dataset", "source", "state"))
     name = dataset or tree.name
     local_id = folder or name.partition(":")[2]
     # files outside of git are read, too, and an excluded object is an error when it is read
     version = DescribedVersion(name, objects.where, source, state, local_id)
-    found = describe(_TreeLayer(tree, folder), version, reads_shards=True)
+    found = describe(objects, version, reads_shards=True)
     pairs = zip(found.volume.levels, found.storage, strict=True)
     readable = [(level, one) for level, one in pairs if not one.unreadable_reason]
     if not readable:
         raise UnreadableVolumeError(
-            f"{objects.where} cannot be opened: {found.storage[0].unreadable_reason}; CloudVolume "
-            "reads it in a clone"
+            f"{objects.where} cannot be opened: {found.storage[0].unreadable_reason}; "
+            f"a reader of {found.format} may read it in a clone"
         )
     volume = replace(found.volume, levels=tuple(level for level, _ in readable))
     return PrecomputedFiles(objects, volume, [one for _, one in readable])

@@ -112,6 +112,8 @@ _VIEWERS: Mapping[str, str] = {
     "ndstore": "ndstore",
     "boss": "BOSS",
     "precomputed": "precomputed layer",
+    "zarr": "OME-Zarr",
+    "n5": "N5",
 }
 _CHANGES: Mapping[str, str] = {
     "moved": "renamed",

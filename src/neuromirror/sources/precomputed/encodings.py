@@ -15,15 +15,18 @@ chosen by a checksum of their keys: the same objects give the same sample. Meshe
 manifests and fragments in one folder, with one and two colons in the names, which count as two
 folders. If a sample has several encodings, every object of the folder is requested. Objects written
 since the last visit are a second sample, so that a single replaced object is noticed.
+
+The objects of an OME-Zarr or N5 volume keep their names: their encodings are in their metadata.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 import zlib
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from operator import itemgetter
@@ -47,6 +50,13 @@ from neuromirror.sources.volumes.content_codings import (
 )
 
 DOCUMENT_PATH: Final = ENCODINGS_DOCUMENT.encode()
+_INFO: Final = b"info"
+_ARRAY_FILES: Final = {b".zattrs", b"zarr.json", b"attributes.json", b"s0/attributes.json"}
+_LAYER_DOCUMENT: Final = re.compile(rb"(?:.*/)?(?:info|provenance)|[^/]+\.json", re.DOTALL)
+_ARRAY_DOCUMENT: Final = re.compile(
+    rb"[^/]+\.json|(?:[^/]+/){0,2}(?:\.z(?:array|attrs|group|metadata)|(?:zarr|attributes)\.json)"
+)
+"""The documents of a volume; those of its labels, which are deeper, are not needed to read it."""
 SAMPLE: Final = 8
 """Objects per folder that are requested."""
 FRESH_SAMPLE: Final = 256
@@ -144,8 +154,6 @@ class EncodingNaming(FileNaming):
     ----------
     prefix
         The layer's prefix.
-    is_document
-        Returns whether a path is a document.
     head_each
         Whether every object is requested to determine its encoding, instead of a sample per folder.
     memo
@@ -159,14 +167,14 @@ class EncodingNaming(FileNaming):
     def __init__(
         self,
         prefix: bytes,
-        is_document: Callable[[bytes], bool],
         *,
         head_each: bool,
         memo: LayerMemo | None,
         folder: Path | None,
     ) -> None:
         self._start = len(prefix)
-        self._is_document = is_document
+        self._markers: set[bytes] = set()
+        self._is_array = False
         self._head_each = head_each
         self._since = None if memo is None else memo.newest
         self._mixed = frozenset(() if memo is None else memo.mixed)
@@ -191,13 +199,24 @@ class EncodingNaming(FileNaming):
             for row in rows:
                 write_row(spool, row)
                 self._count(row)
+            if self._markers and _INFO not in self._markers:
+                self._is_array = True
+                self._folders.clear()
             if not self._head_each:
                 self._request_samples(request_headers, pool)
             if any(folder.encoding is None for folder in self._folders.values()):
                 self._find_path_conflicts(spool)
             yield from _read(spool)
 
+    def is_document(self, path: bytes) -> bool:
+        """Return whether a file is a document, after all rows were prepared."""
+        pattern = _ARRAY_DOCUMENT if self._is_array else _LAYER_DOCUMENT
+        return pattern.fullmatch(path) is not None
+
     def _count(self, row: ObjectRow) -> None:
+        name = row.key[self._start :]
+        if name == _INFO or name in _ARRAY_FILES:
+            self._markers.add(name)
         if self._newest is None or row.modified > self._newest:
             self._newest = row.modified
         key = self._folder_key(row.key)
@@ -255,6 +274,8 @@ class EncodingNaming(FileNaming):
         self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool
     ) -> PathOrException | Future[PathOrException]:
         """Return the name with the suffix for the object's encoding, which may be requested."""
+        if self._is_array:
+            return name
         folder = self._folders[self._folder_key(row.key)]
         if folder.encoding is not None:
             return name + _suffix_of(folder.encoding)
@@ -288,8 +309,10 @@ class EncodingNaming(FileNaming):
 
     def is_file(self, name: bytes, headers: Mapping[str, str], file_path: bytes) -> bool:
         """Return whether the object's name and encoding give this path."""
+        if self._is_array:
+            return name == file_path
         encoding = encoding_of(headers)
-        if name == file_path and encoding in _READABLE and self._is_document(file_path):
+        if name == file_path and encoding in _READABLE and self.is_document(file_path):
             return True
         return name + _suffix_of(encoding) == file_path
 

@@ -1,9 +1,10 @@
-"""A source for Neuroglancer precomputed layers in a public bucket: each layer is a dataset."""
+"""A source for volumes in a bucket: each precomputed layer, OME-Zarr and N5 volume is a dataset."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec.structs import replace
 
@@ -15,9 +16,7 @@ from neuromirror.sources.precomputed.layer import (
     LayerScope,
     LayerSearch,
     PrecomputedOptions,
-    is_volume,
     layer_profile,
-    read_info,
 )
 from neuromirror.sources.protocol import (
     EMBARGOED,
@@ -32,11 +31,15 @@ from neuromirror.sources.s3.bucket_source import BucketSource
 from neuromirror.sources.s3.discovery import Segments
 from neuromirror.sources.s3.history import moment_of
 
+_METADATA: Final = re.compile(
+    rb"/(?:info|\.z(?:array|attrs|group|metadata)|zarr\.json|attributes\.json)\Z"
+)
+
 
 class PrecomputedSource(BucketSource):
-    """A bucket of layers as a :class:`~neuromirror.sources.Source`.
+    """A bucket of volumes as a :class:`~neuromirror.sources.Source`.
 
-    Local ids are the layers' prefixes, usually ``collection/experiment/channel``, encoded as those
+    Local ids are the volumes' prefixes, usually ``collection/experiment/channel``, encoded as those
     of any bucket.
     """
 
@@ -63,7 +66,7 @@ class PrecomputedSource(BucketSource):
         )
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the layer that a URL names, or whose ``info`` it names; no request is made.
+        """Return the volume that a URL names, or whose metadata it names; no request is made.
 
         Below the maximum depth of layers, the rest is a path in the layer.
 
@@ -80,7 +83,7 @@ class PrecomputedSource(BucketSource):
         key = self.key_of(address)
         if key is None:
             return None
-        prefix = key.rstrip(b"/").removesuffix(b"/info")
+        prefix = _METADATA.sub(b"", key.rstrip(b"/"))
         segments = local_ids.split_prefix(prefix + b"/") if prefix else ()
         deepest = len(segments) - max(0, self._scope.level(segments) - self._scope.depth)
         segments, below = segments[:deepest], segments[deepest:]
@@ -133,7 +136,7 @@ class PrecomputedSource(BucketSource):
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yield all layers, and hints that report objects outside of them.
+        """Yield all volumes, and hints that report objects outside of them.
 
         Such a hint has a local id that starts with ``==`` and a description in ``unavailable``.
 
@@ -144,7 +147,7 @@ class PrecomputedSource(BucketSource):
         """
         if self._is_concealed:
             return
-        search = LayerSearch(self.bucket, self._scope, self.options.connections)
+        search = self._search()
         for segments in search.layers():
             yield self._hint(segments)
         for name, summary in search.summaries().items():
@@ -167,9 +170,9 @@ class PrecomputedSource(BucketSource):
         Raises
         ------
         DatasetNotFoundError
-            If its folder has no ``info``.
+            If its folder is no volume.
         UnexpectedReplyError
-            If the ``info`` is malformed.
+            If its metadata are malformed.
         """
         segments = self._segments(dataset.local_id)
         if self._is_concealed:
@@ -181,22 +184,26 @@ class PrecomputedSource(BucketSource):
             reason = "the mirror's configuration searches for layers in other folders"
         if reason is not None:
             return DatasetHint(dataset, None, unavailable=reason)
-        info = read_info(self.bucket, local_ids.prefix_of(segments))
-        if info is None or not is_volume(info):
+        found = self._search().folder(segments).format
+        if found is None:
             raise DatasetNotFoundError(
                 f"{dataset.name}: there is no layer at {dataset.source_uri}",
                 suggestions=self._layers_above(segments),
             )
+        if found not in self._scope.formats:
+            why = f"the mirror's configuration excludes the format {found}"
+            return DatasetHint(dataset, None, unavailable=why)
         return self._hint(segments)
+
+    def _search(self) -> LayerSearch:
+        return LayerSearch(self.bucket, self._scope, self.options.connections)
 
     def _layers_above(self, segments: Segments) -> list[str]:
         """Return the name of the layer that contains a folder, such as that of a scale."""
         for end in range(len(segments) - 1, 0, -1):
             above = segments[:end]
-            if self._scope.is_layer_position(above):
-                info = read_info(self.bucket, local_ids.prefix_of(above))
-                if info is not None and is_volume(info):
-                    return [f"{self.mirror}:{self._local_id(above)}"]
+            if self._scope.is_layer_position(above) and self._search().folder(above).format:
+                return [f"{self.mirror}:{self._local_id(above)}"]
         return []
 
     def _hint(self, segments: Segments) -> DatasetHint:
@@ -232,12 +239,12 @@ class PrecomputedSource(BucketSource):
             layer_memo, bucket_memo = load_layer_memo(context.memo, self._shape)
         naming = EncodingNaming(
             local_ids.prefix_of(self._segments(version.dataset.local_id)),
-            self._profile.is_document,
             head_each=self.options.encodings == "each",
             memo=layer_memo,
             folder=context.workspace if context.workspace.is_dir() else None,
         )
-        reading = self._read(version, context, bucket_memo, naming)
+        profile = replace(self._profile, is_document=naming.is_document)
+        reading = self._read(version, context, bucket_memo, naming, profile)
         return LayerListing(reading, naming, layer_memo, is_private=self._is_private)
 
     # --- facts
@@ -254,7 +261,7 @@ class PrecomputedSource(BucketSource):
 
 
 class LayerListing(BucketListing):
-    """The listing of a precomputed layer; paths of encoded objects have a suffix.
+    """The listing of a volume; paths of encoded objects of a precomputed layer have a suffix.
 
     Parameters
     ----------

@@ -261,10 +261,12 @@ class BucketSource(Source):
         context: VisitContext,
         stored_memo: bytes | None,
         naming: FileNaming,
+        profile: Profile | None = None,
     ) -> BucketReading:
         """Prepare the reading of a state.
 
-        ``stored_memo`` is an earlier :meth:`BucketListing.memo` of this version.
+        ``stored_memo`` is an earlier :meth:`BucketListing.memo` of this version; ``profile`` has
+        other rules than those of the source.
         """
         moment = moment_of(version.upstream)
         if moment is None and version.upstream != CURRENT:
@@ -294,7 +296,7 @@ class BucketSource(Source):
             prefix,
             resolver,
             ReaderRules(
-                profile=self._profile,
+                profile=profile or self._profile,
                 connections=self._settings.connections,
                 key_is_id=self._settings.overwrites_are_incidents and moment is None,
                 versioned=versions,

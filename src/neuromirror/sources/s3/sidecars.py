@@ -20,7 +20,10 @@ MAX_DOCUMENTS: Final = 256
 MAX_TOTAL_BYTES: Final = 64 * 2**20
 """Maximum bytes of all documents of a dataset."""
 
-_PLAIN: Final = re.compile(rb"[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?\Z")
+_PLAIN: Final = re.compile(
+    rb"(?:[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?"
+    rb"|\.z(?:array|attrs|group|metadata))\Z"
+)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SIGNED: Final = SignedUrlPattern(
@@ -65,7 +68,8 @@ _COLON: Final = re.compile(r"[ \t\n\r]*:")
 def is_plain(path: bytes) -> bool:
     """Return whether a path may be that of a document: safe in git and on every file system.
 
-    It has letters, digits and simple punctuation only, and is not too long.
+    It has letters, digits and simple punctuation only, and is not too long. The only names that
+    begin with a dot are those of Zarr.
     """
     return len(path) <= 400 and all(
         len(name) <= 200 and _PLAIN.match(name) for name in path.split(b"/")

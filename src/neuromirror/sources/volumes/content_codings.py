@@ -35,7 +35,7 @@ def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
     content
         The stored bytes.
     coding
-        A coding in :data:`CODING_SUFFIXES`, or empty.
+        A coding in :data:`CODING_SUFFIXES`, ``zlib``, or empty.
     max_bytes
         Maximum size of the result in bytes.
 
@@ -78,8 +78,8 @@ def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
 
 
 def _decompressor(coding: str) -> Any:
-    if coding == "gzip":
-        return zlib.decompressobj(wbits=31)
+    if coding in ("gzip", "zlib"):
+        return zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
     if coding == "xz":
         return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
     if coding == "bzip2":

@@ -393,7 +393,8 @@ def _group(volume: Volume) -> dict[str, Any]:
         axes.append({"name": "t", "type": "time"})
         if volume.time_unit is not None:
             axes[0]["unit"] = volume.time_unit
-    axes += [{"name": name, "type": "space", "unit": volume.unit} for name in "zyx"]
+    unit = {"unit": volume.unit} if volume.unit else {}
+    axes += [{"name": name, "type": "space", **unit} for name in "zyx"]
     multiscale: dict[str, Any] = {
         "axes": axes,
         "datasets": [

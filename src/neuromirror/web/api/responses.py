@@ -269,8 +269,8 @@ class VolumeLevel(Answer, frozen=True):
     level: Annotated[
         str,
         Meta(
-            description="Number of the level at the archive; counted from 0 for a precomputed "
-            "layer."
+            description="Number of the level at the archive; counted from 0 for a volume in a "
+            "bucket."
         ),
     ]
     folder: Annotated[str, Meta(description="Folder of its blocks in the version.")]
@@ -283,8 +283,8 @@ class VolumeLevel(Answer, frozen=True):
     blocks: Annotated[
         int,
         Meta(
-            description="Number over all time samples; missing blocks of a precomputed layer "
-            "are zero."
+            description="Number over all time samples; missing blocks of a volume in a bucket "
+            "have its fill value."
         ),
     ]
     bytes: Annotated[int, Meta(description="Decoded size of all voxels of all time samples.")]
@@ -295,7 +295,7 @@ class VolumeLevel(Answer, frozen=True):
 
 
 class Volume(Answer, frozen=True):
-    """A version that is a volume: a channel of a BOSS or an ndstore, or a precomputed layer."""
+    """A version that is a volume: a channel of a BOSS or an ndstore, or one in a bucket."""
 
     version: str
     kind: Annotated[

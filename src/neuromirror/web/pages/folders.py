@@ -25,7 +25,7 @@ from neuromirror.index import (
     shapes,
 )
 from neuromirror.model import ZARR_MARKERS, alias_of
-from neuromirror.model.records import has_downloads, is_volume
+from neuromirror.model.records import BUCKET_VOLUMES, has_downloads, is_volume
 from neuromirror.previews import Preview
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.modes import GatewayMode
@@ -72,7 +72,8 @@ class GatewayLinks(Struct, frozen=True):
         if not root or not is_volume(row.source_uri, links):
             return []
         if has_downloads(row.source_uri):
-            return [("Neuroglancer", _neuroglancer(row.local_id, f"precomputed://{root}", "auto"))]
+            scheme = next(kind for kind, _ in links if kind in BUCKET_VOLUMES)
+            return [("Neuroglancer", _neuroglancer(row.local_id, f"{scheme}://{root}", "auto"))]
         return [("Neuroglancer", _neuroglancer(row.local_id, f"zarr://{root}", "auto"))]
 
 

@@ -191,6 +191,7 @@ async def _page(
         action=cutout_address(row.dataset_name, row.label),
         maximum=MAX_VOXEL_BYTES,
         is_layer=found.format == PRECOMPUTED,
+        is_in_bucket=found.sparse,
         alias=alias_of(row.dataset_name),
         ome=has_ome_type(found.volume.dtype),
         **await request.query_index(look),
