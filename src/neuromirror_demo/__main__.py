@@ -48,7 +48,7 @@ def main() -> None:
     default=True,
     show_default=True,
     help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets'), and a bucket"
-    " of precomputed layers beside the other buckets.",
+    " of volumes beside the other buckets.",
 )
 def serve(directory: Path, port: int, buckets: bool, volumes: bool) -> None:
     """Serve until interrupted; print one line of JSON with the addresses.

@@ -24,6 +24,8 @@ from neuromirror_demo.volumes import (
     Point,
     layer_objects,
     meshes,
+    n5_objects,
+    ome_zarr_objects,
     skeletons,
 )
 
@@ -375,7 +377,13 @@ GCAMP: Final = "demo_activity/calcium/gcamp"
 """uint16 images, two isotropic scales, in shards."""
 
 LAYERS: Final = (GCAMP, CELLS, EM)
-"""Every layer, in the order of the bucket."""
+"""Every precomputed layer, in the order of the bucket."""
+
+FUSED: Final = "demo_activity/calcium/fused.zarr"
+"""The images of GCAMP as an OME-Zarr."""
+
+STACK: Final = "demo_activity/calcium/stack.n5"
+"""The images of GCAMP as an N5 volume."""
 
 POINTS: Final = "demo_cortex/sections/points"
 """A layer of annotations, which is not a volume."""
@@ -391,7 +399,7 @@ _VOXEL: Final[XYZ] = (4, 4, 40)
 @cache
 def layer_scales(layer: str) -> list[LayerScale]:
     """Return the voxels of a layer at every scale, finest first."""
-    if layer == GCAMP:
+    if layer in (GCAMP, FUSED, STACK):
         first = LayerScale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
         return _pyramid(first, 2, HALVING["isotropic"])
     if layer == CELLS:
@@ -449,6 +457,8 @@ def _layers(bucket: str) -> Mapping[str, Mapping[str, EncodedObject]]:
         GCAMP: layer_objects(layer_scales(GCAMP), sharded=True, about=glow),
         CELLS: cells,
         EM: layer_objects(layer_scales(EM), encoding="br", about=tissue),
+        FUSED: ome_zarr_objects(layer_scales(FUSED)),
+        STACK: n5_objects(layer_scales(STACK)),
     }
 
 

@@ -211,7 +211,7 @@ class DemoBuckets(DemoServer, BucketState):
 
     ``demo-aind-open-data`` has no versions and refuses to list them; ``demo-aind-benchmark-data``
     has public versions; ``demo-hostile`` has keys that break other programs. With ``layers`` there
-    is also ``demo-precomputed``, with volumes in Neuroglancer's precomputed format and without
+    is also ``demo-precomputed``, with precomputed layers, an OME-Zarr and an N5 volume, and without
     versions. Objects are at ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times and
     version ids.
 

@@ -1,4 +1,4 @@
-"""Voxels of the demo volumes, and objects of Neuroglancer's precomputed format.
+"""Voxels of the demo volumes, and objects of precomputed layers, an OME-Zarr and an N5 volume.
 
 The volumes are small, with structure: tissue in sections, its cells as labels, activity over time.
 Only integer arithmetic is used, so that every machine computes the same bytes. Arrays are in C
@@ -6,7 +6,8 @@ order, axes ``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are ``(
 
 Formats: Neuroglancer's pages "Precomputed: volume", "… sharded", "… meshes" (legacy single
 resolution) and "… skeletons". Voxels are stored as they are (encoding ``raw``): x goes fastest, so
-they are the bytes of an array in C order with the axes z, y, x.
+they are the bytes of an array in C order with the axes z, y, x. OME-Zarr 0.5, Zarr format 3 and the
+specification of N5.
 """
 
 from __future__ import annotations
@@ -298,6 +299,92 @@ def _chunks(scale: LayerScale) -> Iterator[tuple[tuple[tuple[int, int], ...], by
                     box = zip(scale.start, (x, y, z), part.shape[::-1], strict=True)
                     spans = tuple((start + at, start + at + long) for start, at, long in box)
                     yield spans, part.tobytes()
+
+
+def ome_zarr_objects(scales: Sequence[LayerScale]) -> dict[str, EncodedObject]:
+    """Return the objects of an OME-Zarr 0.5 by name; chunks are compressed by gzip."""
+    import numpy
+
+    datasets = []
+    made: dict[str, EncodedObject] = {}
+    for number, scale in enumerate(scales):
+        steps = [
+            {"type": "scale", "scale": scale.voxel[::-1]},
+            {"type": "translation", "translation": _first_center(scale, scales[0])[::-1]},
+        ]
+        datasets.append({"path": str(number), "coordinateTransformations": steps})
+        array = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": scale.voxels.shape,
+            "data_type": str(scale.voxels.dtype),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": CHUNK[::-1]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "gzip", "configuration": {"level": 6}},
+            ],
+            "fill_value": 0,
+            "attributes": {},
+        }
+        made[f"{number}/zarr.json"] = EncodedObject(_json(array))
+        for (x, y, z), part in _parts(scale):
+            chunk = numpy.zeros(CHUNK[::-1], scale.voxels.dtype.newbyteorder("<"))
+            chunk[: part.shape[0], : part.shape[1], : part.shape[2]] = part
+            made[f"{number}/c/{z}/{y}/{x}"] = EncodedObject(_gzip(chunk.tobytes()))
+    axes = [{"name": one, "type": "space", "unit": "nanometer"} for one in "zyx"]
+    ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    return {"zarr.json": EncodedObject(_json(group)), **made}
+
+
+def n5_objects(scales: Sequence[LayerScale]) -> dict[str, EncodedObject]:
+    """Return the objects of an N5 volume by name, with COSEM's metadata; gzip, big-endian."""
+    made: dict[str, EncodedObject] = {}
+    for number, scale in enumerate(scales):
+        attributes = {
+            "dimensions": scale.size,
+            "blockSize": CHUNK,
+            "dataType": str(scale.voxels.dtype),
+            "compression": {"type": "gzip", "level": 6},
+            "transform": {
+                "axes": ["z", "y", "x"],
+                "units": ["nm", "nm", "nm"],
+                "scale": scale.voxel[::-1],
+                "translate": _first_center(scale, scales[0])[::-1],
+            },
+        }
+        made[f"s{number}/attributes.json"] = EncodedObject(_json(attributes))
+        for position, part in _parts(scale):
+            head = struct.pack(">HH3I", 0, 3, *part.shape[::-1])
+            data = _gzip(part.astype(part.dtype.newbyteorder(">")).tobytes())
+            made[f"s{number}/" + "/".join(map(str, position))] = EncodedObject(head + data)
+    return made
+
+
+def _gzip(data: bytes) -> bytes:
+    return gzip.compress(data, 6, mtime=0)
+
+
+def _parts(scale: LayerScale) -> Iterator[tuple[XYZ, Voxels]]:
+    """Yield the position in the grid and the voxels of each chunk that is not all zeros."""
+    import numpy
+
+    grid = [-(-long // by) for long, by in zip(scale.voxels.shape, CHUNK[::-1], strict=True)]
+    for z, y, x in numpy.ndindex(*grid):
+        z0, y0, x0 = z * CHUNK[2], y * CHUNK[1], x * CHUNK[0]
+        part = scale.voxels[z0 : z0 + CHUNK[2], y0 : y0 + CHUNK[1], x0 : x0 + CHUNK[0]]
+        if part.any():
+            yield (x, y, z), part
+
+
+def _first_center(scale: LayerScale, finest: LayerScale) -> Point:
+    """Return the place of the center of the first voxel along x, y, z."""
+    x, y, z = (
+        start * size + (size - fine) / 2
+        for start, size, fine in zip(scale.start, scale.voxel, finest.voxel, strict=True)
+    )
+    return x, y, z
 
 
 def _shards(scale: LayerScale) -> dict[str, bytes]:

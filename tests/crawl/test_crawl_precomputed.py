@@ -10,7 +10,7 @@ import pytest
 
 from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.bucket_contents import CELLS, EM, GCAMP, LAYERS
+from neuromirror_demo.bucket_contents import CELLS, EM, FUSED, GCAMP, LAYERS, STACK
 from neuromirror_demo.volumes import encode_object
 from support.mirror_harness import MirrorHarness, run_git
 from support.private_buckets import run_here
@@ -69,7 +69,7 @@ def test_cloudvolume_reads_what_was_got_and_a_second_sync_adds_nothing(
 ) -> None:
     results = layers_harness.sync()
     assert {name: one.status for name, one in results.items() if one.status == "ok"} == {
-        name_of(layer): "ok" for layer in LAYERS
+        name_of(layer): "ok" for layer in (*LAYERS, FUSED, STACK)
     }
     layers_harness.fsck()
     check_second_sync(layers_harness, buckets)

@@ -15,8 +15,17 @@ from neuromirror.sources import (
     open_source,
 )
 from neuromirror.sources.precomputed import PrecomputedSource
-from neuromirror_demo.bucket_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
-from support.precomputed_layers import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
+from neuromirror_demo.bucket_contents import CELLS, DRAFT, EM, FUSED, GCAMP, LAYERS, POINTS, STACK
+from support.precomputed_layers import (
+    ENCODINGS,
+    INFO,
+    TEXT,
+    Layers,
+    key_of,
+    layers_at,
+    listing_of,
+    read,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def test_every_volume_is_a_dataset_and_the_rest_is_reported(shared_layers):
     no_layer = reasons.pop("==no-layer")
     for part in (f"{DRAFT}/4_4_40", POINTS, "neuroglancer_annotations_v1"):
         assert part in no_layer
-    assert reasons == dict.fromkeys(LAYERS)
+    assert reasons == dict.fromkeys([*LAYERS, FUSED, STACK])
     hints = {hint.dataset.local_id: hint for hint in source.datasets()}
     assert hints[EM].fingerprint is None
     base = f"{shared_layers.demo.endpoint}/{shared_layers.name}"
@@ -62,7 +71,7 @@ def test_the_search_pages_through_no_folder_of_chunks_and_reads_no_layer_twice(s
     listed = [unquote(one) for one in shared_layers.demo.requests if "list-type" in one]
     folders = sorted(one.partition("&prefix=")[2].partition("&")[0] for one in listed)
     assert folders == [
-        *("", "demo_activity/", "demo_activity/calcium/", "demo_cortex/"),
+        *("", "demo_activity/", "demo_activity/calcium/", f"{FUSED}/", f"{STACK}/", "demo_cortex/"),
         *("demo_cortex/drafts/", f"{DRAFT}/", f"{DRAFT}/4_4_40/", "demo_cortex/sections/"),
     ]
     info_requests = [one for one in shared_layers.demo.requests if one.endswith("/info")]
@@ -180,6 +189,55 @@ def test_superdatasets_are_the_folders_above_layers(shared_layers):
     within = shared_layers.source(prefix="demo_cortex")
     assert within.superdataset("demo_cortex") is None  # the mirror's own superdataset
     assert within.superdataset("demo_cortex/sections") == experiment
+
+
+def test_the_format_is_found_by_the_metadata(layers):
+    ome = {"multiscales": [], "version": "0.5"}
+    array = {"dimensions": [1], "blockSize": [1], "dataType": "uint8"}
+    for key, document in {
+        "zarr/v2/.zattrs": ome,
+        "zarr/v3/zarr.json": {"node_type": "group", "attributes": {"ome": ome}},
+        "zarr/group/zarr.json": {"node_type": "group", "attributes": {}},
+        "zarr/group/image/.zattrs": ome,
+        "zarr/array/.zarray": {},
+        "zarr/array3/zarr.json": {"node_type": "array"},
+        "n5/container.n5/attributes.json": {"n5": "4.0.0"},
+        "n5/container.n5/setup0/attributes.json": {"downsamplingFactors": [[1, 1, 1]]},
+        "n5/container.n5/setup0/timepoint0/s0/attributes.json": array,
+        "n5/single/attributes.json": array,
+        "n5/no-array/s0/attributes.json": {},
+    }.items():
+        layers.put(key, json.dumps(document))
+    found = unavailable_by_id(layers.source())
+    text = found.pop("==no-layer")
+    assert text is not None
+    for name in ("array", "array3"):
+        assert f"zarr/{name} (an array outside of an OME-Zarr)" in text
+    zarrs = {"zarr/v2", "zarr/v3", "zarr/group/image"}
+    n5s = {"n5/container.n5/setup0/timepoint0", "n5/single"}
+    assert {one for one in found if one != "==above"} == zarrs | n5s
+    only = layers.source(formats=["n5"])
+    assert {one for one in unavailable_by_id(only) if not one.startswith("==")} == n5s
+    assert only.hint(only.dataset("n5/single")).unavailable is None
+    assert only.hint(only.dataset("zarr/v2")).unavailable
+    for address in ("zarr/v2/.zattrs", "zarr/v3/zarr.json", "n5/single/attributes.json"):
+        located = only.locate(f"s3://{layers.name}/{address}")
+        assert located is not None
+        assert located.local_id == address.rpartition("/")[0]
+
+
+def test_objects_of_an_array_keep_their_names_whatever_their_encoding(layers):
+    layers.put("a/zarr.json", json.dumps({"attributes": {"ome": {"multiscales": []}}}))
+    layers.put("a/0/zarr.json", "{}")
+    layers.put("a/labels/0/1/zarr.json", "{}")
+    layers.put("a/0/c/0/0/0", TEXT, "gzip")
+    layers.put("a/0/c/0/0/1", TEXT)
+    listing = listing_of(layers.source(), "a")
+    files = read(listing)
+    assert list(files) == [b"0/c/0/0/0", b"0/c/0/0/1", b"labels/0/1/zarr.json"]
+    documents = [one.path for one in listing.documents]
+    assert documents == [b"0/zarr.json", b"zarr.json", ENCODINGS.encode()]
+    assert listing.find_present([b"0/c/0/0/0", b"0/c/9/9/9"]) == [b"0/c/0/0/0"]
 
 
 def test_names_and_addresses_are_those_of_the_bucket():

@@ -369,9 +369,7 @@ def test_earlier_states_are_named_by_their_own_versions(layers):
 
 def named(rows: list[ObjectRow], stored: dict[bytes, str], **options: object) -> dict[bytes, str]:
     """Return the paths of rows, and under an empty name the document."""
-    encodings = EncodingNaming(
-        b"", head_each=False, memo=None, folder=None, **options
-    )
+    encodings = EncodingNaming(b"", head_each=False, memo=None, folder=None, **options)
     requests: list[bytes] = []
 
     def ask(row: ObjectRow) -> dict[str, str]:
