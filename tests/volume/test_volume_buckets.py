@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numcodecs.lz4
 import numpy as np
@@ -26,6 +26,9 @@ import zarr
 import neuromirror
 import neuromirror.volume
 from neuromirror.model import NeuromirrorError
+from neuromirror.volume import BlockUnavailableError
+from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.pages.folders import GatewayLinks
 from neuromirror_demo import DemoBuckets
 from support.layer_mirror import LAYER_MIRROR
 from support.mirror_harness import MirrorHarness, run_git
@@ -361,6 +364,10 @@ def test_every_volume_is_a_dataset_with_links_for_its_format(bucket: Bucket) -> 
         for volume, scheme in (("ome/v2", "zarr"), ("n5/cosem", "n5")):
             links = dict(index.links(f"{LAYER_MIRROR}:{volume}"))
             assert links[scheme] == f"{scheme}://{at}/{volume}"
+            row = index.resolve(f"{LAYER_MIRROR}:{volume}")
+            gateway = GatewayLinks("https://mirror.example", GatewayModes("proxy"))
+            ((_, link),) = gateway.volume_viewers(index, row)
+            assert f'"source":"{scheme}://https://mirror.example/at/{row.name}"' in unquote(link)
 
 
 @pytest.mark.parametrize("volume", VOLUMES)
@@ -375,6 +382,17 @@ def test_arrays_equal_what_was_written(bucket: Bucket, volume: str, tmp_path: Pa
     source = bucket.harness.repository(f"{LAYER_MIRROR}:{volume}")
     run_git(tmp_path, "clone", "-q", str(source), str(clone))
     assert np.array_equal(neuromirror.volume.open(clone)[:9, 5:20, 40:], voxels[:9, 5:20, 40:])
+
+
+@pytest.mark.parametrize("key", ["ome/v3/0/c/1/1/1", "n5/cosem/s0/1/1/1"])
+def test_a_chunk_of_other_bytes_is_an_error(bucket: Bucket, key: str) -> None:
+    stored = bucket.buckets.data(key, bucket=bucket.buckets.precomputed)
+    bucket.buckets.put(key, stored[:-1] + b"\1", bucket=bucket.buckets.precomputed)
+    try:
+        with pytest.raises(BlockUnavailableError, match="/1/1/1"):
+            bucket.open("/".join(key.split("/")[:2])).array()[9, 17, 17]
+    finally:
+        bucket.buckets.put(key, stored, bucket=bucket.buckets.precomputed)
 
 
 @pytest.mark.parametrize("volume", REFUSED)

@@ -349,8 +349,7 @@ class ObjectStore(BlockStore):
 
     def _file(self, key: str) -> mmap.mmap | bytes | None:
         content = self._objects.read_object(key, self._most)
-        is_metadata = key.endswith((".zarray", ".zattrs"))
-        if content is None and not self._has_fill_value and not is_metadata:
+        if content is None and not (self._has_fill_value or key.endswith((".zarray", ".zattrs"))):
             why = "the version has no such object, and its array states no fill value"
             raise BlockUnavailableError(key, self._objects.where, why)
         return content

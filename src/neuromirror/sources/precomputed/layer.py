@@ -64,8 +64,6 @@ ZARR_FILES: Final = (b"zarr.json", b".zattrs")
 """The files that describe an OME-Zarr: of Zarr format 3, and of format 2."""
 _ARRAY: Final = b".zarray"
 _ATTRIBUTES: Final = b"attributes.json"
-_FIRST_LEVEL: Final = b"s0"
-_PROVENANCE: Final = b"provenance"
 _VOLUME: Final = "neuroglancer_multiscale_volume"
 _NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
 _S3_URL: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path>[^?#]+)")
@@ -124,7 +122,7 @@ def layer_profile(
         local_id: str, documents: Sequence[Document], _refused: Sequence[bytes]
     ) -> DatasetFacts:
         held = {one.path: _parse_object(one.content) or {} for one in documents}
-        provenance = held.get(_PROVENANCE, {})
+        provenance = held.get(b"provenance", {})
         about = one_line(provenance.get("description"))
         parts = local_id.split("/")
         return DatasetFacts(
@@ -278,7 +276,7 @@ class LayerSearch:
                 names.add(_ARRAY)
         if _ARRAY in names:
             return Folder(why="an array outside of an OME-Zarr")
-        first = (*folder, _FIRST_LEVEL)
+        first = (*folder, b"s0")
         arrays = [folder] if _ATTRIBUTES in names else []
         for array in [*arrays, first] if first in listed.folders else arrays:
             key = local_ids.prefix_of(array) + _ATTRIBUTES
