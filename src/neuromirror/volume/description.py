@@ -240,8 +240,8 @@ def describe(
             why = f"its metadata lack {error}" if isinstance(error, KeyError) else error
             raise NotAVolumeError(f"{row.name} is not a volume that can be read: {why}") from error
     raise NotAVolumeError(
-        f"{row.name} is not a volume: it has neither OME-Zarr levels, nor an info file, nor arrays "
-        "of N5"
+        f"{row.name} is not a volume: it is neither a channel of a BOSS or an ndstore, nor a layer, "
+        "an OME-Zarr or an N5 volume of a bucket; open its files with another program"
     )
 
 
