@@ -49,8 +49,8 @@ LARGEST_CHUNK: Final = 64_000_000
 
 LAYER_INFO: Final = "info"
 _ATTRIBUTES: Final = "attributes.json"
-N5_DOCUMENTS: Final = (_ATTRIBUTES, f"s0/{_ATTRIBUTES}")
-"""The documents of which an N5 volume has at least one."""
+DOCUMENTS: Final = (LAYER_INFO, _ATTRIBUTES, f"s0/{_ATTRIBUTES}")
+"""The documents of which a precomputed layer or an N5 volume has at least one."""
 _UNITS: Final = {
     **{"nm": "nanometer", "um": "micrometer", "µm": "micrometer", "μm": "micrometer"},
     **{"mm": "millimeter", "m": "meter"},
@@ -240,8 +240,8 @@ def describe(
             why = f"its metadata lack {error}" if isinstance(error, KeyError) else error
             raise NotAVolumeError(f"{row.name} is not a volume that can be read: {why}") from error
     raise NotAVolumeError(
-        f"{row.name} is not a volume: it is neither a channel of a BOSS or an ndstore, nor a layer, "
-        "an OME-Zarr or an N5 volume of a bucket; open its files with another program"
+        f"{row.name} is not a volume: it is neither a channel of a BOSS or an ndstore, nor a "
+        "layer, an OME-Zarr or an N5 volume of a bucket; open its files with another program"
     )
 
 

@@ -253,8 +253,9 @@ class _Exporter:
         error, the drafts are written again before they can become files of the export.
         """
         volume, level = self._volume.volume, self._volume.level
-        (x, y, z), whole = containing_block(level, box)
+        (x, y, z), ((x0, _), (y0, _), (z0, _)) = containing_block(level, box)
         path = "/".join([level.name, "c", *map(str, (*self._sample, z, y, x))])
+        wide, high, deep = level.chunk
         found = [target for target in here if overlap(target.box, box) is not None]
 
         def put(rows: Box, voxels: memoryview) -> None:
@@ -262,6 +263,7 @@ class _Exporter:
                 if overlap(target.box, rows) is not None:
                     self._put(target, rows, voxels)
 
+        whole = (x0, x0 + wide), (y0, y0 + high), (z0, z0 + deep)
         rows = _RowSplitter(whole, volume.item_size, put)
         self._volume.files.copy(path, rows.feed)
         size = volume.chunk_bytes(level)

@@ -410,17 +410,16 @@ def boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
 
 
 def containing_block(level: Level, box: Box) -> tuple[Triple, Box]:
-    """Return the position in the grid of the block around a part of it, and the block's whole box.
-
-    The box of the last block along an axis may exceed the level.
-    """
-    axes = list(zip(box, level.start, level.chunk, strict=True))
-    position = to_triple((start - first) // size for (start, _), first, size in axes)
-    xs, ys, zs = (
-        (first + at * size, first + at * size + size)
-        for at, (_, first, size) in zip(position, axes, strict=True)
-    )
-    return position, (xs, ys, zs)
+    """Return the position in the grid (x, y, z) and the box of the block that has a part."""
+    at, ranges = [], []
+    for (start, _), first, last, size in zip(
+        box, level.start, level.stop, level.chunk, strict=True
+    ):
+        number = (start - first) // size
+        low = first + number * size
+        at.append(number)
+        ranges.append((low, min(low + size, last)))
+    return to_triple(at), (ranges[0], ranges[1], ranges[2])
 
 
 def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:

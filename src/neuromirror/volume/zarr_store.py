@@ -19,13 +19,7 @@ from neuromirror.stream.opening import StrPath, open_tree
 from neuromirror.stream.pieces import Verify
 from neuromirror.stream.readers import STREAM_LIMITS, Transport
 from neuromirror.stream.tree_objects import TreeObjects
-from neuromirror.volume.description import (
-    LAYER_INFO,
-    N5_DOCUMENTS,
-    DescribedVersion,
-    describe,
-    read_description,
-)
+from neuromirror.volume.description import DOCUMENTS, DescribedVersion, describe, read_description
 from neuromirror.volume.errors import UnreadableVolumeError
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 from neuromirror.volume.read_only_store import THREADS, Content, ReadOnlyStore, byte_bounds
@@ -226,8 +220,7 @@ def _layer_files(tree: VersionTree, folder: str, objects: TreeObjects) -> Precom
 
     Raises UnreadableVolumeError if no scale can be read.
     """
-    names = [LAYER_INFO] if folder else [LAYER_INFO, *N5_DOCUMENTS]
-    if all(objects.git_document(name) is None for name in names):
+    if all(objects.git_document(name) is None for name in DOCUMENTS):
         return None
     values = read_description(tree.document(DESCRIPTION_PATH))
     dataset, source, state = (str(values.get(one, "")) for one in ("dataset", "source", "state"))
