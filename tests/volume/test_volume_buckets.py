@@ -358,13 +358,13 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 def test_every_volume_is_a_dataset_with_links_for_its_format(bucket: Bucket) -> None:
     with bucket.harness.index() as index:
-        names = {one.name.partition(":")[2] for one in index.datasets()}
+        names = {one.name.partition(":")[2] for one in index.datasets.select()}
         assert names == {*VOLUMES, *REFUSED}
         at = f"{bucket.buckets.endpoint}/{bucket.buckets.precomputed}"
         for volume, scheme in (("ome/v2", "zarr"), ("n5/cosem", "n5")):
-            links = dict(index.links(f"{LAYER_MIRROR}:{volume}"))
+            links = dict(index.datasets.links(f"{LAYER_MIRROR}:{volume}"))
             assert links[scheme] == f"{scheme}://{at}/{volume}"
-            row = index.resolve(f"{LAYER_MIRROR}:{volume}")
+            row = index.versions.resolve(f"{LAYER_MIRROR}:{volume}")
             gateway = GatewayLinks("https://mirror.example", GatewayModes("proxy"))
             ((_, link),) = gateway.volume_viewers(index, row)
             assert f'"source":"{scheme}://https://mirror.example/at/{row.name}"' in unquote(link)
