@@ -16,6 +16,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.sources.volumes.decode import decode_cutout
 from neuromirror.sources.volumes.grid import Level, Volume, zarr_documents
 from neuromirror.sources.volumes.urls import WrongVoxelsError
+from neuromirror.volume.chunk_encodings import decode_n5_block
 from neuromirror.volume.description import describe
 from neuromirror.volume.errors import NotAVolumeError
 from neuromirror.volume.geometry import METADATA, block_box, read_volume
@@ -199,3 +200,72 @@ def volume_zarr(data: bytes) -> None:
 def volume_precomputed(data: bytes) -> None:
     """``info`` of a mirrored layer, read back."""
     _used(describe(_Documents({"info": data, ".boss/coordinate_frame.json": data}), _row()))  # type: ignore[arg-type]
+
+
+_BUCKET = ".precomputed/encodings.json"
+_STEPS = [{"type": "scale", "scale": [40, 4, 4]}, {"type": "translation", "translation": [1, 2, 3]}]
+_MULTISCALE = {
+    "axes": [{"name": one, "type": "space", "unit": "nanometer"} for one in "zyx"],
+    "datasets": [{"path": "0", "coordinateTransformations": _STEPS}],
+}
+_ARRAY: dict[str, object] = {
+    "zarr_format": 2,
+    "shape": [8, 8, 8],
+    "chunks": [4, 4, 4],
+    "dtype": "<u2",
+}
+_ARRAY |= {"compressor": {"id": "zlib"}, "filters": None, "fill_value": 0, "order": "C"}
+_N5: dict[str, object] = {"dimensions": [8, 8, 8], "blockSize": [4, 4, 4], "dataType": "uint16"}
+_N5 |= {"compression": {"type": "gzip"}}
+_COSEM = {"axes": [*"zyx"], "units": ["nm"] * 3, "scale": [40, 4, 4], "translate": [0, 0, 0]}
+
+
+def _bucket_volumes() -> list[bytes]:
+    documents: list[dict[str, object]] = [
+        {".zattrs": {"multiscales": [_MULTISCALE | {"version": "0.4"}]}, "0/.zarray": _ARRAY},
+        {
+            "zarr.json": {
+                "attributes": {"ome": {"version": "0.5", "multiscales": [_MULTISCALE]}},
+            },
+            "0/zarr.json": json.loads(zarr_documents(_VOLUME)[1].content),
+        },
+        {"attributes.json": _N5 | {"pixelResolution": {"unit": "nm", "dimensions": [4, 4, 40]}}},
+        {
+            "s0/attributes.json": _N5 | {"transform": _COSEM},
+            "s1/attributes.json": _N5 | {"downsamplingFactors": [2, 2, 2]},
+        },
+    ]
+    return [json.dumps(one).encode() for one in documents]
+
+
+@target(
+    "volume-in-a-bucket",
+    NotAVolumeError,
+    NeuromirrorError,
+    seeds=_bucket_volumes,
+    kind="json",
+)
+def volume_in_a_bucket(data: bytes) -> None:
+    """The metadata of an OME-Zarr or N5 volume, read back."""
+    try:
+        held = json.loads(data)
+    except (ValueError, RecursionError):
+        held = {}
+    if isinstance(held, dict):
+        documents = {name: json.dumps(one).encode() for name, one in held.items()}
+        _used(describe(_Documents({_BUCKET: b"{}", **documents}), _row()))  # type: ignore[arg-type]
+
+
+def _n5_blocks() -> list[bytes]:
+    head, voxels = bytes((0, 0, 0, 3, *(0, 0, 0, 2) * 3)), bytes(range(16))
+    lz4 = b"LZ4Block" + bytes((0x10, *(16, 0, 0, 0) * 2, *bytes(4))) + voxels
+    packed = [voxels, zlib.compress(voxels), blosc.compress(voxels, b"lz4", 1), lz4]
+    return [bytes((number,)) + head + one for number, one in enumerate(packed)]
+
+
+@target("n5-block", ValueError, RuntimeError, seeds=_n5_blocks, kind="1+bytes")
+def n5_block(data: bytes) -> None:
+    """A block of N5: the voxels that its array states, or an error."""
+    name = ("raw", "zlib", "blosc", "lz4")[data[0] % 4 if data else 0]
+    found = decode_n5_block(data[1:], {"type": name}, (2, 2, 2), (4, 4, 4), "uint16")
+    check_agreement(len(found) == 16, "bytes")

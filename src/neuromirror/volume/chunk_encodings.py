@@ -174,11 +174,11 @@ _LZ4_PACKED: Final = 0x20
 
 
 def decode_n5_block(
-    content: bytes, compression: Mapping[str, Any], shape: Triple, dtype: str
+    content: bytes, compression: Mapping[str, Any], shape: Triple, chunk: Triple, dtype: str
 ) -> bytes:
-    """Return the voxels of a block of N5, of which those beyond ``shape`` (x, y, z) are left out.
+    """Return the voxels of a block of N5 with the sides ``shape`` (x, y, z).
 
-    A block at the end of an array has its full size, or that of the voxels that exist.
+    A block at the end of an array has these sides, or up to those of ``chunk``.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def decode_n5_block(
     if content[:4] != _N5_HEADER or len(content) < 16:
         raise ValueError(f"a block of another mode or number of axes ({content[:4].hex()})")
     sides = struct.unpack_from(">3I", content, 4)
-    if any(side < needed for side, needed in zip(sides, shape, strict=True)):
+    if any(not least <= one <= most for least, one, most in zip(shape, sides, chunk, strict=True)):
         raise ValueError(f"a block of {sides} voxels, not {shape}")
     kind = numpy.dtype(dtype).newbyteorder(">")
     size = math.prod(sides) * kind.itemsize

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 from msgspec.structs import replace
 
 from neuromirror.model import DESCRIPTION_PATH, parse_description
@@ -236,7 +236,7 @@ def describe(
             pairs = list(islice(read_levels(files, row.name), _MAX_LEVELS))
             if pairs:
                 return _describe_levels(files, row, format, pairs, reads_shards)
-        except (*_MALFORMED, ImportError) as error:
+        except (*_MALFORMED, MsgspecError, RuntimeError, ImportError) as error:
             why = f"its metadata lack {error}" if isinstance(error, KeyError) else error
             raise NotAVolumeError(f"{row.name} is not a volume that can be read: {why}") from error
     raise NotAVolumeError(

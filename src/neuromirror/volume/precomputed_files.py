@@ -130,7 +130,8 @@ class LevelChunks:
                 return None
             stem, content = found
             if compression is not None:
-                return decode_n5_block(content, compression, (x, y, z), self._volume.dtype)
+                chunk = self._volume.levels[0].chunk
+                return decode_n5_block(content, compression, (x, y, z), chunk, self._volume.dtype)
             return decode_voxels(
                 content,
                 self._storage.encoding,

@@ -91,7 +91,7 @@ def read_object(bucket: S3Bucket, key: bytes) -> Mapping[str, Any] | None:
     return found
 
 
-def _is_volume(info: Mapping[str, Any]) -> bool:
+def is_volume(info: Mapping[str, Any]) -> bool:
     """Return whether an ``info`` is that of a volume, and not of meshes or annotations."""
     if "@type" in info:
         return bool(info["@type"] == _VOLUME)
@@ -265,7 +265,7 @@ class LayerSearch:
         info = read_object(self._bucket, prefix + INFO)
         if info is not None:
             why = f"its info is of {info.get('@type', 'something else')!r}"
-            return Folder("precomputed") if _is_volume(info) else Folder(why=why)
+            return Folder("precomputed") if is_volume(info) else Folder(why=why)
         listed = self._list(folder)
         names = {row.key[len(prefix) :] for row in listed.objects}
         for name in ZARR_FILES:
