@@ -27,7 +27,6 @@ import neuromirror
 import neuromirror.volume
 from neuromirror.model import NeuromirrorError
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.pages.folders import GatewayLinks
 from neuromirror_demo import DemoBuckets
 from support.layer_mirror import LAYER_MIRROR
@@ -365,7 +364,7 @@ def test_every_volume_is_a_dataset_with_links_for_its_format(bucket: Bucket) -> 
             links = dict(index.datasets.links(f"{LAYER_MIRROR}:{volume}"))
             assert links[scheme] == f"{scheme}://{at}/{volume}"
             row = index.versions.resolve(f"{LAYER_MIRROR}:{volume}")
-            gateway = GatewayLinks("https://mirror.example", GatewayModes("proxy"))
+            gateway = GatewayLinks("https://mirror.example", lambda _: "proxy")
             ((_, link),) = gateway.volume_viewers(index, row)
             assert f'"source":"{scheme}://https://mirror.example/at/{row.name}"' in unquote(link)
 
