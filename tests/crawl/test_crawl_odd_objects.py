@@ -1,5 +1,6 @@
 """Buckets with objects that differ from their listing: none of them blocks its dataset."""
 
+import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -114,6 +115,7 @@ def test_a_multipart_upload_without_a_uniform_part_size_is_asked_for_once(
 
 
 ZEROS = bytes(9 << 20)
+ALLOWED = {"annex.security.allowed-ip-addresses": "all"}
 
 
 def put_parts(buckets: DemoBuckets, name: str, part_size: int) -> None:
@@ -169,13 +171,74 @@ def test_a_claimed_part_size_depends_on_the_listing_alone(
     assert Counter(part_sizes(fresh).values()) == {usual: 31}
     # content in parts of another usual size is right, too
     clone = clone_dataset(fresh, DATASET, tmp_path / "clone")
-    (got,) = get(clone, ["real.bin"], settings={"annex.security.allowed-ip-addresses": "all"})
+    (got,) = get(clone, ["real.bin"], settings=ALLOWED)
     assert (got.status, got.evidence) == ("ok", Evidence.ETAG)
     run_annex(clone, "fsck", "real.bin")
     assert (clone / "real.bin").read_bytes() == REAL
     overwrite(clone / "real.bin", REAL[:-1] + b"x")
     (wrong,) = (one for one in verify_all(clone) if one.path == "real.bin")
     assert wrong.message.startswith("different bytes: the etag is")
+
+
+CRCS = {  # of LARGE, by awscrt
+    "crc64nvme": bytes.fromhex("bad32b2df98d0338"),
+    "crc32c": bytes.fromhex("c9200052"),
+    "crc32": bytes.fromhex("27c73628"),
+}
+
+
+@pytest.mark.parametrize("algorithm", CRCS)
+def test_a_stated_crc_is_recorded_and_compared_with_the_download(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, tmp_path: Path, algorithm: str
+) -> None:
+    bucket = buckets.bucket(BUCKET)
+    bucket.versioned = bucket.list_versions = bucket.read_versions = True
+    crc = CRCS[algorithm]
+    for name, content in (("right", LARGE), ("wrong", LARGE[:-1] + b"x")):
+        buckets.put(f"{ASSET}/{name}.bin", content, part_size=[900_000, 1_700_000])
+        value = base64.b64encode(crc).decode()
+        buckets.head(f"{ASSET}/{name}.bin").checksum = algorithm.upper(), "FULL_OBJECT", value
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    with mirror_harness.index() as index:
+        stated = index.files.get(index.versions.resolve(DATASET), "right.bin")
+    assert (stated.digest_values[algorithm], stated.evidence) == (crc.hex(), Evidence.SIZE)
+    clone = clone_dataset(mirror_harness, DATASET, tmp_path / "clone")
+    right, wrong = sorted(get(clone, settings=ALLOWED), key=lambda one: one.path)
+    assert (right.status, right.evidence, wrong.status) == ("ok", Evidence.SIZE, "error")
+    assert right.message == f"{algorithm} as the bucket states: it detects damage"
+    assert f"received different bytes: {algorithm} " in wrong.message
+    # it is remembered, so that the next visit records the same
+    buckets.clear_requests()
+    buckets.put(f"{ASSET}/new.txt", "1")
+    assert mirror_harness.sync()[DATASET].status == "ok"
+    assert buckets.count_requests("HEAD .*wrong.bin") == 0
+    with mirror_harness.index() as index:
+        assert (
+            index.files.get(index.versions.resolve(DATASET), "right.bin").digests == stated.digests
+        )
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+@pytest.mark.parametrize(("part_size", "evidence"), [(5 << 20, "etag"), (None, "md5")])
+def test_a_matching_etag_raises_the_evidence_of_a_download(
+    buckets: DemoBuckets,
+    mirror_harness: MirrorHarness,
+    tmp_path: Path,
+    part_size: int | None,
+    evidence: str,
+    versioned: bool,
+) -> None:
+    bucket = buckets.bucket(BUCKET)
+    bucket.versioned = bucket.list_versions = bucket.read_versions = versioned
+    mirror = buckets.mirrors / "swift.toml"
+    mirror.write_text(mirror.read_text() + 'etags = "opaque"\n')
+    buckets.put(f"{ASSET}/a.bin", REAL, part_size=part_size)
+    with buckets.fault("status", path="a.bin", method="HEAD", query="partNumber", status=403):
+        assert mirror_harness.sync()[DATASET].status == "ok"
+    assert files(mirror_harness)["a.bin"].evidence is Evidence.SIZE
+    clone = clone_dataset(mirror_harness, DATASET, tmp_path / "clone")
+    (got,) = get(clone, settings=ALLOWED)
+    assert (got.status, got.evidence, got.checked) == ("ok", evidence, "checked")
 
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])

@@ -153,7 +153,7 @@ def record(
         (record((Digest("md5", b"0" * 32, "s"),)), "is not 32 lower-case"),  # type: ignore[arg-type]
         (
             record((Digest("sha512", "0" * 128, "s"),)),
-            "the digest algorithm 'sha512' is not one of sha256, md5, etag",
+            "the digest algorithm 'sha512' is not one of sha256, md5, etag, crc",
         ),
         (
             record((Digest("etag", "", "s"),)),

@@ -14,7 +14,7 @@ from urllib3 import HTTPHeaderDict
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
 from neuromirror.model.archive_metadata import split_person_names, without_degrees
 from neuromirror.net import NetError, Session
-from neuromirror.net.responses import ResponseHead, parse_http_date
+from neuromirror.net.responses import ResponseHead, parse_http_date, stated_checksums
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescribed
 from neuromirror.sources.boss.channel_info import documents as boss_documents
@@ -35,7 +35,7 @@ from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.aind import asset_facts as aind_facts
 from neuromirror.sources.s3.aind import normalize as aind_kept
 from neuromirror.sources.s3.discovery import docdb_times
-from neuromirror.sources.s3.object_claims import _sha256, part_count
+from neuromirror.sources.s3.object_claims import part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 from neuromirror.sources.volumes.channels import check_size, plan_volume
 from neuromirror.sources.volumes.grid import zarr_documents
@@ -289,7 +289,7 @@ def object_headers(data: bytes) -> None:
     reply = ObjectReply.of(ResponseHead(200, headers))
     check_agreement(reply.size is None or reply.size >= 0, reply)
     encoding_of(headers)
-    _sha256(headers)
+    stated_checksums(headers)
     parse_http_date(headers.get("Date", ""))
     etag, table, blob = headers.get("ETag", "").strip('"'), _table(), UUID(int=1)
     table._shards[0].clear()

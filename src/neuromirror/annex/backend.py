@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from neuromirror.annex.keys import ExpectedEtag, etag_of, ignore_progress, read_etag
+from neuromirror.annex.keys import ExpectedEtag, etag_of, ignore_progress
 from neuromirror.model.records import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
@@ -82,7 +82,8 @@ def matches_key(
     parts = etag.partition("-")[2]
     if size is not None and parts != str(-(-size // max(int(part_size), 1))):
         return False
-    return read_etag(stream, ExpectedEtag(etag, int(part_size), size), progress) == etag
+    expected = ExpectedEtag(etag, int(part_size), size)
+    return etag_of(stream, int(part_size), progress, expected) == etag
 
 
 def _progress_reporter(send: Callable[[bytes], None]) -> Callable[[int], None]:

@@ -13,9 +13,10 @@ Format: git-annex's internals/key_format page.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 from neuromirror.model import Digest, FileRecord, Retention, usual_part_sizes
 
@@ -31,7 +32,10 @@ def ignore_progress(position: int) -> None:
 
 
 def etag_of(
-    stream: BinaryIO, part_size: int, progress: Callable[[int], None] = ignore_progress
+    stream: BinaryIO,
+    part_size: int,
+    progress: Callable[[int], None] = ignore_progress,
+    digest: Hasher | None = None,
 ) -> str:
     """Return the multipart ETag of the rest of a stream, in constant memory.
 
@@ -45,6 +49,8 @@ def etag_of(
         The part size in bytes.
     progress
         Called with the number of bytes read so far, about once per MiB.
+    digest
+        Computes the ETag; the default has parts of ``part_size``.
 
     Returns
     -------
@@ -56,11 +62,7 @@ def etag_of(
     ValueError
         If the part size is not positive.
     """
-    return read_etag(stream, EtagDigest(part_size), progress)
-
-
-def read_etag(stream: BinaryIO, digest: Hasher, progress: Callable[[int], None]) -> str:
-    """Return the digest of the rest of a stream, see :func:`etag_of`."""
+    digest = digest or EtagDigest(part_size)
     position = 0
     while block := stream.read(_BLOCK):
         digest.update(block)
@@ -172,6 +174,86 @@ class ExpectedEtag:
         """Return the expected ETag if the bytes have it, else that in parts of the key's size."""
         found = [digest.hexdigest() for digest in self._digests]
         return self._etag if self._etag in found else found[0]
+
+
+class Crc:
+    """A CRC of 32 bits that S3 states, with the interface of :mod:`hashlib`."""
+
+    def __init__(self, algorithm: str) -> None:
+        from google_crc32c import extend
+
+        self._extend = zlib.crc32 if algorithm == "crc32" else lambda data, crc: extend(crc, data)
+        self._value = 0
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add the next bytes."""
+        self._value = self._extend(bytes(data), self._value)
+
+    def hexdigest(self) -> str:
+        """Return the CRC of the bytes so far."""
+        return f"{self._value:08x}"
+
+
+_ROW = 2048
+"""Words of 8 bytes that are folded at a time."""
+
+
+@lru_cache(maxsize=1)
+def _crc64_tables() -> tuple[list[int], list[Any]]:
+    """Return the table of a byte, and those that advance each 16 bits of a CRC by a row."""
+    import numpy
+
+    table = list(range(256))
+    for _ in range(8):
+        table = [one >> 1 ^ (0x9A6C9329AC4BC9B5 if one & 1 else 0) for one in table]
+    folds = [numpy.zeros(1, "<u8") for _ in range(4)]
+    for bit in range(64):
+        crc = 1 << bit
+        for _ in range(8 * _ROW):
+            crc = table[crc & 255] ^ crc >> 8
+        fold = folds[bit // 16]
+        folds[bit // 16] = numpy.concatenate([fold, fold ^ numpy.uint64(crc)])
+    return table, folds
+
+
+class Crc64Nvme:
+    """S3's CRC64NVME, with the interface of :mod:`hashlib`; vectorized, about 0.5 GB/s.
+
+    A row of words is congruent to zeros of its length and a row that each word is advanced to, so
+    that rows are folded into one, whose CRC is that of all.
+    """
+
+    def __init__(self) -> None:
+        import numpy
+
+        self._table, self._folds = _crc64_tables()
+        self._row = numpy.zeros(_ROW, "<u8")
+        self._row[0] = (1 << 64) - 1
+        self._has_row = False
+        self._rest = b""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add the next bytes."""
+        import numpy
+
+        data = self._rest + bytes(data)
+        end = len(data) // (8 * _ROW) * (8 * _ROW)
+        self._rest = data[end:]
+        for words in numpy.frombuffer(data, "<u8", end // 8).reshape(-1, _ROW):
+            if self._has_row:
+                parts = self._row.view("<u2").reshape(-1, 4)
+                self._row = self._folds[0].take(parts[:, 0])
+                for number in (1, 2, 3):
+                    self._row ^= self._folds[number].take(parts[:, number])
+            self._row ^= words
+            self._has_row = True
+
+    def hexdigest(self) -> str:
+        """Return the CRC of the bytes so far."""
+        start, crc = (self._row.tobytes(), 0) if self._has_row else (b"", (1 << 64) - 1)
+        for byte in start + self._rest:
+            crc = self._table[(crc ^ byte) & 255] ^ crc >> 8
+        return f"{crc ^ (1 << 64) - 1:016x}"
 
 
 _EXTENSION_BYTES = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum())

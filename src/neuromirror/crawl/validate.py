@@ -59,6 +59,8 @@ _OPAQUE_DIGESTS: Final = {
     "sha256": re.compile(r"[0-9a-f]{64}").fullmatch,
     "md5": re.compile(r"[0-9a-f]{32}").fullmatch,
     "etag": re.compile(r".+", re.DOTALL).fullmatch,
+    "crc64nvme": re.compile(r"[0-9a-f]{16}").fullmatch,
+    **dict.fromkeys(("crc32c", "crc32"), re.compile(r"[0-9a-f]{8}").fullmatch),
 }
 """The allowed values by algorithm; without a part size, an ETag is an opaque identifier."""
 _MULTIPART_DIGESTS: Final = {
@@ -70,6 +72,8 @@ _RULES: Final = {
     "sha256": "64 lower-case hexadecimal digits",
     "md5": "32 lower-case hexadecimal digits",
     "etag": "<32 lower-case hexadecimal digits>-<parts>, or without a part size any other text",
+    "crc64nvme": "16 lower-case hexadecimal digits",
+    **dict.fromkeys(("crc32c", "crc32"), "8 lower-case hexadecimal digits"),
 }
 _WEB: Final = ("https://", "http://")
 _URL_STARTS: Final = {

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.index.connection import FilesNotIndexedError, UnknownFileError
 from neuromirror.index.contents import (
@@ -340,7 +341,7 @@ class FileQueries(Queries):
         return int(row[0]), int(row[1])
 
     def get(self, version: VersionRow, path: str) -> FileRow:
-        """Return a file of a version.
+        """Return a file of a version, with its CRCs among the digests.
 
         Raises UnknownFileError, and FilesNotIndexedError as :meth:`folder_entries` does.
         """
@@ -352,7 +353,15 @@ class FileQueries(Queries):
         )
         if row is None:
             raise UnknownFileError(f"{version.name} has no file {path!r}")
-        return file_row(row, self._db.claimants())
+        claimants = self._db.claimants()
+        found = file_row(row, claimants)
+        crcs = self._db.rows(
+            "SELECT algorithm, value, claimant FROM other_digests "
+            "WHERE content = ? AND algorithm GLOB 'crc*'",
+            (found.content,),
+        )
+        more = [Digest(algorithm, value, claimants[by]) for algorithm, value, by in crcs]
+        return replace(found, digests=(*found.digests, *more))
 
     def content_spans(self, version: VersionRow, path: str) -> list[ContentSpanRow]:
         """Return the contents that a path had in all versions of its dataset, in order.

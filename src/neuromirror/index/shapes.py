@@ -149,7 +149,8 @@ class File(Answer, frozen=True):
     size: int | None
     key: Annotated[str, Meta(description="The git-annex key.")]
     digest_values: Annotated[
-        dict[str, str], Meta(description="By algorithm: sha256, md5, etag.")
+        dict[str, str],
+        Meta(description="By algorithm: sha256, md5, etag; of one file also CRCs."),
     ] = field(name="digests")
     evidence: Literal["sha256", "md5", "etag", "size", "none"]
     checked: Annotated[

@@ -243,7 +243,8 @@ class Digest(Struct, frozen=True, array_like=True, gc=False):
     Attributes
     ----------
     algorithm
-        ``sha256``, ``md5`` or ``etag`` (S3's multipart ETag).
+        ``sha256``, ``md5`` or ``etag`` (S3's multipart ETag); or ``crc64nvme``, ``crc32c`` or
+        ``crc32``, which detect damage, and do not prove identity: no key depends on them.
     value
         Lower-case hex; for ``etag`` ``<md5 of the concatenated part md5s>-<parts>``. The part
         size is the ``part_size`` of the record. Without a part size, an ``etag`` may be any other

@@ -46,7 +46,8 @@ _PLAIN_HEAD: Final = re.compile(
 )
 """An unambiguous response head: parsers may disagree about where any other head ends."""
 _FIELD: Final = re.compile(
-    rb"(?i)\n(content-length|content-range|transfer-encoding|connection|location):"
+    rb"(?i)\n(content-length|content-range|transfer-encoding|connection|location"
+    rb"|etag|x-amz-checksum-[a-z0-9]+|x-amz-server-side-encryption[a-z-]*):"
     rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r?\n)"
 )
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-\d+/(?:\d+|\*)")
@@ -132,6 +133,7 @@ class PlainResponse(Struct):
     closes_connection: bool
     """Whether the connection cannot be used again."""
     remaining: int
+    headers: Mapping[str, str]
 
 
 def parse_response(connection: BufferedSocket, end: int, host: str) -> PlainResponse | str | None:
@@ -172,6 +174,7 @@ def parse_response(connection: BufferedSocket, end: int, host: str) -> PlainResp
         closes_connection=fields.get("connection", "").lower() == "close"
         or connection.filled > end + size,
         remaining=size,
+        headers=fields,
     )
 
 
@@ -207,11 +210,14 @@ class OpenBody(Struct, frozen=True):
     chunks
         The bytes. A chunk is valid until the next one is requested. Raises NetError if the body
         ends before its stated length or the deadline passes.
+    headers
+        The headers of the reply, with names in lower case.
     """
 
     start: int
     length: int | None
     chunks: Iterator[memoryview]
+    headers: Mapping[str, str] = {}
 
 
 class ConnectionFactory:
@@ -341,7 +347,7 @@ class PersistentConnection:
                 if isinstance(answer, PlainResponse):
                     pieces = self._read_chunks(answer, session, current_url, deadline)
                     try:
-                        yield OpenBody(answer.start, answer.length, pieces)
+                        yield OpenBody(answer.start, answer.length, pieces, answer.headers)
                     finally:
                         self._release(origin, answer)
                     return
@@ -368,6 +374,7 @@ class PersistentConnection:
                 first_byte,
                 content_length(stream.headers),
                 map(memoryview, stream.chunks),
+                stream.headers,
             )
 
     def _raise_if_aborted(self, session: Session, url: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,6 +168,31 @@ def parse_http_date(value: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+_CHECKSUMS: Final = {"sha256": 32, "crc64nvme": 8, "crc32c": 4, "crc32": 4}
+"""Length in bytes of each checksum that S3 can state of a whole object; the best is first."""
+
+
+def stated_checksums(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return S3's checksums of the whole object, in hex by algorithm, the best first.
+
+    They are requested with ``x-amz-checksum-mode``. Those of the parts' checksums are left out.
+
+    Parameters
+    ----------
+    headers
+        The headers of a response of S3, with case-insensitive names.
+    """
+    found: dict[str, str] = {}
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+        return found
+    for algorithm, length in _CHECKSUMS.items():
+        with suppress(ValueError):
+            raw = base64.b64decode(headers.get(f"x-amz-checksum-{algorithm}", ""), validate=True)
+            if len(raw) == length:
+                found[algorithm] = raw.hex()
+    return found
 
 
 def has_encrypted_etag(headers: Mapping[str, str]) -> bool:

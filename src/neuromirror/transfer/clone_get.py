@@ -581,7 +581,7 @@ class _CloneGet:
             self._meter.finish(key, content.size, found.check.bytes_seen)
             for path in content.paths:
                 yield Outcome(
-                    *("get", "ok", self._result_path(path)),
+                    *("get", "ok", self._result_path(path), found.check.note),
                     key=key,
                     size=found.check.bytes_seen,
                     evidence=found.check.evidence,

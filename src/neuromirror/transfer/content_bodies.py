@@ -29,14 +29,28 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
 
 from neuromirror.annex import VaultAddress, is_all_zeros, is_private_host_allowed, parse_key
-from neuromirror.annex.keys import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG, ExpectedEtag, Hasher
+from neuromirror.annex.keys import (
+    DANDI_EMPTY_ETAG,
+    S3_EMPTY_ETAG,
+    Crc,
+    Crc64Nvme,
+    ExpectedEtag,
+    Hasher,
+    url_key,
+)
 from neuromirror.cache import ContentName
-from neuromirror.model import Evidence, NeuromirrorError, default_piece_size
+from neuromirror.model import (
+    Evidence,
+    NeuromirrorError,
+    default_piece_size,
+    usual_part_sizes,
+)
+from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     AccessDeniedError,
     ConnectionFactory,
@@ -49,7 +63,9 @@ from neuromirror.net import (
     Session,
     TokenSource,
     UnreachableError,
+    parse_aws_host,
 )
+from neuromirror.net.responses import has_encrypted_etag, stated_checksums
 from neuromirror.sources.volumes.fetching import PARALLEL, PART_BYTES, fetch_block
 from neuromirror.sources.volumes.schemes import SCHEMES
 from neuromirror.sources.volumes.urls import (
@@ -201,6 +217,8 @@ class ContentCheck:
     ----------
     digester
         Receives the same bytes to compute their block digests; None not to.
+    note
+        What else a match shows, for the user.
     """
 
     def __init__(
@@ -216,6 +234,7 @@ class ContentCheck:
         self.evidence = evidence
         self.bytes_seen = 0
         self.digester: ContentDigester | None = None
+        self.note = ""
 
     @property
     def has_digest(self) -> bool:
@@ -240,6 +259,9 @@ class ContentCheck:
             hasher.update(chunk)
         if self.digester is not None:
             self.digester.update(chunk)
+
+    def expect(self, url: str, headers: Mapping[str, str]) -> None:
+        """Take note of the headers of a reply, before its first bytes; a checksum needs none."""
 
     def record_digests(self) -> None:
         """Record the block digests of the bytes, which match the key.
@@ -271,17 +293,57 @@ class EquivalentKeyCheck(ContentCheck):
     """Checks the size of a VURL key's content, and computes the key to record for the content.
 
     A VURL key names a URL and no checksum. After its first download git-annex records the key with
-    the checksum, to verify later downloads.
+    the checksum, to verify later downloads. Content from S3 is compared with what the bucket states
+    of it in the reply.
     """
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, key: str, size: int | None) -> None:
         super().__init__((), size, "size", Evidence.NONE if size is None else Evidence.SIZE)
+        self._key = key
         self._sha256 = hashlib.sha256()
+        self._stated: dict[str, tuple[str, Hasher]] = {}
+
+    def expect(self, url: str, headers: Mapping[str, str]) -> None:
+        """Compare the content with the headers of the reply, before the first bytes.
+
+        The ETag is evidence if the key contains it, or the id of the object version, which is
+        immutable. Any other is that of the object as it is now.
+        """
+        for algorithm, value in stated_checksums(headers).items():
+            self._stated[algorithm] = value, self._hasher(algorithm)
+        etag = headers.get("etag", "").strip('"')
+        exact = f"{url}#{etag}" if url_version_id(url) in (None, "null") else url
+        if self._key != url_key(exact, self.size) or has_encrypted_etag(headers):
+            return
+        parts = etag.partition("-")[2]
+        if not parts:
+            self._stated["md5"] = etag, hashlib.md5(usedforsecurity=False)
+        elif parts.isdecimal() and (sizes := usual_part_sizes(self.size or 0, int(parts))):
+            self._stated["etag"] = etag, ExpectedEtag(etag, sizes[0], self.size)
+
+    def _hasher(self, algorithm: str) -> Hasher:
+        if algorithm == "sha256":
+            return self._sha256
+        return Crc64Nvme() if algorithm == "crc64nvme" else Crc(algorithm)
 
     def update(self, chunk: Chunk) -> None:
         """Add the next bytes."""
         super().update(chunk)
-        self._sha256.update(chunk)
+        for hasher in {self._sha256, *(hasher for _, hasher in self._stated.values())}:
+            hasher.update(chunk)
+
+    def mismatch(self) -> str | None:
+        """Return why the bytes so far are not the content; set the evidence if they are."""
+        fault = super().mismatch()
+        for algorithm, (value, hasher) in self._stated.items() if fault is None else ():
+            found = hasher.hexdigest()
+            if algorithm in ("md5", "etag"):
+                self.evidence = Evidence(algorithm) if found == value else self.evidence
+            elif found != value:
+                return f"received different bytes: {algorithm} {found}, the bucket states {value}"
+            else:
+                self.note = self.note or f"{algorithm} as the bucket states: it detects damage"
+        return fault
 
     def equivalent_key(self) -> str:
         """Return the key of the bytes, in the form git-annex records for a VURL key."""
@@ -312,7 +374,7 @@ def check_for(key: str, recorded: Sequence[str] = ()) -> ContentCheck | None:
     checksum = key_checksum(key)
     backend = parse_key(key).backend
     if backend == "VURL":
-        return _recorded_check(checksum.size, [key_checksum(one) for one in recorded])
+        return _recorded_check(key, checksum.size, [key_checksum(one) for one in recorded])
     if backend == "URL":
         return ContentCheck((), checksum.size, "size", checksum.evidence)
     if not checksum.algorithm:
@@ -320,9 +382,11 @@ def check_for(key: str, recorded: Sequence[str] = ()) -> ContentCheck | None:
     return ContentCheck([checksum], checksum.size, checksum.algorithm, checksum.evidence)
 
 
-def _recorded_check(size: int | None, recorded: Sequence[KeyChecksum]) -> ContentCheck | None:
+def _recorded_check(
+    key: str, size: int | None, recorded: Sequence[KeyChecksum]
+) -> ContentCheck | None:
     if not recorded:
-        return EquivalentKeyCheck(size)
+        return EquivalentKeyCheck(key, size)
     algorithms = {one.algorithm for one in recorded}
     if "" in algorithms:
         return None
@@ -757,7 +821,7 @@ class ContentBodies:
             target.url,
             start=start,
             stop=stop,
-            headers=target.headers,
+            headers={**target.headers, **_checksum_mode(url, key)},
             total=total,
         )
         with ExitStack() as stack:
@@ -773,6 +837,15 @@ class ContentBodies:
                 raise
             self._breaker.record_success(target.url)
             yield body
+
+
+def _checksum_mode(url: str, key: str) -> Mapping[str, str]:
+    """Return the header that requests the checksums of an object of S3, if its key has none."""
+    parts = urlsplit(url)
+    is_s3 = url_version_id(url) or parts.scheme == SCHEME or parse_aws_host(parts.netloc)
+    # a signed URL allows no other header
+    is_useful = is_s3 and key.startswith("VURL") and "X-Amz-Signature" not in parts.query
+    return {"x-amz-checksum-mode": "ENABLED"} if is_useful else {}
 
 
 _SCHEME: Final = "file://"

@@ -182,6 +182,7 @@ class Fetcher:
                 with self._open_body(task, url, 0, body_timeout(0)) as body:
                     begun = True
                     _check_length(size, body.start, body.length)
+                    check.expect(url, body.headers)
                     for piece in body.chunks:
                         update_check(check, piece)
                         if len(piece) == size:
@@ -248,6 +249,7 @@ class Fetcher:
                     begun = True
                     growth.start_at(body.start)
                     _check_length(growth.task.size, body.start, body.length)
+                    growth.check.expect(url, body.headers)
                     self._append(body, growth)
                 fault = growth.check.mismatch()
             except (IncompleteResponseError, RequestTimeoutError):

@@ -10,8 +10,6 @@ voxel is read. All results are claims of the server: nothing is hashed.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +34,7 @@ from neuromirror.net import (
     Session,
     UnsafeAddressError,
 )
-from neuromirror.net.responses import archive_problem, has_encrypted_etag
+from neuromirror.net.responses import archive_problem, has_encrypted_etag, stated_checksums
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Finding, Health, Status, displayed_url, host_at_fault
 from neuromirror.transfer.url_sessions import UrlSessions
@@ -183,12 +181,9 @@ class KnownDigests:
         self._values.setdefault(name or algorithm, set()).add(value)
 
     def add_object_version(self, headers: Mapping[str, str]) -> None:
-        """Add the ETag of an object version, which is immutable, as a known checksum."""
-        etag = _etag(headers)
-        if _MULTIPART.match(etag):
-            self._add("etag", etag)
-        elif _MD5.match(etag) and not has_encrypted_etag(headers):
-            self._add("md5", etag)
+        """Add the checksums of an object version, which is immutable, as known ones."""
+        for algorithm, value in _checksums(headers):
+            self._add(algorithm, value)
 
     def contradiction(self, algorithm: str, value: str) -> str | None:
         """Return the known values if ``value`` contradicts them.
@@ -270,13 +265,8 @@ def _checksums(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         yield "etag", etag
     elif _MD5.match(etag) and not has_encrypted_etag(headers):
         yield "md5", etag
-    if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
-        try:
-            raw = base64.b64decode(headers.get("x-amz-checksum-sha256", ""), validate=True)
-        except (binascii.Error, ValueError):
-            return
-        if len(raw) == 32:
-            yield "sha256", raw.hex()
+    if sha256 := stated_checksums(headers).get("sha256"):
+        yield "sha256", sha256
 
 
 def _etag(headers: Mapping[str, str]) -> str:

@@ -293,7 +293,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "evidence_meaning": lambda key: _EVIDENCE_MEANING.get(key, key),
     "kind_label": kind_label,
     "attribute": attribute_name,
-    "evidence_short": lambda key: _EVIDENCE_SHORT.get(key, key),
+    "evidence_short": lambda key: _EVIDENCE_SHORT.get(key, f"{key} (detects damage only)"),
     "retention": lambda key: RETENTION_TEXT.get(key, key),
     "retention_short": lambda key: _RETENTION_SHORT.get(key, key),
     "probe_result": lambda key: PROBE_RESULT_TEXT.get(key, key),

@@ -24,12 +24,9 @@ from __future__ import annotations
 import json
 import re
 import threading
-import zlib
-from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, ClassVar, Final
@@ -43,6 +40,7 @@ from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders
 from neuromirror.sources.s3.history import read_rows, write_row
+from neuromirror.sources.s3.listing_reader import RowSample
 from neuromirror.sources.volumes.content_codings import (
     CODING_ALIASES,
     CODING_SUFFIXES,
@@ -84,28 +82,6 @@ _FolderKey = tuple[bytes, int]
 """A folder within the layer, and the number of colons in its names (at most two)."""
 
 
-class _Sample:
-    """The rows whose keys have the lowest checksums, independent of the order of rows."""
-
-    __slots__ = ("_most", "_ranked")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._ranked: list[tuple[int, bytes, ObjectRow]] = []
-
-    def add(self, row: ObjectRow) -> None:
-        """Consider a row."""
-        rank = zlib.crc32(row.key)
-        if len(self._ranked) == self._most and rank > self._ranked[-1][0]:
-            return
-        insort(self._ranked, (rank, row.key, row), key=itemgetter(0, 1))
-        del self._ranked[self._most :]
-
-    def rows(self) -> list[ObjectRow]:
-        """Return the sampled rows."""
-        return [row for _, _, row in self._ranked]
-
-
 class _Folder(Struct):
     """The encodings of a folder's objects with the same number of colons in their names.
 
@@ -124,8 +100,8 @@ class _Folder(Struct):
     """
 
     count: int = 0
-    older: _Sample = field(default_factory=lambda: _Sample(SAMPLE))
-    fresh: _Sample = field(default_factory=lambda: _Sample(FRESH_SAMPLE))
+    older: RowSample = field(default_factory=lambda: RowSample(SAMPLE))
+    fresh: RowSample = field(default_factory=lambda: RowSample(FRESH_SAMPLE))
     encoding: str | None = None
     found: set[str] = field(default_factory=set)
     whole: bool = False

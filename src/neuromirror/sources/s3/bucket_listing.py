@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from neuromirror.model import DatasetFacts, VersionRef
 from neuromirror.net import S3Listing
 from neuromirror.sources.protocol import Listing, ListingEntry
 from neuromirror.sources.s3.listing_reader import ListingReader
+from neuromirror.sources.s3.object_claims import PartAnswer
 from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 
 
-class BucketMemo(Struct, frozen=True):
+class BucketMemo(Struct, frozen=True, array_like=True):
     """The memo of a listing: the data by which the next visit recognizes an unchanged listing.
 
     Attributes
@@ -30,7 +32,7 @@ class BucketMemo(Struct, frozen=True):
     pages
         The memo of the pages.
     part_answers
-        The stated part sizes by multipart ETag, 0 if they are not uniform.
+        The stated part sizes by multipart ETag.
     """
 
     shape: str
@@ -38,13 +40,11 @@ class BucketMemo(Struct, frozen=True):
     head_each: bool
     head_parts: bool
     pages: bytes
-    part_answers: Mapping[str, int] = {}
+    part_answers: Mapping[str, PartAnswer] = {}
 
     def dump(self) -> bytes:
-        """Return two lines of text, followed by the pages."""
-        flags = f"{self.versions:d}{self.head_each:d}{self.head_parts:d}"
-        answers = " ".join(f"{etag}:{size}" for etag, size in sorted(self.part_answers.items()))
-        return f"{self.shape} {flags}\n{answers}\n".encode() + self.pages
+        """Return a line of JSON, followed by the pages."""
+        return msgspec.json.encode(replace(self, pages=b"")) + b"\n" + self.pages
 
 
 def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
@@ -52,14 +52,12 @@ def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
 
     The shape differs if the memo was written with other options.
     """
-    found = re.match(rb"(\w+) ([01])([01])([01])\n([^\n]*)\n", memo or b"")
-    if memo is None or found is None or found[1] != shape.encode():
+    head, _, pages = (memo or b"").partition(b"\n")
+    try:
+        found = msgspec.json.decode(head, type=BucketMemo)
+    except msgspec.DecodeError:
         return None
-    versions, head_each, head_parts = (flag == b"1" for flag in found.group(2, 3, 4))
-    answers = (one.partition(":") for one in found[5].decode("ascii").split())
-    part_answers = {etag: int(size) for etag, _, size in answers}
-    pages = memo[found.end() :]
-    return BucketMemo(shape, versions, head_each, head_parts, pages, part_answers)
+    return replace(found, pages=pages) if found.shape == shape else None
 
 
 class BucketReading(Struct, frozen=True):
@@ -83,8 +81,6 @@ class BucketReading(Struct, frozen=True):
         Whether object versions are listed.
     head_each
         Whether every object is requested.
-    head_parts
-        Whether the part sizes of all multipart uploads are requested.
     """
 
     version: VersionRef
@@ -95,7 +91,6 @@ class BucketReading(Struct, frozen=True):
     is_current: bool
     versions: bool
     head_each: bool
-    head_parts: bool
 
 
 class BucketListing(Listing):
@@ -148,7 +143,7 @@ class BucketListing(Listing):
         pages = reading.pages.memo()
         # a refused sample may have been the only reason to request every object
         head_each = reading.head_each and self._reader.found_odd_object
-        made = (reading.shape, reading.versions, head_each, reading.head_parts, pages)
+        made = (reading.shape, reading.versions, head_each, self._reader.head_parts, pages)
         return BucketMemo(*made, self._reader.part_answers).dump()
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:

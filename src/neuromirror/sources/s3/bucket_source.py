@@ -237,16 +237,13 @@ class BucketSource(Source):
     def _capabilities(self) -> S3Capabilities:
         with self._lock:
             if self._found_capabilities is None:
-                self._found_capabilities = self._probe(self._settings.prefix.encode("utf-8"))
+                try:
+                    self._found_capabilities = probe_bucket(self.bucket, self.bucket_prefix)
+                except GarbledListingError:
+                    # some stores garble unusual keys in lists of versions, not of objects
+                    self._has_garbled_versions = True
+                    self._found_capabilities = S3Capabilities(False, None, None)
             return self._found_capabilities
-
-    def _probe(self, prefix: bytes) -> S3Capabilities:
-        try:
-            return probe_bucket(self.bucket, prefix)
-        except GarbledListingError:
-            # Some stores garble unusual keys in lists of versions but not in lists of objects.
-            self._has_garbled_versions = True
-            return S3Capabilities(False, None, None)
 
     # --- listing
 
@@ -287,9 +284,7 @@ class BucketSource(Source):
             versions=versions,
             connections=self._settings.connections,
         )
-        head_each, head_parts, resolver = self._claim_resolver(
-            version, prefix, memo, deep=context.deep
-        )
+        head_each, resolver = self._claim_resolver(version, prefix, memo, deep=context.deep)
         reader = ListingReader(
             self.bucket,
             version,
@@ -303,7 +298,6 @@ class BucketSource(Source):
                 exact=moment is not None,
                 sample=self._settings.etags == "probe" and not head_each,
                 sample_parts=self._samples_parts,
-                head_parts=head_parts,
                 is_private=self._is_private,
             ),
             context,
@@ -311,7 +305,7 @@ class BucketSource(Source):
             rows=partial(_newest, pages)
             if moment is None
             else lambda: state_at(pages.rows(), moment, workspace),
-            on_opaque=partial(self._require_heads, prefix),
+            on_opaque=partial(self._head_each.add, prefix),
             on_mismatch=partial(self._doubt_objects, prefix),
             on_parts=partial(self._head_parts.__setitem__, prefix),
             naming=naming,
@@ -319,9 +313,7 @@ class BucketSource(Source):
         if listed is None:
             reader.degraded.set()  # so that the next visit tests it again
         return BucketReading(
-            *(version, reader, pages, memo, self._shape, moment is None, versions),
-            head_each=head_each,
-            head_parts=head_parts,
+            version, reader, pages, memo, self._shape, moment is None, versions, head_each
         )
 
     def _claim_resolver(
@@ -331,11 +323,8 @@ class BucketSource(Source):
         memo: BucketMemo | None,
         *,
         deep: bool,
-    ) -> tuple[bool, bool, ClaimResolver]:
-        """Return whether every object, and every multipart upload, must be requested.
-
-        The third value finds their claims.
-        """
+    ) -> tuple[bool, ClaimResolver]:
+        """Return whether every object must be requested, and what finds their claims."""
         with self._lock:
             if memo is not None and memo.head_each:
                 self._head_each.add(prefix)
@@ -343,13 +332,10 @@ class BucketSource(Source):
             # credentials they can, and a sample would miss single ones, and refused ones.
             head_each = prefix in self._head_each or self.session.signer is not None
             doubted = self._mismatched.get(prefix, frozenset())
-            if self._samples_parts:
-                was = memo is not None and memo.head_parts
-                head_parts = self._head_parts.setdefault(prefix, was)
-            else:
-                head_parts = True
+            was = memo is not None and memo.head_parts
+            head_parts = not self._samples_parts or self._head_parts.setdefault(prefix, was)
         etags = self._settings.etags
-        resolver = ClaimResolver(
+        return head_each, ClaimResolver(
             self.bucket,
             version.dataset.name,
             head_each=head_each and etags == "probe",
@@ -359,7 +345,6 @@ class BucketSource(Source):
             head_parts=head_parts,
             part_answers={} if memo is None or deep else dict(memo.part_answers),
         )
-        return head_each, head_parts, resolver
 
     @property
     def _samples_parts(self) -> bool:
@@ -437,10 +422,6 @@ class BucketSource(Source):
             if prefix in self._mismatched:
                 self._head_each.add(prefix)
             self._mismatched[prefix] = self._mismatched.get(prefix, frozenset()) | set(keys)
-
-    def _require_heads(self, prefix: bytes) -> None:
-        with self._lock:
-            self._head_each.add(prefix)
 
 
 def _newest(listed: S3Listing) -> Iterator[ObjectRow]:

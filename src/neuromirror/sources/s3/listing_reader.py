@@ -10,11 +10,13 @@ import re
 import threading
 import time
 import zlib
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -49,6 +51,7 @@ from neuromirror.sources.s3.object_claims import (
     ClaimResolver,
     DocumentReader,
     ObjectClaims,
+    PartAnswer,
     has_sha256,
     part_count,
     usual_part_size,
@@ -121,37 +124,38 @@ class WriteDetector:
 _SAMPLES: Final = 8
 
 
-class ObjectSample:
-    """At most eight objects of a listing, to be requested to learn what applies to all.
+class RowSample:
+    """The rows whose keys have the lowest checksums, independent of the order of rows.
 
-    The sample is the same in whatever order the rows are added: they are divided into eight groups
-    by a checksum of a text, such as the name of their top-level folder, and each group contributes
-    the object whose key has the lowest checksum.
+    Parameters
+    ----------
+    most
+        The number of rows.
+    is_wanted
+        Returns whether a row may be in the sample.
     """
 
-    def __init__(self) -> None:
-        self._best: dict[int, tuple[int, ObjectRow]] = {}
-        self._worst = 0
+    __slots__ = ("_is_wanted", "_most", "_ranked")
 
-    def __len__(self) -> int:
-        return len(self._best)
+    def __init__(
+        self, most: int, is_wanted: Callable[[ObjectRow], object] = lambda row: True
+    ) -> None:
+        self._most = most
+        self._is_wanted = is_wanted
+        self._ranked: list[tuple[int, bytes, ObjectRow]] = []
 
-    def add(self, row: ObjectRow, path: bytes, grouped_by: bytes) -> None:
-        """Consider a row; ``path`` is its key within the dataset."""
+    def add(self, row: ObjectRow) -> None:
+        """Consider a row."""
         rank = zlib.crc32(row.key)
-        if rank >= self._worst and len(self._best) == _SAMPLES:
+        if len(self._ranked) == self._most and rank > self._ranked[-1][0]:
             return
-        group = zlib.crc32(grouped_by) % _SAMPLES
-        best = self._best.get(group)
-        if best is not None and (best[0], best[1].key) <= (rank, row.key):
-            return
-        if ("-" in row.etag or MD5.match(row.etag)) and is_plain(path):
-            self._best[group] = (rank, row)
-            self._worst = max(rank for rank, _ in self._best.values())
+        if self._is_wanted(row):
+            insort(self._ranked, (rank, row.key, row), key=itemgetter(0, 1))
+            del self._ranked[self._most :]
 
     def rows(self) -> list[ObjectRow]:
         """Return the sampled rows."""
-        return [row for _, row in self._best.values()]
+        return [row for _, _, row in self._ranked]
 
 
 ObjectEntry = FileRecord | ExcludedEntry
@@ -187,8 +191,6 @@ class ReaderRules(Struct, frozen=True):
         Whether a sample of single-part ETags must be requested, to learn whether they are MD5s.
     sample_parts
         Whether a sample of multipart uploads decides if usual part sizes can be claimed.
-    head_parts
-        Whether each multipart upload is requested, because an earlier sample had other part sizes.
     is_private
         Whether the objects need credentials, so that their URLs are ``s3://``.
     """
@@ -200,7 +202,6 @@ class ReaderRules(Struct, frozen=True):
     exact: bool
     sample: bool
     sample_parts: bool = False
-    head_parts: bool = True
     is_private: bool = False
 
 
@@ -235,7 +236,8 @@ class ListingReader:
         Called with the keys of sampled objects that differ from their rows; the default calls
         ``on_opaque``.
     on_parts
-        Called if the sample of multipart uploads contradicts ``head_parts``, with what it shows.
+        Called if the sample of multipart uploads shows that they need other requests; with whether
+        each of them does.
     naming
         Assigns paths to objects.
     """
@@ -270,8 +272,9 @@ class ListingReader:
         self._on_parts = on_parts
         self._naming = naming
         self._pending_claims: dict[str, Future[ObjectClaims]] = {}
-        self._sample = ObjectSample()
-        self._part_sample = ObjectSample()
+        # one of each of eight groups of top-level folders
+        self._sample = [RowSample(1, self._may_be_md5) for _ in range(_SAMPLES)]
+        self._part_sample = RowSample(_SAMPLES, self._is_plain)
         self._has_opaque_etag = threading.Event()
         self._write_detector = WriteDetector(bucket, workspace)
         self.degraded = threading.Event()
@@ -280,8 +283,10 @@ class ListingReader:
         """One line per object that is listed but cannot be read."""
         self.refused_count = 0
         """Number of objects that the bucket lists but refuses to return."""
-        self.part_answers: dict[str, int] = {}
-        """Stated part sizes of the listed multipart uploads, by ETag; 0 if they are not uniform."""
+        self.head_parts = claim_resolver.head_parts
+        """Whether each multipart upload is requested."""
+        self.part_answers: dict[str, PartAnswer] = {}
+        """Stated part sizes of the listed multipart uploads, by ETag."""
         self.archived_count = 0
         """Number of objects that must be restored before they can be read."""
         self.found_odd_object = False
@@ -300,7 +305,15 @@ class ListingReader:
         try:
             yield from self._build_entries(self._files(chosen, pool), pool)
             rows, others = chosen.split()
-            reader = self._document_reader()
+            reader = DocumentReader(
+                self._name,
+                self._bucket,
+                self._prefix,
+                self._rules.profile,
+                self._claim_resolver,
+                self._version_id,
+                self._context.record_refusal,
+            )
             read = list(pool.map(reader.read, rows))
             reader.check_refusals()
             unread = [row for row, one in zip(rows, read, strict=True) if one is None]
@@ -320,17 +333,6 @@ class ListingReader:
         cleaned = [(CLEANED, document.path.decode()) for document, differs in found if differs]
         self.documents = tuple(documents)
         self.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
-
-    def _document_reader(self) -> DocumentReader:
-        return DocumentReader(
-            self._name,
-            self._bucket,
-            self._prefix,
-            self._rules.profile,
-            self._claim_resolver,
-            self._version_id,
-            self._context.record_refusal,
-        )
 
     def _note_refused_documents(self, refused: Sequence[ExcludedEntry]) -> Sequence[ExcludedEntry]:
         """Report documents that the bucket refuses, so that the next visit requests them again."""
@@ -423,12 +425,12 @@ class ListingReader:
             return ExcludedEntry(path, FOLDER_MARKER, detail)
         named = self._naming.file_path(row, path, self._headers, pool)
         if self._rules.sample_parts and "-" in row.etag and usual_part_size(row):
-            self._part_sample.add(row, path, row.etag.encode())
+            self._part_sample.add(row)
         claims = self._claim_resolver.claims_from_listing(row, known)
         if claims is None:
             return _PendingObject(row, named, self._request_claims(row, pool))
         if self._rules.sample and row.size and "-" not in row.etag:
-            self._sample.add(row, path, path.partition(b"/")[0])
+            self._sample[zlib.crc32(path.partition(b"/")[0]) % _SAMPLES].add(row)
         if isinstance(named, Future):
             return _PendingObject(row, named, claims)
         return self._record(row, named, claims)
@@ -513,6 +515,12 @@ class ListingReader:
 
     # --- samples
 
+    def _is_plain(self, row: ObjectRow) -> bool:
+        return is_plain(row.key[len(self._prefix) :])
+
+    def _may_be_md5(self, row: ObjectRow) -> bool:
+        return MD5.match(row.etag) is not None and self._is_plain(row)
+
     def _remember_answer(self, row: ObjectRow) -> None:
         answer = self._claim_resolver.part_answers.get(row.etag)
         if answer is not None and len(self.part_answers) < _CACHED:
@@ -524,12 +532,12 @@ class ListingReader:
         Only the sample of this listing counts, so that the same listing has the same records
         whatever was read before it.
         """
-        rows = self._part_sample.rows()
+        rows = list({row.etag: row for row in self._part_sample.rows()}.values())
         ids = [self._version_id(row) for row in rows]
         usual = all(list(pool.map(self._claim_resolver.has_usual_parts, rows, ids)))
         for row in rows:
             self._remember_answer(row)
-        if rows and usual is self._rules.head_parts:
+        if rows and usual is self.head_parts:
             self._on_parts(not usual)
             have, request = ("usual", "none") if usual else ("unusual", "all")
             yield (
@@ -539,11 +547,11 @@ class ListingReader:
 
     def _etag_problem(self, pool: ContextThreadPool) -> Iterator[str]:
         """Yield why ETags that were taken for MD5s may be none."""
-        if not self._rules.sample or not len(self._sample):
+        rows = [row for sample in self._sample for row in sample.rows()]
+        if not rows:
             return
         mismatched: list[bytes] = []
         if not self._has_opaque_etag.is_set():
-            rows = self._sample.rows()
             ids = [self._version_id(row) for row in rows]
             found = list(pool.map(self._claim_resolver.request_claims, rows, ids))
             if not any(claims.opaque for claims in found):

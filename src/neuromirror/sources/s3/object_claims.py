@@ -21,8 +21,6 @@ integrity".
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -47,7 +45,7 @@ from neuromirror.net import (
     WrongRegionError,
     content_length,
 )
-from neuromirror.net.responses import has_encrypted_etag
+from neuromirror.net.responses import has_encrypted_etag, stated_checksums
 from neuromirror.sources.errors import UnreliableListingError
 from neuromirror.sources.protocol import KnownContent
 from neuromirror.sources.s3.local_ids import display_key
@@ -93,6 +91,21 @@ class ObjectClaims(msgspec.Struct, frozen=True, gc=False):
     contradicts_listing: bool = False
     size: int | None = None
     status: int = 200
+
+
+class PartAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a bucket states of a multipart upload.
+
+    Attributes
+    ----------
+    part_size
+        Part size in bytes; None if it is not uniform.
+    digests
+        The CRCs of the whole object, requested if there is no part size.
+    """
+
+    part_size: int | None
+    digests: tuple[Digest, ...] = ()
 
 
 class _ListingMismatchError(Exception):
@@ -159,8 +172,8 @@ class ClaimResolver:
         Whether the part size of each multipart upload is requested, not only where no usual one
         fits.
     part_answers
-        The stated part sizes by multipart ETag, 0 if they are not uniform, as far as earlier visits
-        requested them; new answers are added.
+        The stated part sizes by multipart ETag, as far as earlier visits requested them; new
+        answers are added.
     """
 
     def __init__(
@@ -173,7 +186,7 @@ class ClaimResolver:
         head_empty: bool = False,
         doubted: Collection[bytes] = (),
         head_parts: bool = True,
-        part_answers: dict[str, int] | None = None,
+        part_answers: dict[str, PartAnswer] | None = None,
     ) -> None:
         self._bucket = bucket
         self._name = name
@@ -181,7 +194,7 @@ class ClaimResolver:
         self._etags_opaque = etags_opaque
         self._head_empty = head_empty
         self._doubted = set(doubted)
-        self._head_parts = head_parts
+        self.head_parts = head_parts
         self.part_answers = {} if part_answers is None else part_answers
         self.denied = threading.Event()
         """Set once the bucket refused a request for an object (HTTP 401 or 403)."""
@@ -211,31 +224,31 @@ class ClaimResolver:
                 return ObjectClaims((sha256, Digest("md5", row.etag, CLAIMED_BY)))
             return None
         if parts is not None:
-            size = self._known_part_size(row, parts, content)
-            return None if size is None else ObjectClaims((_etag_digest(row),), size or None)
+            known = self._known_parts(row, parts, content)
+            if known is None:
+                return None
+            return ObjectClaims((_etag_digest(row), *known.digests), known.part_size)
         if self._etags_opaque or not MD5.match(row.etag):
             return ObjectClaims((_etag_digest(row),))
         return None if self._head_each else ObjectClaims((Digest("md5", row.etag, CLAIMED_BY),))
 
-    def _known_part_size(
+    def _known_parts(
         self, row: ObjectRow, parts: int, content: KnownContent | None
-    ) -> int | None:
-        """Return the part size that needs no request; 0 if it is not uniform; None if unknown."""
+    ) -> PartAnswer | None:
+        """Return what needs no request; None if it does."""
         usual = usual_part_size(row)
-        if usual is not None and not self._head_parts:
-            return usual
-        known = self.part_answers.get(row.etag)
+        if usual is not None and not self.head_parts:
+            return PartAnswer(usual)
+        size = None if content is None else content.part_size
         # the usual size may be the claim of another listing, which nobody stated
-        if known is None and content is not None and content.part_size != usual:
-            known = content.part_size
-        return known if not known or parts_fit(row.size, known, parts) else None
+        if size not in (None, usual) and parts_fit(row.size, size, parts):
+            return PartAnswer(size)
+        return self.part_answers.get(row.etag)
 
     def has_usual_parts(self, row: ObjectRow, version_id: str | None) -> bool:
         """Return whether the bucket states the usual part size for an object, now or before."""
-        answer = self.part_answers.get(row.etag)
-        if answer is None:
-            answer = self.request_claims(row, version_id).part_size
-        return answer == usual_part_size(row)
+        answer = self.part_answers.get(row.etag) or self.request_claims(row, version_id)
+        return answer.part_size == usual_part_size(row)
 
     def request_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
         """Request an object's claims.
@@ -288,24 +301,32 @@ class ClaimResolver:
         found: list[Digest] = []
         opaque = refused = False
         if has_sha256(row) or part_count(row) is None:
-            reply = self._bucket.head(row.key, version_id=version_id, checksums=has_sha256(row))
+            reply = self._bucket.head(
+                row.key, version_id=version_id, checksums=row.checksum_algorithm is not None
+            )
             if self._is_refused(row, reply):
                 return ObjectClaims((_etag_digest(row),), opaque=True, refused=True)
             self._check(row, version_id, reply)
-            sha256 = _sha256(reply.headers) if has_sha256(row) else None
-            if sha256 is not None:
-                found.append(Digest("sha256", sha256, CLAIMED_BY))
+            found += _stated_digests(reply)
             opaque = has_encrypted_etag(reply.headers)
             if not opaque and not self._etags_opaque and MD5.match(row.etag):
                 found.append(Digest("md5", row.etag, CLAIMED_BY))
         if part_count(row) is None:
-            return ObjectClaims(tuple(found) or (_etag_digest(row),), opaque=opaque)
+            if not any(one.algorithm in ("sha256", "md5") for one in found):
+                found.append(_etag_digest(row))
+            return ObjectClaims(tuple(found), opaque=opaque)
         part_size, opaque, refused = self._part_size(row, version_id)
+        crcs: list[Digest] = []
+        if part_size is None and not refused and row.checksum_type == "FULL_OBJECT" and not found:
+            # a reply about a part states no checksum of the whole
+            reply = self._bucket.head(row.key, version_id=version_id, checksums=True)
+            self._check(row, version_id, reply)
+            crcs = _stated_digests(reply)
         if not refused:
-            self.part_answers[row.etag] = part_size or 0
+            self.part_answers[row.etag] = PartAnswer(part_size, tuple(crcs))
         if not (opaque and found):
             found.append(_etag_digest(row))
-        return ObjectClaims(tuple(found), part_size, refused=refused)
+        return ObjectClaims((*found, *crcs), part_size, refused=refused)
 
     def headers(self, row: ObjectRow, version_id: str | None) -> Mapping[str, str] | None:
         """Return the object's headers; None if refused. Raise as :meth:`request_claims` does."""
@@ -380,15 +401,8 @@ class ClaimResolver:
         return True
 
 
-def _sha256(headers: Mapping[str, str]) -> str | None:
-    """Return the sha256 of the whole content, if these headers have it."""
-    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
-        return None
-    try:
-        raw = base64.b64decode(headers.get("x-amz-checksum-sha256", ""), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw.hex() if len(raw) == 32 else None
+def _stated_digests(reply: ResponseHead) -> list[Digest]:
+    return [Digest(*one, CLAIMED_BY) for one in stated_checksums(reply.headers).items()]
 
 
 SIDECAR_REFUSED: Final = "sidecar-refused"
