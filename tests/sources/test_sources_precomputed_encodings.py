@@ -343,7 +343,7 @@ def test_missing_files_are_looked_up_under_both_names(layers, monkeypatch):
     ]
     requested_paths = [one.encode() for one in (*there, *gone)]
     assert listing.find_present(requested_paths) == [one.encode() for one in there]
-    monkeypatch.setattr("neuromirror.sources.s3.file_naming._MAX_HEADS", 3)
+    monkeypatch.setattr("neuromirror.sources.s3.listing_reader._MAX_HEADS", 3)
     assert listing.find_present(requested_paths) == [one.encode() for one in there]
 
 

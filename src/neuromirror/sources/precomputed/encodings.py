@@ -38,9 +38,13 @@ from neuromirror.model import Document, ExcludedEntry
 from neuromirror.model.validation import analysed_type
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.s3.file_naming import FileNaming, PathOrException, RequestHeaders
 from neuromirror.sources.s3.history import read_rows, write_row
-from neuromirror.sources.s3.listing_reader import RowSample
+from neuromirror.sources.s3.listing_reader import (
+    FileNaming,
+    PathOrException,
+    RequestHeaders,
+    RowSample,
+)
 from neuromirror.sources.volumes.content_codings import (
     CODING_ALIASES,
     CODING_SUFFIXES,
@@ -122,7 +126,7 @@ class _Folder(Struct):
 class EncodingNaming(FileNaming):
     """Assigns paths to a layer's objects: their keys, with a suffix such as ``.gz`` if encoded.
 
-    Implements :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
+    Implements :class:`~neuromirror.sources.s3.listing_reader.FileNaming`.
 
     Rows are spooled to a file, because paths are known only after all rows.
 

@@ -54,10 +54,10 @@ def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
     """
     head, _, pages = (memo or b"").partition(b"\n")
     try:
-        found = msgspec.json.decode(head, type=BucketMemo)
+        known = msgspec.json.decode(head, type=BucketMemo)
     except msgspec.DecodeError:
         return None
-    return replace(found, pages=pages) if found.shape == shape else None
+    return replace(known, pages=pages) if known.shape == shape else None
 
 
 class BucketReading(Struct, frozen=True):

@@ -42,9 +42,13 @@ from neuromirror.sources.s3.bucket_listing import (
     load_memo,
 )
 from neuromirror.sources.s3.discovery import Segments
-from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming
 from neuromirror.sources.s3.history import burst_ends, moment_of, state_at, upstream_name
-from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
+from neuromirror.sources.s3.listing_reader import (
+    OBJECT_NAMING,
+    FileNaming,
+    ListingReader,
+    ReaderRules,
+)
 from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.options import BucketOptions, Profile
 

@@ -1,5 +1,7 @@
 """One reading of a dataset's objects, whose rows become records and documents.
 
+The paths of objects are their names, unless a source has other rules (:class:`FileNaming`).
+
 Rows are processed in batches: known contents are looked up once per batch, and requests for single
 objects run in parallel with the listing.
 """
@@ -15,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -39,12 +42,6 @@ from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_d
 from neuromirror.net.responses import ARCHIVE_CLASSES
 from neuromirror.sources.errors import UnreliableListingError, UpstreamChangingError
 from neuromirror.sources.protocol import KnownContent, VisitContext
-from neuromirror.sources.s3.file_naming import (
-    OBJECT_NAMING,
-    FileNaming,
-    PathOrException,
-    find_present,
-)
 from neuromirror.sources.s3.local_ids import display_key
 from neuromirror.sources.s3.object_claims import (
     MD5,
@@ -58,6 +55,108 @@ from neuromirror.sources.s3.object_claims import (
 )
 from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, DocumentSelection, is_plain
+
+RequestHeaders = Callable[[ObjectRow], Mapping[str, str] | None]
+"""Returns the headers of a row's object; None if the bucket refuses them.
+
+Raises NetError, and UnreliableListingError if the object is no longer the listed one.
+"""
+
+PathOrException = bytes | ExcludedEntry
+"""The path of a file, or the reason why an object has none."""
+
+
+class FileNaming:
+    """Assigns paths to the objects of one listing: their names, unless a subclass has other rules.
+
+    Attributes
+    ----------
+    needs_headers
+        Whether a path depends on more than the object's name.
+    """
+
+    needs_headers: ClassVar[bool] = False
+
+    def prepare_rows(
+        self,
+        rows: Iterable[ObjectRow],
+        request_headers: RequestHeaders,
+        pool: ContextThreadPool,
+    ) -> Iterable[ObjectRow]:
+        """Yield the same rows, after requesting the headers that :meth:`file_path` depends on."""
+        return rows
+
+    def file_path(
+        self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool
+    ) -> PathOrException | Future[PathOrException]:
+        """Return the path for an object whose key within the dataset is ``name``."""
+        return name
+
+    def object_names(self, file_path: bytes) -> Sequence[bytes]:
+        """Return the names of the objects that can have this path."""
+        return (file_path,)
+
+    def is_file(self, name: bytes, headers: Mapping[str, str], file_path: bytes) -> bool:
+        """Return whether an object with this name and these headers has this path."""
+        return name == file_path
+
+
+OBJECT_NAMING: Final = FileNaming()
+
+
+_MAX_HEADS: Final = 1000
+"""Paths above which the prefix is listed again instead of one request per object."""
+
+
+def find_present(
+    bucket: S3Bucket,
+    prefix: bytes,
+    naming: FileNaming,
+    paths: Sequence[bytes],
+    *,
+    connections: int,
+) -> list[bytes]:
+    """Return those of the given paths whose objects exist in the bucket.
+
+    The caller gives paths that a listing lacks, to detect an incomplete listing. Many paths are
+    looked up in a new listing of the prefix, a few with one request each.
+
+    Parameters
+    ----------
+    bucket, prefix
+        The location of the dataset's objects.
+    naming
+        Maps paths to names of objects.
+    paths
+        The paths.
+    connections
+        Number of parallel requests.
+    """
+    if len(paths) > _MAX_HEADS:
+        keys = {prefix + name for path in paths for name in naming.object_names(path)}
+        listed = {row.key for row in bucket.objects(prefix).rows() if row.key in keys}
+        paths = [
+            path
+            for path in paths
+            if any(prefix + name in listed for name in naming.object_names(path))
+        ]
+        if not naming.needs_headers:
+            return list(paths)
+    with ContextThreadPool(connections, thread_name_prefix="s3-object") as pool:
+        present = list(pool.map(partial(_is_present, bucket, prefix, naming), paths))
+    return [path for path, is_present in zip(paths, present, strict=True) if is_present]
+
+
+def _is_present(bucket: S3Bucket, prefix: bytes, naming: FileNaming, path: bytes) -> bool:
+    for name in naming.object_names(path):
+        reply = bucket.head(prefix + name)
+        if reply.status in (404, 410):
+            continue
+        # an object that is refused exists
+        if reply.status != 200 or naming.is_file(name, reply.headers, path):
+            return True
+    return False
+
 
 _START_FILE: Final = "began"
 
@@ -316,31 +415,28 @@ class ListingReader:
             )
             read = list(pool.map(reader.read, rows))
             reader.check_refusals()
-            unread = [row for row, one in zip(rows, read, strict=True) if one is None]
+            unread = [row for row, entry in zip(rows, read, strict=True) if entry is None]
             yield from self._build_entries(others + unread, pool)
-            refused = [one for one in read if isinstance(one, ExcludedEntry)]
-            yield from self._note_refused_documents(refused)
+            refused = [entry for entry in read if isinstance(entry, ExcludedEntry)]
+            if refused:
+                self.degraded.set()  # so that the next visit requests them again
+            self.unreadable += [
+                f"{display_key(self._prefix + entry.path)}: {entry.detail}" for entry in refused
+            ]
+            yield from refused
             problems = [*self._part_problem(pool), *self._etag_problem(pool)]
             if problems:
                 raise UnreliableListingError(f"{self._name}: {'; '.join(problems)}; try again")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        found = [one for one in read if isinstance(one, tuple)]
-        documents = [document for document, _ in found]
+        kept = [entry for entry in read if isinstance(entry, tuple)]
+        documents = [document for document, _ in kept]
         unread_paths = [row.key[len(self._prefix) :] for row in unread]
-        unread_paths += [one.path for one in refused]
+        unread_paths += [entry.path for entry in refused]
         facts = self._rules.profile.facts(self._version.dataset.local_id, documents, unread_paths)
-        cleaned = [(CLEANED, document.path.decode()) for document, differs in found if differs]
+        cleaned = [(CLEANED, document.path.decode()) for document, differs in kept if differs]
         self.documents = tuple(documents)
         self.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
-
-    def _note_refused_documents(self, refused: Sequence[ExcludedEntry]) -> Sequence[ExcludedEntry]:
-        """Report documents that the bucket refuses, so that the next visit requests them again."""
-        if refused:
-            self.degraded.set()
-        for one in refused:
-            self.unreadable.append(f"{display_key(self._prefix + one.path)}: {one.detail}")
-        return refused
 
     def confirm_version(self) -> VersionRef:
         """Return the version; raise UpstreamChangingError if objects were written meanwhile."""
@@ -413,8 +509,8 @@ class ListingReader:
         )
         if not etags:
             return {}
-        found = zip(etags, self._context.contents(etags), strict=True)
-        return {etag: one for etag, one in found if one is not None}
+        contents = zip(etags, self._context.contents(etags), strict=True)
+        return {etag: content for etag, content in contents if content is not None}
 
     def _row(
         self, row: ObjectRow, known: KnownContent | None, pool: ContextThreadPool
@@ -553,11 +649,11 @@ class ListingReader:
         mismatched: list[bytes] = []
         if not self._has_opaque_etag.is_set():
             ids = [self._version_id(row) for row in rows]
-            found = list(pool.map(self._claim_resolver.request_claims, rows, ids))
-            if not any(claims.opaque for claims in found):
+            answers = list(pool.map(self._claim_resolver.request_claims, rows, ids))
+            if not any(claims.opaque for claims in answers):
                 mismatched = [
                     row.key
-                    for row, claims in zip(rows, found, strict=True)
+                    for row, claims in zip(rows, answers, strict=True)
                     if claims.contradicts_listing
                 ]
                 if not mismatched:

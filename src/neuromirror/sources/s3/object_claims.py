@@ -114,8 +114,8 @@ class _ListingMismatchError(Exception):
 
 def part_count(row: ObjectRow) -> int | None:
     """Return the number of parts of a multipart upload; None for a single-part upload."""
-    found = _MULTIPART.match(row.etag) if "-" in row.etag else None
-    return int(found[1]) if found else None
+    multipart = _MULTIPART.match(row.etag) if "-" in row.etag else None
+    return int(multipart[1]) if multipart else None
 
 
 def has_sha256(row: ObjectRow) -> bool:
@@ -298,7 +298,7 @@ class ClaimResolver:
         )
 
     def _head_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
-        found: list[Digest] = []
+        digests: list[Digest] = []
         opaque = refused = False
         if has_sha256(row) or part_count(row) is None:
             reply = self._bucket.head(
@@ -307,26 +307,26 @@ class ClaimResolver:
             if self._is_refused(row, reply):
                 return ObjectClaims((_etag_digest(row),), opaque=True, refused=True)
             self._check(row, version_id, reply)
-            found += _stated_digests(reply)
+            digests += _stated_digests(reply)
             opaque = has_encrypted_etag(reply.headers)
             if not opaque and not self._etags_opaque and MD5.match(row.etag):
-                found.append(Digest("md5", row.etag, CLAIMED_BY))
+                digests.append(Digest("md5", row.etag, CLAIMED_BY))
         if part_count(row) is None:
-            if not any(one.algorithm in ("sha256", "md5") for one in found):
-                found.append(_etag_digest(row))
-            return ObjectClaims(tuple(found), opaque=opaque)
+            if not any(digest.algorithm in ("sha256", "md5") for digest in digests):
+                digests.append(_etag_digest(row))
+            return ObjectClaims(tuple(digests), opaque=opaque)
         part_size, opaque, refused = self._part_size(row, version_id)
         crcs: list[Digest] = []
-        if part_size is None and not refused and row.checksum_type == "FULL_OBJECT" and not found:
+        if part_size is None and not refused and row.checksum_type == "FULL_OBJECT" and not digests:
             # a reply about a part states no checksum of the whole
             reply = self._bucket.head(row.key, version_id=version_id, checksums=True)
             self._check(row, version_id, reply)
             crcs = _stated_digests(reply)
         if not refused:
             self.part_answers[row.etag] = PartAnswer(part_size, tuple(crcs))
-        if not (opaque and found):
-            found.append(_etag_digest(row))
-        return ObjectClaims((*found, *crcs), part_size, refused=refused)
+        if not (opaque and digests):
+            digests.append(_etag_digest(row))
+        return ObjectClaims((*digests, *crcs), part_size, refused=refused)
 
     def headers(self, row: ObjectRow, version_id: str | None) -> Mapping[str, str] | None:
         """Return the object's headers; None if refused. Raise as :meth:`request_claims` does."""
@@ -402,7 +402,10 @@ class ClaimResolver:
 
 
 def _stated_digests(reply: ResponseHead) -> list[Digest]:
-    return [Digest(*one, CLAIMED_BY) for one in stated_checksums(reply.headers).items()]
+    return [
+        Digest(algorithm, value, CLAIMED_BY)
+        for algorithm, value in stated_checksums(reply.headers).items()
+    ]
 
 
 SIDECAR_REFUSED: Final = "sidecar-refused"
