@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,6 +37,7 @@ from neuromirror.cli.common import (
     outcome_text,
     path_from_environment,
     printable,
+    progress_bar,
 )
 from neuromirror.model.errors import (
     ConfigurationError,
@@ -116,17 +117,13 @@ def clone_command(
         code = 0
         if chosen:
             line.show(f"reading {target}")
-            code = print_outcomes(
-                settings,
-                "clone",
-                lambda progress: get_selected(
-                    *(target.absolute(), chosen),
-                    jobs=jobs or JOBS,
-                    progress=progress,
-                    settings=_settings_of(settings, found, url),
-                ),
-                line,
+            outcomes = get_selected(
+                *(target.absolute(), chosen),
+                jobs=jobs or JOBS,
+                progress=line.show_bytes,
+                settings=_settings_of(settings, found, url),
             )
+            code = print_outcomes(settings, "clone", outcomes, line)
     sys.exit(code)
 
 
@@ -311,18 +308,14 @@ def get_address(
         refuse_relative_symlinks(target)
         target = target.absolute()
         line.show(f"reading {found.dataset}")
-        return print_outcomes(
-            settings,
-            "get",
-            lambda progress: download(
-                *(url, found.path, target),
-                jobs=jobs or JOBS,
-                overwrite=overwrite,
-                progress=progress,
-                settings=_settings_of(settings, found, url),
-            ),
-            line,
+        outcomes = download(
+            *(url, found.path, target),
+            jobs=jobs or JOBS,
+            overwrite=overwrite,
+            progress=line.show_bytes,
+            settings=_settings_of(settings, found, url),
         )
+        return print_outcomes(settings, "get", outcomes, line)
 
 
 def _settings_of(settings: Settings, found: Address, url: str) -> dict[str, str]:
@@ -434,18 +427,9 @@ def get_command(
         # a path can lead into a clone from outside
         start = chosen[0] if chosen[0].is_dir() else chosen[0].parent
     with ProgressLine() as line:
-        code = print_outcomes(
-            settings,
-            "get",
-            lambda progress: get(
-                start,
-                chosen,
-                recursive=recursive,
-                jobs=jobs or JOBS,
-                progress=progress,
-            ),
-            line,
-        )
+        show = line.show_bytes
+        outcomes = get(start, chosen, recursive=recursive, jobs=jobs or JOBS, progress=show)
+        code = print_outcomes(settings, "get", outcomes, line)
     sys.exit(code)
 
 
@@ -460,10 +444,7 @@ def _is_in_repository(folder: Path) -> bool:
 
 
 def print_outcomes(
-    settings: Settings,
-    action: str,
-    outcomes: Callable[[Callable[[int, int], None]], Iterator[Outcome]],
-    line: ProgressLine,
+    settings: Settings, action: str, outcomes: Iterable[Outcome], line: ProgressLine
 ) -> int:
     """Print the outcomes of files, with their progress; return the exit code."""
     from neuromirror.lab import Tally
@@ -473,7 +454,7 @@ def print_outcomes(
     received = in_git = 0
     hosts = HostMessages()
     same: Counter[str] = Counter()
-    for outcome in outcomes(line.show_bytes):
+    for outcome in outcomes:
         counted.add(outcome)
         received += (outcome.size or 0) * (outcome.status == "ok")
         in_git += outcome.message == IN_GIT
@@ -481,9 +462,15 @@ def print_outcomes(
         if outcome.failed and outcome.host is None:
             same[outcome.message] += 1
             shown = same[outcome.message] <= _MAX_SHOWN
-        record = {**outcome.to_json(), "action": action}
+        text = f"{outcome.status:<10} {outcome.path}"
+        if outcome.failed:
+            text = f"{outcome.status:<10} {outcome_text(outcome)}"
+        elif outcome.size is not None:
+            text += f"  {format_bytes(outcome.size)}"
+        if not outcome.failed and outcome.checked == "checked" and outcome.evidence:
+            text += f"  {outcome.evidence}"
         with line.paused():
-            settings.emit(action, record, _outcome_line(outcome) if shown else None)
+            settings.emit(action, {**outcome.to_json(), "action": action}, text if shown else None)
     line.close()
     hosts.print_counts(action, settings)
     for message, count in same.items():
@@ -492,14 +479,6 @@ def print_outcomes(
             click.echo(printable(more), err=True)
     settings.print_text(_summary(counted, received, in_git))
     return counted.exit_code
-
-
-def _outcome_line(outcome: Outcome) -> str:
-    if outcome.failed:
-        return f"{outcome.status:<10} {outcome_text(outcome)}"
-    size = "" if outcome.size is None else f"  {format_bytes(outcome.size)}"
-    evidence = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
-    return f"{outcome.status:<10} {outcome.path}{size}{evidence}"
 
 
 def _summary(counted: Tally, received: int, in_git: int) -> str:
@@ -745,19 +724,9 @@ def export_command(
             progress=line.show_bytes,
         )
     status = "notneeded" if made.unchanged == len(made.paths) else "ok"
-    record = {
-        "status": status,
-        "version": made.version,
-        "state": made.state,
-        "level": made.level,
-        "box": made.box,
-        "time": made.time,
-        "format": made.format,
-        "path": str(made.folder.absolute()),
-        "files": len(made.paths),
-        "unchanged": made.unchanged,
-        "bytes": made.bytes,
-    }
+    fields = ("version", "state", "level", "box", "time", "format", "unchanged", "bytes")
+    record = {"status": status, **{name: getattr(made, name) for name in fields}}
+    record |= {"path": str(made.folder.absolute()), "files": len(made.paths)}
     files = count_of(len(made.paths), "file")
     unchanged = f", {made.unchanged} of them unchanged" if made.unchanged else ""
     summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{unchanged}"
@@ -766,11 +735,9 @@ def export_command(
 
 def _export_references(settings: Settings, version: str, inner: str, output: Path) -> None:
     """Write references, and report them."""
-    from tqdm import tqdm
-
     from neuromirror.stream import export_references
 
-    with tqdm(disable=None, leave=False, file=sys.stderr, unit=" chunks") as bar:
+    with progress_bar(unit=" chunks") as bar:
         made = export_references(
             version,
             output,
@@ -778,15 +745,9 @@ def _export_references(settings: Settings, version: str, inner: str, output: Pat
             store=settings.store_folder,
             progress=lambda count: bar.update(count - bar.n),
         )
-    record = {
-        "status": "ok",
-        "version": made.version,
-        "format": "kerchunk",
-        "path": str(made.path.absolute()),
-        "references": made.references,
-        "included": made.included,
-        "unversioned": made.unversioned,
-    }
+    fields = ("version", "references", "included", "unversioned")
+    record = {"status": "ok", **{name: getattr(made, name) for name in fields}}
+    record |= {"format": "kerchunk", "path": str(made.path.absolute())}
     line = f"{'ok':<10} {made.version}  {made.references} references, in {made.path}"
     settings.emit("export", record, line)
     if made.unversioned:

@@ -49,12 +49,9 @@ def doctor_command(settings: Settings, archive: str | None, *, offline: bool) ->
     for one in _doctor_checks(settings, archive, offline=offline):
         failed = one.level == "error"
         code = max(code, int(failed))
-        record = {
-            "check": one.subject,
-            "level": one.level,
-            "status": "error" if failed else "ok",
-            "message": one.message,
-        }
+        status = "error" if failed else "ok"
+        record = {"check": one.subject, "level": one.level, "status": status}
+        record["message"] = one.message
         settings.emit("doctor", record, f"{one.level:<8} {one.subject:<16} {one.message}")
     sys.exit(code)
 
@@ -120,12 +117,8 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
         store, settings.index_path(store), set(requested) or None, budget
     ):
         seen.add(result.position.alias)
-        record = {
-            "subject": result.subject,
-            "path": result.name,
-            "status": result.status,
-            "message": result.message,
-        }
+        record = {"subject": result.subject, "path": result.name, "status": result.status}
+        record["message"] = result.message
         intact += result.status == "ok"
         failed += result.status != "ok"
         line = f"{result.status:<10} {result.subject:<8} {result.name}  {result.message}"
@@ -291,12 +284,8 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
         if log is not None:
             stack.enter_context(log.watch(BACKUP))
         made = back_up(store, settings.index_path(store), folder, keep)
-    record = {
-        "path": str(made.folder),
-        "at": made.at,
-        "position": made.position,
-        "bytes": made.bytes,
-    }
+    record = {"path": str(made.folder), "at": made.at, "position": made.position}
+    record["bytes"] = made.bytes
     settings.emit("backup", record, f"ok         {made.folder}  {format_bytes(made.bytes)}")
 
 

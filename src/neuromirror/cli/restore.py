@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,10 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
+    from neuromirror.lab.digest import DigestOutcome
     from neuromirror.lab.verify import Mode
     from neuromirror.model import Digest
     from neuromirror.store import Store
-    from neuromirror.transfer.annex_objects import BlockDigestsRecorder
     from neuromirror.transfer.outcomes import Finding
     from neuromirror.transfer.verified_repository import Item
 
@@ -453,7 +454,15 @@ def digest_command(
     own data folder. "neuromirror pin --streamable" copies them beside a lock file. "neuromirror
     verify --full" and "neuromirror get" also record them.
     """
-    from neuromirror.lab.digest import check_piece_size
+    from neuromirror.lab.digest import (
+        JOBS,
+        check_piece_size,
+        digest_clone,
+        plan_digests,
+        planned_outcome,
+        run_digests,
+    )
+    from neuromirror.sources.volumes.urls import token_from_environment
     from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
     size = None if piece_size is None else check_piece_size(piece_size)
@@ -463,54 +472,24 @@ def digest_command(
         report = _Report("digest", settings, line)
         digests = stack.enter_context(BlockDigestsRecorder(store, journal, size, report.show_bytes))
         with exit_on_interrupt(stack):
-            if Path(target).is_dir():
-                _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
+            outcomes: Iterable[DigestOutcome]
+            if not Path(target).is_dir():
+                with _selected_files(settings, target, globs) as files:
+                    plan = plan_digests(files, digests)
+                report.small, report.total = plan.small, plan.bytes
+                options: dict[str, Any] = {"jobs": jobs or JOBS, "token": token_from_environment}
+                planned = (planned_outcome(*file) for file in plan.files)
+                done = planned if dry_run else run_digests(plan, digests, **options)
+                outcomes = chain(plan.known, done)
+            elif dry_run:
+                raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
             else:
-                _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
+                count = jobs or os.cpu_count() or 1
+                outcomes = digest_clone(Path(target), globs, digests, jobs=count)
+            for outcome in outcomes:
+                report.add(outcome)
     report.print_summary(is_dry_run=dry_run)
     sys.exit(1 if report.failures else 0)
-
-
-def _digest_clone(
-    report: _Report,
-    folder: Path,
-    globs: tuple[str, ...],
-    digests: BlockDigestsRecorder,
-    jobs: int | None,
-    *,
-    dry_run: bool,
-) -> None:
-    from neuromirror.lab.digest import digest_clone
-
-    if dry_run:
-        raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
-    for outcome in digest_clone(folder, globs, digests, jobs=jobs or os.cpu_count() or 1):
-        report.add(outcome)
-
-
-def _digest_remote(
-    report: _Report,
-    target: str,
-    globs: tuple[str, ...],
-    digests: BlockDigestsRecorder,
-    jobs: int | None,
-    *,
-    dry_run: bool,
-) -> None:
-    from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
-    from neuromirror.sources.volumes.urls import token_from_environment
-
-    with _selected_files(report.settings, target, globs) as files:
-        plan = plan_digests(files, digests)
-    report.small, report.total = plan.small, plan.bytes
-    for outcome in plan.known:
-        report.add(outcome)
-    if dry_run:
-        for dataset, version, file in plan.files:
-            report.add(planned_outcome(dataset, version, file))
-        return
-    for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
-        report.add(outcome)
 
 
 @contextmanager

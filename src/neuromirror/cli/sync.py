@@ -624,9 +624,15 @@ def _mirror_lines(
     from neuromirror.service.store_status import format_age
 
     failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
+    subdatasets = f" and {one.subdatasets} subdatasets" if one.subdatasets else ""
+    failed = [*map(_failure_text, own[:_MAX_TASKS_SHOWN])]
+    if len(own) > _MAX_TASKS_SHOWN:
+        failed.append(f"... {len(own) - _MAX_TASKS_SHOWN} more (--json lists all)")
+    unreadable = count_of(one.unreadable_sidecars, "dataset")
+    health = ", ".join(f"{count} {name}" for name, count in location_health.items())
     yield f"{one.mirror}  {one.uri}"
     for head, text in [
-        ("datasets", _dataset_counts(one)),
+        ("datasets", f"{one.datasets - one.subdatasets}{subdatasets}, {one.versions} versions"),
         *[("missing", f"{count_of(unvisited, 'listed dataset')} never visited yet")]
         * bool(unvisited),
         ("content", f"{one.files} files in latest versions, {format_bytes(one.bytes)}"),
@@ -634,15 +640,16 @@ def _mirror_lines(
         ("last visit", (one.last_visit or "never") + format_age(one.last_visit)),
         ("last full", (one.last_full_visit or "never") + format_age(one.last_full_visit)),
         ("failing", f"{one.failing}" + (f" ({_first_names(failing)})" * bool(failing))),
-        *[("failed", line) for line in _failure_lines(own)],
+        *[("failed", line) for line in failed],
         *[("removed", f"{len(removed)} upstream, kept in the store ({_first_names(removed)})")]
         * bool(removed),
         *[("settling", f"{one.settling} (still changing upstream)")] * bool(one.settling),
-        *[("sidecars", _unreadable_text(one.unreadable_sidecars))] * bool(one.unreadable_sidecars),
+        *[("sidecars", f"unreadable in {unreadable} (neuromirror events)")]
+        * bool(one.unreadable_sidecars),
         ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
         ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
         *[("taken down", f"{len(withdrawn)} ({_first_names(withdrawn)})")] * bool(withdrawn),
-        *[("locations", _location_health_text(location_health))] * bool(location_health),
+        *[("locations", f"{health} (neuromirror audit, neuromirror show)")] * bool(health),
         *([] if schedule is None else [("service", _schedule_text(schedule))]),
     ]:
         yield f"  {head:<12} {text}"
@@ -650,27 +657,10 @@ def _mirror_lines(
         yield f"  {'' if number else 'upstream':<12} {name}: {value}"
 
 
-def _failure_lines(failures: list[FailureRow]) -> list[str]:
-    more = [f"... {len(failures) - _MAX_TASKS_SHOWN} more (--json lists all)"] * (
-        len(failures) > _MAX_TASKS_SHOWN
-    )
-    return [*map(_failure_text, failures[:_MAX_TASKS_SHOWN]), *more]
-
-
 def _failure_text(failure: FailureRow) -> str:
     name = failure.dataset or failure.mirror
     message = failure.message.removeprefix(f"{name}: ")
     return f"{failure.task} {name}".rstrip() + f": {message} (since {failure.since})"
-
-
-def _unreadable_text(datasets: int) -> str:
-    plural = "" if datasets == 1 else "s"
-    return f"unreadable in {datasets} dataset{plural} (neuromirror events)"
-
-
-def _location_health_text(counts: dict[str, int]) -> str:
-    text = ", ".join(f"{count} {health}" for health, count in counts.items())
-    return f"{text} (neuromirror audit, neuromirror show)"
 
 
 def _schedule_text(schedule: ScheduleSummary) -> str:
@@ -682,11 +672,6 @@ def _schedule_text(schedule: ScheduleSummary) -> str:
     if schedule.disabled:
         parts.append(f"disabled after repeated failures: {_first_names(schedule.disabled)}")
     return ", ".join(parts)
-
-
-def _dataset_counts(mirror: MirrorStatus) -> str:
-    subdatasets = f" and {mirror.subdatasets} subdatasets" if mirror.subdatasets else ""
-    return f"{mirror.datasets - mirror.subdatasets}{subdatasets}, {mirror.versions} versions"
 
 
 def _first_names(names: list[str]) -> str:

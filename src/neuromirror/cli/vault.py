@@ -375,6 +375,7 @@ def keep_command(
     from neuromirror.custody.copies import (
         JOBS,
         KeepOptions,
+        KeepOutcome,
         check_privacy,
         name_in_lock,
         open_to_fill,
@@ -397,7 +398,9 @@ def keep_command(
             check_privacy(store, config)
             report = _Report("keep", settings, line, contents.bytes, vault=config.name)
             for finding in contents.findings:
-                report.add_finding(finding.to_json(), f"{finding.path}  {finding.message}")
+                report.counts["error"] += 1
+                text = f"error      {finding.path}  {finding.message}"
+                settings.emit("keep", {**finding.to_json(), "action": "keep"}, text)
             try:
                 if dry_run:
                     _plan(config, store, ledger, report, contents)
@@ -427,7 +430,8 @@ def keep_command(
                             if is_lock and kept:
                                 name_in_lock(Path(target), contents, vault, kept)
             except VaultError as error:
-                report.add_vault_error(str(error))
+                name = config.name
+                report.add(KeepOutcome("keep", "error", ".", str(error), host=name, vault=name))
             report.print_summary(is_dry_run=dry_run)
             failed |= report.failures > 0
     sys.exit(1 if failed else 0)
@@ -500,16 +504,6 @@ class _Report(OutcomeReport):
     def show_bytes(self, count: int) -> None:
         self.received += count
         self.line.show_bytes(self.received, max(self.received, self.total))
-
-    def add_finding(self, record: dict[str, object], text: str) -> None:
-        self.counts["error"] += 1
-        self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
-
-    def add_vault_error(self, message: str) -> None:
-        from neuromirror.custody.copies import KeepOutcome
-
-        vault = self.vault
-        self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
         verb = "to copy" if is_dry_run else "copied"
