@@ -31,7 +31,7 @@ ResultRecord = dict[str, Any]
 
 DATASET = Parameter(
     args=("-d", "--dataset"),
-    doc="""the dataset. By default the one that contains the current directory""",
+    doc="the dataset. By default the one that contains the current directory",
     constraints=EnsureDataset() | EnsureNone(),
 )
 
@@ -41,16 +41,36 @@ def path_option(*names: str, doc: str) -> Parameter:
     return Parameter(args=names, metavar="PATH", doc=doc, constraints=EnsureStr() | EnsureNone())
 
 
+def flag(name: str, doc: str) -> Parameter:
+    """Return an option without a value."""
+    return Parameter(args=(name,), action="store_true", doc=doc)
+
+
+def repeatable(name: str, metavar: str, doc: str) -> Parameter:
+    """Return an option that can be given several times."""
+    return Parameter(args=(name,), metavar=metavar, action="append", doc=doc)
+
+
+def many(name: str, metavar: str, doc: str) -> Parameter:
+    """Return an argument with any number of values."""
+    constraints = EnsureStr() | EnsureNone()
+    return Parameter(args=(name,), metavar=metavar, nargs="*", doc=doc, constraints=constraints)
+
+
+def _example(text: str, python: str, command: str) -> list[dict[str, str]]:
+    return [{"text": text, "code_py": python, "code_cmd": command}]
+
+
 STORE = path_option(
     "--store",
-    doc="""the mirror store, created by 'neuromirror sync'. By default the environment variable
-    NEUROMIRROR_STORE, or 'store' in the current directory""",
+    doc="the mirror store, created by 'neuromirror sync'. By default the environment "
+    "variable NEUROMIRROR_STORE, or 'store' in the current directory",
 )
 JOBS = Parameter(
     args=("-J", "--jobs"),
     metavar="NJOBS",
-    doc="""number of concurrent files. By default 32 for mirror-get; for mirror-verify one per
-    processor, or 8 with --what remote or full""",
+    doc="number of concurrent files. By default 32 for mirror-get; for mirror-verify one "
+    "per processor, or 8 with --what remote or full",
     constraints=EnsureInt() | EnsureNone(),
 )
 
@@ -83,15 +103,10 @@ def outcome_result(
         "url": outcome.url,
         "latest": outcome.latest,
     }
-    found: ResultRecord = get_status_dict(
-        action=action,
-        status=outcome.status,
-        path=str(path),
-        type=kind,
-        message=outcome.message or None,
-        refds=refds,
-        **{name: value for name, value in more.items() if value is not None},
-    )
+    known = {name: value for name, value in more.items() if value is not None}
+    message = outcome.message or None
+    result = {"action": action, "status": outcome.status, "type": kind, "message": message}
+    found: ResultRecord = get_status_dict(path=str(path), refds=refds, **result, **known)
     return found
 
 
@@ -157,23 +172,15 @@ class MirrorGet(Interface):  # type: ignore[misc]
 
     _params_: ClassVar[dict[str, Any]] = {
         "dataset": DATASET,
-        "path": Parameter(
-            args=("path",),
-            metavar="PATH",
-            nargs="*",
-            doc="""files and folders to get. By default the whole dataset""",
-            constraints=EnsureStr() | EnsureNone(),
-        ),
+        "path": many("path", "PATH", "files and folders to get. By default the whole dataset"),
         "recursive": recursion_flag,
         "jobs": JOBS,
     }
-    _examples_: ClassVar[list[dict[str, str]]] = [
-        {
-            "text": "Get a folder and all subdatasets in it",
-            "code_py": "mirror_get('sub-01', recursive=True)",
-            "code_cmd": "datalad mirror-get -r sub-01",
-        },
-    ]
+    _examples_: ClassVar[list[dict[str, str]]] = _example(
+        "Get a folder and all subdatasets in it",
+        "mirror_get('sub-01', recursive=True)",
+        "datalad mirror-get -r sub-01",
+    )
 
     @staticmethod
     @datasetmethod(name="mirror_get")  # type: ignore[untyped-decorator]
@@ -214,54 +221,46 @@ class MirrorPin(Interface):  # type: ignore[misc]
     """
 
     _params_: ClassVar[dict[str, Any]] = {
-        "version": Parameter(
-            args=("version",),
-            metavar="VERSION",
-            nargs="*",
-            doc="""versions to pin, such as dandi:000027@0.210831.2033. The default label is the
+        "version": many(
+            "version",
+            "VERSION",
+            """versions to pin, such as dandi:000027@0.210831.2033. The default label is the
             latest version. The folder of a clone pins the version that is checked out""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
         "lock": path_option(
             "--lock",
-            doc="""the lock file, created if it does not exist. By default datasets.lock in the
-            dataset given by --dataset, or in the current directory""",
+            doc="the lock file, created if it does not exist. By default datasets.lock in the "
+            "dataset given by --dataset, or in the current directory",
         ),
-        "glob": Parameter(
-            args=("--glob",),
-            metavar="GLOB",
-            action="append",
-            doc="""pin only matching paths: sub-01, sub-*/anat, **/*.nwb. Can be given several
+        "glob": repeatable(
+            "--glob",
+            "GLOB",
+            """pin only matching paths: sub-01, sub-*/anat, **/*.nwb. Can be given several
             times""",
         ),
-        "bundle": Parameter(
-            args=("--bundle",),
-            action="store_true",
-            doc="""write git bundles beside the lock file, from which the datasets can be cloned""",
+        "bundle": flag(
+            "--bundle",
+            """write git bundles beside the lock file, from which the datasets can be cloned""",
         ),
-        "clone": Parameter(
-            args=("--clone",),
-            metavar="URL",
-            action="append",
-            doc="""where the datasets can be cloned from: a store (ria+https://...), or a URL with
+        "clone": repeatable(
+            "--clone",
+            "URL",
+            """where the datasets can be cloned from: a store (ria+https://...), or a URL with
             {alias} or {id} in it. Can be given several times""",
         ),
-        "remove": Parameter(
-            args=("--remove",),
-            metavar="NAME",
-            action="append",
-            doc="""remove the pin of a dataset (dandi:000027). Can be given several times""",
+        "remove": repeatable(
+            "--remove",
+            "NAME",
+            """remove the pin of a dataset (dandi:000027). Can be given several times""",
         ),
         "store": STORE,
     }
-    _examples_: ClassVar[list[dict[str, str]]] = [
-        {
-            "text": "Pin two versions in the current dataset, with bundles",
-            "code_py": "mirror_pin(['dandi:000027', 'aind:ecephys_1'], dataset='.', bundle=True)",
-            "code_cmd": "datalad mirror-pin -d . --bundle dandi:000027 aind:ecephys_1",
-        },
-    ]
+    _examples_: ClassVar[list[dict[str, str]]] = _example(
+        "Pin two versions in the current dataset, with bundles",
+        "mirror_pin(['dandi:000027', 'aind:ecephys_1'], dataset='.', bundle=True)",
+        "datalad mirror-pin -d . --bundle dandi:000027 aind:ecephys_1",
+    )
 
     @staticmethod
     @datasetmethod(name="mirror_pin")  # type: ignore[untyped-decorator]
@@ -321,32 +320,26 @@ class MirrorVerify(Interface):  # type: ignore[misc]
     _params_: ClassVar[dict[str, Any]] = {
         "dataset": DATASET,
         "lock": path_option(
-            "--lock", doc="""a lock file written by mirror-pin, whose datasets are verified"""
+            "--lock", doc="a lock file written by mirror-pin, whose datasets are verified"
         ),
         "within": path_option(
             "--within",
-            doc="""where the datasets of the lock file were restored. By default its folder""",
+            doc="where the datasets of the lock file were restored. By default its folder",
         ),
         "what": Parameter(
             args=("--what",),
-            doc="""what to verify: local content, the servers' statements on all URLs, or
-            downloaded content""",
+            doc="what to verify: local content, the servers' statements on all URLs, or "
+            "downloaded content",
             constraints=EnsureChoice("local", "remote", "full"),
         ),
-        "allow_missing": Parameter(
-            args=("--allow-missing",),
-            action="store_true",
-            doc="""accept missing content""",
-        ),
+        "allow_missing": flag("--allow-missing", "accept missing content"),
         "jobs": JOBS,
     }
-    _examples_: ClassVar[list[dict[str, str]]] = [
-        {
-            "text": "Check that the archives still have the pinned files",
-            "code_py": "mirror_verify(lock='datasets.lock', what='remote')",
-            "code_cmd": "datalad mirror-verify --lock datasets.lock --what remote",
-        },
-    ]
+    _examples_: ClassVar[list[dict[str, str]]] = _example(
+        "Check that the archives still have the pinned files",
+        "mirror_verify(lock='datasets.lock', what='remote')",
+        "datalad mirror-verify --lock datasets.lock --what remote",
+    )
 
     @staticmethod
     @datasetmethod(name="mirror_verify")  # type: ignore[untyped-decorator]
@@ -418,37 +411,33 @@ class MirrorCite(Interface):  # type: ignore[misc]
 
     result_renderer = "tailored"
     _params_: ClassVar[dict[str, Any]] = {
-        "version": Parameter(
-            args=("version",),
-            metavar="VERSION",
-            nargs="*",
-            doc="""versions in the store, such as dandi:000027@0.210831.2033. By default, and
+        "version": many(
+            "version",
+            "VERSION",
+            """versions in the store, such as dandi:000027@0.210831.2033. By default, and
             without --lock, the dataset is cited""",
-            constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
         "lock": path_option(
             "--lock",
-            doc="""a lock file written by mirror-pin, whose pins are all cited in one file""",
+            doc="a lock file written by mirror-pin, whose pins are all cited in one file",
         ),
         "format": Parameter(
             args=("--format",),
-            doc="""a paragraph (text), or a machine-readable format""",
+            doc="a paragraph (text), or a machine-readable format",
             constraints=EnsureChoice(*_FORMATS),
         ),
         "output": path_option(
             *("-o", "--output"),
-            doc="""a file, or a folder to write the file to. By default the citation is printed""",
+            doc="a file, or a folder to write the file to. By default the citation is printed",
         ),
         "store": STORE,
     }
-    _examples_: ClassVar[list[dict[str, str]]] = [
-        {
-            "text": "Cite the current dataset as BibTeX",
-            "code_py": "mirror_cite(format='bibtex')",
-            "code_cmd": "datalad mirror-cite --format bibtex",
-        },
-    ]
+    _examples_: ClassVar[list[dict[str, str]]] = _example(
+        "Cite the current dataset as BibTeX",
+        "mirror_cite(format='bibtex')",
+        "datalad mirror-cite --format bibtex",
+    )
 
     @staticmethod
     @datasetmethod(name="mirror_cite")  # type: ignore[untyped-decorator]
