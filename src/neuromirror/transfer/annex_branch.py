@@ -362,7 +362,9 @@ class AnnexBranchReader:
     def logs(self, keys: Sequence[str]) -> dict[str, KeyLogs]:
         """Return the logs of keys, by key."""
         folders = {key: hash_lower(key) for key in keys}
-        self._read_folders({folder[:3] for folder in folders.values()})
+        missing = {folder[:3] for folder in folders.values()} - self._folders.keys()
+        ids = {name: _entry(self._root, _FOLDER, name) for name in missing}
+        self._folders.update(self._read_found(ids))
         inner = {
             folder: _entry(self._folders.get(folder[:3], b""), _FOLDER, folder[4:])
             for folder in folders.values()
@@ -375,7 +377,10 @@ class AnnexBranchReader:
             for ending in _ENDINGS:
                 if found := _entry(tree, _FILE, name + ending):
                     object_ids[b"%s/%s%s" % (folder, name, ending)] = found
-        contents = self._contents(object_ids)
+        # many logs are identical, and identical objects are read once
+        distinct = list(dict.fromkeys(object_ids.values()))
+        read = dict(zip(distinct, self._objects.read(distinct), strict=True))
+        contents = {path: existing_object(one, read[one]) for path, one in object_ids.items()}
         journal, private = file_names(self._journal), file_names(self._private)
         known = {}
         for key, folder in folders.items():
@@ -396,24 +401,12 @@ class AnnexBranchReader:
     def _read_object(self, name: bytes) -> bytes:
         return existing_object(name, next(self._objects.read([name])))
 
-    def _read_folders(self, names: Iterable[bytes]) -> None:
-        missing = {
-            name: _entry(self._root, _FOLDER, name) for name in names if name not in self._folders
-        }
-        self._folders.update(self._read_found(missing))
-
     def _read_found(self, object_ids: dict[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
         """Yield the names that have an object id, with the object's content."""
         there = [(name, found) for name, found in object_ids.items() if found]
         contents = self._objects.read([found for _, found in there])
         for (name, found), content in zip(there, contents, strict=True):
             yield name, existing_object(found, content)
-
-    def _contents(self, object_ids: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Return contents by path. Many logs are identical, and identical objects are read once."""
-        distinct = list(dict.fromkeys(object_ids.values()))
-        read = dict(zip(distinct, self._objects.read(distinct), strict=True))
-        return {path: existing_object(found, read[found]) for path, found in object_ids.items()}
 
 
 def existing_object(name: bytes, content: bytes | None) -> bytes:
@@ -546,26 +539,22 @@ class PublishedCopies:
         with self._lock:
             now = time.monotonic()
             if now - self._read_at > _REFRESH:
-                commits = self._find_commits()
+                refs = sorted(read_refs(self._tree.repository).items())
+                found = [commit for name, commit in refs if name.endswith(_BRANCH)]
+                if self._annex_commit is not None and self._settings is not None:
+                    found.insert(0, self._annex_commit)
+                commits = tuple(dict.fromkeys(found))
                 if commits != self._commits:
-                    self._vaults = self._read_vaults(commits)
+                    logs = (self._tree.find(REMOTE_LOG, commit) or b"" for commit in commits)
+                    configs = parse_remote_log(b"".join(logs))
+                    self._vaults = (
+                        vault_addresses(configs)
+                        if self._settings is None
+                        else enabled_vaults(configs, self._settings)
+                    )
                     self._commits = commits
                 self._read_at = now
             return self._commits, self._vaults
-
-    def _find_commits(self) -> tuple[str, ...]:
-        refs = read_refs(self._tree.repository)
-        found = [commit for name, commit in sorted(refs.items()) if name.endswith(_BRANCH)]
-        if self._annex_commit is not None and self._settings is not None:
-            found.insert(0, self._annex_commit)
-        return tuple(dict.fromkeys(found))
-
-    def _read_vaults(self, commits: tuple[str, ...]) -> dict[str, VaultAddress]:
-        logs = b"".join(self._tree.find(REMOTE_LOG, commit) or b"" for commit in commits)
-        configs = parse_remote_log(logs)
-        if self._settings is not None:
-            return enabled_vaults(configs, self._settings)
-        return vault_addresses(configs)
 
 
 def local_hosts(hosts: Iterable[str]) -> frozenset[str]:

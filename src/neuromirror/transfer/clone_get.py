@@ -217,7 +217,12 @@ def get_with_git_annex(
     batch = GitAnnexBatch(
         clone.top, environment, min(jobs, _JOBS), is_interactive=False, has_progress=True
     )
-    sender = threading.Thread(target=_send, args=(batch, files))
+
+    def send() -> None:
+        batch.send(file.path for file in files)
+        batch.end_input()
+
+    sender = threading.Thread(target=send)
     sender.start()
     is_complete = False
     try:
@@ -234,11 +239,6 @@ def get_with_git_annex(
     for file in waiting.values():
         why = f"git annex get failed: {stderr or 'no error message'}"
         yield file, None if clone.find_object(file.key) else why
-
-
-def _send(batch: GitAnnexBatch, files: Sequence[DelegatedFile]) -> None:
-    batch.send(file.path for file in files)
-    batch.end_input()
 
 
 def _final_replies(
@@ -516,15 +516,8 @@ class _CloneGet:
                 self._delegated.append(DelegatedFile(content.paths[0], key))
             elif locations.urls:
                 fetching.add(key)
-                task = FetchTask(
-                    key,
-                    content.size,
-                    locations.urls,
-                    locations.local_urls,
-                    locations.equivalent_keys,
-                    self._options.digests,
-                )
-                pool.put(task)
+                urls = locations.urls, locations.local_urls, locations.equivalent_keys
+                pool.put(FetchTask(key, content.size, *urls, self._options.digests))
             else:
                 why = "no URL or configured remote is known to have it" + _unconfigured_hint(
                     locations

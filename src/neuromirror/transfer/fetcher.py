@@ -304,7 +304,12 @@ class Fetcher:
         if is_block_url(url) and isinstance(error, CutoutRefusedError):
             found.needs_credentials |= error.status in _REFUSED_STATUSES
         if isinstance(error, UnsafeAddressError) and not error.always_refused:
-            _add_refused_host(found, host_of(error.url or url))
+            # all such hosts have one message
+            if found.refused_hosts:
+                found.errors.remove(_refused_message(found.refused_hosts))
+            if (host := host_of(error.url or url)) not in found.refused_hosts:
+                found.refused_hosts.append(host)
+            found.errors.append(_refused_message(found.refused_hosts))
         elif isinstance(error, CredentialsError | NetError):
             message = self._connections.explain(url, error)
             if message not in found.errors:
@@ -327,15 +332,6 @@ def is_fetched_in_memory(task: FetchTask) -> bool:
         Whether the content is small.
     """
     return task.size is not None and task.size <= MAX_IN_MEMORY
-
-
-def _add_refused_host(found: FetchResult, host: str) -> None:
-    """Record a host that may not be accessed; all such hosts have one message."""
-    if found.refused_hosts:
-        found.errors.remove(_refused_message(found.refused_hosts))
-    if host not in found.refused_hosts:
-        found.refused_hosts.append(host)
-    found.errors.append(_refused_message(found.refused_hosts))
 
 
 def _refused_message(hosts: Sequence[str]) -> str:

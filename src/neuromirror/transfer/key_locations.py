@@ -513,9 +513,13 @@ class LocationRecorder:
     def _write_branch(self, files: dict[bytes, bytes]) -> str:
         """Commit files to the git-annex branch; return the commit."""
         message = self._clone.settings.get("annex.commitmessage", _MESSAGE).encode()
+        # git-annex also commits without a configured identity
+        committer = "{} <{}>".format(*FALLBACK_IDENTITY).encode()
+        with suppress(GitError):
+            ident = self._clone.git("var", "GIT_COMMITTER_IDENT")
+            committer = ident.rstrip(b"\n").rsplit(b" ", 2)[0]
         head = b"feature done\ncommit %s\ncommitter %s now\ndata %d\n%s\nfrom %s\n" % (
-            *(BRANCH.encode(), self._committer(), len(message), message),
-            self._commit.encode(),
+            *(BRANCH.encode(), committer, len(message), message, self._commit.encode()),
         )
         # a file: a pipe that is not read until the end could fill up and block git
         with tempfile.TemporaryFile(prefix="neuromirror-") as errors:
@@ -546,15 +550,6 @@ class LocationRecorder:
                 "and the next run records it"
             )
         return commit
-
-    def _committer(self) -> bytes:
-        try:
-            found = self._clone.git("var", "GIT_COMMITTER_IDENT")
-        except GitError:
-            # git-annex also commits without a configured identity
-            name, address = FALLBACK_IDENTITY
-            return f"{name} <{address}>".encode()
-        return found.rstrip(b"\n").rsplit(b" ", 2)[0]
 
 
 def _quoted(path: bytes) -> bytes:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from msgspec.structs import replace
 
@@ -316,13 +316,10 @@ class Prober:
             proof = key_checksum(file.key)
         except ValueError as error:
             return [Finding(status="error", path=path, key=file.key, message=str(error))]
+        about: dict[str, Any] = {"path": path, "key": file.key, "size": proof.size}
         if not file.urls and not file.copies:
             message = "no URL is known for its content"
-            return [
-                Finding(
-                    status="impossible", path=path, key=file.key, size=proof.size, message=message
-                )
-            ]
+            return [Finding(status="impossible", message=message, **about)]
         known = KnownDigests(file.key, proof, claims)
         if is_only_url is None:
             is_only_url = len(file.urls) == 1
@@ -331,21 +328,18 @@ class Prober:
             if number >= len(file.urls) and any(one.health is Health.OK for one in found):
                 break
             answer, host = self._ask(url, known, is_only_url=is_only_url)
-            found.append(
-                Finding(
-                    status=STATUSES[answer.health],
-                    path=path,
-                    kind="url",
-                    message=answer.message,
-                    key=file.key,
-                    size=proof.size,
-                    evidence=answer.evidence,
-                    checked=None if answer.evidence is None else "claimed",
-                    url=displayed_url(url),
-                    health=answer.health,
-                    host=host,
-                )
+            finding = Finding(
+                status=STATUSES[answer.health],
+                kind="url",
+                message=answer.message,
+                evidence=answer.evidence,
+                checked=None if answer.evidence is None else "claimed",
+                url=displayed_url(url),
+                health=answer.health,
+                host=host,
+                **about,
             )
+            found.append(finding)
         return found
 
     def _ask(
@@ -505,19 +499,13 @@ class DownloadVerifier:
             if not found.failed:
                 return [*failed, found]
             failed.append(found)
-        if not failed:
-            message = "no URL is known for its content"
-        else:
-            message = f"none of its {len(failed)} URLs returns its content"
-        wrong = any(one.health is Health.CHANGED for one in failed)
-        last = Finding(
-            status="error" if wrong else "impossible",
-            path=path,
-            key=file.key,
-            size=proof.size,
-            message=message,
-        )
-        return [*failed, last]
+        message = f"none of its {len(failed)} URLs returns its content"
+        status: Status = "impossible"
+        if any(one.health is Health.CHANGED for one in failed):
+            status = "error"
+        about: dict[str, Any] = {"path": path, "key": file.key, "size": proof.size}
+        message = message if failed else "no URL is known for its content"
+        return [*failed, Finding(status=status, message=message, **about)]
 
     def _verify_url(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
         """Return a finding for the file if the URL has its bytes, else one for the URL."""
@@ -566,12 +554,10 @@ class DownloadVerifier:
             found = replace(found, status="error", message=fault)
         if not found.failed:
             return replace(found, url=displayed_url(url), health=Health.OK)
-        message = found.message
-        if proof.size is not None and size > proof.size:
-            message = f"different bytes: more than {proof.size}"
-        return replace(
-            found, kind="url", message=message, url=displayed_url(url), health=Health.CHANGED
-        )
+        is_longer = proof.size is not None and size > proof.size
+        message = f"different bytes: more than {proof.size}" if is_longer else found.message
+        about = {"kind": "url", "url": displayed_url(url), "health": Health.CHANGED}
+        return replace(found, message=message, **about)
 
     def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:
         sessions = self._sessions

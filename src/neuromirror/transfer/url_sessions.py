@@ -147,7 +147,12 @@ class RestrictedChannels:
             )
 
         channel = f"{url.host}/{url.path}"
-        own, problem = ("", "") if token is not None else _intern_token(url)
+        own = problem = ""
+        if token is None and url.scheme == "boss":
+            try:
+                own = InternToken(url.host, token_variable(url.host)).read()
+            except CredentialsError as error:
+                problem = str(error)
         if own and channel in self._restricted_channels:
             token = own
         received = False
@@ -165,16 +170,6 @@ class RestrictedChannels:
                 raise
             self._restricted_channels.add(channel)
             yield from fetch(own, True)
-
-
-def _intern_token(url: BlockUrl) -> tuple[str, str]:
-    """Return the token in intern's file or variables, and why it cannot be read."""
-    if url.scheme != "boss":
-        return "", ""
-    try:
-        return InternToken(url.host, token_variable(url.host)).read(), ""
-    except CredentialsError as error:
-        return "", str(error)
 
 
 SCHEME: Final = "s3"
@@ -333,7 +328,10 @@ class S3Access:
         if endpoint is not None and _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or ""):
             endpoint = None
         if endpoint is None and given_region is None:
-            region = self._region_of(name) or region
+            # AWS states the region of a bucket to anonymous clients, too
+            with Session(limits=self._limits) as session:
+                reply = S3Bucket(session, name, region=_USUAL_REGION).head(b"")
+            region = reply.headers.get("x-amz-bucket-region") or region
         region = given_region or region or _USUAL_REGION
         base_url = bucket_url(name, region, endpoint)
         is_chosen = bool(own.endpoint) or (name, "endpoint") in self._settings
@@ -353,12 +351,6 @@ class S3Access:
             ),
         )
         return S3Bucket(session, name, region=region, endpoint=endpoint)
-
-    def _region_of(self, name: str) -> str | None:
-        """Return the region of a bucket of AWS, which it states to anonymous clients too."""
-        with Session(limits=self._limits) as session:
-            reply = S3Bucket(session, name, region=_USUAL_REGION).head(b"")
-        return reply.headers.get("x-amz-bucket-region")
 
 
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
@@ -481,7 +473,11 @@ class UrlSessions:
         with self._lock:
             if host not in self._authorized:
                 token = self._host_token(host)
-                self._authorized[host] = self._session_with(host, token)
+                tokens = {f"{token_scheme(host)}://{host}": token} if token else {}
+                is_known = token is not None and bool(token.read())
+                self._authorized[host] = (
+                    self._new_session(self.limits, tokens) if is_known else None
+                )
             found = self._authorized[host]
         if found is not None:
             self._chosen[host] = found
@@ -520,11 +516,6 @@ class UrlSessions:
                 message = f"no token for {host}: set {token.label}"
                 raise CredentialsError(message, identity=token.label)
         return False
-
-    def _session_with(self, host: str, token: TokenSource | None) -> Session | None:
-        if token is None or not token.read():
-            return None
-        return self._new_session(self.limits, {f"{token_scheme(host)}://{host}": token})
 
     def _new_session(
         self, limits: RequestLimits, tokens: Mapping[str, str | TokenSource]

@@ -155,13 +155,14 @@ class _EntryVerifier:
 
     def inspect(self, entries: list[VerifiedEntry]) -> list[InspectedEntry]:
         """Return the results for some entries; raises VerificationStoppedError."""
-        return [self._inspect_or_report(entry) for entry in entries]
-
-    def _inspect_or_report(self, entry: VerifiedEntry) -> InspectedEntry:
-        try:
-            return self._inspect_entry(entry)
-        except ObjectDamagedError as error:
-            return unreadable_entry(entry, path_to_text(self._below + entry.path), error)
+        found = []
+        for entry in entries:
+            try:
+                found.append(self._inspect_entry(entry))
+            except ObjectDamagedError as error:
+                path = path_to_text(self._below + entry.path)
+                found.append(unreadable_entry(entry, path, error))
+        return found
 
     def _inspect_entry(self, entry: VerifiedEntry) -> InspectedEntry:
         if entry.mode == GITLINK_MODE:
@@ -272,7 +273,11 @@ class _EntryVerifier:
             )
             if not others[-1].failed:
                 break
-        return _compare_equivalent(found, others)
+        # the keys of the first download are not pinned: a match is not stronger evidence, but a
+        # mismatch is an error
+        if others[-1].failed:
+            return replace(others[0], key=key)
+        return replace(found, message=f"{found.message}; the bytes match the first download")
 
 
 def verify_plain_files(
@@ -385,18 +390,6 @@ def compare_content(
     return Finding(
         path=path, key=key, size=size, evidence=proof.evidence, checked="checked", message=message
     )
-
-
-def _compare_equivalent(found: Finding, others: list[Finding]) -> Finding:
-    """Return the finding for content whose key has a size only, compared with its first download.
-
-    The keys of the first download are not pinned: a match is not stronger evidence, but a mismatch
-    is an error.
-    """
-    same = next((one for one in others if not one.failed), None)
-    if same is None:
-        return replace(others[0], key=found.key)
-    return replace(found, message=f"{found.message}; the bytes match the first download")
 
 
 def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -> Finding:

@@ -21,10 +21,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import asdict, replace
 
@@ -43,12 +43,12 @@ from neuromirror.model.archive_metadata import (
     is_generation,
     plain_text,
     spdx_id,
-    split_list,
     split_person_names,
     without_degrees,
     without_spdx_prefix,
 )
 
+_Value = TypeVar("_Value")
 _MAX_MEMBERS: Final = 10_000
 """Maximum number of list members that are read: twice the longest known list of authors."""
 _MAX_DOCUMENT_BYTES: Final = 8 << 20
@@ -82,7 +82,7 @@ def members(value: Any) -> list[Any]:
 def mappings(value: Any) -> list[Mapping[str, Any]]:
     """Return the JSON objects among the first members of a list."""
     listed = members(value) if isinstance(value, list) else []
-    return [one for one in listed if isinstance(one, dict)]
+    return [member for member in listed if isinstance(member, dict)]
 
 
 def plain_texts(value: Any) -> tuple[str, ...]:
@@ -98,15 +98,14 @@ def web_address(value: Any) -> str:
 
 def doi_of(value: Any) -> str | None:
     """Return the bare DOI in a DOI, ``doi:…`` or a doi.org URL, or None."""
-    found = _DOI.match(plain_text(value))
-    return found[1] if found else None
+    return match[1] if (match := _DOI.match(plain_text(value))) else None
 
 
 def day(value: Any) -> date | None:
     """Return the day of an ISO 8601 date or time; None for any other value."""
-    found = _DAY.match(value) if isinstance(value, str) else None
     with suppress(ValueError):
-        return None if found is None else date(*map(int, found.groups()))
+        if isinstance(value, str) and (match := _DAY.match(value)):
+            return date(*map(int, match.groups()))
     return None
 
 
@@ -143,25 +142,21 @@ def make_person(name: Any, orcid: Any = None, affiliations: Sequence[Agent] = ()
 
 def make_organisation(name: Any, ror: Any = None) -> Agent | None:
     """Return the record of an organisation, from untrusted JSON values; None without a name."""
-    found = plain_text(name)
-    return Agent(found, url=ror_of(ror)) if found else None
+    return Agent(whole, url=ror_of(ror)) if (whole := plain_text(name)) else None
 
 
 def orcid_of(value: Any) -> str | None:
     """Return a bare ORCID with a valid check digit (ISO 7064, MOD 11-2), or None."""
-    found = _ORCID.match(plain_text(value))
-    if found is None:
-        return None
-    total = 0
-    for digit in found[1][:-1].replace("-", ""):
+    match = _ORCID.match(plain_text(value))
+    number, total = match[1] if match else "", 0
+    for digit in number[:-1].replace("-", ""):
         total = (total + int(digit)) * 2
-    return found[1] if found[1][-1] == "0123456789X"[(12 - total % 11) % 11] else None
+    return number if number[-1:] == "0123456789X"[(12 - total % 11) % 11] else None
 
 
 def ror_of(value: Any) -> str | None:
     """Return the ror.org URL of an id or a URL, or None."""
-    found = _ROR.match(plain_text(value))
-    return f"https://ror.org/{found[1]}" if found else None
+    return f"https://ror.org/{match[1]}" if (match := _ROR.match(plain_text(value))) else None
 
 
 def _split_name(whole: str) -> tuple[str, str, str, str]:
@@ -188,7 +183,7 @@ def _split_spoken_name(tokens: Sequence[str], suffix: str) -> tuple[str, str, st
         suffix = tokens.pop()
     if len(tokens) < 2:
         return _AMBIGUOUS
-    if all(map(_has_family_first, tokens)):
+    if all(unicodedata.name(sign, "").startswith(_FAMILY_FIRST) for sign in "".join(tokens)):
         return (tokens[0], tokens[1], "", suffix) if len(tokens) == 2 else _AMBIGUOUS
     start = next((at for at, token in enumerate(tokens) if at and token[:1].islower()), None)
     if start is not None:
@@ -206,10 +201,6 @@ def _count_particles(tokens: Sequence[str]) -> int:
     return next(others, max(len(tokens) - 1, 0))
 
 
-def _has_family_first(token: str) -> bool:
-    return all(unicodedata.name(one, "").startswith(_FAMILY_FIRST) for one in token)
-
-
 _MAX_EARLIER: Final = 1000
 """Maximum number of earlier versions that are searched for a readable document."""
 _KEYWORDS: Final = ("species", "modality", "project")
@@ -221,10 +212,7 @@ _NDSTORE: Final = ".ndstore/channel.json"
 _PRECOMPUTED: Final = "provenance"
 _LABELS: Final = ("annotation", "segmentation")
 """Types of volumes whose voxels are ids of objects."""
-_PEOPLE: Final = (
-    *("authors", "author", "creators", "creator"),
-    *("investigators", "investigator", "pi"),
-)
+_PEOPLE: Final = re.findall(r"\w+", "authors author creators creator investigators investigator pi")
 """Keys of users that name the authors, the first existing one counts."""
 _NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and|&)\s+")
 
@@ -238,10 +226,17 @@ Parsed = Callable[[str], Mapping[str, Any]]
 def read_dandiset(parsed: Parsed) -> UpstreamMetadata:
     """Return the citation metadata in ``dandiset.yaml``; empty without that document."""
     about = parsed(_DANDISET)
-    contributors = mappings(about.get("contributor"))
-    cited = [one for one in contributors if one.get("includeInCitation") is True]
+    people = mappings(about.get("contributor"))
+    roles = [plain_texts(person.get("roleName")) for person in people]
+    cited = [person for person in people if person.get("includeInCitation") is True]
     if not cited:
-        cited = [one for one in contributors if "dcite:Author" in plain_texts(one.get("roleName"))]
+        pairs = zip(people, roles, strict=True)
+        cited = [person for person, own in pairs if "dcite:Author" in own]
+    funders = (
+        (make_organisation(person.get("name"), person.get("identifier")), person.get("awardNumber"))
+        for person, own in zip(people, roles, strict=True)
+        if _FUNDING & set(own)
+    )
     identifier = plain_text(about.get("identifier"))
     instance = identifier.partition(":")[0] if ":" in identifier else ""
     published = day(about.get("datePublished"))
@@ -249,7 +244,7 @@ def read_dandiset(parsed: Parsed) -> UpstreamMetadata:
     measured = mapping(about.get("assetsSummary")).get("variableMeasured")
     # names, or PropertyValue objects with one
     listed = members(measured) if isinstance(measured, list) else []
-    names = (one.get("value") if isinstance(one, dict) else one for one in listed)
+    names = (name.get("value") if isinstance(name, dict) else name for name in listed)
     return UpstreamMetadata(
         authors=tuple(filter(None, map(_contributor, cited))),
         publisher=Agent(f"{instance} Archive") if instance else None,
@@ -260,10 +255,14 @@ def read_dandiset(parsed: Parsed) -> UpstreamMetadata:
         licenses=licenses_of(about.get("license")),
         description=plain_text(about.get("description")),
         keywords=plain_texts(about.get("keywords")),
-        funders=tuple(dict.fromkeys(_sponsors(contributors))),
-        related=tuple(dict.fromkeys(_related(about.get("relatedResource")))),
-        variables=tuple(dict.fromkeys(filter(None, map(plain_text, names)))),
+        funders=_distinct(Funder(who, plain_text(award)) for who, award in funders if who),
+        related=_distinct(_related(about.get("relatedResource"))),
+        variables=plain_texts(list(names)),
     )
+
+
+def _distinct(values: Iterable[_Value]) -> tuple[_Value, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 def _contributor(contributor: Mapping[str, Any]) -> Agent | None:
@@ -271,17 +270,10 @@ def _contributor(contributor: Mapping[str, Any]) -> Agent | None:
     if contributor.get("schemaKey") == "Organization" or ror_of(identifier) is not None:
         return make_organisation(name, identifier)
     affiliations = (
-        make_organisation(one.get("name"), one.get("identifier"))
-        for one in mappings(contributor.get("affiliation"))
+        make_organisation(place.get("name"), place.get("identifier"))
+        for place in mappings(contributor.get("affiliation"))
     )
     return make_person(name, identifier, tuple(filter(None, affiliations)))
-
-
-def _sponsors(contributors: list[Mapping[str, Any]]) -> Iterator[Funder]:
-    for one in contributors:
-        found = make_organisation(one.get("name"), one.get("identifier"))
-        if found is not None and _FUNDING & set(plain_texts(one.get("roleName"))):
-            yield Funder(found, plain_text(one.get("awardNumber")))
 
 
 def _related(value: Any) -> Iterator[tuple[str, str, str]]:
@@ -303,15 +295,17 @@ def read_asset(parsed: Parsed) -> UpstreamMetadata:
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))
     name = plain_text(about.get("name")) or plain_text(joined.get("name"))
     listed = members(about.get("modalities") or about.get("modality"))
-    modalities = tuple(
-        dict.fromkeys(name for one in listed for name in split_list(plain_text(_name_of(one))))
+    modalities = plain_texts(
+        [each.get("name") if isinstance(each, dict) else each for each in listed]
     )
     identifiers = [("AIND asset", name)] if name else []
     identifiers += [
-        (plain_text(kind), one) for kind, values in others.items() for one in plain_texts(values)
+        (plain_text(kind), value)
+        for kind, values in others.items()
+        for value in plain_texts(values)
     ]
     return UpstreamMetadata(
-        authors=tuple(dict.fromkeys(_investigators(about.get("investigators")))),
+        authors=_distinct(_investigators(about.get("investigators"))),
         publisher=_organisation(about.get("institution")),
         created=day(about.get("creation_time")) or day(about.get("creation_date")),
         cite_created=True,
@@ -319,36 +313,31 @@ def read_asset(parsed: Parsed) -> UpstreamMetadata:
         licenses=licenses_of(about.get("license")),
         description=plain_text(about.get("data_summary")),
         keywords=(*plain_texts(about.get("tags")), *modalities),
-        funders=tuple(dict.fromkeys(_funders(about.get("funding_source")))),
+        funders=_distinct(_funders(about.get("funding_source"))),
         variables=modalities,
     )
 
 
 def _investigators(value: Any) -> Iterator[Agent]:
     """Yield the investigators: one per object with a name, one or several per text."""
-    for one in members(value):
-        if isinstance(one, dict):
-            found = [make_person(one.get("name"), one.get("registry_identifier"))]
-        else:
-            found = list(map(make_person, split_person_names(plain_text(one))))
-        yield from filter(None, found)
+    for member in members(value):
+        people = list(map(make_person, split_person_names(plain_text(member))))
+        if isinstance(member, dict):
+            people = [make_person(member.get("name"), member.get("registry_identifier"))]
+        yield from filter(None, people)
 
 
 def _funders(value: Any) -> Iterator[Funder]:
-    for one in members(value):
-        funding = one if isinstance(one, dict) and "funder" in one else {"funder": one}
-        if found := _organisation(funding.get("funder")):
-            yield Funder(found, plain_text(funding.get("grant_number")))
+    for member in members(value):
+        funding = member if isinstance(member, dict) and "funder" in member else {"funder": member}
+        if funder := _organisation(funding.get("funder")):
+            yield Funder(funder, plain_text(funding.get("grant_number")))
 
 
 def _organisation(value: Any) -> Agent | None:
     about = mapping(value)
     name = about.get("name") or about.get("abbreviation") if about else value
     return make_organisation(name, about.get("registry_identifier"))
-
-
-def _name_of(value: Any) -> Any:
-    return value.get("name") if isinstance(value, dict) else value
 
 
 # --- volumes
@@ -361,14 +350,14 @@ def read_boss(parsed: Parsed) -> UpstreamMetadata:
     pairs = {key.strip().casefold(): value for one in scopes for key, value in one.items()}
     texts = (pairs[key] for key in _PEOPLE if isinstance(pairs.get(key), str))
     named = (map(make_person, _NAME_SEPARATOR.split(text)) for text in texts)
-    people = (tuple(dict.fromkeys(filter(None, some))) for some in named)
+    people = (_distinct(filter(None, some)) for some in named)
     funders = (make_organisation(pairs.get(key)) for key in ("funding", "funder"))
     requests = (plain_text(pairs[key]) for key in sorted(pairs) if re.search("citation|cite", key))
     return UpstreamMetadata(
         authors=next(filter(None, people), ()),
         description=_descriptions(parsed, ".boss", "channel", "experiment", "collection"),
         funders=tuple(Funder(one) for one in funders if one is not None),
-        citation_requests=tuple(dict.fromkeys(filter(None, requests))),
+        citation_requests=_distinct(filter(None, requests)),
         variables=_voxels(parsed(_BOSS), "type", "datatype"),
     )
 

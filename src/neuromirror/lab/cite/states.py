@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,7 +30,7 @@ from neuromirror.annex import (
 from neuromirror.lab.cite.works import CitedState, NotCitableError
 from neuromirror.model import ConfigurationError, time_of_commit
 from neuromirror.store import ANNEX_BRANCH
-from neuromirror.transfer.annex_branch import URLS, AnnexBranchReader
+from neuromirror.transfer.annex_branch import URLS, AnnexBranchReader, existing_object
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 if TYPE_CHECKING:
@@ -216,13 +216,14 @@ def cited_files(state: CitedState) -> Iterator[CitedEntry]:
         The state cannot be read.
     """
     with ExitStack() as stack:
-        objects = stack.enter_context(_Objects(state.git_dir))
+        objects = stack.enter_context(git.BatchObjectReader(state.git_dir))
         until = _read_commit(state.git_dir, state.commit).committed_at
         branch = None if state.annex is None else AnnexBranchReader(objects, state.annex)
         entries = _entries(stack, state)
         while some := list(islice(entries, _BATCH)):
             ids = [sha.encode() for mode, sha, _ in some if mode != git.GITLINK_MODE]
-            contents = dict(zip(ids, objects.read(ids), strict=True))
+            found = zip(ids, objects.read(ids), strict=True)
+            contents = {sha: existing_object(sha, content) for sha, content in found}
             links = [(sha.encode(), path) for mode, sha, path in some if mode == git.SYMLINK_MODE]
             keys = {sha: _key(path.decode(), contents[sha]) for sha, path in links}
             logs = branch.logs([key for key, _, _ in keys.values()]) if branch is not None else {}
@@ -281,22 +282,6 @@ def _collides(before: list[bytes], path: bytes) -> bool:
     inside = any(path.startswith(one + b"/") for one in before)
     before.append(path)
     return repeated or inside
-
-
-class _Objects(git.BatchObjectReader):
-    """Reads objects, all of which must exist."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def read(self, names: Sequence[bytes]) -> Iterator[bytes]:
-        for name, content in zip(names, super().read(names), strict=True):
-            if content is None:
-                raise NotCitableError(
-                    f"{self._git_dir}: git object {name.decode()} cannot be read; check the "
-                    f"repository with 'git -C {self._git_dir} fsck'"
-                )
-            yield content
 
 
 def _urls(log: bytes, until: int) -> tuple[str, ...]:

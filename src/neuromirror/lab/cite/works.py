@@ -228,12 +228,12 @@ class CitationCollection(Struct, frozen=True):
 
     def keys(self) -> list[str]:
         """Return a unique ASCII key for each work, in their order."""
-        found: list[str] = []
+        keys: list[str] = []
         for work in self.works:
-            made = re.sub("[^A-Za-z0-9.-]", "_", work.name)
-            keys = (made if number == 1 else f"{made}-{number}" for number in count(1))
-            found.append(next(key for key in keys if key not in found))
-        return found
+            key = re.sub("[^A-Za-z0-9.-]", "_", work.name)
+            numbered = (key if number == 1 else f"{key}-{number}" for number in count(1))
+            keys.append(next(key for key in numbered if key not in keys))
+        return keys
 
     def prefix(self, work: CitedWork) -> str:
         """Return the folder of the files of a work, with a slash; empty for a single work.
