@@ -607,11 +607,7 @@ def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None
 
 
 def _add(
-    settings: Settings,
-    cache: PieceCache,
-    target: str,
-    globs: tuple[str, ...],
-    jobs: int | None,
+    settings: Settings, cache: PieceCache, target: str, globs: tuple[str, ...], jobs: int | None
 ) -> int:
     """Fill the cache; return the exit code."""
     from neuromirror.stream import open_tree

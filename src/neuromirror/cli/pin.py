@@ -22,13 +22,7 @@ from neuromirror.cli.commands import (
     repeatable,
     settings_options,
 )
-from neuromirror.cli.common import (
-    NamedPath,
-    Settings,
-    print_pieces,
-    printable,
-    step_line,
-)
+from neuromirror.cli.common import NamedPath, Settings, print_pieces, printable, step_line
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
 if TYPE_CHECKING:
@@ -320,11 +314,7 @@ def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> 
 def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]:
     """Return the states of a lock file, a clone or a version."""
     from neuromirror.index import IndexMissingError
-    from neuromirror.lab.cite import (
-        state_of_clone,
-        state_of_version,
-        states_of_lock,
-    )
+    from neuromirror.lab.cite import state_of_clone, state_of_version, states_of_lock
     from neuromirror.lab.lockfile import similar_paths
     from neuromirror.model.errors import UnknownAddressError
     from neuromirror.store import NotAStoreError
@@ -365,17 +355,7 @@ _MAX_SHOWN = 5
 """Maximum number of files named per reason in text output."""
 
 # the same as in lab.export_lock, which is slow to import
-_LIST_FORMATS = (
-    "pooch",
-    "sha256sum",
-    "md5sum",
-    "dvc",
-    "quilt",
-    "aria2",
-    "curl",
-    "wget",
-    "addurls",
-)
+_LIST_FORMATS = ("pooch", "sha256sum", "md5sum", "dvc", "quilt", "aria2", "curl", "wget", "addurls")
 
 
 @command(

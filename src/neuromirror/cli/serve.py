@@ -24,11 +24,7 @@ from neuromirror.cli.commands import (
     repeatable,
     settings_options,
 )
-from neuromirror.cli.common import (
-    PRIVATE_STORE,
-    Settings,
-    path_from_environment,
-)
+from neuromirror.cli.common import PRIVATE_STORE, Settings, path_from_environment
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.errors import ConfigurationError

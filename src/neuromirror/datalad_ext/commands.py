@@ -186,11 +186,7 @@ class MirrorGet(Interface):  # type: ignore[misc]
     @datasetmethod(name="mirror_get")  # type: ignore[untyped-decorator]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
-        path: Any = None,
-        *,
-        dataset: Any = None,
-        recursive: bool = False,
-        jobs: int | None = None,
+        path: Any = None, *, dataset: Any = None, recursive: bool = False, jobs: int | None = None
     ) -> Iterator[ResultRecord]:
         """Yield a result for each file."""
         from neuromirror.transfer import JOBS as AT_ONCE
@@ -419,8 +415,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
         ),
         "dataset": DATASET,
         "lock": path_option(
-            "--lock",
-            doc="a lock file written by mirror-pin, whose pins are all cited in one file",
+            "--lock", doc="a lock file written by mirror-pin, whose pins are all cited in one file"
         ),
         "format": Parameter(
             args=("--format",),

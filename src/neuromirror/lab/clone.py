@@ -195,10 +195,7 @@ def _failure_reason(output: str) -> str:
 
 def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[SkippedRemote]:
     """Clone a dataset; move it to its folder once all objects are checked."""
-    with (
-        SafeFolder.open_path(folder, create=True) as target,
-        target.scratch() as scratch,
-    ):
+    with SafeFolder.open_path(folder, create=True) as target, target.scratch() as scratch:
         made = scratch.path / "clone"
         run_git(
             scratch.path,

@@ -398,9 +398,7 @@ def _change(
     )
 
 
-def _digest_size_files(
-    one: SnapshotEntry | None,
-) -> tuple[str | None, int | None, int | None]:
+def _digest_size_files(one: SnapshotEntry | None) -> tuple[str | None, int | None, int | None]:
     """Return digest and size and, for a subdataset, the number of its files; None for no entry."""
     if one is None:
         return None, None, None

@@ -199,11 +199,7 @@ def planned_outcome(dataset: str, label: str, file: PinnedFile) -> DigestOutcome
 
 
 def digest_clone(
-    folder: Path,
-    globs: Sequence[str],
-    digests: BlockDigestsRecorder,
-    *,
-    jobs: int,
+    folder: Path, globs: Sequence[str], digests: BlockDigestsRecorder, *, jobs: int
 ) -> Iterator[DigestOutcome]:
     """Record the block digests of the content that is in a clone and its subdatasets.
 

@@ -174,10 +174,7 @@ class MintedCommit:
                 raise CommitUnreadableError(str(error)) from error
 
     def _read(
-        self,
-        entries: list[ListedEntry],
-        objects: BatchObjectReader,
-        sizes: subprocess.Popen[bytes],
+        self, entries: list[ListedEntry], objects: BatchObjectReader, sizes: subprocess.Popen[bytes]
     ) -> Iterator[ListedFile | ListedSubdataset]:
         assert sizes.stdin is not None
         assert sizes.stdout is not None
@@ -344,11 +341,7 @@ class Reminter:
     """
 
     def __init__(
-        self,
-        mirror: Mirror,
-        hint: DatasetHint,
-        scratch: Store,
-        recorder: Recorder,
+        self, mirror: Mirror, hint: DatasetHint, scratch: Store, recorder: Recorder
     ) -> None:
         # listings that a real store would hold are minted here
         guards = GuardSettings(max_removed_percent=100, settle_minutes=0)

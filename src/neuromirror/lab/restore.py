@@ -646,9 +646,7 @@ class _DatasetRestorer(Struct):
         refused: dict[str, str] = {}
         reached = False
         for strategy in restore_strategies(
-            target,
-            self.options.store,
-            offline=self.options.offline or self.options.copies_only,
+            target, self.options.store, offline=self.options.offline or self.options.copies_only
         ):
             self.options.progress(f"{target.name} from {strategy.name}")
             host = None if strategy.url is None else urlsplit(strategy.url).netloc
@@ -702,8 +700,7 @@ class _DatasetRestorer(Struct):
             placed = self._examine(target, draft, root)
             write_annex_index(draft, annex_commit)
             placed.skipped_remotes = initialize(
-                lambda *args: run_git(draft, *options, *args, environment=identity),
-                is_new=True,
+                lambda *args: run_git(draft, *options, *args, environment=identity), is_new=True
             )
         placed.strategy = strategy
         if not self.options.offline and not is_origin_checked(draft):

@@ -205,11 +205,7 @@ def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
 
 
 def _state(
-    found: str,
-    expected: PinnedState,
-    described: CommitDescription,
-    scope: VerifyScope,
-    where: str,
+    found: str, expected: PinnedState, described: CommitDescription, scope: VerifyScope, where: str
 ) -> Iterator[Finding]:
     """Yield whether the files have the expected state; ``found`` is that of the files in git."""
     state = expected.state or described.state

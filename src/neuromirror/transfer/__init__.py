@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neuromirror.transfer.clone_get import JOBS, get
 
-__all__ = [
-    "JOBS",
-    "get",
-]
+__all__ = ["JOBS", "get"]
 
 
 def __getattr__(name: str) -> Any:

@@ -497,11 +497,7 @@ class ContentDigester:
     """
 
     def __init__(
-        self,
-        recorder: BlockDigestsRecorder,
-        key: str,
-        piece_size: int,
-        threads: ThreadPoolExecutor,
+        self, recorder: BlockDigestsRecorder, key: str, piece_size: int, threads: ThreadPoolExecutor
     ) -> None:
         self._recorder = recorder
         self._key = key

@@ -13,11 +13,7 @@ from typing import Final
 
 from msgspec import structs
 
-from neuromirror.annex import (
-    VaultAddress,
-    allow_command,
-    host_without_port,
-)
+from neuromirror.annex import VaultAddress, allow_command, host_without_port
 from neuromirror.cache import open_cache
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
@@ -53,11 +49,7 @@ from neuromirror.transfer.partial_content import (
     body_timeout,
     update_check,
 )
-from neuromirror.transfer.url_sessions import (
-    MalformedS3UrlError,
-    RateLimit,
-    no_token,
-)
+from neuromirror.transfer.url_sessions import MalformedS3UrlError, RateLimit, no_token
 from neuromirror.vault.protocol import CopyRefusedError, VaultError
 
 MAX_IN_MEMORY: Final = 1 << 19

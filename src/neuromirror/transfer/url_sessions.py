@@ -522,10 +522,7 @@ class UrlSessions:
     ) -> Session:
         """Return a session that may request the allowed private hosts."""
         return Session(
-            limits=limits,
-            tokens=tokens,
-            is_private_allowed=self._allows,
-            private_hint=self._hint,
+            limits=limits, tokens=tokens, is_private_allowed=self._allows, private_hint=self._hint
         )
 
     def record(self, url: str, failure: NeuromirrorError | None) -> None:

@@ -10,11 +10,7 @@ from __future__ import annotations
 from neuromirror.lab.cite.documents import read_work
 from neuromirror.lab.cite.formats import FORMATS, cite, write_citation
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
-from neuromirror.lab.cite.works import (
-    CitationCollection,
-    CitedState,
-    CitedWork,
-)
+from neuromirror.lab.cite.works import CitationCollection, CitedState, CitedWork
 
 __all__ = [
     "FORMATS",

@@ -355,10 +355,7 @@ def _yaml(value: str) -> str:
 
 _UNKNOWN: Final = ":unav"
 _ROR: Final = "https://ror.org"
-_SPDX_SCHEME: Final = {
-    "rightsIdentifierScheme": "SPDX",
-    "schemeUri": "https://spdx.org/licenses/",
-}
+_SPDX_SCHEME: Final = {"rightsIdentifierScheme": "SPDX", "schemeUri": "https://spdx.org/licenses/"}
 _INPUT: Final = {"relatedItemType": "Dataset", "relationType": "IsDerivedFrom"}
 _RELATIONS: Final = frozenset(
     re.findall(
