@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.lab.clone import clone_dataset, remote_url, store_url
-from neuromirror.lab.restore import CloneUrlStrategy, StrategyFailedError
+from neuromirror.lab.restore import StrategyFailedError, fill_from_url
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from support.foreign_pushes import run_checked
 from support.lab_store import LabStore
@@ -98,6 +98,6 @@ def test_a_mirror_cannot_have_git_request_an_address_of_this_network(tmp_path: P
             clone_dataset(remote_url(mirror.url, ALIAS, None), tmp_path / "clone")
         run_checked(tmp_path, "git", "init", "-q", "restored")
         with pytest.raises(StrategyFailedError, match="the server redirects"):
-            CloneUrlStrategy(f"{mirror.url}/alias/{ALIAS}").fill(tmp_path / "restored")
+            fill_from_url(f"{mirror.url}/alias/{ALIAS}", tmp_path / "restored")
         assert len(mirror.requests) >= 2
         assert inner.requests == []

@@ -571,7 +571,7 @@ def audit_command(
     from neuromirror.config.mirror_files import load_known_mirrors
     from neuromirror.crawl import FailureLog, open_recorder
     from neuromirror.crawl.recorder import AUDIT
-    from neuromirror.lab.audit import AuditScope, audit
+    from neuromirror.lab.audit import audit
     from neuromirror.service.housekeeping import audit_settings_of
 
     store = settings.store()
@@ -586,7 +586,7 @@ def audit_command(
     ):
         asking = audit(
             recorder,
-            tuple(map(AuditScope.parse, names)) or (AuditScope(),),
+            names or ("",),
             budget=budget,
             older_than=timedelta(days=older_than),
             settings=audit_settings_of(store, mirrors),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -55,21 +55,9 @@ class AuditSettings(Struct, frozen=True):
         return UrlSessions(self.allowed, self.token, limits)
 
 
-class AuditScope(Struct, frozen=True):
-    """The scope of an audit: a mirror, a dataset, or (both None) the whole store."""
-
-    mirror: str | None = None
-    dataset: str | None = None
-
-    @classmethod
-    def parse(cls, name: str) -> AuditScope:
-        """Parse the name of a mirror or a dataset: ``dandi`` or ``dandi:000027``."""
-        return cls(dataset=name) if ":" in name else cls(mirror=name)
-
-
 def audit(
     recorder: JournalRecorder,
-    scopes: tuple[AuditScope, ...] = (AuditScope(),),
+    scopes: Sequence[str] = ("",),
     *,
     budget: int | None = None,
     older_than: timedelta = DEFAULT_MAX_AGE,
@@ -86,7 +74,7 @@ def audit(
     recorder
         The recorder of the store; the results are written through it.
     scopes
-        The mirrors and datasets to check; by default the whole store.
+        The names of the mirrors and datasets to check; an empty one is the whole store.
     budget
         Maximum number of URLs.
     older_than
@@ -138,11 +126,10 @@ def audit(
 
 
 def _due_locations(
-    recorder: JournalRecorder, scope: AuditScope, limit: int, before: str
+    recorder: JournalRecorder, scope: str, limit: int, before: str
 ) -> list[DueLocation]:
-    return recorder.ask(
-        lambda index: index.locations.due(limit, before, mirror=scope.mirror, dataset=scope.dataset)
-    )
+    kind = "dataset" if ":" in scope else "mirror"
+    return recorder.ask(lambda index: index.locations.due(limit, before, **{kind: scope or None}))
 
 
 def _probe_all(

@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import Struct, field
@@ -136,28 +137,17 @@ class RestoreTarget(Struct, frozen=True):
         )
 
 
-class RestoreStrategy(Protocol):
-    """A way to obtain the commits of a dataset: a store, a URL, a bundle, a manifest."""
+class RestoreStrategy(NamedTuple):
+    """A way to obtain the commits of a dataset: a store, a URL, a bundle, a manifest.
 
-    @property
-    def name(self) -> str:
-        """The name in messages."""
-        ...
+    ``name`` is its name in messages, ``url`` the clone URL as in the lock file. ``fill`` writes
+    objects and refs to an empty repository with a work tree; it raises StrategyFailedError if the
+    strategy cannot provide the dataset.
+    """
 
-    @property
-    def url(self) -> str | None:
-        """The clone URL, as in the lock file; None for a local strategy."""
-        ...
-
-    def fill(self, repository: Path) -> None:
-        """Write objects and refs to an empty repository with a work tree.
-
-        Raises
-        ------
-        StrategyFailedError
-            The strategy cannot provide the dataset.
-        """
-        ...
+    name: str
+    url: str | None
+    fill: Callable[[Path], None]
 
 
 def restore_strategies(
@@ -170,143 +160,80 @@ def restore_strategies(
     if store is not None:
         path = store.root / target.dataset_id[:3] / target.dataset_id[3:]
         if (path / "HEAD").exists():
-            yield StoreStrategy(path, target.origin_url or str(path))
-    if not offline:
-        yield from map(CloneUrlStrategy, target.clones)
+            origin = target.origin_url or str(path)
+            yield RestoreStrategy("the store", None, partial(_fill_from_store, path, origin))
+    for url in () if offline else target.clones:
+        yield RestoreStrategy(url, url, partial(fill_from_url, url))
     if target.pinned.bundle is not None:
-        yield BundleStrategy(target)
-    yield ManifestStrategy(target)
+        yield RestoreStrategy("the bundle", None, partial(_fill_from_bundle, target))
+    yield RestoreStrategy("the manifest", None, partial(_fill_from_manifest, target))
 
 
-class StoreStrategy(Struct, frozen=True):
-    """Fetches the commits from the dataset's repository in a local store.
+def _fill_from_store(path: Path, origin_url: str, repository: Path) -> None:
+    """Fetch the commits from the dataset's repository in a local store."""
+    try:
+        _fetch(repository, str(path), _ALL_REFS, _LOCAL_PROTOCOLS)
+    except GitError as error:
+        raise StrategyFailedError(f"git cannot read {path}: {error}") from error
+    run_git(repository, "remote", "add", "origin", origin_url)
 
-    Attributes
-    ----------
-    path
-        The repository in the store.
-    origin_url
-        The URL of the remote ``origin`` of the restored repository.
-    name
-        The name of the strategy in messages.
-    url
-        None: this strategy has no URL.
+
+def fill_from_url(clone_url: str, repository: Path) -> None:
+    """Fetch all refs from a clone URL.
+
+    Raises
+    ------
+    HostUnreachableError
+        The host does not respond.
     """
-
-    path: Path
-    origin_url: str
-    name: str = "the store"
-    url: str | None = None
-
-    def fill(self, repository: Path) -> None:
-        """See :class:`RestoreStrategy`."""
-        try:
-            _fetch(repository, str(self.path), _ALL_REFS, _LOCAL_PROTOCOLS)
-        except GitError as error:
-            raise StrategyFailedError(f"git cannot read {self.path}: {error}") from error
-        run_git(repository, "remote", "add", "origin", self.origin_url)
+    url = to_git_url(clone_url)
+    try:
+        _fetch(repository, url, _ALL_REFS, REMOTE_PROTOCOLS)
+    except GitError as error:
+        message = with_redirect_advice(_ACCESS.sub("", str(error)))
+        if _UNREACHABLE.search(message):
+            raise HostUnreachableError(f"cannot be reached ({message})") from error
+        raise StrategyFailedError(f"git cannot clone it ({message})") from error
+    _check_objects(repository)
+    run_git(repository, "remote", "add", "origin", url)
 
 
-class CloneUrlStrategy(Struct, frozen=True):
-    """Fetches the commits from a clone URL."""
-
-    url: str
-
-    @property
-    def name(self) -> str:
-        """See :class:`RestoreStrategy`."""
-        return self.url
-
-    def fill(self, repository: Path) -> None:
-        """Fetch all refs; see :class:`RestoreStrategy`.
-
-        Raises
-        ------
-        HostUnreachableError
-            The host does not respond.
-        """
-        url = to_git_url(self.url)
-        try:
-            _fetch(repository, url, _ALL_REFS, REMOTE_PROTOCOLS)
-        except GitError as error:
-            message = with_redirect_advice(_ACCESS.sub("", str(error)))
-            if _UNREACHABLE.search(message):
-                raise HostUnreachableError(f"cannot be reached ({message})") from error
-            raise StrategyFailedError(f"git cannot clone it ({message})") from error
-        _check_objects(repository)
-        run_git(repository, "remote", "add", "origin", url)
+def _fill_from_bundle(target: RestoreTarget, repository: Path) -> None:
+    """Fetch the commits from the git bundle beside the lock file."""
+    path = target.pinned.bundle
+    assert path is not None
+    # git reads a copy: the bundle may change after its comparison with the lock file
+    copy = (repository / ".git" / "pinned.bundle").absolute()
+    refs = (f"+{ANNEX_BRANCH}:{ANNEX_BRANCH}", f"+{TAG_PREFIX}*:{TAG_PREFIX}*")
+    try:
+        with copy.open("xb") as file:
+            copy_beside(path, target.pinned.sha256[path.name], file)
+        if ANNEX_BRANCH not in read_bundle_refs(copy):
+            raise StrategyFailedError(f"{path} is not a bundle of a dataset")
+        _fetch(repository, str(copy), refs, _LOCAL_PROTOCOLS)
+    except (LockManifestDamagedError, LockManifestMissingError) as error:
+        raise StrategyFailedError(str(error)) from error
+    except GitError as error:
+        raise StrategyFailedError(f"git cannot read {path} ({error})") from error
+    finally:
+        copy.unlink()
+    _check_objects(repository)
+    _add_unreachable_origin(repository, target.origin_url)
 
 
-class BundleStrategy(Struct, frozen=True):
-    """Fetches the commits from the git bundle beside the lock file.
+def _fill_from_manifest(target: RestoreTarget, repository: Path) -> None:
+    """Rebuild the commit from the manifest beside the lock file, without its history."""
+    # it loads the crawler
+    from neuromirror.lab.rebuild import rebuild_repository
 
-    Attributes
-    ----------
-    target
-        The dataset to restore, with the path of its bundle.
-    name
-        The name of the strategy in messages.
-    url
-        None: this strategy has no URL.
-    """
-
-    target: RestoreTarget
-    name: str = "the bundle"
-    url: str | None = None
-
-    def fill(self, repository: Path) -> None:
-        """See :class:`RestoreStrategy`."""
-        path = self.target.pinned.bundle
-        assert path is not None
-        # git reads a copy: the bundle may change after its comparison with the lock file
-        copy = (repository / ".git" / "pinned.bundle").absolute()
-        refs = (f"+{ANNEX_BRANCH}:{ANNEX_BRANCH}", f"+{TAG_PREFIX}*:{TAG_PREFIX}*")
-        try:
-            with copy.open("xb") as file:
-                copy_beside(path, self.target.pinned.sha256[path.name], file)
-            if ANNEX_BRANCH not in read_bundle_refs(copy):
-                raise StrategyFailedError(f"{path} is not a bundle of a dataset")
-            _fetch(repository, str(copy), refs, _LOCAL_PROTOCOLS)
-        except (LockManifestDamagedError, LockManifestMissingError) as error:
-            raise StrategyFailedError(str(error)) from error
-        except GitError as error:
-            raise StrategyFailedError(f"git cannot read {path} ({error})") from error
-        finally:
-            copy.unlink()
-        _check_objects(repository)
-        _add_unreachable_origin(repository, self.target.origin_url)
-
-
-class ManifestStrategy(Struct, frozen=True):
-    """Rebuilds the commit from the manifest beside the lock file, without its history.
-
-    Attributes
-    ----------
-    target
-        The dataset to restore, with the path of its manifest.
-    name
-        The name of the strategy in messages.
-    url
-        None: this strategy has no URL.
-    """
-
-    target: RestoreTarget
-    name: str = "the manifest"
-    url: str | None = None
-
-    def fill(self, repository: Path) -> None:
-        """See :class:`RestoreStrategy`."""
-        # it loads the crawler
-        from neuromirror.lab.rebuild import rebuild_repository
-
-        try:
-            refs = rebuild_repository(self.target.pinned.open_manifest(), repository / ".git")
-        except LockManifestMissingError as error:
-            raise StrategyFailedError(f"{self.target.pinned.manifest} is missing") from error
-        except (LockManifestDamagedError, ObjectsRefusedError, AnnexWorkerError) as error:
-            raise StrategyFailedError(str(error)) from error
-        run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
-        _add_unreachable_origin(repository, self.target.origin_url)
+    try:
+        refs = rebuild_repository(target.pinned.open_manifest(), repository / ".git")
+    except LockManifestMissingError as error:
+        raise StrategyFailedError(f"{target.pinned.manifest} is missing") from error
+    except (LockManifestDamagedError, ObjectsRefusedError, AnnexWorkerError) as error:
+        raise StrategyFailedError(str(error)) from error
+    run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
+    _add_unreachable_origin(repository, target.origin_url)
 
 
 def _check_objects(repository: Path) -> None:
@@ -475,22 +402,19 @@ def restore(
     options = _RestoreOptions(
         store, tuple(clones), offline, jobs, progress, tuple(vaults), copies_only, own_store
     )
-    with _open_target_folder(into, lock.path.parent) as target:
+    try:
+        # below the folder of the lock file, the folder for the datasets is not trusted
+        opened = SafeFolder.open_path(into, create=True, below=lock.path.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(
+            f"{into} is not a folder; choose another one with --into"
+        ) from error
+    with opened as target:
         for pin in lock.datasets:
             is_restored(target, pin.dataset.alias, RestoreTarget.of_pin(lock, pin, ()))
         with _scratch_folder(target) as scratch:
             for pin in lock.datasets:
                 yield from _DatasetRestorer(lock, pin, target, scratch, options).run()
-
-
-def _open_target_folder(into: Path, lock_dir: Path) -> SafeFolder:
-    """Open the folder for the datasets; below the folder of the lock file it is not trusted."""
-    try:
-        return SafeFolder.open_path(into, create=True, below=lock_dir)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigurationError(
-            f"{into} is not a folder; choose another one with --into"
-        ) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -72,39 +72,6 @@ class ObjectFolder(Protocol):
 
     def find_object(self, key: str) -> bytes | None:
         """Return the path of a key's object, None if its content is not here."""
-        ...
-
-
-class ObjectSink(Protocol):
-    """Stores verified content. Thread-safe."""
-
-    @property
-    def bypasses_page_cache(self) -> bool:
-        """Whether large content is written directly to the disk; it is not read again soon."""
-        ...
-
-    def reserve_space(self, size: int | None, there: int = 0) -> AbstractContextManager[None]:
-        """Reserve disk space for content while it is downloaded; ``there`` bytes are on disk."""
-        ...
-
-    def check_space(self, more: int = 0) -> None:
-        """Raise InsufficientSpaceError if ``more`` bytes do not fit."""
-        ...
-
-    def put(self, key: str, content: memoryview) -> None:
-        """Store verified content that is completely in memory."""
-        ...
-
-    def open_partial(self, key: str) -> AbstractContextManager[int]:
-        """Yield the file descriptor of a key's partial content."""
-        ...
-
-    def finish_partial(self, key: str, file: int) -> None:
-        """Store partial content that is complete and verified."""
-        ...
-
-    def discard_partial(self, key: str) -> None:
-        """Delete partial content."""
         ...
 
 

@@ -29,7 +29,11 @@ from neuromirror.net import (
 )
 from neuromirror.sources.volumes.urls import CutoutRefusedError
 from neuromirror.transfer.annex_branch import AnnexSettings
-from neuromirror.transfer.annex_objects import InsufficientSpaceError, ObjectSink, TransferBusyError
+from neuromirror.transfer.annex_objects import (
+    AnnexObjectStore,
+    InsufficientSpaceError,
+    TransferBusyError,
+)
 from neuromirror.transfer.content_bodies import (
     ContentBodies,
     ContentCheck,
@@ -107,7 +111,7 @@ class Fetcher:
         self,
         bodies: ContentBodies,
         connections: FetchConnections,
-        store: ObjectSink,
+        store: AnnexObjectStore,
         cached: CachedContents,
         *,
         stop: threading.Event,
@@ -376,7 +380,7 @@ class DownloadPool:
     def __init__(
         self,
         settings: AnnexSettings,
-        store: ObjectSink,
+        store: AnnexObjectStore,
         jobs: int,
         before_store: Callable[[str], None],
         *,
