@@ -351,18 +351,6 @@ def split_condition(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def split_version(name: str) -> tuple[str, str]:
-    """Split ``<dataset>@<label>`` into dataset and label; the default label is ``latest``."""
-    dataset, at, label = name.partition("@")
-    if not dataset or ":" not in dataset or (at and not label):
-        raise ConfigurationError(
-            f"'{name}' is not the name of a version; write <mirror>:<id>@<label>, for example "
-            "dandi:000027@0.210831.2033 or dandi:000027@draft, or <mirror>:<id> for the latest "
-            "version; 'neuromirror list' lists the datasets"
-        )
-    return dataset, label or "latest"
-
-
 _REFRESH_SECONDS: Final = 0.1
 _TICK_SECONDS: Final = 1.0
 _STEP: Final = "{desc} [{elapsed}]"

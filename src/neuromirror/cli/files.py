@@ -316,8 +316,7 @@ def diff_command(
     counts, unlisted = ChangeCounts(), dict[str, ChangeCounts]()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="neuromirror-")))
-        sides = _Sides(settings, stack)
-        one, other = sides.open(old), sides.open(new)
+        one, other = _open_sides(settings, stack, old, new)
         for change in diff(one, other, scratch, recursive=recursive):
             counts.add(change)
             line: str | None = _change_line(change)
@@ -342,40 +341,26 @@ def diff_command(
     sys.exit(_EXIT if exit_code and differs else 0)
 
 
-class _Sides:
-    """Opens the two sides; the store is opened only for a version."""
+def _open_sides(settings: Settings, stack: ExitStack, *names: str) -> Iterator[DiffSide]:
+    """Yield the sides of names: folders of clones, or versions, for which the store is opened."""
+    from neuromirror.lab.diff import clone_side, version_side
+    from neuromirror.transfer.verified_repository import VerifiedRepository
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        self._settings = settings
-        self._stack = stack
-        self._version: Callable[[str], DiffSide] | None = None
-
-    def open(self, name: str) -> DiffSide:
-        """Return the side of a name: the folder of a clone, or a version."""
+    index: Index | None = None
+    for name in names:
         folder = Path(name)
         if folder.is_dir():
-            from neuromirror.lab.diff import clone_side
-            from neuromirror.transfer.verified_repository import VerifiedRepository
-
             with VerifiedRepository.at(folder) as clone:
-                return clone_side(clone.git_dir, folder, clone.head())
+                yield clone_side(clone.git_dir, folder, clone.head())
+            continue
         if "/" in name and ":" not in name:
             raise ConfigurationError(
                 f"{name}: no such folder; specify the folder of a clone, or a version such as "
                 "dandi:000027@draft"
             )
-        return self._version_opener(name)(name)
-
-    def _version_opener(self, first: str) -> Callable[[str], DiffSide]:
-        if self._version is None:
-            from neuromirror.lab.diff import version_side
-
-            index = self._stack.enter_context(self._settings.index(first))
-            store = self._settings.store()
-            self._version = lambda name: version_side(
-                store, index, resolve_version(self._settings, index, name)[1]
-            )
-        return self._version
+        index = index or stack.enter_context(settings.index(name))
+        _, row = resolve_version(settings, index, name)
+        yield version_side(settings.store(), index, row)
 
 
 def _change_line(change: FileChange) -> str:

@@ -107,13 +107,11 @@ def clone_command(
         line.show(f"cloning {found.dataset}")
         message = skipped_remotes_message(clone_dataset(url, target))
         record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
+        record |= {"message": message} if message else {}
         name = f"{found.dataset}@{found.version}" if found.version else found.dataset
+        text = f"ok         {target}  {name}{message and f'; {message}'}"
         with line.paused():
-            settings.emit(
-                "clone",
-                record | ({"message": message} if message else {}),
-                f"ok         {target}  {name}{message and f'; {message}'}",
-            )
+            settings.emit("clone", record, text)
         code = 0
         if chosen:
             line.show(f"reading {target}")
@@ -568,20 +566,12 @@ def _check_usage(action: str, target: str | None, size: str | None, jobs: int | 
 
 
 def _show(settings: Settings, cache: PieceCache) -> None:
-    contents = stored = 0
-    for entry in cache.entries():
-        contents += 1
-        stored += entry.stored
-    record = {
-        **{"folder": str(cache.folder), "limit": cache.limit},
-        **{"contents": contents, "bytes": stored},
-    }
-    settings.emit(
-        "cache",
-        record,
-        f"{cache.folder}: {count_of(contents, 'content')}, {format_bytes(stored)} of "
-        f"{format_bytes(cache.limit)}",
-    )
+    sizes = [entry.stored for entry in cache.entries()]
+    record = {"folder": str(cache.folder), "limit": cache.limit}
+    record |= {"contents": len(sizes), "bytes": sum(sizes)}
+    used = f"{format_bytes(sum(sizes))} of {format_bytes(cache.limit)}"
+    line = f"{cache.folder}: {count_of(len(sizes), 'content')}, {used}"
+    settings.emit("cache", record, line)
 
 
 def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None) -> None:
@@ -599,11 +589,9 @@ def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None
         raise NeuromirrorError(
             f"{error.filename or cache.folder} cannot be removed from the cache: {error.strerror}"
         ) from error
-    settings.emit(
-        "cache",
-        {"folder": str(cache.folder), "removed": removed, "bytes": freed},
-        f"{count_of(removed, 'content')} removed, {format_bytes(freed)} freed",
-    )
+    record = {"folder": str(cache.folder), "removed": removed, "bytes": freed}
+    line = f"{count_of(removed, 'content')} removed, {format_bytes(freed)} freed"
+    settings.emit("cache", record, line)
 
 
 def _add(
@@ -621,9 +609,8 @@ def _add(
             counts[outcome.status] += 1
             stored += (outcome.size or 0) if outcome.status == "ok" else 0
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}".rstrip()
-            settings.emit(
-                "cache", outcome.to_json(), None if outcome.status == "notneeded" else line
-            )
+            is_shown = outcome.status != "notneeded"
+            settings.emit("cache", outcome.to_json(), line if is_shown else None)
     finally:
         tree.close()
     failed = counts["error"] + counts["impossible"]

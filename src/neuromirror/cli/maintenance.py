@@ -253,11 +253,8 @@ def rebuild_index_command(settings: Settings) -> None:
             bar.update(position - bar.n)
 
         count = rebuild_index(store, path, show, limits)
-    settings.emit(
-        "rebuild-index",
-        {"path": str(path), "entries": count},
-        f"rebuilt {path} from {count} journal entries",
-    )
+    line = f"rebuilt {path} from {count} journal entries"
+    settings.emit("rebuild-index", {"path": str(path), "entries": count}, line)
 
 
 @command("backup", example="neuromirror backup /backup/neuromirror --keep 14")
@@ -310,17 +307,12 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
     path = settings.index_path(store)
     done = restore_from_backup(store, path, folder)
     for message in done.skipped:
-        settings.emit(
-            "restore-index",
-            {"status": "impossible", "path": str(folder), "message": message},
-            f"impossible {message}",
-        )
+        skipped = {"status": "impossible", "path": str(folder), "message": message}
+        settings.emit("restore-index", skipped, f"impossible {message}")
     backup = done.generation.folder
-    settings.emit(
-        "restore-index",
-        {"path": str(path), "backup": str(backup), "entries": done.entries},
-        f"restored {path} from {backup}; applied {done.entries} later journal entries",
-    )
+    record = {"path": str(path), "backup": str(backup), "entries": done.entries}
+    line = f"restored {path} from {backup}; applied {done.entries} later journal entries"
+    settings.emit("restore-index", record, line)
 
 
 @command(
@@ -419,8 +411,6 @@ def release_command(settings: Settings, hold: str) -> None:
 
     store = settings.store()
     dataset = release_and_make_due(store, settings.index_path(store), hold)
-    settings.emit(
-        "release",
-        {"hold": hold, "dataset": dataset, "message": "released"},
-        f"released; if no service runs on this store, run: neuromirror sync {dataset}",
-    )
+    record = {"hold": hold, "dataset": dataset, "message": "released"}
+    line = f"released; if no service runs on this store, run: neuromirror sync {dataset}"
+    settings.emit("release", record, line)

@@ -6,8 +6,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,10 @@ def verify_command(
             from neuromirror.transfer.annex_objects import BlockDigestsRecorder
 
             store, recorder = stack.enter_context(open_results(settings))
-            remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}
+            remote_options = {
+                "token": token_from_environment,
+                "claims": partial(_known_digests, recorder),
+            }
             if mode == "full":
                 digests = stack.enter_context(BlockDigestsRecorder(store, recorder))
                 remote_options["digests"] = digests
@@ -249,26 +253,16 @@ def verify_command(
     sys.exit(code)
 
 
-class _KnownDigests:
-    """Looks up further checksums of a key in the index of the store."""
+def _known_digests(recorder: JournalRecorder | None, key: str) -> tuple[Digest, ...]:
+    """Look up further checksums of a key in the index of the store."""
+    from neuromirror.index import MalformedQueryError
 
-    def __init__(self, recorder: JournalRecorder | None) -> None:
-        self._recorder = recorder
-
-    def __call__(self, key: str) -> tuple[Digest, ...]:
-        from neuromirror.index import Index, MalformedQueryError
-
-        if self._recorder is None:
-            return ()
-
-        def digests(index: Index) -> tuple[Digest, ...]:
-            try:
-                found = next(index.files.find(key), None)
-            except MalformedQueryError:
-                return ()
-            return () if found is None else found.digests
-
-        return self._recorder.ask(digests)
+    if recorder is None:
+        return ()
+    with suppress(MalformedQueryError):
+        found = recorder.ask(lambda index: next(index.files.find(key), None))
+        return () if found is None else found.digests
+    return ()
 
 
 @contextmanager

@@ -106,9 +106,8 @@ def _list(settings: Settings, found: dict[str, Path]) -> int:
             needs = mirror.options().requirements()
         except ConfigurationError as error:
             code = 2
-            settings.emit(
-                "mirrors", {**record, "status": "error", "message": str(error)}, f"error  {error}"
-            )
+            record |= {"status": "error", "message": str(error)}
+            settings.emit("mirrors", record, f"error  {error}")
             continue
         title, source = mirror.settings.title or name, mirror.settings.source
         settings.emit("mirrors", {**record, "title": title, "source": source, "needs": list(needs)})
@@ -153,9 +152,8 @@ def check_config_command(settings: Settings) -> None:
             continue
         kind = mirror.settings.source
         record = {"path": str(path), "mirror": mirror.name, "source": kind, "uri": source.uri}
-        settings.emit(
-            "check-config", record, f"ok     {mirror.name}: archive of type {kind} at {source.uri}"
-        )
+        line = f"ok     {mirror.name}: archive of type {kind} at {source.uri}"
+        settings.emit("check-config", record, line)
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -362,8 +363,12 @@ def download(
             if problem:
                 failed = True
                 yield Outcome("get", "error", one, problem)
-            else:
-                (existing if _exists(target, one) else missing).append(one)
+                continue
+            is_there = False
+            with suppress(UnsafePathError):  # an error when the file is written
+                refuse_symlinks(target, os.path.dirname(one))
+                is_there = os.path.lexists(target / one)
+            (existing if is_there else missing).append(one)
         if path is not None and not (failed or missing or existing):
             yield Outcome("get", "impossible", path, "the version has no such file or folder")
         for outcome in _compare(clone, existing, target):
@@ -379,15 +384,6 @@ def download(
             if outcome.status == "notneeded":
                 outcome = replace(outcome, status="ok", message="from git")  # noqa: PLW2901
             yield outcome if outcome.failed else _moved(clone, outcome, target, overwrite)
-
-
-def _exists(target: Path, path: str) -> bool:
-    """Return whether a path exists, without following symlinks."""
-    try:
-        refuse_symlinks(target, os.path.dirname(path))
-    except UnsafePathError:
-        return False  # an error when the file is written
-    return os.path.lexists(target / path)
 
 
 def _compare(clone: Path, paths: Sequence[str], target: Path) -> Iterator[Outcome]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -381,31 +381,19 @@ def _change(
     before: str | None = None,
     message: str = "",
 ) -> FileChange:
-    one = new or old
-    assert one is not None
-    old_digest, old_size, was = _digest_size_files(old)
-    new_digest, new_size, files = _digest_size_files(new)
-    return FileChange(
-        kind,
-        below + path_to_text(one.git_path),
-        before,
-        old_digest=old_digest,
-        new_digest=new_digest,
-        old_size=old_size,
-        new_size=new_size,
-        files=was if files is None else files,
-        message=message,
-    )
-
-
-def _digest_size_files(one: SnapshotEntry | None) -> tuple[str | None, int | None, int | None]:
-    """Return digest and size and, for a subdataset, the number of its files; None for no entry."""
-    if one is None:
-        return None, None, None
-    if one.subdataset is not None:
-        return one.subdataset.state, one.subdataset.bytes, one.subdataset.files
-    digest = manifest_digest(one.record)
-    return (None if digest == "none" else digest), one.record.size, None
+    entry = new or old
+    assert entry is not None
+    sides: dict[str, Any] = {}
+    for side, one in (("old", old), ("new", new)):
+        if one is not None and one.subdataset is not None:
+            part = one.subdataset
+            sides |= {f"{side}_digest": part.state, f"{side}_size": part.bytes, "files": part.files}
+        elif one is not None:
+            digest = manifest_digest(one.record)
+            sides[f"{side}_digest"] = None if digest == "none" else digest
+            sides[f"{side}_size"] = one.record.size
+    path = below + path_to_text(entry.git_path)
+    return FileChange(kind, path, before, message=message, **sides)
 
 
 def _at_same_path(

@@ -188,14 +188,9 @@ def planned_outcome(dataset: str, label: str, file: PinnedFile) -> DigestOutcome
     DigestOutcome
         The outcome, without digests.
     """
-    size = key_checksum(file.key).size
-    return DigestOutcome(
-        *("digest", "ok", path_to_text(file.path), "would be read"),
-        dataset=dataset,
-        version=label,
-        key=file.key,
-        size=size,
-    )
+    path, size = path_to_text(file.path), key_checksum(file.key).size
+    of_version = (dataset, label, file.key, size)
+    return DigestOutcome("digest", "ok", path, "would be read", *of_version)
 
 
 def digest_clone(

@@ -862,13 +862,11 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
         if newest.seq <= pinned.seq:
             message, label, newer = f"{pinned.label} is the newest", pinned.label, False
         else:
-            message, label, newer = _message(pinned, newest), newest.label, True
+            what = "other files" if newest.state != pinned.state else "the same files"
+            if newest.state == pinned.state and newest.metadata != pinned.metadata:
+                what += ", different metadata"
+            is_dated, recorded = newest.upstream_time, newest.recorded_at
+            when = f"from {newest.time}" if is_dated else f"observed {recorded}"
+            message = f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
+            label, newer = newest.label, True
         yield Outcome("outdated", "ok", pin.name, message, pin.name, label, newer=newer)
-
-
-def _message(pinned: VersionRow, newest: VersionRow) -> str:
-    what = "other files" if newest.state != pinned.state else "the same files"
-    if newest.state == pinned.state and newest.metadata != pinned.metadata:
-        what += ", different metadata"
-    when = f"from {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
-    return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"

@@ -508,6 +508,7 @@ class _Reproducer(Struct, frozen=True):
 
     def run(self) -> Reproduction:
         row = self.row
+        is_published = row.kind == VersionKind.PUBLISHED.value
         stored = self._stored_ids(row)
         whole = Reproduction(
             dataset=row.dataset_name,
@@ -515,7 +516,7 @@ class _Reproducer(Struct, frozen=True):
             kind=row.kind,
             status="impossible",
             message="",
-            promised=_PUBLISHED if self._is_published() else _OBSERVED,
+            promised=_PUBLISHED if is_published else _OBSERVED,
             stored=stored,
         )
         if self.index.datasets.get(row.dataset_name).within:
@@ -545,12 +546,9 @@ class _Reproducer(Struct, frozen=True):
             return replace(whole, message=f"upstream no longer has the dataset: {error}")
         if hint.unavailable:
             return replace(whole, message=f"upstream does not list it now: {hint.unavailable}")
-        if self._is_published():
+        if is_published:
             return self._reproduce_published(whole, source, hint, versions)
         return self._reproduce_observed(whole, source, hint, versions)
-
-    def _is_published(self) -> bool:
-        return self.row.kind == VersionKind.PUBLISHED.value
 
     # --- published versions
 

@@ -158,7 +158,14 @@ def walk(
             if entry.mode == GITLINK_MODE:
                 parts.append(entry)
                 subdataset = _subdataset(described, entry)
-                digest.add(_subdataset_line(clone, subdataset))
+                try:
+                    line = subdataset_line(entry.path, subdataset.dataset_id, subdataset.state)
+                except UnicodeError as error:
+                    raise ObjectDamagedError(
+                        f"{clone.git_dir}: subdataset {entry.path!r} is malformed: its name, id or "
+                        "state is not UTF-8"
+                    ) from error
+                digest.add(line)
             elif key is not None:
                 with suppress(ValueError):  # the file has a finding, and the digest will differ
                     digest.add(annexed_file_line(entry.path, key))
@@ -193,17 +200,6 @@ def _subdataset(described: CommitDescription, entry: VerifiedEntry) -> _Subdatas
     return _Subdataset(entry, str(document.get("id", "")), str(document.get("state", "")), count)
 
 
-def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
-    """Return the line of a subdataset in the canonical manifest; raises ObjectDamagedError."""
-    try:
-        return subdataset_line(part.entry.path, part.dataset_id, part.state)
-    except UnicodeError as error:
-        raise ObjectDamagedError(
-            f"{clone.git_dir}: subdataset {part.entry.path!r} is malformed: its name, id or state "
-            "is not UTF-8"
-        ) from error
-
-
 def _state(
     found: str, expected: PinnedState, described: CommitDescription, scope: VerifyScope, where: str
 ) -> Iterator[Finding]:
@@ -219,7 +215,13 @@ def _state(
             message = f"the files in git have state {found}, expected {state}"
             yield Finding(status="error", path=where, kind="state", message=message)
     elif expected.has_manifest:
-        yield _manifest_state(replace(expected, state=state)).at_path(where)
+        # whether the manifest has the state, and the tree of the commit, which git has
+        try:
+            for _ in replace(expected, state=state).open_manifest().blocks():
+                pass
+            yield Finding(path=where, kind="state", message=state, checked="checked")
+        except (LockManifestDamagedError, LockManifestMissingError) as error:
+            yield Finding(status="error", path=where, kind="state", message=str(error))
     else:
         message = (
             f"{only} of its files are not in git, and the manifest that lists them is only "
@@ -230,16 +232,6 @@ def _state(
     if only:
         message = f"{NOT_HERE}: {only} files that are not in git but in the manifest"
         yield Finding(status=scope.missing_status, path=where, kind="subdataset", message=message)
-
-
-def _manifest_state(expected: PinnedState) -> Finding:
-    """Return whether the manifest has the state, and the tree of the commit, which git has."""
-    try:
-        for _ in expected.open_manifest().blocks():
-            pass
-    except (LockManifestDamagedError, LockManifestMissingError) as error:
-        return Finding(status="error", kind="state", message=str(error))
-    return Finding(kind="state", message=expected.state, checked="checked")
 
 
 def _walk_subdataset(

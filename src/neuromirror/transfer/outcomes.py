@@ -216,21 +216,6 @@ class Finding(Outcome, frozen=True):
     kind: FindingKind = "file"
     health: Health | None = None
 
-    def at_path(self, path: str) -> Finding:
-        """Return a copy with another path.
-
-        Parameters
-        ----------
-        path
-            The path in the outermost dataset.
-
-        Returns
-        -------
-        Finding
-            The copy.
-        """
-        return replace(self, path=path)
-
     def for_version(self, dataset: str, version: str) -> Finding:
         """Return a copy for a dataset and version, both empty for a commit that was not minted.
 

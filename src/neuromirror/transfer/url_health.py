@@ -366,20 +366,19 @@ class Prober:
 
     def _ask_web_host(self, url: str, known: KnownDigests, *, is_only_url: bool) -> ProbeResult:
         """Return the result of probing a URL, with the token for its host if it needs one."""
-        used, refusal, answer = self._sessions.session_for(url), None, None
+        used, authorized = self._sessions.session_for(url), None
         try:
             answer = _ask_web(used, url, known, is_only_url=is_only_url)
-        except AccessDeniedError as error:
-            refusal = error
-        if answer is not None and answer.health is not Health.REFUSED:
-            return answer
-        authorized = self._sessions.authorized_session(url)
-        if authorized is not None and authorized is not used:
-            return _ask_web(authorized, url, known, is_only_url=is_only_url)
-        if answer is None:
-            assert refusal is not None
-            raise refusal
-        return answer
+        except AccessDeniedError:
+            authorized = self._sessions.authorized_session(url)
+            if authorized is None or authorized is used:
+                raise
+        else:
+            if answer.health is Health.REFUSED:
+                authorized = self._sessions.authorized_session(url)
+            if authorized is None or authorized is used:
+                return answer
+        return _ask_web(authorized, url, known, is_only_url=is_only_url)
 
 
 def health_of(error: NeuromirrorError) -> Health:

@@ -12,15 +12,5 @@ from neuromirror.lab.cite.formats import FORMATS, cite, write_citation
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
 from neuromirror.lab.cite.works import CitationCollection, CitedState, CitedWork
 
-__all__ = [
-    "FORMATS",
-    "CitationCollection",
-    "CitedState",
-    "CitedWork",
-    "cite",
-    "read_work",
-    "state_of_clone",
-    "state_of_version",
-    "states_of_lock",
-    "write_citation",
-]
+__all__ = ["FORMATS", "CitationCollection", "CitedState", "CitedWork", "cite", "read_work"]
+__all__ += ["state_of_clone", "state_of_version", "states_of_lock", "write_citation"]
