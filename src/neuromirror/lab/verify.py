@@ -269,12 +269,10 @@ def _walk_subdataset(
         yield from walk(inspector, scope, inner, pinned, path + b"/")
 
 
-class GitUrlCollector:
+class GitUrlCollector(Struct, frozen=True):
     """Collects the annexed files of clones with their URLs, to be verified there."""
 
-    def __init__(self, scope: VerifyScope) -> None:
-        self._scope = scope
-        self._is_selected = scope.is_selected
+    scope: VerifyScope
 
     def inspect(
         self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
@@ -291,10 +289,10 @@ class GitUrlCollector:
                 yield unreadable_entry(entry, path_to_text(path), error)
                 continue
             key = parse_link_target(content) or parse_pointer(content)
-            if key is None or not self._is_selected(path):
+            if key is None or not self.scope.is_selected(path):
                 yield InspectedEntry(entry, key)
             else:
-                copies = (*self._scope.copies(key), *clone.copies(key))
+                copies = (*self.scope.copies(key), *clone.copies(key))
                 file = PinnedFile(path, key, tuple(clone.urls(key)), copies=copies)
                 yield InspectedEntry(entry, key, (file,))
 

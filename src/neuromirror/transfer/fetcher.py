@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from typing import Final
 
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from neuromirror.annex import VaultAddress, allow_command, host_without_port
 from neuromirror.cache import open_cache
@@ -83,7 +83,7 @@ _STORE_FAILURES: Final = (
 """Errors after which no other URL is tried."""
 
 
-class Fetcher:
+class Fetcher(Struct, eq=False):
     """Downloads one task after the other; for one thread.
 
     Parameters
@@ -107,27 +107,19 @@ class Fetcher:
         Seconds to wait after a download was cut off.
     """
 
-    def __init__(
-        self,
-        bodies: ContentBodies,
-        connections: FetchConnections,
-        store: AnnexObjectStore,
-        cached: CachedContents,
-        *,
-        stop: threading.Event,
-        report_bytes: Callable[[str, int], None],
-        before_store: Callable[[str], None],
-        pause: float,
-    ) -> None:
-        self._connections = connections
-        self._bodies = bodies
-        self._store = store
-        self._writer = DirectFileWriter() if store.bypasses_page_cache else FileWriter()
-        self._cached = cached
-        self._stop = stop
-        self._report_bytes = report_bytes
-        self._before_store = before_store
-        self._pause = pause
+    bodies: ContentBodies
+    connections: FetchConnections
+    store: AnnexObjectStore
+    cached: CachedContents
+    stop: threading.Event
+    report_bytes: Callable[[str, int], None]
+    before_store: Callable[[str], None]
+    pause: float
+    _writer: FileWriter = field(default_factory=FileWriter)
+
+    def __post_init__(self) -> None:
+        if self.store.bypasses_page_cache:
+            self._writer = DirectFileWriter()
 
     def fetch(self, task: FetchTask) -> FetchResult:
         """Download the content of a task; errors are returned in the result."""
@@ -148,10 +140,10 @@ class Fetcher:
         return found
 
     def _fetch_small(self, task: FetchTask, size: int, found: FetchResult) -> None:
-        with self._store.reserve_space(size):
-            if (cached := self._cached.read(task)) is not None:
-                self._before_store(task.key)
-                self._store.put(task.key, cached[0])
+        with self.store.reserve_space(size):
+            if (cached := self.cached.read(task)) is not None:
+                self.before_store(task.key)
+                self.store.put(task.key, cached[0])
                 found.check = cached[1]
                 return
             for url in task.urls:
@@ -161,8 +153,8 @@ class Fetcher:
                     self._record_error(found, url, error)
                     continue
                 self._check_stopped()
-                self._before_store(task.key)
-                self._store.put(task.key, content)
+                self.before_store(task.key)
+                self.store.put(task.key, content)
                 found.check, found.url = check, url
                 return
 
@@ -196,12 +188,12 @@ class Fetcher:
             return content or memoryview(parts), check
 
     def _fetch_large(self, task: FetchTask, found: FetchResult) -> None:
-        with self._store.open_partial(task.key) as file:
+        with self.store.open_partial(task.key) as file:
             there = os.fstat(file).st_size
-            with self._store.reserve_space(task.size, there):
+            with self.store.reserve_space(task.size, there):
                 if not there and self._copy_cached(task, file, found):
                     return
-                growth = PartialContent(task, file, self._writer, self._report_bytes)
+                growth = PartialContent(task, file, self._writer, self.report_bytes)
                 growth.resume(self._check_stopped)
                 for url in task.urls:
                     try:
@@ -211,21 +203,21 @@ class Fetcher:
                         continue
                     self._check_stopped()
                     growth.check.record_digests()
-                    self._before_store(task.key)
-                    self._store.finish_partial(task.key, file)
+                    self.before_store(task.key)
+                    self.store.finish_partial(task.key, file)
                     found.check, found.url = growth.check, url
                     return
                 if not growth.check.bytes_seen or not growth.check.has_digest:
-                    self._store.discard_partial(task.key)
+                    self.store.discard_partial(task.key)
 
     def _copy_cached(self, task: FetchTask, file: int, found: FetchResult) -> bool:
         """Return whether the content was in the cache, and is stored."""
-        check = self._cached.copy(task, file, lambda more: self._report_bytes(task.key, more))
+        check = self.cached.copy(task, file, lambda more: self.report_bytes(task.key, more))
         if check is None:
             return False
         self._check_stopped()
-        self._before_store(task.key)
-        self._store.finish_partial(task.key, file)
+        self.before_store(task.key)
+        self.store.finish_partial(task.key, file)
         found.check = check
         return True
 
@@ -274,7 +266,7 @@ class Fetcher:
                 growth.append(piece)
                 seen = growth.check.bytes_seen
                 if growth.task.size is None and seen % _SPACE_CHECK_INTERVAL < len(piece):
-                    self._store.check_space()
+                    self.store.check_space()
         finally:
             growth.flush()
 
@@ -283,16 +275,16 @@ class Fetcher:
     ) -> AbstractContextManager[OpenBody]:
         if url in task.local_urls:
             return open_local_copy(url, start=start)
-        return self._bodies.open(
-            self._connections, url, task.key, task.size, start=start, total=total
+        return self.bodies.open(
+            self.connections, url, task.key, task.size, start=start, total=total
         )
 
     def _check_stopped(self) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise TransferStoppedError("the run was stopped")
 
     def _wait_before_retry(self) -> None:
-        self._stop.wait(self._pause)
+        self.stop.wait(self.pause)
         self._check_stopped()
 
     def _record_error(self, found: FetchResult, url: str, error: NeuromirrorError) -> None:
@@ -307,7 +299,7 @@ class Fetcher:
                 found.refused_hosts.append(host)
             found.errors.append(_refused_message(found.refused_hosts))
         elif isinstance(error, CredentialsError | NetError):
-            message = self._connections.explain(url, error)
+            message = self.connections.explain(url, error)
             if message not in found.errors:
                 found.errors.append(message)
         else:
@@ -474,8 +466,7 @@ class DownloadPool:
         connections = self._bodies.new_connections()
         self._open_connections.append(connections)
         fetcher = Fetcher(
-            *(self._bodies, connections, self._store, self._cached),
-            stop=self._stop,
+            *(self._bodies, connections, self._store, self._cached, self._stop),
             report_bytes=self._report_bytes,
             before_store=self._before_store,
             pause=_LIMITS.wait,

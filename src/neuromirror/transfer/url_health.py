@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.annex import url_key
@@ -291,11 +292,10 @@ STATUSES: Final[dict[Health, Status]] = {
 }
 
 
-class Prober:
+class Prober(Struct, eq=False):
     """Requests the headers of URLs, and compares them with the expected content; thread-safe."""
 
-    def __init__(self, sessions: UrlSessions) -> None:
-        self._sessions = sessions
+    sessions: UrlSessions
 
     def probe(
         self, file: PinnedFile, claims: Iterable[Digest] = (), *, is_only_url: bool | None = None
@@ -347,7 +347,7 @@ class Prober:
     ) -> tuple[ProbeResult, str | None]:
         """Return the result of probing a URL, and the host at fault if there is one."""
         scheme, host = url.partition("://")[0].lower(), None
-        sessions = self._sessions
+        sessions = self.sessions
         try:
             sessions.breaker.check(url)
             if scheme in ("http", "https"):
@@ -366,16 +366,16 @@ class Prober:
 
     def _ask_web_host(self, url: str, known: KnownDigests, *, is_only_url: bool) -> ProbeResult:
         """Return the result of probing a URL, with the token for its host if it needs one."""
-        used, authorized = self._sessions.session_for(url), None
+        used, authorized = self.sessions.session_for(url), None
         try:
             answer = _ask_web(used, url, known, is_only_url=is_only_url)
         except AccessDeniedError:
-            authorized = self._sessions.authorized_session(url)
+            authorized = self.sessions.authorized_session(url)
             if authorized is None or authorized is used:
                 raise
         else:
             if answer.health is Health.REFUSED:
-                authorized = self._sessions.authorized_session(url)
+                authorized = self.sessions.authorized_session(url)
             if authorized is None or authorized is used:
                 return answer
         return _ask_web(authorized, url, known, is_only_url=is_only_url)
@@ -462,7 +462,7 @@ _ATTEMPTS: Final = 3
 """Attempts to read a body that is cut off; the session retries requests that get no reply."""
 
 
-class DownloadVerifier:
+class DownloadVerifier(Struct, eq=False):
     """Verifies files by downloading them from the first URL with the right bytes.
 
     Parameters
@@ -475,15 +475,9 @@ class DownloadVerifier:
         Records block digests of the files that lack them; None not to.
     """
 
-    def __init__(
-        self,
-        sessions: UrlSessions,
-        stop: threading.Event,
-        digests: BlockDigestsRecorder | None = None,
-    ) -> None:
-        self._sessions = sessions
-        self._stop = stop
-        self._digests = digests
+    sessions: UrlSessions
+    stop: threading.Event
+    digests: BlockDigestsRecorder | None = None
 
     def verify(self, file: PinnedFile) -> list[Finding]:
         """Return a finding for each URL that failed, and one for the file; thread-safe."""
@@ -510,15 +504,15 @@ class DownloadVerifier:
         """Return a finding for the file if the URL has its bytes, else one for the URL."""
         for left in reversed(range(_ATTEMPTS)):
             try:
-                self._sessions.breaker.check(url)
+                self.sessions.breaker.check(url)
                 found = self._compare(url, key, path, proof)
-                self._sessions.record(url, None)
+                self.sessions.record(url, None)
                 return found
             except NeuromirrorError as error:
                 if left and isinstance(error, IncompleteResponseError):
                     continue
                 health = health_of(error)
-                self._sessions.record(url, error if health is Health.UNREACHABLE else None)
+                self.sessions.record(url, error if health is Health.UNREACHABLE else None)
                 return Finding(
                     status=STATUSES[health],
                     path=path,
@@ -534,7 +528,7 @@ class DownloadVerifier:
 
     def _compare(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
         hashing = proof.hasher()
-        digester = None if self._digests is None else self._digests.start(key, proof.size)
+        digester = None if self.digests is None else self.digests.start(key, proof.size)
         size = 0
         with closing(self._pieces(url, proof.size)) as pieces:
             for piece in pieces:
@@ -545,7 +539,7 @@ class DownloadVerifier:
                     digester.update(piece)
                 if proof.size is not None and size > proof.size:
                     break
-                if self._stop.is_set():
+                if self.stop.is_set():
                     raise VerificationStoppedError
         checksum = "" if hashing is None else hashing.hexdigest()
         found = compare_content(key, path, proof, size, lambda by: checksum)
@@ -559,7 +553,7 @@ class DownloadVerifier:
         return replace(found, message=message, **about)
 
     def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:
-        sessions = self._sessions
+        sessions = self.sessions
         session = sessions.session_for(url)
         scheme = url.partition("://")[0].lower()
         if scheme in ("boss", "ndstore"):
@@ -580,7 +574,7 @@ class DownloadVerifier:
                 # the session refuses any scheme but http and https
                 found = stack.enter_context(session.stream(url))
             except AccessDeniedError:
-                authorized = self._sessions.authorized_session(url)
+                authorized = self.sessions.authorized_session(url)
                 if authorized is None or authorized is session:
                     raise
                 found = stack.enter_context(authorized.stream(url))

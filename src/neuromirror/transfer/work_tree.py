@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
@@ -102,27 +103,24 @@ def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[Veri
         yield some
 
 
-class WorkTreeInspector:
+class WorkTreeInspector(Struct, eq=False):
     """Compares the files in the work trees of clones with their commits, in ``jobs`` threads.
 
     With ``digests``, the content of an annexed file is read only if its block digests are needed.
     """
 
-    def __init__(
-        self, scope: VerifyScope, jobs: int, digests: BlockDigestsRecorder | None = None
-    ) -> None:
-        self._scope = scope
-        self._jobs = jobs
-        self._digests = digests
-        self._stop = threading.Event()
+    scope: VerifyScope
+    jobs: int
+    digests: BlockDigestsRecorder | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def inspect(
         self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
     ) -> Iterator[InspectedEntry]:
         """Yield the result for each entry, in order; ``below`` is the folder of the clone."""
-        looker = _EntryVerifier(clone, below, self._scope, self._stop, self._digests)
+        looker = _EntryVerifier(clone, below, self.scope, self._stop, self.digests)
         tasks = _grouped((entry, looker.size(entry)) for entry in entries)
-        for some in map_in_order(self._jobs, self._stop, looker.inspect, tasks):
+        for some in map_in_order(self.jobs, self._stop, looker.inspect, tasks):
             yield from some
 
 
