@@ -16,7 +16,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
@@ -748,41 +748,21 @@ def _explain_error(message: str, table: Mapping[str, Any]) -> str:
 
 def _check(path: Path, pin: Pin) -> None:
     """Reject contradicting fields, and paths outside the folder of the lock file."""
-    if pin.swhid != f"swh:1:rev:{pin.commit}":
-        raise LockInconsistentError(
-            f"{path}: the swhid of {pin.name} does not match its commit; {_ADVICE}"
-        )
-    if pin.dataset_id != pin.dataset.dataset_id:
-        raise LockInconsistentError(
-            f"{path}: the dataset-id of {pin.name} does not match its source; {_ADVICE}"
-        )
-    if sum(one.checked + one.claimed for one in pin.evidence.values()) != pin.files:
-        raise LockInconsistentError(
-            f"{path}: the evidence counts of {pin.name} do not match its files; {_ADVICE}"
-        )
-    for name in (pin.manifest, pin.bundle, pin.block_digests):
-        parts = () if name is None else tuple(name.split("/"))
-        if name is not None and (name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts)):
+    for name in filter(None, (pin.manifest, pin.bundle, pin.block_digests)):
+        if name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(name.split("/")):
             raise LockUnusableError(
                 f"{path}: {name!r} of {pin.name} is not a path below the folder of the lock file"
             )
+    if why := next(_contradictions(pin), ""):
+        raise LockInconsistentError(f"{path}: {why}; {_ADVICE}")
+    if len(pin.sha256_by_name) != len(pin.sha256):
+        raise LockInconsistentError(
+            f"{path} states the sha256 of a file of {pin.name} twice; {_ADVICE}"
+        )
     if pin.block_digests is not None and not _DIGESTS_PATH.search(pin.block_digests):
         raise LockUnusableError(
             f"{path}: {pin.block_digests!r} of {pin.name} does not end in a sha256 and "
             f".block-digests; {_ADVICE}"
-        )
-    stated = pin.sha256_by_name
-    folder = pin.manifest[: pin.manifest.rfind("/") + 1]
-    for found, ending in ((pin.manifest, "jsonl.zst"), (pin.bundle, "bundle")):
-        name = f"{pin.commit}.{ending}"
-        if found is not None and (found != folder + name or name not in stated):
-            raise LockInconsistentError(
-                f"{path}: {found!r} of {pin.name} does not have the name of its commit, or no "
-                f"sha256; {_ADVICE}"
-            )
-    if len(stated) != len(pin.sha256):
-        raise LockInconsistentError(
-            f"{path} states the sha256 of a file of {pin.name} twice; {_ADVICE}"
         )
     problems = [*filter(None, (one.problem() for one in pin.copies))]
     if len(pin.copies) > MOST_VAULTS:
@@ -795,6 +775,21 @@ def _check(path: Path, pin: Pin) -> None:
         Globs(pin.paths)
     except ConfigurationError as error:
         raise LockUnusableError(f"{path}, {pin.name}: {error}") from error
+
+
+def _contradictions(pin: Pin) -> Iterator[str]:
+    """Yield how two fields of a pin contradict each other."""
+    if pin.swhid != f"swh:1:rev:{pin.commit}":
+        yield f"the swhid of {pin.name} does not match its commit"
+    if pin.dataset_id != pin.dataset.dataset_id:
+        yield f"the dataset-id of {pin.name} does not match its source"
+    if sum(one.checked + one.claimed for one in pin.evidence.values()) != pin.files:
+        yield f"the evidence counts of {pin.name} do not match its files"
+    stated, folder = pin.sha256_by_name, pin.manifest[: pin.manifest.rfind("/") + 1]
+    for path, ending in ((pin.manifest, "jsonl.zst"), (pin.bundle, "bundle")):
+        name = f"{pin.commit}.{ending}"
+        if path is not None and (path != folder + name or name not in stated):
+            yield f"{path!r} of {pin.name} does not have the name of its commit, or no sha256"
 
 
 def _lines(pin: Pin) -> dict[str, str]:

@@ -423,6 +423,9 @@ class _PinTotals(Struct):
         return next((one for one in RETENTION if one in self.retentions), Retention.PUBLISHED)
 
 
+_FIELDS_OF_ROW: Final = ("commit", "annex_commit", "tree", "swhid", "state", "metadata")
+
+
 class _PinWriter(Struct, eq=False):
     """Pins one version; ``files`` are the manifests and bundles that the pin refers to."""
 
@@ -480,12 +483,7 @@ class _PinWriter(Struct, eq=False):
             resolved=ResolvedVersion(row.label, row.doi),
             dataset_id=row.dataset_ref.dataset_id,
             source=row.source_uri,
-            commit=row.commit,
-            annex_commit=row.annex_commit,
-            tree=row.tree,
-            swhid=row.swhid,
-            state=row.state,
-            metadata=row.metadata,
+            **{name: getattr(row, name) for name in _FIELDS_OF_ROW},
             manifest=manifest.relative_to(here).as_posix(),
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
             block_digests=None if digests is None else digests.relative_to(here).as_posix(),

@@ -524,10 +524,8 @@ class _Reproducer(Struct, frozen=True):
                 " and ".join(self.index.datasets.superdatasets(row.dataset_name))
                 or "other datasets"
             )
-            return replace(
-                whole,
-                message=f"a subdataset of {around}; reproduce a version of that dataset instead",
-            )
+            message = f"a subdataset of {around}; reproduce a version of that dataset instead"
+            return replace(whole, message=message)
         source = self.mirror.open()
         named = None
         with suppress(ValueError):
@@ -561,18 +559,14 @@ class _Reproducer(Struct, frozen=True):
         if row.upstream not in names:
             return replace(whole, message=f"upstream no longer lists version {row.upstream}")
         chain = listed[: names.index(row.upstream) + 1]
-        kept = [
-            one
-            for one in self.index.versions.of(row.dataset_name)
-            if one.kind == row.kind and one.seq <= row.seq
-        ]
+        versions_here = self.index.versions.of(row.dataset_name)
+        kept = [one for one in versions_here if one.kind == row.kind and one.seq <= row.seq]
         rows = {one.upstream: one for one in kept}
         first: tuple[str, str | _Comparison] | None = None
         with self._open_reminter("published", hint) as reminter:
             for number, version in enumerate(chain):
-                self.progress(
-                    f"{row.dataset_name}@{version.upstream} ({number + 1} of {len(chain)})"
-                )
+                place = f"{number + 1} of {len(chain)}"
+                self.progress(f"{row.dataset_name}@{version.upstream} ({place})")
                 first = first or _history_difference(number, chain, kept)
                 known = rows.get(version.upstream)
                 minted = reminter.mint(SelectedVersionsSource(source, chain[: number + 1]), version)
@@ -588,9 +582,8 @@ class _Reproducer(Struct, frozen=True):
         )
         if first is None:
             minted_too = f"; {len(chain)} versions minted" if len(chain) > 1 else ""
-            return replace(
-                whole, status="ok", message=f"commit, tree and state digest are equal{minted_too}"
-            )
+            message = f"commit, tree and state digest are equal{minted_too}"
+            return replace(whole, status="ok", message=message)
         label, found = first
         what = found if isinstance(found, str) else found.describe()
         message = f"it differs: {what}"
@@ -643,9 +636,8 @@ class _Reproducer(Struct, frozen=True):
             row, minted, present, compared.differences
         ) or self._newer_equal_label(minted)
         if moved:
-            message = (
-                f"upstream has changed ({moved}), and {tried}; differences: {compared.describe()}"
-            )
+            differences = f"differences: {compared.describe()}"
+            message = f"upstream has changed ({moved}), and {tried}; {differences}"
             return replace(whole, message=message)
         return replace(whole, status="error", message=f"it differs: {compared.describe()}")
 

@@ -505,16 +505,10 @@ class _DatasetRestorer(Struct):
             status = "error"
         elif not self.options.offline and any(one.manifest_only_files != 0 for one in placed):
             status = "impossible"
-        yield Outcome(
-            "restore",
-            status,
-            str(self.target.path / pin.dataset.alias),
-            self._summary(placed, evidence),
-            dataset=pin.name,
-            version=pin.resolved.version,
-            size=sum(one.bytes for one in placed),
-            url=placed[0].strategy.url if placed and placed[0].strategy else None,
-        )
+        url = placed[0].strategy.url if placed and placed[0].strategy else None
+        path, summary = str(self.target.path / pin.dataset.alias), self._summary(placed, evidence)
+        about = (pin.name, pin.resolved.version, None, sum(one.bytes for one in placed))
+        yield Outcome("restore", status, path, summary, *about, url=url)
 
     def _summary(self, placed: Sequence[_RestoredDataset], evidence: EvidenceSummary) -> str:
         """Return the result as text."""
@@ -703,29 +697,18 @@ class _DatasetRestorer(Struct):
             return
         self.options.progress(f"{placed.target.name}, content")
         vaults = (*(one.address for one in pin.copies), *self.options.vaults)
-        for outcome in get(
-            placed.root,
-            placed.files,
-            jobs=self.options.jobs,
-            vaults=vaults,
-            copies_only=self.options.copies_only,
-        ):
-            yield replace(
-                outcome,
-                path=str(placed.root / outcome.path),
-                dataset=pin.name,
-                version=pin.resolved.version,
-            )
+        jobs, copies_only = self.options.jobs, self.options.copies_only
+        outcomes = get(placed.root, placed.files, jobs=jobs, vaults=vaults, copies_only=copies_only)
+        for outcome in outcomes:
+            path, version = str(placed.root / outcome.path), pin.resolved.version
+            yield replace(outcome, path=path, dataset=pin.name, version=version)
 
     def _not_in_git_outcome(self, placed: _RestoredDataset) -> Outcome:
         """Return the outcome for chunks of a huge Zarr, which are not in git."""
         count = "its" if placed.manifest_only_files is None else str(placed.manifest_only_files)
-        return Outcome(
-            "get",
-            "impossible",
-            str(placed.root),
+        message = (
             f"{count} chunks of this Zarr are not in git, so that git-annex cannot get them; the "
-            f"manifest {placed.target.pinned.manifest} has their digests and URLs",
-            dataset=self.pin.name,
-            version=self.pin.resolved.version,
+            f"manifest {placed.target.pinned.manifest} has their digests and URLs"
         )
+        about = (self.pin.name, self.pin.resolved.version)
+        return Outcome("get", "impossible", str(placed.root), message, *about)

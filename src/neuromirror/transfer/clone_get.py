@@ -43,6 +43,7 @@ from neuromirror.transfer.key_locations import (
 )
 from neuromirror.transfer.outcomes import (
     ByteProgress,
+    EvidenceStatus,
     Outcome,
     ProgressMeter,
     Status,
@@ -571,16 +572,13 @@ class _CloneGet:
         content = self._requested[key]
         if found.check is not None:
             del self._requested[key]
-            self._meter.finish(key, content.size, found.check.bytes_seen)
+            size, evidence = found.check.bytes_seen, found.check.evidence
+            self._meter.finish(key, content.size, size)
+            checked: EvidenceStatus | None = None if evidence is Evidence.NONE else "checked"
+            url = None if found.url is None else displayed_url(found.url)
+            about = (None, None, key, size, evidence, checked, url)
             for path in content.paths:
-                yield Outcome(
-                    *("get", "ok", self._result_path(path), found.check.note),
-                    key=key,
-                    size=found.check.bytes_seen,
-                    evidence=found.check.evidence,
-                    checked=None if found.check.evidence is Evidence.NONE else "checked",
-                    url=None if found.url is None else displayed_url(found.url),
-                )
+                yield Outcome("get", "ok", self._result_path(path), found.check.note, *about)
         elif (
             content.locations.has_other_source
             or found.needs_credentials
@@ -606,14 +604,10 @@ class _CloneGet:
             content = self._requested.pop(file.key)
             self._meter.finish(file.key, content.size, content.size or 0)
             evidence = checked_evidence(file.key, self._clone.settings)
+            checked: EvidenceStatus | None = None if evidence is None else "checked"
+            about = (None, None, file.key, content.size, evidence, checked)
             for path in content.paths:
-                yield Outcome(
-                    *("get", "ok", self._result_path(path), "by git-annex"),
-                    key=file.key,
-                    size=content.size,
-                    evidence=evidence,
-                    checked=None if evidence is None else "checked",
-                )
+                yield Outcome("get", "ok", self._result_path(path), "by git-annex", *about)
 
     def _in_subdatasets(self, found: Sequence[SelectedSubdataset]) -> Iterator[Outcome]:
         chosen = [sub for sub in found if sub.is_explicit or self._options.recursive]

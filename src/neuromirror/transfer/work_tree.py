@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -124,30 +125,25 @@ class WorkTreeInspector(Struct, eq=False):
             yield from some
 
 
-class _EntryVerifier:
+class _EntryVerifier(Struct, eq=False, dict=True):
     """Verifier for the entries of one work tree; thread-safe."""
 
-    def __init__(
-        self,
-        clone: VerifiedRepository,
-        below: bytes,
-        scope: VerifyScope,
-        stop: threading.Event,
-        digests: BlockDigestsRecorder | None,
-    ) -> None:
-        assert clone.work_tree is not None
-        self._clone = clone
-        self._below = below
-        self._root = os.fsencode(clone.work_tree) + b"/"
-        self._is_selected = scope.is_selected
-        self._missing_status: Status = scope.missing_status
-        self._stop = stop
-        self._digests = digests
+    clone: VerifiedRepository
+    below: bytes
+    scope: VerifyScope
+    stop: threading.Event
+    digests: BlockDigestsRecorder | None
+
+    @cached_property
+    def root(self) -> bytes:
+        """The work tree, with a slash at its end."""
+        assert self.clone.work_tree is not None
+        return os.fsencode(self.clone.work_tree) + b"/"
 
     def size(self, entry: VerifiedEntry) -> int:
         """Return the approximate number of bytes to read for an entry."""
         try:
-            return os.stat(self._root + entry.path).st_size
+            return os.stat(self.root + entry.path).st_size
         except OSError:
             return 0
 
@@ -158,14 +154,14 @@ class _EntryVerifier:
             try:
                 found.append(self._inspect_entry(entry))
             except ObjectDamagedError as error:
-                path = path_to_text(self._below + entry.path)
+                path = path_to_text(self.below + entry.path)
                 found.append(unreadable_entry(entry, path, error))
         return found
 
     def _inspect_entry(self, entry: VerifiedEntry) -> InspectedEntry:
         if entry.mode == GITLINK_MODE:
             return InspectedEntry(entry, None)
-        location = self._root + entry.path
+        location = self.root + entry.path
         if entry.mode == SYMLINK_MODE:
             try:
                 target = os.readlink(location)
@@ -174,14 +170,14 @@ class _EntryVerifier:
             same = target != b"" and object_id("blob", target) == entry.sha
             same = same or (not target and self._is_left_out(entry))
             key = parse_link_target(
-                target if same and target else self._clone.read("blob", entry.sha)
+                target if same and target else self.clone.read("blob", entry.sha)
             )
         else:
             same = True
-            key = parse_pointer(self._clone.read("blob", entry.sha))
-        if key is not None and not self._is_selected(self._below + entry.path):
+            key = parse_pointer(self.clone.read("blob", entry.sha))
+        if key is not None and not self.scope.is_selected(self.below + entry.path):
             return InspectedEntry(entry, key)
-        path = path_to_text(self._below + entry.path)
+        path = path_to_text(self.below + entry.path)
         if entry.mode == SYMLINK_MODE and (key is None or not (same or _is_file(location))):
             finding = _link_finding(key, path, as_was=same, is_there=os.path.lexists(location))
         elif key is None:
@@ -194,13 +190,13 @@ class _EntryVerifier:
     def _verify_document(self, entry: VerifiedEntry, path: str) -> Finding:
         """Verify a file that is stored in git, by its git object id."""
         try:
-            with _open_regular(self._root + entry.path) as descriptor:
+            with _open_regular(self.root + entry.path) as descriptor:
                 size = os.fstat(descriptor).st_size
                 sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-                _read(descriptor, size, [sha], self._stop)
+                _read(descriptor, size, [sha], self.stop)
         except FileNotFoundError:
             if self._is_left_out(entry):
-                size = len(self._clone.read("blob", entry.sha))
+                size = len(self.clone.read("blob", entry.sha))
                 return Finding(path=path, kind="document", checked="checked", size=size)
             return Finding(status="error", path=path, kind="document", message=_MISSING)
         except OSError as error:
@@ -211,7 +207,7 @@ class _EntryVerifier:
 
     def _is_left_out(self, entry: VerifiedEntry) -> bool:
         """Return whether a sparse checkout leaves a missing file out."""
-        return not os.path.lexists(self._root + entry.path) and entry.path in self._clone.left_out
+        return not os.path.lexists(self.root + entry.path) and entry.path in self.clone.left_out
 
     def _verify_content(
         self, key: str, path: str, location: bytes, entry: VerifiedEntry
@@ -221,7 +217,7 @@ class _EntryVerifier:
             proof = key_checksum(key)
         except ValueError as error:
             return Finding(status="error", path=path, key=key, message=str(error))
-        equivalent_keys = self._clone.equivalent_keys(key) if key.startswith("VURL") else []
+        equivalent_keys = self.clone.equivalent_keys(key) if key.startswith("VURL") else []
         if self._is_left_out(entry):
             location = self._object_path(key)
         try:
@@ -232,7 +228,7 @@ class _EntryVerifier:
                 return self._compare(descriptor, key, path, proof, equivalent_keys)
         except FileNotFoundError:
             where = {"path": path, "key": key, "size": proof.size}
-            return Finding(status=self._missing_status, message=NOT_HERE, **where)  # type: ignore[arg-type]
+            return Finding(status=self.scope.missing_status, message=NOT_HERE, **where)  # type: ignore[arg-type]
         except OSError as error:
             message = _read_error(error)
             return Finding(status="error", path=path, key=key, size=proof.size, message=message)
@@ -245,29 +241,29 @@ class _EntryVerifier:
 
     def _object_path(self, key: str) -> bytes:
         name = key_file_name(key)
-        folder = os.fsencode(common_dir(self._clone.git_dir)) + b"/annex/objects/" + hash_mixed(key)
+        folder = os.fsencode(common_dir(self.clone.git_dir)) + b"/annex/objects/" + hash_mixed(key)
         return folder + b"/" + name + b"/" + name
 
     def _compare(
         self, descriptor: int, key: str, path: str, proof: KeyChecksum, equivalent_keys: list[str]
     ) -> Finding:
         digester = None
-        if self._digests is not None:
+        if self.digests is not None:
             size = os.fstat(descriptor).st_size
-            digester = self._digests.start(key, size)
+            digester = self.digests.start(key, size)
             if digester is None:
                 return Finding(status="notneeded", path=path, key=key, size=size)
         if not equivalent_keys:
-            return _compare_descriptor(descriptor, key, path, proof, self._stop, digester)
-        found = _compare_descriptor(descriptor, key, path, proof, self._stop)
+            return _compare_descriptor(descriptor, key, path, proof, self.stop, digester)
+        found = _compare_descriptor(descriptor, key, path, proof, self.stop)
         if found.failed:
             return found
         others: list[Finding] = []
         for one in equivalent_keys:
             # the digests of bytes that match none of the keys must not be recorded
-            digester = None if self._digests is None else self._digests.start(key, found.size)
+            digester = None if self.digests is None else self.digests.start(key, found.size)
             others.append(
-                _compare_descriptor(descriptor, one, path, key_checksum(one), self._stop, digester)
+                _compare_descriptor(descriptor, one, path, key_checksum(one), self.stop, digester)
             )
             if not others[-1].failed:
                 break
