@@ -291,7 +291,10 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt:
             message, code = "interrupted", INTERRUPTED
         except OSError as error:
-            message, code = _os_error_message(error, ctx.obj), 1
+            path, reason = error.filename or ctx.obj.store_folder, error.strerror or str(error)
+            advice = f". {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+            message = missing_program_message(error) or f"{path}: {reason}{advice}"
+            code = 1
         if ctx.obj.json:
             record: Mapping[str, Any] = {
                 "action": ctx.invoked_subcommand or "",
@@ -302,15 +305,6 @@ class CommandGroup(click.Group):
             click.echo(json_line(record))
         click.echo("\n".join(map(printable, f"neuromirror: {message}".splitlines())), err=True)
         ctx.exit(code)
-
-
-def _os_error_message(error: OSError, settings: Settings) -> str:
-    """Return the path, the error of the operating system, and advice."""
-    if missing := missing_program_message(error):
-        return missing
-    path, reason = error.filename or settings.store_folder, error.strerror or str(error)
-    advice = _ADVICE.get(error.errno or 0)
-    return f"{path}: {reason}" + (f". {advice}" if advice else "")
 
 
 def forbid_core_dumps() -> None:

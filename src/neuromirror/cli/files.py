@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, choice_option, command, flag, settings_options
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from neuromirror.cli.shapes import ListedFile
     from neuromirror.config.addresses import Address
-    from neuromirror.index import Index, UnindexedFiles, VersionRow
+    from neuromirror.index import Index, VersionRow
     from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange
 
 _MAX_SHOWN = 10
@@ -233,13 +234,13 @@ def find_command(settings: Settings, checksum: str) -> None:
         )
         settings.emit("find", {"status": "impossible", "message": message}, message)
     for one in not_searched:
-        message = _not_searched_message(one)
-        record = {
-            "type": "not-indexed",
-            **to_builtins(one),
-            "setting": _SETTING,
-            "message": message,
-        }
+        message = (
+            f"not searched: {one.files} files in {count_of(one.zarrs, 'Zarr')} of {one.mirror}, "
+            f"which are not in the index. To index them, set '{_SETTING} = {one.largest}' in "
+            f"{one.mirror}.toml and run 'neuromirror rebuild-index'."
+        )
+        record = {"type": "not-indexed", **to_builtins(one), "setting": _SETTING}
+        record["message"] = message
         settings.emit("find", {**record, "status": "notneeded"})
         if not settings.json:
             click.echo(printable(message), err=True)
@@ -261,15 +262,6 @@ def _queries(index: Index, query: str) -> list[str]:
             raise MalformedQueryError(f"{error}; there is no file with this name either") from error
         return queries_of_file(path)
     return [query]
-
-
-def _not_searched_message(one: UnindexedFiles) -> str:
-    zarrs = count_of(one.zarrs, "Zarr")
-    return (
-        f"not searched: {one.files} files in {zarrs} of {one.mirror}, which are not in the index. "
-        f"To index them, set '{_SETTING} = {one.largest}' in {one.mirror}.toml and run "
-        "'neuromirror rebuild-index'."
-    )
 
 
 _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
@@ -328,14 +320,9 @@ def diff_command(
         files = count_of(group.files["metadata"], "file")
         size = group.bytes["metadata"]
         settings.print_text(f"{'metadata':<8}  {size:>13}  {files} ({changed}; list: --metadata)")
-    names = {"old": one.name, "new": other.name}
-    totals = {
-        "files": dict(counts.files),
-        "bytes": dict(counts.bytes),
-        "subdatasets": dict(counts.subdatasets),
-    }
     message = _summary(counts)
-    settings.emit("diff", {"type": "summary", **names, **totals, "message": message})
+    record = {"type": "summary", "old": one.name, "new": other.name, "message": message}
+    settings.emit("diff", record | {kind: dict(n) for kind, n in asdict(counts).items()})
     settings.print_text(f"{one.name} → {other.name}: {message}")
     differs = bool(counts.files or counts.subdatasets)
     sys.exit(_EXIT if exit_code and differs else 0)

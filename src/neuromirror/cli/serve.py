@@ -298,6 +298,7 @@ def serve_command(
     require_service()
     if catalogue is not None:
         require_web()
+    from neuromirror.config.vault_files import load_keeps
     from neuromirror.service.housekeeping import HousekeepingSettings
     from neuromirror.service.serve import ServeOptions, open_mirror_files, serve
     from neuromirror.service.server_options import parse_listen_address
@@ -306,7 +307,13 @@ def serve_command(
 
     private_store = private_store or path_from_environment(PRIVATE_STORE)
     backup = backup or path_from_environment("NEUROMIRROR_BACKUP")
-    _reject_datasets(names)
+    for name in names:
+        mirror, is_dataset, _ = name.partition(":")
+        if is_dataset:
+            raise ConfigurationError(
+                f"'{name}' is a dataset, but the service updates whole mirrors only; write "
+                f"{mirror}, or run 'neuromirror sync {name}'"
+            )
     catalogue_options = None
     if catalogue is not None:
         catalogue_options = _catalogue_options(catalogue, once=once, **shown)
@@ -316,6 +323,8 @@ def serve_command(
         )
     folder = settings.store_folder.absolute()
     require_public_store(folder)
+    configured = load_configured_vaults(vaults)
+    load_keeps(configured.folder, configured.vaults)  # a wrong file is an error at the start
     options = ServeOptions(
         workers=workers,
         executor=executor,
@@ -329,7 +338,7 @@ def serve_command(
         housekeeping=HousekeepingSettings(
             backup_folder=None if backup is None else backup.absolute(),
             siblings_folder=siblings_folder(siblings).absolute(),
-            vaults_folder=_vaults_folder(vaults),
+            vaults_folder=configured.folder.absolute() if configured.vaults else None,
         ),
     )
     files = open_mirror_files(settings.mirrors_folder, names, Store(folder), options.private)
@@ -339,25 +348,6 @@ def serve_command(
         serve(store, index_path, files, options)
         return
     sys.exit(_serve_once(settings, store, index_path, files, options))
-
-
-def _vaults_folder(folder: Path | None) -> Path | None:
-    """Return the folder of vault files after a check of them; None if there is no vault."""
-    from neuromirror.config.vault_files import load_keeps
-
-    configured = load_configured_vaults(folder)
-    load_keeps(configured.folder, configured.vaults)
-    return configured.folder.absolute() if configured.vaults else None
-
-
-def _reject_datasets(names: tuple[str, ...]) -> None:
-    for name in names:
-        if ":" in name:
-            mirror = name.partition(":")[0]
-            raise ConfigurationError(
-                f"'{name}' is a dataset, but the service updates whole mirrors only; write "
-                f"{mirror}, or run 'neuromirror sync {name}'"
-            )
 
 
 def _catalogue_options(
@@ -382,9 +372,9 @@ def _catalogue_options(
             "--catalogue and --once cannot be used together; run 'neuromirror catalogue' as a "
             "separate process"
         )
-    limits = limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
-    proxies = proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
-    gateways = gateways or _environment_values("NEUROMIRROR_CATALOGUE_GATEWAY")
+    limits = limits or _catalogue_variable("LIMITS")
+    proxies = proxies or _catalogue_variable("TRUSTED_PROXIES")
+    gateways = gateways or _catalogue_variable("GATEWAY")
     parse_limits(limits)
     modes = parse_modes(gateways)
     parse_proxies(proxies)
@@ -420,8 +410,8 @@ def _serve_once(
     return exit_code if exit_code > 1 else worst_exit_code(code, exit_code)
 
 
-def _environment_values(name: str) -> tuple[str, ...]:
-    return tuple(os.environ.get(name, "").replace(",", " ").split())
+def _catalogue_variable(name: str) -> tuple[str, ...]:
+    return tuple(os.environ.get(f"NEUROMIRROR_CATALOGUE_{name}", "").replace(",", " ").split())
 
 
 _LISTEN = "127.0.0.1:8270"

@@ -257,7 +257,10 @@ def sync_command(
             results = with_progress_bar(run, run.results(requests))
             code = _report(settings, results, count_unchanged=True)
         if not quiet:
-            _print_traffic(run)
+            for mirror, hosts in run.traffic().items():
+                if hosts:
+                    text = f"neuromirror: {mirror}: {format_traffic(hosts)}"
+                    click.echo(printable(text), err=True)
     sys.exit(code)
 
 
@@ -418,12 +421,6 @@ def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: b
     return code
 
 
-def _print_traffic(run: Sync) -> None:
-    for mirror, hosts in run.traffic().items():
-        if hosts:
-            click.echo(printable(f"neuromirror: {mirror}: {format_traffic(hosts)}"), err=True)
-
-
 def format_result(result: Result) -> str:
     """Format the result of a visit as one line."""
     # many messages start with the name of the dataset
@@ -483,7 +480,10 @@ def status_command(settings: Settings) -> None:
                 stone.dataset for stone in index.datasets.tombstones(one.mirror) if not stone.within
             ]
             schedule = None if service is None else service.mirrors.get(one.mirror)
-            unvisited = _unvisited_datasets(store, index, one.mirror)
+            # listed datasets without a visit: a first sync was interrupted
+            visits = index.crawl.last_visits(one.mirror).values()
+            visited = sum(visit.status not in ("not_found", "unavailable") for visit in visits)
+            unvisited = max(0, store.listed_datasets(one.mirror) - visited)
             record = {
                 **to_builtins(one),
                 "last_checked": when,
@@ -535,13 +535,6 @@ def status_command(settings: Settings) -> None:
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"damaged {message}")
     sys.exit(code)
-
-
-def _unvisited_datasets(store: Store, index: Index, mirror: str) -> int:
-    """Return the number of listed datasets without a visit: a first sync was interrupted."""
-    visits = index.crawl.last_visits(mirror).values()
-    visited = sum(visit.status not in ("not_found", "unavailable") for visit in visits)
-    return max(0, store.listed_datasets(mirror) - visited)
 
 
 def _service_line(service: ServiceStatus) -> tuple[dict[str, object], str]:

@@ -234,10 +234,8 @@ def _describe(
     try:
         with closing(open_vault(config, store)) as vault:
             vault.check_access()
-            record |= {
-                "uuid": vault.uuid,
-                "location": (vault.remote_config() or {}).get("location"),
-            }
+            location = (vault.remote_config() or {}).get("location")
+            record |= {"uuid": vault.uuid, "location": location}
     except NeuromirrorError as error:
         known = [one for one in totals.values() if one.name == config.name]
         return record | {"status": "error", "message": str(error)}, known[0] if known else None

@@ -28,7 +28,7 @@ from neuromirror.lab.verify import (
     walk,
     walk_manifest,
 )
-from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entry, path_to_text
+from neuromirror.model import ConfigurationError, load_snapshot_entry, path_to_text
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store import Store
 from neuromirror.transfer.annex_objects import BlockDigestsRecorder
@@ -329,7 +329,9 @@ def files_by_dataset(
                 if selected.matches(path.decode()):
                     item = manifest_item(entry, path)
                     if isinstance(item, PinnedFile):
-                        item = item._replace(parts=_stated_parts(placed.record))
+                        etag, size = placed.record.digest("etag"), placed.record.part_size
+                        if etag is not None and size is not None and "-" in etag.value:
+                            item = item._replace(parts=MultipartEtag(etag.value, size))
                     yield one, item
             elif selected.reaches(path.decode()):
                 waiting.append((index.versions.resolve(entry.name, entry.commit), path + b"/"))
@@ -340,14 +342,6 @@ def files_by_dataset(
 def _unmatched(globs: WatchedGlobs) -> Iterator[Finding]:
     for glob, message in globs.unmatched():
         yield Finding(status="error", path=glob, message=message)
-
-
-def _stated_parts(record: FileRecord) -> MultipartEtag | None:
-    """Return the multipart ETag of a record, such as a dandi-etag."""
-    etag = record.digest("etag")
-    if etag is None or record.part_size is None or "-" not in etag.value:
-        return None
-    return MultipartEtag(etag.value, record.part_size)
 
 
 def check_piece_size(text: str) -> int:

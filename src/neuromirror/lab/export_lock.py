@@ -340,7 +340,11 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
     """
     export = LockExport()
     if form == "dvc":
-        _write_dvc(lock, target, export)
+        with new_folder(target) as folder:
+            for one, content in _exported(lock, dvc_file, export):
+                path = folder / f"{one.path}.dvc"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content, "utf-8", newline="\n")
     else:
         if target.is_symlink() or target.exists():
             raise ConfigurationError(
@@ -348,14 +352,6 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
             )
         write_file(export_lines(lock, form, export), target)
     return export
-
-
-def _write_dvc(lock: Lock, target: Path, export: LockExport) -> None:
-    with new_folder(target) as folder:
-        for one, content in _exported(lock, dvc_file, export):
-            path = folder / f"{one.path}.dvc"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, "utf-8", newline="\n")
 
 
 def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
