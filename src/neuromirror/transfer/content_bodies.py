@@ -65,6 +65,7 @@ from neuromirror.net import (
     UnreachableError,
     parse_aws_host,
 )
+from neuromirror.net.allowed_addresses import configured_proxy
 from neuromirror.net.responses import has_encrypted_etag, stated_checksums
 from neuromirror.sources.volumes.fetching import PARALLEL, PART_BYTES, fetch_block
 from neuromirror.sources.volumes.schemes import SCHEMES
@@ -843,8 +844,9 @@ def _checksum_mode(url: str, key: str) -> Mapping[str, str]:
     """Return the header that requests the checksums of an object of S3, if its key has none."""
     parts = urlsplit(url)
     is_s3 = url_version_id(url) or parts.scheme == SCHEME or parse_aws_host(parts.netloc)
-    # a signed URL allows no other header
-    is_useful = is_s3 and key.startswith("VURL") and "X-Amz-Signature" not in parts.query
+    # a signed URL allows no other header, and a request by a proxy that has one no redirect
+    allows_header = "X-Amz-Signature" not in parts.query and not configured_proxy(url)
+    is_useful = is_s3 and key.startswith("VURL") and allows_header
     return {"x-amz-checksum-mode": "ENABLED"} if is_useful else {}
 
 
