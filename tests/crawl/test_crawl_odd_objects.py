@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import product
@@ -189,7 +190,11 @@ CRCS = {  # of LARGE, by awscrt
 
 @pytest.mark.parametrize("algorithm", CRCS)
 def test_a_stated_crc_is_recorded_and_compared_with_the_download(
-    buckets: DemoBuckets, mirror_harness: MirrorHarness, tmp_path: Path, algorithm: str
+    buckets: DemoBuckets,
+    mirror_harness: MirrorHarness,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
 ) -> None:
     bucket = buckets.bucket(BUCKET)
     bucket.versioned = bucket.list_versions = bucket.read_versions = True
@@ -207,6 +212,13 @@ def test_a_stated_crc_is_recorded_and_compared_with_the_download(
     assert (right.status, right.evidence, wrong.status) == ("ok", Evidence.SIZE, "error")
     assert right.message == f"{algorithm} as the bucket states: it detects damage"
     assert f"received different bytes: {algorithm} " in wrong.message
+    if algorithm == "crc32c":
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, "google_crc32c", None)  # as in the base installation
+            clone = clone_dataset(mirror_harness, DATASET, tmp_path / "base")
+            (right,) = get(clone, ["right.bin"], settings=ALLOWED)
+        assert right.status == "ok"
+        assert right.message == "crc32c is not verified here: it needs neuromirror[volumes]"
     # it is remembered, so that the next visit records the same
     buckets.clear_requests()
     buckets.put(f"{ASSET}/new.txt", "1")

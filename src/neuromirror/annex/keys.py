@@ -180,9 +180,11 @@ class Crc:
     """A CRC of 32 bits that S3 states, with the interface of :mod:`hashlib`."""
 
     def __init__(self, algorithm: str) -> None:
-        from google_crc32c import extend
+        self._extend: Callable[[bytes, int], int] = zlib.crc32
+        if algorithm == "crc32c":
+            from google_crc32c import extend
 
-        self._extend = zlib.crc32 if algorithm == "crc32" else lambda data, crc: extend(crc, data)
+            self._extend = lambda data, crc: extend(crc, data)
         self._value = 0
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
