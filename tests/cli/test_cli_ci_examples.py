@@ -1,6 +1,5 @@
-"""The shell parts of the examples for GitHub and GitLab in the how-to guide ``watch`` work."""
+"""The shell parts of the example in the how-to guide ``watch`` work."""
 
-import json
 import re
 import subprocess
 import sys
@@ -9,10 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from werkzeug.wrappers import Request, Response
 
 from neuromirror_demo import DemoArchive
-from neuromirror_demo.web import LoopbackServer
 from support.command_shell import Shell
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "watch.md"
@@ -96,46 +93,3 @@ def test_the_example_for_github_opens_one_issue(
     demo.clear_requests()
     run_script(folder, demo, compare.replace("datasets.lock", "missing.lock"), code=2)
     assert demo.requests == []  # without a name, sync would mirror everything
-
-
-def test_the_example_for_gitlab_opens_one_issue(
-    shell: Shell, demo: DemoArchive, folder: Path
-) -> None:
-    lines = example(".gitlab-ci.yml")["outdated"]["script"]
-    assert lines[0].startswith("pip install ")
-    script = "\n".join(lines[1:])
-    assert "neuromirror --store store sync" in lines[1]
-    later_script = "\n".join(lines[2:])  # the sync of a later run finds nothing new
-    issues: list[dict[str, Any]] = []
-    calls: list[str] = []
-
-    @Request.application
-    def forge(request: Request) -> Response:
-        assert request.headers["PRIVATE-TOKEN"] == "secret"
-        calls.append(f"{request.method} {request.path}")
-        if request.method == "GET":
-            found = [one for one in issues if request.args["search"] == one["title"]]
-            return Response(json.dumps(found), mimetype="application/json")
-        assert NAME in request.form["description"]
-        if request.method == "POST":
-            issues.append({"iid": 3, "title": request.form["title"]})
-        return Response("{}", mimetype="application/json")
-
-    server = LoopbackServer(forge)
-    try:
-        variables = {
-            "CI_API_V4_URL": f"{server.url}/api/v4",
-            "CI_PROJECT_ID": "5",
-            "ISSUE_TOKEN": "secret",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-        run_script(folder, demo, script, **variables)
-        run_script(folder, demo, later_script, **variables)
-        path = "/api/v4/projects/5/issues"
-        assert calls == [f"GET {path}", f"POST {path}", f"GET {path}", f"PUT {path}/3"]
-        pin_newest(shell, folder)
-        run_script(folder, demo, later_script, **variables)
-        assert len(calls) == 4
-    finally:
-        server.stop()
