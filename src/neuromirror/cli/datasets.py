@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import find_address, resolve_version
-from neuromirror.cli.commands import (
-    argument,
-    choice_option,
-    command,
-    flag,
-    many,
-    option,
-    repeatable,
-    settings_options,
-)
 from neuromirror.cli.common import Settings, format_traffic, split_condition
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.errors import UnknownAddressError, count_of, format_bytes
@@ -40,24 +31,24 @@ if TYPE_CHECKING:
     )
 
 
-@command(
+@cli.command(
     "list",
     example="""\
 neuromirror list
 neuromirror list aind --where subject=625749 --where modality=ecephys
 neuromirror list --search "mouse visual cortex\"""",
 )
-@argument("mirror", required=False, help="A mirror, e.g. dandi [default: all mirrors].")
-@repeatable(
+@cli.argument("mirror", required=False, help="A mirror, e.g. dandi [default: all mirrors].")
+@cli.repeatable(
     "--where conditions NAME=VALUE",
     "List only datasets with this attribute; VALUE may end in *. Repeat to require several.",
 )
-@option(
+@cli.option(
     "--search search_terms TERMS",
     "List only datasets with all these words in metadata or the path of a file.",
 )
-@flag("--subdatasets", "List subdatasets too, such as large Zarrs.")
-@settings_options
+@cli.flag("--subdatasets", "List subdatasets too, such as large Zarrs.")
+@cli.settings_options
 def list_command(
     settings: Settings,
     mirror: str | None,
@@ -115,9 +106,9 @@ def _search_suggested(name: str | None) -> Iterator[None]:
         raise UnknownAddressError(str(error), [suggestion]) from error
 
 
-@command("versions", example="neuromirror versions dandi:000027")
-@argument("dataset", help="A dataset, e.g. dandi:000027.")
-@settings_options
+@cli.command("versions", example="neuromirror versions dandi:000027")
+@cli.argument("dataset", help="A dataset, e.g. dandi:000027.")
+@cli.settings_options
 def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a dataset.
 
@@ -144,10 +135,12 @@ def versions_command(settings: Settings, dataset: str) -> None:
         )
 
 
-@command("events", example="neuromirror events dandi:000027 --limit 20")
-@argument("dataset", required=False, help="A dataset, e.g. dandi:000027 [default: all datasets].")
-@option("--limit N", "Maximum number of events.", type=click.IntRange(1), default=100)
-@settings_options
+@cli.command("events", example="neuromirror events dandi:000027 --limit 20")
+@cli.argument(
+    "dataset", required=False, help="A dataset, e.g. dandi:000027 [default: all datasets]."
+)
+@cli.option("--limit N", "Maximum number of events.", type=click.IntRange(1), default=100)
+@cli.settings_options
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
@@ -200,28 +193,28 @@ def _filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each facet except ``volume``."""
     for name, metavar, text in reversed(_FILTERS):
         words = f"--{name.replace('_', '-')} {name} {metavar}"
-        function = repeatable(words, f"Only datasets of this {text}.")(function)
+        function = cli.repeatable(words, f"Only datasets of this {text}.")(function)
     return function
 
 
-@command(
+@cli.command(
     "search",
     example="""\
 neuromirror search hippocampus sleep
 neuromirror search '"place cells"' --species mouse --status published
 neuromirror search --archive dandi --facets""",
 )
-@many("terms", "[TERMS]...", 'Words, or phrases in "double quotes".')
+@cli.many("terms", "[TERMS]...", 'Words, or phrases in "double quotes".')
 @_filter_options
-@flag("--volume", "Only volumes.")
-@choice_option(
+@cli.flag("--volume", "Only volumes.")
+@cli.choice_option(
     "--sort",
     ["relevance", "newest", "size", "title"],
     "Order of the results [default: relevance; without terms newest].",
 )
-@option("--limit N", "Maximum number of datasets.", type=click.IntRange(1, 10_000), default=20)
-@flag("--facets", "List values to select by, with their counts.")
-@settings_options
+@cli.option("--limit N", "Maximum number of datasets.", type=click.IntRange(1, 10_000), default=20)
+@cli.flag("--facets", "List values to select by, with their counts.")
+@cli.settings_options
 def search_command(
     settings: Settings,
     terms: tuple[str, ...],
@@ -316,9 +309,9 @@ _NOT_INDEXED = "without the files of this version: 'files' lists them, 'find' do
 _EXPIRES = "upstream may delete files that a draft no longer lists"
 
 
-@command("show", example="neuromirror show dandi:000027@0.210831.2033")
-@argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
-@settings_options
+@cli.command("show", example="neuromirror show dandi:000027@0.210831.2033")
+@cli.argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
+@cli.settings_options
 def show_command(settings: Settings, version: str) -> None:
     """Show the details of a version.
 

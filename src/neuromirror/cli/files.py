@@ -12,8 +12,8 @@ import click
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import resolve_version
-from neuromirror.cli.commands import argument, choice_option, command, flag, settings_options
 from neuromirror.cli.common import Settings, printable
 from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
@@ -29,20 +29,20 @@ _MAX_SHOWN = 10
 """Maximum number of files without sha256 that are named on stderr."""
 
 
-@command(
+@cli.command(
     "files",
     example="""\
 neuromirror files dandi:000027@0.210831.2033
 neuromirror files dandi:000027 --format sha256sum > SHA256SUMS""",
 )
-@argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
-@choice_option(
+@cli.argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
+@cli.choice_option(
     "--format form",
     ["columns", "sha256sum"],
     "Output format; sha256sum prints lines that 'sha256sum -c' can check in a clone.",
     default="columns",
 )
-@settings_options
+@cli.settings_options
 def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a version.
 
@@ -193,18 +193,18 @@ def _print_omission(reason: str) -> None:
 _SETTING = "[zarr] index_entries"
 
 
-@command(
+@cli.command(
     "find",
     example="""\
 neuromirror find recording.nwb
 neuromirror find md5:9e107d9d372bb6826bd81d3542a419d6""",
 )
-@argument(
+@cli.argument(
     "checksum",
     metavar="CHECKSUM|FILE",
     help="sha256:HEX, md5:HEX, etag:MD5-PARTS, bare hex, a git-annex key, or a file on disk.",
 )
-@settings_options
+@cli.settings_options
 def find_command(settings: Settings, checksum: str) -> None:
     """Find a file in all datasets, by its checksum or by comparing a file on disk.
 
@@ -268,18 +268,18 @@ _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
 _EXIT = 1
 
 
-@command(
+@cli.command(
     "diff",
     example="""\
 neuromirror diff dandi:000027@0.210831.2033 dandi:000027@draft
 neuromirror diff --exit-code ./clone dandi:000027""",
 )
-@argument("old", metavar="A", help="The old version, or the folder of a clone.")
-@argument("new", metavar="B", help="The new version, or the folder of a clone.")
-@flag("-r --recursive", "List the changes inside changed subdatasets too.")
-@flag("--exit-code", "Exit with 1 if there is a difference, like git diff.")
-@flag("--metadata each", "Also list each file of the kind metadata.")
-@settings_options
+@cli.argument("old", metavar="A", help="The old version, or the folder of a clone.")
+@cli.argument("new", metavar="B", help="The new version, or the folder of a clone.")
+@cli.flag("-r --recursive", "List the changes inside changed subdatasets too.")
+@cli.flag("--exit-code", "Exit with 1 if there is a difference, like git diff.")
+@cli.flag("--metadata each", "Also list each file of the kind metadata.")
+@cli.settings_options
 def diff_command(
     settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool, each: bool
 ) -> None:

@@ -14,20 +14,8 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec.structs import replace
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import find_address, may_be_address, resolve_version
-from neuromirror.cli.commands import (
-    argument,
-    choice_option,
-    command,
-    flag,
-    globs_argument,
-    jobs_option,
-    many,
-    option,
-    path_option,
-    repeatable,
-    settings_options,
-)
 from neuromirror.cli.common import (
     PRIVATE_STORE,
     HostMessages,
@@ -56,31 +44,31 @@ _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:[^@#\s]+")
 """The name of a dataset of any mirror."""
 
 
-@command(
+@cli.command(
     "clone",
     example="""\
 neuromirror clone dandi:000027 --get sub-RAT123
 neuromirror clone https://dandiarchive.org/dandiset/000027/0.210831.2033 data
 neuromirror clone https://data.example.org/dataset/dandi:000027""",
 )
-@argument("address", help="A dataset or version, by name, identifier, DOI or URL.")
-@argument(
+@cli.argument("address", help="A dataset or version, by name, identifier, DOI or URL.")
+@cli.argument(
     "folder",
     required=False,
     type=NamedPath(),
     metavar="[DIR]",
     help="New folder [default: the last part of the id of the dataset].",
 )
-@repeatable(
+@cli.repeatable(
     "--get globs GLOB",
     "Get files that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to get more.",
 )
-@option(
+@cli.option(
     "--from base URL",
     "Clone from this catalogue or mirror; the archive and the store are not used.",
 )
-@jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
-@settings_options
+@cli.jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
+@cli.settings_options
 def clone_command(
     settings: Settings,
     address: str,
@@ -337,30 +325,30 @@ _MAX_SHOWN: Final = 20
 """Maximum number of files with the same message in text output; --json prints all."""
 
 
-@command(
+@cli.command(
     "get",
     example="""\
 neuromirror get sub-01
 neuromirror get -r -J 64 .
 neuromirror get dandi://dandi/000027@draft/sub-RAT123/ --into rats""",
 )
-@many(
+@cli.many(
     "paths",
     "[PATH | ADDRESS]...",
     "Files or folders of a clone [default: the current folder], or the address of a version.",
     type=NamedPath(path_type=str),
 )
-@flag("-r --recursive", "Get the files of subdatasets too.")
-@jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
-@path_option(
+@cli.flag("-r --recursive", "Get the files of subdatasets too.")
+@cli.jobs_option("Number of files fetched in parallel [default: 32].", "-J", most=256)
+@cli.path_option(
     "--into output DIR",
     "For an ADDRESS: folder for the files [default: the last part of the id of the dataset].",
 )
-@flag(
+@cli.flag(
     "--overwrite",
     "For an ADDRESS: replace existing files with different content [default: an error].",
 )
-@settings_options
+@cli.settings_options
 def get_command(
     settings: Settings,
     paths: tuple[str, ...],
@@ -492,14 +480,14 @@ def _summary(counted: Tally, received: int, in_git: int) -> str:
     return ", ".join(parts) or "no annexed files to get; files in git are in each clone"
 
 
-@command(
+@cli.command(
     "cache",
     example="""\
 neuromirror cache
 neuromirror cache add datasets.lock 'sub-01/**/*.nwb'
 neuromirror cache prune --size 2GB""",
 )
-@argument(
+@cli.argument(
     "action",
     type=click.Choice(["show", "add", "prune", "clear"]),
     metavar="[show|add|prune|clear]",
@@ -507,16 +495,16 @@ neuromirror cache prune --size 2GB""",
     help="show: print folder and size (default); add: read files of VERSION into the cache; prune: "
     "remove the least recently used files; clear: remove all.",
 )
-@argument(
+@cli.argument(
     "target",
     required=False,
     metavar="[VERSION|LOCK|DIR]",
     help="For add: a version in the store, a lock file or the folder of a clone.",
 )
-@globs_argument("For add: files or folders, as for 'neuromirror pin --path' [default: all].")
-@option("--size SIZE", "For prune: the cache's size afterwards [default: the limit].")
-@jobs_option("For add: number of files read in parallel [default: 4].")
-@settings_options
+@cli.globs_argument("For add: files or folders, as for 'neuromirror pin --path' [default: all].")
+@cli.option("--size SIZE", "For prune: the cache's size afterwards [default: the limit].")
+@cli.jobs_option("For add: number of files read in parallel [default: 4].")
+@cli.settings_options
 def cache_command(
     settings: Settings,
     action: str,
@@ -630,44 +618,46 @@ _VOXEL_FORMATS = ("tiff", "zarr", "npy")
 _KERCHUNK = "kerchunk"
 
 
-@command(
+@cli.command(
     "export",
     example="""\
 neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 )
-@argument(
+@cli.argument(
     "version",
     help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk "
     "any version.",
 )
-@option(
+@cli.option(
     "--box X0:X1,Y0:Y1,Z0:Z1",
     "Region in voxels of the level, upper bounds exclusive, in the coordinates of the "
     "archive, which need not start at 0 [default: the whole volume].",
 )
-@option("--level N", "Resolution level, numbered as at the archive; 0 is the finest.", default=0)
+@cli.option(
+    "--level N", "Resolution level, numbered as at the archive; 0 is the finest.", default=0
+)
 @click.option(
     "--time",
     type=int,
     metavar="T",
     help="Index of the time sample, as at the archive; required for a time series.",
 )
-@choice_option(
+@cli.choice_option(
     "--format",
     (*_VOXEL_FORMATS, _KERCHUNK),
     "One TIFF per z-slice, an OME-Zarr, one NumPy array, or references to the chunks of Zarrs "
     "(kerchunk).",
     default="tiff",
 )
-@option(
+@cli.option(
     "--path inner PATH",
     "For kerchunk: Zarr or folder in the version [default: the whole version].",
     default="",
 )
-@path_option(
+@cli.path_option(
     "-o --output PATH", "Folder for the files; for kerchunk, the JSON file.", required=True
 )
-@settings_options
+@cli.settings_options
 def export_command(
     settings: Settings,
     version: str,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import argument, command, flag, many, option, settings_options
+from neuromirror.cli import commands as cli
 from neuromirror.cli.common import NamedPath, Settings, progress_bar
 from neuromirror.model.errors import ConfigurationError, format_bytes
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from neuromirror.service.doctor import DoctorCheck
 
 
-@command(
+@cli.command(
     "doctor",
     example="""\
 neuromirror doctor --offline
 neuromirror doctor dandi
 neuromirror doctor s3://aind-open-data""",
 )
-@argument(
+@cli.argument(
     "archive",
     required=False,
     metavar="[MIRROR | URL]",
     help="Check only this archive: a mirror, the base URL of a DANDI, BOSS or ndstore API, or a "
     "bucket (s3://NAME/PREFIX).",
 )
-@flag("--offline", "Send no request to an archive.")
-@settings_options
+@cli.flag("--offline", "Send no request to an archive.")
+@cli.settings_options
 def doctor_command(settings: Settings, archive: str | None, *, offline: bool) -> None:
     """Check this machine, the store and the archives, or one archive in detail.
 
@@ -77,21 +77,21 @@ def _doctor_checks(
     return check_archive(source)
 
 
-@command(
+@cli.command(
     "fsck",
     example="""\
 neuromirror fsck
 neuromirror fsck dandi:000027
 neuromirror fsck --budget 3600""",
 )
-@many("names", "[DATASET]...", "Datasets, e.g. dandi:000027 [default: the whole store].")
-@option(
+@cli.many("names", "[DATASET]...", "Datasets, e.g. dandi:000027 [default: the whole store].")
+@cli.option(
     "--budget SECONDS",
     "Check the whole store, and stop after this time; the next run with --budget continues "
     "there. Not with DATASET.",
     type=click.FloatRange(min=0, min_open=True),
 )
-@settings_options
+@cli.settings_options
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check the integrity of the store and its index.
 
@@ -134,7 +134,7 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
 
 def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument ``names`` and the option ``--dry-run``."""
-    names = argument(
+    names = cli.argument(
         "names",
         nargs=-1,
         metavar="[MIRROR | DATASET]...",
@@ -144,9 +144,9 @@ def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return names(click.option("--dry-run", is_flag=True, help=text)(function))
 
 
-@command("repair", example="neuromirror repair dandi:000027 --dry-run")
+@cli.command("repair", example="neuromirror repair dandi:000027 --dry-run")
 @_repository_options
-@settings_options
+@cli.settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Restore repositories and records after damage, loss or changes by other programs.
 
@@ -173,9 +173,9 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
     sys.exit(code)
 
 
-@command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
+@cli.command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
 @_repository_options
-@settings_options
+@cli.settings_options
 def housekeeping_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
     """Repack repositories of the store, so that cloning is faster.
 
@@ -231,8 +231,8 @@ def _aliases_of(names: Iterable[str], known: set[str]) -> set[str]:
     return found
 
 
-@command("rebuild-index", example="neuromirror rebuild-index")
-@settings_options
+@cli.command("rebuild-index", example="neuromirror rebuild-index")
+@cli.settings_options
 def rebuild_index_command(settings: Settings) -> None:
     """Rebuild the index from the store.
 
@@ -257,15 +257,15 @@ def rebuild_index_command(settings: Settings) -> None:
     settings.emit("rebuild-index", {"path": str(path), "entries": count}, line)
 
 
-@command("backup", example="neuromirror backup /backup/neuromirror --keep 14")
-@argument("folder", metavar="DIR", type=NamedPath(), help="The folder for the backups.")
-@option(
+@cli.command("backup", example="neuromirror backup /backup/neuromirror --keep 14")
+@cli.argument("folder", metavar="DIR", type=NamedPath(), help="The folder for the backups.")
+@cli.option(
     "--keep N",
     "Number of backups to keep; older ones are deleted after the new one is verified.",
     type=click.IntRange(min=1),
     default=7,
 )
-@settings_options
+@cli.settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     """Back up index, schedule and ledger (not the repositories), even while the service runs.
 
@@ -286,14 +286,14 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     settings.emit("backup", record, f"ok         {made.folder}  {format_bytes(made.bytes)}")
 
 
-@command("restore-index", example="neuromirror restore-index /backup/neuromirror")
-@argument(
+@cli.command("restore-index", example="neuromirror restore-index /backup/neuromirror")
+@cli.argument(
     "folder",
     metavar="DIR",
     type=NamedPath(),
     help='The DIR of "neuromirror backup" (its newest intact backup is used), or one backup in it.',
 )
-@settings_options
+@cli.settings_options
 def restore_index_command(settings: Settings, folder: Path) -> None:
     """Restore the index from a backup and bring it up to date.
 
@@ -315,20 +315,20 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
     settings.emit("restore-index", record, line)
 
 
-@command(
+@cli.command(
     "takedown",
     example="""\
 neuromirror takedown dandi:000027 --reason "withdrawn by its authors"
 neuromirror takedown dandi:000027 --undo""",
 )
-@argument("dataset", help="A dataset, e.g. dandi:000027.")
-@option(
+@cli.argument("dataset", help="A dataset, e.g. dandi:000027.")
+@cli.option(
     "--reason TEXT",
     "Why the dataset is withdrawn, shown by commands and web pages instead of the dataset. "
     "Required, except with --undo.",
 )
-@flag("--undo", "Reinstate a dataset that was taken down.")
-@settings_options
+@cli.flag("--undo", "Reinstate a dataset that was taken down.")
+@cli.settings_options
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
     """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
 
@@ -371,8 +371,8 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
     sys.exit(code)
 
 
-@command("holds", example="neuromirror holds")
-@settings_options
+@cli.command("holds", example="neuromirror holds")
+@cli.settings_options
 def holds_command(settings: Settings) -> None:
     """List suspicious updates that wait for approval with "neuromirror release".
 
@@ -393,14 +393,14 @@ def holds_command(settings: Settings) -> None:
     sys.exit(3 if holds else 0)
 
 
-@command("release", example="neuromirror release dandi:000027")
-@argument(
+@cli.command("release", example="neuromirror release dandi:000027")
+@cli.argument(
     "hold",
     metavar="DATASET | HOLD",
     help='The dataset, or the id in the column HOLD of "neuromirror holds" or its first '
     "characters.",
 )
-@settings_options
+@cli.settings_options
 def release_command(settings: Settings, hold: str) -> None:
     """Approve a held update; the next sync applies it.
 

@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import DEFAULT_LOCK, refuse_address, resolve_version
-from neuromirror.cli.commands import (
-    argument,
-    choice_option,
-    command,
-    flag,
-    many,
-    path_option,
-    repeatable,
-    settings_options,
-)
 from neuromirror.cli.common import NamedPath, Settings, print_pieces, printable, step_line
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
     from neuromirror.lab.pin import CataloguePins
 
 
-@command(
+@cli.command(
     "pin",
     example="""\
 neuromirror pin dandi:000027@0.210831.2033
@@ -41,22 +32,22 @@ neuromirror pin dandi:000027 --path 'sub-01/*' --bundle
 neuromirror pin https://data.example.org/dataset/dandi:000027@0.210831.2033
 neuromirror pin --remove dandi:000027""",
 )
-@many(
+@cli.many(
     "versions",
     "[VERSION]...",
     "Versions, e.g. dandi:000027@draft (without a label, the latest; mirror them first), "
     "pages of a catalogue, or folders of clones, whose checked-out version is pinned.",
 )
-@path_option(
+@cli.path_option(
     "-o --output FILE", "Lock file; it is created if it does not exist.", default=DEFAULT_LOCK
 )
-@repeatable(
+@cli.repeatable(
     "--path paths GLOB",
     "Pin only files or folders (with all files below) that match, e.g. sub-01, sub-*/anat or "
     "**/*.nwb; * does not match a slash. Repeat to pin more. The paths of an earlier pin are "
     "replaced.",
 )
-@flag("--whole", "Remove the --path limits of an earlier pin: pin the whole dataset.")
+@cli.flag("--whole", "Remove the --path limits of an earlier pin: pin the whole dataset.")
 @click.option(
     "--bundle/--no-bundle",
     default=None,
@@ -69,13 +60,13 @@ neuromirror pin --remove dandi:000027""",
     help="Copy the block digests of the pinned files to FILE.d, beside the lock file, to read and "
     "verify parts of files without the store. 'neuromirror digest' computes them.",
 )
-@repeatable(
+@cli.repeatable(
     "--clone clones URL",
     "URL for others to clone from: a store (ria+https://…), or a URL with {alias} "
     "(dandi--000027) or {id} (000027).",
 )
-@repeatable("--remove DATASET", "Remove the pin of this dataset from the lock file.")
-@settings_options
+@cli.repeatable("--remove DATASET", "Remove the pin of this dataset from the lock file.")
+@cli.settings_options
 def pin_command(
     settings: Settings,
     versions: tuple[str, ...],
@@ -202,16 +193,16 @@ def _pins_of_catalogues(
     return found
 
 
-@command("outdated", example="neuromirror outdated datasets.lock")
-@argument(
+@cli.command("outdated", example="neuromirror outdated datasets.lock")
+@cli.argument(
     "lock",
     type=NamedPath(),
     default=DEFAULT_LOCK,
     metavar="[LOCK]",
     help="A lock file [default: datasets.lock].",
 )
-@flag("--exit-code", "Exit with 4 if a pin has a newer version.")
-@settings_options
+@cli.flag("--exit-code", "Exit with 4 if a pin has a newer version.")
+@cli.settings_options
 def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None:
     """List the pins that have newer versions in the store.
 
@@ -238,25 +229,25 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 
 
-@command(
+@cli.command(
     "cite",
     example="""\
 neuromirror cite dandi:000027@0.210831.2033
 neuromirror cite datasets.lock --format bibtex -o datasets.bib
 neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
 )
-@many(
+@cli.many(
     "what",
     "[VERSION|LOCK|DIR]...",
     "Versions, lock files (all their pins) or folders of clones [default: datasets.lock].",
 )
-@choice_option("--format form", _FORMATS, "Output format.", default="text")
-@path_option(
+@cli.choice_option("--format form", _FORMATS, "Output format.", default="text")
+@cli.path_option(
     "-o --output FILE|DIR",
     "Output file, or an existing folder for it [default: print the citation].",
 )
-@flag("--no-files", "Leave out the list of files (ro-crate and croissant).")
-@settings_options
+@cli.flag("--no-files", "Leave out the list of files (ro-crate and croissant).")
+@cli.settings_options
 def cite_command(
     settings: Settings, what: tuple[str, ...], *, form: str, output: Path | None, no_files: bool
 ) -> None:
@@ -358,23 +349,25 @@ _MAX_SHOWN = 5
 _LIST_FORMATS = ("pooch", "sha256sum", "md5sum", "dvc", "quilt", "aria2", "curl", "wget", "addurls")
 
 
-@command(
+@cli.command(
     "export-lock",
     example="""\
 neuromirror export-lock datasets.lock --format sha256sum -o SHA256SUMS
 neuromirror export-lock --format pooch -o registry.txt
 neuromirror export-lock --format dvc -o data""",
 )
-@argument(
+@cli.argument(
     "lock",
     type=NamedPath(),
     default=DEFAULT_LOCK,
     metavar="[LOCK]",
     help="A lock file [default: datasets.lock].",
 )
-@choice_option("--format form", _LIST_FORMATS, "Format of the list.", required=True)
-@path_option("-o --output FILE|DIR", "New file, or for dvc a new folder [default: print the list].")
-@settings_options
+@cli.choice_option("--format form", _LIST_FORMATS, "Format of the list.", required=True)
+@cli.path_option(
+    "-o --output FILE|DIR", "New file, or for dvc a new folder [default: print the list]."
+)
+@cli.settings_options
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
     """Write the list of pinned files, with URLs and checksums, for another program.
 
@@ -430,12 +423,12 @@ def _report(settings: Settings, form: str, output: Path | None, export: LockExpo
     settings.emit("export-lock", record, f"{'ok':<10} {output}  {files}")
 
 
-@command("reproduce", example="neuromirror reproduce dandi:000027@0.210831.2033")
-@many("versions", "VERSION...", "Versions, e.g. dandi:000027@0.210831.2033.", required=True)
-@path_option(
+@cli.command("reproduce", example="neuromirror reproduce dandi:000027@0.210831.2033")
+@cli.many("versions", "VERSION...", "Versions, e.g. dandi:000027@0.210831.2033.", required=True)
+@cli.path_option(
     "--keep DIR", "Keep the new commits in DIR, a new or empty folder [default: delete them]."
 )
-@settings_options
+@cli.settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
     """Create versions again from the archive, without file content, and compare the commits.
 

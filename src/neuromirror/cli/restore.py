@@ -16,23 +16,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct, field
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import (
     DEFAULT_LOCK,
     may_be_address,
     refuse_address,
     resolve_selection,
-)
-from neuromirror.cli.commands import (
-    argument,
-    command,
-    flag,
-    globs_argument,
-    jobs_option,
-    many,
-    option,
-    path_option,
-    repeatable,
-    settings_options,
 )
 from neuromirror.cli.common import (
     HostMessages,
@@ -58,32 +47,36 @@ if TYPE_CHECKING:
     from neuromirror.transfer.verified_repository import Item
 
 
-@command("restore", example="neuromirror restore datasets.lock --into data")
-@argument(
+@cli.command("restore", example="neuromirror restore datasets.lock --into data")
+@cli.argument(
     "lock",
     type=NamedPath(),
     default=DEFAULT_LOCK,
     metavar="[LOCK]",
     help='A lock file written by "neuromirror pin", or its folder [default: datasets.lock].',
 )
-@path_option("--into DIR", "Folder for the datasets, required; it is created if it does not exist.")
-@repeatable("--clone clones URL", "Additional URL to clone from, as for 'neuromirror pin --clone'.")
-@repeatable(
+@cli.path_option(
+    "--into DIR", "Folder for the datasets, required; it is created if it does not exist."
+)
+@cli.repeatable(
+    "--clone clones URL", "Additional URL to clone from, as for 'neuromirror pin --clone'."
+)
+@cli.repeatable(
     "--copies LOCATION",
     "Vault with copies of the content, in addition to those that the lock file names: its "
     "folder, the URL of its folder, or s3://BUCKET/PREFIX.",
 )
-@flag(
+@cli.flag(
     "--copies-only",
     "Use only vaults and the files beside the lock file: neither upstream nor the mirror.",
 )
-@flag(
+@cli.flag(
     "--offline",
     "Send no request: restore the repositories from the store or the files beside the lock "
     "file, without file content.",
 )
-@jobs_option("Number of files fetched in parallel [default: 32].", most=None)
-@settings_options
+@cli.jobs_option("Number of files fetched in parallel [default: 32].", most=None)
+@cli.settings_options
 def restore_command(
     settings: Settings,
     lock: Path,
@@ -148,13 +141,13 @@ _MAX_SHOWN = 20
 """Maximum number of missing files and of local changes in text output; --json prints all."""
 
 
-@command(
+@cli.command(
     "verify",
     example="""\
 neuromirror verify datasets.lock --in data
 neuromirror verify --remote ./clone""",
 )
-@argument(
+@cli.argument(
     "target",
     metavar="[LOCK|DIR]",
     type=NamedPath(),
@@ -162,16 +155,18 @@ neuromirror verify --remote ./clone""",
     help="A lock file or its folder, or the folder of a clone "
     "[default: datasets.lock if it exists, else .].",
 )
-@flag("--remote", "Ask the servers of all files for sizes and checksums, without downloads.")
-@flag("--full", "Download all files again, hash them and discard the downloads; your copies stay.")
-@path_option(
+@cli.flag("--remote", "Ask the servers of all files for sizes and checksums, without downloads.")
+@cli.flag(
+    "--full", "Download all files again, hash them and discard the downloads; your copies stay."
+)
+@cli.path_option(
     "--in folder DIR",
     "Folder given to 'restore --into' [default: the folder of LOCK, or the one in it that has the "
     "dataset].",
 )
-@flag("--allow-missing", "Do not count missing content as a failure.")
-@jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
-@settings_options
+@cli.flag("--allow-missing", "Do not count missing content as a failure.")
+@cli.jobs_option("Number of files checked in parallel [default: number of processors; 8 for URLs].")
+@cli.settings_options
 def verify_command(
     settings: Settings,
     target: Path | None,
@@ -410,28 +405,28 @@ def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
     return "; ".join(text for text, applies in parts.items() if applies) or "no files"
 
 
-@command(
+@cli.command(
     "digest",
     example="""\
 neuromirror digest dandi:000027@0.210831.2033
 neuromirror digest datasets.lock 'sub-01/**/*.nwb'
 neuromirror digest ./clone --piece-size 256KiB""",
 )
-@argument(
+@cli.argument(
     "target",
     metavar="VERSION|LOCK|DIR",
     help="A version in the store, a lock file, or the folder of a clone, whose content is read.",
 )
-@globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
-@option(
+@cli.globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
+@cli.option(
     "--piece-size SIZE",
     "Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
     "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
     "4 GiB].",
 )
-@jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
-@flag("--dry-run", "Print which files would be read, and stop.")
-@settings_options
+@cli.jobs_option("Number of files read in parallel [default: 8; for DIR the number of processors].")
+@cli.flag("--dry-run", "Print which files would be read, and stop.")
+@cli.settings_options
 def digest_command(
     settings: Settings,
     target: str,
@@ -526,26 +521,26 @@ class _Report(OutcomeReport):
         self.print_totals("digested", text, others, is_dry_run=is_dry_run, small=self.small)
 
 
-@command("audit", example="neuromirror audit dandi --budget 5000")
-@many(
+@cli.command("audit", example="neuromirror audit dandi --budget 5000")
+@cli.many(
     "names",
     "[MIRROR | DATASET]...",
     "Mirrors (dandi) or datasets (dandi:000027) to choose URLs from [default: all].",
 )
-@option(
+@cli.option(
     "--budget N",
     "Maximum number of URLs to check; the next run checks the next ones.",
     type=click.IntRange(min=1),
     default=1000,
 )
-@option(
+@cli.option(
     "--older-than DAYS",
     "Check only URLs that have not been checked for this many days.",
     type=click.FloatRange(min=0),
     default=30,
 )
 @vaults_option
-@settings_options
+@cli.settings_options
 def audit_command(
     settings: Settings,
     names: tuple[str, ...],

@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from neuromirror.cli.commands import (
-    choice_option,
-    command,
-    flag,
-    many,
-    option,
-    path_option,
-    repeatable,
-    settings_options,
-)
+from neuromirror.cli import commands as cli
 from neuromirror.cli.common import PRIVATE_STORE, Settings, path_from_environment
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.cli.vault import load_configured_vaults, vaults_option
@@ -40,30 +31,30 @@ if TYPE_CHECKING:
 _LOCAL_SIBLINGS = Path("siblings")
 
 
-@command(
+@cli.command(
     "publish",
     example="""\
 neuromirror publish dandi:000027 --to lab-forge --dry-run
 neuromirror publish dandi --to lab-forge
 neuromirror publish --to lab-forge""",
 )
-@many(
+@cli.many(
     "names",
     "[MIRROR | DATASET]...",
     "Datasets (dandi:000027), or mirrors (dandi) for all their datasets and their "
     "superdataset [default: 'datasets' in the sibling file].",
 )
-@option("--to sibling_name SIBLING", "Name of a sibling file.", required=True)
-@path_option(
+@cli.option("--to sibling_name SIBLING", "Name of a sibling file.", required=True)
+@cli.path_option(
     "--siblings DIR",
     "Folder with sibling files (NAME.toml) [default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
 )
-@flag("--check", "Push unchanged datasets too.")
-@flag("--dry-run", "Print what would be pushed, and change nothing.")
-@option(
+@cli.flag("--check", "Push unchanged datasets too.")
+@cli.flag("--dry-run", "Print what would be pushed, and change nothing.")
+@cli.option(
     "--forget forgotten DATASET", "Push nothing; forget a dataset that you deleted at the sibling."
 )
-@settings_options
+@cli.settings_options
 def publish_command(
     settings: Settings,
     names: tuple[str, ...],
@@ -182,92 +173,92 @@ def _parse_memory(context: click.Context, option: click.Parameter, value: str) -
     return size
 
 
-@command(
+@cli.command(
     "serve",
     example="""\
 neuromirror serve --metrics 127.0.0.1:9100 --catalogue 127.0.0.1:8270
 neuromirror serve --once""",
 )
-@many(
+@cli.many(
     "names",
     "[MIRROR]...",
     "Mirrors, e.g. dandi [default: the mirrors in --mirrors, including files added later; "
     "built-in mirrors only if named].",
 )
-@option(
+@cli.option(
     "--workers N", "Number of datasets updated in parallel.", type=click.IntRange(1, 256), default=4
 )
-@choice_option(
+@cli.choice_option(
     "--executor",
     ["processes", "threads"],
     "Run jobs in processes or in threads of this machine; ignored with --scheduler.",
     default="processes",
 )
-@option(
+@cli.option(
     "--scheduler ADDRESS",
     "Run jobs on the workers of this Dask scheduler, instead of this machine.",
 )
-@option(
+@cli.option(
     "--visit-hours HOURS",
     "Stop an update of one dataset after this time; it runs again later. Not with --executor "
     "threads.",
     type=click.FloatRange(0, min_open=True),
     default=24.0,
 )
-@option(
+@cli.option(
     "--worker-memory SIZE",
     "Stop a worker that uses more memory; its update runs again later. Not with --executor "
     "threads.",
     callback=_parse_memory,
     default="4GiB",
 )
-@option(
+@cli.option(
     "--metrics HOST:PORT", "Serve /healthz, /readyz and /metrics at this address [default: off]."
 )
-@option("--catalogue HOST:PORT", 'Run "neuromirror catalogue" at this address [default: off].')
-@option(
+@cli.option("--catalogue HOST:PORT", 'Run "neuromirror catalogue" at this address [default: off].')
+@cli.option(
     "--catalogue-address address URL",
     "Public URL of the catalogue behind a reverse proxy [default: "
     "$NEUROMIRROR_CATALOGUE_ADDRESS, else taken from each request].",
 )
-@option(
+@cli.option(
     "--catalogue-title title TEXT",
     "Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
 )
-@flag(
+@cli.flag(
     "--catalogue-no-cutouts no_cutouts",
     "In the catalogue, show no previews of files, and offer no regions of volumes.",
 )
-@repeatable(
+@cli.repeatable(
     "--catalogue-limit limits KIND=NUMBER",
     'Request limit, as "neuromirror catalogue --limit" [default: $NEUROMIRROR_CATALOGUE_LIMITS].',
 )
-@repeatable(
+@cli.repeatable(
     "--catalogue-gateway gateways [MIRROR=]MODE",
     'How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
     "$NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
 )
-@repeatable(
+@cli.repeatable(
     "--catalogue-trusted-proxy proxies ADDRESS",
     'Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
     "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
 )
-@flag("--log-json", "Write the log as one JSON object per line.")
-@path_option(
+@cli.flag("--log-json", "Write the log as one JSON object per line.")
+@cli.path_option(
     "--private-store DIR", "Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE]."
 )
-@path_option(
+@cli.path_option(
     "--backup DIR",
     "Back up index, schedule and ledger to DIR every day [default: $NEUROMIRROR_BACKUP, else off].",
 )
-@path_option(
+@cli.path_option(
     "--siblings DIR",
     "Folder with sibling files; those with 'datasets' are kept up to date "
     "[default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
 )
 @vaults_option
-@flag("--once", "Run the jobs that are due now, then exit.")
-@settings_options
+@cli.flag("--once", "Run the jobs that are due now, then exit.")
+@cli.settings_options
 def serve_command(
     settings: Settings,
     names: tuple[str, ...],
@@ -419,39 +410,41 @@ _WHOLE_LIFE = ExitStack()
 """What lasts as long as the process."""
 
 
-@command(
+@cli.command(
     "catalogue",
     example="""\
 neuromirror catalogue
 neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     --address https://data.example.org""",
 )
-@option("--listen HOST:PORT", "Address to listen on; port 0 selects a free port.", default=_LISTEN)
-@option(
+@cli.option(
+    "--listen HOST:PORT", "Address to listen on; port 0 selects a free port.", default=_LISTEN
+)
+@cli.option(
     "--address URL",
     "Public URL behind a reverse proxy [default: taken from each request].",
     default="",
 )
-@option("--title TEXT", "Title of the site [default: neuromirror].", default="")
+@cli.option("--title TEXT", "Title of the site [default: neuromirror].", default="")
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
     help="Show previews of files and let visitors download regions and blocks of volumes, all read "
     "from the archives, with limits.",
 )
-@repeatable(
+@cli.repeatable(
     "--limit limits KIND=NUMBER",
     "Requests per minute and client, for cutout, diff, gateway, preview or search, and "
     "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
     "preview=120, search=120, gateway-mb=6000].",
 )
-@repeatable(
+@cli.repeatable(
     "--gateway gateways [MIRROR=]MODE",
     "How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
     "redirect (to the archive, not verified), proxy (through this catalogue, verified) or off "
     "[default: redirect].",
 )
-@repeatable(
+@cli.repeatable(
     "--trusted-proxy proxies ADDRESS",
     "Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
 )
@@ -463,9 +456,9 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     help="Processes that serve. Limits per minute apply to all of them together [default: "
     "$NEUROMIRROR_CATALOGUE_WORKERS, else one for each processor, at most 4].",
 )
-@flag("--log-json", "Write the log as one JSON object per line.")
+@cli.flag("--log-json", "Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)
-@settings_options
+@cli.settings_options
 def catalogue_command(
     settings: Settings,
     *,

@@ -16,16 +16,8 @@ import click
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import find_address
-from neuromirror.cli.commands import (
-    argument,
-    command,
-    flag,
-    jobs_option,
-    many,
-    path_option,
-    settings_options,
-)
 from neuromirror.cli.common import (
     PRIVATE_STORE,
     Settings,
@@ -53,13 +45,13 @@ _SCHEMA_LINE = "#:schema "
 """The first line of a mirror file in the repository; its relative path is valid only there."""
 
 
-@command(
+@cli.command(
     "mirrors",
     example="""\
 neuromirror mirrors
 mkdir -p mirrors; neuromirror mirrors show dandi > mirrors/lab.toml""",
 )
-@argument(
+@cli.argument(
     "action",
     type=click.Choice(["list", "show"]),
     metavar="[list|show]",
@@ -67,8 +59,8 @@ mkdir -p mirrors; neuromirror mirrors show dandi > mirrors/lab.toml""",
     help="list: one line per mirror (default); show: print the mirror file of NAME, as a template. "
     "A file mirrors/NAME.toml defines the mirror NAME.",
 )
-@argument("name", required=False, metavar="[NAME]", help="The mirror to show, e.g. dandi.")
-@settings_options
+@cli.argument("name", required=False, metavar="[NAME]", help="The mirror to show, e.g. dandi.")
+@cli.settings_options
 def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     """List the mirrors that can be used, or print a mirror file.
 
@@ -129,8 +121,8 @@ def _show(settings: Settings, found: dict[str, Path], name: str) -> None:
         settings.print_text(line)
 
 
-@command("check-config", example="neuromirror check-config --mirrors mirrors")
-@settings_options
+@cli.command("check-config", example="neuromirror check-config --mirrors mirrors")
+@cli.settings_options
 def check_config_command(settings: Settings) -> None:
     """Check the configuration files of mirrors; send no request.
 
@@ -157,21 +149,21 @@ def check_config_command(settings: Settings) -> None:
     sys.exit(code)
 
 
-@command(
+@cli.command(
     "demo",
     example="""\
 neuromirror demo
 neuromirror demo --serve --keep demo""",
 )
-@flag("--serve", "Mirror volumes too, then serve the archives, the store and the catalogue.")
+@cli.flag("--serve", "Mirror volumes too, then serve the archives, the store and the catalogue.")
 @click.option(
     "--keep",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Keep all files in DIR [default: delete them at the end].",
 )
-@flag("--no-input", "Run all steps without waiting for a key.")
-@settings_options
+@cli.flag("--no-input", "Run all steps without waiting for a key.")
+@cli.settings_options
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
     """Mirror a simulated archive on this machine, step by step.
 
@@ -187,31 +179,31 @@ _MAX_SHOWN = 20
 """Maximum number of datasets in progress that are listed when a sync is interrupted."""
 
 
-@command(
+@cli.command(
     "sync",
     example="""\
 neuromirror sync dandi:000027
 neuromirror sync dandi --dry-run""",
 )
-@many(
+@cli.many(
     "names",
     "[MIRROR | DATASET]...",
     "Mirrors (dandi) or datasets (dandi:000027) [default: the mirrors in --mirrors; built-in "
     "mirrors only if named].",
 )
-@flag("--dry-run", "Print which datasets would be updated, and write nothing.")
-@flag(
+@cli.flag("--dry-run", "Print which datasets would be updated, and write nothing.")
+@cli.flag(
     "--deep", "Request the list of files of every dataset, even if the archive reports no change."
 )
-@flag("--history", "Mirror earlier versions too, if the archive keeps them.")
-@jobs_option("Number of datasets updated in parallel.", default=16)
-@path_option(
+@cli.flag("--history", "Mirror earlier versions too, if the archive keeps them.")
+@cli.jobs_option("Number of datasets updated in parallel.", default=16)
+@cli.path_option(
     "--private-store DIR",
     "Store for embargoed datasets, which are skipped unless the mirror file has embargoed = "
     '"private" [default: $NEUROMIRROR_PRIVATE_STORE].',
 )
-@flag("--quiet", "Do not print the summary of HTTP requests.")
-@settings_options
+@cli.flag("--quiet", "Do not print the summary of HTTP requests.")
+@cli.settings_options
 def sync_command(
     settings: Settings,
     names: tuple[str, ...],
@@ -448,8 +440,8 @@ _MAX_TASKS_SHOWN = 5
 """Maximum number of names per line."""
 
 
-@command("status", example="neuromirror status")
-@settings_options
+@cli.command("status", example="neuromirror status")
+@cli.settings_options
 def status_command(settings: Settings) -> None:
     """Show the status of each mirror.
 

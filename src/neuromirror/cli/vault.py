@@ -14,18 +14,8 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from neuromirror.cli import commands as cli
 from neuromirror.cli.addresses import may_be_address, resolve_selection
-from neuromirror.cli.commands import (
-    argument,
-    command,
-    flag,
-    globs_argument,
-    jobs_option,
-    option,
-    path_option,
-    repeatable,
-    settings_options,
-)
 from neuromirror.cli.common import (
     NamedPath,
     OutcomeReport,
@@ -58,7 +48,7 @@ def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DIR",
         help="Folder with the files of your vaults (NAME.toml, one per vault) "
         "[default: $NEUROMIRROR_VAULTS, else ./vaults].",
-    )(command)
+    )(cli.command)
 
 
 class ConfiguredVaults(Struct, frozen=True):
@@ -120,7 +110,7 @@ def store_or_none(settings: Settings) -> Store | None:
         return None
 
 
-@command(
+@cli.command(
     "vault",
     example="""\
 neuromirror vault
@@ -128,7 +118,7 @@ neuromirror vault show nas
 neuromirror vault check nas --full
 neuromirror vault import nas /data/dandi""",
 )
-@argument(
+@cli.argument(
     "action",
     type=click.Choice(["list", "show", "check", "import"]),
     metavar="[list|show|check|import]",
@@ -136,8 +126,10 @@ neuromirror vault import nas /data/dandi""",
     help="list: print the vaults (default); show: print one; check: compare it with the ledger; "
     "import: store files that you have already.",
 )
-@argument("name", required=False, metavar="[VAULT]", help="For all others than list: the vault.")
-@argument(
+@cli.argument(
+    "name", required=False, metavar="[VAULT]", help="For all others than list: the vault."
+)
+@cli.argument(
     "folder",
     type=NamedPath(),
     required=False,
@@ -145,8 +137,8 @@ neuromirror vault import nas /data/dandi""",
     help="For import: a folder with files.",
 )
 @vaults_option
-@flag("--full", "For check: read and hash every byte of the vault.")
-@settings_options
+@cli.flag("--full", "For check: read and hash every byte of the vault.")
+@cli.settings_options
 def vault_command(
     settings: Settings,
     action: str,
@@ -325,8 +317,8 @@ class _Tally(Struct):
 
 def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the arguments that select the contents of a lock file or a version."""
-    globs = globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
-    target = argument(
+    globs = cli.globs_argument("Files or folders, as for 'neuromirror pin --path' [default: all].")
+    target = cli.argument(
         "target",
         metavar="LOCK|VERSION|DATASET",
         help="A lock file, or a version in the store; a dataset means its latest version.",
@@ -334,7 +326,7 @@ def contents_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     return target(globs(function))
 
 
-@command(
+@cli.command(
     "keep",
     example="""\
 neuromirror keep datasets.lock --in nas
@@ -342,16 +334,16 @@ neuromirror keep dandi:000027 'sub-01/**/*.nwb' --in nas --in cloud
 neuromirror keep dandi:000027 --in nas --dry-run""",
 )
 @contents_arguments
-@repeatable(
+@cli.repeatable(
     "--in names VAULT",
     "The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
     required=True,
 )
 @vaults_option
-@jobs_option("Number of files copied in parallel [default: 8].")
-@option("--limit-rate SIZE", "Bytes per second for all downloads, such as 10MB.")
-@flag("--dry-run", "Print which files would be copied, and stop.")
-@settings_options
+@cli.jobs_option("Number of files copied in parallel [default: 8].")
+@cli.option("--limit-rate SIZE", "Bytes per second for all downloads, such as 10MB.")
+@cli.flag("--dry-run", "Print which files would be copied, and stop.")
+@cli.settings_options
 def keep_command(
     settings: Settings,
     target: str,
@@ -511,14 +503,16 @@ class _Report(OutcomeReport):
         self.print_totals("kept", text, others, is_dry_run=is_dry_run, vault=self.vault)
 
 
-@command("drill", example="neuromirror drill datasets.lock --in nas")
-@argument("lock", type=NamedPath(), metavar="LOCK", help="A lock file.")
-@repeatable("--in names VAULT", "Use only this vault [default: all vaults together]. Repeatable.")
+@cli.command("drill", example="neuromirror drill datasets.lock --in nas")
+@cli.argument("lock", type=NamedPath(), metavar="LOCK", help="A lock file.")
+@cli.repeatable(
+    "--in names VAULT", "Use only this vault [default: all vaults together]. Repeatable."
+)
 @vaults_option
-@path_option(
+@cli.path_option(
     "--scratch DIR", "Folder for the restored files, which are removed [default: the system's]."
 )
-@settings_options
+@cli.settings_options
 def drill_command(
     settings: Settings,
     lock: Path,
@@ -553,17 +547,17 @@ def drill_command(
     sys.exit(0 if result.ok else 1)
 
 
-@command(
+@cli.command(
     "drop",
     example="""\
 neuromirror drop dandi:000027@0.210831.2033 --in nas
 neuromirror drop dandi:000027@0.210831.2033 --in nas --confirm 3f2a9c01b7de""",
 )
 @contents_arguments
-@option("--in name VAULT", "The vault.", required=True)
+@cli.option("--in name VAULT", "The vault.", required=True)
 @vaults_option
-@option("--confirm ID", "Remove the copies that were listed with this id.")
-@settings_options
+@cli.option("--confirm ID", "Remove the copies that were listed with this id.")
+@cli.settings_options
 def drop_command(
     settings: Settings,
     target: str,
