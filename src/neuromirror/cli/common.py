@@ -351,6 +351,16 @@ def split_condition(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def size_of_option(name: str, text: str) -> int:
+    """Return the bytes in a size that is given as an option, such as ``10MB``."""
+    from neuromirror.cache import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+
+
 _REFRESH_SECONDS: Final = 0.1
 _TICK_SECONDS: Final = 1.0
 _STEP: Final = "{desc} [{elapsed}]"

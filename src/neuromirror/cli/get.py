@@ -26,6 +26,7 @@ from neuromirror.cli.common import (
     path_from_environment,
     printable,
     progress_bar,
+    size_of_option,
 )
 from neuromirror.model.errors import (
     ConfigurationError,
@@ -563,14 +564,7 @@ def _show(settings: Settings, cache: PieceCache) -> None:
 
 
 def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None) -> None:
-    from neuromirror.cache import parse_size
-
-    limit: int | None = -1
-    if action == "prune":
-        try:
-            limit = None if size is None else parse_size(size)
-        except ValueError as error:
-            raise ConfigurationError(f"--size: {error}") from None
+    limit = None if size is None else size_of_option("--size", size)
     try:
         removed, freed = cache.clear() if action == "clear" else cache.prune(limit, wait=True)
     except OSError as error:

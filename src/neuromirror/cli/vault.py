@@ -23,6 +23,7 @@ from neuromirror.cli.common import (
     Settings,
     exit_on_interrupt,
     path_from_environment,
+    size_of_option,
 )
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
 
@@ -377,7 +378,7 @@ def keep_command(
 
     configured = load_configured_vaults(vaults)
     chosen = [configured.find(name) for name in dict.fromkeys(names)]
-    rate = _parse_rate(limit_rate)
+    rate = None if limit_rate is None else float(size_of_option("--limit-rate", limit_rate))
     with ExitStack() as stack:
         store = store_or_none(settings)
         contents = stack.enter_context(selected_contents(settings, store, target, globs))
@@ -445,17 +446,6 @@ def selected_contents(
         index = stack.enter_context(settings.index(target))
         row, globs = resolve_selection(settings, index, target, globs)
         yield contents_of_version(settings.store(), index, row, globs)
-
-
-def _parse_rate(text: str | None) -> float | None:
-    from neuromirror.cache import parse_size
-
-    if text is None:
-        return None
-    try:
-        return float(parse_size(text))
-    except ValueError as error:
-        raise ConfigurationError(f"--limit-rate: {error}") from None
 
 
 def _plan(

@@ -144,29 +144,24 @@ def version_at(index: Index, address: Address) -> VersionRow:
 
 
 def _indexed_match(index: Index, text: str) -> Address | None:
-    """Resolve a commit id, a digest, a DOI or the URL of a single file."""
-    match = index.names.match(text)
-    if match is None:
-        return None
-    if match.key:
-        return _file_address(index, text, match.key)
-    return Address(match.dataset, match.label or None)
-
-
-def _file_address(index: Index, text: str, key: str) -> Address | None:
-    """Return the dataset, newest version and path of a file; None if no version has it.
+    """Resolve a commit id, a digest, a DOI or the URL of a single file.
 
     Raises
     ------
     UnknownAddressError
-        Several files have the content.
+        Several files have the content of the URL.
     """
-    found = list(islice(index.files.find(key), _MAX_FILES))
-    current = [one for one in found if one.current] or found
-    if len({(one.dataset, one.path) for one in current}) > 1 or len(found) == _MAX_FILES:
+    match = index.names.match(text)
+    if match is None:
+        return None
+    if not match.key:
+        return Address(match.dataset, match.label or None)
+    found = list(islice(index.files.find(match.key), _MAX_FILES))
+    current = [file for file in found if file.current] or found
+    if len({(file.dataset, file.path) for file in current}) > 1 or len(found) == _MAX_FILES:
         raise UnknownAddressError(
             f"{text} is the URL of several files with the same content; specify one of them",
-            [f"'neuromirror find {key}'"],
+            [f"'neuromirror find {match.key}'"],
         )
     return Address(current[-1].dataset, current[-1].last, current[-1].path) if current else None
 

@@ -34,7 +34,7 @@ import hashlib
 import operator
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from heapq import heappop, heappush
 from pathlib import Path
@@ -530,9 +530,11 @@ class PinnedDigests:
         try:
             whole = hashlib.sha256()
             with os.fdopen(handle, "wb") as file:
-                for encoded in self._encoded(sorted(self._keys)):
-                    whole.update(encoded)
-                    file.write(encoded)
+                for key in sorted(self._keys):
+                    if (known := self._own.find(key)) is not None:
+                        encoded = encode_block_digests(key, known)
+                        whole.update(encoded)
+                        file.write(encoded)
                 file.flush()
                 os.fchmod(file.fileno(), _MODE)
                 os.fsync(file.fileno())
@@ -542,11 +544,6 @@ class PinnedDigests:
         finally:
             folder.unlink(draft)
         return name, is_new
-
-    def _encoded(self, keys: Iterable[str]) -> Iterator[bytes]:
-        for key in keys:
-            if (found := self._own.find(key)) is not None:
-                yield encode_block_digests(key, found)
 
 
 MANIFEST_VERSION = 1
@@ -1090,36 +1087,20 @@ def _head(line: bytes) -> LockManifestHead:
     InvalidDocumentError
         The head is invalid, or of a later version of the format.
     """
-    parse_json(line, "the head")
+    table = parse_json(line, "the head")
+    version = table.get("manifest") if isinstance(table, dict) else None
+    if isinstance(version, int) and version > MANIFEST_VERSION:
+        supported = f"version {MANIFEST_VERSION} at most (install a newer neuromirror)"
+        raise InvalidDocumentError("the head", "manifest", supported, str(version))
     try:
         head = _decode_head(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        version = _version(line)
-        if version is not None and version > MANIFEST_VERSION:
-            raise _unsupported_version(version) from None
         raise invalid_document_error(error, "the head") from None
-    if head.manifest > MANIFEST_VERSION:
-        raise _unsupported_version(head.manifest)
     if not is_ref_name(f"{TAG_PREFIX}{head.version}"):
         raise InvalidDocumentError(
             "the head", "version", "a valid name of a git tag", repr(head.version)
         )
     return head
-
-
-def _version(line: bytes) -> int | None:
-    found = parse_json(line, "the head")
-    version = found.get("manifest") if isinstance(found, dict) else None
-    return version if isinstance(version, int) else None
-
-
-def _unsupported_version(version: int) -> InvalidDocumentError:
-    return InvalidDocumentError(
-        "the head",
-        "manifest",
-        f"version {MANIFEST_VERSION} at most (install a newer neuromirror)",
-        str(version),
-    )
 
 
 def _line(content: bytes) -> ManifestEntry:

@@ -346,7 +346,8 @@ def get(
     clone = AnnexClone.at(Path(dataset), settings)
     with BlockDigestsRecorder() as digests:
         options = _GetOptions(recursive, jobs, settings or {}, digests, tuple(vaults), copies_only)
-        yield from _CloneGet(clone, paths, "", options, meter).outcomes()
+        selection = PathSelection(clone.top, paths)
+        yield from _CloneGet(clone, selection, "", options, meter).outcomes()
 
 
 class _RequestedContent(Struct):
@@ -369,33 +370,25 @@ class _GetOptions(Struct, frozen=True):
     copies_only: bool
 
 
-class _CloneGet:
+class _CloneGet(Struct, eq=False):
     """Download of one clone's files; ``prefix`` is its path in the outermost clone."""
 
-    def __init__(
-        self,
-        clone: AnnexClone,
-        paths: Sequence[str | Path] | None,
-        prefix: str,
-        options: _GetOptions,
-        meter: ProgressMeter,
-    ) -> None:
-        self._clone = clone
-        self._selection = PathSelection(clone.top, paths)
-        self._prefix = prefix
-        self._options = options
-        self._meter = meter
-        self._requested: dict[str, _RequestedContent] = {}
-        self._delegated: list[DelegatedFile] = []
+    clone: AnnexClone
+    selection: PathSelection
+    prefix: str
+    options: _GetOptions
+    meter: ProgressMeter
+    _requested: dict[str, _RequestedContent] = field(default_factory=dict)
+    _delegated: list[DelegatedFile] = field(default_factory=list)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes of all selected files."""
         with ExitStack() as stack:
-            objects = stack.enter_context(BatchObjectReader(self._clone.git_dir))
-            listing = AnnexedFileListing(self._clone, self._selection, objects)
-            if not self._clone.is_annexed:
+            objects = stack.enter_context(BatchObjectReader(self.clone.git_dir))
+            listing = AnnexedFileListing(self.clone, self.selection, objects)
+            if not self.clone.is_annexed:
                 yield from self._without_annex(listing)
-            elif self._clone.delegation_reason is None:
+            elif self.clone.delegation_reason is None:
                 yield from self._fetch(listing, objects, stack)
             else:
                 for file in listing.files():
@@ -408,13 +401,13 @@ class _CloneGet:
             why = "its link leads into another repository, whose content is not verified"
             yield self._failed("impossible", path, why)
         for path in listing.in_git:
-            if os.path.lexists(os.path.join(os.fsencode(self._clone.top), path)):
+            if os.path.lexists(os.path.join(os.fsencode(self.clone.top), path)):
                 yield Outcome("get", "notneeded", self._result_path(path), IN_GIT)
             else:
                 why = "in git, but not in the work tree; 'git restore' with its path writes it"
                 yield self._failed("impossible", path, why)
         yield from self._in_subdatasets(listing.subdatasets)
-        for path in self._selection.unmatched():
+        for path in self.selection.unmatched():
             yield self._failed("impossible", path, "no such file in git's index")
 
     def _without_annex(self, listing: AnnexedFileListing) -> Iterator[Outcome]:
@@ -430,7 +423,7 @@ class _CloneGet:
         why = "the repository has no git-annex branch, here or at its remotes"
         files = [file.path for file in listing.files()]
         if not listing.subdatasets:
-            raise ConfigurationError(f"{self._clone.top}: {why}; it has no annexed files to get")
+            raise ConfigurationError(f"{self.clone.top}: {why}; it has no annexed files to get")
         for path in files:
             yield self._failed("impossible", path, why)
 
@@ -438,19 +431,19 @@ class _CloneGet:
         self, listing: AnnexedFileListing, objects: BatchObjectReader, stack: ExitStack
     ) -> Iterator[Outcome]:
         """Download what this package can; collect the other files in ``_delegated``."""
-        clone = self._clone
+        clone = self.clone
         commit = clone.opened_commit
         if commit is None:
             raise GitError(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
         branch = AnnexBranchReader(objects, commit, clone.annex_dir)
         remotes = CloneRemotes(
-            clone.settings, branch, self._options.vaults, copies_only=self._options.copies_only
+            clone.settings, branch, self.options.vaults, copies_only=self.options.copies_only
         )
         store = stack.enter_context(AnnexObjectStore(clone))
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)
         recorder.recover(store, branch)
-        options = self._options
+        options = self.options
         pool = DownloadPool(
             *(clone.settings, store, options.jobs, intentions.add), vaults=options.vaults
         )
@@ -486,7 +479,7 @@ class _CloneGet:
                     self._record(found, recorder)
                     yield from self._finish_fetch(found)
                 else:
-                    self._meter.add(*found)
+                    self.meter.add(*found)
             if recorder.is_flush_due:
                 recorder.flush()
 
@@ -518,7 +511,7 @@ class _CloneGet:
             elif locations.urls:
                 fetching.add(key)
                 urls = locations.urls, locations.local_urls, locations.equivalent_keys
-                pool.put(FetchTask(key, content.size, *urls, self._options.digests))
+                pool.put(FetchTask(key, content.size, *urls, self.options.digests))
             else:
                 why = "no URL or configured remote is known to have it" + _unconfigured_hint(
                     locations
@@ -537,13 +530,13 @@ class _CloneGet:
             self._requested[key].paths.append(path)
             return
         size = parse_key(key).size
-        if self._clone.find_object(key) is not None:
+        if self.clone.find_object(key) is not None:
             yield Outcome("get", "notneeded", self._result_path(path), key=key, size=size)
             return
         self._requested[key] = _RequestedContent([path], size)
-        self._meter.expect(size)
+        self.meter.expect(size)
         if (
-            self._clone.delegation_reason is not None
+            self.clone.delegation_reason is not None
             or file.is_unlocked
             or key in listing.pointer_keys
         ):
@@ -554,7 +547,7 @@ class _CloneGet:
     def _is_fetched_here(self, key: str, locations: KeyLocations) -> bool:
         """Return whether this package, not git-annex, downloads the content of a key."""
         if (
-            self._clone.settings.is_true("annex.securehashesonly")
+            self.clone.settings.is_true("annex.securehashesonly")
             and not key_checksum(key).is_secure
         ):
             return False
@@ -573,7 +566,7 @@ class _CloneGet:
         if found.check is not None:
             del self._requested[key]
             size, evidence = found.check.bytes_seen, found.check.evidence
-            self._meter.finish(key, content.size, size)
+            self.meter.finish(key, content.size, size)
             checked: EvidenceStatus | None = None if evidence is Evidence.NONE else "checked"
             url = None if found.url is None else displayed_url(found.url)
             about = (None, None, key, size, evidence, checked, url)
@@ -582,10 +575,10 @@ class _CloneGet:
         elif (
             content.locations.has_other_source
             or found.needs_credentials
-            or (found.refused_hosts and self._clone.settings.allowed_addresses)
+            or (found.refused_hosts and self.clone.settings.allowed_addresses)
         ):
             # git-annex resolves host names before it checks whether their addresses are allowed
-            self._meter.reset(key)
+            self.meter.reset(key)
             self._delegated.append(DelegatedFile(content.paths[0], key, found.errors))
         else:
             why = "; ".join(found.errors) + _unconfigured_hint(content.locations)
@@ -593,8 +586,8 @@ class _CloneGet:
 
     def _get_delegated(self) -> Iterator[Outcome]:
         """Have git-annex get the delegated files; yield their outcomes."""
-        jobs, report_bytes = self._options.jobs, self._meter.add
-        results = get_with_git_annex(self._clone, self._delegated, jobs, report_bytes)
+        jobs, report_bytes = self.options.jobs, self.meter.add
+        results = get_with_git_annex(self.clone, self._delegated, jobs, report_bytes)
         for file, failure in results:
             if failure is not None:
                 yield from self._failed_content(
@@ -602,32 +595,33 @@ class _CloneGet:
                 )
                 continue
             content = self._requested.pop(file.key)
-            self._meter.finish(file.key, content.size, content.size or 0)
-            evidence = checked_evidence(file.key, self._clone.settings)
+            self.meter.finish(file.key, content.size, content.size or 0)
+            evidence = checked_evidence(file.key, self.clone.settings)
             checked: EvidenceStatus | None = None if evidence is None else "checked"
             about = (None, None, file.key, content.size, evidence, checked)
             for path in content.paths:
                 yield Outcome("get", "ok", self._result_path(path), "by git-annex", *about)
 
     def _in_subdatasets(self, found: Sequence[SelectedSubdataset]) -> Iterator[Outcome]:
-        chosen = [sub for sub in found if sub.is_explicit or self._options.recursive]
-        missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
-        failed = install_subdatasets(self._clone.top, missing) if missing else {}
+        chosen = [sub for sub in found if sub.is_explicit or self.options.recursive]
+        missing = [sub.path for sub in chosen if not is_installed(self.clone.top, sub.path)]
+        failed = install_subdatasets(self.clone.top, missing) if missing else {}
         for sub in chosen:
             if sub.path in failed:
                 yield self._failed("impossible", sub.path, failed[sub.path])
                 continue
             try:
-                refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
+                refuse_symlinks(self.clone.top, os.fsdecode(sub.path))
                 clone = AnnexClone.of_subdataset(
-                    self._clone.top / os.fsdecode(sub.path), self._options.settings
+                    self.clone.top / os.fsdecode(sub.path), self.options.settings
                 )
+                paths = None if sub.paths is None else [os.fsdecode(path) for path in sub.paths]
                 run = _CloneGet(
                     clone,
-                    None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],
+                    PathSelection(clone.top, paths),
                     self._result_path(sub.path) + "/",
-                    self._options,
-                    self._meter,
+                    self.options,
+                    self.meter,
                 )
                 yield from run.outcomes()
             except (NeuromirrorError, OSError) as error:
@@ -637,7 +631,7 @@ class _CloneGet:
         self, status: Status, key: str, why: str, host: str | None = None
     ) -> Iterator[Outcome]:
         content = self._requested.pop(key)
-        self._meter.give_up(key, content.size)
+        self.meter.give_up(key, content.size)
         for path in content.paths:
             yield replace(self._failed(status, path, why, key, content.size), host=host)
 
@@ -647,7 +641,7 @@ class _CloneGet:
         return Outcome("get", status, self._result_path(path), why, key=key, size=size)
 
     def _result_path(self, path: bytes) -> str:
-        return self._prefix + path_to_text(path)
+        return self.prefix + path_to_text(path)
 
 
 def _unconfigured_hint(locations: KeyLocations) -> str:

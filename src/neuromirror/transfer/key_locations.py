@@ -158,7 +158,8 @@ class CloneRemotes:
         others = [uuid for uuid in present if uuid in self._costs]
         if not urls and others == [VOLUME_REMOTE.uuid]:
             # this package does what the special remote does
-            own = [url for url in map(strip_claim_prefix, known) if _is_own(url)]
+            plain = map(strip_claim_prefix, known)
+            own = [url for url in plain if is_block_url(url) or url.startswith(f"{SCHEME}://")]
             if len(own) == len(known):
                 urls, known, others = [(_WEB_COST, url) for url in own], [], []
         if self._copies_only:
@@ -261,11 +262,6 @@ class CloneRemotes:
             uuid, _, rest = line.partition(" ")
             names[uuid] = rest.partition(" timestamp=")[0] or uuid
         return names
-
-
-def _is_own(url: str) -> bool:
-    """Return whether a URL is that of a block of a volume, or of a private object."""
-    return is_block_url(url) or url.startswith(f"{SCHEME}://")
 
 
 def _glob(pattern: str | None) -> re.Pattern[str] | None:
