@@ -141,7 +141,7 @@ def _repository_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
     )
     text = "Print what would be done, and write nothing."
-    return names(click.option("--dry-run", is_flag=True, help=text)(function))
+    return names(cli.flag("--dry-run", text)(function))
 
 
 @cli.command("repair", example="neuromirror repair dandi:000027 --dry-run")

@@ -41,15 +41,12 @@ _LOCK_WAIT: Final = 60.0
 """Seconds to wait for another removal."""
 
 
-def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option ``--vaults``."""
-    return click.option(
-        "--vaults",
-        type=NamedPath(),
-        metavar="DIR",
-        help="Folder with the files of your vaults (NAME.toml, one per vault) "
-        "[default: $NEUROMIRROR_VAULTS, else ./vaults].",
-    )(cli.command)
+vaults_option: Final = cli.path_option(
+    "--vaults DIR",
+    "Folder with the files of your vaults (NAME.toml, one per vault) "
+    "[default: $NEUROMIRROR_VAULTS, else ./vaults].",
+)
+"""The option ``--vaults``."""
 
 
 class ConfiguredVaults(Struct, frozen=True):
