@@ -44,12 +44,7 @@ from neuromirror.annex.keys import (
     url_key,
 )
 from neuromirror.cache import ContentName
-from neuromirror.model import (
-    Evidence,
-    NeuromirrorError,
-    default_piece_size,
-    usual_part_sizes,
-)
+from neuromirror.model import Evidence, NeuromirrorError, default_piece_size, usual_part_sizes
 from neuromirror.model.records import url_version_id
 from neuromirror.net import (
     AccessDeniedError,

@@ -236,9 +236,7 @@ class RowSample:
 
     __slots__ = ("_is_wanted", "_most", "_ranked")
 
-    def __init__(
-        self, most: int, is_wanted: Callable[[ObjectRow], object] = lambda row: True
-    ) -> None:
+    def __init__(self, most: int, is_wanted: Callable[[ObjectRow], object] = bool) -> None:
         self._most = most
         self._is_wanted = is_wanted
         self._ranked: list[tuple[int, bytes, ObjectRow]] = []
