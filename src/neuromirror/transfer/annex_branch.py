@@ -193,7 +193,11 @@ class AnnexSettings:
     @property
     def disk_reserve(self) -> int:
         """Bytes to leave free on the disk (``annex.diskreserve``)."""
-        return _parse_size(self.get("annex.diskreserve"), _RESERVE)
+        # as git-annex parses sizes: ``1 gigabyte``, ``0.5tb``, ``100 MiB``, ``1000000``
+        found = _SIZE.match(self.get("annex.diskreserve").lower())
+        name = "" if found is None else found[2]
+        unit = _UNITS.get(name, _UNITS.get(name.removesuffix("s")))
+        return _RESERVE if found is None or unit is None else round(float(found[1]) * unit)
 
     @property
     def schemes(self) -> frozenset[str]:
@@ -250,15 +254,6 @@ class AnnexSettings:
         if self.get("core.sharedrepository").lower() not in _UNSHARED:
             return "core.sharedRepository is set"
         return None
-
-
-def _parse_size(text: str, default: int) -> int:
-    """Parse a size as git-annex does: ``1 gigabyte``, ``0.5tb``, ``100 MiB``, ``1000000``."""
-    found = _SIZE.match(text.lower())
-    if found is None:
-        return default
-    unit = _UNITS.get(found[2], _UNITS.get(found[2].removesuffix("s")))
-    return default if unit is None else round(float(found[1]) * unit)
 
 
 def enabled_vaults(

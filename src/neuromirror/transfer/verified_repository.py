@@ -426,22 +426,16 @@ class VerifiedRepository:
 
     def _log(self, path: bytes) -> bytes:
         """Return a file of the git-annex branch; empty if it is missing."""
-        self._annex = self._annex or self._annex_branch()
+        if not self._annex:
+            # before "git annex init", the branch of a remote
+            refs = ("refs/heads/git-annex", "refs/remotes/*/git-annex")
+            listed = self._git("for-each-ref", "--format=%(objectname)", *refs)
+            if not listed:
+                where = self.work_tree or self.git_dir
+                raise NotADatasetError(f"{where} has no git-annex branch, so no URLs are known")
+            self._annex = listed.split()[0]
         with self._lock:
             return self._reader.find(self._annex, path.decode()) or b""
-
-    def _annex_branch(self) -> str:
-        """Return the git-annex branch; before "git annex init", the one of a remote."""
-        listed = self._git(
-            "for-each-ref",
-            "--format=%(objectname)",
-            *("refs/heads/git-annex", "refs/remotes/*/git-annex"),
-        )
-        if not listed:
-            raise NotADatasetError(
-                f"{self.work_tree or self.git_dir} has no git-annex branch, so no URLs are known"
-            )
-        return listed.split()[0]
 
     def _git(self, *arguments: str) -> str:
         """Return the output of a git command, empty if it failed."""

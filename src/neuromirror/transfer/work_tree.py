@@ -179,7 +179,11 @@ class _EntryVerifier(Struct, eq=False, dict=True):
             return InspectedEntry(entry, key)
         path = path_to_text(self.below + entry.path)
         if entry.mode == SYMLINK_MODE and (key is None or not (same or _is_file(location))):
-            finding = _link_finding(key, path, as_was=same, is_there=os.path.lexists(location))
+            kind: FindingKind = "document" if key is None else "file"
+            message = _CHANGED if os.path.lexists(location) else _MISSING
+            finding = Finding(path=path, kind=kind, checked="checked")
+            if not same:
+                finding = Finding(status="error", path=path, kind=kind, key=key, message=message)
         elif key is None:
             finding = self._verify_document(entry, path)
         else:
@@ -384,15 +388,6 @@ def compare_content(
     return Finding(
         path=path, key=key, size=size, evidence=proof.evidence, checked="checked", message=message
     )
-
-
-def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -> Finding:
-    """Return the finding for a link that is not an annexed file, or differs from the commit."""
-    kind: FindingKind = "document" if key is None else "file"
-    if as_was:
-        return Finding(path=path, kind=kind, checked="checked")
-    message = _CHANGED if is_there else _MISSING
-    return Finding(status="error", path=path, kind=kind, key=key, message=message)
 
 
 @contextmanager

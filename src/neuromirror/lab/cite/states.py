@@ -29,6 +29,7 @@ from neuromirror.annex import (
 )
 from neuromirror.lab.cite.works import CitedState, NotCitableError
 from neuromirror.model import ConfigurationError, time_of_commit
+from neuromirror.model.records import url_rank
 from neuromirror.store import ANNEX_BRANCH
 from neuromirror.transfer.annex_branch import URLS, AnnexBranchReader, existing_object
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
@@ -289,9 +290,5 @@ def _urls(log: bytes, until: int) -> tuple[str, ...]:
     newest = {line.value: line for line in lines}
     present = [line for line in newest.values() if line.status == "1"]
     cited = [line for line in present if line.timestamp <= until] or present
-    return tuple(sorted((strip_claim_prefix(line.value) for line in cited), key=_rank))
-
-
-def _rank(url: str) -> tuple[bool, bool, str]:
-    """Return a sort key: object versions of a bucket first, download URLs of an API last."""
-    return "versionId=" not in url.partition("?")[2], url.endswith("/"), url
+    urls = (strip_claim_prefix(line.value) for line in cited)
+    return tuple(sorted(urls, key=lambda url: (*url_rank(url), url)))
