@@ -26,7 +26,6 @@ from neuromirror_demo.volumes import (
     meshes,
     n5_objects,
     ome_zarr_objects,
-    skeletons,
 )
 
 if TYPE_CHECKING:
@@ -371,7 +370,7 @@ EM: Final = "demo_cortex/sections/em"
 """uint8 images, three anisotropic scales, stored as brotli; an empty corner has no objects."""
 
 CELLS: Final = "demo_cortex/sections/cells"
-"""uint64 labels of EM, two scales, meshes and skeletons; stored as gzip, except lists of meshes."""
+"""uint64 labels of EM, two scales, and meshes; stored as gzip, except lists of meshes."""
 
 GCAMP: Final = "demo_activity/calcium/gcamp"
 """uint16 images, two isotropic scales, in shards."""
@@ -448,10 +447,9 @@ def _layers(bucket: str) -> Mapping[str, Mapping[str, EncodedObject]]:
             "description": "Cells (demo)",
             "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
         },
-        more={"mesh": "mesh", "skeletons": "skeletons"},
+        more={"mesh": "mesh"},
     )
     cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
-    cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
     glow, tissue = {"description": "Glow (demo)"}, {"description": "Tissue (demo)"}
     return {
         GCAMP: layer_objects(layer_scales(GCAMP), sharded=True, about=glow),
@@ -464,9 +462,5 @@ def _layers(bucket: str) -> Mapping[str, Mapping[str, EncodedObject]]:
 
 _BOXES: Final[Mapping[int, tuple[Point, Point]]] = {
     FIRST_CELL + number: ((100.0 * number, 0.0, 480.0), (100.0 * number + 90.0, 80.0, 900.0))
-    for number in range(4)
-}
-_PATHS: Final[Mapping[int, tuple[Point, ...]]] = {
-    FIRST_CELL + number: ((0.0, 10.0 * number, 480.0), (40.0, 20.0, 520.0), (80.0, 20.0, 560.0))
     for number in range(4)
 }

@@ -4,8 +4,8 @@ The volumes are small, with structure: tissue in sections, its cells as labels, 
 Only integer arithmetic is used, so that every machine computes the same bytes. Arrays are in C
 order, axes ``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are ``(x, y, z)``.
 
-Formats: Neuroglancer's pages "Precomputed: volume", "… sharded", "… meshes" (legacy single
-resolution) and "… skeletons". Voxels are stored as they are (encoding ``raw``): x goes fastest, so
+Formats: Neuroglancer's pages "Precomputed: volume", "… sharded" and "… meshes" (legacy
+single resolution). Voxels are stored as they are (encoding ``raw``): x goes fastest, so
 they are the bytes of an array in C order with the axes z, y, x. OME-Zarr 0.5, Zarr format 3 and the
 specification of N5.
 """
@@ -270,9 +270,14 @@ def layer_objects(
             shards = _shards(scale)
             made |= {f"{scale.key}/{name}": EncodedObject(data) for name, data in shards.items()}
         else:
-            for (x, y, z), data in _chunks(scale):
-                name = "_".join(f"{start}-{stop}" for start, stop in (x, y, z))
-                made[f"{scale.key}/{name}"] = encode_object(data, encoding)
+            for position, part in _parts(scale):
+                starts = [
+                    first + at * chunk
+                    for first, at, chunk in zip(scale.start, position, CHUNK, strict=True)
+                ]
+                box = zip(starts, part.shape[::-1], strict=True)
+                name = "_".join(f"{start}-{start + size}" for start, size in box)
+                made[f"{scale.key}/{name}"] = encode_object(part.tobytes(), encoding)
     return made
 
 
@@ -286,19 +291,6 @@ def _scale_json(scale: LayerScale, *, sharded: bool) -> dict[str, Any]:
         "encoding": "raw",
     }
     return {**made, "sharding": dict(SHARDING)} if sharded else made
-
-
-def _chunks(scale: LayerScale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]:
-    """Yield box (in the layer's coordinates) and voxels of each chunk that is not all zeros."""
-    width, height, depth = scale.size
-    for z in range(0, depth, CHUNK[2]):
-        for y in range(0, height, CHUNK[1]):
-            for x in range(0, width, CHUNK[0]):
-                part = scale.voxels[z : z + CHUNK[2], y : y + CHUNK[1], x : x + CHUNK[0]]
-                if part.any():
-                    box = zip(scale.start, (x, y, z), part.shape[::-1], strict=True)
-                    spans = tuple((start + at, start + at + long) for start, at, long in box)
-                    yield spans, part.tobytes()
 
 
 def ome_zarr_objects(scales: Sequence[LayerScale]) -> dict[str, EncodedObject]:
@@ -391,16 +383,12 @@ def _shards(scale: LayerScale) -> dict[str, bytes]:
     """Return the shard files of a scale, by name."""
     grid = [-(-size // chunk) for size, chunk in zip(scale.size, CHUNK, strict=True)]
     minishards: dict[int, dict[int, dict[int, bytes]]] = {}
-    for spans, data in _chunks(scale):
-        grid_position = [
-            (first - start) // chunk
-            for (first, _), start, chunk in zip(spans, scale.start, CHUNK, strict=True)
-        ]
-        number = _morton(grid_position, grid)
+    for position, part in _parts(scale):
+        number = _morton(position, grid)
         hashed = number >> SHARDING["preshift_bits"]
         minishard = hashed & (1 << SHARDING["minishard_bits"]) - 1
         shard = hashed >> SHARDING["minishard_bits"] & (1 << SHARDING["shard_bits"]) - 1
-        minishards.setdefault(shard, {}).setdefault(minishard, {})[number] = data
+        minishards.setdefault(shard, {}).setdefault(minishard, {})[number] = part.tobytes()
     return {
         f"{shard:0{_SHARD_DIGITS}x}.shard": _shard(found) for shard, found in minishards.items()
     }
@@ -464,21 +452,6 @@ _FACES: Final = (
     *(2, 6, 3, 3, 6, 7, 0, 4, 2, 2, 4, 6, 1, 3, 5, 3, 7, 5),
 )
 """The twelve triangles of a box, whose corners are numbered by their bits x, y, z."""
-
-
-def skeletons(paths: Mapping[int, Sequence[Point]]) -> dict[str, EncodedObject]:
-    """Return skeletons by label: points (nm), each connected to the next one, compressed."""
-    same = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
-    info = {"@type": "neuroglancer_skeletons", "transform": same, "vertex_attributes": []}
-    made = {"info": EncodedObject(_json(info))}
-    for label, points in paths.items():
-        edges = [(at, at + 1) for at in range(len(points) - 1)]
-        head = struct.pack("<2I", len(points), len(edges))
-        vertices = b"".join(struct.pack("<3f", *point) for point in points)
-        made[str(label)] = encode_object(
-            head + vertices + b"".join(struct.pack("<2I", *edge) for edge in edges), "gzip"
-        )
-    return made
 
 
 def _json(value: object) -> bytes:

@@ -32,7 +32,6 @@ def main() -> None:
         if layer == CELLS:
             opened = CloudVolume(f"file://{folder}", progress=False)
             record["vertices"] = len(opened.mesh.get(FIRST_CELL).vertices)
-            record["joints"] = len(opened.skeleton.get(FIRST_CELL).vertices)
         sys.stdout.write(json.dumps(record) + "\n")
 
 
