@@ -159,7 +159,7 @@ def channel(isolated_home: Path, tmp_path: Path) -> Iterator[PrivateContent]:
         command = ("--mirrors", "mirrors", "--store", "public", "sync")
         found.run(*command, "--private-store", "private")
         listed = found.run("--json", "files", found.dataset)
-        files = [one for one in map(json.loads, listed.splitlines()) if one["urls"]]
+        files = [one for one in map(json.loads, listed.splitlines()) if one.get("urls")]
         found.path = files[0]["path"]
         yield found
 
