@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.lab.export_lock import LINE_FORMATS, ExportedFile, NotExportableError, s3_address
+from neuromirror.lab.export_lock import LINE_FORMATS, ExportedFile, NotExportableError
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder
 from support.mirror_harness import MirrorHarness
-from support.moto_buckets import moto_server
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedSource, files
 from support.stub_server import StubServer, responds_with
-
-FORMATS = ("aria2", "dvc")
-"""A format of lines, and the one of a folder."""
 
 
 def run(*arguments: object) -> Result:
@@ -155,70 +150,9 @@ def test_files_of_subdatasets_are_in_the_list(
     assert states(paper, tmp_path / "data") == {ZARR: pin.state}
 
 
-# --- Quilt and DVC
-
-
 @pytest.fixture
 def scripted_paper(scripted_lab: LabStore, tmp_path: Path) -> LockFolder:
     return LockFolder(scripted_lab.mirror_harness, tmp_path / "paper")
-
-
-def test_quilt_downloads_the_pinned_state(
-    scripted_paper: LockFolder,
-    source: ScriptedSource,
-    tmp_path: Path,
-) -> None:
-    from moto.s3.models import s3_backends
-
-    names = ("a file.nwb", "sub/ö+1.nwb", "sub/two.nwb")
-    with moto_server() as buckets:
-        bucket = buckets.make(versioned=True)
-        listed = {}
-        for name in names:
-            one = ScriptedFile(name.encode() * 9, sha256=True)
-            one.host = f"{bucket.name}.s3.amazonaws.com"
-            listed[name] = one
-            bucket.put(name, one.content)
-            kept = s3_backends["123456789012"]["aws"].get_bucket(bucket.name).keys.getlist(name)
-            md5 = hashlib.md5(one.content, usedforsecurity=False).hexdigest()
-            kept[-1]._version_id = md5
-        source.scripted_datasets["one"] = ScriptedDataset(files=listed)
-        scripted_paper.mirror_harness.sync()
-        scripted_paper.pin("box:one")
-        code, found = export(scripted_paper, "quilt", tmp_path / "manifest.jsonl")
-        assert (code, found[-1]["files"]) == (0, len(names))
-        fetch = (
-            "import sys, quilt3\n"
-            "with open(sys.argv[1]) as file: package = quilt3.Package.load(file)\n"
-            "assert package.fetch(sys.argv[2]).verify(sys.argv[2])\n"
-        )
-        program(
-            sys.executable, "-c", fetch, tmp_path / "manifest.jsonl", tmp_path / "data",
-            folder=tmp_path,
-            AWS_ENDPOINT_URL_S3=buckets.endpoint,
-            AWS_ACCESS_KEY_ID="test",
-            AWS_SECRET_ACCESS_KEY="test",
-            AWS_DEFAULT_REGION="us-east-1",
-            QUILT_DISABLE_USAGE_METRICS="true",
-        )  # fmt: skip
-    pin = scripted_paper.lock.datasets[0]
-    assert states(scripted_paper, tmp_path / "data") == {"box:one": pin.state}
-
-
-def test_a_dvc_file_imports_each_file_from_its_url(paper: LockFolder, tmp_path: Path) -> None:
-    from ruamel.yaml import YAML
-
-    assert export(paper, "dvc", tmp_path / "data")[0] == 0
-    pin = paper.lock.datasets[0]
-    found = sorted((tmp_path / "data" / pin.dataset.alias).rglob("*.dvc"))
-    assert len(found) == pin.files
-    for path in found:
-        stage = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
-        assert set(stage) == {"frozen", "deps", "outs"}
-        assert stage["frozen"] is True
-        assert [set(one) for one in stage["deps"]] == [{"path"}]
-        assert stage["deps"][0]["path"].startswith("http://127.0.0.1:")
-        assert stage["outs"] == [{"hash": "md5", "path": path.name.removesuffix(".dvc")}]
 
 
 # --- files that a list cannot hold
@@ -232,7 +166,7 @@ def test_files_that_a_format_cannot_hold_are_counted(
     source.scripted_datasets["one"] = ScriptedDataset(files=listed)
     scripted_paper.mirror_harness.sync()
     scripted_paper.pin("box:one")
-    expected = {"sha256sum": [1, 2], "pooch": [1], "dvc": [1, 1], "quilt": [2, 4]}
+    expected = {"sha256sum": [1, 2], "pooch": [1], "md5sum": [4]}
     for form, counts in expected.items():
         code, found = export(scripted_paper, form, tmp_path / form)
         omitted = [one for one in found if one["kind"] == "omitted"]
@@ -283,47 +217,29 @@ def test_aria2_downloads_only_what_is_listed(tmp_path: Path, name: str) -> None:
     assert [one.name for one in data.rglob("*") if one.is_file()] == [name]
 
 
-@pytest.mark.parametrize(
-    ("url", "store", "address"),
-    [
-        ("https://b.s3.amazonaws.com/k%20y?versionId=1", "", "s3://b/k%20y?versionId=1"),
-        ("https://a.b.s3.us-east-2.amazonaws.com/k", "", "s3://a.b/k"),
-        ("https://s3.us-west-2.amazonaws.com/b/k?versionId=1", "", "s3://b/k?versionId=1"),
-        ("http://minio.lab:9000/b/k?versionId=1", "http://minio.lab:9000/b/", "s3://b/k?versionId=1"),
-        ("https://api.dandiarchive.org/api/assets/1/download/", "", None),
-        ("https://s3.amazonaws.com.example.org/b/k", "", None),
-    ],
-)  # fmt: skip
-def test_the_address_of_an_object_of_a_bucket(url: str, store: str, address: str | None) -> None:
-    assert s3_address(url, store) == address
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_an_existing_output_is_not_changed(paper: LockFolder, tmp_path: Path, form: str) -> None:
+def test_an_existing_output_is_not_changed(paper: LockFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (full := tmp_path / "full").mkdir()
     (full / "mine").touch()
     (tmp_path / "link").symlink_to(full)
     for output in (tmp_path / "file", full, tmp_path / "link", tmp_path / "file" / "below"):
-        done = run("--json", "export-lock", paper.file, "--format", form, "-o", output)
+        done = run("--json", "export-lock", paper.file, "--format", "aria2", "-o", output)
         assert (done.exit_code, [one["status"] for one in records(done)]) == (2, ["error"])
     assert (tmp_path / "file").read_text() == "mine"
     assert [one.name for one in full.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_damaged_manifest_leaves_no_list(paper: LockFolder, tmp_path: Path, form: str) -> None:
+def test_a_damaged_manifest_leaves_no_list(paper: LockFolder, tmp_path: Path) -> None:
     paper.pin(DRAFT)
     first, second = (paper.lock.manifest_path(pin) for pin in paper.lock.datasets)
     shutil.copyfile(first, second)
-    done = run("--json", "export-lock", paper.file, "--format", form, "-o", tmp_path / "list")
+    done = run("--json", "export-lock", paper.file, "--format", "aria2", "-o", tmp_path / "list")
     assert (done.exit_code, records(done)[-1]["status"]) == (1, "error")
     assert not (tmp_path / "list").exists()
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".new-")] == []
 
 
 def test_wrong_usage_is_refused(paper: LockFolder, tmp_path: Path) -> None:
-    assert run("export-lock", paper.file, "--format", "dvc").exit_code == 2
     assert run("export-lock", paper.file, "--format", "zip").exit_code == 2
     assert run("--json", "export-lock", paper.file, "--format", "pooch").exit_code == 2
     assert run("export-lock", tmp_path / "no.lock", "--format", "pooch").exit_code == 2

@@ -175,20 +175,6 @@ def test_cite_writes_through_no_symlink_in_a_relative_path(
     assert everything(victim) == before
 
 
-@pytest.mark.parametrize("output", ["out", "out/list", "empty"])
-def test_no_folder_is_written_through_a_symlink(
-    lock_folder: LockFolder, victim: Path, monkeypatch: pytest.MonkeyPatch, output: str
-) -> None:
-    (lock_folder.folder / "out").symlink_to("../victim")
-    (lock_folder.folder / "empty").symlink_to("../victim/empty")
-    monkeypatch.chdir(lock_folder.folder)
-    before = everything(victim)
-    arguments = ["export-lock", "datasets.lock", "--format", "dvc", "-o", output]
-    done = CliRunner().invoke(main, ["--store", "none", *arguments])
-    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
-    assert everything(victim) == before
-
-
 @pytest.mark.parametrize(
     "name",
     ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"],

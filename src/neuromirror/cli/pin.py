@@ -346,15 +346,14 @@ _MAX_SHOWN = 5
 """Maximum number of files named per reason in text output."""
 
 # the same as in lab.export_lock, which is slow to import
-_LIST_FORMATS = ("pooch", "sha256sum", "md5sum", "dvc", "quilt", "aria2", "curl", "wget", "addurls")
+_LIST_FORMATS = ("pooch", "sha256sum", "md5sum", "aria2", "curl", "wget", "addurls")
 
 
 @cli.command(
     "export-lock",
     example="""\
 neuromirror export-lock datasets.lock --format sha256sum -o SHA256SUMS
-neuromirror export-lock --format pooch -o registry.txt
-neuromirror export-lock --format dvc -o data""",
+neuromirror export-lock --format pooch -o registry.txt""",
 )
 @cli.argument(
     "lock",
@@ -364,9 +363,7 @@ neuromirror export-lock --format dvc -o data""",
     help="A lock file [default: datasets.lock].",
 )
 @cli.choice_option("--format form", _LIST_FORMATS, "Format of the list.", required=True)
-@cli.path_option(
-    "-o --output FILE|DIR", "New file, or for dvc a new folder [default: print the list]."
-)
+@cli.path_option("-o --output FILE", "New file [default: print the list].")
 @cli.settings_options
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
     """Write the list of pinned files, with URLs and checksums, for another program.
@@ -378,22 +375,18 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     pooch      a registry with URLs
     sha256sum  a list for "sha256sum -c"
     md5sum     a list for "md5sum -c", with the files whose checksum is an MD5
-    dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
-    quilt      a manifest of a Quilt package (files in S3 buckets)
     aria2      a list for "aria2c -i"
     curl       a configuration for "curl --parallel --config"
-    wget       a shell script that runs wget per file
     addurls    a table for "datalad addurls"
 
     Files that the format cannot hold (no URL, no suitable checksum, an unsuitable name) are listed
     on stderr; the exit code is then 1.
     """
-    from neuromirror.lab.export_lock import FOLDER_FORMATS, LockExport, export_lines, export_lock
+    from neuromirror.lab.export_lock import LockExport, export_lines, export_lock
     from neuromirror.lab.lockfile import load_lock
 
-    if output is None and (settings.json or form in FOLDER_FORMATS):
-        what = "a folder" if form in FOLDER_FORMATS else "a file"
-        raise ConfigurationError(f"specify {what} for the {form} list with --output")
+    if output is None and settings.json:
+        raise ConfigurationError(f"specify a file for the {form} list with --output")
     pinned = load_lock(lock)
     if not pinned.datasets:
         raise ConfigurationError(f"{lock} has no pins; add one with 'neuromirror pin'")

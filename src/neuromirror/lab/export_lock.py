@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import shlex
 from collections import Counter
@@ -21,16 +20,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from msgspec import Struct, field
 
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
-from neuromirror.lab.output_files import new_folder, write_file
+from neuromirror.lab.output_files import write_file
 from neuromirror.lab.verify import pinned_items
 from neuromirror.model import ConfigurationError, path_to_text
-from neuromirror.net import parse_aws_host
 from neuromirror.transfer.outcomes import Finding
 
 if TYPE_CHECKING:
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
 _URL_SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 # characters that programs may interpret as line breaks, or strip
 _AMBIGUOUS: Final = re.compile(r"\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_DVC_RESERVED: Final = re.compile(
-    r"(?:\A|/)(?:[^/]*\.dvc|dvc\.yaml|dvc\.lock|\.dvcignore|\.gitignore|\.git)(?:/|\Z)"
-)
 
 
 def printable_url(url: str) -> str:
@@ -67,8 +62,6 @@ class ExportedFile(Struct, frozen=True):
         Algorithm (sha256, md5 or etag) and value, or None.
     urls
         The http and https URLs, best first.
-    store
-        The URL of the bucket of its dataset in an S3-compatible store, or an empty text.
     """
 
     path: str
@@ -76,7 +69,6 @@ class ExportedFile(Struct, frozen=True):
     size: int | None
     digest: tuple[str, str] | None
     urls: tuple[str, ...]
-    store: str = ""
 
     def need_url(self) -> str:
         """Return the best URL, printable."""
@@ -107,7 +99,7 @@ class LineFormat(Struct, frozen=True):
         Returns the line or lines of a file; raises :class:`NotExportableError` for a file that the
         format cannot list.
     head, tail
-        The text before the first file and after the last one.
+        The text before the first file and after the last file.
     """
 
     line: Callable[[ExportedFile], str]
@@ -115,109 +107,51 @@ class LineFormat(Struct, frozen=True):
     tail: str = ""
 
 
-def _pooch(one: ExportedFile) -> str:
-    algorithm, value = one.need_digest("sha256", "md5")
-    return f"{shlex.quote(one.need_name())} {algorithm}:{value} {shlex.quote(one.need_url())}\n"
+def _pooch(file: ExportedFile) -> str:
+    algorithm, value = file.need_digest("sha256", "md5")
+    return f"{shlex.quote(file.need_name())} {algorithm}:{value} {shlex.quote(file.need_url())}\n"
 
 
-def _checksum_line(algorithm: str, one: ExportedFile) -> str:
-    _, value = one.need_digest(algorithm)
-    name = one.need_name()
+def _checksum_line(algorithm: str, file: ExportedFile) -> str:
+    _, value = file.need_digest(algorithm)
+    name = file.need_name()
     # as sha256sum(1) and md5sum(1) write it: a leading backslash announces escapes
     escaped = name.replace("\\", "\\\\")
     prefix = "" if escaped == name else "\\"
     return f"{prefix}{value}  {escaped}\n"
 
 
-def _aria2(one: ExportedFile) -> str:
-    algorithm, value = one.need_digest("sha256", "md5")
-    name = one.need_name()
+def _aria2(file: ExportedFile) -> str:
+    algorithm, value = file.need_digest("sha256", "md5")
+    name = file.need_name()
     if "${HOME}" in name:
         raise NotExportableError("a name in which aria2 replaces ${HOME}")
-    one.need_url()
-    urls = "\t".join(printable_url(url) for url in one.urls)
+    file.need_url()
+    urls = "\t".join(printable_url(url) for url in file.urls)
     checksum = f"{'sha-256' if algorithm == 'sha256' else algorithm}={value}"
     return f"{urls}\n  out={name}\n  checksum={checksum}\n{_ARIA2_OPTIONS}"
 
 
-def _wget(one: ExportedFile) -> str:
-    return f"get {shlex.quote(one.need_name())} {shlex.quote(one.need_url())}\n"
+def _wget(file: ExportedFile) -> str:
+    return f"get {shlex.quote(file.need_name())} {shlex.quote(file.need_url())}\n"
 
 
-def _curl(one: ExportedFile) -> str:
+def _curl(file: ExportedFile) -> str:
     # in quotes, curl reads a backslash as the start of an escape
-    name = one.need_name().replace("\\", "\\\\").replace('"', '\\"')
-    return f'url = "{one.need_url()}"\noutput = "{name}"\n'
+    name = file.need_name().replace("\\", "\\\\").replace('"', '\\"')
+    return f'url = "{file.need_url()}"\noutput = "{name}"\n'
 
 
-def _addurls(one: ExportedFile) -> str:
-    algorithm, value = one.digest or ("", "")
-    size = "" if one.size is None else str(one.size)
-    return _csv(one.need_name(), one.need_url(), size, algorithm, value, one.key)
+def _addurls(file: ExportedFile) -> str:
+    algorithm, value = file.digest or ("", "")
+    size = "" if file.size is None else str(file.size)
+    return _csv(file.need_name(), file.need_url(), size, algorithm, value, file.key)
 
 
 def _csv(*values: str) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()
-
-
-def _quilt(one: ExportedFile) -> str:
-    _, value = one.need_digest("sha256")
-    if one.size is None:
-        raise NotExportableError("no size")
-    one.need_url()
-    address = next(filter(None, (s3_address(url, one.store) for url in one.urls)), None)
-    if address is None:
-        raise NotExportableError("no URL in an S3 bucket, which Quilt requires")
-    entry = {
-        "logical_key": one.path,
-        "physical_keys": [address],
-        "size": one.size,
-        "hash": {"type": "SHA256", "value": value},
-        "meta": {},
-    }
-    return json.dumps(entry) + "\n"
-
-
-def s3_address(url: str, store: str = "") -> str | None:
-    """Return ``s3://bucket/key?versionId=…`` for the URL of an object, or None.
-
-    Parameters
-    ----------
-    url
-        The http or https URL of the object.
-    store
-        URL of a bucket in an S3-compatible store that is not Amazon's.
-    """
-    parts = urlsplit(url)
-    host, path = parts.hostname or "", parts.path.lstrip("/")
-    if (found := parse_aws_host(host)) is not None:
-        address = path if found.bucket is None else f"{found.bucket}/{path}"
-    elif store and url.startswith(store):
-        bucket = store.rstrip("/").rpartition("/")[2]
-        address = f"{bucket}/{url[len(store) :].partition('?')[0]}"
-    else:
-        return None
-    return f"s3://{printable_url(address)}" + (f"?{parts.query}" if parts.query else "")
-
-
-def dvc_file(one: ExportedFile) -> str:
-    """Return the content of the ``.dvc`` file beside a file: an import from its URL.
-
-    It has no digest: ``dvc update`` computes DVC's own md5, and does not compare it with an
-    existing one.
-    """
-    name = one.need_name()
-    if _DVC_RESERVED.search(name):
-        raise NotExportableError("a name that DVC uses itself")
-    url, output = _yaml(one.need_url()), _yaml(name.rpartition("/")[2])
-    return f"frozen: true\ndeps:\n- path: {url}\nouts:\n- hash: md5\n  path: {output}\n"
-
-
-def _yaml(text: str) -> str:
-    # a JSON string is a YAML string
-    return json.dumps(text, ensure_ascii=False)
 
 
 # aria2 would download what a pinned torrent or metalink names
@@ -244,14 +178,7 @@ LINE_FORMATS: Final = {
     "curl": LineFormat(_curl, _CURL_HEAD),
     "wget": LineFormat(_wget, _WGET_HEAD, "exit $failed\n"),
     "addurls": LineFormat(_addurls, _csv("path", "url", "size", "algorithm", "digest", "key")),
-    "quilt": LineFormat(_quilt, json.dumps({"version": "v0", "message": None}) + "\n"),
 }
-"""The formats of one file."""
-
-
-FOLDER_FORMATS: Final = ("dvc",)
-"""The formats that are a folder."""
-_DANDISET: Final = re.compile(r"/dandisets/[0-9]{6}/?\Z")
 
 
 class LockExport(Struct):
@@ -271,11 +198,6 @@ class LockExport(Struct):
     bytes: int = 0
     omitted: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, one: ExportedFile) -> None:
-        """Count a file in the list."""
-        self.files += 1
-        self.bytes += one.size or 0
 
     def omit(self, path: str, reason: str) -> None:
         """Count a file that cannot be written in the format."""
@@ -307,27 +229,20 @@ def export_lines(lock: Lock, form: str, export: LockExport) -> Iterator[str]:
     """
     layout = LINE_FORMATS[form]
     yield layout.head
-    for _, text in _exported(lock, layout.line, export):
-        yield text
+    for file in _exported_files(lock):
+        try:
+            lines = layout.line(file)
+        except NotExportableError as error:
+            export.omit(file.path, str(error))
+        else:
+            yield lines
+            export.files += 1
+            export.bytes += file.size or 0
     yield layout.tail
 
 
-def _exported(
-    lock: Lock, form: Callable[[ExportedFile], str], export: LockExport
-) -> Iterator[tuple[ExportedFile, str]]:
-    """Yield each file that a format can list with its text, and count all files."""
-    for one in _exported_files(lock):
-        try:
-            text = form(one)
-        except NotExportableError as error:
-            export.omit(one.path, str(error))
-        else:
-            yield one, text
-            export.add(one)
-
-
 def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
-    """Write the pinned files to a new file, or for dvc to a new folder.
+    """Write the pinned files to a new file.
 
     Raises
     ------
@@ -339,25 +254,17 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
         ``target`` is a relative path, and one of its folders is a symlink.
     """
     export = LockExport()
-    if form == "dvc":
-        with new_folder(target) as folder:
-            for one, content in _exported(lock, dvc_file, export):
-                path = folder / f"{one.path}.dvc"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, "utf-8", newline="\n")
-    else:
-        if target.is_symlink() or target.exists():
-            raise ConfigurationError(
-                f"{target} exists; remove it, or choose another file with --output"
-            )
-        write_file(export_lines(lock, form, export), target)
+    if target.is_symlink() or target.exists():
+        raise ConfigurationError(
+            f"{target} exists; remove it, or choose another file with --output"
+        )
+    write_file(export_lines(lock, form, export), target)
     return export
 
 
 def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
     """Yield the pinned files of all datasets, through subdatasets."""
     for pin in lock.datasets:
-        store = _bucket_url(pin.source)
         for item in pinned_items(lock, pin):
             if isinstance(item, Finding):
                 if item.failed:
@@ -372,16 +279,4 @@ def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
                 parse_key(item.key).size,
                 key_digest(item.key),
                 item.web_urls,
-                store,
             )
-
-
-def _bucket_url(source: str) -> str:
-    """Return the URL of the bucket of a dataset whose source is the URL of a prefix."""
-    if _DANDISET.search(source):
-        return ""  # the source is an API
-    parts = urlsplit(source)
-    bucket = parts.path.lstrip("/").partition("/")[0]
-    if parts.scheme not in ("http", "https") or not bucket:
-        return ""
-    return f"{parts.scheme}://{parts.netloc}/{bucket}/"

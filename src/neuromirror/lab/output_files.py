@@ -53,50 +53,6 @@ def is_missing_or_empty(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Provide a scratch folder that is renamed to ``target`` at the end of the block.
-
-    After an error, nothing is left behind.
-
-    Parameters
-    ----------
-    target
-        The path of the result, which must be missing or an empty folder.
-
-    Yields
-    ------
-    Path
-        The scratch folder, which is empty.
-
-    Raises
-    ------
-    ConfigurationError
-        ``target`` has content or is a symlink, or cannot be created.
-    UnsafePathError
-        ``target`` is a relative path, and one of its folders is a symlink.
-    """
-    if target.is_symlink() or not is_missing_or_empty(target):
-        raise ConfigurationError(
-            f"{target} is not an empty folder; specify an empty or missing one with --output"
-        )
-    try:
-        parent = SafeFolder.open_path(target.parent, create=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigurationError(
-            f"{target} cannot be created: {target.parent} is not a folder; choose another one "
-            f"with --output"
-        ) from error
-    with parent, parent.scratch() as scratch:
-        parent.refuse_symlink(target.name)
-        draft = scratch.path / "draft"
-        draft.mkdir()
-        yield draft
-        if parent.status(target.name) is not None:
-            parent.rmdir(target.name)
-        scratch.replace("draft", parent, target.name)
-
-
 class LockBusyError(NeuromirrorError):
     """Another process is writing the lock file."""
 
