@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import wraps
 from http import HTTPStatus
@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 
 from neuromirror.index import (
     AmbiguousNameError,
-    DatasetRow,
     DatasetWithdrawnError,
     FilesNotIndexedError,
     Index,
@@ -428,26 +427,20 @@ def _similar_names(
         ]
     if isinstance(error, UnknownDatasetError):
         terms = name.rpartition(":")[2].replace("/", " ")
-        rows = islice(_search(index, terms), _MAX_SUGGESTIONS)
-        found = {one.name: f"{one.name}: {one.title}" for one in rows}
-        found |= {one: one for one in index.reader.similar_names(name) if one not in found}
-        links = [(dataset_address(one), text) for one, text in found.items()]
+        texts: dict[str, str] = {}
+        with suppress(MalformedQueryError):
+            for row in islice(index.search.all_datasets(terms), _MAX_SUGGESTIONS):
+                texts[row.name] = f"{row.name}: {row.title}"
+        for similar in index.reader.similar_names(name):
+            texts.setdefault(similar, similar)
+        links = [(dataset_address(dataset), text) for dataset, text in texts.items()]
         return links or [(search_address(""), "all datasets of this catalogue")]
     return []
-
-
-def _search(index: Index, terms: str) -> Iterator[DatasetRow]:
-    with suppress(MalformedQueryError):
-        yield from index.search.all_datasets(terms)
 
 
 SPOOLED_BYTES: Final = 1 << 20
 """Size up to which a body is kept in memory."""
 _CHUNK_SIZE: Final = 1 << 18
-
-
-class SlowClientError(NeuromirrorError):
-    """A client reads a response too slowly."""
 
 
 class SpooledResponse(StreamingResponse):
@@ -488,12 +481,14 @@ class SpooledResponse(StreamingResponse):
             yield piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file; raises SlowClientError."""
+        """Send the file; raises NeuromirrorError if the client is too slow."""
         try:
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
         except TimeoutError as error:
-            raise SlowClientError("a client read a file too slowly and was disconnected") from error
+            raise NeuromirrorError(
+                "a client read a file too slowly and was disconnected"
+            ) from error
         finally:
             self._file.close()
             self._on_sent()

@@ -187,7 +187,7 @@ async def citation(call: Call) -> responses.CitationResponse:
 @of_version
 def ancestry(call: Call, index: Index, row: VersionRow) -> responses.AncestryResponse:
     """Return the ancestors of a version and the descendants of its dataset."""
-    depth = call.integer("depth")
+    depth = int(call["depth"])
     return responses.AncestryResponse.of(
         version=row.name,
         ancestors=index.ancestry.ancestors(row, depth),

@@ -87,14 +87,10 @@ class Call:
         """Return the non-empty values of a repeatable argument, each once."""
         return [one for one in dict.fromkeys(self._values[name]) if one]
 
-    def integer(self, name: str) -> int:
-        """Return an argument as a number."""
-        return int(self[name])
-
     @property
     def limit(self) -> int:
         """The maximum number of items per page."""
-        return self.integer("limit")
+        return int(self["limit"])
 
     def cursor(self, kind: type[_T], start: _T) -> _T:
         """Return the cursor that :meth:`next_url` encoded; raises BadRequestError."""

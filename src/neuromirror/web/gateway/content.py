@@ -308,7 +308,7 @@ class ContentResponse(StreamingResponse):
         body: AsyncIterator[bytes] | None = None,
         name: str = "",
     ) -> None:
-        super().__init__(body or _nothing(), status, headers)
+        super().__init__(body or (), status, headers)
         self._body, self._name = body, name
         self._first = b""
 
@@ -333,11 +333,6 @@ class ContentResponse(StreamingResponse):
                 logging.getLogger(__name__).warning("%s: aborted: %s", self._name, error)
                 return
         await send({"type": "http.response.body", "body": b""})
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
 
 
 def content_response(

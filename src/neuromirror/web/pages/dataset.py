@@ -131,6 +131,7 @@ async def dataset(request: CatalogueRequest) -> Response:
         )
         data = script_text(document)
         headers = typed_links(found.work, request.site_url, has_checksums=row.indexed)
+    links = context.pop("links")
     reply = await request.render_page(
         "dataset",
         citation=found,
@@ -138,8 +139,10 @@ async def dataset(request: CatalogueRequest) -> Response:
         data=data,
         alias=alias,
         has_preview=context["is_volume"] and request.site.cutouts.is_possible,
-        upstream=_upstream(found, context["links"], context["dataset"]["source"]),
-        viewer_links=_viewer_links(context.pop("links"), context.pop("viewers")),
+        upstream=_upstream(found, links, context["dataset"]["source"]),
+        viewer_links=[
+            (kind, address, is_web(address)) for kind, address in (*links, *context.pop("viewers"))
+        ],
         **context,
     )
     reply.headers.update(headers)
@@ -302,10 +305,3 @@ def _upstream(found: CitationData | None, links: Sequence[Viewer], source: str) 
     known += [address for kind, address in links if kind == "upstream"]
     pages = (one for one in known if is_web(one) and one.rstrip("/") != source.rstrip("/"))
     return next(pages, "")
-
-
-def _viewer_links(
-    links: Sequence[Viewer], viewers: Sequence[Viewer]
-) -> list[tuple[str, str, bool]]:
-    """Return kind and URL of links and viewers, and whether the URL is http(s)."""
-    return [(kind, address, is_web(address)) for kind, address in (*links, *viewers)]

@@ -56,14 +56,18 @@ async def checksums(request: CatalogueRequest) -> Response:
 
     Files without a sha256 are in comment lines.
     """
-    name, label = request.version_name
-    row = await request.query_index(lambda index: _indexed_version(index, name, label))
+    row = await resolve_version(request, *request.version_name)
+    if not row.indexed:
+        raise FilesNotIndexedError(
+            f"the files of {row.name} are in its manifest only, not in the index",
+            hint=f"'neuromirror files {row.name} --format sha256sum' lists them",
+        )
 
     async def lines() -> AsyncIterator[str]:
         yield f"# {row.name} {row.state}\n# In a clone of it: sha256sum -c (GNU coreutils)\n"
         after, left_out = "", 0
         while True:
-            found = await request.query_index(partial(_next_files, name=name, row=row, after=after))
+            found = await request.query_index(partial(_next_files, row=row, after=after))
             left_out += sum("sha256" not in one.digest_values for one in found)
             yield "".join(map(_line, found))
             if len(found) < _BATCH_SIZE:
@@ -81,22 +85,10 @@ async def checksums(request: CatalogueRequest) -> Response:
     return StreamingResponse(lines(), 200, headers, "text/plain; charset=utf-8")
 
 
-def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
-    """Return the version; raises FilesNotIndexedError before the response starts."""
-    row = index.versions.resolve(name, label)
-    if not row.indexed:
-        raise FilesNotIndexedError(
-            f"the files of {row.name} are in its manifest only, not in the index",
-            hint=f"'neuromirror files {row.name} --format sha256sum' lists them",
-        )
-    return row
-
-
-def _next_files(index: Index, name: str, row: VersionRow, after: str) -> list[FileRow]:
+def _next_files(index: Index, row: VersionRow, after: str) -> list[FileRow]:
     # by commit, since a rebuild may have changed the row meanwhile
-    return list(
-        index.files.of(index.versions.resolve(name, row.commit), after=after, limit=_BATCH_SIZE)
-    )
+    current = index.versions.resolve(row.dataset_name, row.commit)
+    return list(index.files.of(current, after=after, limit=_BATCH_SIZE))
 
 
 def _line(file: FileRow) -> str:

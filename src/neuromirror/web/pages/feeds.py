@@ -77,7 +77,15 @@ async def _search_feed(
             found = index.datasets.select(where=where, text=terms or None, subdatasets=False)
         with_versions = (row for row in found if row.version is not None)
         newest = nlargest(_ENTRIES, with_versions, key=lambda row: row.id)
-        entries = [_dataset_entry(row, index.versions.resolve(row.name)) for row in newest]
+        entries = [
+            replace(
+                _version_entry(index.versions.resolve(row.name)),
+                # the id of the dataset: a new version is no new entry
+                id=f"urn:uuid:{row.dataset_id}",
+                address=dataset_address(row.name),
+            )
+            for row in newest
+        ]
         return sorted(entries, key=lambda one: one.updated, reverse=True)
 
     pairs = [*query.pairs, *(("where", f"{name}={value}") for name, value in where)]
@@ -98,15 +106,6 @@ def _condition(text: str) -> tuple[str, str]:
     if not name.strip() or not equals or not value.strip():
         raise BadRequestError("'where' is not a condition; write where=NAME=VALUE")
     return name.strip(), value.strip()
-
-
-def _dataset_entry(row: DatasetRow, version: VersionRow) -> _Entry:
-    return replace(
-        _version_entry(version),
-        # the id of the dataset: a new version is no new entry
-        id=f"urn:uuid:{row.dataset_id}",
-        address=dataset_address(row.name),
-    )
 
 
 @view

@@ -71,10 +71,10 @@ class GatewayLinks(Struct, frozen=True):
         root = self.url(row).rstrip("/")
         if not root or not is_volume(row.source_uri, links):
             return []
+        scheme = "zarr"
         if has_downloads(row.source_uri):
             scheme = next(kind for kind, _ in links if kind in BUCKET_VOLUMES)
-            return [("Neuroglancer", _neuroglancer(row.local_id, f"{scheme}://{root}", "auto"))]
-        return [("Neuroglancer", _neuroglancer(row.local_id, f"zarr://{root}", "auto"))]
+        return [("Neuroglancer", _neuroglancer(row.local_id, f"{scheme}://{root}", "auto"))]
 
 
 def file_viewers(

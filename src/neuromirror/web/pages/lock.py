@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
 from typing import IO, Any, Final
@@ -21,7 +21,6 @@ from neuromirror.lab.export_lock import LockExport, export_lines
 from neuromirror.lab.globs import Globs
 from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.model.records import has_downloads
-from neuromirror.store import Store
 from neuromirror.web.addresses import MAX_VERSIONS, lock_address
 from neuromirror.web.lookups import allow_command_for, resolve_name
 from neuromirror.web.pages.folders import is_web
@@ -154,6 +153,7 @@ async def _send(
     except ConfigurationError as error:
         raise BadRequestError(str(error)) from error
     base, store = request.site_url, request.site.store
+    clones = (f"ria+{base}",) if is_web(base) else ()
 
     def make(index: Index) -> IO[bytes]:
         rows = [resolve_name(index, name) for name in names]
@@ -163,7 +163,13 @@ async def _send(
                 "page; clone a version instead, whose git commit has the same list of files"
             )
         with TemporaryDirectory(prefix="neuromirror-") as folder:
-            path = _make_lock(store, index, rows, base, globs, Path(folder))
+            path = Path(folder) / _LOCK
+            requests = [PinRequest(row.dataset_name, row.label, globs, clones) for row in rows]
+            try:
+                list(pin(path, requests, store, index))
+            except ConfigurationError as error:
+                # the rest is a hint for the command line
+                raise BadRequestError(str(error).partition(";")[0]) from error
             # closed by the stream
             made = SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115
             write(path, made)
@@ -173,26 +179,6 @@ async def _send(
     made = await request.site.reader.long_query(make)
 
     return spooled_response(request, made, name, kind)
-
-
-def _make_lock(
-    store: Store,
-    index: Index,
-    rows: Sequence[VersionRow],
-    base: str,
-    globs: tuple[str, ...],
-    folder: Path,
-) -> Path:
-    """Pin the versions in a new lock file, with this catalogue as the URL to clone from."""
-    path = folder / _LOCK
-    clones = (f"ria+{base}",) if is_web(base) else ()
-    requests = [PinRequest(row.dataset_name, row.label, globs, clones) for row in rows]
-    try:
-        list(pin(path, requests, store, index))
-    except ConfigurationError as error:
-        # the rest is a hint for the command line
-        raise BadRequestError(str(error).partition(";")[0]) from error
-    return path
 
 
 def _write_archive(path: Path, target: IO[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final
 from urllib.parse import quote
@@ -147,6 +148,12 @@ class SearchQuery(Struct, frozen=True):
         )
         return self.address(filters={**self.filters, facet: changed})
 
+    def results(self, index: Index, start: int, limit: int) -> FoundDatasets:
+        """Return results from position ``start``; raises MalformedQueryError."""
+        return index.search.datasets(
+            self.terms, filters=self.filters, sort=self.sort, start=start, limit=limit
+        )
+
     def sorts(self) -> dict[str, str]:
         """Return the labels of the orders by name."""
         return {name: SORT_LABELS[name] for name in SORTS if self.terms or name != "relevance"}
@@ -272,15 +279,11 @@ async def _direct_url(request: CatalogueRequest, terms: str) -> str:
 async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Response:
     """Show the matching datasets with facets; without a result, the number for each term."""
 
+    before = (query.page - 1) * _RESULTS_PER_PAGE
+
     def look(index: Index) -> dict[str, Any]:
         try:
-            found = index.search.datasets(
-                query.terms,
-                filters=query.filters,
-                sort=query.sort,
-                start=(query.page - 1) * _RESULTS_PER_PAGE,
-                limit=_RESULTS_PER_PAGE,
-            )
+            found = query.results(index, before, _RESULTS_PER_PAGE)
         except MalformedQueryError as error:
             return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
@@ -308,7 +311,7 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
         query=query,
         terms=query.terms[:_MAX_SHOWN_TERMS],
         archive=query.archive,
-        first=(query.page - 1) * _RESULTS_PER_PAGE + 1,
+        first=before + 1,
         is_doi=_DOI.match(query.terms) is not None,
         has_operators=not {"OR", "NOT"}.isdisjoint(query.terms.split()),
         **context,
@@ -320,16 +323,7 @@ async def _results_csv(request: CatalogueRequest, query: SearchQuery) -> Respons
     rows: list[dict[str, Any]] = []
     start: int | None = 0
     while start is not None and len(rows) < _MAX_CSV_ROWS:
-
-        def read(index: Index, start: int = start) -> FoundDatasets:
-            return index.search.datasets(
-                query.terms,
-                filters=query.filters,
-                sort=query.sort,
-                start=start,
-                limit=_CSV_BATCH,
-            )
-
+        read = partial(query.results, start=start, limit=_CSV_BATCH)
         found = await request.query_index(read)
         rows += (_csv_row(request.site_url, one) for one in found.rows)
         start = found.next
@@ -399,10 +393,8 @@ def _pieces(text: MatchedText) -> list[tuple[str, bool]]:
 @view
 async def find(request: CatalogueRequest) -> Response:
     """Show all occurrences of a checksum, grouped by content."""
-    checksum, page = (
-        request.query_parameter("checksum").strip(),
-        request.integer_parameter("page", 1, 20_000),
-    )
+    checksum = request.query_parameter("checksum").strip()
+    page = request.integer_parameter("page", 1, 20_000)
     first = (page - 1) * _PAGE_SIZE
 
     def look(index: Index) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
@@ -169,10 +169,11 @@ async def mirrors(request: CatalogueRequest) -> Response:
     def look(index: Index) -> dict[str, Any]:
         all_probed, oldest_probe = index.locations.probe_coverage()
         found, failures = list(index.crawl.mirrors()), index.crawl.failures()
+        failing = {failure.mirror for failure in failures}
         return {
             "mirrors": found,
             "failures": failures,
-            "attention": mirrors_with_problems(found, failures),
+            "attention": {one.mirror for one in found if one.open_holds or one.mirror in failing},
             "holds": list(index.crawl.open_holds()),
             "failing_hosts": index.locations.failing_hosts(_MAX_HOSTS),
             "all_probed": all_probed,
@@ -208,14 +209,6 @@ def _mirrors_csv(
         for listed in [checked[one.mirror]]
     ]
     return csv_response(request, "archives", _CSV_COLUMNS, rows)
-
-
-def mirrors_with_problems(
-    mirrors: Iterable[MirrorStatus], failures: Iterable[FailureRow]
-) -> frozenset[str]:
-    """Return the names of the mirrors that have a failure or a held update."""
-    failing = {one.mirror for one in failures}
-    return frozenset(one.mirror for one in mirrors if one.open_holds or one.mirror in failing)
 
 
 @view

@@ -95,7 +95,8 @@ async def cut(request: CatalogueRequest) -> Response:
     level = given["level"] or found.volume.levels[0].name
     try:
         _check_parameters(request)
-        region = plan_cutout(found, level, _parse_box(given), _parse_time(given["t"]))
+        time = _parse_integer("t", given["t"]) if given["t"] else None
+        region = plan_cutout(found, level, _parse_box(given), time)
         make = CUTOUT_FORMATS.get(given["format"] or "tiff")
         if make is None:
             raise BadRequestError(
@@ -289,10 +290,6 @@ def _parse_box(given: Mapping[str, str]) -> Box | None:
         return None
     x0, x1, y0, y1, z0, z1 = (_parse_integer(name, given[name]) for name in _EDGES)
     return (x0, x1), (y0, y1), (z0, z1)
-
-
-def _parse_time(text: str) -> int | None:
-    return _parse_integer("t", text) if text else None
 
 
 def _parse_integer(name: str, text: str) -> int:
