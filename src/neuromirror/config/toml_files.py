@@ -17,22 +17,6 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _MAX_BYTES: Final = 1 << 20
 
 
-def is_file_name(name: str) -> bool:
-    """Return whether a configuration file can have a name: lower case, digits, single hyphens.
-
-    Parameters
-    ----------
-    name
-        The name of the file, without ``.toml``.
-
-    Returns
-    -------
-    bool
-        Whether it can.
-    """
-    return _NAME.match(name) is not None
-
-
 def check_file_name(path: Path, kind: str, reserved: Collection[str] = ()) -> str:
     """Return the name of a configuration file without ``.toml``.
 
@@ -56,7 +40,7 @@ def check_file_name(path: Path, kind: str, reserved: Collection[str] = ()) -> st
         The name is not allowed.
     """
     name = path.stem
-    if is_file_name(name) and name not in reserved:
+    if _NAME.match(name) and name not in reserved:
         return name
     rule = "lower-case letters, digits and single hyphens"
     if reserved:

@@ -169,10 +169,10 @@ def load_vaults(folder: Path, *, required: bool = False) -> dict[str, VaultConfi
             raise ConfigurationError(f"{folder}: no such folder; name it with --vaults DIR")
         return {}
     try:
-        paths = sorted(path for path in folder.iterdir() if _is_vault_file(path))
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be read: {error.strerror}") from error
-    return {path.stem: load_vault(path) for path in paths}
+    return {path.stem: load_vault(path) for path in paths if path.name != KEEP_FILE}
 
 
 def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> None:
@@ -192,10 +192,6 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
                 f"folder {folder} may be from others; if this file is your own, set "
                 f"NEUROMIRROR_VAULTS={folder}"
             )
-
-
-def _is_vault_file(path: Path) -> bool:
-    return path.suffix == ".toml" and path.name != KEEP_FILE
 
 
 def _http_url(url: str) -> str:

@@ -94,7 +94,7 @@ class KeepContents(Struct):
     @property
     def bytes(self) -> int:
         """The size of all contents whose size is known."""
-        return sum(one.size or 0 for one in self.items.values())
+        return sum(item.size or 0 for item in self.items.values())
 
     def are_public(self, store: Store | None) -> bool:
         """Return whether all contents are those of datasets of a public store.
@@ -175,7 +175,7 @@ def contents_of_withdrawn(store: Store, name: str, vault: str) -> KeepContents:
         for dataset, entry in entries
         if dataset.mirror == mirror and local_id in (entry.local_id, entry.within)
     ]
-    if not any(find_withdrawn_folder(store, one) for one in chosen):
+    if not any(find_withdrawn_folder(store, dataset) for dataset in chosen):
         raise ConfigurationError(
             f"{name}: its contents are unknown, since {withdrawn_folder(store)} does not have the "
             "dataset; 'neuromirror vault check --full' reads what a vault has"
@@ -218,7 +218,7 @@ def open_to_fill(config: VaultConfig, store: Store | None, ledger: Ledger) -> Va
         The vault cannot be used.
     """
     check_privacy(store, config)
-    create = not any(one.name == config.name and one.copies for one in ledger.vaults())
+    create = not any(vault.name == config.name and vault.copies for vault in ledger.vaults())
     return open_vault(config, store, create=create)
 
 
@@ -290,10 +290,6 @@ _COMMIT_SECONDS: Final = 5.0
 _BLOCK: Final = 1 << 20
 
 
-def _never() -> bool:
-    return False
-
-
 class KeepOutcome(Outcome, frozen=True):
     """The outcome of ``keep`` for one content, or for the rest of a run.
 
@@ -336,7 +332,7 @@ class KeepOptions(Struct, frozen=True):
     with_credentials: bool = False
     bytes_per_second: float | None = None
     until: float | None = None
-    is_stopping: Callable[[], bool] = _never
+    is_stopping: Callable[[], bool] = field(default=lambda: False)
     report_bytes: Callable[[int], None] = field(default=lambda count: None)
 
     @property

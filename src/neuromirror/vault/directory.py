@@ -310,7 +310,13 @@ class DirectoryVault(Vault):
             for line in (self.path / "config").read_text("utf-8", "replace").splitlines():
                 name, _, value = line.partition("=")
                 if name.strip() == "uuid":
-                    return self._checked_uuid(value.strip())
+                    text = value.strip()
+                    if annex_uuid := parse_uuid(text):
+                        return annex_uuid
+                    raise ConfigurationError(
+                        f"{self.path}: annex.uuid is {text[:80]!r}, which is not the UUID of a "
+                        "repository; choose another folder"
+                    )
         except OSError as error:
             raise VaultUnavailableError(
                 f"vault {self.config.name}: there is no vault at {self.path} ({error.strerror}); "
@@ -319,15 +325,6 @@ class DirectoryVault(Vault):
         raise ConfigurationError(
             f"{self.path} is a git repository without annex.uuid; choose another folder"
         )
-
-    def _checked_uuid(self, text: str) -> str:
-        found = parse_uuid(text)
-        if found is None:
-            raise ConfigurationError(
-                f"{self.path}: annex.uuid is {text[:80]!r}, which is not the UUID of a repository; "
-                "choose another folder"
-            )
-        return found
 
     def _refused(self, key: str, action: str, error: OSError) -> CopyRefusedError:
         return CopyRefusedError(
