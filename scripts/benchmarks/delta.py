@@ -36,7 +36,7 @@ from benchmarks.common import (
 from neuromirror.annex import key_for, link_target
 from neuromirror.git import ObjectReader
 from neuromirror.mint import DeltaBase, MintResult, ParentCommits, Snapshot, mint, mint_delta
-from neuromirror.mint.delta_writer import patch_manifest
+from neuromirror.mint.state_writers import patch_manifest
 from neuromirror.mint.transaction import CanonicalManifestWriter
 from neuromirror.model import Change, Digest, FileRecord, SnapshotEntry
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository

@@ -28,7 +28,8 @@ from benchmarks.common import (
 )
 from benchmarks.memory import Memory
 from benchmarks.servers import sync_once
-from neuromirror.crawl import Mirror, MirrorFile
+from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.crawl import Mirror
 from neuromirror.lab import load_lock
 from neuromirror.model import DatasetFacts, DatasetHint, DatasetRef, VersionKind, VersionRef
 from neuromirror.sources import Listing, ListingEntry, VisitContext

@@ -27,7 +27,8 @@ from msgspec.structs import replace
 from benchmarks import synthetic_metadata
 from benchmarks.synthetic_metadata import documents, study
 from neuromirror.annex import key_for
-from neuromirror.crawl import MirrorFile, PublishedState, Recorder, RefMove, Visit, publish
+from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.crawl import Recorder, RefMove, Visit, publish
 from neuromirror.crawl.validate import RecordSpool, SpooledSnapshot
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.mint import MINT_SPEC
@@ -363,7 +364,7 @@ class _Upstream:
             if len(self._lines) > 1 and self._lines.pop(gone, None) is not None:
                 del self._paths[bisect.bisect_left(self._paths, gone)]
 
-    def _publish(self, version: int) -> PublishedState:
+    def _publish(self, version: int) -> None:
         published = version % 2 == 0 and version < self._versions - 1
         when = START + timedelta(days=version, minutes=self._number)
         label = f"0.{when:%y%m%d.%H%M}"
@@ -384,10 +385,9 @@ class _Upstream:
             file.writelines(self._lines[path] + b"\n" for path in self._paths)
         proven = SpooledSnapshot(header, spool, len(self._lines), 0)
         branch = PUBLISHED_BRANCH if published else MAIN_BRANCH
-        made = publish(self._visit, proven, branch, self._scratch, label if published else None)
+        publish(self._visit, proven, branch, self._scratch, label if published else None)
         for left in self._scratch.iterdir():
             left.unlink()
-        return made
 
     def _add_part(self, part: int) -> None:
         """Add a Zarr, which is a separate dataset, linked at a path."""
@@ -412,7 +412,7 @@ class _Upstream:
         version = VersionRef(dataset, _hex_digest(local_id)[:32], VersionKind.OBSERVED, START)
         header = SnapshotHeader(version=version, facts=DatasetFacts(), newest=START)
         proven = SpooledSnapshot(header, spool, len(lines), 0)
-        made = publish(visit, proven, MAIN_BRANCH, self._scratch)
+        made, _ = publish(visit, proven, MAIN_BRANCH, self._scratch)
         spool.path.unlink()
         path = b"volumes/stack-%d.ome.zarr" % part
         link = Subdataset(

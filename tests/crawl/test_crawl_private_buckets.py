@@ -120,12 +120,6 @@ def test_a_public_bucket_that_was_made_private_is_an_incident(lab: PrivateBucket
     assert FILE in lab.run("files", NAME)
 
 
-def test_a_private_store_must_be_named(lab: PrivateBucket) -> None:
-    write_profile(lab.home, lab.keys)
-    lab.run("sync", code=2, NEUROMIRROR_PRIVATE_STORE="")
-    assert not lab.public.exists()
-
-
 # --- refused objects, encrypted objects
 
 
@@ -598,27 +592,6 @@ def test_a_private_dataset_is_not_withdrawn(lab: PrivateBucket) -> None:
     assert not withdrawn_folder(Store(lab.private)).exists()
     lab.run_on_private_store("fsck")
     lab.assert_nothing_public()
-
-
-def test_a_held_listing_of_a_private_bucket_is_released(lab: PrivateBucket) -> None:
-    write_profile(lab.home, lab.keys)
-    guards = ("[guards]", "max_removed_files = 0", "max_removed_percent = 0")
-    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', *guards)
-    lab.sync()
-    lab.server.delete(lab.bucket, f"{FOLDER}/{FILE}")
-    lab.sync(code=3)
-    assert {one["path"] for one in lab.files()} == {FILE, "sub/b c+.bin"}
-    lab.run("holds")  # none in the public store
-    (held,) = [
-        json.loads(line)["hold"]
-        for line in lab.run_on_private_store("--json", "holds", code=3).splitlines()
-    ]
-    lab.run("release", held, code=2)
-    lab.run_on_private_store("release", held)
-    lab.sync()
-    assert {one["path"] for one in lab.files()} == {"sub/b c+.bin"}
-    lab.assert_nothing_public()
-    lab.assert_no_secret(lab.folder)
 
 
 @pytest.fixture

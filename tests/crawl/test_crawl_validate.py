@@ -139,50 +139,30 @@ def record(
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("entry", "wrong"),
     [
-        (
-            record((Digest("sha256", "A" * 64, "s"),)),
-            f"the sha256 '{'A' * 64}' is not 64 lower-case hexadecimal digits",
-        ),
-        (
-            record((Digest("md5", "0" * 32, "s"), Digest("sha256", "abc", "s"))),
-            "the sha256 'abc' is not 64 lower-case hexadecimal digits",
-        ),
-        (record((Digest("md5", "0" * 32 + "\n", "s"),)), "is not 32 lower-case"),
-        (record((Digest("md5", b"0" * 32, "s"),)), "is not 32 lower-case"),  # type: ignore[arg-type]
-        (
-            record((Digest("sha512", "0" * 128, "s"),)),
-            "the digest algorithm 'sha512' is not one of sha256, md5, etag, crc",
-        ),
-        (
-            record((Digest("etag", "", "s"),)),
-            "the etag '' is not <32 lower-case hexadecimal digits>-<parts>, or without a",
-        ),
-        (
-            record((Digest("etag", "opaque", "s"),), part_size=1),
-            "the etag 'opaque' is not <32 lower-case hexadecimal digits>-<parts>, or with",
-        ),
-        (
-            record((), (Location("https://a.example.invalid/x", "http"),)),
-            "the location kind 'http' is not one of s3, s3-private, api, api-private, boss, ndst",
-        ),
-        (
-            record((), (Location("sub-01/x", "api"),)),
-            "the URL 'sub-01/x' of the kind 'api' does not start with https:// or http://",
-        ),
-        (record((), (Location(None, "api"),)), "the URL None of the kind"),  # type: ignore[arg-type]
-        (record((), ("https://a.example.invalid/x",)), "is not a Location"),  # type: ignore[arg-type]
+        (record((Digest("sha256", "A" * 64, "s"),)), "A" * 64),
+        (record((Digest("md5", "0" * 32, "s"), Digest("sha256", "abc", "s"))), "'abc'"),
+        (record((Digest("md5", "0" * 32 + "\n", "s"),)), "\\n"),
+        (record((Digest("md5", b"0" * 32, "s"),)), "b'000"),  # type: ignore[arg-type]
+        (record((Digest("sha512", "0" * 128, "s"),)), "'sha512'"),
+        (record((Digest("etag", "", "s"),)), "value=''"),
+        (record((Digest("etag", "opaque", "s"),), part_size=1), "'opaque'"),
+        (record((), (Location("https://a.example.invalid/x", "http"),)), "'http'"),
+        (record((), (Location("sub-01/x", "api"),)), "'sub-01/x'"),
+        (record((), (Location(None, "api"),)), "url=None"),  # type: ignore[arg-type]
+        (record((), ("https://a.example.invalid/x",)), "'https://a.ex"),  # type: ignore[arg-type]
     ],
 )
 def test_a_malformed_digest_or_location_refuses_the_listing(
-    tmp_path: Path, entry: FileRecord, message: str
+    tmp_path: Path, entry: FileRecord, wrong: str
 ) -> None:
     with pytest.raises(UnexpectedReplyError) as refused:
         snapshot_of(tmp_path, file(b"a"), entry)
+    rule = "boss: boss://" if entry.locations else "64 lower-case"
     assert str(refused.value).startswith("box:a current: 'sub-01/x': ")
-    assert message in str(refused.value)
-    assert "nothing was changed" in str(refused.value)
+    for part in (wrong, rule, "nothing was changed"):
+        assert part in str(refused.value)
 
 
 def test_every_kind_of_digest_and_location_is_accepted(tmp_path: Path) -> None:

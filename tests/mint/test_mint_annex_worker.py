@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 from test_mint_snapshot_writer import histories, ids, many_files, state
 
-from neuromirror.mint import snapshot_writer
-from neuromirror.mint.delta_writer import BaseManifestDamagedError
+from neuromirror.mint import state_writers
+from neuromirror.mint.state_writers import UnsuitableBaseError
 from neuromirror.model import (
     NeuromirrorError,
     SnapshotEntry,
@@ -61,7 +61,7 @@ def test_states_without_a_time_are_the_same_from_every_writer(
     ]
     got = [delta.mint(0, first, undated(0))]
     got += [delta.mint_delta(1, other, undated(1)), delta.mint_delta(2, first, undated(2))]
-    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
+    monkeypatch.setattr(state_writers, "_MIN_WORKER_BYTES", 0)
     beside = [
         second.mint_records(number, files, undated(number))
         for number, files in enumerate((first, other))
@@ -79,7 +79,7 @@ def test_annex_worker_error_is_raised_in_the_caller_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minting = MintedRepository.create(tmp_path / "m")
-    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
+    monkeypatch.setattr(state_writers, "_MIN_WORKER_BYTES", 0)
     monkeypatch.chdir(tmp_path)
     # the worker process must not import modules from the working directory
     (tmp_path / "json.py").write_text("raise SystemExit(5)\n")
@@ -112,7 +112,7 @@ def test_manifest_of_another_state_is_never_a_base(
     whole = minting.manifest.read_bytes()
     minting.manifest.chmod(0o644)
     minting.manifest.write_bytes(damage(whole))
-    with pytest.raises(BaseManifestDamagedError, match="manifest"):
+    with pytest.raises(UnsuitableBaseError, match="manifest"):
         minting.mint_delta(1, files[:-3])
     assert list(minting.scratch.iterdir()) == []
 

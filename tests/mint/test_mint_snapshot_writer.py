@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import link_target, location_log, log_path, url_log_path
-from neuromirror.mint import LineSorter, MintResult, ParentCommits, Snapshot, mint, snapshot_writer
+from neuromirror.mint import LineSorter, MintResult, ParentCommits, Snapshot, mint, state_writers
 from neuromirror.model import (
     FileRecord,
     SnapshotEntry,
@@ -160,7 +160,7 @@ def test_listing_order_and_sort_memory_change_no_id(
 
     shuffled = random.Random(2).sample(files, len(files))
     monkeypatch.setattr(
-        snapshot_writer,
+        state_writers,
         "LineSorter",
         partial(LineSorter, limit=5000),
     )

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from test_mint_snapshot_writer import ids
 
 from neuromirror.annex import log_path, url_key, url_log_path
-from neuromirror.mint import snapshot_writer
+from neuromirror.mint import state_writers
 from neuromirror.model import (
     Digest,
     FileRecord,
@@ -160,7 +160,7 @@ def test_all_writers_agree_on_claimed_urls(tmp_path: Path, monkeypatch: pytest.M
         two.mint_delta(2, [], special_header(2)),
     ]
     assert [ids(minted) for minted in deltas] == [ids(minted) for minted in expected[1:]]
-    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
+    monkeypatch.setattr(state_writers, "_MIN_WORKER_BYTES", 0)
     apart = [
         three.mint_records(0, FIRST, special_header(0)),
         three.mint_records(1, SECOND, special_header(1)),

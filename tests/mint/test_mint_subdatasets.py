@@ -15,7 +15,7 @@ from neuromirror.mint import (
     Snapshot,
     UnsuitableBaseError,
     mint,
-    snapshot_writer,
+    state_writers,
 )
 from neuromirror.model import Document, FileTotals
 from support.dataset_states import SUBDATASETS, DatasetState, histories, subdataset
@@ -154,7 +154,7 @@ def test_annex_worker_skips_subdatasets(tmp_path: Path, monkeypatch: pytest.Monk
         {b"x": (8, (0,)), b"y/x": (4, (1,))}, subdatasets={b"img.zarr": 3, b"a/b": 1}
     ).listed_files
     expected = one.mint(0, files)
-    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
+    monkeypatch.setattr(state_writers, "_MIN_WORKER_BYTES", 0)
     assert_same_result(expected, two.mint_records(0, files))
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.split_zarrs import (
+from neuromirror.crawl.publish import (
     insert_subdatasets,
     split_zarrs,
     zarr_ref,

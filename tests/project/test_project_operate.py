@@ -20,7 +20,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from neuromirror.cli import main
-from neuromirror.crawl import load_mirror, open_recorder
+from neuromirror.config.mirror_files import load_mirror
+from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store

@@ -84,7 +84,7 @@ def test_the_tutorial_marks_what_is_not_run() -> None:
 
 
 def test_mirror_files_in_the_docs_are_right(tmp_path: Path) -> None:
-    from neuromirror.crawl import load_mirror
+    from neuromirror.config.mirror_files import load_mirror
 
     found = [one.body for one in blocks("reference/mirrors.md") if one.language == "toml"]
     assert len(found) >= 3

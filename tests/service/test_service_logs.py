@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from neuromirror.crawl import Mirror, load_mirror
+from neuromirror.config.mirror_files import load_mirror
+from neuromirror.crawl import Mirror
 from neuromirror.index import Schedule
 from neuromirror.service.logs import Secrets, log_event, logging_to
 from neuromirror.service.metrics import Metrics

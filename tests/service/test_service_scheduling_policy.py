@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from msgspec.structs import replace
 
-from neuromirror.crawl import DatasetTask, ScheduleSettings
+from neuromirror.config.mirror_files import ScheduleSettings
+from neuromirror.crawl import DatasetTask
 from neuromirror.index import LastVisit, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.service.scheduling import (

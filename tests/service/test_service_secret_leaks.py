@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from neuromirror.crawl import Mirror, MirrorFile
+from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.crawl import Mirror
 from neuromirror.crawl.recorder import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError

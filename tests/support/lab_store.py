@@ -4,7 +4,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.crawl import find_mirror, load_mirrors
+from neuromirror.config.mirror_files import find_mirror
+from neuromirror.crawl import load_mirrors
 from neuromirror.lab import Reproduction, reproduce
 from support.mirror_harness import MirrorHarness, run_git
 

@@ -67,7 +67,7 @@ def _doctor_checks(
         return run_doctor_checks(
             mirrors, settings.store_folder, settings.index_file, offline=offline
         )
-    from neuromirror.crawl import find_mirror
+    from neuromirror.config.mirror_files import find_mirror
     from neuromirror.service.archive_checks import check_archive, open_archive
 
     if offline:

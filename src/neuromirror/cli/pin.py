@@ -431,7 +431,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
     "impossible" (exit code 1).
     """
     from neuromirror.cli.shapes import VersionName
-    from neuromirror.crawl import find_mirror
+    from neuromirror.config.mirror_files import find_mirror
     from neuromirror.lab import reproduce
     from neuromirror.model import alias_of
     from neuromirror.store.private_store import is_private_store

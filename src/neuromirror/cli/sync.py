@@ -305,9 +305,9 @@ def _open_sync(
 ) -> Iterator[Sync]:
     """Prepare a run over mirrors with the options of :class:`Sync`; a signal ends the process."""
     from neuromirror.crawl import Sync
-    from neuromirror.crawl.recorder import open_lease_manager
+    from neuromirror.crawl.recorder import open_leases
 
-    with open_lease_manager(store.schedule_path, "sync") as leases:
+    with open_leases(store.schedule_path, "sync") as leases:
         run = Sync(
             store,
             settings.index_path(store),

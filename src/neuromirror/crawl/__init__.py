@@ -1,15 +1,6 @@
 """The crawl: plan visits, read and validate listings, publish versions and record the results."""
 
-from neuromirror.config.mirror_files import (
-    GuardSettings,
-    Mirror,
-    MirrorFile,
-    ScheduleSettings,
-    find_mirror,
-    list_mirror_files,
-    load_mirror,
-    load_mirrors,
-)
+from neuromirror.config.mirror_files import Mirror, load_mirrors
 from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.crawl.guards import StateDifference, release_hold
 from neuromirror.crawl.plan import (
@@ -21,7 +12,7 @@ from neuromirror.crawl.plan import (
     VisitOutcome,
     parse_sync_requests,
 )
-from neuromirror.crawl.publish import PublishedState, publish
+from neuromirror.crawl.publish import publish
 from neuromirror.crawl.recorder import (
     FailureLog,
     JournalRecorder,
@@ -37,25 +28,18 @@ __all__ = [
     "RELEASED",
     "DatasetTask",
     "FailureLog",
-    "GuardSettings",
     "JournalRecorder",
     "Mirror",
-    "MirrorFile",
     "PrivateStore",
-    "PublishedState",
     "Recorder",
     "RefMove",
     "Result",
-    "ScheduleSettings",
     "StateDifference",
     "Sync",
     "SyncRequest",
     "Visit",
     "VisitOutcome",
     "dry_run",
-    "find_mirror",
-    "list_mirror_files",
-    "load_mirror",
     "load_mirrors",
     "open_recorder",
     "parse_sync_requests",

@@ -22,7 +22,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.annex import fits_path_limits, git_path, mark_clash
@@ -31,15 +31,20 @@ from neuromirror.crawl.listing import (
     ListedVersion,
     RefusalHistory,
     StoreVisitContext,
-    create_workspace,
     keep_memos,
     known_memo,
     read_version,
 )
 from neuromirror.crawl.plan import Visit, dataset_versions, takedown_message
-from neuromirror.crawl.publish import catch_up, component_visit, publish_state, renew_state
+from neuromirror.crawl.publish import (
+    catch_up,
+    component_visit,
+    is_subdataset_line,
+    publish_state,
+    renew_state,
+    submodule_path,
+)
 from neuromirror.crawl.recorder import restore_records
-from neuromirror.crawl.split_zarrs import folder_in, is_subdataset_line, submodule_path
 from neuromirror.crawl.validate import (
     InlineComponentState,
     RecordSpool,
@@ -47,6 +52,7 @@ from neuromirror.crawl.validate import (
     ResolvedEntry,
     SpooledSnapshot,
     StateCommits,
+    folder_in,
     is_split_component,
     read_listing,
     saved_inline_components,
@@ -92,12 +98,8 @@ class SubdatasetLink(Struct, frozen=True):
 
     def as_file(self, component: ComponentEntry) -> SnapshotEntry:
         """Return the link as an entry at the component's path."""
-        return SnapshotEntry(
-            submodule_path(git_path(component.path)),
-            "",
-            FileRecord(component.path, None, modified=self.time),
-            self.state,
-        )
+        record = FileRecord(component.path, None, modified=self.time)
+        return SnapshotEntry(submodule_path(git_path(component.path)), "", record, self.state)
 
 
 def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
@@ -107,9 +109,8 @@ def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
     """
     dataset, claimed = component.dataset, component.version.claimed_totals
     files, size = (0, component.size) if claimed is None else (claimed.files, claimed.bytes)
-    return SubdatasetLink(
-        Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size), None
-    ).as_file(component)
+    state = Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size)
+    return SubdatasetLink(state, None).as_file(component)
 
 
 def names_exact_state(version: VersionRef) -> bool:
@@ -297,9 +298,8 @@ def lost_files_message(component: ComponentEntry, error: NeuromirrorError) -> st
     )
 
 
-_PATH_MEMBER = (
-    b',"path'  # only the record lines of files whose upstream path is not the git path have it
-)
+# only the record lines of files whose upstream path is not the git path have it
+_PATH_MEMBER = b',"path'
 
 # --- resolve
 
@@ -316,20 +316,14 @@ class Resolver:
 
     It reads small components from upstream, concurrently, and takes unchanged ones from the
     previous state. It is used for one listing, whose refused components it records in
-    ``refusals``, and implements :class:`~neuromirror.crawl.validate.ComponentResolver`.
+    ``refusals``. :attr:`resolved` is complete after :meth:`resolve`.
     """
 
     def __init__(self, visit: Visit, previous: PreviousState, refusals: RefusalHistory) -> None:
         self._visit = visit
         self._previous = previous
         self._refusals = refusals
-        self._subdatasets: dict[bytes, ComponentEntry] = {}
-        self._unmirrored: set[bytes] = set()
-        self._inline: list[InlineComponentState] = []
-        self._problems: list[str] = []
-        self._incidents: list[str] = []
-        self._is_final = True
-        self._pending_ids: set[str] = set()
+        self.resolved = ResolvedComponents()
         self._pool = ContextThreadPool(CONCURRENT_READS, thread_name_prefix="component")
         self._numbers = count()
         self._pending_reads: deque[_PendingRead] = deque()
@@ -354,19 +348,6 @@ class Resolver:
     def close(self) -> None:
         """Cancel pending reads; return once no thread writes any more."""
         self._pool.shutdown(cancel_futures=True)
-
-    @property
-    def result(self) -> ResolvedComponents:
-        """The resolved components; complete after :meth:`resolve`."""
-        return ResolvedComponents(
-            self._subdatasets,
-            frozenset(self._unmirrored),
-            tuple(self._inline),
-            tuple(self._problems),
-            tuple(self._incidents),
-            self._is_final,
-            frozenset(self._pending_ids),
-        )
 
     def resolve(
         self, components: Sequence[ComponentEntry], scratch: Path
@@ -424,11 +405,11 @@ class Resolver:
                 yield self._visit.recorder.ask(partial(link_to_version, row=row)).as_file(component)
             else:
                 continue
-            self._pending_ids.add(component.dataset.local_id)
+            self.resolved.pending_ids.add(component.dataset.local_id)
         for path, line in self._previous.lines(inline):
             if path not in kept:
                 kept.add(path)
-                self._inline.append(self._before[path])
+                self.resolved.inline.append(self._before[path])
             yield _copied_entry(line)
         return kept
 
@@ -452,7 +433,7 @@ class Resolver:
             # one that does not match the memo is read instead
             if path in unchanged and len(lines) == self._before[path].files:
                 del unchanged[path]
-                self._inline.append(self._before[path])
+                self.resolved.inline.append(self._before[path])
                 yield from map(_copied_entry, lines)
 
     def _start(self, component: ComponentEntry, scratch: Path) -> _PendingRead:
@@ -482,11 +463,11 @@ class Resolver:
     def _read_one(
         self, component: ComponentEntry, folder: Path
     ) -> SpooledSnapshot | NeuromirrorError:
-        folder.mkdir()
+        pages = folder / "pages"
+        pages.mkdir(parents=True)
         try:
             with self._visit.recorder.reader() as index:
-                open_workspace = partial(create_workspace, folder / "pages")
-                listing = component.listing(StoreVisitContext(index, open_workspace))
+                listing = component.listing(StoreVisitContext(index, lambda: pages))
                 found = read_listing(listing, folder)
             if found.header.documents:
                 raise UnreliableListingError(
@@ -511,18 +492,10 @@ class Resolver:
             yield replace(record, path=start + record.path)
         for one in header.exceptions:
             yield ExcludedEntry(start + one.path, one.reason, one.detail, one.size)
-        self._inline.append(
-            InlineComponentState(
-                component.path,
-                component.dataset.local_id,
-                header.version.upstream,
-                found.files,
-                len(header.exceptions),
-                header.newest,
-                component.dataset.source_uri,
-                size,
-            )
-        )
+        dataset, counts = component.dataset, (found.files, len(header.exceptions))
+        names = component.path, dataset.local_id, header.version.upstream
+        state = InlineComponentState(*names, *counts, header.newest, dataset.source_uri, size)
+        self.resolved.inline.append(state)
 
     def _keep_previous(self, failed: FailedComponents) -> Iterator[ResolvedEntry]:
         """Yield the previous entries of the components that could not be read."""
@@ -531,19 +504,21 @@ class Resolver:
             kept.add(path)
             yield _copied_entry(line)
         for path, (component, error) in failed.items():
-            self._is_final = False
+            self.resolved.is_final = False
             if path not in kept:
                 yield unreadable_exception(component, error)
             elif path in before:
-                self._inline.append(before[path])
+                self.resolved.inline.append(before[path])
             if is_pending_error(error):
-                self._pending_ids.add(component.dataset.local_id)
+                self.resolved.pending_ids.add(component.dataset.local_id)
             elif _is_unchanged(component, before.get(path)) and isinstance(
                 error, ComponentMismatchError
             ):
-                self._incidents.append(lost_files_message(component, error))
+                self.resolved.incidents.append(lost_files_message(component, error))
             elif path in kept or not isinstance(error, ComponentUnavailableError):
-                self._problems.append(problem_message(component, error, is_kept=path in kept))
+                self.resolved.problems.append(
+                    problem_message(component, error, is_kept=path in kept)
+                )
 
     # --- components that are datasets of their own
 
@@ -557,9 +532,9 @@ class Resolver:
                     detail = "its path is longer than file systems hold"
                     yield ExcludedEntry(component.path, "path-too-long", detail, component.size)
                     continue
-                self._subdatasets[component.path] = component
+                self.resolved.subdatasets[component.path] = component
                 if link is None:
-                    self._unmirrored.add(component.path)
+                    self.resolved.unmirrored.add(component.path)
                 yield entry
 
 
@@ -708,26 +683,26 @@ def _read_component(visit: Visit, component: ComponentEntry, result: ComponentVi
     refs = visit.repository.refs()
     memo = known_memo(visit, COMPONENT_MEMO, refs.get(MAIN_BRANCH), refs.get(ANNEX_BRANCH))
     with read_state(visit, component.version, memo, component) as listed:
-        if listed.snapshot is not None:
-            commits = _publish_component(visit, listed.snapshot, listed.scratch, result)
+        if not listed.is_unchanged:
+            commits = _publish_component(visit, listed, result)
             keep_memos(visit, COMPONENT_MEMO, listed, commits)
         elif (last := visit.last_observed()) is not None:
             result.link = visit.recorder.ask(lambda index: link_to_version(index, last))
 
 
 def _publish_component(
-    visit: Visit, snapshot: SpooledSnapshot, scratch: Path, result: ComponentVisitResult
+    visit: Visit, listed: ListedVersion, result: ComponentVisitResult
 ) -> StateCommits | None:
     """Publish the present state of a component, unless it is minted already, and link to it."""
-    version = snapshot.header.version
+    version = listed.snapshot.header.version
     # upstream may have changed the state since it stated the version
     row = visit.recorder.ask(lambda index: find_minted_version(index, version))
     if row is not None:
         result.link = visit.recorder.ask(lambda index: link_to_version(index, row))
         return row.commit, row.annex_commit
-    if not snapshot.is_empty:
+    if not listed.snapshot.is_empty:
         label = version.upstream if names_exact_state(version) else ""
-        return _publish_and_link(visit, snapshot, scratch, label, result)
+        return _publish_and_link(visit, listed, label, result)
     if visit.versions():
         raise ComponentMismatchError(
             f"{version.dataset.name}: upstream lists no files, without a checksum that confirms it"
@@ -736,11 +711,12 @@ def _publish_component(
 
 
 def _publish_and_link(
-    visit: Visit, snapshot: SpooledSnapshot, scratch: Path, label: str, result: ComponentVisitResult
+    visit: Visit, listed: ListedVersion, label: str, result: ComponentVisitResult
 ) -> StateCommits:
     is_free = label and TAG_PREFIX + label not in visit.repository.refs()
-    published = publish_state(visit, snapshot, MAIN_BRANCH, scratch, label if is_free else None)
-    result.new_state_count += published.is_new
+    names = MAIN_BRANCH, listed.scratch, label if is_free else None
+    published, is_new = publish_state(visit, listed.snapshot, *names)
+    result.new_state_count += is_new
     row = next(row for row in visit.versions() if row.commit == published.commit)
     result.link = visit.recorder.ask(lambda index: link_to_version(index, row))
     return published.commit, published.annex_commit
@@ -754,7 +730,7 @@ def _verify_component(
     commits: StateCommits | None
     try:
         with read_state(visit, component.version, memo, component) as listed:
-            if listed.snapshot is None:
+            if listed.is_unchanged:
                 return
             present = listed.snapshot.header.version.upstream
             if present == row.upstream:
@@ -763,7 +739,7 @@ def _verify_component(
             else:
                 name = component.dataset.name
                 result.change_message = f"{name} is {present} now, not {row.upstream}"
-                commits = _publish_component(visit, listed.snapshot, listed.scratch, result)
+                commits = _publish_component(visit, listed, result)
             keep_memos(visit, COMPONENT_MEMO, listed, commits)
     except ComponentMismatchError as error:
         result.incident = lost_files_message(component, error)
@@ -784,8 +760,8 @@ def _mint_earlier_states(visit: Visit, result: ComponentVisitResult) -> None:
     for version in states:
         with read_state(visit, version) as listed:
             # a deleted Zarr has no state
-            if listed.snapshot is not None and not listed.snapshot.is_empty:
-                _publish_and_link(visit, listed.snapshot, listed.scratch, "", result)
+            if not listed.snapshot.is_empty:
+                _publish_and_link(visit, listed, "", result)
 
 
 def list_earlier_states(visit: Visit, last: VersionRow | None) -> list[VersionRef]:
@@ -815,97 +791,49 @@ def unseen_states(visit: Visit, states: list[VersionRef], last: VersionRow) -> l
 
 def _has_same_files(visit: Visit, version: VersionRef, row: VersionRow) -> bool:
     with read_state(visit, version) as listed:
-        assert listed.snapshot is not None
-        return compare(visit, row, listed.snapshot, listed.scratch)[1].has_same_files
+        return compare(visit, row, listed)[1].has_same_files
 
 
 # --- link
 
 
-class LinkingResult(Struct):
-    """A state whose components are all mirrored or excluded.
-
-    Attributes
-    ----------
-    snapshot
-        The state with its links.
-    new_state_count
-        The number of new states of components.
-    earlier_state_count
-        The number of earlier states that upstream listed.
-    incidents
-        Defects of mirrored states of components.
-    change_messages
-        Components that are in another state now than in the listing.
-    """
-
-    snapshot: SpooledSnapshot
-    new_state_count: int = 0
-    earlier_state_count: int = 0
-    incidents: list[str] = field(default_factory=list)
-    change_messages: list[str] = field(default_factory=list)
-
-
 def link_components(
-    visit: Visit,
-    snapshot: SpooledSnapshot,
-    previous: PreviousState,
-    scratch: Path,
-    refusals: RefusalHistory,
-) -> LinkingResult:
+    visit: Visit, listed: ListedVersion, previous: PreviousState
+) -> tuple[SpooledSnapshot, list[ComponentVisitResult]]:
     """Visit the components whose state the store lacks, or all of them, and link to their states.
 
     All are visited in a deep visit, and in one that looks for earlier states. A component is
     skipped if upstream states that it is unavailable, if it does not match its checksum, or if it
     has been refused for long: then its entries of the previous state are kept, and without such
-    entries it is excluded.
+    entries it is excluded. Returns the state with links, and what the visits did.
 
     Raises
     ------
     ComponentsUnreadableError
         If components failed for another reason; raised after all were visited.
     """
-    resolved = snapshot.components
+    snapshot = listed.snapshot
     due = {
         path: component
-        for path, component in resolved.subdatasets.items()
-        if visit.deep or visit.history or path in resolved.unmirrored
+        for path, component in snapshot.components.subdatasets.items()
+        if visit.deep or visit.history or path in snapshot.components.unmirrored
     }
-    linking = LinkingResult(snapshot)
     if not due:
-        return linking
-    links: dict[bytes, SubdatasetLink] = {}
-    exceptions: list[ExcludedEntry] = []
+        return snapshot, []
+    visited: dict[bytes, ComponentVisitResult] = {}
     failed: dict[bytes, tuple[ComponentEntry, NeuromirrorError]] = {}
-    for path, result in _visit_components(visit, due).items():
-        if isinstance(result, NeuromirrorError):
-            failed[path] = due[path], result
-            continue
-        linking.new_state_count += result.new_state_count
-        linking.earlier_state_count += result.earlier_state_count
-        linking.incidents += filter(None, [result.incident])
-        linking.change_messages += filter(None, [result.change_message])
-        if result.link is None:
-            exceptions.append(empty_exception(due[path]))
-        else:
-            links[path] = result.link
-    check_lasting_failures(failed, refusals)
-    linking.snapshot = _link(snapshot, previous, scratch, due, links, failed, exceptions)
-    return linking
-
-
-def _visit_components(
-    visit: Visit, due: Mapping[bytes, ComponentEntry]
-) -> dict[bytes, ComponentVisitResult | NeuromirrorError]:
     with ContextThreadPool(min(CONCURRENT_READS, len(due)), thread_name_prefix="component") as pool:
-        running = {
-            path: pool.submit(_visit_component, visit, component) for path, component in due.items()
-        }
-        try:
-            return {path: future.result() for path, future in running.items()}
-        finally:
-            for future in running.values():
-                future.cancel()
+        results = pool.map(partial(_visit_component, visit), due.values())
+        for path, result in zip(due, results, strict=True):
+            if isinstance(result, NeuromirrorError):
+                failed[path] = due[path], result
+            else:
+                visited[path] = result
+    check_lasting_failures(failed, listed.refusals)
+    links = {path: one.link for path, one in visited.items() if one.link is not None}
+    exceptions = [empty_exception(due[path]) for path in visited.keys() - links.keys()]
+    linked = _link(snapshot, previous, listed.scratch, due, links, failed, exceptions)
+    return linked, list(visited.values())
 
 
 def _link(
@@ -955,11 +883,11 @@ def _link(
         files=snapshot.files + kept_files,
         components=ResolvedComponents(
             {path: one for path, one in resolved.subdatasets.items() if path not in excluded},
-            inline=(*resolved.inline, *(before[path] for path in kept_paths & before.keys())),
-            problems=tuple(problems),
+            inline=[*resolved.inline, *(before[path] for path in kept_paths & before.keys())],
+            problems=problems,
             incidents=resolved.incidents,
             is_final=resolved.is_final and not failed,
-            pending_ids=frozenset(pending_ids),
+            pending_ids=pending_ids,
         ),
     )
 

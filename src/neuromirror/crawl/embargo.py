@@ -6,11 +6,12 @@ reveals neither content nor URLs. Failures are recorded as events of the private
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuromirror.crawl.guards import record_event
@@ -74,10 +75,10 @@ def check_public(source: Source, dataset: DatasetRef) -> None:
         )
 
 
-class PrivateStore:
+class PrivateStore(Struct, frozen=True):
     """Opens the private store of a run over the public store, and checks that it is usable.
 
-    Parameters
+    Attributes
     ----------
     folder
         The private store's folder; None if none was given.
@@ -85,9 +86,8 @@ class PrivateStore:
         The public store.
     """
 
-    def __init__(self, folder: Path | None, public: Store) -> None:
-        self._folder = folder
-        self._public = public
+    folder: Path | None
+    public: Store
 
     def check_sources(self, sources: Iterable[Source]) -> None:
         """Check that there is a valid private store if a source needs one.
@@ -105,8 +105,8 @@ class PrivateStore:
         private_sources = [
             view for source in sources if (view := private_source(source)) is not None
         ]
-        if self._folder is not None:
-            find_private_store(self._folder, self._public.root)
+        if self.folder is not None:
+            find_private_store(self.folder, self.public.root)
         elif private_sources:
             raise ConfigurationError(
                 f"mirror '{private_sources[0].mirror}' keeps datasets that need credentials in a "
@@ -129,11 +129,11 @@ class PrivateStore:
         StoreBusyError
             If another run has the private store.
         """
-        assert self._folder is not None
-        store = open_private_store(self._folder, self._public.root)
+        assert self.folder is not None
+        store = open_private_store(self.folder, self.public.root)
         with ExitStack() as stack:
             stack.callback(restrict_to_owner, store.root)
-            stack.enter_context(_exclusive_run(store))
+            stack.enter_context(_lock_run(store))
             yield store, stack.enter_context(open_recorder(store, store.index_path))
 
     @contextmanager
@@ -153,9 +153,9 @@ class PrivateStore:
             yield index
 
     def _find_store(self) -> Store | None:
-        if self._folder is None:
+        if self.folder is None:
             return None
-        return find_private_store(self._folder, self._public.root)
+        return find_private_store(self.folder, self.public.root)
 
     def datasets_of(self, mirror: str) -> PrivateDatasets:
         """Return the datasets of a mirror that are in the private store.
@@ -210,13 +210,24 @@ class PrivateStore:
             )
         with ExitStack() as stack:
             stack.callback(restrict_to_owner, store.root)
-            stack.enter_context(_exclusive_run(store, _MOVE_TIMEOUT))
+            stack.enter_context(_lock_run(store, _MOVE_TIMEOUT))
             moving = [*self._components(store, dataset, recorder), dataset]
             for one in moving:
                 if one != dataset:
-                    stack.enter_context(self._public.lock(one.dataset_id, one.name, _MOVE_TIMEOUT))
+                    stack.enter_context(self.public.lock(one.dataset_id, one.name, _MOVE_TIMEOUT))
                 stack.enter_context(store.lock(one.dataset_id, one.name, _MOVE_TIMEOUT))
-            move_datasets(store, self._public, moving, recorder)
+            # components come before the datasets that link them
+            for one in moving:
+                missing = copy_dataset(store, self.public, one)
+                if missing:
+                    recorder.record(*missing)
+            for one in moving:
+                check_copy_complete(store, self.public, one)
+            for one in moving:
+                remove_from_journal(store, one)
+            rebuild_index(store, store.index_path)
+            for one in moving:
+                remove_files(store, one)
 
     def _components(
         self, store: Store, dataset: DatasetRef, recorder: Recorder
@@ -230,7 +241,7 @@ class PrivateStore:
             component_ids |= _component_ids(own, dataset.name)
         found = dict.fromkeys(
             dataset_ref_of(entry)
-            for one in (store, self._public)
+            for one in (store, self.public)
             for _, entry in one.read_entries(0)
             if isinstance(entry, VersionMinted)
             and entry.mirror == dataset.mirror
@@ -241,40 +252,17 @@ class PrivateStore:
         ]
 
 
-class PrivateDatasets(Container[DatasetRef]):
+class PrivateDatasets(Struct, frozen=True):
     """The datasets of one mirror that are in the private store; supports ``dataset in``."""
 
-    def __init__(self, store: Store | None, names: frozenset[str]) -> None:
-        self._store = store
-        self._names = names
+    store: Store | None
+    names: frozenset[str]
 
     def __contains__(self, dataset: object) -> bool:
-        if self._store is None or not isinstance(dataset, DatasetRef):
+        if self.store is None or not isinstance(dataset, DatasetRef):
             return False
         # an interrupted move may have left only one of the two
-        return dataset.local_id in self._names or self._store.repository(dataset).exists()
-
-
-def move_datasets(
-    source: Store, target: Store, datasets: Iterable[DatasetRef], recorder: Recorder
-) -> None:
-    """Move datasets from one store to another; see :mod:`neuromirror.store.private_store`.
-
-    Components come before the datasets that link them. ``recorder`` is the target's. The caller
-    holds all locks.
-    """
-    moving = list(datasets)
-    for one in moving:
-        missing = copy_dataset(source, target, one)
-        if missing:
-            recorder.record(*missing)
-    for one in moving:
-        check_copy_complete(source, target, one)
-    for one in moving:
-        remove_from_journal(source, one)
-    rebuild_index(source, source.index_path)
-    for one in moving:
-        remove_files(source, one)
+        return dataset.local_id in self.names or self.store.repository(dataset).exists()
 
 
 def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
@@ -284,8 +272,12 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
     """
     name, folder = result.dataset, store.root
     if result.status == "error":
-        mirror, _, local_id = name.partition(":")
-        _record_private_event(recorder, mirror, local_id, result.message)
+        mirror, colon, local_id = name.partition(":")
+        dataset = name if colon else None
+        last = list_known(recorder, lambda index: index.events(dataset, limit=1))
+        if result.message not in [event.message for event in last]:
+            names = mirror, local_id, "unavailable", result.message
+            recorder.record(EventRaised(*names, current_timestamp()))
         cause = f" ({result.cause})" if result.cause else ""
         message = f"failed{cause}; run 'neuromirror --store {folder} events' for the reason"
     elif result.visit == "held":
@@ -298,14 +290,6 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
         message = "the private store is up to date"
     message += refused_note(result.refused_count)
     return replace(result, message=f"{EMBARGOED}: {message}", versions=(), traffic={})
-
-
-def _record_private_event(recorder: Recorder, mirror: str, local_id: str, message: str) -> None:
-    """Record a failure as an event, unless the last event has the same message."""
-    name = f"{mirror}:{local_id}" if local_id else None
-    last = list_known(recorder, lambda index: index.crawl.events(name, limit=1))
-    if message not in [one.message for one in last]:
-        recorder.record(EventRaised(mirror, local_id, "unavailable", message, current_timestamp()))
 
 
 def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
@@ -334,11 +318,9 @@ def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> R
     return Result(dataset.name, "notneeded", f"known incident: {message}")
 
 
-@contextmanager
-def _exclusive_run(store: Store, wait: float = 0.0) -> Iterator[None]:
+def _lock_run(store: Store, wait: float = 0.0) -> AbstractContextManager[None]:
     """Keep other runs away from the private store: a move rewrites its journal."""
-    with store.lock("run", f"the private store {store.root}", wait):
-        yield
+    return store.lock("run", f"the private store {store.root}", wait)
 
 
 def _component_ids(recorder: Recorder, name: str) -> set[str]:

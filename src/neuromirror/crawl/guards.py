@@ -20,10 +20,12 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.annex import git_path
+from neuromirror.crawl.listing import ListedVersion
 from neuromirror.crawl.plan import Visit
 from neuromirror.crawl.recorder import Recorder, list_known, restore_records
 from neuromirror.crawl.validate import (
     SpooledSnapshot,
+    folder_in,
     is_split_component,
     saved_inline_components,
 )
@@ -60,7 +62,7 @@ from neuromirror.model import (
     path_to_text,
     text_to_path,
 )
-from neuromirror.sources import Listing, UnreliableListingError
+from neuromirror.sources import UnreliableListingError
 
 _API_KINDS = ("api", "api-private")
 _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
@@ -106,28 +108,24 @@ class ComponentRoots(Struct, frozen=True):
 
     def component_of(self, path: bytes) -> bytes | None:
         """Return the root of the component that contains a path; None for other files."""
-        if not (self.before or self.after):
-            return None
-        end = path.find(b"/")
-        while end >= 0:
-            if path[:end] in self.before or path[:end] in self.after:
-                return path[:end]
-            end = path.find(b"/", end + 1)
-        return path if path in self.before or path in self.after else None
+        for roots in filter(None, (self.before, self.after)):
+            root = folder_in(path, roots) or path
+            if root in roots:
+                return root
+        return None
 
 
 _NO_COMPONENTS = ComponentRoots()
 
 
-class StateDifference:
+class StateDifference(Struct, dict=True):
     """The differences between two states of a dataset, on disk: pairs of old and new record lines.
 
     Each component at ``roots`` counts as one file.
     """
 
-    def __init__(self, path: Path, roots: ComponentRoots = _NO_COMPONENTS) -> None:
-        self.path = path
-        self._roots = roots
+    path: Path
+    roots: ComponentRoots = _NO_COMPONENTS
 
     @classmethod
     def write(
@@ -192,10 +190,10 @@ class StateDifference:
             if old is None or new is not None or old.record.path in moved:
                 continue
             path = old.record.path
-            root = self._roots.component_of(path)
+            root = self.roots.component_of(path)
             if root is None:
                 yield path
-            elif root not in self._roots.after and root not in components:
+            elif root not in self.roots.after and root not in components:
                 components.add(root)
                 yield root
 
@@ -213,7 +211,7 @@ class StateDifference:
             The counts.
         """
         changes = StateChanges(before=before, after=before)
-        roots = self._roots
+        roots = self.roots
         components: dict[bytes, tuple[bool, bool]] = {}
         for old, new in self.changes():
             one = old or new
@@ -327,13 +325,14 @@ def difference_since(
 
 
 def compare(
-    visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+    visit: Visit, row: VersionRow, listed: ListedVersion
 ) -> tuple[StateDifference, StateChanges]:
     """Return the difference between a minted version and a listing, file by file.
 
     Splitting a Zarr off the dataset's files, or not, makes no difference; a component that
     upstream itself names counts as one file.
     """
+    snapshot, scratch = listed.snapshot, listed.scratch
     inline = saved_inline_components(visit.store, visit.dataset, row)
     roots = ComponentRoots(inline.keys(), snapshot.components.paths)
     difference = StateDifference(difference_since(visit, row, snapshot, scratch).path, roots)
@@ -545,8 +544,7 @@ _MAX_SAMPLED_PATHS = 100
 
 def accepts(
     visit: Visit,
-    listing: Listing,
-    snapshot: SpooledSnapshot,
+    listed: ListedVersion,
     last: VersionRow,
     difference: StateDifference,
     changes: StateChanges,
@@ -555,6 +553,7 @@ def accepts(
 
     Raises UnreliableListingError if upstream still has files that the listing lacks.
     """
+    listing, snapshot = listed.listing, listed.snapshot
     upstream = snapshot.header.version.upstream
     conflict, loss = _conflict_reason(changes), _loss_reason(visit, changes)
     if loss and listing.loss_hint:
@@ -562,7 +561,7 @@ def accepts(
     state = snapshot.state_digest() if conflict or loss else ""
     held = bool(state) and not is_released(visit, upstream, state)
     if listing.can_find_present:
-        _check_missing_files(visit, listing, snapshot, last, difference, thorough=not held)
+        _check_missing_files(visit, listed, last, difference, thorough=not held)
     if held and conflict:
         message = f"{conflict}; the old state is kept"
         record_event(visit.recorder, visit.dataset, "incident", message, {"version": upstream})
@@ -602,22 +601,21 @@ def _loss_reason(visit: Visit, changes: StateChanges) -> str:
 
 def _check_missing_files(
     visit: Visit,
-    listing: Listing,
-    snapshot: SpooledSnapshot,
+    listed: ListedVersion,
     last: VersionRow,
     difference: StateDifference,
     *,
     thorough: bool,
 ) -> None:
     """Check upstream for the files that the listing lacks: all (``thorough``), or a sample."""
-    header = snapshot.header
+    header = listed.snapshot.header
     elsewhere = _named_paths(header)
     missing = chain(
-        _lost_documents(visit, last, snapshot, difference),
+        _lost_documents(visit, last, listed.snapshot, difference),
         (path for path in difference.missing_paths() if path not in elsewhere),
     )
     requested = list(missing if thorough else islice(missing, _MAX_SAMPLED_PATHS))
-    present = listing.find_present(requested) if requested else []
+    present = listed.listing.find_present(requested) if requested else []
     if present:
         raise UnreliableListingError(
             f"{visit.dataset.name} {header.version.upstream}: {len(present)} of {len(requested)} "

@@ -7,23 +7,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from neuromirror.crawl.plan import Visit
 from neuromirror.crawl.recorder import restore_records
 from neuromirror.crawl.validate import (
-    ComponentResolver,
     SpooledSnapshot,
     StateCommits,
     is_split_component,
     read_listing,
 )
-from neuromirror.index import CrawlIndex, EtagRow, Index, VersionRow
+from neuromirror.index import CrawlIndex, Index, VersionRow
 from neuromirror.model import DatasetRef, Location, SnapshotEntry, VersionKind, VersionRef
 from neuromirror.net import AccessDeniedError, InvalidListingError
 from neuromirror.sources import (
@@ -36,28 +35,17 @@ from neuromirror.sources import (
 from neuromirror.store import Store
 from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
 
-
-def create_workspace(folder: Path) -> Path:
-    """Return a folder for pages that are not resumed; create it if it is missing."""
-    folder.mkdir(exist_ok=True)
-    return folder
+if TYPE_CHECKING:
+    from neuromirror.crawl.components import Resolver
 
 
-def ignore_refusal(url: str) -> bool:
-    """Return False and record nothing.
-
-    It is the ``record_refusal`` of a context that keeps no history of refusals.
-    """
-    return False
-
-
-class StoreVisitContext:
+class StoreVisitContext(Struct, dict=True):
     """The earlier results that a source can look up while it reads one version of a dataset.
 
     It implements :class:`~neuromirror.sources.VisitContext` with the index and the store. For use
     in the thread in which the listing is read, which owns the index connection.
 
-    Parameters
+    Attributes
     ----------
     index
         The index, for contents that earlier visits recorded.
@@ -67,48 +55,38 @@ class StoreVisitContext:
         The memo that the source stored at the last visit of this version; None without one.
     deep
         Whether the source must not rely on the memo.
-    look_up_unindexed
-        Looks up contents that are not in the index.
+    open_unindexed
+        Returns an index of contents that are not in the index.
     record_refusal
-        Records an object that its bucket refuses.
+        Records that a bucket refuses an object; returns whether the refusal is lasting.
     """
 
-    def __init__(
-        self,
-        index: CrawlIndex,
-        open_workspace: Callable[[], Path],
-        memo: bytes | None = None,
-        *,
-        deep: bool = False,
-        look_up_unindexed: Callable[[Sequence[str]], list[EtagRow | None]] | None = None,
-        record_refusal: Callable[[str], bool] = ignore_refusal,
-    ) -> None:
-        self._index = index
-        self._open_workspace = open_workspace
-        self.memo = memo
-        self.deep = deep
-        self._look_up_unindexed = look_up_unindexed
-        self._record_refusal = record_refusal
+    index: CrawlIndex
+    open_workspace: Callable[[], Path]
+    memo: bytes | None = None
+    deep: bool = False
+    open_unindexed: Callable[[], Index | None] = lambda: None
+    record_refusal: Callable[[str], bool] = lambda url: False
 
     @cached_property
     def workspace(self) -> Path:
         """The version's own folder; the first access creates it."""
-        return self._open_workspace()
+        return self.open_workspace()
+
+    @cached_property
+    def _unindexed(self) -> Index | None:
+        return self.open_unindexed()
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the exact location that was last recorded for each plain URL."""
-        return self._index.locations.known(urls)
-
-    def record_refusal(self, url: str) -> bool:
-        """Record that a bucket refuses an object; return whether the refusal is lasting."""
-        return self._record_refusal(url)
+        return self.index.known_locations(urls)
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """Return the known content of each ETag."""
-        found = self._index.files.known_contents(etags)
+        found = self.index.known_contents(etags)
         left = [etag for etag, one in zip(etags, found, strict=True) if one is None]
-        if left and self._look_up_unindexed is not None:
-            more = iter(self._look_up_unindexed(left))
+        if left and self._unindexed is not None:
+            more = iter(self._unindexed.known_contents(left))
             found = [next(more) if one is None else one for one in found]
         return [
             None if one is None else KnownContent(one.size, one.part_size, one.sha256)
@@ -176,64 +154,36 @@ class RefusalHistory:
             self._memos.write(self._id, _MEMO_NAME, StoredMemo("", "", content) if saved else None)
 
 
-class _UnindexedContents:
-    """Looks up contents of a dataset's last state whose files are not in the index (large Zarrs).
+def _index_unindexed(visit: Visit, index: CrawlIndex, stack: ExitStack) -> Index | None:
+    """Return a temporary index of the contents whose files are not in the index (large Zarrs).
 
-    This is a context manager, for use in the thread of the ``index`` connection. The records are
-    read at the first lookup, into a temporary index.
+    They are those of a dataset's last state, and of the Zarrs split from it; a component that
+    upstream names itself has a listing of its own. ``stack`` closes the index.
     """
+    last = index.last_version(visit.dataset.name)
+    if last is None:
+        return None
+    versions = [last]
+    for component in index.subdatasets(last):
+        own = is_split_component(visit.dataset, component.dataset.partition(":")[2])
+        if own and component.label is not None:
+            versions.append(index.resolve(component.dataset, component.commit))
+    versions = [version for version in versions if not version.indexed]
+    if not versions:
+        return None
+    folder = stack.enter_context(visit.store.scratch())
+    files = chain.from_iterable(_multipart_files(visit.store, version) for version in versions)
+    return stack.enter_context(Index.of_contents(folder / "contents.sqlite", files))
 
-    def __init__(self, store: Store, index: CrawlIndex, dataset: DatasetRef) -> None:
-        self._store = store
-        self._index = index
-        self._dataset = dataset
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
-        """Return the known content of each ETag; see :meth:`Index.known_contents`."""
-        found = self._contents_index
-        return [None] * len(etags) if found is None else found.files.known_contents(etags)
-
-    @cached_property
-    def _contents_index(self) -> Index | None:
-        versions = list(self._versions())
-        if not versions:
-            return None
-        folder = self._stack.enter_context(self._store.scratch())
-        files = chain.from_iterable(map(self._files, versions))
-        return self._stack.enter_context(Index.of_contents(folder / "contents.sqlite", files))
-
-    def _versions(self) -> Iterator[VersionRow]:
-        """Yield the last state, and those of the Zarrs split from it, if they are not indexed.
-
-        A component that upstream names itself has a listing of its own.
-        """
-        last = self._index.versions.last(self._dataset.name)
-        if last is None:
-            return
-        if not last.indexed:
-            yield last
-        for component in self._index.versions.subdatasets(last):
-            own = is_split_component(self._dataset, component.dataset.partition(":")[2])
-            if own and component.label is not None:
-                version = self._index.versions.resolve(component.dataset, component.commit)
-                if not version.indexed:
-                    yield version
-
-    def _files(self, version: VersionRow) -> Iterator[SnapshotEntry]:
-        """Yield the files whose ETag alone does not identify the content."""
-        dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
-        restore_records(self._store, dataset, version)
-        for entry in self._store.records(dataset.dataset_id, version.records):
-            record = entry.record
-            if record.part_size is not None or record.digest("sha256") is not None:
-                yield entry
+def _multipart_files(store: Store, version: VersionRow) -> Iterator[SnapshotEntry]:
+    """Yield the files whose ETag alone does not identify the content."""
+    dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
+    restore_records(store, dataset, version)
+    for entry in store.records(dataset.dataset_id, version.records):
+        record = entry.record
+        if record.part_size is not None or record.digest("sha256") is not None:
+            yield entry
 
 
 _PENDING = "pending "
@@ -248,22 +198,33 @@ class ListedVersion(Struct, frozen=True):
     Attributes
     ----------
     listing
-        The listing, read to its end.
-    snapshot
-        The validated listing; None if upstream reports no change since the memo.
+        The listing, read to its end unless it is unchanged.
     scratch
         A folder for the files of the snapshot and of the next steps.
     refusals
         The objects of the version that upstream refuses to return.
+    validated
+        The validated listing; None if it is unchanged since the memo.
     memo
         The listing's own memo, for the next visit.
     """
 
     listing: Listing
-    snapshot: SpooledSnapshot | None
     scratch: Path
     refusals: RefusalHistory
-    memo: bytes | None = None
+    validated: SpooledSnapshot | None
+    memo: bytes | None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether upstream reports no change since the memo, so that there is no snapshot."""
+        return self.validated is None
+
+    @property
+    def snapshot(self) -> SpooledSnapshot:
+        """The validated listing of a version that may have changed."""
+        assert self.validated is not None
+        return self.validated
 
 
 @contextmanager
@@ -274,7 +235,7 @@ def read_version(
     memo: StoredMemo | None,
     refusals: RefusalHistory,
     open_listing: Callable[[VisitContext], Listing],
-    resolver: ComponentResolver | None,
+    resolver: Resolver | None,
 ) -> Iterator[ListedVersion]:
     """Read and validate the listing of a version, unless it is unchanged since ``memo``.
 
@@ -284,16 +245,13 @@ def read_version(
     workspace = Workspace(visit.store.root, visit.dataset.dataset_id, memo_name)
     try:
         with refusals.saving(), visit.store.scratch() as scratch:
-            with (
-                visit.recorder.reader() as index,
-                _UnindexedContents(visit.store, index, visit.dataset) as unindexed,
-            ):
+            with visit.recorder.reader() as index, ExitStack() as stack:
                 context = StoreVisitContext(
                     index,
                     workspace.path,
                     None if memo is None else memo.content,
                     deep=visit.deep and not visit.within,
-                    look_up_unindexed=unindexed.contents,
+                    open_unindexed=partial(_index_unindexed, visit, index, stack),
                     record_refusal=refusals.record,
                 )
                 listing, snapshot = open_listing(context), None
@@ -318,7 +276,7 @@ def read_version(
                 content = listing.memo()
             # the next steps restart with a new listing: kept pages would hide changes
             workspace.remove()
-            yield ListedVersion(listing, snapshot, scratch, refusals, content)
+            yield ListedVersion(listing, scratch, refusals, snapshot, content)
     except (UnreliableListingError, InvalidListingError):
         workspace.remove()
         raise
@@ -341,7 +299,7 @@ def keep_memos(
 ) -> None:
     """Keep what the next visit compares with; without commits, it reads the listing again."""
     pending_items = None
-    if commits is not None and listed.snapshot is not None:
+    if commits is not None:
         pending, content = listed.snapshot.pending_files, listed.memo
         memo = None if content is None else StoredMemo(*commits, content, pending)
         _write(visit, memo_name, memo)

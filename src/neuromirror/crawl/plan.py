@@ -7,7 +7,8 @@ import re
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePath
-from types import TracebackType
+from traceback import walk_tb
+from types import FrameType
 from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct, field
@@ -86,57 +87,16 @@ class DatasetTask(Struct, frozen=True):
     pending_only: bool = False
 
 
-def plan_dataset(
-    hint: DatasetHint,
-    last: LastVisit | None,
-    held: frozenset[str],
-    visit_all_reason: str = "",
-    *,
-    released: frozenset[str] = frozenset(),
-    in_private_store: bool = False,
-) -> DatasetTask:
-    """Decide whether a run visits one dataset, and why.
-
-    Parameters
-    ----------
-    hint
-        The dataset's entry in the archive's overview.
-    last
-        The last visit; None before the first visit.
-    held
-        Names of datasets with an open hold.
-    visit_all_reason
-        Why datasets are visited even if the overview reports no change; empty if they are not.
-    released
-        Names of datasets with a hold that was released and not visited since.
-    in_private_store
-        Whether the private store has the dataset, so that it has to be moved to the public one.
-
-    Returns
-    -------
-    DatasetTask
-        The action and its reason.
-    """
-    action, reason = _choose_action(hint, last, held, visit_all_reason)
-    pending_only = action == "skip" and last is not None and last.pending > 0
-    if pending_only and last is not None:
-        action, reason = "visit", pending_files_text(last.pending)
-    if last is not None and hint.unavailable is None and hint.dataset.name in released:
-        action, reason, pending_only = "visit", RELEASED, False
-    if in_private_store and hint.unavailable is None:
-        action, reason, pending_only = "visit", OPENED, False
-    return DatasetTask(hint, action, reason, last, pending_only)
-
-
-def _choose_action(
-    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], visit_all_reason: str
+def _plan_dataset(
+    hint: DatasetHint, last: LastVisit | None, *, is_held: bool, deep: bool, history: bool
 ) -> tuple[str, str]:
+    """Decide whether a run visits a dataset; return the action and its reason."""
     if hint.unavailable is not None:
         return "unavailable", hint.unavailable
     if last is None:
         return "visit", "new"
-    if visit_all_reason:
-        return "visit", visit_all_reason
+    if deep or history:
+        return "visit", "deep visit" if deep else "looking for earlier states"
     if last.status == "waiting":
         return "visit", "still changing at the last visit"
     if hint.fingerprint is None:
@@ -144,7 +104,7 @@ def _choose_action(
     if last.fingerprint != hint.fingerprint:
         return "visit", "changed upstream"
     if last.status == "held":
-        if hint.dataset.name in held:
+        if is_held:
             return "held", "held for approval; see 'neuromirror holds'"
         return "visit", RELEASED
     if last.status != "full":
@@ -160,25 +120,6 @@ def takedown_message(tombstone: Tombstone) -> str:
 def pending_files_text(count: int) -> str:
     """Return ``1 file without checksum yet`` or ``<count> files without checksum yet``."""
     return f"{'1 file' if count == 1 else f'{count} files'} without checksum yet"
-
-
-def vanished_datasets(
-    hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]
-) -> list[str]:
-    """Return the local ids that were visited before and that the archive no longer lists.
-
-    Parameters
-    ----------
-    hints
-        The entries of the archive's overview, by local id.
-    known
-        The last visits that the index has, by local id.
-    """
-    return sorted(
-        local_id
-        for local_id, last in known.items()
-        if local_id not in hints and last.status != "not_found"
-    )
 
 
 _REQUESTS_PER_DATASET: Final = 10
@@ -324,14 +265,16 @@ def plan(
     request: SyncRequest,
     source: Source,
     index: CrawlIndex | None,
-    visit_all_reason: str = "",
     in_private_store: Container[DatasetRef] = (),
+    *,
+    deep: bool = False,
+    history: bool = False,
 ) -> tuple[list[DatasetTask], list[str]]:
     """Return the tasks of a request, and the local ids that the archive no longer lists.
 
-    ``index`` is None for a store without one. ``visit_all_reason`` is why all datasets are visited
-    even if the overview reports no change, as is each dataset ``in_private_store``, because it has
-    to be moved.
+    ``index`` is None for a store without one. If the run is ``deep``, or looks for the ``history``,
+    all datasets are visited even if the overview reports no change, as is each dataset
+    ``in_private_store``, because it has to be moved.
 
     Raises
     ------
@@ -368,23 +311,27 @@ def plan(
             raise
     if index is not None:
         _check_other_mirrors(index, request.mirror, hints.values())
-    tasks = [
-        DatasetTask(hint, "skip", takedowns[local_id], known.get(local_id))
-        if local_id in takedowns
-        else plan_dataset(
-            hint,
-            known.get(local_id),
-            held,
-            visit_all_reason,
-            released=released,
-            in_private_store=hint.dataset in in_private_store,
-        )
-        for local_id, hint in hints.items()
-    ]
+    tasks: list[DatasetTask] = []
+    for local_id, hint in hints.items():
+        last, name, pending_only = known.get(local_id), hint.dataset.name, False
+        action, reason = _plan_dataset(hint, last, is_held=name in held, deep=deep, history=history)
+        if local_id in takedowns:
+            action, reason = "skip", takedowns[local_id]
+        elif hint.unavailable is None and hint.dataset in in_private_store:
+            action, reason = "visit", OPENED
+        elif hint.unavailable is None and last is not None and name in released:
+            action, reason = "visit", RELEASED
+        elif action == "skip" and last is not None and last.pending:
+            action, reason, pending_only = "visit", pending_files_text(last.pending), True
+        tasks.append(DatasetTask(hint, action, reason, last, pending_only))
     tasks = _refuse_shared_ids(index, request.mirror.name, tasks)
     if request.local_id is not None or index is None:
         return tasks, []
-    vanished_ids = [one for one in vanished_datasets(hints, known) if one not in takedowns]
+    vanished_ids = sorted(
+        local_id
+        for local_id, last in known.items()
+        if last.status != "not_found" and local_id not in hints and local_id not in takedowns
+    )
     if isinstance(source, PartiallyListedSource):
         vanished = [resolve_vanished(source, local_id, index) for local_id in vanished_ids]
         vanished_ids = [
@@ -530,33 +477,27 @@ def describe_unexpected(error: BaseException, plugin: PluginSource | None = None
         The plugin that was in use, which is then named as the origin of the error.
     """
     text = f"unexpected {type(error).__name__}: {error}"
-    innermost = called_from = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        innermost = traceback
-        if plugin is not None and _is_in_plugin(traceback, plugin):
-            called_from = traceback
-        traceback = traceback.tb_next
-    if innermost is not None:
-        text += f" in {_position(innermost)}"
-    if called_from is not None and called_from is not innermost:
-        text += f", called from {_position(called_from)}"
+    positions = [*walk_tb(error.__traceback__)]
+    in_plugin = [
+        (frame, line)
+        for frame, line in positions
+        if plugin is not None
+        and _package(str(frame.f_globals.get("__name__"))) == _package(plugin.module)
+    ]
+    if positions:
+        text += f" in {_position(*positions[-1])}"
+    if in_plugin and in_plugin[-1] != positions[-1]:
+        text += f", called from {_position(*in_plugin[-1])}"
     if plugin is None:
         return redact(f"{text}; please report this")
     source = f"the source {plugin.name!r} of {plugin.module}"
-    if called_from is None:
+    if not in_plugin:
         return redact(f"{text}; check the values that {source} returned")
     return redact(f"{text}; the error is in {source}")
 
 
-def _is_in_plugin(traceback: TracebackType, plugin: PluginSource) -> bool:
-    name = traceback.tb_frame.f_globals.get("__name__", "")
-    return _package(str(name)) == _package(plugin.module)
-
-
-def _position(traceback: TracebackType) -> str:
-    file = PurePath(traceback.tb_frame.f_code.co_filename).name
-    return f"{file}, line {traceback.tb_lineno}"
+def _position(frame: FrameType, line: int) -> str:
+    return f"{PurePath(frame.f_code.co_filename).name}, line {line}"
 
 
 def _package(module: str) -> str:
@@ -737,16 +678,32 @@ class Result(Struct, frozen=True):
 def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
     """Return the result to report for a visit that finished, from its outcome."""
     versions = tuple(outcome.new_labels)
-    notes = ""
+    new = f"new: {', '.join(versions)}"
+    problems = outcome.problems[:_MAX_PROBLEMS]
+    if len(outcome.problems) > _MAX_PROBLEMS:
+        problems.append(f"and {len(outcome.problems) - _MAX_PROBLEMS} more problems")
+    messages = "; ".join([*outcome.incidents, *outcome.hold_messages, *problems])
+    status, visit = "ok" if versions or outcome.new_component_states else "notneeded", "full"
+    if outcome.incidents or (problems and not outcome.hold_messages):
+        status, visit, message = "error", "partial", messages
+    elif outcome.hold_messages:
+        status, visit, message = "impossible", "held", messages
+    elif outcome.waiting_reason:
+        status, visit = "ok" if versions else "notneeded", "waiting"
+        message = (f"{new}; " if versions else "") + outcome.waiting_reason + _notes(outcome)
+    else:
+        message = (new if versions else "nothing new") + _notes(outcome)
+    refused = outcome.refused_count
+    return Result(dataset.name, status, message, visit, versions, refused_count=refused)
+
+
+def _notes(outcome: VisitOutcome) -> str:
+    """Return what else there is to say about a state that was accepted."""
+    notes, states = "", outcome.new_component_states
     if outcome.exception_count:
         notes += f"; {outcome.exception_count} listed upstream but not mirrored"
-    if outcome.new_component_states:
-        states = (
-            "1 new state"
-            if outcome.new_component_states == 1
-            else f"{outcome.new_component_states} new states"
-        )
-        notes += f"; {states} of its Zarrs"
+    if states:
+        notes += f"; {'1 new state' if states == 1 else f'{states} new states'} of its Zarrs"
     writing = len(outcome.unfinished_components)
     if outcome.pending_files > writing:  # an unfinished Zarr has no checksum either
         notes += f"; {pending_files_text(outcome.pending_files - writing)}"
@@ -758,25 +715,7 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
         notes += f"; {outcome.archived_count} in an archive storage class, not readable now"
     if outcome.comparison_scope:
         notes += f"; compared: {outcome.comparison_scope}"
-    problem_lines = outcome.problems[:_MAX_PROBLEMS]
-    if len(outcome.problems) > _MAX_PROBLEMS:
-        problem_lines.append(f"and {len(outcome.problems) - _MAX_PROBLEMS} more problems")
-    problems = "; ".join([*outcome.incidents, *outcome.hold_messages, *problem_lines])
-    if outcome.incidents or (problem_lines and not outcome.hold_messages):
-        return Result(dataset.name, "error", problems, "partial", versions)
-    if outcome.hold_messages:
-        return Result(dataset.name, "impossible", problems, "held", versions)
-    notes += "".join(f"; known incident: {one}" for one in outcome.known_incidents)
-    if outcome.waiting_reason:
-        status = "ok" if versions else "notneeded"
-        new = f"new: {', '.join(versions)}; " if versions else ""
-        message = new + outcome.waiting_reason + notes
-        return Result(dataset.name, status, message, "waiting", versions)
-    if versions:
-        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
-    if outcome.new_component_states:
-        return Result(dataset.name, "ok", f"nothing new{notes}", "full")
-    return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
+    return notes + "".join(f"; known incident: {one}" for one in outcome.known_incidents)
 
 
 def refused_note(count: int) -> str:
@@ -820,12 +759,9 @@ def is_local_fault(error: BaseException) -> bool:
     )
 
 
-def failed_result(
-    dataset: str, error: Exception, message: str, visit: str = "failed", **fields: Any
-) -> Result:
+def failed_result(dataset: str, error: Exception, message: str, visit: str = "failed") -> Result:
     """Return the result of something that failed with an error."""
-    local_fault = is_local_fault(error)
-    return Result(dataset, "error", message, visit, local_fault=local_fault, **fields)
+    return Result(dataset, "error", message, visit, local_fault=is_local_fault(error))
 
 
 def describe_error(error: Exception, store: Store, plugin: PluginSource | None = None) -> str:
@@ -834,26 +770,22 @@ def describe_error(error: Exception, store: Store, plugin: PluginSource | None =
     ``store`` is the store that the message names if its disk is full or a file is not named;
     ``plugin`` is the plugin that the message names if the error is unexpected.
     """
-    description = _describe_fully(error, store, plugin)
-    if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
-        return description
-    return f"{description[:_HEAD_LENGTH]} … {description[-_TAIL_LENGTH:]}"
-
-
-def _describe_fully(error: Exception, store: Store, plugin: PluginSource | None) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
+        text = (
             f"the disk of the store {store.root} is full; free some space and run the sync again "
             "(published versions are intact)"
         )
-    if isinstance(error, OSError):
+    elif isinstance(error, OSError):
         reason = f"{error.strerror}: {error.filename or store.root}"
-        return missing_program_message(error) or reason
-    if isinstance(error, ObjectMissingError):
-        return f"{error}, and repair the store with 'neuromirror repair'"
-    if isinstance(error, NeuromirrorError):
-        return str(error)
-    return describe_unexpected(error, plugin)
+        text = missing_program_message(error) or reason
+    elif isinstance(error, ObjectMissingError):
+        text = f"{error}, and repair the store with 'neuromirror repair'"
+    else:
+        is_known = isinstance(error, NeuromirrorError)
+        text = str(error) if is_known else describe_unexpected(error, plugin)
+    if len(text) <= _HEAD_LENGTH + _TAIL_LENGTH:
+        return text
+    return f"{text[:_HEAD_LENGTH]} … {text[-_TAIL_LENGTH:]}"
 
 
 def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:

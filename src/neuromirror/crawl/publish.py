@@ -1,20 +1,36 @@
-"""Mint a snapshot and publish it: commits, refs, records, journal entry, in a crash-safe order."""
+"""Mint a snapshot and publish it: commits, refs, records, journal entry, in a crash-safe order.
+
+Large Zarrs are split off first, and published as datasets of their own. A Zarr is a folder that
+directly contains a marker object (model.ZARR_MARKERS), whatever its name; a Zarr inside another one
+belongs to the outer one. Depending on the number of its objects it stays inline, becomes a
+subdataset, or one of form ``manifest``, whose chunks are in the canonical manifest and not in git.
+A dataset that is itself a Zarr, or that its source calls one array, stays whole, in the form for
+its size.
+
+The spool is sorted by git path, so a folder's files are contiguous: one pass finds the large
+Zarrs, a second one extracts them. Both keep only the open folders in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from heapq import merge
+from itertools import groupby
 from pathlib import Path
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuromirror.annex import upstream_path
+from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.guards import StateDifference, difference_since
 from neuromirror.crawl.plan import Visit, VisitOutcome
 from neuromirror.crawl.recorder import RefMove, restore_records
-from neuromirror.crawl.split_zarrs import insert_subdatasets, is_subdataset_line, split_zarrs
-from neuromirror.crawl.validate import SpooledSnapshot
+from neuromirror.crawl.validate import RecordSpool, SpooledSnapshot, folder_in
 from neuromirror.git import try_git
 from neuromirror.index import VersionRow, is_indexed
 from neuromirror.mint import (
@@ -23,24 +39,33 @@ from neuromirror.mint import (
     ParentCommits,
     Snapshot,
     UnsuitableBaseError,
+    exceptions_json,
+    inline_components_json,
     mint,
     mint_delta,
 )
 from neuromirror.model import (
+    ZARR_MARKERS,
     AnnexBranchMoved,
+    DatasetFacts,
     DatasetRef,
+    Document,
+    Evidence,
+    FileRecord,
     InlineComponent,
     JournalEntry,
     LinksFound,
+    SnapshotEntry,
     SnapshotHeader,
     Subdataset,
     VersionKind,
     VersionMinted,
+    VersionRef,
     current_timestamp,
+    dump_snapshot_entry,
     line_path,
     load_snapshot_entry,
     metadata_digest,
-    path_to_text,
     state_label,
     time_label,
 )
@@ -71,32 +96,6 @@ _MIN_DELTA_BYTES = 1 << 20
 """Records are stored as a delta if at most one file in eight changed, from a megabyte on."""
 _UPSTREAM_DRAFT = "draft"
 """DANDI's name of its draft."""
-
-
-class PublishedState(Struct, frozen=True):
-    """A state in git.
-
-    Attributes
-    ----------
-    label
-        The label of the version.
-    commit, annex_commit
-        The commits of the state and of the git-annex branch, in hex.
-    state
-        The state digest, ``sha256:<hex>``.
-    files, bytes
-        Number and size of the files.
-    is_new
-        False if the state was there before.
-    """
-
-    label: str
-    commit: str
-    annex_commit: str
-    state: str
-    files: int
-    bytes: int
-    is_new: bool
 
 
 # --- before a visit
@@ -157,28 +156,341 @@ def component_visit(
             component.repository.update_server_info()
 
 
+# --- split large Zarrs off a snapshot
+
+_SUBDATASET_MEMBER = b',"subdataset":['  # only the record lines of links have it
+# characters that an alias must not contain, or that would make it ambiguous
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+,-]|^[.-]|(?<=-)-", re.ASCII)
+_LONGEST_ID = 200
+
+_MARKED_NAMES = tuple(name + end for name in ZARR_MARKERS for end in (b"", b"%_"))
+
+
+def submodule_path(path: bytes) -> bytes:
+    """Return the git path of a submodule: git rejects one that looks like an option."""
+    return b"%2D" + path[1:] if path.startswith(b"-") else path
+
+
+def is_subdataset_line(line: bytes) -> bool:
+    """Return whether a record line is a link to a subdataset."""
+    return _SUBDATASET_MEMBER in line
+
+
+class SplitZarr(Struct, frozen=True):
+    """A Zarr that becomes a dataset of its own.
+
+    Attributes
+    ----------
+    git_path
+        The Zarr's path in the dataset around it.
+    within
+        The local id of that dataset.
+    snapshot
+        The Zarr's files, with paths relative to the Zarr.
+    bytes
+        The total size of these files in bytes.
+    """
+
+    git_path: bytes
+    within: str
+    snapshot: SpooledSnapshot
+    bytes: int
+
+    @property
+    def dataset(self) -> DatasetRef:
+        """The Zarr's own dataset."""
+        return self.snapshot.header.version.dataset
+
+
+def split_zarrs(
+    snapshot: SpooledSnapshot, limits: ZarrLimits, scratch: Path
+) -> tuple[SpooledSnapshot, list[SplitZarr]]:
+    """Move the Zarrs with too many files out of a snapshot; return the rest and these Zarrs.
+
+    In the rest, a subdataset without a state represents each Zarr until :func:`insert_subdatasets`
+    sets its state. Documents and exceptions below a Zarr move with it.
+
+    Parameters
+    ----------
+    snapshot
+        The snapshot.
+    limits
+        The ``[zarr]`` table of the mirror file.
+    scratch
+        A folder for the files of the new snapshots.
+    """
+    documents = snapshot.header.documents
+    if snapshot.files + len(documents) <= min(limits.inline, limits.manifest):
+        return snapshot, []
+    if snapshot.is_single_array:
+        # its documents are in git in either form
+        if snapshot.files + len(documents) <= limits.manifest:
+            return snapshot, []
+        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
+    roots = _large_zarrs(snapshot.spool, documents, min(limits.inline, limits.manifest))
+    if roots and not roots[0].path:
+        if roots[0].objects <= limits.manifest:
+            return snapshot, []
+        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
+    roots = [one for one in roots if one.objects > limits.inline]
+    if not roots:
+        return snapshot, []
+    return _split(snapshot, {one.path: one.objects for one in roots}, limits.manifest, scratch)
+
+
+def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
+    """Return the reference to the dataset that a Zarr becomes when it is split off.
+
+    Its local id is the one of the enclosing dataset and the path, with unsafe bytes escaped as
+    ``=XX``; if that is too long, a UUID replaces the path.
+
+    Parameters
+    ----------
+    around
+        The enclosing dataset.
+    path
+        The Zarr's upstream path in it.
+    """
+    slash = "" if around.source_uri.endswith("/") else "/"
+    uri = f"{around.source_uri}{slash}{quote(path, safe='/-._~+,=@')}/"
+    start = f"{around.local_id}/" if around.local_id else ""
+    named = DatasetRef(around.mirror, start + "/".join(map(_local_name, path.split(b"/"))), uri)
+    if len(named.local_id) <= _LONGEST_ID:
+        return named
+    return DatasetRef(around.mirror, start + named.dataset_id, uri)
+
+
+def _local_name(component: bytes) -> str:
+    if not component:
+        return "=_"
+    return _UNSAFE.sub(lambda found: f"={ord(found.group()):02X}", component.decode("latin-1"))
+
+
+def insert_subdatasets(
+    snapshot: SpooledSnapshot, subdatasets: Mapping[bytes, Subdataset]
+) -> SpooledSnapshot:
+    """Return the snapshot with the states of its subdatasets, by git path.
+
+    Raises
+    ------
+    ValueError
+        For a path from which :func:`split_zarrs` split no Zarr. A Zarr without a given state keeps
+        none, and minting refuses it.
+    """
+    if not subdatasets:
+        return snapshot
+    left = dict(subdatasets)
+    target = RecordSpool(snapshot.spool.path.with_suffix(".linked"))
+    with target.path.open("wb", buffering=1 << 18) as file:
+        for line in snapshot.spool.lines():
+            subdataset = left.pop(line_path(line), None)
+            if subdataset is None:
+                file.write(line + b"\n")
+                continue
+            entry = load_snapshot_entry(line)
+            if entry.subdataset is None:
+                raise ValueError(f"{entry.git_path!r} is a file, not a subdataset")
+            file.write(dump_snapshot_entry(replace(entry, subdataset=subdataset)) + b"\n")
+    if left:
+        raise ValueError(f"no Zarr was split off at {min(left)!r}")
+    return replace(snapshot, spool=target)
+
+
+class _Root(Struct, frozen=True):
+    """The git path of a Zarr, and the number of objects in it."""
+
+    path: bytes
+    objects: int
+
+
+class _Folder:
+    """An open folder during the pass over the sorted paths."""
+
+    __slots__ = ("before", "has_marker", "path")
+
+    def __init__(self, path: bytes, before: int, has_marker: bool) -> None:
+        self.path = path
+        self.before = before
+        self.has_marker = has_marker
+
+
+def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) -> list[_Root]:
+    """Return the outermost Zarrs with more objects than ``limit``, in the order of their files."""
+    marked = {
+        folder
+        for folder, _, name in (one.path.rpartition(b"/") for one in documents)
+        if name in ZARR_MARKERS
+    }
+    found: list[_Root] = []
+    count = 0
+    folders = [_Folder(b"", 0, b"" in marked)]
+
+    def close() -> None:
+        folder = folders.pop()
+        if not folder.has_marker:
+            return
+        start = folder.path + b"/" if folder.path else b""
+        objects = count - folder.before
+        objects += sum(one.path.startswith(start) for one in documents)
+        if objects > limit:
+            # the Zarrs below it are part of it
+            while found and found[-1].path.startswith(start):
+                found.pop()
+            found.append(_Root(folder.path, objects))
+
+    for line in spool.lines():
+        path = line_path(line)
+        end = path.rfind(b"/")
+        folder = path[:end] if end > 0 else b""
+        if folder != folders[-1].path:
+            while folders[-1].path and not path.startswith(folders[-1].path + b"/"):
+                close()
+            at = len(folders[-1].path)
+            while at < len(folder):
+                at = folder.find(b"/", at + 1)
+                at = len(folder) if at < 0 else at
+                folders.append(_Folder(folder[:at], count, folder[:at] in marked))
+        count += 1
+        if path.endswith(_MARKED_NAMES) and not folders[-1].has_marker:
+            record = load_snapshot_entry(line).record
+            folders[-1].has_marker = record.path.rpartition(b"/")[2] in ZARR_MARKERS
+    while folders:
+        close()
+    return found
+
+
+def _split(
+    snapshot: SpooledSnapshot, roots: Mapping[bytes, int], most_in_git: int, scratch: Path
+) -> tuple[SpooledSnapshot, list[SplitZarr]]:
+    """Split a snapshot at the Zarrs in ``roots``, which have so many objects."""
+    header, zarrs = snapshot.header, list[SplitZarr]()
+    spool = RecordSpool(scratch / "rest.jsonl")
+    with spool.path.open("wb", buffering=1 << 18) as file:
+        by_root = groupby(snapshot.spool.lines(), lambda line: folder_in(line_path(line), roots))
+        for root, lines in by_root:
+            if root is None:
+                file.writelines(line + b"\n" for line in lines)
+            else:
+                form = "manifest" if roots[root] > most_in_git else "files"
+                path = scratch / f"zarr-{len(zarrs)}.jsonl"
+                zarrs.append(_extract_zarr(snapshot, root, form, lines, path))
+    links = sorted(map(_unresolved_link, zarrs), key=lambda link: link.git_path)
+    whole = RecordSpool(scratch / "without-zarrs.jsonl")
+    with whole.path.open("wb", buffering=1 << 18) as file:
+        for line in merge(spool.lines(), map(dump_snapshot_entry, links), key=line_path):
+            file.write(line + b"\n")
+    spool.path.unlink()
+    upstream_roots = {upstream_path(root) for root in roots}
+    documents = [one for one in header.documents if folder_in(one.path, roots) is None]
+    exceptions = [one for one in header.exceptions if folder_in(one.path, upstream_roots) is None]
+    inner = [zarr.snapshot for zarr in zarrs]
+    rest = replace(
+        snapshot,
+        header=replace(header, documents=tuple(documents), exceptions=tuple(exceptions)),
+        spool=whole,
+        files=snapshot.files - sum(one.files for one in inner),
+        pending_files=snapshot.pending_files - sum(one.pending_files for one in inner),
+    )
+    return rest, zarrs
+
+
+def _extract_zarr(
+    snapshot: SpooledSnapshot, root: bytes, form: str, lines: Iterable[bytes], path: Path
+) -> SplitZarr:
+    """Write the files of a Zarr, with their paths in it; return it as a state of its own dataset.
+
+    The state depends only on the Zarr's content, not on the files around it.
+    """
+    around, upstream = snapshot.header, upstream_path(root)
+    start, upstream_start = root + b"/", upstream + b"/"
+    documents = [
+        replace(one, path=one.path[len(start) :])
+        for one in around.documents
+        if one.path.startswith(start)
+    ]
+    exceptions = [
+        replace(one, path=one.path[len(upstream_start) :])
+        for one in around.exceptions
+        if one.path.startswith(upstream_start)
+    ]
+    files = size = pending = 0
+    newest: datetime | None = max(filter(None, (one.modified for one in documents)), default=None)
+    with path.open("wb", buffering=1 << 18) as file:
+        for line in lines:
+            entry = load_snapshot_entry(line)
+            record = entry.record
+            if not record.path.startswith(upstream_start):
+                raise ValueError(f"{record.path!r} is not below {upstream!r}")
+            files += 1
+            size += record.size or 0
+            pending += record.evidence is not Evidence.SHA256
+            if record.modified is not None and (newest is None or record.modified > newest):
+                newest = record.modified
+            record = replace(record, path=record.path[len(upstream_start) :])
+            inner = SnapshotEntry(entry.git_path[len(start) :], entry.key, record)
+            file.write(dump_snapshot_entry(inner) + b"\n")
+    dataset, time = around.version.dataset, newest or around.version.time
+    own, observed = zarr_ref(dataset, upstream), VersionKind.OBSERVED
+    header = SnapshotHeader(
+        version=VersionRef(own, around.version.upstream, observed, time),
+        facts=DatasetFacts(title=root.decode()),
+        documents=tuple(documents),
+        exceptions=tuple(exceptions),
+        newest=newest,
+        web_remotes=around.web_remotes,
+        special_remotes=around.special_remotes,
+        unversioned=around.unversioned,
+        form=form,
+    )
+    state = replace(
+        snapshot,
+        header=header,
+        spool=RecordSpool(path),
+        files=files,
+        pending_files=pending if snapshot.pending_files else 0,
+    )
+    return SplitZarr(submodule_path(root), dataset.local_id, state, size)
+
+
+def _unresolved_link(zarr: SplitZarr) -> SnapshotEntry:
+    """Return a placeholder for a Zarr: a subdataset without a state."""
+    path, dataset, snapshot = zarr.git_path, zarr.dataset, zarr.snapshot
+    return SnapshotEntry(
+        path,
+        "",
+        FileRecord(upstream_path(path), None, modified=snapshot.header.newest),
+        Subdataset(dataset.dataset_id, dataset.local_id, "", "", snapshot.files, zarr.bytes),
+    )
+
+
 # --- states with large Zarrs
+
+
+def _zarr_visits(
+    visit: Visit, zarrs: Iterable[SplitZarr], scratch: Path
+) -> Iterator[tuple[SplitZarr, Visit, Path]]:
+    """Yield each Zarr with its visit, under its lock, and a folder of its own."""
+    for number, zarr in enumerate(zarrs):
+        own = scratch / f"component-{number}"
+        own.mkdir()
+        with component_visit(visit, zarr.dataset, zarr.within) as component:
+            catch_up(component)
+            yield zarr, component, own
 
 
 def publish_state(
     visit: Visit, snapshot: SpooledSnapshot, branch: str, scratch: Path, label: str | None = None
-) -> PublishedState:
+) -> tuple[MintResult, bool]:
     """Publish the large Zarrs of a state, each as a dataset, then the state with links to them.
 
-    What is already published is not written again. For the parameters see :func:`publish`.
+    What is already published is not written again. See :func:`publish`.
     """
     rest, zarrs = split_zarrs(snapshot, visit.settings.zarr, scratch)
     links: dict[bytes, Subdataset] = {}
-    for number, zarr in enumerate(zarrs):
-        with component_visit(visit, zarr.dataset, zarr.within) as component:
-            catch_up(component)
-            own = scratch / f"component-{number}"
-            own.mkdir()
-            made = publish(component, zarr.snapshot, MAIN_BRANCH, own)
-        dataset, files = zarr.dataset, zarr.snapshot.files
-        links[zarr.git_path] = Subdataset(
-            dataset.dataset_id, dataset.local_id, made.commit, made.state, files, zarr.bytes
-        )
+    for zarr, component, own in _zarr_visits(visit, zarrs, scratch):
+        minted, _ = publish(component, zarr.snapshot, MAIN_BRANCH, own)
+        names = zarr.dataset.dataset_id, zarr.dataset.local_id, minted.commit, minted.state
+        links[zarr.git_path] = Subdataset(*names, zarr.snapshot.files, zarr.bytes)
     return publish(visit, insert_subdatasets(rest, links), branch, scratch, label)
 
 
@@ -187,25 +499,18 @@ def renew_state(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratc
 
     That includes the files of its large Zarrs. No version is created.
     """
-    links = {
-        line_path(line): load_snapshot_entry(line).subdataset
-        for line in visit.store.record_lines(visit.dataset.dataset_id, row.records)
-        if is_subdataset_line(line)
-    }
     rest, zarrs = split_zarrs(snapshot, visit.settings.zarr, scratch)
-    states: dict[bytes, Subdataset] = {}
-    for number, zarr in enumerate(zarrs):
-        link = links[zarr.git_path]
-        assert link is not None
-        states[zarr.git_path] = link
-        with component_visit(visit, zarr.dataset, zarr.within) as component:
-            catch_up(component)
-            own = scratch / f"component-{number}"
-            own.mkdir()
-            for version in component.versions():
-                if version.commit == link.commit:
-                    _renew(component, version, zarr.snapshot, own)
-    _renew(visit, row, insert_subdatasets(rest, states), scratch)
+    links: dict[bytes, Subdataset] = {}
+    for line in visit.store.record_lines(visit.dataset.dataset_id, row.records):
+        subdataset = load_snapshot_entry(line).subdataset if is_subdataset_line(line) else None
+        if subdataset is not None:
+            links[line_path(line)] = subdataset
+    for zarr, component, own in _zarr_visits(visit, zarrs, scratch):
+        for version in component.versions():
+            if version.commit == links[zarr.git_path].commit:
+                _renew(component, version, zarr.snapshot, own)
+    own_links = {zarr.git_path: links[zarr.git_path] for zarr in zarrs}
+    _renew(visit, row, insert_subdatasets(rest, own_links), scratch)
 
 
 # --- mint and publish
@@ -213,15 +518,17 @@ def renew_state(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratc
 
 def publish(
     visit: Visit, snapshot: SpooledSnapshot, branch: str, scratch: Path, label: str | None = None
-) -> PublishedState:
+) -> tuple[MintResult, bool]:
     """Mint a state on ``branch`` and publish it, unless it is there already.
 
     If the process is killed, the repository has the old state or the new one. The commits of a
     component have no parents: a link must follow from the component's state alone, and not from
     its earlier states. ``label`` is upstream's name of the version; without one, the label is the
     time of the state, or derived from its digest if upstream has no times.
+
+    Returns the objects and the label of the version, and whether it is new.
     """
-    repository, recorder = visit.repository, visit.recorder
+    repository = visit.repository
     repository.create()
     refs, versions = repository.refs(), visit.versions()
     last = refs.get(branch)
@@ -262,19 +569,8 @@ def publish(
             records = minted.commit if known is None else renewed or known.records
             name = minted.commit if is_new else minted.annex_commit
             _store_input(visit, name, snapshot, parents, minted, records)
-        for pack in minted.packs:
-            repository.add_pack(pack)
-        move = RefMove({name: refs.get(name) for name in new_refs}, new_refs)
-        recorder.publish(visit.dataset, move, entry)
-    return PublishedState(
-        label=minted.label if known is None else known.label,
-        commit=minted.commit,
-        annex_commit=minted.annex_commit,
-        state=minted.state,
-        files=minted.files,
-        bytes=minted.bytes,
-        is_new=is_new,
-    )
+        _move_refs(visit, minted, refs, new_refs, entry)
+    return (minted if known is None else replace(minted, label=known.label)), is_new
 
 
 def _renew(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> None:
@@ -286,7 +582,8 @@ def _renew(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Pa
     difference = difference_since(visit, row, snapshot, scratch)
     if not difference.count:
         return
-    annex = repository.refs().get(ANNEX_BRANCH)
+    refs = repository.refs()
+    annex = refs.get(ANNEX_BRANCH)
     parent: str | None = row.commit
     if row.kind != VersionKind.OBSERVED.value:
         shown = try_git(repository.path, "rev-parse", "--verify", "--quiet", f"{row.commit}^")
@@ -300,10 +597,22 @@ def _renew(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Pa
     if minted.annex_commit != annex:
         name = minted.annex_commit
         _store_input(visit, name, snapshot, parents, minted, records or row.records)
+    entry = _moved_entry(visit, minted, records)
+    _move_refs(visit, minted, refs, {ANNEX_BRANCH: minted.annex_commit}, entry)
+
+
+def _move_refs(
+    visit: Visit,
+    minted: MintResult,
+    refs: dict[str, str],
+    new_refs: dict[str, str],
+    entry: JournalEntry,
+) -> None:
+    """Add the objects to the repository, then move all refs at once and record that."""
     for pack in minted.packs:
-        repository.add_pack(pack)
-    move = RefMove({ANNEX_BRANCH: annex}, {ANNEX_BRANCH: minted.annex_commit})
-    visit.recorder.publish(visit.dataset, move, _moved_entry(visit, minted, records))
+        visit.repository.add_pack(pack)
+    move = RefMove({name: refs.get(name) for name in new_refs}, new_refs)
+    visit.recorder.publish(visit.dataset, move, entry)
 
 
 def _delta_base(
@@ -477,15 +786,7 @@ def _version_entry(
         time=None if time is None else time.astimezone(UTC).isoformat(timespec="seconds"),
         files=minted.files,
         bytes=minted.bytes,
-        exceptions=[
-            {
-                "path": path_to_text(one.path),
-                "reason": one.reason,
-                "detail": one.detail,
-                "size": one.size,
-            }
-            for one in header.exceptions
-        ],
+        exceptions=exceptions_json(header),
         evidence=dict(sorted(minted.evidence.items())),
         title=facts.title,
         license=list(facts.license),
@@ -498,16 +799,7 @@ def _version_entry(
         form=header.form,
         manifest_only_files=minted.manifest_only.files,
         manifest_only_bytes=minted.manifest_only.bytes,
-        inline=[
-            {
-                "path": path_to_text(one.path),
-                "source": one.source_uri,
-                "checksum": one.checksum,
-                "files": one.files,
-                "bytes": one.bytes,
-            }
-            for one in header.inline
-        ],
+        inline=inline_components_json(header),
         in_subdatasets=minted.in_subdatasets.files,
     )
     return _version_in(visit, entry)

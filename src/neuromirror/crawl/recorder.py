@@ -7,9 +7,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -39,10 +40,12 @@ from neuromirror.model import (
     TaskFailed,
     TaskRecovered,
     VersionMinted,
+    VisitEnded,
     current_timestamp,
+    dump_traffic,
     name_from_alias,
 )
-from neuromirror.net import redact
+from neuromirror.net import TrafficCounter, redact
 from neuromirror.store import (
     HousekeepingResult,
     Store,
@@ -445,6 +448,33 @@ def open_recorder(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
         recorder.close()
 
 
+def ended_visit(
+    dataset: DatasetRef,
+    started: str,
+    status: str,
+    message: str,
+    traffic: TrafficCounter | None = None,
+    title: str = "",
+    fingerprint: str = "",
+    pending: int = 0,
+) -> VisitEnded:
+    """Return the journal entry of a visit that ends now."""
+    return VisitEnded(
+        visit=f"{started}-{dataset.dataset_id[:8]}",
+        mirror=dataset.mirror,
+        local_id=dataset.local_id,
+        source_uri=dataset.source_uri,
+        title=title,
+        started=started,
+        ended=current_timestamp(),
+        status=status,
+        fingerprint=fingerprint,
+        pending=pending,
+        message=message,
+        traffic=dump_traffic({} if traffic is None else traffic.hosts()),
+    )
+
+
 LIST: Final = "list"
 """Reading a mirror's list, or the overview of one dataset that was never visited."""
 PROBE: Final = "probe"
@@ -469,14 +499,13 @@ TOP_ALIAS: Final = "neuromirror"
 """The alias of the superdataset above those of all mirrors."""
 
 
-class FailureLog:
+class FailureLog(Struct, frozen=True):
     """Records which tasks fail and which failed tasks succeed again; thread-safe.
 
     A failure that is already recorded with the same message is not recorded again.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    recorder: Recorder
 
     def record_failure(self, task: str, message: str, name: str = "") -> None:
         """Record that a task failed.
@@ -492,7 +521,7 @@ class FailureLog:
         """
         known = self.open_failures(task, name)
         if all(one.message != message for one in known):
-            self._recorder.record(TaskFailed(task, *_split(name), message, current_timestamp()))
+            self.recorder.record(TaskFailed(task, *_split(name), message, current_timestamp()))
 
     def record_success(self, task: str, name: str = "", *, with_datasets: bool = False) -> None:
         """Record that a task succeeded, if it failed before.
@@ -507,7 +536,7 @@ class FailureLog:
             Whether the success of a mirror's task also counts for each of its datasets.
         """
         for one in self.open_failures(task, name, with_datasets=with_datasets):
-            self._recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
+            self.recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
 
     def open_failures(
         self, task: str, name: str = "", *, with_datasets: bool = False
@@ -529,47 +558,17 @@ class FailureLog:
             The failures without a later success.
         """
         mirror, _ = _split(name)
-        found = self._recorder.ask(lambda index: index.crawl.failed_tasks(task, mirror))
+        found = self.recorder.ask(lambda index: index.failed_tasks(task, mirror))
         if with_datasets and name == mirror:
             return found
         return [one for one in found if _name(one) == name]
 
-    def forget_others(self, mirrors: Collection[str]) -> None:
-        """Forget the failures of other mirrors, which have no mirror file.
-
-        Parameters
-        ----------
-        mirrors
-            The names of the mirrors whose failures are kept.
-        """
-        self._forget(lambda one: bool(one.mirror) and one.mirror not in mirrors)
-
-    def forget_mirror(self, mirror: str) -> None:
-        """Forget the failures of a mirror whose file was removed.
-
-        Parameters
-        ----------
-        mirror
-            The name of the mirror.
-        """
-        self._forget(lambda one: one.mirror == mirror)
-
-    def forget(self, tasks: Collection[str]) -> None:
-        """Forget the failures of tasks that are no longer run.
-
-        Parameters
-        ----------
-        tasks
-            The names of the tasks.
-        """
-        self._forget(lambda one: one.task in tasks)
-
-    def _forget(self, is_over: Callable[[FailureRow], bool]) -> None:
-        for one in self._recorder.ask(lambda index: index.crawl.failed_tasks()):
-            if is_over(one):
-                self._recorder.record(
-                    TaskRecovered(one.task, *_split(_name(one)), current_timestamp())
-                )
+    def forget(self, is_obsolete: Callable[[FailureRow], bool]) -> None:
+        """Forget the failures of tasks that no longer run, or of mirrors without a mirror file."""
+        for row in self.recorder.ask(lambda index: index.failed_tasks()):
+            if is_obsolete(row):
+                recovered = TaskRecovered(row.task, *_split(_name(row)), current_timestamp())
+                self.recorder.record(recovered)
 
     @contextmanager
     def watch(self, task: str, name: str = "") -> Iterator[None]:
@@ -615,8 +614,6 @@ def _split(name: str) -> tuple[str, str]:
 LEASE_SECONDS = 60.0
 """Lifetime of a lease without renewal."""
 
-_RENEW_SECONDS = LEASE_SECONDS / 3
-
 
 class VisitSkippedError(NeuromirrorError):
     """The dataset must not be visited now; not a failure, and nothing is recorded."""
@@ -641,73 +638,47 @@ def lease_owner(what: str) -> str:
     return f"{what} on {socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(3)})"
 
 
-class LeaseManager:
-    """Claims the lease of each dataset that a run outside of the service visits, and renews it.
+Claim = Callable[[DatasetRef], AbstractContextManager[None]]
+"""Keeps other processes away from a dataset during a block.
 
-    So ``neuromirror sync`` and a service on the same store never visit one dataset at the same
-    time.
-
-    Parameters
-    ----------
-    schedule
-        The schedule, which has the leases.
-    owner
-        The name of the run, from :func:`lease_owner`.
-    clock
-        Returns POSIX seconds.
-    """
-
-    def __init__(
-        self, schedule: Schedule, owner: str, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._schedule = schedule
-        self._owner = owner
-        self._clock = clock
-
-    @contextmanager
-    def claim(self, dataset: DatasetRef) -> Iterator[None]:
-        """Hold the dataset's lease during the block.
-
-        Raises
-        ------
-        VisitSkippedError
-            If another owner, named in the message, holds the lease.
-        """
-        name, clock = dataset.name, self._clock
-        token = self._schedule.leases.claim(name, self._owner, clock(), LEASE_SECONDS)
-        if token is None:
-            other = self._schedule.leases.find(name, clock())
-            by = "another run" if other is None else other.owner
-            raise VisitSkippedError(f"is being visited by {by}")
-        stopped = threading.Event()
-
-        def renew() -> None:
-            while not stopped.wait(_RENEW_SECONDS):
-                self._schedule.leases.renew([(name, token)], clock(), LEASE_SECONDS)
-
-        renewing = threading.Thread(target=renew, name=f"lease {name}", daemon=True)
-        renewing.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            renewing.join()
-            self._schedule.leases.release(name, token)
+Raises VisitSkippedError, with the name of the other owner, if another process has the dataset.
+"""
 
 
 @contextmanager
-def open_lease_manager(path: Path, what: str) -> Iterator[LeaseManager | None]:
-    """Yield a lease manager for a store's schedule; None if no service ever ran on the store.
+def open_leases(path: Path, what: str) -> Iterator[Claim | None]:
+    """Yield the function that claims and renews the lease of a dataset that a run visits.
 
-    Parameters
-    ----------
-    path
-        The file of the schedule.
-    what
-        The purpose of the run, for messages to others, such as ``sync``.
+    So ``neuromirror sync`` and a service on the same store never visit one dataset at the same
+    time. None if no service ever ran on the store. ``path`` is the file of the schedule, and
+    ``what`` the purpose of the run, for messages to others, such as ``sync``.
     """
     if not path.exists():
         yield None
         return
     with Schedule.open(path) as schedule:
-        yield LeaseManager(schedule, lease_owner(what))
+        yield partial(_claim_lease, schedule, lease_owner(what))
+
+
+@contextmanager
+def _claim_lease(schedule: Schedule, owner: str, dataset: DatasetRef) -> Iterator[None]:
+    name, leases = dataset.name, schedule.leases
+    token = leases.claim(name, owner, time.time(), LEASE_SECONDS)
+    if token is None:
+        other = leases.find(name, time.time())
+        by = "another run" if other is None else other.owner
+        raise VisitSkippedError(f"is being visited by {by}")
+    stopped = threading.Event()
+
+    def renew() -> None:
+        while not stopped.wait(LEASE_SECONDS / 3):
+            leases.renew([(name, token)], time.time(), LEASE_SECONDS)
+
+    renewing = threading.Thread(target=renew, name=f"lease {name}", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        renewing.join()
+        leases.release(name, token)

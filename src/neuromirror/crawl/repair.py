@@ -12,7 +12,12 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from neuromirror.crawl.recorder import open_recorder, rebuild_index, restore_records
+from neuromirror.crawl.recorder import (
+    ended_visit,
+    open_recorder,
+    rebuild_index,
+    restore_records,
+)
 from neuromirror.git import ObjectMissingError, try_git
 from neuromirror.index.backup import integrity_errors
 from neuromirror.model import (
@@ -22,7 +27,6 @@ from neuromirror.model import (
     JournalEntry,
     NeuromirrorError,
     VersionMinted,
-    VisitEnded,
     count_of,
     current_timestamp,
     load_entry,
@@ -196,43 +200,45 @@ def _repositories(store: Store, aliases: Collection[str] | None) -> Iterator[_Re
             )
 
 
-class _RepositoryRepair:
+class _RepositoryRepair(Struct):
     """The repair of one repository, with the records of its dataset."""
 
-    def __init__(
-        self,
-        store: Store,
-        alias: str,
-        repository: Repository,
-        entries: Entries,
-        log: SuperdatasetLog | None,
-    ) -> None:
-        self._store, self.alias, self._repository = store, alias, repository
-        self._entries, self._log = entries, log
-        self._at = current_timestamp()
-        self._id = repository.path.parent.name + repository.path.name
-        self._folder: Path | None = None
-        self.name = dataset_ref_of(entries[0]).name if entries else alias
+    store: Store
+    alias: str
+    repository: Repository
+    entries: Entries
+    log: SuperdatasetLog | None
+    at: str = field(default_factory=current_timestamp)
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset, or the alias."""
+        return dataset_ref_of(self.entries[0]).name if self.entries else self.alias
+
+    @property
+    def _id(self) -> str:
+        return self.repository.path.parent.name + self.repository.path.name
 
     @property
     def _quarantine(self) -> Path:
-        if self._folder is None:
-            self._folder = new_quarantine(self._store, self.alias, self._at)
-        return self._folder
+        if self.folder is None:
+            self.folder = new_quarantine(self.store, self.alias, self.at)
+        return self.folder
 
     def repair(self, *, dry_run: bool) -> RepairResult:
         with ExitStack() as stack:
             if not dry_run:
-                stack.enter_context(self._store.lock(self._id, self.name, _WAIT))
+                stack.enter_context(self.store.lock(self._id, self.name, _WAIT))
             return self._repair(dry_run=dry_run)
 
     def _repair(self, *, dry_run: bool) -> RepairResult:
-        repository, messages = self._repository, []
-        if self._log is None and (log := log_path(self._store, self.alias)).exists():
+        repository, messages = self.repository, []
+        if self.log is None and (log := log_path(self.store, self.alias)).exists():
             messages.append("log of the superdataset")
             if not dry_run:
                 move(log, self._quarantine / log.name)
-        if not self._entries and self._log is None and not repository.exists():
+        if not self.entries and self.log is None and not repository.exists():
             return RepairResult(self.name, "notneeded", "nothing that the journal lists")
         if files := broken_files(repository.path):
             messages.append(f"files of git: {', '.join(files)}")
@@ -245,81 +251,80 @@ class _RepositoryRepair:
             for lock in locks:
                 lock.unlink(missing_ok=True)
         elif files:
-            return self._dry_result(messages)  # git cannot read the rest
+            return self._result(messages, None, dry_run=True)  # git cannot read the rest
         foreign: set[str] = set()
         with suppress(StoreDamagedError):  # lost commits are minted again below
-            damage = find_damage(repository, self._entries)
+            damage = find_damage(repository, self.entries)
             foreign = {one.commit for one in damage.versions} | damage.history.foreign_commits
-        own = [one for one in self._entries if not {one.commit, one.annex_commit} & foreign]
+        own = [one for one in self.entries if not {one.commit, one.annex_commit} & foreign]
         messages += self._repair_records(own, dry_run=dry_run)
-        logged = [] if self._log is None else [one.commit for one in self._log.commits]
+        logged = [] if self.log is None else [one.commit for one in self.log.commits]
         needed = {*logged[-1:]}
         needed |= {one.commit for one in own if isinstance(one, VersionMinted)}
         needed |= {one.annex_commit for one in own}
         if message := self._repair_objects(needed, dry_run=dry_run):
             messages.append(message)
-        damage = find_damage(repository, self._entries, logged)
+        damage = find_damage(repository, self.entries, logged)
         messages += damage.messages()
         if not repository.is_server_info_current():
             messages.append("files for clients of plain HTTP")
         if self._id != self._linked_id():
             messages.append("alias")
-        refs: list[dict[str, str | None]] = [
-            {"name": one.name, "actual": one.found, "expected": one.expected} for one in damage.refs
-        ]
-        labels = [one.label for one in damage.versions]
         if not messages:
             return RepairResult(self.name, "notneeded", "nothing to repair")
         if dry_run:
-            return self._dry_result(messages, refs, labels)
+            return self._result(messages, damage, dry_run=True)
         if damage.refs or damage.versions or damage.annex_files:
             self._quarantine_and_restore(damage)
         protect(repository.path)
         repository.update_server_info()
-        self._store.link_alias(self.alias, self._id)
-        if self._entries:
-            self._store.append_entries(*self._journal_entries(messages, damage))
-        message = f"repaired: {'; '.join(messages)}"
-        folder = "" if self._folder is None else str(self._folder)
-        if folder:
-            message += f"; kept in {folder}"
-        return RepairResult(self.name, "ok", message, refs, labels, folder)
+        self.store.link_alias(self.alias, self._id)
+        if self.entries:
+            self.store.append_entries(*self._journal_entries(messages, damage))
+        return self._result(messages, damage, dry_run=False)
 
     def _linked_id(self) -> str:
-        path = (self._store.root / "alias" / self.alias).resolve()
+        path = (self.store.root / "alias" / self.alias).resolve()
         return path.parent.name + path.name
 
-    def _dry_result(
-        self,
-        messages: list[str],
-        refs: list[dict[str, str | None]] | None = None,
-        labels: list[str] | None = None,
+    def _result(
+        self, messages: list[str], damage: RepositoryDamage | None, *, dry_run: bool
     ) -> RepairResult:
-        message = f"would be repaired: {'; '.join(messages)}"
-        return RepairResult(self.name, "ok", message, refs or [], labels or [])
+        message = f"{'would be repaired' if dry_run else 'repaired'}: {'; '.join(messages)}"
+        folder = "" if self.folder is None else str(self.folder)
+        message += f"; kept in {folder}" if folder else ""
+        refs: list[dict[str, str | None]] = []
+        labels: list[str] = []
+        if damage is not None:
+            labels = [version.label for version in damage.versions]
+            refs = [
+                {"name": ref.name, "actual": ref.found, "expected": ref.expected}
+                for ref in damage.refs
+            ]
+        return RepairResult(self.name, "ok", message, refs, labels, folder)
 
     # --- objects
 
     def _repair_objects(self, needed: set[str], *, dry_run: bool) -> str:
         """Mint missing and damaged commits again; return what was done."""
-        repository = self._repository
+        repository = self.repository
         checked = try_git(repository.path, "fsck", "--full", "--no-dangling", "--no-progress")
         is_complete = are_connected(repository.path, needed)
         if is_complete and not checked.returncode:
             return ""
         if dry_run:
             return "lost or damaged git objects"
-        with self._store.scratch() as scratch:
+        with self.store.scratch() as scratch:
             work = Repository(scratch / "repository")
             work.create()
             damaged = borrow_intact_objects(repository.path, work.path)
             if not damaged and is_complete:
                 return ""  # git rejects foreign objects
-            if self._log is not None:
-                commits = self._log.commits
-                minted = remint_commits_of_log(self._store, self.alias, work, commits)
+            if self.log is not None:
+                commits = self.log.commits
+                minted = remint_commits_of_log(self.store, self.alias, work, commits)
             else:
-                minted = remint_dataset(self._store, self._id, work, needed, scratch)
+                minted = remint_dataset(self.store, self._id, work, needed, scratch)
             if minted.lost:
                 raise StoreDamagedError(_LOST.format(lost="; ".join(minted.lost), name=self.name))
             folder = self._quarantine if damaged else repository.path
@@ -366,28 +371,28 @@ class _RepositoryRepair:
 
     def _repair_records_of(self, version: VersionMinted, name: str, *, dry_run: bool) -> bool:
         try:
-            check_records(self._store, self._id, name, version.state, version.files)
+            check_records(self.store, self._id, name, version.state, version.files)
         except StoreDamagedError:
             if dry_run:
                 return True
         else:
             return False
         dataset = dataset_ref_of(version)
-        for path in self._store.record_files(self._id, name):
+        for path in self.store.record_files(self._id, name):
             move(path, self._quarantine / path.name)
-        restore_records(self._store, dataset, version, name)
-        check_records(self._store, self._id, name, version.state, version.files)
+        restore_records(self.store, dataset, version, name)
+        check_records(self.store, self._id, name, version.state, version.files)
         return True
 
     def _repair_manifest(self, version: VersionMinted, *, dry_run: bool) -> bool:
-        path = self._store.manifest_path(version.state)
+        path = self.store.manifest_path(version.state)
         with suppress(StoreDamagedError):
             check_manifest(path)
             return False
         if not dry_run:
             if path.exists():
                 move(path, self._quarantine / path.name)
-            write_manifest(self._store, self._id, version.commit, version.state)
+            write_manifest(self.store, self._id, version.commit, version.state)
         return True
 
     def _repair_input(
@@ -399,19 +404,19 @@ class _RepositoryRepair:
         dry_run: bool,
     ) -> list[str]:
         name = version.commit if moved is None else moved.annex_commit
-        path = self._store.mint_input_path(self._id, name)
+        path = self.store.mint_input_path(self._id, name)
         try:
-            read_mint_input(self._store, self._id, name)
+            read_mint_input(self.store, self._id, name)
         except StoreDamagedError as error:
             if dry_run:
                 return [f"input {path.name}"]
-            with self._store.scratch() as scratch:
+            with self.store.scratch() as scratch:
                 work = Repository(scratch / "repository")
                 work.create()
-                borrow_intact_objects(self._repository.path, work.path)
+                borrow_intact_objects(self.repository.path, work.path)
                 try:
-                    mint_input = input_from_git(self._store, work, version, moved)
-                    wrong = mint_again(self._store, self._id, mint_input, work, scratch)
+                    mint_input = input_from_git(self.store, work, version, moved)
+                    wrong = mint_again(self.store, self._id, mint_input, work, scratch)
                 except (ObjectMissingError, ValueError, KeyError) as reason:
                     wrong = str(reason)
             if wrong:
@@ -419,7 +424,7 @@ class _RepositoryRepair:
                 return []
             if path.exists():
                 move(path, self._quarantine / path.name)
-            write_mint_input(self._store, self._id, mint_input, None)
+            write_mint_input(self.store, self._id, mint_input, None)
             return [f"input {path.name}"]
         return []
 
@@ -427,8 +432,8 @@ class _RepositoryRepair:
 
     def _quarantine_and_restore(self, damage: RepositoryDamage) -> None:
         """Quarantine what is foreign and restore the refs; the caller holds the dataset's lock."""
-        repository, folder = self._repository, self._quarantine
-        quarantine_foreign_refs(folder, repository, damage.refs, damage.history, self._at)
+        repository, folder = self.repository, self._quarantine
+        quarantine_foreign_refs(folder, repository, damage.refs, damage.history, self.at)
         if damage.annex_files:
             quarantine_annex_files(repository, folder)
         if damage.versions:
@@ -442,31 +447,20 @@ class _RepositoryRepair:
                 same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
                 return same and bool(ids & foreign)
 
-            lines = self._store.drop_entries(is_foreign)
+            lines = self.store.drop_entries(is_foreign)
             (folder / "journal.jsonl").write_bytes(b"".join(lines))
         if damage.refs:
             restore_refs(repository, damage.refs)
 
     def _journal_entries(self, messages: list[str], damage: RepositoryDamage) -> list[JournalEntry]:
         """Return the journal entries of a repair: an event, and a visit to be repeated."""
-        dataset: DatasetRef = dataset_ref_of(self._entries[0])
+        dataset: DatasetRef = dataset_ref_of(self.entries[0])
         message = f"{dataset.name} was repaired: {'; '.join(messages)}"
         refs = {one.name: one.found for one in damage.refs}
-        visit = VisitEnded(
-            visit=f"{self._at}-{dataset.dataset_id[:8]}",
-            mirror=dataset.mirror,
-            local_id=dataset.local_id,
-            source_uri=dataset.source_uri,
-            title="",
-            started=self._at,
-            ended=self._at,
-            status="failed",
-            fingerprint="",
-            pending=0,
-            message="repaired; the next sync visits it again",
-        )
+        message_of_visit = "repaired; the next sync visits it again"
+        visit = ended_visit(dataset, self.at, "failed", message_of_visit)
         names = (dataset.mirror, dataset.local_id)
-        event = EventRaised(*names, "repair", message, self._at, {"refs": refs})
+        event = EventRaised(*names, "repair", message, self.at, {"refs": refs})
         # a component is visited with the dataset that has it
-        is_component = any(getattr(one, "within", "") for one in self._entries)
+        is_component = any(getattr(one, "within", "") for one in self.entries)
         return [event] if is_component else [visit, event]

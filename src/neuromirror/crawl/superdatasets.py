@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from msgspec import Struct
 
@@ -34,8 +35,68 @@ TOP_URI = "neuromirror:mirrors"
 """The source URI of the superdataset above all mirrors: the same in every store."""
 
 
-class SuperdatasetWriter:
-    """Writes the superdatasets of a store at the end of a run, from the final states.
+def update_superdatasets(
+    store: Store,
+    recorder: Recorder,
+    mirror: Mirror,
+    source: Source,
+    *,
+    failed: bool,
+    wait: bool = True,
+) -> None:
+    """Update the superdatasets of a mirror to the latest versions of its datasets.
+
+    ``failed`` is whether something failed in this run; failed visits in the index count too. If
+    ``wait``, failures postpone the update (:func:`_postpone`).
+    """
+    top, name = mirror.superdataset(source.uri), mirror.name
+    has_failed = wait and (failed or recorder.ask(lambda index: index.has_failures(name)))
+    waiting = _postpone(store, name, has_failed)
+    if waiting and has_complete_commit(store, name):
+        return
+    commit = partial(_commit_members, store, recorder, complete=not waiting)
+
+    def update_group(group: DatasetRef, members: Sequence[SuperdatasetMember]) -> MemberState:
+        commit(group, group.alias, members)
+        dates = [member.date for member in members if member.date is not None]
+        return MemberState(store.repository(group).refs()[MAIN_BRANCH], max(dates, default=None))
+
+    datasets = recorder.ask(lambda index: _member_states(index, name))
+    members = group_members(datasets, source.superdataset, update_group)
+    # also without members: datasets that were moved away must not stay in it
+    if members or store.repository(top).exists():
+        commit(top, name, members)
+    if not waiting:
+        store.clear_postponement(_task(name))
+
+
+def update_top_superdataset(
+    store: Store, recorder: Recorder, *, failed: bool, wait: bool = True
+) -> None:
+    """Update the superdataset above all mirrors; as :func:`update_superdatasets`."""
+    has_failed = wait and (failed or recorder.ask(lambda index: index.has_failures()))
+    waiting = _postpone(store, TOP_ALIAS, has_failed)
+    if waiting and has_complete_commit(store, TOP_ALIAS):
+        return
+    members = []
+    for row in recorder.ask(lambda index: list(index.mirror_status())):
+        dataset = DatasetRef(row.mirror, "", row.uri)
+        repository = store.repository(dataset)
+        if SuperdatasetLog(store, row.mirror).commits:
+            check_packs(repository, row.mirror)
+        tip = repository.main_tip()
+        if tip is not None:
+            url = f"../{row.mirror}"
+            members.append(SuperdatasetMember(row.mirror, dataset, *tip, url=url))
+    if members:
+        top = DatasetRef(TOP_ALIAS, "", TOP_URI)
+        _commit_members(store, recorder, top, TOP_ALIAS, members, complete=not waiting)
+    if not waiting:
+        store.clear_postponement(_task(TOP_ALIAS))
+
+
+def _postpone(store: Store, alias: str, has_failed: bool) -> bool:
+    """Return whether an update waits for failed visits.
 
     If the last visit of a dataset failed, the superdatasets above it are postponed, so that a
     transient failure adds no commit that another store would not have. After
@@ -43,90 +104,11 @@ class SuperdatasetWriter:
     not hide updates of the others. A missing superdataset is created at once; until the visits
     succeed, its commit is replaced instead of followed by another.
     """
-
-    def __init__(self, store: Store, recorder: Recorder) -> None:
-        self._store = store
-        self._recorder = recorder
-
-    def update(self, mirror: Mirror, source: Source, *, failed: bool, wait: bool = True) -> None:
-        """Update the superdatasets of a mirror to the latest versions.
-
-        Parameters
-        ----------
-        mirror
-            The mirror.
-        source
-            The mirror's source, which groups the datasets.
-        failed
-            Whether something failed in this run; failed visits in the index count too.
-        wait
-            Whether failures postpone the update.
-        """
-        top, name = mirror.superdataset(source.uri), mirror.name
-
-        def write(complete: bool) -> None:
-            update_mirror_superdatasets(
-                self._store, self._recorder, mirror, source, complete=complete
-            )
-
-        self._update(top, name, write, failed=wait and (failed or self._has_failed(name)))
-
-    def update_top(self, *, failed: bool, wait: bool = True) -> None:
-        """Update the superdataset above all mirrors; parameters as in :meth:`update`."""
-        top = DatasetRef(TOP_ALIAS, "", TOP_URI)
-
-        def write(complete: bool) -> None:
-            members = []
-            for row in self._recorder.ask(lambda index: list(index.crawl.mirrors())):
-                dataset = DatasetRef(row.mirror, "", row.uri)
-                repository = self._store.repository(dataset)
-                if SuperdatasetLog(self._store, row.mirror).commits:
-                    check_packs(repository, row.mirror)
-                commit = repository.main_tip()
-                if commit is not None:
-                    members.append(
-                        SuperdatasetMember(row.mirror, dataset, *commit, url=f"../{row.mirror}")
-                    )
-            if members:
-                _commit_members(
-                    self._store, self._recorder, top, TOP_ALIAS, members, complete=complete
-                )
-
-        self._update(top, TOP_ALIAS, write, failed=wait and (failed or self._has_failed()))
-
-    def _update(
-        self, top: DatasetRef, name: str, write: Callable[[bool], None], *, failed: bool
-    ) -> None:
-        task = f"superdataset-{name}"
-        waiting = failed and self._store.may_postpone(task, MAX_POSTPONEMENT)
-        if waiting and has_complete_commit(self._store, name):
-            return
-        write(not waiting)
-        if not waiting:
-            self._store.clear_postponement(task)
-
-    def _has_failed(self, mirror: str | None = None) -> bool:
-        return self._recorder.ask(lambda index: index.crawl.has_failures(mirror))
+    return has_failed and store.may_postpone(_task(alias), MAX_POSTPONEMENT)
 
 
-def update_mirror_superdatasets(
-    store: Store, recorder: Recorder, mirror: Mirror, source: Source, *, complete: bool
-) -> None:
-    """Update the mirror's superdataset, and those of the groups in it, to the latest versions.
-
-    ``complete`` is whether all datasets were visited without a failure, as for
-    :func:`neuromirror.store.superdataset_commit`.
-    """
-    datasets = recorder.ask(lambda index: _member_states(index, mirror.name))
-    members = group_members(
-        datasets,
-        source.superdataset,
-        lambda group, held: _update_group(store, recorder, group, held, complete=complete),
-    )
-    top = mirror.superdataset(source.uri)
-    # also without members: datasets that were moved away must not stay in it
-    if members or store.repository(top).exists():
-        _commit_members(store, recorder, top, mirror.name, members, complete=complete)
+def _task(alias: str) -> str:
+    return f"superdataset-{alias}"
 
 
 class MemberState(Struct, frozen=True):
@@ -225,20 +207,6 @@ def _commit_members(
     with superdataset_commit(store, top, alias, members, complete=complete) as (tip, commit):
         if commit is not None:
             recorder.publish(top, RefMove({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit}, alias))
-
-
-def _update_group(
-    store: Store,
-    recorder: Recorder,
-    group: DatasetRef,
-    members: Sequence[SuperdatasetMember],
-    *,
-    complete: bool,
-) -> MemberState:
-    _commit_members(store, recorder, group, group.alias, members, complete=complete)
-    commit = store.repository(group).refs()[MAIN_BRANCH]
-    dates = [member.date for member in members if member.date is not None]
-    return MemberState(commit, max(dates, default=None))
 
 
 def _member_states(index: CrawlIndex, mirror: str) -> dict[DatasetRef, MemberState]:

@@ -52,13 +52,14 @@ from neuromirror.crawl.recorder import (
     PROBE,
     SUPERDATASETS,
     TOP_ALIAS,
+    Claim,
     FailureLog,
-    LeaseManager,
     Recorder,
     VisitSkippedError,
+    ended_visit,
     open_recorder,
 )
-from neuromirror.crawl.superdatasets import SuperdatasetWriter
+from neuromirror.crawl.superdatasets import update_superdatasets, update_top_superdataset
 from neuromirror.crawl.visit import visit_dataset
 from neuromirror.index import CrawlIndex, Index, LastVisit, MirrorStatus
 from neuromirror.model import (
@@ -69,9 +70,7 @@ from neuromirror.model import (
     NeuromirrorError,
     Traffic,
     VersionKind,
-    VisitEnded,
     current_timestamp,
-    dump_traffic,
 )
 from neuromirror.net import TrafficCounter, count_traffic
 from neuromirror.sources import EMBARGOED, DatasetNotFoundError, Source
@@ -145,6 +144,13 @@ class MirrorRun(Struct, frozen=True):
         name = self.mirror.name
         return _run_step(task, name, self.store, self.recorder, step, self.plugin)
 
+    def update_superdatasets(self, *, failed: bool, wait: bool = True) -> Iterator[Result]:
+        """Update the mirror's superdatasets; yield the failure if it fails."""
+        names = self.store, self.recorder, self.mirror, self.source
+        return self.step(
+            SUPERDATASETS, partial(update_superdatasets, *names, failed=failed, wait=wait)
+        )
+
 
 class Sync:
     """A run over mirrors.
@@ -184,7 +190,7 @@ class Sync:
         history: bool = False,
         jobs: int = DEFAULT_JOBS,
         private: Path | None = None,
-        leases: LeaseManager | None = None,
+        leases: Claim | None = None,
         recorder: Recorder | None = None,
         declared_mirrors: Collection[str] | None = None,
     ) -> None:
@@ -240,22 +246,21 @@ class Sync:
         sources = self._open_sources(requests)
         with self._open_recorder() as recorder:
             if self._declared_mirrors is not None:
-                seen = {status.mirror for status in mirror_statuses(recorder)}
-                FailureLog(recorder).forget_others({*self._declared_mirrors, *seen})
+                kept = {"", *self._declared_mirrors}
+                kept |= {status.mirror for status in mirror_statuses(recorder)}
+                FailureLog(recorder).forget(lambda row: row.mirror not in kept)
             failed: set[str] = set()
             runs = [
                 self._public_run(request.mirror, source, recorder)
                 for request, source in zip(requests, sources, strict=True)
             ]
             for request, run in zip(requests, runs, strict=True):
-                for result in self._sync_public(run, request):
+                for result in self._sync_mirror(run, request):
                     if _is_failure(result):
                         failed.add(run.mirror.name)
                     yield self._count(result)
-            writer = SuperdatasetWriter(self._store, recorder)
             for name, run in {run.mirror.name: run for run in runs}.items():
-                step = partial(writer.update, run.mirror, run.source, failed=name in failed)
-                for result in run.step(SUPERDATASETS, step):
+                for result in run.update_superdatasets(failed=name in failed):
                     failed.add(name)
                     yield result
             yield from self._update_top(recorder, failed=bool(failed))
@@ -284,7 +289,7 @@ class Sync:
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
             run = self._public_run(mirror, source, recorder)
-            yield from self._sync_public(run, request, due)
+            yield from self._sync_mirror(run, request, due)
             yield from self._sync_private(run, request)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
@@ -303,12 +308,11 @@ class Sync:
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
             run = self._public_run(request.mirror, source, recorder)
-            if _has_public_part(run):
-                planned = self._plan(run, request)
-                if isinstance(planned, Result):
-                    yield planned
-                else:
-                    yield from self._visit_all(run, *planned)
+            planned = self._plan(run, request) if _has_public_part(run) else ([], [])
+            if isinstance(planned, Result):
+                yield planned
+            else:
+                yield from self._visit_all(run, *planned)
 
     def update_superdatasets(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
         """Update a mirror's superdatasets to the latest versions.
@@ -332,9 +336,7 @@ class Sync:
         self._store.protect_repositories()
         with self._open_recorder() as recorder:
             run = MirrorRun(self._store, recorder, mirror, source)
-            writer = SuperdatasetWriter(self._store, recorder)
-            step = partial(writer.update, mirror, source, failed=False, wait=wait)
-            yield from run.step(SUPERDATASETS, step)
+            yield from run.update_superdatasets(failed=False, wait=wait)
 
     def update_top_superdataset(self, *, wait: bool = True) -> Iterator[Result]:
         """Update the superdataset above all mirrors.
@@ -356,8 +358,7 @@ class Sync:
     def _update_top(
         self, recorder: Recorder, *, failed: bool, wait: bool = True
     ) -> Iterator[Result]:
-        writer = SuperdatasetWriter(self._store, recorder)
-        step = partial(writer.update_top, failed=failed, wait=wait)
+        step = partial(update_top_superdataset, self._store, recorder, failed=failed, wait=wait)
         return _run_step(SUPERDATASETS, TOP_ALIAS, self._store, recorder, step)
 
     def _open_sources(self, requests: Sequence[SyncRequest]) -> list[Source]:
@@ -382,12 +383,6 @@ class Sync:
         return result
 
     # --- a mirror
-
-    def _sync_public(
-        self, run: MirrorRun, request: SyncRequest, due: Callable[[DatasetTask], None] | None = None
-    ) -> Iterator[Result]:
-        """Sync the public store, which moves opened datasets out of the private one."""
-        return self._sync_mirror(run, request, due) if _has_public_part(run) else iter(())
 
     def _sync_private(self, public: MirrorRun, request: SyncRequest) -> Iterator[Result]:
         """Sync the private store with the embargoed datasets of a request.
@@ -423,10 +418,7 @@ class Sync:
                 for result in self._sync_mirror(run, request):
                     failed |= _is_failure(result)
                     yield conceal_result(result, store, recorder)
-                step = partial(
-                    SuperdatasetWriter(store, recorder).update, mirror, source, failed=failed
-                )
-                for result in run.step(SUPERDATASETS, step):
+                for result in run.update_superdatasets(failed=failed):
                     yield conceal_result(result, store, recorder)
         except ConfigurationError:
             raise
@@ -437,6 +429,8 @@ class Sync:
         self, run: MirrorRun, request: SyncRequest, due: Callable[[DatasetTask], None] | None = None
     ) -> Iterator[Result]:
         """Yield the results as datasets finish; pass due tasks to ``due`` instead, if given."""
+        if not run.is_private and not _has_public_part(run):
+            return
         planned = self._plan(run, request)
         if isinstance(planned, Result):
             yield planned
@@ -463,11 +457,11 @@ class Sync:
         opened: Container[DatasetRef] = ()
         if not run.is_private:
             opened = self._private.datasets_of(run.mirror.name)
-        reason = _visit_all_reason(deep=self._deep, history=self._history)
+        options = {"deep": self._deep, "history": self._history}
 
         def ask(index: CrawlIndex) -> tuple[list[DatasetTask], list[str]]:
             with count_traffic(run.traffic):
-                return plan(request, run.source, index, reason, opened)
+                return plan(request, run.source, index, opened, **options)
 
         try:
             tasks, vanished_ids = run.recorder.ask(ask)
@@ -510,26 +504,12 @@ class Sync:
                 yield Result(dataset.name, "impossible", task.reason, "held")
             else:
                 yield Result(dataset.name, "notneeded", task.reason)
-        yield from self._visit_concurrently(run, due)
-        known = run.recorder.ask(lambda index: index.crawl.last_visits(run.mirror.name))
-        for local_id in vanished_ids:
-            yield from self._check_vanished(run, local_id, known.get(local_id))
-
-    def _visit_concurrently(self, run: MirrorRun, due: Sequence[DatasetTask]) -> Iterator[Result]:
-        """Visit datasets, each in a thread; yield the results as they finish."""
         earlier_state_counts: list[int] = []
         with _infrequent_gc(), ThreadPoolExecutor(max(1, min(self._jobs, len(due)))) as pool:
             running: dict[Future[Result], Visit] = {}
             for task in due:
-                visit = Visit(
-                    run.source,
-                    run.store,
-                    run.recorder,
-                    run.mirror.settings,
-                    task.hint.dataset,
-                    self._deep,
-                    self._history,
-                )
+                names = run.source, run.store, run.recorder, run.mirror.settings
+                visit = Visit(*names, task.hint.dataset, self._deep, self._history)
                 running[pool.submit(self._visit, run, task, visit)] = visit
             try:
                 for future in as_completed(running):
@@ -550,6 +530,9 @@ class Sync:
         if self._history and earlier_state_counts and not any(earlier_state_counts):
             message = "no earlier states: upstream keeps none, or all are mirrored already"
             yield Result(run.mirror.name, "notneeded", message)
+        known = run.recorder.ask(lambda index: index.last_visits(run.mirror.name))
+        for local_id in vanished_ids:
+            yield from self._check_vanished(run, local_id, known.get(local_id))
 
     def _visit(self, run: MirrorRun, task: DatasetTask, visit: Visit) -> Result:
         """Visit a dataset, record how the visit ended, and return that as a result."""
@@ -563,17 +546,12 @@ class Sync:
             except VisitSkippedError as error:
                 return Result(dataset.name, "notneeded", str(error), traffic=traffic.hosts())
             except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
-                result = failed_result(
-                    dataset.name,
-                    error,
-                    run.describe(error),
-                    "partial" if outcome.new_labels else "failed",
-                    versions=tuple(outcome.new_labels),
-                    cause=public_cause(error),
-                )
+                status = "partial" if outcome.new_labels else "failed"
+                result = failed_result(dataset.name, error, run.describe(error), status)
+                labels = tuple(outcome.new_labels)
+                result = replace(result, versions=labels, cause=public_cause(error))
             else:
                 result = result_from_outcome(dataset, outcome)
-                result = replace(result, refused_count=outcome.refused_count)
         if prefix:
             status = "ok" if result.status == "notneeded" else result.status
             result = replace(result, status=status, message=prefix + result.message)
@@ -590,7 +568,7 @@ class Sync:
         if run.is_private:
             yield
             return
-        with nullcontext() if self._leases is None else self._leases.claim(dataset):
+        with nullcontext() if self._leases is None else self._leases(dataset):
             self._active_datasets.add(dataset.name)
             try:
                 yield
@@ -673,13 +651,6 @@ class Sync:
                     return
                 message = "missing in the archive's list, but still available; try again"
         yield _record_failed(run, dataset, last, message, started, traffic)
-
-
-def _visit_all_reason(*, deep: bool, history: bool) -> str:
-    """Return why datasets are visited even if the overview reports no change; empty if not."""
-    if deep:
-        return "deep visit"
-    return "looking for earlier states" if history else ""
 
 
 def _has_public_part(run: MirrorRun) -> bool:
@@ -769,7 +740,7 @@ def _record_failed(
     dataset: DatasetRef,
     last: LastVisit | None,
     message: str,
-    started: str | None = None,
+    started: str = "",
     traffic: TrafficCounter | None = None,
 ) -> Result:
     """Record that a dataset could not be visited or checked, and return that as a result."""
@@ -804,7 +775,7 @@ def _record_tombstone(
     try:
         record_tombstone(run.recorder, dataset, str(error))
         if last is None or last.status != "not_found":
-            _record_end(run, dataset, started, "not_found", message, traffic)
+            run.recorder.record(ended_visit(dataset, started, "not_found", message, traffic))
     except (NeuromirrorError, OSError) as failure:
         message, status = run.describe(failure), "error"
     return Result(name, status, message, "not_found", traffic=traffic.hosts())
@@ -827,9 +798,9 @@ def _record_visit(
         and (last.status, last.fingerprint, last.pending) == (result.visit, fingerprint, pending)
     ):
         return
-    _record_end(
-        *(run, hint.dataset, started, result.visit, result.message, traffic),
-        *(hint.title, fingerprint, pending),
+    names = hint.title, fingerprint, pending
+    run.recorder.record(
+        ended_visit(hint.dataset, started, result.visit, result.message, traffic, *names)
     )
 
 
@@ -838,7 +809,7 @@ def _record_result(
     dataset: DatasetRef,
     last: LastVisit | None,
     result: Result,
-    started: str | None = None,
+    started: str = "",
     traffic: TrafficCounter | None = None,
 ) -> None:
     """Record a result as a visit that learned nothing about the dataset's content.
@@ -850,37 +821,10 @@ def _record_result(
         before = run.recorder.ask(lambda index: next(index.crawl.visits(dataset.name, limit=1)))
         if before.message == result.message:
             return
-    started, traffic = started or current_timestamp(), traffic or TrafficCounter()
     known = ("", "", 0) if last is None else ("", last.fingerprint, last.pending)
-    _record_end(run, dataset, started, result.visit, result.message, traffic, *known)
-
-
-def _record_end(
-    run: MirrorRun,
-    dataset: DatasetRef,
-    started: str,
-    status: str,
-    message: str,
-    traffic: TrafficCounter,
-    title: str = "",
-    fingerprint: str = "",
-    pending: int = 0,
-) -> None:
+    started = started or current_timestamp()
     run.recorder.record(
-        VisitEnded(
-            visit=f"{started}-{dataset.dataset_id[:8]}",
-            mirror=dataset.mirror,
-            local_id=dataset.local_id,
-            source_uri=dataset.source_uri,
-            title=title,
-            started=started,
-            ended=current_timestamp(),
-            status=status,
-            fingerprint=fingerprint,
-            pending=pending,
-            message=message,
-            traffic=dump_traffic(traffic.hosts()),
-        )
+        ended_visit(dataset, started, result.visit, result.message, traffic, *known)
     )
 
 
@@ -915,23 +859,23 @@ def dry_run(
     Result
         The expected result for a dataset.
     """
-    reason = _visit_all_reason(deep=deep, history=history)
+    options = {"deep": deep, "history": history}
     for request in requests:
         source = request.mirror.open()
         opened = () if private is None else private.datasets_of(request.mirror.name)
-        waiting = yield from _dry_run_mirror(request, source, index, reason, opened)
+        waiting = yield from _dry_run_mirror(request, source, index, opened, **options)
         view = private_source(source)
         if view is not None and private is not None and (request.local_id is None or waiting):
             with private.open_index() as own:
-                yield from _dry_run_mirror(request, view, own, reason)
+                yield from _dry_run_mirror(request, view, own, None, **options)
 
 
 def _dry_run_mirror(
     request: SyncRequest,
     source: Source,
     index: Index | None,
-    reason: str,
-    opened: Container[DatasetRef] | None = None,
+    opened: Container[DatasetRef] | None,
+    **options: bool,
 ) -> Generator[Result, None, bool]:
     """Yield the planned action for each dataset; return whether one is embargoed.
 
@@ -939,7 +883,7 @@ def _dry_run_mirror(
     """
     start = f"{EMBARGOED}: " if opened is None else ""
     try:
-        tasks, vanished_ids = plan(request, source, index, reason, opened or ())
+        tasks, vanished_ids = plan(request, source, index, opened or (), **options)
     except ConfigurationError:
         raise
     except NeuromirrorError as error:

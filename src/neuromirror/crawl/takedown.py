@@ -254,17 +254,8 @@ def _new_entries(index: CrawlIndex, name: str, reason: str, by: str) -> list[Dat
             row_of_component = index.datasets.get(f"{row.mirror}:{local_id}")
         except UnknownDatasetError:
             continue
-        found.append(
-            DatasetWithdrawn(
-                row.mirror,
-                local_id,
-                row_of_component.source_uri,
-                reason,
-                by,
-                at,
-                within=row.local_id,
-            )
-        )
+        names = row.mirror, local_id, row_of_component.source_uri
+        found.append(DatasetWithdrawn(*names, reason, by, at, within=row.local_id))
     return [*found, DatasetWithdrawn(row.mirror, row.local_id, row.source_uri, reason, by, at)]
 
 

@@ -9,10 +9,10 @@ No request is made here: the entries were read and the components resolved befor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -55,6 +55,9 @@ from neuromirror.sources import (
 from neuromirror.store import Store
 from neuromirror.store.memos import MemoFolder, StoredMemo
 
+if TYPE_CHECKING:
+    from neuromirror.crawl.components import Resolver
+
 _OPAQUE_DIGESTS: Final = {
     "sha256": re.compile(r"[0-9a-f]{64}").fullmatch,
     "md5": re.compile(r"[0-9a-f]{32}").fullmatch,
@@ -68,13 +71,11 @@ _MULTIPART_DIGESTS: Final = {
     "etag": re.compile(r"[0-9a-f]{32}-[0-9]+").fullmatch,
 }
 """The allowed values in a record with a part size."""
-_RULES: Final = {
-    "sha256": "64 lower-case hexadecimal digits",
-    "md5": "32 lower-case hexadecimal digits",
-    "etag": "<32 lower-case hexadecimal digits>-<parts>, or without a part size any other text",
-    "crc64nvme": "16 lower-case hexadecimal digits",
-    **dict.fromkeys(("crc32c", "crc32"), "8 lower-case hexadecimal digits"),
-}
+_RULES: Final = (
+    "a sha256 has 64 lower-case hexadecimal digits, an md5 32, an etag with a part size is "
+    "<32 lower-case hexadecimal digits>-<parts>, another etag any text, a crc64nvme 16, and a crc32c "
+    "or crc32 8 lower-case hexadecimal digits"
+)
 _WEB: Final = ("https://", "http://")
 _URL_STARTS: Final = {
     "s3": _WEB,
@@ -116,38 +117,27 @@ def check_record(record: FileRecord, version: VersionRef) -> None:
                 return
     except (AttributeError, KeyError, TypeError):
         pass  # an unknown name, or a value of another type
-    fault = next(_faults(record), "the digests or locations are malformed")
     raise UnexpectedReplyError(
-        f"{version.dataset.name} {version.upstream}: {path_to_text(record.path)!r}: {redact(fault)}"
+        f"{version.dataset.name} {version.upstream}: {path_to_text(record.path)!r}: "
+        f"{redact(_describe_fault(record))}"
     )
 
 
-def _faults(record: FileRecord) -> Iterator[str]:
-    """Yield the broken rules, as text for a message."""
+def _describe_fault(record: FileRecord) -> str:
+    """Return the first value that breaks a rule, and the rule."""
     allowed = _OPAQUE_DIGESTS if record.part_size is None else _MULTIPART_DIGESTS
     for digest in record.digests:
-        if not isinstance(digest, Digest):
-            yield f"the digest {_show(digest)} is not a Digest"
-        elif digest.algorithm not in _RULES:
-            names = ", ".join(_RULES)
-            yield f"the digest algorithm {_show(digest.algorithm)} is not one of {names}"
-        elif not isinstance(digest.value, str) or not allowed[digest.algorithm](digest.value):
-            rule = _RULES[digest.algorithm]
-            yield f"the {digest.algorithm} {_show(digest.value)} is not {rule}"
+        is_text = isinstance(digest, Digest) and isinstance(digest.value, str)
+        match = allowed.get(digest.algorithm) if is_text else None
+        if match is None or not match(digest.value):
+            return f"{_show(digest)} is no valid digest: {_RULES}"
     for location in record.locations:
-        if not isinstance(location, Location):
-            yield f"the location {_show(location)} is not a Location"
-        elif location.kind not in _URL_STARTS:
-            names = ", ".join(_URL_STARTS)
-            yield f"the location kind {_show(location.kind)} is not one of {names}"
-        elif not isinstance(location.url, str) or not location.url.startswith(
-            _URL_STARTS[location.kind]
-        ):
-            starts = " or ".join(_URL_STARTS[location.kind])
-            yield (
-                f"the URL {_show(location.url)} of the kind {location.kind!r} does not start "
-                f"with {starts}"
-            )
+        is_text = isinstance(location, Location) and isinstance(location.url, str)
+        starts = _URL_STARTS.get(location.kind) if is_text else None
+        if starts is None or not location.url.startswith(starts):
+            kinds = "; ".join(f"{kind}: {' or '.join(one)}" for kind, one in _URL_STARTS.items())
+            return f"{_show(location)} is no valid location, by kind and start of its URL: {kinds}"
+    return "the digests or locations are malformed"
 
 
 def _show(value: object) -> str:
@@ -155,11 +145,10 @@ def _show(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-class RecordSpool:
+class RecordSpool(Struct, frozen=True):
     """The records of a snapshot on disk, one per line, sorted by git path."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines.
@@ -240,7 +229,7 @@ def saved_inline_components(
     return {one.path: one for one in found}
 
 
-class ResolvedComponents(Struct, frozen=True):
+class ResolvedComponents(Struct):
     """The components of a listing (Zarrs or volume scales), and how each is stored.
 
     Attributes
@@ -262,13 +251,13 @@ class ResolvedComponents(Struct, frozen=True):
         Local ids of the components that are still being written upstream.
     """
 
-    subdatasets: Mapping[bytes, ComponentEntry] = field(default_factory=dict)
-    unmirrored: frozenset[bytes] = frozenset()
-    inline: tuple[InlineComponentState, ...] = ()
-    problems: tuple[str, ...] = ()
-    incidents: tuple[str, ...] = ()
+    subdatasets: dict[bytes, ComponentEntry] = field(default_factory=dict)
+    unmirrored: set[bytes] = field(default_factory=set)
+    inline: list[InlineComponentState] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)
     is_final: bool = True
-    pending_ids: frozenset[str] = frozenset()
+    pending_ids: set[str] = field(default_factory=set)
 
     @property
     def paths(self) -> frozenset[bytes]:
@@ -283,27 +272,14 @@ A file is a record, or a record line with its git path.
 """
 
 
-class ComponentResolver(Protocol):
-    """Decides how each component of a listing is stored: inline, as a subdataset or not at all."""
-
-    def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
-        """Start to read a component, if necessary, before the whole listing is read."""
-        ...
-
-    def close(self) -> None:
-        """Cancel pending reads; return once no thread writes any more."""
-        ...
-
-    def resolve(
-        self, components: Sequence[ComponentEntry], scratch: Path
-    ) -> Iterator[ResolvedEntry]:
-        """Yield the entries that represent the components in the dataset."""
-        ...
-
-    @property
-    def result(self) -> ResolvedComponents:
-        """The resolved components; complete after :meth:`resolve`."""
-        ...
+def folder_in(path: bytes, folders: Container[bytes]) -> bytes | None:
+    """Return the outermost folder above a path that is in ``folders``."""
+    end = path.find(b"/")
+    while end >= 0:
+        if path[:end] in folders:
+            return path[:end]
+        end = path.find(b"/", end + 1)
+    return None
 
 
 def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
@@ -340,7 +316,7 @@ class SpooledSnapshot(Struct, frozen=True):
     spool: RecordSpool
     files: int
     pending_files: int
-    components: ResolvedComponents = ResolvedComponents()
+    components: ResolvedComponents = field(default_factory=ResolvedComponents)
     has_no_upstream_time: bool = False
     is_single_array: bool = False
 
@@ -380,7 +356,7 @@ _MAX_COMPONENTS: Final = 200_000
 """Limit of the components of one listing, which are kept in memory."""
 
 
-class ListedEntries:
+class ListedEntries(Struct):
     """The entries of a listing: files in a sorter, the others in memory.
 
     A component counts as one entry of the listing, whatever is in it.
@@ -403,16 +379,15 @@ class ListedEntries:
         The entries that cannot be mirrored.
     """
 
-    def __init__(self, version: VersionRef, sorter: LineSorter) -> None:
-        self.version = version
-        self.sorter = sorter
-        self.count = 0
-        self.bytes = 0
-        self.files = 0
-        self.pending = 0
-        self.newest: datetime | None = None
-        self.components: list[ComponentEntry] = []
-        self.exceptions: list[ExcludedEntry] = []
+    version: VersionRef
+    sorter: LineSorter
+    count: int = 0
+    bytes: int = 0
+    files: int = 0
+    pending: int = 0
+    newest: datetime | None = None
+    components: list[ComponentEntry] = field(default_factory=list)
+    exceptions: list[ExcludedEntry] = field(default_factory=list)
 
     def add(self, entry: FileRecord | ExcludedEntry | ComponentEntry) -> None:
         """Add an entry of the listing.
@@ -564,7 +539,11 @@ def validate_listing(
     clashes, escape = _write(entries.sorter, spool.path, listing.version, reserved)
     if clashes or escape:
         _resolve_clashes(spool, clashes, reserved, scratch)
-    _check_exceptions(entries.exceptions, listing.version)
+    if len({one.path for one in entries.exceptions}) != len(entries.exceptions):
+        raise UnreliableListingError(
+            f"{listing.version.dataset.name} {listing.version.upstream}: a path that is not "
+            "mirrored is listed twice; nothing was changed, try again"
+        )
     for document in listing.documents:
         entries.note_time(document.modified)
     header = SnapshotHeader(
@@ -694,17 +673,8 @@ def _resolve_clashes(
                 file.write(sorted_line.partition(b"\0")[2] + b"\n")
 
 
-def _check_exceptions(exceptions: Sequence[ExcludedEntry], version: VersionRef) -> None:
-    paths = [one.path for one in exceptions]
-    if len(set(paths)) != len(paths):
-        raise UnreliableListingError(
-            f"{version.dataset.name} {version.upstream}: a path that is not mirrored is listed "
-            "twice; nothing was changed, try again"
-        )
-
-
 def read_listing(
-    listing: Listing, scratch: Path, resolver: ComponentResolver | None = None
+    listing: Listing, scratch: Path, resolver: Resolver | None = None
 ) -> SpooledSnapshot:
     """Read a listing to its end into ``scratch``, and return the validated snapshot.
 
@@ -747,7 +717,7 @@ def read_listing(
 
 
 def _resolve_components(
-    entries: ListedEntries, resolver: ComponentResolver | None, scratch: Path
+    entries: ListedEntries, resolver: Resolver | None, scratch: Path
 ) -> ResolvedComponents:
     """Add the entries of the components; return the resolved components."""
     if not entries.components:
@@ -756,7 +726,6 @@ def _resolve_components(
         raise TypeError(f"{entries.version.dataset.name}: components without a resolver")
     for entry in resolver.resolve(entries.components, scratch):
         entries.add_resolved(entry)
-    resolved = resolver.result
-    for inline in resolved.inline:
+    for inline in resolver.resolved.inline:
         entries.note_time(inline.newest)
-    return resolved
+    return resolver.resolved

@@ -6,7 +6,10 @@ decides which versions are read; the other functions here take one version throu
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from neuromirror.crawl.components import (
+    ComponentVisitResult,
     PreviousState,
     has_named_components,
     link_components,
@@ -122,12 +125,12 @@ def _observe(visit: Visit, version: VersionRef, has_history: bool) -> None:
         memo = known_memo(visit, version.upstream, *commits)
     outcome = visit.outcome
     with read_state(visit, version, memo) as listed:
-        if listed.snapshot is not None:
+        if not listed.is_unchanged:
             minted = None
-            if _may_follow(visit, listed, listed.snapshot, last, has_history):
+            if _may_follow(visit, listed, last, has_history):
                 lapse_holds(visit, version.upstream)
                 outcome.pending_files = listed.snapshot.pending_files
-                minted = _publish(visit, listed, listed.snapshot, MAIN_BRANCH, None)
+                minted = _publish(visit, listed, MAIN_BRANCH, None)
             keep_memos(visit, version.upstream, listed, minted)
         elif memo is not None and last is not None:
             # the count in the last visit's record may be of a failed visit
@@ -145,51 +148,51 @@ def _observe(visit: Visit, version: VersionRef, has_history: bool) -> None:
 
 
 def _may_follow(
-    visit: Visit,
-    listed: ListedVersion,
-    snapshot: SpooledSnapshot,
-    last: VersionRow | None,
-    has_history: bool,
+    visit: Visit, listed: ListedVersion, last: VersionRow | None, has_history: bool
 ) -> bool:
     """Return whether a state may follow the last one; hold or postpone it if not."""
     if last is None:
-        return not is_postponed(visit, snapshot)
-    difference, changes = compare(visit, last, snapshot, listed.scratch)
+        return not is_postponed(visit, listed.snapshot)
+    difference, changes = compare(visit, last, listed)
     if has_history:
         # upstream keeps versions of its objects, so an overwrite is a version, no conflict
         changes.conflicts.clear()
-    return accepts(visit, listed.listing, snapshot, last, difference, changes)
+    return accepts(visit, listed, last, difference, changes)
 
 
 def _publish(
-    visit: Visit, listed: ListedVersion, snapshot: SpooledSnapshot, branch: str, label: str | None
+    visit: Visit, listed: ListedVersion, branch: str, label: str | None
 ) -> StateCommits | None:
     """Visit the components of a state, then mint, publish and record it.
 
     Returns the state's commits; None if the next visit has to read the listing again.
     """
-    outcome, scratch = visit.outcome, listed.scratch
-    linking = link_components(visit, snapshot, previous_state(visit), scratch, listed.refusals)
-    snapshot, components = linking.snapshot, linking.snapshot.components
-    upstream = snapshot.header.version.upstream
+    outcome = visit.outcome
+    snapshot, visited = link_components(visit, listed, previous_state(visit))
+    components, upstream = snapshot.components, snapshot.header.version.upstream
     for message in components.incidents:
         record_event(visit.recorder, visit.dataset, "incident", message, {"version": upstream})
-    outcome.new_component_states += linking.new_state_count
-    outcome.earlier_state_count += linking.earlier_state_count
-    outcome.incidents += [*linking.incidents, *components.incidents]
+    _count_components(visit, visited)
+    outcome.incidents += [one.incident for one in visited if one.incident]
+    outcome.incidents += components.incidents
     outcome.problems += components.problems
     outcome.unfinished_components |= components.pending_ids
     if branch == PUBLISHED_BRANCH and (components.problems or components.pending_ids):
         return None  # a published version is final, so it must not lack components
-    published = publish_state(visit, snapshot, branch, scratch, label)
-    if published.is_new:
+    published, is_new = publish_state(visit, snapshot, branch, listed.scratch, label)
+    if is_new:
         outcome.new_labels.append(published.label)
         _report_unreadable(visit, snapshot, published.label)
-    if published.is_new or branch == MAIN_BRANCH:
+    if is_new or branch == MAIN_BRANCH:
         outcome.exception_count = len(snapshot.header.exceptions)
     commits = published.commit, published.annex_commit
     save_inline_components(visit, upstream, commits, components.inline)
     return commits if components.is_final else None
+
+
+def _count_components(visit: Visit, visited: list[ComponentVisitResult]) -> None:
+    visit.outcome.new_component_states += sum(one.new_state_count for one in visited)
+    visit.outcome.earlier_state_count += sum(one.earlier_state_count for one in visited)
 
 
 def _report_unreadable(visit: Visit, snapshot: SpooledSnapshot, label: str) -> None:
@@ -234,14 +237,13 @@ def _mint_earlier_state(visit: Visit, version: VersionRef) -> None:
     """
     with read_state(visit, version) as listed:
         snapshot, last = listed.snapshot, visit.last_observed()
-        assert snapshot is not None
         if last is not None and last.files and not snapshot.files:
             upstream, state = snapshot.header.version.upstream, snapshot.state_digest()
             if not is_released(visit, upstream, state):
                 lost = last.files
                 hold_listing(visit, upstream, state, "the listing is empty", lost, lost)
                 return
-        _publish(visit, listed, snapshot, MAIN_BRANCH, None)
+        _publish(visit, listed, MAIN_BRANCH, None)
 
 
 # --- published versions
@@ -259,13 +261,11 @@ def _mint_published(visit: Visit, version: VersionRef) -> None:
     """Publish a published version, unless it is empty or lacks components."""
     commits, upstream = None, version.upstream
     with read_state(visit, version) as listed:
-        snapshot = listed.snapshot
-        assert snapshot is not None
-        state = snapshot.state_digest() if snapshot.is_empty else ""
+        state = listed.snapshot.state_digest() if listed.snapshot.is_empty else ""
         if state and not is_released(visit, upstream, state):
             hold_listing(visit, upstream, state, "an empty published version")
         else:
-            commits = _publish(visit, listed, snapshot, PUBLISHED_BRANCH, upstream)
+            commits = _publish(visit, listed, PUBLISHED_BRANCH, upstream)
         keep_memos(visit, upstream, listed, commits)
     _report_problems(visit, listed.listing)
 
@@ -294,36 +294,29 @@ def _check_files(visit: Visit, version: VersionRef, row: VersionRow) -> None:
     if not (visit.deep and has_named_components(visit, row)):
         memo = known_memo(visit, version.upstream, row.commit)
     with read_state(visit, version, memo) as listed:
-        if listed.snapshot is not None:
-            commits = _check_listed(visit, listed, listed.snapshot, row)
+        if not listed.is_unchanged:
+            commits = _check_listed(visit, listed, row)
             keep_memos(visit, version.upstream, listed, commits)
     _report_problems(visit, listed.listing)
 
 
-def _check_listed(
-    visit: Visit, listed: ListedVersion, snapshot: SpooledSnapshot, row: VersionRow
-) -> StateCommits | None:
+def _check_listed(visit: Visit, listed: ListedVersion, row: VersionRow) -> StateCommits | None:
     """Return the commits of a published version that is unchanged; record what it states now."""
     if visit.deep:
-        linking = link_components(
-            visit,
-            snapshot,
-            PreviousState(visit, row),
-            listed.scratch,
-            listed.refusals,
-        )
-        visit.outcome.new_component_states += linking.new_state_count
-        visit.outcome.earlier_state_count += linking.earlier_state_count
-        snapshot = linking.snapshot
-        wrong = [*linking.incidents, *linking.change_messages, *snapshot.components.incidents]
+        snapshot, visited = link_components(visit, listed, PreviousState(visit, row))
+        listed = replace(listed, validated=snapshot)
+        _count_components(visit, visited)
+        messages = [one.incident for one in visited] + [one.change_message for one in visited]
+        wrong = [*filter(None, messages), *snapshot.components.incidents]
         for message in wrong:
             _record_incident(visit, row.upstream, f"published version {row.upstream}: {message}")
         if wrong:
             return None
+    snapshot = listed.snapshot
     if snapshot.components.problems:
         visit.outcome.problems += snapshot.components.problems
         return None
-    _, changes = compare(visit, row, snapshot, listed.scratch)
+    _, changes = compare(visit, row, listed)
     if not changes.has_same_files:
         message = (
             f"published version {row.upstream} now lists other files: {changes.added} added, "

@@ -42,15 +42,8 @@ from neuromirror.annex import (
     parse_remote_log,
     record_of_key,
 )
-from neuromirror.crawl import (
-    GuardSettings,
-    Mirror,
-    Recorder,
-    Visit,
-    VisitOutcome,
-    release_hold,
-    visit_dataset,
-)
+from neuromirror.config.mirror_files import GuardSettings
+from neuromirror.crawl import Mirror, Recorder, Visit, VisitOutcome, release_hold, visit_dataset
 from neuromirror.git import (
     BLOB,
     COMMIT,

@@ -7,8 +7,12 @@ from neuromirror.mint.annex_branch import (
     read_custody_remotes,
     write_custody_branch,
 )
-from neuromirror.mint.delta_writer import DeltaBase, UnsuitableBaseError, mint_delta
-from neuromirror.mint.documents import MINT_SPEC, commit_bytes
+from neuromirror.mint.documents import (
+    MINT_SPEC,
+    commit_bytes,
+    exceptions_json,
+    inline_components_json,
+)
 from neuromirror.mint.seekable_lines import (
     LONGEST_LINE,
     FrameLimits,
@@ -21,7 +25,13 @@ from neuromirror.mint.seekable_lines import (
     read_seekable_lines,
     write_seekable_lines,
 )
-from neuromirror.mint.snapshot_writer import Snapshot, mint
+from neuromirror.mint.state_writers import (
+    DeltaBase,
+    Snapshot,
+    UnsuitableBaseError,
+    mint,
+    mint_delta,
+)
 from neuromirror.mint.transaction import LineSorter, MintResult, ParentCommits, next_commit_second
 
 __all__ = [
@@ -40,6 +50,8 @@ __all__ = [
     "ZstdFrameError",
     "commit_bytes",
     "decompress_frame",
+    "exceptions_json",
+    "inline_components_json",
     "join_lines",
     "mint",
     "mint_delta",

@@ -272,15 +272,7 @@ def dataset_json(
         "bytes": sums.bytes,
         "manifest-only": {"files": sums.manifest_only_files, "bytes": sums.manifest_only_bytes},
         "parts": sums.subdatasets,
-        "inline": {
-            path_to_text(one.path): {
-                "source": one.source_uri,
-                "checksum": one.checksum,
-                "files": one.files,
-                "bytes": one.bytes,
-            }
-            for one in header.inline
-        },
+        "inline": {one.pop("path"): one for one in inline_components_json(header)},
         "evidence": sums.evidence,
         "title": facts.title,
         "license": list(facts.license),
@@ -289,18 +281,37 @@ def dataset_json(
         "attributes": attributes,
         "inputs": sorted(facts.inputs),
         "documents": [path_to_text(document.path) for document in documents],
-        "exceptions": [
-            {
-                "path": path_to_text(one.path),
-                "reason": one.reason,
-                "detail": one.detail,
-                "size": one.size,
-            }
-            for one in header.exceptions
-        ],
+        "exceptions": exceptions_json(header),
         "escaped": sums.escaped_paths,
     }
     return json.dumps(content, indent=1, sort_keys=True).encode("ascii") + b"\n"
+
+
+def exceptions_json(header: SnapshotHeader) -> list[dict[str, Any]]:
+    """Return the entries that are listed upstream but not in the version, as JSON objects."""
+    return [
+        {
+            "path": path_to_text(one.path),
+            "reason": one.reason,
+            "detail": one.detail,
+            "size": one.size,
+        }
+        for one in header.exceptions
+    ]
+
+
+def inline_components_json(header: SnapshotHeader) -> list[dict[str, Any]]:
+    """Return the components whose files are the version's own, as JSON objects."""
+    return [
+        {
+            "path": path_to_text(one.path),
+            "source": one.source_uri,
+            "checksum": one.checksum,
+            "files": one.files,
+            "bytes": one.bytes,
+        }
+        for one in header.inline
+    ]
 
 
 def write_root_entries(

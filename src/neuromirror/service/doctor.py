@@ -19,7 +19,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from neuromirror.crawl import Mirror, list_mirror_files, load_mirror
+from neuromirror.config.mirror_files import list_mirror_files, load_mirror
+from neuromirror.crawl import Mirror
 from neuromirror.index import Index, IndexMissingError, IndexUnusableError
 from neuromirror.index.backup import missing_sqlite_features
 from neuromirror.model import ConfigurationError, NeuromirrorError, environment_without_secrets

@@ -22,16 +22,13 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.config.mirror_files import builtin_mirror_files
-from neuromirror.crawl import (
-    FailureLog,
-    Mirror,
-    Recorder,
-    Result,
+from neuromirror.config.mirror_files import (
+    builtin_mirror_files,
     find_mirror,
     list_mirror_files,
     load_mirror,
 )
+from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.recorder import CONFIGURATION, LEASE_SECONDS, SERVICE_TASKS, WORKERS, Lease
 from neuromirror.index import LeaseRow, Schedule, TaskRow
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
@@ -351,7 +348,7 @@ class Service:
     def start(self) -> None:
         """Take over the schedule: end orphaned leases, add new mirrors, make releases due."""
         now = self._clock()
-        self._log.forget(SERVICE_TASKS)
+        self._log.forget(lambda row: row.task in SERVICE_TASKS)
         for name in self._stale_leases.end_orphaned(now):
             log_event("lease ended", "its owner is no longer running", dataset=name)
         for mirror in self._files.served_mirrors():
@@ -391,8 +388,7 @@ class Service:
                 self._schedule_writer.repair_rows(self._files.served_mirrors(), now)
             )
             self.wakeup.set()
-        for name in found.removed:
-            self._log.forget_mirror(name)
+        self._log.forget(lambda row: row.mirror in found.removed)
         self._record_file_errors()
 
     def _record_file_errors(self) -> None:

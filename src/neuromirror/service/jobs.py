@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, RefMove, Result, Sync, SyncRequest
+from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.crawl import DatasetTask, Mirror, RefMove, Result, Sync, SyncRequest
 from neuromirror.crawl.plan import describe_unexpected, is_local_fault
 from neuromirror.crawl.recorder import TOP_ALIAS, Lease
 from neuromirror.index import CrawlIndex, Index, IndexMissingError, RemoteIndex, TaskRow

@@ -23,6 +23,7 @@ from typing import Literal, Self, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuromirror.config.mirror_files import ScheduleSettings
 from neuromirror.crawl import (
     RELEASED,
     DatasetTask,
@@ -30,7 +31,6 @@ from neuromirror.crawl import (
     Mirror,
     Recorder,
     Result,
-    ScheduleSettings,
     open_recorder,
     release_hold,
 )
