@@ -274,7 +274,7 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
     if result.status == "error":
         mirror, colon, local_id = name.partition(":")
         dataset = name if colon else None
-        last = list_known(recorder, lambda index: index.events(dataset, limit=1))
+        last = list_known(recorder, lambda index: index.crawl.events(dataset, limit=1))
         if result.message not in [event.message for event in last]:
             names = mirror, local_id, "unavailable", result.message
             recorder.record(EventRaised(*names, current_timestamp()))

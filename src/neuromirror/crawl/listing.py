@@ -79,14 +79,14 @@ class StoreVisitContext(Struct, dict=True):
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the exact location that was last recorded for each plain URL."""
-        return self.index.known_locations(urls)
+        return self.index.locations.known(urls)
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """Return the known content of each ETag."""
-        found = self.index.known_contents(etags)
+        found = self.index.files.known_contents(etags)
         left = [etag for etag, one in zip(etags, found, strict=True) if one is None]
         if left and self._unindexed is not None:
-            more = iter(self._unindexed.known_contents(left))
+            more = iter(self._unindexed.files.known_contents(left))
             found = [next(more) if one is None else one for one in found]
         return [
             None if one is None else KnownContent(one.size, one.part_size, one.sha256)
@@ -160,14 +160,14 @@ def _index_unindexed(visit: Visit, index: CrawlIndex, stack: ExitStack) -> Index
     They are those of a dataset's last state, and of the Zarrs split from it; a component that
     upstream names itself has a listing of its own. ``stack`` closes the index.
     """
-    last = index.last_version(visit.dataset.name)
+    last = index.versions.last(visit.dataset.name)
     if last is None:
         return None
     versions = [last]
-    for component in index.subdatasets(last):
+    for component in index.versions.subdatasets(last):
         own = is_split_component(visit.dataset, component.dataset.partition(":")[2])
         if own and component.label is not None:
-            versions.append(index.resolve(component.dataset, component.commit))
+            versions.append(index.versions.resolve(component.dataset, component.commit))
     versions = [version for version in versions if not version.indexed]
     if not versions:
         return None

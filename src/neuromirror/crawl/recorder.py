@@ -558,14 +558,14 @@ class FailureLog(Struct, frozen=True):
             The failures without a later success.
         """
         mirror, _ = _split(name)
-        found = self.recorder.ask(lambda index: index.failed_tasks(task, mirror))
+        found = self.recorder.ask(lambda index: index.crawl.failed_tasks(task, mirror))
         if with_datasets and name == mirror:
             return found
         return [one for one in found if _name(one) == name]
 
     def forget(self, is_obsolete: Callable[[FailureRow], bool]) -> None:
         """Forget the failures of tasks that no longer run, or of mirrors without a mirror file."""
-        for row in self.recorder.ask(lambda index: index.failed_tasks()):
+        for row in self.recorder.ask(lambda index: index.crawl.failed_tasks()):
             if is_obsolete(row):
                 recovered = TaskRecovered(row.task, *_split(_name(row)), current_timestamp())
                 self.recorder.record(recovered)

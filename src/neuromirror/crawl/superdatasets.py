@@ -50,7 +50,7 @@ def update_superdatasets(
     ``wait``, failures postpone the update (:func:`_postpone`).
     """
     top, name = mirror.superdataset(source.uri), mirror.name
-    has_failed = wait and (failed or recorder.ask(lambda index: index.has_failures(name)))
+    has_failed = wait and (failed or recorder.ask(lambda index: index.crawl.has_failures(name)))
     waiting = _postpone(store, name, has_failed)
     if waiting and has_complete_commit(store, name):
         return
@@ -74,12 +74,12 @@ def update_top_superdataset(
     store: Store, recorder: Recorder, *, failed: bool, wait: bool = True
 ) -> None:
     """Update the superdataset above all mirrors; as :func:`update_superdatasets`."""
-    has_failed = wait and (failed or recorder.ask(lambda index: index.has_failures()))
+    has_failed = wait and (failed or recorder.ask(lambda index: index.crawl.has_failures()))
     waiting = _postpone(store, TOP_ALIAS, has_failed)
     if waiting and has_complete_commit(store, TOP_ALIAS):
         return
     members = []
-    for row in recorder.ask(lambda index: list(index.mirror_status())):
+    for row in recorder.ask(lambda index: list(index.crawl.mirrors())):
         dataset = DatasetRef(row.mirror, "", row.uri)
         repository = store.repository(dataset)
         if SuperdatasetLog(store, row.mirror).commits:

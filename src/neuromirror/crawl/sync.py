@@ -530,7 +530,7 @@ class Sync:
         if self._history and earlier_state_counts and not any(earlier_state_counts):
             message = "no earlier states: upstream keeps none, or all are mirrored already"
             yield Result(run.mirror.name, "notneeded", message)
-        known = run.recorder.ask(lambda index: index.last_visits(run.mirror.name))
+        known = run.recorder.ask(lambda index: index.crawl.last_visits(run.mirror.name))
         for local_id in vanished_ids:
             yield from self._check_vanished(run, local_id, known.get(local_id))
 
