@@ -128,7 +128,7 @@ def _observe(visit: Visit, version: VersionRef, has_history: bool) -> None:
         if not listed.is_unchanged:
             minted = None
             if _may_follow(visit, listed, last, has_history):
-                lapse_holds(visit, version.upstream)
+                lapse_holds(visit, listed.snapshot.header.version.upstream)
                 outcome.pending_files = listed.snapshot.pending_files
                 minted = _publish(visit, listed, MAIN_BRANCH, None)
             keep_memos(visit, version.upstream, listed, minted)
@@ -138,10 +138,8 @@ def _observe(visit: Visit, version: VersionRef, has_history: bool) -> None:
             lapse_holds(visit, version.upstream)
     listing = listed.listing
     outcome.comparison_scope = listing.describe_checks()
-    outcome.refused_count, outcome.archived_count = (
-        listing.refused_count(),
-        listing.archived_count(),
-    )
+    outcome.refused_count = listing.refused_count()
+    outcome.archived_count = listing.archived_count()
     _report_problems(visit, listing)
     if visit.versions():
         record_viewer_links(visit, listing.facts.links)
