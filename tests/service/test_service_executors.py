@@ -15,15 +15,10 @@ import pytest
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service import executors, worker_pool
-from neuromirror.service.executors import (
-    JobTimeoutError,
-    WorkerLostError,
-    job_context,
-    process_executor,
-)
-from neuromirror.service.jobs import Job, JobReport, run_job
+from neuromirror.service.executors import ProcessExecutor, job_context
+from neuromirror.service.jobs import Job, JobReport, WorkerLostError, run_job
 from neuromirror.service.jobs import JobContext as Workplace
-from neuromirror.service.worker_pool import PipeChannel, WorkerPool
+from neuromirror.service.worker_pool import JobTimeoutError, PipeChannel, WorkerPool
 from neuromirror.service.writer import Writer, job_channel
 from neuromirror_demo import DemoArchive
 from support.forked_commands import fork_command
@@ -78,7 +73,7 @@ def lent_pool(shared_pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def worker_pair(writer: Writer, lent_pool: None) -> Iterator[Executor]:
     """An executor with two worker processes."""
-    with process_executor(2, writer, seconds=120, memory=GIB) as executor:
+    with ProcessExecutor(2, writer, seconds=120, memory=GIB) as executor:
         yield executor
 
 
@@ -114,7 +109,7 @@ def test_visits_side_by_side_make_what_a_sync_makes(
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
     with (
         open_job_harness(mirror_harness) as job_harness,
-        process_executor(2, job_harness.writer, seconds=120, memory=GIB) as executor,
+        ProcessExecutor(2, job_harness.writer, seconds=120, memory=GIB) as executor,
     ):
         assert visit_all(job_harness, executor) > 3
     mirror_harness.fsck()
@@ -216,7 +211,7 @@ import os, signal, sys, time
 from pathlib import Path
 from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.index import Schedule
-from neuromirror.service.executors import job_context, process_executor, thread_executor
+from neuromirror.service.executors import job_context, ProcessExecutor, ThreadExecutor
 from neuromirror.service.jobs import Job, run_job
 from neuromirror.crawl.recorder import Lease
 from neuromirror.service.writer import Writer
@@ -228,8 +223,8 @@ def die(event, about):
 
 def open_executor(writer):
     if arguments[3] == "processes":
-        return process_executor(1, writer, 600, 1 << 30)
-    return thread_executor(1, writer)
+        return ProcessExecutor(1, writer, 600, 1 << 30)
+    return ThreadExecutor(1, writer)
 
 store = Store.open(Path(arguments[0]), create=True)
 mirror = load_mirrors(Path(arguments[1]))["demo"]
@@ -291,7 +286,7 @@ def test_a_job_over_its_time_limit_is_killed_with_its_processes(
     writer: Writer,
     workers: Callable[[], list[int]],
 ) -> None:
-    with process_executor(2, writer, seconds=3, memory=GIB, grace=0.2) as executor:
+    with ProcessExecutor(2, writer, seconds=3, memory=GIB, grace=0.2) as executor:
         executor.submit(os.getpid).result()
         with demo.fault("hang", path="/000001/", seconds=3600):
             hangs = executor.submit(
@@ -326,7 +321,7 @@ def started_by(pid: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
 def test_a_job_over_its_memory_limit_is_killed_and_its_worker_replaced(writer: Writer) -> None:
-    with process_executor(1, writer, seconds=60, memory=200 * MIB) as executor:
+    with ProcessExecutor(1, writer, seconds=60, memory=200 * MIB) as executor:
         for much in (
             "bytearray(8 << 30)",  # the kernel refuses it
             "[b'x' * (300 << 20), __import__('time').sleep(60)]",  # it is seen
@@ -380,7 +375,7 @@ def test_a_job_whose_lease_was_taken_over_writes_nothing(
 def test_leaving_gives_running_jobs_their_time_and_cancels_the_others(
     writer: Writer, worker_pair: Executor
 ) -> None:
-    with process_executor(1, writer, seconds=60, memory=GIB, grace=20) as executor:
+    with ProcessExecutor(1, writer, seconds=60, memory=GIB, grace=20) as executor:
         runs = executor.submit(time.sleep, 0.3)
         wait_until(runs.running)
         waits = executor.submit(os.getpid)
@@ -393,7 +388,7 @@ import subprocess
 from pathlib import Path
 from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
-from neuromirror.service.executors import process_executor
+from neuromirror.service.executors import ProcessExecutor
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store
 
@@ -401,7 +396,7 @@ store = Store.open(Path(folder), create=True)
 with (
     open_recorder(store, store.index_path) as recorder,
     Schedule.open(store.schedule_path) as schedule,
-    process_executor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
+    ProcessExecutor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
 ):
     executor.submit(subprocess.run, ["sh", "-c", "echo $$ $PPID >&2; exec sleep 300"]).result()
 """

@@ -17,15 +17,10 @@ from msgspec.structs import replace
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError
 from neuromirror.service import dask_cluster
-from neuromirror.service.dask_cluster import DaskExecutor
-from neuromirror.service.executors import (
-    JobTimeoutError,
-    SchedulerUnavailableError,
-    WorkerLostError,
-    dask_executor,
-    job_context,
-)
-from neuromirror.service.jobs import Job, JobRecorder, JobReport, run_job
+from neuromirror.service.dask_cluster import DaskExecutor, SchedulerUnavailableError
+from neuromirror.service.executors import job_context
+from neuromirror.service.jobs import Job, JobRecorder, JobReport, WorkerLostError, run_job
+from neuromirror.service.worker_pool import JobTimeoutError
 from neuromirror.service.writer import Writer, WriterLostError
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
@@ -108,7 +103,7 @@ class Cluster:
     def executor(self, writer: Writer) -> DaskExecutor:
         """Return the executor of all tests that need no particular one, on this scheduler."""
         if self.address not in self._executors:
-            opened = dask_executor(self.address, writer, seconds=120, memory=GIB, grace=0)
+            opened = DaskExecutor(self.address, writer, seconds=120, memory=GIB, grace=0)
             executor = self._stack.enter_context(opened)
             assert isinstance(executor, DaskExecutor)
             self._executors[self.address] = executor
@@ -249,7 +244,7 @@ def test_commits_go_on_while_one_worker_is_dead_and_another_frozen(
     cluster.start_workers(3)
     stop = "import os, signal; os.kill(os.getppid(), signal.{})"
     try:
-        with dask_executor(cluster.address, writer, grace=0) as executor:
+        with DaskExecutor(cluster.address, writer, grace=0) as executor:
             frozen = executor.submit(exec, stop.format("SIGSTOP"))
             dead = executor.submit(exec, stop.format("SIGKILL"))
             with pytest.raises(WorkerLostError):
@@ -268,7 +263,7 @@ def test_commits_go_on_while_one_worker_is_dead_and_another_frozen(
 def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(
     cluster: Cluster, writer: Writer
 ) -> None:
-    with dask_executor(cluster.address, writer, seconds=2, memory=GIB) as executor:
+    with DaskExecutor(cluster.address, writer, seconds=2, memory=GIB) as executor:
         over = executor.submit(time.sleep, 300)
         wrong = executor.submit(eval, "1 / 0")
         gone = executor.submit(exec, "import os; os._exit(3)")  # coverage replaces os._exit
@@ -285,7 +280,7 @@ def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(
     cluster: Cluster, writer: Writer
 ) -> None:
     pid_file = cluster.folder / "pid"
-    with dask_executor(cluster.address, writer, grace=0.2) as executor:
+    with DaskExecutor(cluster.address, writer, grace=0.2) as executor:
         command = f"echo $$ $PPID > {pid_file}; exec sleep 300"
         hangs = executor.submit(subprocess.run, ["sh", "-c", command])
         pids = [
@@ -314,7 +309,7 @@ def test_a_job_whose_service_is_gone_is_over(
     cluster: Cluster, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuromirror.service.dask_worker.REPLY_TIMEOUT", 0.5)
-    with dask_executor(cluster.address, writer, grace=0) as executor:
+    with DaskExecutor(cluster.address, writer, grace=0) as executor:
         assert isinstance(executor, DaskExecutor)
         # a service that was killed reads no requests
         executor._listener.close()
@@ -370,13 +365,13 @@ def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
 def test_workers_of_another_release_are_refused(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
-    with dask_executor(cluster.address, writer) as executor:
+    with DaskExecutor(cluster.address, writer) as executor:
         monkeypatch.setattr(dask_cluster, "__version__", "99.1")
         with pytest.raises(ConfigurationError, match=r"the service 99\.1"):
             executor.submit(os.getpid).result()
     with (
         pytest.raises(ConfigurationError, match=r"the scheduler has .*the service has 99\.1"),
-        dask_executor(cluster.address, writer),
+        DaskExecutor(cluster.address, writer),
     ):
         pass
 
@@ -384,7 +379,7 @@ def test_workers_of_another_release_are_refused(
 def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_hangs(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
-    with dask_executor(cluster.address, writer, grace=5) as executor:
+    with DaskExecutor(cluster.address, writer, grace=5) as executor:
         assert isinstance(executor, DaskExecutor)
         # the first death of a worker counts
         executor._client.run_on_scheduler(
@@ -403,7 +398,7 @@ def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_ha
             job.result(60)
     cluster.scheduler.wait()
     monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 0.5)
-    with pytest.raises(SchedulerUnavailableError), dask_executor(cluster.address, writer):
+    with pytest.raises(SchedulerUnavailableError), DaskExecutor(cluster.address, writer):
         pass
 
 

@@ -155,7 +155,7 @@ def test_a_disabled_dataset_is_enabled_by_a_change_in_the_list() -> None:
     same = row_after_listing(row, _task(fingerprint="a", last=failed), NOW + HOUR, BOUNDS)
     assert same.disabled
     anew = row_after_listing(same, _task(fingerprint="b", last=failed), NOW + 2 * HOUR, BOUNDS)
-    assert (anew.disabled, anew.crawl.failures, anew.due) == (False, 0, NOW + 2 * HOUR)
+    assert (anew.disabled, anew.failures, anew.due) == (False, 0, NOW + 2 * HOUR)
     titled = row_after_listing(_disabled(None, BOUNDS), _task(title="New"), NOW + HOUR, BOUNDS)
     assert (titled.disabled, titled.due) == (False, NOW + HOUR)
 

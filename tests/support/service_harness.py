@@ -12,7 +12,7 @@ from neuromirror.crawl.recorder import lease_owner
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.service.engine import MirrorFiles, Service, StaleLeases
-from neuromirror.service.executors import thread_executor
+from neuromirror.service.executors import ThreadExecutor
 from neuromirror.service.health import Readiness
 from neuromirror.service.worker_pool import find_job, run_call
 from neuromirror.service.writer import Writer
@@ -156,7 +156,7 @@ def open_service_harness(
     name = lease_owner("serve")
     with (
         open_job_harness(mirror_harness) as job_harness,
-        thread_executor(workers, job_harness.writer, grace=5) as pool,
+        ThreadExecutor(workers, job_harness.writer, grace=5) as pool,
     ):
         if isinstance(executor, ManualExecutor):
             executor.writer = job_harness.writer

@@ -284,11 +284,11 @@ def serve_command(
     Ctrl-C running jobs have 20 seconds to finish; a second signal exits at once. --once is for
     cron, with the exit codes of "neuromirror sync".
     """
-    from neuromirror.service.server_options import require_service, require_web
+    from neuromirror.service.server_options import CATALOGUE, SERVICE, require_packages
 
-    require_service()
+    require_packages(*SERVICE)
     if catalogue is not None:
-        require_web()
+        require_packages(*CATALOGUE)
     from neuromirror.config.vault_files import load_keeps
     from neuromirror.service.housekeeping import HousekeepingSettings
     from neuromirror.service.serve import ServeOptions, open_mirror_files, serve
@@ -482,18 +482,18 @@ def catalogue_command(
     from neuromirror.service.catalogue_process import CatalogueStatusFile, SupervisorConnection
     from neuromirror.service.logs import log_printed_output, logging_to
     from neuromirror.service.server_options import (
+        CATALOGUE,
         bound_address,
         format_address,
         open_listener,
         parse_listen_address,
         parse_site_url,
-        require_json_logging,
-        require_web,
+        require_packages,
     )
 
-    require_web()
+    require_packages(*CATALOGUE)
     if log_json:
-        require_json_logging()
+        require_packages("--log-json", "service", "pythonjsonlogger")
     from neuromirror.config.mirror_files import mirror_titles
     from neuromirror.web.gateway.modes import parse_modes
     from neuromirror.web.rate_limits import parse_limits, parse_proxies

@@ -73,8 +73,8 @@ _MULTIPART_DIGESTS: Final = {
 """The allowed values in a record with a part size."""
 _RULES: Final = (
     "a sha256 has 64 lower-case hexadecimal digits, an md5 32, an etag with a part size is "
-    "<32 lower-case hexadecimal digits>-<parts>, another etag any text, a crc64nvme 16, and a crc32c "
-    "or crc32 8 lower-case hexadecimal digits"
+    "<32 lower-case hexadecimal digits>-<parts>, another etag any text, a crc64nvme 16, a "
+    "crc32c or crc32 8 lower-case hexadecimal digits"
 )
 _WEB: Final = ("https://", "http://")
 _URL_STARTS: Final = {

@@ -206,8 +206,8 @@ class SupervisedCatalogue:
     """Runs ``neuromirror catalogue`` during the block and restarts it when it exits.
 
     ``command`` are its arguments. It gets the environment of this process without the variables
-    that ``secret_variables()`` returns at each start. ``on_exit`` is called for each unexpected
-    exit, and ``log`` records the failure until the catalogue responds again. Its status is saved in
+    that ``secret_variables()`` returns at each start. ``restarts`` counts unexpected exits, and
+    ``log`` records the failure until the catalogue responds again. Its status is saved in
     ``store``, with the ``modes`` of the gateway. Raises ConfigurationError if the address cannot be
     bound.
     """
@@ -218,7 +218,6 @@ class SupervisedCatalogue:
         command: Sequence[str],
         *,
         secret_variables: Callable[[], Collection[str]],
-        on_exit: Callable[[], None],
         log: FailureLog,
         store: Store,
         modes: Mapping[str, str],
@@ -226,14 +225,16 @@ class SupervisedCatalogue:
         self._log = log
         self._command = command
         self._secret_variables = secret_variables
-        self._on_exit = on_exit
         self._socket = open_listener(address, "the catalogue")
         self.url = f"http://{format_address(bound_address(self._socket))}"
         self._status = CatalogueStatusFile(store, self.url, modes)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_up = False
+        self.modes = modes
+        self.is_up = False
+        """Whether the catalogue responds, as of its last heartbeat."""
+        self.restarts = 0
         self._has_died = False
         self.refused: Counter[str] = Counter()
         """Refused requests by kind, and the other numbers of heartbeats, over all restarts."""
@@ -247,11 +248,6 @@ class SupervisedCatalogue:
         self.stop()
         self._thread.join()
         self._status.remove()
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the catalogue responds, as of its last heartbeat."""
-        return self._is_up
 
     def remarks(self) -> list[str]:
         """Return degradations for the readiness check; the first start does not count."""
@@ -271,13 +267,13 @@ class SupervisedCatalogue:
         while not self._stopping.is_set():
             began = time.monotonic()
             why = self._run_once()
-            self._is_up = False
+            self.is_up = False
             if self._stopping.is_set():
                 return
             if time.monotonic() - began > _STABLE_SECONDS:
                 pause = _FIRST_DELAY
             self._has_died = True
-            self._on_exit()
+            self.restarts += 1
             with suppress(NeuromirrorError, OSError):
                 self._log.record_failure(CATALOGUE, why)
             log_event(
@@ -347,8 +343,8 @@ class SupervisedCatalogue:
                 with suppress(msgspec.DecodeError):
                     self.refused.update(msgspec.json.decode(line, type=dict[str, int]))
             self._status.update(self.refused)
-            if not self._is_up:
-                self._is_up, self._has_died = True, False
+            if not self.is_up:
+                self.is_up, self._has_died = True, False
                 with suppress(NeuromirrorError, OSError):
                     self._log.record_success(CATALOGUE)
                 log_event("catalogue started", self.url)

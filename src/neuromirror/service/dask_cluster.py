@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import msgspec
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.executors import GRACE_SECONDS, JOB_MEMORY, JOB_SECONDS, JobExecutor
 from neuromirror.service.jobs import JobContext, WorkerLostError
 from neuromirror.service.logs import log_event
 from neuromirror.service.worker_pool import find_job
@@ -207,23 +208,35 @@ class SchedulerUnavailableError(NeuromirrorError):
     """The Dask scheduler cannot be reached."""
 
 
-class DaskExecutor(Executor):
+class DaskExecutor(JobExecutor):
     """Runs jobs on the workers of a Dask scheduler; reconnects if the connection is lost.
 
-    ``address`` is that of the scheduler; ``writer`` applies the requests of the jobs. Jobs have the
-    limits ``seconds`` and ``memory`` of a :class:`~neuromirror.service.worker_pool.WorkerPool` and
-    raise the same errors. If a Dask worker dies, its job fails with WorkerLostError, and Dask does
-    not rerun it elsewhere. The executor holds a lock in the store; a worker that does not see the
-    lock has another folder or local file locks, and refuses the job.
+    ``address`` is that of the scheduler, such as ``tcp://HOST:8786``. Jobs have the limits
+    ``seconds`` and ``memory`` of a :class:`~neuromirror.service.worker_pool.WorkerPool` and raise
+    the same errors. If a Dask worker dies, its job fails with WorkerLostError, and Dask does not
+    rerun it elsewhere. The executor holds a lock in the store; a worker that does not see the lock
+    has another folder or local file locks, and refuses the job.
+
+    Raises
+    ------
+    SchedulerUnavailableError
+        If the scheduler cannot be reached.
+    ConfigurationError
+        If Dask is not installed, or the cluster has another release of neuromirror.
     """
 
-    def __init__(self, address: str, writer: Writer, seconds: float, memory: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        writer: Writer,
+        seconds: float = JOB_SECONDS,
+        memory: int = JOB_MEMORY,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        super().__init__(writer, grace)
         self._address = address
-        self._writer = writer
         self._limits = (seconds, memory)
         self._plugin = f"neuromirror-{secrets.token_hex(6)}"
-        self._lock = threading.Lock()
-        self._jobs: set[Future[Any]] = set()
         self._closed = False
         self._locked_stores: set[Path] = set()
         self._store_locks = ExitStack()
@@ -257,7 +270,7 @@ class DaskExecutor(Executor):
                 raise
             self._jobs.add(ours)
             end = partial(self._listener.submit, self._end, job, call)
-        ours.add_done_callback(partial(self._forget, theirs))
+        ours.add_done_callback(partial(self._release, theirs))
         theirs.add_done_callback(end)
         return ours
 
@@ -271,19 +284,14 @@ class DaskExecutor(Executor):
         with suppress(*_LOST):
             untyped(call.ticket, theirs.client).clear()
 
-    def _forget(self, theirs: Any, ours: Future[Any]) -> None:
-        with self._lock:
-            self._jobs.discard(ours)
+    def _release(self, theirs: Any, ours: Future[Any]) -> None:
+        self._forget(ours)
         if ours.cancelled():
             # without waiting for the scheduler: a service that stops cancels all its jobs
             theirs.client.loop.add_callback(theirs.client._cancel, [theirs])
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Disconnect from the cluster, immediately or (``wait``) when all jobs have finished."""
-        self.leave(0.0 if cancel_futures or not wait else None)
-
-    def leave(self, grace: float | None) -> None:
-        """Disconnect after ``grace`` seconds, or when all jobs have finished.
+    def leave(self, grace: float) -> None:
+        """See :meth:`JobExecutor.leave`.
 
         Unfinished jobs are cancelled and killed, since it is unknown which of them are running.
         """
@@ -307,15 +315,7 @@ class DaskExecutor(Executor):
         self._store_locks.close()
 
     def _connect(self) -> tuple[Any, RequestListener]:
-        """Return a client and a listener; start a worker pool on each worker.
-
-        Raises
-        ------
-        SchedulerUnavailableError
-            If the scheduler cannot be reached.
-        ConfigurationError
-            If Dask is not installed, or the releases of neuromirror differ.
-        """
+        """Return a client and a listener; start a worker pool on each worker."""
         try:
             import distributed
 

@@ -94,8 +94,14 @@ def run_doctor_checks(
     DoctorCheck
         One result per check.
     """
-    yield _git()
-    yield from _git_annex()
+    yield _release("git", "--version", least=_GIT, level="error", advice="install", without="")
+    yield _release(
+        *("git-annex", "version", "--raw"),
+        least=_ANNEX,
+        level="warning",
+        advice="it should be",
+        without="mirroring works without it, but file content cannot be fetched or verified: ",
+    )
     yield _program("git-annex-backend-XS3ETAG", "files with a multipart ETag cannot be verified")
     yield _program("git-annex-remote-neuromirror", "git-annex cannot fetch volumes")
     yield _sqlite()
@@ -120,31 +126,24 @@ def run_doctor_checks(
 # --- programs
 
 
-def _git() -> DoctorCheck:
-    output = _program_output("git", "--version")
+def _release(
+    program: Literal["git", "git-annex"],
+    *arguments: str,
+    least: tuple[int, int],
+    level: Level,
+    advice: str,
+    without: str,
+) -> DoctorCheck:
+    """Check that a program is there, in a release of at least this version."""
+    output = _program_output(program, *arguments)
     if output is None:
-        return DoctorCheck("git", "error", f"git is not on PATH: {install_advice('git')}")
-    version = _version(output)
-    if version < _GIT:
-        required = ".".join(map(str, _GIT))
-        return DoctorCheck("git", "error", f"{output}; install {required} or newer")
-    return DoctorCheck("git", "ok", output)
-
-
-def _git_annex() -> Iterator[DoctorCheck]:
-    output = _program_output("git-annex", "version", "--raw")
-    if output is None:
-        message = (
-            "git-annex is not on PATH: mirroring works without it, but file content cannot be "
-            f"fetched or verified: {install_advice('git-annex')}"
-        )
-        yield DoctorCheck("git-annex", "warning", message)
-        return
-    if _version(output) < _ANNEX:
-        required = ".".join(map(str, _ANNEX))
-        yield DoctorCheck("git-annex", "warning", f"{output}; it should be {required} or newer")
-        return
-    yield DoctorCheck("git-annex", "ok", output)
+        message = f"{program} is not on PATH: {without}{install_advice(program)}"
+        return DoctorCheck(program, level, message)
+    found = re.search(r"([0-9]+)\.([0-9]+)", output)
+    if found is None or (int(found[1]), int(found[2])) < least:
+        required = ".".join(map(str, least))
+        return DoctorCheck(program, level, f"{output}; {advice} {required} or newer")
+    return DoctorCheck(program, "ok", output)
 
 
 def _program(name: str, without: str) -> DoctorCheck:
@@ -169,11 +168,6 @@ def _program_output(*command: str) -> str | None:
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version(output: str) -> tuple[int, ...]:
-    found = re.search(r"([0-9]+)\.([0-9]+)", output)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _sqlite() -> DoctorCheck:

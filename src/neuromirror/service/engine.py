@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -37,7 +38,6 @@ from neuromirror.service.jobs import (
     JobContext,
     JobResult,
     RunningJob,
-    ServiceObserver,
     collect_result,
     job_of_task,
     run_job,
@@ -45,6 +45,9 @@ from neuromirror.service.jobs import (
 from neuromirror.service.logs import log_event
 from neuromirror.service.scheduling import SUPERDATASET_PREFIX, ScheduleWriter
 from neuromirror.store import Store, StoreBusyError
+
+if TYPE_CHECKING:
+    from neuromirror.service.metrics import Metrics
 
 # --- mirror files, reloaded when they change
 
@@ -306,7 +309,7 @@ class Service:
         *,
         workers: int,
         owner: str,
-        observer: ServiceObserver,
+        observer: Metrics,
         stale_leases: StaleLeases,
         on_result: Callable[[Result], None] = lambda result: None,
         problems: Callable[[], list[str]] = list,
@@ -351,13 +354,12 @@ class Service:
         self._log.forget(lambda row: row.task in SERVICE_TASKS)
         for name in self._stale_leases.end_orphaned(now):
             log_event("lease ended", "its owner is no longer running", dataset=name)
-        for mirror in self._files.served_mirrors():
-            self._schedule_writer.add_mirror(mirror, now)
+        names = [one.name for one in self._files.served_mirrors()]
+        new = [name for name in names if self._schedule.task(name) is None]
+        self._schedule.put([TaskRow(name, name, due=now) for name in new])
         self._schedule_writer.make_released_due(now)
         self._update_excluded_mirrors()
-        self._pending_writes.append(
-            self._schedule_writer.repair_rows(self._files.served_mirrors(), now)
-        )
+        self._repair_rows(now)
 
     def reload_mirror_files(self) -> None:
         """Apply changed mirror files; log invalid ones, and keep their last valid content."""
@@ -381,18 +383,14 @@ class Service:
                 "its configuration file changed: the list of datasets is read now",
                 mirror=name,
             )
-            self._schedule_writer.make_listing_due(self._files.mirrors[name], now)
+            row = self._schedule.task(name) or TaskRow(name, name)
+            self._schedule.put([replace(row, due=now, failures=0, disabled=False)])
         if found.removed or found.changed:
             self._update_excluded_mirrors()
-            self._pending_writes.append(
-                self._schedule_writer.repair_rows(self._files.served_mirrors(), now)
-            )
+            self._repair_rows(now)
             self.wakeup.set()
         self._log.forget(lambda row: row.mirror in found.removed)
-        self._record_file_errors()
-
-    def _record_file_errors(self) -> None:
-        """Record which mirror files are invalid; retried if that fails."""
+        # retried at the next call if that fails
         for name in list(self._valid_files):
             self._log.record_success(CONFIGURATION, name)
             self._invalid_files.pop(name, None)
@@ -480,9 +478,11 @@ class Service:
                 )
         if instant - self._last_repair >= _REPAIR_SECONDS:
             self._last_repair = instant
-            self._pending_writes.append(
-                self._schedule_writer.repair_rows(self._files.served_mirrors(), now)
-            )
+            self._repair_rows(now)
+
+    def _repair_rows(self, now: float) -> None:
+        repairs = self._schedule_writer.repair_rows(self._files.served_mirrors(), now)
+        self._pending_writes.append(repairs)
 
     def _continue_writes(self, until: float) -> None:
         """Continue long writes until a time, by at least one step so that they always finish."""

@@ -1,43 +1,23 @@
-"""Executors for jobs: threads of the service, worker processes, or a Dask cluster.
+"""Executors for jobs: threads of the service or worker processes; :mod:`.dask_cluster` has a third.
 
-Each is a context manager that yields an executor for ``submit(run_job, context, job)``, whose jobs
-send their requests to ``writer``. On exit, pending jobs are cancelled, and running ones are killed
-after ``grace`` seconds.
+Each is a context manager with ``submit(run_job, context, job)``. On exit, pending jobs are
+cancelled, and running ones have ``grace`` seconds before they are killed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from neuromirror.model import ConfigurationError
-from neuromirror.service.dask_cluster import DaskExecutor, SchedulerUnavailableError
-from neuromirror.service.jobs import JobContext, WorkerLostError
-from neuromirror.service.worker_pool import (
-    JobTimeoutError,
-    WorkerPool,
-    find_job,
-    run_call,
-)
+from neuromirror.service.jobs import JobContext
+from neuromirror.service.worker_pool import WorkerPool, find_job, run_call
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store
-
-__all__ = [
-    "GRACE_SECONDS",
-    "JOB_MEMORY",
-    "JOB_SECONDS",
-    "JobTimeoutError",
-    "SchedulerUnavailableError",
-    "WorkerLostError",
-    "dask_executor",
-    "job_context",
-    "process_executor",
-    "thread_executor",
-]
 
 _T = TypeVar("_T")
 
@@ -51,18 +31,37 @@ GRACE_SECONDS = 20.0
 """Default time that running jobs have to finish when a service stops."""
 
 
-class _ThreadExecutor(Executor):
-    """A thread pool that calls ``run`` for each job; it can be left while jobs are running.
+class JobExecutor(Executor):
+    """An executor of jobs, which send their requests to ``writer``."""
 
-    ``run`` receives the job's channel to the writer, which is closed before the result is set.
-    """
-
-    def __init__(self, workers: int, writer: Writer, run: Callable[..., Any]) -> None:
+    def __init__(self, writer: Writer, grace: float) -> None:
         self._writer = writer
-        self._run = run
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="job")
+        self._grace = grace
         self._lock = threading.Lock()
         self._jobs: set[Future[Any]] = set()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave(self._grace)
+
+    def leave(self, grace: float) -> None:
+        """Cancel pending jobs, and wait up to ``grace`` seconds for running ones."""
+        raise NotImplementedError
+
+    def _forget(self, job: Future[Any]) -> None:
+        with self._lock:
+            self._jobs.discard(job)
+
+
+class ThreadExecutor(JobExecutor):
+    """Runs up to ``workers`` jobs in threads of this process.
+
+    A job that hangs cannot be killed and delays the exit of Python.
+    """
+
+    def __init__(self, workers: int, writer: Writer, grace: float = GRACE_SECONDS) -> None:
+        super().__init__(writer, grace)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="job")
+        self._run: Callable[..., Any] = run_call
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`."""
@@ -73,96 +72,41 @@ class _ThreadExecutor(Executor):
         return job
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # closed before the result is set
         with closing(self._writer.open(find_job(args))) as channel:
             return self._run(channel, function, *args, **kwargs)
 
-    def _forget(self, job: Future[Any]) -> None:
-        with self._lock:
-            self._jobs.discard(job)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See :meth:`concurrent.futures.Executor.shutdown`."""
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
-
     def leave(self, grace: float) -> None:
-        """Cancel pending jobs, and wait up to ``grace`` seconds for running ones."""
-        self.shutdown(wait=False, cancel_futures=True)
+        """See :meth:`JobExecutor.leave`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             left = list(self._jobs)
         wait(left, grace)
 
 
-@contextmanager
-def thread_executor(
-    workers: int, writer: Writer, grace: float = GRACE_SECONDS
-) -> Iterator[Executor]:
-    """Provide an executor that runs up to ``workers`` jobs in threads of this process.
+class ProcessExecutor(ThreadExecutor):
+    """Runs jobs in worker processes, with the limits ``seconds`` and ``memory`` bytes.
 
-    A job that hangs cannot be killed and delays the exit of Python. At the end of the block running
-    jobs have ``grace`` seconds to finish.
+    They are enforced as described at :class:`~neuromirror.service.worker_pool.WorkerPool`.
     """
-    pool = _ThreadExecutor(workers, writer, run_call)
-    try:
-        yield pool
-    finally:
-        pool.leave(grace)
 
+    def __init__(
+        self,
+        workers: int,
+        writer: Writer,
+        seconds: float,
+        memory: int,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        super().__init__(workers, writer, grace)
+        self._processes = WorkerPool(workers, seconds, memory)
+        self._run = self._processes.run
 
-@contextmanager
-def process_executor(
-    workers: int, writer: Writer, seconds: float, memory: int, grace: float = GRACE_SECONDS
-) -> Iterator[Executor]:
-    """Provide an executor that runs jobs in worker processes, with limits per job.
-
-    The limits are ``seconds`` and ``memory`` bytes, enforced as described at
-    :class:`~neuromirror.service.worker_pool.WorkerPool`. At the end of the block running jobs have
-    ``grace`` seconds to finish.
-    """
-    worker_pool = WorkerPool(workers, seconds, memory)
-    pool = _ThreadExecutor(workers, writer, worker_pool.run)
-    try:
-        yield pool
-    finally:
-        pool.leave(grace)
-        worker_pool.close()
-        pool.shutdown()
-
-
-@contextmanager
-def dask_executor(
-    address: str,
-    writer: Writer,
-    seconds: float = JOB_SECONDS,
-    memory: int = JOB_MEMORY,
-    grace: float = GRACE_SECONDS,
-) -> Iterator[Executor]:
-    """Provide an executor for the workers of a Dask scheduler, such as ``tcp://HOST:8786``.
-
-    See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
-
-    Parameters
-    ----------
-    address
-        The address of the scheduler.
-    writer
-        The service's writer, which applies the requests of the jobs.
-    seconds, memory
-        Limits per job, in seconds and bytes.
-    grace
-        Seconds for which running jobs may continue at the end of the block.
-
-    Raises
-    ------
-    SchedulerUnavailableError
-        If the scheduler cannot be reached.
-    ConfigurationError
-        If Dask is not installed, or the cluster has another release of neuromirror.
-    """
-    cluster = DaskExecutor(address, writer, seconds, memory)
-    try:
-        yield cluster
-    finally:
-        cluster.leave(grace)
+    def leave(self, grace: float) -> None:
+        """See :meth:`JobExecutor.leave`; kills the jobs that have not finished."""
+        super().leave(grace)
+        self._processes.close()
+        self._pool.shutdown()
 
 
 def job_context(store: Store, index: Path, private: Path | None, *, remote: bool) -> JobContext:

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -31,13 +33,15 @@ from neuromirror.publish import publish, record_outcome, sibling_datasets
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
 from neuromirror.service.custody_tasks import run_keeps
 from neuromirror.service.integrity import IntegrityState, check_integrity
-from neuromirror.service.jobs import ServiceObserver
 from neuromirror.service.logs import log_event
 from neuromirror.service.scheduling import jitter
 from neuromirror.sources.volumes.urls import token_from_environment
 from neuromirror.store import Store, run_housekeeping
 from neuromirror.store.store import TaskState
 from neuromirror.transfer.annex_branch import AnnexSettings
+
+if TYPE_CHECKING:
+    from neuromirror.service.metrics import Metrics
 
 # --- tasks
 
@@ -108,52 +112,30 @@ def housekeeping_tasks(
         Returns the served mirrors, whose settings limit the requests of the audit.
     """
     settings = settings or HousekeepingSettings()
-    log = FailureLog(recorder)
-    found = [
-        HousekeepingTask(
-            "housekeeping", HOUR, lambda: _housekeeping(store, log, settings.seconds, is_stopping)
-        ),
-        HousekeepingTask(
-            "integrity", HOUR, lambda: _integrity(store, index_path, settings.seconds, is_stopping)
-        ),
-    ]
-    folder = settings.backup_folder
-    if folder is not None:
-        found.append(
-            HousekeepingTask("backup", DAY, lambda: _backup(store, index_path, folder, settings))
+    log, until = FailureLog(recorder), (settings.seconds, is_stopping)
+    tasks = {
+        "housekeeping": (HOUR, partial(_housekeeping, store, log, *until)),
+        "integrity": (HOUR, partial(_integrity, store, index_path, *until)),
+    }
+    if settings.backup_folder is not None:
+        tasks["backup"] = (
+            DAY,
+            partial(_backup, store, index_path, settings.backup_folder, settings),
         )
-    siblings = settings.siblings_folder
-    if siblings is not None:
-        found.append(
-            HousekeepingTask(
-                "publish",
-                HOUR,
-                lambda: _publish(store, index_path, log, siblings, settings.seconds, is_stopping),
-            )
+    if settings.siblings_folder is not None:
+        publish_changed = partial(
+            _publish, store, index_path, log, settings.siblings_folder, *until
         )
-    vaults = settings.vaults_folder
-    if vaults is not None:
-        found.append(
-            HousekeepingTask(
-                "keep",
-                HOUR,
-                lambda: run_keeps(store, index_path, vaults, settings.seconds, is_stopping),
-            )
-        )
+        tasks["publish"] = (HOUR, publish_changed)
+    if settings.vaults_folder is not None:
+        keep = partial(run_keeps, store, index_path, settings.vaults_folder, *until)
+        tasks["keep"] = (HOUR, keep)
     if settings.audit_days:
-        found.append(
-            HousekeepingTask(
-                "audit",
-                HOUR / 4,
-                lambda: _audit(
-                    recorder,
-                    settings,
-                    settings.audit_settings or audit_settings_of(store, mirrors()),
-                    is_stopping,
-                ),
-            )
+        tasks["audit"] = (
+            HOUR / 4,
+            partial(_audit, recorder, settings, store, mirrors, is_stopping),
         )
-    return found
+    return [HousekeepingTask(name, interval, run) for name, (interval, run) in tasks.items()]
 
 
 class _RepackState(TaskState):
@@ -243,7 +225,8 @@ def _publish(
 def _audit(
     recorder: JournalRecorder,
     settings: HousekeepingSettings,
-    audit_settings: AuditSettings,
+    store: Store,
+    mirrors: Callable[[], Iterable[Mirror]],
     is_stopping: Callable[[], bool],
 ) -> str:
     """Probe the locations whose last probe is oldest."""
@@ -252,7 +235,7 @@ def _audit(
     audit_run = audit(
         recorder,
         older_than=timedelta(days=settings.audit_days),
-        settings=audit_settings,
+        settings=settings.audit_settings or audit_settings_of(store, mirrors()),
         now=datetime.now(UTC),
         until=until,
     )
@@ -302,81 +285,55 @@ HOUSEKEEPING_PREFIX = "housekeeping "
 """Prefix of the schedule's rows for housekeeping tasks; names of datasets contain no space."""
 
 
-class HousekeepingScheduler:
-    """Runs the housekeeping tasks that are due, one at a time.
+class HousekeepingScheduler(Struct):
+    """Runs the housekeeping ``tasks`` that are due, one at a time.
 
-    Parameters
-    ----------
-    tasks
-        The tasks.
-    schedule
-        Has the time at which each task is due next.
-    observer
-        Is called for each finished task.
-    log
-        Records failures that a task does not record itself.
-    is_stopping
-        No task starts once it returns true.
-    clock
-        Returns POSIX seconds.
+    ``schedule`` has the time at which each is due next; ``observer`` is called for each finished
+    one, and ``log`` records failures that a task does not record itself. No task starts once
+    ``is_stopping`` returns true. ``clock`` returns POSIX seconds.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[HousekeepingTask],
-        schedule: Schedule,
-        observer: ServiceObserver,
-        log: FailureLog,
-        is_stopping: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._tasks = tasks
-        self._schedule = schedule
-        self._observer = observer
-        self._log = log
-        self._is_stopping = is_stopping
-        self._clock = clock
+    tasks: Sequence[HousekeepingTask]
+    schedule: Schedule
+    observer: Metrics
+    log: FailureLog
+    is_stopping: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.time
 
     def run_due(self) -> int:
         """Run the due tasks; return how many failed."""
-        return sum(not self._run(one) for one in self._tasks if self._is_due(one))
+        return sum(not self._run(one) for one in self.tasks if self._is_due(one))
 
     def _row(self, task: HousekeepingTask) -> TaskRow:
         name = HOUSEKEEPING_PREFIX + task.name
-        return self._schedule.task(name) or TaskRow(name, spacing=task.interval)
+        return self.schedule.task(name) or TaskRow(name, spacing=task.interval)
 
     def _is_due(self, task: HousekeepingTask) -> bool:
-        row, now = self._row(task), self._clock()
+        row, now = self._row(task), self.clock()
         # a wrong clock must not postpone a task by more than its interval
         soon = row.due is None or row.due <= now or row.due > now + 2 * task.interval
-        return soon and not self._is_stopping()
-
-    def _run_and_record(self, task: HousekeepingTask) -> tuple[str, bool]:
-        """Run a task; return its message, and whether it succeeded."""
-        failed = ""
-        try:
-            message, done = task.run(), True
-        except HousekeepingError as error:
-            message, done = str(error), False
-        except (NeuromirrorError, OSError) as error:
-            message, done, failed = str(error), False, str(error)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
-            failed = describe_unexpected(error)
-            message, done = failed, False
-        try:
-            if failed:
-                self._log.record_failure(task.name, failed)
-            else:
-                self._log.record_success(task.name)
-        except (NeuromirrorError, OSError) as error:
-            return f"{message}; not recorded: {error}", False
-        return message, done
+        return soon and not self.is_stopping()
 
     def _run(self, task: HousekeepingTask) -> bool:
         began = time.monotonic()
-        message, done = self._run_and_record(task)
-        seconds, now, row = time.monotonic() - began, self._clock(), self._row(task)
-        self._schedule.put(
+        message, done, failed = "", False, ""
+        try:
+            message, done = task.run(), True
+        except HousekeepingError as error:
+            message = str(error)
+        except (NeuromirrorError, OSError) as error:
+            message = failed = str(error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
+            message = failed = describe_unexpected(error)
+        try:
+            if failed:
+                self.log.record_failure(task.name, failed)
+            else:
+                self.log.record_success(task.name)
+        except (NeuromirrorError, OSError) as error:
+            message, done = f"{message}; not recorded: {error}", False
+        seconds, now, row = time.monotonic() - began, self.clock(), self._row(task)
+        self.schedule.put(
             [
                 replace(
                     row,
@@ -390,7 +347,7 @@ class HousekeepingScheduler:
                 )
             ]
         )
-        self._observer.housekeeping_finished(task.name, done, seconds)
+        self.observer.housekeeping_finished(task.name, done, seconds)
         log_event(
             "housekeeping finished" if done else "housekeeping failed",
             message,

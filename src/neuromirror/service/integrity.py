@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Collection, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -172,7 +172,9 @@ class StoreChecker:
 
         Run it first: the other checks compare with the versions of the journal.
         """
-        position = self._index_position()
+        position = None
+        with suppress(IndexUnusableError), Index.open_readonly(self._index_path) as index:
+            position = index.position  # otherwise check_index_pages reports it
         end, met = 0, position == 0
         try:
             for end, entry in self._store.read_entries(0):
@@ -274,13 +276,6 @@ class StoreChecker:
         # the first entry counts if a writer died and recorded the version twice
         known.by_commit.setdefault(entry.commit, version)
 
-    def _index_position(self) -> int | None:
-        try:
-            with Index.open_readonly(self._index_path) as index:
-                return index.position
-        except IndexUnusableError:
-            return None  # check_index_pages reports it
-
     def _check_repository(self, alias: str) -> Iterator[CheckResult]:
         """Check an alias and its repository."""
         known = self._datasets.get(alias)
@@ -290,7 +285,9 @@ class StoreChecker:
             target = os.readlink(link)
         except OSError:
             target = ""
-        expected, logged = target, self._logged_commits(alias)
+        expected, logged = target, list[SuperdatasetCommit]()
+        with suppress(StoreDamagedError):  # reported with the repository
+            logged = SuperdatasetLog(self._store, alias).commits
         if known is not None or logged:
             dataset_id = logged[0].dataset_id if known is None else known.dataset_id
             expected = f"../{dataset_id[:3]}/{dataset_id[3:]}"
@@ -329,11 +326,6 @@ class StoreChecker:
             if not messages and not repository.is_server_info_current():
                 messages.append("HEAD, info/refs or objects/info/packs do not match the refs")
         yield from messages
-
-    def _logged_commits(self, alias: str) -> list[SuperdatasetCommit]:
-        with suppress(StoreDamagedError):  # reported with the repository
-            return SuperdatasetLog(self._store, alias).commits
-        return []
 
     def _check_git(
         self, name: str, path: Path, mark: CheckPosition, known: _Dataset | None
@@ -512,8 +504,10 @@ def check_integrity(
     began = time.monotonic()
     with (
         store.lock("integrity", "the integrity check of the store"),
-        _persistent_state(store) as state,
+        ExitStack() as stack,
     ):
+        state = IntegrityState.load(store)
+        stack.callback(state.save, store)
         checks = StoreChecker(store, index_path, git_seconds)
         subjects = ["journal"]
         if seconds is not None or selected is None:  # those of one dataset leave out the rest
@@ -553,15 +547,6 @@ def check_integrity(
             gone = state.damage.keys() - {*checks.aliases(), "journal", "index", "block-digests"}
             for name in gone:
                 del state.damage[name]
-
-
-@contextmanager
-def _persistent_state(store: Store) -> Iterator[IntegrityState]:
-    state = IntegrityState.load(store)
-    try:
-        yield state
-    finally:
-        state.save(store)
 
 
 def _check_next_tables(

@@ -7,10 +7,10 @@ needs, writes through the service's writer, and its report holds metadata only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -21,7 +21,7 @@ from neuromirror.crawl import DatasetTask, Mirror, RefMove, Result, Sync, SyncRe
 from neuromirror.crawl.plan import describe_unexpected, is_local_fault
 from neuromirror.crawl.recorder import TOP_ALIAS, Lease
 from neuromirror.index import CrawlIndex, Index, IndexMissingError, RemoteIndex, TaskRow
-from neuromirror.model import DatasetHint, DatasetRef, JournalEntry, NeuromirrorError, Traffic
+from neuromirror.model import DatasetHint, DatasetRef, JournalEntry, NeuromirrorError
 from neuromirror.net import redact
 from neuromirror.service.writer import (
     Channel,
@@ -264,26 +264,6 @@ def _hint(row: TaskRow) -> DatasetHint | None:
 
 class WorkerLostError(NeuromirrorError):
     """The worker process of a job died; published states are complete, and the job is retried."""
-
-
-class ServiceObserver(Protocol):
-    """Is called when jobs, requests and housekeeping tasks finish; the metrics implement it."""
-
-    def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
-        """Count a finished job; ``outcome`` is a JobOutcome or a listing's outcome."""
-        ...
-
-    def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
-        """Count the requests of a job by host."""
-        ...
-
-    def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
-        """Count a finished run of a housekeeping task."""
-        ...
-
-    def tick_finished(self, seconds: float) -> None:
-        """Count a finished tick."""
-        ...
 
 
 class RunningJob(Struct, eq=False):

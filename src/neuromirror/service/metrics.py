@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,12 +32,15 @@ from neuromirror.service.jobs import ALL_MIRRORS
 from neuromirror.service.scheduling import SUPERDATASET_PREFIX
 from neuromirror.store import Store
 
+if TYPE_CHECKING:
+    from neuromirror.service.catalogue_process import SupervisedCatalogue
+
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
 _JOB_BUCKETS: Final = (0.1, 1, 10, 60, 300, 900, 3_600, 14_400, 86_400)
 _TICK_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
 
 
-class Metrics:
+class Metrics(Collector):
     """Counts the events of a service and returns the metrics page for Prometheus; thread-safe.
 
     Parameters
@@ -58,11 +61,16 @@ class Metrics:
         served: Collection[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._store = store
+        self._index = index
+        self._schedule = schedule
+        self._served = served
+        self._clock = clock
+        self.catalogue: SupervisedCatalogue | None = None
+        """The catalogue of the service, if it runs one."""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(_StateCollector(store, index, schedule, served, clock))
-        self._catalogue = _CatalogueCollector()
-        registry.register(self._catalogue)
+        registry.register(self)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, namespace="neuromirror", registry=registry)
@@ -94,21 +102,16 @@ class Metrics:
         self._tick_seconds = histogram(
             "tick_duration_seconds", "Duration of one pass of the service loop.", _TICK_BUCKETS
         )
-        self._requests = counter(
-            "http_requests", "Requests sent to archives, retries included.", "mirror"
-        )
-        self._received = counter(
-            "http_received_bytes", "Bytes of response bodies, as received.", "mirror"
-        )
-        self._retries = counter(
-            "http_retries", "Requests retried after a transient error.", "mirror"
-        )
-        self._throttled = counter(
-            "http_throttled", "Responses that asked to slow down (429, 503).", "mirror"
-        )
-        self._waited = counter(
-            "http_wait_seconds", "Total time spent waiting before retries.", "mirror"
-        )
+        self._traffic = {
+            field: counter(f"http_{name}", text, "mirror")
+            for field, name, text in (
+                ("requests", "requests", "Requests sent to archives, retries included."),
+                ("bytes", "received_bytes", "Bytes of response bodies, as received."),
+                ("retries", "retries", "Requests retried after a transient error."),
+                ("throttled", "throttled", "Responses that asked to slow down (429, 503)."),
+                ("waited", "wait_seconds", "Total time spent waiting before retries."),
+            )
+        }
 
     def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
         """Count a finished job; ``kind`` is visit, listing or superdatasets."""
@@ -117,12 +120,9 @@ class Metrics:
 
     def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
         """Count the requests of a job by host (``Result.traffic``)."""
-        total, name = total_traffic(traffic), _label(mirror)
-        self._requests.labels(name).inc(total.requests)
-        self._received.labels(name).inc(total.bytes)
-        self._retries.labels(name).inc(total.retries)
-        self._throttled.labels(name).inc(total.throttled)
-        self._waited.labels(name).inc(total.waited)
+        total = total_traffic(traffic)
+        for field, requests in self._traffic.items():
+            requests.labels(_label(mirror)).inc(getattr(total, field))
 
     def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
         """Count a finished run of a housekeeping task."""
@@ -133,133 +133,19 @@ class Metrics:
         """Count a pass of the service loop."""
         self._tick_seconds.observe(seconds)
 
-    def add_catalogue(
-        self,
-        up: Callable[[], bool],
-        refused: Callable[[], Mapping[str, int]],
-        modes: Mapping[str, str],
-    ) -> None:
-        """Add the catalogue.
-
-        Parameters
-        ----------
-        up
-            Returns whether it responds.
-        refused
-            Returns how many requests it refused by kind, and the other numbers of heartbeats.
-        modes
-            The modes of the gateway by mirror.
-        """
-        self._catalogue.up, self._catalogue.refused = up, refused
-        self._catalogue.modes = modes
-
-    def catalogue_exited(self) -> None:
-        """Count a restart of the catalogue."""
-        self._catalogue.restarts += 1
-
     def page(self) -> bytes:
         """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
-
-
-def _label(value: str) -> str:
-    """Return a label value, or ``other`` for unexpected text: it would be public and unbounded."""
-    return value if _LABEL.fullmatch(value) else "other"
-
-
-def _gauge(
-    name: str,
-    text: str,
-    labels: Sequence[str] = (),
-    samples: Iterable[tuple[Sequence[str], float]] = (),
-) -> GaugeMetricFamily:
-    """Return a gauge with a sample per combination of label values."""
-    family = GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
-    for values, number in samples:
-        family.add_metric(values, number)
-    return family
-
-
-class _CatalogueCollector(Collector):
-    """State of the catalogue; without samples if the service runs none."""
-
-    def __init__(self) -> None:
-        self.up: Callable[[], bool] | None = None
-        self.refused: Callable[[], Mapping[str, int]] = dict
-        self.modes: Mapping[str, str] = {}
-        self.restarts = 0
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing, as :meth:`_StateCollector.describe` does."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all metric families."""
-        up = _gauge("catalogue_up", "Whether the catalogue responds (1 or 0).")
-        restarts = CounterMetricFamily(
-            "neuromirror_catalogue_restarts", "Number of restarts of the catalogue process."
-        )
-        if self.up is not None:
-            up.add_metric([], int(self.up()))
-            restarts.add_metric([], self.restarts)
-        refused = CounterMetricFamily(
-            "neuromirror_catalogue_refused",
-            "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
-            "gateway, preview, search).",
-            labels=["kind"],
-        )
-        delivered = CounterMetricFamily(
-            "neuromirror_catalogue_gateway",
-            "Responses of the catalogue's gateway by result (document, download, folder, "
-            "proxy, redirect), and its failures (failed, gone, timeout, unverifiable, wrong).",
-            labels=["result"],
-        )
-        verified = CounterMetricFamily(
-            "neuromirror_catalogue_gateway_bytes", "Verified bytes that the gateway delivered."
-        )
-        modes = _gauge(
-            "catalogue_gateway_mode",
-            "1 for the mode of the gateway (off, proxy, redirect), by mirror (empty: all others).",
-            ("mirror", "mode"),
-            [((_label(name) if name else "", mode), 1) for name, mode in self.modes.items()],
-        )
-        for kind, count in sorted(self.refused().items()):
-            name, _, result = kind.partition(" ")
-            if not result:
-                refused.add_metric([_label(name)], count)
-            elif result == "bytes":
-                verified.add_metric([], count)
-            else:
-                delivered.add_metric([_label(result)], count)
-        yield from (up, restarts, refused, modes, delivered, verified)
-
-
-class _StateCollector(Collector):
-    """State of store, index and schedule, read at each scrape.
-
-    An unreadable part has no samples, and its ``…_readable`` is 0.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        index: Path,
-        schedule: Schedule,
-        served: Collection[str],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._index = index
-        self._schedule = schedule
-        self._served = served
-        self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the registry would otherwise collect at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metric families, including those without a sample."""
+        """Yield the state of store, index, schedule and catalogue.
+
+        An unreadable part has no samples, and its ``…_readable`` is 0.
+        """
         build = "The running release; always 1."
         yield _gauge("build_info", build, ["version"], [([__version__], 1)])
         now = self._clock()
@@ -319,6 +205,7 @@ class _StateCollector(Collector):
         yield from _custody_metrics(CustodyStatus.load(self._store))
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
+        yield from _catalogue_metrics(self.catalogue)
 
     def _status(
         self,
@@ -334,25 +221,27 @@ class _StateCollector(Collector):
         self, mirrors: list[str], status: Mapping[str, MirrorStatus], readable: bool
     ) -> Iterator[Metric]:
         """Yield the times of the last successful listing and visit of each served mirror."""
-        listed = _gauge(
+        listed = {name: self._store.last_listed(name) for name in mirrors}
+        yield _gauge(
             "listing_last_success_timestamp_seconds",
             "When the mirror's list of datasets was last read completely, in POSIX seconds; "
             "0: never.",
             ["mirror"],
+            (([name], 0 if at is None else at.timestamp()) for name, at in listed.items()),
         )
-        visited = _gauge(
+        visited = {
+            name: status[name].last_full_visit if name in status else None for name in mirrors
+        }
+        yield _gauge(
             "visit_last_success_timestamp_seconds",
             "When a visit of a dataset of the mirror last succeeded, in POSIX seconds; 0: never.",
             ["mirror"],
+            (
+                ([name], 0 if at is None else datetime.fromisoformat(at).timestamp())
+                for name, at in visited.items()
+                if readable
+            ),
         )
-        for name in mirrors:
-            checked = self._store.last_listed(name)
-            listed.add_metric([name], 0 if checked is None else checked.timestamp())
-            if readable:
-                last = status[name].last_full_visit if name in status else None
-                ended = 0 if last is None else datetime.fromisoformat(last).timestamp()
-                visited.add_metric([name], ended)
-        yield from (listed, visited)
 
     def _disk(self) -> Iterator[Metric]:
         free = _gauge("store_free_bytes", "Free bytes on the store's disk.")
@@ -365,6 +254,68 @@ class _StateCollector(Collector):
             if disk.f_files:  # some file systems have no limit
                 inodes.add_metric([], disk.f_favail)
         yield from (free, size, inodes)
+
+
+def _label(value: str) -> str:
+    """Return a label value, or ``other`` for unexpected text: it would be public and unbounded."""
+    return value if _LABEL.fullmatch(value) else "other"
+
+
+def _gauge(
+    name: str,
+    text: str,
+    labels: Sequence[str] = (),
+    samples: Iterable[tuple[Sequence[str], float]] = (),
+) -> GaugeMetricFamily:
+    """Return a gauge with a sample per combination of label values."""
+    family = GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
+    return family
+
+
+def _catalogue_metrics(catalogue: SupervisedCatalogue | None) -> Iterator[Metric]:
+    """Yield the state of the catalogue; without samples if the service runs none."""
+    up = _gauge("catalogue_up", "Whether the catalogue responds (1 or 0).")
+    restarts = CounterMetricFamily(
+        "neuromirror_catalogue_restarts", "Number of restarts of the catalogue process."
+    )
+    counts: Mapping[str, int] = {}
+    gateway: Mapping[str, str] = {}
+    if catalogue is not None:
+        gateway, counts = catalogue.modes, catalogue.refused.copy()
+        up.add_metric([], int(catalogue.is_up))
+        restarts.add_metric([], catalogue.restarts)
+    refused = CounterMetricFamily(
+        "neuromirror_catalogue_refused",
+        "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
+        "gateway, preview, search).",
+        labels=["kind"],
+    )
+    delivered = CounterMetricFamily(
+        "neuromirror_catalogue_gateway",
+        "Responses of the catalogue's gateway by result (document, download, folder, "
+        "proxy, redirect), and its failures (failed, gone, timeout, unverifiable, wrong).",
+        labels=["result"],
+    )
+    verified = CounterMetricFamily(
+        "neuromirror_catalogue_gateway_bytes", "Verified bytes that the gateway delivered."
+    )
+    modes = _gauge(
+        "catalogue_gateway_mode",
+        "1 for the mode of the gateway (off, proxy, redirect), by mirror (empty: all others).",
+        ("mirror", "mode"),
+        (((name and _label(name), mode), 1) for name, mode in gateway.items()),
+    )
+    for kind, count in sorted(counts.items()):
+        name, _, result = kind.partition(" ")
+        if not result:
+            refused.add_metric([_label(name)], count)
+        elif result == "bytes":
+            verified.add_metric([], count)
+        else:
+            delivered.add_metric([_label(result)], count)
+    yield from (up, restarts, refused, modes, delivered, verified)
 
 
 def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
@@ -399,59 +350,58 @@ def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
     yield _gauge("drill_oldest_timestamp_seconds", text, samples=[([], oldest)])
 
 
+_SCHEDULE: Final = {
+    "queue_length": "Tasks that are due and that no worker has taken.",
+    "oldest_due_age_seconds": "Time since the oldest of these tasks became due.",
+    "current_datasets_ratio": (
+        "Share of the datasets whose last visit succeeded and that are not due for another."
+    ),
+    "disabled_datasets": "Datasets not visited until the mirror's list reports a change.",
+    "failing_listings": "Consecutive failures to read the mirror's list.",
+}
+
+
 def _schedule_metrics(
     tasks: Mapping[str, list[TaskRow]], leased: set[str], now: float
 ) -> Iterator[Metric]:
     """Yield how far each mirror is behind its schedule."""
-    queue = _gauge("queue_length", "Tasks that are due and that no worker has taken.", ["mirror"])
-    oldest = _gauge(
-        "oldest_due_age_seconds", "Time since the oldest of these tasks became due.", ["mirror"]
-    )
-    current = _gauge(
-        "current_datasets_ratio",
-        "Share of the datasets whose last visit succeeded and that are not due for another.",
-        ["mirror"],
-    )
-    disabled = _gauge(
-        "disabled_datasets",
-        "Datasets not visited until the mirror's list reports a change.",
-        ["mirror"],
-    )
-    failing = _gauge(
-        "failing_listings", "Consecutive failures to read the mirror's list.", ["mirror"]
-    )
+    figures: dict[str, dict[str, float]] = {name: {} for name in _SCHEDULE}
     for mirror, rows in tasks.items():
         waiting = [row for row in rows if _is_due(row, now) and row.name not in leased]
         datasets = [row for row in rows if row.local_id]
-        queue.add_metric([mirror], len(waiting))
         ages = [now - row.due for row in waiting if row.due is not None]
-        oldest.add_metric([mirror], max(ages, default=0))
+        figures["queue_length"][mirror] = len(waiting)
+        figures["oldest_due_age_seconds"][mirror] = max(ages, default=0)
         if datasets:
             well = sum(_is_current(row, now) for row in datasets)
-            current.add_metric([mirror], well / len(datasets))
-        disabled.add_metric([mirror], sum(row.disabled for row in datasets))
-        failing.add_metric([mirror], sum(row.failures for row in rows if not row.local_id))
-    yield from (queue, oldest, current, disabled, failing)
+            figures["current_datasets_ratio"][mirror] = well / len(datasets)
+        figures["disabled_datasets"][mirror] = sum(row.disabled for row in datasets)
+        failures = sum(row.failures for row in rows if not row.local_id)
+        figures["failing_listings"][mirror] = failures
+    for name, text in _SCHEDULE.items():
+        samples = (([mirror], number) for mirror, number in figures[name].items())
+        yield _gauge(name, text, ["mirror"], samples)
 
 
 def _housekeeping_metrics(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
     """Yield the metrics of housekeeping tasks."""
-    ended = _gauge(
+    housekeeping = {
+        _label(name.removeprefix(HOUSEKEEPING_PREFIX)): row
+        for name, row in tasks.items()
+        if name.startswith(HOUSEKEEPING_PREFIX)
+    }
+    yield _gauge(
         "housekeeping_last_finish_timestamp_seconds",
         "When the task last finished, in POSIX seconds.",
         ["task"],
+        (([task], row.ended) for task, row in housekeeping.items() if row.ended is not None),
     )
-    failures = _gauge(
-        "failing_housekeeping_tasks", "Consecutive failures of the housekeeping task.", ["task"]
+    yield _gauge(
+        "failing_housekeeping_tasks",
+        "Consecutive failures of the housekeeping task.",
+        ["task"],
+        (([task], row.failures) for task, row in housekeeping.items()),
     )
-    for name, row in tasks.items():
-        if not name.startswith(HOUSEKEEPING_PREFIX):
-            continue
-        task = _label(name.removeprefix(HOUSEKEEPING_PREFIX))
-        if row.ended is not None:
-            ended.add_metric([task], row.ended)
-        failures.add_metric([task], row.failures)
-    yield from (ended, failures)
 
 
 def _is_due(row: TaskRow, now: float) -> bool:

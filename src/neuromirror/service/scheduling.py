@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Self, TypeVar
@@ -392,18 +393,6 @@ class ScheduleWriter:
         self._recorder = recorder
         self._log = FailureLog(recorder)
 
-    # --- mirrors
-
-    def add_mirror(self, mirror: Mirror, now: float) -> None:
-        """Add a mirror's task, due now, unless the schedule has it."""
-        if self._schedule.task(mirror.name) is None:
-            self._schedule.put([TaskRow(mirror.name, mirror.name, due=now)])
-
-    def make_listing_due(self, mirror: Mirror, now: float) -> None:
-        """Make a mirror's list due now, because its file changed."""
-        row = self._schedule.task(mirror.name) or TaskRow(mirror.name, mirror.name)
-        self._schedule.put([replace(row, due=now, failures=0, disabled=False)])
-
     def record_listing(
         self,
         running_job: RunningJob,
@@ -421,16 +410,37 @@ class ScheduleWriter:
         if job_result.error:
             # the job itself has recorded other failures
             self._log.record_failure(LIST, job_result.error, running_job.mirror)
+
+        def is_visited(row: TaskRow) -> bool:
+            """Whether it was visited since the listing started, or is being visited now."""
+            return row.name in running or (
+                row.ended is not None and row.ended >= running_job.started_at and not row.failures
+            )
+
         for tasks in _batches(job_result.due):
-            self._update_listed(tasks, running_job, running, now, bounds)
+            rows = []
+            for task in tasks:
+                row = self._schedule.task(task.hint.dataset.name)
+                is_same = row is not None and row.fingerprint == task.hint.fingerprint
+                if row is None or not (is_same and is_visited(row)):
+                    rows.append((row, row_after_listing(row, task, now, bounds)))
+            self._schedule.put(new for row, new in rows if new != row)
             yield
         others = [one for one in job_result.results if ":" in one.dataset]
         if others:
             last = self._recorder.ask(lambda index: index.crawl.last_visits(running_job.mirror))
-            unvisited = _UnvisitedDatasets(running_job.job.mirror.open().dataset, last, bounds)
+            dataset = running_job.job.mirror.open().dataset
             yield
             for results in _batches(others):
-                self._update_unvisited(results, unvisited, running_job, running, now)
+                changes: list[tuple[TaskRow | None, TaskRow | None]] = []
+                for result in results:
+                    row = self._schedule.task(result.dataset)
+                    if row is None or not is_visited(row):
+                        local_id = result.dataset.partition(":")[2]
+                        ref = partial(dataset, local_id)
+                        new = _row_without_visit(row, result, ref, last.get(local_id), now, bounds)
+                        changes.append((row, new))
+                self._schedule.put(new for row, new in changes if new is not None and new != row)
                 yield
         row = self._schedule.task(running_job.mirror) or running_job.row
         self._schedule.put(
@@ -440,48 +450,6 @@ class ScheduleWriter:
                 )
             ]
         )
-
-    def _update_listed(
-        self,
-        tasks: Iterable[DatasetTask],
-        running_job: RunningJob,
-        running: Mapping[str, RunningJob],
-        now: float,
-        bounds: ScheduleBounds,
-    ) -> None:
-        rows = []
-        for task in tasks:
-            name, fingerprint = task.hint.dataset.name, task.hint.fingerprint
-            row = self._schedule.task(name)
-            if (
-                row is not None
-                and row.fingerprint == fingerprint
-                and _was_visited_since(running_job, row, running)
-            ):
-                continue
-            new = row_after_listing(row, task, now, bounds)
-            if new != row:
-                rows.append(new)
-        self._schedule.put(rows)
-
-    def _update_unvisited(
-        self,
-        results: Iterable[Result],
-        unvisited: _UnvisitedDatasets,
-        running_job: RunningJob,
-        running: Mapping[str, RunningJob],
-        now: float,
-    ) -> None:
-        """Update the rows of datasets that need no visit, or add them."""
-        rows = []
-        for result in results:
-            row = self._schedule.task(result.dataset)
-            if row is not None and _was_visited_since(running_job, row, running):
-                continue
-            new = unvisited.updated_row(row, result, now)
-            if new is not None and new != row:
-                rows.append(new)
-        self._schedule.put(rows)
 
     # --- datasets
 
@@ -622,43 +590,26 @@ class ScheduleWriter:
         )
 
 
-def _was_visited_since(
-    running_job: RunningJob, row: TaskRow, running: Mapping[str, RunningJob]
-) -> bool:
-    """Whether a dataset was visited since the listing started, or is being visited now."""
-    return row.name in running or (
-        row.ended is not None and row.ended >= running_job.started_at and not row.failures
-    )
-
-
-class _UnvisitedDatasets(Struct, frozen=True):
-    """Datasets that need no visit; ``last_visits`` are by local id."""
-
-    dataset_ref: Callable[[str], DatasetRef]
-    last_visits: Mapping[str, LastVisit]
-    bounds: ScheduleBounds
-
-    def updated_row(
-        self, updated_row: TaskRow | None, result: Result, now: float
-    ) -> TaskRow | None:
-        """Return the new row of a dataset; None if it has no row and needs none."""
-        local_id = result.dataset.partition(":")[2]
-        last_visits = self.last_visits.get(local_id)
-        if updated_row is not None and result.visit == "not_found":
-            return row_after_visit(updated_row, "removed", now, 0.0, self.bounds, result.message)
-        if last_visits is None or (result.status, result.message) != ("notneeded", "unchanged"):
-            return None if updated_row is None else replace(updated_row, due=None)
-        fingerprint = last_visits.fingerprint or None
-        if updated_row is None:
-            hint = DatasetHint(self.dataset_ref(local_id), fingerprint)
-            return row_after_listing(
-                None, DatasetTask(hint, "skip", result.message, last_visits), now, self.bounds
-            )
-        # another program may have visited it since the row was written
-        updated_row = replace(
-            updated_row, fingerprint=fingerprint, due=None, failures=0, disabled=False
-        )
-        return repair_row(updated_row, now, self.bounds)
+def _row_without_visit(
+    row: TaskRow | None,
+    result: Result,
+    dataset: Callable[[], DatasetRef],
+    last: LastVisit | None,
+    now: float,
+    bounds: ScheduleBounds,
+) -> TaskRow | None:
+    """Return the new row of a dataset that needs no visit; None if it has none and needs none."""
+    if row is not None and result.visit == "not_found":
+        return row_after_visit(row, "removed", now, 0.0, bounds, result.message)
+    if last is None or (result.status, result.message) != ("notneeded", "unchanged"):
+        return None if row is None else replace(row, due=None)
+    fingerprint = last.fingerprint or None
+    if row is None:
+        hint = DatasetHint(dataset(), fingerprint)
+        return row_after_listing(None, DatasetTask(hint, "skip", result.message, last), now, bounds)
+    # another program may have visited it since the row was written
+    row = replace(row, fingerprint=fingerprint, due=None, failures=0, disabled=False)
+    return repair_row(row, now, bounds)
 
 
 def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:

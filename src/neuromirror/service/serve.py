@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +24,15 @@ from neuromirror.crawl.recorder import SERVICE, lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue
+from neuromirror.service.dask_cluster import DaskExecutor
 from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service, StaleLeases
 from neuromirror.service.executors import (
     JOB_MEMORY,
     JOB_SECONDS,
-    dask_executor,
+    JobExecutor,
+    ProcessExecutor,
+    ThreadExecutor,
     job_context,
-    process_executor,
-    thread_executor,
 )
 from neuromirror.service.health import HealthServer, Heartbeat, Readiness, SystemdNotifier
 from neuromirror.service.housekeeping import (
@@ -45,8 +46,6 @@ from neuromirror.service.writer import Writer
 from neuromirror.store import Store, StoreBusyError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from neuromirror.service.metrics import Metrics
 
 _TURN = 1.0
@@ -257,17 +256,14 @@ def _open_service(
         )
 
 
-def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[Executor]:
+def _executor(options: ServeOptions, writer: Writer) -> JobExecutor:
     """Return the executor; without grace, since running jobs had their time before."""
+    limits = (options.visit_seconds, options.worker_memory)
     if options.scheduler is not None:
-        return dask_executor(
-            options.scheduler, writer, options.visit_seconds, options.worker_memory, grace=0
-        )
+        return DaskExecutor(options.scheduler, writer, *limits, grace=0)
     if options.executor == "threads":
-        return thread_executor(options.workers, writer, grace=0)
-    return process_executor(
-        options.workers, writer, options.visit_seconds, options.worker_memory, grace=0
-    )
+        return ThreadExecutor(options.workers, writer, grace=0)
+    return ProcessExecutor(options.workers, writer, *limits, grace=0)
 
 
 # --- continuous
@@ -355,14 +351,11 @@ def _supervised_catalogue(
         command,
         # pages need no token
         secret_variables=Secrets(files.mirrors).names,
-        on_exit=running.metrics.catalogue_exited,
         log=running.log,
         store=store,
         modes=shown.modes,
     )
-    running.metrics.add_catalogue(
-        lambda: supervised.is_up, lambda: dict(supervised.refused), shown.modes
-    )
+    running.metrics.catalogue = supervised
     return supervised
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -98,29 +97,15 @@ def bound_address(listener: socket.socket) -> tuple[str, int]:
     return str(host), int(port)
 
 
-_SERVICE_PACKAGES = ("apscheduler", "prometheus_client", "pythonjsonlogger")
-_WEB_PACKAGES = ("starlette", "uvicorn")
-
-
-def require_service() -> None:
-    """Raise ConfigurationError if a package that the service needs is missing."""
-    _require(_SERVICE_PACKAGES, "'neuromirror serve'", "service")
-
-
-def require_web() -> None:
-    """Raise ConfigurationError if a package of the catalogue is missing."""
-    _require(_WEB_PACKAGES, "the catalogue", "web")
-
-
-def require_json_logging() -> None:
-    """Raise ConfigurationError if the package for JSON logging is missing."""
-    _require(("pythonjsonlogger",), "--log-json", "service")
-
-
-def _require(names: Iterable[str], what: str, extra: str) -> None:
+def require_packages(what: str, extra: str, *names: str) -> None:
+    """Raise ConfigurationError if a package of an extra is missing that ``what`` needs."""
     for name in names:
         if find_spec(name) is None:
             raise ConfigurationError(
                 f"{what} needs the extra '{extra}' ({name} is missing): pip install "
                 f"'neuromirror[{extra}]'"
             )
+
+
+SERVICE = ("'neuromirror serve'", "service", "apscheduler", "prometheus_client", "pythonjsonlogger")
+CATALOGUE = ("the catalogue", "web", "starlette", "uvicorn")

@@ -429,8 +429,8 @@ def _similar_names(
         terms = name.rpartition(":")[2].replace("/", " ")
         texts: dict[str, str] = {}
         with suppress(MalformedQueryError):
-            for row in islice(index.search.all_datasets(terms), _MAX_SUGGESTIONS):
-                texts[row.name] = f"{row.name}: {row.title}"
+            for result in islice(index.search.all_datasets(terms), _MAX_SUGGESTIONS):
+                texts[result.name] = f"{result.name}: {result.title}"
         for similar in index.reader.similar_names(name):
             texts.setdefault(similar, similar)
         links = [(dataset_address(dataset), text) for dataset, text in texts.items()]
