@@ -95,8 +95,9 @@ async def cut(request: CatalogueRequest) -> Response:
     level = given["level"] or found.volume.levels[0].name
     try:
         _check_parameters(request)
+        box = _parse_box(given)
         time = _parse_integer("t", given["t"]) if given["t"] else None
-        region = plan_cutout(found, level, _parse_box(given), time)
+        region = plan_cutout(found, level, box, time)
         make = CUTOUT_FORMATS.get(given["format"] or "tiff")
         if make is None:
             raise BadRequestError(
