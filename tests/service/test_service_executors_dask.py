@@ -239,12 +239,15 @@ def test_a_worker_that_freezes_when_its_results_are_requested_holds_up_nothing(
 
 
 def test_commits_go_on_while_one_worker_is_dead_and_another_frozen(
-    job_harness: JobHarness, writer: Writer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    demo: DemoArchive, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.start_workers(3)
     stop = "import os, signal; os.kill(os.getppid(), signal.{})"
     try:
-        with DaskExecutor(cluster.address, writer, grace=0) as executor:
+        with (
+            open_job_harness(MirrorHarness(demo.mirrors, tmp_path / "store")) as job_harness,
+            DaskExecutor(cluster.address, job_harness.writer, grace=0) as executor,
+        ):
             frozen = executor.submit(exec, stop.format("SIGSTOP"))
             dead = executor.submit(exec, stop.format("SIGKILL"))
             with pytest.raises(WorkerLostError):
