@@ -98,10 +98,7 @@ def _publish(repository: Repository, before: MintResult | None, after: MintResul
     for pack in after.packs:
         repository.add_pack(pack)
     repository.publish(
-        {
-            MAIN_BRANCH: before and before.commit,
-            ANNEX_BRANCH: before and before.annex_commit,
-        },
+        {MAIN_BRANCH: before and before.commit, ANNEX_BRANCH: before and before.annex_commit},
         {MAIN_BRANCH: after.commit, ANNEX_BRANCH: after.annex_commit},
     )
 

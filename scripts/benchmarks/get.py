@@ -187,10 +187,7 @@ def _curl(case: GetCase, clone: Path, count: int) -> list[str]:
     )
     got.mkdir()
     most = str(_CONNECTIONS[case.kind])
-    _quietly(
-        ["curl", "-sS", "-Z", "--parallel-max", most, "-K", str(config)],
-        clone,
-    )
+    _quietly(["curl", "-sS", "-Z", "--parallel-max", most, "-K", str(config)], clone)
     hashing = ["xargs", "-0", f"-P{os.cpu_count()}", "-n", str(max(count // 64, 1)), "sha256sum"]
     names = "\0".join(map(str, numbers))
     done = subprocess.run(hashing, cwd=got, input=names, capture_output=True, text=True, check=True)

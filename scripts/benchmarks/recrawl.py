@@ -20,14 +20,7 @@ from benchmarks.common import (
     sizes_option,
     timed,
 )
-from benchmarks.servers import (
-    DANDISET,
-    Served,
-    dandi_archive,
-    listing_server,
-    revisit,
-    sync_once,
-)
+from benchmarks.servers import DANDISET, Served, dandi_archive, listing_server, revisit, sync_once
 from neuromirror.crawl import Mirror
 
 DANDI_FILES = 30_000

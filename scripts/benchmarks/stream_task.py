@@ -150,12 +150,7 @@ def _zarr(case: Case, what: str) -> bytes:
     return bytes(zarr.open_array(store, mode="r")[:].tobytes())
 
 
-TASKS: Final = {
-    "open": _open,
-    "sequential": _sequential,
-    "random": _random,
-    "zarr": _zarr,
-}
+TASKS: Final = {"open": _open, "sequential": _sequential, "random": _random, "zarr": _zarr}
 _IMPORTS: Final = {
     "neuromirror": ("neuromirror",),
     "s3fs": ("s3fs", "zarr.storage"),
@@ -163,10 +158,7 @@ _IMPORTS: Final = {
     "fsspec": ("fsspec", "aiohttp"),
     "curl": (),
 }
-_TASK_IMPORTS: Final = {
-    "open": ("h5py", "pynwb"),
-    "zarr": ("zarr", "zarr.storage"),
-}
+_TASK_IMPORTS: Final = {"open": ("h5py", "pynwb"), "zarr": ("zarr", "zarr.storage")}
 
 
 def _peak_mb() -> int:

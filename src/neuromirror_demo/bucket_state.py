@@ -265,10 +265,7 @@ def sidecars(asset: AssetDescription) -> dict[str, Json]:
         "modality": asset.modalities[0],
         "modalities": modalities,
         "first": modalities[0],
-        "platform": {
-            "name": _PLATFORMS.get(asset.platform or ""),
-            "abbreviation": asset.platform,
-        },
+        "platform": {"name": _PLATFORMS.get(asset.platform or ""), "abbreviation": asset.platform},
     }
     documents: dict[str, Json] = filled(read_data("sidecars")[asset.generation], values)
     description = documents["data_description.json"]
@@ -391,12 +388,7 @@ class BucketState:
     # -- changes of objects
 
     def put(
-        self,
-        key: bytes | str,
-        content: bytes | str,
-        *,
-        bucket: str = OPEN_DATA,
-        **about: Any,
+        self, key: bytes | str, content: bytes | str, *, bucket: str = OPEN_DATA, **about: Any
     ) -> ObjectVersion:
         """Upload an object; ``about`` are the options of :meth:`ObjectBucket.put`."""
         with self.lock:

@@ -78,10 +78,7 @@ def zarr_checksum(entries: Mapping[str, tuple[str, int]]) -> str:
         directories.append(
             {"digest": digest, "name": name, "size": int(digest.rpartition("--")[2])}
         )
-    listing = {
-        "directories": directories,
-        "files": sorted(files, key=lambda one: str(one["name"])),
-    }
+    listing = {"directories": directories, "files": sorted(files, key=lambda one: str(one["name"]))}
     text = json.dumps(listing, separators=(",", ":"))
     total = sum(size for _, size in entries.values())
     return (

@@ -33,8 +33,7 @@ class LoopbackServer:
 
     def __init__(self, app: WSGIApplication, port: int = 0) -> None:
         self._server = cast(
-            Any,
-            make_server("127.0.0.1", port, app, threaded=True, request_handler=_QuietHandler),
+            Any, make_server("127.0.0.1", port, app, threaded=True, request_handler=_QuietHandler)
         )
         # Shutdown waits for requests in progress.
         self._server.daemon_threads = False

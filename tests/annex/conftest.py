@@ -7,14 +7,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.annex import (
-    WEB_UUID,
-    link_target,
-    location_log,
-    log_path,
-    url_log,
-    url_log_path,
-)
+from neuromirror.annex import WEB_UUID, link_target, location_log, log_path, url_log, url_log_path
 from support.annex_helpers import TIMESTAMP, FileServer, run
 from support.loopback_http import QuietHandler, serving
 

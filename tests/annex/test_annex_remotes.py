@@ -53,10 +53,7 @@ def test_wrong_bytes_from_the_first_location_lead_to_the_second(
 
 @pytest.mark.parametrize("cost", [300, 150])
 def test_the_cost_decides_and_no_location_is_tried_by_two_remotes(
-    cost: int,
-    server: FileServer,
-    make_dataset: Callable[..., Path],
-    clone: Callable[[Path], Path],
+    cost: int, server: FileServer, make_dataset: Callable[..., Path], clone: Callable[[Path], Path]
 ) -> None:
     # the API's URL sorts first, so the web remote would request it first
     remote = web_remote("api", cost, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))

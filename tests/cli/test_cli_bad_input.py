@@ -192,11 +192,7 @@ def test_an_archive_that_cannot_be_reached_is_reported(
         ("status", {"status": 500}, ["HTTP 500", "try again"]),
         ("status", {"status": 503}, ["HTTP 503", "try again"]),
         ("status", {"status": 429}, ["too many requests (HTTP 429)", "try again"]),
-        (
-            "status",
-            {"status": 429, "retry_after": 7200},
-            ["a wait of 7200 s", "run again later"],
-        ),
+        ("status", {"status": 429, "retry_after": 7200}, ["a wait of 7200 s", "run again later"]),
         ("status", {"status": 401}, ["HTTP 401", "no token is configured"]),
         ("status", {"status": 403}, ["HTTP 403", "no token is configured"]),
         ("status", {"status": 404}, ["HTTP 404"]),

@@ -47,10 +47,7 @@ def hanging(
     shell: Shell, demo: DemoArchive, path: str, *arguments: str
 ) -> Iterator[tuple[ForkedCommand, Fault]]:
     """A command that waits for a reply until the fault is cleared."""
-    with (
-        demo.fault("hang", path=path, seconds=3600) as fault,
-        shell.start(*arguments) as process,
-    ):
+    with demo.fault("hang", path=path, seconds=3600) as fault, shell.start(*arguments) as process:
         while not fault.struck:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)

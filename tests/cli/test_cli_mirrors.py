@@ -76,10 +76,7 @@ def test_a_shown_mirror_is_a_file_to_start_from(empty_folder: Path) -> None:
 
 
 def test_without_a_store_that_of_the_user_is_named_and_found_everywhere(
-    demo: DemoArchive,
-    empty_folder: Path,
-    isolated_home: Path,
-    capsys: pytest.CaptureFixture[str],
+    demo: DemoArchive, empty_folder: Path, isolated_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Settings().store(create=True)
     assert store.root.is_relative_to(isolated_home)

@@ -105,10 +105,7 @@ def first_address(text: str, mirrors: dict[str, Mirror]) -> Address | None:
             f"precomputed://https://bossdb-open-data.s3.amazonaws.com/{LAYER}",
             Address(f"bossdb-open-data:{LAYER}"),
         ),
-        (
-            "https://mirror.example.org/dataset/demo:000002@0.24",
-            Address("demo:000002", "0.24"),
-        ),
+        ("https://mirror.example.org/dataset/demo:000002@0.24", Address("demo:000002", "0.24")),
         (
             "https://mirror.example.org/m/file/demo:000002@draft?path=sub-1%2Fa",
             Address("demo:000002", "draft", "sub-1/a"),

@@ -88,10 +88,7 @@ def test_a_document_that_a_listing_dropped_is_not_deleted(harness: ScriptedHarne
     scripted_dataset.documents = []
     scripted_dataset.present_unlisted = {"subject.json"}
     result = harness.sync()["box:a"]
-    assert (result.visit, harness.source.checked_paths) == (
-        "failed",
-        [b"subject.json"] * 3,
-    )
+    assert (result.visit, harness.source.checked_paths) == ("failed", [b"subject.json"] * 3)
     assert "'subject.json'" in result.message
     assert harness.refs() == refs
     scripted_dataset.present_unlisted = set()

@@ -221,10 +221,7 @@ def test_odd_paths_of_zarrs_are_mirrored(zarr_harness: ScriptedHarness) -> None:
     assert zarr_harness.source.read_listings == [
         "a current",
         "b current",
-    ] or zarr_harness.source.read_listings == [
-        "b current",
-        "a current",
-    ]
+    ] or zarr_harness.source.read_listings == ["b current", "a current"]
     del zarr_harness.datasets["a"].files["y"], zarr_harness.datasets["b"].files["y"]
     zarr_harness.sync()
     for name in "ab":

@@ -10,11 +10,7 @@ from neuromirror.crawl.recorder import open_recorder
 from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import DatasetRef, VersionMinted
-from neuromirror.store import (
-    CUSTODY_BRANCH,
-    dataset_ref_of,
-    publish_locations,
-)
+from neuromirror.store import CUSTODY_BRANCH, dataset_ref_of, publish_locations
 from neuromirror.store.custody import published_locations
 from support.foreign_pushes import problems_of, repair_harness, run_checked, unprotect
 from support.mirror_harness import MirrorHarness, run_git
@@ -112,9 +108,7 @@ def test_a_foreign_commit_on_the_branch_is_undone_and_the_copies_stay(
     assert kept_harness.sync()[NAME].status == "ok"
 
 
-def test_a_deleted_branch_is_no_damage_and_is_rewritten(
-    kept_harness: ScriptedHarness,
-) -> None:
+def test_a_deleted_branch_is_no_damage_and_is_rewritten(kept_harness: ScriptedHarness) -> None:
     run_git(
         kept_harness.repository(NAME), "-c", "core.hooksPath=/dev/null", "update-ref", "-d",
         CUSTODY_BRANCH,

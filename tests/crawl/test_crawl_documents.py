@@ -5,20 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from neuromirror.model import (
-    DatasetFacts,
-    Document,
-    VersionMinted,
-    metadata_digest,
-)
+from neuromirror.model import DatasetFacts, Document, VersionMinted, metadata_digest
 from support.mirror_harness import run_git
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    at,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, at, files
 
 SUBJECT = Document(b"subject.json", b'{"subject_id":"1"}\n', at(5))
 SESSION = Document(b"original_metadata/session.json", b"{}\n", at(2))

@@ -162,10 +162,7 @@ def test_a_defect_in_one_visit_is_on_record(harness: ScriptedHarness) -> None:
 
     harness.source.on_entries = broken
     assert {one.visit for name, one in harness.sync().items() if ":" in name} == {"failed"}
-    assert failing_tasks(harness) == {
-        ("visit", "box", "box:one"),
-        ("visit", "box", "box:two"),
-    }
+    assert failing_tasks(harness) == {("visit", "box", "box:one"), ("visit", "box", "box:two")}
     harness.source.on_entries = lambda: None
     harness.sync()
     assert failing_tasks(harness) == set()
@@ -271,9 +268,7 @@ def invoke() -> Callable[..., int]:
 
 
 def test_a_backup_that_failed_is_on_record_until_one_succeeds(
-    harness: ScriptedHarness,
-    tmp_path: Path,
-    invoke: Callable[..., int],
+    harness: ScriptedHarness, tmp_path: Path, invoke: Callable[..., int]
 ) -> None:
     harness.datasets["one"] = ScriptedDataset(files("a"))
     harness.sync()

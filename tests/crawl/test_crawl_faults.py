@@ -15,13 +15,7 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.faults import Kind
 from support.list_faults import empty_list
 from support.mirror_harness import MirrorHarness
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    at,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, at, files
 from support.shifted_sync import sync_with_shifted_clock
 
 DAY = 24 * 60 * 60

@@ -130,9 +130,7 @@ def test_an_emptied_past_waits_for_an_operator_and_nothing_overtakes_it(
 
 
 def test_an_interrupted_history_leads_to_the_same_commits(
-    harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
-    source: ScriptedSource,
+    harness: ScriptedHarness, other_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = overwritten_dataset()
 

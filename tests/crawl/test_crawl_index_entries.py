@@ -206,9 +206,7 @@ def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebu
 
 @pytest.mark.parametrize(("limits", "kept"), [({"box": ZarrLimits(index_entries=0)}, 0), ({}, 2)])
 def test_without_a_journal_the_setting_comes_from_the_mirror_file_or_is_the_default(
-    unindexed_harness: ScriptedHarness,
-    limits: dict[str, ZarrLimits],
-    kept: int,
+    unindexed_harness: ScriptedHarness, limits: dict[str, ZarrLimits], kept: int
 ) -> None:
     assets(unindexed_harness.source)
     unindexed_harness.sync()

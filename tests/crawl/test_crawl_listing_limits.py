@@ -136,9 +136,7 @@ def test_an_overview_that_never_comes_to_a_dataset_fails_as_a_list(
 
 @pytest.mark.parametrize("limit_name", ["_MAX_EXCEPTIONS", "_MAX_COMPONENTS"])
 def test_more_than_fits_in_memory_fails_only_that_dataset(
-    harness: ScriptedHarness,
-    monkeypatch: pytest.MonkeyPatch,
-    limit_name: str,
+    harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch, limit_name: str
 ) -> None:
     monkeypatch.setattr(import_module("neuromirror.crawl.validate"), limit_name, 20)
     many = [f"n{number}" for number in range(21)]

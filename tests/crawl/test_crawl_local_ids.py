@@ -10,12 +10,7 @@ from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.sources import MalformedIdError
 from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from support.mirror_harness import run_git
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedHarness,
-    ScriptedSource,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
 URI = "https://bucket.example.invalid/one/"
 
@@ -105,9 +100,7 @@ def test_a_second_local_id_with_the_same_dataset_id_is_refused(harness: Scripted
         assert len(list(index.crawl.visits("box:b"))) == 1
 
 
-def test_of_two_new_local_ids_with_one_dataset_id_one_is_mirrored(
-    harness: ScriptedHarness,
-) -> None:
+def test_of_two_new_local_ids_with_one_dataset_id_one_is_mirrored(harness: ScriptedHarness) -> None:
     harness.datasets["b"] = ScriptedDataset(files("b.bin"))
     assert statuses(harness) == {"box:a": "ok", "box:b": "error"}
     check_served(harness)

@@ -13,13 +13,7 @@ from neuromirror.model import EventRaised
 from neuromirror.net import UnreachableError
 from neuromirror.sources import KnownContent, UnreliableListingError, VisitContext
 from neuromirror.store.memos import MemoFolder
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    at,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, at, files
 
 
 def memo_file(box: ScriptedHarness) -> Path:
@@ -225,8 +219,7 @@ def test_memos_and_workspaces_may_be_deleted(harness: ScriptedHarness) -> None:
 
 def status(box: ScriptedHarness) -> tuple[int, list[dict[str, object]]]:
     done = CliRunner().invoke(
-        main,
-        ["--store", str(box.folder), "--mirrors", str(box.mirrors), "--json", "status"],
+        main, ["--store", str(box.folder), "--mirrors", str(box.mirrors), "--json", "status"]
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return done.exit_code, [one for one in lines if one["status"] == "error"]

@@ -14,12 +14,7 @@ from neuromirror.crawl.recorder import rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
 from neuromirror.lab.lock_manifests import stored_record_lines
-from neuromirror.model import (
-    AnnexBranchMoved,
-    DatasetRef,
-    VersionMinted,
-    load_snapshot_entry,
-)
+from neuromirror.model import AnnexBranchMoved, DatasetRef, VersionMinted, load_snapshot_entry
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import MEAREC
 from support import killed_sync

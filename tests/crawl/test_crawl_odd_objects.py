@@ -255,10 +255,7 @@ def test_a_matching_etag_raises_the_evidence_of_a_download(
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])
 def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
-    buckets: DemoBuckets,
-    mirror_harness: MirrorHarness,
-    tmp_path: Path,
-    ordinary: int,
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, tmp_path: Path, ordinary: int
 ) -> None:
     fill(buckets, ordinary)
     kinds = list(product((False, True), (None, "0123456789abcdef0123456789abcdef")))

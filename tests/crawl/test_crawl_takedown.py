@@ -29,12 +29,7 @@ from support.block_digests import claimed_digests, digests_of
 from support.index_dump import dump_index
 from support.killed_takedown import kill_takedown
 from support.mirror_harness import MirrorHarness, run_git
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedHarness,
-    ScriptedSource,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 NAME, REASON = "demo:000002", "the owner asked for it"
 

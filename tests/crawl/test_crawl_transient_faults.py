@@ -130,11 +130,7 @@ PARTS_OF_A_VISIT: dict[str, tuple[str, Iterable[str], dict[str, str]]] = {
     "assets": (BLOBS, KINDS, {"path": rf"/{BLOBS}/versions/[^/]+/assets/$"}),
     "versions": (BLOBS, ["503"], {"path": rf"/{BLOBS}/versions/$"}),
     "info": (BLOBS, ["503"], {"path": rf"/{BLOBS}/versions/.*/info/$"}),
-    "blob": (
-        BLOBS,
-        ["403", *KINDS],
-        {"server": "s3", "path": "{blob}", "method": "HEAD"},
-    ),
+    "blob": (BLOBS, ["403", *KINDS], {"server": "s3", "path": "{blob}", "method": "HEAD"}),
     "all Zarrs": (ZARRS, KINDS, {"server": "s3", "path": LISTING, "method": "GET"}),
     "small Zarr": (
         ZARRS,

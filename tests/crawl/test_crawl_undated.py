@@ -74,9 +74,7 @@ def test_a_state_that_returns_is_a_version_of_its_own_and_dates_count_the_chain(
 
 
 def test_two_stores_that_saw_the_same_states_have_the_same_refs(
-    harness: ScriptedHarness,
-    other_harness: ScriptedHarness,
-    source: ScriptedSource,
+    harness: ScriptedHarness, other_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     documents = [Document(b"about.json", b"{}\n")]
     states = [
@@ -93,12 +91,7 @@ def test_two_stores_that_saw_the_same_states_have_the_same_refs(
         other_harness.sync()
     assert len(versions(harness)) == len(states)
     assert versions(harness)[0].recorded_at != versions(other_harness)[0].recorded_at
-    assert [row.upstream_time is None for row in versions(harness)] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    assert [row.upstream_time is None for row in versions(harness)] == [True, True, False, True]
     assert harness.refs() == other_harness.refs()
 
 
@@ -119,9 +112,7 @@ def test_the_observation_time_never_dates_a_dataset_that_links_a_component(
 
 
 def test_the_observation_time_is_accepted_wherever_labels_are(
-    harness: ScriptedHarness,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    harness: ScriptedHarness, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harness.datasets["a"] = ScriptedDataset(FIRST_FILES)
     harness.sync()

@@ -26,12 +26,7 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import (
-    Listing,
-    ListingEntry,
-    UnexpectedReplyError,
-    UnreliableListingError,
-)
+from neuromirror.sources import Listing, ListingEntry, UnexpectedReplyError, UnreliableListingError
 
 DATASET = DatasetRef("box", "a", "https://bucket.example.invalid/a/")
 TIME = datetime(2024, 3, 1, tzinfo=UTC)

@@ -21,13 +21,7 @@ from neuromirror.vault.opening import open_ledger
 from neuromirror.vault.protocol import VaultError
 from neuromirror.vault.s3 import S3Vault
 from support.mirror_harness import MirrorHarness
-from support.vaults import (
-    CONTENTS,
-    KEYS,
-    directory_vault,
-    key_of,
-    write_vault,
-)
+from support.vaults import CONTENTS, KEYS, directory_vault, key_of, write_vault
 
 DATASET = "demo:000002"
 

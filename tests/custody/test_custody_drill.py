@@ -133,9 +133,7 @@ def test_a_file_that_is_no_lock_is_wrong_usage_and_not_recorded(lab: Path) -> No
     assert CliRunner().invoke(main, ["status"]).exit_code == 0
 
 
-def test_no_library_of_the_process_can_reach_another_host_or_read_the_store(
-    tmp_path: Path,
-) -> None:
+def test_no_library_of_the_process_can_reach_another_host_or_read_the_store(tmp_path: Path) -> None:
     (tmp_path / "store" / "vault").mkdir(parents=True)
     (tmp_path / "store" / "secret").write_text("in the store")
     (tmp_path / "store" / "vault" / "copy").write_text("in the vault")

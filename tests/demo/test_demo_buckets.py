@@ -11,13 +11,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.bucket_contents import (
-    BEHAVIOR,
-    MEAREC,
-    MIB,
-    RAW_2025,
-    SESSIONS,
-)
+from neuromirror_demo.bucket_contents import BEHAVIOR, MEAREC, MIB, RAW_2025, SESSIONS
 
 VIDEO = f"{BEHAVIOR}/behavior-videos/Face Camera.mp4"
 

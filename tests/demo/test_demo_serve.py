@@ -93,11 +93,7 @@ def test_the_archive_is_controlled_over_http(demo: DemoArchive) -> None:
     assert demo.dandisets["000008"].published[-1].label == label
     made = post("add_file", dandiset="000008", path="x.txt", content="x\n").json()["result"]
     assert demo.dandisets["000008"].draft.assets["x.txt"].asset_id == made
-    for refused in (
-        post("touch", dandiset="999999"),
-        post("touch", nonsense=1),
-        post("__exit__"),
-    ):
+    for refused in (post("touch", dandiset="999999"), post("touch", nonsense=1), post("__exit__")):
         assert refused.status_code == 400
         assert refused.json()["detail"]
 

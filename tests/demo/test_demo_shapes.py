@@ -62,10 +62,7 @@ SAME_SHAPE = [
     ("v000002_0.261121.0904", "/dandisets/000002/versions/{v1}/"),
     ("v000002_0.261121.0904_info", "/dandisets/000002/versions/{v1}/info/"),
     ("v000002_draft_assets_nometa", "/dandisets/000002/versions/draft/assets/?page_size=1000"),
-    (
-        "v000002_0.261121.0904_assets",
-        "/dandisets/000002/versions/{v1}/assets/?metadata=true",
-    ),
+    ("v000002_0.261121.0904_assets", "/dandisets/000002/versions/{v1}/assets/?metadata=true"),
     ("v000005_draft", "/dandisets/000007/versions/draft/"),
     ("a2_p1", "/dandisets/000002/versions/draft/assets/?page_size=2&order=path"),
     ("a2_p2", "/dandisets/000002/versions/draft/assets/?page_size=2&order=path&page=2"),

@@ -148,9 +148,7 @@ _LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"
 
 
 @target(
-    "annex-log",
-    seeds=fixed_seeds(_LOG, "1700000000s 1 https://example.org/a b\n"),
-    kind="text",
+    "annex-log", seeds=fixed_seeds(_LOG, "1700000000s 1 https://example.org/a b\n"), kind="text"
 )
 def annex_log(data: bytes) -> None:
     """Location and URL logs: what is merged into one is in it afterwards."""

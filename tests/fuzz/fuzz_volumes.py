@@ -224,9 +224,7 @@ def _bucket_volumes() -> list[bytes]:
     documents: list[dict[str, object]] = [
         {".zattrs": {"multiscales": [_MULTISCALE | {"version": "0.4"}]}, "0/.zarray": _ARRAY},
         {
-            "zarr.json": {
-                "attributes": {"ome": {"version": "0.5", "multiscales": [_MULTISCALE]}},
-            },
+            "zarr.json": {"attributes": {"ome": {"version": "0.5", "multiscales": [_MULTISCALE]}}},
             "0/zarr.json": json.loads(zarr_documents(_VOLUME)[1].content),
         },
         {"attributes.json": _N5 | {"pixelResolution": {"unit": "nm", "dimensions": [4, 4, 40]}}},
@@ -238,13 +236,7 @@ def _bucket_volumes() -> list[bytes]:
     return [json.dumps(one).encode() for one in documents]
 
 
-@target(
-    "volume-in-a-bucket",
-    NotAVolumeError,
-    NeuromirrorError,
-    seeds=_bucket_volumes,
-    kind="json",
-)
+@target("volume-in-a-bucket", NotAVolumeError, NeuromirrorError, seeds=_bucket_volumes, kind="json")
 def volume_in_a_bucket(data: bytes) -> None:
     """The metadata of an OME-Zarr or N5 volume, read back."""
     try:

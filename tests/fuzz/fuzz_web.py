@@ -14,12 +14,7 @@ from fuzz_core import DisagreementError, check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.index import Index, MalformedQueryError
-from neuromirror.index.search_terms import (
-    parse_terms,
-    path_conditions,
-    path_query,
-    split_terms,
-)
+from neuromirror.index.search_terms import parse_terms, path_conditions, path_query, split_terms
 from neuromirror.mint import MintResult
 from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted, VisitEnded
 from neuromirror.sources.volumes.grid import Level, Volume, zarr_documents
@@ -111,10 +106,7 @@ def _requests() -> list[bytes]:
             "/api/v1/datasets?after=WyJhIl0",
             "/api/v1/datasets/demo:000001/versions/0.1/files?after=W10",
         ),
-        *(
-            "/mirrors",
-            "/slice/demo:000002@0.1.png",
-        ),
+        *("/mirrors", "/slice/demo:000002@0.1.png"),
         *(
             "/alias/demo--000001/HEAD",
             "/manifests/00/x",

@@ -23,13 +23,7 @@ from neuromirror.model import (
 )
 from neuromirror.model.records import VOLUME_SCHEMES
 from neuromirror.sources.volumes.schemes import SCHEMES
-from support.disk_journal import (
-    URI,
-    DiskJournal,
-    placed_file,
-    published_fields,
-    subdataset,
-)
+from support.disk_journal import URI, DiskJournal, placed_file, published_fields, subdataset
 from support.index_dump import dump_index
 
 
@@ -129,7 +123,7 @@ def test_facets_have_one_value_for_many_names(journal: DiskJournal, index: Index
     index.catch_up(journal)
     assert facet(index, "species") == {"Mus musculus": 3}
     assert facet(index, "technique") == {
-        **{"electrophysiology": 3, "extracellular electrophysiology": 3},
+        **{"electrophysiology": 3, "extracellular electrophysiology": 3}
     }
     assert facet(index, "license") == {"CC-BY-4.0": 4}
     assert facet(index, "status") == {"draft": 3, "published": 1}
@@ -290,14 +284,7 @@ def test_search_finds_terms_in_attributes_and_local_ids(journal: DiskJournal, in
         attributes={"investigator": ["Ada Lovelace"], "funder": ["Aïnd"]},
     )
     index.catch_up(journal)
-    for text in (
-        "lovelace",
-        "AIND",
-        "625749",
-        "2022-08-03",
-        "ada ecephys 15-15",
-        "love ecephys_6",
-    ):
+    for text in ("lovelace", "AIND", "625749", "2022-08-03", "ada ecephys 15-15", "love ecephys_6"):
         assert [row.mirror for row in index.search.all_datasets(text)] == ["dandi"], text
     assert list(index.search.all_datasets("lovelace 625750")) == []
 

@@ -33,10 +33,7 @@ def test_only_present_copies_count(ledger: Ledger) -> None:
     assert ledger.missing(NAS, ["c", "a", "b", "d"]) == ["c", "b", "d"]
     assert {
         key: [one.vault for one in found] for key, found in ledger.copies(["a", "b", "c"]).items()
-    } == {
-        "a": [NAS],
-        "b": [CLOUD],
-    }
+    } == {"a": [NAS], "b": [CLOUD]}
     states = ledger.copies(["b"], all_states=True)["b"]
     assert {one.vault: one.state for one in states} == {NAS: "damaged", CLOUD: "present"}
     cloud, nas = ledger.vaults()

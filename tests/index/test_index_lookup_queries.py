@@ -12,12 +12,8 @@ from neuromirror.index import (
     UnknownDatasetError,
     rebuild_from_journal,
 )
-from neuromirror.index import (
-    files as file_queries,
-)
-from neuromirror.index import (
-    locations as location_queries,
-)
+from neuromirror.index import files as file_queries
+from neuromirror.index import locations as location_queries
 from neuromirror.model import (
     ContentsDigested,
     Digest,

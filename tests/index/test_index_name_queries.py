@@ -123,11 +123,7 @@ PUBLISHED: dict[str, Any] = {
     "doi": "10.48324/dandi.000001/0.1",
     "attributes": {"species": ["mouse"]},
 }
-DRAFT: dict[str, Any] = {
-    "title": "As drafted",
-    "doi": None,
-    "attributes": {"species": ["rat"]},
-}
+DRAFT: dict[str, Any] = {"title": "As drafted", "doi": None, "attributes": {"species": ["rat"]}}
 
 
 def dataset_facts(index: Index) -> tuple[Any, ...]:

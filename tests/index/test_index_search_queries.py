@@ -17,9 +17,7 @@ from neuromirror.index import (
     rebuild_from_journal,
 )
 from neuromirror.index import dataset_text as module
-from neuromirror.index import (
-    search as search_queries,
-)
+from neuromirror.index import search as search_queries
 from neuromirror.index.dataset_text import path_terms
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn
 from support.disk_journal import DiskJournal, placed_file, read_path_terms

@@ -13,12 +13,7 @@ import pytest
 from neuromirror.cli.pin import _FORMATS
 from neuromirror.lab import cite as public_cite
 from neuromirror.lab.cite import FORMATS as KNOWN
-from neuromirror.lab.cite import (
-    CitationCollection,
-    cite,
-    read_work,
-    states_of_lock,
-)
+from neuromirror.lab.cite import CitationCollection, cite, read_work, states_of_lock
 from neuromirror.lab.cite.documents import parse_object, read_dandiset
 from neuromirror.lab.lockfile import Lock
 from support.citable_stores import (

@@ -162,9 +162,7 @@ def untexed(text: str) -> str:
     return pattern.sub(lambda found: characters[found[1]] if found[1] else found[2] or "", text)
 
 
-def test_bibtex_splits_names_as_intended(
-    format_citation: Callable[..., str],
-) -> None:
+def test_bibtex_splits_names_as_intended(format_citation: Callable[..., str]) -> None:
     from pybtex.database import parse_string
 
     (entry,) = parse_string(format_citation("bibtex", "box:names"), "bibtex").entries.values()

@@ -71,10 +71,7 @@ def test_a_pipe_in_place_of_a_lock_or_state_blocks_no_command(
     for name in pipes:
         os.mkfifo(lock_folder.folder / name)
     monkeypatch.chdir(lock_folder.folder)
-    for arguments in (
-        ("restore", "datasets.lock", "--into", "data"),
-        ("pin", PUBLISHED),
-    ):
+    for arguments in (("restore", "datasets.lock", "--into", "data"), ("pin", PUBLISHED)):
         done = lock_folder.command(*arguments)
         assert done.exit_code == 2
         assert "is not a regular file" in done.stderr
@@ -161,8 +158,7 @@ def test_pin_writes_no_manifest_or_bundle_through_a_symlink(
 
 
 @pytest.mark.parametrize(
-    ("link", "output"),
-    [("out", "out/citation.txt"), ("out", "out"), ("up", "up/empty/new.txt")],
+    ("link", "output"), [("out", "out/citation.txt"), ("out", "out"), ("up", "up/empty/new.txt")]
 )
 def test_cite_writes_through_no_symlink_in_a_relative_path(
     lock_folder: LockFolder, victim: Path, monkeypatch: pytest.MonkeyPatch, link: str, output: str
@@ -176,8 +172,7 @@ def test_cite_writes_through_no_symlink_in_a_relative_path(
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"],
+    "name", ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"]
 )
 def test_get_writes_nothing_elsewhere(
     restored_lock_folder: LockFolder, victim: Path, name: str

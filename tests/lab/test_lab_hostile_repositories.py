@@ -67,8 +67,7 @@ def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("annex.verify", "false"), ("annex.security.allowed-ip-addresses", "all")],
+    ("name", "value"), [("annex.verify", "false"), ("annex.security.allowed-ip-addresses", "all")]
 )
 def test_settings_of_a_received_folder_bring_no_wrong_bytes_and_no_requests(
     restored_lock_folder: LockFolder, name: str, value: str

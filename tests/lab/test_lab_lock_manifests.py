@@ -158,10 +158,7 @@ def test_a_subdataset_without_bytes_comes_back(tmp_path: Path) -> None:
     digest = StateDigest()
     digest.add(canonical_line(part))
     head = msgspec.convert({**HEAD, "state": digest.value()}, LockManifestHead)
-    with (
-        SafeFolder.open_path(tmp_path) as folder,
-        LockManifestWriter(folder, "m", head) as writer,
-    ):
+    with SafeFolder.open_path(tmp_path) as folder, LockManifestWriter(folder, "m", head) as writer:
         writer.add(part)
         writer.finish()
     assert list(LockManifestReader(tmp_path / "m")) == [part]

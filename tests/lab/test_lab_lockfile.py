@@ -264,20 +264,10 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
     [
         ("files = 3", "files = ", LockUnusableError, "not valid TOML"),
         ("lock-version = 2", "", LockUnusableError, "no lock-version"),
-        (
-            "files = 3",
-            "files = 3\nfile = 3",
-            LockUnusableError,
-            "'file' of dataset dandi:0",
-        ),
+        ("files = 3", "files = 3\nfile = 3", LockUnusableError, "'file' of dataset dandi:0"),
         ("files = 3", "files = -3", LockUnusableError, "in files of dataset dandi:0"),
         ("files = 3", 'files = "3"', LockUnusableError, "in files"),
-        (
-            "[[dataset]]",
-            "[[dataset]]\n[[dataset]]",
-            LockUnusableError,
-            "'name' of dataset 1",
-        ),
+        ("[[dataset]]", "[[dataset]]\n[[dataset]]", LockUnusableError, "'name' of dataset 1"),
         (f'commit = "{"a" * 40}', f'commit = "{"a" * 39}', LockUnusableError, "in commit"),
         (f'commit = "{"a" * 40}', f'commit = "{"f" * 40}', LockInconsistentError, "swhid"),
         ("org/dandi:000027/", "org/dandi:000028/", LockInconsistentError, "dataset-id"),

@@ -7,13 +7,7 @@ import pytest
 from neuromirror_demo import ZARR, DemoArchive
 from neuromirror_demo.archive_contents import LATE as UNKNOWN
 from support.lab_store import LabStore
-from support.scripted_source import (
-    ScriptedDataset,
-    ScriptedFile,
-    ScriptedSource,
-    at,
-    files,
-)
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, at, files
 
 LATE = "demo:000004"
 

@@ -318,10 +318,7 @@ def test_two_restores_into_one_folder_exclude_each_other(
 ) -> None:
     scratch = tmp_path / "data" / ".neuromirror-restore"
     scratch.mkdir(parents=True)
-    with (
-        file_lock(scratch / "lock", "a test"),
-        pytest.raises(StoreBusyError),
-    ):
+    with file_lock(scratch / "lock", "a test"), pytest.raises(StoreBusyError):
         restore_lock(lock_template.lock, tmp_path / "data")
     assert scratch.is_dir()
 

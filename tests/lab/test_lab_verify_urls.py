@@ -15,13 +15,7 @@ from neuromirror.transfer.outcomes import Finding, Health
 from neuromirror.transfer.url_health import DownloadVerifier, Prober
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verified_repository import PinnedFile
-from support.scripted_http_server import (
-    CONTENT,
-    KEY,
-    MD5,
-    ScriptedReply,
-    ScriptedServer,
-)
+from support.scripted_http_server import CONTENT, KEY, MD5, ScriptedReply, ScriptedServer
 
 ETAG = f"{hashlib.md5(b'parts').hexdigest()}-3"
 ONE_PART = f"{hashlib.md5(hashlib.md5(CONTENT).digest()).hexdigest()}-1"

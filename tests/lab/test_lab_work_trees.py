@@ -23,9 +23,7 @@ def _commit(repository: CraftedRepository) -> str:
     return repository.commit(repository.tree((FILE, b"a", repository.blob(b"text")), link))
 
 
-def test_the_index_and_the_work_tree_are_complete_at_the_end(
-    repository: CraftedRepository,
-) -> None:
+def test_the_index_and_the_work_tree_are_complete_at_the_end(repository: CraftedRepository) -> None:
     folder, commit = repository.path.parent, _commit(repository)
     with parallel_checkout(folder, commit, {}):
         # the index is not locked

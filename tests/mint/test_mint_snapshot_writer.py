@@ -159,11 +159,7 @@ def test_listing_order_and_sort_memory_change_no_id(
     assert tree_ids(plain) == FastImportOracle(bare_repository(tmp_path / "oracle")).trees(0, files)
 
     shuffled = random.Random(2).sample(files, len(files))
-    monkeypatch.setattr(
-        state_writers,
-        "LineSorter",
-        partial(LineSorter, limit=5000),
-    )
+    monkeypatch.setattr(state_writers, "LineSorter", partial(LineSorter, limit=5000))
     with LineSorter(tmp_path, limit=20_000) as sorter:
         for one in shuffled:
             sorter.add(one.git_path + b"\0" + dump_snapshot_entry(one))

@@ -81,10 +81,7 @@ def test_changing_files_documents_and_subdatasets_match_fast_import(
 
 
 def test_listed_files_are_committed_or_counted_as_manifest_only(tmp_path: Path) -> None:
-    zarr = {
-        b".zgroup": (1, (0,)),
-        b"0/.zarray": (2, (0,)),
-    }
+    zarr = {b".zgroup": (1, (0,)), b"0/.zarray": (2, (0,))}
     zarr |= {b"0/%d" % n: (20 * n, (0,)) for n in range(1, 20)}
     shape = DatasetState(zarr, form="manifest")
     minting = MintedRepository.create(tmp_path / "m")
@@ -104,9 +101,7 @@ def test_listed_files_are_committed_or_counted_as_manifest_only(tmp_path: Path) 
     assert document["manifest-only"] == {"files": 19, "bytes": minted.manifest_only.bytes}
 
 
-def test_inline_components_are_sorted_by_path_and_a_change_makes_a_commit(
-    tmp_path: Path,
-) -> None:
+def test_inline_components_are_sorted_by_path_and_a_change_makes_a_commit(tmp_path: Path) -> None:
     whole, delta = two_repositories(tmp_path)
     files = {b"a/z.zarr/0": (1, (0,))}
     none, one, two = (DatasetState(files, inline=given) for given in ({}, {b"a/z.zarr": 2}, INLINE))

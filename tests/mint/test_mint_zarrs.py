@@ -13,11 +13,7 @@ from msgspec.structs import replace
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.publish import (
-    insert_subdatasets,
-    split_zarrs,
-    zarr_ref,
-)
+from neuromirror.crawl.publish import insert_subdatasets, split_zarrs, zarr_ref
 from neuromirror.crawl.validate import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     DatasetRef,

@@ -109,8 +109,7 @@ def test_urls_times_and_claims_are_not_in_the_state() -> None:
 
 
 @given(
-    path=st.text(st.characters(codec="utf-8"), min_size=1),
-    size=st.none() | st.integers(0, 1 << 60),
+    path=st.text(st.characters(codec="utf-8"), min_size=1), size=st.none() | st.integers(0, 1 << 60)
 )
 def test_any_line_is_compact_json_with_sorted_keys(path: str, size: int | None) -> None:
     line = manifest_line(path.encode(), "none", size)

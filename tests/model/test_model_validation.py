@@ -33,9 +33,7 @@ DESCRIBED: dict[str, Any] = {
     "license": [],
     "doi": None,
     "documents": ["dandiset.yaml"],
-    "parts": {
-        "z.zarr": {"id": ID, "local-id": "zarr/1", "state": STATE, "files": 1, "bytes": 1},
-    },
+    "parts": {"z.zarr": {"id": ID, "local-id": "zarr/1", "state": STATE, "files": 1, "bytes": 1}},
 }
 MINTED: dict[str, Any] = {
     "type": "version",

@@ -8,13 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from neuromirror.net import (
-    ListingBudget,
-    ListingLimits,
-    ListingTooLongError,
-    S3Bucket,
-    Session,
-)
+from neuromirror.net import ListingBudget, ListingLimits, ListingTooLongError, S3Bucket, Session
 from neuromirror.sources.dandi.archive import read_pages
 from support.loopback_http import send_reply
 from support.stub_server import Answer, StubServer

@@ -61,10 +61,7 @@ def snapshot(given: dict[str, Any]) -> Snapshot:
     dataset = DatasetRef(given["mirror"], given["local id"], given["source"])
     header = SnapshotHeader(
         VersionRef(
-            dataset,
-            given["version"],
-            VersionKind.PUBLISHED,
-            datetime.fromisoformat(given["time"]),
+            dataset, given["version"], VersionKind.PUBLISHED, datetime.fromisoformat(given["time"])
         ),
         facts=DatasetFacts(title=given["title"], license=tuple(given["license"])),
         documents=tuple(

@@ -368,10 +368,7 @@ def test_a_withdrawn_dataset_is_reported_until_it_is_forgotten(
     assert [one["dataset"] for one in found if one["status"] == "impossible"] == [DATASET]
 
     publishing.run("--to", "disk", "--forget", DATASET)
-    assert {one["status"] for one in publishing.run("demo", "--to", "disk")} <= {
-        "ok",
-        "notneeded",
-    }
+    assert {one["status"] for one in publishing.run("demo", "--to", "disk")} <= {"ok", "notneeded"}
 
 
 def test_vaults_are_published_only_if_the_sibling_file_says_so(

@@ -140,9 +140,7 @@ def run_supervised(harness: MirrorHarness) -> Iterator[Supervised]:
 
 @pytest.fixture(scope="module")
 def start_supervised(
-    module_home: Path,
-    demo_harness: MirrorHarness,
-    tmp_path_factory: pytest.TempPathFactory,
+    module_home: Path, demo_harness: MirrorHarness, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Supervised]]:
     harness = copy_mirror(demo_harness, tmp_path_factory.mktemp("supervised") / "store")
     with ExitStack() as stack:
@@ -335,9 +333,7 @@ def status_of(harness: MirrorHarness, code: int) -> list[dict[str, Any]]:
     return [one for one in map(json.loads, lines) if one.get("kind") == "catalogue"]
 
 
-def test_a_service_reports_the_modes_of_its_catalogue(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_service_reports_the_modes_of_its_catalogue(copied_harness: MirrorHarness) -> None:
     harness = copied_harness
     options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
     modes = [part for one in MODES for part in ("--catalogue-gateway", one)]

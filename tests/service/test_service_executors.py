@@ -101,10 +101,7 @@ def visit_all(job_harness: JobHarness, executor: Executor) -> int:
 
 
 def test_visits_side_by_side_make_what_a_sync_makes(
-    shared_demo: DemoArchive,
-    demo_harness: MirrorHarness,
-    tmp_path: Path,
-    lent_pool: None,
+    shared_demo: DemoArchive, demo_harness: MirrorHarness, tmp_path: Path, lent_pool: None
 ) -> None:
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
     with (

@@ -18,12 +18,7 @@ import pytest
 from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
-from neuromirror.service.health import (
-    HealthServer,
-    Heartbeat,
-    Readiness,
-    SystemdNotifier,
-)
+from neuromirror.service.health import HealthServer, Heartbeat, Readiness, SystemdNotifier
 from neuromirror.service.server_options import format_address, parse_listen_address, parse_site_url
 from neuromirror.store import Store
 

@@ -89,9 +89,7 @@ def records_folder(mirror_harness: MirrorHarness, entry: VersionMinted) -> Path:
     return mirror_harness.folder / "neuromirror" / "records" / name[:3] / name[3:]
 
 
-def test_a_bit_that_turned_in_a_pack_is_found_and_named(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_bit_that_turned_in_a_pack_is_found_and_named(copied_harness: MirrorHarness) -> None:
     packs = copied_harness.repository("demo:000002") / "objects" / "pack"
     flip_bit(next(packs.glob("*.pack")))
     ((subject, message),) = broken(copied_harness, "demo--000002").items()
@@ -151,16 +149,10 @@ def test_a_lost_path_token_of_the_index_is_detected(copied_harness: MirrorHarnes
     assert all("paths" in message for message in found.values())
 
 
-def test_a_bit_that_turned_in_the_index_is_found_and_named(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_bit_that_turned_in_the_index_is_found_and_named(copied_harness: MirrorHarness) -> None:
     path = copied_harness.store.index_path
     content = path.read_bytes()
-    for what in (
-        b"SHA256E-s",
-        b"_ses-01_ecephys.nwb",
-        version(copied_harness).commit.encode(),
-    ):
+    for what in (b"SHA256E-s", b"_ses-01_ecephys.nwb", version(copied_harness).commit.encode()):
         damaged = bytearray(content)
         damaged[content.rindex(what) + len(what) - 2] ^= 1
         path.write_bytes(damaged)
@@ -174,9 +166,7 @@ def test_a_bit_that_turned_in_the_index_is_found_and_named(
     assert "rebuild-index" in broken(copied_harness)["index", "index"]
 
 
-def test_a_bit_that_turned_in_the_journal_is_found_and_named(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_bit_that_turned_in_the_journal_is_found_and_named(copied_harness: MirrorHarness) -> None:
     path, content = (
         copied_harness.store.journal_path,
         copied_harness.store.journal_path.read_bytes(),
@@ -191,9 +181,7 @@ def test_a_bit_that_turned_in_the_journal_is_found_and_named(
     assert "rebuild-index" in broken(copied_harness)["index", "index"]
 
 
-def test_a_lost_alias_ref_or_repository_is_found_and_named(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_lost_alias_ref_or_repository_is_found_and_named(copied_harness: MirrorHarness) -> None:
     alias = copied_harness.folder / "alias" / "demo--000001"
     repository = copied_harness.repository("demo:000001")
     alias.unlink()
@@ -222,8 +210,7 @@ def test_damaged_block_digests_are_named_until_they_are_intact(
     keys = sorted(
         placed.key
         for placed in store.records(
-            dataset_ref_of(version(copied_harness)).dataset_id,
-            version(copied_harness).commit,
+            dataset_ref_of(version(copied_harness)).dataset_id, version(copied_harness).commit
         )
         if placed.key.startswith("SHA256E")
     )[:3]
@@ -284,10 +271,7 @@ def test_slices_cover_the_store_in_rounds_and_two_checks_never_overlap(
     summary = run_task(copied_harness, "integrity", seconds=30)
     assert summary.endswith("pass complete")
     assert "pass complete" not in run_task(copied_harness, "integrity", seconds=1e-6)
-    with (
-        store.lock("integrity", "a test"),
-        pytest.raises(StoreBusyError, match="integrity"),
-    ):
+    with store.lock("integrity", "a test"), pytest.raises(StoreBusyError, match="integrity"):
         check_results(copied_harness)
 
 
@@ -307,9 +291,7 @@ def test_damage_found_in_a_slice_fails_the_task_until_it_is_repaired(
     assert "items intact" in run_task(copied_harness, "integrity", seconds=1e-6)
 
 
-def test_a_git_timeout_is_reported_and_the_slice_continues(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_git_timeout_is_reported_and_the_slice_continues(copied_harness: MirrorHarness) -> None:
     found = check_results(copied_harness, git_seconds=1e-4)
     late = [one for one in found if one.status == "impossible"]
     assert {one.subject for one in late} == {"git"}
@@ -346,9 +328,7 @@ def test_the_audit_task_checks_each_location_once_per_interval(
     assert dump_index(store.index_path) == before
 
 
-def test_a_service_that_ends_does_not_wait_for_a_slice(
-    copied_harness: MirrorHarness,
-) -> None:
+def test_a_service_that_ends_does_not_wait_for_a_slice(copied_harness: MirrorHarness) -> None:
     store = copied_harness.store
     with (
         open_recorder(store, store.index_path) as recorder,

@@ -8,12 +8,7 @@ from msgspec.structs import replace
 from werkzeug.wrappers import Response
 
 from neuromirror.model import ConfigurationError
-from neuromirror.net import (
-    AccessDeniedError,
-    NotFoundError,
-    ServerError,
-    Session,
-)
+from neuromirror.net import AccessDeniedError, NotFoundError, ServerError, Session
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.boss import BossChannelNotPublicError, WrongTokenError
 from neuromirror.sources.boss.client import BossClient

@@ -110,11 +110,7 @@ def test_each_list_is_sorted_by_its_own_parameter(make_source, archive):
         for path in archive.requests
         if "page=" in path
     }
-    assert sorted_by == {
-        LIST: {"ordering=id"},
-        VERSIONS: {"order=created"},
-        ASSETS: {"order=path"},
-    }
+    assert sorted_by == {LIST: {"ordering=id"}, VERSIONS: {"order=created"}, ASSETS: {"order=path"}}
 
 
 # --- the list of dandisets

@@ -92,9 +92,7 @@ def test_more_rows_than_promised_are_not_a_whole_listing(make_source, archive):
 @pytest.mark.parametrize("target", [1, 2, 4, 0, "x"])
 def test_a_next_that_is_not_the_next_page_is_refused(make_source, archive, target):
     change_page(
-        archive,
-        2,
-        lambda page: page.update(next=page["next"].replace("page=3", f"page={target}")),
+        archive, 2, lambda page: page.update(next=page["next"].replace("page=3", f"page={target}"))
     )
     with pytest.raises(UnreliableListingError, match=rf"page 2 .*{target}"):
         paths_of(make_source(page_size=3))

@@ -86,9 +86,7 @@ def test_a_level_has_the_position_that_the_service_states(shared_ndstore: DemoNd
     assert sections["2"] == ([30.0, 12.0, 12.0], [30.0, 4.5, 4.5])
 
 
-def test_a_level_with_a_rounded_offset_has_its_real_position(
-    shared_ndstore: DemoNdstore,
-) -> None:
+def test_a_level_with_a_rounded_offset_has_its_real_position(shared_ndstore: DemoNdstore) -> None:
     # The offset is 10, 6, 4. ndstore states 2, 1, 1 for level 2, but computes it from 10 to 13.
     moved = transformations_by_level(listing_of(make_source(shared_ndstore), CALCIUM))
     assert moved["0"] == ([1.0, 500.0, 500.0, 500.0], [5.0, 2000.0, 3000.0, 5000.0])
@@ -123,9 +121,7 @@ def test_the_unit_comes_from_the_options(shared_ndstore: DemoNdstore) -> None:
 # -- synthesized levels
 
 
-def test_levels_that_were_never_created_are_excluded_by_name(
-    shared_ndstore: DemoNdstore,
-) -> None:
+def test_levels_that_were_never_created_are_excluded_by_name(shared_ndstore: DemoNdstore) -> None:
     records, left_out = read(listing_of(make_source(shared_ndstore), SINGLE_12))
     assert {one.path.partition(b"/")[0] for one in records} == {b"0"}
     assert [(one.path, one.reason) for one in left_out] == [

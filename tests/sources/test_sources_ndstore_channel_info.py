@@ -14,14 +14,7 @@ from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.net import AccessDeniedError, NotFoundError, ServerError, TooManyRequestsError
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.ndstore import NdstoreOptions
-from neuromirror_demo.ndstore import (
-    CALCIUM,
-    CELLS,
-    IMAGE_11,
-    PRIVATE,
-    SINGLE_12,
-    DemoNdstore,
-)
+from neuromirror_demo.ndstore import CALCIUM, CELLS, IMAGE_11, PRIVATE, SINGLE_12, DemoNdstore
 from support.ndstore_sources import TOKEN, document, listing_of, make_source, read
 
 ALL = [
@@ -206,7 +199,7 @@ def test_a_channel_that_is_removed_during_the_listing_is_not_found(ndstore: Demo
 def test_volatile_fields_are_left_out_of_the_documents(shared_ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(shared_ndstore), CELLS)
     assert document(listing, ".ndstore/project.json") == {
-        **{"name": "demo11_anno", "description": "Cells (demo)"},
+        **{"name": "demo11_anno", "description": "Cells (demo)"}
     }
     channel = document(listing, ".ndstore/channel.json")
     assert (channel["exceptions"], channel["readonly"]) == (1, 0)
@@ -249,11 +242,7 @@ def _info(ndstore: DemoNdstore, token: str) -> Any:
         (("dataset", "offset", "1"), [5.5, 3, 2], "offset 5.5"),
         (("dataset", "voxelres", "0"), [1, 0, 1], "voxelres"),
         (("dataset", "voxelres"), {}, "voxelres None of resolution 0"),
-        (
-            ("channels", "calcium", "resolution"),
-            7,
-            "resolution 7 .*: 0, 1, 2",
-        ),
+        (("channels", "calcium", "resolution"), 7, "resolution 7 .*: 0, 1, 2"),
         (("channels", "calcium", "propagate"), "yes", "propagate 'yes'"),
         (("channels", "calcium", "timerange"), [0], "timerange"),
         (("channels", "calcium", "timerange"), [0, 1 << 40], "timerange"),

@@ -278,9 +278,7 @@ def test_headers_without_an_encoding_give_none():
 def test_objects_that_end_like_compressed_ones_keep_their_names(layers):
     layers.put(f"{CH}/8_8_8/0-64_0-64_0-16.gz", gzip.compress(TEXT))
     layers.put(f"{CH}/8_8_8/64-128_0-64_0-16.gz", gzip.compress(TEXT))
-    assert paths(layers.source()) == {
-        *("8_8_8/0-64_0-64_0-16.gz", "8_8_8/64-128_0-64_0-16.gz"),
-    }
+    assert paths(layers.source()) == {*("8_8_8/0-64_0-64_0-16.gz", "8_8_8/64-128_0-64_0-16.gz")}
 
 
 def test_documents_are_readable_however_they_are_stored(layers):

@@ -36,14 +36,8 @@ def of(found: DatasetFacts) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (
-            RAW,
-            {"platform": ["ecephys"], "subject": ["625749"], "created": ["2022-08-03T15:15:06"]},
-        ),
-        (
-            "775741_2025-01-02_03-04-05",
-            {"subject": ["775741"], "created": ["2025-01-02T03:04:05"]},
-        ),
+        (RAW, {"platform": ["ecephys"], "subject": ["625749"], "created": ["2022-08-03T15:15:06"]}),
+        ("775741_2025-01-02_03-04-05", {"subject": ["775741"], "created": ["2025-01-02T03:04:05"]}),
         (
             DERIVED,
             {

@@ -12,15 +12,7 @@ from neuromirror.net import S3Bucket, Session
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.sources import KnownContent, UnreliableListingError
 from neuromirror.sources.s3.object_claims import ClaimResolver
-from support.moto_buckets import (
-    MIB,
-    files_of,
-    get_body,
-    listing_of,
-    md5,
-    read,
-    record_part_heads,
-)
+from support.moto_buckets import MIB, files_of, get_body, listing_of, md5, read, record_part_heads
 from support.visit_context import FakeVisitContext
 
 # --- claims

@@ -15,11 +15,7 @@ from neuromirror.annex import (
 from neuromirror.git import CommitTree
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import NeuromirrorError
-from neuromirror.store import (
-    CUSTODY_BRANCH,
-    Store,
-    publish_locations,
-)
+from neuromirror.store import CUSTODY_BRANCH, Store, publish_locations
 from neuromirror.store.custody import published_locations, published_remotes
 from neuromirror.transfer.annex_branch import PublishedCopies
 from support.disk_states import disk_states

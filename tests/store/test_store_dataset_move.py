@@ -54,14 +54,7 @@ from neuromirror.store.private_store import (
 from neuromirror.store.repository import update_refs
 from support.block_digests import claimed_digests
 from support.disk_states import disk_states
-from support.store_publisher import (
-    Publisher,
-    dataset,
-    git,
-    git_refs,
-    packed_objects,
-    read_files,
-)
+from support.store_publisher import Publisher, dataset, git, git_refs, packed_objects, read_files
 from support.vaults import OTHER_UUID, VAULT_UUID
 
 ONE, TWO = dataset(1), dataset(2)

@@ -86,9 +86,7 @@ def test_several_processes_append_whole_lines(store: Store) -> None:
         assert [at for at in mine if len(at) < 9000] == [str(number) for number in range(200)]
 
 
-def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(
-    store: Store,
-) -> None:
+def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(store: Store) -> None:
     first, second = HoldLapsed("a", "1"), HoldLapsed("b", "2" * 300)
     store.append_entries(first)
     size = journal(store).stat().st_size

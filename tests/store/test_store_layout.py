@@ -198,9 +198,7 @@ def scratch_names(store: Store) -> list[str]:
     return sorted(path.name for path in (store.root / "neuromirror" / "tmp").iterdir())
 
 
-def test_scratch_folders_are_removed_at_the_end_of_the_block_or_after_a_kill(
-    store: Store,
-) -> None:
+def test_scratch_folders_are_removed_at_the_end_of_the_block_or_after_a_kill(store: Store) -> None:
     def killed() -> None:
         with store.scratch() as scratch:
             (scratch / "big").write_bytes(b"x" * 1000)
@@ -313,9 +311,7 @@ def records_file(store: Store) -> Path:
     return path
 
 
-def test_truncated_missing_or_changed_records_are_detected(
-    store: Store,
-) -> None:
+def test_truncated_missing_or_changed_records_are_detected(store: Store) -> None:
     with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         list(store.records(ID, COMMIT))
     lines = [dump_snapshot_entry(placed_file(f"{number:06}", number)) for number in range(3000)]
@@ -447,9 +443,7 @@ def test_store_on_a_read_only_disk_can_be_read(small_disk: Path) -> None:
         repository.publish({}, {MAIN_BRANCH: minted.annex_commit})
 
 
-def test_publication_on_a_full_disk_fails_atomically_and_succeeds_later(
-    small_disk: Path,
-) -> None:
+def test_publication_on_a_full_disk_fails_atomically_and_succeeds_later(small_disk: Path) -> None:
     publisher = Publisher(Store.open(small_disk / "store", create=True))
     first = publisher.publish("one", {"a": 1})
     repository = publisher.repository

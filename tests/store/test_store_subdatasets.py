@@ -25,10 +25,7 @@ from support.store_publisher import Publisher, git, subdataset_of
 Serve = Callable[[Path], str]
 NOW = "2024-01-01T00:00:00+00:00"
 PATHS = ["s/img.zarr", "my img #2.zarr"]
-DOCUMENTS = (
-    Document(b"session.json", b"{}\n"),
-    Document(b"s/my notes.json", b"[1]\n"),
-)
+DOCUMENTS = (Document(b"session.json", b"{}\n"), Document(b"s/my notes.json", b"[1]\n"))
 
 
 def zarr_of(path: str) -> DatasetRef:

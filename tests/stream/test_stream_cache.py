@@ -87,10 +87,7 @@ def test_wrong_bytes_are_not_cached(cache: PieceCache) -> None:
     tree = ServedTree()
     with RangeServer({"/x": CONTENT[::-1]}) as web:
         tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
-        with (
-            stream.open(tree, "x.bin", cache=cache) as opened,
-            pytest.raises(WrongBytesError),
-        ):
+        with stream.open(tree, "x.bin", cache=cache) as opened, pytest.raises(WrongBytesError):
             opened.read(1)
         with stream.open(tree, "x.bin", verify="off", cache=cache) as opened:
             assert opened.read() == CONTENT[::-1]

@@ -51,9 +51,7 @@ def test_a_filled_cache_needs_no_archive(
     assert len(shared_demo.requests) == before
 
 
-def test_a_glob_without_files_beside_others_is_an_error(
-    demo_harness: MirrorHarness,
-) -> None:
+def test_a_glob_without_files_beside_others_is_an_error(demo_harness: MirrorHarness) -> None:
     add = ["--store", str(demo_harness.folder), "cache", "add", "demo:000001"]
     found = run(*add, "sub-x", NWB, code=1)
     assert [(one["status"], one["path"]) for one in found] == [("error", "sub-x"), ("ok", NWB)]

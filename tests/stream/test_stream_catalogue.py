@@ -120,10 +120,7 @@ def test_wrong_bytes_are_an_error_here(at: str, archive: RangeServer) -> None:
 
     archive.fault = fault
     try:
-        with (
-            neuromirror.open(at, "sub 1/data.bin") as file,
-            pytest.raises(StreamError),
-        ):
+        with neuromirror.open(at, "sub 1/data.bin") as file, pytest.raises(StreamError):
             file.read(200_000)
     finally:
         archive.fault = lambda handler, request: False

@@ -14,12 +14,7 @@ import pytest
 from neuromirror import stream
 from neuromirror.annex import key_digest
 from neuromirror.lab.clone import download
-from neuromirror.stream import (
-    ContentGoneError,
-    UnverifiableError,
-    WrongBytesError,
-    open_tree,
-)
+from neuromirror.stream import ContentGoneError, UnverifiableError, WrongBytesError, open_tree
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.range_server import RangeServer, ServedTree

@@ -66,8 +66,7 @@ def test_several_pins_are_folders_of_a_lock_file(
 def test_a_clone_has_the_files_of_its_commit(demo_harness: MirrorHarness, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(
-        ["git", "clone", "-q", str(demo_harness.repository("demo:000001")), str(clone)],
-        check=True,
+        ["git", "clone", "-q", str(demo_harness.repository("demo:000001")), str(clone)], check=True
     )
     assert described(open_tree(clone)) == described(
         open_tree("demo:000001", store=demo_harness.folder)

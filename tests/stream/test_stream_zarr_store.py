@@ -232,10 +232,7 @@ def test_shards_are_read_by_range_if_they_have_block_digests(
 
 @pytest.mark.parametrize(
     ("request_", "expected"),
-    [
-        (RangeByteRequest(100, 1000), slice(100, 1000)),
-        (SuffixByteRequest(1000), slice(None)),
-    ],
+    [(RangeByteRequest(100, 1000), slice(100, 1000)), (SuffixByteRequest(1000), slice(None))],
 )
 def test_parts_beyond_the_end_of_a_file_are_read(
     server: RangeServer, tmp_path: Path, request_: Any, expected: slice

@@ -104,10 +104,7 @@ ODD_KINDS = (
     PageKind("odd-file", _odd_file),
     PageKind("odd-names", _at(f"/dataset/{HOSTILE}@latest")),
     PageKind("wide", _at(f"/dataset/{WIDE}")),
-    PageKind(
-        "wide-version",
-        _at(f"/dataset/{WIDE}@latest?under={LONG}"),
-    ),
+    PageKind("wide-version", _at(f"/dataset/{WIDE}@latest?under={LONG}")),
     PageKind("gateway", _at(f"/at/{RELEASED}@latest/")),
     PageKind("gateway-odd", _at(f"/at/{ODD}@latest/")),
     PageKind("gateway-wide", _at(f"/at/{WIDE}@latest/{LONG}/")),

@@ -14,13 +14,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import main
-from neuromirror.lab.cite import (
-    CitationCollection,
-    CitedWork,
-    cite,
-    read_work,
-    state_of_version,
-)
+from neuromirror.lab.cite import CitationCollection, CitedWork, cite, read_work, state_of_version
 from neuromirror.model import DatasetFacts, Document
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss

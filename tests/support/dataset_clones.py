@@ -77,9 +77,6 @@ def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str |
 
 def run_annex(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(folder), "annex", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", "-C", str(folder), "annex", *arguments], capture_output=True, text=True, check=False
     )
     return done.stdout + done.stderr

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from neuromirror.crawl import (
-    Mirror,
-    Result,
-    Sync,
-    load_mirrors,
-    open_recorder,
-    parse_sync_requests,
-)
+from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, open_recorder, parse_sync_requests
 from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
 from neuromirror.store import Store

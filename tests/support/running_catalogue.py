@@ -94,11 +94,7 @@ def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
     Without another setting, it has no cache of content: in a cache that all tests share, one test
     would have what another one read.
     """
-    environment = {
-        "NEUROMIRROR_CACHE": "off",
-        "NEUROMIRROR_CATALOGUE_WORKERS": "1",
-        **os.environ,
-    }
+    environment = {"NEUROMIRROR_CACHE": "off", "NEUROMIRROR_CATALOGUE_WORKERS": "1", **os.environ}
     read_end, write_end = os.pipe()
     # all tests are one client; the tests of limits set their own client
     command = ["--json", "--store", str(store.root), "catalogue", "--listen", "127.0.0.1:0"]

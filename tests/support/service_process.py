@@ -103,10 +103,7 @@ def running_service(
 ) -> Iterator[ServiceProcess]:
     """Run a service during the block; ``first`` are Python statements to execute before."""
     read_end, write_end = os.pipe()
-    with (
-        os.fdopen(read_end, encoding="utf-8") as log,
-        os.fdopen(write_end, "w") as output,
-    ):
+    with os.fdopen(read_end, encoding="utf-8") as log, os.fdopen(write_end, "w") as output:
         process = fork_command(
             ["serve", "--log-json", *options],
             output.fileno(),

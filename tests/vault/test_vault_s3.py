@@ -298,10 +298,7 @@ def test_each_refusal_has_its_error(
     ],
 )
 def test_a_refusal_that_is_not_of_a_content_is_an_error_of_the_vault(
-    vault: S3Vault,
-    s3_server: FaultyS3,
-    method: str,
-    request_vault: Callable[[S3Vault], object],
+    vault: S3Vault, s3_server: FaultyS3, method: str, request_vault: Callable[[S3Vault], object]
 ) -> None:
     storm = s3_server.storm(400, "AuthorizationHeaderMalformed", method)
     with storm, pytest.raises(VaultUnavailableError, match=re.escape(str(vault.config.path))):

@@ -69,10 +69,7 @@ def _ome(version: str, axes: str, names: tuple[str, ...] = ("0", "1")) -> dict[s
             "path": name,
             "coordinateTransformations": [
                 {"type": "scale", "scale": [1] * outer + [2.0 * by, 0.5 * by, 0.5 * by]},
-                {
-                    "type": "translation",
-                    "translation": [0] * outer + [20.0, 2.0, 1.0],
-                },
+                {"type": "translation", "translation": [0] * outer + [20.0, 2.0, 1.0]},
             ],
         }
         for name, by in zip(names, (1, 2), strict=False)
@@ -117,10 +114,7 @@ def ome_zarr(
 
 
 def n5_array(
-    folder: Path,
-    voxels: np.ndarray[Any, Any],
-    compression: Mapping[str, Any],
-    **attributes: object,
+    folder: Path, voxels: np.ndarray[Any, Any], compression: Mapping[str, Any], **attributes: object
 ) -> None:
     """Write an array of N5 with tensorstore, which leaves out blocks of zeros."""
     spec = {
@@ -309,10 +303,7 @@ REFUSED: dict[str, tuple[str, Writer]] = {
     "bad/codec": ("imagecodecs_jpegxl", _unknown_codec),
     "bad/no-fill-value": ("states no fill value", _no_fill_value),
     "bad/no-factors": ("s1 states no downsamplingFactors", _no_factors),
-    "bad/jpeg": (
-        "compressed with jpeg",
-        lambda root: n5_by_hand(root, _voxels("uint32"), "jpeg"),
-    ),
+    "bad/jpeg": ("compressed with jpeg", lambda root: n5_by_hand(root, _voxels("uint32"), "jpeg")),
     "bad/varlength": ("another mode", _varlength_block),
     "bad/short": (r"a block of \(16, 16, 7\) voxels", _short_block),
 }

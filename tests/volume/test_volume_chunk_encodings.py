@@ -14,12 +14,7 @@ import tensorstore
 from neuromirror.sources.volumes.content_codings import unpack
 from neuromirror.sources.volumes.grid import Volume
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.volume.chunk_encodings import (
-    Sharding,
-    ShardReader,
-    decode_voxels,
-    parse_sharding,
-)
+from neuromirror.volume.chunk_encodings import Sharding, ShardReader, decode_voxels, parse_sharding
 from neuromirror.volume.description import VolumeDescription, describe
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 
@@ -71,11 +66,7 @@ def _write(folder: Path, voxels: np.ndarray[Any, Any], scale: dict[str, Any]) ->
     spec = {
         "driver": "neuroglancer_precomputed",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
-        "multiscale_metadata": {
-            "type": "image",
-            "data_type": str(voxels.dtype),
-            "num_channels": 1,
-        },
+        "multiscale_metadata": {"type": "image", "data_type": str(voxels.dtype), "num_channels": 1},
         "scale_metadata": {
             "size": list(voxels.shape[::-1]),
             "resolution": [4, 4, 40],
@@ -169,10 +160,7 @@ def test_jpeg_decodes_as_in_tensorstore(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
 def test_damaged_segmentation_is_an_error_or_other_labels(tmp_path: Path, dtype: str) -> None:
-    scale = {
-        "encoding": "compressed_segmentation",
-        "compressed_segmentation_block_size": [8, 8, 8],
-    }
+    scale = {"encoding": "compressed_segmentation", "compressed_segmentation_block_size": [8, 8, 8]}
     _write(tmp_path, _labels(dtype, 60_000), scale)
     content = (tmp_path / "4_4_40" / "5-37_-3-13_0-8").read_bytes()
     drawn, refused = np.random.default_rng(5), 0

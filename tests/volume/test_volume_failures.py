@@ -12,9 +12,7 @@ from annexremote import RemoteError
 
 import neuromirror.volume
 from neuromirror.lab import get
-from neuromirror.net import (
-    RequestLimits,
-)
+from neuromirror.net import RequestLimits
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, RemoteInProcess, chunk, url

@@ -13,12 +13,7 @@ import tifffile
 from neuromirror.index import VersionRow
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.volume import CUTOUT_FORMATS, middle_plane, plan_cutout
-from neuromirror.web.cutouts import (
-    MAX_CONCURRENT,
-    MAX_SENDING,
-    CutoutFailedError,
-    CutoutService,
-)
+from neuromirror.web.cutouts import MAX_CONCURRENT, MAX_SENDING, CutoutFailedError, CutoutService
 from neuromirror_demo import walkthrough
 from neuromirror_demo.boss import ACTIVITY, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text

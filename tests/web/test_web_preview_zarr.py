@@ -18,12 +18,7 @@ from neuromirror.web.previews import PreviewService, PreviewUnavailableError, fi
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.bucket_contents import FUSION
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import (
-    RunningCatalogue,
-    allow_loopback,
-    run_catalogue,
-    visible_text,
-)
+from support.running_catalogue import RunningCatalogue, allow_loopback, run_catalogue, visible_text
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedHarness,

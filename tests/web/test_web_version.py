@@ -9,12 +9,7 @@ import zstandard
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import LocationsChecked
-from support.running_catalogue import (
-    RunningCatalogue,
-    data_values,
-    links,
-    visible_text,
-)
+from support.running_catalogue import RunningCatalogue, data_values, links, visible_text
 from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,

@@ -52,9 +52,7 @@ class ZarrLimits(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     inline: int = Field(
-        default=50_000,
-        ge=0,
-        description="A Zarr with more files than this becomes a subdataset …",
+        default=50_000, ge=0, description="A Zarr with more files than this becomes a subdataset …"
     )
     manifest: int = Field(
         default=500_000,
@@ -158,9 +156,7 @@ class ScheduleSettings(BaseModel):
         "that changes every time …",
     )
     max_days: float = Field(
-        default=30,
-        gt=0,
-        description="… and of one that never changes; the others are in between.",
+        default=30, gt=0, description="… and of one that never changes; the others are in between."
     )
     deep_days: float = Field(
         default=90,

@@ -38,8 +38,7 @@ class SiblingFile(BaseModel):
         description="The forge: github, gitlab, gitea (also Forgejo), gin; or git, any git server."
     )
     url: str = Field(
-        default="",
-        description="For type git: the URL or path of each repository, with {alias}.",
+        default="", description="For type git: the URL or path of each repository, with {alias}."
     )
     api: str = Field(
         default="", description="Address of the forge's API, for gitea, or an own GitHub or GIN."

@@ -49,8 +49,7 @@ class DirectoryVaultFile(_VaultFile):
 
     kind: Literal["directory"]
     path: str = Field(
-        default="",
-        description="The folder, relative to the vault file [vaults/NAME in the store].",
+        default="", description="The folder, relative to the vault file [vaults/NAME in the store]."
     )
     url: str = Field(
         default="",

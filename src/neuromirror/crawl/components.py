@@ -893,9 +893,7 @@ def _link(
 
 
 def _linked_lines(
-    spool: RecordSpool,
-    due: Mapping[bytes, ComponentEntry],
-    links: Mapping[bytes, SubdatasetLink],
+    spool: RecordSpool, due: Mapping[bytes, ComponentEntry], links: Mapping[bytes, SubdatasetLink]
 ) -> Iterator[bytes]:
     """Yield the lines of a state with the links; without the components that have none."""
     for line in spool.lines():

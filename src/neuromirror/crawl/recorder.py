@@ -150,8 +150,7 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
         if "--" in alias:
             missing = [
                 replace(
-                    one,
-                    indexed=is_indexed(one, limits.get(one.mirror, ZarrLimits()).index_entries),
+                    one, indexed=is_indexed(one, limits.get(one.mirror, ZarrLimits()).index_entries)
                 )
                 for one in read_versions_from_git(repository, known, current_timestamp())
             ]

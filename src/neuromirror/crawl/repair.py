@@ -12,12 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from neuromirror.crawl.recorder import (
-    ended_visit,
-    open_recorder,
-    rebuild_index,
-    restore_records,
-)
+from neuromirror.crawl.recorder import ended_visit, open_recorder, rebuild_index, restore_records
 from neuromirror.git import ObjectMissingError, try_git
 from neuromirror.index.backup import integrity_errors
 from neuromirror.model import (
@@ -31,12 +26,7 @@ from neuromirror.model import (
     current_timestamp,
     load_entry,
 )
-from neuromirror.store import (
-    Repository,
-    Store,
-    StoreDamagedError,
-    dataset_ref_of,
-)
+from neuromirror.store import Repository, Store, StoreDamagedError, dataset_ref_of
 from neuromirror.store.durable_files import protect
 from neuromirror.store.foreign_commits import (
     RepositoryDamage,

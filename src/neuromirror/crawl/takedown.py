@@ -123,11 +123,7 @@ def take_down(
 
 
 def reinstate(
-    store: Store,
-    recorder: JournalRecorder,
-    name: str,
-    by: str,
-    mirrors: Mapping[str, Mirror],
+    store: Store, recorder: JournalRecorder, name: str, by: str, mirrors: Mapping[str, Mirror]
 ) -> Iterator[Result]:
     """Show a dataset again, as if it had never been taken down; yield the result for each part.
 

@@ -20,11 +20,7 @@ from typing import Any
 import msgspec
 
 from neuromirror.annex import VaultAddress, VaultKind
-from neuromirror.config.vault_files import (
-    DirectoryVaultFile,
-    VaultConfig,
-    load_vaults,
-)
+from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig, load_vaults
 from neuromirror.custody.copies import contents_of_lock
 from neuromirror.custody.keep import copy_content
 from neuromirror.lab.lockfile import Lock, load_lock

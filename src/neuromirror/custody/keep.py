@@ -186,10 +186,7 @@ def _add_reasons(outcome: KeepOutcome, *reasons: str) -> KeepOutcome:
 
 
 def run_keep(
-    items: Iterable[KeepItem],
-    vault: Vault,
-    ledger: Ledger,
-    options: KeepOptions = _DEFAULTS,
+    items: Iterable[KeepItem], vault: Vault, ledger: Ledger, options: KeepOptions = _DEFAULTS
 ) -> Iterator[KeepOutcome]:
     """Copy contents into a vault.
 
@@ -529,11 +526,7 @@ class CopyTask(NamedTuple):
 
 
 def copy_content(
-    key: str,
-    source: Vault,
-    target: Vault,
-    folder: Path,
-    pace: Callable[[int], None],
+    key: str, source: Vault, target: Vault, folder: Path, pace: Callable[[int], None]
 ) -> Stored:
     """Copy a content between vaults; nothing is stored unless its bytes are right.
 
@@ -579,10 +572,7 @@ def _blocks(source: Vault, key: str) -> Iterator[bytes]:
 
 
 def copy_between(
-    tasks: Iterable[CopyTask],
-    target: Vault,
-    ledger: Ledger,
-    options: KeepOptions,
+    tasks: Iterable[CopyTask], target: Vault, ledger: Ledger, options: KeepOptions
 ) -> Generator[KeepOutcome, None, None]:
     """Copy contents that other vaults have into a vault.
 

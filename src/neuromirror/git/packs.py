@@ -297,11 +297,7 @@ class PackWriter:
         Objects that are not written, since the repository has them.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        known: KnownObjects | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, known: KnownObjects | None = None) -> None:
         self._known = known if known else None
         directory.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix="tmp_pack_", dir=directory)

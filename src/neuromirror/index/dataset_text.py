@@ -110,7 +110,7 @@ _SPECIAL: Final = {
 _GENERAL: Final = {
     **dict.fromkeys(
         ("extracellular electrophysiology", "intracellular electrophysiology"), "electrophysiology"
-    ),
+    )
 }
 """Techniques, and the more general one under which they are counted too."""
 
@@ -467,10 +467,7 @@ def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
 
     ``dataset`` is the row id of the dataset.
     """
-    connection.execute(
-        "INSERT INTO stale_text VALUES (?) ON CONFLICT DO NOTHING",
-        (dataset,),
-    )
+    connection.execute("INSERT INTO stale_text VALUES (?) ON CONFLICT DO NOTHING", (dataset,))
 
 
 def stale_datasets(connection: sqlite3.Connection) -> list[int]:

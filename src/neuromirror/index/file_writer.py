@@ -159,11 +159,7 @@ def record_changes(
 
 
 def record_subdatasets(
-    connection: sqlite3.Connection,
-    dataset: int,
-    seq: int,
-    lines: Iterable[bytes],
-    where: str,
+    connection: sqlite3.Connection, dataset: int, seq: int, lines: Iterable[bytes], where: str
 ) -> RecordCounts:
     """Write the subdatasets, but not the files, of a version whose files are not indexed.
 
@@ -419,15 +415,7 @@ class _BatchWriter:
         ids, first_new = self.contents.resolve(records)
         dataset, seq = self._dataset, self._seq
         opened = [
-            (
-                dataset,
-                path,
-                seq,
-                content,
-                record.source_path,
-                hashed,
-                _retention_rank(record),
-            )
+            (dataset, path, seq, content, record.source_path, hashed, _retention_rank(record))
             for (path, hashed, record), content in zip(files, ids, strict=True)
         ]
         insert_rows(self._db, _INTO_FILES, opened)

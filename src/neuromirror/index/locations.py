@@ -146,12 +146,7 @@ class LocationQueries(Queries):
         ]
 
     def due(
-        self,
-        limit: int,
-        before: str,
-        *,
-        mirror: str | None = None,
-        dataset: str | None = None,
+        self, limit: int, before: str, *, mirror: str | None = None, dataset: str | None = None
     ) -> list[DueLocation]:
         """Return locations that were never probed, then those probed longest ago.
 

@@ -15,11 +15,7 @@ from msgspec.structs import asdict, replace
 
 from neuromirror.index.connection import JournalDamagedError
 from neuromirror.index.contents import record_block_digests, short_hash
-from neuromirror.index.dataset_text import (
-    DescribingDocuments,
-    mark_stale,
-    write_attributes,
-)
+from neuromirror.index.dataset_text import DescribingDocuments, mark_stale, write_attributes
 from neuromirror.index.file_writer import (
     RecordCounts,
     record_changes,

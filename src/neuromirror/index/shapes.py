@@ -149,8 +149,7 @@ class File(Answer, frozen=True):
     size: int | None
     key: Annotated[str, Meta(description="The git-annex key.")]
     digest_values: Annotated[
-        dict[str, str],
-        Meta(description="By algorithm: sha256, md5, etag; of one file also CRCs."),
+        dict[str, str], Meta(description="By algorithm: sha256, md5, etag; of one file also CRCs.")
     ] = field(name="digests")
     evidence: Literal["sha256", "md5", "etag", "size", "none"]
     checked: Annotated[
@@ -330,8 +329,7 @@ class Edge(Answer, frozen=True):
         name="own_version"
     )
     relatives: Annotated[
-        list[Edge],
-        Meta(description="Further edges from the other end, up to the requested depth."),
+        list[Edge], Meta(description="Further edges from the other end, up to the requested depth.")
     ]
     is_truncated: Annotated[
         bool,
@@ -387,8 +385,7 @@ class FacetValue(Answer, frozen=True):
 
     value: str
     count: Annotated[
-        int,
-        Meta(description="Number of results, under the selected values of the other facets."),
+        int, Meta(description="Number of results, under the selected values of the other facets.")
     ]
     is_selected: Annotated[bool, Meta(description="Whether the search requires it.")] = field(
         name="selected"
@@ -408,7 +405,6 @@ class Match(Answer, frozen=True):
         ),
     ]
     path: Annotated[
-        str | None,
-        Meta(description="Such a path, null if the search for it took too long."),
+        str | None, Meta(description="Such a path, null if the search for it took too long.")
     ]
     values: Annotated[dict[str, list[str]], Meta(description="The values of the dataset by facet.")]

@@ -557,10 +557,7 @@ def _escape_like(text: str) -> str:
 
 
 def _follow_edges(
-    version: _Version,
-    edges: Callable[[_Version], list[_Edge]],
-    depth: int,
-    visited: set[int],
+    version: _Version, edges: Callable[[_Version], list[_Edge]], depth: int, visited: set[int]
 ) -> tuple[RelatedVersion, ...]:
     """Return the edges of a version, each with the edges of the version at its other end.
 

@@ -25,10 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 
 from neuromirror.model import ConfigurationError
-from neuromirror.net.allowed_addresses import (
-    configured_ca_bundle,
-    resolve_allowed_addresses,
-)
+from neuromirror.net.allowed_addresses import configured_ca_bundle, resolve_allowed_addresses
 from neuromirror.net.request_limits import Deadline
 from neuromirror.net.urls import redact
 

@@ -248,9 +248,7 @@ def raw_chunks(reply: Reply, url: str) -> Iterator[bytes]:
     stated = content_length(reply.headers)
     if stated is not None and stated != received:
         raise IncompleteResponseError(
-            f"{url}: received {received} of {stated} bytes; try again",
-            url=url,
-            status=reply.status,
+            f"{url}: received {received} of {stated} bytes; try again", url=url, status=reply.status
         )
 
 

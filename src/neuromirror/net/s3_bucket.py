@@ -457,12 +457,7 @@ class S3Bucket:
         return reply
 
     def read(
-        self,
-        key: bytes,
-        *,
-        version_id: str | None = None,
-        etag: str | None = None,
-        limit: int,
+        self, key: bytes, *, version_id: str | None = None, etag: str | None = None, limit: int
     ) -> bytes:
         """Read a whole object.
 

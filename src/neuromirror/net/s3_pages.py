@@ -392,9 +392,7 @@ def _listing_error(
         else "try again, and if the error persists, report it to the operator of the store"
     )
     broken = (GarbledListingError if is_whole else InvalidListingError)(
-        f"{uri} returned an invalid page of a listing: {error}; {advice}",
-        url=uri,
-        status=200,
+        f"{uri} returned an invalid page of a listing: {error}; {advice}", url=uri, status=200
     )
     broken.transient = not is_unordered
     return broken

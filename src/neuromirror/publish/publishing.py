@@ -332,11 +332,7 @@ class _Publisher:
         )
 
     def _push(
-        self,
-        repository: Repository,
-        url: str,
-        refs: Mapping[str, str],
-        pushed: Mapping[str, str],
+        self, repository: Repository, url: str, refs: Mapping[str, str], pushed: Mapping[str, str]
     ) -> None:
         options, variables = self._host.push_configuration(url)
         specs = [f"{commit}:{name}" for name, commit in refs.items()]

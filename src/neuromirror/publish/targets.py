@@ -18,14 +18,7 @@ from msgspec import Struct
 from neuromirror.config.sibling_files import Sibling, SiblingFile
 from neuromirror.git import REMOTE_OPTIONS, git_environment, run_git
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import (
-    InvalidJsonError,
-    NetError,
-    Session,
-    TokenSource,
-    only_host_of,
-    redact,
-)
+from neuromirror.net import InvalidJsonError, NetError, Session, TokenSource, only_host_of, redact
 
 _SECONDS: Final = 60
 _REMOTE: Final = "sibling"

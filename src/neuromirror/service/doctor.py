@@ -70,11 +70,7 @@ class DoctorCheck(Struct, frozen=True):
 
 
 def run_doctor_checks(
-    mirrors: Path | None,
-    store: Path,
-    index: Path | None,
-    *,
-    offline: bool = False,
+    mirrors: Path | None, store: Path, index: Path | None, *, offline: bool = False
 ) -> Iterator[DoctorCheck]:
     """Run all checks.
 

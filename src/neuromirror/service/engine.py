@@ -471,11 +471,7 @@ class Service:
         if instant - self._last_lease_check >= LEASE_SECONDS:
             self._last_lease_check = instant
             for name in self._stale_leases.end_overlong(now):
-                log_event(
-                    "lease ended",
-                    "its expiry was too far in the future",
-                    dataset=name,
-                )
+                log_event("lease ended", "its expiry was too far in the future", dataset=name)
         if instant - self._last_repair >= _REPAIR_SECONDS:
             self._last_repair = instant
             self._repair_rows(now)

@@ -502,10 +502,7 @@ def check_integrity(
         If another integrity check is running.
     """
     began = time.monotonic()
-    with (
-        store.lock("integrity", "the integrity check of the store"),
-        ExitStack() as stack,
-    ):
+    with store.lock("integrity", "the integrity check of the store"), ExitStack() as stack:
         state = IntegrityState.load(store)
         stack.callback(state.save, store)
         checks = StoreChecker(store, index_path, git_seconds)

@@ -94,10 +94,7 @@ class Metrics(Collector):
             *("task", "outcome"),
         )
         self._housekeeping_seconds = histogram(
-            "housekeeping_duration_seconds",
-            "Duration of housekeeping tasks.",
-            _JOB_BUCKETS,
-            "task",
+            "housekeeping_duration_seconds", "Duration of housekeeping tasks.", _JOB_BUCKETS, "task"
         )
         self._tick_seconds = histogram(
             "tick_duration_seconds", "Duration of one pass of the service loop.", _TICK_BUCKETS

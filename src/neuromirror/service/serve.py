@@ -441,9 +441,7 @@ def _clock(
     """Run the periodic functions of the service during the block."""
     from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-untyped]
     from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]
-    from apscheduler.schedulers.background import (  # type: ignore[import-untyped]
-        BackgroundScheduler,
-    )
+    from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
 
     # it warns of each skipped pass, which is normal while the last one is running
     logging.getLogger("apscheduler").setLevel(logging.ERROR)

@@ -1,9 +1,6 @@
 """The store: bare repositories in RIA layout, ref transactions, journal, records, superdatasets."""
 
-from neuromirror.store.custody import (
-    publish_locations,
-    published_vaults,
-)
+from neuromirror.store.custody import publish_locations, published_vaults
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.errors import (
     NotAStoreError,

@@ -18,13 +18,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from neuromirror.git import (
-    ObjectMissingError,
-    ObjectReader,
-    create_bundle,
-    parse_commit,
-    try_git,
-)
+from neuromirror.git import ObjectMissingError, ObjectReader, create_bundle, parse_commit, try_git
 from neuromirror.model import (
     AnnexBranchMoved,
     NeuromirrorError,

@@ -167,11 +167,7 @@ _FOLDERS = (
 HEADS = frozenset(f"ref: {branch}\n" for branch in (MAIN_BRANCH, PUBLISHED_BRANCH))
 """The contents of ``HEAD``: of a dataset without and with published versions."""
 RIA_VERSION = "2\n"
-_FILES = {
-    "HEAD": f"ref: {MAIN_BRANCH}\n",
-    "config": CONFIG,
-    "ria-layout-version": RIA_VERSION,
-}
+_FILES = {"HEAD": f"ref: {MAIN_BRANCH}\n", "config": CONFIG, "ria-layout-version": RIA_VERSION}
 """The files of ``git init --bare`` (gitrepository-layout(5)), and the one that RIA stores need."""
 _TEMPORARY_PATTERNS = (
     *(f"{DRAFT_PREFIX}*", ".new-*", "info/.new-*", "info/refs_*"),

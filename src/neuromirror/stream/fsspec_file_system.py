@@ -20,13 +20,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.stream.errors import FileMissingError, StreamError
 from neuromirror.stream.file import VerifiedFile, VerifiedObject
 from neuromirror.stream.git_tree import FolderEntry, VersionTree, listed_file
-from neuromirror.stream.opening import (
-    StrPath,
-    find_dataset,
-    missing_file,
-    open_object,
-    open_tree,
-)
+from neuromirror.stream.opening import StrPath, find_dataset, missing_file, open_object, open_tree
 from neuromirror.stream.pieces import Verify
 from neuromirror.stream.readers import PARALLEL, Transport
 

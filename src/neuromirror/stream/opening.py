@@ -161,15 +161,7 @@ def open_object(
     check = piece_check(file, digests, verify, tree.name, digest_command(tree, file.path))
     used = open_cache() if cache is True else cache or None
     local = tree.local_content(file)
-    return VerifiedObject(
-        file,
-        check,
-        transport,
-        tree.name,
-        cache=used,
-        local=local,
-        memory=memory,
-    )
+    return VerifiedObject(file, check, transport, tree.name, cache=used, local=local, memory=memory)
 
 
 def download(

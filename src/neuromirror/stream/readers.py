@@ -42,12 +42,7 @@ from neuromirror.transfer.content_bodies import (
     FetchConnections,
 )
 from neuromirror.transfer.outcomes import displayed_url
-from neuromirror.transfer.url_sessions import (
-    SCHEME,
-    MalformedS3UrlError,
-    host_tokens,
-    no_token,
-)
+from neuromirror.transfer.url_sessions import SCHEME, MalformedS3UrlError, host_tokens, no_token
 
 STREAM_LIMITS: Final = RequestLimits(attempts=3, wait=0.5, read=30.0, per_host=16)
 """Limits of requests: a reader waits less long than a download does."""

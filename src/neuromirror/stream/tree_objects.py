@@ -10,9 +10,7 @@ from typing import Final
 from neuromirror.annex import is_all_zeros
 from neuromirror.cache import open_cache
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import (
-    LEAF_SIZE,
-)
+from neuromirror.model import LEAF_SIZE
 from neuromirror.stream.errors import UnverifiableError
 from neuromirror.stream.file import VerifiedObject
 from neuromirror.stream.git_tree import VersionTree, content_checksum

@@ -20,12 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from neuromirror.annex import (
-    directory_vault_config,
-    hash_lower,
-    key_file_name,
-    key_from_file_name,
-)
+from neuromirror.annex import directory_vault_config, hash_lower, key_file_name, key_from_file_name
 from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.index.ledger import Stored
 from neuromirror.model import ConfigurationError

@@ -101,10 +101,7 @@ class S3Requests:
         )
         session = boto3.Session(botocore_session=self._session)
         client = session.client(
-            "s3",
-            endpoint_url=settings.endpoint or None,
-            region_name=self._region,
-            config=config,
+            "s3", endpoint_url=settings.endpoint or None, region_name=self._region, config=config
         )
         if settings.endpoint:
             client.meta.events.register("before-call.s3.UploadPart", _add_md5)

@@ -21,12 +21,7 @@ from neuromirror.model import DESCRIPTION_PATH, parse_description
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
-from neuromirror.volume.chunk_encodings import (
-    ENCODINGS,
-    N5_COMPRESSIONS,
-    Sharding,
-    parse_sharding,
-)
+from neuromirror.volume.chunk_encodings import ENCODINGS, N5_COMPRESSIONS, Sharding, parse_sharding
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import (
     METADATA,

@@ -571,11 +571,7 @@ def zarr(region: Region) -> Layout:
     return Layout(tuple(targets), tuple(reversed(described)))
 
 
-LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
-    "tiff": tiff,
-    "zarr": zarr,
-    "npy": npy,
-}
+LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {"tiff": tiff, "zarr": zarr, "npy": npy}
 """The formats by name."""
 
 

@@ -39,7 +39,7 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
         self.configs = {
-            "host": "host of the service for which the token of the environment is stored",
+            "host": "host of the service for which the token of the environment is stored"
         }
         self._loaded: RemoteTransfers | None = None
 

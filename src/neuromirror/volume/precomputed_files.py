@@ -133,11 +133,7 @@ class LevelChunks:
                 chunk = self._volume.levels[0].chunk
                 return decode_n5_block(content, compression, (x, y, z), chunk, self._volume.dtype)
             return decode_voxels(
-                content,
-                self._storage.encoding,
-                (x, y, z),
-                self._volume.dtype,
-                self._storage.block,
+                content, self._storage.encoding, (x, y, z), self._volume.dtype, self._storage.block
             )
         except ImportError as error:
             raise MissingExtraError(error) from error

@@ -119,9 +119,7 @@ class ReadOnlyStore(Store):
         return prototype.buffer.from_bytes(content)
 
     async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Return parts of files, in the order of the request; see :meth:`get`."""
         reads = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)

@@ -23,12 +23,7 @@ from urllib.parse import urlsplit
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
-from neuromirror.annex import (
-    allow_command,
-    is_all_zeros,
-    is_private_host_allowed,
-    parse_key,
-)
+from neuromirror.annex import allow_command, is_all_zeros, is_private_host_allowed, parse_key
 from neuromirror.model import Evidence, NeuromirrorError
 from neuromirror.model.records import url_version_id
 from neuromirror.net import (

@@ -11,14 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    MutableSequence,
-)
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, MutableSequence
 from contextlib import asynccontextmanager
 from ctypes import c_double
 from multiprocessing.sharedctypes import RawArray

@@ -464,13 +464,7 @@ class DemoBoss(VolumeServer, BossState):
     public_token: Final = "public"
     """Token of the public user, which can read public data."""
 
-    def __init__(
-        self,
-        directory: Path | str,
-        *,
-        port: int = 0,
-        empty: bool = False,
-    ) -> None:
+    def __init__(self, directory: Path | str, *, port: int = 0, empty: bool = False) -> None:
         from neuromirror_demo.boss import api
         from neuromirror_demo.faults import FaultInjector, Faults
 

@@ -145,12 +145,7 @@ class EncodingNaming(FileNaming):
     needs_headers: ClassVar[bool] = True
 
     def __init__(
-        self,
-        prefix: bytes,
-        *,
-        head_each: bool,
-        memo: LayerMemo | None,
-        folder: Path | None,
+        self, prefix: bytes, *, head_each: bool, memo: LayerMemo | None, folder: Path | None
     ) -> None:
         self._start = len(prefix)
         self._markers: set[bytes] = set()
@@ -169,10 +164,7 @@ class EncodingNaming(FileNaming):
     # --- requests
 
     def prepare_rows(
-        self,
-        rows: Iterable[ObjectRow],
-        request_headers: RequestHeaders,
-        pool: ContextThreadPool,
+        self, rows: Iterable[ObjectRow], request_headers: RequestHeaders, pool: ContextThreadPool
     ) -> Iterator[ObjectRow]:
         """Yield the rows, after determining the encodings of each folder."""
         with TemporaryFile(prefix="rows-", dir=self._spool) as spool:

@@ -13,12 +13,7 @@ from itertools import islice
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from neuromirror.model import (
-    DatasetHint,
-    DatasetRef,
-    VersionKind,
-    VersionRef,
-)
+from neuromirror.model import DatasetHint, DatasetRef, VersionKind, VersionRef
 from neuromirror.net import (
     AccessDeniedError,
     GarbledListingError,
@@ -321,12 +316,7 @@ class BucketSource(Source):
         )
 
     def _claim_resolver(
-        self,
-        version: VersionRef,
-        prefix: bytes,
-        memo: BucketMemo | None,
-        *,
-        deep: bool,
+        self, version: VersionRef, prefix: bytes, memo: BucketMemo | None, *, deep: bool
     ) -> tuple[bool, ClaimResolver]:
         """Return whether every object must be requested, and what finds their claims."""
         with self._lock:

@@ -78,10 +78,7 @@ class FileNaming:
     needs_headers: ClassVar[bool] = False
 
     def prepare_rows(
-        self,
-        rows: Iterable[ObjectRow],
-        request_headers: RequestHeaders,
-        pool: ContextThreadPool,
+        self, rows: Iterable[ObjectRow], request_headers: RequestHeaders, pool: ContextThreadPool
     ) -> Iterable[ObjectRow]:
         """Yield the same rows, after requesting the headers that :meth:`file_path` depends on."""
         return rows
@@ -109,12 +106,7 @@ _MAX_HEADS: Final = 1000
 
 
 def find_present(
-    bucket: S3Bucket,
-    prefix: bytes,
-    naming: FileNaming,
-    paths: Sequence[bytes],
-    *,
-    connections: int,
+    bucket: S3Bucket, prefix: bytes, naming: FileNaming, paths: Sequence[bytes], *, connections: int
 ) -> list[bytes]:
     """Return those of the given paths whose objects exist in the bucket.
 

@@ -15,12 +15,7 @@ from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, Versi
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Estimate, Source
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.volumes.grid import (
-    REQUEST_LIMIT,
-    Level,
-    Volume,
-    choose_chunk,
-)
+from neuromirror.sources.volumes.grid import REQUEST_LIMIT, Level, Volume, choose_chunk
 from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.urls import Box, TooManyFilesError, to_triple
 

@@ -11,7 +11,7 @@ import zlib
 from typing import Any, Final
 
 CODING_SUFFIXES: Final = {
-    **{"br": ".br", "gzip": ".gz", "zstd": ".zstd", "xz": ".xz", "bzip2": ".bz2"},
+    **{"br": ".br", "gzip": ".gz", "zstd": ".zstd", "xz": ".xz", "bzip2": ".bz2"}
 }
 """The ending of a file with which CloudVolume recognizes each coding on a disk."""
 

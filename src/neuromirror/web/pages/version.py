@@ -58,10 +58,7 @@ async def version(request: CatalogueRequest) -> Response:
     citation, documents = None, None
     if not under and not terms:
         citation, documents = await request.site.reader.run_in_thread(
-            lambda: (
-                read_citation(store, row),
-                store.documents(row.dataset_ref, row.commit),
-            )
+            lambda: (read_citation(store, row), store.documents(row.dataset_ref, row.commit))
         )
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
