@@ -26,8 +26,8 @@ def _is_alias(one: Any) -> TypeGuard[griffe.Alias]:
 
 def _of_one_name(module: griffe.Module) -> griffe.Object | griffe.Alias | None:
     """Return the member of a module or package that has the module's own name."""
-    found = module.members.get(module.name)
-    return found.final_target if isinstance(found, griffe.Alias) else found
+    member = module.members.get(module.name)
+    return member.final_target if isinstance(member, griffe.Alias) else member
 
 
 class Shown(griffe.Extension):

@@ -115,9 +115,9 @@ def _listed(mirrors: Path, folder: Path, name: str, count: int) -> list[Snapshot
     entries = list(source.listing(draft, context).entries())
     if isinstance(entries[0], ComponentEntry):
         entries = list(entries[0].listing(context).entries())
-    records = [one for one in entries if isinstance(one, FileRecord)]
+    records = [entry for entry in entries if isinstance(entry, FileRecord)]
     expect(len(records) == count, f"{len(records)} files were listed instead of {count}")
-    paths = [git_path(one.path) for one in records]
+    paths = [git_path(record.path) for record in records]
     return [
         SnapshotEntry(path, key_for(one, path), one)
         for path, one in zip(paths, records, strict=True)

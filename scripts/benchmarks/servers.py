@@ -199,4 +199,4 @@ def count_files(store: Path) -> int:
     from neuromirror.store import Store
 
     with Index.open_readonly(Store.open(store).index_path) as index:
-        return sum(one.files for one in index.crawl.mirrors())
+        return sum(mirror.files for mirror in index.crawl.mirrors())

@@ -121,7 +121,7 @@ def _dandi(of: Study, label: str, created: str) -> dict[str, Any]:
                     "name": name,
                     "roleName": ["dcite:Author"],
                     "includeInCitation": True,
-                    "affiliation": [{"name": one} for one in of.institutions],
+                    "affiliation": [{"name": institution} for institution in of.institutions],
                 }
                 for name in of.people
             ),
@@ -135,7 +135,7 @@ def _dandi(of: Study, label: str, created: str) -> dict[str, Any]:
                 for name, award in of.funders
             ),
         ],
-        "about": [{"schemaKey": "Anatomy", "name": one} for one in of.regions],
+        "about": [{"schemaKey": "Anatomy", "name": region} for region in of.regions],
     }
     if label != "draft":
         return {"dandiset.yaml": {**document, "assetsSummary": summary}}
@@ -143,7 +143,7 @@ def _dandi(of: Study, label: str, created: str) -> dict[str, Any]:
         "path": "sub-1/sub-1.nwb",
         "wasAttributedTo": [{"species": {"name": of.species}}],
         "measurementTechnique": summary["measurementTechnique"],
-        "variableMeasured": [{"value": one} for one in of.variables],
+        "variableMeasured": [{"value": variable} for variable in of.variables],
     }
     return {"dandiset.yaml": document, ".dandi/assets.jsonl": asset}
 
@@ -168,7 +168,7 @@ def _aind(of: Study, label: str, created: str) -> dict[str, Any]:
         "subject.json": {"species": {"name": of.species.partition(" - ")[0]}},
         "procedures.json": {
             "subject_procedures": [
-                {"procedures": [{"targeted_structure": {"name": one}} for one in of.regions]}
+                {"procedures": [{"targeted_structure": {"name": region}} for region in of.regions]}
             ]
         },
     }
@@ -196,7 +196,7 @@ def _boss(of: Study, label: str, created: str) -> dict[str, Any]:
 
 def _weighted_species(archive: str, number: int) -> Sequence[str]:
     """Return the name of a species and its plural in prose, by the shares of a hundred."""
-    weighted = [one[:2] for one in _WORDS["species"] for _ in range(one[2])]
+    weighted = [word[:2] for word in _WORDS["species"] for _ in range(word[2])]
     chosen: Sequence[str] = weighted[_pick(100, archive, number, "species")]
     return weighted[0] if archive == "aind" else chosen
 

@@ -63,7 +63,7 @@ class Server:
         used = 0
         for pid in (self.pid, *_children(self.pid)):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            used += sum(int(one) for one in fields[11:15])
+            used += sum(int(field) for field in fields[11:15])
         return used / _TICK
 
 
@@ -165,7 +165,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
             for sort in ("", "size")
             for page in (1, 2)
         ],
-        "search, subject": [search_address(one) for one in subjects],
+        "search, subject": [search_address(subject) for subject in subjects],
         "search, path": [
             search_address(f"sub-{term}{number:03d}") for term in TERMS for number in range(40)
         ],
@@ -214,7 +214,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
 def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dict[str, Any]:
     """Return wrk's results for a page: eight clients, each with one request at a time."""
     listed = folder / "addresses"
-    listed.write_text("".join(f"{one}\n" for one in addresses))
+    listed.write_text("".join(f"{address}\n" for address in addresses))
     command = ["wrk", "--threads=1", f"--connections={CLIENTS}", f"--duration={seconds}s"]
     command += ["--timeout=30s", "--latency", f"--script={_SCRIPT}", server.address]
     before = server.cpu()

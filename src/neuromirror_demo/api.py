@@ -495,9 +495,9 @@ class DandiApi:
         if embargoed and token is None:
             raise ApiError(401, _EMBARGOED_ANONYMOUS)
         rows = [
-            one
-            for one in self._archive.dandisets.values()
-            if not one.embargoed or (embargoed and token == self._owner)
+            dandiset
+            for dandiset in self._archive.dandisets.values()
+            if not dandiset.embargoed or (embargoed and token == self._owner)
         ]
         rows.sort(key=lambda one: one.identifier)
         row = partial(self._documents.dandiset, full=False)

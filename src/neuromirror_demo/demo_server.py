@@ -164,7 +164,7 @@ class DemoServer(ABC):
 
     def count_requests(self, pattern: str = "") -> int:
         """Return the number of requests that match this regular expression."""
-        return sum(bool(re.search(pattern, one)) for one in self.requests)
+        return sum(bool(re.search(pattern, request)) for request in self.requests)
 
     def clear_requests(self) -> None:
         """Clear the request log."""

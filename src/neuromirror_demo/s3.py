@@ -512,9 +512,9 @@ class DandiBucket(ObjectBucket):
 
     def overwrite(self, key: str, version_id: str, data: bytes) -> None:
         """Replace the bytes of a version; its ETag, id and time stay the same."""
-        for one in self.versions(key):
-            if one.version_id == version_id:
-                one.data, one.size = data, len(data)
+        for version in self.versions(key):
+            if version.version_id == version_id:
+                version.data, version.size = data, len(data)
 
     def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
         """Return the query of a signed URL that is valid for six hours, for this method only."""
@@ -575,7 +575,7 @@ _RENAMED = {"created": "_created", "last_modified": "_last_modified"}
 def docdb_collection(records: Iterable[Record], version: str) -> list[Record]:
     """Return the records of a database version: v1 older schemas, v2 all, with its field names."""
     if version == "v1":
-        return [one for one in records if "_created" not in one]
+        return [record for record in records if "_created" not in record]
     return [{_RENAMED.get(name, name): value for name, value in one.items()} for one in records]
 
 
@@ -586,9 +586,9 @@ def find_records(records: Iterable[Record], query: Mapping[str, str], most: int)
         shown = json.loads(query.get("projection") or "{}")
         limit, skip = int(query.get("limit") or 0), int(query.get("skip") or 0)
         found = [
-            one
-            for one in records
-            if all(_matches(one.get(name), condition) for name, condition in filters.items())
+            record
+            for record in records
+            if all(_matches(record.get(name), condition) for name, condition in filters.items())
         ][skip:]
     except (ValueError, TypeError, AttributeError, re.error) as error:
         return json_response({"message": f"Bad Request: {error}"}, 400)

@@ -53,7 +53,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             for path, (key, _) in files.items()
             for target in [link_target(key, path)]
         ]
-        present = b"".join(location_log(TIMESTAMP, one) for one in sorted(holders))
+        present = b"".join(location_log(TIMESTAMP, holder) for holder in sorted(holders))
         logs = {log_path(key): present for key, _ in files.values()} | dict(more or {})
         logs |= {url_log_path(key): url_log(urls, TIMESTAMP) for key, urls in files.values()}
         if remotes:

@@ -132,7 +132,7 @@ def test_a_key_that_does_not_fit_never_verifies(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(CONTENT[:100])
     good = key_of(CONTENT[:100], 10)
     parts = ("-9-10", "-10-0", "-10-11")
-    wrong = [good.replace("-10-10", one) for one in parts]
+    wrong = [good.replace("-10-10", part) for part in parts]
     wrong += ["XS3ETAG-s100--nonsense", "XS3ETAG-s100--", "XS3ETAG"]
     answers = run_backend(*(f"VERIFYKEYCONTENT {key} {tmp_path}/f" for key in [*wrong, good]))
     assert [line for line in answers if not line.startswith("DEBUG ")] == [

@@ -144,7 +144,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 def test_the_documentation_shows_and_describes_every_picture() -> None:
     alt_texts = dict(named())
-    assert alt_texts.keys() == {one.name for one in PICTURES}
+    assert alt_texts.keys() == {picture.name for picture in PICTURES}
     assert all(len(text) > 30 for text in alt_texts.values())
     assert len(set(alt_texts.values())) == len(alt_texts)
 

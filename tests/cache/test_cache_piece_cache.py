@@ -88,7 +88,7 @@ def test_the_least_recently_used_contents_are_removed_first(cache: PieceCache) -
         os.utime(cache.content(name_of(content)).whole_path, (1e9 + age, 1e9 + age))
     assert cache.content(name_of(contents[0])).read(0, 10) == contents[0][:10]  # used now
     assert cache.prune(2 * MIB + 5000)[0] == 3
-    left = {one.name for one in cache.entries()}
+    left = {entry.name for entry in cache.entries()}
     assert left == {name_of(contents[0]).file_name, name_of(contents[4]).file_name}
 
 
@@ -96,7 +96,7 @@ def test_the_limit_is_kept_while_writing(tmp_path: Path) -> None:
     cache = PieceCache(tmp_path / "pieces", 8 * MIB)
     for seed in range(40):
         write(cache, random.Random(seed).randbytes(MIB), 0)
-    assert sum(one.stored for one in cache.entries()) <= 9 * MIB
+    assert sum(entry.stored for entry in cache.entries()) <= 9 * MIB
 
 
 def test_a_content_of_more_than_half_of_the_limit_is_not_cached(tmp_path: Path) -> None:

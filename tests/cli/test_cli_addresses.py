@@ -19,7 +19,7 @@ def test_every_command_for_versions_takes_every_address(
     synced: Shell, shared_demo: DemoArchive
 ) -> None:
     versions = synced.records("versions", NAME)
-    expected = next(one for one in versions if one["kind"] == "published")
+    expected = next(version for version in versions if version["kind"] == "published")
     label, commit = expected["version"], expected["commit"]
     for address in (
         f"{NAME}@{label}",
@@ -45,18 +45,18 @@ def test_every_command_for_versions_takes_every_address(
 def test_a_path_in_an_address_selects_files(
     synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    files = [one for one in synced.records("files", NAME) if one["type"] == "file"]
+    files = [record for record in synced.records("files", NAME) if record["type"] == "file"]
     # the archive's web pages, whose address only its /info/ states
     page = f"{shared_demo.api_url.removesuffix('/api')}/dandiset/000002/draft/files"
     in_catalogue = f"https://mirror.example.org/dataset/{NAME}@draft?under=sub-201"
     assert synced.records("files", f"{page}?location=sub-201") == synced.records(
         "files", in_catalogue
     )
-    folder = next(one["path"].split("/")[0] for one in files if "/" in one["path"])
-    below = [one["path"] for one in files if one["path"].startswith(f"{folder}/")]
+    folder = next(file["path"].split("/")[0] for file in files if "/" in file["path"])
+    below = [file["path"] for file in files if file["path"].startswith(f"{folder}/")]
     assert len(below) > 0
     address = f"https://mirror.example.org/dataset/{NAME}?under={folder}"
-    assert [one["path"] for one in synced.records("files", address)] == below
+    assert [record["path"] for record in synced.records("files", address)] == below
     lock = tmp_path / "datasets.lock"
     synced.run("pin", address, "-o", str(lock))
     assert folder in lock.read_text()
@@ -111,9 +111,9 @@ def test_get_takes_what_is_not_a_path_for_an_address(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (commit,) = (
-        one["commit"]
-        for one in synced.records("versions", NAME)
-        if one["kind"] == "published" and one["version"].endswith("1026")
+        record["commit"]
+        for record in synced.records("versions", NAME)
+        if record["kind"] == "published" and record["version"].endswith("1026")
     )
     synced.run("get", commit)
     synced.run("get", commit, "--into", "plain")
@@ -154,7 +154,7 @@ def test_a_key_with_two_slashes_is_not_another_key(
     synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = next(one["path"] for one in synced.records("files", NAME) if "/" in one["path"])
+    path = next(record["path"] for record in synced.records("files", NAME) if "/" in record["path"])
     address = f"https://mirror.example.org/file/{NAME}?path="
     synced.run("get", address + path, "--into", "right")
     synced.run("get", address + path.replace("/", "//", 1), "--into", "wrong", code=2)

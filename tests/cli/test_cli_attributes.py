@@ -212,7 +212,7 @@ def test_files_of_a_zarr_come_from_the_store_as_they_would_from_the_index(zarrs:
 
 def test_find_reports_zarrs_that_are_not_searched_and_the_setting_to_change(zarrs: Shell) -> None:
     name, count = zarr(zarrs)
-    one = next(one for one in zarrs.records("files", DATASET) if one["type"] == "file")
+    one = next(record for record in zarrs.records("files", DATASET) if record["type"] == "file")
     digest = zarrs.records("files", name)[-1]["digest"]
     missed = zarrs.run("find", digest, code=1)
     assert missed.out == ""
@@ -240,5 +240,5 @@ def test_find_reports_zarrs_that_are_not_searched_and_the_setting_to_change(zarr
     assert [one["type"] for one in zarrs.records("find", one["digest"])] == ["file", "not-indexed"]
     setting(zarrs, count)
     zarrs.run("rebuild-index")
-    assert name in {one["dataset"] for one in zarrs.records("find", digest)}
+    assert name in {record["dataset"] for record in zarrs.records("find", digest)}
     assert zarrs.run("find", NOTHING, code=1).error_line.count(NOTHING) == 1

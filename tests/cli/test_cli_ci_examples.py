@@ -73,7 +73,7 @@ def test_the_example_for_github_opens_one_issue(
     shell: Shell, demo: DemoArchive, folder: Path
 ) -> None:
     steps = example(".github/workflows/data.yml")["jobs"]["outdated"]["steps"]
-    compare, report = (one["run"] for one in steps if "\n" in one.get("run", ""))
+    compare, report = (step["run"] for step in steps if "\n" in step.get("run", ""))
     run_script(folder, demo, compare)
     assert (folder / "output").read_text() == "code=4\n"
     assert NAME in (folder / "news.txt").read_text()
@@ -83,7 +83,7 @@ def test_the_example_for_github_opens_one_issue(
     run_script(folder, demo, report, OPEN="")
     run_script(folder, demo, report, OPEN="7")
     calls = (folder / "gh.log").read_text().splitlines()
-    assert [" ".join(one.split()[:3]) for one in calls] == [
+    assert [" ".join(call.split()[:3]) for call in calls] == [
         *("issue list --state", "issue create --title"),
         *("issue list --state", "issue edit 7"),
     ]

@@ -56,10 +56,10 @@ def test_clone_mirrors_what_is_missing_and_gets_what_is_selected(
 
 def test_a_path_in_an_address_is_fetched(copied: Shell, folder: Path) -> None:
     files = files_of(copied)
-    path = next(one for one in files if "/" in one)
+    path = next(file for file in files if "/" in file)
     copied.run("clone", f"https://m.example.org/file/{NAME}?path={path}", "mine")
     assert has_content(folder / "mine" / path, files[path])
-    others = [one for one in files if one != path and (folder / "mine" / one).is_symlink()]
+    others = [file for file in files if file != path and (folder / "mine" / file).is_symlink()]
     assert not any((folder / "mine" / one).exists() for one in others)
     # from outside of the clone
     other = next(iter(others))
@@ -114,7 +114,7 @@ def test_a_repeated_get_fetches_what_is_missing_or_different(copied: Shell, fold
 
 def test_plain_files_are_written_through_no_symlink(copied: Shell, folder: Path) -> None:
     files = files_of(copied)
-    top = next(one for one in sorted(files) if "/" in one).split("/")[0]
+    top = next(file for file in sorted(files) if "/" in file).split("/")[0]
     victim = folder / "victim"
     victim.mkdir()
     (folder / "plain").mkdir()

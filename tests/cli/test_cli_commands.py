@@ -72,7 +72,7 @@ def test_show_and_files_list_files_that_are_not_mirrored(
     assert exception["path"] in shell.run("show", "demo:000005").out
     files = shell.records("files", "demo:000005")
     kinds = ["file", "file", "document", "document", "exception"]
-    assert [one["type"] for one in files] == kinds
+    assert [file["type"] for file in files] == kinds
     assert files[-1]["status"] == "impossible"
     ended = shell.run("files", "demo:000005")
     assert ended.lines[-1].startswith("not mirrored: zarr")
@@ -131,8 +131,8 @@ def test_a_dry_run_writes_nothing(shell: Shell, demo: DemoArchive) -> None:
     demo.change_file("000003", demo.paths("000003")[0])
     before = folder_snapshot(shell.store)
     states = {
-        one["dataset"]: (one["status"], one["message"])
-        for one in shell.records("sync", "--dry-run")
+        record["dataset"]: (record["status"], record["message"])
+        for record in shell.records("sync", "--dry-run")
     }
     assert states["demo:000003"] == ("ok", "would visit: changed upstream")
     assert states["demo:000001"] == ("notneeded", "unchanged")
@@ -153,7 +153,7 @@ def test_sync_says_what_is_new_and_then_that_nothing_is(shell: Shell, demo: Demo
     assert re.fullmatch(r"ok +demo:000005  new: \S+Z", five)
     before = folder_snapshot(shell.store)
     assert shell.run("sync").out == "notneeded  7 datasets are unchanged\n"
-    assert {one["status"] for one in shell.records("sync")} == {"notneeded"}
+    assert {record["status"] for record in shell.records("sync")} == {"notneeded"}
     assert shell.run("sync", "demo:000001").out == "notneeded  demo:000001  unchanged\n"
     assert folder_snapshot(shell.store) == before
 
@@ -199,6 +199,6 @@ def test_check_config_names_every_wrong_file_at_once(
     assert f"{shared_demo.api_url}/" in valid.split()
     named = [line.split(".toml")[0].rpartition("/")[2] for line in ended.err.splitlines()]
     assert sorted(named) == ["Upper_Case", "kind", "option", "syntax"]
-    statuses = [one["status"] for one in shell.records("check-config", code=2)]
+    statuses = [record["status"] for record in shell.records("check-config", code=2)]
     assert sorted(statuses) == [*["error"] * 4, "ok"]
     assert not shell.store.exists()

@@ -73,7 +73,7 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with served_demo(kept, temporary) as (steps, address):
-        assert {(one["action"], one["status"]) for one in steps} == {("demo", "ok")}
+        assert {(step["action"], step["status"]) for step in steps} == {("demo", "ok")}
         # one address for pages of all the archives, and for clones
         assert steps[-1]["serving"]["store"] == address
         for name in (
@@ -94,12 +94,12 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(
         assert cloned.stdout.endswith("\tHEAD\n")
     with pytest.raises(requests.ConnectionError):
         requests.get(address, timeout=5)
-    commands = [one["command"] for one in steps[:-1]]
+    commands = [step["command"] for step in steps[:-1]]
     assert commands[0] == "neuromirror sync"
     for program in ("datalad clone", "datalad -C dataset get", "git -C dataset annex fsck"):
         assert any(command.startswith(program) for command in commands)
     assert "ok         demo:000008" in next(
-        one["output"] for one in steps[1:-1] if one["command"] == "neuromirror sync"
+        step["output"] for step in steps[1:-1] if step["command"] == "neuromirror sync"
     )
     fsck = next(one for one in steps[:-1] if one["command"].startswith("git -C dataset annex fsck"))
     assert "(checksum...) ok" in fsck["output"]

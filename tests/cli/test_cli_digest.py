@@ -34,12 +34,12 @@ def split(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str
 def stored(folder: BlockDigestsFolder, records: list[dict[str, Any]]) -> dict[str, BlockDigests]:
     """Return the digests of the files of records, which must agree with the records."""
     found = {}
-    for one in records:
-        digests = folder.read(one["key"])
+    for record in records:
+        digests = folder.read(record["key"])
         assert digests is not None
-        assert (one["sha256"], one["root"]) == (digests.sha256, digests.root.hex())
-        assert one["piece_size"] == digests.piece_size
-        found[one["path"]] = digests
+        assert (record["sha256"], record["root"]) == (digests.sha256, digests.root.hex())
+        assert record["piece_size"] == digests.piece_size
+        found[record["path"]] = digests
     return found
 
 
@@ -58,13 +58,13 @@ def test_digests_are_those_of_the_bytes_and_are_found_in_the_index(copied: Shell
     assert {one["status"] for one in files} == {"ok"}
     assert (summary["digested"], summary["bytes"]) == (3, 143_400)
     found = stored(store_folder(copied), files)
-    for one in files:
+    for file in files:
         # the archive states a dandi-etag of each file, whatever its key is
-        assert found[one["path"]] == digests_of(content(one["url"]), LEAF_SIZE, 64 << 20)
-        assert one["checked"] == "checked"
-        for query in (f"btv2:{one['root']}", f"sha256:{one['sha256']}"):
+        assert found[file["path"]] == digests_of(content(file["url"]), LEAF_SIZE, 64 << 20)
+        assert file["checked"] == "checked"
+        for query in (f"btv2:{file['root']}", f"sha256:{file['sha256']}"):
             paths = {row["path"] for row in copied.records("find", query)}
-            assert one["path"] in paths
+            assert file["path"] in paths
     with Index.open_readonly(Store.open(copied.store).index_path) as index:
         stated = {
             one.path: digest.value
@@ -97,12 +97,12 @@ def test_a_second_run_sends_no_request_and_smaller_pieces_are_read_again(
     assert demo.count_requests("^GET /demo-dandiarchive/") == 1
     demo.clear_requests()
     files, summary = split(shell.records("digest", NAME, "--piece-size", "32KiB"))
-    assert {one["status"] for one in files} == {"notneeded"}
+    assert {file["status"] for file in files} == {"notneeded"}
     assert (summary["digested"], summary["notneeded"]) == (0, 3)
     assert demo.count_requests(".") == 0
     files, summary = split(shell.records("digest", NAME, *FINE))
     assert summary["digested"] == 3
-    assert {one["piece_size"] for one in files} == {LEAF_SIZE}
+    assert {file["piece_size"] for file in files} == {LEAF_SIZE}
 
 
 def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoArchive) -> None:
@@ -110,7 +110,7 @@ def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoA
     path = demo.paths("000004")[0]
     demo.corrupt_blob("000004", path)
     files, summary = split(shell.records("digest", NAME, *FINE, code=1))
-    failed = [one for one in files if one["status"] == "error"]
+    failed = [file for file in files if file["status"] == "error"]
     assert {one["path"] for one in failed} == {path}
     assert summary["status"] == "error"
     assert summary["digested"] == 2
@@ -119,7 +119,7 @@ def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoA
     assert len(list(folder.paths())) == 2
     demo.corrupt_blob("000004", path, heal=True)
     files, _ = split(shell.records("digest", NAME, *FINE))
-    assert [one["path"] for one in files if one["status"] == "ok"] == [path]
+    assert [file["path"] for file in files if file["status"] == "ok"] == [path]
 
 
 def test_a_lock_without_a_store_is_digested_into_the_folder_of_the_user(
@@ -131,7 +131,7 @@ def test_a_lock_without_a_store_is_digested_into_the_folder_of_the_user(
     monkeypatch.chdir(paper)
     without_store = copied.with_changes(store=Path("store"), mirrors=paper)
     files, _ = split(without_store.records("digest", "datasets.lock", "**/*ses-01*", *FINE))
-    assert [one["path"] for one in files] == ["sub-401/sub-401_ses-01_ecephys.nwb"]
+    assert [file["path"] for file in files] == ["sub-401/sub-401_ses-01_ecephys.nwb"]
     assert stored(BlockDigestsFolder.of_user(), files)
     assert not (paper / "store").exists()
     _, summary = split(without_store.records("digest", "datasets.lock", *FINE))
@@ -160,7 +160,7 @@ def test_content_of_a_clone_is_read_from_disk(
     (clone / paths[1]).resolve().unlink()
     demo.clear_requests()
     files, summary = split(shell.records("digest", str(clone), *FINE, code=1))
-    assert {one["path"]: one["status"] for one in files} == dict(
+    assert {file["path"]: file["status"] for file in files} == dict(
         zip(paths, ("error", "notneeded", "ok"), strict=True)
     )
     assert demo.count_requests(".") == 0
@@ -174,9 +174,9 @@ def test_verify_full_records_digests_and_part_md5s_prove_themselves(tmp_path: Pa
         shell = Shell(buckets.mirrors, tmp_path / "store")
         shell.run("sync", f"demo-aind:{BEHAVIOR}")
         (video,) = [
-            one
-            for one in shell.records("files", f"demo-aind:{BEHAVIOR}")
-            if one.get("path", "").endswith("Camera.mp4")
+            record
+            for record in shell.records("files", f"demo-aind:{BEHAVIOR}")
+            if record.get("path", "").endswith("Camera.mp4")
         ]
         version, key = f"demo-aind:{BEHAVIOR}@{video['version']}", video["key"]
         shell.run("pin", version, "-o", lock)

@@ -52,7 +52,7 @@ def test_copies_are_listed_first_and_then_dropped(lab: Path) -> None:
     assert run("drop", "demo:000001", "--in", "nas", "--confirm", "0" * 12).exit_code == 2
     done = run("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]), "--json")
     assert done.exit_code == 0
-    assert {one["status"] for one in records(done)} == {"ok"}
+    assert {record["status"] for record in records(done)} == {"ok"}
     # the last copies stay
     last = run("drop", "demo:000001", "--in", "cloud", "--json")
     assert (last.exit_code, of_kind(records(last), "plan")[0]["contents"]) == (1, 0)
@@ -66,9 +66,9 @@ def test_a_keep_goes_on_if_some_of_its_copies_were_not_removed(lab: Path) -> Non
     (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
     done = run("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]), "--json")
     assert done.exit_code == 1
-    assert {one["status"] for one in records(done)} == {"ok", "impossible"}
+    assert {record["status"] for record in records(done)} == {"ok", "impossible"}
     with Ledger.open(Store.open(lab / "store").ledger_path) as ledger:
-        (nas,) = [one.uuid for one in ledger.vaults() if one.name == "nas"]
+        (nas,) = [vault.uuid for vault in ledger.vaults() if vault.name == "nas"]
         assert ledger.wishes.needed([lost.name], nas) == {lost.name}
 
 
@@ -88,7 +88,7 @@ def test_copies_of_a_withdrawn_dataset_are_listed_first_and_then_dropped(
     names = ["demo:000001", "demo:000002"]
     assert run("keep", names[0], "--in", "nas").exit_code == 0
     with mirror.index() as index:
-        own, others = ({one.key for one in index.files.contents(name)} for name in names)
+        own, others = ({content.key for content in index.files.contents(name)} for name in names)
         (dataset,) = (
             DatasetRef(one.mirror, one.local_id, one.source_uri)
             for one in index.datasets.select()

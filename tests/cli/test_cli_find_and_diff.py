@@ -136,7 +136,7 @@ OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
 
 def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
     *changes, last = synced.records("diff", OLD, NEW)
-    assert {one["type"] for one in changes} == {"change"}
+    assert {change["type"] for change in changes} == {"change"}
     assert changes[0]["old_digest"] != changes[0]["new_digest"]
     assert (last["type"], last["old"], last["new"]) == ("summary", OLD, NEW)
     assert last["files"] == {"changed": 1, "removed": 1, "added": 1, "document": 2}
@@ -157,7 +157,7 @@ def test_changes_of_metadata_are_summarised_and_name_their_fields(synced: Shell)
     ]
     assert sum(line.endswith(" (retention)") for line in listed) == 5
     changes = synced.records("diff", draft, published)
-    assert sum(one.get("kind") == "metadata" for one in changes) == 5
+    assert sum(change.get("kind") == "metadata" for change in changes) == 5
 
 
 def test_the_exit_code_reports_differences_only_with_the_option(synced: Shell) -> None:

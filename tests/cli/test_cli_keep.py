@@ -59,10 +59,10 @@ def test_a_version_is_kept_once_and_every_copy_has_the_bytes_of_its_key(
     assert {one["status"] for one in files} == {"ok"}
     assert (summary["kept"], summary["failed"]) == (3, 0)
     vault = vault_of(keeper, tmp_path)
-    for one in files:
-        with vault.open(one["key"]) as copy, urlopen(one["url"]) as original:
+    for file in files:
+        with vault.open(file["key"]) as copy, urlopen(file["url"]) as original:
             assert copy.read() == original.read()
-        assert (one["vault"], one["method"]) == ("nas", "full-read")
+        assert (file["vault"], file["method"]) == ("nas", "full-read")
     # clones find the copies
     repository = keeper.store / "alias" / "demo--000004"
     assert "custody/git-annex" in (repository / "packed-refs").read_text()
@@ -98,7 +98,7 @@ def test_a_lock_is_kept_without_a_store(
     _files, summary = split(without_store.records("keep", str(lock), "--in", "nas"))
     assert summary["kept"] == 3
     assert not (lock.parent / "store").exists()
-    assert [[one.name for one in pin.copies] for pin in load_lock(lock).datasets] == [["nas"]]
+    assert [[copy.name for copy in pin.copies] for pin in load_lock(lock).datasets] == [["nas"]]
     assert split(without_store.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
 
 
@@ -113,7 +113,7 @@ def test_what_upstream_does_not_provide_is_copied_from_another_vault_and_verifie
     shell.run("pin", NAME, "--output", str(lock))
     for vault in ("nas", "spare"):
         files, _ = split(shell.records("keep", NAME, "--in", vault))
-    first, second, third = (one["key"] for one in files)
+    first, second, third = (file["key"] for file in files)
     damage(nas, first)
     nas.remove(second)
     alone = shell.with_changes(variables={**shell.variables, "NEUROMIRROR_STORE": ""})
@@ -122,7 +122,7 @@ def test_what_upstream_does_not_provide_is_copied_from_another_vault_and_verifie
         shared_demo.fault("status", status=403),
     ):
         files, summary = split(alone.records("keep", str(lock), "--in", "cloud", code=1))
-        messages = {one["key"]: (one["status"], one["message"]) for one in files}
+        messages = {file["key"]: (file["status"], file["message"]) for file in files}
         assert messages[third] == ("ok", "from nas")
         assert "403" in messages[first][1]
         assert "nas: " in messages[first][1]
@@ -157,10 +157,10 @@ def test_a_vault_with_copies_is_not_replaced_and_the_next_one_is_tried(
     mounted.mkdir()
     directory_vault(tmp_path, "other")
     records = keeper.records("keep", NAME, "--in", "nas", "--in", "other", code=1)
-    assert [(one["vault"], one["status"], one["path"]) for one in records[:1]] == [
+    assert [(record["vault"], record["status"], record["path"]) for record in records[:1]] == [
         ("nas", "error", ".")
     ]
-    summaries = {one["vault"]: one for one in records if one.get("kind") == "summary"}
+    summaries = {record["vault"]: record for record in records if record.get("kind") == "summary"}
     assert (summaries["nas"]["failed"], summaries["nas"]["kept"]) == (1, 0)
     assert (summaries["other"]["failed"], summaries["other"]["kept"]) == (0, 3)
     (tmp_path / "files").mkdir()
@@ -172,7 +172,7 @@ def test_a_keep_goes_on_for_files_whose_manifest_is_missing(keeper: Shell, tmp_p
     lock = tmp_path / "datasets.lock"
     keeper.run("pin", NAME, "--output", str(lock))
     files, _summary = split(keeper.records("keep", str(lock), "--in", "nas"))
-    keys = {one["key"] for one in files}
+    keys = {file["key"] for file in files}
     shutil.rmtree(tmp_path / "datasets.lock.d")
     keeper.run("keep", str(lock), "--in", "nas", code=1)
     with Ledger.open(Store.open(keeper.store).ledger_path) as ledger:
@@ -184,7 +184,7 @@ def test_the_ledger_is_restored_from_the_vault(keeper: Shell, tmp_path: Path) ->
     for path in (keeper.store / "neuromirror").glob("custody.sqlite*"):
         path.unlink()
     files, _summary = split(keeper.records("vault", "check", "nas"))
-    assert [one["method"] for one in files] == ["full-read"] * 3
+    assert [file["method"] for file in files] == ["full-read"] * 3
     assert ledger_counts(keeper) == (3, 0, 0)
     assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["notneeded"] == 3
 
@@ -199,7 +199,7 @@ def test_content_that_is_there_is_read_and_adopted(keeper: Shell, tmp_path: Path
     for found in (keeper.store / "neuromirror").glob("custody.sqlite*"):
         found.unlink()
     files, _summary = split(keeper.records("keep", NAME, "--in", "nas"))
-    assert sorted(one["message"] for one in files) == ["", "was in the vault", "was in the vault"]
+    assert sorted(file["message"] for file in files) == ["", "was in the vault", "was in the vault"]
     with vault.open(key) as copy:
         assert copy.read() != b"not the content"
 
@@ -207,7 +207,7 @@ def test_content_that_is_there_is_read_and_adopted(keeper: Shell, tmp_path: Path
 def test_the_list_of_vaults_has_their_totals(keeper: Shell, tmp_path: Path) -> None:
     directory_vault(tmp_path, "other")
     keeper.run("keep", NAME, "--in", "nas")
-    found = {one["vault"]: one for one in keeper.records("vault")}
+    found = {record["vault"]: record for record in keeper.records("vault")}
     assert (found["nas"]["contents"], found["nas"]["missing"]) == (3, 0)
     assert "contents" not in found["other"]
     assert "nas" in keeper.run("vault").out

@@ -58,7 +58,7 @@ def test_a_copy_of_a_store_continues_as_another_mirror(
     shutil.copytree(shell.store, tmp_path / "copy", symlinks=True, ignore=ignore)
     other = shell.with_changes(store=tmp_path / "copy")
     other.run("rebuild-index")
-    assert {one["status"] for one in other.records("fsck")} == {"ok"}
+    assert {record["status"] for record in other.records("fsck")} == {"ok"}
     assert other.records("list") == [before]
     (result,) = other.records("sync", ONE)
     assert (result["status"], result["message"]) == ("notneeded", "unchanged")
@@ -68,12 +68,12 @@ def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
     copied: Shell,
 ) -> None:
     assert copied.run("fsck").lines[-1].endswith(" 0 damaged or not checked")
-    assert {one["status"] for one in copied.records("fsck")} == {"ok"}
+    assert {record["status"] for record in copied.records("fsck")} == {"ok"}
     path = damage_manifest(copied)
     ran = copied.run("fsck", code=1)
     assert str(path) in ran.error_line
     assert "'neuromirror repair demo:000002'" in ran.error_line
-    bad = [one for one in copied.records("fsck", ONE, code=1) if one["status"] != "ok"]
+    bad = [record for record in copied.records("fsck", ONE, code=1) if record["status"] != "ok"]
     assert [(one["subject"], one["path"].partition("@")[0]) for one in bad] == [("manifest", ONE)]
     assert copied.run("fsck", "demo:000001").code == 0
     # status and doctor report known damage
@@ -83,10 +83,10 @@ def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
 
 def test_fsck_with_a_budget_resumes(copied: Shell) -> None:
     met = [
-        one["path"]
+        record["path"]
         for _ in range(4)
-        for one in copied.records("fsck", "--budget", "0.000001")
-        if one["subject"] not in ("journal", "index")
+        for record in copied.records("fsck", "--budget", "0.000001")
+        if record["subject"] not in ("journal", "index")
     ]
     assert len(set(met)) == 4
     assert "--budget" in copied.run("fsck", "--budget", "1", ONE, code=2).error_line
@@ -135,10 +135,10 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
 
 
 def test_doctor_prints_a_line_per_check_and_sends_no_request_offline(synced: Shell) -> None:
-    checks = {one["check"]: one for one in synced.records("doctor", "--offline")}
+    checks = {record["check"]: record for record in synced.records("doctor", "--offline")}
     assert {"git", "sqlite", "store", "store format", "index", "mirror demo"} <= set(checks)
     assert "clock" not in checks
-    online = {one["check"]: one["level"] for one in synced.records("doctor")}
+    online = {record["check"]: record["level"] for record in synced.records("doctor")}
     assert (online["mirror demo"], online["clock"]) == ("ok", "ok")
     lines = synced.run("doctor", "--offline").lines
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
@@ -159,7 +159,7 @@ def test_a_takedown_is_shown_by_every_command_and_undone(copied: Shell) -> None:
     assert f"taken down  {ONE}" in " ".join(listed)
     (status,) = copied.records("status")
     assert status["taken_down"] == [ONE]
-    assert next(one["kind"] for one in copied.records("events")) == "takedown"
+    assert next(record["kind"] for record in copied.records("events")) == "takedown"
     assert copied.run("fsck").code == 0
     assert "withdrawn by its authors" in copied.run("sync", "--dry-run", ONE).out
     assert copied.run("takedown", ONE, "--reason", "again").out.startswith("notneeded")

@@ -82,7 +82,7 @@ def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: De
         odd = shell.with_changes(encoding=encoding)
         (listed,) = odd.records("list")
         assert listed["title"] == ODD
-        assert path in [one["path"] for one in odd.records("files", "demo:000003")]
+        assert path in [record["path"] for record in odd.records("files", "demo:000003")]
         for command in (["list"], ["files", "demo:000003"], ["show", "demo:000003"]):
             lines = odd.run(*command).out.split("\n")
             assert all(line.isprintable() for line in lines)

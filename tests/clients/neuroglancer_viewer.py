@@ -43,7 +43,7 @@ def draw(viewer: neuroglancer.Viewer, layers: list[tuple[str, str]], picture: Pa
     while shown != [source for _, source in layers]:
         viewer.async_screenshot(drawn.put)
         reply = drawn.get(timeout=SECONDS)
-        shown = [one.source[0].url for one in reply.viewer_state.layers]
+        shown = [layer.source[0].url for layer in reply.viewer_state.layers]
     picture.write_bytes(reply.screenshot.image)
 
 

@@ -30,7 +30,7 @@ def read(address: str, result: str) -> None:
         positions=recording.get_channel_locations(),
         gains=recording.get_channel_gains(),
         part=recording.get_traces(1, 8_900, 9_100, channel_ids=recording.get_channel_ids()[[2, 5]]),
-        **{f"traces{one}": recording.get_traces(one) for one in segments},
+        **{f"traces{segment}": recording.get_traces(segment) for segment in segments},
     )
 
 

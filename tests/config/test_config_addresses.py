@@ -286,6 +286,6 @@ def test_a_link_with_several_layers_names_the_first_only(
     as_list: bool, mirrors: dict[str, Mirror]
 ) -> None:
     layers = [f"precomputed://s3://bossdb-open-data/{name}" for name in (LAYER, "a/b/c")]
-    sources = [{"source": one} for one in layers] if as_list else dict(enumerate(layers))
+    sources = [{"source": layer} for layer in layers] if as_list else dict(enumerate(layers))
     link = f"https://neuroglancer.bossdb.io/#!{quote(json.dumps({'layers': sources}))}"
     assert list(parse_addresses(link, mirrors)) == [Address(f"bossdb-open-data:{LAYER}")]

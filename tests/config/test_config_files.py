@@ -110,7 +110,7 @@ def test_every_builtin_mirror_opens_and_states_what_it_needs() -> None:
     assert "LINC_API_KEY" in needs["linc"]
     assert "neuromirror[volumes]" in needs["bossdb"]
     assert needs["dandi"] == needs["aind"] == ""
-    assert all(one.open().uri for one in mirrors.values())
+    assert all(mirror.open().uri for mirror in mirrors.values())
     assert "docdb" in mirrors["aind"].options().model_dump(exclude_none=True)
 
 
@@ -250,16 +250,16 @@ def test_locks_are_found_relative_to_the_file_wherever_the_command_runs(tmp_path
         (folder / "papers" / name).mkdir(parents=True)
         (folder / "papers" / name / "datasets.lock").touch()
     (folder / "papers" / "c" / "datasets.lock").mkdir(parents=True)
-    found = load_keeps(
+    keeps = load_keeps(
         write_keep_file(folder, GOOD + '[[keep]]\nlocks = "/no/*.lock"\nvault = "nas"'), ["nas"]
     )
-    assert found.keeps[0] == Keep(locks="../papers/*/datasets.lock", vault="nas", check_days=90)
+    assert keeps.keeps[0] == Keep(locks="../papers/*/datasets.lock", vault="nas", check_days=90)
     papers = folder / "papers"
-    assert found.find_locks(found.keeps[0]) == [
+    assert keeps.find_locks(keeps.keeps[0]) == [
         papers / "a" / "datasets.lock",
         papers / "b" / "datasets.lock",
     ]
-    assert found.find_locks(found.keeps[1]) == []
+    assert keeps.find_locks(keeps.keeps[1]) == []
     assert load_keeps(tmp_path, ()).keeps == ()
 
 

@@ -25,7 +25,7 @@ def release(box: ScriptedHarness, hold: str = "") -> str:
 
 
 def event_kinds(box: ScriptedHarness) -> list[str]:
-    return [one.kind for one in box.entries(EventRaised)]
+    return [entry.kind for entry in box.entries(EventRaised)]
 
 
 # --- deletions
@@ -147,7 +147,7 @@ def test_a_dataset_that_may_still_grow_waits(settling_harness: ScriptedHarness) 
     assert "60 minutes" in result.message
     assert settling_harness.refs() == {}
     assert not (settling_harness.folder / "alias" / "box--a").exists()
-    assert [one.status for one in settling_harness.entries(VisitEnded)] == ["waiting"]
+    assert [entry.status for entry in settling_harness.entries(VisitEnded)] == ["waiting"]
     settling_harness.source.read_listings.clear()
     settling_harness.sync()
     assert settling_harness.source.read_listings == ["a current"]
@@ -241,7 +241,7 @@ def test_a_dataset_that_comes_back_raises_one_event_each_time(harness: ScriptedH
         assert "box:a" not in harness.sync()
         assert harness.sync("box:a")["box:a"].visit == "not_found"
     assert event_kinds(harness) == ["tombstone", "returned", "tombstone"]
-    assert [one.status for one in harness.entries(VisitEnded)] == ["full", "not_found"] * 2
+    assert [entry.status for entry in harness.entries(VisitEnded)] == ["full", "not_found"] * 2
 
 
 # --- capabilities of the archive
@@ -256,7 +256,7 @@ def test_changed_capabilities_are_recorded(harness: ScriptedHarness) -> None:
     harness.sync()
     harness.source.probe_result = {"versions": "refused"}
     harness.sync()
-    recorded = [one.capabilities["versions"] for one in harness.entries(MirrorProbed)]
+    recorded = [entry.capabilities["versions"] for entry in harness.entries(MirrorProbed)]
     assert recorded == ["listable", "refused"]
     with harness.index() as index:
         assert index.crawl.capabilities("box") == {"versions": "refused"}

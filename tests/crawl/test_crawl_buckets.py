@@ -35,7 +35,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
     """Fresh demo buckets, without an overview that reports changes."""
     with DemoBuckets(tmp_path / "buckets") as running:
         mirror = running.mirrors / f"{AIND}.toml"
-        lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
+        lines = [line for line in mirror.read_text().splitlines() if not line.startswith("docdb")]
         mirror.write_text("\n".join(lines) + "\n")
         yield running
 
@@ -56,9 +56,9 @@ def whole_bucket(buckets: DemoBuckets, name: str) -> str:
 
 def versions(mirror_harness: MirrorHarness, dataset: str) -> list[VersionMinted]:
     return [
-        one
-        for one in mirror_harness.entries(VersionMinted)
-        if f"{one.mirror}:{one.local_id}" == dataset
+        entry
+        for entry in mirror_harness.entries(VersionMinted)
+        if f"{entry.mirror}:{entry.local_id}" == dataset
     ]
 
 
@@ -66,8 +66,8 @@ def test_both_buckets_are_mirrored_and_a_second_sync_adds_nothing(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     results = bucket_harness.sync()
-    assert {one.status for one in results.values()} == {"ok", "notneeded"}
-    assert {one for one in results if one.startswith(f"{AIND}:")} == {
+    assert {result.status for result in results.values()} == {"ok", "notneeded"}
+    assert {result for result in results if result.startswith(f"{AIND}:")} == {
         f"{AIND}:{asset}" for asset in buckets.assets()
     }
     assert results[f"{BENCHMARK}:{MEAREC}"].status == "ok"
@@ -96,7 +96,7 @@ def test_every_hostile_key_is_committed_or_a_named_exception(
     for key, one in files.items():
         assert hashlib.md5(key, usedforsecurity=False).hexdigest() in one.key
     listed = run_git(bucket_harness.repository(name), "ls-tree", "-r", "-z", "--name-only", "main")
-    assert {one.path for one in files.values()} <= set(listed.split("\0"))
+    assert {file.path for file in files.values()} <= set(listed.split("\0"))
     bucket_harness.fsck()
 
 
@@ -127,7 +127,7 @@ def test_an_overwritten_object_is_an_incident_and_the_old_state_stays(
     result = bucket_harness.sync(name)[name]
     assert (result.exit_code, path in result.message) == (1, True)
     assert bucket_harness.refs() == refs
-    assert [one.kind for one in bucket_harness.entries(EventRaised)] == ["incident"]
+    assert [entry.kind for entry in bucket_harness.entries(EventRaised)] == ["incident"]
     store = bucket_harness.store
     with open_recorder(store, store.index_path) as recorder:
         release_hold(recorder, "")
@@ -170,7 +170,7 @@ def test_a_vanished_asset_keeps_what_is_mirrored_and_may_come_back(
     buckets.return_asset(CCF)
     assert bucket_harness.sync(AIND)[f"{AIND}:{CCF}"].exit_code == 0
     bucket_harness.sync(AIND)
-    events = [one.kind for one in bucket_harness.entries(EventRaised) if one.local_id == CCF]
+    events = [entry.kind for entry in bucket_harness.entries(EventRaised) if entry.local_id == CCF]
     assert events == ["tombstone", "returned"]
 
 
@@ -214,7 +214,7 @@ def test_the_same_bytes_in_a_versioned_bucket_are_another_copy(
     assert shown["retention"] == {"mutable-bucket": shown["files"]}
     assert shown["copies"] == [{"dataset": strong, "retention": "versioned-bucket", "files": 1}]
     files = [one for one in run("files", weak) if one["type"] == "file"]
-    kept = {one["path"]: one["retention"] for one in files}
+    kept = {file["path"]: file["retention"] for file in files}
     assert kept["same.bin"] == "mutable-bucket"
     (other,) = run("show", strong)
     assert set(other["retention"]) == {"versioned-bucket"}

@@ -61,7 +61,7 @@ def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
     assert run_git(repository, "rev-parse", part.label) == run_git(repository, "rev-parse", "main")
     inner = run_git(repository, "ls-tree", "--name-only", "main").split()
     assert {".zarray", "0", "7"} <= set(inner)
-    within = {one.local_id: one.within for one in zarr_harness.entries(VersionMinted)}
+    within = {entry.local_id: entry.within for entry in zarr_harness.entries(VersionMinted)}
     assert within == {"a": "", "zarr/l": "zarr"}
     top = run_git(zarr_harness.folder / "alias" / "box", "ls-tree", "--name-only", "main").split()
     assert "a" in top
@@ -90,7 +90,7 @@ def test_listed_files_are_committed_or_named_exceptions_with_one_per_component(
         "broken.zarr": ("zarr-not-proven", zarr_harness.source.zarrs["broken"].size),
         "broken-small.zarr": ("zarr-not-proven", zarr_harness.source.zarrs["broken-small"].size),
     }
-    own = [one for one in paths(zarr_harness) if not one.startswith("s.zarr/")]
+    own = [path for path in paths(zarr_harness) if not path.startswith("s.zarr/")]
     assert len(own) + 1 + len(parts(zarr_harness)) + len(left_out) == 2 + len(
         scripted_dataset.zarrs
     )
@@ -179,7 +179,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     assert (huge.form, huge.manifest_only_files, huge.manifest_only_bytes) == ("manifest", 19, size)
     # the same from git alone
     for name in ("a", "zarr/huge"):
-        minted = [one for one in harness.entries(VersionMinted) if one.local_id == name]
+        minted = [entry for entry in harness.entries(VersionMinted) if entry.local_id == name]
         dataset = source.dataset(name)
         repository = harness.store.repository(dataset)
         found = list(read_versions_from_git(repository, set(), minted[0].at))
@@ -211,7 +211,7 @@ def test_odd_paths_of_zarrs_are_mirrored(zarr_harness: ScriptedHarness) -> None:
         files("x"), zarrs={one: f"3{n}" for n, one in enumerate(odd)}
     )
     assert {one.visit for name, one in zarr_harness.sync().items() if ":" in name} == {"full"}
-    assert {one.source_path.decode() for one in parts(zarr_harness).values()} == set(odd)
+    assert {part.source_path.decode() for part in parts(zarr_harness).values()} == set(odd)
     assert len(paths(zarr_harness, "box:b")) == 1 + 3 * len(odd)
     refs = zarr_harness.refs()
     zarr_harness.datasets["b"].files |= files("y")
@@ -388,16 +388,16 @@ def test_an_unfinalized_zarr_is_checked_in_each_sync(zarr_harness: ScriptedHarne
     )
     zarr_harness.source.memos = False
     assert zarr_harness.sync()["box:a"].visit == "full"
-    assert [one.files for one in parts(zarr_harness).values()] == [2]
+    assert [part.files for part in parts(zarr_harness).values()] == [2]
     assert zarr_harness.sync()["box:a"].status == "notneeded"
     assert zarr_harness.source.read_listings.count("zarr/l current") == 1  # then its memo suffices
     zarr_harness.source.zarrs["l"].files["1"] = ScriptedFile(b"1", at(5))
     assert zarr_harness.sync()["box:a"].visit == "full"
-    assert [one.files for one in parts(zarr_harness).values()] == [3]
+    assert [part.files for part in parts(zarr_harness).values()] == [3]
     zarr_harness.source.zarrs["l"].files.clear()
     result = zarr_harness.sync()["box:a"]
     assert (result.visit, "l.zarr" in result.message) == ("partial", True)
-    assert [one.files for one in parts(zarr_harness).values()] == [3]
+    assert [part.files for part in parts(zarr_harness).values()] == [3]
     scripted_dataset.zarrs["other.zarr"] = "none"
     zarr_harness.source.zarrs["none"] = ScriptedZarr({}, is_finalized=False)
     zarr_harness.sync()
@@ -412,8 +412,8 @@ def test_a_zarr_that_changed_after_its_row_was_read_is_mirrored_as_it_is(
         "l": scripted_zarr(9),
         "grown": scripted_zarr(9),
     }
-    for one in zarr_harness.source.zarrs.values():
-        one.stated_checksum = f"{'0' * 32}-{min(len(one.files), 9)}--{one.size}"
+    for zarr in zarr_harness.source.zarrs.values():
+        zarr.stated_checksum = f"{'0' * 32}-{min(len(zarr.files), 9)}--{zarr.size}"
     zarr_harness.source.zarrs["grown"].stated_checksum = f"{'0' * 32}-2--18"
     scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(files("x.bin"))
     scripted_dataset.zarrs = {f"{name}.zarr": name for name in zarr_harness.source.zarrs}
@@ -444,7 +444,7 @@ def test_a_zarr_that_git_has_and_the_journal_lacks_is_not_reread(
     assert zarr_harness.source.read_listings == ["a current"]
     mains = {one: sha for one, sha in refs.items() if "box--a" in one or "zarr" in one}
     assert mains.items() <= zarr_harness.refs().items()
-    assert {one.within for one in zarr_harness.entries(VersionMinted)} == {"", "zarr"}
+    assert {entry.within for entry in zarr_harness.entries(VersionMinted)} == {"", "zarr"}
 
 
 # --- failures, deep visits and earlier states
@@ -467,10 +467,10 @@ def test_a_zarr_that_fails_validation_keeps_its_previous_state_and_blocks_no_oth
     zarr_harness.sync()
     before = (
         links(zarr_harness).get("z.zarr"),
-        [one for one in paths(zarr_harness) if one.startswith("z")],
+        [path for path in paths(zarr_harness) if path.startswith("z")],
     )
-    for one in zarr_harness.source.zarrs.values():
-        one.files["0"] = ScriptedFile(b"another", at(3))
+    for zarr in zarr_harness.source.zarrs.values():
+        zarr.files["0"] = ScriptedFile(b"another", at(3))
     zarr_harness.source.zarrs["z"].error = CONTRADICTED
     zarr_harness.source.fingerprint = "another"
     result = zarr_harness.sync()["box:a"]
@@ -479,7 +479,7 @@ def test_a_zarr_that_fails_validation_keeps_its_previous_state_and_blocks_no_oth
     assert str(CONTRADICTED) in result.message
     after = (
         links(zarr_harness).get("z.zarr"),
-        [one for one in paths(zarr_harness) if one.startswith("z")],
+        [path for path in paths(zarr_harness) if path.startswith("z")],
     )
     assert after == before
     assert exceptions(zarr_harness) == {}
@@ -604,7 +604,7 @@ def test_a_zarr_that_is_being_written_counts_once_whichever_versions_have_it(
     )
     scripted_dataset.zarrs = {"z.zarr": "z", "y.zarr": "y"}
     assert zarr_harness.sync()["box:a"].visit == "full"
-    assert [one.pending for one in zarr_harness.entries(VisitEnded)] == [2]
+    assert [entry.pending for entry in zarr_harness.entries(VisitEnded)] == [2]
 
 
 def test_a_published_version_waits_until_all_its_zarrs_are_valid(
@@ -683,7 +683,7 @@ def test_earlier_states_of_a_zarr_come_before_the_current_one(
     assert (result.visit, "3 new states of its Zarrs" in result.message) == ("full", True)
     checksum = zarr_harness.source.zarrs["z"].checksum
     *past_labels, last = version_labels(zarr_harness, "box:zarr/z")
-    assert [one[:19] for one in past_labels] == ["2024-03-01T120000Z-", "2024-03-01T115700Z-"]
+    assert [label[:19] for label in past_labels] == ["2024-03-01T120000Z-", "2024-03-01T115700Z-"]
     assert last == checksum
     assert parts(zarr_harness)["z.zarr"].label == checksum
     repeated = zarr_harness.sync(history=True)["box:a"]

@@ -83,7 +83,7 @@ def test_a_lost_journal_and_index_are_rebuilt_beside_the_copies(
     assert {one.status for one in kept_harness.sync().values()} <= {"ok", "notneeded"}
     assert kept_harness.refs() == before
     with kept_harness.index() as index:
-        assert [one.commit for one in index.versions.of(NAME)] == [one.commit for one in rows]
+        assert [one.commit for one in index.versions.of(NAME)] == [row.commit for row in rows]
     assert problems_of(kept_harness) == []
 
 
@@ -100,9 +100,9 @@ def test_a_foreign_commit_on_the_branch_is_undone_and_the_copies_stay(
     theirs = run_git(clone, "rev-parse", "HEAD").strip()
     source.scripted_datasets["a"].files |= files("more.txt", modified=at(60), sha256=True)
     assert kept_harness.sync()[NAME].status == "error"
-    assert {one.subject for one in problems_of(kept_harness)} == {"refs"}
+    assert {problem.subject for problem in problems_of(kept_harness)} == {"refs"}
     (repaired,) = [one for one in repair_harness(kept_harness).values() if one.status == "ok"]
-    assert [(one["name"], one["actual"]) for one in repaired.refs] == [(CUSTODY_BRANCH, theirs)]
+    assert [(ref["name"], ref["actual"]) for ref in repaired.refs] == [(CUSTODY_BRANCH, theirs)]
     assert kept_harness.refs() == before
     assert problems_of(kept_harness) == []
     assert kept_harness.sync()[NAME].status == "ok"

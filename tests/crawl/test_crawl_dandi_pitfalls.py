@@ -119,7 +119,7 @@ def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
         files = bytes_of(demo, dandiset)
         with mirror_harness.index() as index:
             row = index.versions.resolve(f"demo:{dandiset}")
-            left_out = {one["path"] for one in index.versions.exceptions(row)}
+            left_out = {exception["path"] for exception in index.versions.exceptions(row)}
             parts = list(index.versions.subdatasets(row))
             mirrored = {one.source_path.decode() for one in index.files.of(row)}
             for part in parts:
@@ -133,13 +133,13 @@ def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
         assert mirrored == files.keys()
         expected |= {f"{dandiset}/{path}": data for path, data in files.items()}
     shared = f"zarr/{zarrs['shared']['zarr']}"
-    minted = [one for one in mirror_harness.entries(VersionMinted) if one.local_id == shared]
+    minted = [entry for entry in mirror_harness.entries(VersionMinted) if entry.local_id == shared]
     assert len(minted) == 1
     clone = tmp_path / "clone"
     address = f"{serve_directory(mirror_harness.folder)}/alias/demo"
     run(tmp_path, "git", "clone", "-q", address, str(clone))
     # those with Zarrs, and one with published versions
-    cloned = sorted({"000002", *(one["dandiset"] for one in zarrs.values())} & set(public))
+    cloned = sorted({"000002", *(zarr["dandiset"] for zarr in zarrs.values())} & set(public))
     run(clone, "git", "submodule", "update", "-q", "--init", "--recursive", *cloned)
     assert run_here(clone, "get", "-r", *cloned, environment={}).returncode == 0
     expected = {path: data for path, data in expected.items() if path.partition("/")[0] in cloned}
@@ -208,10 +208,10 @@ def test_only_reliable_addresses_are_requested(
         r"|zarr/[0-9a-f-]{36}/)|HEAD /api/zarr/[0-9a-f-]{36}/files/\?prefix=zarr.json"
     )
     assert demo.requests
-    assert [one for one in demo.requests if not re.fullmatch(of_api, one)] == []
-    assert not any("path=" in one.replace("order=path", "") for one in demo.requests)
+    assert [request for request in demo.requests if not re.fullmatch(of_api, request)] == []
+    assert not any("path=" in request.replace("order=path", "") for request in demo.requests)
     of_bucket = r"(HEAD|GET) /demo-dandiarchive/(blobs/.*[^/]|zarr/[0-9a-f-]{36}/[^?].*|\?.*)?"
-    assert [one for one in demo.s3_requests if not re.fullmatch(of_bucket, one)] == []
+    assert [request for request in demo.s3_requests if not re.fullmatch(of_bucket, request)] == []
     assert not any(one.startswith("GET /demo-dandiarchive/blobs/") for one in demo.s3_requests)
 
 
@@ -434,8 +434,8 @@ def test_the_retention_of_each_file_is_in_the_index_and_shown(
         "small.zarr/.zgroup": Retention.VERSIONED_BUCKET,
     }
     records = [
-        json.loads(one)
-        for one in command_output(
+        json.loads(line)
+        for line in command_output(
             small_archive_harness, "--json", "files", f"{NAME}@draft"
         ).splitlines()
     ]
@@ -507,7 +507,7 @@ def test_a_version_that_is_unpublished_is_an_incident_and_stays(
     assert kept == {name: commit for name, commit in refs.items() if "000001" in name}
     with small_archive_harness.index() as index:
         events = list(index.crawl.events(NAME))
-    assert {one.kind for one in events} == {"incident"}
+    assert {event.kind for event in events} == {"incident"}
     assert len(events) == 2
     (line,) = command_output(
         small_archive_harness, "--json", "reproduce", f"{NAME}@{first}", code=1

@@ -50,7 +50,7 @@ def clones(
     for label in ("@draft", "@0.240301.1026"):
         url = f"ria+file://{mirror_harness.folder}#~demo--000002{label}"
         records = datalad(folder, "clone", url, f"clone{label}")
-        assert [one["status"] for one in records] == ["ok"], records
+        assert [record["status"] for record in records] == ["ok"], records
         clones[label] = folder / f"clone{label}"
     return clones
 

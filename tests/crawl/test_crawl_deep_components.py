@@ -71,7 +71,7 @@ def deep_harness(tmp_path: Path, source: PublishedZarrSource, chunks: int) -> Sc
 
 
 def incidents(box: ScriptedHarness) -> list[tuple[str, str]]:
-    found = [one for one in box.entries(EventRaised) if one.kind == "incident"]
+    found = [entry for entry in box.entries(EventRaised) if entry.kind == "incident"]
     return [(one.local_id, one.message) for one in found]
 
 

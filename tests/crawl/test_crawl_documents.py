@@ -65,7 +65,7 @@ def test_a_file_that_clashes_with_a_document_is_renamed(
         row = index.versions.resolve("box:a")
         found = {one.path: one.source_path.decode() for one in index.files.of(row)}
     assert found == {"x.bin": "x.bin", create_boss_harness: path}
-    assert set(found) | {one.path.decode() for one in documents} == set(tree(harness))
+    assert set(found) | {document.path.decode() for document in documents} == set(tree(harness))
     harness.fsck()
 
 
@@ -113,7 +113,7 @@ def test_time_and_label_are_those_of_the_newest_file_or_document(harness: Script
     assert results["box:b"].versions == ("2024-03-01T120700Z",)
     date = run_git(harness.repository("box:a"), "log", "-1", "--format=%ct", "main")
     assert int(date) == at(5).timestamp()
-    timeless = next(one for one in harness.entries(VersionMinted) if one.local_id == "c")
+    timeless = next(entry for entry in harness.entries(VersionMinted) if entry.local_id == "c")
     assert timeless.time is None
     assert datetime.fromisoformat(timeless.at) >= started
     assert results["box:c"].versions == (f"state-{timeless.state.partition(':')[2][:8]}",)

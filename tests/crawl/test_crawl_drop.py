@@ -29,7 +29,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 def first_file(mirror_harness: MirrorHarness, dataset: str) -> str:
     with mirror_harness.index() as index:
         files = list(index.files.of(index.versions.resolve(dataset)))
-    return next(one.path for one in files if one.size and "json" not in one.path)
+    return next(file.path for file in files if file.size and "json" not in file.path)
 
 
 def read_annex_log(mirror_harness: MirrorHarness, dataset: str, name: str) -> list[str]:

@@ -92,7 +92,7 @@ def test_the_canaries_are_found_where_they_are(embargo: EmbargoHarness) -> None:
     embargo.sync()
     missing = set(embargo.canaries()) - embargo.canaries_in(embargo.private)
     # credentials are in no file; the URLs of the API do not contain blob ids
-    blobs = {one.blob.blob_id.encode() for one in embargo.demo.assets.values() if one.blob}
+    blobs = {asset.blob.blob_id.encode() for asset in embargo.demo.assets.values() if asset.blob}
     assert missing - blobs == {embargo.demo.token.encode(), b"x-amz-", b"demoaccesskey"}
 
 
@@ -486,7 +486,7 @@ def test_an_open_dandiset_that_is_embargoed_later_is_an_incident(embargo: Embarg
     raised = [one for _, one in store.read_entries(0) if isinstance(one, EventRaised)]
     assert [one.kind for one in raised] == ["incident"]
     for folder in (embargo.public, embargo.private):
-        assert not any(b"later-canary" in one for one in contents(folder))
+        assert not any(b"later-canary" in content for content in contents(folder))
 
 
 def test_one_closed_while_it_is_visited_is_not_published(
@@ -551,7 +551,7 @@ class StorePair:
         mirrors = {name: self.public.open_mirror(one) for name, one in self._mirrors().items()}
         store = self.public.store
         run = Sync(store, store.index_path, private=self.private_folder)
-        return {one.dataset: one for one in run.results(parse_sync_requests((), mirrors))}
+        return {result.dataset: result for result in run.results(parse_sync_requests((), mirrors))}
 
     def _mirrors(self) -> dict[str, Mirror]:
         return load_mirrors(self.public.mirrors)
@@ -731,8 +731,8 @@ def test_a_zarr_that_is_hidden_between_its_row_and_its_files_keeps_its_state(
     assert (result.exit_code, result.visit) == (1, "failed")
     assert f"demo:zarr/{zarr}" in result.message
     assert mirror_harness.refs() == refs
-    assert [one.kind for one in mirror_harness.entries(EventRaised)] == []
-    assert {one.local_id for one in mirror_harness.entries(VersionMinted)} == {
+    assert [entry.kind for entry in mirror_harness.entries(EventRaised)] == []
+    assert {entry.local_id for entry in mirror_harness.entries(VersionMinted)} == {
         "000001",
         f"zarr/{zarr}",
     }

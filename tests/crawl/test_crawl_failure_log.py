@@ -46,7 +46,7 @@ def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
     ]
     done = CliRunner().invoke(main, arguments)
     records = [json.loads(line) for line in done.stdout.splitlines()]
-    return done.exit_code, [one for one in records if one["status"] == "error"]
+    return done.exit_code, [record for record in records if record["status"] == "error"]
 
 
 def failing_tasks(mirror_harness: MirrorHarness) -> set[tuple[str, str, str | None]]:

@@ -89,8 +89,8 @@ def test_a_server_with_one_answer_for_everything_deletes_nothing(
         with demo.fault(fault, **options) as struck:
             for _ in range(3):
                 results = mirror_harness.sync()
-                assert {one.exit_code for one in results.values()} == {1}, (options, results)
-                assert not [one for one in results.values() if one.visit == "not_found"]
+                assert {result.exit_code for result in results.values()} == {1}, (options, results)
+                assert not [result for result in results.values() if result.visit == "not_found"]
         assert struck.struck
         assert mirror_harness.refs() == refs, (fault, options)
         assert len(mirror_harness.entries(VersionMinted)) == versions
@@ -123,7 +123,7 @@ def test_a_refused_credential_is_reported_as_such(
     mirror_harness.sync()
     with demo.fault("status", status=403):
         results = mirror_harness.sync()
-    assert [one.dataset for one in results.values()] == ["demo"]
+    assert [result.dataset for result in results.values()] == ["demo"]
     assert "HTTP 403" in results["demo"].message
 
 
@@ -137,7 +137,7 @@ def test_a_dandiset_that_the_archive_reports_as_deleted_gets_one_tombstone_and_s
     for _ in range(3):
         assert {one.status for one in mirror_harness.sync().values()} == {"notneeded"}
     assert mirror_harness.refs() == refs
-    assert [one.local_id for one in mirror_harness.entries(EventRaised)] == ["000002"]
+    assert [entry.local_id for entry in mirror_harness.entries(EventRaised)] == ["000002"]
     mirror_harness.fsck()
 
 
@@ -219,7 +219,7 @@ def test_a_sync_on_a_full_disk_leaves_a_whole_store_and_resumes_with_more_space(
     except (OSError, NeuromirrorError) as error:
         results, message = {}, str(error)
     else:
-        message = " ".join(one.message for one in results.values() if one.exit_code)
+        message = " ".join(result.message for result in results.values() if result.exit_code)
     assert "disk" in message or "No space" in message, results
     if (full.folder / "alias").exists():
         full.fsck(killed=True)
@@ -241,7 +241,7 @@ def test_an_index_on_a_full_disk_loses_nothing(
 
     def sync() -> list[int]:
         run = Sync(store, disk / "index.sqlite")
-        return [one.exit_code for one in run.results(parse_sync_requests([], loaded))]
+        return [result.exit_code for result in run.results(parse_sync_requests([], loaded))]
 
     assert 1 in sync()
     mirror_harness.fsck(killed=True)
@@ -301,8 +301,8 @@ def test_an_index_that_is_damaged_during_a_run_is_reported_and_rebuilt(
         except NeuromirrorError as error:
             messages = [str(error)]
     assert messages
-    assert not [one for one in messages if "unexpected" in one], messages
-    assert any("rebuild-index" in one for one in messages), messages
+    assert not [message for message in messages if "unexpected" in message], messages
+    assert any("rebuild-index" in message for message in messages), messages
     rebuild_index(store, store.index_path)
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
     second_harness.sync("demo:000001")

@@ -151,8 +151,8 @@ def test_a_published_version_that_changes_is_an_incident(
         ]
     with mirror_harness.index() as index:
         events = list(index.crawl.events("demo:000002"))
-    assert {one.kind for one in events} == {"incident"}
-    assert any(first.label in one.message for one in events)
+    assert {event.kind for event in events} == {"incident"}
+    assert any(first.label in event.message for event in events)
     mirror_harness.sync("demo:000002", deep=True)
     with mirror_harness.index() as index:
         assert list(index.crawl.events("demo:000002")) == events

@@ -44,7 +44,7 @@ def test_earlier_states_come_before_the_present_one_each_in_its_time(
     log = run_git(repository, "log", "--reverse", "--format=%ct", "main").split()
     assert [int(one) for one in log] == [int(at(minute).timestamp()) for minute in (1, 2, 3)]
     states = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
-    assert [[name for name in one if name.endswith(".bin")] for one in states] == [
+    assert [[name for name in state if name.endswith(".bin")] for state in states] == [
         ["x.bin", "z.bin"],
         ["x.bin", "y.bin", "z.bin"],
         ["x.bin", "y.bin"],
@@ -96,7 +96,7 @@ def test_observed_states_are_not_minted_after_their_successors(harness: Scripted
     # only the state after the observed one, then the current one
     repository = harness.repository("box:a")
     trees = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
-    assert [[name for name in one if name.endswith(".bin")] for one in trees] == [
+    assert [[name for name in tree if name.endswith(".bin")] for tree in trees] == [
         ["c.bin"],
         ["a.bin", "c.bin"],
         ["c.bin", "new.bin"],

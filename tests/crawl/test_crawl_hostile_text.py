@@ -108,7 +108,7 @@ def test_odd_names_are_folders_of_the_superdataset_and_nothing_more(
     urls = run_git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.url$")
     assert all(one.partition("\n")[2].startswith("../box--") for one in urls.split("\0") if one)
     others = run_git(clone, "config", "-f", ".gitmodules", "--name-only", "--list").splitlines()
-    assert {one.rpartition(".")[2] for one in others} == {"path", "url", "datalad-id"}
+    assert {other.rpartition(".")[2] for other in others} == {"path", "url", "datalad-id"}
     assert not list(tmp_path.rglob("pwned"))
 
 

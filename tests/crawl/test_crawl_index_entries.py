@@ -187,8 +187,8 @@ def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebu
         == changed
     )
     assert journal.read_bytes() == before
-    assert [one.index_entries for one in harness.entries(MirrorSeen)] == [None, 6]
-    assert len({one.uri for one in harness.entries(MirrorSeen)}) == 1
+    assert [entry.index_entries for entry in harness.entries(MirrorSeen)] == [None, 6]
+    assert len({entry.uri for entry in harness.entries(MirrorSeen)}) == 1
     # a sync continues from there
     assert harness.sync()["box:a"].status == "notneeded"
     scripted_dataset.files |= files("y.bin")
@@ -241,7 +241,7 @@ def test_zarrs_inside_a_zarr_keep_their_paths(tmp_path: Path, source: ScriptedSo
     source.zarrs["l"].files = files("a", "b", "c", "d") | inner
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"l.zarr": "l"})
     assert harness.sync()["box:a"].visit == "full"
-    assert {one.files for one in parts(harness, NAME).values()} == {8}
+    assert {part.files for part in parts(harness, NAME).values()} == {8}
     assert parts(harness)["l.zarr"].files == 12
     entries = {
         one.local_id: (one.indexed, one.in_subdatasets) for one in harness.entries(VersionMinted)
@@ -261,8 +261,8 @@ def etag(content: bytes) -> str:
 
 
 def sha256s(answers: Sequence[KnownContent | None]) -> list[str | None]:
-    return [one.sha256.value if one is not None and one.sha256 is not None else None
-            for one in answers]  # fmt: skip
+    return [answer.sha256.value if answer is not None and answer.sha256 is not None else None
+            for answer in answers]  # fmt: skip
 
 
 CONTENTS = (b"l0", b"l8", b"nothing", b"x.bin")
@@ -279,7 +279,7 @@ def test_known_contents_of_a_zarr_come_from_its_records(
     zarr_listing = unindexed_harness.source.zarr_listing
 
     def listing(name: str, moment: object, known: VisitContext) -> Listing:
-        known_digests.append(sha256s(known.contents([etag(one) for one in CONTENTS])))
+        known_digests.append(sha256s(known.contents([etag(content) for content in CONTENTS])))
         return zarr_listing(name, moment, known)  # type: ignore[arg-type]
 
     monkeypatch.setattr(unindexed_harness.source, "zarr_listing", listing, raising=False)
@@ -318,7 +318,7 @@ def test_known_contents_of_a_zarr_in_a_bucket_reach_the_listing_around_it(
     )
     source.on_listing = listed
     assert harness.sync()["box:a"].visit == "full"
-    assert [one.files for one in parts(harness).values()] == [10]
+    assert [part.files for part in parts(harness).values()] == [10]
     scripted_dataset.files |= files("y.bin")
     assert harness.sync()["box:a"].visit == "full"
     z = [hashlib.sha256(b"z/" + one).hexdigest() for one in (b"l0", b"l8")]

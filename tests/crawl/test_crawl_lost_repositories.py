@@ -92,8 +92,8 @@ class Histories:
         shutil.copytree(today.folder, self.yesterday.folder, symlinks=True)
         self._change(2)
         # another URL of the same bytes moves only the git-annex branch
-        for one in source.scripted_datasets.values():
-            one.files["one.txt"].host = "elsewhere.example.invalid"
+        for dataset in source.scripted_datasets.values():
+            dataset.files["one.txt"].host = "elsewhere.example.invalid"
         today.sync(deep=True)
         assert today.entries(AnnexBranchMoved)
         self.refs = today.refs()
@@ -104,9 +104,9 @@ class Histories:
 
     def _change(self, number: int, *, sync: bool = True) -> None:
         added = files(f"more-{number}.txt", modified=at(number), sha256=True)
-        for one in self.source.scripted_datasets.values():
-            one.files |= added
-            one.published_versions[f"0.{number}.1"] = dict(one.files)
+        for dataset in self.source.scripted_datasets.values():
+            dataset.files |= added
+            dataset.published_versions[f"0.{number}.1"] = dict(dataset.files)
         self.source.zarrs["1"].files[f"1/{number}"] = ScriptedFile(b"new", at(number))
         if sync:
             assert not [one for one in self.today.sync().values() if one.exit_code]
@@ -155,7 +155,7 @@ def test_visits_of_incomplete_repositories_stop_and_repair_restores_their_ids(
         assert remedy(name) in results[name].message
     assert remedy("box:zarr/1") in results["box:older"].message
     with harness.index() as index:
-        assert {one.dataset for one in index.crawl.failures()} >= {
+        assert {failure.dataset for failure in index.crawl.failures()} >= {
             *names,
             "box:older",
             "box:locked",
@@ -177,7 +177,7 @@ def test_flipped_bits_and_stale_locks_are_named_and_repaired(histories: Historie
     )
     lock.touch()
     os.utime(lock, (0, 0))
-    versions = {f"box:{one.local_id}": one for one in harness.entries(VersionMinted)}
+    versions = {f"box:{entry.local_id}": entry for entry in harness.entries(VersionMinted)}
     store = harness.store
 
     def stored(name: str) -> tuple[str, str, str]:
@@ -194,9 +194,9 @@ def test_flipped_bits_and_stale_locks_are_named_and_repaired(histories: Historie
         os.utime(fresh, (0, 0))  # its git is still running
         found = problems_of(harness)
         named = {one.name.partition("@")[0] for one in found}
-        states = {one.local_id for one in harness.entries(VersionMinted)} - {*LOSSES, "zarr/1"}
+        states = {entry.local_id for entry in harness.entries(VersionMinted)} - {*LOSSES, "zarr/1"}
         # the manifest of equal states is shared
-        assert named >= {f"box:{one}" for one in states - {"older"}}
+        assert named >= {f"box:{state}" for state in states - {"older"}}
         assert "box:older" not in {one.name for one in found if one.subject == "refs"}
     fresh.unlink()
     histories.check_repaired(harness)
@@ -220,7 +220,7 @@ def test_a_superdataset_is_never_begun_again(small: Histories, what: str) -> Non
         flip_bit(log_path(harness.store, "box"))
     else:
         alias.unlink()
-    assert any(remedy("box") in one.message for one in problems_of(harness))
+    assert any(remedy("box") in problem.message for problem in problems_of(harness))
     small.check_repaired(harness)
 
 
@@ -238,7 +238,7 @@ def test_journal_and_index_of_another_day_lead_to_the_same_ids(small: Histories,
         lines = journal.read_bytes().splitlines(keepends=True)
         lines[2] = b"%" + lines[2][1:]
         journal.write_bytes(b"".join(lines))
-        assert any("'neuromirror repair'" in one.message for one in problems_of(harness))
+        assert any("'neuromirror repair'" in problem.message for problem in problems_of(harness))
     elif what == "cut":
         journal.write_bytes(journal.read_bytes()[:-9])
     else:
@@ -249,7 +249,7 @@ def test_journal_and_index_of_another_day_lead_to_the_same_ids(small: Histories,
 def test_what_cannot_be_minted_again_is_named_exactly(small: Histories) -> None:
     harness = small.copy("both")
     name = "box:older"
-    version = [one for one in harness.entries(VersionMinted) if one.local_id == "older"][-1]
+    version = [entry for entry in harness.entries(VersionMinted) if entry.local_id == "older"][-1]
     dataset = dataset_ref_of(version)
     (records,) = harness.store.record_files(dataset.dataset_id, version.commit)
     content = records.read_bytes()

@@ -241,7 +241,7 @@ def test_damaged_records_of_one_version_stop_no_other_dataset(harness: ScriptedH
         assert len(list(index.versions.of("box:b"))) == 1
     code, errors = status(harness)
     assert code == 1
-    assert [(one["task"], one["dataset"]) for one in errors] == [("index", "box:a")]
+    assert [(error["task"], error["dataset"]) for error in errors] == [("index", "box:a")]
     assert row.commit in str(errors[0]["message"])
 
     # the next visit reads the records back from git
@@ -262,7 +262,7 @@ def test_entries_are_recorded_in_an_index_that_replaced_another(harness: Scripte
         rebuild_index(store, store.index_path)
         recorder.record(EventRaised("box", "a", "note", "first", "2026-01-01T00:00:00+00:00", {}))
         with Index.open_readonly(store.index_path) as index:
-            assert [one.message for one in index.crawl.events(kind="note")] == ["first"]
+            assert [event.message for event in index.crawl.events(kind="note")] == ["first"]
         store.index_path.unlink()
         recorder.record(EventRaised("box", "a", "note", "second", "2026-01-01T00:00:01+00:00", {}))
         with Index.open_readonly(store.index_path) as index:

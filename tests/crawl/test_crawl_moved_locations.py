@@ -66,13 +66,13 @@ def stated_urls(harness: MirrorHarness) -> dict[str, list[str]]:
         (file,) = [one for one in index.files.of(row) if one.path == PATH]
         urls = [one.url for one in index.locations.of(file.content)]
     entries = map(load_snapshot_entry, stored_record_lines(harness.store, row))
-    (record,) = [one.record for one in entries if one.git_path == PATH.encode()]
+    (record,) = [entry.record for entry in entries if entry.git_path == PATH.encode()]
     log = f"{row.annex_commit}:{url_log_path(file.key).decode()}"
     lines = run_git(harness.repository(NAME), "show", log).splitlines()
     assert row.annex_commit == harness.refs()[f"{alias()} refs/heads/git-annex"]
     return {
         "index": urls,
-        "records": [one.url for one in record.locations],
+        "records": [location.url for location in record.locations],
         "git-annex": [line.split(" ", 2)[2] for line in lines],
     }
 
@@ -319,7 +319,7 @@ def test_a_draft_before_a_published_version_has_its_new_urls(harness: ScriptedHa
         draft = next(one.label for one in index.versions.of("box:a") if one.kind == "observed")
         contents = [one.content for one in index.files.of(index.versions.resolve("box:a", draft))]
         urls = [one.url for content in contents for one in index.locations.of(content)]
-    assert sum("elsewhere.example.invalid" in one for one in urls) == 2
+    assert sum("elsewhere.example.invalid" in url for url in urls) == 2
     check_records(harness, "box:a", "elsewhere.example.invalid", 2, draft)
 
 

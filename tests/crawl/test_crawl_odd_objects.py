@@ -57,8 +57,8 @@ def files(mirror_harness: MirrorHarness) -> dict[str, FileRow]:
 def exceptions(mirror_harness: MirrorHarness) -> dict[str, str]:
     with mirror_harness.index() as index:
         return {
-            one["path"]: one["reason"]
-            for one in index.versions.exceptions(index.versions.resolve(DATASET))
+            exception["path"]: exception["reason"]
+            for exception in index.versions.exceptions(index.versions.resolve(DATASET))
         }
 
 
@@ -89,7 +89,7 @@ def test_keys_with_raw_control_characters_do_not_hide_the_versions_of_a_bucket(
     with mirror_harness.index() as index:
         assert index.crawl.capabilities("swift")["versions"] == "listable"
         locations = [index.locations.of(one.content)[0] for one in found]
-    assert all("versionId=" in one.url for one in locations)
+    assert all("versionId=" in location.url for location in locations)
 
 
 def test_a_multipart_upload_without_a_uniform_part_size_is_asked_for_once(
@@ -272,7 +272,7 @@ def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     assert {(one.size, one.evidence) for one in large} == {(len(LARGE), Evidence.SIZE)}
     assert len(large) == 8
     ordinary_files = [one for path, one in found.items() if path.startswith("folder-")]
-    assert {one.evidence for one in ordinary_files} == {Evidence.MD5}
+    assert {file.evidence for file in ordinary_files} == {Evidence.MD5}
     assert (found["empty.txt"].size, found["empty.txt"].evidence) == (0, Evidence.MD5)
     repeated = mirror_harness.sync()[DATASET]
     assert (repeated.status, repeated.exit_code) == ("notneeded", 0)
@@ -385,7 +385,7 @@ def test_more_bytes_than_an_integer_holds_fail_only_their_dataset(
     results = mirror_harness.sync()
     assert (results[DATASET].exit_code, results[DATASET].visit) == (1, "failed")
     assert results["swift:other"].exit_code == 0
-    assert [one.local_id for one in mirror_harness.entries(VersionMinted)] == ["other"]
+    assert [entry.local_id for entry in mirror_harness.entries(VersionMinted)] == ["other"]
     assert mirror_harness.sync()["swift:other"].exit_code == 0
 
 

@@ -36,7 +36,7 @@ def mirror_harness(tmp_path: Path) -> Iterator[MirrorHarness]:
         running.put(f"{ASSET}/processing.json", b'{"plain": true}')
         running.put(f"{ASSET}/data.bin", b"voltages")
         mirror = running.mirrors / f"{AIND}.toml"
-        lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
+        lines = [line for line in mirror.read_text().splitlines() if not line.startswith("docdb")]
         mirror.write_text("\n".join(lines) + "\n")
         yield MirrorHarness(running.mirrors, tmp_path / "store")
 

@@ -59,7 +59,7 @@ def check_second_sync(layers_harness: MirrorHarness, buckets: DemoBuckets) -> No
     buckets.clear_requests()
     assert {one.status for one in layers_harness.sync().values()} == {"notneeded"}
     assert (layers_harness.file_digests(), layers_harness.refs()) == (before, refs)
-    requested = [one for one in buckets.requests if one.startswith("HEAD")]
+    requested = [request for request in buckets.requests if request.startswith("HEAD")]
     # except for the probe of the bucket in each run
     assert len([one for one in requested if "/4_4_40/" in one]) == 0, requested
 
@@ -89,12 +89,12 @@ def test_cloudvolume_reads_what_was_got_and_a_second_sync_adds_nothing(
     stored = buckets.data(f"{EM}/4_4_40/64-128_0-64_12-28", bucket=buckets.precomputed)
     assert chunk.read_bytes() == stored
     records = read_by_cloudvolume(*((clone, layer) for clone, layer in clones))
-    assert {one["layer"]: (one["same"], one["missing"]) for one in records} == {
+    assert {record["layer"]: (record["same"], record["missing"]) for record in records} == {
         GCAMP: ([True, True], False),
         CELLS: ([True, True], False),
         EM: ([True, True, True], True),  # its empty corner has no objects
     }
-    (cells,) = [one for one in records if one["layer"] == CELLS]
+    (cells,) = [record for record in records if record["layer"] == CELLS]
     assert cells["vertices"] == 8
 
 

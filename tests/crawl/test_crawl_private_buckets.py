@@ -64,9 +64,9 @@ def test_a_bucket_is_mirrored_into_the_private_store(lab: PrivateBucket) -> None
     (result,) = lab.sync()
     requests = bucket_requests(lab)
     assert requests
-    assert all(f"Credential={lab.keys.access}/" in one["authorization"] for one in requests)
+    assert all(f"Credential={lab.keys.access}/" in request["authorization"] for request in requests)
     assert (result["dataset"], result["status"], result["visit"]) == (NAME, "ok", "full")
-    files = {one["path"]: one for one in lab.files()}
+    files = {file["path"]: file for file in lab.files()}
     assert set(files) == {FILE, "sub/b c+.bin"}
     assert files[FILE]["evidence"] == "md5"
     assert files[FILE]["size"] == len(DATA)
@@ -116,7 +116,7 @@ def test_a_public_bucket_that_was_made_private_is_an_incident(lab: PrivateBucket
     lab.sync()
     lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"')
     results = lab.sync(code=1)
-    assert [one["status"] for one in results if one["dataset"] == NAME] == ["error"]
+    assert [result["status"] for result in results if result["dataset"] == NAME] == ["error"]
     assert FILE in lab.run("files", NAME)
 
 
@@ -128,7 +128,7 @@ def test_refused_objects_are_mirrored_by_size_and_counted(lab: PrivateBucket) ->
     write_profile(lab.home, lab.keys)
     (result,) = lab.sync()
     assert (result["status"], result["refused_count"]) == ("ok", 1)
-    files = {one["path"]: one for one in lab.files()}
+    files = {file["path"]: file for file in lab.files()}
     assert files[FILE]["evidence"] == "size"
     assert files[FILE]["size"] == len(DATA)
     assert files["sub/b c+.bin"]["evidence"] == "md5"
@@ -143,7 +143,7 @@ def test_the_etag_of_an_encrypted_object_is_no_md5(lab: PrivateBucket) -> None:
     write_profile(lab.home, lab.keys)
     lab.server.put(lab.bucket, f"{FOLDER}/kms.bin", b"encrypted", ServerSideEncryption="aws:kms")
     lab.sync()
-    assert {one["path"]: one["evidence"] for one in lab.files()} == {
+    assert {file["path"]: file["evidence"] for file in lab.files()} == {
         FILE: "md5",
         "sub/b c+.bin": "md5",
         "kms.bin": "size",
@@ -154,7 +154,7 @@ def test_the_etag_of_an_encrypted_object_is_no_md5(lab: PrivateBucket) -> None:
 
 
 def causes(results: list[dict[str, object]]) -> list[str]:
-    return [str(one["cause"]) for one in results if one["status"] == "error"]
+    return [str(result["cause"]) for result in results if result["status"] == "error"]
 
 
 def test_without_credentials_nothing_is_requested(lab: PrivateBucket) -> None:
@@ -226,7 +226,7 @@ def test_requester_pays_needs_the_setting(lab: PrivateBucket) -> None:
     lab.write_mirror_file(*more)
     (result,) = lab.sync()
     assert (result["dataset"], result["status"]) == (NAME, "ok")
-    assert {one["evidence"] for one in lab.files()} == {"md5"}
+    assert {file["evidence"] for file in lab.files()} == {"md5"}
     lab.assert_nothing_public()
 
 
@@ -357,7 +357,7 @@ def test_content_is_got_and_verified_with_the_credentials(
             assert (clone / FILE).exists() is is_here
             assert not is_here or (clone / FILE).read_bytes() == DATA
     assert shown == []
-    synced_lab.assert_no_secret(clone, printed=tuple(one.stdout for one in outputs))
+    synced_lab.assert_no_secret(clone, printed=tuple(output.stdout for output in outputs))
 
 
 def got_files(clone: Path, **environment: str) -> list[dict[str, object]]:
@@ -370,7 +370,7 @@ def got_files(clone: Path, **environment: str) -> list[dict[str, object]]:
 
 
 def bucket_requests(lab: PrivateBucket) -> list[dict[str, str]]:
-    return [one for one in lab.server.requests() if lab.bucket in one["path"]]
+    return [request for request in lab.server.requests() if lab.bucket in request["path"]]
 
 
 def test_get_signs_the_requests_itself(synced_lab: PrivateBucket, clone: Path) -> None:
@@ -378,9 +378,9 @@ def test_get_signs_the_requests_itself(synced_lab: PrivateBucket, clone: Path) -
     with watched_processes(synced_lab.keys.secret, synced_lab.keys.token) as shown:
         records = got_files(clone, AWS_PROFILE=PROFILE)
     assert shown == []
-    assert {one["status"] for one in records} == {"ok"}
-    assert {one["checked"] for one in records} == {"checked"}
-    assert all(str(one["url"]).startswith(f"s3://{synced_lab.bucket}/") for one in records)
+    assert {record["status"] for record in records} == {"ok"}
+    assert {record["checked"] for record in records} == {"checked"}
+    assert all(str(record["url"]).startswith(f"s3://{synced_lab.bucket}/") for record in records)
     requests = bucket_requests(synced_lab)
     assert len(requests) == len(records)
     assert all(f"Credential={synced_lab.keys.access}/" in one["authorization"] for one in requests)
@@ -413,7 +413,7 @@ def test_get_names_an_object_that_these_credentials_may_not_read(
     refused = records.pop(FILE)
     assert refused["status"] == "error"
     assert "403" in str(refused["message"])
-    assert {one["status"] for one in records.values()} == {"ok"}
+    assert {record["status"] for record in records.values()} == {"ok"}
     assert not (clone / FILE).exists()
     synced_lab.assert_no_secret(clone, printed=(json.dumps(refused),))
 
@@ -426,7 +426,7 @@ def test_get_reports_a_server_that_cannot_be_reached(
     rmtree(synced_lab.home / ".aws")
     write_profile(synced_lab.home, synced_lab.keys, f"endpoint_url = {endpoint}")
     records = got_files(clone, AWS_PROFILE=PROFILE)
-    assert {one["status"] for one in records} == {"error"}
+    assert {record["status"] for record in records} == {"error"}
     assert not (clone / FILE).exists()
     synced_lab.assert_no_secret(clone, printed=(json.dumps(records),))
 
@@ -438,7 +438,7 @@ def test_get_signs_nothing_where_the_special_remote_is_not_enabled(
     run_checked(clone, "git", "config", "remote.neuromirror.annex-ignore", "true")
     synced_lab.server.rule()
     records = got_files(clone, AWS_PROFILE=PROFILE)
-    assert {one["status"] for one in records} <= {"error", "impossible"}
+    assert {record["status"] for record in records} <= {"error", "impossible"}
     assert bucket_requests(synced_lab) == []
 
 
@@ -446,7 +446,7 @@ def register_wrong_bytes(lab: PrivateBucket, clone: Path) -> None:
     """Replace the URL of ``FILE`` by that of another object."""
     key = run_checked(clone, "git", "annex", "lookupkey", FILE).strip()
     wrong = f"s3://{lab.bucket}/{FOLDER}/sub/b%20c%2B.bin"
-    (url,) = {one["path"]: one["urls"] for one in lab.files()}[FILE]
+    (url,) = {file["path"]: file["urls"] for file in lab.files()}[FILE]
     run_checked(clone, "git", "annex", "registerurl", "--remote=neuromirror", key, wrong)
     run_checked(clone, "git", "annex", "unregisterurl", "--remote=neuromirror", key, url)
 
@@ -563,7 +563,7 @@ def test_a_service_publishes_nothing_of_a_private_bucket(lab: PrivateBucket, exp
     # the run was a real one: the private store has the dataset, or the public one the failure
     assert lab.private.exists()
     if not expired:
-        assert FILE in {one["path"] for one in lab.files()}
+        assert FILE in {file["path"] for file in lab.files()}
     store = Store.open(lab.public)
     assert store.schedule_path.exists()
     printed = [lab.run("status", code=int(expired)), lab.run("events"), lab.run("list")]

@@ -62,7 +62,7 @@ def test_one_refused_object_hides_no_version_ids(
         assert mirror_harness.sync()[DATASET].visit == "full"
         assert fault.struck
     assert dataset_refs(mirror_harness) == dataset_refs(undisturbed)
-    assert {one.retention for one in files(mirror_harness)} == {Retention.VERSIONED_BUCKET}
+    assert {file.retention for file in files(mirror_harness)} == {Retention.VERSIONED_BUCKET}
 
 
 @pytest.mark.parametrize("has_older", [False, True])
@@ -101,7 +101,7 @@ def test_objects_refused_for_a_day_are_requested_in_each_sync(
             struck = fault.struck
             assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
             assert fault.struck > struck
-            assert {one.retention for one in files(mirror_harness)} == {Retention.MUTABLE_BUCKET}
+            assert {file.retention for file in files(mirror_harness)} == {Retention.MUTABLE_BUCKET}
     before = dataset_refs(mirror_harness)
     assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
     # now the URLs with version ids are recorded
@@ -120,7 +120,7 @@ def test_one_refused_sample_costs_later_syncs_no_requests(
     with buckets.fault("status", path="/1?[0-9].bin$", method="HEAD", status=403, skip=2, times=1):
         assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
     assert buckets.count_requests("HEAD") >= 40
-    assert {one.evidence for one in files(mirror_harness)} == {Evidence.MD5}
+    assert {file.evidence for file in files(mirror_harness)} == {Evidence.MD5}
     buckets.put(f"{ASSET}/another.bin", b"another", bucket=BUCKET)
     buckets.clear_requests()
     assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
@@ -158,4 +158,4 @@ def test_a_server_without_versions_that_lists_objects_instead_is_mirrored(
         assert mirror_harness.sync(DATASET)[DATASET].visit == "full"
         assert fault.struck == 2
         assert mirror_harness.sync(DATASET)[DATASET].status == "notneeded"
-    assert {one.retention for one in files(mirror_harness)} == {Retention.MUTABLE_BUCKET}
+    assert {file.retention for file in files(mirror_harness)} == {Retention.MUTABLE_BUCKET}

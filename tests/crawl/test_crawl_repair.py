@@ -83,7 +83,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     minted = unprotected_harness.entries(VersionMinted)
     assert sorted(one.local_id for one in minted) == ["a", "b", "b"]
     with unprotected_harness.index() as index:
-        assert [one.failing for one in index.crawl.mirrors()] == [1]
+        assert [mirror.failing for mirror in index.crawl.mirrors()] == [1]
         assert len(list(index.versions.of(HIT))) == 1
 
     found = problems_of(unprotected_harness)
@@ -101,9 +101,9 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert unprotected_harness.sync()[HIT].status == "ok"
     assert dataset_refs(unprotected_harness.refs()) == dataset_refs(undisturbed_harness.refs())
     assert problems_of(unprotected_harness) == []
-    assert [one.kind for one in unprotected_harness.entries(EventRaised)] == ["repair"]
+    assert [entry.kind for entry in unprotected_harness.entries(EventRaised)] == ["repair"]
     with unprotected_harness.index() as index:
-        assert [one.failing for one in index.crawl.mirrors()] == [0]
+        assert [mirror.failing for mirror in index.crawl.mirrors()] == [0]
 
     # it is kept, and not shown
     folder = Path(done_for[HIT].folder)
@@ -142,7 +142,7 @@ def test_pushes_block_no_other_mirror_of_the_store(
             assert results["second:000001"].exit_code == 0
         with mirror_harness.index() as index:
             assert index.versions.resolve("second:000001").files == 2
-        assert {one.name for one in problems_of(mirror_harness)} == hit.keys()
+        assert {problem.name for problem in problems_of(mirror_harness)} == hit.keys()
         repaired = repair_harness(mirror_harness)
         assert {name for name, one in repaired.items() if one.status == "ok"} == hit.keys()
         assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
@@ -162,7 +162,7 @@ def test_files_that_git_annex_left_in_a_repository_are_moved_out(
     run_checked(clone, "git", "annex", "move", "--to", "origin", "mine.dat")
     (content,) = [one for one in (repository / "annex" / "objects").rglob("*") if one.is_file()]
     inside = content.relative_to(repository)
-    assert HIT in {one.name for one in problems_of(unprotected_harness)}
+    assert HIT in {problem.name for problem in problems_of(unprotected_harness)}
     folder = Path(repair_harness(unprotected_harness)[HIT].folder)
     assert (folder / inside).read_text() == "mine\n"
     assert not (repository / "annex").exists()
@@ -184,7 +184,7 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     unprotected_harness.store.append_entries(
         wrong
     )  # its records do not exist, so no index can be built from it
-    assert HIT in {one.name for one in problems_of(unprotected_harness)}
+    assert HIT in {problem.name for problem in problems_of(unprotected_harness)}
     assert repair_harness(unprotected_harness)[HIT].versions == ["lab"]
     assert unprotected_harness.entries(VersionMinted).count(wrong) == 0
     assert problems_of(unprotected_harness) == []
@@ -252,12 +252,12 @@ def test_each_moved_ref_is_named_and_restored(
     before = harness.refs()
     for local_id, (command, _) in MOVES.items():
         run_git(harness.repository(f"box:{local_id}"), *command)
-    found = [one for one in problems_of(harness) if one.subject == "refs"]
-    assert sorted(one.name for one in found) == sorted(f"box:{one}" for one in MOVES)
+    found = [problem for problem in problems_of(harness) if problem.subject == "refs"]
+    assert sorted(one.name for one in found) == sorted(f"box:{move}" for move in MOVES)
     for one in found:
         assert MOVES[one.name.removeprefix("box:")][1] in one.message
     add_files(source)
-    expected = {**{f"box:{one}": "error" for one in MOVES}, "box:other": "ok"}
+    expected = {**{f"box:{move}": "error" for move in MOVES}, "box:other": "ok"}
     assert {name: one.status for name, one in harness.sync().items()} == expected
     repaired = {
         name: [ref["name"] for ref in one.refs]
@@ -270,7 +270,7 @@ def test_each_moved_ref_is_named_and_restored(
     }
     assert now.items() <= before.items()
     assert {name: one.status for name, one in harness.sync().items()} == {
-        **{f"box:{one}": "ok" for one in MOVES},
+        **{f"box:{move}": "ok" for move in MOVES},
         "box:other": "notneeded",
     }
     assert problems_of(harness) == []
@@ -283,9 +283,9 @@ def test_a_foreign_commit_in_a_superdataset_is_undone(
     theirs = push_commit(unprotected_harness, "box", tmp_path / "clones" / "one", annex=False)
     rebuild_index(unprotected_harness.store, unprotected_harness.store.index_path)
     (found,) = [
-        one
-        for one in problems_of(unprotected_harness)
-        if one.subject == "refs" and theirs in one.message
+        problem
+        for problem in problems_of(unprotected_harness)
+        if problem.subject == "refs" and theirs in problem.message
     ]
     assert found.name == "box"
     assert repair_harness(unprotected_harness)["box"].status == "ok"
@@ -302,7 +302,7 @@ def test_the_commits_of_a_killed_visit_are_not_foreign(
     unprotected_harness.sync()
     after = dataset_refs(unprotected_harness.refs())
     store.journal_path.write_bytes(journal)
-    rebuilt = [one for one in problems_of(unprotected_harness) if one.subject == "refs"]
+    rebuilt = [problem for problem in problems_of(unprotected_harness) if problem.subject == "refs"]
     assert rebuilt == []
     assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
     rebuild_index(store, store.index_path)
@@ -325,7 +325,7 @@ def test_the_journal_records_moves_of_the_git_annex_branch_without_a_version(
     assert moved != before
     assert [one.annex_commit for one in unprotected_harness.entries(AnnexBranchMoved)] == [moved]
     run_git(unprotected_harness.repository(HIT), "update-ref", ANNEX_BRANCH, before)
-    assert [one.subject for one in problems_of(unprotected_harness)] == ["refs"]
+    assert [problem.subject for problem in problems_of(unprotected_harness)] == ["refs"]
     repair_harness(unprotected_harness)
     assert unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"] == moved
 

@@ -236,7 +236,7 @@ def test_stores_filled_years_apart_have_equal_refs_for_every_source(
     stores = [MirrorHarness(all_mirror_files, tmp_path / name) for name in ("now", "later")]
     assert {one.exit_code for one in stores[0].sync().values()} == {0}
     sync_with_shifted_clock(stores[1], 100_000_000)
-    observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]
+    observed = [{entry.at for entry in store.entries(VersionMinted)} for store in stores]
     assert max(observed[0]) < min(observed[1])
     now, later = (one.refs() for one in stores)
     mirrors = {name.split("--")[0].split()[0] for name in now}

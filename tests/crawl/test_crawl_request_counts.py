@@ -23,13 +23,13 @@ def test_the_first_sync_of_a_real_archive_requests_each_object_once(
     empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
     large = fill_like_a_real_archive(empty_archive)
-    drafts = [one.draft.assets for one in empty_archive.dandisets.values()]
+    drafts = [dandiset.draft.assets for dandiset in empty_archive.dandisets.values()]
     assert (len(drafts), sum(map(len, drafts))) == (10, 2_140)
-    assert sum(len(one.versions) for one in empty_archive.dandisets.values()) == 14
+    assert sum(len(dandiset.versions) for dandiset in empty_archive.dandisets.values()) == 14
     mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
     empty_archive.clear_requests()
     results = mirror_harness.sync()
-    assert {one.status for one in results.values()} == {"ok"}
+    assert {result.status for result in results.values()} == {"ok"}
     assert set(object_heads(empty_archive).values()) == {1}
     assert len(empty_archive.requests) + len(empty_archive.s3_requests) <= MAX_FIRST_SYNC_REQUESTS
     with mirror_harness.index() as index:
@@ -94,7 +94,7 @@ def test_an_unchanged_sync_requests_only_pending_items(
     results = mirror_harness.sync()
     assert len(demo.requests) <= 3
     assert demo.s3_requests == []
-    assert {one.status for one in results.values()} == {"notneeded"}
+    assert {result.status for result in results.values()} == {"notneeded"}
     assert mirror_harness.file_digests() == before
     assert pending_count(mirror_harness, name) == 2
 

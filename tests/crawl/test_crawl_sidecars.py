@@ -38,7 +38,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 @pytest.fixture
 def mirror_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
     mirror = buckets.mirrors / f"{AIND}.toml"
-    lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
+    lines = [line for line in mirror.read_text().splitlines() if not line.startswith("docdb")]
     mirror.write_text("\n".join(lines) + "\n")
     return MirrorHarness(buckets.mirrors, tmp_path / "store")
 
@@ -76,7 +76,7 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
         assert mirror_harness.sync(NAME)[NAME].status == "ok"
         expected = {**before, UNREADABLE: ["data_description.json"]}
         assert description(mirror_harness) == (title, license_, expected)
-    assert [one.kind for one in mirror_harness.entries(EventRaised)] == [UNREADABLE, UNREADABLE]
+    assert [entry.kind for entry in mirror_harness.entries(EventRaised)] == [UNREADABLE, UNREADABLE]
     [status] = [one for one in run(mirror_harness, "status") if one.get("mirror") == AIND]
     assert status["unreadable_sidecars"] == 1
     assert unreadable_metric(mirror_harness) == 1
@@ -105,8 +105,8 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
 def exceptions(mirror_harness: MirrorHarness) -> list[tuple[str, str]]:
     with mirror_harness.index() as index:
         return [
-            (one["path"], one["reason"])
-            for one in index.versions.exceptions(index.versions.resolve(NAME))
+            (exception["path"], exception["reason"])
+            for exception in index.versions.exceptions(index.versions.resolve(NAME))
         ]
 
 
@@ -160,7 +160,7 @@ def test_a_sidecar_that_is_refused_for_a_day_is_left_out_by_name_until_it_is_rea
             assert exceptions(mirror_harness) == [("data_description.json", "sidecar-refused")]
         expected = {**attributes, UNREADABLE: ["data_description.json"]}
         assert description(mirror_harness) == (title, license_, expected)
-        assert [one.kind for one in mirror_harness.entries(EventRaised)] == [UNREADABLE]
+        assert [entry.kind for entry in mirror_harness.entries(EventRaised)] == [UNREADABLE]
         [status, failure] = [
             one for one in run(mirror_harness, "status") if one.get("mirror") == AIND
         ]
@@ -199,8 +199,8 @@ def test_sidecars_are_listed_and_counted_and_those_that_differ_are_marked(
         if not one.endswith("data.bin")
     } | {"metadata.nd.json": len(json.dumps({"name": ASSET}))}
     files = run(mirror_harness, "files", NAME)
-    assert [one["path"] for one in files if one["type"] == "file"] == ["ecephys/data.bin"]
-    listed = [one for one in files if one["type"] == "document"]
+    assert [file["path"] for file in files if file["type"] == "file"] == ["ecephys/data.bin"]
+    listed = [file for file in files if file["type"] == "document"]
     assert {one["path"]: one["size"] for one in listed} == expected
     assert [one["path"] for one in listed if one["cleaned"]] == ["metadata.nd.json"]
     [shown] = run(mirror_harness, "show", NAME)

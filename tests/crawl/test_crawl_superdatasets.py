@@ -23,12 +23,12 @@ def tree(*local_ids: str, groups: bool = True) -> dict[str, list[str]]:
     made: dict[str, list[str]] = {}
 
     def update_group(group: DatasetRef, members: Sequence[SuperdatasetMember]) -> MemberState:
-        made[group.local_id] = [one.path for one in members]
-        return MemberState("a" * 40, max(one.date for one in members))
+        made[group.local_id] = [member.path for member in members]
+        return MemberState("a" * 40, max(member.date for member in members))
 
     states = {ref(one): MemberState("b" * 40, number) for number, one in enumerate(local_ids)}
     members = group_members(states, lambda name: ref(name) if groups else None, update_group)
-    return {"": [one.path for one in members], **made}
+    return {"": [member.path for member in members], **made}
 
 
 def test_each_group_holds_what_is_directly_below_it() -> None:
@@ -74,7 +74,7 @@ class FaultySource(ScriptedSource):
 
 def faulty_harness(folder: Path, *names: str) -> tuple[ScriptedHarness, FaultySource]:
     source = FaultySource(
-        {one: ScriptedDataset({"file.txt": ScriptedFile(one.encode())}) for one in names}
+        {name: ScriptedDataset({"file.txt": ScriptedFile(name.encode())}) for name in names}
     )
     return ScriptedHarness(folder, source), source
 

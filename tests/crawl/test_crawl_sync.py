@@ -41,14 +41,14 @@ def test_a_second_sync_makes_no_commit_and_writes_nothing(
     before, refs = mirror_harness.file_digests(), mirror_harness.refs()
     demo.clear_requests()
     results = mirror_harness.sync()
-    assert {one.status for one in results.values()} == {"notneeded"}
+    assert {result.status for result in results.values()} == {"notneeded"}
     assert mirror_harness.refs() == refs
     assert mirror_harness.file_digests() == before
     assert demo.requests == ["GET /api/dandisets/?ordering=id&page=1&page_size=1000"] or all(
-        "/versions/" not in one for one in demo.requests
+        "/versions/" not in request for request in demo.requests
     )
     results = mirror_harness.sync(deep=True)
-    assert {one.status for one in results.values()} == {"notneeded"}
+    assert {result.status for result in results.values()} == {"notneeded"}
     assert mirror_harness.file_digests() == before
 
 
@@ -100,7 +100,7 @@ def test_a_late_sha256_is_recorded_as_an_upgrade(
             if one.path != LATE
         ]
         assert others
-        assert all(one.key.startswith("SHA256E-") for one in others)
+        assert all(other.key.startswith("SHA256E-") for other in others)
     assert mirror_harness.sync("demo:000004")["demo:000004"].status == "notneeded"
     draft = demo.dandisets["000004"].draft
     times = (draft.assets[LATE].modified, draft.modified)
@@ -125,7 +125,7 @@ def test_zarr_assets_that_are_disabled_are_named_exceptions(
     with mirror_harness.index() as index:
         row = index.versions.resolve("demo:000005", "draft")
         exceptions = index.versions.exceptions(row)
-    assert [one["reason"] for one in exceptions] == ["zarr"]
+    assert [exception["reason"] for exception in exceptions] == ["zarr"]
     listed = demo.paths("000005")
     assert row.files + len(exceptions) == len(listed)
     described = json.loads(

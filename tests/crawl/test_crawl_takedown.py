@@ -82,7 +82,7 @@ def dump(mirror_harness: MirrorHarness) -> list[str]:
 
 def without_takedowns(rows: list[str]) -> list[str]:
     """Return rows without takedowns and without the position in the journal."""
-    return [one for one in rows if "'takedown'" not in one and not one.startswith("progress ")]
+    return [row for row in rows if "'takedown'" not in row and not row.startswith("progress ")]
 
 
 def stored_digests(mirror_harness: MirrorHarness) -> dict[str, str]:
@@ -103,8 +103,8 @@ def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
     ]
     files = list(mirror_harness.store.records(dataset_ref_of(last).dataset_id, last.commit))
     assert len(files) > 3
-    return [one.git_path for one in files if b"/" in one.git_path] + [
-        one.key.encode() for one in files
+    return [file.git_path for file in files if b"/" in file.git_path] + [
+        file.key.encode() for file in files
     ]
 
 
@@ -125,10 +125,10 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
             with pytest.raises(DatasetWithdrawnError, match=REASON):
                 list(query(NAME))  # type: ignore[call-overload]
         assert [
-            one
+            dataset
             for term in ("000002", "demo")
-            for one in index.search.all_datasets(term)
-            if one.name == NAME
+            for dataset in index.search.all_datasets(term)
+            if dataset.name == NAME
         ] == []
         for secret in hidden[-3:]:
             assert [one for one in index.files.find(secret.decode()) if one.dataset == NAME] == []
@@ -138,10 +138,10 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
     # neither in the index file nor elsewhere in the served tree
     served = [path for path in synced_harness.folder.rglob("*") if path.is_file()]
     others = {
-        one.key.encode()
+        record.key.encode()
         for entry in synced_harness.entries(VersionMinted)
         if f"demo:{entry.local_id}" != NAME
-        for one in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
+        for record in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
     }
     paths = [one for one in hidden if one not in others and b"README" not in one]
     content = synced_harness.store.index_path.read_bytes()
@@ -264,9 +264,9 @@ def test_a_reinstated_dataset_is_as_if_never_taken_down(synced_harness: MirrorHa
 def test_data_shared_with_other_datasets_stays(synced_harness: MirrorHarness) -> None:
     """The manifest of a state that another dataset has, and a content of another dataset."""
     versions = synced_harness.entries(VersionMinted)
-    other = next(one for one in versions if f"demo:{one.local_id}" != NAME)
+    other = next(version for version in versions if f"demo:{version.local_id}" != NAME)
     shared = synced_harness.store.manifest_path(other.state)
-    last = [one for one in versions if f"demo:{one.local_id}" == NAME][-1]
+    last = [version for version in versions if f"demo:{version.local_id}" == NAME][-1]
     copy = replace(last, state=other.state, commit="a" * 40, label="same", metadata_only=True)
     synced_harness.store.write_records(
         dataset_ref_of(last).dataset_id,
@@ -296,7 +296,7 @@ def test_components_that_only_it_has_are_taken_down_and_reinstated_with_it(
     refs = mirror_harness.refs()
     assert take_dataset_down(mirror_harness, whole) == {part: "ok", whole: "ok"}
     with mirror_harness.index() as index:
-        assert {one.dataset for one in index.datasets.tombstones()} == {part, whole}
+        assert {tombstone.dataset for tombstone in index.datasets.tombstones()} == {part, whole}
     assert not mirror_harness.repository(part).exists()
     before = dump(mirror_harness)
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
@@ -311,7 +311,7 @@ def test_components_that_only_it_has_are_taken_down_and_reinstated_with_it(
 
 def test_two_of_the_same_state_come_back_one_by_one(synced_harness: MirrorHarness) -> None:
     other = "demo:000001"
-    versions = {f"demo:{one.local_id}": one for one in synced_harness.entries(VersionMinted)}
+    versions = {f"demo:{entry.local_id}": entry for entry in synced_harness.entries(VersionMinted)}
     same = replace(versions[other], state=versions[NAME].state, commit="b" * 40, label="same")
     synced_harness.store.write_records(
         dataset_ref_of(same).dataset_id,
@@ -443,7 +443,7 @@ def harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
 
 
 def versions(harness: ScriptedHarness) -> dict[str, VersionMinted]:
-    return {one.local_id: one for one in harness.entries(VersionMinted)}
+    return {entry.local_id: entry for entry in harness.entries(VersionMinted)}
 
 
 def keys(harness: ScriptedHarness) -> dict[str, str]:

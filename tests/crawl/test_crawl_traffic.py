@@ -27,7 +27,7 @@ def run(
     store = mirror_harness.store
     sync = Sync(store, store.index_path, **options)
     requests = parse_sync_requests(names, load_mirrors(mirror_harness.mirrors))
-    results = {one.dataset: one for one in sync.results(requests)}
+    results = {result.dataset: result for result in sync.results(requests)}
     return results, sync.traffic()["demo"]
 
 
@@ -47,8 +47,8 @@ def test_every_request_is_counted_for_a_visit_or_for_the_run(
     assert traffic[api(demo)].requests == len(demo.requests)
     assert traffic[s3(demo)].requests == len(demo.s3_requests)
     assert traffic[api(demo)].bytes > 1_000
-    visits = [total_traffic(one.traffic).requests for one in results.values()]
-    beside = sum(one.split()[1].startswith("/api/dandisets/?") for one in demo.requests)
+    visits = [total_traffic(result.traffic).requests for result in results.values()]
+    beside = sum(request.split()[1].startswith("/api/dandisets/?") for request in demo.requests)
     assert min(visits) > 1
     assert sum(visits) == total_traffic(traffic).requests - beside
 

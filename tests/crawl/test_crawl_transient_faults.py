@@ -88,8 +88,8 @@ def open_archive(
         return archives[dandiset]
 
     yield open_one
-    for one in archives.values():
-        one.demo.clear_faults()
+    for archive in archives.values():
+        archive.demo.clear_faults()
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_a_web_page_instead_of_objects_mints_no_version(
     fault = archive.fault("html", server="s3", path=".")
     results = mirror_harness.sync()
     assert fault.struck
-    assert {one.visit for one in results.values()} == {"failed"}
+    assert {result.visit for result in results.values()} == {"failed"}
     check_recovers(mirror_harness, blobs, f"demo:{BLOBS}")
 
 
@@ -333,5 +333,5 @@ def test_a_new_state_waits_for_all_of_its_zarrs(
     assert disturbed.sync()[f"demo:{ZARRS}"].visit == "full"
     other.sync()
     assert dataset_refs(disturbed) == dataset_refs(other)
-    minted = [one for one in disturbed.entries(VersionMinted) if one.local_id == ZARRS]
+    minted = [entry for entry in disturbed.entries(VersionMinted) if entry.local_id == ZARRS]
     assert len(minted) == 2

@@ -188,7 +188,7 @@ def test_later_records_of_a_clone_and_of_the_mirror_both_count(
     def holders(path: str) -> list[str]:
         record = json.loads(run_git(clone, "annex", "find", "--anything", "--json", path) or "{}")
         keys = run_git(clone, "annex", "whereis", "--json", "--key", record["key"])
-        return [one["uuid"] for one in json.loads(keys)["whereis"]]
+        return [load["uuid"] for load in json.loads(keys)["whereis"]]
 
     assert web in holders("two.bin")
     with pytest.raises(AssertionError):

@@ -93,7 +93,7 @@ def test_every_kind_of_channel_is_restored_at_every_level(
             clone_dataset(mirror_harness, f"b:{channel}", clone)
             assert run_here(clone, "get", environment={}).returncode == 0
         group = zarr.open_group(str(clone), mode="r")
-        levels = [one["path"] for one in group.attrs["ome"]["multiscales"][0]["datasets"]]
+        levels = [attr["path"] for attr in group.attrs["ome"]["multiscales"][0]["datasets"]]
         assert levels == ["0", "1", "2"]
         for level in levels:
             expected = boss.voxels(channel, int(level))
@@ -283,8 +283,8 @@ def test_a_wrong_token_names_the_variable_and_changes_nothing(
     refs = mirror_harness.refs()
     monkeypatch.setenv("BOSS_TOKEN", "0123456789-not-the-token")
     results = mirror_harness.sync()
-    assert [one.status for one in results.values()] == ["error"]
-    (message,) = [one.message for one in results.values()]
+    assert [result.status for result in results.values()] == ["error"]
+    (message,) = [result.message for result in results.values()]
     assert "BOSS_TOKEN" in message
     assert "0123456789" not in message
     assert mirror_harness.refs() == refs

@@ -53,7 +53,7 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
         if name == "closed":
             continue
         parts, files, exceptions = newest(small_archive_harness, zarr["dandiset"])
-        inline = {one for one in files if one.startswith(f"{zarr['path']}/")}
+        inline = {file for file in files if file.startswith(f"{zarr['path']}/")}
         if name == "pending":
             assert parts[zarr["path"]] == f"demo:zarr/{zarr['zarr']}", name
             assert not inline
@@ -63,7 +63,7 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
             assert len(inline) == len(empty_archive.zarrs[zarr["zarr"]].entries), name
             assert zarr["path"] not in exceptions
         roots = tuple(one["path"] for one in zarrs.values())
-        assets = {one for one in files if not one.startswith(roots)}
+        assets = {file for file in files if not file.startswith(roots)}
         own = {one["path"] for one in zarrs.values() if one["dandiset"] == zarr["dandiset"]}
         assert assets | own == set(empty_archive.paths(zarr["dandiset"]))
     refs = small_archive_harness.refs()

@@ -66,7 +66,7 @@ def test_a_large_zarr_becomes_a_dataset_of_its_own(zarr_harness: ScriptedHarness
     ).split()
     assert ".zarray" in huge
     assert "0" not in huge
-    within = {one.local_id: one.within for one in zarr_harness.entries(VersionMinted)}
+    within = {entry.local_id: entry.within for entry in zarr_harness.entries(VersionMinted)}
     assert within.pop("a") == ""
     assert set(within.values()) == {"a"}
     top = run_git(zarr_harness.folder / "alias" / "box", "ls-tree", "--name-only", "main").split()
@@ -139,4 +139,4 @@ def test_a_component_that_git_has_and_the_journal_lacks_is_recorded(
     assert {one: sha for one, sha in zarr_harness.refs().items() if "box--a" in one} == {
         one: sha for one, sha in refs.items() if "box--a" in one
     }
-    assert {one.within for one in zarr_harness.entries(VersionMinted)} == {"", "a"}
+    assert {entry.within for entry in zarr_harness.entries(VersionMinted)} == {"", "a"}

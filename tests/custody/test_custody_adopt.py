@@ -129,7 +129,7 @@ def test_each_dataset_with_a_content_names_the_vault(
     keys = stored_keys(mirrored)
     with mirrored.index() as index:
         for row in index.datasets.select(subdatasets=True):
-            present = {one.key for one in index.files.contents(row.name)} & keys
+            present = {content.key for content in index.files.contents(row.name)} & keys
             dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
             published = published_locations(Store.open(mirrored.folder), dataset)
             assert {key for key, _ in published} == present, row.name
@@ -212,7 +212,7 @@ def downloads(tmp_path: Path) -> tuple[Path, dict[str, KeepItem]]:
     for number, content in enumerate(CONTENTS):
         (folder / f"{number}.bin").write_bytes(content)
     items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in CONTENTS]
-    return folder, {one.key: one for one in items}
+    return folder, {item.key: item for item in items}
 
 
 @pytest.mark.parametrize("kind", ["directory", "s3"])
@@ -234,7 +234,7 @@ def test_a_file_that_is_swapped_after_it_was_hashed_is_not_stored(
     monkeypatch.setattr(vault, "store", swap_and_store)
     with Ledger.open(tmp_path / "custody.sqlite") as ledger:
         outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger))
-        assert {(one.status, "changed while" in one.message) for one in outcomes} == {
+        assert {(outcome.status, "changed while" in outcome.message) for outcome in outcomes} == {
             ("error", True)
         }
         assert len(outcomes) == len(KEYS)

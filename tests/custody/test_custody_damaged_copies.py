@@ -56,7 +56,7 @@ def keep(vault: Vault, ledger: Ledger, url: str, count: int = COUNT) -> list[Kee
 def state_of(vault: Vault, ledger: Ledger, key: str) -> str | None:
     """Return the recorded state of a copy."""
     copies = ledger.copies([key], all_states=True).get(key, ())
-    return next((one.state for one in copies if one.vault == vault.uuid), None)
+    return next((copy.state for copy in copies if copy.vault == vault.uuid), None)
 
 
 class _Unreadable(DirectoryVault):

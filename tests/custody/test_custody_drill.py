@@ -47,7 +47,7 @@ def assert_all_restored(lab: Path, result: DrillResult) -> None:
     (pin,) = load_lock(lab / "datasets.lock").datasets
     assert result.commits == [pin.commit]
     assert result.files == len(copies(lab)) > 0
-    assert result.bytes == sum(one.stat().st_size for one in copies(lab))
+    assert result.bytes == sum(copy.stat().st_size for copy in copies(lab))
 
 
 def test_all_files_are_restored_and_verified_and_wrong_bytes_make_a_drill_fail(lab: Path) -> None:

@@ -31,7 +31,7 @@ def object_of(vault: DirectoryVault, key: str) -> Path:
 
 def states(ledger: Ledger, uuid: str) -> dict[str, str]:
     """Return the state of each copy of a vault."""
-    return {one.key: one.state for one in ledger.copies_in(uuid)}
+    return {copy.key: copy.state for copy in ledger.copies_in(uuid)}
 
 
 def items(*keys: str) -> list[KeepItem]:
@@ -48,7 +48,7 @@ def test_a_wanted_copy_or_the_last_one_is_never_dropped(tmp_path: Path, ledger: 
     lost.parent.chmod(0o755)
     lost.unlink()
     plan = plan_drop(items(*KEYS), cloud, [nas, cloud], ledger, None, DropRules())
-    assert [one.key for one in plan.items] == KEYS[1:]
+    assert [item.key for item in plan.items] == KEYS[1:]
     without_others = plan_drop(items(*KEYS), cloud, [], ledger, None, DropRules())
     assert without_others.items == []
 
@@ -90,7 +90,7 @@ def test_a_copy_that_is_damaged_or_missing_can_be_dropped_unless_it_is_wanted(
     ledger.mark(nas.uuid, KEYS[:2], state, "full-read")
     ledger.wishes.put(Wish("lock", "p.lock", nas.uuid), [(KEYS[1], None)])
     plan = plan_drop(items(*KEYS), nas, [], ledger, None, DropRules())
-    assert [one.key for one in plan.items] == KEYS[:1]
+    assert [item.key for item in plan.items] == KEYS[:1]
     list(run_drop(plan, ledger, None, None, plan.id))
     assert set(states(ledger, nas.uuid)) == set(KEYS[1:])
 

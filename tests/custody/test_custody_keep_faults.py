@@ -66,12 +66,12 @@ def keep(vault: Vault, folder: Path, url: str) -> list[KeepOutcome]:
 
 def recorded(vault: Vault, folder: Path) -> set[str]:
     with Ledger.open(folder / "custody.sqlite") as ledger:
-        return {one.key for one in ledger.copies_in(vault.uuid, state="present")}
+        return {copy.key for copy in ledger.copies_in(vault.uuid, state="present")}
 
 
 def assert_complete(vault: Vault, folder: Path, url: str) -> None:
     """Check that the vault has right bytes for every key, and that exactly these are recorded."""
-    keys = {one.key for one in items_at(url, COUNT)}
+    keys = {item.key for item in items_at(url, COUNT)}
     assert recorded(vault, folder) == keys
     assert dict(vault.keys()).keys() == keys
     assert [find_fault(vault, key) for key in keys] == [None] * COUNT
@@ -300,7 +300,7 @@ def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
         assert {key for key, one in found.items() if one.failed} == {keys[0]}
         assert found.keys() == set(keys)
         assert found[keys[0]].host == "cloud"
-        checked = {one.key: one.checked for one in ledger.copies_in(bucket.uuid)}
+        checked = {copy.key: copy.checked for copy in ledger.copies_in(bucket.uuid)}
     assert {key for key, at in checked.items() if at == now[0]} == set(keys[1:])
 
 
@@ -315,7 +315,7 @@ def test_an_audit_that_is_stopped_records_what_it_confirmed(
         now[0] += 100
         with closing(audit_copies(bucket, ledger, now[0], 100)) as outcomes:  # type: ignore[type-var]
             first = next(outcomes)
-        checked = {one.key: one.checked for one in ledger.copies_in(bucket.uuid)}
+        checked = {copy.key: copy.checked for copy in ledger.copies_in(bucket.uuid)}
     assert {key for key, at in checked.items() if at == now[0]} == {first.key}
 
 

@@ -202,7 +202,7 @@ def test_private_content_is_kept_and_read_with_its_credential_which_is_nowhere(
     # the public store names nothing of it
     public = private.folder / "public"
     text = b"\n".join(contents(public)) if public.exists() else b""
-    assert [one for one in private.names if one.encode() in text] == []
+    assert [name for name in private.names if name.encode() in text] == []
 
 
 def test_private_content_is_kept_in_private_vaults_only_and_read_from_them_without_a_credential(

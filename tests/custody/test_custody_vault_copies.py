@@ -49,7 +49,7 @@ def tasks(tmp_path: Path, ledger: Ledger) -> list[CopyTask]:
 
 
 def recorded(ledger: Ledger, vault: DirectoryVault) -> set[str]:
-    return {one.key for one in ledger.copies_in(vault.uuid)}
+    return {copy.key for copy in ledger.copies_in(vault.uuid)}
 
 
 def test_copies_are_made_durable_and_recorded_together(
@@ -134,5 +134,5 @@ def test_a_content_is_listed_once_with_its_first_file() -> None:
     ]:
         contents.add(dataset, "0.1", item)
     assert [(one.path, one.size) for one in contents.items.values()] == [("a.nwb", 3), ("b", None)]
-    assert [one.dataset for one in contents.findings] == ["demo:2"]
+    assert [finding.dataset for finding in contents.findings] == ["demo:2"]
     assert contents.bytes == 3

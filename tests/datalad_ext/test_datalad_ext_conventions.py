@@ -30,8 +30,8 @@ def test_an_interface_is_as_datalad_expects(module: str, name: str) -> None:
     assert parameters - set(eval_params) == set(spec) - set(eval_params)
     documented = interface.__call__.__doc__
     assert documented.count("Parameters\n") == 1
-    for one in parameters - set(eval_params):
-        assert re.search(rf"^{one}( :|$)", documented, re.MULTILINE), one
+    for parameter in parameters - set(eval_params):
+        assert re.search(rf"^{parameter}( :|$)", documented, re.MULTILINE), parameter
     assert interface._examples_[0].keys() == {"text", "code_py", "code_cmd"}
 
 

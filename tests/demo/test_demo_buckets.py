@@ -58,12 +58,12 @@ def test_versions_and_delete_markers_are_listed_and_read(still_buckets: DemoBuck
         versions += page.get("Versions", [])
         markers += page.get("DeleteMarkers", [])
     ours = [
-        one
+        version
         for key in {row["Key"] for row in [*versions, *markers]}
-        for one in still_buckets.versions(key, bucket=bucket)
+        for version in still_buckets.versions(key, bucket=bucket)
     ]
     assert len(ours) == len(versions) + len(markers)
-    assert {row["VersionId"] for row in [*versions, *markers]} == {one.version_id for one in ours}
+    assert {row["VersionId"] for row in [*versions, *markers]} == {our.version_id for our in ours}
     assert {row["Key"]: row["IsLatest"] for row in markers} == {
         f"{SESSIONS[1]}/notes.txt": True,
         f"{MEAREC}/mearec_NP2.h5": False,

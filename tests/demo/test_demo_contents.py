@@ -21,17 +21,17 @@ def everything(demo: DemoArchive) -> dict[str, Any]:
     """All ids, times, checksums and object versions of the archive."""
     return {
         "versions": [
-            (one.identifier, version.label, str(version.created), str(version.modified))
-            for one in demo.dandisets.values()
-            for version in one.versions
+            (dandiset.identifier, version.label, str(version.created), str(version.modified))
+            for dandiset in demo.dandisets.values()
+            for version in dandiset.versions
         ],
         "assets": [
             (one.asset_id, one.path, str(one.modified), one.size) for one in demo.assets.values()
         ],
         "blobs": [
-            (one.blob_id, one.sha256, one.etag, one.version_id) for one in demo.blobs.values()
+            (blob.blob_id, blob.sha256, blob.etag, blob.version_id) for blob in demo.blobs.values()
         ],
-        "zarrs": [(one.zarr_id, one.checksum) for one in demo.zarrs.values()],
+        "zarrs": [(zarr.zarr_id, zarr.checksum) for zarr in demo.zarrs.values()],
     }
 
 

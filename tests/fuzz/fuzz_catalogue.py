@@ -64,7 +64,7 @@ def catalogue_reply(data: bytes) -> None:
     tree._files.clear()
     found = tree.file("sub-01/a.nwb")
     if found is not None:
-        check_agreement(all(urlsplit(one).scheme in ("http", "https") for one in found.urls), found)
+        check_agreement(all(urlsplit(url).scheme in ("http", "https") for url in found.urls), found)
     for number, entry in enumerate(tree.entries("sub-01") or ()):
         check_agreement("/" not in entry.name and entry.name not in ("", ".", ".."), entry)
         if number > 100:  # the server returns the same page forever

@@ -33,7 +33,7 @@ class DisagreementError(AssertionError):
 def check_agreement(condition: bool, *details: object) -> None:
     """Raise Disagreement unless a condition holds."""
     if not condition:
-        raise DisagreementError(", ".join(repr(one)[:300] for one in details))
+        raise DisagreementError(", ".join(repr(detail)[:300] for detail in details))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def lock(data: bytes) -> None:
 
 def _lock_block_digests() -> Sequence[bytes]:
     contents = [bytes(range(256)) * 200, b"a" * 5]
-    keys = [f"MD5E-s{len(one)}--{'0' * 32}" for one in contents]
+    keys = [f"MD5E-s{len(content)}--{'0' * 32}" for content in contents]
     pairs = sorted(zip(keys, contents, strict=True))
     encoded = [encode_block_digests(key, digests_of(one, LEAF_SIZE)) for key, one in pairs]
     return [b"".join(encoded), encoded[0], b""]

@@ -202,7 +202,7 @@ def boss(data: bytes) -> None:
     if not isinstance(document, dict):
         return
     parts = {name: document.get(name) for name in _BOSS}
-    if not all(isinstance(one, dict) for one in parts.values()):
+    if not all(isinstance(part, dict) for part in parts.values()):
         return
     metadata = {str(name): str(value) for name, value in parts["metadata"].items()}
     found = BossDescribed(

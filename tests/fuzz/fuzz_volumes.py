@@ -101,7 +101,7 @@ def voxels_npy(data: bytes) -> None:
 
 
 def _streams() -> Sequence[bytes]:
-    return [one[:1] + zlib.compress(one[1:]) for one in _arrays()]
+    return [array[:1] + zlib.compress(array[1:]) for array in _arrays()]
 
 
 @target("voxels-npygz", WrongVoxelsError, seeds=_streams, kind="1+bytes")
@@ -233,7 +233,7 @@ def _bucket_volumes() -> list[bytes]:
             "s1/attributes.json": _N5 | {"downsamplingFactors": [2, 2, 2]},
         },
     ]
-    return [json.dumps(one).encode() for one in documents]
+    return [json.dumps(document).encode() for document in documents]
 
 
 @target("volume-in-a-bucket", NotAVolumeError, NeuromirrorError, seeds=_bucket_volumes, kind="json")

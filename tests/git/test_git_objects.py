@@ -95,9 +95,9 @@ def test_every_object_is_the_one_that_git_reads(repository: Path) -> None:
     for name in objects(repository):
         kind = git(repository, "cat-file", "-t", name).decode().strip()
         expected = git(repository, "cat-file", kind, name)
-        found = read_packed(repository, name)
-        whole += found is not None
-        assert found in (None, expected)
+        packed = read_packed(repository, name)
+        whole += packed is not None
+        assert packed in (None, expected)
         with ObjectReader(repository) as reader:
             assert reader.read(name) == expected
     assert 0 < whole < len(objects(repository))  # deltas are left to git

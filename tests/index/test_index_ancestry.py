@@ -217,7 +217,7 @@ def test_derived_dataset_is_listed_once_with_the_version_derived_from_this_one(
     lineage_journal.add("made", 5, "raw")
     index.catch_up(lineage_journal)
     edges = {
-        version.label: [_edge(one) for one in index.ancestry.descendants(version)]
+        version.label: [_edge(descendant) for descendant in index.ancestry.descendants(version)]
         for version in index.versions.of("aind:raw")
     }
     assert edges == {
@@ -271,7 +271,7 @@ def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
 
 
 def _size(relatives: tuple[RelatedVersion, ...]) -> int:
-    return sum(1 + _size(one.relatives) for one in relatives)
+    return sum(1 + _size(relative.relatives) for relative in relatives)
 
 
 def test_subdataset_is_not_an_ancestor(lineage_journal: _LineageJournal, index: Index) -> None:

@@ -32,7 +32,7 @@ def describe(journal: DiskJournal, commit: str, **document: Any) -> None:
 
 
 def found(index: Index, text: str) -> list[str]:
-    return [one.dataset.local_id for one in index.search.datasets(text).rows]
+    return [row.dataset.local_id for row in index.search.datasets(text).rows]
 
 
 def facet(index: Index, name: str) -> dict[str, int]:
@@ -135,7 +135,7 @@ def test_facets_have_one_value_for_many_names(journal: DiskJournal, index: Index
 
 def test_techniques_without_synonyms_are_counted_under_one_spelling() -> None:
     names = ("Behavior videos", "behavior-videos", "behavior videos")
-    assert {canonical_technique(one) for one in names} == {"behavior videos"}
+    assert {canonical_technique(name) for name in names} == {"behavior videos"}
     assert canonical_technique("Behavior platform") == canonical_technique("behavior")
     assert canonical_technique("Electrophysiology platform") == "electrophysiology"
     assert canonical_technique("FISH") == "FISH"

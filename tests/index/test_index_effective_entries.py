@@ -70,7 +70,7 @@ def test_versions_come_and_go_with_and_without_their_files(
         last: dict[str, str] = {}
         for local_id, specs, indexed, as_changes, counted in versions:
             things = [_file_or_subdataset(path, content) for path, content in sorted(specs.items())]
-            inner = sum(7 for one in things if one.subdataset is not None)
+            inner = sum(7 for thing in things if thing.subdataset is not None)
             entry = journal.mint(
                 things,
                 local_id,
@@ -90,7 +90,7 @@ def test_versions_come_and_go_with_and_without_their_files(
                 parts = [one.git_path.decode() for one in things if one.subdataset is not None]
                 assert [one.path for one in index.versions.subdatasets(row)] == parts
                 if entry.indexed:
-                    own = [one.git_path.decode() for one in things if one.subdataset is None]
+                    own = [thing.git_path.decode() for thing in things if thing.subdataset is None]
                     assert [one.path for one in index.files.of(row)] == own
                 else:
                     with pytest.raises(
@@ -251,14 +251,14 @@ def test_content_index_returns_what_the_full_index_does(
         placed_file("b", 2, digests=(Digest("etag", f"{etag}-2", "s3"),), part_size=64, key="K--b"),
         placed_file("c", 3, digests=(Digest("etag", f"{etag}-2", "s3"),), part_size=64, key="K--c"),
     ]
-    files = [replace_size(one, 100) for one in files]
+    files = [replace_size(file, 100) for file in files]
     journal.mint(files, "zarr/1", within="zarr")
     index.catch_up(journal)
     requested = [f"{etag}-2", f"{etag}-3", files[0].record.digests[1].value]
     with Index.of_contents(tmp_path / "contents.sqlite", iter(files)) as some:
         answers = some.files.known_contents(requested)
         assert answers == index.files.known_contents(requested)
-        assert [one is not None for one in answers] == [True, False, True]
+        assert [answer is not None for answer in answers] == [True, False, True]
         assert answers[0].part_size == 64
 
 

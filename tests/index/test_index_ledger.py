@@ -35,7 +35,7 @@ def test_only_present_copies_count(ledger: Ledger) -> None:
         key: [one.vault for one in found] for key, found in ledger.copies(["a", "b", "c"]).items()
     } == {"a": [NAS], "b": [CLOUD]}
     states = ledger.copies(["b"], all_states=True)["b"]
-    assert {one.vault: one.state for one in states} == {NAS: "damaged", CLOUD: "present"}
+    assert {state.vault: state.state for state in states} == {NAS: "damaged", CLOUD: "present"}
     cloud, nas = ledger.vaults()
     assert (nas.copies, nas.bytes, nas.damaged, nas.missing) == (1, 10, 1, 1)
     assert (cloud.name, cloud.copies) == ("cloud", 1)
@@ -57,14 +57,14 @@ def test_a_listing_finds_what_the_vault_lost(ledger: Ledger) -> None:
     ledger.record(NAS, stored("a"))
     ledger.finish_listing(NAS, started)
     assert ledger.missing(CLOUD, ["b"]) == []
-    assert [one.key for one in ledger.copies_in(NAS, state="missing")] == ["b"]
+    assert [copy.key for copy in ledger.copies_in(NAS, state="missing")] == ["b"]
 
 
 def test_copies_are_read_in_parts_and_by_age(ledger: Ledger) -> None:
     ledger.record(NAS, stored("a", "b", "c"))
     ledger.record(NAS, stored("b"))
-    assert [one.key for one in ledger.copies_in(NAS)] == ["a", "b", "c"]
-    assert [one.key for one in ledger.copies_in(NAS, after="b")] == ["c"]
+    assert [copy.key for copy in ledger.copies_in(NAS)] == ["a", "b", "c"]
+    assert [copy.key for copy in ledger.copies_in(NAS, after="b")] == ["c"]
     assert [one.key for one in ledger.least_recently("checked", NAS, 2)] == ["a", "c"]
 
 
@@ -118,4 +118,4 @@ def test_only_a_check_that_hashes_the_bytes_clears_damage_and_counts_as_a_full_r
 def test_a_check_that_states_no_size_keeps_the_recorded_one(ledger: Ledger) -> None:
     ledger.record(NAS, stored("a"))
     ledger.record(NAS, [Stored("a", 0, "listing"), Stored("b", 0, "listing")])
-    assert {one.key: one.size for one in ledger.copies_in(NAS)} == {"a": 10, "b": 0}
+    assert {copy.key: copy.size for copy in ledger.copies_in(NAS)} == {"a": 10, "b": 0}

@@ -60,7 +60,7 @@ def test_locations_never_probed_come_first_then_the_longest_unprobed(
     due = {one.url: one for one in index.locations.due(9, "9")}
     assert (due[first[1]].result, due[first[1]].checked_at) == ("not-found", "2025-01-01")
     assert (due[first[0]].dataset, due[first[0]].path) == ("dandi:000001", "a")
-    assert {one.algorithm for one in due[first[0]].digests} == {"sha256", "etag"}
+    assert {digest.algorithm for digest in due[first[0]].digests} == {"sha256", "etag"}
     assert not due[first[0]].is_only_location
     assert index.locations.probe_coverage() == (False, "2025-01-01")
 
@@ -182,7 +182,7 @@ def test_reinstated_dataset_is_indexed_as_before(journal: DiskJournal, path: Pat
     with Index.open_readonly(path) as after:
         found = [row for row in dump_index(after) if not row.startswith(("progress ", "events "))]
         assert found == [row for row in rows if not row.startswith("events ")]
-        assert [one.kind for one in after.crawl.events()] == ["takedown", "takedown"]
+        assert [event.kind for event in after.crawl.events()] == ["takedown", "takedown"]
 
 
 # --- copies

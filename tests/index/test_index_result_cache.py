@@ -80,4 +80,4 @@ def test_facets_of_an_earlier_search_are_not_shown(
             assert reader.search.datasets("").total == 1
         found = reader.search.datasets("")
         assert found.total == 2
-        assert [one.count for one in found.facets["archive"]] == [2]
+        assert [facet.count for facet in found.facets["archive"]] == [2]

@@ -106,7 +106,7 @@ SEARCHES = [
 @pytest.mark.parametrize(("text", "first"), SEARCHES, ids=[text for text, _ in SEARCHES])
 def test_a_search_has_the_expected_first_hit(catalogue: Index, text: str, first: str) -> None:
     found = catalogue.search.datasets(text)
-    assert [one.dataset.name for one in found.rows][:1] == [first]
+    assert [row.dataset.name for row in found.rows][:1] == [first]
     one = found.rows[0]
     assert one.matched or one.path  # the reason is shown
 
@@ -163,9 +163,9 @@ def test_orders_are_by_time_size_and_title(catalogue: Index) -> None:
     newest = catalogue.search.datasets("mouse", sort="newest", limit=1000).rows
     times = [one.dataset.time or "" for one in newest]
     assert times == sorted(times, reverse=True)
-    sizes = [one.dataset.bytes for one in catalogue.search.datasets(sort="size", limit=1000).rows]
+    sizes = [row.dataset.bytes for row in catalogue.search.datasets(sort="size", limit=1000).rows]
     assert sizes == sorted(sizes, reverse=True)
-    titles = [one.dataset.title.casefold() for one in catalogue.search.datasets(sort="title").rows]
+    titles = [row.dataset.title.casefold() for row in catalogue.search.datasets(sort="title").rows]
     assert titles == sorted(titles)
     pages = [catalogue.search.datasets("mouse", start=start, limit=7).rows for start in (0, 7)]
     assert len({one.dataset.id for page in pages for one in page}) == 14

@@ -43,11 +43,11 @@ def searchable_index(journal: DiskJournal, index: Index) -> Index:
 
 def _found(index: Index, text: str, mirror: str | None = None) -> list[str]:
     filters = {"archive": [mirror] if mirror else []}
-    return [one.dataset.local_id for one in index.search.datasets(text, filters=filters).rows]
+    return [row.dataset.local_id for row in index.search.datasets(text, filters=filters).rows]
 
 
 def _archives(page: FoundDatasets) -> dict[str, int]:
-    return {one.value: one.count for one in page.facets["archive"] if one.count}
+    return {facet.value: facet.count for facet in page.facets["archive"] if facet.count}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_all_terms_must_match_the_dataset_or_one_path(
 
 def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_index: Index) -> None:
     page = searchable_index.search.datasets("yutamouse41")
-    assert [one.dataset.local_id for one in page.rows][2] == "000003"
-    matches = {one.dataset.local_id: one for one in page.rows}
+    assert [row.dataset.local_id for row in page.rows][2] == "000003"
+    matches = {row.dataset.local_id: row for row in page.rows}
     assert matches["000001"].matched == (
         MatchedText("title", "Spikes of YutaMouse41", ((10, 21),)),
     )
@@ -109,7 +109,7 @@ def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_inde
 )
 def test_synonyms_match_whole_words_of_paths(searchable_index: Index, text: str, word: str) -> None:
     page = searchable_index.search.datasets(text)
-    one = next(one for one in page.rows if one.dataset.local_id == "000003")
+    one = next(row for row in page.rows if row.dataset.local_id == "000003")
     assert one.path == _YUTA
     assert word in one.in_paths
     label = one.version
@@ -166,8 +166,8 @@ def test_dataset_is_a_likely_match_when_too_many_rows_would_be_scanned(
     assert index.search.datasets("left").exact
     monkeypatch.setattr(search_queries, "MAX_BLOCKS", 1)
     found = index.search.datasets("left right")
-    assert [one.path for one in found.rows] == [None, None]
-    assert {one.version for one in found.rows} < {"2024-1", "2024-2", "2024-3"}
+    assert [row.path for row in found.rows] == [None, None]
+    assert {row.version for row in found.rows} < {"2024-1", "2024-2", "2024-3"}
 
 
 def test_a_search_too_long_to_answer_says_how_long_one_may_be(index: Index) -> None:

@@ -47,7 +47,7 @@ class ProcessRecorder:
         """Run neuromirror, and record the processes below it."""
         path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
         with ForkedCommand(
-            [str(one) for one in arguments],
+            [str(argument) for argument in arguments],
             environment={**os.environ, **CREDENTIALS, **environment, "PATH": path},
             first=f"import os; os.chdir({str(cwd)!r})",
         ) as process:

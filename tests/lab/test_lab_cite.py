@@ -92,7 +92,7 @@ def test_missing_metadata_is_omitted(citable_store: CitableStore) -> None:
     assert "rightsList" not in record
     assert "year" not in citable_store.citation("bibtex", LABELS)
     assert "demo" not in {
-        one.get("creator") for one in json.loads(citable_store.citation("csl", LABELS))
+        load.get("creator") for load in json.loads(citable_store.citation("csl", LABELS))
     }
 
 
@@ -124,7 +124,7 @@ def test_the_same_content_at_two_paths_is_two_files(
     (clone / "sub-201" / "zz.nwb").symlink_to(link)
     commit_like_mirror(clone)
     citation = citable_store.run(str(clone), "--format", "ro-crate").stdout
-    ids = [one["@id"] for one in json.loads(citation)["@graph"]]
+    ids = [load["@id"] for load in json.loads(citation)["@graph"]]
     assert len(ids) == len(set(ids))
     assert sum(one.endswith("#sub-201/zz.nwb") for one in ids) == 1
 
@@ -248,7 +248,7 @@ def test_a_damaged_git_annex_branch_is_an_error_and_not_a_citation_without_urls(
     clone = citable_store.clone(DRAFT, tmp_path / "clone")
     tree = bytes.fromhex(run_git(clone, "rev-parse", "origin/git-annex^{tree}").strip())
     folders = [line.split("\t")[1] for line in run_git(clone, "ls-tree", tree.hex()).splitlines()]
-    missing = b"".join(b"40000 %s\0" % one.encode() + b"\x12" * 20 for one in folders)
+    missing = b"".join(b"40000 %s\0" % folder.encode() + b"\x12" * 20 for folder in folders)
     content = run_git(clone, "cat-file", "commit", "origin/git-annex")
     content = content.replace(tree.hex(), git_object(clone, missing).hex())
     commit = git_object(clone, content.encode(), "commit")

@@ -142,10 +142,10 @@ def test_bibtex_is_parsed_and_says_the_same(
     from pybtex.database import parse_string
 
     bibtex = format_citation("bibtex", *names)
-    found = parse_string(bibtex, "bibtex")
+    string = parse_string(bibtex, "bibtex")
     items = json.loads(format_citation("csl", *names))
-    assert list(found.entries) == [one["id"] for one in items]
-    for item, entry in zip(items, found.entries.values(), strict=True):
+    assert list(string.entries) == [one["id"] for one in items]
+    for item, entry in zip(items, string.entries.values(), strict=True):
         assert entry.type == "dataset"
         assert untexed(entry.fields["title"]) == item["title"]
         assert untexed(entry.fields["note"]) == item["note"]

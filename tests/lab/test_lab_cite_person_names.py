@@ -36,10 +36,10 @@ from neuromirror.model.archive_metadata import plain_text
     ],
 )
 def test_an_ambiguous_name_is_not_split(name: str, parts: tuple[str, str, str, str]) -> None:
-    found = make_person(name)
-    assert found is not None
-    assert (found.family, found.given, found.particle, found.suffix) == parts
-    assert found.full_name == name
+    person = make_person(name)
+    assert person is not None
+    assert (person.family, person.given, person.particle, person.suffix) == parts
+    assert person.full_name == name
 
 
 def test_a_name_is_listed_as_it_is_sorted() -> None:

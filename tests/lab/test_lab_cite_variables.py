@@ -13,19 +13,19 @@ def document(path: str, **fields: Any) -> Callable[[str], dict[str, Any]]:
 
 def test_modalities_are_the_variables_of_an_aind_asset() -> None:
     modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
-    found = read_asset(document("data_description.json", name="x", modality=modalities))
-    assert found.variables == ("Behavior videos",)
+    asset = read_asset(document("data_description.json", name="x", modality=modalities))
+    assert asset.variables == ("Behavior videos",)
 
 
 def test_an_investigator_of_an_asset_is_one_person_per_object() -> None:
     people = [{"name": "Institute of Brain, Mind and Markets"}, "Jane Doe and John Smith"]
-    found = read_asset(document("data_description.json", investigators=people))
+    asset = read_asset(document("data_description.json", investigators=people))
     names = ["Institute of Brain, Mind and Markets", "Jane Doe", "John Smith"]
-    assert [one.full_name for one in found.authors] == names
+    assert [author.full_name for author in asset.authors] == names
 
 
 def test_variables_of_a_dandiset_are_read() -> None:
     variables = ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
     summary = {"variableMeasured": variables}
-    found = read_dandiset(document("dandiset.yaml", name="x", assetsSummary=summary))
-    assert found.variables == ("ElectricalSeries", "Units")
+    dandiset = read_dandiset(document("dandiset.yaml", name="x", assetsSummary=summary))
+    assert dandiset.variables == ("ElectricalSeries", "Units")

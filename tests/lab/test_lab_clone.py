@@ -28,8 +28,8 @@ def described(clone: Path) -> tuple[list[str], list[str], str, set[str]]:
     own = "refs/heads/git-annex"  # has the UUID of the clone
     return (
         # DataLad lets git convert line endings, and fetch from special remotes, which fails
-        sorted(one for one in settings if not re.match(_OWN_SETTINGS, one)),
-        [one for one in refs.splitlines() if not one.endswith(own)],
+        sorted(setting for setting in settings if not re.match(_OWN_SETTINGS, setting)),
+        [line for line in refs.splitlines() if not line.endswith(own)],
         (clone / ".git" / "HEAD").read_text(),
         set(run_checked(clone, "git", "status", "--porcelain").splitlines()),
     )

@@ -108,9 +108,9 @@ def test_get_needs_no_enabled_remote(
     kept.stop_upstream()
     kept.remove_store()
     outcomes = list(get(clone, others))
-    assert {one.status for one in outcomes} == {"ok"}
-    assert all(str(one.url).startswith(f"{url}/annex/objects/") for one in outcomes)
-    assert {one.checked for one in outcomes} == {"checked"}
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert all(str(outcome.url).startswith(f"{url}/annex/objects/") for outcome in outcomes)
+    assert {outcome.checked for outcome in outcomes} == {"checked"}
     assert kept.read_all(clone) == kept.contents
     assert REMOTE not in run_git(clone, "remote").split()
     assert run_in(clone, "git", "annex", "fsck").returncode == 0
@@ -127,8 +127,8 @@ def test_get_reads_a_vault_at_a_path_only_where_it_is_a_remote(
     kept.stop_upstream()
     assert {one.status for one in get(tmp_path / "not")} == {"error"}
     outcomes = list(get(tmp_path / "enabled"))
-    assert {(one.status, one.message) for one in outcomes} == {("ok", "")}
-    assert all(str(one.url).startswith("file:///") for one in outcomes)
+    assert {(outcome.status, outcome.message) for outcome in outcomes} == {("ok", "")}
+    assert all(str(outcome.url).startswith("file:///") for outcome in outcomes)
     assert kept.read_all(tmp_path / "enabled") == kept.contents
 
 

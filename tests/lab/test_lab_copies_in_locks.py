@@ -48,7 +48,7 @@ def test_a_lock_is_restored_and_opened_from_a_vault_only(
     found = restore_lock(locked.lock, tmp_path / "data")
     assert found.only().status == "ok"
     assert found.strategies(NAME)[-1] == "the manifest"
-    assert {one.status for one in found.outcomes} == {"ok"}
+    assert {outcome.status for outcome in found.outcomes} == {"ok"}
     assert kept.read_all(found.folder(NAME)) == kept.contents
     # a lock file may be untrusted: it configures no remote
     assert REMOTE not in run_git(found.folder(NAME), "remote").split()
@@ -133,7 +133,7 @@ def test_the_vault_files_of_the_user_configure_the_requests_to_a_bucket(
     listed = tree.file(path)
     assert listed is not None
     # references for other programs do not name what only this machine finds
-    assert [one for one in listed.urls if tree.access.is_local(one)] == [
+    assert [url for url in listed.urls if tree.access.is_local(url)] == [
         f"s3://{bucket}/{prefix}/{kept.paths[path]}" for prefix in ("open", "lab")
     ]
     add_vaults(locked.file, {NAME: [named]})

@@ -41,7 +41,7 @@ def forge_urls(lines: list[dict[str, Any]]) -> None:
 
 def forge_key(lines: list[dict[str, Any]]) -> None:
     """Exchange the keys of two files, which the state digest does not cover."""
-    first, second = [one for one in lines if "key" in one][:2]
+    first, second = [line for line in lines if "key" in line][:2]
     first["key"], second["key"] = second["key"], first["key"]
 
 

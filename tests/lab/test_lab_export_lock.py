@@ -213,7 +213,7 @@ def test_aria2_downloads_only_what_is_listed(tmp_path: Path, name: str) -> None:
         (tmp_path / "list").write_text(LINE_FORMATS["aria2"].line(one), "utf-8")
         (data := tmp_path / "data").mkdir()
         with_aria2(tmp_path / "list", data)
-        assert [one.path for one in server.requests] == [f"/{name}"]
+        assert [request.path for request in server.requests] == [f"/{name}"]
     assert [one.name for one in data.rglob("*") if one.is_file()] == [name]
 
 
@@ -224,7 +224,7 @@ def test_an_existing_output_is_not_changed(paper: LockFolder, tmp_path: Path) ->
     (tmp_path / "link").symlink_to(full)
     for output in (tmp_path / "file", full, tmp_path / "link", tmp_path / "file" / "below"):
         done = run("--json", "export-lock", paper.file, "--format", "aria2", "-o", output)
-        assert (done.exit_code, [one["status"] for one in records(done)]) == (2, ["error"])
+        assert (done.exit_code, [record["status"] for record in records(done)]) == (2, ["error"])
     assert (tmp_path / "file").read_text() == "mine"
     assert [one.name for one in full.iterdir()] == ["mine"]
 

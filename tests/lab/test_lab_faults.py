@@ -24,7 +24,7 @@ from support.mirror_harness import MirrorHarness
 def command(paper: LockFolder, *arguments: str, code: int = 0) -> Result:
     """Run a command without a store; ``LOCK`` and ``DATA`` are replaced by paths."""
     paths = {"LOCK": str(paper.file), "DATA": str(paper.folder / "data")}
-    given = [paths.get(one, one) for one in arguments]
+    given = [paths.get(argument, argument) for argument in arguments]
     with chdir(paper.folder):
         done = CliRunner().invoke(main, given, catch_exceptions=False)
     assert done.exit_code == code, (done.exit_code, done.output)
@@ -116,7 +116,7 @@ def test_two_pins_on_one_lock_do_not_lose_each_others_work(lock_folder: LockFold
     (message,) = refused
     assert str(lock_folder.file) in message
     assert "datasets.lock" in message
-    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
+    assert [dataset.name for dataset in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
     assert lock_folder.pin_of(PUBLISHED).paths == ()
     assert not list(lock_folder.folder.glob(".*"))
 
@@ -126,7 +126,7 @@ def test_the_second_of_two_pins_exits_with_1(lock_folder: LockFolder) -> None:
         store = ("--store", str(lock_folder.mirror_harness.folder))
         output = command(lock_folder, *store, "pin", DRAFT, "-o", "LOCK", code=1).stderr
     assert str(lock_folder.file) in output
-    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED]
+    assert [dataset.name for dataset in lock_folder.lock.datasets] == [PUBLISHED]
     # leftovers of a killed process do not block the next one
     (lock_folder.folder / f".{lock_folder.name}.pinning").touch()
     command(lock_folder, *store, "pin", DRAFT, "-o", "LOCK")

@@ -110,7 +110,7 @@ def remotes(clone: Path) -> set[str]:
 
 
 def statuses(outcomes: list[Outcome]) -> dict[str, str]:
-    return {one.path: one.status for one in outcomes}
+    return {outcome.path: outcome.status for outcome in outcomes}
 
 
 def test_get_sets_up_none_of_a_senders_remotes(
@@ -147,8 +147,8 @@ def test_skipped_remotes_are_named_and_own_remotes_are_enabled(
     lines = trap.lines().splitlines(keepends=True)
     add_to_annex(repository, "remote.log", "".join([*lines[:4], OWN]))
     clone = AnnexClone.at(clone_to(repository, tmp_path / "got"))
-    assert {one.name for one in clone.skipped_remotes} == {"ext", "dir", "rs", "hook"}
-    assert {one.kind for one in clone.skipped_remotes} >= {"external, evil", "directory"}
+    assert {remote.name for remote in clone.skipped_remotes} == {"ext", "dir", "rs", "hook"}
+    assert {remote.kind for remote in clone.skipped_remotes} >= {"external, evil", "directory"}
     assert remotes(clone.top) == {"origin", "api", "neuromirror"}
     assert trap.executed() == []
 
@@ -159,7 +159,7 @@ def test_two_remotes_of_one_name_are_both_left_out(web_clone: WebClone, tmp_path
     add_to_annex(repository, "remote.log", remote)
     clone = AnnexClone.at(clone_to(repository, tmp_path / "got"))
     # two remotes with one name are ambiguous
-    assert [one.name for one in clone.skipped_remotes] == ["api", "api"]
+    assert [skipped_remote.name for skipped_remote in clone.skipped_remotes] == ["api", "api"]
     assert remotes(clone.top) == {"origin"}
 
 
@@ -180,7 +180,7 @@ def test_a_volumes_files_are_got_without_them(
     repository = copy_of(web_clone, tmp_path)
     lines = trap.lines().splitlines(keepends=True)[:-1]
     # git-annex assigns URLs to a web remote that claims them, enabled or not
-    add_to_annex(repository, "remote.log", "".join(one for one in lines if "urlinc" not in one))
+    add_to_annex(repository, "remote.log", "".join(line for line in lines if "urlinc" not in line))
     clone = clone_to(repository, tmp_path / "got")
     getting = AnnexGet(clone)
     outcomes = getting.get("small/1.dat")
@@ -199,7 +199,7 @@ def test_restore_sets_up_none_and_names_them(
     git(repository, "fetch", "-q", str(bundle), "+refs/*:refs/*")
     add_to_annex(repository, "remote.log", trap.lines())
     sent = tmp_path / "sent.bundle"
-    git(repository, "bundle", "create", "-q", str(sent), *(one.split()[1] for one in refs))
+    git(repository, "bundle", "create", "-q", str(sent), *(ref.split()[1] for ref in refs))
     replace_beside(lock_folder, bundle, sent.read_bytes())
     found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
     done = found.only()

@@ -74,8 +74,8 @@ def test_globs_match_as_their_definition_says(globs: list[str], path: str) -> No
 
 @given(st.lists(PATH, min_size=1, max_size=5), PATH)
 def test_plain_paths_are_looked_up(globs: list[str], path: str) -> None:
-    below = [one for one in globs if one == path or one.startswith(f"{path}/")]
-    above = [one for one in globs if path == one or path.startswith(f"{one}/")]
+    below = [glob for glob in globs if glob == path or glob.startswith(f"{path}/")]
+    above = [glob for glob in globs if path == glob or path.startswith(f"{glob}/")]
     assert Globs(globs).matches(path) == bool(above)
     assert Globs(globs).reaches(path) == bool(above or below)
 

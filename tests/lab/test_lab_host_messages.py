@@ -36,28 +36,28 @@ def run(*arguments: str) -> tuple[int, list[dict[str, Any]], list[str]]:
 def test_a_forbidden_host_is_named_once_with_the_setting(restricted_clone: Path, mode: str) -> None:
     code, records, lines = run("verify", mode, str(restricted_clone))
     assert code == 1
-    url_findings = [one for one in records if one.get("kind") == "url"]
-    hosts = {one["host"] for one in url_findings}
+    url_findings = [record for record in records if record.get("kind") == "url"]
+    hosts = {finding["host"] for finding in url_findings}
     assert len(url_findings) > len(hosts)
     assert len(hosts) == 2  # the API and the bucket of the archive
     for host in hosts:
         own = [line for line in lines if line.split()[1] == host]
         assert len(own) == 2  # the message, and the count at the end
         (total,) = [one for one in records if one.get("kind") == "host" and one["host"] == host]
-        assert total["count"] == sum(one["host"] == host for one in url_findings)
-        message = next(one["message"] for one in url_findings if one["host"] == host)
+        assert total["count"] == sum(finding["host"] == host for finding in url_findings)
+        message = next(finding["message"] for finding in url_findings if finding["host"] == host)
         assert f"git config --global {SETTING} '127.0.0.1'" in message
         assert "allow_private" not in message
 
 
 def test_the_hint_is_right(restricted_clone: Path) -> None:
     _, records, _ = run("verify", "--remote", str(restricted_clone))
-    message = next(one["message"] for one in records if one.get("host"))
+    message = next(record["message"] for record in records if record.get("host"))
     command = message[message.index("git config --global ") :]
     subprocess.run(command, shell=True, cwd=restricted_clone, check=True)
     code, records, _ = run("verify", "--remote", str(restricted_clone))
     assert code == 0
-    assert not any(one.get("host") for one in records)
+    assert not any(record.get("host") for record in records)
 
 
 def test_restore_prints_one_message_and_a_count(
@@ -68,12 +68,12 @@ def test_restore_prints_one_message_and_a_count(
     assert run("pin", NAME, "-o", lock, *store)[0] == 0
     code, records, lines = run("restore", lock, "--into", str(tmp_path / "data"), *store)
     assert code == 1
-    failed = [one for one in records if one["action"] == "get" and "path" in one]
+    failed = [record for record in records if record["action"] == "get" and "path" in record]
     assert len(failed) > 2
     (hosts,) = {one["host"] for one in failed}
     # the message, the count, and the result of the dataset
     assert len([line for line in lines if line.startswith("error")]) == 3
-    assert [one["count"] for one in records if one.get("kind") == "host"] == [len(failed)]
+    assert [record["count"] for record in records if record.get("kind") == "host"] == [len(failed)]
     assert len({one["message"] for one in failed}) == 1
     # the command reads the setting, and adds to it
     assert failed[0]["message"].count(SETTING) == 2

@@ -91,7 +91,7 @@ def test_files_that_are_no_pointers_are_not_in_the_state(
     lock_template: LockFolder, tmp_path: Path
 ) -> None:
     contents = (b"", b"/annex/objects/", b"/annex/objects/no key\n", KEY.encode())
-    done = restore_crafted(lock_template, tmp_path, [(FILE, one) for one in contents], [])
+    done = restore_crafted(lock_template, tmp_path, [(FILE, content) for content in contents], [])
     assert done.only().status == "ok", done.only().message
 
 

@@ -133,8 +133,8 @@ def _hostile(crafted: CraftedRepository, entries: list[Entry]) -> tuple[str, str
     """Return commit, tree and state of a dataset with the only file ``x``."""
     state = state_of(file_at("x"))
     # a name that sorts before .neuromirror
-    early = [one for one in entries if one[1] < b".n"]
-    late = [one for one in entries if one not in early]
+    early = [entry for entry in entries if entry[1] < b".n"]
+    late = [entry for entry in entries if entry not in early]
     link = (LINK, b"x", crafted.link())
     tree = crafted.tree(*early, crafted.description_entry(state), *late, link)
     return crafted.commit(tree), tree, state

@@ -54,8 +54,8 @@ def _tree(crafted: CraftedRepository, name: str) -> str:
         "part without utf-8": [(SUBDATASET, b"\xff\xfe", "12" * 20)],
         "unknown part": [(SUBDATASET, b"a", "12" * 20)],
     }[name]
-    early = [one for one in entries if one[1] < b".n"]
-    late = [one for one in entries if one not in early]
+    early = [entry for entry in entries if entry[1] < b".n"]
+    late = [entry for entry in entries if entry not in early]
     yaml = (FILE, b"dandiset.yaml", crafted.blob(b"name: x\nidentifier: DANDI:000002\n"))
     return crafted.tree(*early, described, *late, yaml, x)
 
@@ -91,7 +91,7 @@ def test_a_malformed_repository_is_an_error_without_traceback(
         ("get", "FOLDER"),
     ):
         names = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
-        command = [names.get(one, one) for one in arguments]
+        command = [names.get(argument, argument) for argument in arguments]
         done = CliRunner().invoke(main, ["--store", "none", *command])
         assert done.exit_code in (0, 1, 2)
         assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)

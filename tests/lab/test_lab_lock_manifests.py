@@ -56,7 +56,7 @@ PART: dict[str, Any] = {
 
 
 def write_manifest(path: Path, *lines: Any) -> Path:
-    content = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines]
+    content = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     path.write_bytes(zstandard.compress(b"".join(one + b"\n" for one in content)))
     return path
 
@@ -203,8 +203,8 @@ def write_files(path: Path, lines: list[bytes], state: str) -> LockManifestReade
 
 def state_of(files: list[ListedFile]) -> str:
     state = StateDigest()
-    for one in files:
-        state.add(canonical_line(one))
+    for file in files:
+        state.add(canonical_line(file))
     return state.value()
 
 
@@ -226,15 +226,15 @@ def numbered_files(count: int) -> list[dict[str, Any]]:
 
 def test_lines_of_files_are_validated_in_blocks(tmp_path: Path) -> None:
     lines = numbered_files(5000)
-    files = [msgspec.convert(one, ListedFile) for one in lines]
+    files = [msgspec.convert(line, ListedFile) for line in lines]
     state = state_of(files)
     reader = write_files(tmp_path / "m", [*map(compact, lines)], state)
     assert list(reader) == files
-    blocks = [one for one in reader.blocks() if isinstance(one, bytes)]
-    assert b"".join(blocks) == b"".join(compact(one) + b"\n" for one in lines)
-    other = write_files(tmp_path / "other", [json.dumps(one).encode() for one in lines], state)
+    blocks = [block for block in reader.blocks() if isinstance(block, bytes)]
+    assert b"".join(blocks) == b"".join(compact(line) + b"\n" for line in lines)
+    other = write_files(tmp_path / "other", [json.dumps(line).encode() for line in lines], state)
     assert list(other) == files
-    assert not [one for one in other.blocks() if isinstance(one, bytes)]
+    assert not [block for block in other.blocks() if isinstance(block, bytes)]
     with pytest.raises(LockManifestDamagedError, match="have the state"):
         list(write_files(tmp_path / "wrong", [*map(compact, lines)], STATE))
 

@@ -55,9 +55,9 @@ def test_a_pin_says_what_the_store_has(new_lock_folder: LockFolder) -> None:
     assert (found.requested, found.resolved.version) == ("latest", row.label)
     assert found.resolved.doi == row.doi
     assert found.swhid == f"swh:1:rev:{row.commit}"
-    assert (found.files, found.bytes) == (len(files), sum(one.size or 0 for one in files))
+    assert (found.files, found.bytes) == (len(files), sum(file.size or 0 for file in files))
     assert {evidence: one.claimed for evidence, one in found.evidence.items()} == Counter(
-        one.evidence for one in files
+        file.evidence for file in files
     )
     assert found.durability is Retention.PUBLISHED
     assert (found.paths, found.clone, found.bundle) == ((), (), None)
@@ -69,12 +69,12 @@ def test_datasets_of_several_archives_stand_in_one_lock(
     outcomes = new_lock_folder.pin(PUBLISHED, DRAFT)
     new_lock_folder.mirror_harness = bucket_harness
     outcomes += new_lock_folder.pin(BUCKET)
-    assert [one.name for one in new_lock_folder.lock.datasets] == [PUBLISHED, DRAFT, BUCKET]
-    assert [one.durability.value for one in new_lock_folder.lock.datasets] == [
+    assert [dataset.name for dataset in new_lock_folder.lock.datasets] == [PUBLISHED, DRAFT, BUCKET]
+    assert [dataset.durability.value for dataset in new_lock_folder.lock.datasets] == [
         *("published", "draft", "mutable-bucket")
     ]
-    messages = [one.message for one in outcomes]
-    assert ["may delete" in one for one in messages] == [False, True, False]
+    messages = [outcome.message for outcome in outcomes]
+    assert ["may delete" in message for message in messages] == [False, True, False]
     assert "30 days" in messages[1]
     assert "mutable-bucket: content that upstream overwrites" in messages[2]
     schema = json.loads(SCHEMA.read_text("utf-8"))
@@ -122,7 +122,7 @@ def test_another_version_replaces_the_previous_one(
     (outcome,) = new_lock_folder.pin(PUBLISHED)
     assert outcome.message.startswith(f"{new} (latest), 5 files, 211.1 kB, replaces {old}")
     after = new_lock_folder.file.read_text("utf-8")
-    assert [one.name for one in new_lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
+    assert [dataset.name for dataset in new_lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
     ids = {"commit", "annex-commit", "tree", "swhid", "state", "metadata", "manifest", "bundle"}
     moved = set(changed_keys(before, after))
     assert ids | {"requested", "resolved"} <= moved
@@ -182,8 +182,8 @@ def test_globs_pin_a_part(new_lock_folder: LockFolder) -> None:
             if part.matches(one.path.encode())
         ]
     assert 0 < len(files) < 5
-    assert {one.path.partition("/")[0] for one in files} == {"sub-201", "sub-101"}
-    assert (part.files, part.bytes) == (len(files), sum(one.size or 0 for one in files))
+    assert {file.path.partition("/")[0] for file in files} == {"sub-201", "sub-101"}
+    assert (part.files, part.bytes) == (len(files), sum(file.size or 0 for file in files))
     # the manifest still has the whole version
     assert len(list(LockManifestReader(new_lock_folder.lock.manifest_path(part)).entries())) == 5
     assert new_lock_folder.pin(PUBLISHED)[0].status == "notneeded"
@@ -209,7 +209,7 @@ def test_a_zarr_is_pinned_with_the_dataset_that_it_is_in(zarrs: LockFolder) -> N
     zarrs.pin(ZARR, bundle=True)
     pinned = zarrs.pin_of(ZARR)
     top = LockManifestReader(zarrs.lock.manifest_path(pinned))
-    (part,) = [one for one in top.entries() if isinstance(one, ListedSubdataset)]
+    (part,) = [entry for entry in top.entries() if isinstance(entry, ListedSubdataset)]
     with zarrs.mirror_harness.index() as index:
         (row,) = index.versions.subdatasets(index.versions.resolve(ZARR))
     assert (part.commit, part.state, part.dataset_id) == (row.commit, row.state, row.dataset_id)
@@ -243,8 +243,8 @@ def test_a_manifest_is_what_its_format_says(
     for path in paths:
         first, *others = zstandard.decompress(path.read_bytes(), 1 << 24).splitlines()
         head.validate(json.loads(first))
-        for one in others:
-            line.validate(json.loads(one))
+        for other in others:
+            line.validate(json.loads(other))
 
 
 # --- bundles and clone URLs
@@ -327,7 +327,7 @@ def test_the_command_pins(new_lock_folder: LockFolder) -> None:
     )
     done = new_lock_folder.command("pin", "--remove", PUBLISHED, "-o", lock)
     assert done.exit_code == 0
-    assert [one.name for one in new_lock_folder.lock.datasets] == [DRAFT]
+    assert [dataset.name for dataset in new_lock_folder.lock.datasets] == [DRAFT]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_a_lock_that_contradicts_its_dataset_is_refused(
     done = found.only()
     assert (done.status, PUBLISHED in done.message) == ("error", True)
     # no content is fetched for an inconsistent lock file
-    assert [one.action for one in found.outcomes] == ["restore"]
+    assert [outcome.action for outcome in found.outcomes] == ["restore"]
 
 
 def test_a_lock_with_the_commit_of_another_version_is_refused(

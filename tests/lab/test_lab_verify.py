@@ -311,7 +311,7 @@ def test_unlocked_files_are_verified_by_their_keys(nwb_clone: Path) -> None:
     run_git(nwb_clone, "commit", "-qam", "unlocked", "--allow-empty")
     run_git(nwb_clone, "checkout", "-q", "--detach")
     states = [one for one in verify_all(nwb_clone, allow_missing=True) if one.kind == "state"]
-    assert [one.status for one in states] == ["ok"]
+    assert [state.status for state in states] == ["ok"]
 
 
 def test_the_equivalent_key_of_a_url_detects_changes_but_is_no_evidence(

@@ -32,10 +32,10 @@ def restored_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
     lock = write_lock(
         still_lab, folder / "datasets.lock", *(PinRequest(name, "latest") for name in NAMES)
     )
-    for one in load_lock(lock).datasets:
-        target = folder / one.dataset.alias
+    for dataset in load_lock(lock).datasets:
+        target = folder / dataset.dataset.alias
         fetch_content(
-            clone_dataset(still_lab.mirror_harness, one.name, target, one.resolved.version)
+            clone_dataset(still_lab.mirror_harness, dataset.name, target, dataset.resolved.version)
         )
     return lock
 
@@ -60,7 +60,7 @@ def test_restored_datasets_have_no_failures(restored_lock: Path) -> None:
     found = verify_all(restored_lock)
     assert failures(found) == []
     assert evidence_counts(found) == {("sha256", "checked"): 7, ("etag", "checked"): 1}
-    pins = {one.name: one for one in load_lock(restored_lock).datasets}
+    pins = {dataset.name: dataset for dataset in load_lock(restored_lock).datasets}
     for name in NAMES:
         whole = {one.kind: one.message for one in found if one.dataset == name and one.path == "."}
         expected = {kind: getattr(pins[name], kind) for kind in ("commit", "tree", "state")}
@@ -155,7 +155,7 @@ def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
     assert sum(one.kind == "url" for one in found if one.dataset == "demo:000004") == 6
     for content in (kept[:-20], other.read_bytes()):
         manifest.write_bytes(content)
-        assert [f"{manifest} is not the file" in one for one in messages(lock)] == [True]
+        assert [f"{manifest} is not the file" in message for message in messages(lock)] == [True]
         assert failures(verify_all(lock, mode="remote")) == [("manifest", ".", "error")]
 
 

@@ -274,20 +274,20 @@ def test_wrong_bytes_at_one_url_are_named_and_the_next_is_tried(
     short = server.add("/short", get=ScriptedReply(content=CONTENT[:-1]))
     endless = server.add("/long", get=ScriptedReply(content=CONTENT * 1000))
     gone, good = server.url + "/gone", server.add("/good")
-    found = fetch_and_hash(sessions, wrong, short, endless, gone, good)
-    assert health(found) == ["changed", "changed", "changed", "not-found", "ok"]
-    assert [one.url for one in found] == [wrong, short, endless, gone, good]
-    assert [one.kind for one in found] == ["url"] * 4 + ["file"]
-    assert hashlib.sha256(CONTENT[::-1]).hexdigest() in found[0].message
-    assert "more than 28" in found[2].message
+    and_hash = fetch_and_hash(sessions, wrong, short, endless, gone, good)
+    assert health(and_hash) == ["changed", "changed", "changed", "not-found", "ok"]
+    assert [one.url for one in and_hash] == [wrong, short, endless, gone, good]
+    assert [one.kind for one in and_hash] == ["url"] * 4 + ["file"]
+    assert hashlib.sha256(CONTENT[::-1]).hexdigest() in and_hash[0].message
+    assert "more than 28" in and_hash[2].message
 
 
 def test_wrong_bytes_everywhere_make_the_file_wrong(
     server: ScriptedServer, sessions: UrlSessions
 ) -> None:
     wrong = server.add("/wrong", get=ScriptedReply(content=CONTENT[::-1]))
-    found = fetch_and_hash(sessions, wrong, server.url + "/gone")
-    assert [(one.kind, one.status) for one in found] == [
+    and_hash = fetch_and_hash(sessions, wrong, server.url + "/gone")
+    assert [(one.kind, one.status) for one in and_hash] == [
         ("url", "error"),
         ("url", "error"),
         ("file", "error"),

@@ -27,7 +27,7 @@ from support.mint_oracle import MintedRepository, git, header, placed_files, rec
 def test_few_changes_in_a_large_state(tmp_path: Path) -> None:
     whole, delta = (MintedRepository.create(tmp_path / name) for name in ("whole", "delta"))
     files = many_files(3)
-    changed = {one.record.path: one.record for one in files}
+    changed = {file.record.path: file.record for file in files}
     names = sorted(changed)
     for name in names[::211]:
         del changed[name]
@@ -118,7 +118,7 @@ def test_manifest_of_another_state_is_never_a_base(
 
 
 def lines(files: list[SnapshotEntry]) -> list[bytes]:
-    return [dump_snapshot_entry(one) for one in files]
+    return [dump_snapshot_entry(file) for file in files]
 
 
 def test_delta_writes_only_trees_on_changed_paths(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def repeated_frame(byte: bytes, blocks: int) -> bytes:
 @given(st.lists(st.binary(max_size=20)), st.integers(min_value=1, max_value=7))
 def test_lines_are_returned_unchanged(content: list[bytes], step: int) -> None:
     lines = [one.replace(b"\n", b"") for one in content]
-    whole = b"".join(one + b"\n" for one in lines)
+    whole = b"".join(line + b"\n" for line in lines)
     pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
     assert list(split_lines(pieces)) == lines
     assert list(read_lines(io.BytesIO(zstandard.compress(whole)))) == lines

@@ -203,7 +203,7 @@ def test_key_keeps_its_first_timestamp_and_old_urls_and_gets_new_ones(tmp_path: 
 def test_several_paths_of_one_key_share_their_logs(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     files = state({b"a.nwb": (4, (1,)), b"b.nwb": (4, (2,)), b"c/a.nwb": (4, (1, 3))})
-    assert len({one.key for one in files}) == 1
+    assert len({file.key for file in files}) == 1
     minting.mint(0, files)
     location, urls = logs_of(minting, files[0].key)
     assert location.count(b"\n") == 1

@@ -223,12 +223,12 @@ def test_git_annex_sees_files_urls_and_the_second_remote(tmp_path: Path) -> None
     )
     lines = git(clone, "annex", "whereis", "--json").decode().splitlines()
     seen = {one["file"]: one for one in map(json.loads, lines)}
-    for one in files:
-        entry = seen[one.git_path.decode()]
-        assert entry["key"] == one.key
+    for file in files:
+        entry = seen[file.git_path.decode()]
+        assert entry["key"] == file.key
         (web,) = [remote for remote in entry["whereis"] if remote["description"] == "web"]
-        expected = {at.url for at in one.record.locations}
-        if one.key == files[1].key:
+        expected = {at.url for at in file.record.locations}
+        if file.key == files[1].key:
             expected = {
                 f"https://s3.example.org/4?versionId=version-{number}" for number in (1, 2, 3)
             }

@@ -208,10 +208,10 @@ def test_subdatasets_have_the_paths_and_urls_that_git_reads(tmp_path: Path) -> N
     minting.mint(0, shape.listed_files, shape.header(0))
     listed = git(minting.repository, "config", "--blob", "main:.gitmodules", "-z", "--list")
     found = dict(line.split(b"\n") for line in listed.split(b"\0") if line)
-    for one in shape.listed_files:
-        assert one.subdataset is not None
-        own, section = one.subdataset.dataset_id.encode(), b"submodule.%s." % one.git_path
-        assert found.pop(section + b"path") == one.git_path
+    for file in shape.listed_files:
+        assert file.subdataset is not None
+        own, section = file.subdataset.dataset_id.encode(), b"submodule.%s." % file.git_path
+        assert found.pop(section + b"path") == file.git_path
         assert found.pop(section + b"url") == b"../../%s/%s" % (own[:3], own[3:])
         assert found.pop(section + b"datalad-id") == own
     assert found == {}

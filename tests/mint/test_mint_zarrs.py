@@ -50,12 +50,12 @@ def proven_listing(
         records[name] = msgspec.structs.replace(record(name, 20 * number), modified=moment)
     files = placed_files(records)
     spool = RecordSpool(folder / "records.jsonl")
-    spool.path.write_bytes(b"".join(dump_snapshot_entry(one) + b"\n" for one in files))
+    spool.path.write_bytes(b"".join(dump_snapshot_entry(file) + b"\n" for file in files))
     head = replace(
         header(),
         documents=tuple(Document(path, path, FIRST_TIME) for path in sorted(documents)),
         exceptions=tuple(ExcludedEntry(path, "path-too-long", "x", 1) for path in exceptions),
-        newest=max((one.record.modified for one in files if one.record.modified), default=None),
+        newest=max((file.record.modified for file in files if file.record.modified), default=None),
     )
     return SpooledSnapshot(head, spool, len(files), len(files))
 
@@ -75,7 +75,7 @@ def zarr(root: bytes, count: int, marker: bytes = b".zgroup") -> list[bytes]:
 def test_zarr_size_decides_between_inline_and_subdataset(tmp_path: Path) -> None:
     names = [*zarr(b"s/small.zarr/", 3), *zarr(b"s/large/", 4), *zarr(b"huge/", 7), b"x.nwb"]
     rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3, 6), tmp_path)
-    assert [(one.git_path, one.snapshot.header.form, one.snapshot.files) for one in parts] == [
+    assert [(part.git_path, part.snapshot.header.form, part.snapshot.files) for part in parts] == [
         (b"huge", "manifest", 7),
         (b"s/large", "files", 4),
     ]
@@ -89,7 +89,7 @@ def test_zarr_is_recognized_by_its_marker_not_by_its_name(tmp_path: Path, marker
     names = [b"img/!/0", b"img/c/0/0", b"img/c/0/1", b"img/" + marker, b"fake.zarr/0"]
     names += [b"fake.zarr/%d" % number for number in range(1, 9)]
     rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3), tmp_path)
-    assert [one.git_path for one in parts] == [b"img"]
+    assert [part.git_path for part in parts] == [b"img"]
     assert len(names_of(parts[0].snapshot)) == 4
     assert rest.files == 9
 

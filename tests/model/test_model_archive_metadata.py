@@ -51,9 +51,9 @@ def _json(value: object) -> bytes:
 
 
 def test_a_dandiset_names_people_institutions_funders_and_what_was_measured() -> None:
-    found = read_archive_metadata({"dandiset.yaml": _json(DANDISET)})
-    assert found.description == "Recordings from dorsal CA1."
-    assert found.values == {
+    archive_metadata = read_archive_metadata({"dandiset.yaml": _json(DANDISET)})
+    assert archive_metadata.description == "Recordings from dorsal CA1."
+    assert archive_metadata.values == {
         "keywords": ("epilepsy", "hippocampus", "place cells"),
         "species": ("Mus musculus - House mouse",),
         "anatomy": ("CA1 field of hippocampus",),
@@ -77,8 +77,8 @@ def test_a_dandiset_names_people_institutions_funders_and_what_was_measured() ->
 def test_a_volume_of_object_ids_is_a_segmentation_whatever_its_archive_calls_it(
     path: str, document: dict[str, object]
 ) -> None:
-    found = read_archive_metadata({path: _json(document)})
-    assert found.values["other"] == ("segmentation (annotation)",)
+    archive_metadata = read_archive_metadata({path: _json(document)})
+    assert archive_metadata.values["other"] == ("segmentation (annotation)",)
     image = {**document, "type": "image", "channel_type": "image"}
     assert read_archive_metadata({path: _json(image)}).values["other"] == ()
 
@@ -101,7 +101,7 @@ def test_a_draft_has_its_species_and_techniques_from_its_assets() -> None:
 
 
 def test_sidecars_of_aind_name_modality_structure_investigators_and_grants() -> None:
-    found = read_archive_metadata(
+    archive_metadata = read_archive_metadata(
         {
             "data_description.json": _json(
                 {
@@ -122,8 +122,8 @@ def test_sidecars_of_aind_name_modality_structure_investigators_and_grants() -> 
             ),
         }
     )
-    assert found.description == "Imaging during learning."
-    values = found.values
+    assert archive_metadata.description == "Imaging during learning."
+    values = archive_metadata.values
     assert values["institutions"] == ("Allen Institute", "AI")
     assert values["funders"] == ("Simons Foundation", "X1")
     assert values["people"] == ("Jane Doe",)
@@ -137,19 +137,19 @@ def test_pairs_of_boss_belong_to_fields_by_their_keys() -> None:
         "channel": {"Organism": "Mus musculus", "authors": "Jane Doe, Richard Roe", "stain": "Os"},
         "collection": {"keywords": "connectomics; cortex", "brain region": "V1", "grant": "U24"},
     }
-    found = read_archive_metadata(
+    archive_metadata = read_archive_metadata(
         {
             ".boss/metadata.json": _json(pairs),
             ".boss/channel.json": _json({"description": "EM of a column"}),
         }
     )
-    assert found.description == "EM of a column"
-    assert found.values["species"] == ("Mus musculus",)
-    assert found.values["people"] == ("Jane Doe", "Richard Roe")
-    assert found.values["keywords"] == ("connectomics", "cortex")
-    assert found.values["anatomy"] == ("V1",)
-    assert found.values["funders"] == ("U24",)
-    assert found.values["other"] == ("stain: Os",)
+    assert archive_metadata.description == "EM of a column"
+    assert archive_metadata.values["species"] == ("Mus musculus",)
+    assert archive_metadata.values["people"] == ("Jane Doe", "Richard Roe")
+    assert archive_metadata.values["keywords"] == ("connectomics", "cortex")
+    assert archive_metadata.values["anatomy"] == ("V1",)
+    assert archive_metadata.values["funders"] == ("U24",)
+    assert archive_metadata.values["other"] == ("stain: Os",)
 
 
 def test_only_the_first_shard_and_documents_about_the_dataset_are_read() -> None:
@@ -182,9 +182,9 @@ def test_only_the_first_shard_and_documents_about_the_dataset_are_read() -> None
     ["dandiset.yaml", "subject.json", ".boss/metadata.json", ".boss/channel.json", "provenance"],
 )
 def test_malformed_documents_are_ignored(path: str, content: bytes) -> None:
-    found = read_archive_metadata({path: content})
-    assert (found.description, found.readme) == ("", "")
-    assert not any(found.values.values())
+    archive_metadata = read_archive_metadata({path: content})
+    assert (archive_metadata.description, archive_metadata.readme) == ("", "")
+    assert not any(archive_metadata.values.values())
 
 
 @pytest.mark.parametrize(

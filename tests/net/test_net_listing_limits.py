@@ -36,15 +36,15 @@ def serve_endless_bucket(server: StubServer, *, rows: int = 10, growing: bool = 
         names = [f"{after}-{row:05}" for row in range(rows * (served if growing else 1))]
         if "delimiter" in query:
             inner = "".join(
-                f"<CommonPrefixes><Prefix>{one}/</Prefix></CommonPrefixes>" for one in names
+                f"<CommonPrefixes><Prefix>{name}/</Prefix></CommonPrefixes>" for name in names
             )
         elif versions:
             more = "<VersionId>v</VersionId><IsLatest>true</IsLatest>"
-            inner = "".join(ROW.format(tag="Version", key=one, more=more) for one in names)
+            inner = "".join(ROW.format(tag="Version", key=name, more=more) for name in names)
             inner += f"<NextKeyMarker>{names[-1]}</NextKeyMarker>"
             inner += f"<NextVersionIdMarker>t{served}</NextVersionIdMarker>"
         else:
-            inner = "".join(ROW.format(tag="Contents", key=one, more="") for one in names)
+            inner = "".join(ROW.format(tag="Contents", key=name, more="") for name in names)
         root = "ListVersionsResult" if versions else "ListBucketResult"
         truncated = "true" if served < PAGES else "false"
         body = (
@@ -129,7 +129,7 @@ def endless_rows(stated: int, size: int, *, fat: bool = False) -> Answer:
         number = int(parse_qs(urlsplit(handler.path).query)["page"][0])  # type: ignore[attr-defined]
         first = (number - 1) * size
         names = range(first, min(first + size, stated))
-        rows = [{"path": str(one), "pad": "x" * (one * 10 if fat else 0)} for one in names]
+        rows = [{"path": str(name), "pad": "x" * (name * 10 if fat else 0)} for name in names]
         last = number * size >= stated or number > PAGES
         host = handler.headers["Host"]  # type: ignore[attr-defined]
         page = {

@@ -31,7 +31,7 @@ def test_a_contact_is_in_the_agent_string_of_every_request(server, make_session)
     session.head(f"{server.url}/x")
     with session.anonymous() as anonymous_session:
         anonymous_session.get_json(f"{server.url}/x")
-    agents = {one.headers["User-Agent"] for one in server.requests}
+    agents = {request.headers["User-Agent"] for request in server.requests}
     assert agents == {f"neuromirror/{__version__} (+{CONTACT})"}
 
 
@@ -102,7 +102,7 @@ def test_a_session_without_tokens_sends_none(server, make_session, monkeypatch):
     session.get_json(f"{server.url}/x")
     with session.anonymous() as anonymous_session:
         anonymous_session.get_json(f"{server.url}/x")
-    sent = [one.headers.get("Authorization") for one in server.requests]
+    sent = [request.headers.get("Authorization") for request in server.requests]
     assert sent == ["token s3cret-word", None]
 
 
@@ -136,7 +136,7 @@ def test_requests_to_a_host_start_no_faster_than_the_rate_limit(
     for _ in range(3):
         session.get_json(f"{server.url}/x")
     # requests wait for each other
-    assert [round(one, -1) for one in waits] == [10, 20]
+    assert [round(wait, -1) for wait in waits] == [10, 20]
     session.get_json(f"{other_server.url}/x")
     assert len(waits) == 2
     assert len(server.requests) == 3
@@ -149,7 +149,7 @@ def test_redirects_and_repeats_keep_the_pace_too(server, make_session, monkeypat
     server.answers["/from"] = lambda handler: send_reply(handler, 302, Location="/x")
     server.answers["/x"] = responds_with_json(1)
     session.get_json(f"{server.url}/from")
-    assert [round(one, -1) for one in waits] == [10]
+    assert [round(wait, -1) for wait in waits] == [10]
 
 
 def test_an_empty_request_policy_leaves_the_limits_of_the_source(make_session):

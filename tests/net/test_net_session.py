@@ -160,7 +160,7 @@ def test_a_host_that_requests_a_long_wait_gets_no_further_requests(server, make_
         assert caught.value.retry_after == 7200
     with pytest.raises(RetryAfterTooLongError):
         session.anonymous().get_json(f"{server.url}/y")
-    assert [one.path for one in server.requests] == ["/x"]
+    assert [request.path for request in server.requests] == ["/x"]
 
 
 def test_waits_grow_and_are_not_all_the_same(server, make_session, monkeypatch):
@@ -325,7 +325,7 @@ def test_a_host_that_replied_before_gets_all_attempts(server, make_session, monk
     counter = TrafficCounter()
     with count_traffic(counter), pytest.raises(UnknownHostError, match="Temporary failure"):
         session.get_json(f"{server.url}/x")
-    assert [one.requests for one in counter.hosts().values()] == [4]
+    assert [host.requests for host in counter.hosts().values()] == [4]
 
 
 def test_a_connection_that_this_machine_does_not_permit_is_tried_once(make_session, monkeypatch):
@@ -336,7 +336,7 @@ def test_a_connection_that_this_machine_does_not_permit_is_tried_once(make_sessi
     counter = TrafficCounter()
     with count_traffic(counter), pytest.raises(UnreachableError, match="not permitted"):
         make_session(attempts=9).get_json("http://127.0.0.1:9/x")
-    assert [one.requests for one in counter.hosts().values()] == [1]
+    assert [host.requests for host in counter.hosts().values()] == [1]
 
 
 def test_a_refused_connection_is_unreachable_and_no_traceback_shows_a_signed_query(make_session):

@@ -59,7 +59,7 @@ def hashed(layer: str) -> set[str]:
             continue
         pin, *hashes = line.split(" --hash=sha256:")
         assert hashes, line
-        assert all(re.fullmatch(r"[0-9a-f]{64}", one) for one in hashes)
+        assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
         found.add(pin)
     return found
 
@@ -162,5 +162,5 @@ def test_every_imported_package_is_required() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
     for name in imported - sys.stdlib_module_names - {"neuromirror", "neuromirror_demo"}:
-        names = {canonicalize_name(one) for one in distributions[name]}
+        names = {canonicalize_name(distribution) for distribution in distributions[name]}
         assert names & required, f"setup.cfg lacks {name}"

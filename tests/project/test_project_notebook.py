@@ -25,12 +25,12 @@ def read() -> Any:
 
 def printed(notebook: Any) -> str:
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
-    return "".join(one.get("text", "") for one in outputs)
+    return "".join(output.get("text", "") for output in outputs)
 
 
 def pictures(notebook: Any) -> int:
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
-    return sum("image/png" in one.get("data", {}) for one in outputs)
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def test_the_notebook_pins_a_version_by_name_and_opens_its_lock_as_the_how_to_says(

@@ -48,7 +48,7 @@ def steps() -> Iterator[tuple[str, Step]]:
 
 def block_of(language: str) -> str:
     """Return the only block of the page in a language."""
-    (found,) = [one.body for one in blocks("operate.md") if one.language == language]
+    (found,) = [block.body for block in blocks("operate.md") if block.language == language]
     return found
 
 
@@ -200,7 +200,7 @@ class Machine:
         But not before the service has seen it whole.
         """
         count = len(self.demo.dandisets) - sum(
-            one.embargoed for one in self.demo.dandisets.values()
+            dandiset.embargoed for dandiset in self.demo.dandisets.values()
         )
         while len(self.terminal.type("neuromirror --json list")) < count:
             time.sleep(0.5)

@@ -77,7 +77,7 @@ def test_every_command_of_the_tutorial_gives_what_it_shows(
 
 
 def test_the_tutorial_marks_what_is_not_run() -> None:
-    assert {one.mark for one in blocks("tutorial.md")} == {"", "not run", "first terminal"}
+    assert {block.mark for block in blocks("tutorial.md")} == {"", "not run", "first terminal"}
     for step in steps("not run"):
         if step.command.startswith("neuromirror"):
             assert "dandi" in step.command
@@ -86,7 +86,7 @@ def test_the_tutorial_marks_what_is_not_run() -> None:
 def test_mirror_files_in_the_docs_are_right(tmp_path: Path) -> None:
     from neuromirror.config.mirror_files import load_mirror
 
-    found = [one.body for one in blocks("reference/mirrors.md") if one.language == "toml"]
+    found = [block.body for block in blocks("reference/mirrors.md") if block.language == "toml"]
     assert len(found) >= 3
     for body in found:
         (tmp_path / "one.toml").write_text(body, "utf-8")
@@ -111,7 +111,7 @@ def test_the_output_in_the_readme_is_that_of_the_tutorial() -> None:
     readme = (DOCS.parent / "README.md").read_text("utf-8")
     (block,) = re.findall(r"^```console\n(.*?)^```$", readme, re.M | re.S)
     lines = (DOCS / "tutorial.md").read_text("utf-8").splitlines()
-    assert [one for one in block.splitlines() if one not in lines] == []
+    assert [line for line in block.splitlines() if line not in lines] == []
 
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"

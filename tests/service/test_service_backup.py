@@ -86,7 +86,7 @@ def test_a_damaged_index_makes_no_backup_and_drops_none(
     store.index_path.write_bytes(content)
     with pytest.raises((BackupError, IndexUnusableError)):
         back_up(store, store.index_path, kept, keep=1)
-    assert [one.folder for one in generations(kept)] == [made.folder]
+    assert [generation.folder for generation in generations(kept)] == [made.folder]
 
 
 def test_a_damaged_copy_is_passed_over_for_an_older_one(

@@ -165,7 +165,7 @@ def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(supervised: Su
     commands, pages = supervised.commands, f"{supervised.address}/dataset/demo:000002"
 
     def failing() -> list[str]:
-        return [one["task"] for one in commands.records("status", code=1) if "task" in one]
+        return [record["task"] for record in commands.records("status", code=1) if "task" in record]
 
     assert status(pages) == 200
     assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
@@ -246,9 +246,9 @@ def test_a_hanging_catalogue_is_killed_and_restarted(supervised: Supervised) -> 
     try:
         service.wait(
             lambda: [
-                one
-                for one in service.find_events("catalogue exited")
-                if "heartbeat" in one["message"]
+                event
+                for event in service.find_events("catalogue exited")
+                if "heartbeat" in event["message"]
             ]
         )
         service.wait_until_gone([first])
@@ -336,7 +336,7 @@ def status_of(harness: MirrorHarness, code: int) -> list[dict[str, Any]]:
 def test_a_service_reports_the_modes_of_its_catalogue(copied_harness: MirrorHarness) -> None:
     harness = copied_harness
     options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
-    modes = [part for one in MODES for part in ("--catalogue-gateway", one)]
+    modes = [part for mode in MODES for part in ("--catalogue-gateway", mode)]
     first = "import neuromirror.service.catalogue_process as c; c._FIRST_DELAY = 3600.0"
     with running_service(harness, *options, *modes, first=first) as service:
         health = service.wait_for("health server started")["message"].removesuffix("/healthz")
@@ -349,9 +349,9 @@ def test_a_service_reports_the_modes_of_its_catalogue(copied_harness: MirrorHarn
         assert 'neuromirror_catalogue_gateway_mode{mirror="demo",mode="redirect"} 1.0' in metrics()
         assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
         (catalogue,) = [
-            one
-            for one in service.children()
-            if b"--supervised" in Path("/proc", str(one), "cmdline").read_bytes()
+            child
+            for child in service.children()
+            if b"--supervised" in Path("/proc", str(child), "cmdline").read_bytes()
         ]
         (one,) = status_of(harness, 0)
         assert (one["url"], one["gateway"][""]) == (address, "proxy")

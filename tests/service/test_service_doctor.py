@@ -43,9 +43,9 @@ def checks_by_subject(
 
 def failed_checks(mirror_harness: MirrorHarness) -> dict[str, tuple[str, str]]:
     return {
-        one.subject: (one.level, one.message)
-        for one in checks_by_subject(mirror_harness).values()
-        if one.level != "ok"
+        check.subject: (check.level, check.message)
+        for check in checks_by_subject(mirror_harness).values()
+        if check.level != "ok"
     }
 
 
@@ -105,7 +105,7 @@ def test_where_all_is_well_nothing_is_an_error_and_nothing_is_written(
 ) -> None:
     before = demo_harness.file_digests()
     checks = checks_by_subject(demo_harness, offline=False)
-    assert [one for one in checks.values() if one.level == "error"] == []
+    assert [check for check in checks.values() if check.level == "error"] == []
     assert {"git", "git-annex", "sqlite", "store", "index", "mirror demo", "clock"} <= set(checks)
     assert checks["mirror demo"].level == "ok"
     assert demo_harness.file_digests() == before
@@ -273,7 +273,7 @@ def test_the_command_checks_a_mirror_or_an_address_and_writes_nothing(
             done = run(tmp_path, name)
             assert done.exit_code == 1, done.output
             records = [json.loads(line) for line in done.stdout.splitlines()]
-            failed = [one["check"] for one in records if one["status"] == "error"]
+            failed = [record["check"] for record in records if record["status"] == "error"]
             assert (failed, len(records)) == (["missing objects"], len(BUCKET))
         assert run(tmp_path, f"{endpoint}/odd/%ff").exit_code == 2  # a prefix that is not UTF-8
         assert run(tmp_path, "odd", "--offline").exit_code == 2

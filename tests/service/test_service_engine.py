@@ -24,8 +24,8 @@ from support.store_states import comparable_states
 def states(mirror_harness: MirrorHarness) -> dict[str, list[str]]:
     """The states of each dataset, in the order in which they came."""
     found: dict[str, list[str]] = {}
-    for one in mirror_harness.entries(VersionMinted):
-        found.setdefault(one.local_id, []).append(one.state)
+    for entry in mirror_harness.entries(VersionMinted):
+        found.setdefault(entry.local_id, []).append(entry.state)
     return found
 
 
@@ -124,7 +124,7 @@ def test_a_job_that_fails_by_itself_or_loses_two_workers_is_a_failed_visit(
         for name in (one, two, three):
             assert (harness.row(name).status, harness.row(name).failures) == ("failed", 1)
         # and the journal knows
-        ended = {f"demo:{one.local_id}": one for one in mirror_harness.entries(VisitEnded)}
+        ended = {f"demo:{entry.local_id}": entry for entry in mirror_harness.entries(VisitEnded)}
         assert ended[one].status == "failed"
         assert ended[one].message == "the worker died of a bullet"
         # their places are taken at once
@@ -376,7 +376,7 @@ def do_all(harness: ServiceHarness, manual_executor: ManualExecutor, mirror: str
     harness.service.tick()
     harness.settle_writing()
     harness.service.tick()
-    while mine := [one for one in manual_executor.names if one.startswith(f"{mirror}:")]:
+    while mine := [name for name in manual_executor.names if name.startswith(f"{mirror}:")]:
         manual_executor.run(mine[0])
         # late enough for any group task
         harness.clock.now += 6

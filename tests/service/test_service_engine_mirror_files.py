@@ -24,7 +24,7 @@ def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
         file.write_text(right.replace("[options]", "[optoins]"), "utf-8")
         for _ in range(3):
             harness.service.reload_mirror_files()
-        messages = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+        messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
         assert len(messages) == 1
         assert "demo.toml: " in messages[0]
         assert "'optoins'" in messages[0]

@@ -136,7 +136,7 @@ def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
         job_harness.schedule.leases.release(job.lease.name, job.lease.token)
         retried = [job_harness.job("visit", f"demo:00000{one}") for one in (1, 2)]
         for report in run_jobs(executor, job_harness, *retried):
-            assert [one.status for one in report.results] == ["ok"]
+            assert [result.status for result in report.results] == ["ok"]
     assert_same_as_sync(mirror_harness, tmp_path / "by-sync")
 
 
@@ -162,7 +162,7 @@ def test_a_worker_may_be_killed_while_it_writes(
         worker_pair.submit(run_until_killed, job_harness.job_context(), job, event, part).result()
     job_harness.schedule.leases.release(job.lease.name, job.lease.token)
     (report,) = run_jobs(worker_pair, job_harness, job_harness.job("visit", "demo:000001"))
-    assert [one.exit_code for one in report.results] == [0]
+    assert [result.exit_code for result in report.results] == [0]
     assert_visited_once(mirror_harness)
 
 
@@ -300,7 +300,7 @@ def test_a_job_over_its_time_limit_is_killed_with_its_processes(
         assert executor.submit(int, "7", base=8).result() == 7
         # leaving the executor kills jobs that do not finish
         hangs = executor.submit(subprocess.run, ["sleep", "300"])
-        pids = wait_until(lambda: [pid for one in workers() for pid in started_by(one)])
+        pids = wait_until(lambda: [pid for worker in workers() for pid in started_by(worker)])
     with pytest.raises(WorkerLostError):
         hangs.result()
     wait_until(lambda: not any(map(is_alive, pids)))

@@ -72,7 +72,7 @@ class Cluster:
 
     def start_workers(self, count: int) -> None:
         """Starts workers until there are this many."""
-        self.workers = [one for one in self.workers if one.poll() is None]
+        self.workers = [worker for worker in self.workers if worker.poll() is None]
         if len(self.workers) >= count:
             return
         while len(self.workers) < count:
@@ -211,7 +211,7 @@ def test_a_visit_whose_dask_worker_died_runs_elsewhere_or_is_reported_lost_and_r
     give_back(job_harness, jobs["000001"])
     jobs["000001"] = job_harness.job("visit", "demo:000001")
     for running in [submit(executor, job_harness, job) for job in jobs.values()]:
-        assert [one.message for one in running.result().results if one.exit_code] == []
+        assert [result.message for result in running.result().results if result.exit_code] == []
     give_back(job_harness, *jobs.values())
     assert_same_as_sync(mirror_harness, tmp_path / "by-sync")
 

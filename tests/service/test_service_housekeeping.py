@@ -121,9 +121,9 @@ def test_records_of_another_state_are_found_though_they_can_be_read(
     copied_harness: MirrorHarness,
 ) -> None:
     first, last = (
-        one
-        for one in copied_harness.entries(VersionMinted)
-        if one.local_id == "000002" and one.kind == "published"
+        entry
+        for entry in copied_harness.entries(VersionMinted)
+        if entry.local_id == "000002" and entry.kind == "published"
     )
     assert first.files == last.files
     name = dataset_ref_of(last).dataset_id

@@ -62,7 +62,7 @@ def run(mirror: MirrorHarness, tmp_path: Path) -> Callable[[], tuple[int, list[s
         with mirror.index() as index:
             return (
                 failed,
-                [one.message for one in index.crawl.failures() if one.task == "keep"],
+                [failure.message for failure in index.crawl.failures() if failure.task == "keep"],
                 page,
             )
 
@@ -106,7 +106,7 @@ def test_lock_files_are_kept_as_by_the_command_and_damage_is_repaired(
     done = CliRunner().invoke(main, ["keep", lock, "--in", "nas", *more])
     assert json.loads(done.stdout.splitlines()[-1])["notneeded"] == kept.contents
     with Ledger.open(mirror.store.ledger_path) as ledger:
-        assert [one.what for one in ledger.wishes.all()] == [lock]
+        assert [wish.what for wish in ledger.wishes.all()] == [lock]
     # wrong bytes are found when the copies are due, and missing ones at once
     damaged, lost, *_ = copies(tmp_path)
     right = damaged.read_bytes()
@@ -131,7 +131,7 @@ def test_what_cannot_be_kept_is_a_failure_in_status_until_it_can(
     failed, (message,), _ = run()
     assert (failed, "../theses/*.lock" in message) == (1, True)
     code, records, text = status(mirror)
-    found = {one["locks"]: one for one in records if one.get("kind") == "keep"}
+    found = {record["locks"]: record for record in records if record.get("kind") == "keep"}
     assert {locks: one["status"] for locks, one in found.items()} == {
         "../papers/*/datasets.lock": "ok",
         "../theses/*.lock": "error",

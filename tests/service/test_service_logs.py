@@ -169,7 +169,7 @@ def test_a_dead_thread_is_logged_without_secrets(
 
 def failing(mirror_harness: MirrorHarness) -> set[tuple[str, str]]:
     with mirror_harness.index() as index:
-        return {(one.task, one.mirror) for one in index.crawl.failures()}
+        return {(failure.task, failure.mirror) for failure in index.crawl.failures()}
 
 
 class Shut(Executor):
@@ -231,7 +231,7 @@ def raised_alerts(mirror_harness: MirrorHarness, schedule: Schedule) -> set[str]
     for alert in ("NeuromirrorDatasetsFail", "NeuromirrorFailing"):
         rule = _RULE.match(rules[alert])
         assert rule is not None, rules[alert]
-        found = [one for one in samples if one.name == rule["name"]]
+        found = [sample for sample in samples if sample.name == rule["name"]]
         if rule["label"]:
             found = [one for one in found if one.labels[rule["label"]] != rule["other"]]
         if sum(one.value for one in found) > 0:

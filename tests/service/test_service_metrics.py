@@ -44,9 +44,9 @@ def read(metrics: Metrics) -> dict[str, float]:
     """``name{label=value,…}`` and the value of each sample."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(metrics.page().decode()):
-        for one in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(one.labels.items()))
-            found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return found
 
 

@@ -150,11 +150,11 @@ def test_no_token_is_in_logs_figures_health_index_or_git(
     assert leaking_archive.struck >= set(FAILING)
     figures = replies[0].text
     assert 'neuromirror_jobs_total{kind="visit",mirror="demo",outcome="failed"}' in figures
-    assert any("READY=1" in one for one in notifications)
-    assert any("STOPPING=1" in one for one in notifications)
-    answered = [f"{one.headers}\n{one.text}" for one in replies]
+    assert any("READY=1" in notification for notification in notifications)
+    assert any("STOPPING=1" in notification for notification in notifications)
+    answered = [f"{reply.headers}\n{reply.text}" for reply in replies]
     output = "".join([*service.lines, *answered, *notifications])
-    assert any(b"demo:000008" in one or b"000008" in one for one in contents(store))
+    assert any(b"demo:000008" in content or b"000008" in content for content in contents(store))
 
     canaries = [SECRET.encode(), demo.token.encode()]
     for one in [output.encode(), *contents(store)]:

@@ -24,8 +24,8 @@ THREAD = ("--workers", "1", "--executor", "threads")
 def minted_versions(mirror_harness: MirrorHarness) -> Counter[tuple[str, str, str, str]]:
     """How often each version of each dataset was minted."""
     return Counter(
-        (one.local_id, one.kind, one.label, one.state)
-        for one in mirror_harness.entries(VersionMinted)
+        (entry.local_id, entry.kind, entry.label, entry.state)
+        for entry in mirror_harness.entries(VersionMinted)
     )
 
 
@@ -52,7 +52,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert before < minted_versions(other)
 
     results = serve_once(mirror_harness, "--executor", "threads")
-    assert {one["status"] for one in results} <= {"ok", "notneeded"}
+    assert {result["status"] for result in results} <= {"ok", "notneeded"}
     assert minted_versions(mirror_harness) == minted_versions(other)
     assert set(minted_versions(mirror_harness).values()) == {1}
     assert comparable_states(mirror_harness) == comparable_states(other)

@@ -35,7 +35,7 @@ def test_a_service_that_ended_nine_days_ago_is_a_problem(mirror_harness: MirrorH
     os.utime(mirror_harness.folder / "neuromirror/listed/demo", (clock.now, clock.now))
     code, records = status(mirror_harness)
     assert code == 1
-    (problem,) = [one["message"] for one in records if one["status"] == "error"]
+    (problem,) = [record["message"] for record in records if record["status"] == "error"]
     assert problem.startswith("no service runs on this store since 20")
     assert "the lists of demo are overdue" in problem
 

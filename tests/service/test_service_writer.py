@@ -45,9 +45,9 @@ def _all_visited(job_harness: JobHarness) -> list[str]:
     for task in listed.due:
         local_id = task.hint.dataset.local_id
         done = job_harness.run_job("visit", f"demo:{local_id}", hint=task.hint, far=True)
-        assert [one.exit_code for one in done.results] == [0], done.results
+        assert [result.exit_code for result in done.results] == [0], done.results
     report = job_harness.run_job("superdatasets", "demo", far=True)
-    assert [one for one in report.results if one.exit_code] == []
+    assert [result for result in report.results if result.exit_code] == []
     return names
 
 
@@ -105,10 +105,10 @@ QUERIES: dict[str, Callable[[Index | RemoteIndex], Any]] = {
     "released_states": lambda index: index.crawl.released_states("demo:000001"),
     "resolve": lambda index: index.versions.resolve("demo:000001"),
     "subdatasets": lambda index: [
-        one
+        subdataset
         for row in index.datasets.select("demo")
         if row.versions
-        for one in index.versions.subdatasets(index.versions.resolve(row.name))
+        for subdataset in index.versions.subdatasets(index.versions.resolve(row.name))
     ],
     "superdatasets": lambda index: index.datasets.superdatasets("demo:000001"),
     "tombstone": lambda index: index.datasets.tombstone("demo:000001"),
@@ -208,7 +208,7 @@ def test_every_error_of_the_writer_is_a_reply(
         far.record()
     assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
     # a defect is logged
-    logged = [one.levelname for one in caplog.records]
+    logged = [record.levelname for record in caplog.records]
     assert logged == ["ERROR"] * isinstance(error, RuntimeError)
 
 

@@ -221,8 +221,8 @@ def test_a_service_below_a_path_gets_its_requests_below_that_path(shared_boss, h
     host = httpserver.url_for("").removeprefix("http://").rstrip("/")
     assert source.dataset(SKETCH).source_uri == f"boss://{host}/nd/boss/{SKETCH}"
     listing = listing_of(source, SKETCH)
-    found = read_level(source, listing, 0, (70, 260, 300), "uint64")
-    assert (found == shared_boss.voxels(SKETCH)).all()
+    level = read_level(source, listing, 0, (70, 260, 300), "uint64")
+    assert (level == shared_boss.voxels(SKETCH)).all()
 
 
 # --- intern's transport
@@ -321,8 +321,8 @@ def test_restricted_channels_are_mirrored_if_the_options_say_so(shared_boss, mon
     source = make_source(shared_boss.api, token_env=TOKEN, restricted="mirror")
     hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
     assert hints[PRIVATE] is None
-    found = read_level(source, listing_of(source, PRIVATE), 0, (16, 64, 64), "uint8")
-    assert (found == shared_boss.voxels(PRIVATE)).all()
+    level = read_level(source, listing_of(source, PRIVATE), 0, (16, 64, 64), "uint8")
+    assert (level == shared_boss.voxels(PRIVATE)).all()
 
 
 @pytest.mark.parametrize("restricted", ["skip", "mirror"])

@@ -56,7 +56,7 @@ def multiscales(documents: dict[str, bytes]) -> list[tuple[str, list[float], lis
 
 
 def levels_in(entries: list[FileRecord | ExcludedEntry]) -> set[bytes]:
-    return {one.path.partition(b"/")[0] for one in entries if isinstance(one, FileRecord)}
+    return {entry.path.partition(b"/")[0] for entry in entries if isinstance(entry, FileRecord)}
 
 
 # --- voxels
@@ -132,8 +132,8 @@ def test_levels_start_with_the_uploaded_one(boss):
         ("2", [40, 16, 16], [0, 6, 6]),
         ("3", [40, 32, 32], [0, 14, 14]),
     ]
-    found = read_level(source, listing_of(source, "c/e/ch"), 2, shape, "uint8")
-    assert (found == boss.voxels("c/e/ch", 2)).all()
+    level = read_level(source, listing_of(source, "c/e/ch"), 2, shape, "uint8")
+    assert (level == boss.voxels("c/e/ch", 2)).all()
 
 
 def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
@@ -142,17 +142,17 @@ def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
     source = make_source(boss.api)
     listing = listing_of(source, "c/e/ch")
     entries = list(listing.entries())
-    exceptions = {one.path: one for one in entries if isinstance(one, ExcludedEntry)}
+    exceptions = {entry.path: entry for entry in entries if isinstance(entry, ExcludedEntry)}
     # in x, level 1 has 10:40, level 2 has 5:20, level 3 has 2:10
     assert levels_in(entries) == {b"0", b"1"}
     assert sorted(exceptions) == [b"1", b"2", b"3"]
-    assert {one.reason for one in exceptions.values()} == {"out-of-reach"}
+    assert {exception.reason for exception in exceptions.values()} == {"out-of-reach"}
     assert "x 10:20" in exceptions[b"1"].detail
     assert "x 5:20" in exceptions[b"2"].detail
     assert "x 2:10" in exceptions[b"3"].detail
     there = boss.voxels("c/e/ch", 1)[:, :, 10:]
-    found = read_level(source, listing_of(source, "c/e/ch"), 1, there.shape, "uint8")
-    assert (found == there).all()
+    level = read_level(source, listing_of(source, "c/e/ch"), 1, there.shape, "uint8")
+    assert (level == there).all()
     assert multiscales(documents_of(listing))[1][2] == [0, 2, 20 * 8 + 2]
 
 
@@ -249,7 +249,7 @@ def test_the_documents_are_upstreams_json_without_volatile_members(shared_boss):
     documents = documents_of(listing_of(make_source(shared_boss.api), CELLS))
     names = ["channel", "collection", "coordinate_frame", "downsample", "experiment", "metadata"]
     kept = {name: json.loads(documents[f".boss/{name}.json"]) for name in names}
-    assert sorted(one for one in documents if one.startswith(".boss/")) == [
+    assert sorted(document for document in documents if document.startswith(".boss/")) == [
         f".boss/{name}.json" for name in names
     ]
     left_out = {"storage_type", "bucket", "cv_path", "downsample_status"}

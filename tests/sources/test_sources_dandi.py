@@ -274,7 +274,7 @@ def test_a_version_costs_one_request_beside_its_pages(make_source, archive):
     archive.requests.clear()
     for version in versions:
         list(source.listing(version, EMPTY_CONTEXT).entries())
-    of_versions = [one for one in archive.requests if "/versions/" in one]
+    of_versions = [request for request in archive.requests if "/versions/" in request]
     assert len(of_versions) == 2 * len(versions)
 
 

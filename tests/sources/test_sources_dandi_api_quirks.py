@@ -37,7 +37,7 @@ def listing_of(source, name="000002", label="draft"):
 
 def records_of(source, name="000002", label="draft"):
     entries = list(listing_of(source, name, label).entries())
-    return {one.path: one for one in entries if isinstance(one, FileRecord)}
+    return {entry.path: entry for entry in entries if isinstance(entry, FileRecord)}
 
 
 def answering(archive, path, number, status, body, kind="application/json"):

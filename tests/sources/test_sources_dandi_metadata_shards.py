@@ -29,8 +29,8 @@ def shards_of(rows, limit: int = SHARD_LIMIT) -> dict[bytes, bytes]:
     for row in rows:
         shards.add_rows([row])
     documents = shards.documents()
-    assert [one.path for one in documents] == sorted(one.path for one in documents)
-    return {one.path: one.content for one in documents}
+    assert [document.path for document in documents] == sorted(one.path for one in documents)
+    return {document.path: document.content for document in documents}
 
 
 def lines(shards: dict[bytes, bytes]) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def documents_of(source, name, label="draft"):
     listing = listing_of(source, name, label)
     for _ in listing.entries():
         pass
-    return {one.path: one.content for one in listing.documents}
+    return {document.path: document.content for document in listing.documents}
 
 
 def test_a_listing_has_the_shards_and_the_dandisets_document(make_source, archive):

@@ -247,7 +247,7 @@ def test_prefix_1_does_not_return_10(zarr_archive):
     assert set(read(part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT))) == {
         path.encode() for path in ENTRIES
     }
-    assert not any("/files/" in one for one in zarr_archive.requests)
+    assert not any("/files/" in request for request in zarr_archive.requests)
 
 
 def test_odd_names_are_listed_as_they_are(zarr_archive):
@@ -541,7 +541,7 @@ def test_past_states_are_rebuilt_from_versions_and_delete_markers(zarr_archive):
     ]
     found = [zarrs.listing(state, EMPTY_CONTEXT) for state in states]
     entries = [read(listing) for listing in found]
-    assert [set(one) for one in entries] == [
+    assert [set(entry) for entry in entries] == [
         {b"a", b"0/0", b"0/1"},
         {b"a", b"0/0", b"0/1", b"0/10"},
         {b"a", b"0/1", b"0/10"},
@@ -587,11 +587,11 @@ def rows_of(archive, name="000003"):
 def test_zarr_assets_of_a_dandiset_are_parts_and_count_as_upstream_counts(make_source, archive):
     listing = draft_of(make_source(zarrs=True), "000003")
     entries = list(listing.entries())
-    parts = [one for one in entries if isinstance(one, ComponentEntry)]
+    parts = [entry for entry in entries if isinstance(entry, ComponentEntry)]
     assert [part.path for part in parts] == [b"sub-001/img.ome.zarr", b"sub-002/arr.zarr"]
     assert parts[0].version.upstream == "c65ff2cc7009f922711a3acfd8e70e79-37--13166"
     assert parts[0].version.claimed_totals == FileTotals(37, 13166)
-    assert not any(isinstance(one, ExcludedEntry) for one in entries)
+    assert not any(isinstance(entry, ExcludedEntry) for entry in entries)
     assert (
         FileTotals(len(entries), sum(one.size for one in entries)) == listing.version.claimed_totals
     )
@@ -599,7 +599,7 @@ def test_zarr_assets_of_a_dandiset_are_parts_and_count_as_upstream_counts(make_s
 
 def test_without_the_option_a_zarr_is_a_named_exception(make_source):
     entries = list(draft_of(make_source(zarrs=False), "000003").entries())
-    left_out = [one for one in entries if isinstance(one, ExcludedEntry)]
+    left_out = [entry for entry in entries if isinstance(entry, ExcludedEntry)]
     assert [one.reason for one in left_out] == ["zarr", "zarr"]
 
 
@@ -621,7 +621,7 @@ def test_zarr_checksum_null_is_never_taken_as_unchanged_by_its_row(make_source, 
     row = next(row for row in rows_of(archive) if row["zarr"])
     row["metadata"]["digest"]["dandi:dandi-zarr-checksum"] = None
     listing = draft_of(make_source(zarrs=True), "000003")
-    parts = [one for one in listing.entries() if isinstance(one, ComponentEntry)]
+    parts = [entry for entry in listing.entries() if isinstance(entry, ComponentEntry)]
     assert parts[0].version.upstream == "current"
     assert listing.memo() is None
 
@@ -648,8 +648,8 @@ def test_a_broken_row_of_a_zarr_blocks_no_other(make_source, archive, field, val
     row = next(row for row in rows_of(archive) if row["zarr"])
     row[field] = value
     entries = list(draft_of(make_source(zarrs=True), "000003").entries())
-    assert [one.reason for one in entries if isinstance(one, ExcludedEntry)] == ["malformed"]
-    assert len([one for one in entries if isinstance(one, ComponentEntry)]) == 1
+    assert [entry.reason for entry in entries if isinstance(entry, ExcludedEntry)] == ["malformed"]
+    assert len([entry for entry in entries if isinstance(entry, ComponentEntry)]) == 1
 
 
 def test_a_zarr_of_the_demo_archive_is_listed_through_its_dandiset(demo):
@@ -659,10 +659,10 @@ def test_a_zarr_of_the_demo_archive_is_listed_through_its_dandiset(demo):
     source = DandiSource("demo", options, options.session())
     demo.clear_requests()
     [part] = [
-        one for one in draft_of(source, "000005").entries() if isinstance(one, ComponentEntry)
+        entry for entry in draft_of(source, "000005").entries() if isinstance(entry, ComponentEntry)
     ]
     assert part.path == ZARR.encode()
-    assert not [one for one in demo.s3_requests if "zarr" in one]
+    assert not [request for request in demo.s3_requests if "zarr" in request]
     found = read(part.listing(EMPTY_CONTEXT))
     assert {path.decode() for path in found} == set(demo.zarrs[part.dataset.local_id[5:]].entries)
     assert source.dataset(part.dataset.local_id) == part.dataset

@@ -68,12 +68,12 @@ def test_every_level_opens_as_the_array_that_the_service_holds(
 
 def test_blocks_are_hashed_where_the_options_say_so(shared_ndstore: DemoNdstore) -> None:
     records, _ = read(listing_of(make_source(shared_ndstore, hash="fetch"), CELLS))
-    assert all(one.digests[0].checked for one in records)
+    assert all(record.digests[0].checked for record in records)
     known = {f"{n}/c/0/0/0" for n in range(3)}
     assert known < digests(records).keys()
     unread, _ = read(listing_of(make_source(shared_ndstore), CELLS))
-    assert [one.path for one in unread] == [one.path for one in records]
-    assert [one.size for one in unread] == [one.size for one in records]
+    assert [one.path for one in unread] == [record.path for record in records]
+    assert [one.size for one in unread] == [record.size for record in records]
     assert not any(one.digests for one in unread)
 
 
@@ -111,7 +111,7 @@ def test_the_unit_comes_from_the_options(shared_ndstore: DemoNdstore) -> None:
         document(listing_of(make_source(shared_ndstore, **given), IMAGE_11), "zarr.json")
         for given in ({}, {"unit": "micrometer"})
     ]
-    units = [one["attributes"]["ome"]["multiscales"][0]["axes"][0] for one in axes]
+    units = [axis["attributes"]["ome"]["multiscales"][0]["axes"][0] for axis in axes]
     assert units == [
         {"name": "z", "type": "space", "unit": "nanometer"},
         {"name": "z", "type": "space", "unit": "micrometer"},
@@ -123,14 +123,14 @@ def test_the_unit_comes_from_the_options(shared_ndstore: DemoNdstore) -> None:
 
 def test_levels_that_were_never_created_are_excluded_by_name(shared_ndstore: DemoNdstore) -> None:
     records, left_out = read(listing_of(make_source(shared_ndstore), SINGLE_12))
-    assert {one.path.partition(b"/")[0] for one in records} == {b"0"}
+    assert {record.path.partition(b"/")[0] for record in records} == {b"0"}
     assert [(one.path, one.reason) for one in left_out] == [
         (b"1", "no-voxels"),
         (b"2", "no-voxels"),
     ]
     assert "propagate is 0" in left_out[0].detail
     records, left_out = read(listing_of(make_source(shared_ndstore), SYNAPSES))
-    assert {one.path.partition(b"/")[0] for one in records} == {b"1", b"2"}
+    assert {record.path.partition(b"/")[0] for record in records} == {b"1", b"2"}
     assert [one.path for one in left_out] == [b"0"]
     assert left_out[0].reason == "no-voxels"
 
@@ -140,7 +140,7 @@ def test_a_synthetic_level_cannot_be_requested(shared_ndstore: DemoNdstore) -> N
         with pytest.raises(ConfigurationError, match=f"no level {level}, only"):
             listing_of(make_source(shared_ndstore, levels=[level]), path)
     records, left_out = read(listing_of(make_source(shared_ndstore, levels=[2]), SYNAPSES))
-    assert {one.path.partition(b"/")[0] for one in records} == {b"2"}
+    assert {record.path.partition(b"/")[0] for record in records} == {b"2"}
     assert not left_out
 
 
@@ -255,5 +255,5 @@ def test_an_estimate_equals_the_listing(shared_ndstore: DemoNdstore) -> None:
             assert estimate is not None
             assert (estimate.files, estimate.bytes) == (
                 len(records),
-                sum(one.size or 0 for one in records),
+                sum(record.size or 0 for record in records),
             )

@@ -38,7 +38,7 @@ def shared_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNds
 
 def listed(ndstore: DemoNdstore, **options: Any) -> list[str]:
     """Return the local ids of all hints."""
-    return [one.dataset.local_id for one in make_source(ndstore, **options).datasets()]
+    return [dataset.dataset.local_id for dataset in make_source(ndstore, **options).datasets()]
 
 
 # -- names
@@ -83,8 +83,8 @@ def test_an_address_with_a_password_is_refused() -> None:
 def test_all_channels_of_public_projects_are_listed(shared_ndstore: DemoNdstore) -> None:
     shared_ndstore.clear_requests()
     hints = list(make_source(shared_ndstore).datasets())
-    assert [one.dataset.local_id for one in hints] == ALL
-    assert not any(one.unavailable or one.fingerprint for one in hints)
+    assert [hint.dataset.local_id for hint in hints] == ALL
+    assert not any(hint.unavailable or hint.fingerprint for hint in hints)
     assert shared_ndstore.count_requests() == 1 + 5  # the list, and each project's info
 
 
@@ -110,7 +110,7 @@ def test_projects_can_be_named_instead(shared_ndstore: DemoNdstore) -> None:
 
 def test_a_broken_project_does_not_hide_the_others(ndstore: DemoNdstore) -> None:
     with ndstore.fault("status", path="/demo12/info/", status=500):
-        hints = {one.dataset.local_id: one for one in make_source(ndstore).datasets()}
+        hints = {dataset.dataset.local_id: dataset for dataset in make_source(ndstore).datasets()}
     assert hints.keys() == {*ALL, "==demo12"} - {"demo12/image"}
     assert "HTTP 500" in (hints["==demo12"].unavailable or "")
     ndstore.projects["demo11"].channels["image"].datatype = "float16"
@@ -149,7 +149,7 @@ def test_a_private_project_is_mirrored_if_the_options_say_so(
     options = {"token_env": TOKEN, "tokens": ["demo13_private"], "restricted": "mirror"}
     monkeypatch.setenv(TOKEN, ndstore.token)
     source = make_source(ndstore, hash="fetch", **options)
-    assert [one.dataset.local_id for one in source.datasets()] == [PRIVATE]
+    assert [dataset.dataset.local_id for dataset in source.datasets()] == [PRIVATE]
     listing = listing_of(source, PRIVATE)
     records, _ = read(listing)
     assert records

@@ -68,7 +68,7 @@ def test_every_volume_is_a_dataset_and_the_rest_is_reported(shared_layers):
 def test_the_search_pages_through_no_folder_of_chunks_and_reads_no_layer_twice(shared_layers):
     shared_layers.demo.clear_requests()
     list(shared_layers.source().datasets())
-    listed = [unquote(one) for one in shared_layers.demo.requests if "list-type" in one]
+    listed = [unquote(request) for request in shared_layers.demo.requests if "list-type" in request]
     folders = sorted(one.partition("&prefix=")[2].partition("&")[0] for one in listed)
     assert folders == [
         *("", "demo_activity/", "demo_activity/calcium/", f"{FUSED}/", f"{STACK}/", "demo_cortex/"),
@@ -115,7 +115,7 @@ def test_depth_prefix_include_and_exclude_bound_the_search(layers):
     assert only(prefix="c/e/one", depth=0) == ["c/e/one"]
     layers.demo.clear_requests()
     assert only(include=["d/*"]) == ["d/four"]
-    assert not [one for one in layers.demo.requests if "prefix=c%2F" in one]
+    assert not [request for request in layers.demo.requests if "prefix=c%2F" in request]
     excluded = layers.source(exclude=["c/*"])
     assert excluded.hint(excluded.dataset("c/e/one")).unavailable
     shallow = layers.source(depth=2)
@@ -139,7 +139,7 @@ def test_folders_below_a_layer_belong_to_it(layers):
     assert list(unavailable_by_id(source)) == ["c/seg"]
     listing = listing_of(source, "c/seg")
     assert list(read(listing)) == [b"proofread/8_8_8/0-64_0-64_0-16"]
-    assert [one.path for one in listing.documents] == [
+    assert [document.path for document in listing.documents] == [
         *(b"info", b"proofread/info", ENCODINGS.encode())
     ]
 
@@ -235,7 +235,7 @@ def test_objects_of_an_array_keep_their_names_whatever_their_encoding(layers):
     listing = listing_of(layers.source(), "a")
     files = read(listing)
     assert list(files) == [b"0/c/0/0/0", b"0/c/0/0/1", b"labels/0/1/zarr.json"]
-    documents = [one.path for one in listing.documents]
+    documents = [document.path for document in listing.documents]
     assert documents == [b"0/zarr.json", b"zarr.json", ENCODINGS.encode()]
     assert listing.find_present([b"0/c/0/0/0", b"0/c/9/9/9"]) == [b"0/c/0/0/0"]
 
@@ -272,14 +272,14 @@ def test_every_object_is_a_file_under_its_etag_or_a_document(shared_layers, laye
     listing = listing_of(source, layer)
     files = read(listing)
     assert all(isinstance(one, FileRecord) for one in files.values())
-    documents = {one.path.decode() for one in listing.documents} - {ENCODINGS}
+    documents = {document.path.decode() for document in listing.documents} - {ENCODINGS}
     keys = {key_of(one).removeprefix(f"{layer}/") for one in files.values()} | documents
     present = shared_layers.demo.present(f"{layer}/", bucket=shared_layers.name)
     assert sorted(keys) == [one.decode().removeprefix(f"{layer}/") for one in present]
     assert len(keys) == len(files) + len(documents)
-    for one in files.values():
-        head = shared_layers.demo.head(key_of(one), bucket=shared_layers.name)
-        assert (one.size, one.digests[0].value) == (head.size, head.etag)
+    for file in files.values():
+        head = shared_layers.demo.head(key_of(file), bucket=shared_layers.name)
+        assert (file.size, file.digests[0].value) == (head.size, head.etag)
     assert {"info", "provenance"} <= documents
 
 

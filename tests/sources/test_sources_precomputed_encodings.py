@@ -235,11 +235,11 @@ def test_two_objects_with_the_same_path_are_reported(layers):
     layers.put(f"{CH}/8_8_8/c.gz", TEXT, "br")
     layers.put(f"{CH}/8_8_8/d.gz", TEXT, "gzip")
     entries = list(listing_of(layers.source(), CH).entries())
-    exceptions = [one for one in entries if isinstance(one, ExcludedEntry)]
-    assert [(one.path, one.reason, one.size) for one in exceptions] == [
+    exceptions = [entry for entry in entries if isinstance(entry, ExcludedEntry)]
+    assert [(exception.path, exception.reason, exception.size) for exception in exceptions] == [
         (b"8_8_8/a.br", "name-taken", len("separate"))
     ]
-    named = {key_of(one): one.path for one in entries if isinstance(one, FileRecord)}
+    named = {key_of(entry): entry.path for entry in entries if isinstance(entry, FileRecord)}
     assert named == {
         f"{CH}/8_8_8/a": b"8_8_8/a.br",
         f"{CH}/8_8_8/b": b"8_8_8/b",
@@ -288,7 +288,7 @@ def test_documents_are_readable_however_they_are_stored(layers):
     listing = listing_of(layers.source(), CH)
     # a document that needs a library for decoding is a file with CloudVolume's suffix
     assert set(read(listing)) == {b"extra.json.br"}
-    contents = {one.path: one.content for one in listing.documents}
+    contents = {document.path: document.content for document in listing.documents}
     assert contents[b"info"] == INFO.encode()
     assert json.loads(contents[b"more.json"]) == {"a": "b" * 3000}
 
@@ -424,5 +424,5 @@ def test_many_new_objects_are_sampled_and_few_are_all_requested(layers, monkeypa
     layers.scale(f"{CH}/4_4_4", 40, "br")
     layers.demo.clear_requests()
     assert len(paths(source, known)) == 50
-    requests = [one for one in layers.heads() if "/4_4_4/" in one]
+    requests = [head for head in layers.heads() if "/4_4_4/" in head]
     assert len(requests) == 12

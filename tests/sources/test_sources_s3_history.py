@@ -95,7 +95,7 @@ def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
         assert entry.retention is Retention.VERSIONED_BUCKET
         # not the key, because other bytes under it were other versions
         assert entry.upstream_id == entry.locations[0].version_id
-    assert [one.content for one in listing.documents] == [b'{"subject_id": "7"}']
+    assert [document.content for document in listing.documents] == [b'{"subject_id": "7"}']
     assert ("subject", "7") in listing.facts.attributes
     assert listing.memo() is None
     assert not listing.is_unchanged()
@@ -195,7 +195,7 @@ class DocDb:
         self.queries.append(location_filter)
         if "$in" in location_filter:
             records = [one for one in self.rows if isinstance(one, dict)]
-            rows = [one for one in records if one["location"] in location_filter["$in"]]
+            rows = [record for record in records if record["location"] in location_filter["$in"]]
         else:
             rows = self.rows
         skip = int(request.args["skip"])

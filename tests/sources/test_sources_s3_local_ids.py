@@ -87,7 +87,7 @@ def test_the_bucket_is_the_only_required_option():
 def test_invalid_options_are_refused(given_, why):
     with pytest.raises(ValidationError, match=why) as caught:
         options(**given_)
-    assert "secret" not in str([one["msg"] for one in caught.value.errors()])
+    assert "secret" not in str([error["msg"] for error in caught.value.errors()])
 
 
 def test_the_longest_prefix_determines_the_depth():
@@ -103,5 +103,5 @@ def test_the_longest_prefix_determines_the_depth():
     )
     roots = [b"a", b"b/c", b"b/d/e", b"x/y"]
     others = [b"x", b"b", b"b/d", b"x/y/z", b"a/1"]
-    assert all(plan.is_root(tuple(one.split(b"/"))) for one in roots)
-    assert not any(plan.is_root(tuple(one.split(b"/"))) for one in others)
+    assert all(plan.is_root(tuple(root.split(b"/"))) for root in roots)
+    assert not any(plan.is_root(tuple(other.split(b"/"))) for other in others)

@@ -172,7 +172,7 @@ def test_copies_of_one_multipart_object_share_a_request(bucket):
         bucket.upload(f"x/{name}", bytes(6 * MIB), 5 * MIB)
     source = bucket.source()
     requests = record_part_heads(source)
-    assert len({one.part_size for one in files_of(source, "x").values()}) == 1
+    assert len({file.part_size for file in files_of(source, "x").values()}) == 1
     assert len(requests) == 1
 
 
@@ -209,7 +209,7 @@ def test_versions_are_found_where_the_bucket_began_without(bucket):
     bucket.put("b/1", b"one")
     source = bucket.source()
     assert source.capabilities()["version-reads"] == "not tested"
-    assert {one.locations[0].version_id for one in files_of(source, "a").values()} == {None}
+    assert {file.locations[0].version_id for file in files_of(source, "a").values()} == {None}
     listing = listing_of(source, "b")
     assert read(listing)[b"1"].locations[0].version_id is not None
     assert listing_of(source, "b", FakeVisitContext(memo=listing.memo())).is_unchanged()

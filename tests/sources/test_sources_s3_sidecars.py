@@ -21,7 +21,7 @@ def test_sidecars_are_documents_and_all_else_is_files(bucket):
     bucket.put("asset/broken.json", b"{not json\xff")
     listing = listing_of(bucket.source(layout="aind"), "asset")
     assert set(read(listing)) == {b"ecephys/continuous.dat", b"ecephys/settings.json"}
-    documents = {one.path: one for one in listing.documents}
+    documents = {document.path: document for document in listing.documents}
     assert set(documents) == {
         b"data_description.json",
         b"broken.json",
@@ -60,7 +60,7 @@ def test_a_signed_address_in_a_sidecar_is_never_kept(bucket):
     bucket.put("asset/session.json", b'{"link": "%s", "n": 1.0}' % secret)
     listing = listing_of(bucket.source(layout="aind"), "asset")
     read(listing)
-    kept = {one.path: one.content for one in listing.documents}[b"session.json"]
+    kept = {document.path: document.content for document in listing.documents}[b"session.json"]
     assert kept == b'{"link": "https://b.s3.amazonaws.com/k?versionId=1", "n": 1.0}'
     assert ("cleaned", "session.json") in listing.facts.attributes
     assert ("cleaned", "data_description.json") not in listing.facts.attributes
@@ -74,7 +74,7 @@ def test_large_or_oddly_named_sidecars_are_ordinary_files(bucket):
     bucket.put("a/fine.json", b"{}")
     listing = listing_of(bucket.source(layout="aind"), "a")
     assert set(read(listing)) == {b"large.json", b".hidden.json", b"original_metadata/both"}
-    assert [one.path for one in listing.documents] == [
+    assert [document.path for document in listing.documents] == [
         b"fine.json",
         b"original_metadata/both/child",
     ]
@@ -88,7 +88,7 @@ def test_too_many_sidecars_are_ordinary_files(bucket, monkeypatch):
         bucket.put(f"a/original_metadata/{number}", b"x" * sizes[number])
     listing = listing_of(bucket.source(layout="aind"), "a")
     files = set(read(listing))
-    assert [one.path[-1:] for one in listing.documents] == [b"0", b"1", b"2", b"4"]
+    assert [document.path[-1:] for document in listing.documents] == [b"0", b"1", b"2", b"4"]
     assert {path[-1:] for path in files} == {b"3", b"5", b"6"}
 
 

@@ -47,7 +47,7 @@ def service() -> Iterator[VolumeService]:
     arrays = {
         one.name: rng.integers(1, 255, tuple(reversed(one.extent)), "uint8") for one in _LEVELS
     }
-    with VolumeService(arrays, {one.name: one.start for one in _LEVELS}) as running:
+    with VolumeService(arrays, {level.name: level.start for level in _LEVELS}) as running:
         yield running
 
 
@@ -111,7 +111,7 @@ class Visits:
         return dict(self.listing.facts.attributes)["checked"]
 
     def digests(self) -> dict[bytes, str]:
-        return {one.path: one.digests[0].value for one in self.records if one.digests}
+        return {record.path: record.digests[0].value for record in self.records if record.digests}
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_every_block_is_read_once_and_its_sha256_is_checked(visits: Visits) -> N
 def test_a_listing_brings_the_zarrs_metadata_and_its_remote(visits: Visits) -> None:
     listing = visits.open()
     assert listing.special_remotes == (VOLUME_REMOTE,)
-    assert [one.path for one in listing.documents] == [
+    assert [document.path for document in listing.documents] == [
         *(b".boss/channel.json", b"0/zarr.json", b"1/zarr.json", b"zarr.json")
     ]
     assert set(zarr_documents(visits.volume)) < set(listing.documents)
@@ -423,7 +423,7 @@ def test_without_hashing_nothing_is_read(visits: Visits) -> None:
     plain = {"hash": "none", "sample": None, "rolling": None}
     assert not visits.visit(**plain)
     assert visits.digests() == {}
-    assert [one.path for one in visits.records] == [one.path for one in blocks(visits.volume)]
+    assert [record.path for record in visits.records] == [one.path for one in blocks(visits.volume)]
     assert (visits.check_description, visits.evidence) == ("metadata only", "metadata only")
     memo = visits.memo
     assert visits.visit(**plain)
@@ -489,9 +489,9 @@ def test_a_memo_returns_the_recorded_digests(known: list[int], visits: Visits) -
     for number in known:
         digests.put(number, bytes([number]) * 32, 1 + number % 3)
     visits.visit(hash="none", sample=0, rolling=0)
-    found = load_memo(visits.memo, visits_shape(visits), _COUNT)
-    assert found is not None
-    course = replace(found[0], cursor=4)
+    memo = load_memo(visits.memo, visits_shape(visits), _COUNT)
+    assert memo is not None
+    course = replace(memo[0], cursor=4)
     loaded = load_memo(dump_memo(course, digests), course.shape, 10)
     assert loaded is not None
     assert loaded[0] == course

@@ -56,7 +56,7 @@ def test_an_independent_validator_accepts_an_image(
     assert image.ome_attributes.version == "0.5"
     assert [axis.name for axis in multiscale.axes] == list("tzyx")[times is None :]
     assert {axis.unit for axis in multiscale.axes[-3:]} == {"nanometer"}
-    assert [one.path for one in multiscale.datasets] == ["0", "1", "2"]
+    assert [dataset.path for dataset in multiscale.datasets] == ["0", "1", "2"]
 
 
 def test_an_independent_validator_accepts_labels(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
     folder = written(made, tmp_path)
     rng = np.random.default_rng(8)
     arrays = {
-        one.name: rng.integers(0, 1 << 16, (2, *reversed(one.extent)), "uint16")
-        for one in made.levels
+        level.name: rng.integers(0, 1 << 16, (2, *reversed(level.extent)), "uint16")
+        for level in made.levels
     }
     for block in blocks(made):
         (x0, x1), (y0, y1), (z0, z1) = (

@@ -380,9 +380,9 @@ def test_looking_for_a_private_store_creates_none(tmp_path: Path, public: Store)
     assert find_private_store(tmp_path / "private", public.root) is None
     assert not (tmp_path / "private").exists()
     made = open_private_store(tmp_path / "private", public.root)
-    found = find_private_store(tmp_path / "private", public.root)
-    assert found is not None
-    assert found.root == made.root
+    private_store = find_private_store(tmp_path / "private", public.root)
+    assert private_store is not None
+    assert private_store.root == made.root
 
 
 def test_entries_of_one_dataset_are_separated_from_all_others(public: Store) -> None:

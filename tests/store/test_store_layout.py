@@ -299,7 +299,7 @@ def test_records_come_back_as_they_were(store: Store) -> None:
     store.write_records(ID, COMMIT, map(dump_snapshot_entry, files))
     assert store.has_records(ID, COMMIT)
     assert list(store.records(ID, COMMIT)) == files
-    assert list(store.record_lines(ID, COMMIT)) == [dump_snapshot_entry(one) for one in files]
+    assert list(store.record_lines(ID, COMMIT)) == [dump_snapshot_entry(file) for file in files]
     store.write_records(ID, COMMIT, iter([b"never read"]))
     assert next(store.records(ID, COMMIT)) == files[0]
     store.write_records(ID, "00", [])
@@ -433,7 +433,7 @@ def test_store_on_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     assert name == "demo--000001"
     assert repository.refs()[MAIN_BRANCH] == minted.commit
     assert repository.main_tip() == (minted.commit, 1670926272)
-    assert [one.git_path for one in store.records(ID, minted.commit)] == [b"a"]
+    assert [record.git_path for record in store.records(ID, minted.commit)] == [b"a"]
     assert len(list(store.read_entries(0))) == 1
     with pytest.raises(OSError, match="Read-only"), store.lock("x", "x"):
         pass

@@ -65,7 +65,7 @@ def versions(store: Store) -> list[dict[bytes, bytes]]:
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_every_path_is_found(store: Store, versions: list[dict[bytes, bytes]], number: int) -> None:
     lookup = store.record_lookup(DATASET, _commit(number))
-    every = sorted({path for one in versions for path in one})
+    every = sorted({path for version in versions for path in version})
     for path in [*every[::7], b"0", b"zzz", b"0/0/", b"a.b"]:
         line = versions[number].get(path)
         assert lookup.find(path) == (None if line is None else load_snapshot_entry(line))

@@ -76,13 +76,13 @@ def test_superdataset_names_the_urls_of_its_members(
 def test_unchanged_members_make_no_commit_and_write_nothing(
     store: Store, publishers: list[Publisher]
 ) -> None:
-    members = [member(one) for one in publishers]
+    members = [member(publisher) for publisher in publishers]
     first = update_superdataset(store, members)
     before = read_files(store.root)
     assert update_superdataset(store, members[::-1]) is None
     assert read_files(store.root) == before
     publishers[0].publish("later", {"a": 5})
-    second = update_superdataset(store, [member(one) for one in publishers])
+    second = update_superdataset(store, [member(publisher) for publisher in publishers])
     assert second is not None
     assert git(top(store).path, "log", "--format=%H %P", "main").split() == [second, first, first]
     assert update_superdataset(store, members) not in (None, first, second)
@@ -107,7 +107,7 @@ def test_members_may_lie_in_folders_and_have_odd_names(
 def test_repeated_after_a_kill_at_any_step_it_converges(
     store: Store, publishers: list[Publisher]
 ) -> None:
-    members = [member(one) for one in publishers]
+    members = [member(publisher) for publisher in publishers]
     update_superdataset(store, members[:1])
     shutil.copytree(store.root, store.root.with_name("copy"), symlinks=True)
     copy = Store.open(store.root.with_name("copy"))

@@ -25,7 +25,7 @@ def shared_files(store: Store) -> dict[str, bytes]:
         publisher.publish("a", {"x.bin": 1, "y.bin": 2})
         store.append_entries(*read_versions_from_git(publisher.repository, set(), AT))
     versions = [one for _, one in store.read_entries(0) if isinstance(one, VersionMinted)]
-    assert len({one.state for one in versions}) == 1
+    assert len({version.state for version in versions}) == 1
     digests = BlockDigestsFolder.of_store(store)
     keys = {placed.key for placed in store.records(ONE.dataset_id, versions[0].commit)}
     for key in keys:

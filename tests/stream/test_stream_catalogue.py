@@ -60,10 +60,10 @@ def test_the_tree_is_that_of_the_version(at: str) -> None:
     tree = open_tree(at)
     try:
         assert tree.name.startswith("box:data@")
-        entries = {one.name: one for one in tree.entries("") or ()}
+        entries = {entry.name: entry for entry in tree.entries("") or ()}
         assert entries["sub 1"].is_folder
         assert entries["b.txt"].size == 1
-        inner = {one.name: one for one in tree.entries("sub 1") or ()}
+        inner = {entry.name: entry for entry in tree.entries("sub 1") or ()}
         assert inner["data.bin"].size == len(CONTENT)
         file = tree.file("sub 1/data.bin")
         assert file is not None

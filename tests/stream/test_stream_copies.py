@@ -121,7 +121,7 @@ def git_processes() -> set[int]:
     """The git processes that this process has started."""
     tasks = Path("/proc/self/task").glob("*/children")
     children = [int(one) for task in tasks for one in task.read_text().split()]
-    return {one for one in children if Path(f"/proc/{one}/comm").read_text().strip() == "git"}
+    return {child for child in children if Path(f"/proc/{child}/comm").read_text().strip() == "git"}
 
 
 def test_a_state_that_cannot_be_opened_leaves_no_process(kept: KeptDataset, tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_file_that_only_a_vault_has_is_downloaded_from_it(
     path, content = next(iter(kept.contents.items()))
     mirror, local_id = NAME.split(":")
     with kept.harness.index() as index:
-        found = index.files.get(index.versions.resolve(NAME), path)
-        urls = [one.url for one in index.locations.of(found.content)]
+        file = index.files.get(index.versions.resolve(NAME), path)
+        urls = [one.url for one in index.locations.of(file.content)]
     with closing(JournalRecorder(kept.harness.store, kept.harness.store.index_path)) as recorder:
         at = "2026-03-01T12:00:00+00:00"
         recorder.record(LocationsChecked(mirror, local_id, {"not-found": urls}, at))
@@ -162,11 +162,11 @@ def test_a_file_that_only_a_vault_has_is_downloaded_from_it(
     kept.stop_upstream()
     with run_catalogue(kept.harness.store, f"--gateway={mode}") as site:
         page = site.page(f"/file/{version}")
-        (button,) = [one for one in links(page) if one.startswith("/download/")]
+        (button,) = [link for link in links(page) if link.startswith("/download/")]
         reply = site.get(button)
         assert reply.content == content
         assert f'filename="{path.rpartition("/")[2]}"' in reply.headers["content-disposition"]
-        assert any(url in one for one in commands(page))
+        assert any(url in command for command in commands(page))
 
 
 def test_the_gateway_redirects_to_a_preferred_vault(

@@ -47,10 +47,10 @@ def test_references_are_read_back(
     path = zarrs.path(zarr_format)
     done = export_references(zarrs.version(), tmp_path / "out", path, store=zarrs.store(form))
     expected = _voxels(tmp_path / "zarr", zarrs.entries[zarr_format])
-    found = _open_kerchunk(done.path)
-    assert {name for name, _ in found.arrays()} == set(expected)
+    kerchunk = _open_kerchunk(done.path)
+    assert {name for name, _ in kerchunk.arrays()} == set(expected)
     for name, voxels in expected.items():
-        array = found[name]
+        array = kerchunk[name]
         assert isinstance(array, zarr.Array)
         assert np.array_equal(array[...], voxels)
     chunks = sum(

@@ -138,7 +138,7 @@ def test_block_digests_of_another_content_are_not_used(served: ServedTree) -> No
 def downloaded(mirror: MirrorHarness, dataset: str, path: str, folder: Path) -> Path:
     url = f"ria+{mirror.folder.as_uri()}#~{dataset.replace(':', '--')}"
     outcomes = [*download(url, path, folder, jobs=2)]
-    assert [one.status for one in outcomes] == ["ok"], outcomes
+    assert [outcome.status for outcome in outcomes] == ["ok"], outcomes
     return folder / path
 
 

@@ -57,9 +57,9 @@ def in_fork(work: Callable[[], Any]) -> Any:
 
 
 def read_and_close(file: Any, start: int, stop: int) -> bytes:
-    found = read_part(file, start, stop)
+    part = read_part(file, start, stop)
     file.close()
-    return found
+    return part
 
 
 def sum_of(array: Any) -> int:

@@ -57,7 +57,7 @@ def test_several_pins_are_folders_of_a_lock_file(
 ) -> None:
     lock = pin_latest(demo_harness, tmp_path / "a.lock", "demo:000001", "demo:000005")
     tree = open_tree(lock)
-    assert [one.name for one in tree.entries("") or ()] == ["demo:000001", "demo:000005"]
+    assert [entry.name for entry in tree.entries("") or ()] == ["demo:000001", "demo:000005"]
     assert tree.file(f"demo:000001/{NWB}") is not None
     assert tree.file(NWB) is None
     assert tree.entries("demo:000003") is None

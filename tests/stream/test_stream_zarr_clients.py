@@ -39,10 +39,10 @@ def test_zarr_over_fsspec_equals_a_download(
 ) -> None:
     folder = write_entries(tmp_path, zarrs.entries[zarr_format])
     local = zarr.open_group(LocalStore(folder, read_only=True), mode="r")
-    found = zarr.open_group(_fsspec_store(zarrs, zarr_format, form), mode="r")
-    assert dict(found.attrs) == dict(local.attrs)
+    group = zarr.open_group(_fsspec_store(zarrs, zarr_format, form), mode="r")
+    assert dict(group.attrs) == dict(local.attrs)
     for name, array in local.arrays():
-        other = found[name]
+        other = group[name]
         assert isinstance(other, zarr.Array)
         assert np.array_equal(other[...], array[...])
 

@@ -89,7 +89,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LayerMirror]:
 def test_precomputed_layer_is_a_multiscale_zarr(layers: LayerMirror, layer: str) -> None:
     opened = open_zarr(layers.version(layer), store=layers.store)
     scales = layer_scales(layer)
-    assert [one["path"] for one in opened.attrs["ome"]["multiscales"][0]["datasets"]] == [
+    assert [attr["path"] for attr in opened.attrs["ome"]["multiscales"][0]["datasets"]] == [
         str(number) for number in range(len(scales))
     ]
     for number, scale in enumerate(scales):
@@ -221,7 +221,7 @@ def test_shards_are_read_by_range_if_they_have_block_digests(
         server.requests.clear()
         with pytest.raises(UnverifiableError):
             open_zarr(tree)[:64, :64]
-        assert not [one for one in server.requests if one.path == "/c/0/0"]
+        assert not [request for request in server.requests if request.path == "/c/0/0"]
         monkeypatch.undo()
     damaged = bytearray(server.contents["/c/0/0"])
     damaged[100] ^= 1

@@ -38,7 +38,7 @@ def listing_of(source: BossSource, local_id: str, **known: Any) -> Listing:
 
 def documents_of(listing: Listing) -> Mapping[str, bytes]:
     """Return all documents by path."""
-    return {one.path.decode(): one.content for one in listing.documents}
+    return {document.path.decode(): document.content for document in listing.documents}
 
 
 def read_level(

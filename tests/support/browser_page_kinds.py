@@ -38,7 +38,7 @@ def _at(path: str) -> Callable[[BrowserSite], str]:
 def labels(shown: BrowserSite, dataset: str) -> list[str]:
     """Return the labels of a dataset's versions, oldest first."""
     versions = shown.site.api(f"/datasets/{dataset}")["all_versions"]
-    return [one["version"] for one in versions]
+    return [version["version"] for version in versions]
 
 
 def diff_path(shown: BrowserSite) -> str:
@@ -50,7 +50,7 @@ def diff_path(shown: BrowserSite) -> str:
 def bytes_path(shown: BrowserSite) -> str:
     """Return the path of a search for the file that three dandisets share."""
     files = shown.site.api(f"/datasets/{RELEASED}@draft/files")["files"]
-    (one,) = [one for one in files if one["path"] == SHARED]
+    (one,) = [file for file in files if file["path"] == SHARED]
     return f"/find?checksum=sha256:{one['digests']['sha256']}"
 
 

@@ -201,7 +201,7 @@ class BrowserSession:
             self.typed("Enter")
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type != "error" or any(one in message.text for one in self.allowed_errors):
+        if message.type != "error" or any(error in message.text for error in self.allowed_errors):
             return
         if (
             "Failed to load resource" in message.text
@@ -274,8 +274,8 @@ class SharedBrowser:
     def take_errors(self) -> list[str]:
         """Return the errors of all sessions, and forget them."""
         errors = [error for one in self._sessions.values() for error in one.errors]
-        for one in self._sessions.values():
-            one.errors.clear()
+        for session in self._sessions.values():
+            session.errors.clear()
         return errors
 
     def close(self) -> None:

@@ -63,15 +63,15 @@ def verify_all(folder: Path, **options: object) -> list[Finding]:
 
 def failures(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
     """Return kind, path and status of the failed findings."""
-    return [(one.kind, one.path, one.status) for one in findings if one.failed]
+    return [(finding.kind, finding.path, finding.status) for finding in findings if finding.failed]
 
 
 def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str | None], int]:
     """Return the number of files by evidence, and whether they were hashed."""
     return Counter(
-        (one.evidence and one.evidence.value, one.checked)
-        for one in findings
-        if one.kind == "file" and one.status == "ok"
+        (finding.evidence and finding.evidence.value, finding.checked)
+        for finding in findings
+        if finding.kind == "file" and finding.status == "ok"
     )
 
 

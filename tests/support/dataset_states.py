@@ -59,7 +59,7 @@ class DatasetState:
 
     def header(self, number: int) -> SnapshotHeader:
         """The header of the state with this number."""
-        files = {one.git_path for one in self.listed_files}
+        files = {file.git_path for file in self.listed_files}
         taken = [path for path in _disjoint(list(self.documents)) if _is_disjoint(path, files)]
         head = header(number)
         attributes = tuple(("subject", f"{one}") for one in range(self.facts))
@@ -108,8 +108,8 @@ def _disjoint(paths: list[bytes]) -> list[bytes]:
 
 def _is_disjoint(path: bytes, others: object) -> bool:
     return not any(
-        path == one or path.startswith(one + b"/") or one.startswith(path + b"/")
-        for one in others  # type: ignore[attr-defined]
+        path == other or path.startswith(other + b"/") or other.startswith(path + b"/")
+        for other in others  # type: ignore[attr-defined]
     )
 
 

@@ -102,8 +102,8 @@ class EmbargoHarness:
             dataset_id = index.datasets.get(NAME).dataset_id
         return [
             (location.kind, location.version_id)
-            for one in store.records(dataset_id, row.commit)
-            for location in one.record.locations
+            for record in store.records(dataset_id, row.commit)
+            for location in record.record.locations
         ]
 
     # --- canaries

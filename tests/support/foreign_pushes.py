@@ -83,4 +83,4 @@ def repair_harness(
     """Repair a store; return the results by dataset."""
     store = mirror_harness.store
     results = repair_repositories(store, store.index_path, set(aliases) or None, dry_run=dry_run)
-    return {one.dataset: one for one in results}
+    return {result.dataset: result for result in results}

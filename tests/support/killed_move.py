@@ -49,4 +49,4 @@ def _sync(mirrors: Path, public: Path, private: Path, kill_at: int) -> None:
     store = Store.open(public)
     run = Sync(store, store.index_path, jobs=1, private=private)
     results = run.results(parse_sync_requests([], load_mirrors(mirrors)))
-    assert [one for one in results if one.exit_code] == []
+    assert [result for result in results if result.exit_code] == []

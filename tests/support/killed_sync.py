@@ -60,7 +60,7 @@ def _sync(mirrors: Path, folder: Path, kill_at: int) -> int:
     sys.addaudithook(hook)
     store = Store.open(folder, create=True)
     run = Sync(store, store.index_path, jobs=1)
-    assert [one for one in run.results(requests) if one.exit_code] == []
+    assert [result for result in run.results(requests) if result.exit_code] == []
     return count
 
 

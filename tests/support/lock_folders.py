@@ -118,8 +118,8 @@ class RestoreResult:
 
     def file_statuses(self) -> Counter[tuple[str, str | None]]:
         """Return the number of files by their status and evidence."""
-        files = [one for one in self.outcomes if one.action == "get"]
-        return Counter((one.status, one.evidence and one.evidence.value) for one in files)
+        files = [outcome for outcome in self.outcomes if outcome.action == "get"]
+        return Counter((file.status, file.evidence and file.evidence.value) for file in files)
 
     def folder(self, name: str) -> Path:
         return self.into / name.replace(":", "--").replace("/", "--")
@@ -158,7 +158,7 @@ def rewrite_manifest(
     path = paper.lock.manifest_path(paper.pin_of(name))
     lines = manifest_lines(path)
     change(lines)
-    written = (json.dumps(one, ensure_ascii=False, separators=(",", ":")) + "\n" for one in lines)
+    written = (json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
     replace_beside(paper, path, zstandard.compress("".join(written).encode()), restate=restate)
     return path
 

@@ -204,7 +204,7 @@ class MintedRepository:
     ) -> MintResult:
         """Mint a state from a file of records, as a visit does."""
         records = self.folder / "records"
-        records.write_bytes(b"".join(dump_snapshot_entry(one) + b"\n" for one in files))
+        records.write_bytes(b"".join(dump_snapshot_entry(file) + b"\n" for file in files))
         snapshot = Snapshot.from_records(head or header(number), records)
         parents = ParentCommits(self.commit, self.annex)
         return self._apply(
@@ -220,7 +220,7 @@ class MintedRepository:
         assert self.manifest is not None
         assert self.last is not None
         before = [dump_snapshot_entry(one) for one in self.last]
-        after = [dump_snapshot_entry(one) for one in files]
+        after = [dump_snapshot_entry(file) for file in files]
         minted = mint_delta(
             head or header(number),
             lambda: load_changes(diff_lines(before, after)),
@@ -259,21 +259,21 @@ class FastImportOracle:
     ) -> tuple[str, str]:
         """Write a state; return the tree ids of ``main`` and ``git-annex``."""
         head = head or header(number)
-        shown = [one for one in files if is_in_tree(one, head.form)]
+        shown = [file for file in files if is_in_tree(file, head.form)]
         links = [one for one in shown if one.subdataset is None]
         parts = [one for one in shown if one.subdataset is not None]
-        main = {one.git_path: (b"120000", link_target(one.key, one.git_path)) for one in links}
+        main = {link.git_path: (b"120000", link_target(link.key, link.git_path)) for link in links}
         main |= {
-            one.git_path: (b"160000", one.subdataset.commit.encode())
-            for one in parts
-            if one.subdataset
+            part.git_path: (b"160000", part.subdataset.commit.encode())
+            for part in parts
+            if part.subdataset
         }
         plain = {
             b".datalad/config": b'[datalad "dataset"]\n\tid = %s\n' % DATASET_ID.encode(),
             b".gitattributes": ATTRIBUTES,
             b".neuromirror/dataset.json": dataset_json(head, files),
         }
-        plain |= {one.path: one.content for one in head.documents}
+        plain |= {document.path: document.content for document in head.documents}
         if parts:
             plain[b".gitmodules"] = b"".join(map(gitmodules_section, parts))
         main |= {path: (b"100644", content) for path, content in plain.items()}
@@ -283,8 +283,8 @@ class FastImportOracle:
 
     def _log(self, number: int, files: list[SnapshotEntry]) -> None:
         urls: dict[str, set[str]] = {}
-        for one in files:
-            urls.setdefault(one.key, set()).update(at.url for at in one.record.locations)
+        for file in files:
+            urls.setdefault(file.key, set()).update(at.url for at in file.record.locations)
         for key, found in urls.items():
             if not found:
                 continue
@@ -339,9 +339,9 @@ def dataset_json(head: SnapshotHeader, files: list[SnapshotEntry]) -> bytes:
     evidence: dict[str, int] = {}
     parts: dict[str, object] = {}
     lines = b""
-    for one in files:
-        if (part := one.subdataset) is not None:
-            parts[one.git_path.decode()] = {
+    for file in files:
+        if (part := file.subdataset) is not None:
+            parts[file.git_path.decode()] = {
                 "id": part.dataset_id,
                 "local-id": part.local_id,
                 "state": part.state,
@@ -349,17 +349,17 @@ def dataset_json(head: SnapshotHeader, files: list[SnapshotEntry]) -> bytes:
                 "bytes": part.bytes,
             }
             lines += manifest_line(
-                {"dataset": part.dataset_id, "path": one.git_path.decode(), "state": part.state}
+                {"dataset": part.dataset_id, "path": file.git_path.decode(), "state": part.state}
             )
             continue
-        evidence_name = str(one.record.evidence)
+        evidence_name = str(file.record.evidence)
         evidence[evidence_name] = evidence.get(evidence_name, 0) + 1
         digest = "none"
-        for claim in one.record.digests:
+        for claim in file.record.digests:
             digest = f"{claim.algorithm}:{claim.value}"
             digest += "-64" if claim.algorithm == "etag" else ""
         lines += manifest_line(
-            {"digest": digest, "path": one.git_path.decode(), "size": one.record.size}
+            {"digest": digest, "path": file.git_path.decode(), "size": file.record.size}
         )
     documents = b""
     for document in sorted(head.documents, key=lambda one: one.path):

@@ -38,14 +38,14 @@ def read(listing: Listing) -> tuple[list[FileRecord], list[ExcludedEntry]]:
     entries = list(listing.entries())
     listing.confirm_version()
     return (
-        [one for one in entries if isinstance(one, FileRecord)],
-        [one for one in entries if isinstance(one, ExcludedEntry)],
+        [entry for entry in entries if isinstance(entry, FileRecord)],
+        [entry for entry in entries if isinstance(entry, ExcludedEntry)],
     )
 
 
 def digests(records: list[FileRecord]) -> Mapping[str, str]:
     """Return the first digest of each block by path."""
-    return {one.path.decode(): one.digests[0].value for one in records}
+    return {record.path.decode(): record.digests[0].value for record in records}
 
 
 def fetch_dataset(source: NdstoreSource, listing: Listing, folder: Path) -> Path:

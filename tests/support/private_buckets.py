@@ -79,15 +79,15 @@ class PrivateBucket:
         secrets = [one for one in (self.keys.secret, self.keys.token, "Signature=") if one]
         for folder in (self.public, self.private, *folders):
             content = b"\n".join(contents(folder)) if folder.exists() else b""
-            assert [one for one in secrets if one.encode() in content] == [], folder
+            assert [secret for secret in secrets if secret.encode() in content] == [], folder
         everything = "\n".join([*self.output, *printed])
-        assert [one for one in secrets if one in everything] == []
+        assert [secret for secret in secrets if secret in everything] == []
 
     def assert_nothing_public(self) -> None:
         """Check that the public store names neither the bucket nor its files."""
         names = [self.bucket, FOLDER, FILE, self.keys.access]
         content = b"\n".join(contents(self.public)) if self.public.exists() else b""
-        assert [one for one in names if one.encode() in content] == []
+        assert [name for name in names if name.encode() in content] == []
 
 
 def make_private_bucket(
@@ -140,7 +140,7 @@ def watched_processes(*secrets: str) -> Iterator[list[str]]:
         while not done.is_set():
             for line in set(_command_lines(_processes() - old)) - before:
                 found.extend(
-                    line.decode(errors="replace") for one in secrets if one.encode() in line
+                    line.decode(errors="replace") for secret in secrets if secret.encode() in line
                 )
             done.wait(0.02)
 

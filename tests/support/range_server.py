@@ -60,7 +60,7 @@ class RangeServer:
     @property
     def bytes_requested(self) -> int:
         """Return the number of bytes of all requests."""
-        return sum(one.stop - one.start for one in self.requests)
+        return sum(request.stop - request.start for request in self.requests)
 
 
 class _QuietServer(ThreadingHTTPServer):

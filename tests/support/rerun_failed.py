@@ -92,7 +92,7 @@ class RerunFailed:
         for name in self.failed.keys() & passed:
             reports = self.failed[name]
             for category in ("failed", "error"):
-                rest = [one for one in terminal.stats.pop(category, []) if one not in reports]
+                rest = [stat for stat in terminal.stats.pop(category, []) if stat not in reports]
                 if rest:
                     terminal.stats[category] = rest
             session.testsfailed -= len(reports)

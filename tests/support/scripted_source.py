@@ -133,7 +133,7 @@ class ScriptedZarr:
 
     @property
     def size(self) -> int:
-        return sum(len(one.content) for one in self.files.values())
+        return sum(len(file.content) for file in self.files.values())
 
     @property
     def checksum(self) -> str:
@@ -229,7 +229,7 @@ class ScriptedSource:
     def _summary(
         self, scripted_dataset: ScriptedDataset, content: dict[str, ScriptedFile]
     ) -> FileTotals | None:
-        zarrs = [self.zarrs[one].size for one in scripted_dataset.zarrs.values()]
+        zarrs = [self.zarrs[zarr].size for zarr in scripted_dataset.zarrs.values()]
         sizes = [len(one.content) for one in content.values()] + zarrs
         return FileTotals(len(sizes), sum(sizes)) if scripted_dataset.has_summary else None
 
@@ -322,7 +322,7 @@ class ScriptedSource:
             if path not in scripted_dataset.dropped_from_listing
         }
         parts = [self.part(path, name) for path, name in scripted_dataset.zarrs.items()]
-        component_versions = [(one.path, one.version) for one in parts]
+        component_versions = [(part.path, part.version) for part in parts]
         memo = repr(
             (sorted(listed.items()), scripted_dataset.documents, component_versions)
         ).encode()

@@ -136,7 +136,7 @@ class ServiceHarness:
         return done
 
     def take_results(self) -> dict[str, Result]:
-        found = {one.dataset: one for one in self.results}
+        found = {result.dataset: result for result in self.results}
         self.results.clear()
         return found
 

@@ -33,7 +33,7 @@ def _sync(mirrors: Path, folder: Path, seconds: float, zone: str) -> str:
     _shift_clock(seconds, zone)
     store = Store.open(folder, create=True)
     results = Sync(store, store.index_path).results(requests)
-    assert [one for one in results if one.exit_code] == []
+    assert [result for result in results if result.exit_code] == []
     return current_timestamp()
 
 

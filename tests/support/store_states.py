@@ -28,7 +28,7 @@ def comparable_states(mirror_harness: MirrorHarness) -> dict[str, str]:
 def minted_counts(mirror_harness: MirrorHarness) -> Counter[tuple[str, ...]]:
     """Return how often each state was recorded."""
     entries = mirror_harness.entries(VersionMinted)
-    return Counter((one.mirror, one.local_id, one.upstream, one.state) for one in entries)
+    return Counter((entry.mirror, entry.local_id, entry.upstream, entry.state) for entry in entries)
 
 
 def assert_same_as_sync(mirror_harness: MirrorHarness, folder: Path) -> None:

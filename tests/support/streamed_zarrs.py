@@ -71,5 +71,5 @@ def streamed_zarrs(folder: Path, forms: tuple[str, ...] = FORMS) -> Iterator[Str
             mirrors = with_zarr_limits(archive.mirrors, folder / f"mirrors-{form}", form)
             found.harnesses[form] = MirrorHarness(mirrors, folder / form)
             results = found.harnesses[form].sync()
-            assert {one.exit_code for one in results.values()} == {0}
+            assert {result.exit_code for result in results.values()} == {0}
         yield found

@@ -97,7 +97,7 @@ class FaultyWebServer(HttpService):
 
     def paths(self) -> list[str]:
         """Return the requested paths, in order."""
-        return [one.path for one in self.requests]
+        return [request.path for request in self.requests]
 
 
 def missing(handler: WebHandler, content: bytes) -> None:

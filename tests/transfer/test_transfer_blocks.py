@@ -51,7 +51,7 @@ def test_blocks_are_got_without_git_annex(boss_mirror: BossMirror, clone: AnnexR
     assert boss_mirror.boss.count_requests("/cutout/") == len(BLOCKS)
     assert clone.run("find", "--in", "here").split() == BLOCKS
     clone.run("fsck", *BLOCKS)
-    assert {one.status for one in outcomes(clone.path, *BLOCKS).values()} == {"notneeded"}
+    assert {outcome.status for outcome in outcomes(clone.path, *BLOCKS).values()} == {"notneeded"}
 
 
 def test_twelve_small_blocks_are_requested_at_the_same_time(
@@ -65,7 +65,7 @@ def test_twelve_small_blocks_are_requested_at_the_same_time(
 
     # a host that has not answered yet gets one request only
     boss_mirror.boss.fault(meet, path="/cutout/", skip=1, times=12)
-    assert {one.status for one in outcomes(clone.path, "0").values()} == {"ok"}
+    assert {outcome.status for outcome in outcomes(clone.path, "0").values()} == {"ok"}
     assert not twelve.broken
 
 

@@ -46,7 +46,7 @@ def test_a_request_with_an_expired_token_is_not_repeated(monkeypatch: pytest.Mon
             web.requests.clear()
             with pytest.raises(AccessDeniedError), bodies.open(connections, f"{web.url}/a", "", 1):
                 pass
-            counts.append(["Authorization" in one.headers for one in web.requests])
+            counts.append(["Authorization" in request.headers for request in web.requests])
     first, *later = counts
     assert {False, True} == set(first)
     assert later == [[one for one in first if one]] * 2

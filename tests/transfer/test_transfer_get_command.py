@@ -28,7 +28,7 @@ class Command:
         """Return the exit code and the records of the output, by path."""
         done = self(folder, "--json", *arguments)
         records = map(json.loads, done.stdout.splitlines())
-        return done.exit_code, {one["path"]: one for one in records}
+        return done.exit_code, {record["path"]: record for record in records}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_current_folder_is_downloaded_and_summarized(web_clone: WebClone, ru
     assert last.startswith("12 ")
     assert last.endswith(", 24.0 kB")
     _, records = run.records(web_clone.clone / "small", "get")
-    assert [one["status"] for one in records.values()] == ["notneeded"] * 12
+    assert [record["status"] for record in records.values()] == ["notneeded"] * 12
 
 
 def test_a_failed_file_makes_it_exit_with_1_and_a_folder_that_is_no_clone_with_2(

@@ -158,7 +158,7 @@ def test_an_interrupted_large_download_is_resumed(web_clone: WebClone) -> None:
         no_fault,
     ]
     assert web_clone.get(BIG)[BIG].status == "ok"
-    ranges = [one.headers.get("Range") for one in web_clone.web.requests]
+    ranges = [request.headers.get("Range") for request in web_clone.web.requests]
     assert ranges == [None, f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
     assert web_clone.has_content(BIG)
 
@@ -229,5 +229,5 @@ def test_content_without_checksum_is_not_resumed(web_clone: WebClone) -> None:
     path = "kinds/vurl-large"
     leave_partial(web_clone, path, b"x" * 1000)
     assert web_clone.get(path)[path].status == "ok"
-    assert [one.headers.get("Range") for one in web_clone.web.requests] == [None]
+    assert [request.headers.get("Range") for request in web_clone.web.requests] == [None]
     assert (web_clone.clone / path).stat().st_size == LARGE

@@ -49,7 +49,7 @@ def superdataset_clone(superdataset_template: Path, tmp_path: Path) -> Path:
 
 
 def by_path(outcomes: list[Outcome]) -> dict[str, Outcome]:
-    return {one.path: one for one in outcomes}
+    return {outcome.path: outcome for outcome in outcomes}
 
 
 def test_without_recursive_only_the_datasets_own_files_are_fetched(

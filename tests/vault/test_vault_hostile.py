@@ -117,7 +117,7 @@ def test_a_vault_cannot_replace_a_remote_of_the_dataset(tmp_path: Path, demo_fil
     with pytest.raises(NeuromirrorError, match="of another remote of demo:000002"):
         kept.publish()
     refs = kept.harness.refs()
-    assert not [one for one in refs if one.endswith("custody/git-annex")]
+    assert not [ref for ref in refs if ref.endswith("custody/git-annex")]
 
 
 _KEY = key_of(CONTENT)

@@ -60,9 +60,9 @@ def _ome(version: str, axes: str, names: tuple[str, ...] = ("0", "1")) -> dict[s
     outer = len(axes) - 3
     kinds = {"t": "time", "c": "channel"}
     described = [
-        {"name": one, "type": kinds.get(one, "space")}
-        | ({} if one in kinds else {"unit": "micrometer"})
-        for one in axes
+        {"name": axis, "type": kinds.get(axis, "space")}
+        | ({} if axis in kinds else {"unit": "micrometer"})
+        for axis in axes
     ]
     datasets = [
         {

@@ -139,7 +139,7 @@ def test_tensorstore_at_the_gateway_reads_the_truth_or_fails(coded: CodedLayers)
 
 
 def test_cloudvolume_at_the_gateway_reads_the_truth_or_fails(coded: CodedLayers) -> None:
-    urls = [f"precomputed://{coded.site.address}/at/{coded.version(one)}" for one in LAYERS]
+    urls = [f"precomputed://{coded.site.address}/at/{coded.version(layer)}" for layer in LAYERS]
     done = subprocess.run(
         [sys.executable, "-c", CLOUDVOLUME, *urls], capture_output=True, text=True, check=True
     )

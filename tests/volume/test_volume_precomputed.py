@@ -53,7 +53,7 @@ def test_a_missing_object_is_zeros_only_if_the_version_lacks_it(layers: LayerMir
     array = open_level(layers, EM).array()
     layers.buckets.clear_requests()
     assert not array[:16, :64, :64].any()
-    assert not [one for one in layers.buckets.requests if "0-64_0-64_12-28" in one]
+    assert not [request for request in layers.buckets.requests if "0-64_0-64_12-28" in request]
 
 
 def test_a_tracked_chunk_that_the_work_tree_lacks_is_an_error(

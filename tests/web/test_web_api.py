@@ -127,7 +127,7 @@ def test_search_finds_datasets_and_paths(site: RunningCatalogue) -> None:
     assert found["total"] >= 1
     paths = site.api("/datasets/demo:000001@draft/paths?q=NWB")
     assert paths["files"]
-    assert all("nwb" in one["path"].lower() for one in paths["files"])
+    assert all("nwb" in path["path"].lower() for path in paths["files"])
     assert paths["complete"]
 
 

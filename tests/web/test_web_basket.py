@@ -24,7 +24,7 @@ _SHOWS_BASKET = re.compile(
 
 
 def with_basket(path: str, *names: str) -> str:
-    added = "&".join(f"add={quote(one)}" for one in names)
+    added = "&".join(f"add={quote(name)}" for name in names)
     return f"{path}{'&' if '?' in path else '?'}{added}"
 
 
@@ -42,7 +42,7 @@ def link_to(page: str, label: str) -> str:
 def test_every_link_and_form_keeps_the_basket(site: RunningCatalogue, path: str) -> None:
     reply = site.get(with_basket(path, ONE, OTHER))
     page = reply.text
-    found = [one for one in links(page) if _SHOWS_BASKET.match(one.partition("?")[0])]
+    found = [link for link in links(page) if _SHOWS_BASKET.match(link.partition("?")[0])]
     assert len(found) > 8
     for one in found:
         # links that add or remove a version have a basket of their own
@@ -94,7 +94,7 @@ def test_a_basket_that_is_too_large_is_not_carried(site: RunningCatalogue) -> No
 def test_an_unknown_version_can_be_removed_from_the_list(site: RunningCatalogue) -> None:
     for bad in ("demo:999999", "demo:000001@9.9", "nowhere:1", "x"):
         page = site.page(with_basket("/lock", ONE, bad), 404)
-        (address,) = [one for one in links(page) if names_in(one) == [ONE]]
+        (address,) = [link for link in links(page) if names_in(link) == [ONE]]
         assert "Your list: 1 version" in site.text(address)
     page = site.page(with_basket("/lock", "demo:999999"), 404)
     assert "Your list is empty" in site.text(link_to(page, "your list without"))

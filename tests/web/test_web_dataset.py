@@ -87,7 +87,7 @@ def test_each_of_hundreds_of_versions_is_listed_once(box: ScriptedHarness) -> No
             page = site.page(path)
             shown = re.search(r"<ol class=\"timeline\">.*?</section>", page, flags=re.DOTALL)
             assert shown is not None
-            seen += [one for one in links(shown[0]) if one.startswith("/dataset/box:old@")]
+            seen += [link for link in links(shown[0]) if link.startswith("/dataset/box:old@")]
             older = re.findall(r'rel="next" href="([^"]+)"', page)
             path = older[0] if older else ""
         assert len(seen) == len(set(seen)) == 106
@@ -95,10 +95,10 @@ def test_each_of_hundreds_of_versions_is_listed_once(box: ScriptedHarness) -> No
 
 def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> None:
     page = site.page("/dataset/demo:000001")
-    text = next(one for one in commands(page) if "Retrieved as" in one)
+    text = next(command for command in commands(page) if "Retrieved as" in command)
     assert text.index("Doe, Jane") < text.index("DANDI Archive") < text.index("swh:1:rev:")
     for form, says in (("bibtex", "@dataset"), ("csl", '"DOI"'), ("cff", "cff-version")):
-        address = next(one for one in links(page) if f"format={form}" in one)
+        address = next(link for link in links(page) if f"format={form}" in link)
         citation = site.page(address)
         assert says in citation or form == "csl"
         assert "swh:1:rev:" in citation
@@ -129,8 +129,8 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     for one in (manifest, lock, croissant, sums):
         assert site.get(one["contentUrl"]).status_code == 200
     files = site.api("/datasets/demo:000001@latest/files")["files"]
-    assert [(one["name"], one["sha256"]) for one in downloads] == [
-        (one["path"], one["digests"]["sha256"]) for one in files
+    assert [(download["name"], download["sha256"]) for download in downloads] == [
+        (file["path"], file["digests"]["sha256"]) for file in files
     ]
     reply = site.get(downloads[0]["contentUrl"], allow_redirects=False)
     assert reply.status_code == 302
@@ -148,7 +148,7 @@ def test_only_what_a_browser_can_follow_is_a_link(catalogue: RunningCatalogue) -
     page = catalogue.page("/dataset/box:linked")
     assert SHOWN in links(page)
     assert "boss://x/y" in visible_text(page)
-    assert not any(one.startswith(("boss:", "javascript:")) for one in links(page))
+    assert not any(link.startswith(("boss:", "javascript:")) for link in links(page))
     # a bucket has no page for the prefix of a dataset
     assert "https://bucket.example.invalid/linked/" in visible_text(page)
     assert "https://bucket.example.invalid/linked/" not in links(page)
@@ -165,7 +165,7 @@ def test_a_dataset_whose_repository_cannot_be_read_still_has_its_pages(
         for path in ("/dataset/box:one", "/dataset/box:one@latest"):
             page = site.page(path)
             assert 'class="citation"' not in page
-            assert any("datalad clone" in one for one in commands(page))
+            assert any("datalad clone" in command for command in commands(page))
         assert site.get("/cite/box:one@latest").status_code == 500
 
 

@@ -35,7 +35,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatal
 
 def names(shelf: RunningCatalogue, dataset: str) -> list[str]:
     versions = shelf.api(f"/datasets/{dataset}/versions")["versions"]
-    return [one["name"] for one in versions]
+    return [version["name"] for version in versions]
 
 
 def test_every_kind_of_change_is_counted_and_named(catalogue: RunningCatalogue) -> None:
@@ -62,7 +62,7 @@ def test_more_than_a_page_comes_in_pages_and_is_counted_whole(catalogue: Running
         page = catalogue.page(path)
         assert "4,500 added" in visible_text(page)
         seen += re.findall(r">(\d{5}\.txt)<", page)
-        path = next((one for one in links(page) if f"page={len(seen) // 2000 + 1}" in one), "")
+        path = next((link for link in links(page) if f"page={len(seen) // 2000 + 1}" in link), "")
     assert len(seen) == len(set(seen)) == 4500
     assert catalogue.get(f"/diff?a={old}&b={new}&page=9").status_code == 400
 
@@ -79,15 +79,15 @@ def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(box: Scrip
     box.datasets["ses@rig"] = ScriptedDataset(files("b.txt", modified=START + timedelta(hours=1)))
     box.sync()
     with run_catalogue(box.store) as site:
-        old, new = (one.replace("@", "%40") for one in names(site, "box:ses%40rig"))
+        old, new = (name.replace("@", "%40") for name in names(site, "box:ses%40rig"))
         assert "b.txt" in site.text(f"/diff?a={old}&b={new}")
         changes = site.api(f"/diff?a={old}&b={new}")["changes"]
-        assert {one["path"] for one in changes} == {"a.txt", "b.txt"}
+        assert {change["path"] for change in changes} == {"a.txt", "b.txt"}
 
 
 def test_changed_lines_of_documents_are_shown(site: RunningCatalogue) -> None:
     versions = site.api("/datasets/demo:000002")["all_versions"]
-    old, new = (one["name"] for one in versions[:2])
+    old, new = (version["name"] for version in versions[:2])
     page = site.page(f"/diff?a={old}&b={new}")
     assert "<ins>+" in page
     assert "<del>-" in page

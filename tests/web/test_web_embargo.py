@@ -39,7 +39,7 @@ class EmbargoSite:
 
 def secrets_of(embargo: EmbargoHarness) -> list[str]:
     """Words by which the private store names the dandiset's versions and files."""
-    found = [one.decode() for one in embargo.canaries()]
+    found = [canary.decode() for canary in embargo.canaries()]
     with embargo.index(embargo.private) as index:
         row = index.versions.last(NAME)
         assert row is not None

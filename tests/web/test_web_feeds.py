@@ -30,10 +30,10 @@ def valid(page: str) -> ElementTree.Element:
         assert links["alternate"].startswith("http")
     assert links_of(feed)["self"] == feed.findtext(f"{_ATOM}id")
     assert feed.findtext(f"{_ATOM}author/{_ATOM}name")
-    ids = [one.findtext(f"{_ATOM}id") or "" for one in entries]
+    ids = [entry.findtext(f"{_ATOM}id") or "" for entry in entries]
     assert len(set(ids)) == len(ids) <= 50
     assert all(re.match(r"urn:(swh:1:rev:[0-9a-f]{40}|uuid:[0-9a-f-]{36})\Z", one) for one in ids)
-    times = [one.findtext(f"{_ATOM}updated") or "" for one in entries]
+    times = [entry.findtext(f"{_ATOM}updated") or "" for entry in entries]
     assert times == sorted(times, reverse=True)
     assert not times or feed.findtext(f"{_ATOM}updated") == times[0]
     return feed

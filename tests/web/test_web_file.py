@@ -84,7 +84,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
 def viewers(shelf: RunningCatalogue, path: str) -> list[str]:
     page = shelf.page(f"/file/box:000027@latest?path={quote(path)}")
     ours = ("https://neurosift.app", "https://neuroglancer-demo")
-    return [one for one in links(page) if one.startswith(ours)]
+    return [link for link in links(page) if link.startswith(ours)]
 
 
 def test_the_past_of_a_path_leads_to_what_it_held(catalogue: RunningCatalogue) -> None:
@@ -92,13 +92,13 @@ def test_the_past_of_a_path_leads_to_what_it_held(catalogue: RunningCatalogue) -
         one["version"] for one in catalogue.api("/datasets/box:one/versions")["versions"]
     ]
     page = catalogue.page(f"/file/box:one@{second}?path=a.txt")
-    spans = [one for one in links(page) if one.startswith("/file/box:one@")]
-    assert {one.split("@")[1].split("?")[0] for one in spans} == {first, second}
+    spans = [link for link in links(page) if link.startswith("/file/box:one@")]
+    assert {span.split("@")[1].split("?")[0] for span in spans} == {first, second}
     assert visible_text(page).count("this content") >= 1
     assert "6 B" in catalogue.text(f"/file/box:one@{second}?path=a.txt")
     # where it is no more, the page says where it was
     error = catalogue.page(f"/file/box:one@{gone}?path=a.txt", 404)
-    near = [one for one in links(error) if one.startswith("/file/box:one@")]
+    near = [link for link in links(error) if link.startswith("/file/box:one@")]
     assert near
     assert all(catalogue.get(one).status_code == 200 for one in near)
 
@@ -150,5 +150,5 @@ def test_the_curl_command_requests_only_the_url_of_the_file(tmp_path: Path) -> N
         (data := tmp_path / "data").mkdir()
         script = command.partition("\n")[0]  # the md5 is that of the harness
         subprocess.run(["sh", "-ec", script], cwd=data, capture_output=True, check=True)
-        assert [unquote(one.path) for one in server.requests] == ["/{a,b}[1-3]"]
+        assert [unquote(request.path) for request in server.requests] == ["/{a,b}[1-3]"]
     assert (data / "#1.txt").read_bytes() == b"content"

@@ -100,7 +100,7 @@ def test_several_ranges_are_parts(site: RunningCatalogue, published: str) -> Non
     assert len(reply.content) == int(reply.headers["content-length"])
     parts = reply.content.split(f"--{boundary}".encode())
     assert parts[-1] == b"--\r\n"
-    found = [one.partition(b"\r\n\r\n") for one in parts[1:-1]]
+    found = [part.partition(b"\r\n\r\n") for part in parts[1:-1]]
     assert [body[:-2] for _, _, body in found] == [whole[:4], whole[10:12], whole[-2:]]
     assert f"Content-Range: bytes 10-11/{len(whole)}".encode() in found[1][0]
 

@@ -13,8 +13,8 @@ from support.volume_archives import LAYER, VolumeArchives
 
 def sources(page: str) -> list[str]:
     """Return the sources of the layers of all links to Neuroglancer."""
-    states = [one.partition("#!")[2] for one in links(page) if "neuroglancer" in one]
-    return [json.loads(unquote(one))["layers"][0]["source"] for one in states if one]
+    states = [link.partition("#!")[2] for link in links(page) if "neuroglancer" in link]
+    return [json.loads(unquote(state))["layers"][0]["source"] for state in states if state]
 
 
 def test_viewers_get_no_address_that_they_cannot_read(volumes: VolumeArchives) -> None:

@@ -35,7 +35,7 @@ class Pinned:
         url = f"ria+{self.mirror.folder.as_uri()}#~demo-aind--{asset}"
         outcomes = [*download(url, path, folder, jobs=2)]
         assert outcomes
-        assert {one.status for one in outcomes} == {"ok"}
+        assert {outcome.status for outcome in outcomes} == {"ok"}
         return folder / path
 
 

@@ -34,7 +34,7 @@ class Faults:
 
     def __call__(self, handler: RangeHandler, request: RangeRequest) -> bool:
         pieces = range(request.start // _PIECE, -(-request.stop // _PIECE))
-        hit = next((one for one in pieces if one in self.kinds), None)
+        hit = next((piece for piece in pieces if piece in self.kinds), None)
         if hit is None:
             return False
         content = handler.web.contents[request.path]

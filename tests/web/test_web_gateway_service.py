@@ -47,9 +47,9 @@ def test_work_of_clients_that_disconnect_is_dropped(
 
         async def read(path: str) -> bytes:
             row = (await gateway.version("box:data", "latest")).row
-            found = await gateway.find_file(row, path)
-            assert found is not None
-            content = [part async for part in gateway.read(row, found.file, 0, 5)]
+            file = await gateway.find_file(row, path)
+            assert file is not None
+            content = [part async for part in gateway.read(row, file.file, 0, 5)]
             return b"".join(content)
 
         async def run() -> None:
@@ -58,8 +58,8 @@ def test_work_of_clients_that_disconnect_is_dropped(
             while len(server.requests) < 2:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)  # the others are queued
-            for one in clients:
-                one.cancel()
+            for client in clients:
+                client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
             may_answer.set()
             assert await read(PATHS[-1]) == CONTENTS[PATHS[-1]][:5]
@@ -105,9 +105,9 @@ def test_downloads_of_different_large_files_fetch_each_once(tmp_path: Path) -> N
             row = (await gateway.version("box:data", "latest")).row
             bodies = []
             for path in contents:
-                found = await gateway.find_file(row, path)
-                assert isinstance(found, StoredFile)
-                bodies.append(gateway.read(row, found.file, 0, 17 << 20))
+                file = await gateway.find_file(row, path)
+                assert isinstance(file, StoredFile)
+                bodies.append(gateway.read(row, file.file, 0, 17 << 20))
             received = [b"", b""]
             for _ in range(17):
                 for number, body in enumerate(bodies):
@@ -129,9 +129,9 @@ def test_a_block_of_a_volume_is_read_whole_whatever_its_size(
 
     async def run() -> bytes:
         row = (await gateway.version(EM, "latest")).row
-        found = await gateway.find_file(row, "0/c/0/0/0")
-        assert isinstance(found, StoredFile)
-        return b"".join([one async for one in gateway.read(row, found.file, 0, 128 * 128 * 32)])
+        file = await gateway.find_file(row, "0/c/0/0/0")
+        assert isinstance(file, StoredFile)
+        return b"".join([one async for one in gateway.read(row, file.file, 0, 128 * 128 * 32)])
 
     block = np.frombuffer(asyncio.run(run()), "u1").reshape(32, 128, 128)
     gateway.close()

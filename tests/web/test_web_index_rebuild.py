@@ -56,7 +56,7 @@ def _each(site: RunningCatalogue, status: int) -> list[requests.Response]:
     """Each page many times, so that every thread of the server is asked."""
     paths = ("/", "/dataset/box:one", "/mirrors", "/checksums/box:one@latest", "/api/v1/datasets")
     replies = [site.get(path) for _ in range(4) for path in paths]
-    assert {one.status_code for one in replies} == {status}, [
-        (one.url, one.status_code) for one in replies
+    assert {reply.status_code for reply in replies} == {status}, [
+        (reply.url, reply.status_code) for reply in replies
     ]
     return replies

@@ -171,9 +171,9 @@ def test_a_reader_that_may_not_write_sees_each_change(
     copy_database(demo_harness.store.index_path, path)
     change(path, "PRAGMA journal_mode = WAL")
     folder.chmod(0o755)
-    for one in folder.parents:  # of pytest, for each of its workers
-        if not one.stat().st_mode & 0o001:
-            one.chmod(0o755)
+    for parent in folder.parents:  # of pytest, for each of its workers
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(0o755)
     path.chmod(0o644)
     with subprocess.Popen(
         [*person, _READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -122,7 +122,7 @@ def test_a_command_puts_the_files_into_an_empty_folder(
     listed = {one["path"]: one for one in site.api(f"/datasets/{NAME}/files")["files"]}
     for path in [FILE] if kind == "file" else listed:
         found_files = [one for one in empty.rglob(Path(path).name) if ".git" not in one.parts]
-        assert {one.stat().st_size for one in found_files} == {listed[path]["size"]}
+        assert {file.stat().st_size for file in found_files} == {listed[path]["size"]}
     if (empty / "datasets.lock").exists():
         (pin, *_) = load_lock(empty / "datasets.lock").datasets
         assert pin.version == NAME
@@ -133,14 +133,14 @@ def test_every_command_of_a_page_is_tried_above(site: RunningCatalogue, kind: st
     marks = test_a_command_puts_the_files_into_an_empty_folder.pytestmark  # type: ignore[attr-defined]
     tried = {what for page, what in marks[0].args[1] if page == kind}
     tried |= {NEEDED[what] for what in tried & NEEDED.keys()}
-    assert {one.what for one in boxes(site.page(PAGES[kind])) if one.is_shell} == tried
+    assert {box.what for box in boxes(site.page(PAGES[kind])) if box.is_shell} == tried
 
 
 def test_a_lock_file_without_its_manifests_is_restored_and_can_be_verified_later(
     site: RunningCatalogue, empty: Path
 ) -> None:
     page = site.page(PAGES["lock"])
-    (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
+    (address,) = [link for link in links(page) if link.startswith("/lock/datasets.lock?")]
     (empty / "datasets.lock").write_bytes(site.get(address).content)
     call("restore", "datasets.lock", "--into", "data")
     assert (empty / "data" / ALIAS / FILE).is_file()
@@ -156,9 +156,9 @@ def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, em
     assert (empty / "datasets.lock").read_bytes() == before
     call("pin", other, "--path", "sub-101")
     lock = load_lock(empty / "datasets.lock")
-    assert [one.name for one in lock.datasets] == ["demo:000002", "demo:000001"]
+    assert [dataset.name for dataset in lock.datasets] == ["demo:000002", "demo:000001"]
     assert lock.datasets[1].paths == ("sub-101",)
-    assert all(lock.manifest_path(one).is_file() for one in lock.datasets)
+    assert all(lock.manifest_path(dataset).is_file() for dataset in lock.datasets)
     call("pin", f"{site.address}/dataset/demo:000002@0.240301.1026")
     assert len(list((empty / "datasets.lock.d" / ALIAS).iterdir())) == 1
 
@@ -229,5 +229,5 @@ def test_every_command_for_a_volume_is_tried_above(
     if kind == "volume":  # tried in test_web_volumes, where its file is that of the page
         tried |= {"export commands"}
     assert {
-        one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell
+        box.what for box in boxes(volume_site.page(VOLUME_PAGES[kind])) if box.is_shell
     } == tried

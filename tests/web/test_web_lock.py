@@ -76,9 +76,9 @@ def test_files_without_sha256_are_checked_by_their_md5(box: ScriptedHarness) -> 
         assert listed == f"{md5}  box--some/a.txt\n"
         assert catalogue.get("/lock/files.sha256?add=box:some").text == ""
         (curl,) = [
-            one
-            for one in commands(catalogue.page("/dataset/box:some@latest"))
-            if "curl --parallel" in one
+            command
+            for command in commands(catalogue.page("/dataset/box:some@latest"))
+            if "curl --parallel" in command
         ]
         assert "files.md5" in curl
         assert "files.sha256" not in curl

@@ -21,8 +21,8 @@ NAME = "demo:000002@0.240301.1055"
 
 def typed_links(reply: requests.Response) -> list[tuple[str, str]]:
     """Return relation and target of the links in a header."""
-    found = requests.utils.parse_header_links(reply.headers["link"])
-    return [(one["rel"], one["url"]) for one in found]
+    header_links = requests.utils.parse_header_links(reply.headers["link"])
+    return [(one["rel"], one["url"]) for one in header_links]
 
 
 def test_mlcroissant_reads_the_croissant_metadata(

@@ -33,7 +33,7 @@ _CHECKS = [
     response_headers_conformance,
 ]
 
-_PATHS = [one.path for one in OPERATIONS]
+_PATHS = [operation.path for operation in OPERATIONS]
 
 # the same examples on every run, none kept on disk: so that failures are reproducible
 _bounded = settings(
@@ -72,11 +72,11 @@ class KnownValues:
         """Names, versions and paths that are there, mostly, for what a case takes."""
         name = draw(st.sampled_from(self.names))
         labels = [*self.versions[name], "latest", "draft"]
-        path = draw(st.sampled_from([one["path"] for one in self.files[name]] or ["none"]))
+        path = draw(st.sampled_from([file["path"] for file in self.files[name]] or ["none"]))
         digests = [
             f"{algorithm}:{value}"
-            for one in self.files[name]
-            for algorithm, value in one["digests"].items()
+            for file in self.files[name]
+            for algorithm, value in file["digests"].items()
         ]
         values = {
             "name": [name],
@@ -193,9 +193,9 @@ def test_an_example_of_the_docs_is_answered(
 
 
 def test_the_docs_have_an_example_of_every_address() -> None:
-    patterns = [one.route().path_regex for one in OPERATIONS]
+    patterns = [operation.route().path_regex for operation in OPERATIONS]
     answered = {
-        next((one for one in patterns if one.match(address.partition("?")[0])), None)
+        next((pattern for pattern in patterns if pattern.match(address.partition("?")[0])), None)
         for address in _EXAMPLES
     }
     assert answered == set(patterns)

@@ -13,9 +13,9 @@ def test_search_leads_to_dataset_file_and_back(site: RunningCatalogue) -> None:
     page = site.page("/?q=hippocampal")
     assert "/dataset/demo:000001" in links(page)
     dataset = site.page("/dataset/demo:000001")
-    version = next(one for one in links(dataset) if one.startswith("/dataset/demo:000001@"))
-    folder = next(one for one in links(site.page(version)) if "under=" in one)
-    file = next(one for one in links(site.page(folder)) if one.startswith("/file/"))
+    version = next(link for link in links(dataset) if link.startswith("/dataset/demo:000001@"))
+    folder = next(link for link in links(site.page(version)) if "under=" in link)
+    file = next(link for link in links(site.page(folder)) if link.startswith("/file/"))
     text = site.text(file)
     assert "SHA-256" in text
     assert "Locations" in text

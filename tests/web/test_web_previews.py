@@ -174,7 +174,7 @@ def test_queue_is_bounded(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     results = previews.preview(*MANY)
-    refused = [one.status for one in results if isinstance(one, PreviewUnavailableError)]
+    refused = [result.status for result in results if isinstance(result, PreviewUnavailableError)]
     assert (refused.count(503), refused.count(422)) == (6, len(MANY) - 6)
 
 

@@ -83,7 +83,7 @@ def test_of_a_repository_only_what_git_asks_for_is_given(
     repository = (demo_harness.folder / "alias" / "demo--000001").resolve()
     address = f"/{repository.relative_to(demo_harness.folder.resolve())}"
     path = repository / name
-    made = [one for one in path.parents if not one.exists()]
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.write_bytes(b"not for others")

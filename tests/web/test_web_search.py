@@ -45,10 +45,10 @@ def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue
     assert "subject: YutaMouse41" in text
     assert _YUTA in text
     assert text.index("Third") > max(text.index("Spikes of"), text.index("Imaging"))
-    file = next(one for one in links(page) if one.startswith("/file/"))
+    file = next(link for link in links(page) if link.startswith("/file/"))
     assert unquote(file).endswith(f"?path={_YUTA.replace('+', ' ')}") or "%2B" in file
     assert _YUTA.rpartition("/")[2] in search_site.text(file)
-    matching = next(one for one in links(page) if "match=" in one)
+    matching = next(link for link in links(page) if "match=" in link)
     assert _YUTA in search_site.text(matching)
 
 
@@ -63,10 +63,10 @@ def test_terms_may_match_title_and_path(search_site: RunningCatalogue) -> None:
 def test_results_come_in_pages(search_site: RunningCatalogue, query: str, count: int) -> None:
     pages = [search_site.page(query)]
     assert f"{count} datasets" in visible_text(pages[0])
-    while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
+    while more := [link for link in links(pages[-1]) if f"page={len(pages) + 1}" in link]:
         pages.append(search_site.page(more[0]))
     assert [page.count("<li><h2><a") for page in pages[:3]] == [20, 20, 20]
-    names = [one for one in links("".join(pages)) if re.fullmatch(r"/dataset/box:[^@?]+", one)]
+    names = [link for link in links("".join(pages)) if re.fullmatch(r"/dataset/box:[^@?]+", link)]
     assert len(set(names)) == count
 
 
@@ -102,9 +102,9 @@ def test_bytes_are_found_with_all_that_is_known_of_them(site: RunningCatalogue) 
     text = visible_text(page)
     assert file["digests"]["sha256"] in text
     assert file["path"] in text
-    assert any(one.startswith("/file/demo:000001@") for one in links(page))
+    assert any(link.startswith("/file/demo:000001@") for link in links(page))
     nothing = site.page("/find?checksum=" + "0" * 64)
-    assert not any(one.startswith("/file/") for one in links(nothing))
+    assert not any(link.startswith("/file/") for link in links(nothing))
     for one in (nothing, site.page("/find")):
         assert "etag:" in one
     site.page("/find?checksum=xyz", 400)
@@ -116,14 +116,14 @@ def test_all_datasets_are_listed_with_facets_that_add_and_remove_a_value(
     page = site.page("/search")
     total = len([row for row in site.api("/datasets")["datasets"] if not row["is_subdataset"]])
     assert f"{total} datasets" in visible_text(page)
-    chosen = next(one for one in links(page) if one == "/search?status=published")
+    chosen = next(link for link in links(page) if link == "/search?status=published")
     published = site.page(chosen)
     names = {one["dataset"]["name"] for one in site.api("/search?status=published")["found"]}
-    shown = [one for one in links(published) if one.startswith("/dataset/")]
+    shown = [link for link in links(published) if link.startswith("/dataset/")]
     assert {one.removeprefix("/dataset/") for one in shown} == names != set()
     assert "/search" in links(published)  # removes the value
     both = next(one for one in links(published) if one == "/search?status=published&status=draft")
-    assert len([one for one in links(site.page(both)) if one.startswith("/dataset/")]) == total
+    assert len([link for link in links(site.page(both)) if link.startswith("/dataset/")]) == total
     assert "aria-current" in published
     assert 'name="status" value="published"' in published  # kept by the form
 
@@ -133,7 +133,7 @@ def test_an_address_of_a_search_is_shareable_and_its_values_have_any_name(
 ) -> None:
     page = site.page("/search?species=mouse&sort=title")
     assert "Mus musculus" in visible_text(page)
-    found = [one for one in links(page) if one.startswith("/dataset/")]
+    found = [link for link in links(page) if link.startswith("/dataset/")]
     answer = site.api("/search?species=Mus+musculus&sort=title")
     assert found == [f"/dataset/{one['dataset']['name']}" for one in answer["found"]]
     assert [one["value"] for one in answer["facets"]["species"] if one["selected"]] == [

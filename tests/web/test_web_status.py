@@ -38,7 +38,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
             for file in index.files.of(row)
             for location in index.locations.of(file.content)
         ]
-    dead = sorted(one for one in set(urls) if "/dead/" in one)
+    dead = sorted(url for url in set(urls) if "/dead/" in url)
     probe_results = {"not-found": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
     with closing(JournalRecorder(found.store, found.store.index_path)) as recorder:
         recorder.record(LocationsChecked("box", "dead", probe_results, "2026-03-01T12:00:00+00:00"))
@@ -66,7 +66,7 @@ def test_the_mirrors_page_shows_each_hold_without_commands_for_operators(
     page = catalogue.page("/mirrors")
     with box.index() as index:
         (hold,) = index.crawl.open_holds()
-        failures = [one.mirror for one in index.crawl.failures()]
+        failures = [failure.mirror for failure in index.crawl.failures()]
     text = visible_text(page)
     assert hold.hold in text
     assert hold.reason in text
@@ -91,7 +91,7 @@ def test_events_come_in_pages_by_kind_and_mirror(catalogue: RunningCatalogue) ->
         page = catalogue.page(path)
         seen += re.findall(r"<td>(number \d+)</td>", page)
         assert "tombstone</a>" not in page
-        path = next((one for one in links(page) if "before=" in one), "")
+        path = next((link for link in links(page) if "before=" in link), "")
     assert seen == [f"number {number}" for number in reversed(range(120))]
     assert "elsewhere" not in catalogue.text("/events?kind=incident&mirror=box")
     assert "elsewhere" in catalogue.text("/events?kind=incident")

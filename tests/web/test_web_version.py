@@ -43,7 +43,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
 
 def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> None:
     lines = catalogue.page("/checksums/box:long@latest").splitlines()
-    names = {one.rpartition(": ")[2] for one in lines if one.startswith("# no sha256")}
+    names = {line.rpartition(": ")[2] for line in lines if line.startswith("# no sha256")}
     assert names == {f"{number}.txt" for number in range(5100)}
     assert lines[-1] == "# not listed: 5,100 files without a sha256"
     # a subdataset is listed, since its files have a separate list
@@ -53,7 +53,7 @@ def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> Non
 
 def test_the_manifest_is_of_the_state_that_the_page_names(catalogue: RunningCatalogue) -> None:
     page = catalogue.page("/dataset/box:probed@latest")
-    address = next(one for one in links(page) if one.startswith("/manifests/"))
+    address = next(link for link in links(page) if link.startswith("/manifests/"))
     content = (
         zstandard.ZstdDecompressor().decompressobj().decompress(catalogue.get(address).content)
     )

@@ -109,7 +109,7 @@ def test_concurrent_requests_for_a_picture_read_its_blocks_once(
         quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.01)
         with ThreadPoolExecutor(6) as pool:
             replies = list(pool.map(lambda _: site.get(f"/slice/{EM}@latest.png"), range(6)))
-        assert [one.status_code for one in replies] == [200] * 6
+        assert [reply.status_code for reply in replies] == [200] * 6
         requests_before = quiet_volumes.count_voxel_requests()
         assert requests_before == 9
         tag = replies[0].headers["etag"]

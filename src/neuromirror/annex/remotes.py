@@ -74,7 +74,7 @@ def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
         return True
     name = host_without_port(host)
     addresses = {"127.0.0.1", "::1"} if name == "localhost" else {name}
-    return all(_is_listed(one, host, allowed) for one in addresses)
+    return all(_is_listed(address, host, allowed) for address in addresses)
 
 
 def host_without_port(host: str) -> str:
@@ -286,15 +286,15 @@ class UrlRemotes:
     """
 
     def __init__(self, remotes: tuple[UrlRemote, ...]) -> None:
-        self._claiming_uuid = next((one.uuid for one in remotes if one.claims), None)
+        self._claiming_uuid = next((remote.uuid for remote in remotes if remote.claims), None)
         self._web_remotes = [
             (
-                one.uuid,
-                None if one.urlinclude is None else url_glob(one.urlinclude),
-                None if one.urlexclude is None else url_glob(one.urlexclude),
+                remote.uuid,
+                None if remote.urlinclude is None else url_glob(remote.urlinclude),
+                None if remote.urlexclude is None else url_glob(remote.urlexclude),
             )
-            for one in remotes
-            if not one.claims
+            for remote in remotes
+            if not remote.claims
         ]
 
     def uuids_for(self, urls: list[bytes]) -> tuple[str, ...]:
@@ -659,7 +659,7 @@ def _initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
     lines = _remote_lines(git, skipped)
     # git-annex looks up names before UUIDs, and merges the remote.log of several branches
     names_by_uuid = {
-        uuid: {_name_of(one) for one in log_lines} for uuid, log_lines in lines.items()
+        uuid: {_name_of(line) for line in log_lines} for uuid, log_lines in lines.items()
     }
     settings = _settings(git)
     uses = Counter(
@@ -697,7 +697,7 @@ def _initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
                     _restrict(git, name)
             except NeuromirrorError:
                 skipped.append(_skipped_remote(uuid, config))
-        elif not _is_private_vault(config) and any(b"autoenable=" in one for one in log_lines):
+        elif not _is_private_vault(config) and any(b"autoenable=" in line for line in log_lines):
             skipped.append(_skipped_remote(uuid, config))
     return skipped
 
@@ -705,7 +705,7 @@ def _initialize(git: RunGit, *, is_new: bool) -> list[SkippedRemote]:
 def _settings(git: RunGit) -> dict[str, str]:
     """Return the git configuration of a clone."""
     entries = git("config", "--list", "-z").split("\0")
-    return {name: value for name, _, value in (one.partition("\n") for one in entries)}
+    return {name: value for name, _, value in (entry.partition("\n") for entry in entries)}
 
 
 def _enable(git: RunGit, name: str) -> None:
@@ -799,7 +799,7 @@ def _remote_lines(git: RunGit, skipped: list[SkippedRemote]) -> dict[str, list[b
     found: dict[str, list[bytes]] = {}
     commits = git("for-each-ref", "--format=%(objectname)", "refs/**/git-annex").split()
     trees = [git("ls-tree", "-l", one, "remote.log").split() for one in dict.fromkeys(commits)]
-    blobs = {one[2]: one[3] for one in trees if len(one) >= 4 and one[1] == "blob"}
+    blobs = {tree[2]: tree[3] for tree in trees if len(tree) >= 4 and tree[1] == "blob"}
     for blob, size in blobs.items():
         # git prints BAD for a missing object
         if size.isdigit() and int(size) > _LONGEST:

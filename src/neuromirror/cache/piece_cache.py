@@ -525,7 +525,7 @@ class PieceCache:
             if self._unchecked <= self.limit // 16:
                 return
             self._unchecked = 0
-        if sum(one.stored for one in self._entries()) > self.limit:
+        if sum(entry.stored for entry in self._entries()) > self.limit:
             self.prune(int(self.limit * _KEPT))
 
     @contextmanager

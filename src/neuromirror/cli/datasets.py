@@ -338,7 +338,7 @@ def show_command(settings: Settings, version: str) -> None:
         evidence = index.files.evidence_counts(row)
         copies = index.files.copies(row)
         location_health = index.locations.failing_of(row)
-        failures = [one for one in index.crawl.failures() if one.dataset == name]
+        failures = [failure for failure in index.crawl.failures() if failure.dataset == name]
     documents = settings.store().documents(row.dataset_ref, row.commit)
     alias = alias_of(name)
     location = settings.store_folder.absolute()
@@ -353,7 +353,7 @@ def show_command(settings: Settings, version: str) -> None:
         location_health=location_health,
         superdatasets=superdatasets,
         attributes=attributes,
-        links=[Link(*one) for one in links],
+        links=[Link(*link) for link in links],
         derived_from=ancestors,
         derivatives=descendants,
         form=row.form or None,
@@ -393,7 +393,7 @@ def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     yield "doi", shown.doi or "-"
     yield "license", ", ".join(shown.license) or "-"
     yield from ((name, ", ".join(values)) for name, values in shown.attributes.items())
-    yield from (("superdataset", one) for one in shown.superdatasets)
+    yield from (("superdataset", superdataset) for superdataset in shown.superdatasets)
     yield from _content_lines(shown)
     yield "commit", shown.commit
     yield "tree", shown.tree
@@ -402,14 +402,14 @@ def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
         yield "metadata", shown.metadata
     yield "swhid", shown.swhid
     yield "dataset id", shown.dataset_id
-    yield from ((f"see ({one.kind})", one.url) for one in shown.links)
+    yield from ((f"see ({link.kind})", link.url) for link in shown.links)
     if shown.last_visit is not None:
         visit = shown.last_visit
         traffic = f": {format_traffic(visit.traffic)}" if visit.traffic else ""
         message = f"; {visit.message}" if visit.message else ""
         yield "last visit", f"{visit.ended}, {visit.status}{traffic}{message}"
-    for one in shown.failures:
-        yield "failed", f"{one.task}: {one.message} (since {one.since})"
+    for failure in shown.failures:
+        yield "failed", f"{failure.task}: {failure.message} (since {failure.since})"
     yield "clone", shown.clone
 
 

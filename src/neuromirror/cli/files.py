@@ -84,16 +84,16 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
             status = "cleaned" if document.cleaned else ""
             line = _file_line("document", status, document.size, document.path)
             settings.emit("files", record, line)
-        for one in index.versions.subdatasets(row):
-            if not selected(one.path):
+        for subdataset in index.versions.subdatasets(row):
+            if not selected(subdataset.path):
                 continue
             record = {
                 "type": "subdataset",
-                **ListedSubdataset.of(one).plain(),
+                **ListedSubdataset.of(subdataset).plain(),
                 "superdataset": f"{name}@{row.label}",
             }
-            version_name = f"{one.dataset}@{one.label or one.commit[:12]}"
-            line = _file_line(version_name, "subdataset", one.bytes, one.path)
+            version_name = f"{subdataset.dataset}@{subdataset.label or subdataset.commit[:12]}"
+            line = _file_line(version_name, "subdataset", subdataset.bytes, subdataset.path)
             settings.emit("files", record, line)
         exceptions = index.versions.exceptions(row)
     for exception in exceptions:
@@ -143,7 +143,7 @@ def _stored_files(version: VersionRow, settings: Settings) -> Iterator[ListedFil
             path=placed.git_path.decode(),
             key=placed.key,
             evidence_digest=None if best is None else f"{best.algorithm}:{best.value}",
-            digest_values={one.algorithm: one.value for one in record.digests},
+            digest_values={digest.algorithm: digest.value for digest in record.digests},
             checked=best is not None and best.checked,
             urls=[location.url for location in record.locations],
         )
@@ -156,9 +156,9 @@ def _file_line(digest: str, status: str, size: int | None, path: str) -> str:
 
 def _omissions(index: Index, version: VersionRow) -> Iterator[str]:
     """Yield why the subdatasets and exceptions of a version have no sha256 line."""
-    for one in index.versions.subdatasets(version):
-        name = f"{one.dataset}@{one.label or one.commit}"
-        yield f"{one.path} (subdataset; run 'neuromirror files {name} --format sha256sum')"
+    for subdataset in index.versions.subdatasets(version):
+        name = f"{subdataset.dataset}@{subdataset.label or subdataset.commit}"
+        yield f"{subdataset.path} (subdataset; run 'neuromirror files {name} --format sha256sum')"
     for exception in index.versions.exceptions(version):
         yield f"{exception['path']} (not mirrored: {exception['detail']})"
 

@@ -190,15 +190,15 @@ def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address,
     from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
     from neuromirror.sources import EMBARGOED
 
-    for one in _stores(settings):
+    for store in _stores(settings):
         try:
-            with one.index() as index:
-                found, row = resolve_version(one, index, text)
+            with store.index() as index:
+                found, row = resolve_version(store, index, text)
         except (UnknownDatasetError, UnknownMirrorError):
             continue
         except UnknownVersionError as error:
             raise ConfigurationError(f"{text}: the archive has no such version") from error
-        return one.store().root, found, row.label
+        return store.store().root, found, row.label
     if reasons == EMBARGOED:
         reasons += (
             "; data that needs a credential is mirrored only into a private store: see "
@@ -210,10 +210,10 @@ def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address,
 def _find_stored(settings: Settings, text: str) -> tuple[Path, Address, str] | None:
     """Resolve an address, its store and the label of its version; None if no store has it."""
     unknown = None
-    for one in _stores(settings):
+    for store in _stores(settings):
         try:
-            if (stored := _stored(one, text)) is not None:
-                return one.store().root, *stored
+            if (stored := _stored(store, text)) is not None:
+                return store.store().root, *stored
         except UnknownAddressError as error:
             unknown = unknown or error
     if unknown is not None:
@@ -422,7 +422,7 @@ def get_command(
 
 def _is_below_folder_of_clone(text: str) -> bool:
     """Return whether a missing path is below a folder of a clone, such as a missing subdataset."""
-    folder = next(one for one in Path(text).parents if one.exists())
+    folder = next(parent for parent in Path(text).parents if parent.exists())
     return folder != Path() and _is_in_repository(folder.absolute())
 
 

@@ -513,5 +513,5 @@ def _print_ids(settings: Settings, found: Reproduction) -> None:
         else:
             same = f"now: {reminted}"
         settings.print_text(f"  {field:<6} {stored}  {same}".rstrip())
-    for one in found.subdatasets:
-        settings.print_text(f"  {one.path}: {one.dataset} differs")
+    for subdataset in found.subdatasets:
+        settings.print_text(f"  {subdataset.path}: {subdataset.dataset} differs")

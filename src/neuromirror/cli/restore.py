@@ -111,7 +111,7 @@ def restore_command(
         )
     store = settings.store_if_any()
     own = own_vaults()
-    vaults = [*(parse_location(one) for one in copies), *own.addresses]
+    vaults = [*(parse_location(copy) for copy in copies), *own.addresses]
     counted = Tally()
     hosts = HostMessages()
     with step_line("restoring") as progress:

@@ -184,7 +184,7 @@ def _list(settings: Settings, chosen: list[VaultConfig], *, is_detailed: bool) -
 
     store = store_or_none(settings)
     with open_ledger(store) as ledger:
-        totals = {one.uuid: one for one in ledger.vaults()}
+        totals = {vault.uuid: vault for vault in ledger.vaults()}
     rows, failed = [], False
     for config in chosen:
         record, total = _describe(config, store, totals)
@@ -270,7 +270,7 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
         line.show(f"listing {folder}")
         files = find_files(folder)
         with settings.index() as index:
-            contents = contents_of_store(index, {one.size for one in files})
+            contents = contents_of_store(index, {file.size for file in files})
         ledger = stack.enter_context(open_ledger(store))
         vault = stack.enter_context(closing(open_to_fill(config, store, ledger)))
         tally = _Tally(settings, line)
@@ -647,15 +647,15 @@ def _wishes_of_target(
     """
     if globs is None:
         return frozenset(
-            one.id
-            for one in ledger.wishes.all(vault.uuid)
-            if one.kind == "version" and one.what.partition("@")[0] == target
+            wish.id
+            for wish in ledger.wishes.all(vault.uuid)
+            if wish.kind == "version" and wish.what.partition("@")[0] == target
         )
     names = {("version", target), ("lock", str(Path(target).absolute()))}
     return frozenset(
-        one.id
-        for one in ledger.wishes.all(vault.uuid)
-        if (one.kind, one.what) in names and one.globs == globs
+        wish.id
+        for wish in ledger.wishes.all(vault.uuid)
+        if (wish.kind, wish.what) in names and wish.globs == globs
     )
 
 

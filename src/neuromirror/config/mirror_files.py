@@ -463,8 +463,8 @@ def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mir
     ConfigurationError
         If a file is invalid, or :func:`known_mirror_files` raises it.
     """
-    found = known_mirror_files(folder, required=required)
-    return {name: load_mirror(path) for name, path in found.items()}
+    mirror_files = known_mirror_files(folder, required=required)
+    return {name: load_mirror(path) for name, path in mirror_files.items()}
 
 
 def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[str, Mirror]:

@@ -126,7 +126,7 @@ def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | 
     if not names_exact_state(version):
         return None
     rows = dataset_versions(index, version.dataset.name)
-    return next((one for one in rows if one.upstream == version.upstream), None)
+    return next((row for row in rows if row.upstream == version.upstream), None)
 
 
 def find_last_finalized(index: CrawlIndex, version: VersionRef) -> VersionRow | None:
@@ -135,7 +135,7 @@ def find_last_finalized(index: CrawlIndex, version: VersionRef) -> VersionRow | 
     ``version`` is the component's present one, whose name identifies no state; None without one.
     """
     rows = dataset_versions(index, version.dataset.name)
-    named = (one for one in reversed(rows) if one.upstream != version.upstream)
+    named = (row for row in reversed(rows) if row.upstream != version.upstream)
     return next((one for one in named if not is_earlier_state(one.upstream)), None)
 
 
@@ -869,7 +869,7 @@ def _link(
             pending_ids.add(component.dataset.local_id)
         elif is_kept or not isinstance(error, ComponentUnavailableError):
             problems.append(problem_message(component, error, is_kept=is_kept))
-    excluded = failed.keys() | {one.path for one in exceptions}
+    excluded = failed.keys() | {exception.path for exception in exceptions}
     newest = max(filter(None, times), default=None)
     version = header.version
     if snapshot.has_no_upstream_time and newest is not None:

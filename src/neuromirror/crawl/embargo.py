@@ -331,4 +331,4 @@ def _component_ids(recorder: Recorder, name: str) -> set[str]:
             map(index.versions.subdatasets, list(index.versions.of(name)))
         ),
     )
-    return {one.dataset.partition(":")[2] for one in components}
+    return {component.dataset.partition(":")[2] for component in components}

@@ -402,7 +402,7 @@ def record_event(
     kind, message, data
         As in :class:`~neuromirror.model.EventRaised`.
     """
-    if any(one.message == message for one in _events(recorder, dataset, kind)):
+    if any(event.message == message for event in _events(recorder, dataset, kind)):
         return False
     recorder.record(
         EventRaised(
@@ -414,7 +414,7 @@ def record_event(
 
 def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
     """Return whether upstream removed the dataset and has not listed it again since."""
-    events = [one for kind in (TOMBSTONE, RETURNED) for one in _events(recorder, dataset, kind)]
+    events = [event for kind in (TOMBSTONE, RETURNED) for event in _events(recorder, dataset, kind)]
     return bool(events) and max(events, key=lambda one: one.id).kind == TOMBSTONE
 
 
@@ -649,7 +649,7 @@ def _lost_documents(
 def is_postponed(visit: Visit, snapshot: SpooledSnapshot) -> bool:
     """Return whether a new dataset is not mirrored yet: a folder marker, or still growing."""
     header = snapshot.header
-    reasons = {one.reason for one in header.exceptions}
+    reasons = {exception.reason for exception in header.exceptions}
     if snapshot.files or header.documents or reasons != {FOLDER_MARKER}:
         return is_settling(visit, header.newest)
     visit.outcome.waiting_reason = (

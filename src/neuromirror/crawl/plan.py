@@ -432,8 +432,8 @@ def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[
 def takedown_messages(index: CrawlIndex, mirror: str) -> dict[str, str]:
     """Return the messages for the mirror's datasets that were taken down, by local id."""
     return {
-        one.dataset.partition(":")[2]: takedown_message(one)
-        for one in index.datasets.tombstones(mirror)
+        tombstone.dataset.partition(":")[2]: takedown_message(tombstone)
+        for tombstone in index.datasets.tombstones(mirror)
     }
 
 
@@ -715,7 +715,7 @@ def _notes(outcome: VisitOutcome) -> str:
         notes += f"; {outcome.archived_count} in an archive storage class, not readable now"
     if outcome.comparison_scope:
         notes += f"; compared: {outcome.comparison_scope}"
-    return notes + "".join(f"; known incident: {one}" for one in outcome.known_incidents)
+    return notes + "".join(f"; known incident: {incident}" for incident in outcome.known_incidents)
 
 
 def refused_note(count: int) -> str:

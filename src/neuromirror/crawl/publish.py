@@ -232,10 +232,10 @@ def split_zarrs(
         if roots[0].objects <= limits.manifest:
             return snapshot, []
         return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
-    roots = [one for one in roots if one.objects > limits.inline]
+    roots = [root for root in roots if root.objects > limits.inline]
     if not roots:
         return snapshot, []
-    return _split(snapshot, {one.path: one.objects for one in roots}, limits.manifest, scratch)
+    return _split(snapshot, {root.path: root.objects for root in roots}, limits.manifest, scratch)
 
 
 def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
@@ -318,7 +318,7 @@ def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) 
     """Return the outermost Zarrs with more objects than ``limit``, in the order of their files."""
     marked = {
         folder
-        for folder, _, name in (one.path.rpartition(b"/") for one in documents)
+        for folder, _, name in (document.path.rpartition(b"/") for document in documents)
         if name in ZARR_MARKERS
     }
     found: list[_Root] = []
@@ -331,7 +331,7 @@ def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) 
             return
         start = folder.path + b"/" if folder.path else b""
         objects = count - folder.before
-        objects += sum(one.path.startswith(start) for one in documents)
+        objects += sum(document.path.startswith(start) for document in documents)
         if objects > limit:
             # the Zarrs below it are part of it
             while found and found[-1].path.startswith(start):
@@ -404,14 +404,14 @@ def _extract_zarr(
     around, upstream = snapshot.header, upstream_path(root)
     start, upstream_start = root + b"/", upstream + b"/"
     documents = [
-        replace(one, path=one.path[len(start) :])
-        for one in around.documents
-        if one.path.startswith(start)
+        replace(document, path=document.path[len(start) :])
+        for document in around.documents
+        if document.path.startswith(start)
     ]
     exceptions = [
-        replace(one, path=one.path[len(upstream_start) :])
-        for one in around.exceptions
-        if one.path.startswith(upstream_start)
+        replace(exception, path=exception.path[len(upstream_start) :])
+        for exception in around.exceptions
+        if exception.path.startswith(upstream_start)
     ]
     files = size = pending = 0
     newest: datetime | None = max(filter(None, (one.modified for one in documents)), default=None)

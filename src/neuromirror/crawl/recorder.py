@@ -119,10 +119,10 @@ def _record_block_digests(store: Store) -> None:
     """Append the block digests that are in the store and not in the journal to the journal."""
     folder = BlockDigestsFolder.of_store(store)
     known = {
-        folder.path(one.key)
+        folder.path(content.key)
         for _, entry in store.read_entries(0)
         if isinstance(entry, ContentsDigested)
-        for one in entry.contents
+        for content in entry.contents
     }
     missing = []
     for path in folder.paths():
@@ -534,8 +534,8 @@ class FailureLog(Struct, frozen=True):
         with_datasets
             Whether the success of a mirror's task also counts for each of its datasets.
         """
-        for one in self.open_failures(task, name, with_datasets=with_datasets):
-            self.recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
+        for failure in self.open_failures(task, name, with_datasets=with_datasets):
+            self.recorder.record(TaskRecovered(task, *_split(_name(failure)), current_timestamp()))
 
     def open_failures(
         self, task: str, name: str = "", *, with_datasets: bool = False

@@ -124,11 +124,11 @@ def repair_repositories(
                 return  # the rest depends on the journal
             rebuild_index(store, index_path)
         must_rebuild |= bool(integrity_errors(index_path, deep=True))
-    for one in _repositories(store, aliases):
+    for repository in _repositories(store, aliases):
         try:
-            result = one.repair(dry_run=dry_run)
+            result = repository.repair(dry_run=dry_run)
         except (NeuromirrorError, OSError) as error:
-            yield RepairResult(one.name, "error", str(error))
+            yield RepairResult(repository.name, "error", str(error))
         else:
             must_rebuild |= bool(result.versions)
             yield result
@@ -161,7 +161,7 @@ def _damaged_lines(store: Store, *, dry_run: bool) -> int:
 
 def listed_aliases(store: Store) -> set[str]:
     """Return the aliases of all repositories that the store has or should have."""
-    return {one.alias for one in _repositories(store, None)}
+    return {repository.alias for repository in _repositories(store, None)}
 
 
 def _repositories(store: Store, aliases: Collection[str] | None) -> Iterator[_RepositoryRepair]:
@@ -246,9 +246,9 @@ class _RepositoryRepair(Struct):
         with suppress(StoreDamagedError):  # lost commits are minted again below
             damage = find_damage(repository, self.entries)
             foreign = {one.commit for one in damage.versions} | damage.history.foreign_commits
-        own = [one for one in self.entries if not {one.commit, one.annex_commit} & foreign]
+        own = [entry for entry in self.entries if not {entry.commit, entry.annex_commit} & foreign]
         messages += self._repair_records(own, dry_run=dry_run)
-        logged = [] if self.log is None else [one.commit for one in self.log.commits]
+        logged = [] if self.log is None else [commit.commit for commit in self.log.commits]
         needed = {*logged[-1:]}
         needed |= {one.commit for one in own if isinstance(one, VersionMinted)}
         needed |= {one.annex_commit for one in own}
@@ -446,11 +446,11 @@ class _RepositoryRepair(Struct):
         """Return the journal entries of a repair: an event, and a visit to be repeated."""
         dataset: DatasetRef = dataset_ref_of(self.entries[0])
         message = f"{dataset.name} was repaired: {'; '.join(messages)}"
-        refs = {one.name: one.found for one in damage.refs}
+        refs = {ref.name: ref.found for ref in damage.refs}
         message_of_visit = "repaired; the next sync visits it again"
         visit = ended_visit(dataset, self.at, "failed", message_of_visit)
         names = (dataset.mirror, dataset.local_id)
         event = EventRaised(*names, "repair", message, self.at, {"refs": refs})
         # a component is visited with the dataset that has it
-        is_component = any(getattr(one, "within", "") for one in self.entries)
+        is_component = any(getattr(entry, "within", "") for entry in self.entries)
         return [event] if is_component else [visit, event]

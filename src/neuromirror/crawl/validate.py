@@ -539,7 +539,7 @@ def validate_listing(
     clashes, escape = _write(entries.sorter, spool.path, listing.version, reserved)
     if clashes or escape:
         _resolve_clashes(spool, clashes, reserved, scratch)
-    if len({one.path for one in entries.exceptions}) != len(entries.exceptions):
+    if len({exception.path for exception in entries.exceptions}) != len(entries.exceptions):
         raise UnreliableListingError(
             f"{listing.version.dataset.name} {listing.version.upstream}: a path that is not "
             "mirrored is listed twice; nothing was changed, try again"

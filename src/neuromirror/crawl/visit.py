@@ -344,7 +344,7 @@ def _upstream_totals(visit: Visit, row: VersionRow) -> FileTotals:
     for component in components:
         is_own = is_split_component(visit.dataset, component.dataset.partition(":")[2])
         files += component.files if is_own else 1
-    sizes = (one["size"] for one in exceptions)
+    sizes = (exception["size"] for exception in exceptions)
     return FileTotals(files, row.bytes + sum(sizes) + sum(one.bytes for one in components))
 
 

@@ -279,7 +279,7 @@ def _reference(row: VersionRow) -> DatasetRef:
 
 
 def _hosts(datasets: Iterable[DatasetRef]) -> frozenset[str]:
-    return frozenset(filter(None, (urlsplit(one.source_uri).netloc for one in datasets)))
+    return frozenset(filter(None, (urlsplit(dataset.source_uri).netloc for dataset in datasets)))
 
 
 JOBS: Final = 8
@@ -452,10 +452,10 @@ def read_method(key: str) -> CheckMethod:
 def copies_of(vault: Vault, ledger: Ledger, keys: Sequence[str]) -> dict[str, LedgerCopy]:
     """Return the recorded copies of contents in a vault, in any state, by annex key."""
     return {
-        one.key: one
+        copy.key: copy
         for copies in ledger.copies(keys, all_states=True).values()
-        for one in copies
-        if one.vault == vault.uuid
+        for copy in copies
+        if copy.vault == vault.uuid
     }
 
 

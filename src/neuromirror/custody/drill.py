@@ -177,7 +177,7 @@ def run_drill(
 def _pinned_commits(lock: Path) -> list[str]:
     """Return the commits that a lock file pins with all their files."""
     try:
-        return [one.commit for one in load_lock(lock).datasets if not one.paths]
+        return [dataset.commit for dataset in load_lock(lock).datasets if not dataset.paths]
     except (NeuromirrorError, OSError):
         return []  # the process reports it
 

@@ -96,7 +96,7 @@ def block(hosts: Iterable[str], folders: Iterable[str], readable: Iterable[str])
     """Refuse all connections but those to some hosts, and all files of some folders."""
     names = {one.lower() for one in hosts}
     addresses = _resolve(names)
-    closed = [os.path.realpath(one) + os.sep for one in folders]
+    closed = [os.path.realpath(folder) + os.sep for folder in folders]
     opened = [os.path.realpath(one) + os.sep for one in readable]
     refused: list[str] = []
 
@@ -159,7 +159,7 @@ def run(order: DrillOrder) -> DrillOutcome:
     result = DrillOutcome()
     lock, into = load_lock(Path(order.lock)), Path(order.into) / "datasets"
     addresses = [
-        *(VaultAddress(VaultKind.DIRECTORY, one) for one in order.folders),
+        *(VaultAddress(VaultKind.DIRECTORY, folder) for folder in order.folders),
         *(VaultAddress(VaultKind.S3, one) for one in order.public),
     ]
     if order.others:

@@ -70,13 +70,13 @@ class DropPlan(Struct):
     @property
     def bytes(self) -> int:
         """The size of the copies that can be removed."""
-        return sum(one.size or 0 for one in self.items)
+        return sum(item.size or 0 for item in self.items)
 
     @property
     def id(self) -> str:
         """A digest of the vault and of the copies that can be removed, to confirm them."""
         digest = hashlib.sha256(self.vault.uuid.encode())
-        for key in sorted(one.key for one in self.items):
+        for key in sorted(item.key for item in self.items):
             digest.update(b"\0" + key.encode())
         return digest.hexdigest()[:12]
 

@@ -142,9 +142,9 @@ def keep_contents(
         else:
             yield outcome
     usable = [
-        one
-        for one in others
-        if one.name != target.config.name and may_copy(one, target.config, options)
+        other
+        for other in others
+        if other.name != target.config.name and may_copy(other, target.config, options)
     ]
     if not failed or is_over:
         usable = []
@@ -197,7 +197,7 @@ def run_keep(
     """
     vault.check_access(write=True)
     ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
-    run = _KeepRun({one.key: one for one in items}, vault, ledger, options)
+    run = _KeepRun({item.key: item for item in items}, vault, ledger, options)
     with closing(run.outcomes()) as outcomes:
         yield from outcomes
 

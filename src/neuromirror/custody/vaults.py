@@ -265,7 +265,7 @@ def adopt_files(
     adoption = _Adoption(folder, vault, batch)
     for key in ledger.missing(vault.uuid, list(items)):
         adoption.add(items[key])
-    relevant = [one for one in files if one.size in adoption.items_by_size]
+    relevant = [file for file in files if file.size in adoption.items_by_size]
     yield from batch.commit_after(adoption.adopt_all(relevant, progress or (lambda *_: None)))
 
 

@@ -106,8 +106,8 @@ def outcome_result(
     known = {name: value for name, value in more.items() if value is not None}
     message = outcome.message or None
     result = {"action": action, "status": outcome.status, "type": kind, "message": message}
-    found: ResultRecord = get_status_dict(path=str(path), refds=refds, **result, **known)
-    return found
+    status_dict: ResultRecord = get_status_dict(path=str(path), refds=refds, **result, **known)
+    return status_dict
 
 
 def failure_result(
@@ -117,10 +117,10 @@ def failure_result(
 
     The other parameters are those of :func:`outcome_result`.
     """
-    found: ResultRecord = get_status_dict(
+    status_dict: ResultRecord = get_status_dict(
         action=action, status="error", path=str(path), type=kind, message=str(error), refds=refds
     )
-    return found
+    return status_dict
 
 
 def require_installed(dataset: Any, purpose: str) -> Any:
@@ -506,6 +506,6 @@ def _states(
     if names:
         opened, index = stack.enter_context(open_index(store))
         found += [
-            state_of_version(opened, index.versions.resolve(*split_version(one))) for one in names
+            state_of_version(opened, index.versions.resolve(*split_version(name))) for name in names
         ]
     return found or [state_of_clone(folder)]

@@ -151,9 +151,9 @@ def gitmodules_content(modules: Iterable[Submodule]) -> bytes:
         The content, with path, URL and dataset id of each.
     """
     return "".join(
-        f"[submodule {_quote(one.path)}]\n\tpath = {_config_value(one.path)}\n"
-        f"\turl = {_config_value(one.url)}\n\tdatalad-id = {one.dataset_id}\n"
-        for one in sorted(modules, key=lambda one: one.path.encode())
+        f"[submodule {_quote(module.path)}]\n\tpath = {_config_value(module.path)}\n"
+        f"\turl = {_config_value(module.url)}\n\tdatalad-id = {module.dataset_id}\n"
+        for module in sorted(modules, key=lambda one: one.path.encode())
     ).encode()
 
 

@@ -278,13 +278,13 @@ def record_block_digests(connection: sqlite3.Connection, entry: ContentsDigested
         "root = excluded.root",
         (
             (
-                bytes.fromhex(one.sha256),
-                one.piece_size,
-                bytes.fromhex(one.root),
-                key_hash(one.key),
-                one.key,
+                bytes.fromhex(content.sha256),
+                content.piece_size,
+                bytes.fromhex(content.root),
+                key_hash(content.key),
+                content.key,
             )
-            for one in entry.contents
+            for content in entry.contents
         ),
     )
 

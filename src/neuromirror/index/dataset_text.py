@@ -558,7 +558,7 @@ def _write_facets(
         [(*one, dataset) for one in sorted(known - facets)],
     )
     connection.executemany(
-        "INSERT INTO facets VALUES (?,?,?)", [(*one, dataset) for one in sorted(facets - known)]
+        "INSERT INTO facets VALUES (?,?,?)", [(*facet, dataset) for facet in sorted(facets - known)]
     )
 
 

@@ -413,14 +413,14 @@ class FileQueries(Queries):
 
         It reads the files of all versions between the first and the last of them.
         """
-        indexed = [one.seq for one in versions if one.indexed]
+        indexed = [version.seq for version in versions if version.indexed]
         counts: list[tuple[Any, ...]] = []
         if indexed:
             given = (versions[0].dataset, max(indexed), min(indexed))
             counts = self._db.cached(
                 ("evidence", *given), lambda: self._db.all(_EVIDENCE_COUNTS, given), len
             )
-        return [_evidence_counts(one, counts) for one in versions]
+        return [_evidence_counts(version, counts) for version in versions]
 
     def copies(self, version: VersionRow, limit: int = 5) -> list[CopyRow]:
         """Return the other datasets with the same bytes and stronger retention, most files first.

@@ -206,14 +206,14 @@ class _Content:
     @property
     def digest_values(self) -> dict[str, str]:
         """The digests by algorithm."""
-        return {one.algorithm: one.value for one in self.digests}
+        return {digest.algorithm: digest.value for digest in self.digests}
 
     @property
     def evidence_digest(self) -> str | None:
         """``<algorithm>:<value>`` of the strongest digest, None without one."""
-        for one in self.digests:
-            if one.algorithm == self.evidence.value:
-                return f"{one.algorithm}:{one.value}"
+        for digest in self.digests:
+            if digest.algorithm == self.evidence.value:
+                return f"{digest.algorithm}:{digest.value}"
         return None
 
 

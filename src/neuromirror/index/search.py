@@ -236,7 +236,7 @@ class MatchingFiles(Struct, frozen=True):
 def _size(search: _Search) -> int:
     """Return the approximate number of items of a search, for the cache."""
     matched = sum(len(one.stems) + len(one.prefixes) for one in search.matches)
-    return matched + sum(1 + len(one.blocks) // 100 for one in search.candidates)
+    return matched + sum(1 + len(candidate.blocks) // 100 for candidate in search.candidates)
 
 
 def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -334,9 +334,9 @@ class SearchQueries(Queries):
         selected = self._selected(checked)
         chosen = self._sorted(
             [
-                one
-                for one in search.candidates
-                if all(one.dataset in some for some in selected.values())
+                candidate
+                for candidate in search.candidates
+                if all(candidate.dataset in some for some in selected.values())
             ],
             sort or ("relevance" if search.terms else "newest"),
         )
@@ -347,7 +347,7 @@ class SearchQueries(Queries):
                 # not the text: the index may have changed since the search
                 ("facets", search.token, tuple(checked.items())),
                 lambda: self._facet_counts(
-                    [one.dataset for one in search.candidates], checked, selected
+                    [candidate.dataset for candidate in search.candidates], checked, selected
                 ),
                 lambda counts: sum(map(len, counts.values())),
             ),
@@ -469,7 +469,7 @@ class SearchQueries(Queries):
 
     def _search_pages(self, text: str, found: FoundDatasets) -> Iterator[DatasetRow]:
         while True:
-            yield from (one.dataset for one in found.rows)
+            yield from (row.dataset for row in found.rows)
             if found.next is None:
                 return
             found = self.datasets(text, start=found.next)
@@ -535,8 +535,8 @@ class SearchQueries(Queries):
             dataset, [token.casefold() for term, _ in found for token in term.tokens]
         )
         seen: dict[str, MatchedText] = {}
-        for one in self._texts(dataset, columns):
-            seen.setdefault(one.value, one)
+        for text in self._texts(dataset, columns):
+            seen.setdefault(text.value, text)
         return tuple(seen.values())
 
     def _texts(self, dataset: int, columns: Sequence[str]) -> Iterator[MatchedText]:
@@ -626,7 +626,7 @@ class SearchQueries(Queries):
         counts = self._count_values(common, "")
         for name in filters:
             others = [some for facet, some in selected.items() if facet != name]
-            among = [one for one in datasets if all(one in some for some in others)]
+            among = [dataset for dataset in datasets if all(dataset in some for some in others)]
             counts[name] = self._count_values(among, name).get(name, {})
         return {name: _facet(name, counts.get(name, {}), filters.get(name, ())) for name in FACETS}
 

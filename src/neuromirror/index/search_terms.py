@@ -66,7 +66,7 @@ class SearchTerm(Struct, frozen=True):
     def stem_query(self) -> str:
         """Return a query for the stems of the words, or of a synonym."""
         own = " AND ".join(map(_quoted, self.tokens))
-        others = [_quoted(one) for one in self.synonyms]
+        others = [_quoted(synonym) for synonym in self.synonyms]
         return f"({' OR '.join([f'({own})', *others])})"
 
     def prefix_query(self) -> str:
@@ -88,7 +88,7 @@ class SearchTerm(Struct, frozen=True):
 
     def path_synonyms(self) -> list[str]:
         """Return the synonyms of one word, which are compared with whole words of a path."""
-        return [one for one in self.synonyms if path_terms(one) == {one}]
+        return [synonym for synonym in self.synonyms if path_terms(synonym) == {synonym}]
 
     def words_in(self, path: str) -> tuple[str, ...]:
         """Return the words of the term, or the synonym, that a path contains; empty if none."""
@@ -383,11 +383,11 @@ class TermQueries(Queries):
         """Return the datasets that match; read at most ``max_blocks`` blocks of paths."""
         terms = parse_terms(text)
         found = []
-        for one in self.candidates(terms, list(map(self.term_matches, terms))):
-            match, scanned = self.find_path(one, max_blocks)
+        for candidate in self.candidates(terms, list(map(self.term_matches, terms))):
+            match, scanned = self.find_path(candidate, max_blocks)
             max_blocks -= scanned
-            if match is not None or not one.missing:
-                found.append(one.dataset)
+            if match is not None or not candidate.missing:
+                found.append(candidate.dataset)
         return found
 
     def find_path(self, candidate: Candidate, max_blocks: int) -> tuple[PathMatch | None, int]:

@@ -62,13 +62,13 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
 
     mirrors = load_known_mirrors(mirrors_folder)
     found = None
-    for one in parse_addresses(text, mirrors):
+    for address in parse_addresses(text, mirrors):
         if index is None:
-            return one
-        for known in enclosing_addresses(one) if "://" in text else [one]:
+            return address
+        for known in enclosing_addresses(address) if "://" in text else [address]:
             if indexed_name(index, known.dataset) is not None:
                 return known
-        found = found or one
+        found = found or address
     if found is not None:
         return found
     # an empty label usually comes from an unset variable of a script
@@ -253,7 +253,7 @@ def _checksum_queries(descriptor: int) -> list[str]:
     size = os.fstat(descriptor).st_size
     parts = set(USUAL_PART_SIZES) | ({dandi_part_size(size)} if size < 5 << 40 else set())
     # a file of one part has the same ETag for all larger part sizes
-    sizes = sorted({min(one, max(size, 1)) for one in parts})
+    sizes = sorted({min(part, max(size, 1)) for part in parts})
     hashes: dict[str, Hasher] = {
         "sha256": hashlib.sha256(usedforsecurity=False),
         "md5": hashlib.md5(usedforsecurity=False),
@@ -261,6 +261,6 @@ def _checksum_queries(descriptor: int) -> list[str]:
     }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while block := os.read(descriptor, _BLOCK):
-            for done in [pool.submit(one.update, block) for one in hashes.values()]:
+            for done in [pool.submit(digest.update, block) for digest in hashes.values()]:
                 done.result()
     return [f"{name.partition(' ')[0]}:{one.hexdigest()}" for name, one in hashes.items()]

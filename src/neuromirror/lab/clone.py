@@ -211,8 +211,8 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
         identity = committer_environment(made) | unfiltered
         skipped = initialize(lambda *args: run_git(made, *args, environment=identity), is_new=True)
         with scratch.folder("clone") as clone:
-            for one in clone.names():
-                clone.replace(one, target, one)
+            for name in clone.names():
+                clone.replace(name, target, name)
     return skipped
 
 

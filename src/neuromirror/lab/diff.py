@@ -141,7 +141,7 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
     committed = MintedCommit(git_dir, commit)
 
     def lines() -> Iterator[bytes]:
-        return (dump_snapshot_entry(_to_placed(one)) for one in committed.entries())
+        return (dump_snapshot_entry(_to_placed(entry)) for entry in committed.entries())
 
     def subdataset(placed: SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
@@ -424,7 +424,7 @@ def _at_same_path(
 def _same_bytes(old: FileRecord, new: FileRecord) -> bool:
     if has_different_bytes(old, new):
         return False
-    shared = any(new.digest(one.algorithm) is not None for one in old.digests)
+    shared = any(new.digest(digest.algorithm) is not None for digest in old.digests)
     return shared or (old.upstream_id is not None and old.upstream_id == new.upstream_id)
 
 

@@ -764,7 +764,7 @@ def _check(path: Path, pin: Pin) -> None:
             f"{path}: {pin.block_digests!r} of {pin.name} does not end in a sha256 and "
             f".block-digests; {_ADVICE}"
         )
-    problems = [*filter(None, (one.problem() for one in pin.copies))]
+    problems = [*filter(None, (copy.problem() for copy in pin.copies))]
     if len(pin.copies) > MOST_VAULTS:
         problems.append(f"more than {MOST_VAULTS} vaults")
     if problems:

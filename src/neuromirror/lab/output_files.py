@@ -132,10 +132,10 @@ def add_vaults(path: Path, vaults: Mapping[str, Sequence[PinnedVault]]) -> list[
         lock = parse_lock(path, content)
         pins = []
         for pin in lock.datasets:
-            known = {one.uuid: one for one in pin.copies}
-            known |= {one.uuid: one for one in vaults.get(pin.name, ())}
+            known = {copy.uuid: copy for copy in pin.copies}
+            known |= {vault.uuid: vault for vault in vaults.get(pin.name, ())}
             copies = tuple(sorted(known.values(), key=lambda one: (one.name, one.uuid)))
-            if problem := next(filter(None, (one.problem() for one in copies)), ""):
+            if problem := next(filter(None, (copy.problem() for copy in copies)), ""):
                 raise ConfigurationError(f"{path}, {pin.name}: {problem}; nothing was changed")
             if len(copies) > MOST_VAULTS:
                 raise ConfigurationError(

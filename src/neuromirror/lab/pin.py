@@ -214,8 +214,8 @@ def pin(
             f"{twice} is named twice; a lock file has one version per dataset (use a second lock "
             "file for another version)"
         )
-    for one in requests:
-        Globs(one.paths or ())
+    for request in requests:
+        Globs(request.paths or ())
     rows = [(one, index.versions.resolve(one.dataset, one.label)) for one in requests]
     with exclusive_write(path) as folder:
         outcomes = _write(folder, path, rows, store, index, remove, progress)
@@ -233,7 +233,7 @@ def _write(
 ) -> list[Outcome]:
     """Write the lock file, its manifests and bundles; the caller holds the lock for writing."""
     content, lock = read_lock_or_empty(path)
-    pins = {one.name: one for one in lock.datasets}
+    pins = {dataset.name: dataset for dataset in lock.datasets}
     outcomes = remove_pins(pins, remove, path)
     kept: set[Path] = set()
     with ExitStack() as folders, ExitStack() as undo:
@@ -531,9 +531,9 @@ class _PinWriter(Struct, eq=False):
             name = self._bundle_path(row).name
             known = None if self.old is None else self.old.sha256_by_name.get(name)
             self._sha256[name] = write_bundle(self.store, row, self.folder, name, known)
-        for one in subdatasets:
-            inner = self.index.versions.resolve(one.name, one.commit)
-            self._write_files(inner, prefix + one.path.encode() + b"/", globs, bundle=bundle)
+        for subdataset in subdatasets:
+            inner = self.index.versions.resolve(subdataset.name, subdataset.commit)
+            self._write_files(inner, prefix + subdataset.path.encode() + b"/", globs, bundle=bundle)
         return target
 
     def _record_needed(self, path: Path) -> None:
@@ -630,7 +630,7 @@ class CataloguePins(Struct, frozen=True):
     @property
     def url(self) -> str:
         """Return the URL of the lock file with its manifests."""
-        query = [("add", one) for one in self.names] + [("path", one) for one in self.paths]
+        query = [("add", name) for name in self.names] + [("path", path) for path in self.paths]
         return f"{self.base}/lock/{_LOCK}.zip?{urlencode(query)}"
 
 
@@ -759,19 +759,19 @@ def _unpack_members(archive: Path, folder: Path) -> None:
         members = found.infolist()
         if len(members) > _MAX_FILES or sum(one.file_size for one in members) > _MAX_BYTES:
             raise zipfile.BadZipFile("it is too large")
-        for one in members:
-            pieces = one.filename.split("/")
+        for member in members:
+            pieces = member.filename.split("/")
             is_manifest = (
                 len(pieces) == 3
                 and pieces[0] == f"{_LOCK}.d"
                 and pieces[1] not in ("", ".", "..")
                 and pieces[2].endswith(MANIFEST_ENDING)
             )
-            if one.filename != _LOCK and not is_manifest:
-                raise zipfile.BadZipFile(f"it has an unexpected member, {one.filename[:100]!r}")
+            if member.filename != _LOCK and not is_manifest:
+                raise zipfile.BadZipFile(f"it has an unexpected member, {member.filename[:100]!r}")
             target = folder.joinpath(*pieces)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with found.open(one) as source, target.open("xb") as file:
+            with found.open(member) as source, target.open("xb") as file:
                 shutil.copyfileobj(source, file)
 
 
@@ -784,7 +784,7 @@ def _merge(
 ) -> list[Outcome]:
     """Add the fetched pins to the lock file; the caller holds the lock for writing."""
     content, lock = read_lock_or_empty(path)
-    pins = {one.name: one for one in lock.datasets}
+    pins = {dataset.name: dataset for dataset in lock.datasets}
     outcomes = remove_pins(pins, remove, path)
     kept: set[Path] = set()
     changed = list(remove)

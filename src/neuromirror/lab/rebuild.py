@@ -420,9 +420,9 @@ def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[byt
     """
     packs = git_dir / "objects" / "pack"
     with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
-        for one in manifest.lines(check_tree=False):
-            if isinstance(one, ListedFile) and one.in_git and one.urls:
-                logs.add(b"\0".join([log_path(one.key), *(url.encode() for url in one.urls)]))
+        for line in manifest.lines(check_tree=False):
+            if isinstance(line, ListedFile) and line.in_git and line.urls:
+                logs.add(b"\0".join([log_path(line.key), *(url.encode() for url in line.urls)]))
         return _write_branch(pack, reader, manifest.head, logs), pack.finish()
 
 
@@ -572,7 +572,7 @@ def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
         # keep the prefixes of this path; entries are sorted, so that others cannot recur
         while prefixes and not entry.path.startswith(prefixes[-1]):
             prefixes.pop()
-        if any(entry.path[len(one) : len(one) + 1] in (b"", b"/") for one in prefixes):
+        if any(entry.path[len(prefix) : len(prefix) + 1] in (b"", b"/") for prefix in prefixes):
             raise LockManifestDamagedError(
                 f"the manifest has {path_to_text(entry.path)!r} twice, or below the path of a file"
             )
@@ -581,9 +581,9 @@ def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
 
 
 def _entries(pack: PackWriter, lines: Iterable[ManifestEntry]) -> Iterator[_Entry]:
-    for one in lines:
-        path = one.path.encode()
-        if isinstance(one, ListedSubdataset):
-            yield _Entry(path, GITLINK_MODE, bytes.fromhex(one.commit))
-        elif isinstance(one, ListedFile) and one.in_git:
-            yield _Entry(path, SYMLINK_MODE, pack.add(BLOB, link_target(one.key, path)))
+    for line in lines:
+        path = line.path.encode()
+        if isinstance(line, ListedSubdataset):
+            yield _Entry(path, GITLINK_MODE, bytes.fromhex(line.commit))
+        elif isinstance(line, ListedFile) and line.in_git:
+            yield _Entry(path, SYMLINK_MODE, pack.add(BLOB, link_target(line.key, path)))

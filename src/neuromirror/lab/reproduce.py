@@ -489,10 +489,10 @@ class _Comparison(Struct):
     def describe(self) -> str:
         """Return the differences as text."""
         description = "; ".join(self.differences.sentences())
-        for one in self.subdatasets:
-            inner = one.differences.sentences() if one.differences is not None else []
+        for subdataset in self.subdatasets:
+            inner = subdataset.differences.sentences() if subdataset.differences is not None else []
             if inner:
-                return f"{description}; in {one.path}: {'; '.join(inner)}"
+                return f"{description}; in {subdataset.path}: {'; '.join(inner)}"
         return description
 
 
@@ -672,15 +672,15 @@ class _Reproducer(Struct, frozen=True):
         """Return the earlier upstream states that may be the version, most likely first."""
         row = self.row
         states = source.history(self.row.dataset_ref, None)
-        named = [one for one in states if one.upstream == row.upstream]
+        named = [state for state in states if state.upstream == row.upstream]
         if named:
             return named
         # no file is newer than the time of the state, which existed when it was recorded
         oldest, newest = (datetime.fromisoformat(one) for one in (row.time, row.recorded_at))
         fitting = [
-            one
-            for one in states
-            if one.time is not None and oldest <= one.time.replace(microsecond=0) <= newest
+            state
+            for state in states
+            if state.time is not None and oldest <= state.time.replace(microsecond=0) <= newest
         ]
         return fitting[: -_MAX_EARLIER_STATES - 1 : -1]
 
@@ -724,8 +724,8 @@ class _Reproducer(Struct, frozen=True):
     def _compare_subdatasets(
         self, compared: _Comparison, row: VersionRow, minted: VersionRow, reminter: Reminter
     ) -> None:
-        olds = {one.path: one for one in self.index.versions.subdatasets(row)}
-        news = {one.path: one for one in reminter.subdatasets(minted)}
+        olds = {subdataset.path: subdataset for subdataset in self.index.versions.subdatasets(row)}
+        news = {subdataset.path: subdataset for subdataset in reminter.subdatasets(minted)}
         compared.subdatasets_compared = len(olds.keys() | news.keys())
         for path in sorted(olds.keys() | news.keys()):
             old, new = olds.get(path), news.get(path)

@@ -639,17 +639,17 @@ class _DatasetRestorer(Struct):
                 f"{target.pinned.tree} in the lock file; {_EDITED_HINT}"
             )
         digest = StateDigest()
-        for one in committed.entries():
-            digest.add(canonical_line(one))
-            path = target.prefix + one.path.encode()
-            if isinstance(one, ListedSubdataset):
+        for entry in committed.entries():
+            digest.add(canonical_line(entry))
+            path = target.prefix + entry.path.encode()
+            if isinstance(entry, ListedSubdataset):
                 if pin.reaches(path):
-                    placed.subdatasets.append(one)
+                    placed.subdatasets.append(entry)
             elif pin.matches(path):
                 placed.count += 1
-                placed.bytes += one.size or 0
+                placed.bytes += entry.size or 0
                 if placed.files is not None:
-                    placed.files.append(one.path)
+                    placed.files.append(entry.path)
         state = committed.description["state"]
         if committed.form == "files":
             state = digest.value()
@@ -668,12 +668,12 @@ class _DatasetRestorer(Struct):
         """Count the pinned files that are in the manifest and not in git."""
         prefix, placed.manifest_only_files = placed.target.prefix, 0
         try:
-            for one in placed.target.pinned.open_manifest().entries():
-                if isinstance(one, ListedSubdataset) or one.in_git:
+            for entry in placed.target.pinned.open_manifest().entries():
+                if isinstance(entry, ListedSubdataset) or entry.in_git:
                     continue
-                if self.pin.matches(prefix + one.path.encode()):
+                if self.pin.matches(prefix + entry.path.encode()):
                     placed.manifest_only_files += 1
-                    placed.bytes += one.size or 0
+                    placed.bytes += entry.size or 0
         except LockManifestMissingError:
             placed.manifest_only_files = None
 
@@ -696,7 +696,7 @@ class _DatasetRestorer(Struct):
         if not placed.count:
             return
         self.options.progress(f"{placed.target.name}, content")
-        vaults = (*(one.address for one in pin.copies), *self.options.vaults)
+        vaults = (*(copy.address for copy in pin.copies), *self.options.vaults)
         jobs, copies_only = self.options.jobs, self.options.copies_only
         outcomes = get(placed.root, placed.files, jobs=jobs, vaults=vaults, copies_only=copies_only)
         for outcome in outcomes:

@@ -392,15 +392,15 @@ def check_manifest(
     whole = scope.is_selected is select_all
     try:
         reader = expected.open_manifest()
-        for one in reader.entries():
-            at = below + one.path.encode()
-            if isinstance(one, ListedFile):
+        for entry in reader.entries():
+            at = below + entry.path.encode()
+            if isinstance(entry, ListedFile):
                 if scope.is_selected(at):
-                    counts.add(1, one.size or 0)
+                    counts.add(1, entry.size or 0)
             elif whole:
-                counts.add(one.files, one.bytes)
+                counts.add(entry.files, entry.bytes)
             elif scope.reaches(at):
-                parts.append(one)
+                parts.append(entry)
     except LockManifestMissingError as error:
         counts.is_complete = False
         return Finding(status="notneeded", kind="manifest", message=str(error))
@@ -548,7 +548,7 @@ class _Verifier(Struct, frozen=True):
         """Yield findings for a dataset, compared with its pin."""
         expected = PinnedState.of_pin(lock, pin)
         manifest = expected.manifest
-        vaults = tuple(one.address for one in pin.copies)
+        vaults = tuple(copy.address for copy in pin.copies)
         scope = VerifyScope(missing_status=self.missing_status, vaults=vaults)
         if pin.paths:
             scope = replace(scope, is_selected=pin.matches, reaches=pin.reaches)

@@ -163,8 +163,8 @@ def _split_timestamp(line: bytes) -> tuple[bytes, int]:
 
 
 def _folder_id(entries: Entries, name: bytes) -> bytes | None:
-    found = entries.get(name)
-    return None if found is None else found[1]
+    entry = entries.get(name)
+    return None if entry is None else entry[1]
 
 
 def _group_by_key(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -285,9 +285,9 @@ class AnnexBranchWriter(LogTreeWriter):
         """
         root = self._write_new_root(lines) if self._root is None else self.merge_lines(lines)
         settings_lines = {name: list(lines) for name, lines in (settings or {}).items() if lines}
-        for one in self._remotes:
-            if one.declared or one.uuid in self._used_remotes:
-                for name, line in one.lines.items():
+        for remote in self._remotes:
+            if remote.declared or remote.uuid in self._used_remotes:
+                for name, line in remote.lines.items():
                     settings_lines.setdefault(name, []).append(line.encode())
         return self.write_root(root, settings_lines)
 
@@ -341,7 +341,7 @@ class AnnexBranchWriter(LogTreeWriter):
         """Return the id of the location log of a new key that these remotes have."""
         known = self._present_ids.get(holders)
         if known is None:
-            log = b"".join([location_log(self._timestamp, one) for one in sorted(holders)])
+            log = b"".join([location_log(self._timestamp, holder) for holder in sorted(holders)])
             known = self._present_ids[holders] = self._pack.add(BLOB, log)
         return known
 
@@ -351,8 +351,8 @@ class AnnexBranchWriter(LogTreeWriter):
         if old is None:
             return self._new_location_log(holders)
         have = merged = self._reader.read(old[1].hex())
-        for one in holders:
-            merged = merge_location_log(merged, self._timestamp, one)
+        for holder in holders:
+            merged = merge_location_log(merged, self._timestamp, holder)
         return old[1] if merged == have else self._pack.add(BLOB, merged)
 
     def _merged_url_log(self, old: tuple[bytes, bytes] | None, urls: list[bytes]) -> bytes:
@@ -481,8 +481,8 @@ def _existing_logs(
     def entries(above: bytes, name: bytes) -> Entries:
         path = above + name + b"/"
         if path not in folders:
-            found = folders.get(above, {}).get(name)
-            folders[path] = {} if found is None else reader.read_tree(found[1])
+            folder = folders.get(above, {}).get(name)
+            folders[path] = {} if folder is None else reader.read_tree(folder[1])
         return folders[path]
 
     for path in sorted(paths):

@@ -123,7 +123,7 @@ def snapshot_worker(
         "scratch": str(scratch),
         "timestamp": transaction.timestamp,
         "root": None if transaction.annex_root is None else transaction.annex_root.hex(),
-        "holders": [asdict(one) for one in transaction.holders],
+        "holders": [asdict(holder) for holder in transaction.holders],
     }
     return AnnexWorker("neuromirror.mint.annex_worker", task)
 

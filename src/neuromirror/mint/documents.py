@@ -291,12 +291,12 @@ def exceptions_json(header: SnapshotHeader) -> list[dict[str, Any]]:
     """Return the entries that are listed upstream but not in the version, as JSON objects."""
     return [
         {
-            "path": path_to_text(one.path),
-            "reason": one.reason,
-            "detail": one.detail,
-            "size": one.size,
+            "path": path_to_text(exception.path),
+            "reason": exception.reason,
+            "detail": exception.detail,
+            "size": exception.size,
         }
-        for one in header.exceptions
+        for exception in header.exceptions
     ]
 
 

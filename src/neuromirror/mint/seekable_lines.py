@@ -226,7 +226,7 @@ def write_seekable_lines(file: IO[bytes], lines: Iterable[bytes]) -> None:
     if block or not sizes:
         write_frame()
     if len(sizes) > 1:
-        table = b"".join(_ENTRY.pack(*one) for one in sizes)
+        table = b"".join(_ENTRY.pack(*size) for size in sizes)
         table += _FOOT.pack(len(sizes), 0, _SEEKABLE)
         file.write(_HEAD.pack(_SKIPPABLE, len(table)) + table)
 
@@ -350,7 +350,7 @@ class SortedLines:
         lines = _decompress_lines(os.pread(self._file.fileno(), packed, offset), size)
         with self._lock:
             self._frames[number] = lines
-            held = sum(self._table[one][2] for one in self._frames)
+            held = sum(self._table[frame][2] for frame in self._frames)
             while len(self._frames) > _CACHED_FRAMES or (
                 held > _CACHED_BYTES and len(self._frames) > 1
             ):

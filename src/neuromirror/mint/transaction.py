@@ -306,17 +306,17 @@ class MintTransaction:
         header, stamp = self.header, self.timestamp
         holders = [
             UrlRemote(
-                one.uuid,
+                remote.uuid,
                 claims=True,
                 declared=True,
                 lines={
                     REMOTE_LOG: special_remote(
-                        one.name, one.externaltype, one.uuid, stamp
+                        remote.name, remote.externaltype, remote.uuid, stamp
                     ).decode(),
-                    UUID_LOG: uuid_line(one.name, one.uuid, stamp).decode(),
+                    UUID_LOG: uuid_line(remote.name, remote.uuid, stamp).decode(),
                 },
             )
-            for one in header.special_remotes
+            for remote in header.special_remotes
         ]
         holders += [replace(self._web_holder(one), declared=True) for one in header.web_remotes]
         unversioned = self._web_holder(_UNVERSIONED_REMOTE)

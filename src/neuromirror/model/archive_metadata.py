@@ -348,8 +348,8 @@ class _Reader:
         """Add ``dandiset.yaml``, a sidecar of aind-data-schema, or a ``provenance``."""
         self.add_description(document.get("description"))
         self.add_description(document.get("data_summary"))
-        for one in _mappings(document.get("contributor")):
-            self._add_contributor(one)
+        for mapping in _mappings(document.get("contributor")):
+            self._add_contributor(mapping)
         for one in _mappings(document.get("about")):
             is_anatomy = one.get("schemaKey") == "Anatomy"
             self.add("anatomy" if is_anatomy else "keywords", one.get("name"))

@@ -623,7 +623,7 @@ class DatasetFacts(Struct, frozen=True):
             "license": tuple(map(_shorten, self.license[:_LICENSES])),
             "attributes": _shorten_pairs(self.attributes),
             "inputs": tuple(map(_shorten, self.inputs[:_VALUES])),
-            "links": tuple(one for one in self.links[:_VALUES] if len(one[1]) <= _TEXT),
+            "links": tuple(link for link in self.links[:_VALUES] if len(link[1]) <= _TEXT),
         }
         for name in ("doi", "landing_page"):
             if len(getattr(self, name) or "") > _TEXT:

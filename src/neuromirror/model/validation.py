@@ -304,9 +304,9 @@ def _reject_constant(constant: str) -> Any:
 
 
 def _check_texts(texts: Iterable[str], document: str) -> None:
-    for one in texts:
-        if not one.isascii():
+    for text in texts:
+        if not text.isascii():
             try:
-                one.encode("utf-8", "surrogateescape")
+                text.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError:
-                raise InvalidDocumentError(document, "", "Unicode text", ascii(one)) from None
+                raise InvalidDocumentError(document, "", "Unicode text", ascii(text)) from None

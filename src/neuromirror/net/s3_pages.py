@@ -173,7 +173,7 @@ class _RowForm:
         elements = list(_elements(inner))
         self.names = [one["name"] or one["empty"] for one in elements if one["inner"] is None]
         self.names = [name for name in self.names if name in _USED]
-        pieces = "".join(_pattern(one, _USED) for one in elements)
+        pieces = "".join(_pattern(element, _USED) for element in elements)
         for name in _USED:
             count = self.names.count(name)
             if (count > 1 and name != _SUMS) or (not count and name in _REQUIRED[kind]):
@@ -248,10 +248,10 @@ def _pattern(element: re.Match[str], used: Collection[str] = ()) -> str:
 def _unescape(texts: Sequence[str]) -> Sequence[str]:
     if "&" not in "".join(texts):
         return texts
-    plain = [one.replace("&quot;", '"') for one in texts]  # around each ETag
+    plain = [text.replace("&quot;", '"') for text in texts]  # around each ETag
     if "&" not in "".join(plain):
         return plain
-    return [_ENTITY.sub(_character, one) for one in texts]
+    return [_ENTITY.sub(_character, text) for text in texts]
 
 
 def _character(entity: re.Match[str]) -> str:
@@ -276,7 +276,7 @@ def _sizes(texts: Sequence[str]) -> Iterator[int]:
 
 
 def _etags(texts: Sequence[str]) -> list[str]:
-    etags = [one[1:-1] if one[0] == '"' == one[-1] else one for one in texts]
+    etags = [text[1:-1] if text[0] == '"' == text[-1] else text for text in texts]
     if "" in etags or '"' in "".join(etags):
         raise ValueError("invalid ETag")
     return etags

@@ -545,8 +545,8 @@ class ParallelLister:
         """Yield the rows of each page as it arrives; raises the first error of any worker."""
         with ContextThreadPool(self._connections, "listing") as pool:
             futures = [pool.submit(self._work) for _ in range(self._connections)]
-            for one in futures:
-                one.add_done_callback(self._wake)
+            for future in futures:
+                future.add_done_callback(self._wake)
             try:
                 while (rows := self._next_rows(futures)) is not None:
                     yield rows
@@ -562,9 +562,9 @@ class ParallelLister:
     def _next_rows(self, futures: list[Future[None]]) -> list[ObjectRow] | None:
         with self._condition:
             while True:
-                for one in futures:
-                    if one.done():
-                        one.result()
+                for future in futures:
+                    if future.done():
+                        future.result()
                 if self._ready:
                     self._condition.notify_all()
                     return self._ready.popleft()

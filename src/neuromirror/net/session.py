@@ -653,7 +653,7 @@ class Session:
         """Return the error for a request that was not sent, or got no response."""
         redacted_url = self._redact_url(url)
         causes = list(error_causes(error))
-        unresolved = [one for one in causes if isinstance(one, socket.gaierror)]
+        unresolved = [cause for cause in causes if isinstance(cause, socket.gaierror)]
         if unresolved and is_direct:  # a proxy resolves the names of other hosts
             reason = unresolved[0].strerror
             return UnknownHostError(
@@ -664,7 +664,7 @@ class Session:
         why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
         unreachable = UnreachableError(f"{redacted_url} cannot be reached: {why}", url=redacted_url)
         # this machine refuses the connection (a firewall, a drill), now and later
-        unreachable.transient = not any(isinstance(one, PermissionError) for one in causes)
+        unreachable.transient = not any(isinstance(cause, PermissionError) for cause in causes)
         return unreachable
 
     def credentials_for(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:

@@ -339,7 +339,7 @@ def draw_traces(
 
 
 def _range(values: Sequence[float]) -> tuple[float, float] | None:
-    finite = [one for one in values if math.isfinite(one)]
+    finite = [value for value in values if math.isfinite(value)]
     return (min(finite), max(finite)) if len(finite) > 1 else None
 
 

@@ -118,7 +118,7 @@ def _preview(
 
 def _describe(array: zarr.Array[Any]) -> list[str]:
     def sizes(values: Iterable[int]) -> str:
-        return " × ".join(str(one) for one in values) or "scalar"
+        return " × ".join(str(value) for value in values) or "scalar"
 
     return [sizes(array.shape), sizes(array.chunks), str(array.dtype)]
 
@@ -153,7 +153,7 @@ def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _axes(attributes: Mapping[str, Any]) -> list[str]:
     axes = _multiscale(attributes).get("axes") or []
-    return [str(one.get("name") if isinstance(one, Mapping) else one)[:20] for one in axes[:8]]
+    return [str(axis.get("name") if isinstance(axis, Mapping) else axis)[:20] for axis in axes[:8]]
 
 
 def _levels(
@@ -171,7 +171,7 @@ def _levels(
 
 def _coarse(levels: Iterable[zarr.Array[Any]]) -> zarr.Array[Any] | None:
     """Return the coarsest level that is not tiny; of tiny ones the finest."""
-    found = [one for one in levels if one.ndim >= 2]
+    found = [level for level in levels if level.ndim >= 2]
     large = [one for one in found if max(one.shape[-2:]) >= _MIN_SIDE]
     return large[-1] if large else found[0] if found else None
 

@@ -86,7 +86,7 @@ def sibling_datasets(index: Index, patterns: Sequence[str]) -> list[str]:
     return [
         row.name
         for row in index.datasets.select()
-        if any(fnmatch.fnmatchcase(row.name, one) for one in patterns)
+        if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in patterns)
     ]
 
 
@@ -247,14 +247,14 @@ def _subdatasets(index: Index, dataset: DatasetRow) -> Iterator[DatasetRow]:
 def _withdrawn(
     tombstones: Sequence[Tombstone], state: _PublishState, sibling: Sibling
 ) -> Iterator[PublishOutcome]:
-    for one in tombstones:
-        known = state.repositories.get(alias_of(one.dataset))
+    for tombstone in tombstones:
+        known = state.repositories.get(alias_of(tombstone.dataset))
         if known:
             yield PublishOutcome(
-                *("publish", "impossible", one.dataset),
+                *("publish", "impossible", tombstone.dataset),
                 f"withdrawn from this store, but still at {known['url']}; delete it there, then "
-                f"run 'neuromirror publish --to {sibling.name} --forget {one.dataset}'",
-                dataset=one.dataset,
+                f"run 'neuromirror publish --to {sibling.name} --forget {tombstone.dataset}'",
+                dataset=tombstone.dataset,
                 target=known["url"],
             )
 

@@ -213,12 +213,12 @@ class SiblingHost:
             # DataLad writes the sibling into the configuration, which ours must not be
             run_git(repository, "clone", "-q", "--bare", "--shared", str(repository), str(scratch))
             results = self._run_datalad(scratch, text)
-        failed = [one for one in results if one["status"] in ("error", "impossible")]
+        failed = [result for result in results if result["status"] in ("error", "impossible")]
         if failed or not results:
             message = _datalad_message(failed[0]) if failed else "no result"
             raise SiblingError(
                 f"sibling {self._sibling.name}: {text.name} cannot be created: {redact(message)}",
-                is_general=any(one in message.casefold() for one in _GENERAL_REASONS),
+                is_general=any(reason in message.casefold() for reason in _GENERAL_REASONS),
             )
         made = results[0]
         attributes = made.get("project_attributes") or made

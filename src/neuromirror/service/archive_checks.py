@@ -201,7 +201,7 @@ class _BucketChecks:
     def etags(self) -> _Findings:
         rows = [row for row in self._samples(_SMALL) if "-" not in row.etag]
         contents = (self._bucket.read(row.key, limit=_SMALL + 1) for row in rows)
-        digests = [hashlib.md5(one, usedforsecurity=False).hexdigest() for one in contents]
+        digests = [hashlib.md5(content, usedforsecurity=False).hexdigest() for content in contents]
         same = sum(row.etag == digest for row, digest in zip(rows, digests, strict=True))
         observed = f"the ETag of {same} of {len(rows)} objects of one part is their MD5"
         observed = observed if rows else "no small object of one part"
@@ -225,7 +225,7 @@ class _BucketChecks:
         yield "parts", holds, observed, "evidence of multipart files: size"
 
     def ranges(self) -> _Findings:
-        row = next((one for one in self._samples() if one.size > 20), None)
+        row = next((sample for sample in self._samples() if sample.size > 20), None)
         if row is None:
             yield "ranges", None, "no object of more than 20 bytes", ""
             return
@@ -361,7 +361,7 @@ def _check_ndstore(source: NdstoreSource) -> _Findings:
     session, api = source.session, source.options.api
     tokens: Any = session.get_json(f"{api}/public_tokens/")
     infos: list[Any] = [session.get_json(f"{api}/{token}/info/") for token in tokens[:_SAMPLES]]
-    whole = all({"dataset", "channels"} <= one.keys() for one in infos)
+    whole = all({"dataset", "channels"} <= info.keys() for info in infos)
     observed = f"{len(tokens)} public tokens, {'' if whole else 'not all '}with their channels"
     yield "datasets", whole if tokens else None, observed, "the archive cannot be mirrored"
     status = _status(session, f"{api}/neuromirror-no-such-token/info/")

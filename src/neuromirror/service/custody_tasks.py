@@ -68,10 +68,10 @@ def keep_problems(keeps: Iterable[KeepResult]) -> list[str]:
 def damaged_vaults(vaults: Iterable[LedgerVault]) -> list[str]:
     """Return a message for each vault with copies that are damaged or lost."""
     return [
-        f"vault {one.name}: {one.damaged} copies are damaged and {one.missing} are missing "
-        f"('neuromirror vault check {one.name}' lists them)"
-        for one in vaults
-        if one.damaged or one.missing
+        f"vault {vault.name}: {vault.damaged} copies are damaged and {vault.missing} are missing "
+        f"('neuromirror vault check {vault.name}' lists them)"
+        for vault in vaults
+        if vault.damaged or vault.missing
     ]
 
 
@@ -118,7 +118,7 @@ def run_keeps(
                 result.problems.append(str(error))
             result.problems = list(dict.fromkeys(result.problems))[:_RECORDED]
         vaults = {one.vault for one in keeps.keeps}
-        damaged = damaged_vaults(one for one in ledger.vaults() if one.name in vaults)
+        damaged = damaged_vaults(vault for vault in ledger.vaults() if vault.name in vaults)
     records.save(store)
     if problems := [*keep_problems(records.keeps), *damaged]:
         raise CustodyError("; ".join(problems[:_NAMED]))

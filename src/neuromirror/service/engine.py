@@ -120,7 +120,7 @@ class MirrorFiles:
         if self._folder_error:
             self._folder_error = ""
             changes.valid.append("")
-        for name in [one for one in self.mirrors if one not in paths]:
+        for name in [mirror for mirror in self.mirrors if mirror not in paths]:
             del self.mirrors[name]
             changes.removed.append(name)
         for name, path in paths.items():
@@ -578,7 +578,7 @@ class Service:
         self._log_job(
             running_job, job_result, outcome, "visited", self._schedule_writer.visit_id(running_job)
         )
-        if any(one.versions or one.status == "ok" for one in job_result.results):
+        if any(result.versions or result.status == "ok" for result in job_result.results):
             self._schedule_superdatasets(running_job.mirror, now)
 
     def _schedule_superdatasets(self, name: str, now: float) -> None:
@@ -598,7 +598,7 @@ class Service:
         finally:
             self._release(running_job)
         failed = bool(job_result.error) or any(
-            one.dataset == running_job.mirror for one in job_result.problems
+            problem.dataset == running_job.mirror for problem in job_result.problems
         )
         outcome = "failed" if failed else "changed" if job_result.due else "unchanged"
         due = self._schedule.waiting(now).get(running_job.mirror, 0)
@@ -617,8 +617,8 @@ class Service:
         seconds = self._last_time - running_job.started_at
         kind = running_job.job.kind
         self._observer.job_finished(kind, running_job.mirror, outcome, seconds)
-        for one in job_result.results:
-            self._observer.requests_sent(running_job.mirror, one.traffic)
+        for result in job_result.results:
+            self._observer.requests_sent(running_job.mirror, result.traffic)
         reported = [*job_result.results] if kind == "visit" else job_result.problems
         message = job_result.error or "; ".join(one.message for one in reported) or message
         log_event(
@@ -683,7 +683,7 @@ class Service:
             self._schedule.task(SUPERDATASET_PREFIX + one.name)
             for one in (*self._files.served_mirrors(), *more)
         ]
-        return [one for one in rows if one is not None and one.due is not None and not one.failures]
+        return [row for row in rows if row is not None and row.due is not None and not row.failures]
 
     def _start_visits(self, now: float) -> int:
         """Start visits, the longest due first, within the limit of workers per mirror."""

@@ -302,7 +302,7 @@ class HousekeepingScheduler(Struct):
 
     def run_due(self) -> int:
         """Run the due tasks; return how many failed."""
-        return sum(not self._run(one) for one in self.tasks if self._is_due(one))
+        return sum(not self._run(task) for task in self.tasks if self._is_due(task))
 
     def _row(self, task: HousekeepingTask) -> TaskRow:
         name = HOUSEKEEPING_PREFIX + task.name

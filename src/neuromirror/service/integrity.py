@@ -133,21 +133,21 @@ class _Dataset(Struct, frozen=True):
         """Yield the names of what a version, and later moves of its branch, were minted from."""
         annex_commits: set[str] = set()
         last = ""
-        for one in self.entries:
-            if not isinstance(one, AnnexBranchMoved):
-                last = name = one.commit
+        for entry in self.entries:
+            if not isinstance(entry, AnnexBranchMoved):
+                last = name = entry.commit
             else:
-                name = "" if one.annex_commit in annex_commits else one.annex_commit
-            if name and (one.commit or last) == commit:
+                name = "" if entry.annex_commit in annex_commits else entry.annex_commit
+            if name and (entry.commit or last) == commit:
                 yield name
-            annex_commits.add(one.annex_commit)
+            annex_commits.add(entry.annex_commit)
 
     def later_records(self, commit: str) -> list[str]:
         """Return the names of the records that replaced those that a version was minted from."""
         return [
-            one.records
-            for one in self.entries
-            if isinstance(one, AnnexBranchMoved) and one.records and one.commit == commit
+            entry.records
+            for entry in self.entries
+            if isinstance(entry, AnnexBranchMoved) and entry.records and entry.commit == commit
         ]
 
 
@@ -314,7 +314,7 @@ class StoreChecker:
         messages += [f"{lock} is a stale lock of a killed git" for lock in stale_locks(path)]
         repository, logged = Repository(path), []
         try:
-            logged = [one.commit for one in SuperdatasetLog(self._store, alias).commits]
+            logged = [commit.commit for commit in SuperdatasetLog(self._store, alias).commits]
         except StoreDamagedError as error:
             messages.append(str(error))
         with suppress(StoreDamagedError, OSError):  # git fsck reports it
@@ -422,7 +422,7 @@ class StoreChecker:
         if not row.indexed:
             return ""
         records = self._store.records(known.dataset_id, row.commit)
-        files = (one for one in records if one.subdataset is None)
+        files = (record for record in records if record.subdataset is None)
         for placed, file in zip_longest(files, index.files.of(row)):
             if placed is None or file is None:
                 return f"the index and the records of {row.label} have different numbers of files"

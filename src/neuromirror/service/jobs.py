@@ -304,12 +304,12 @@ class JobResult(Struct, frozen=True):
     @property
     def failed(self) -> bool:
         """Whether the job or one of its steps failed."""
-        return bool(self.error) or any(one.status == "error" for one in self.results)
+        return bool(self.error) or any(result.status == "error" for result in self.results)
 
     @property
     def problems(self) -> list[Result]:
         """Results that report an error or a warning."""
-        return [one for one in self.results if one.exit_code]
+        return [result for result in self.results if result.exit_code]
 
 
 def collect_result(running_job: RunningJob) -> JobResult:
@@ -319,7 +319,7 @@ def collect_result(running_job: RunningJob) -> JobResult:
     error = running_job.future.exception()
     if error is None:
         report = running_job.future.result()
-        local_fault = any(one.local_fault for one in report.results)
+        local_fault = any(result.local_fault for result in report.results)
         return JobResult(report.results, report.due, is_local_fault=local_fault)
     if isinstance(error, NeuromirrorError | OSError):
         lost = isinstance(error, WorkerLostError | WriterLostError)

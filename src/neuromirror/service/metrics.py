@@ -317,7 +317,7 @@ def _catalogue_metrics(catalogue: SupervisedCatalogue | None) -> Iterator[Metric
 
 def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
     """Yield the state of [[keep]], vaults and drills."""
-    vaults = sorted({one.vault for one in custody.keeps})
+    vaults = sorted({keep.vault for keep in custody.keeps})
     for name, text, values in (
         ("contents", "Contents that lock files pin and that the vault is to have.", "contents"),
         ("lacking_contents", "Contents of lock files that are not in the vault.", "lacking"),
@@ -341,7 +341,7 @@ def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
         samples = [([_label(one.name)], getattr(one, values) or 0) for one in custody.vaults]
         yield _gauge(f"vault_{name}", text, ["vault"], samples)
     drills = custody.drills.values()
-    failed, text = sum(not one.ok for one in drills), "Lock files whose last drill failed."
+    failed, text = sum(not drill.ok for drill in drills), "Lock files whose last drill failed."
     yield _gauge("failed_drills", text, samples=[([], failed)])
     oldest, text = min((one.at for one in drills), default=0), "Oldest last drill of a lock file."
     yield _gauge("drill_oldest_timestamp_seconds", text, samples=[([], oldest)])

@@ -102,10 +102,10 @@ def classify_results(results: Sequence[Result]) -> JobOutcome:
     A visit without results counts as unchanged. A visit that minted versions and then failed counts
     as changed: the dataset is active.
     """
-    visits = {one.visit for one in results}
+    visits = {result.visit for result in results}
     if "not_found" in visits:
         return "removed"
-    if any(one.status == "error" and not one.versions for one in results):
+    if any(result.status == "error" and not result.versions for result in results):
         return "failed"
     if "held" in visits:
         return "held"
@@ -405,7 +405,7 @@ class ScheduleWriter:
         ``running`` are the running jobs by name, current at each step.
         """
         bounds = ScheduleBounds.from_settings(running_job.job.mirror.settings.schedule)
-        own = [one for one in job_result.problems if one.dataset == running_job.mirror]
+        own = [problem for problem in job_result.problems if problem.dataset == running_job.mirror]
         error = job_result.error or "; ".join(one.message for one in own)
         if job_result.error:
             # the job itself has recorded other failures
@@ -465,7 +465,7 @@ class ScheduleWriter:
         job, name = running_job.job, running_job.row.name
         bounds = ScheduleBounds.from_settings(job.mirror.settings.schedule)
         outcome: JobOutcome = "failed" if job_result.error else classify_results(job_result.results)
-        message = job_result.error or "; ".join(one.message for one in job_result.results)
+        message = job_result.error or "; ".join(result.message for result in job_result.results)
         if job_result.error and not running_job.is_recorded:
             self._record_failure(running_job, job_result.error)
             running_job.is_recorded = True
@@ -530,7 +530,7 @@ class ScheduleWriter:
     ) -> JobOutcome:
         """Record an update of superdatasets; due again if it failed or datasets changed since."""
         row = running_job.row
-        error = job_result.error or "; ".join(one.message for one in job_result.problems)
+        error = job_result.error or "; ".join(problem.message for problem in job_result.problems)
         if job_result.error:
             mirror = "" if running_job.mirror == ALL_MIRRORS.name else running_job.mirror
             self._log.record_failure(SUPERDATASETS, job_result.error, mirror)

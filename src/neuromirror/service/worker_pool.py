@@ -190,7 +190,7 @@ class JobTimeoutError(NeuromirrorError):
 
 def find_job(arguments: tuple[Any, ...]) -> Job | None:
     """Return the :class:`Job` among the arguments of a function; None if no argument is a job."""
-    return next((one for one in arguments if isinstance(one, Job)), None)
+    return next((argument for argument in arguments if isinstance(argument, Job)), None)
 
 
 def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:

@@ -86,7 +86,7 @@ def may_match_below(patterns: Iterable[str], prefix: str) -> bool:
     With it a search skips folders in which nothing can match.
     """
     starts = [found.group() for found in map(_LITERAL.match, patterns) if found is not None]
-    return any(one.startswith(prefix) or prefix.startswith(one) for one in starts)
+    return any(start.startswith(prefix) or prefix.startswith(start) for start in starts)
 
 
 def base_address(address: str, alternative: str) -> str:

@@ -483,7 +483,7 @@ def find_damage(
 
     Raises StoreDamagedError if git cannot read a commit.
     """
-    versions = [one for one in entries if isinstance(one, VersionMinted)]
+    versions = [entry for entry in entries if isinstance(entry, VersionMinted)]
     ids = {one.commit for one in versions} | {one.annex_commit for one in entries} | {*logged[-1:]}
     history = read_history(repository, sorted(ids))
     journal = JournalRefs(entries, history, is_subdataset=any(one.within for one in versions))
@@ -492,7 +492,7 @@ def find_damage(
         journal.tips[MAIN_BRANCH] = logged[-1]
     return RepositoryDamage(
         find_foreign_refs(repository, journal, history),
-        [one for one in versions if one.commit in journal.dropped_commits],
+        [version for version in versions if version.commit in journal.dropped_commits],
         find_annex_files(repository.path),
         is_protected(repository.path),
         history,
@@ -536,14 +536,14 @@ def quarantine_foreign_refs(
     at
         The time of the repair (ISO 8601).
     """
-    refs_json = {one.name: {"actual": one.found, "expected": one.expected} for one in refs}
+    refs_json = {ref.name: {"actual": ref.found, "expected": ref.expected} for ref in refs}
     content = json.dumps({"at": at, "refs": refs_json}, indent=1, sort_keys=True)
     write_atomically(folder / "refs.json", content.encode() + b"\n")
     # a ref of a missing object has nothing to save
-    foreign = [one.name for one in refs if one.is_foreign]
+    foreign = [ref.name for ref in refs if ref.is_foreign]
     if foreign:
-        own = {one for one in repository.refs().values() if one in history.own_commits}
-        own |= {one.expected for one in refs if one.expected is not None}
+        own = {ref for ref in repository.refs().values() if ref in history.own_commits}
+        own |= {ref.expected for ref in refs if ref.expected is not None}
         bundle = folder / "foreign.bundle"
         create_bundle(repository.path, bundle, foreign, sorted(own))
         bundle.chmod(0o600)
@@ -567,8 +567,8 @@ def quarantine_annex_files(repository: Repository, folder: Path) -> None:
 def restore_refs(repository: Repository, refs: Sequence[ForeignRef]) -> None:
     """Move refs to their expected commits, and protect the repository; the caller has its lock."""
     protect(repository.path)
-    found: Mapping[str, str | None] = {one.name: one.found for one in refs}
-    update_refs(repository.path, found, {one.name: one.expected for one in refs})
+    found: Mapping[str, str | None] = {ref.name: ref.found for ref in refs}
+    update_refs(repository.path, found, {ref.name: ref.expected for ref in refs})
     repository.update_server_info()
 
 

@@ -104,7 +104,7 @@ def stale_locks(repository: Path) -> list[Path]:
     now = time.time()
     locks = [one for one in repository.rglob("*.lock") if _age(one, now) > _STALE_SECONDS]
     opened = set(_open_files()) if locks else set()
-    return [one for one in locks if str(one.resolve()) not in opened]
+    return [lock for lock in locks if str(lock.resolve()) not in opened]
 
 
 def _age(path: Path, now: float) -> float:
@@ -266,7 +266,7 @@ class _Inputs:
                 continue
             parents = self._parents.get(name, ParentCommits())
             commits = {one for one in (parents.branch, parents.annex) if one is not None}
-            graph[name] = {self._names.get(one, one) for one in commits} - {name}
+            graph[name] = {self._names.get(commit, commit) for commit in commits} - {name}
             pending += graph[name]
         return iter(list(TopologicalSorter(graph).static_order()))
 

@@ -118,10 +118,10 @@ def read_mint_input(store: StoredRecords, dataset_id: str, name: str) -> MintInp
     for bare, one in zip(stored.input.header.documents, stored.documents, strict=True):
         if one.name not in contents:
             contents[one.name] = _read(store.mint_input_path(dataset_id, one.name))[1]
-        found = contents[one.name].get(one.sha256)
-        if found is None:
+        content = contents[one.name].get(one.sha256)
+        if content is None:
             raise StoreDamagedError(f"{path.with_name(f'{one.name}.mint.zst')} lacks a document")
-        documents.append(replace(bare, content=found))
+        documents.append(replace(bare, content=content))
     header = replace(stored.input.header, documents=tuple(documents))
     return replace(stored.input, header=header)
 
@@ -142,10 +142,10 @@ def _read(path: Path) -> tuple[_StoredInput, Mapping[str, bytes]]:
     except (OSError, ValueError, zstandard.ZstdError) as error:
         raise StoreDamagedError(f"{path} cannot be read ({error})") from error
     contents: dict[str, bytes] = {}
-    for one in stored.documents:
-        if one.name == stored.input.name and one.sha256 not in contents:
-            contents[one.sha256], rest = rest[: one.size], rest[one.size :]
-            if hashlib.sha256(contents[one.sha256]).hexdigest() != one.sha256:
+    for document in stored.documents:
+        if document.name == stored.input.name and document.sha256 not in contents:
+            contents[document.sha256], rest = rest[: document.size], rest[document.size :]
+            if hashlib.sha256(contents[document.sha256]).hexdigest() != document.sha256:
                 raise StoreDamagedError(f"{path}: a document does not match its sha256")
     if rest:
         raise StoreDamagedError(f"{path} has {len(rest)} bytes after its documents")

@@ -205,7 +205,7 @@ class StoredRecords:
             The records are missing or damaged; also raised by lookups.
         """
         *deltas, whole = self._base_chain(dataset_id, commit) or [commit]
-        paths = [self._path(dataset_id, one, "delta") for one in deltas]
+        paths = [self._path(dataset_id, delta, "delta") for delta in deltas]
         return RecordLookup([*paths, self._path(dataset_id, whole, "jsonl")])
 
     def write_record_changes(
@@ -265,8 +265,8 @@ class StoredRecords:
         StoreDamagedError
             The records are damaged; also raised while the changes are read.
         """
-        found = self._read_changes(dataset_id, commit)
-        return None if found is None else (found[0], load_changes(found[1]))
+        changes = self._read_changes(dataset_id, commit)
+        return None if changes is None else (changes[0], load_changes(changes[1]))
 
     def _read_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
         """Return the base of a version and the pairs of lines that differ from it."""
@@ -325,9 +325,9 @@ class StoredRecords:
         return found if self.has_records(dataset_id, found[-1]) else []
 
     def _read_pairs(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
-        found = self._read_changes(dataset_id, commit)
-        if found is not None:
-            yield from found[1]
+        changes = self._read_changes(dataset_id, commit)
+        if changes is not None:
+            yield from changes[1]
 
     def _check_pairs(
         self, pairs: Iterator[LinePair], dataset_id: str, old: str, new: str
@@ -388,11 +388,11 @@ class StoredRecords:
         StoreDamagedError
             The records are missing or damaged; also raised during iteration.
         """
-        found = self._read_changes(dataset_id, commit)
-        if found is None:
+        changes = self._read_changes(dataset_id, commit)
+        if changes is None:
             yield from _read(self._path(dataset_id, commit, "jsonl"))
             return
-        base, pairs = found
+        base, pairs = changes
         self._base_chain(dataset_id, commit)
         try:
             yield from patch_lines(self.record_lines(dataset_id, base), pairs)

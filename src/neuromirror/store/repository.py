@@ -256,8 +256,8 @@ class Repository:
         str | None
             The object id in hex; None if the repository has no such ref.
         """
-        found = read_loose_ref(self.path, name)
-        return found or read_packed_refs(self.path).get(name, (None, ""))[0]
+        loose_ref = read_loose_ref(self.path, name)
+        return loose_ref or read_packed_refs(self.path).get(name, (None, ""))[0]
 
     def main_tip(self) -> tuple[str, int] | None:
         """Return the newest commit on ``main`` and its date in seconds since the epoch, or None.

@@ -276,16 +276,16 @@ def remint_superdataset(
 ) -> Iterator[SuperdatasetCommit]:
     """Write the commits of a superdataset's log again; yield those that became other commits."""
     members: Members = {}
-    for one in commits:
-        members |= {path: member for path, member in one.changed.items() if member is not None}
-        for path in (path for path, member in one.changed.items() if member is None):
+    for commit in commits:
+        members |= {path: member for path, member in commit.changed.items() if member is not None}
+        for path in (path for path, member in commit.changed.items() if member is None):
             members.pop(path, None)
         with _packing(store, repository) as pack:
-            tree = _write_tree(pack, one.dataset_id, members)
-            message = _message(alias, len(members), complete=one.complete)
-            content = commit_bytes(alias, tree, one.parent, one.date, message)
-            if pack.add(COMMIT, content).hex() != one.commit:
-                yield one
+            tree = _write_tree(pack, commit.dataset_id, members)
+            message = _message(alias, len(members), complete=commit.complete)
+            content = commit_bytes(alias, tree, commit.parent, commit.date, message)
+            if pack.add(COMMIT, content).hex() != commit.commit:
+                yield commit
             finished = pack.finish()
             if finished is not None:
                 repository.add_pack(finished)

@@ -87,7 +87,7 @@ def find_other_owner(store: Store, dataset: DatasetRef) -> str:
             case VisitEnded() | DatasetWithdrawn():
                 named.add(_dataset_ref(entry))
     others = minted - find_withdrawn_datasets(store).keys() if dataset in minted else minted | named
-    names = (one.name for one in others if one.source_uri == dataset.source_uri)
+    names = (other.name for other in others if other.source_uri == dataset.source_uri)
     return min((name for name in names if name != dataset.name), default="")
 
 

@@ -118,7 +118,7 @@ class VerifiedObject:
             No location returned the content.
         """
         cut = [(max(0, start), min(stop, self.size)) for start, stop in ranges]
-        pieces = self._get({one for start, stop in cut for one in self._numbers(start, stop)})
+        pieces = self._get({number for start, stop in cut for number in self._numbers(start, stop)})
         return [
             b"".join(self._slices(pieces, start, stop)) if start < stop else b""
             for start, stop in cut
@@ -199,7 +199,7 @@ class VerifiedObject:
         """
         before = stop // self.check.piece_size
         with self._lock:
-            for number in [one for one in self._pieces if one < before]:
+            for number in [piece for piece in self._pieces if piece < before]:
                 self._held -= len(self._pieces.pop(number))
 
     # --- pieces
@@ -274,7 +274,7 @@ class VerifiedObject:
 
     def _fail(self, numbers: Iterable[int], error: BaseException) -> None:
         with self._lock:
-            waits = [self._pending.pop(one) for one in numbers]
+            waits = [self._pending.pop(number) for number in numbers]
         for future in waits:
             future.set_exception(error)
 

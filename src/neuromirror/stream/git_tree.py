@@ -106,8 +106,8 @@ class AccessRules(Struct, frozen=True):
             Whether it is in a vault with an endpoint.
         """
         return any(
-            one.access is not None and one.access.endpoint and url.startswith(one.base)
-            for one in self.vaults
+            vault.access is not None and vault.access.endpoint and url.startswith(vault.base)
+            for vault in self.vaults
         )
 
 
@@ -370,7 +370,7 @@ class GitTree:
         """
         tree, inner = self._locate(folder)
         if tree._is_manifest:
-            yield from ((one.name, one.is_folder) for one in tree.entries(inner) or ())
+            yield from ((entry.name, entry.is_folder) for entry in tree.entries(inner) or ())
             return
         for name, (mode, _) in (tree._tree.folder(inner) or {}).items():
             yield name.decode("utf-8", "surrogateescape"), mode in (TREE_MODE, GITLINK_MODE)
@@ -420,7 +420,7 @@ class GitTree:
 
     def _with_copies(self, file: ListedFile) -> ListedFile:
         """Return a file with the URLs of its copies in vaults."""
-        vaults = [one for one in self._copies.vaults(file.key) if one.is_url]
+        vaults = [vault for vault in self._copies.vaults(file.key) if vault.is_url]
         if not vaults:
             return file
         return replace(file, urls=urls_with_copies(file.key, file.urls, vaults))
@@ -680,11 +680,11 @@ class CloneTree(GitTree):
 def _annex_commit(git_dir: Path) -> str | None:
     """Return the git-annex branch; before ``git annex init``, the one of a remote."""
     refs = read_refs(git_dir)
-    found = refs.get("refs/heads/git-annex")
+    ref = refs.get("refs/heads/git-annex")
     others = (
         commit
         for name, commit in sorted(refs.items())
         # not custody/git-annex of a remote, which has no URLs
         if re.fullmatch(r"refs/remotes/[^/]+/git-annex", name)
     )
-    return found or next(others, None)
+    return ref or next(others, None)

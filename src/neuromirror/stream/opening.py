@@ -274,7 +274,7 @@ def _nearest_names(tree: VersionTree, path: str) -> str:
     while path:
         path, _, missing = path.strip("/").rpartition("/")
         if (entries := tree.entries(path)) is not None:
-            names = [one.name for one in islice(entries, _MAX_NAMES)]
+            names = [entry.name for entry in islice(entries, _MAX_NAMES)]
             near = get_close_matches(missing, names) or names[:3]
             where = f"its folder {path}" if path else "its top folder"
             return f"; {where} has {', '.join(near)}, …" if near else ""

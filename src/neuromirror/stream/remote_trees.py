@@ -212,14 +212,14 @@ class CatalogueTree:
 
     def _pages(self, address: str, page: _Folder) -> Iterator[FolderEntry]:
         while True:
-            for one in page.entries:
-                if "/" in one.name or one.name in ("", ".", ".."):
+            for entry in page.entries:
+                if "/" in entry.name or entry.name in ("", ".", ".."):
                     raise StreamError(f"{address}: the catalogue lists an invalid name")
                 try:
-                    size = one.size if one.key is None else parse_key(one.key).size
+                    size = entry.size if entry.key is None else parse_key(entry.key).size
                 except ValueError as error:
                     raise StreamError(f"{address}: the catalogue lists {error}") from error
-                yield FolderEntry(one.name, one.type == "folder", size, one.key or "")
+                yield FolderEntry(entry.name, entry.type == "folder", size, entry.key or "")
             if page.next is None or not page.entries:
                 return
             # built here, because a link may lead anywhere
@@ -426,8 +426,8 @@ class LockTree:
             if len(pins) != 1:
                 return None
             pin = pins[0]
-        own = (one for one in self._vaults if one.is_url)
-        vaults = [*(one.address for one in pin.copies), *own]
+        own = (vault for vault in self._vaults if vault.is_url)
+        vaults = [*(copy.address for copy in pin.copies), *own]
         listing = self._listing(PinnedState.of_pin(self._lock, pin))
         return *self._inner(listing, path), vaults
 
@@ -518,7 +518,7 @@ class LockListing:
         self.documents = {
             name: base64.b64decode(content) for name, content in head.documents.items()
         }
-        self.subdatasets = {one.path: one for one in head.subdatasets}
+        self.subdatasets = {subdataset.path: subdataset for subdataset in head.subdatasets}
 
     def close(self) -> None:
         """Close the file with the lines."""
@@ -611,15 +611,15 @@ def _read_manifest(reader: LockManifestReader, cached: Path | None) -> SortedLin
 def _listing_lines(reader: LockManifestReader) -> Iterator[bytes]:
     """Yield the lines of a listing; the reader compares the files with the state at its end."""
     head = _Head(_FORMAT, reader.head.commit, reader.head.state, {}, [])
-    for one in reader.blocks():
-        if isinstance(one, bytes):
-            yield one[:-1]
-        elif isinstance(one, PlainFile):
-            head.documents[one.path] = base64.b64encode(one.content).decode()
-        elif isinstance(one, ListedSubdataset):
-            head.subdatasets.append(one)
+    for block in reader.blocks():
+        if isinstance(block, bytes):
+            yield block[:-1]
+        elif isinstance(block, PlainFile):
+            head.documents[block.path] = base64.b64encode(block.content).decode()
+        elif isinstance(block, ListedSubdataset):
+            head.subdatasets.append(block)
         else:
-            yield _encode(one)
+            yield _encode(block)
     yield _encode(head)
 
 

@@ -166,15 +166,15 @@ class AnnexSettings:
 
     def get(self, name: str, default: str = "") -> str:
         """Return the effective value of a setting: the last one."""
-        found = self._values.get(name)
-        return found[-1] if found else default
+        value = self._values.get(name)
+        return value[-1] if value else default
 
     def is_true(self, name: str, *, default: bool = False) -> bool:
         """Return a setting as a boolean, parsed as git does."""
-        found = self._values.get(name)
-        if not found:
+        value = self._values.get(name)
+        if not value:
             return default
-        return found[-1].strip().lower() in _TRUE
+        return value[-1].strip().lower() in _TRUE
 
     def subsections(self, section: str) -> dict[tuple[str, str], str]:
         """Return the settings ``section.SUBSECTION.name``, by subsection and name."""
@@ -527,7 +527,7 @@ class PublishedCopies:
             The hosts.
         """
         vaults = self._refresh()[1].values()
-        return {urlsplit(one.base).netloc for one in vaults if one.is_url}
+        return {urlsplit(vault.base).netloc for vault in vaults if vault.is_url}
 
     def _refresh(self) -> tuple[tuple[str, ...], dict[str, VaultAddress]]:
         """Return the commits with location logs, and the usable vaults by UUID."""

@@ -475,7 +475,7 @@ class ContentDigester:
         functions: list[Callable[[Chunk], None]] = [self._blocks.update]
         if self._sha256 is not None:
             functions.append(self._sha256.update)
-        self._strands = [_Strand(one, threads) for one in functions]
+        self._strands = [_Strand(function, threads) for function in functions]
 
     def update(self, chunk: Chunk) -> None:
         """Add the next bytes; they are copied."""

@@ -426,10 +426,10 @@ class DownloadPool:
             time.sleep(wait)
             wait = min(2 * wait, _MAX_POLL)
         for _ in range(self._results.qsize()):
-            found = self._results.get()
-            if found is None:
+            result = self._results.get()
+            if result is None:
                 raise AssertionError("a download thread exited early") from self._error
-            yield found
+            yield result
 
     def stop(self) -> list[FetchResult]:
         """Stop all downloads; return the results that were not taken yet.
@@ -452,9 +452,9 @@ class DownloadPool:
         left = []
         with suppress(queue.Empty):
             while True:
-                found = self._results.get_nowait()
-                if isinstance(found, FetchResult):
-                    left.append(found)
+                nowait = self._results.get_nowait()
+                if isinstance(nowait, FetchResult):
+                    left.append(nowait)
         return left
 
     def _report_bytes(self, key: str, more: int) -> None:

@@ -165,7 +165,7 @@ class CloneRemotes:
         if self._copies_only:
             urls, known, others = [], [], []
         copies = [self._vaults[uuid] for uuid in present if uuid in self._vaults]
-        copies += [(one.cost, one) for one in self._more_vaults]
+        copies += [(more_vault.cost, more_vault) for more_vault in self._more_vaults]
         found = [(cost, vault.copy_url(key)) for cost, vault in copies]
         urls = sorted([*urls, *found], key=lambda one: one[0])
         least = urls[0][0] if urls else _WEB_COST

@@ -344,7 +344,7 @@ def _read_settings(git_dir: Path) -> list[tuple[str, str]]:
         if listed.returncode:
             raise OSError(f"git cannot parse {path}")
         entries = listed.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
-        settings += [(key, value) for key, _, value in (one.partition("\n") for one in entries)]
+        settings += [(key, value) for key, _, value in (entry.partition("\n") for entry in entries)]
     return settings
 
 
@@ -373,7 +373,7 @@ def _overrides(settings: list[tuple[str, str]]) -> dict[str, str]:
             overrides[f"remote.{remote}.annex-externaltype"] = "readonly"
             overrides[f"remote.{remote}.annex-ignore"] = "true"
         elif "annex-uuid" not in values and not all(
-            re.fullmatch(_LOCAL_URL, one, re.DOTALL) for one in urls
+            re.fullmatch(_LOCAL_URL, url, re.DOTALL) for url in urls
         ):
             overrides[f"remote.{remote}.annex-ignore"] = "true"
     return overrides

@@ -247,7 +247,7 @@ class S3Access:
         self._settings = settings
         self._is_private_allowed = is_private_allowed
         self._limits = limits
-        self._own = {one.base: one.access for one in vaults if one.access is not None}
+        self._own = {vault.base: vault.access for vault in vaults if vault.access is not None}
         # by the name of the bucket, or by the address of a vault of the user
         self._buckets: dict[str, S3Bucket] = {}
         self._failures: dict[str, CredentialsError | NetError] = {}

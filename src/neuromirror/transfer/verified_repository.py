@@ -519,7 +519,7 @@ class VerifyScope(Struct, frozen=True):
 
     def copies(self, key: str) -> tuple[str, ...]:
         """Return the URLs at which the vaults may have a content."""
-        return tuple(one.copy_url(key) for one in self.vaults if one.is_web)
+        return tuple(vault.copy_url(key) for vault in self.vaults if vault.is_web)
 
 
 class EntryInspector(Protocol):

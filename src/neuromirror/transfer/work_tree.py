@@ -349,8 +349,8 @@ def _read(descriptor: int, size: int, hashers: Sequence[_Updatable], stop: threa
     buffer = bytearray(min(size + 1, _BLOCK))
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
-        for one in hashers:
-            one.update(view[:count])
+        for hasher in hashers:
+            hasher.update(view[:count])
         if stop.is_set():
             raise VerificationStoppedError
 

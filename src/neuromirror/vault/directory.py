@@ -355,7 +355,7 @@ def _create(path: Path) -> None:
 def _folders(path: bytes) -> list[bytes]:
     try:
         with os.scandir(path) as entries:
-            return sorted(one.path for one in entries if one.is_dir(follow_symlinks=False))
+            return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 

@@ -280,9 +280,9 @@ def find_source(url: str, endpoint: str) -> S3Source | None:
     elif (
         parts.scheme == "https"
         and port in (None, 443)
-        and (found := parse_aws_host(host)) is not None
+        and (aws_host := parse_aws_host(host)) is not None
     ):
-        address = path if found.bucket is None else f"{found.bucket}/{path}"
+        address = path if aws_host.bucket is None else f"{aws_host.bucket}/{path}"
         bucket, _, name = address.partition("/")
     if not bucket or not name:
         return None
@@ -754,7 +754,7 @@ class _HashedParts:
 
     def sha256_of_parts(self) -> str:
         """Return S3's checksum of a multipart upload: the sha256 of the sha256s of its parts."""
-        joined = hashlib.sha256(b"".join(one.digest() for one in self._parts)).digest()
+        joined = hashlib.sha256(b"".join(part.digest() for part in self._parts)).digest()
         return f"{base64.b64encode(joined).decode()}-{len(self._parts)}"
 
 

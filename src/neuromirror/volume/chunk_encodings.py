@@ -280,12 +280,12 @@ def parse_sharding(given: Mapping[str, Any]) -> Sharding:
     if kind != "neuroglancer_uint64_sharded_v1" or hashing != "identity":
         raise ValueError(f"sharding {str(kind)[:40]!r} with the hash {str(hashing)[:40]!r}")
     bits = [given.get(f"{name}_bits", 0) for name in ("preshift", "minishard", "shard")]
-    if not all(isinstance(one, int) and 0 <= one <= _BITS for one in bits) or bits[1] > 24:
+    if not all(isinstance(bit, int) and 0 <= bit <= _BITS for bit in bits) or bits[1] > 24:
         raise ValueError("invalid numbers of bits")
     codings = [given.get(f"{name}_encoding", "raw") for name in ("minishard_index", "data")]
-    if not all(one in _CODINGS for one in codings):
+    if not all(coding in _CODINGS for coding in codings):
         raise ValueError(f"the encodings {codings}")
-    return Sharding(*bits, *(_CODINGS[one] for one in codings))
+    return Sharding(*bits, *(_CODINGS[coding] for coding in codings))
 
 
 def chunk_number(position: Triple, grid: Triple) -> int:

@@ -291,14 +291,14 @@ def middle_plane(description: VolumeDescription) -> MiddlePlane:
             _, plane, block, _ = nested_boxes(level)
             box = plane if whole else block
             try:
-                found = plan_cutout(
+                cutout = plan_cutout(
                     description, level.name, box, time, max_read_bytes=_MAX_READ_BYTES
                 )
             except CutoutTooLargeError:
                 continue
-            if found.blocks <= _MAX_BLOCKS:
-                _, height, width = found.region.shape
-                return MiddlePlane(found, whole, -(-max(height, width) // _MAX_SIDE))
+            if cutout.blocks <= _MAX_BLOCKS:
+                _, height, width = cutout.region.shape
+                return MiddlePlane(cutout, whole, -(-max(height, width) // _MAX_SIDE))
     raise CutoutTooLargeError("the blocks are too large for an image")
 
 

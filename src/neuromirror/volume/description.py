@@ -406,7 +406,7 @@ def _n5_level(
         voxel, move = ([transform[of][at] for at in order] for of in ("scale", "translate"))
     else:
         names = ("pixelResolution", "resolution")
-        stated: Any = [of[one] for of in (first, group) for one in names if one in of]
+        stated: Any = [of[name] for of in (first, group) for name in names if name in of]
         stated = stated[0] if stated else [1, 1, 1]
         if isinstance(stated, list):
             stated = {"dimensions": stated}

@@ -190,7 +190,7 @@ class _Exporter:
         if not self._state.is_saved:
             with _explain_write_errors(self._folder):
                 self._state.write()
-        due = tuple(one for one in self._layout.targets if one.path not in before)
+        due = tuple(target for target in self._layout.targets if target.path not in before)
         self._forget_lost_slabs(due)
         _, _, zs = self._region.box
         level = self._volume.level
@@ -227,7 +227,7 @@ class _Exporter:
         for target in due:
             self._state.finished.pop(target.path, None)
             if not self._draft(target.path).exists():
-                gone = [one for one in self._state.slabs if _overlaps(one, target.box[2])]
+                gone = [slab for slab in self._state.slabs if _overlaps(slab, target.box[2])]
                 self._state.slabs.difference_update(gone)
 
     def _write_slab(self, slab: tuple[int, int], here: list[TargetFile]) -> None:
@@ -288,7 +288,7 @@ class _Exporter:
         with _explain_write_errors(draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
             offset = target.make(fresh)
-            if draft.exists() and any(_overlaps(one, target.box[2]) for one in self._state.slabs):
+            if draft.exists() and any(_overlaps(slab, target.box[2]) for slab in self._state.slabs):
                 fresh.unlink()
             else:
                 fresh.replace(draft)

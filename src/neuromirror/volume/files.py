@@ -527,7 +527,7 @@ class VersionFiles:
             return download(self._tree, file, self._transport, new_file)
         except StreamError as error:
             why = str(error).removeprefix(f"{self.where}: {file.path}: ")
-            if any(isinstance(one, ContentMismatchError) for one in error.causes):
+            if any(isinstance(cause, ContentMismatchError) for cause in error.causes):
                 why += "; 'neuromirror sync' creates a version with the present content"
             raise BlockUnavailableError(
                 file.path, self.where, why, error.causes, closed=self._transport.is_over

@@ -135,8 +135,8 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
         raise UnknownLevelError(f"{where} has no level {level}, only {', '.join(names)}")
     found = _decode(read(f"{level}/{METADATA}"), _Array, where)
     try:
-        axes = "".join(one.name for one in multiscale.axes)
-        if axes not in ("zyx", "tzyx") or [one.name for one in found.codecs] != ["bytes"]:
+        axes = "".join(axis.name for axis in multiscale.axes)
+        if axes not in ("zyx", "tzyx") or [codec.name for codec in found.codecs] != ["bytes"]:
             raise ValueError("other axes, or encoded chunks")
         dataset = multiscale.datasets[names.index(level)]
         chunk, timed = found.chunk_grid.configuration["chunk_shape"], "t" in axes
@@ -181,7 +181,7 @@ def level_names(content: bytes | None, where: str) -> list[str]:
     ``content`` is the ``zarr.json`` of the group, None if missing; ``where`` names the volume in
     messages. Raises :class:`NotAVolumeError` for any other content.
     """
-    return [one.path for one in _group(content, where).multiscales[0].datasets]
+    return [dataset.path for dataset in _group(content, where).multiscales[0].datasets]
 
 
 def block_box(volume: Volume, path: str) -> tuple[Box, int | None] | None:
@@ -238,7 +238,7 @@ def _volume(
     timed: bool = False,
 ) -> Volume:
     multiscale = ome.multiscales[0]
-    axes = {one.name: one for one in multiscale.axes}
+    axes = {axis.name: axis for axis in multiscale.axes}
     if not len(shape) == len(chunk) == len(axes) or len({axes[one].unit for one in _SPACE}) > 1:
         raise ValueError("another number of axes, or several units")
     if dtype not in ITEM_SIZES:

@@ -319,7 +319,7 @@ class BlockStore(ReadOnlyStore):
 
     def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
         # files of git and of upstream are not part of the Zarr
-        return (one for one in self._files.entries(folder) if not one[0].startswith("."))
+        return (entry for entry in self._files.entries(folder) if not entry[0].startswith("."))
 
     def _file(self, key: str) -> mmap.mmap | bytes | None:
         name = key.rpartition("/")[2]

@@ -151,9 +151,9 @@ class VersionStore(ReadOnlyStore):
         path = "/".join(filter(None, (self._folder, folder)))
         # files of git and of the archive are not part of the Zarr
         return (
-            (one.name, one.is_folder)
-            for one in self._tree.entries(path) or ()
-            if not one.name.startswith(".") or one.name in _METADATA_NAMES
+            (entry.name, entry.is_folder)
+            for entry in self._tree.entries(path) or ()
+            if not entry.name.startswith(".") or entry.name in _METADATA_NAMES
         )
 
     def _read_layer(

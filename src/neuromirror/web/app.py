@@ -250,7 +250,7 @@ def _secured_headers(given: Iterable[Any], *, is_content: bool) -> list[Any]:
             kept.append((b"cache-control", b"no-store"))  # an error
     if not is_sandboxed:
         return [*kept, *_SECURITY_HEADERS]
-    return [*kept, _SANDBOX, *(one for one in _SECURITY_HEADERS if one[0] != _SANDBOX[0])]
+    return [*kept, _SANDBOX, *(header for header in _SECURITY_HEADERS if header[0] != _SANDBOX[0])]
 
 
 def _has_body(scope: Scope) -> bool:

@@ -155,10 +155,10 @@ class CutoutService:
                 opened.append(files)
                 if cancelled.is_set():
                     files.close()
-                found = read_voxels(files, cutout)
+                voxels = read_voxels(files, cutout)
             with TemporaryDirectory(prefix="neuromirror-") as folder:
                 path = Path(folder) / "cutout"
-                kind.write(path, found)
+                kind.write(path, voxels)
                 return path.open("rb")
 
         def ended() -> None:
@@ -295,7 +295,7 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
     block = f"block {error.block} is unavailable"
     if error.closed:
         return _timeout_error(seconds)
-    network_errors = [one for one in error.causes if isinstance(one, NetError)]
+    network_errors = [cause for cause in error.causes if isinstance(cause, NetError)]
     statuses = [one.status for one in network_errors if one.status is not None]
     if any(status in (401, 403) for status in statuses):
         return CutoutFailedError(
@@ -315,7 +315,7 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
         return CutoutFailedError(f"{block}: HTTP {statuses[0]} from the archive", 502)
     if network_errors:
         return CutoutFailedError(f"{block}: the archive cannot be reached; try again later", 502)
-    if error.causes and all(isinstance(one, CopyUnreadableError) for one in error.causes):
+    if error.causes and all(isinstance(cause, CopyUnreadableError) for cause in error.causes):
         return CutoutFailedError(
             f"{block}: its copy in a vault is damaged or cannot be read; the operator of this "
             "catalogue can run 'neuromirror vault check --full'",

@@ -74,7 +74,7 @@ def allow_command_for(index: Index, versions: Iterable[VersionRow]) -> str:
     str
         One line for a shell; empty if all files are at public addresses.
     """
-    hosts = {_host(url) for one in versions for url in index.locations.sample_urls(one)}
+    hosts = {_host(url) for version in versions for url in index.locations.sample_urls(version)}
     private = sorted(host for host in hosts if is_local_name(host_without_port(host)))
     return allow_command(private) if private else ""
 
@@ -109,7 +109,7 @@ class ExampleSearches:
     def read(self, index: Index) -> tuple[str, ...]:
         """Return up to three searches."""
         if time.monotonic() >= self._until:
-            hits = (one for one in _EXAMPLES if _has_files(index, one))
+            hits = (example for example in _EXAMPLES if _has_files(index, example))
             self._found = tuple(islice(hits, _SHOWN_EXAMPLES))
             self._until = time.monotonic() + (_EXAMPLES_SECONDS if self._found else 0.0)
         return self._found
@@ -148,14 +148,14 @@ _CITATIONS: Final[RecentResults[str, CitationData]] = RecentResults(500)
 
 def read_citation(store: Store, row: VersionRow) -> CitationData | None:
     """Return the citations of a version; None if git cannot read its commit."""
-    found = _CITATIONS.get(row.commit)
-    if found is None:
+    citation = _CITATIONS.get(row.commit)
+    if citation is None:
         try:
-            found = _read_citation(store, row)
+            citation = _read_citation(store, row)
         except (NeuromirrorError, OSError):
             return None  # the page is useful without citations
-        _CITATIONS.put(row.commit, found)
-    return found
+        _CITATIONS.put(row.commit, citation)
+    return citation
 
 
 def require_citation(store: Store, row: VersionRow) -> CitationData:
@@ -166,12 +166,12 @@ def require_citation(store: Store, row: VersionRow) -> CitationData:
     NotCitableError
         If the commit cannot be read.
     """
-    found = read_citation(store, row)
-    if found is None:
+    citation = read_citation(store, row)
+    if citation is None:
         raise NotCitableError(
             f"the commit of {row.name} cannot be read, so that it cannot be cited"
         )
-    return found
+    return citation
 
 
 def _read_citation(store: Store, row: VersionRow) -> CitationData:
@@ -179,7 +179,7 @@ def _read_citation(store: Store, row: VersionRow) -> CitationData:
     collection = CitationCollection((work,))
     return CitationData(
         {form: "".join(cite(collection, form)) for form in FORMATS},
-        tuple(one.full_name for one in work.authors),
+        tuple(author.full_name for author in work.authors),
         work,
     )
 

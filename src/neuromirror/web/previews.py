@@ -228,9 +228,9 @@ def find_zarr(index: Index, row: VersionRow, path: str) -> tuple[VersionRow, Zar
     """
     if not path.lower().endswith(".zarr"):
         return None
-    for one in index.versions.subdatasets(row):
-        if one.path == path and one.label is not None:
-            inner = index.versions.resolve(one.dataset, one.label)
+    for subdataset in index.versions.subdatasets(row):
+        if subdataset.path == path and subdataset.label is not None:
+            inner = index.versions.resolve(subdataset.dataset, subdataset.label)
             return inner, ZarrFolder(path, "", inner.state)
     if not row.indexed or not any(islice(index.files.folder_entries(row, path, "", 0), 1)):
         return None

@@ -420,7 +420,7 @@ def _similar_names(
         alike = [
             one for one in index.reader.similar_names(name) if one.partition(":")[2] == local_id
         ]
-        mirrors = [one.mirror for one in index.crawl.mirrors()]
+        mirrors = [mirror.mirror for mirror in index.crawl.mirrors()]
         return [
             *((dataset_address(one), one) for one in alike),
             *((search_address("", [("archive", one)]), f"datasets of {one}") for one in mirrors),

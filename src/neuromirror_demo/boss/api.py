@@ -366,8 +366,8 @@ class BossCutouts:
             self._state.fill(experiment, channel)
             read = channel.tables.read
             found = [
-                read(cutout_request.level, one, cutout_request.start, cutout_request.stop)
-                for one in cutout_request.samples
+                read(cutout_request.level, sample, cutout_request.start, cutout_request.stop)
+                for sample in cutout_request.samples
             ]
         return np.stack(found) if cutout_request.with_time else found[0]
 

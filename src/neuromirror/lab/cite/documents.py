@@ -347,7 +347,7 @@ def read_boss(parsed: Parsed) -> UpstreamMetadata:
     """Return the metadata of a BOSS channel, its experiment and its collection."""
     metadata = parsed(".boss/metadata.json")
     scopes = [mapping(metadata.get(one)) for one in ("collection", "experiment", "channel")]
-    pairs = {key.strip().casefold(): value for one in scopes for key, value in one.items()}
+    pairs = {key.strip().casefold(): value for scope in scopes for key, value in scope.items()}
     texts = (pairs[key] for key in _PEOPLE if isinstance(pairs.get(key), str))
     named = (map(make_person, _NAME_SEPARATOR.split(text)) for text in texts)
     people = (_distinct(filter(None, some)) for some in named)
@@ -356,7 +356,7 @@ def read_boss(parsed: Parsed) -> UpstreamMetadata:
     return UpstreamMetadata(
         authors=next(filter(None, people), ()),
         description=_descriptions(parsed, ".boss", "channel", "experiment", "collection"),
-        funders=tuple(Funder(one) for one in funders if one is not None),
+        funders=tuple(Funder(funder) for funder in funders if funder is not None),
         citation_requests=_distinct(filter(None, requests)),
         variables=_voxels(parsed(_BOSS), "type", "datatype"),
     )

@@ -202,7 +202,7 @@ class BossSource(ChannelSource):
         )
         if found is None:
             return None
-        local_id = local_id_of([unquote(one) for one in found.groups()])
+        local_id = local_id_of([unquote(group) for group in found.groups()])
         if local_id is None:
             return None
         return LocatedDataset(local_id, is_included=self.options.includes(local_id))
@@ -279,7 +279,7 @@ class BossSource(ChannelSource):
 
     def _may_include(self, *segments: str) -> bool:
         """Return whether a channel below may be included, by the literal start of each pattern."""
-        prefix = "".join(f"{local_id_of([one])}/" for one in segments)
+        prefix = "".join(f"{local_id_of([segment])}/" for segment in segments)
         return not self.options.include or may_match_below(self.options.include, prefix)
 
     def _why_unavailable(self, found: Names) -> str | None:

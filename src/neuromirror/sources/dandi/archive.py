@@ -373,8 +373,8 @@ def context_digest(
         "options": options,
         "version": to_builtins(version),
         "facts": to_builtins(facts),
-        "documents": [[one.path.hex(), _digest(one.content)] for one in documents],
-        "web_remotes": [to_builtins(one) for one in web_remotes],
+        "documents": [[document.path.hex(), _digest(document.content)] for document in documents],
+        "web_remotes": [to_builtins(remote) for remote in web_remotes],
     }
     return _digest(json.dumps(parts, sort_keys=True, default=str).encode())
 

@@ -119,8 +119,8 @@ def is_still_pending(
         count = max(1, min(connections, len(assets) + len(zarrs)))
         with ContextThreadPool(count, thread_name_prefix="dandi-pending") as pool:
             futures = [
-                *(pool.submit(asset_is_pending, one) for one in assets),
-                *(pool.submit(zarr_is_pending, one) for one in zarrs),
+                *(pool.submit(asset_is_pending, asset) for asset in assets),
+                *(pool.submit(zarr_is_pending, zarr) for zarr in zarrs),
             ]
             try:
                 return all(future.result() for future in futures)

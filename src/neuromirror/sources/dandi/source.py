@@ -357,7 +357,7 @@ class DandiSource(Source):
                 versions = self._version_rows(dataset)
                 self._listed_versions = dataset, time.monotonic(), versions
                 published = max(
-                    (one for one in versions if one.get("version") != DRAFT),
+                    (version for version in versions if version.get("version") != DRAFT),
                     key=lambda one: (str(one.get("created")), str(one.get("version"))),
                     default=None,
                 )

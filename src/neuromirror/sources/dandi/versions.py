@@ -382,11 +382,11 @@ class RecentVersions:
         """Store a dandiset's versions as just listed, in the order of visits."""
         now = self._clock()
         before: VersionRef | None = None
-        for one in versions:
-            self._versions[one.dataset.local_id, one.upstream] = one, now
+        for version in versions:
+            self._versions[version.dataset.local_id, version.upstream] = version, now
             if before is not None:
-                self._next_versions[before.dataset.local_id, before.upstream] = one
-            before = one
+                self._next_versions[before.dataset.local_id, before.upstream] = version
+            before = version
 
     def next_version(self, version: VersionRef) -> VersionRef | None:
         """Return the next version, if it was just listed and not consumed."""

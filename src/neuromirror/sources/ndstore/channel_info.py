@@ -249,7 +249,7 @@ def _resolutions(found: NdstoreChannelInfo) -> list[int]:
     numbers = found.dataset.get("resolutions")
     if not isinstance(numbers, list) or not numbers:
         raise found.unexpected_reply("its dataset has no list of resolutions")
-    return sorted({found.integer(one, "the resolution", 0, _MOST_LEVELS) for one in numbers})
+    return sorted({found.integer(number, "the resolution", 0, _MOST_LEVELS) for number in numbers})
 
 
 def _synthetic_reason(found: NdstoreChannelInfo, number: int) -> str | None:

@@ -155,7 +155,7 @@ class NdstoreSource(ChannelSource):
         for base in (f"{self.uri}/", f"{self.options.api}/"):
             if address.startswith(base):
                 names = re.split("[?#]", address.removeprefix(base))[0].split("/")[:2]
-                local_id = local_id_of([unquote(one) for one in names])
+                local_id = local_id_of([unquote(name) for name in names])
                 if local_id is None or len(names) < 2:
                     return None
                 return LocatedDataset(local_id, is_included=self.options.includes(local_id))

@@ -121,7 +121,7 @@ def layer_profile(
     def facts(
         local_id: str, documents: Sequence[Document], _refused: Sequence[bytes]
     ) -> DatasetFacts:
-        held = {one.path: _parse_object(one.content) or {} for one in documents}
+        held = {document.path: _parse_object(document.content) or {} for document in documents}
         provenance = held.get(b"provenance", {})
         about = one_line(provenance.get("description"))
         parts = local_id.split("/")
@@ -137,11 +137,11 @@ def layer_profile(
 
 def _links(name: str, held: Mapping[bytes, Mapping[str, Any]], address: str) -> dict[str, str]:
     """Return viewer and data URLs by kind, in Neuroglancer's formats."""
-    groups = [_ome(held.get(one, {})) for one in ZARR_FILES]
+    groups = [_ome(held.get(file, {})) for file in ZARR_FILES]
     if INFO in held or not held:
         scheme, labels = "precomputed", held.get(INFO, {}).get("type") == "segmentation"
     elif any(groups):
-        scheme, labels = "zarr", any("image-label" in one for one in groups)
+        scheme, labels = "zarr", any("image-label" in group for group in groups)
     else:
         scheme, labels = "n5", False
     source = f"{scheme}://{address}"
@@ -153,8 +153,8 @@ def _links(name: str, held: Mapping[bytes, Mapping[str, Any]], address: str) -> 
 
 def _inputs(sources: Any, local_id_at: Callable[[str, str], str | None]) -> Iterator[str]:
     """Yield the local ids of a layer's sources that are mirrored."""
-    for one in sources if isinstance(sources, list) else []:
-        url_match = _S3_URL.fullmatch(one) if isinstance(one, str) else None
+    for source in sources if isinstance(sources, list) else []:
+        url_match = _S3_URL.fullmatch(source) if isinstance(source, str) else None
         found = (
             local_id_at(url_match["bucket"], url_match["path"].strip("/")) if url_match else None
         )

@@ -90,7 +90,7 @@ class ChannelSource(Source):
         return self._ref(segments, id_prefix) if above else None
 
     def _ref(self, segments: Sequence[str], local_id: str) -> DatasetRef:
-        path = "/".join(quote(one, safe="") for one in segments)
+        path = "/".join(quote(segment, safe="") for segment in segments)
         return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
 
     def _notice(self, segments: Sequence[str], why: str) -> DatasetHint:
@@ -141,7 +141,7 @@ def segments_of(local_id: str) -> tuple[str, ...]:
         The names, such as collection, experiment and channel.
     """
     try:
-        found = tuple(one.decode() for one in local_ids.segments_of(local_id))
+        found = tuple(segment.decode() for segment in local_ids.segments_of(local_id))
     except ValueError:
         return ()
     return () if _DOT_SEGMENTS & set(found) else found
@@ -160,7 +160,7 @@ def local_id_of(segments: Sequence[str]) -> str | None:
     str | None
         The local id.
     """
-    made = local_ids.local_id([one.encode() for one in segments])
+    made = local_ids.local_id([segment.encode() for segment in segments])
     return made if made is not None and segments_of(made) == tuple(segments) else None
 
 

@@ -243,7 +243,7 @@ _SPEC: Final = 1
 
 def fingerprint(volume: Volume, options: VolumeOptions) -> str:
     """Return 32 hex digits that change if a volume's blocks change, or the options to read them."""
-    levels = [(one.name, one.start, one.stop, one.chunk) for one in volume.levels]
+    levels = [(level.name, level.start, level.stop, level.chunk) for level in volume.levels]
     identity = [
         *(_SPEC, volume.scheme, volume.host, volume.path, volume.secure, volume.dtype),
         *(volume.times, levels, options.hash),
@@ -320,9 +320,9 @@ class VolumeListing(Listing):
         self._check_progress = CheckProgress(self._shape, metadata, signal, 0, 0, self._today)
         self._digests = BlockDigests(self._count)
         self._before: CheckProgress | None = None
-        found = load_memo(context.memo, self._shape, self._count)
-        if found is not None:
-            self._before, self._digests = found
+        memo = load_memo(context.memo, self._shape, self._count)
+        if memo is not None:
+            self._before, self._digests = memo
             self._check_progress = replace(self._before, metadata=metadata, signal=signal)
         self._digest_log = self._open_digest_log(context)
         self._trusts_memo = (

@@ -289,15 +289,15 @@ async def root(call: Call) -> responses.RootResponse:
         title=call.request.site.title,
         description=f"{base}/openapi.json",
         addresses={
-            one.handler.__name__: base + one.path + _template(one.parameters)
-            for one in OPERATIONS
-            if one.handler is not root
+            operation.handler.__name__: base + operation.path + _template(operation.parameters)
+            for operation in OPERATIONS
+            if operation.handler is not root
         },
     )
 
 
 def _template(parameters: Sequence[Parameter]) -> str:
-    return f"{{?{','.join(one.name for one in parameters)}}}" if parameters else ""
+    return f"{{?{','.join(parameter.name for parameter in parameters)}}}" if parameters else ""
 
 
 @of_index
@@ -342,7 +342,7 @@ def dataset(call: Call, index: Index) -> responses.DatasetResponse:
         row,
         all_versions=versions[:MAX_PAGE_SIZE],
         more_versions=more,
-        links=[Link(*one) for one in index.datasets.links(name)],
+        links=[Link(*link) for link in index.datasets.links(name)],
         within=index.datasets.superdatasets(name),
         page=call.request.site_url + dataset_address(name),
     )
@@ -440,5 +440,5 @@ async def openapi_view(request: CatalogueRequest) -> Any:
 ROUTES: Sequence[Route] = (
     Route(f"{ROOT}/openapi.json", openapi_view),
     OPERATIONS[0].route(ROOT),
-    *(one.route() for one in OPERATIONS),
+    *(operation.route() for operation in OPERATIONS),
 )

@@ -85,7 +85,7 @@ class Call:
 
     def all(self, name: str) -> list[str]:
         """Return the non-empty values of a repeatable argument, each once."""
-        return [one for one in dict.fromkeys(self._values[name]) if one]
+        return [value for value in dict.fromkeys(self._values[name]) if value]
 
     @property
     def limit(self) -> int:

@@ -126,15 +126,15 @@ def _entries(named: NamedVersion, folder: Folder) -> list[dict[str, Any]]:
     name, label = named.row.dataset_name, named.label
     within = f"{folder.path}/" if folder.path else ""
     found = []
-    for one in folder.entries:
-        path = f"{within}{one.name}" + ("/" if one.is_folder else "")
+    for entry in folder.entries:
+        path = f"{within}{entry.name}" + ("/" if entry.is_folder else "")
         found.append(
             {
-                "name": one.name,
-                "type": "folder" if one.is_folder else "file",
-                "size": one.size,
-                "key": one.key or None,
-                "digest": _digest(one.key) if one.key else None,
+                "name": entry.name,
+                "type": "folder" if entry.is_folder else "file",
+                "size": entry.size,
+                "key": entry.key or None,
+                "digest": _digest(entry.key) if entry.key else None,
                 "url": gateway_address(name, label, path),
             }
         )
@@ -157,8 +157,8 @@ def _next_address(named: NamedVersion, folder: Folder, form: str) -> str | None:
 def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
     base = request.site_url
     entries = _entries(named, folder)
-    for one in entries:
-        one["url"] = base + one["url"]
+    for entry in entries:
+        entry["url"] = base + entry["url"]
     more = _next_address(named, folder, "json")
     return request.json_response(
         {
@@ -181,8 +181,8 @@ def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Folder) ->
             "pages"
         )
     links = Markup("").join(
-        Markup('<li><a href="{}">{}</a></li>\n').format(one["url"], one["name"])
-        for one in _entries(named, folder)
+        Markup('<li><a href="{}">{}</a></li>\n').format(entry["url"], entry["name"])
+        for entry in _entries(named, folder)
     )
     title = Markup("<title>{}</title>").format(f"{named.row.name}/{folder.path}")
     text = Markup("<!doctype html>\n<html lang=en>{}\n<ul>\n{}</ul></html>\n").format(title, links)

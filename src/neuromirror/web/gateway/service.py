@@ -105,7 +105,7 @@ def visitor_urls(row: VersionRow, urls: Iterable[str], allowed: Sequence[str]) -
 
 def reachable_urls(locations: Iterable[LocationRow]) -> list[str]:
     """Return the URLs whose last probe did not fail."""
-    return [one.url for one in locations if one.result in (None, "ok")]
+    return [location.url for location in locations if location.result in (None, "ok")]
 
 
 MAX_OPEN: Final = 8
@@ -186,8 +186,8 @@ class OpenVersion:
     def close(self) -> None:
         """Cancel requests in progress, and end the git processes."""
         with self._lock:
-            for one in self._transports:
-                one.close()
+            for transport in self._transports:
+                transport.close()
         self.tree.close()
 
 
@@ -243,10 +243,10 @@ class OpenVersions:
 
 
 def _close(slots: Iterable[_Slot]) -> None:
-    for one in slots:
-        with one.opening:
-            if one.version is not None:
-                one.version.close()
+    for slot in slots:
+        with slot.opening:
+            if slot.version is not None:
+                slot.version.close()
 
 
 LIMITS: Final = RequestLimits(
@@ -495,7 +495,7 @@ class GatewayService:
                 if entries is None:
                     return None
                 # by position: the order of entries is that of their paths, not of names
-                if after and not any(one.name == after for one in entries):
+                if after and not any(entry.name == after for entry in entries):
                     raise UnknownEntryError(
                         f"{row.name}: the folder has no entry {after[:200]!r} after which a page "
                         "could start; start with the first page"
@@ -526,10 +526,10 @@ class GatewayService:
 
         def find_vaults() -> list[VaultAddress]:
             with self._versions.use(row) as version:
-                return [one for one in version.tree.vaults(file) if one.is_url]
+                return [vault for vault in version.tree.vaults(file) if vault.is_url]
 
         vaults = await self._look(find_vaults)
-        copies = {one.copy_url(file.key) for one in vaults}
+        copies = {vault.copy_url(file.key) for vault in vaults}
         urls = [url for url in await self._reader.query(look) if url not in copies]
         public = visitor_urls(row, urls, self._allowed)
         public.sort(key=lambda url: url_version_id(url) is None)

@@ -175,7 +175,7 @@ def _read(
         "superdatasets": index.datasets.superdatasets(name),
         "holds": list(index.crawl.open_holds(name)),
         "events": events[:5],
-        "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
+        "gone_since": next((event.at for event in events if event.kind == "tombstone"), None),
         "ancestors": (),
         "descendants": (),
         "draft": _newer_draft(versions, newest),
@@ -239,9 +239,9 @@ def _timeline(
     first: int | None,
 ) -> dict[str, Any]:
     """Return the versions, newest first, optionally starting at the ordinal ``first``."""
-    counted = max((one.files for one in versions), default=0) <= _MAX_COUNTED_FILES
+    counted = max((version.files for version in versions), default=0) <= _MAX_COUNTED_FILES
     changes = index.versions.change_counts(name) if counted else {}
-    rows = [one for one in reversed(versions) if first is None or one.seq <= first]
+    rows = [version for version in reversed(versions) if first is None or version.seq <= first]
     before = {after.seq: one for one, after in pairwise(versions)}
     looked = _within_file_limit(rows[:_DETAILED_VERSIONS])
     kept = dict(
@@ -289,10 +289,10 @@ def _changed_subdatasets(index: Index, earlier: VersionRow, one: VersionRow) -> 
 def _within_file_limit(rows: Sequence[VersionRow]) -> list[VersionRow]:
     """Return the versions within the limit of files per page."""
     few, looked = [], 0
-    for one in rows:
-        if one.indexed and looked + one.files <= _MAX_RETENTION_FILES:
-            looked += one.files
-            few.append(one)
+    for row in rows:
+        if row.indexed and looked + row.files <= _MAX_RETENTION_FILES:
+            looked += row.files
+            few.append(row)
     return few
 
 

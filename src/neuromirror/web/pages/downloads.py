@@ -74,7 +74,7 @@ async def checksums(request: CatalogueRequest) -> Response:
                 break
             after = found[-1].path
         parts = await request.query_index(
-            lambda index: [one.path for one in index.versions.subdatasets(row)]
+            lambda index: [subdataset.path for subdataset in index.versions.subdatasets(row)]
         )
         for path in parts:
             yield f"# subdataset with its own list: {path}\n"
@@ -182,7 +182,7 @@ def plan_download(
         return DownloadPlan(True, urls[:1])
     # the archive deletes assets that neither a published version nor the draft lists
     is_kept = file.retention is Retention.PUBLISHED or any(
-        one.current and one.key == file.key for one in spans
+        span.current and span.key == file.key for span in spans
     )
     named = [url for url in urls if is_asset_download(url)] if is_kept else []
     return DownloadPlan(False, named or urls[:1], bool(named))

@@ -135,7 +135,7 @@ def _is_zarr(index: Index, row: VersionRow, under: str, label: str) -> bool:
 
 def _markers(index: Index, row: VersionRow, under: str) -> Iterator[tuple[str, FileRow]]:
     """Yield the files of a folder that mark it as a Zarr, with their names."""
-    for marker in sorted(one.decode() for one in ZARR_MARKERS):
+    for marker in sorted(zarr_marker.decode() for zarr_marker in ZARR_MARKERS):
         with suppress(UnknownFileError):
             yield marker, index.files.get(row, f"{under}/{marker}" if under else marker)
 
@@ -196,16 +196,16 @@ def file_tree(index: Index, row: VersionRow, gateway: GatewayLinks) -> dict[str,
     """
     top = folder_entries(index, row, limit=_TREE_SIZE, gateway=gateway)
     folders = [one for one in top["rows"] if one["type"] == "folder"]
-    for one in folders[:_TREE_FOLDERS]:
+    for folder in folders[:_TREE_FOLDERS]:
         inner = folder_entries(
             index,
             row,
-            one["path"],
+            folder["path"],
             limit=_TREE_FOLDER_SIZE,
             max_counted=_TREE_COUNTED,
             gateway=gateway,
         )
-        one["entries"], one["more"] = inner["rows"], bool(inner["next"])
+        folder["entries"], folder["more"] = inner["rows"], bool(inner["next"])
     return top
 
 
@@ -250,11 +250,11 @@ def folder_entries(
         for one in islice(index.files.folder_entries(row, under, start, max_counted), limit + 1)
     ]
     subdatasets = [
-        one
-        for one in index.versions.subdatasets(row)
-        if one.path.startswith(within)
-        and "/" not in one.path[len(within) :]
-        and one.path >= max(start, within)
+        subdataset
+        for subdataset in index.versions.subdatasets(row)
+        if subdataset.path.startswith(within)
+        and "/" not in subdataset.path[len(within) :]
+        and subdataset.path >= max(start, within)
     ]
     found += [
         (one.path, _subdataset_entry(one), f"{one.path}\0") for one in subdatasets[: limit + 1]
@@ -424,7 +424,7 @@ async def file(request: CatalogueRequest) -> Response:
                 if is_proxied
                 else next(iter(gateway.visitor_urls(row, locations)), ""),
                 "spans": list(reversed(spans)),
-                "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
+                "other_occurrences": [shapes.Occurrence.of(other).plain() for other in others],
                 "has_more_occurrences": more,
             },
         )

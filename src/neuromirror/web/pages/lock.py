@@ -137,7 +137,7 @@ def _search(index: Index, terms: str) -> list[Any]:
         found = index.search.datasets(terms, limit=_MAX_RESULTS)
     except MalformedQueryError as error:
         raise BadRequestError(str(error)) from error
-    return [one.dataset for one in found.rows if one.dataset.version is not None]
+    return [row.dataset for row in found.rows if row.dataset.version is not None]
 
 
 async def _send(

@@ -61,12 +61,12 @@ def input_addresses(ancestors: Sequence[RelatedVersion], site: str) -> list[str]
         The public URL of the catalogue.
     """
     return [
-        one.name
-        if not one.dataset
-        else site + version_address(one.dataset, one.label)
-        if one.label
-        else site + dataset_address(one.dataset)
-        for one in ancestors
+        ancestor.name
+        if not ancestor.dataset
+        else site + version_address(ancestor.dataset, ancestor.label)
+        if ancestor.label
+        else site + dataset_address(ancestor.dataset)
+        for ancestor in ancestors
     ]
 
 
@@ -108,9 +108,9 @@ def linked_data(
         "version": state.label,
         "identifier": [*_dois(work), f"swh:1:rev:{state.commit}"],
         "license": [one.url or one.name for one in work.licenses],
-        "creator": [_agent(one) for one in work.authors],
+        "creator": [_agent(author) for author in work.authors],
         "publisher": None if work.publisher is None else _agent(work.publisher),
-        "funder": [_agent(one.organisation) for one in work.funders],
+        "funder": [_agent(funder.organisation) for funder in work.funders],
         "keywords": list(dict.fromkeys((*work.keywords, *searched))),
         "measurementTechnique": list(attributes.get("modality", ())),
         "variableMeasured": list(work.variables),
@@ -124,7 +124,7 @@ def linked_data(
         "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
         "distribution": [
             *_distributions(work, alias, site, has_checksums=has_checksums),
-            *(_file_distribution(work, site, one) for one in files),
+            *(_file_distribution(work, site, file) for file in files),
         ],
     }
     return {key: value for key, value in document.items() if value not in (None, [], "")}
@@ -388,9 +388,9 @@ def typed_links(
     if has_checksums:
         links.append(("item", site + checksums_address(name, label), "text/plain"))
     links += [("license", one.url, "") for one in work.licenses[:_MAX_LINKS] if one.url]
-    people = [one.url for one in work.authors if one.is_person and one.url]
+    people = [author.url for author in work.authors if author.is_person and author.url]
     links += [("author", url, "") for url in people[:_MAX_LINKS]]
-    return {"link": ", ".join(_link(*one) for one in links)}
+    return {"link": ", ".join(_link(*link) for link in links)}
 
 
 def _link(relation: str, target: str, kind: str) -> str:

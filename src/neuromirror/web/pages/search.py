@@ -180,7 +180,7 @@ def facet_context(
     """
     found = []
     for name, counts in facets.items():
-        is_selected = any(one.is_selected for one in counts)
+        is_selected = any(count.is_selected for count in counts)
         values = [
             {
                 "label": value_label(site, name, one.value),
@@ -192,7 +192,7 @@ def facet_context(
             if one.is_selected or (one.count and position < _MAX_LISTED)
         ]
         # a value that every result has selects nothing
-        if values and (is_selected or any(one.count < total for one in counts)):
+        if values and (is_selected or any(count.count < total for count in counts)):
             found.append(
                 {
                     "title": _TITLES[name],
@@ -287,13 +287,13 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
         except MalformedQueryError as error:
             return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
-            "found": [_result_context(one) for one in found.rows],
+            "found": [_result_context(row) for row in found.rows],
             "facets": facet_context(request.site, query, found.facets, found.total),
             "selected": [
-                (value_label(request.site, name, one.value), query.toggled(name, one.value))
+                (value_label(request.site, name, value.value), query.toggled(name, value.value))
                 for name, values in found.facets.items()
-                for one in values
-                if one.is_selected
+                for value in values
+                if value.is_selected
             ],
             "total": found.total,
             "exact": found.exact,
@@ -324,9 +324,9 @@ async def _results_csv(request: CatalogueRequest, query: SearchQuery) -> Respons
     start: int | None = 0
     while start is not None and len(rows) < _MAX_CSV_ROWS:
         read = partial(query.results, start=start, limit=_CSV_BATCH)
-        found = await request.query_index(read)
-        rows += (_csv_row(request.site_url, one) for one in found.rows)
-        start = found.next
+        index = await request.query_index(read)
+        rows += (_csv_row(request.site_url, row) for row in index.rows)
+        start = index.next
     return csv_response(request, "datasets", _CSV_COLUMNS, rows[:_MAX_CSV_ROWS])
 
 
@@ -400,7 +400,7 @@ async def find(request: CatalogueRequest) -> Response:
     def look(index: Index) -> dict[str, Any]:
         rows = index.files.find(checksum)
         found = [
-            shapes.Occurrence.of(one).plain() for one in islice(rows, first, first + _PAGE_SIZE + 1)
+            shapes.Occurrence.of(row).plain() for row in islice(rows, first, first + _PAGE_SIZE + 1)
         ]
         shown = found[:_PAGE_SIZE]
         return {

@@ -39,8 +39,8 @@ async def front_page(request: CatalogueRequest) -> Response:
             "changes": _changes(index, archives, _CHANGES_PER_ARCHIVE),
             "topics": index.search.archive_topics(),
             "examples": examples.read(index),
-            "datasets": sum(one.datasets - one.subdatasets for one in archives),
-            "versions": sum(one.versions for one in archives),
+            "datasets": sum(archive.datasets - archive.subdatasets for archive in archives),
+            "versions": sum(archive.versions for archive in archives),
         }
 
     return await request.render_page("index", **await request.query_index(look))
@@ -200,13 +200,13 @@ def _mirrors_csv(
     """Return the status of each archive as CSV."""
     rows = [
         {
-            **asdict(one),
-            "title": request.site.archive_title(one.mirror),
+            **asdict(mirror),
+            "title": request.site.archive_title(mirror.mirror),
             "listed": listed and listed.isoformat(),
-            "failures": sum(failure.mirror == one.mirror for failure in failures),
+            "failures": sum(failure.mirror == mirror.mirror for failure in failures),
         }
-        for one in mirrors
-        for listed in [checked[one.mirror]]
+        for mirror in mirrors
+        for listed in [checked[mirror.mirror]]
     ]
     return csv_response(request, "archives", _CSV_COLUMNS, rows)
 
@@ -221,8 +221,8 @@ async def help_page(request: CatalogueRequest) -> Response:
 async def api_page(request: CatalogueRequest) -> Response:
     """Show what programs can request."""
     examples = request.site.examples
-    found = await request.query_index(examples.read)
-    return await request.render_page("api", example=found[0] if found else "hippocampus")
+    index = await request.query_index(examples.read)
+    return await request.render_page("api", example=index[0] if index else "hippocampus")
 
 
 _TABLES_REMOVED: Final = (

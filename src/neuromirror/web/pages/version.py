@@ -175,7 +175,7 @@ def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str
     """Return the datasets, or the versions of two datasets, to choose from."""
     if not first:
         rows = islice(index.datasets.select(subdatasets=False), _MAX_CHOICES)
-        return {"datasets": [(one.name, one.title) for one in rows], "sides": None}
+        return {"datasets": [(row.name, row.title) for row in rows], "sides": None}
     named = {text: _named_datasets(index, text) for text in (first, second)}
     for text, found in named.items():
         if len(found) != 1:
@@ -199,7 +199,7 @@ def _named_datasets(index: Index, text: str) -> list[tuple[str, str]]:
         rows = index.search.datasets(text, limit=_MAX_FOUND).rows
     except MalformedQueryError:
         return []
-    return [(one.dataset.name, one.dataset.title) for one in rows]
+    return [(row.dataset.name, row.dataset.title) for row in rows]
 
 
 def _choice_links(
@@ -230,7 +230,7 @@ def _resolved(index: Index, name: str) -> str:
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:
     """Return the versions of a dataset, newest first: name, and kind with date."""
     rows: list[VersionRow] = list(index.versions.of(dataset))
-    return [(one.name, _kind_and_date(one)) for one in reversed(rows[-_MAX_CHOICES:])]
+    return [(row.name, _kind_and_date(row)) for row in reversed(rows[-_MAX_CHOICES:])]
 
 
 def _kind_and_date(row: VersionRow) -> str:

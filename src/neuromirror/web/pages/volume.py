@@ -169,7 +169,7 @@ async def _page(
     def look(index: Index) -> dict[str, Any]:
         return {
             "dataset": shapes.Dataset.of(index.datasets.get(row.dataset_name)).plain(),
-            "links": [one for one in index.datasets.links(row.dataset_name) if is_web(one[1])],
+            "links": [link for link in index.datasets.links(row.dataset_name) if is_web(link[1])],
             "allow_command": allow_command_for(index, [row]),
         }
 
