@@ -481,8 +481,7 @@ class DandiApi:
         return self._documents.info()
 
     def _own_token(self, request: Request) -> Response:
-        token = self._token(request)
-        if token is None:
+        if (token := self._token(request)) is None:
             raise _anonymous()
         return json_response(token)
 
@@ -496,12 +495,10 @@ class DandiApi:
             raise ApiError(401, _EMBARGOED_ANONYMOUS)
         rows = [
             dandiset
-            for dandiset in self._archive.dandisets.values()
+            for _, dandiset in sorted(self._archive.dandisets.items())
             if not dandiset.embargoed or (embargoed and token == self._owner)
         ]
-        rows.sort(key=lambda one: one.identifier)
-        row = partial(self._documents.dandiset, full=False)
-        return page(rows, row, args, self._url(request))
+        return page(rows, partial(self._documents.dandiset, full=False), args, self._url(request))
 
     def _dandiset(self, request: Request, dandiset: str) -> Json:
         return self._documents.dandiset(self._find_dandiset(request, dandiset))

@@ -6,7 +6,6 @@ h5py give equal bytes; other versions may lay a file out differently.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
@@ -72,7 +71,9 @@ def session_start(recipe: NwbRecipe) -> datetime:
 
 def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
     """Return the bytes of the file, from ``cache`` if they were written before."""
-    name = repr((_LAYOUT, sorted(asdict(recipe).items()), _releases()))
+    # the releases of these packages determine the bytes
+    releases = [version(name) for name in ("pynwb", "hdmf", "h5py")]
+    name = repr((_LAYOUT, sorted(asdict(recipe).items()), releases))
     kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.nwb"
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -80,12 +81,6 @@ def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
             _write(recipe, Path(scratch, "new.nwb"))
             os.replace(Path(scratch, "new.nwb"), kept)
     return kept.read_bytes()
-
-
-@functools.cache
-def _releases() -> list[str]:
-    """Return the releases of the packages that determine the bytes."""
-    return [version(name) for name in ("pynwb", "hdmf", "h5py")]
 
 
 def _write(recipe: NwbRecipe, target: Path) -> None:

@@ -75,7 +75,7 @@ class Fault:
             server == self.server
             and re.search(self.path, request.path) is not None
             and self.method in {None, request.method}
-            and re.search(self.query, _query(request)) is not None
+            and re.search(self.query, request.query_string.decode("latin-1")) is not None
             and (self.page is None or request.args.get("page", "1") == str(self.page))
         )
 
@@ -266,7 +266,7 @@ class FaultInjector:
         request = Request(environ)
         if request.path.startswith("/_demo/"):
             return self._app(environ, start_response)
-        query = _query(request)
+        query = request.query_string.decode("latin-1")
         self.log.append(f"{request.method} {request.path}{'?' if query else ''}{query}")
         struck = self._faults.strike(self._server, request)
         response = self._answer(request, struck)
@@ -294,10 +294,6 @@ def spoil_voxels(request: Request, voxels: Voxels) -> Voxels:
     """Return the voxels of a cutout with the fault that applies to this request."""
     change: Callable[[Voxels], Voxels] | None = request.environ.get("neuromirror_demo.voxels")
     return voxels if change is None else change(voxels)
-
-
-def _query(request: Request) -> str:
-    return request.query_string.decode("latin-1")
 
 
 def _refuse_s3(status: int, _: int | None) -> Response:

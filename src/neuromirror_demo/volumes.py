@@ -323,8 +323,9 @@ def ome_zarr_objects(scales: Sequence[LayerScale]) -> dict[str, EncodedObject]:
         for (x, y, z), part in _parts(scale):
             chunk = numpy.zeros(CHUNK[::-1], scale.voxels.dtype.newbyteorder("<"))
             chunk[: part.shape[0], : part.shape[1], : part.shape[2]] = part
-            made[f"{number}/c/{z}/{y}/{x}"] = EncodedObject(_gzip(chunk.tobytes()))
-    axes = [{"name": one, "type": "space", "unit": "nanometer"} for one in "zyx"]
+            data = encode_object(chunk.tobytes(), "gzip").data
+            made[f"{number}/c/{z}/{y}/{x}"] = EncodedObject(data)
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
     ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     return {"zarr.json": EncodedObject(_json(group)), **made}
@@ -349,13 +350,9 @@ def n5_objects(scales: Sequence[LayerScale]) -> dict[str, EncodedObject]:
         made[f"s{number}/attributes.json"] = EncodedObject(_json(attributes))
         for position, part in _parts(scale):
             head = struct.pack(">HH3I", 0, 3, *part.shape[::-1])
-            data = _gzip(part.astype(part.dtype.newbyteorder(">")).tobytes())
-            made[f"s{number}/" + "/".join(map(str, position))] = EncodedObject(head + data)
+            voxels = encode_object(part.astype(part.dtype.newbyteorder(">")).tobytes(), "gzip")
+            made[f"s{number}/" + "/".join(map(str, position))] = EncodedObject(head + voxels.data)
     return made
-
-
-def _gzip(data: bytes) -> bytes:
-    return gzip.compress(data, 6, mtime=0)
 
 
 def _parts(scale: LayerScale) -> Iterator[tuple[XYZ, Voxels]]:
