@@ -72,7 +72,7 @@ def session_start(recipe: NwbRecipe) -> datetime:
 def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
     """Return the bytes of the file, from ``cache`` if they were written before."""
     # the releases of these packages determine the bytes
-    releases = [version(name) for name in ("pynwb", "hdmf", "h5py")]
+    releases = [version(package) for package in ("pynwb", "hdmf", "h5py")]
     name = repr((_LAYOUT, sorted(asdict(recipe).items()), releases))
     kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.nwb"
     if not kept.exists():

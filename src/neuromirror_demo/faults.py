@@ -75,7 +75,7 @@ class Fault:
             server == self.server
             and re.search(self.path, request.path) is not None
             and self.method in {None, request.method}
-            and re.search(self.query, request.query_string.decode("latin-1")) is not None
+            and re.search(self.query, request.environ["QUERY_STRING"]) is not None
             and (self.page is None or request.args.get("page", "1") == str(self.page))
         )
 
@@ -266,7 +266,7 @@ class FaultInjector:
         request = Request(environ)
         if request.path.startswith("/_demo/"):
             return self._app(environ, start_response)
-        query = request.query_string.decode("latin-1")
+        query = environ["QUERY_STRING"]
         self.log.append(f"{request.method} {request.path}{'?' if query else ''}{query}")
         struck = self._faults.strike(self._server, request)
         response = self._answer(request, struck)
