@@ -29,7 +29,6 @@ class HealthProbe:
 
     now: float = 0.0
     problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
     page: bytes = b"figures 1\n"
     address: tuple[str, int] = ("", 0)
 
@@ -51,7 +50,6 @@ def probe() -> Iterator[HealthProbe]:
         heartbeat=pulse,
         problems=lambda: probe.problems,
         metrics=lambda: probe.page,
-        remarks=lambda: probe.remarks,
     ) as server:
         probe.address = server.address
         yield probe
@@ -79,15 +77,13 @@ def test_healthz_reports_whether_the_service_loop_runs(probe: HealthProbe) -> No
     assert probe.get("/readyz") == (200, "ok\n")
 
 
-def test_readyz_reports_problems_and_lists_remarks(probe: HealthProbe) -> None:
-    probe.remarks = ["degraded: the catalogue does not answer"]
-    assert probe.get("/readyz") == (200, "ok\ndegraded: the catalogue does not answer\n")
+def test_readyz_reports_problems(probe: HealthProbe) -> None:
     probe.problems = [
         "stopping: no new jobs are started",
         "index: cannot be read (IndexMissingError)",
     ]
     status, text = probe.get("/readyz")
-    assert (status, text.splitlines()) == (503, [*probe.problems, *probe.remarks])
+    assert (status, text.splitlines()) == (503, probe.problems)
     assert probe.get("/healthz") == (200, "ok\n")
 
 

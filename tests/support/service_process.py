@@ -15,9 +15,8 @@ from support.mirror_harness import MirrorHarness
 from support.store_states import is_alive, wait_until
 
 SHORT_TIMEOUTS = (
-    "import neuromirror.service.catalogue_process as c, neuromirror.service.scheduling as w, "
-    "neuromirror.service.serve as s; "
-    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 9.0, 1; c._FIRST_DELAY = 0.2; "
+    "import neuromirror.service.scheduling as w, neuromirror.service.serve as s; "
+    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD, s._CATALOGUE = 1.0, 9.0, 1, 1; "
     "w._SUPERDATASET_MIN_DELAY = 0.5"
 )
 """Statements to execute before a service, which then waits for little."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +25,10 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from neuromirror.config.sibling_files import Sibling
     from neuromirror.crawl import Result
-    from neuromirror.service.catalogue_process import CatalogueOptions
     from neuromirror.service.engine import MirrorFiles
     from neuromirror.service.serve import ServeOptions
     from neuromirror.store import Store
+    from neuromirror.web.gateway.modes import GatewayModes
 
 _LOCAL_SIBLINGS = Path("siblings")
 
@@ -215,33 +217,10 @@ neuromirror serve --once""",
 @cli.option(
     "--metrics HOST:PORT", "Serve /healthz, /readyz and /metrics at this address [default: off]."
 )
-@cli.option("--catalogue HOST:PORT", 'Run "neuromirror catalogue" at this address [default: off].')
 @cli.option(
-    "--catalogue-address address URL",
-    "Public URL of the catalogue behind a reverse proxy [default: "
-    "$NEUROMIRROR_CATALOGUE_ADDRESS, else taken from each request].",
-)
-@cli.option(
-    "--catalogue-title title TEXT",
-    "Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
-)
-@cli.flag(
-    "--catalogue-no-cutouts no_cutouts",
-    "In the catalogue, show no previews of files, and offer no regions of volumes.",
-)
-@cli.repeatable(
-    "--catalogue-limit limits KIND=NUMBER",
-    'Request limit, as "neuromirror catalogue --limit" [default: $NEUROMIRROR_CATALOGUE_LIMITS].',
-)
-@cli.repeatable(
-    "--catalogue-gateway gateways [MIRROR=]MODE",
-    'How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
-    "$NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
-)
-@cli.repeatable(
-    "--catalogue-trusted-proxy proxies ADDRESS",
-    'Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
-    "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
+    "--catalogue HOST:PORT",
+    'Run "neuromirror catalogue" at this address, with the settings in its variables '
+    "$NEUROMIRROR_CATALOGUE_… [default: off].",
 )
 @cli.flag("--log-json", "Write the log as one JSON object per line.")
 @cli.path_option(
@@ -276,7 +255,6 @@ def serve_command(
     siblings: Path | None,
     vaults: Path | None,
     once: bool,
-    **shown: Any,
 ) -> None:
     """Run the service that keeps mirrors up to date.
 
@@ -305,13 +283,13 @@ def serve_command(
                 f"'{name}' is a dataset, but the service updates whole mirrors only; write "
                 f"{mirror}, or run 'neuromirror sync {name}'"
             )
-    catalogue_options = None
-    if catalogue is not None:
-        catalogue_options = _catalogue_options(catalogue, once=once, **shown)
-    elif any(shown.values()):
+    if catalogue is not None and once:
         raise ConfigurationError(
-            "options --catalogue-… require an address for the catalogue; add --catalogue HOST:PORT"
+            "--catalogue and --once cannot be used together; run 'neuromirror catalogue' as a "
+            "separate process"
         )
+    if catalogue is not None:  # a wrong variable is an error at the start
+        catalogue_command.make_context("catalogue", ["--listen", catalogue])
     folder = settings.store_folder.absolute()
     require_public_store(folder)
     configured = load_configured_vaults(vaults)
@@ -324,7 +302,7 @@ def serve_command(
         worker_memory=worker_memory,
         private=None if private_store is None else private_store.absolute(),
         metrics=None if metrics is None else parse_listen_address(metrics),
-        catalogue=catalogue_options,
+        catalogue=None if catalogue is None else parse_listen_address(catalogue),
         log_json=log_json,
         housekeeping=HousekeepingSettings(
             backup_folder=None if backup is None else backup.absolute(),
@@ -339,46 +317,6 @@ def serve_command(
         serve(store, index_path, files, options)
         return
     sys.exit(_serve_once(settings, store, index_path, files, options))
-
-
-def _catalogue_options(
-    listen: str,
-    *,
-    once: bool,
-    address: str | None,
-    title: str | None,
-    no_cutouts: bool,
-    limits: tuple[str, ...],
-    gateways: tuple[str, ...],
-    proxies: tuple[str, ...],
-) -> CatalogueOptions:
-    """Return the options of the catalogue, from the command line or from the environment."""
-    from neuromirror.service.catalogue_process import CatalogueOptions
-    from neuromirror.service.server_options import parse_listen_address, parse_site_url
-    from neuromirror.web.gateway.modes import parse_modes
-    from neuromirror.web.rate_limits import parse_limits, parse_proxies
-
-    if once:
-        raise ConfigurationError(
-            "--catalogue and --once cannot be used together; run 'neuromirror catalogue' as a "
-            "separate process"
-        )
-    limits = limits or _catalogue_variable("LIMITS")
-    proxies = proxies or _catalogue_variable("TRUSTED_PROXIES")
-    gateways = gateways or _catalogue_variable("GATEWAY")
-    parse_limits(limits)
-    modes = parse_modes(gateways)
-    parse_proxies(proxies)
-    return CatalogueOptions(
-        parse_listen_address(listen),
-        parse_site_url(address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
-        title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
-        cutouts=not no_cutouts,
-        limits=limits,
-        gateways=gateways,
-        proxies=proxies,
-        modes=modes.by_name,
-    )
 
 
 def _serve_once(
@@ -401,13 +339,29 @@ def _serve_once(
     return exit_code if exit_code > 1 else worst_exit_code(code, exit_code)
 
 
-def _catalogue_variable(name: str) -> tuple[str, ...]:
-    return tuple(os.environ.get(f"NEUROMIRROR_CATALOGUE_{name}", "").replace(",", " ").split())
-
-
 _LISTEN = "127.0.0.1:8270"
 _WHOLE_LIFE = ExitStack()
 """What lasts as long as the process."""
+
+
+class _Words(click.types.StringParamType):
+    """A text, several of which are in a variable, separated by spaces or commas."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return rv.replace(",", " ").split()
+
+
+def _setting(name: str, parse: str = "", **attributes: Any) -> dict[str, Any]:
+    """Return the attributes of an option with a variable.
+
+    ``parse`` is the function that parses the value, which is imported when it is called.
+    """
+    module, _, function = parse.rpartition(".")
+    if parse:
+        attributes["callback"] = lambda _, __, value: getattr(import_module(module), function)(
+            value
+        )
+    return {"envvar": f"NEUROMIRROR_CATALOGUE_{name}", **attributes}
 
 
 @cli.command(
@@ -422,31 +376,45 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
 )
 @cli.option(
     "--address URL",
-    "Public URL behind a reverse proxy [default: taken from each request].",
-    default="",
+    "Public URL behind a reverse proxy [default: $NEUROMIRROR_CATALOGUE_ADDRESS, else taken from "
+    "each request].",
+    **_setting("ADDRESS", "neuromirror.service.server_options.parse_site_url", default=""),
 )
-@cli.option("--title TEXT", "Title of the site [default: neuromirror].", default="")
+@cli.option(
+    "--title TEXT",
+    "Title of the site [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
+    **_setting("TITLE", default=""),
+)
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
+    envvar="NEUROMIRROR_CATALOGUE_CUTOUTS",
     help="Show previews of files and let visitors download regions and blocks of volumes, all read "
-    "from the archives, with limits.",
+    "from the archives, with limits [default: $NEUROMIRROR_CATALOGUE_CUTOUTS (1 or 0), else "
+    "--cutouts].",
 )
 @cli.repeatable(
     "--limit limits KIND=NUMBER",
     "Requests per minute and client, for cutout, diff, gateway, preview or search, and "
-    "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
-    "preview=120, search=120, gateway-mb=6000].",
+    "megabytes for gateway-mb; 0 is unlimited [default: $NEUROMIRROR_CATALOGUE_LIMITS, else "
+    "cutout=60, diff=30, gateway=6000, preview=120, search=120, gateway-mb=6000].",
+    type=_Words(),
+    **_setting("LIMITS", "neuromirror.web.rate_limits.parse_limits"),
 )
 @cli.repeatable(
     "--gateway gateways [MIRROR=]MODE",
     "How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
     "redirect (to the archive, not verified), proxy (through this catalogue, verified) or off "
-    "[default: redirect].",
+    "[default: $NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
+    type=_Words(),
+    **_setting("GATEWAY", "neuromirror.web.gateway.modes.parse_modes"),
 )
 @cli.repeatable(
     "--trusted-proxy proxies ADDRESS",
-    "Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
+    "Address or network of a proxy whose X-Forwarded-For header is trusted [default: "
+    "$NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
+    type=_Words(),
+    **_setting("TRUSTED_PROXIES", "neuromirror.web.rate_limits.parse_proxies"),
 )
 @click.option(
     "--workers",
@@ -457,7 +425,7 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "$NEUROMIRROR_CATALOGUE_WORKERS, else one for each processor, at most 4].",
 )
 @cli.flag("--log-json", "Write the log as one JSON object per line.")
-@click.option("--supervised", nargs=2, type=int, hidden=True)
+@click.option("--listener", type=int, hidden=True)
 @cli.settings_options
 def catalogue_command(
     settings: Settings,
@@ -466,12 +434,12 @@ def catalogue_command(
     address: str,
     title: str,
     cutouts: bool,
-    limits: tuple[str, ...],
-    gateways: tuple[str, ...],
-    proxies: tuple[str, ...],
+    limits: Mapping[str, int],
+    gateways: GatewayModes,
+    proxies: Sequence[str],
     workers: int | None,
     log_json: bool,
-    supervised: tuple[int, int] | None,
+    listener: int | None,
 ) -> None:
     """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
 
@@ -479,15 +447,14 @@ def catalogue_command(
     the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only. On the
     open internet, run it behind a web server with TLS. Requires the extra "web".
     """
-    from neuromirror.service.catalogue_process import CatalogueStatusFile, SupervisorConnection
-    from neuromirror.service.logs import log_printed_output, logging_to
+    from neuromirror.service.catalogue_process import CatalogueStatusFile
+    from neuromirror.service.logs import logging_to
     from neuromirror.service.server_options import (
         CATALOGUE,
         bound_address,
         format_address,
         open_listener,
         parse_listen_address,
-        parse_site_url,
         require_packages,
     )
 
@@ -495,34 +462,33 @@ def catalogue_command(
     if log_json:
         require_packages("--log-json", "service", "pythonjsonlogger")
     from neuromirror.config.mirror_files import mirror_titles
-    from neuromirror.web.gateway.modes import parse_modes
-    from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
-    modes = parse_modes(gateways)
-    per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
-    beat: Callable[[Mapping[str, int]], None] | None = None
+    service = None if listener is None else os.getppid()
     with ExitStack() as stack:
         stack.enter_context(logging_to(as_json=log_json, mirrors={}))
-        if supervised is None:
-            listens = open_listener(parse_listen_address(listen), "the catalogue")
-        else:
-            # "neuromirror serve" passes the listening socket and a socket for heartbeats
-            listens = socket.socket(fileno=supervised[0])
-            beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
-            stack.enter_context(log_printed_output())
+        # "neuromirror serve" passes its listening socket
+        listens = (
+            open_listener(parse_listen_address(listen), "the catalogue")
+            if listener is None
+            else socket.socket(fileno=listener)
+        )
         from neuromirror.web.serve import default_workers, serve_catalogue
         from neuromirror.web.site import SiteSettings
 
         url = f"http://{format_address(bound_address(listens))}"
-
         store = settings.store()
-        status = CatalogueStatusFile(store, url, modes.by_name)
+        status = CatalogueStatusFile(store, url, gateways.by_name)
 
         def ready() -> None:
-            if supervised is None:  # else the service saves its status
-                status.update({})
+            status.update({})
+            if service is None:  # else the service names its address
                 line = f"the catalogue is at {url} (press Ctrl-C to stop)"
                 settings.emit("catalogue", {"url": url}, line)
+
+        def beat(counts: Mapping[str, int]) -> None:
+            status.update(counts)
+            if service not in (None, os.getppid()):
+                os.kill(os.getpid(), signal.SIGTERM)  # the service is gone
 
         serve_catalogue(
             store,
@@ -530,18 +496,18 @@ def catalogue_command(
             listens,
             SiteSettings(
                 title=title or "neuromirror",
-                address=parse_site_url(address),
+                address=address,
                 cutouts=cutouts,
                 archives=mirror_titles(settings.mirrors_folder),
-                modes=modes,
+                modes=gateways,
             ),
-            per_minute=per_minute,
-            proxies=trusted,
+            per_minute=limits,
+            proxies=proxies,
             workers=workers or default_workers(),
             start_worker=partial(_start_logging, as_json=log_json),
             on_ready=ready,
-            heartbeat=beat or status.update,
-            on_stop=status.remove if supervised is None else lambda: None,
+            heartbeat=beat,
+            on_stop=status.remove,
         )
 
 

@@ -490,8 +490,7 @@ CONFIGURATION: Final = "configuration"
 """Reading a mirror file, or the folder of mirror files, while the service runs."""
 WORKERS: Final = "workers"
 SERVICE: Final = "service"
-CATALOGUE: Final = "catalogue"
-SERVICE_TASKS: Final = frozenset({CONFIGURATION, WORKERS, SERVICE, CATALOGUE})
+SERVICE_TASKS: Final = frozenset({CONFIGURATION, WORKERS, SERVICE})
 """Tasks of a running service; a new service starts with no failures of these on record."""
 
 TOP_ALIAS: Final = "neuromirror"

@@ -116,10 +116,9 @@ class Readiness:
 class HealthServer:
     """Serves health checks and metrics during the block.
 
-    /healthz responds 200 while the service loop runs; /readyz responds 200 unless there are
-    ``problems``, with a line for each of ``remarks``, which are degradations; otherwise both
-    respond 503 with the reasons. /metrics returns ``metrics()``. ``address`` is the bound address
-    with its actual port. Raises ConfigurationError if the address cannot be bound.
+    /healthz responds 200 while the service loop runs, /readyz unless there are ``problems``;
+    otherwise they respond 503 with the reasons. /metrics returns ``metrics()``. ``address`` is the
+    bound address with its actual port. Raises ConfigurationError if the address cannot be bound.
     """
 
     def __init__(
@@ -129,11 +128,10 @@ class HealthServer:
         heartbeat: Heartbeat,
         problems: Callable[[], list[str]],
         metrics: Callable[[], bytes],
-        remarks: Callable[[], list[str]] = list,
     ) -> None:
         pages = {
-            "/healthz": lambda: _health_page(_loop_problems(heartbeat), []),
-            "/readyz": lambda: _health_page(problems(), remarks()),
+            "/healthz": lambda: _health_page(_loop_problems(heartbeat)),
+            "/readyz": lambda: _health_page(problems()),
             "/metrics": lambda: (HTTPStatus.OK, METRICS_TYPE, metrics()),
         }
         host, port = address
@@ -169,9 +167,9 @@ def _loop_problems(heartbeat: Heartbeat) -> list[str]:
     return [] if heartbeat.is_alive() else [f"the service loop last ran {age:.0f} s ago"]
 
 
-def _health_page(problems: list[str], remarks: list[str]) -> _Page:
+def _health_page(problems: list[str]) -> _Page:
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-    text = "\n".join([*(problems or ["ok"]), *remarks])
+    text = "\n".join(problems or ["ok"])
     return status, _TEXT, f"{text}\n".encode()
 
 

@@ -6,7 +6,6 @@ visit's id (as in the journal), the job's kind, its outcome, its duration in sec
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, TextIO
 from urllib.parse import quote
@@ -150,38 +149,6 @@ def logging_to(
         root.setLevel(before[0])
         ours.setLevel(before[1])
         handler.close()
-
-
-@contextmanager
-def log_printed_output() -> Iterator[None]:
-    """Log the lines that are printed in the block, because some packages print their errors.
-
-    Use it inside :func:`logging_to`, which keeps writing to the original stream.
-    """
-    printed = _PrintedLines()
-    with redirect_stdout(printed), redirect_stderr(printed):
-        yield
-
-
-class _PrintedLines(io.TextIOBase):
-    """A text stream that logs each complete line."""
-
-    def __init__(self) -> None:
-        self._logging = threading.local()
-        self._partial = ""
-
-    def write(self, text: str) -> int:
-        """Log the lines that are complete now."""
-        if getattr(self._logging, "now", False):  # a line about a failure to log
-            return len(text)
-        *lines, self._partial = (self._partial + text).split("\n")
-        self._logging.now = True
-        try:
-            for line in filter(str.strip, lines):
-                log_event("printed output", line, level=logging.WARNING)
-        finally:
-            self._logging.now = False
-        return len(text)
 
 
 def _thread_died(what: threading.ExceptHookArgs) -> None:

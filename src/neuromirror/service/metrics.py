@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,15 +25,13 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
+from neuromirror.service.catalogue_process import CatalogueStatus, catalogue_statuses
 from neuromirror.service.custody_tasks import CustodyStatus
 from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
 from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.jobs import ALL_MIRRORS
 from neuromirror.service.scheduling import SUPERDATASET_PREFIX
 from neuromirror.store import Store
-
-if TYPE_CHECKING:
-    from neuromirror.service.catalogue_process import SupervisedCatalogue
 
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
 _JOB_BUCKETS: Final = (0.1, 1, 10, 60, 300, 900, 3_600, 14_400, 86_400)
@@ -66,8 +64,6 @@ class Metrics(Collector):
         self._schedule = schedule
         self._served = served
         self._clock = clock
-        self.catalogue: SupervisedCatalogue | None = None
-        """The catalogue of the service, if it runs one."""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(self)
@@ -202,7 +198,7 @@ class Metrics(Collector):
         yield from _custody_metrics(CustodyStatus.load(self._store))
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
-        yield from _catalogue_metrics(self.catalogue)
+        yield from _catalogue_metrics(catalogue_statuses(self._store))
 
     def _status(
         self,
@@ -271,18 +267,16 @@ def _gauge(
     return family
 
 
-def _catalogue_metrics(catalogue: SupervisedCatalogue | None) -> Iterator[Metric]:
-    """Yield the state of the catalogue; without samples if the service runs none."""
-    up = _gauge("catalogue_up", "Whether the catalogue responds (1 or 0).")
-    restarts = CounterMetricFamily(
-        "neuromirror_catalogue_restarts", "Number of restarts of the catalogue process."
-    )
-    counts: Mapping[str, int] = {}
-    gateway: Mapping[str, str] = {}
-    if catalogue is not None:
-        gateway, counts = catalogue.modes, catalogue.refused.copy()
-        up.add_metric([], int(catalogue.is_up))
-        restarts.add_metric([], catalogue.restarts)
+def _catalogue_metrics(catalogues: Sequence[CatalogueStatus]) -> Iterator[Metric]:
+    """Yield the state of the catalogues of the store, as each has saved it last."""
+    up = _gauge("catalogue_up", "1 if all catalogues of the store run, 0 if one was lost.")
+    counts: Tally[str] = Tally()
+    gateway: dict[str, str] = {}
+    for catalogue in catalogues:
+        counts.update(catalogue.counts)
+        gateway |= catalogue.gateway
+    if catalogues:
+        up.add_metric([], not any(catalogue.is_lost for catalogue in catalogues))
     refused = CounterMetricFamily(
         "neuromirror_catalogue_refused",
         "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
@@ -312,7 +306,7 @@ def _catalogue_metrics(catalogue: SupervisedCatalogue | None) -> Iterator[Metric
             verified.add_metric([], count)
         else:
             delivered.add_metric([_label(result)], count)
-    yield from (up, restarts, refused, modes, delivered, verified)
+    yield from (up, refused, modes, delivered, verified)
 
 
 def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:

@@ -5,17 +5,20 @@ APScheduler is used as a clock only; all persistent state is in the schedule.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
 from msgspec import Struct, field
 
@@ -23,7 +26,6 @@ from neuromirror.crawl import FailureLog, Mirror, PrivateStore, Result, open_rec
 from neuromirror.crawl.recorder import SERVICE, lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue
 from neuromirror.service.dask_cluster import DaskExecutor
 from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service, StaleLeases
 from neuromirror.service.executors import (
@@ -41,7 +43,7 @@ from neuromirror.service.housekeeping import (
     housekeeping_tasks,
 )
 from neuromirror.service.logs import Secrets, log_event, logging_to
-from neuromirror.service.server_options import format_address
+from neuromirror.service.server_options import bound_address, format_address, open_listener
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store, StoreBusyError
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 _TURN = 1.0
 """Seconds between two passes of the loop unless a finished job wakes it."""
 
-_RELOAD, _HOUSEKEEPING, _STATUS = 10, 60, 60
+_RELOAD, _HOUSEKEEPING, _STATUS, _CATALOGUE = 10, 60, 60, 5
 _HANG_SECONDS = 120.0
 """Seconds without a pass after which the loop is considered hung."""
 
@@ -63,6 +65,16 @@ _STOP_TIMEOUT = 20.0
 
 _EXIT_TIMEOUT = 28.0
 """… and that the whole shutdown may take."""
+
+
+_CATALOGUE_EXIT: Final = 8.0
+"""Seconds that requests to the catalogue have to finish when the service stops."""
+
+_PROGRAM: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from neuromirror.cli import main; main(prog_name='neuromirror')"
+)
+"""The catalogue uses the module search path of this process."""
 
 
 class ServiceRunningError(NeuromirrorError):
@@ -87,7 +99,8 @@ class ServeOptions(Struct, frozen=True):
     metrics
         Host and port for health checks and metrics; None disables them.
     catalogue
-        Options of the catalogue; None disables it.
+        Host and port of the catalogue, whose other settings are in the environment; None disables
+        it.
     log_json
         Whether log lines are JSON.
     housekeeping
@@ -101,7 +114,7 @@ class ServeOptions(Struct, frozen=True):
     worker_memory: int = JOB_MEMORY
     private: Path | None = None
     metrics: tuple[str, int] | None = None
-    catalogue: CatalogueOptions | None = None
+    catalogue: tuple[str, int] | None = None
     log_json: bool = False
     housekeeping: HousekeepingSettings = field(default_factory=HousekeepingSettings)
 
@@ -291,35 +304,34 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
         ExitStack() as stack,
     ):
         heartbeat = Heartbeat(_HANG_SECONDS)
-        catalogue = None
-        if options.catalogue is not None:
-            catalogue = _supervised_catalogue(
-                store, index_path, options, options.catalogue, running, files
-            )
-            stack.enter_context(catalogue)
         if options.metrics is not None:
             server = HealthServer(
                 options.metrics,
                 heartbeat=heartbeat,
                 problems=running.readiness.problems,
                 metrics=running.metrics.page,
-                remarks=list if catalogue is None else catalogue.remarks,
             )
             stack.enter_context(server)
             log_event("health server started", f"http://{format_address(server.address)}/healthz")
+        watched: list[CatalogueProcess] = []
+        if options.catalogue is not None:
+            arguments = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
+            arguments += ["--log-json"] * options.log_json
+            process = CatalogueProcess(options.catalogue, arguments, Secrets(files.mirrors))
+            watched.append(stack.enter_context(process))
         notifier = SystemdNotifier.from_environment()
         running.service.start()
         loop = _ServiceLoop(running, heartbeat, stop)
         stack.enter_context(notifier.feed_watchdog(heartbeat))
-        with _clock(loop, notifier, running):
+        with _clock(loop, notifier, running, watched):
             names = ", ".join(sorted(files.mirrors))
             log_event("started", f"store {store.root}, mirrors {names}, {options.workers} workers")
             notifier.ready(f"{len(files.mirrors)} mirrors")
             stop.wait()
             notifier.stopping()
             running.readiness.stop()
-            if catalogue is not None:
-                catalogue.stop()
+            for process in watched:
+                process.stop()
             guard = _exit_timer(0)
         log_event(
             "stopping",
@@ -330,33 +342,70 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
         guard.cancel()
 
 
-def _supervised_catalogue(
-    store: Store,
-    index_path: Path,
-    options: ServeOptions,
-    shown: CatalogueOptions,
-    running: _RunningService,
-    files: MirrorFiles,
-) -> SupervisedCatalogue:
-    """Return the supervised catalogue, not started yet; raises ConfigurationError."""
-    command = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
-    command += ["--address", shown.address, "--title", shown.title]
-    command += [] if shown.cutouts else ["--no-cutouts"]
-    command += [argument for limit in shown.limits for argument in ("--limit", limit)]
-    command += [argument for mode in shown.gateways for argument in ("--gateway", mode)]
-    command += [argument for proxy in shown.proxies for argument in ("--trusted-proxy", proxy)]
-    command += ["--log-json"] if options.log_json else []
-    supervised = SupervisedCatalogue(
-        shown.listen,
-        command,
-        # pages need no token
-        secret_variables=Secrets(files.mirrors).names,
-        log=running.log,
-        store=store,
-        modes=shown.modes,
-    )
-    running.metrics.catalogue = supervised
-    return supervised
+class CatalogueProcess:
+    """``neuromirror catalogue`` in a process of its own, which is started again when it has ended.
+
+    So it cannot slow down the service, and knows no secret. The service has the listening socket:
+    during a restart the address stays bound, and clients wait. Raises ConfigurationError if the
+    address cannot be bound.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], arguments: Sequence[str], secrets: Secrets
+    ) -> None:
+        self._listener = open_listener(address, "the catalogue")
+        self._arguments = arguments
+        self._secrets = secrets
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._process is not None:
+            try:
+                self._process.wait(_CATALOGUE_EXIT)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def keep_running(self) -> None:
+        """Start the process unless it is running."""
+        with self._lock:
+            process = self._process
+            if self._is_stopping or (process is not None and process.poll() is None):
+                return
+            if process is not None:
+                message = f"with code {process.returncode}; it is started again"
+                log_event("catalogue exited", message, level=logging.ERROR)
+            number = self._listener.fileno()
+            secrets = self._secrets.names()
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path)),
+                    *(*self._arguments, "--listener", str(number)),
+                ],
+                stdin=subprocess.DEVNULL,
+                # the stdout of the service is for programs
+                stdout=2,
+                env={name: value for name, value in os.environ.items() if name not in secrets},
+                pass_fds=[number],
+                # Ctrl-C goes to the service, which stops this process
+                start_new_session=True,
+            )
+            log_event(
+                "catalogue started", f"http://{format_address(bound_address(self._listener))}"
+            )
+
+    def stop(self) -> None:
+        """Close the listening socket and terminate the process, without waiting for its exit."""
+        with self._lock:
+            self._is_stopping = True
+            self._listener.close()
+            if self._process is not None:
+                self._process.terminate()
 
 
 def _exit_timer(code: int) -> threading.Timer:
@@ -436,7 +485,10 @@ class _ServiceLoop:
 
 @contextmanager
 def _clock(
-    loop: _ServiceLoop, notifier: SystemdNotifier, running: _RunningService
+    loop: _ServiceLoop,
+    notifier: SystemdNotifier,
+    running: _RunningService,
+    watched: Sequence[CatalogueProcess],
 ) -> Iterator[None]:
     """Run the periodic functions of the service during the block."""
     from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-untyped]
@@ -461,13 +513,15 @@ def _clock(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
     for name, job, seconds in (
+        *(("catalogue", process.keep_running, _CATALOGUE) for process in watched),
         ("tick", loop.turn, _TURN),
         ("mirror files", loop.reload_mirror_files, _RELOAD),
         ("housekeeping", run_housekeeping, _HOUSEKEEPING),
         ("status", status, _STATUS),
     ):
         clock.add_job(job, "interval", seconds=seconds, id=name)
-    clock.modify_job("tick", next_run_time=datetime.now(UTC))
+    for name in ("tick", *["catalogue"] * len(watched)):
+        clock.modify_job(name, next_run_time=datetime.now(UTC))
     clock.start()
     try:
         yield
