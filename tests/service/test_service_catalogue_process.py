@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from neuromirror.service.catalogue_process import catalogue_statuses
+from neuromirror.service.servers import catalogue_statuses
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness

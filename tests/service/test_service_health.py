@@ -19,7 +19,7 @@ from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
 from neuromirror.service.health import HealthServer, Heartbeat, Readiness, SystemdNotifier
-from neuromirror.service.server_options import format_address, parse_listen_address, parse_site_url
+from neuromirror.service.servers import format_address, parse_listen_address, parse_site_url
 from neuromirror.store import Store
 
 

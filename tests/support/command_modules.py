@@ -11,7 +11,7 @@ for _module in (
     "neuromirror.crawl",
     "neuromirror.lab",
     "neuromirror.net.guarded_connections",
-    "neuromirror.service.catalogue_process",
+    "neuromirror.service.servers",
     "neuromirror.service.logs",
     "neuromirror.service.metrics",
     "neuromirror.service.serve",

@@ -262,7 +262,7 @@ def serve_command(
     Ctrl-C running jobs have 20 seconds to finish; a second signal exits at once. --once is for
     cron, with the exit codes of "neuromirror sync".
     """
-    from neuromirror.service.server_options import CATALOGUE, SERVICE, require_packages
+    from neuromirror.service.servers import CATALOGUE, SERVICE, require_packages
 
     require_packages(*SERVICE)
     if catalogue is not None:
@@ -270,7 +270,7 @@ def serve_command(
     from neuromirror.config.vault_files import load_keeps
     from neuromirror.service.housekeeping import HousekeepingSettings
     from neuromirror.service.serve import ServeOptions, open_mirror_files, serve
-    from neuromirror.service.server_options import parse_listen_address
+    from neuromirror.service.servers import parse_listen_address
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
@@ -378,7 +378,7 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "--address URL",
     "Public URL behind a reverse proxy [default: $NEUROMIRROR_CATALOGUE_ADDRESS, else taken from "
     "each request].",
-    **_setting("ADDRESS", "neuromirror.service.server_options.parse_site_url", default=""),
+    **_setting("ADDRESS", "neuromirror.service.servers.parse_site_url", default=""),
 )
 @cli.option(
     "--title TEXT",
@@ -447,10 +447,10 @@ def catalogue_command(
     the store: datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only. On the
     open internet, run it behind a web server with TLS. Requires the extra "web".
     """
-    from neuromirror.service.catalogue_process import CatalogueStatusFile
     from neuromirror.service.logs import logging_to
-    from neuromirror.service.server_options import (
+    from neuromirror.service.servers import (
         CATALOGUE,
+        CatalogueStatusFile,
         bound_address,
         format_address,
         open_listener,

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from neuromirror.crawl import PrivateStore, Result, Sync
     from neuromirror.crawl.plan import SyncRequest
     from neuromirror.index import FailureRow, Index, MirrorStatus
-    from neuromirror.service.catalogue_process import CatalogueStatus
     from neuromirror.service.custody_tasks import CustodyStatus
+    from neuromirror.service.servers import CatalogueStatus
     from neuromirror.service.store_status import ScheduleSummary, ServiceStatus
     from neuromirror.sources import Estimate
     from neuromirror.store import Store
@@ -452,9 +452,9 @@ def status_command(settings: Settings) -> None:
 
     Exit code: 0 no problem, 1 something fails, 3 an update is held.
     """
-    from neuromirror.service.catalogue_process import catalogue_statuses
     from neuromirror.service.custody_tasks import CustodyStatus
     from neuromirror.service.integrity import IntegrityState
+    from neuromirror.service.servers import catalogue_statuses
     from neuromirror.service.store_status import service_status, unwritable_paths
 
     store = settings.store()

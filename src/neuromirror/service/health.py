@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from neuromirror.index import Index, Schedule
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.logs import log_event
-from neuromirror.service.server_options import format_address
+from neuromirror.service.servers import format_address
 from neuromirror.store import Store
 
 # --- the server

@@ -25,12 +25,12 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
-from neuromirror.service.catalogue_process import CatalogueStatus, catalogue_statuses
 from neuromirror.service.custody_tasks import CustodyStatus
 from neuromirror.service.housekeeping import HOUSEKEEPING_PREFIX
 from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.jobs import ALL_MIRRORS
 from neuromirror.service.scheduling import SUPERDATASET_PREFIX
+from neuromirror.service.servers import CatalogueStatus, catalogue_statuses
 from neuromirror.store import Store
 
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")

@@ -43,7 +43,7 @@ from neuromirror.service.housekeeping import (
     housekeeping_tasks,
 )
 from neuromirror.service.logs import Secrets, log_event, logging_to
-from neuromirror.service.server_options import bound_address, format_address, open_listener
+from neuromirror.service.servers import bound_address, format_address, open_listener
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store, StoreBusyError
 
