@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from zarr.storage import FsspecStore, LocalStore
 
 from neuromirror.cli import main
-from neuromirror.stream import export_references
+from neuromirror.stream import ExcludedFileError, export_references
 from neuromirror.volume import open_zarr
 from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import StreamedZarrs, streamed_zarrs, write_entries
@@ -69,6 +69,20 @@ def test_the_pinned_version_is_read_after_upstream_replaced_a_chunk(tmp_path: Pa
         expected = _voxels(tmp_path / "zarr", changing.entries[3])["0"]
         changing.archive.change_zarr(changing.dandiset, path, "0/c/0/0", bytes(64))
         assert np.array_equal(_open_kerchunk(done.path)["0"][...], expected)
+
+
+def test_chunks_that_the_version_excludes_are_not_left_out(tmp_path: Path) -> None:
+    tree = ServedTree()
+    tree.documents |= {"a.zarr/zarr.json": b"{}", ".neuromirror/dataset.json": b"{}"}
+    for path in ("a.zarr/c/0/0", "b.txt"):
+        tree.add(path, b"x", f"https://example.org/{path}")
+    assert export_references(tree, tmp_path / "before.json").references == 1
+    excluded = [{"path": path, "reason": "unreadable"} for path in ("c.zarr/c/0", "a.zarr/c/0/1")]
+    tree.documents[".neuromirror/dataset.json"] = json.dumps({"exceptions": excluded}).encode()
+    for folder in ("", "a.zarr"):
+        with pytest.raises(ExcludedFileError, match=r"a\.zarr/c/0/1 is excluded"):
+            export_references(tree, tmp_path / "refs.json", folder)
+    assert not (tmp_path / "refs.json").exists()
 
 
 def test_zeros_are_included(tmp_path: Path) -> None:

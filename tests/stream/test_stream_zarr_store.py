@@ -1,6 +1,7 @@
 """Zarrs of pinned states over the network: equal to a download to the bit, or an error."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,21 @@ def test_missing_chunk_is_the_fill_value_only_if_the_state_lacks_it(
         neuromirror.open(served.tree, "c/0/0")
     with pytest.raises(FileMissingError):
         neuromirror.open(served.tree, "c/9/9")
+
+
+def test_chunks_in_folders_that_the_metadata_do_not_state_are_not_the_fill_value(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    stated = {"name": "v2", "separator": "/"}
+    served = ServedZarr(server, tmp_path, zarr_format=2, chunk_key_encoding=stated)
+    assert np.array_equal(served.open()[...], served.voxels)
+    # as zarr-python before 2.8 wrote it, and early converters to OME-Zarr
+    metadata = json.loads(server.contents["/.zarray"])
+    del metadata["dimension_separator"]
+    served.add(".zarray", json.dumps(metadata).encode())
+    with pytest.raises(StreamError, match=r"1\.2 is stored as 1/2"):
+        served.open()[8:16, 16:24]
+    assert not served.open()[:8, :8].any()  # all zeros: zarr wrote none
 
 
 def test_chunk_in_an_excluded_folder_is_an_error(server: RangeServer, tmp_path: Path) -> None:

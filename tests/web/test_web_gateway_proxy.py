@@ -4,6 +4,7 @@ import http.client
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,9 @@ import requests
 import zarr
 from aiohttp import ClientResponseError
 
-from support.gateway_site import mirror_contents, serve_gateway
+from neuromirror.previews.zarr import preview_zarr
+from neuromirror.volume import BlockUnavailableError, open_version_files
+from support.gateway_site import DATASET, mirror_contents, serve_gateway
 from support.range_server import RangeHandler, RangeRequest, RangeServer
 from support.scripted_source import ScriptedHarness
 
@@ -234,6 +237,10 @@ def test_zarr_python_does_not_read_an_excluded_chunk_as_the_fill_value(
         refused = requests.get(f"{at}/a.zarr/c/0/0", timeout=60)
         assert "excluded from the version (folder-marker)" in refused.json()["detail"]
         assert requests.get(f"{at}/b.zarr/", timeout=60).status_code == 406
+    with harness.index() as index:
+        files = open_version_files(harness.store, index.versions.resolve(DATASET))
+    with closing(files), pytest.raises(BlockUnavailableError, match="excluded"):
+        preview_zarr(files, "a.zarr")
 
 
 def test_a_file_that_cannot_be_verified_is_refused(

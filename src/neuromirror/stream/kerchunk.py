@@ -24,7 +24,7 @@ from neuromirror.model.records import url_version_id
 from neuromirror.store import write_atomically
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.git_tree import VersionTree
-from neuromirror.stream.opening import StrPath, open_tree
+from neuromirror.stream.opening import StrPath, excluded_in, open_tree
 from neuromirror.stream.readers import Transport
 from neuromirror.stream.tree_objects import TreeObjects
 
@@ -90,7 +90,7 @@ def export_references(
     ReferencesRefusedError
         The target exists, the version has no Zarr, or a chunk has no URL of an object.
     StreamError
-        The version or its metadata cannot be read.
+        The version or its metadata cannot be read, or it excludes files of a Zarr.
     """
     if os.path.lexists(target):
         raise ReferencesRefusedError(f"{target} exists; choose another name, or remove it")
@@ -124,7 +124,11 @@ def _zarr_files(
         raise StreamError(f"{tree.name} has no folder {top or '/'}", top)
     visible = [entry for entry in entries if entry.name[0] != "." or entry.name in _METADATA_NAMES]
     files = [entry.name for entry in visible if not entry.is_folder]
-    in_zarr = in_zarr or not _METADATA_NAMES.isdisjoint(files)
+    if not in_zarr and not _METADATA_NAMES.isdisjoint(files):
+        # without a reference, a chunk is read as the fill value
+        if excluded := excluded_in(tree, "/".join(filter(None, (top, folder)))):
+            raise excluded
+        in_zarr = True
     prefix = f"{folder}/" if folder else ""
     if in_zarr:
         yield from (prefix + name for name in files)

@@ -27,9 +27,9 @@ from neuromirror.model import (
     BlockDigests,
     ConfigurationError,
     DatasetRef,
-    InvalidDocumentError,
     NeuromirrorError,
     parse_json,
+    path_to_text,
     text_to_path,
 )
 from neuromirror.model.errors import format_bytes
@@ -40,6 +40,7 @@ from neuromirror.stream.errors import (
     ExcludedFileError,
     FileMissingError,
     NotAFileError,
+    StreamError,
     UnverifiableError,
 )
 from neuromirror.stream.file import MEMORY, VerifiedFile, VerifiedObject
@@ -213,28 +214,41 @@ def excluded_file(
         for one in (*_ancestors(inner), inner) if excluded else ():
             reason = excluded.get(upstream_path(one.encode("utf-8", "surrogateescape")))
             if reason is not None:
-                return ExcludedFileError(
-                    f"{tree.name}: {path} is excluded from the version ({reason}); it is not known "
-                    "whether the archive has it",
-                    path,
-                )
+                return _excluded(tree, path, reason)
     return None
+
+
+def _excluded(tree: VersionTree, path: str, reason: str) -> ExcludedFileError:
+    return ExcludedFileError(
+        f"{tree.name}: {path} is excluded from the version ({reason}); it is not known whether the "
+        "archive has it",
+        path,
+    )
 
 
 def read_excluded_paths(tree: VersionTree, folder: str) -> dict[bytes, str]:
     """Return the excluded paths of the dataset in a folder, with the reasons."""
     name = f"{folder}/{DESCRIPTION_PATH}" if folder else DESCRIPTION_PATH
     content = tree.document(name)
+    document: Any = {} if content is None else parse_json(content, name)
     try:
-        document: Any = {} if content is None else parse_json(content, name)
-    except InvalidDocumentError:
-        return {}
-    found = document.get("exceptions") if isinstance(document, dict) else None
-    return {
-        text_to_path(one["path"]): str(one.get("reason", ""))
-        for one in (found if isinstance(found, list) else ())
-        if isinstance(one, dict) and isinstance(one.get("path"), str)
-    }
+        return {
+            text_to_path(one["path"]): str(one.get("reason", ""))
+            for one in document.get("exceptions", ())
+        }
+    except (AttributeError, LookupError, TypeError) as error:
+        raise StreamError(f"{tree.name}: {name} has invalid exceptions: {error}", name) from error
+
+
+def excluded_in(tree: VersionTree, folder: str) -> ExcludedFileError | None:
+    """Return the error for the first path in a folder that the version excludes; else None."""
+    for dataset in ["", *_ancestors(folder), folder]:
+        inner = folder[len(dataset) + 1 :] if dataset else folder
+        start = upstream_path(f"{inner}/".encode("utf-8", "surrogateescape")) if inner else b""
+        for path, reason in read_excluded_paths(tree, dataset).items():
+            if path.startswith(start) and not path.endswith(b"/"):
+                return _excluded(tree, f"{dataset}/{path_to_text(path)}".lstrip("/"), reason)
+    return None
 
 
 def _ancestors(path: str) -> list[str]:

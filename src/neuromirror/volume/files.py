@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
@@ -34,7 +34,7 @@ from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.stream import GitTree, StreamError, Transport
 from neuromirror.stream.file import VerifiedFile, VerifiedObject
-from neuromirror.stream.opening import download
+from neuromirror.stream.opening import download, excluded_file, read_excluded_paths
 from neuromirror.stream.pieces import Data
 from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.clone_get import GitAnnexBatch, failure_reason
@@ -385,6 +385,7 @@ class VersionFiles:
         options: dict[str, Any] = {"has_credentials": has_credentials, "limits": limits}
         self._factory = partial(VersionFiles, seconds=seconds, **options)
         self._tree = GitTree(*self._arguments)
+        self._excluded_paths = lru_cache(partial(read_excluded_paths, self._tree))
         self._transport = Transport(
             self._tree.access,
             limits=limits,
@@ -441,12 +442,15 @@ class VersionFiles:
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | bytes | None:
         """Return the verified bytes of a file; None if the version lacks the file.
 
-        Raises BlockUnavailableError if an annexed file is unavailable, of unknown size, or has more
-        than ``max_bytes``.
+        Raises BlockUnavailableError if an annexed file is unavailable, of unknown size, has more
+        than ``max_bytes``, or is excluded from the version.
         """
         file = self._tree.file(path)
         if file is None:
-            return self.git_document(path)
+            content = self.git_document(path)
+            if content is None and (error := excluded_file(self._tree, path, self._excluded_paths)):
+                raise BlockUnavailableError(path, self.where, str(error)) from error
+            return content
         if file.size is None or not 0 < file.size <= max_bytes:
             size_text = "of unknown size" if file.size is None else f"of {file.size} bytes"
             raise BlockUnavailableError(

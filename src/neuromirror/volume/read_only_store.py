@@ -106,10 +106,16 @@ class ReadOnlyStore(Store):
         """Return the content of a file; None if the state has no such file.
 
         Raises the errors of the class that reads, and ``failure`` for metadata with a codec that
-        executes what a chunk contains.
+        executes what a chunk contains, and for a chunk that is stored elsewhere than they state.
         """
         content = await self._call(self._read, key, byte_range)
         if content is None:
+            nested = _nested_name(key)
+            if nested and await self._call(self._has, nested):
+                raise self.failure(
+                    f"the chunk {key} is stored as {nested}, but its .zarray does not state the "
+                    "dimension_separator '/'; programs that ignore this read the fill value"
+                )
             return None
         if names_unsafe_codec(key, content):
             raise self.failure(
@@ -170,6 +176,14 @@ class ReadOnlyStore(Store):
                 self._pool = ThreadPoolExecutor(THREADS, "neuromirror-zarr")
             pool = self._pool
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def _nested_name(key: str) -> str:
+    """Return the path of a chunk ``0.1.2`` as some writers nest it, ``0/1/2``; else empty."""
+    folder, slash, name = key.rpartition("/")
+    numbers = name.split(".")
+    is_chunk = len(numbers) > 1 and all(map(str.isdecimal, numbers))
+    return folder + slash + "/".join(numbers) if is_chunk else ""
 
 
 def byte_bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
