@@ -1,4 +1,4 @@
-"""``neuromirror drop``, and what ``audit`` finds in vaults."""
+"""``neuromirror drop``, and what ``vault check`` finds."""
 
 import json
 from pathlib import Path
@@ -132,13 +132,13 @@ def test_nothing_is_removed_during_another_removal(
     assert run(*confirmed).exit_code == 0
 
 
-def test_an_audit_finds_a_copy_that_was_removed_behind_our_back(lab: Path) -> None:
+def test_a_check_finds_a_copy_that_was_removed_behind_our_back(lab: Path) -> None:
     keep_twice()
     copies = sorted(one for one in (lab / "vault-nas").rglob("annex/objects/**/*") if one.is_file())
     copies[0].parent.chmod(0o755)
     copies[0].unlink()
-    result = run("audit", "--older-than", "0", "--json", "--budget", "100")
-    lost = [one for one in records(result) if one.get("vault") and one["status"] == "error"]
+    result = run("vault", "check", "nas", "--json")
+    lost = [one for one in records(result) if one.get("key") and one["status"] == "error"]
     assert result.exit_code == 1
     assert [(one["vault"], one["key"]) for one in lost] == [("nas", copies[0].name)]
     status = run("status", "--json")

@@ -16,12 +16,10 @@ from urllib.request import urlopen
 import pytest
 
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.custody import vaults
 from neuromirror.custody.copies import KeepItem, KeepOptions, KeepOutcome, find_fault
 from neuromirror.custody.keep import run_keep
-from neuromirror.custody.vaults import adopt_files, audit_copies, find_files, read_due_copies
+from neuromirror.custody.vaults import adopt_files, find_files, read_due_copies
 from neuromirror.index.ledger import Ledger, Stored
-from neuromirror.vault import s3
 from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
 from neuromirror.vault.protocol import Vault
@@ -258,65 +256,6 @@ def test_a_file_that_s3_refuses_does_not_end_an_import(
         key: "error" if key == refused else "ok" for key in items
     }
     assert recorded(bucket, tmp_path) == items.keys() - {refused}
-
-
-def test_an_audit_of_some_copies_does_not_list_the_bucket(
-    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert vaults._LOOKED_UP <= s3._LIST_ABOVE
-    monkeypatch.setattr(vaults, "_LOOKED_UP", 8)
-    monkeypatch.setattr(s3, "_LIST_ABOVE", 8)
-    key, count = key_of(b"present"), 10
-    bucket.store_bytes(key, memoryview(b"present"))
-    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
-        ledger.add_vault(bucket.uuid, "cloud", "s3")
-        ledger.record(bucket.uuid, [Stored(key_of(b"%d" % n), 1, "listing") for n in range(count)])
-        ledger.record(bucket.uuid, [Stored(key, 7, "listing")])
-        s3_server.log.clear()
-        found = list(audit_copies(bucket, ledger, ledger.clock() + 1, count + 1))
-    assert {one.key for one in found if not one.failed} == {key}
-    assert len(found) == count + 1
-    assert {line.partition(" ")[0] for line in s3_server.log} == {"HEAD"}
-
-
-def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
-    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("neuromirror.custody.vaults._LOOKED_UP", 2)
-    keys = sorted(key_of(b"%d" % number) for number in range(5))
-    now = [1_800_000_000.0]
-    with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
-        ledger.add_vault(bucket.uuid, "cloud", "s3")
-        for number in range(5):
-            content = b"%d" % number
-            ledger.record(bucket.uuid, [bucket.store_bytes(key_of(content), memoryview(content))])
-        now[0] += 100
-
-        def refuse(method: str, path: str) -> tuple[int, str] | None:
-            return (400, "InvalidRequest") if method == "HEAD" and keys[0] in path else None
-
-        with s3_server.failing(refuse):
-            found = {one.key: one for one in audit_copies(bucket, ledger, now[0], 100)}
-        assert {key for key, one in found.items() if one.failed} == {keys[0]}
-        assert found.keys() == set(keys)
-        assert found[keys[0]].host == "cloud"
-        checked = {copy.key: copy.checked for copy in ledger.copies_in(bucket.uuid)}
-    assert {key for key, at in checked.items() if at == now[0]} == set(keys[1:])
-
-
-def test_an_audit_that_is_stopped_records_what_it_confirmed(
-    tmp_path: Path, s3_server: FaultyS3, bucket: S3Vault
-) -> None:
-    now = [1_800_000_000.0]
-    with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
-        ledger.add_vault(bucket.uuid, "cloud", "s3")
-        for content in (b"a", b"b"):
-            ledger.record(bucket.uuid, [bucket.store_bytes(key_of(content), memoryview(content))])
-        now[0] += 100
-        with closing(audit_copies(bucket, ledger, now[0], 100)) as outcomes:  # type: ignore[type-var]
-            first = next(outcomes)
-        checked = {copy.key: copy.checked for copy in ledger.copies_in(bucket.uuid)}
-    assert {key for key, at in checked.items() if at == now[0]} == {first.key}
 
 
 def test_wrong_bytes_that_s3_refuses_to_describe_are_damaged(

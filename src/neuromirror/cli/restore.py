@@ -34,8 +34,7 @@ from neuromirror.cli.common import (
     progress_bar,
     step_line,
 )
-from neuromirror.cli.vault import load_configured_vaults, vaults_option
-from neuromirror.model.errors import ConfigurationError, NeuromirrorError, count_of, format_bytes
+from neuromirror.model.errors import ConfigurationError, count_of, format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
@@ -539,21 +538,14 @@ class _Report(OutcomeReport):
     type=click.FloatRange(min=0),
     default=30,
 )
-@vaults_option
 @cli.settings_options
 def audit_command(
-    settings: Settings,
-    names: tuple[str, ...],
-    *,
-    budget: int,
-    older_than: float,
-    vaults: Path | None,
+    settings: Settings, names: tuple[str, ...], *, budget: int, older_than: float
 ) -> None:
-    """Check that the URLs of files, and the vaults, still have the recorded content.
+    """Check that the URLs of files still have the recorded content.
 
     Nothing is downloaded: size, checksum and object version are requested, those with the oldest
-    check first, at most ten per second and server. Without names, each vault is also asked whether
-    it still has its copies.
+    check first, at most ten per second and server. 'neuromirror vault check' checks vaults.
     """
     from datetime import timedelta
 
@@ -599,36 +591,4 @@ def audit_command(
         settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
     summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))
     settings.print_text(f"{counts.total()} URLs checked" + (f": {summary}" if summary else ""))
-    if not names:
-        failed += _audit_vaults(settings, store, vaults, budget, older_than)
     sys.exit(1 if failed else 0)
-
-
-def _audit_vaults(
-    settings: Settings, store: Store, folder: Path | None, budget: int, days: float
-) -> int:
-    """Check the copies in all vaults; return the number of problems."""
-    from neuromirror.custody.vaults import audit_copies
-    from neuromirror.vault.opening import open_ledger, open_vault
-
-    failed = 0
-    for config in load_configured_vaults(folder).vaults.values():
-        checked = lost = unchecked = 0
-        try:
-            with open_ledger(store) as ledger, closing(open_vault(config, store)) as vault:
-                before = ledger.clock() - days * 86_400
-                for outcome in audit_copies(vault, ledger, before, budget):
-                    checked += 1
-                    unchecked += outcome.host is not None
-                    lost += outcome.failed and outcome.host is None
-                    text = f"{outcome.status:<10} {config.name}: {outcome.key}  {outcome.message}"
-                    is_shown = outcome.failed and lost + unchecked <= _MAX_SHOWN
-                    settings.emit("audit", outcome.to_json(), text if is_shown else None)
-        except NeuromirrorError as error:
-            failed += 1
-            record = {"kind": "vault", "status": "error", "vault": config.name}
-            settings.emit("audit", record | {"message": str(error)}, f"error      {error}")
-        failed += lost + unchecked
-        text = f"{checked - unchecked} copies in {config.name} checked, {lost} lost or damaged"
-        settings.print_text(text + (f", {unchecked} not checked" if unchecked else ""))
-    return failed

@@ -9,7 +9,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,7 +23,6 @@ from neuromirror.custody.copies import (
     copies_of,
     copy_outcome,
     find_fault,
-    look_up_copies,
     read_method,
 )
 from neuromirror.index.ledger import CheckMethod, Ledger, Stored
@@ -33,8 +32,6 @@ from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault.protocol import CopyMissingError, CopyRefusedError, Vault, VaultError
 
 _BATCH: Final = 1000
-_LOOKED_UP: Final = 300
-"""Copies per request of a vault; of more, S3 lists the whole bucket."""
 _READ: Final = 256
 _JOBS: Final = 4
 _DAY: Final = 86_400.0
@@ -98,7 +95,7 @@ def read_due_copies(
     before, unread = ledger.clock() - days * _DAY, 0
     while not options.is_over:
         # those that could not be read stay the oldest ones
-        oldest = ledger.least_recently("hashed", vault.uuid, _READ, offset=unread)
+        oldest = ledger.least_recently_read(vault.uuid, _READ, offset=unread)
         due = {one.key: one.size for one in oldest if one.hashed < before}
         if not due:
             return
@@ -156,51 +153,6 @@ def _read(
     finally:
         # also if the vault fails, or the caller stops here: what was read is not read once more
         ledger.record(vault.uuid, right)
-
-
-def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> Iterator[KeepOutcome]:
-    """Look up copies that were not checked since a time; those that are gone do not count any more.
-
-    One with status ``error`` and a host stands for a copy that the vault refuses to describe.
-
-    Raises
-    ------
-    VaultError
-        The vault does not respond; no copy is reported as missing then.
-    """
-    vault.check_access()
-    name, unchecked = vault.config.name, 0
-    while budget > 0:
-        # those that could not be checked stay the oldest ones
-        limit = min(budget, _LOOKED_UP)
-        oldest = ledger.least_recently("checked", vault.uuid, limit, offset=unchecked)
-        due = {one.key: one for one in oldest if one.checked < before}
-        if not due:
-            return
-        budget -= len(due)
-        confirmed: list[Stored] = []
-        try:
-            for key, found in look_up_copies(vault, list(due)):
-                size = due[key].size
-                if isinstance(found, CopyRefusedError):
-                    unchecked += 1
-                    why = f"it could not be checked: {found}"
-                    outcome = copy_outcome("audit", name, key, size, "error", why)
-                    yield replace(outcome, host=name)
-                elif found.agrees_with(size):
-                    confirmed.append(Stored(key, size, found.method))
-                    yield copy_outcome("audit", name, key, size, "ok", "the vault has it")
-                else:
-                    state: Literal["missing", "damaged"] = "missing"
-                    message = _LOST
-                    if found.size is not None:
-                        state = "damaged"
-                        message = f"the vault has {found.size} bytes, expected {size}"
-                    ledger.mark(vault.uuid, [key], state, found.method)
-                    yield copy_outcome("audit", name, key, size, "error", message)
-        finally:
-            # also if the vault fails, or the caller stops here
-            ledger.record(vault.uuid, confirmed)
 
 
 def _has_size(key: str, size: int) -> bool:

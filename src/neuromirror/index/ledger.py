@@ -351,14 +351,10 @@ class Ledger(OpenDatabase):
             (vault, after, state, state, _CHUNK),
         )
 
-    def least_recently(
-        self, check: Literal["checked", "hashed"], vault: str, limit: int, *, offset: int = 0
-    ) -> list[LedgerCopy]:
-        """Return the present copies of a vault that were not checked for the longest time."""
-        return self._select(
-            f"c.state = 'present' ORDER BY c.{check}, c.key LIMIT ? OFFSET ?",
-            (vault, limit, offset),
-        )
+    def least_recently_read(self, vault: str, limit: int, *, offset: int = 0) -> list[LedgerCopy]:
+        """Return the present copies of a vault that were not read for the longest time."""
+        condition = "c.state = 'present' ORDER BY c.hashed, c.key LIMIT ? OFFSET ?"
+        return self._select(condition, (vault, limit, offset))
 
     def _select(self, condition: str, parameters: tuple[object, ...]) -> list[LedgerCopy]:
         """Return copies of the vault that the first parameter names."""
