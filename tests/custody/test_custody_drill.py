@@ -139,7 +139,7 @@ def test_no_library_of_the_process_can_reach_another_host_or_read_the_store(tmp_
     (tmp_path / "store" / "vault" / "copy").write_text("in the vault")
     script = f"""
 import http.client, socket, sqlite3, urllib.request
-from neuromirror.custody.drill_process import block
+from neuromirror.custody.drill import block
 refused = block([], [{str(tmp_path / "store")!r}], [{str(tmp_path / "store" / "vault")!r}])
 URL = "http://127.0.0.1:PORT/"
 def attempt(what):

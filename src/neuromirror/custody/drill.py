@@ -1,33 +1,41 @@
-"""Drills: restore a lock file from vaults alone, with upstream and the mirror blocked."""
+"""Drills: restore a lock file from vaults alone, with upstream and the mirror blocked.
+
+A process of its own restores and verifies. In it, a hook of the interpreter refuses every
+connection of any library to a host that is not that of a vault, and every file of the store that is
+not in a vault. It cannot be removed in the process. Git may use local files only.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from neuromirror.annex import VaultKind, vault_address
-from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
-from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
+from neuromirror.annex import VaultAddress
+from neuromirror.config.vault_files import VaultConfig
 from neuromirror.lab.lockfile import load_lock
+from neuromirror.lab.restore import restore
+from neuromirror.lab.verify import verify
 from neuromirror.model import NeuromirrorError, count_of, dump_json, parse_json
 from neuromirror.model.errors import format_bytes
 from neuromirror.store import Store
 from neuromirror.store.store import TaskState
-from neuromirror.vault.directory import DirectoryVault
 from neuromirror.vault.opening import open_vault
+from neuromirror.vault.own_vaults import address_of
 
 
 class KeepResult(Struct, forbid_unknown_fields=True):
@@ -119,7 +127,33 @@ def record_drill(store: Store, lock: Path, result: DrillResult) -> None:
     records.save(store)
 
 
+class DrillOrder(Struct):
+    """The work for the process.
+
+    Attributes
+    ----------
+    lock, into
+        Paths of the lock file and of the scratch folder.
+    result
+        The result so far: what is known before the process starts.
+    vaults
+        Where the copies are.
+    hosts
+        The hosts of the vaults.
+    store
+        The folder of the store; empty without one.
+    """
+
+    lock: str
+    into: str
+    result: DrillResult
+    vaults: list[VaultAddress] = []
+    hosts: list[str] = []
+    store: str = ""
+
+
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
+_MOST: Final = 20
 
 
 def run_drill(
@@ -130,16 +164,19 @@ def run_drill(
     scratch: Path | None = None,
 ) -> DrillResult:
     """Restore a lock file in a scratch folder from vaults alone, and verify every file."""
-    failed = DrillResult(
+    result = DrillResult(
         time.time(), ok=False, vaults=sorted(vaults), commits=_pinned_commits(lock)
     )
     with TemporaryDirectory(prefix="drill-", dir=scratch) as folder:
-        order, problems = _order(lock, Path(folder), vaults, store)
-        is_local = not order.public and not order.others
-        command = [sys.executable, "-m", "neuromirror.custody.drill_process"]
-        without_network = is_local and _can_unshare()
-        if without_network:
+        order = DrillOrder(str(lock.absolute()), folder, result)
+        if store is not None:
+            order.store = str(store.root)
+        _add_vaults(order, vaults, store)
+        command = [sys.executable, "-m", "neuromirror.custody.drill"]
+        result.blocked = "process"
+        if not any(vault.is_url for vault in order.vaults) and _can_unshare():
             command = [*_NO_NETWORK, *command]
+            result.blocked = "kernel"
         done = subprocess.run(
             command,
             input=dump_json(order),
@@ -148,30 +185,11 @@ def run_drill(
             check=False,
         )
         try:
-            outcome = msgspec.convert(parse_json(done.stdout, "the outcome"), DrillOutcome)
+            return msgspec.convert(parse_json(done.stdout, "the outcome"), DrillResult)
         except ValueError:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             text = f"the drill ended with exit code {done.returncode}: {''.join(last)}"
-            return replace(failed, message=text)
-    outcome.problems = [*problems, *outcome.problems]
-    # a vault that cannot be used is no failure if the others have all contents
-    is_complete = not outcome.failed and outcome.verified >= outcome.files
-    text = (
-        f"{count_of(outcome.files, 'file')} ({format_bytes(outcome.bytes)}) restored from "
-        f"{', '.join(sorted(vaults))} and {outcome.verified} verified in {outcome.seconds:.0f} s"
-    )
-    if not is_complete:
-        text = f"{count_of(outcome.failed, 'problem')}: {'; '.join(outcome.problems[:3])}; {text}"
-    return replace(
-        failed,
-        ok=is_complete,
-        seconds=outcome.seconds,
-        files=outcome.files,
-        bytes=outcome.bytes,
-        blocked="kernel" if without_network else "process",
-        message=text,
-        problems=outcome.problems,
-    )
+            return replace(result, blocked="", problems=[], message=text)
 
 
 def _pinned_commits(lock: Path) -> list[str]:
@@ -182,49 +200,23 @@ def _pinned_commits(lock: Path) -> list[str]:
         return []  # the process reports it
 
 
-def _order(
-    lock: Path, into: Path, vaults: Mapping[str, VaultConfig], store: Store | None
-) -> tuple[DrillOrder, list[str]]:
-    """Return the order for the process, and why vaults cannot be used."""
-    problems: list[str] = []
-    order = DrillOrder(str(lock.absolute()), str(into), "")
-    if store is not None:
-        order.store = str(store.root)
+def _add_vaults(order: DrillOrder, vaults: Mapping[str, VaultConfig], store: Store | None) -> None:
+    """Add the vaults that can be used to an order, and why others cannot."""
     for name, config in vaults.items():
-        order.vaults = str(config.path.parent.absolute())
         try:
+            address = address_of(config, store)
             with closing(open_vault(config, store)) as vault:
                 vault.check_access()
-                remote = vault.remote_config()
-                address = None if remote is None else vault_address(remote)
         except NeuromirrorError as error:
-            problems.append(f"vault {name}: {error}")
+            order.result.problems.append(f"vault {name}: {error}")
             continue
-        if isinstance(vault, DirectoryVault):
-            order.folders.append(str(vault.path.absolute()))
-        elif address is not None and address.kind is VaultKind.S3:
-            order.public.append(address.base)
-        else:
-            order.others.append(name)
-        order.hosts += _hosts(config, () if address is None else (address.base,))
-    return order, problems
-
-
-def _hosts(config: VaultConfig, urls: Iterable[str]) -> list[str]:
-    """Return the hosts that a vault needs."""
-    settings = config.settings
-    found = {urlsplit(url).hostname for url in urls}
-    if isinstance(settings, DirectoryVaultFile):
-        return []
-    if settings.endpoint:
-        found.add(urlsplit(settings.endpoint).hostname)
-    else:
-        region = settings.region or "us-east-1"
-        found |= {
-            f"{settings.bucket}.s3.amazonaws.com",
-            f"{settings.bucket}.s3.{region}.amazonaws.com",
-        }
-    return sorted(filter(None, found))
+        order.vaults.append(address)
+        if (access := address.access) is not None and not access.endpoint:
+            bucket = urlsplit(address.base).netloc
+            hosts = {"s3.amazonaws.com", f"s3.{access.region or 'us-east-1'}.amazonaws.com"}
+            order.hosts += sorted(f"{bucket}.{host}" for host in hosts)
+        elif address.is_url:
+            order.hosts.append(urlsplit(access.endpoint if access else address.base).hostname or "")
 
 
 def _can_unshare() -> bool:
@@ -243,3 +235,114 @@ def _environment(folder: Path) -> dict[str, str]:
         "GIT_CONFIG_KEY_0": "annex.security.allowed-url-schemes",
         "GIT_CONFIG_VALUE_0": "none",
     }
+
+
+# --- the process
+
+
+class BlockedError(PermissionError):
+    """A drill refused a connection or a file."""
+
+
+def block(hosts: Iterable[str], folders: Iterable[str], readable: Iterable[str]) -> list[str]:
+    """Refuse all connections but those to some hosts, and all files of some folders."""
+    names = {host.lower() for host in hosts}
+    addresses = _resolve(names)
+    closed = [os.path.realpath(folder) + os.sep for folder in folders]
+    opened = [os.path.realpath(folder) + os.sep for folder in readable]
+    refused: list[str] = []
+
+    def refuse(what: str) -> None:
+        if what not in refused and len(refused) < _MOST:
+            refused.append(what)
+        raise BlockedError(f"{what} is blocked in a drill")
+
+    def check_connection(_: Any, address: Any) -> None:
+        if isinstance(address, tuple) and str(address[0]).partition("%")[0] not in addresses:
+            refuse(str(address[0]))
+
+    def check_name(host: Any, *_: Any) -> None:
+        name = host.decode() if isinstance(host, bytes) else str(host or "")
+        if name.lower() not in names and name not in addresses:
+            refuse(name)
+
+    def check_file(path: Any, *_: Any) -> None:
+        if not isinstance(path, (str, bytes)):
+            return
+        text = os.path.abspath(os.fsdecode(path))
+        if text.startswith(tuple(closed)) and not text.startswith(tuple(opened)):
+            refuse(text)
+
+    checks: dict[str, Callable[..., None]] = {
+        "socket.connect": check_connection,
+        "socket.sendto": check_connection,
+        "socket.getaddrinfo": check_name,
+        "socket.gethostbyname": check_name,
+        "open": check_file,
+        "sqlite3.connect": check_file,
+    }
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        check = checks.get(event)
+        if check is not None:
+            check(*arguments)
+
+    sys.addaudithook(hook)
+    return refused
+
+
+def _resolve(names: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for name in names:
+        with suppress(ValueError):
+            found.add(str(ip_address(name)))
+            continue
+        with suppress(OSError):
+            found |= {str(one[4][0]) for one in socket.getaddrinfo(name, None)}
+    return found
+
+
+def run(order: DrillOrder) -> DrillResult:
+    """Restore a lock file from vaults alone and verify it."""
+    began = time.monotonic()
+    folders = [vault.base for vault in order.vaults if not vault.is_url]
+    readable = [*folders, str(Path(order.lock).parent), order.into]
+    block(order.hosts, [order.store] if order.store else [], readable)
+    lock, into = load_lock(Path(order.lock)), Path(order.into) / "datasets"
+    result, problems, verified = order.result, list[str](), 0
+    for outcome in restore(lock, into, vaults=order.vaults, copies_only=True):
+        if outcome.failed:
+            problems.append(f"{outcome.path}: {outcome.message}")
+        elif outcome.action == "get" and outcome.status == "ok":
+            result.files += 1
+            result.bytes += outcome.size or 0
+    for finding in verify(lock, "local", within=into):
+        if finding.failed:
+            problems.append(f"{finding.path}: {finding.message}")
+        elif finding.kind == "file" and finding.checked == "checked":
+            verified += 1
+    result.seconds = time.monotonic() - began
+    result.message = (
+        f"{count_of(result.files, 'file')} ({format_bytes(result.bytes)}) restored from "
+        f"{', '.join(result.vaults)} and {verified} verified in {result.seconds:.0f} s"
+    )
+    # a vault that cannot be used is no failure if the others have all contents
+    result.ok = not problems and verified >= result.files
+    result.problems += problems[:_MOST]
+    if not result.ok:
+        first = "; ".join(result.problems[:3])
+        result.message = f"{count_of(len(problems), 'problem')}: {first}; {result.message}"
+    return result
+
+
+def main() -> None:
+    """Read the order from standard input and write the result to standard output."""
+    order = msgspec.convert(parse_json(sys.stdin.buffer.read(), "the order"), DrillOrder)
+    out = os.dup(1)
+    os.dup2(2, 1)
+    with open(out, "wb") as file:
+        file.write(dump_json(run(order)))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.index.ledger import Ledger
-from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder
 from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.own_vaults import directory_path
 from neuromirror.vault.protocol import Vault
 
 
@@ -29,26 +27,6 @@ def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False
     from neuromirror.vault.s3 import S3Vault
 
     return S3Vault(config, create=create)
-
-
-def directory_path(config: VaultConfig, store: Store | None) -> Path:
-    """Return the folder of a directory vault.
-
-    Raises
-    ------
-    ConfigurationError
-        The configuration names no folder, and there is no store.
-    """
-    assert isinstance(config.settings, DirectoryVaultFile)
-    if config.settings.path:
-        path = Path(config.settings.path).expanduser()
-        return (config.path.parent / path).absolute()
-    if store is None:
-        raise ConfigurationError(
-            f"{config.path}: without a store, the vault needs a 'path'; add one, or name the store "
-            "with --store"
-        )
-    return store.root / "vaults" / config.name
 
 
 def open_ledger(store: Store | None) -> Ledger:

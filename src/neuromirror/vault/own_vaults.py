@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from neuromirror.annex import BucketAccess, VaultAddress, VaultKind
 from neuromirror.model import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
+    from neuromirror.store import Store
 
 LOCAL_VAULTS: Final = Path("vaults")
 """The folder of vault files in the working directory."""
@@ -46,39 +49,39 @@ def own_vaults() -> OwnVaults:
     named = os.environ.get("NEUROMIRROR_VAULTS")
     if not named and not LOCAL_VAULTS.is_dir():
         return OwnVaults([], [])
-    from neuromirror.config.vault_files import load_vaults
+    from neuromirror.config.vault_files import load_vaults, refuse_unsafe_vaults
 
-    vaults = load_vaults(Path(named) if named else LOCAL_VAULTS, required=bool(named))
-    found: list[VaultAddress] = []
-    unused: list[str] = []
-    for _, vault in sorted(vaults.items()):
-        one = _address(vault, is_named=bool(named))
-        if isinstance(one, str):
-            unused.append(one)
-        else:
-            found.append(one)
+    folder = Path(named) if named else LOCAL_VAULTS
+    found, unused = list[VaultAddress](), list[str]()
+    for _, vault in sorted(load_vaults(folder, required=bool(named)).items()):
+        try:
+            address = address_of(vault)
+            if address.access is not None and not named:
+                refuse_unsafe_vaults({vault.name: vault}, folder)
+                address = replace(address, access=None)
+            found.append(address)
+        except ConfigurationError as error:
+            unused.append(str(error))
     return OwnVaults(found, unused)
 
 
-def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
-    """Return the address of a vault, or why there is none."""
-    from neuromirror.config.vault_files import DirectoryVaultFile, refuse_unsafe_vaults
-    from neuromirror.vault.opening import directory_path
+def address_of(vault: VaultConfig, store: Store | None = None) -> VaultAddress:
+    """Return where readers find the copies in a vault.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration names no folder, and there is no store.
+    """
+    from neuromirror.config.vault_files import DirectoryVaultFile
 
     settings = vault.settings
     if isinstance(settings, DirectoryVaultFile):
-        if not settings.path:
-            return f"{vault.path} is not used: its folder is in a store; set 'path'"
-        path = str(directory_path(vault, None))
-        return VaultAddress(VaultKind.DIRECTORY, path, settings.prefer)
+        folder = str(directory_path(vault, store).absolute())
+        return VaultAddress(VaultKind.DIRECTORY, folder, settings.prefer)
     if settings.public_url:
         base = f"{settings.public_url.rstrip('/')}/{settings.prefix}"
         return VaultAddress(VaultKind.S3, base, settings.prefer)
-    if not is_named:
-        try:
-            refuse_unsafe_vaults({vault.name: vault}, vault.path.parent)
-        except ConfigurationError as error:
-            return str(error)
     access = BucketAccess(
         settings.endpoint,
         settings.region,
@@ -86,4 +89,26 @@ def _address(vault: VaultConfig, *, is_named: bool) -> VaultAddress | str:
         is_signed=settings.credentials != "none",
     )
     base = f"s3://{settings.bucket}/{settings.prefix}"
-    return VaultAddress(VaultKind.S3, base, settings.prefer, access if is_named else None)
+    return VaultAddress(VaultKind.S3, base, settings.prefer, access)
+
+
+def directory_path(config: VaultConfig, store: Store | None) -> Path:
+    """Return the folder of a directory vault.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration names no folder, and there is no store.
+    """
+    from neuromirror.config.vault_files import DirectoryVaultFile
+
+    assert isinstance(config.settings, DirectoryVaultFile)
+    if config.settings.path:
+        path = Path(config.settings.path).expanduser()
+        return (config.path.parent / path).absolute()
+    if store is None:
+        raise ConfigurationError(
+            f"{config.path}: without a store, the vault needs a 'path'; add one, or name the store "
+            "with --store"
+        )
+    return store.root / "vaults" / config.name
